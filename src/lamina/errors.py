@@ -1,0 +1,146 @@
+"""Every error Lamina raises, as one tree (a test compares this drawing with the classes).
+
+    LaminaError                                  125
+    ├── InvalidInput        also ValueError      125   an option, path, name or document that cannot be meant
+    │   └── InvalidReference                     125   an image reference that does not parse
+    ├── NotFound            also LookupError     125   no such container, image, layer, path in a tree
+    ├── Conflict                                 125   name taken, wrong state, still in use, changed meanwhile
+    ├── Unsupported                              125   this host cannot do it: the probe's reason and the remedy
+    ├── Corrupt                                  125   something on disk is not what was written
+    ├── KernelError         also OSError         125   which call, on what, errno, hint
+    │   ├── MountError                           125   a mount the kernel refused, translated
+    │   └── StepFailed                           125   the failing step of a start's plan
+    │       ├── CommandNotFound                  127   nothing to execute under that name
+    │       └── CommandNotExecutable             126   there, but cannot be executed
+    ├── TimeoutExpired      also TimeoutError    125   a command did not end in time
+    └── ContainerFailed                          125   check=True and a non-zero exit status
+
+A message says verb, object and cause, in lower case and without a full stop; `remedy` says what to do.
+`exit_code` (right column) is what the command line exits with: Docker's 125, 126 and 127.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "Conflict",
+    "ContainerFailed",
+    "Corrupt",
+    "InvalidInput",
+    "InvalidReference",
+    "KernelError",
+    "LaminaError",
+    "MountError",
+    "NotFound",
+    "StepFailed",
+    "TimeoutExpired",
+    "Unsupported",
+]
+
+
+class LaminaError(Exception):
+    """Something Lamina was asked to do and did not. `remedy` is what the user can do about it ("" if nothing)."""
+
+    exit_code = 125
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class InvalidInput(LaminaError, ValueError):
+    """An option, path, name or document that cannot be meant."""
+
+
+class InvalidReference(InvalidInput):
+    """An image reference that does not parse."""
+
+
+class NotFound(LaminaError, LookupError):
+    """No such container, image, layer, or path in a tree."""
+
+
+class Conflict(LaminaError):
+    """A name that is taken, a wrong state, something still in use or changed meanwhile."""
+
+
+class Unsupported(LaminaError):
+    """This host cannot do what was asked: the message is the probe's reason."""
+
+
+class Corrupt(LaminaError):
+    """Something on disk is not what was written there."""
+
+
+class KernelError(LaminaError, OSError):
+    """The kernel refused. `errno` and `strerror` as in OSError; `call` and `target` say which call on what."""
+
+    def __init__(
+        self, call: str, errno: int, target: str = "", *, hint: str = "", remedy: str = "", message: str = ""
+    ) -> None:
+        self.call, self.target, self.hint = call, target, hint
+        text = message or f"{call}{' ' if target else ''}{target}: {os.strerror(errno)}"
+        LaminaError.__init__(self, f"{text}: {hint}" if hint else text, remedy=remedy)
+        # set by hand: OSError's own constructor would replace the class (PEP 3151) and the arguments
+        self.errno, self.strerror = errno, os.strerror(errno)
+        if target:
+            self.filename = target
+
+
+class MountError(KernelError):
+    """A mount that the kernel refused, translated into which directory, why, and what to do."""
+
+
+class StepFailed(KernelError):
+    """A step of a start's plan failed. `step` is the step as `lamina plan` prints it, `index` its number."""
+
+    def __init__(
+        self, step: str, errno: int, *, index: int = -1, hint: str = "", remedy: str = "", message: str = ""
+    ) -> None:
+        self.step, self.index = step, index
+        super().__init__(step, errno, hint=hint, remedy=remedy, message=message)
+
+
+class CommandNotFound(StepFailed):
+    """There is nothing to execute under that name in the container."""
+
+    exit_code = 127
+
+
+class CommandNotExecutable(StepFailed):
+    """The command is there but cannot be executed: no permission, a directory, a foreign format."""
+
+    exit_code = 126
+
+
+class TimeoutExpired(LaminaError, TimeoutError):
+    """A command did not end within its time; it was killed. Output so far is in `stdout` and `stderr`."""
+
+    def __init__(
+        self, message: str, *, remedy: str = "", stdout: bytes | str | None = None, stderr: bytes | str | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.stdout, self.stderr = stdout, stderr
+
+
+class ContainerFailed(LaminaError):
+    """`check=True` and the command's exit status was not zero. Words as in subprocess.CalledProcessError."""
+
+    def __init__(
+        self,
+        command: list[str],
+        returncode: int,
+        *,
+        stdout: bytes | str | None = None,
+        stderr: bytes | str | None = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(f"run {' '.join(command)}: exit status {returncode}", remedy=remedy)
+        self.cmd, self.returncode, self.stdout, self.stderr = command, returncode, stdout, stderr

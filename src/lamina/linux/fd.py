@@ -1,0 +1,48 @@
+"""A file descriptor with an owner."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Fd(int):
+    """An open descriptor that closes itself at the end of a `with`, at `close()`, or when nobody holds it any more.
+
+    It is an `int`, so it works wherever a descriptor does (`dir_fd=`, `os.read`). Hand it over with `steal()`.
+    """
+
+    _owned: bool = True
+
+    def close(self) -> None:
+        """Close the descriptor; a second call, or a call after `steal()`, does nothing."""
+        if self._owned:
+            self._owned = False
+            os.close(self)
+
+    def steal(self) -> int:
+        """The plain number, which the caller now owns: this object no longer closes it."""
+        if not self._owned:
+            raise ValueError(f"descriptor {int(self)} is closed or was handed over already")
+        self._owned = False
+        return int(self)
+
+    def __enter__(self) -> Fd:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except (OSError, AttributeError, TypeError):  # already closed by number, or the interpreter is leaving
+            pass
+
+    def __repr__(self) -> str:
+        return f"Fd({int(self)}{'' if self._owned else ', not owned'})"
