@@ -1,0 +1,103 @@
+"""The suite's own promises: who `rootless` is, that skips count as failures where asked, that leaks are found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.leaks import Leaks
+from support.rootless import Rootless
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+@given(st.integers())
+@settings(max_examples=5)
+def test_property_tests_may_use_the_suite(number: int) -> None:
+    assert isinstance(number, int)
+
+
+def test_rootless_is_an_ordinary_user(rootless: Rootless) -> None:
+    said = rootless.python(
+        "import os; print(os.getuid(), os.environ['HOME'], os.listdir(os.environ['HOME']))"
+    )
+    assert said.stdout == f"{rootless.uid} {rootless.home} []\n", said.stderr
+    assert rootless.uid != 0
+    assert rootless.python("import lamina.errors").returncode == 0
+    (rootless.tmp / "closed").mkdir()
+    if os.geteuid() == 0:
+        (rootless.tmp / "closed").chmod(0o700)
+        assert rootless.run("ls", rootless.tmp / "closed").returncode != 0
+
+
+@pytest.mark.userns
+@pytest.mark.peer("newuidmap", "newgidmap")
+def test_rootless_has_subordinate_ids(rootless: Rootless) -> None:
+    shown = rootless.run("unshare", "--user", "--map-root-user", "--map-auto", "cat", "/proc/self/uid_map")
+    assert len(shown.stdout.splitlines()) == 2, shown.stderr
+    assert Path("/etc/subuid").read_text().count("lamina-tester") == 0
+
+
+def _inner_run(directory: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (directory / "test_inner.py").write_text(text)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("LAMINA", "PYTEST"))}
+    words = (
+        f"-p no:cacheprovider -p no:randomly -p conftest -c {TESTS.parent / 'pyproject.toml'} "
+        f"--rootdir {directory} --basetemp={directory / 'temp'}"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *words.split(), str(directory / "test_inner.py")],
+        env={**plain, "PYTHONPATH": str(TESTS), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pytest\ndef test_it(): pytest.skip('not today')\n",
+        "import pytest\n@pytest.mark.skipif(True, reason='not today')\ndef test_it(): pass\n",
+        "import pytest\npytest.skip('not today', allow_module_level=True)\n",
+        "import pytest\npytest.importorskip('no_such_module_anywhere')\n",
+        "import pytest\n@pytest.mark.peer('no-such-program')\ndef test_it(): pass\n",
+    ],
+    ids=["in the test", "by a mark", "of a module", "importorskip", "for want of a peer"],
+)
+def test_a_skip_is_a_failure_where_tests_must_run(tmp_path: Path, text: str) -> None:
+    may = _inner_run(tmp_path, text)
+    assert may.returncode in (0, 5), may.stdout + may.stderr
+    must = _inner_run(tmp_path, text, LAMINA_TESTS_MUST_RUN="1")
+    assert must.returncode in (1, 2), must.stdout + must.stderr
+    assert "LAMINA_TESTS_MUST_RUN is set, but" in must.stdout
+
+
+def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
+    done = _inner_run(
+        tmp_path,
+        "import os, subprocess\n"
+        "def test_it():\n"
+        "    child = subprocess.Popen(['sleep', '30'])\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "    child.returncode = 0\n",
+    )
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the tests left behind" in done.stdout
+    assert "sleep 30" in done.stdout
+
+
+def test_leaks_wait_for_what_is_going_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_TEST_RUN", "a-mark-of-this-test")
+    leaks = Leaks((tmp_path,), "a-mark-of-this-test")
+    with subprocess.Popen(["sleep", "30"]) as child:
+        assert any("sleep 30" in left for left in leaks.left(patience=0))
+        child.kill()
+    assert leaks.left() == []

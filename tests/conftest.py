@@ -1,0 +1,137 @@
+"""What every test of Lamina gets.
+
+Markers: `root` needs uid 0, `userns` needs that ordinary users may make user namespaces (the fixture `rootless` is
+such a user), `peer("crun")` needs that program, `slow` takes more than a few seconds.
+With LAMINA_TESTS_MUST_RUN=1 a test that would be skipped fails instead: nothing silently stops being tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from support.leaks import Leaks
+from support.rootless import SOURCES, Rootless, ordinary_user, why_no_user_namespace
+
+MUST_RUN = os.environ.get("LAMINA_TESTS_MUST_RUN", "") not in ("", "0")
+CAP_SYS_ADMIN = 21
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+# Examples of each property test: LAMINA_EXAMPLES=dev|ci|thorough (the last with `pytest -o timeout=0`)
+for _name, _examples in {"dev": 100, "ci": 1000, "thorough": 20_000}.items():
+    settings.register_profile(
+        _name,
+        max_examples=_examples,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile(os.environ.get("LAMINA_EXAMPLES") or ("ci" if MUST_RUN else "dev"))
+
+# what the tests execute finds the sources that are being tested, installed or not
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
+
+
+# -- skips -----------------------------------------------------------------------------------------------------
+
+
+def _may_administer() -> bool:
+    """Root in an ordinary container has the uid but not the capability that mounts take."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:\t")[2].split()[0], 16) >> CAP_SYS_ADMIN & 1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and (os.geteuid() != 0 or not _may_administer()):
+        pytest.skip("needs root (with CAP_SYS_ADMIN)")
+    if item.get_closest_marker("userns") and (why := why_no_user_namespace()):
+        pytest.skip(why)
+    for marker in item.iter_markers("peer"):
+        for program in marker.args:
+            if shutil.which(program, path=SEARCH_PATH) is None:
+                pytest.skip(f"needs {program}")
+
+
+def _not_skipped(report: Any) -> None:
+    if MUST_RUN and report.skipped and not hasattr(report, "wasxfail"):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"LAMINA_TESTS_MUST_RUN is set, but: {why}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    report = yield
+    _not_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    report = yield
+    _not_skipped(report)
+    return report
+
+
+# -- nothing is left behind ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After the last test there is no mount, process or control group of ours that was not there before."""
+    mark = os.environ["LAMINA_TEST_RUN"] = uuid.uuid4().hex
+    leaks = Leaks((tmp_path_factory.getbasetemp(), Path(tempfile.gettempdir(), "lamina-rootless-")), mark)
+    yield
+    # other workers' ordinary users are not ours to complain about
+    leaks.places = leaks.places[:1]
+    left = leaks.left()
+    assert not left, "the tests left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture
+def untouched_host(tmp_path: Path) -> Iterator[Leaks]:
+    """Fails the test if it leaves mounts, processes or control groups; `.left()` looks at once."""
+    leaks = Leaks((tmp_path,))
+    yield leaks
+    left = leaks.left()
+    assert not left, "the test left behind:\n" + "\n".join(left)
+
+
+# -- places and people -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a store of its own: nothing is ever written to the machine's."""
+    root = tmp_path / "lamina-store"
+    monkeypatch.setenv("LAMINA_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def rootless() -> Iterator[Rootless]:
+    """An ordinary user with subordinate ids, home and XDG directories; `run`, `popen`, `python`, `lamina`."""
+    with ordinary_user() as user:
+        yield user
+
+
+@pytest.fixture
+def lamina() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the `lamina` command as whoever runs the suite, on this test's store; options as of `subprocess.run`."""
+
+    def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"capture_output": True, "text": True, "timeout": 60, **options}
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.run([sys.executable, "-m", "lamina", *arguments], **options)
+
+    return run
