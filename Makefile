@@ -1,0 +1,37 @@
+# Everything is a target of this file; `make` alone lists them. ARGS are handed on:
+#   make test ARGS="-k walk_through -n 0"     make bench ARGS="--quick starts"
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format clean setup
+BIN := .venv/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+ARGS ?=
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## run commands on this machine's own files, look at what they would do, discard it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo $(ARGS)
+
+test: setup lint ## lint, and all tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+bench: setup ## measure, as ratios against the engines that are installed
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lint: setup ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## rewrite the sources as `make lint` wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove what was built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f src/lamina/linux/*.so
+	rm -rf src/*.egg-info
+
+setup:
+	@scripts/setup

@@ -1,0 +1,83 @@
+"""The floor plan of ARCHITECTURE.md, as a test: who may import whom, and nothing going in circles."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from support.sources import Import, imports, module_of, modules, room
+
+# room: the rooms it may import from. Imports inside functions and for the type checker count as well: what a
+# room must not know it must not know on Tuesdays either.
+MAY_IMPORT = {
+    "errors": "",
+    "values": "",
+    "linux": "errors values",
+    "overlay": "errors values linux",
+    "store": "errors values linux overlay",
+    "runtime": "errors values linux overlay",  # given a bundle: it knows neither images nor the store
+    "supervisor": "errors values linux overlay runtime",
+    "engine": "errors values linux overlay store runtime supervisor",
+    "cli": "errors values engine lamina",  # of `lamina` itself the public names
+    "__main__": "cli",
+    "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
+}
+
+
+def within_lamina() -> list[Import]:
+    return [
+        found for module in modules() for found in imports(module) if found.imported.split(".")[0] == "lamina"
+    ]
+
+
+def test_every_room_is_on_the_plan() -> None:
+    assert {room(module) for module in modules()} <= MAY_IMPORT.keys()
+
+
+def test_no_import_points_upstairs() -> None:
+    def allowed(found: Import) -> bool:
+        here, there = room(found.importer), room(module_of(found.imported))
+        return here == there or there in MAY_IMPORT[here].split()
+
+    assert [str(found) for found in within_lamina() if not allowed(found)] == []
+
+
+def test_every_import_within_lamina_is_of_something() -> None:
+    """A name imported from a package that is neither a module nor mentioned in the package is a typo."""
+    for found in within_lamina():
+        parent = module_of(found.imported)
+        missing = found.imported.removeprefix(parent).lstrip(".")
+        assert "." not in missing, str(found)
+
+
+def test_modules_load_without_going_in_circles() -> None:
+    needs: dict[str, set[str]] = {module: set() for module in modules()}
+    for found in within_lamina():
+        if not found.lazy and (target := module_of(found.imported)) != found.importer:
+            needs[found.importer].add(target)
+    while leaves := [module for module, wanted in needs.items() if not wanted]:
+        for leaf in leaves:
+            del needs[leaf]
+        for wanted in needs.values():
+            wanted.difference_update(leaves)
+    assert needs == {}, "these modules import each other"
+
+
+def test_only_linux_speaks_c() -> None:
+    offenders = [
+        str(found)
+        for module in modules()
+        for found in imports(module)
+        if found.imported.split(".")[0] in ("ctypes", "_ctypes", "cffi") and room(module) != "linux"
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_is_named_after_what_it_is_about(module: str) -> None:
+    name = module.rpartition(".")[2]
+    assert not re.fullmatch(r"_*(utils?|commons?|helpers?|core|misc|tools?|lib)", name), (
+        "a helper lives with its user"
+    )
+    assert not name.startswith(f"{room(module)}_"), "module names do not stutter"
