@@ -5,6 +5,7 @@
     │   └── InvalidReference                     125   an image reference that does not parse
     ├── NotFound            also LookupError     125   no such container, image, layer, path in a tree
     ├── Conflict                                 125   name taken, wrong state, still in use, changed meanwhile
+    │   └── HostChanged                          125   paths that the host changed since the container saw them
     ├── Unsupported                              125   this host cannot do it: the probe's reason and the remedy
     ├── Corrupt                                  125   something on disk is not what was written
     ├── KernelError         also OSError         125   which call, on what, errno, hint
@@ -29,6 +30,7 @@ __all__ = [
     "Conflict",
     "ContainerFailed",
     "Corrupt",
+    "HostChanged",
     "InvalidInput",
     "InvalidReference",
     "KernelError",
@@ -69,6 +71,14 @@ class NotFound(LaminaError, LookupError):
 
 class Conflict(LaminaError):
     """A name that is taken, a wrong state, something still in use or changed meanwhile."""
+
+
+class HostChanged(Conflict):
+    """Paths that the host changed meanwhile: `clashes` has each of them with both sides (`engine.apply.Clash`)."""
+
+    def __init__(self, message: str, *, clashes: tuple[object, ...] = (), remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.clashes = clashes
 
 
 class Unsupported(LaminaError):
