@@ -1,0 +1,21 @@
+"""What a shell may offer for a word: names of containers; files and directories are left to the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def offers(kind: str, root: str | None) -> Sequence[str] | None:
+    """The words for *kind*, or None where the shell should complete a path."""
+    if kind == "container":
+        return _containers(root)
+    return None
+
+
+def _containers(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    try:
+        return sorted(container.name for container in Engine(root).containers(all=True))
+    except Exception:  # a completion never complains
+        return []

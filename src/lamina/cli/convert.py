@@ -1,0 +1,26 @@
+"""Texts of the command line into values. Each raises ValueError with the reason that completes "VALUE ..."."""
+
+from __future__ import annotations
+
+
+def whole_number(text: str) -> int:
+    """A decimal number, possibly negative: "100", "-1"."""
+    digits = text[1:] if text[:1] == "-" else text
+    if not digits.isascii() or not digits.isdigit():
+        raise ValueError("is not a whole number")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number that is not negative."""
+    number = whole_number(text)
+    if number < 0:
+        raise ValueError("is negative")
+    return number
+
+
+def key_value(text: str) -> str:
+    """`KEY=VALUE` or `KEY`, as text; what cannot be meant is an empty key."""
+    if not text or text[0] == "=":
+        raise ValueError("has no name before the '='")
+    return text

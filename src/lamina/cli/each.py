@@ -1,0 +1,20 @@
+"""One verb over several names: a failure is said and does not keep the others from their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from lamina.cli.report import say
+from lamina.errors import LaminaError
+
+
+def each(names: Iterable[str], act: Callable[[str], None]) -> int:
+    """Do *act* on every name; 0, or 1 if any failed (as docker does)."""
+    status = 0
+    for name in names:
+        try:
+            act(name)
+        except LaminaError as error:
+            say(error.message, error.remedy)
+            status = 1
+    return status

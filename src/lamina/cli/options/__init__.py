@@ -1,0 +1,1 @@
+"""Tables of options that more than one verb reads."""

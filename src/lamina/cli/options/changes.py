@@ -1,0 +1,30 @@
+"""Options that choose among a container's changes, and how they are shown."""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Argument, Option
+
+NAME = Argument("name", "NAME", complete="container")
+PATHS = Argument("paths", "PATH", "*", complete="file")
+
+EXCLUDE = Option(
+    "exclude",
+    metavar="GLOB",
+    multiple=True,
+    help="Leave these out: /etc/shadow, '/var/cache/**'",
+    group="What",
+)
+
+SHOW = (
+    Option("stat", help="Deletions first, with sizes, and the sum"),
+    Option("patch", "p", help="A unified diff of text files"),
+    Option("all", "a", help="A line also for each entry of a deleted directory"),
+    Option(
+        "format", metavar="FORMAT", choices=("table", "json"), default="table", help="table (default) or json"
+    ),
+)
+
+PATHS_EXPLAINED = """
+A PATH is absolute, as in the container, and means what is there and below. In it * ? and [...] match within a name and
+** across names; quote it, or the shell will match it against this system instead.
+"""

@@ -1,0 +1,21 @@
+"""Options that stand before the verb, and those which several verbs share."""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Option, Verb
+
+GLOBAL = Verb(
+    name="",
+    options=(
+        Option(
+            "root", metavar="DIRECTORY", complete="directory", help="Keep containers here (else $LAMINA_ROOT)"
+        ),
+        Option("debug", help="On an error show where in the program it arose"),
+        Option("version", help="Show the version"),
+    ),
+    interspersed=False,
+)
+
+OUTPUT = Option(
+    "format", metavar="FORMAT", choices=("table", "json"), default="table", help="table (default) or json"
+)

@@ -1,0 +1,103 @@
+"""Standard output: text, JSON and tables, safe whatever the names in them consist of."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def is_terminal(descriptor: int = 1) -> bool:
+    """Whether there is a terminal to draw on (one that can move its cursor)."""
+    try:
+        return os.isatty(descriptor) and os.environ.get("TERM", "dumb") != "dumb"
+    except OSError:
+        return False
+
+
+def is_coloured(descriptor: int = 1) -> bool:
+    """Whether to use colours there (https://no-color.org)."""
+    return is_terminal(descriptor) and not os.environ.get("NO_COLOR")
+
+
+def text(data: str, end: str = "") -> None:
+    """Write text; what its encoding cannot say is escaped, lone bytes come out as they were."""
+    sys.stdout.flush()
+    out = sys.stdout.buffer
+    out.write((data + end).encode("utf-8", "surrogateescape"))
+    out.flush()
+
+
+def line(data: str = "") -> None:
+    """Write a line."""
+    text(data, "\n")
+
+
+def json_document(document: Any) -> None:
+    """Write JSON, for reading and for programs.
+
+    A byte that is not UTF-8 is written as the escape of a lone surrogate (`\\udc80` to `\\udcff`), which Python's
+    `json.loads` and `os.fsencode` turn back into the byte.
+    """
+    import json
+
+    body = json.dumps(document, indent=2, ensure_ascii=False, default=plain)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(body.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def plain(thing: Any) -> Any:
+    """What JSON has no word for: bytes as text, sets as sorted lists, values by their fields."""
+    if isinstance(thing, bytes):
+        return os.fsdecode(thing)
+    if isinstance(thing, (set, frozenset)):
+        return sorted(thing)
+    if isinstance(thing, os.PathLike):
+        return os.fsdecode(thing)
+    if hasattr(thing, "__dict__"):
+        return vars(thing)
+    return str(thing)
+
+
+def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table in aligned columns, the last one ragged; wide characters are counted as a terminal shows them."""
+    table = [list(headings), *map(list, rows)] if headings else [*map(list, rows)]
+    widths = [max(map(width, column)) for column in zip(*table, strict=True)]
+    out = []
+    for number, row in enumerate(table):
+        cells = [cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)]
+        shown = "   ".join(cells).rstrip()
+        out.append(f"\033[1m{shown}\033[0m" if headings and number == 0 and is_coloured() else shown)
+    text("\n".join(out), "\n" if out else "")
+
+
+def width(cell: str) -> int:
+    """How many columns of a terminal *cell* takes."""
+    if cell.isascii():
+        return len(cell)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in cell)
+
+
+def json_line(document: Any) -> None:
+    """Write JSON on one line: one record of a stream."""
+    import json
+
+    body = json.dumps(document, ensure_ascii=False, default=plain)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(body.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def templated(template: str, records: Sequence[dict[str, Any]]) -> None:
+    """Write a line a record as a `--format` template says; `table ...` aligns them under headings."""
+    from lamina.cli.template import Template
+
+    parsed = Template(template)
+    lines = [parsed.render(record) for record in records]
+    if parsed.is_table:
+        columns(parsed.headings().split("\t"), [shown.split("\t") for shown in lines])
+    else:
+        text("".join(f"{shown}\n" for shown in lines))

@@ -1,0 +1,117 @@
+"""The clean command line, parsed without click: its import alone costs as much as starting a container.
+
+`parse` knows getopt's grammar (`--name value`, `--name=value`, `-nvalue`, clusters of flags, `--`) and nothing
+else. Whatever is irregular (an unknown option, a missing or wrong value, `--help`) it answers with None, and click,
+built from the same tables, finds the words for it. A property test holds the two to the same answers.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from lamina.cli.declare import Argument, Option, Verb
+
+
+def parse(verb: Verb, argv: Sequence[str]) -> dict[str, Any] | None:
+    """The values of *argv* by key, or None where click must explain."""
+    read = options(verb.options, argv, verb.interspersed)
+    if read is None:
+        return None
+    values, words = read
+    placed = place(verb.arguments, words)
+    if placed is None:
+        return None
+    values.update(placed)
+    return values
+
+
+def options(
+    table: tuple[Option, ...], argv: Sequence[str], interspersed: bool
+) -> tuple[dict[str, Any], list[str]] | None:
+    """Option values by key, and the words left over. Without *interspersed* options end at the first word."""
+    by_name: dict[str, Option] = {}
+    for option in table:
+        by_name["--" + option.name] = option
+        if option.short:
+            by_name["-" + option.short] = option
+    found: list[tuple[Option, str | None]] = []
+    words: list[str] = []
+    position, end = 0, len(argv)
+    while position < end:
+        word = argv[position]
+        position += 1
+        if word == "--":
+            words.extend(argv[position:])
+            break
+        if word[:1] != "-" or word == "-":
+            words.append(word)
+            if not interspersed:
+                words.extend(argv[position:])
+                break
+            continue
+        taken = _long(by_name, word) if word[1] == "-" else _cluster(by_name, word)
+        if taken is None:
+            return None
+        found.extend(taken)
+        last, value = taken[-1]
+        if last.metavar and value is None:
+            if position == end:
+                return None
+            found[-1] = (last, argv[position])
+            position += 1
+    values = _values(table, found)
+    return None if values is None else (values, words)
+
+
+def _long(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | None]] | None:
+    name, equals, value = word.partition("=")
+    option = by_name.get(name)
+    if option is None or (equals and not option.metavar):
+        return None
+    return [(option, value if equals else None)]
+
+
+def _cluster(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | None]] | None:
+    """`-it` and `-eKEY=VALUE`: flags, of which the last may take the rest of the word as its value."""
+    taken: list[tuple[Option, str | None]] = []
+    for at in range(1, len(word)):
+        option = by_name.get("-" + word[at])
+        if option is None:
+            return None
+        if option.metavar:
+            taken.append((option, word[at + 1 :] or None))
+            return taken
+        taken.append((option, None))
+    return taken
+
+
+def _values(table: tuple[Option, ...], found: list[tuple[Option, str | None]]) -> dict[str, Any] | None:
+    values: dict[str, Any] = {option.key: option.unset for option in table}
+    for option, text in found:
+        if text is None:
+            values[option.key] = True
+            continue
+        if option.choices and text not in option.choices:
+            return None
+        try:
+            value = option.convert(text) if option.convert else text
+        except ValueError:
+            return None
+        values[option.key] = (*values[option.key], value) if option.multiple else value
+    return values
+
+
+def place(arguments: tuple[Argument, ...], words: list[str]) -> dict[str, Any] | None:
+    """Hand the words to the arguments in order; only the last argument may take a number of them."""
+    values: dict[str, Any] = {}
+    left = list(words)
+    for argument in arguments:
+        single = argument.count in "1?"
+        own, left = (left[:1], left[1:]) if single else (left, [])
+        if (argument.count in "1+" and not own) or not argument.takes(own):
+            return None
+        values[argument.name] = (own[0] if own else None) if single else tuple(own)
+    return None if left else values

@@ -1,0 +1,40 @@
+"""`lamina apply`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Arguments, Option, Verb
+from lamina.cli.options.changes import EXCLUDE, NAME, PATHS, PATHS_EXPLAINED
+
+VERB = Verb(
+    name="apply",
+    options=(
+        EXCLUDE,
+        Option(
+            "force", "f", help="Also where this system was changed since the container started", group="How"
+        ),
+        Option("dry-run", "n", help="Only say what would be done, and what stands against it", group="How"),
+    ),
+    arguments=(NAME, PATHS),
+    details=f"""
+All or nothing: the new files are written out beside their places first, then each takes its place by one rename. What
+was there is kept, and 'lamina undo' brings it back. Files that this system changed since the container started are
+refused, all of them named; --force overrides.
+
+{PATHS_EXPLAINED}""",
+    examples="""
+lamina apply brave_otter
+lamina apply brave_otter /etc --exclude /etc/shadow
+lamina apply --dry-run brave_otter && lamina apply brave_otter
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Carry the changes out."""
+    from lamina.cli.applying import apply, rehearse
+    from lamina.engine import Engine
+
+    container = Engine(args.root).container(args.name)
+    if args.dry_run:
+        return rehearse(container, args.paths, args.exclude, args.force)
+    return apply(container, args.paths, args.exclude, args.force)

@@ -1,0 +1,35 @@
+"""`lamina completion SHELL`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Argument, Arguments, Verb
+
+SHELLS = ("bash", "zsh", "fish")
+
+VERB = Verb(
+    name="completion",
+    arguments=(Argument("shell", "bash|zsh|fish", choices=SHELLS),),
+    examples="""
+# bash: for this shell; or for all, into /etc/bash_completion.d/lamina
+eval "$(lamina completion bash)"
+# zsh: in ~/.zshrc
+source <(lamina completion zsh)
+# fish
+lamina completion fish > ~/.config/fish/completions/lamina.fish
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Print a script that makes the shell ask Lamina what may come next."""
+    from click.shell_completion import get_completion_class
+
+    from lamina.cli import output
+    from lamina.cli.commands import COMPLETE, Root
+
+    found = get_completion_class(args.shell)
+    assert found is not None, "the choices of the argument are the shells that click knows"
+    shell = found(Root(), {}, "lamina", COMPLETE)
+    # not source(): for bash that runs bash to learn its version, which says nothing about the shell to come
+    output.line((shell.source_template % shell.source_vars()).strip())
+    return 0

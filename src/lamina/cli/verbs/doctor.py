@@ -1,0 +1,17 @@
+"""`lamina doctor`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Arguments, Verb
+from lamina.cli.options.common import OUTPUT
+
+VERB = Verb(
+    name="doctor",
+    options=(OUTPUT,),
+    details="The exit status is 1 if something keeps containers from running, 0 if all that was found is bearable.",
+)
+
+
+def do(args: Arguments) -> int:
+    """Examine the host; say what is wrong and what to do."""
+    raise NotImplementedError

@@ -1,0 +1,19 @@
+"""`lamina overlay diff`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Arguments, Verb
+from lamina.cli.options.changes import SHOW
+from lamina.cli.options.overlay import EXPLAINED, STACK
+
+VERB = Verb(
+    name="overlay diff",
+    options=(STACK, *SHOW),
+    details=f"Nothing needs to be mounted, and the cost grows with the upper directory, not with the lower.\n{EXPLAINED}",
+    examples="lamina overlay diff -o lowerdir=A:B,upperdir=C,workdir=worker --stat",
+)
+
+
+def do(args: Arguments) -> int:
+    """Show what the upper directory changed."""
+    raise NotImplementedError

@@ -1,0 +1,17 @@
+"""`lamina overlay umount`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Argument, Arguments, Option, Verb
+
+VERB = Verb(
+    name="overlay umount",
+    options=(Option("lazy", "l", help="Detach now, and let go when nobody uses it any more"),),
+    arguments=(Argument("directories", "DIRECTORY", "+", complete="directory"),),
+    examples="lamina overlay umount merged",
+)
+
+
+def do(args: Arguments) -> int:
+    """Unmount each directory, if an overlay is mounted there."""
+    raise NotImplementedError

@@ -1,0 +1,34 @@
+"""`lamina rm`"""
+
+from __future__ import annotations
+
+from lamina.cli.declare import Argument, Arguments, Option, Verb
+
+VERB = Verb(
+    name="rm",
+    options=(Option("force", "f", help="Kill what still runs; a container that is not there is no error"),),
+    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    details="What the containers changed is discarded with them; what was applied to this system stays applied.",
+    examples="lamina rm brave_otter\nlamina rm -f $(lamina ps -aq)",
+)
+
+
+def do(args: Arguments) -> int:
+    """Remove each; one that cannot be removed does not keep the others."""
+    from lamina.cli import output
+    from lamina.cli.each import each
+    from lamina.engine import Engine
+    from lamina.errors import NotFound
+
+    engine = Engine(args.root)
+
+    def remove(name: str) -> None:
+        try:
+            engine.container(name).remove(force=args.force)
+        except NotFound:
+            if not args.force:
+                raise
+        else:
+            output.line(name)
+
+    return each(args.names, remove)

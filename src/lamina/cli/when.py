@@ -1,0 +1,58 @@
+"""Times as people say them, and the times people type."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+_UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def lasting(seconds: float) -> str:
+    """A duration in one unit, as docker says it: "5 seconds", "About a minute", "2 hours", "3 weeks"."""
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 60:
+        return "1 second" if int(seconds) == 1 else f"{int(seconds)} seconds"
+    if seconds < 120:
+        return "About a minute"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} minutes"
+    if seconds < 7200:
+        return "About an hour"
+    for name, size in _UNITS:
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {name}s"
+    return f"{int(seconds // 3600)} hours"
+
+
+def ago(moment: float, now: float) -> str:
+    """How long before *now* it was; both in seconds since 1970."""
+    return lasting(max(0.0, now - moment)) + " ago"
+
+
+def timestamp(moment: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, with microseconds."""
+    return (
+        datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    )
+
+
+def moment(text: str) -> float:
+    """A point in time as docker's --since takes it: `10m`, `1h30m` (before now), a Unix time, or RFC 3339.
+
+    Returns seconds since 1970. Raises ValueError with the reason.
+    """
+    if text and not _DURATION.sub("", text):
+        before = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+        return (datetime.now(timezone.utc) - timedelta(seconds=before)).timestamp()
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise ValueError("not a time such as 10m, 2024-05-01T12:00:00 or 1714564800") from None

@@ -1,0 +1,209 @@
+"""Names, times, templates and listings as they are shown."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamina.cli import when
+from lamina.cli.listing import Listing, size
+from lamina.cli.quoting import join, quote
+from lamina.cli.style import Style
+from lamina.cli.template import Template, check
+from lamina.errors import InvalidInput
+from lamina.values import replace, value
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"/etc/motd", "/etc/motd"),
+        (b"/a b", "'/a b'"),
+        (b"", "''"),
+        (b"it's", "$'it\\'s'"),
+        (b"/a\nb\t\x1b[31m", "$'/a\\nb\\t\\e[31m'"),
+        (b"/\xff", "$'/\\xff'"),
+        ("/größe".encode(), "/größe"),
+        ("/a\u202eb".encode(), "$'/a\\xe2\\x80\\xaeb'"),
+        (b"a*b", "'a*b'"),
+        (b"~root", "'~root'"),
+        (b"-rf", "-rf"),
+    ],
+)
+def test_odd_names_are_quoted(name: bytes, shown: str) -> None:
+    assert quote(name) == shown
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
+def test_a_quoted_name_is_one_printable_word(name: bytes) -> None:
+    shown = quote(name)
+    assert shown.isprintable()
+    if shown[0] != "$":
+        assert shlex.split(shown) == [os.fsdecode(name)]
+
+
+def test_a_shell_reads_a_quoted_name_as_it_was() -> None:
+    names = [bytes([byte]) + b"f'\\x" for byte in range(1, 256) if byte != 47]
+    script = "".join(f"printf '%s\\0' {quote(name)}\n" for name in names)
+    printed = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout
+    assert printed.split(b"\0")[:-1] == names
+
+
+def test_a_command_can_be_pasted() -> None:
+    assert join(["sh", "-c", "echo hi; ls"]) == "sh -c 'echo hi; ls'"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "Less than a second"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (61, "About a minute"),
+        (600, "10 minutes"),
+    ]
+    + [
+        (3700, "About an hour"),
+        (7200, "2 hours"),
+        (90_000, "25 hours"),
+        (172_800, "2 days"),
+        (6e7, "23 months"),
+    ],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert when.lasting(seconds) == said
+
+
+def test_moments() -> None:
+    assert when.moment("1714564800.5") == 1714564800.5
+    assert when.moment("2024-05-01T12:00:00Z") == 1714564800
+    assert when.moment("1h30m") == pytest.approx(when.moment("90m"), abs=60)
+    assert when.timestamp(1714564800.25) == "2024-05-01T12:00:00.250000Z"
+    for text in ("", "tomorrow", "10x", "m"):
+        with pytest.raises(ValueError, match="not a time"):
+            when.moment(text)
+
+
+RECORD = {"Names": "a", "ExitCode": 3, "State": {"Running": True}, "Labels": ["x", "y"], "None": None}
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        ("{{.Names}}", "a"),
+        ("{{ .Names }}={{.ExitCode}}", "a=3"),
+        ("{{.State.Running}}", "true"),
+        ("{{json .State}}", '{"Running": true}'),
+        (r"{{.Names}}\t{{.None}}|", "a\t|"),
+        ('{{join .Labels ","}}', "x,y"),
+        ("{{upper .Names}} {{len .Labels}}", "A 2"),
+    ],
+)
+def test_templates(template: str, line: str) -> None:
+    assert Template(check(template)).render(RECORD) == line
+
+
+def test_a_table_template_has_headings() -> None:
+    assert Template(r"table {{.Names}}\t{{.RunningFor}}").headings() == "NAMES\tRUNNING FOR"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{range .Labels}}{{.}}{{end}}", "{{if .Names}}x{{end}}", "{{}}", "{{.A | x}}"]
+)
+def test_what_is_not_understood_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match="not understood"):
+        check(template)
+
+
+def test_an_unknown_field_names_the_known() -> None:
+    with pytest.raises(InvalidInput, match=r"no field \.Nmae.*\.Names, \.ExitCode"):
+        Template("{{.Nmae}}").render(RECORD)
+
+
+@value
+class Node:
+    type: str = "file"
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    target: bytes | None = None
+    rdev: int = 0
+    nlink: int = 1
+
+
+@value
+class Difference:
+    path: bytes
+    kind: str
+    what: frozenset[str] = frozenset()
+    before: Any = None
+    after: Any = None
+    implied: bool = False
+    link_to: bytes | None = None
+    incidental: bool = False
+
+
+FILE, DIRECTORY = Node(size=1234), Node(type="directory", mode=0o755)
+CHANGES = [
+    Difference(b"/etc", "changed", frozenset({"times"}), DIRECTORY, DIRECTORY, incidental=True),
+    Difference(b"/etc/link", "added", after=Node(type="symlink", target=b"a b")),
+    Difference(b"/etc/mode", "changed", frozenset({"mode"}), FILE, replace(FILE, mode=0o600)),
+    Difference(b"/etc/motd", "changed", frozenset({"content", "times"}), FILE, replace(FILE, size=12)),
+    Difference(b"/etc/new", "added", after=FILE),
+    Difference(b"/etc/same", "added", after=FILE, link_to=b"/etc/new"),
+    Difference(b"/kind", "replaced", before=DIRECTORY, after=FILE),
+    Difference(b"/kind/x", "deleted", before=FILE, implied=True),
+    Difference(b"/usr", "deleted", before=DIRECTORY),
+    Difference(b"/usr/a", "deleted", before=DIRECTORY, implied=True),
+    Difference(b"/usr/a/b", "deleted", before=FILE, implied=True),
+]
+
+
+def test_a_line_a_change() -> None:
+    assert list(Listing(CHANGES).lines(Style())) == [
+        "A /etc/link  → 'a b'",
+        "C /etc/mode  (mode 644 → 600)",
+        "C /etc/motd",
+        "A /etc/new",
+        "A /etc/same  = /etc/new",
+        "R /kind  (directory → file)  (and 1 below it deleted)",
+        "D /usr/  (and 2 below it deleted)",
+    ]
+
+
+def test_nothing_is_left_out_of_the_full_listing() -> None:
+    lines = list(Listing(CHANGES, full=True).lines(Style()))
+    assert len(lines) == len(CHANGES) - 1
+    assert "D /usr/a/b" in lines
+
+
+def test_what_is_lost_comes_first() -> None:
+    letters = [line[0] for line in Listing(CHANGES).by_kind(Style())]
+    assert letters == ["D", "R", "C", "C", "A", "A", "A"]
+
+
+def test_everything_is_counted() -> None:
+    assert Listing(CHANGES).total(Style()) == "4 deleted, 1 replaced, 2 changed, 3 added (2.5 kB written)"
+    assert Listing([]).total(Style()) == "nothing changed"
+
+
+def test_paths_below_an_overlay_are_shown_from_its_root() -> None:
+    relative = [
+        Difference(b"d", "deleted", before=DIRECTORY),
+        Difference(b"d/x", "deleted", before=FILE, implied=True),
+    ]
+    assert list(Listing(relative).lines(Style())) == ["D /d/  (and 1 below it deleted)"]
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1000, 1_250_000, 999_960, 5 * 10**13)] == [
+        *("0 B", "999 B", "1.0 kB", "1.2 MB", "1.0 MB", "50.0 TB")
+    ]
