@@ -1,0 +1,142 @@
+"""`make bench`: what Lamina's doings cost, as ratios against whatever else does them on this machine.
+
+    sudo make bench
+    sudo make bench ARGS="starts --rounds 100"
+    sudo make bench ARGS="--json figures.json --markdown docs/performance.md"
+
+Ratios are what counts: the cases of a group are measured in one interleaved run, every case once a round, so that a
+busy moment happens to all of them. `ratio` is the median of the ratios within the rounds, `of minima` the ratio of the
+shortest times. Nothing outside a temporary directory and a private mount namespace is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import diffs
+import mounts
+import starts
+from machine import facts
+from measure import Case, Failed, measure, ratio
+from stage import Stage, enter_private_namespace
+
+GROUPS = {"starts": (starts, 40), "mounts": (mounts, 40), "diffs": (diffs, 10)}
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def main() -> None:
+    """See the module's text."""
+    asked = arguments()
+    if os.geteuid() != 0:
+        sys.exit("bench: the other engines and overlay mounts need root: sudo make bench")
+    enter_private_namespace()
+    directory = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir=asked.directory))
+    try:
+        stage = Stage(directory)
+        machine = facts(stage.python, directory)
+        measured = {}
+        for name in asked.group or GROUPS:
+            print(f"{name} ...", file=sys.stderr)
+            measured[name] = group(name, stage, asked)
+            print("\n".join(table(name, measured[name])), flush=True)
+    except Failed as error:
+        sys.exit(f"bench: {error}")
+    finally:
+        leave(directory)
+    if asked.json:
+        Path(asked.json).write_text(json.dumps(document(machine, measured), indent=1) + "\n")
+    if asked.markdown:
+        write_markdown(Path(asked.markdown), machine, measured)
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "group", nargs="*", choices=[*GROUPS, []], help="starts, mounts, diffs (default: all)"
+    )
+    parser.add_argument("--rounds", type=int, help="at most this many rounds a group")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="at most this much time a group (default 90)"
+    )
+    parser.add_argument(
+        "--directory", default="/var/tmp", help="where to put stores and layers (default: /var/tmp)"
+    )
+    parser.add_argument("--json", help="write all samples to this file")
+    parser.add_argument("--markdown", help="replace the figures in this document")
+    return parser.parse_args()
+
+
+def group(name: str, stage: Stage, asked: argparse.Namespace) -> list[Case]:
+    """The cases of one group, measured."""
+    module, rounds = GROUPS[name]
+    with ExitStack() as stack:
+        cases = list(module.cases(stage, stack))
+        measure(cases, asked.rounds or rounds, asked.seconds)
+    return cases
+
+
+def table(name: str, cases: list[Case]) -> list[str]:
+    """The figures as a Markdown table."""
+    by_name = {case.name: case for case in cases}
+    lines = [
+        f"| {name} | median | min | ratio | of minima | to reach | compared with |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for case in cases:
+        row = [case.name, f"{case.median * 1e3:.2f} ms", f"{case.best * 1e3:.2f} ms"]
+        if case.reference in by_name:
+            paired, of_minima = ratio(case, by_name[case.reference])
+            row += [
+                f"{paired:.2f}",
+                f"{of_minima:.2f}",
+                f"{case.limit}" if case.limit else "",
+                case.reference,
+            ]
+        else:
+            row += ["1", "1", "", ""]
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, f"\n{len(cases[0].samples)} rounds\n"]
+
+
+def document(machine: dict[str, str], measured: dict[str, list[Case]]) -> dict[str, object]:
+    """Everything, for a program to read; times in seconds."""
+    groups = {
+        name: [
+            {"name": c.name, "reference": c.reference, "limit": c.limit, "samples": c.samples} for c in cases
+        ]
+        for name, cases in measured.items()
+    }
+    return {"machine": machine, "groups": groups}
+
+
+def write_markdown(path: Path, machine: dict[str, str], measured: dict[str, list[Case]]) -> None:
+    """Put the tables between the two marks of a document."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = [BEGIN, ""]
+    for name, cases in measured.items():
+        lines += table(name, cases)
+    lines += [f"* {name}: {fact}" for name, fact in machine.items()]
+    path.write_text(before + "\n".join(lines) + f"\n\n{END}" + after)
+
+
+def leave(directory: Path) -> None:
+    """Remove what was written. What was mounted in it goes with the namespace, but it must not be walked into."""
+    with open("/proc/self/mountinfo") as mounted:
+        targets = [line.split()[4] for line in mounted]
+    for target in sorted((t for t in targets if t.startswith(f"{directory}/")), reverse=True):
+        os.system(f"umount -l '{target}'")
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree("/run/crun/bench-limits", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

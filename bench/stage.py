@@ -1,0 +1,104 @@
+"""Where the benchmarks run: a private mount namespace, a clean virtual environment, a root for the other engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from measure import Worker
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LIMITS = ("--memory", "512m", "--cpus", "1", "--pids-limit", "100")
+
+
+def enter_private_namespace() -> None:
+    """Execute this program again in a mount namespace of its own, if that has not happened yet.
+
+    crun 1.8 refuses to work where a cgroup v2 tree is mounted beside the v1 ones (cf. its message "cgroups in
+    hybrid mode not supported"). So it is unmounted for everybody in here; the machine keeps it.
+    """
+    if os.environ.pop("LAMINA_BENCH_INSIDE", "") == "":
+        os.environ["LAMINA_BENCH_INSIDE"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+    if os.path.ismount("/sys/fs/cgroup/unified"):
+        subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
+
+
+class Stage:
+    """Programs, environment and directories that all cases share, below *directory*."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.python = self._environment(directory / "venv")
+        self.lamina = str(directory / "venv" / "bin" / "lamina")
+        self.store = directory / "store"
+        self.root = directory / "root" / "merged"
+        self._numbers = count()
+        self.env = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(directory),
+            "LANG": "C.UTF-8",
+            "LAMINA_ROOT": str(self.store),
+        }
+
+    def _environment(self, venv: Path) -> str:
+        """A virtual environment with nothing in it but Lamina and what it needs: no .pth file slows its start."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        python = venv / "bin" / "python"
+        packages = next(venv.glob("lib/python*/site-packages"))
+        paths = [str(REPOSITORY / "src"), sysconfig.get_path("purelib")]
+        (packages / "lamina.pth").write_text("".join(f"{path}\n" for path in paths))
+        script = Path(sys.executable).parent / "lamina"  # as pip installed it, with another interpreter
+        body = script.read_text().partition("\n")[2]
+        (venv / "bin" / "lamina").write_text(f"#!{python}\n{body}")
+        (venv / "bin" / "lamina").chmod(0o755)
+        subprocess.run([str(python), "-m", "compileall", "-q", str(REPOSITORY / "src")], check=True)
+        return str(python)
+
+    def run(self, *argv: str) -> str:
+        """Run something that must succeed; what it prints."""
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(argv)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def shell(self, *argv: str) -> Worker:
+        """Executes a command line again and again, from a small process as a shell would."""
+        return Worker([self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
+
+    def peer(self, *argv: str) -> Worker:
+        """The same for an engine that brings no overlay: one of this machine's root is mounted at `self.root`.
+
+        In one more mount namespace, for Lamina would have to put an overlay over that overlay.
+        """
+        above = self.root.parent / str(next(self._numbers))
+        for place in (above / "upper", above / "work", self.root):
+            place.mkdir(parents=True, exist_ok=True)
+        options = f"lowerdir=/,upperdir={above}/upper,workdir={above}/work"
+        script = f'mount -t overlay overlay -o {options} {self.root} && exec "$@"'
+        inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+        return Worker([*inside, self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
+
+    def bundle(self, name: str, options: tuple[str, ...]) -> Path:
+        """An OCI bundle over `self.root` with exactly the specification that Lamina writes for `run *options* host`."""
+        container = f"bench-{name}"
+        self.run(self.lamina, "run", "--name", container, "--network", "none", *options, "host", "--", "true")
+        spec: dict[str, Any] = json.loads(next(self._records(container, "spec.json")))
+        self.run(self.lamina, "rm", container)
+        bundle = self.directory / name
+        bundle.mkdir()
+        spec["root"] = {"path": str(self.root), "readonly": False}
+        spec["process"]["terminal"] = False
+        spec["linux"]["cgroupsPath"] = f"/lamina-bench/{name}"
+        (bundle / "config.json").write_text(json.dumps(spec, indent=1))
+        return bundle
+
+    def _records(self, container: str, file: str) -> Any:
+        identity = json.loads(self.run(self.lamina, "inspect", container))[0]["Id"]
+        yield (self.store / "containers" / identity / file).read_text()
