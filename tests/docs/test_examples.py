@@ -1,0 +1,105 @@
+"""What the documents show is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.examples import Block, Command, agrees, blocks, play, session
+from support.sources import REPOSITORY
+
+DOCUMENTS = sorted({REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")})
+LINKED = [*DOCUMENTS, REPOSITORY / "ARCHITECTURE.md", REPOSITORY / "CONTRIBUTING.md"]
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+EXAMPLES = [document for document in DOCUMENTS if list(blocks(document))]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("document", EXAMPLES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_examples_do_what_they_show(document: Path, tmp_path: Path, scratch: dict[str, str]) -> None:
+    wrong = []
+    for block in blocks(document):
+        if block.why is None:
+            check = check_session if block.kind == "console" else check_python
+            wrong += [
+                f"{document.name}:{block.line}: {text}"
+                for text in check(block, tmp_path / "scratch", scratch)
+            ]
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, store_root: Path) -> dict[str, str]:
+    """An environment for examples: `lamina` on the path, a store and a home of its own, nothing of the developer's."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / "scratch").mkdir()
+    (programs / "lamina").write_text(f'#!/bin/sh\nexec {sys.executable} -m lamina "$@"\n')
+    (programs / "lamina").chmod(0o755)
+    return {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{SYSTEM_PATH}",
+        "HOME": str(tmp_path / "scratch"),
+        "LANG": "C.UTF-8",
+        "LAMINA_ROOT": str(store_root),
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+    }
+
+
+def check_session(block: Block, directory: Path, environment: dict[str, str]) -> list[str]:
+    commands = session(block.text)
+    wrong = []
+    for command, printed in zip(commands, play(commands, directory, environment, timeout=100), strict=True):
+        if not agrees(command.expected, printed):
+            lines = ["$ " + command.text, "-- shown:", *command.expected, "-- printed:", *printed]
+            wrong.append("\n".join(lines))
+    return wrong
+
+
+def check_python(block: Block, directory: Path, environment: dict[str, str]) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block.text],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return [] if done.returncode == 0 else [done.stdout + done.stderr]
+
+
+def test_the_first_screen_is_the_two_commands_and_the_session_of_the_demo() -> None:
+    first = (REPOSITORY / "README.md").read_text()[:4000]
+    assert first.index("make demo") < first.index("make test") < first.index("```console")
+
+
+def test_wildcards() -> None:
+    assert agrees(["a", "...", "c"], ["a", "b1", "b2", "c"])
+    assert agrees(["a", "...", "c"], ["a", "c"])
+    assert agrees(["took ... ms (1)"], ["took 12 ms (1)"])
+    assert not agrees(["took ... ms (1)"], ["took 12 ms (2)"])
+    assert not agrees([], ["something"])
+
+
+def test_sessions(tmp_path: Path) -> None:
+    text = "$ cd sub\n$ for i in 1 2; do\n>   echo $i\n> done\n1\n2\n$ pwd >&2\n.../sub\n"
+    commands = session(text)
+    assert commands == [
+        Command("cd sub"),
+        Command("for i in 1 2; do\n  echo $i\ndone", ["1", "2"]),
+        Command("pwd >&2", [".../sub"]),
+    ]
+    (tmp_path / "sub").mkdir()
+    printed = play(commands, tmp_path, os.environ, timeout=10)
+    assert all(agrees(command.expected, lines) for command, lines in zip(commands, printed, strict=True))
+
+
+@pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
