@@ -1,0 +1,47 @@
+"""The one door: a system call by name, its failure as KernelError."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import KernelError
+from lamina.linux.numbers import number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Argument = int | bytes | bytearray | memoryview | None
+    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+try:
+    from lamina.linux._native import syscall as _raw
+except ImportError:  # no compiler when the package was built: `lamina info` says so
+    from lamina.linux._door import syscall as _raw
+
+
+def syscall(name: str, *args: Argument, target: object = "") -> int:
+    """Call *name* with *args* (at most six); returns what the kernel does.
+
+    bytes are passed as a pointer to them (Python ends them with a NUL), a bytearray is an out buffer, None is NULL.
+    Raises KernelError (an OSError) with the errno; *target* says on what, for the message: a path, or any object.
+    A signal may interrupt it (EINTR): whoever makes a call that blocks repeats it. The interpreter's lock is released
+    meanwhile. syscall(2).
+    """
+    result = _raw(number(name), *args)
+    if -4096 < result < 0:
+        raise KernelError(name, -result, target if isinstance(target, str) else shown(target))
+    return result
+
+
+def shown(target: object) -> str:
+    """How a call's object appears in a message: paths decoded, everything else as str()."""
+    if isinstance(target, bytes | os.PathLike):
+        return os.fsdecode(target)
+    return str(target)
+
+
+def encoded(path: Path) -> bytes:
+    """*path* as the kernel takes it. Raises ValueError for one with a NUL inside, as Python's own functions do."""
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    return name

@@ -1,0 +1,118 @@
+"""What is mounted where: /proc/<pid>/mountinfo, read into values. proc_pid_mountinfo(5).
+
+Paths are bytes, with the kernel's octal escapes undone: they may contain anything but NUL.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import KernelError
+from lamina.linux.fd import Fd
+from lamina.values import value
+
+_CHUNK = 65536
+
+
+@value
+class Mount:
+    """One line of mountinfo.
+
+    `root` is what of the file system is mounted, `mount_point` where (both absolute, the latter as seen from the
+    reader's root). `options` are the mount's own (`ro`, `nosuid`, ...), `super_options` the file system's;
+    `propagation` are the optional fields (`shared:1`, `master:2`, `unbindable`). `fstype` includes a subtype
+    (`fuse.sshfs`). A mount that was moved out of the reader's root is not in the file.
+    """
+
+    id: int
+    parent: int
+    major: int
+    minor: int
+    root: bytes
+    mount_point: bytes
+    options: tuple[bytes, ...]
+    propagation: tuple[bytes, ...]
+    fstype: bytes
+    source: bytes
+    super_options: tuple[bytes, ...]
+
+    @property
+    def device(self) -> int:
+        """The file system's st_dev, as os.stat() gives it (not so for btrfs subvolumes and overlays)."""
+        return os.makedev(self.major, self.minor)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written here: the mount or its whole file system is read-only."""
+        return b"ro" in self.options or b"ro" in self.super_options
+
+
+def read_mountinfo(pid: int | str = "self") -> list[Mount]:
+    """Every mount that the process *pid* sees, in the kernel's order: parents before what is mounted on them.
+
+    Raises KernelError: ENOENT when there is no such process, EACCES when it is not ours to see.
+    """
+    path = f"/proc/{pid}/mountinfo"
+    try:
+        with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as file:
+            chunks = []
+            while chunk := os.read(file, _CHUNK):
+                chunks.append(chunk)
+    except OSError as error:
+        raise KernelError("read", error.errno or 0, path) from None
+    return parse_mountinfo(b"".join(chunks))
+
+
+def parse_mountinfo(text: bytes) -> list[Mount]:
+    """The mounts in the *text* of a mountinfo file. Raises ValueError for a line that is none."""
+    return [_mount(line) for line in text.split(b"\n") if line]
+
+
+def mount_of(path: bytes, mounts: list[Mount]) -> Mount | None:
+    """The mount an absolute, normalised *path* without symbolic links lies on: the last one at its longest prefix.
+
+    None if not even "/" is among *mounts*.
+    """
+    best = None
+    for mount in mounts:
+        point = mount.mount_point
+        inside = path == point or path.startswith(point if point == b"/" else point + b"/")
+        if inside and (best is None or len(point) >= len(best.mount_point)):
+            best = mount
+    return best
+
+
+def unescape(field: bytes) -> bytes:
+    r"""Undo the octal escapes of /proc files: space, tab, newline, backslash and `#` are written as \040 and so on."""
+    if b"\\" not in field:
+        return field
+    first, *others = field.split(b"\\")
+    return first + b"".join([_byte(part) for part in others])
+
+
+def _byte(part: bytes) -> bytes:
+    digits = part[:3]
+    if len(digits) == 3 and digits.isdigit() and digits < b"400" and not set(digits) & {0x38, 0x39}:
+        return bytes((int(digits, 8),)) + part[3:]
+    return b"\\" + part
+
+
+def _mount(line: bytes) -> Mount:
+    # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+    fields = line.split(b" ")
+    separator = fields.index(b"-", 6)
+    major, _, minor = fields[2].partition(b":")
+    fstype, source, super_options = fields[separator + 1], fields[separator + 2], fields[separator + 3 :]
+    return Mount(
+        id=int(fields[0]),
+        parent=int(fields[1]),
+        major=int(major),
+        minor=int(minor),
+        root=unescape(fields[3]),
+        mount_point=unescape(fields[4]),
+        options=tuple(fields[5].split(b",")),
+        propagation=tuple(fields[6:separator]),
+        fstype=unescape(fstype),
+        source=unescape(source),
+        super_options=tuple(map(unescape, b" ".join(super_options).split(b","))),
+    )
