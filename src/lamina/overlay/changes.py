@@ -1,0 +1,89 @@
+"""What the upper directory of a stack did to the layers below it.
+
+    for change in Overlay(spec).changes():
+        print(change.kind, os.fsdecode(change.path), *change.what)
+
+The promise (a property test): applying the changes, in their order, to a copy of what the lower layers show gives
+exactly what the whole stack shows. Their cost grows with the upper; the layers below are only looked up where the upper
+has an entry, and walked where something of them vanished or moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from lamina.overlay.spec import MountSpec
+
+Kind = Literal["added", "changed", "deleted", "replaced"]
+Vanished = Literal["list", "count", "none"]
+
+
+class Entry(NamedTuple):
+    """One entry of a tree, as lstat(2) shows it.
+
+    `type` is "file", "directory", "symlink", "char", "block", "fifo" or "socket"; `mode` the permission bits (0o7777);
+    `size` in bytes; times in nanoseconds since 1970; `target` the text of a symbolic link, else None; `rdev` the
+    number of a device, else 0. `dev` and `ino` are of the real file in its layer, not of a mount.
+    """
+
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    target: bytes | None
+    rdev: int
+    nlink: int
+    ino: int
+    dev: int
+    ctime_ns: int
+
+
+class Change(NamedTuple):
+    """One path that differs between the lower layers and the whole stack.
+
+    path      relative to the overlay's root, no leading "/"; b"" is the root itself
+    kind      "added", "changed", "deleted", or "replaced" by another type of file
+    what      of "changed": which of content mode owner times xattrs target rdev differ. Empty when all that is new is
+              that it is another name of `link_to`
+    before    what the lower layers show there; None of "added"
+    after     what the whole stack shows; None of "deleted"
+    implied   a deletion without a whiteout of its own: a directory above it was deleted, replaced or re-created
+    vanished  of a deleted or replaced directory: how many entries were below it; None when not asked for
+    link_to   a hard link: the path of another name of the same file, which is unchanged or was changed earlier
+    moved_from  of a directory renamed with a redirect: the path under which the layers below know it
+    """
+
+    path: bytes
+    kind: Kind
+    what: frozenset[str]
+    before: Entry | None
+    after: Entry | None
+    implied: bool = False
+    vanished: int | None = 0
+    link_to: bytes | None = None
+    moved_from: bytes | None = None
+
+    @property
+    def incidental(self) -> bool:
+        """A directory of which nothing but the times differ: it happens when something in it comes or goes."""
+        return (
+            self.kind == "changed"
+            and self.what == {"times"}
+            and self.after is not None
+            and self.after.type == "directory"
+        )
+
+
+def changes(spec: MountSpec, *, vanished: Vanished = "list") -> Iterator[Change]:
+    """Every path that *spec*'s upper directory changed, sorted by path (parents before children).
+
+    Deleted, replaced and re-created directories say what vanished in them: *vanished* "list" gives every entry as an
+    implied deletion, "count" only counts those below a deleted one, "none" does not look. New metadata alone
+    ("metacopy"), directories moved by redirects, and copies that are identical to the original are seen as what they
+    are; the last are no changes.
+    Without an upper directory there are none. Raises OSError (a layer that cannot be read), errors.Corrupt.
+    """
+    raise NotImplementedError
