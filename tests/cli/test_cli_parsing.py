@@ -12,7 +12,7 @@ from lamina.cli import quick
 from lamina.cli.commands import UsageError, explain
 from lamina.cli.declare import Argument, Option, Verb
 from lamina.cli.entry import load
-from lamina.cli.options.common import GLOBAL
+from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import VERBS
 
 RUN = load("run").VERB

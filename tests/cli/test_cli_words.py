@@ -67,8 +67,6 @@ def test_a_command_can_be_pasted() -> None:
         (59, "59 seconds"),
         (61, "About a minute"),
         (600, "10 minutes"),
-    ]
-    + [
         (3700, "About an hour"),
         (7200, "2 hours"),
         (90_000, "25 hours"),

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from lamina.cli.declare import Argument, Option, Verb
 from lamina.cli.entry import load
-from lamina.cli.options.common import GLOBAL
+from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import GROUPS, VERBS
 from lamina.errors import InvalidInput
 
@@ -109,6 +109,13 @@ class Command(click.Command):
         unset = {option.key: option.unset for option in self.verb.options}
         given = {key: value for key, value in values.items() if value is not None}
         return self.verb.name, {**_globals(before), **dict.fromkeys(values), **unset, **given}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click's parser does not always say where it was
+            raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
@@ -218,7 +225,7 @@ class Root(Group):
         )
 
 
-class Text(click.ParamType):
+class Text(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
     """An option's or argument's value, checked and converted by its table."""
 
     name = "text"

@@ -11,7 +11,7 @@ import sys
 
 from lamina.cli import quick
 from lamina.cli.declare import Arguments
-from lamina.cli.options.common import GLOBAL
+from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import VERBS
 
 TYPE_CHECKING = False

@@ -90,10 +90,7 @@ class Listing:
         counts = self.counts()
         if not counts:
             return "nothing changed"
-        parts = []
-        for kind in ORDER:
-            if counts[kind]:
-                parts.append(style(kind, f"{counts[kind]:,} {kind}"))
+        parts = [style(kind, f"{counts[kind]:,} {kind}") for kind in ORDER if counts[kind]]
         written = sum(c.after.size for c in self.changes if _has_new_content(c))
         return ", ".join(parts) + (f" ({size(written)} written)" if written else "")
 
@@ -156,11 +153,10 @@ def size(number: int) -> str:
     """Bytes in SI units, as `ls --si` and docker do: `284 B`, `1.2 kB`."""
     if number < 1000:
         return f"{number} B"
-    amount = float(number)
-    for unit in ("kB", "MB", "GB", "TB"):
-        amount /= 1000
-        if amount < 999.95:
-            break
+    amount, units = number / 1000, iter(("kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while amount >= 999.95 and (larger := next(units, "")):
+        amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}"
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from lamina.cli import quick
-from lamina.cli.options.common import GLOBAL
+from lamina.cli.options.general import GLOBAL
 from lamina.errors import LaminaError
 
 INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""The part of Go's templates that docker users type into --format: `{{.Names}}`, `{{json .}}`, `table {{.ID}}\\t{{.Image}}`.
+"""The part of Go's templates that docker users type into --format: `{{.Names}}`, `{{json .}}`, `table {{.ID}}`.
 
 Fields are looked up in plain values; anything beyond fields, `json`, `upper`, `lower`, `join` and `len` is refused
 with a message rather than guessed at.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 _UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -35,9 +35,7 @@ def ago(moment: float, now: float) -> str:
 
 def timestamp(moment: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC, with microseconds."""
-    return (
-        datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    )
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def moment(text: str) -> float:
@@ -47,7 +45,7 @@ def moment(text: str) -> float:
     """
     if text and not _DURATION.sub("", text):
         before = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
-        return (datetime.now(timezone.utc) - timedelta(seconds=before)).timestamp()
+        return (datetime.now(UTC) - timedelta(seconds=before)).timestamp()
     try:
         return float(text)
     except ValueError:

@@ -32,6 +32,7 @@ lamina apply --dry-run brave_otter && lamina apply brave_otter
 def do(args: Arguments) -> int:
     """Carry the changes out."""
     from lamina.cli.applying import apply, rehearse
+
     from lamina.engine import Engine
 
     container = Engine(args.root).container(args.name)

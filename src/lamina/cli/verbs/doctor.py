@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.cli.declare import Arguments, Verb
-from lamina.cli.options.common import OUTPUT
+from lamina.cli.options.general import OUTPUT
 
 VERB = Verb(
     name="doctor",

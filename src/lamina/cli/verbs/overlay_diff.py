@@ -9,7 +9,10 @@ from lamina.cli.options.overlay import EXPLAINED, STACK
 VERB = Verb(
     name="overlay diff",
     options=(STACK, *SHOW),
-    details=f"Nothing needs to be mounted, and the cost grows with the upper directory, not with the lower.\n{EXPLAINED}",
+    details=f"""
+Nothing needs to be mounted, and the cost grows with the upper directory, not with the lower ones.
+
+{EXPLAINED}""",
     examples="lamina overlay diff -o lowerdir=A:B,upperdir=C,workdir=worker --stat",
 )
 

@@ -25,8 +25,8 @@ VERB = Verb(
     usage_status=125,
     details="""
 The command sees this system's files, and may change or delete any of them: what it writes goes to a layer above.
-Then its changes are shown, deletions first, and you decide. Files are virtual, other things are not: the network (unless
---network none), devices, the clock, and what other programs do meanwhile.
+Then its changes are shown, deletions first, and you decide. Files are virtual, other things are not: the network
+(unless --network none), devices, the clock, and what other programs do meanwhile.
 
 The exit status is the command's. Without a terminal to ask on, and with none of -y, -n and -k, the changes are kept.
 """,

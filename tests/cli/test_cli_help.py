@@ -1,0 +1,191 @@
+"""Help, errors and completion: what somebody sees who does not know the command yet."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from lamina.cli.entry import command_line, load
+from lamina.cli.options.general import GLOBAL
+from lamina.cli.verbs import GROUPS, VERBS
+
+Lamina = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def said(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    status = command_line(argv)
+    out, err = capfd.readouterr()
+    return status, out, err
+
+
+def test_help_lists_every_verb_in_its_group(capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, err = said(capfd, "--help")
+    assert (status, err) == (0, "")
+    positions = [out.index(f"\n{group}\n") for group in GROUPS]
+    assert positions == sorted(positions)
+    for name, (_, _, about) in VERBS.items():
+        assert re.search(rf"^  {name}  ", out, re.MULTILINE), name
+        assert about.split()[0] in out
+    for option in GLOBAL.options:
+        assert f"--{option.name}" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("argv", [(), ("-h",), ("help",), ("--debug", "--help")])
+def test_ways_to_ask_for_help(argv: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(capfd, *argv)
+    assert status == 0
+    assert out.startswith("Usage: lamina")
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_explains_itself(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, err = said(capfd, *name.split(), "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"Usage: lamina {name}")
+    assert VERBS[name][2].split()[0] in out
+    for option in load(name).VERB.options:
+        assert re.search(rf"--{option.name}\b", out)
+    assert said(capfd, "help", *name.split())[1] == out
+    for line in load(name).VERB.examples.strip().splitlines():
+        assert line in out, "examples are shown as they are typed, never wrapped"
+
+
+def test_a_group_of_verbs_explains_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(capfd, "overlay")
+    assert status == 0
+    assert re.search(r"^  explain  ", out, re.MULTILINE)
+    assert "overlay explain" not in out.replace("lamina overlay", "")
+
+
+def test_help_imports_no_verb() -> None:
+    script = """
+import sys
+from lamina.cli.entry import command_line
+command_line(["--help"])
+print([m for m in sys.modules if m.startswith(("lamina.cli.verbs.", "lamina.engine", "rich"))], file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip() == "[]"
+
+
+WRONG = [
+    ("rnu", 2, "no such verb rnu", "did you mean run?"),
+    ("overlay mnt x", 2, "no such verb 'overlay mnt'", "did you mean overlay mount or"),
+    ("overly mount", 2, "no such verb overly", "'lamina --help'"),
+    ("--rot x ps", 2, "no such option --rot", "did you mean --root"),
+    ("--root", 2, "--root needs a value", "'lamina --help'"),
+    ("run", 125, "run: IMAGE is missing", "usage: lamina run [OPTIONS] IMAGE [COMMAND...]"),
+    ("run --mem 5m host", 125, "run: no such option --mem", "did you mean --memory?"),
+    ("run --nmae x host", 125, "run: no such option --nmae", "did you mean --name"),
+    ("run -Z host", 125, "run: no such option -Z", "'lamina run --help'"),
+    ("run --rm=yes host", 125, "run: --rm takes no value", "'lamina run --help'"),
+    ("run --name", 125, "run: --name needs a value", "'lamina run --help'"),
+    (
+        "run --pids-limit many host",
+        125,
+        "run: --pids-limit many: is not a whole number",
+        "'lamina run --help'",
+    ),
+    ("run --network hots host", 125, "run: --network hots: not one of none, host", "did you mean host?"),
+    ("run -e =x host", 125, "run: --env '=x': has no name before the '='", "'lamina run --help'"),
+    ("try", 125, "try: COMMAND is missing", "usage: lamina try [OPTIONS] COMMAND..."),
+    ("plan", 125, "plan: IMAGE is missing", "usage: lamina plan"),
+    ("rm", 2, "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
+    ("version x", 2, "version: got unexpected extra argument (x)", "'lamina version --help'"),
+    ("completion bsh", 2, "completion: bsh: not one of bash, zsh, fish", "did you mean bash?"),
+    ("ps --format {{range}}", 2, "ps: --format '{{range}}': --format: {{range}} is not understood", ""),
+    ("ps --format jsn", 2, "ps: --format jsn: neither table, json nor a template", "'lamina ps --help'"),
+    ("ps --filter colour=red", 2, "ps: --filter colour=red: not KEY=VALUE with a key of name,", ""),
+    ("logs --tail x c", 2, "logs: --tail x: is not a whole number", ""),
+    ("logs --since x c", 2, "logs: --since x: not a time such as 10m", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "status", "message", "hint"), WRONG)
+def test_a_wrong_command_line_is_explained(
+    line: str, status: int, message: str, hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    got, out, err = said(capfd, *line.split())
+    first, second = err.splitlines()
+    assert (got, out) == (status, "")
+    assert first.startswith(f"lamina: {message}")
+    assert second.startswith(f"hint: {hint}") or hint in second
+    assert "--help' shows what is possible" in second
+
+
+def test_an_internal_error_is_two_lines_and_asks_to_be_reported(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(load("version"), "do", broken)
+    status, _, err = said(capfd, "version")
+    assert status == 125
+    assert err.splitlines()[0] == "lamina: version: internal error: ZeroDivisionError: division by zero"
+    assert "--debug" in err.splitlines()[1]
+    status, _, err = said(capfd, "--debug", "version")
+    assert "Traceback" in err
+    assert status == 125
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141), (SystemExit(3), 3)]
+)
+def test_quiet_ends(
+    error: BaseException, status: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(load("version"), "do", end)
+    stdout = os.dup(1)
+    try:
+        assert said(capfd, "version") == (status, "", "")
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    shell = f"{sys.executable} -m lamina --help | head -c 1; echo ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    assert ran.stdout.startswith("U")
+    assert ran.stdout[1:].strip() in ("0", "141")
+
+
+@pytest.mark.parametrize("argv", [("version",), ("--version",)])
+def test_version(argv: tuple[str, ...], lamina: Lamina) -> None:
+    assert re.match(r"lamina \S+ .*\(Python 3\.\d+\.\d+.*, Linux \d+", lamina(*argv).stdout)
+
+
+def complete(lamina: Lamina, words: str) -> list[str]:
+    typed = words.split(" ")
+    environment = {**os.environ, "_LAMINA_COMPLETE": "bash_complete", "COMP_CWORD": str(len(typed) - 1)}
+    shown = lamina(env={**environment, "COMP_WORDS": words}).stdout
+    return [line.split(",", 1)[1] for line in shown.splitlines()]
+
+
+def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:
+    assert complete(lamina, "lamina d") == ["diff", "doctor"]
+    assert complete(lamina, "lamina overlay m") == ["mount"]
+    assert complete(lamina, "lamina run --me") == ["--memory"]
+    assert complete(lamina, "lamina run --network ") == ["none", "host"]
+    assert complete(lamina, "lamina completion ") == ["bash", "zsh", "fish"]
+    assert complete(lamina, "lamina diff ") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, lamina: Lamina) -> None:
+    script = lamina("completion", shell)
+    assert script.returncode == 0
+    assert "_LAMINA_COMPLETE" in script.stdout
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script.stdout, text=True, check=True)
