@@ -1,0 +1,91 @@
+"""The start-up budget: which modules a verb loads. Each import of the wrong kind costs more than a container's mounts.
+
+Not a measurement but a list, so it gives the same answer on every machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.rootless import Rootless
+from support.sources import SRC
+
+# what `lamina run` may load apart from Lamina's own modules; all of them are built in or a few lines
+ALLOWED = frozenset(
+    {"__future__", "errno", "fcntl", "marshal", "select", "stat", "struct", "time", "array"}
+) | {*("_json", "_posixsubprocess", "_signal", "_socket", "_stat", "_struct")}
+# with the interpreter, or by a bare `import os`, before anything of ours
+FOLLOW = """
+import sys, os
+sys.path.insert(0, {src!r})
+before = set(sys.modules)
+try:
+    {code}
+finally:
+    with open({report!r}, "w") as report:
+        report.write("\\n".join(sorted(set(sys.modules) - before)))
+"""
+COMMAND_LINE = "from lamina.cli.entry import command_line; sys.exit(command_line({words!r}))"
+
+
+def loaded_by(code: str, report: Path) -> set[str]:
+    text = FOLLOW.format(src=str(SRC), code=code, report=str(report))
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return set(report.read_text().split())
+
+
+def others(modules: set[str]) -> set[str]:
+    """The modules that are not Lamina's."""
+    return {module for module in modules if module.split(".")[0] != "lamina"}
+
+
+@pytest.mark.parametrize(
+    "module", ["lamina", "lamina.linux", "lamina.overlay", "lamina.store", "lamina.runtime"]
+)
+def test_importing_a_room_costs_nothing(module: str, tmp_path: Path) -> None:
+    loaded = loaded_by(f"import {module}", tmp_path / "loaded")
+    assert others(loaded) <= ALLOWED
+    assert len(loaded) <= 6, sorted(loaded)
+
+
+def test_version_loads_no_engine(tmp_path: Path) -> None:
+    loaded = loaded_by(COMMAND_LINE.format(words=["version"]), tmp_path / "loaded")
+    assert not {
+        module
+        for module in loaded
+        if module.startswith(("lamina.engine", "lamina.runtime", "lamina.overlay"))
+    }
+
+
+@pytest.mark.root
+def test_run_loads_only_what_a_start_needs(tmp_path: Path) -> None:
+    words = ["run", "--rm", "--network", "none", "host", "--", "true"]
+    loaded = loaded_by(COMMAND_LINE.format(words=words), tmp_path / "loaded")
+    assert others(loaded) - ALLOWED == set()
+
+
+@pytest.mark.root
+def test_run_with_limits_and_variables_loads_only_what_a_start_needs(tmp_path: Path) -> None:
+    limits = ["--memory", "64m", "--cpus", "1", "--pids-limit", "50"]
+    process = ["-e", "A=1", "-w", "/", "-u", "0:0", "--hostname", "h", "-v", "/srv:/srv:ro"]
+    loaded = loaded_by(
+        COMMAND_LINE.format(words=["run", "--rm", *limits, *process, "host", "true"]), tmp_path / "loaded"
+    )
+    assert others(loaded) - ALLOWED == set()
+
+
+@pytest.mark.userns
+def test_rootless_run_loads_only_what_a_start_needs(rootless: Rootless) -> None:
+    words = ["run", "--rm", "--network", "none", "host", "--", "true"]
+    report = rootless.mkdir("report") / "loaded"
+    text = FOLLOW.format(src=str(SRC), code=COMMAND_LINE.format(words=words), report=str(report))
+    done = rootless.run(sys.executable, "-I", "-S", "-c", text)
+    assert done.returncode == 0, done.stderr
+    assert others(set(report.read_text().split())) - ALLOWED == set()
