@@ -1,4 +1,4 @@
-"""System calls through ctypes, for where the native extension was not built."""
+"""System calls through ctypes, for where the native extension was not built; and where a buffer lies in memory."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def syscall(number: int, *args: Argument) -> int:
     values = [_value(arg) for arg in args] + [ctypes.c_long(0)] * (6 - len(args))
     result: int = _syscall(ctypes.c_long(number), *values)
     return -ctypes.get_errno() if result == -1 else result
+
+
+def address(buffer: bytearray) -> int:
+    """Where *buffer* lies in memory, for a structure that points to it. The caller keeps it alive and unchanged."""
+    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
 
 
 def _value(arg: Argument) -> object:

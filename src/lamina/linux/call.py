@@ -22,20 +22,25 @@ def syscall(name: str, *args: Argument, target: object = "") -> int:
     """Call *name* with *args* (at most six); returns what the kernel does.
 
     bytes are passed as a pointer to them (Python ends them with a NUL), a bytearray is an out buffer, None is NULL.
-    Raises KernelError (an OSError) with the errno; *target* says on what, for the message: a path, or any object.
+    Raises KernelError (an OSError) with the errno; *target* says on what, for the message: a path, words, or a tuple
+    of these (paths as bytes are decoded, nothing is formatted unless the call fails).
     A signal may interrupt it (EINTR): whoever makes a call that blocks repeats it. The interpreter's lock is released
     meanwhile. syscall(2).
     """
-    result = _raw(number(name), *args)
+    result: int = _raw(number(name), *args)
     if -4096 < result < 0:
-        raise KernelError(name, -result, target if isinstance(target, str) else shown(target))
+        raise KernelError(name, -result, shown(target))
     return result
 
 
 def shown(target: object) -> str:
-    """How a call's object appears in a message: paths decoded, everything else as str()."""
+    """How a call's object appears in a message: paths decoded, tuples joined, everything else as str()."""
+    if isinstance(target, tuple):
+        return " ".join([shown(word) for word in target if word is not None and word != ""])
     if isinstance(target, bytes | os.PathLike):
         return os.fsdecode(target)
+    if isinstance(target, int):
+        return f"descriptor {int(target)}"
     return str(target)
 
 

@@ -73,7 +73,7 @@ def capset(sets: CapabilitySets) -> None:
 
 
 def last_cap() -> int:
-    """The highest capability the running kernel knows, a number: /proc/sys/kernel/cap_last_cap or, without it, asked."""
+    """The number of the highest capability that the running kernel knows. capabilities(7), cap_last_cap."""
     try:
         with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
             return int(file.read())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from lamina.linux.call import encoded, shown, syscall
+from lamina.linux.call import encoded, syscall
 from lamina.linux.constants import (
     AT_SYMLINK_NOFOLLOW,
     FICLONE,
@@ -39,7 +39,7 @@ def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0)
     link, EXDEV for a way out with RESOLVE_BENEATH, EAGAIN when a ".." raced with a rename (repeat the call).
     """
     how = OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
-    return Fd(syscall("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=_place(dirfd, path)))
+    return Fd(syscall("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=path or dirfd))
 
 
 def renameat2(olddirfd: int, oldpath: Path, newdirfd: int, newpath: Path, flags: int = 0) -> None:
@@ -51,7 +51,7 @@ def renameat2(olddirfd: int, oldpath: Path, newdirfd: int, newpath: Path, flags:
         newdirfd,
         encoded(newpath),
         flags,
-        target=f"{shown(oldpath)} to {shown(newpath)}",
+        target=(oldpath, "to", newpath),
     )
 
 
@@ -95,7 +95,7 @@ def statx(
     An empty *path* with AT_EMPTY_PATH means *dirfd* itself. Raises KernelError.
     """
     buffer = bytearray(STATX_SIZE_OF)
-    syscall("statx", dirfd, encoded(path), flags, mask, buffer, target=_place(dirfd, path))
+    syscall("statx", dirfd, encoded(path), flags, mask, buffer, target=path or dirfd)
     f = STATX.unpack_from(buffer)
     access, birth, change, modification = (f[i] * 1_000_000_000 + f[i + 1] for i in (11, 13, 15, 17))
     return Statx(
@@ -147,8 +147,7 @@ def name_to_handle_at(dirfd: int, path: Path, flags: int = 0) -> FileHandle:
     buffer = bytearray(FILE_HANDLE.size + MAX_HANDLE_SZ)
     FILE_HANDLE.pack_into(buffer, 0, MAX_HANDLE_SZ, 0)
     mount_id = bytearray(8)  # an int; 64 bits with AT_HANDLE_MNT_ID_UNIQUE
-    place = _place(dirfd, path)
-    syscall("name_to_handle_at", dirfd, encoded(path), buffer, mount_id, flags, target=place)
+    syscall("name_to_handle_at", dirfd, encoded(path), buffer, mount_id, flags, target=path or dirfd)
     length, handle_type = FILE_HANDLE.unpack_from(buffer)
     handle = bytes(buffer[FILE_HANDLE.size : FILE_HANDLE.size + length])
     return FileHandle(handle_type, handle, int.from_bytes(mount_id, "little"))
@@ -163,7 +162,3 @@ def open_by_handle_at(mount_fd: int, handle: FileHandle, flags: int) -> Fd:
     return Fd(
         syscall("open_by_handle_at", mount_fd, bytearray(packed), flags | os.O_CLOEXEC, target="handle")
     )
-
-
-def _place(dirfd: int, path: Path) -> str:
-    return shown(path) or f"descriptor {int(dirfd)}"

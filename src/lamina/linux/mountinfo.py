@@ -48,7 +48,7 @@ class Mount:
 
 
 def read_mountinfo(pid: int | str = "self") -> list[Mount]:
-    """Every mount that the process *pid* sees, in the kernel's order: parents before what is mounted on them.
+    """Every mount that the process *pid* sees, in the kernel's order; a parent may come after its children.
 
     Raises KernelError: ENOENT when there is no such process, EACCES when it is not ours to see.
     """
@@ -69,17 +69,28 @@ def parse_mountinfo(text: bytes) -> list[Mount]:
 
 
 def mount_of(path: bytes, mounts: list[Mount]) -> Mount | None:
-    """The mount an absolute, normalised *path* without symbolic links lies on: the last one at its longest prefix.
+    """The mount that an absolute, normalised *path* without symbolic links lies on, as a path walk would find it.
 
-    None if not even "/" is among *mounts*.
+    Exact for stacked mounts and for those hidden under a later mount further up. None if nothing in *mounts*
+    covers the path.
     """
-    best = None
+    known = {mount.id for mount in mounts}
+    below: dict[int | None, list[Mount]] = {}
     for mount in mounts:
-        point = mount.mount_point
-        inside = path == point or path.startswith(point if point == b"/" else point + b"/")
-        if inside and (best is None or len(point) >= len(best.mount_point)):
-            best = mount
-    return best
+        # the root's own parent is not shown, or is itself
+        parent = mount.parent if mount.parent in known and mount.parent != mount.id else None
+        below.setdefault(parent, []).append(mount)
+    here = None
+    while True:
+        met = [mount for mount in below.get(here.id if here else None, ()) if covers(mount.mount_point, path)]
+        if not met:
+            return here
+        here = min(met, key=lambda mount: len(mount.mount_point))
+
+
+def covers(directory: bytes, path: bytes) -> bool:
+    """Whether the absolute, normalised *path* is *directory* or lies below it."""
+    return path == directory or directory == b"/" or path.startswith(directory + b"/")
 
 
 def unescape(field: bytes) -> bytes:

@@ -7,7 +7,6 @@ A descriptor may be O_PATH: the kernel then refuses with EBADF, use the l* funct
 
 from __future__ import annotations
 
-import os
 from errno import ERANGE
 
 from lamina.errors import KernelError
@@ -29,7 +28,7 @@ def fgetxattr(fd: int, name: str | bytes) -> bytes:
 
 def fsetxattr(fd: int, name: str | bytes, value: bytes, flags: int = 0) -> None:
     """Set one attribute of an open file; *flags* is 0, XATTR_CREATE or XATTR_REPLACE. setxattr(2)."""
-    syscall("fsetxattr", fd, encoded(name), value, len(value), flags, target=name)
+    syscall("fsetxattr", fd, encoded(name), value, len(value), flags, target=(fd, name))
 
 
 def flistxattr(fd: int) -> list[bytes]:
@@ -39,7 +38,7 @@ def flistxattr(fd: int) -> list[bytes]:
 
 def fremovexattr(fd: int, name: str | bytes) -> None:
     """Remove one attribute of an open file. removexattr(2)."""
-    syscall("fremovexattr", fd, encoded(name), target=name)
+    syscall("fremovexattr", fd, encoded(name), target=(fd, name))
 
 
 def lgetxattr(path: Path, name: str | bytes) -> bytes:
@@ -49,7 +48,7 @@ def lgetxattr(path: Path, name: str | bytes) -> bytes:
 
 def lsetxattr(path: Path, name: str | bytes, value: bytes, flags: int = 0) -> None:
     """Set one attribute of *path*, a link not followed; *flags* is 0, XATTR_CREATE or XATTR_REPLACE. setxattr(2)."""
-    syscall("lsetxattr", encoded(path), encoded(name), value, len(value), flags, target=_shown(path, name))
+    syscall("lsetxattr", encoded(path), encoded(name), value, len(value), flags, target=(path, name))
 
 
 def llistxattr(path: Path) -> list[bytes]:
@@ -59,26 +58,19 @@ def llistxattr(path: Path) -> list[bytes]:
 
 def lremovexattr(path: Path, name: str | bytes) -> None:
     """Remove one attribute of *path*, a link not followed. removexattr(2)."""
-    syscall("lremovexattr", encoded(path), encoded(name), target=_shown(path, name))
+    syscall("lremovexattr", encoded(path), encoded(name), target=(path, name))
 
 
 def _read(call: str, file: int | bytes, name: bytes | None, most: int) -> bytes:
     room = _FIRST_TRY
-    target = os.fsdecode(file) if isinstance(file, bytes) else f"descriptor {int(file)}"
-    if name is not None:
-        target = f"{target} {os.fsdecode(name)}"
     while True:
         buffer = bytearray(room)
         words = (file, buffer, room) if name is None else (file, name, buffer, room)
         try:
-            length = syscall(call, *words, target=target)
+            length = syscall(call, *words, target=(file, name))
         except KernelError as error:
             if error.errno != ERANGE or room == most:
                 raise
             room = most
         else:
             return bytes(buffer[:length])
-
-
-def _shown(path: Path, name: str | bytes) -> str:
-    return f"{os.fsdecode(path)} {os.fsdecode(name)}"
