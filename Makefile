@@ -10,7 +10,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## run commands on this machine's own files, look at what they would do, discard it
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/demo $(ARGS)
 
 test: setup lint ## lint, and all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
