@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from lamina.values import value
 
+# fsconfig(2): a string value is at most 256 bytes with its NUL; longer paths go by descriptor
+LONGEST_STRING = 255
+
 
 @value
 class MountSpec:
@@ -23,3 +26,13 @@ class MountSpec:
     userxattr: bool = False
     volatile: bool = False
     options: tuple[tuple[str, str], ...] = ()
+
+
+def string_value(key: bytes, path: bytes) -> bytes | None:
+    """*path* as the string value of fsconfig(2)'s parameter *key*; None if it is longer than a string may be.
+
+    Even here overlayfs unescapes upperdir and workdir (`\\` only protects what follows it), but not lowerdir+ and
+    datadir+.
+    """
+    text = path.replace(b"\\", b"\\\\") if key in (b"upperdir", b"workdir") else path
+    return text if len(text) <= LONGEST_STRING else None

@@ -1,0 +1,187 @@
+"""The directories of a stack as they are found on this machine, for saying why the kernel would not mount them.
+
+Nothing here raises: what cannot be found out is None. It is asked after a refusal, when the directory, its file
+system or /proc may well be the thing that is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import cached_property
+
+from lamina.errors import KernelError
+from lamina.linux.mountinfo import Mount, read_mountinfo
+from lamina.overlay.options import unescape_upper
+from lamina.overlay.spec import MountSpec
+
+KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def printable(path: bytes) -> str:
+    """A path for a message: what cannot be printed is shown by its escape, so that a message stays one line."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class MountTable:
+    """The mounts this process sees, read once, when first asked for."""
+
+    @cached_property
+    def mounts(self) -> list[Mount]:
+        """Every mount, or none at all where /proc is not to be had."""
+        try:
+            return read_mountinfo()
+        except KernelError:
+            return []
+
+    def below(self, real: bytes) -> list[bytes]:
+        """What is mounted below the directory *real* (absolute, without symbolic links)."""
+        inside = real.rstrip(b"/") + b"/"
+        return [
+            m.mount_point for m in self.mounts if m.mount_point.startswith(inside) and m.mount_point != b"/"
+        ]
+
+    def overlay_using(self, identity: tuple[int, int]) -> tuple[str, Mount] | None:
+        """The overlay that has the directory *identity* as its upperdir or workdir, and as which of them.
+
+        The kernel shows the names it was given: a relative one can mean anything, and is passed over.
+        """
+        for mount in self.mounts:
+            if mount.fstype != b"overlay":
+                continue
+            for option in mount.super_options:
+                role, _, name = option.partition(b"=")
+                if role in (b"upperdir", b"workdir") and identity in _identities(name):
+                    return role.decode(), mount
+        return None
+
+
+def _identities(name: bytes) -> set[tuple[int, int]]:
+    """What *name* may mean: as it stands (given as a descriptor), or escaped (given as a string)."""
+    found = set()
+    for path in {name, unescape_upper(name)}:
+        if path.startswith(b"/"):
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+class Directory:
+    """One directory of a stack. `role` is its option's name, `path` as it was given."""
+
+    def __init__(self, role: str, path: bytes, table: MountTable) -> None:
+        self.role, self.path, self._table = role, path, table
+
+    def __str__(self) -> str:
+        return f"{self.role} {printable(self.path)}"
+
+    @cached_property
+    def found(self) -> os.stat_result | OSError:
+        """What stat(2) says, or why it says nothing."""
+        try:
+            return os.stat(self.path)
+        except OSError as error:
+            return error
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode."""
+        return None if isinstance(self.found, OSError) else (self.found.st_dev, self.found.st_ino)
+
+    @property
+    def kind(self) -> str | None:
+        """What it is if it is no directory: "a file"."""
+        if isinstance(self.found, OSError) or stat.S_ISDIR(self.found.st_mode):
+            return None
+        return KINDS.get(stat.S_IFMT(self.found.st_mode), "something else")
+
+    @cached_property
+    def real(self) -> bytes:
+        """Its absolute path without symbolic links (as given, where there is no telling)."""
+        try:
+            return os.path.realpath(self.path)
+        except OSError:
+            return self.path
+
+    @cached_property
+    def ancestors(self) -> set[tuple[int, int]]:
+        """The directories it lies in, by device and inode; not itself."""
+        found = set()
+        path = self.real
+        while (parent := os.path.dirname(path)) != path:
+            path = parent
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            found.add((status.st_dev, status.st_ino))
+        return found
+
+    @cached_property
+    def mount_id(self) -> int | None:
+        """The id, in mountinfo, of the mount it lies on."""
+        try:
+            fd = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+                fields = dict(line.split(b":", 1) for line in info if b":" in line)
+            return int(fields[b"mnt_id"])
+        except (OSError, KeyError, ValueError):
+            return None
+        finally:
+            os.close(fd)
+
+    @property
+    def mount(self) -> Mount | None:
+        """The mount it lies on, if this process sees that mount."""
+        return next((m for m in self._table.mounts if m.id == self.mount_id), None)
+
+    @property
+    def fstype(self) -> str:
+        """The type of its file system, "" if unknown."""
+        return self.mount.fstype.decode("ascii", "replace") if self.mount else ""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether its mount or its file system is read-only."""
+        try:
+            return bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
+
+    def lies_in(self, other: Directory) -> bool:
+        """Whether it is somewhere below *other*."""
+        return other.identity is not None and other.identity in self.ancestors
+
+
+def directories(spec: MountSpec, table: MountTable) -> list[Directory]:
+    """Every directory of the stack, top first."""
+    found = []
+    if spec.upperdir is not None:
+        found.append(Directory("upperdir", spec.upperdir, table))
+    if spec.workdir is not None:
+        found.append(Directory("workdir", spec.workdir, table))
+    found += [Directory("lowerdir", path, table) for path in spec.lowerdirs]
+    return found + [Directory("data-only lowerdir", path, table) for path in spec.datadirs]
+
+
+def initial_user_namespace() -> bool:
+    """Whether this is the user namespace the machine started with (true as well where there is no telling)."""
+    try:
+        with open("/proc/self/uid_map", "rb") as ids:
+            return ids.read().split() == [b"0", b"0", b"4294967295"]
+    except OSError:
+        return True

@@ -1,0 +1,158 @@
+"""Why the kernel would not mount an overlay: which directory, for what reason, and what to do about it.
+
+mount(2) and fsconfig(2) answer with one of a dozen numbers, most often EINVAL, and the reason goes to the kernel's log,
+which few may read. So the directories themselves are looked at: `_CHECKS` is a table of errno and questions, asked in
+order; the first that finds something is the reason. `foresee` asks some of them before the mount, where the kernel
+would say yes and mean something else: an upper that another overlay writes to, metadata that cannot be kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from errno import (
+    E2BIG,
+    EACCES,
+    EBUSY,
+    EINVAL,
+    ELOOP,
+    EMFILE,
+    ENAMETOOLONG,
+    ENFILE,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    ENOTDIR,
+    EOPNOTSUPP,
+    EPERM,
+    EROFS,
+    ESTALE,
+)
+
+from lamina.errors import MountError
+from lamina.overlay import causes
+from lamina.overlay.causes import Case, Cause
+from lamina.overlay.directories import printable
+from lamina.overlay.spec import MountSpec
+
+
+def explain_refusal(
+    spec: MountSpec,
+    target: str | bytes | os.PathLike[str] | None,
+    errno: int,
+    messages: Sequence[str] = (),
+    *,
+    call: str = "",
+) -> MountError:
+    """The error to raise when the kernel refused to mount *spec* (on *target*, if that is known already).
+
+    *errno* is what *call* failed with, *messages* the log of the file system context (lamina.linux.mount.fsmessages).
+    Never raises anything itself, whatever the state of the machine.
+    """
+    case = Case(spec, None if target is None else os.fsencode(target), errno, messages, call)
+    return _error(case, _cause(case))
+
+
+def foresee(spec: MountSpec, target: str | bytes | os.PathLike[str] | None = None) -> MountError | None:
+    """What would go wrong with this stack although the kernel mounts it, or which the kernel explains badly.
+
+    - More than 500 layers, or an upperdir without a workdir.
+    - An upperdir or workdir that another overlay uses: undefined, says the kernel, and only warns in its log. Explicit
+      `index=on` leaves the check to the kernel (EBUSY), explicit `index=off` is its documented way to override it.
+    - An upperdir whose file system cannot keep overlayfs' attributes, or in a user namespace without `userxattr`: every
+      directory that is removed and made again, or renamed, would fail with EIO or EXDEV.
+    """
+    place = None if target is None else os.fsencode(target)
+    for errno, check in _FORESEEN:
+        case = Case(spec, place, errno, (), "")
+        if cause := _ask(check, case):
+            return _error(case, cause)
+    return None
+
+
+def fell_back_to_read_only(spec: MountSpec, target: str | bytes | os.PathLike[str] | None) -> MountError:
+    """The error for a stack which the kernel mounted read-only although it has an upperdir."""
+    case = Case(spec, None if target is None else os.fsencode(target), EROFS, (), "")
+    return _error(case, _cause(case))
+
+
+def explain_umount(target: str | bytes | os.PathLike[str], errno: int) -> MountError:
+    """The error to raise when the kernel refused to unmount *target*."""
+    shown = printable(os.fsencode(target))
+    why, remedy = {
+        EINVAL: ("nothing is mounted there", "see /proc/self/mountinfo for what is mounted where"),
+        EBUSY: (
+            "it is in use",
+            "leave the directory and close its files, or detach it now and let it end by itself",
+        ),
+        ENOENT: ("there is no such directory", ""),
+        EPERM: ("this needs CAP_SYS_ADMIN in the user namespace that mounted it", "run it as root"),
+    }.get(errno, (os.strerror(errno), ""))
+    return MountError("umount2", errno, shown, message=f"unmount {shown}: {why}", remedy=remedy)
+
+
+def _error(case: Case, cause: Cause) -> MountError:
+    target = "" if case.target is None else printable(case.target)
+    text = f"mount overlay{' on ' if target else ''}{target}: {cause.why}"
+    return MountError(case.call or "mount overlay", case.errno, target, message=text, remedy=cause.remedy)
+
+
+Check = Callable[[Case], Cause | None]
+
+
+def _ask(check: Check, case: Case) -> Cause | None:
+    try:
+        return check(case)
+    except Exception:  # a diagnosis that fails must not hide the refusal
+        return None
+
+
+def _cause(case: Case) -> Cause:
+    for errnos, check in _CHECKS:
+        if case.errno in errnos and (cause := _ask(check, case)):
+            return cause
+    said = "; ".join(case.messages) or os.strerror(case.errno)
+    return Cause(said, "the kernel's log (dmesg) may say more")
+
+
+_LOOKUP = frozenset((ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG))
+_CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
+    (frozenset((ENODEV, ENOSYS)), causes.no_overlay),
+    (frozenset((EPERM, EACCES)), causes.not_allowed),
+    (frozenset((EPERM,)), causes.privileged_option),
+    (frozenset((E2BIG,)), causes.too_long),
+    (frozenset((EINVAL,)), causes.unknown_to_this_kernel),
+    (frozenset((EINVAL,)), causes.incomplete),
+    (frozenset((EINVAL,)), causes.too_many),
+    (_LOOKUP, causes.unreachable),
+    (frozenset((ENOTDIR, EINVAL)), causes.not_a_directory),
+    (frozenset((EINVAL, EROFS)), causes.unfit_upper),
+    (frozenset((EROFS,)), causes.work_not_writable),
+    (frozenset((EINVAL,)), causes.work_and_upper),
+    (frozenset((EINVAL,)), causes.left_by_volatile),
+    (frozenset((EINVAL,)), causes.conflicting),
+    (frozenset((EINVAL,)), causes.not_to_be_cloned),
+    (frozenset((EINVAL,)), causes.unfit_layer),
+    (frozenset((EINVAL,)), causes.too_deep),
+    (frozenset((EINVAL, ELOOP)), causes.overlap),
+    (frozenset((EBUSY,)), causes.in_use),
+    (frozenset((EBUSY,)), causes.in_use_elsewhere),
+    (frozenset((ESTALE,)), causes.indexed),
+    (frozenset((ENOSPC, ENOMEM)), causes.no_room),
+    (frozenset((EMFILE, ENFILE)), causes.no_descriptors),
+)
+
+
+def _unless_index_is_set(case: Case) -> Cause | None:
+    return None if "index" in case.options else causes.in_use(case)
+
+
+_FORESEEN: tuple[tuple[int, Check], ...] = (
+    (EINVAL, causes.too_many),
+    (EINVAL, causes.incomplete),
+    (EBUSY, _unless_index_is_set),
+    (EPERM, causes.user_namespace),
+    (EOPNOTSUPP, causes.no_xattrs),
+)
