@@ -6,9 +6,8 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from lamina.overlay.changes import Change, Entry
+    from lamina.overlay.spec import MountSpec
 
 
 @value
@@ -16,16 +15,13 @@ class HostChange:
     """One change of a container, by its path on the host.
 
     `path` is absolute (b"/home/x"); `mountpoint` is where its overlay was mounted (b"/", b"/home"); `change` is the
-    overlay's own record, whose path is relative to `mountpoint`; `overlay` reads that overlay.
-    `incidental`: an existing directory of which nothing but the times differ, which is what happens to it when
-    something in it comes or goes. Those are applied but neither listed nor counted.
+    overlay's own record, whose path is relative to `mountpoint`; `spec` is that overlay.
     """
 
     path: bytes
     mountpoint: bytes
     change: Change
-    overlay: Any
-    incidental: bool = False
+    spec: MountSpec
 
     @property
     def kind(self) -> str:
@@ -53,8 +49,16 @@ class HostChange:
         return self.change.implied
 
     @property
+    def incidental(self) -> bool:
+        """An existing directory of which nothing but the times differ, as when something in it comes or goes.
+
+        Those are applied, but neither listed nor counted.
+        """
+        return self.change.incidental
+
+    @property
     def link_to(self) -> bytes | None:
-        """The absolute path of the first of the hard links that this entry shares a file with, None if alone."""
+        """The absolute path of another name of the same file, unchanged or changed earlier; None if there is none."""
         to = self.change.link_to
         return None if to is None else below(self.mountpoint, to)
 

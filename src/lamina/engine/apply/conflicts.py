@@ -1,0 +1,221 @@
+"""What the host itself changed since the container started: compared with what the container saw.
+
+While a container runs, its lower directories are the host's, so what it saw is not recorded anywhere. The evidence:
+
+* An inode's ctime is set, by the kernel alone, whenever its content, attributes, links or name change. An entry whose
+  ctime is not older than the container's start (`engine.moment`) was changed since. Times of file systems with coarse
+  stamps (whole seconds on old ext4, say) are compared as coarsely: what cannot be told apart counts as changed.
+* Directories change whenever something in them comes or goes, so their ctime counts only where it matters: when they
+  are to be deleted or replaced, or get other permissions, owners or attributes. Entries of a deleted directory that the
+  container never deleted, because it never saw them, count too.
+* A copy that overlayfs made of a lower file carries a note of that file ("origin"). An addition with such a note,
+  whose original is neither here nor at a name that the container removed, was a change to a file that the host has
+  deleted, moved or replaced.
+* What an earlier apply or undo of this container left behind, still exactly so (inode and ctime), is not the host's.
+
+Beyond detection: file systems that do not set ctime (some FUSE ones), network file systems whose server's clock is
+behind, and the name under which a file with several hard links was changed (all of them have its ctime).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from lamina.engine.apply.places import Host
+from lamina.engine.apply.values import Clash, HostChange
+from lamina.errors import HostChanged, KernelError
+from lamina.linux.files import name_to_handle_at
+from lamina.linux.xattrs import lgetxattr
+from lamina.overlay.changes import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    Known = dict[bytes, tuple[int, int]]  # absolute path: inode, ctime in ns
+
+SECOND = 1_000_000_000
+SHOWN = 20
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def changed_since(ctime_ns: int, started_ns: int) -> bool:
+    """Whether an inode with this ctime was changed at or after *started_ns*, as far as its file system can tell.
+
+    A stamp that ends in zeros is taken to be that coarse: 12 s exactly is not before 12.7 s, nor after it.
+    """
+    unit = 1
+    while unit < SECOND and ctime_ns % (unit * 10) == 0:
+        unit *= 10
+    return ctime_ns >= started_ns - started_ns % unit
+
+
+def entry_of(status: os.stat_result | None, target: bytes | None = None) -> Entry | None:
+    """An overlay's `Entry` from what lstat(2) said."""
+    if status is None:
+        return None
+    return Entry(
+        type=_TYPES.get(stat.S_IFMT(status.st_mode), "file"),
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        target=target,
+        rdev=status.st_rdev,
+        nlink=status.st_nlink,
+        ino=status.st_ino,
+        dev=status.st_dev,
+        ctime_ns=status.st_ctime_ns,
+    )
+
+
+class Comparison:
+    """The host's side of a selection of changes. `seen` is what was found: the host must still have it when it counts."""
+
+    def __init__(self, host: Host, started_ns: int, known: Known) -> None:
+        """*known*: what earlier applies and undos left."""
+        self._host, self._started_ns, self._known = host, started_ns, known
+        self.seen: dict[bytes, os.stat_result] = {}
+        self.clashes: dict[bytes, Clash] = {}
+
+    def compare(self, selected: Sequence[HostChange], changes: Iterable[HostChange]) -> list[Clash]:
+        """The clashes of the *selected* among all *changes*, sorted by path. Raises OSError."""
+        deleted = {change.path for change in selected if change.kind == "deleted"}
+        origins = _Origins(self._host, changes)
+        for change in selected:
+            status = self._host.below(change.mountpoint).status(change.change.path)
+            if status is not None:
+                self.seen[change.path] = status
+            reason = self._reason(change, status)
+            if not reason and status is None and origins.vanished(change):
+                reason = "deleted, moved or replaced on the host"
+            if reason:
+                self._clash(change.path, reason, status, change)
+            if status is not None and change.kind in ("deleted", "replaced") and stat.S_ISDIR(status.st_mode):
+                self._unseen(change, deleted)
+        return [self.clashes[path] for path in sorted(self.clashes)]
+
+    def _changed(self, path: bytes, status: os.stat_result) -> bool:
+        if self._known.get(path) == (status.st_ino, status.st_ctime_ns):
+            return False
+        return changed_since(status.st_ctime_ns, self._started_ns)
+
+    def _reason(self, change: HostChange, status: os.stat_result | None) -> str:
+        if status is None:
+            return "" if change.kind in ("added", "deleted") else "deleted on the host"
+        if change.before is None:
+            return "created on the host"
+        if _TYPES.get(stat.S_IFMT(status.st_mode)) != change.before.type:
+            return "replaced on the host"
+        if not self._changed(change.path, status):
+            return ""
+        if change.kind == "changed" and change.before.type == "directory":
+            return "changed on the host" if change.what & {"mode", "owner", "xattrs"} else ""
+        return "changed on the host"
+
+    def _unseen(self, change: HostChange, deleted: set[bytes]) -> None:
+        """Entries of a directory that is to go which are in no change: they came after the changes were gathered."""
+        directories = self._host.below(change.mountpoint)
+        for name in directories.names(change.change.path):
+            path = change.path + b"/" + name
+            if path not in deleted:
+                self._clash(path, "created on the host", directories.status(change.change.path + b"/" + name), None)
+
+    def _clash(
+        self, path: bytes, reason: str, status: os.stat_result | None, change: HostChange | None
+    ) -> None:
+        self.clashes[path] = Clash(
+            path=path,
+            reason=reason,
+            host=entry_of(status),
+            container=change.after if change else None,
+            host_changed_ns=status.st_ctime_ns if status else 0,
+        )
+
+
+class _Origins:
+    """What overlayfs noted about the files it copied up: whether their originals are still where they should be."""
+
+    def __init__(self, host: Host, changes: Iterable[HostChange]) -> None:
+        self._host, self._changes = host, changes
+        self._handles: set[tuple[bytes, bytes]] | None = None
+
+    def vanished(self, change: HostChange) -> bool:
+        """Whether this addition is a copy of a lower file that is neither here nor where the container removed it."""
+        if change.kind != "added" or change.spec.upperdir is None:
+            return False
+        prefix = b"user.overlay." if change.spec.userxattr else b"trusted.overlay."
+        try:
+            origin = lgetxattr(change.spec.upperdir + b"/" + change.change.path, prefix + b"origin")
+        except OSError:
+            return False  # made by the container, or a path too long to look at
+        if len(origin) <= ORIGIN_HEAD:  # a file system without handles: the note says no more than "copied"
+            return not any(c.kind in ("deleted", "replaced") for c in self._changes)
+        if self._handles is None:
+            self._handles = {handle for c in self._changes for handle in self._handle(c)}
+        return (change.mountpoint, origin[ORIGIN_HEAD:]) not in self._handles
+
+    def _handle(self, change: HostChange) -> Iterable[tuple[bytes, bytes]]:
+        """The handles of the host's files that the container removed, changed, or gave another name to."""
+        paths = {change.change.path} if change.before is not None else set()
+        if change.change.link_to is not None:
+            paths.add(change.change.link_to)
+        for path in paths:
+            try:
+                directory, name = self._host.below(change.mountpoint).parent(path)
+                yield change.mountpoint, name_to_handle_at(directory, name).handle
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EOPNOTSUPP):
+                    raise
+
+
+# struct ovl_fb in fs/overlayfs/overlayfs.h: version, magic, len, flags, type (a byte each), uuid (16 bytes), handle
+ORIGIN_HEAD = 21
+
+
+def refuse(verb: str, clashes: Sequence[Clash], since: str) -> HostChanged:
+    """The error that names every clash, with both sides (the first few in the text, all in `clashes`)."""
+    lines = [f"{verb}: the host changed {_count(len(clashes))} since {since}"]
+    for clash in clashes[:SHOWN]:
+        lines.append(f"  {os.fsdecode(clash.path)}: {clash.reason}")
+        lines.append(f"    host:      {describe(clash.host, clash.host_changed_ns)}")
+        lines.append(f"    container: {describe(clash.container)}")
+    if len(clashes) > SHOWN:
+        lines.append(f"  and {len(clashes) - SHOWN} more")
+    return HostChanged(
+        "\n".join(lines),
+        clashes=tuple(clashes),
+        remedy="exclude these paths, or override the host's changes with --force",
+    )
+
+
+def _count(number: int) -> str:
+    return "1 path" if number == 1 else f"{number} paths"
+
+
+def describe(entry: Entry | None, changed_ns: int = 0) -> str:
+    """One side of a clash in words."""
+    if entry is None:
+        return "nothing"
+    text = f"{entry.type} {entry.mode:04o} {entry.uid}:{entry.gid}"
+    if entry.type == "file":
+        text += f", {entry.size} bytes"
+    if entry.type == "symlink" and entry.target is not None:
+        text += f" to {os.fsdecode(entry.target)}"
+    moment, what = (changed_ns, "changed") if changed_ns else (entry.mtime_ns, "modified")
+    return f"{text}, {what} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(moment // SECOND))}"
+
+
+__all__ = ["Clash", "Comparison", "KernelError", "changed_since", "describe", "entry_of", "refuse"]

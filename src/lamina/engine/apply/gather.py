@@ -1,0 +1,50 @@
+"""The changes of all overlays of a container, as changes of one host."""
+
+from __future__ import annotations
+
+from lamina.engine.apply.selection import ancestors, tree_order
+from lamina.engine.apply.values import HostChange, below
+from lamina.overlay.changes import changes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from lamina.overlay.spec import MountSpec
+
+
+def gather(overlays: Iterable[tuple[bytes, MountSpec]], made: Collection[bytes] = ()) -> list[HostChange]:
+    """See `lamina.engine.apply.changes_of`."""
+    found = [
+        HostChange(path=below(mountpoint, change.path), mountpoint=mountpoint, change=change, spec=spec)
+        for mountpoint, spec in overlays
+        for change in changes(spec)
+    ]
+    found.sort(key=lambda change: tree_order(change.path))
+    return without_mount_points(found, made) if made else found
+
+
+def without_mount_points(found: list[HostChange], made: Collection[bytes]) -> list[HostChange]:
+    """*found* (parents first) less the empty files and directories that were made to mount something on them."""
+    places = {*made, *(above for path in made for above in ancestors(path))}
+    with_content: set[bytes] = set()  # directories in which something real happened
+    touched: set[bytes] = set()  # directories in which a mount point was made
+    kept: list[HostChange] = []
+    for change in reversed(found):
+        directory = ancestors(change.path)[:1]
+        after = change.after
+        if (
+            change.path in places
+            and change.kind == "added"
+            and change.path not in with_content
+            and after is not None
+            and (after.type == "directory" or (after.type == "file" and after.size == 0))
+        ):
+            touched.update(directory)
+        elif change.incidental and change.path in touched and change.path not in with_content:
+            pass  # its times differ only because of the mount point
+        else:
+            kept.append(change)
+            if not change.incidental:
+                with_content.update(directory)
+    return kept[::-1]

@@ -1,0 +1,101 @@
+"""Which ids of the host a user namespace of ours has; user_namespaces(7), subuid(5)."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Mapping = dict[str, int]
+
+HELPERS = ("newuidmap", "newgidmap")
+_DIRECTORIES = ("/usr/bin", "/bin", "/usr/sbin")
+# the kernel takes 340 lines; nobody has so many ranges
+MOST_RANGES = 100
+
+
+@value
+class IdMaps:
+    """In the form of the OCI specification. `whole`: the user's subordinate range is mapped, not the own id alone."""
+
+    uids: tuple[tuple[int, int, int], ...]
+    gids: tuple[tuple[int, int, int], ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is more than the one own id."""
+        return len(self.uids) > 1
+
+    def has(self, uid: int, gid: int) -> bool:
+        """Whether both ids exist in the namespace."""
+        return _covers(self.uids, uid) and _covers(self.gids, gid)
+
+    def spec(self, kind: str) -> list[Mapping]:
+        """`uidMappings` or `gidMappings` (*kind* "uids" or "gids") of the specification."""
+        keys = ("containerID", "hostID", "size")
+        return [dict(zip(keys, line, strict=True)) for line in getattr(self, kind)]
+
+
+def _covers(lines: tuple[tuple[int, int, int], ...], number: int) -> bool:
+    return any(first <= number < first + size for first, _, size in lines)
+
+
+def id_maps() -> IdMaps | None:
+    """The maps for a container of this user: None for root, who needs no user namespace.
+
+    Id 0 inside is the user; 1 and up are the user's subordinate ids where the host has newuidmap(1) and
+    newgidmap(1), and nothing where it has not.
+    """
+    uid = os.geteuid()
+    return None if uid == 0 else maps_for(uid, os.getegid(), _read, _has_helpers())
+
+
+def maps_for(uid: int, gid: int, read: Callable[[str], bytes], helpers: bool) -> IdMaps:
+    """The maps of user *uid*; *read* reads /etc/subuid and /etc/subgid."""
+    own = IdMaps(((0, uid, 1),), ((0, gid, 1),))
+    if not helpers:
+        return own
+    import pwd
+
+    try:
+        name = os.fsencode(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        name = b"%d" % uid
+    uids = _ranges(read("/etc/subuid"), name, uid)
+    gids = _ranges(read("/etc/subgid"), name, uid)
+    if not uids or not gids:
+        return own
+    return IdMaps((*own.uids, *uids), (*own.gids, *gids))
+
+
+def _ranges(text: bytes, name: bytes, uid: int) -> list[tuple[int, int, int]]:
+    """The ranges of a user, one after the other from id 1 on."""
+    lines: list[tuple[int, int, int]] = []
+    first = 1
+    for line in text.split(b"\n"):
+        fields = line.strip().split(b":")
+        if len(fields) != 3 or fields[0] not in (name, b"%d" % uid):
+            continue
+        if not (fields[1].isdigit() and fields[2].isdigit()) or len(fields[1]) > 10 or len(fields[2]) > 10:
+            continue
+        start, count = int(fields[1]), int(fields[2])
+        if count and start + count <= 1 << 32 and len(lines) < MOST_RANGES:
+            lines.append((first, start, count))
+            first += count
+    return lines
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(1 << 20) or b""
+    except OSError:
+        return b""
+
+
+def _has_helpers() -> bool:
+    return all(any(os.access(f"{d}/{helper}", os.X_OK) for d in _DIRECTORIES) for helper in HELPERS)

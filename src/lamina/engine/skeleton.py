@@ -1,0 +1,144 @@
+"""The host's directories that have mounts below them, for a user namespace; see lamina/engine/host.py.
+
+Only the directories on the way to a mount become skeletons; everything beside that way is overlaid whole. What a
+skeleton cannot show is said in a warning: files of such a directory are read-only, sockets and devices are absent.
+"""
+
+from __future__ import annotations
+
+import os
+from stat import S_IMODE
+
+from lamina.engine.host import (
+    ABSENT,
+    COVERED,
+    DIRECTORY,
+    FRESH,
+    OVERLAY,
+    READ_ONLY,
+    HostImage,
+    Place,
+    Stub,
+    at_or_below,
+    below,
+    kind_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lamina.linux.mountinfo import Mount
+
+# single files bound into one skeleton directory; each costs a mount
+MOST_FILES = 256
+
+
+def compose_with_skeletons(
+    seen: Sequence[Mount], mounts: Sequence[Mount], verdicts: dict[bytes, str], hide: Sequence[bytes]
+) -> HostImage:
+    """The image of the *seen* mounts, on which the *verdicts* are given by mount point. *mounts* are all of them."""
+    builder = _Builder({m.mount_point: m for m in seen}, {m.mount_point for m in mounts}, verdicts, hide)
+    builder.mount(seen[0])
+    return HostImage(
+        tuple(builder.places), tuple(builder.readonly), (), tuple(builder.stubs), tuple(builder.warnings)
+    )
+
+
+class _Builder:
+    def __init__(
+        self, seen: dict[bytes, Mount], points: set[bytes], verdicts: dict[bytes, str], hide: Sequence[bytes]
+    ) -> None:
+        self.seen, self.points, self.verdicts, self.hide = seen, points, verdicts, hide
+        self.places: list[Place] = []
+        self.readonly: list[bytes] = []
+        self.stubs: list[Stub] = []
+        self.warnings: list[str] = []
+        self.skeletons = 0
+
+    def mount(self, mount: Mount) -> None:
+        """One overlaid mount: as it is, or as a skeleton of its own."""
+        point, writable = mount.mount_point, not mount.read_only or mount.mount_point == b"/"
+        if not self._blocked(point):
+            self.places.append(Place(point, point, writable))
+            return
+        number = self.skeletons
+        self.skeletons += 1
+        self.places.append(Place(point, point, writable, skeleton=number))
+        self.stubs.append(Stub(number, point, DIRECTORY, _mode(point)))
+        self._entries(point, number)
+
+    def _blocked(self, directory: bytes) -> bool:
+        """Whether anything, even something covered, is mounted below."""
+        return any(below(point, directory) for point in self.points)
+
+    def _entries(self, directory: bytes, number: int) -> None:
+        try:
+            with os.scandir(directory) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            entries = []  # nothing of it can be seen on the host either
+        files = 0
+        for entry in entries:
+            path = os.path.join(directory, entry.name)
+            if path in self.seen:
+                self._mounted(path, number)
+            elif entry.is_symlink():
+                self.stubs.append(Stub(number, path, "link", target=os.readlink(path)))
+            elif entry.is_dir(follow_symlinks=False):
+                self._directory(path, number)
+            elif entry.is_file(follow_symlinks=False):
+                files += 1
+                if files <= MOST_FILES:
+                    self._file(path, number)
+        if files > MOST_FILES:
+            self.warnings.append(
+                f"{_text(directory)}: {files - MOST_FILES} of its {files} files are not there"
+            )
+        elif files:
+            self.warnings.append(
+                f"{_text(directory)}: its {files} files are read-only: there are mounts below it"
+            )
+
+    def _directory(self, path: bytes, number: int) -> None:
+        self.stubs.append(Stub(number, path, DIRECTORY, _mode(path)))
+        if path in FRESH or any(at_or_below(path, hidden) for hidden in self.hide):
+            return
+        if self._blocked(path):
+            self._entries(path, number)
+        else:
+            self.places.append(Place(path, path, writable=self._writable(path)))
+
+    def _mounted(self, path: bytes, number: int) -> None:
+        """An entry on which something is mounted that can be seen."""
+        verdict = self.verdicts[path]
+        kind = kind_of(path)
+        if kind == DIRECTORY:
+            self.stubs.append(Stub(number, path, DIRECTORY, _mode(path)))
+        elif verdict != ABSENT:
+            self.stubs.append(Stub(number, path, "file", 0o644))
+        if verdict == OVERLAY:
+            self.mount(self.seen[path])
+        elif verdict in (READ_ONLY, COVERED):
+            self.readonly.append(path)
+
+    def _file(self, path: bytes, number: int) -> None:
+        self.stubs.append(Stub(number, path, "file", _mode(path)))
+        self.readonly.append(path)
+
+    def _writable(self, path: bytes) -> bool:
+        above = path
+        while above not in self.seen:
+            above = os.path.dirname(above)
+        return not self.seen[above].read_only or above == b"/"
+
+
+def _mode(path: bytes) -> int:
+    try:
+        return S_IMODE(os.stat(path).st_mode) | 0o700
+    except OSError:
+        return 0o755
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

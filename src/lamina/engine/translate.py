@@ -1,0 +1,212 @@
+"""From what was asked and what the image says to the OCI runtime specification: one pure function.
+
+The defaults are Docker's: its mounts, its capabilities, its masked and read-only paths, its environment.
+https://github.com/opencontainers/runtime-spec/blob/main/config.md
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.engine.options import PERIOD
+from lamina.errors import InvalidInput, Unsupported
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.engine.id_maps import IdMaps
+    from lamina.engine.options import Options, Volume
+    from lamina.engine.users import User
+
+    Spec = dict[str, Any]
+
+OCI_VERSION = "1.2.0"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# moby, oci/caps/defaults.go
+CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+)  # fmt: skip
+# moby, oci/defaults.go
+MASKED = (
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)  # fmt: skip
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+TTY_GROUP = 5
+SHM_SIZE = 64 << 20
+
+
+@value
+class ImageConfig:
+    """What an image says about its containers; Docker's words."""
+
+    env: tuple[str, ...] = (f"PATH={PATH}",)
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    workdir: str = "/"
+
+
+@value
+class Circumstances:
+    """What a specification depends on apart from what was asked and the image.
+
+    `cgroup` is the path below each hierarchy, `hostname` the host's own, `size` the terminal's (rows, columns).
+    """
+
+    identity: str
+    cgroup: str
+    hostname: str
+    maps: IdMaps | None = None
+    seccomp: dict[str, Any] | None = None
+    size: tuple[int, int] | None = None
+
+
+def arguments(command: tuple[str, ...], options: Options, config: ImageConfig) -> tuple[str, ...]:
+    """The words to execute: the entrypoint, and the command or the image's own. Raises InvalidInput for none."""
+    # another entrypoint makes the image's cmd meaningless, as in Docker
+    own = options.entrypoint is None
+    words = config.entrypoint + (command or config.cmd) if own else (options.entrypoint or ()) + command
+    if not words or not words[0]:
+        raise InvalidInput("run: no command is given", remedy="name one behind the image")
+    return words
+
+
+def translate(
+    words: tuple[str, ...], options: Options, config: ImageConfig, user: User, around: Circumstances
+) -> Spec:
+    """The specification of a container. Raises Unsupported for a user that the id maps do not have."""
+    maps = around.maps
+    hostname = options.hostname or (around.hostname if options.network == "host" else around.identity[:12])
+    spec: Spec = {
+        "ociVersion": OCI_VERSION,
+        "process": _process(words, options, config, user, hostname, around),
+        "root": {"path": "rootfs", "readonly": options.read_only},
+        "hostname": hostname,
+        "mounts": [*_mounts(options, maps), *(_volume_mount(volume) for volume in options.volumes)],
+        "linux": {
+            "namespaces": _namespaces(options, maps),
+            "resources": _resources(options),
+            "cgroupsPath": around.cgroup,
+            "maskedPaths": list(MASKED),
+            "readonlyPaths": list(READ_ONLY),
+        },
+    }
+    if maps is not None:
+        spec["linux"]["uidMappings"] = maps.spec("uids")
+        spec["linux"]["gidMappings"] = maps.spec("gids")
+    if around.seccomp is not None:
+        spec["linux"]["seccomp"] = around.seccomp
+    return spec
+
+
+def _process(
+    words: tuple[str, ...],
+    options: Options,
+    config: ImageConfig,
+    user: User,
+    hostname: str,
+    around: Circumstances,
+) -> dict[str, Any]:
+    full = list(CAPABILITIES)
+    process = {
+        "terminal": options.tty,
+        "user": _user(user, around.maps),
+        "args": list(words),
+        "env": _environment(options, config, user, hostname),
+        "cwd": options.workdir or config.workdir or "/",
+        # nobody but root holds capabilities to begin with; the bounding set is what a set-uid program could regain
+        "capabilities": {
+            "bounding": full,
+            "effective": [] if user.uid else full,
+            "permitted": [] if user.uid else full,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "noNewPrivileges": True,
+    }
+    if options.tty and around.size is not None:
+        process["consoleSize"] = {"height": around.size[0], "width": around.size[1]}
+    return process
+
+
+def _user(user: User, maps: IdMaps | None) -> dict[str, Any]:
+    groups = user.groups
+    if maps is not None:
+        if not maps.has(user.uid, user.gid):
+            raise Unsupported(
+                f"run as user {user.uid}:{user.gid}: this user's containers have no such ids",
+                remedy="install the package uidmap and give the user subordinate ids; see `lamina doctor`",
+            )
+        # with a single id setgroups(2) is off, and ids that are not mapped cannot be had
+        groups = tuple(gid for gid in groups if maps.whole and maps.has(0, gid))
+    found: dict[str, Any] = {"uid": user.uid, "gid": user.gid}
+    if groups:
+        found["additionalGids"] = list(groups)
+    return found
+
+
+def _environment(options: Options, config: ImageConfig, user: User, hostname: str) -> list[str]:
+    """The image's variables under the defaults' names, and what was asked over both."""
+    variables = {"PATH": PATH, "HOSTNAME": hostname}
+    if options.tty:
+        variables["TERM"] = "xterm"
+    for entry in config.env:
+        name, _, text = entry.partition("=")
+        variables[name] = text
+    variables.update(options.env)
+    variables.setdefault("HOME", user.home)
+    return [f"{name}={text}" for name, text in variables.items()]
+
+
+def _mounts(options: Options, maps: IdMaps | None) -> list[dict[str, Any]]:
+    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if maps is None or maps.has(0, TTY_GROUP):
+        terminals.append(f"gid={TTY_GROUP}")
+    closed = ["nosuid", "noexec", "nodev"]
+    system = _mount("/sys", "sysfs", "sysfs", [*closed, "ro"])
+    if maps is not None and options.network == "host":
+        # sysfs shows the devices of a network namespace; only who owns that may mount it anew
+        system = _mount("/sys", "bind", "/sys", ["rbind", "rslave", "rro", *closed])
+    return [
+        _mount("/proc", "proc", "proc", closed),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", terminals),
+        system,
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", ["ro", *closed]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", closed),
+        _mount("/dev/shm", "tmpfs", "shm", [*closed, "mode=1777", f"size={SHM_SIZE}"]),
+    ]
+
+
+def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": options}
+
+
+def _volume_mount(volume: Volume) -> dict[str, Any]:
+    return _mount(os.fsdecode(volume.target), "bind", os.fsdecode(volume.source), list(volume.options))
+
+
+def _namespaces(options: Options, maps: IdMaps | None) -> list[dict[str, str]]:
+    kinds = ["mount", "uts", "ipc", "pid", "cgroup"]
+    if options.network != "host":
+        kinds.append("network")
+    if maps is not None:
+        kinds.append("user")
+    return [{"type": kind} for kind in kinds]
+
+
+def _resources(options: Options) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    if options.memory is not None:
+        # as in Docker: as much swap again as memory
+        resources["memory"] = {"limit": options.memory, "swap": 2 * options.memory}
+    if options.cpu_quota is not None:
+        resources["cpu"] = {"quota": options.cpu_quota, "period": PERIOD}
+    if options.pids_limit is not None:
+        resources["pids"] = {"limit": options.pids_limit}
+    return resources
