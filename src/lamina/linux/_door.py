@@ -12,7 +12,7 @@ _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 
 
-def syscall(number: int, *args: Argument) -> int:
+def syscall(number: int, /, *args: Argument) -> int:
     """As _native.syscall: the kernel's own result, a negative errno on failure."""
     if len(args) > 6:
         raise TypeError("syscall takes a number and at most six arguments")

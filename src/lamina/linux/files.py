@@ -29,7 +29,9 @@ FILE_HANDLE = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_t
 # struct statx up to stx_subvol: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask,
 # atime, btime, ctime, mtime (seconds, nanoseconds), rdev, dev (major, minor), mnt_id, two alignments, subvol
 STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQIIQ")
-STATX_SIZE_OF = 256
+STATX_SIZE = 256
+# struct statfs of a 64-bit machine: type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags, spare
+STATFS = struct.Struct("=7Q2i3Q32x")
 
 
 def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0) -> Fd:
@@ -94,7 +96,7 @@ def statx(
 
     An empty *path* with AT_EMPTY_PATH means *dirfd* itself. Raises KernelError.
     """
-    buffer = bytearray(STATX_SIZE_OF)
+    buffer = bytearray(STATX_SIZE)
     syscall("statx", dirfd, encoded(path), flags, mask, buffer, target=path or dirfd)
     f = STATX.unpack_from(buffer)
     access, birth, change, modification = (f[i] * 1_000_000_000 + f[i + 1] for i in (11, 13, 15, 17))
@@ -103,6 +105,42 @@ def statx(
         blocks=f[9], attributes_mask=f[10], atime_ns=access, btime_ns=birth, ctime_ns=change, mtime_ns=modification,
         rdev=os.makedev(f[19], f[20]), dev=os.makedev(f[21], f[22]), mnt_id=f[23], subvol=f[26],
     )  # fmt: skip
+
+
+@value
+class Statfs:
+    """What statfs(2) said: `type` is a ..._MAGIC; sizes are in blocks of `frsize` bytes, `flags` are ST_*."""
+
+    type: int
+    bsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    fsid: tuple[int, int]
+    namelen: int
+    frsize: int
+    flags: int
+
+
+def statfs(path: Path) -> Statfs:
+    """The file system that *path* lies on, with its type, which os.statvfs() cannot tell. statfs(2)."""
+    return _statfs("statfs", encoded(path))
+
+
+def fstatfs(fd: int) -> Statfs:
+    """As statfs() for an open file, O_PATH or not. statfs(2)."""
+    return _statfs("fstatfs", fd)
+
+
+def _statfs(call: str, file: int | bytes) -> Statfs:
+    buffer = bytearray(STATFS.size)
+    syscall(call, file, buffer, target=file)
+    kind, bsize, blocks, bfree, bavail, files, ffree, low, high, namelen, frsize, flags = STATFS.unpack(
+        buffer
+    )
+    return Statfs(kind, bsize, blocks, bfree, bavail, files, ffree, (low, high), namelen, frsize, flags)
 
 
 def ficlone(dest_fd: int, src_fd: int) -> None:

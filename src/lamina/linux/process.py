@@ -90,8 +90,10 @@ def pidfd_get_info(
     buffer = bytearray(PIDFD_INFO_SIZE_VER0)
     struct.pack_into("=Q", buffer, 0, mask)
     syscall("ioctl", pidfd, PIDFD_GET_INFO, buffer, target="PIDFD_GET_INFO")
-    *fields, exit_code = PIDFD_INFO.unpack(buffer)
-    return PidfdInfo(*fields, exit_status=exit_code if fields[0] & PIDFD_INFO_EXIT else None)
+    fields = list(PIDFD_INFO.unpack(buffer))
+    if not fields[0] & PIDFD_INFO_EXIT:
+        fields[-1] = None
+    return PidfdInfo(*fields)
 
 
 @value
