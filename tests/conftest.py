@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.leaks import Leaks
-from support.rootless import SOURCES, Rootless, ordinary_user, why_no_user_namespace
+from support.rootless import SOURCES, Rootless, ordinary_user, place_prefix, why_no_user_namespace
 
 MUST_RUN = os.environ.get("LAMINA_TESTS_MUST_RUN", "") not in ("", "0")
 CAP_SYS_ADMIN = 21
@@ -89,10 +89,8 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """After the last test there is no mount, process or control group of ours that was not there before."""
     mark = os.environ["LAMINA_TEST_RUN"] = uuid.uuid4().hex
-    leaks = Leaks((tmp_path_factory.getbasetemp(), Path(tempfile.gettempdir(), "lamina-rootless-")), mark)
+    leaks = Leaks((tmp_path_factory.getbasetemp(), Path(tempfile.gettempdir(), place_prefix())), mark)
     yield
-    # other workers' ordinary users are not ours to complain about
-    leaks.places = leaks.places[:1]
     left = leaks.left()
     assert not left, "the tests left behind:\n" + "\n".join(left)
 

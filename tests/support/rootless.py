@@ -126,11 +126,16 @@ def _needed() -> list[str]:
     return list(dict.fromkeys([sys.base_prefix, sys.prefix, str(HERE.parent.parent)]))
 
 
+def place_prefix() -> str:
+    """How the names of these users' directories begin in this run of the suite."""
+    return f"lamina-rootless-{os.environ.get('LAMINA_TEST_RUN', '')[:8]}-"
+
+
 @contextmanager
 def ordinary_user() -> Iterator[Rootless]:
     """A fresh ordinary user; everything of him is removed at the end."""
     # not below pytest's own directory: that is closed to everybody but the one who runs the suite
-    tmp = Path(tempfile.mkdtemp(prefix="lamina-rootless-"))
+    tmp = Path(tempfile.mkdtemp(prefix=place_prefix()))
     tmp.chmod(0o755)
     try:
         yield Rootless(tmp)
