@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import diffs
@@ -135,7 +135,11 @@ def leave(directory: Path) -> None:
     for target in sorted((t for t in targets if t.startswith(f"{directory}/")), reverse=True):
         os.system(f"umount -l '{target}'")
     shutil.rmtree(directory, ignore_errors=True)
-    shutil.rmtree("/run/crun/bench-limits", ignore_errors=True)
+    for name in ("limits", "plain"):  # what crun leaves if it is interrupted
+        shutil.rmtree(f"/run/crun/bench-{name}", ignore_errors=True)
+        for cgroup in Path("/sys/fs/cgroup").glob(f"**/lamina-bench-{name}"):
+            with suppress(OSError):
+                cgroup.rmdir()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Stage:
         bundle.mkdir()
         spec["root"] = {"path": str(self.root), "readonly": False}
         spec["process"]["terminal"] = False
-        spec["linux"]["cgroupsPath"] = f"/lamina-bench/{name}"
+        spec["linux"]["cgroupsPath"] = f"/lamina-bench-{name}"
         (bundle / "config.json").write_text(json.dumps(spec, indent=1))
         return bundle
 

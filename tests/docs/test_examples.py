@@ -103,3 +103,20 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def test_every_decision_is_in_the_index() -> None:
+    directory = REPOSITORY / "docs/decisions"
+    index = (directory / "README.md").read_text()
+    for record in sorted(directory.glob("[0-9]*.md")):
+        assert f"]({record.name})" in index
+        assert record.read_text().startswith(f"# {record.name[:4]} - ")
+
+
+def test_make_help_names_every_target() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    listed = subprocess.run(
+        ["make", "-s", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    for target in set(re.findall(r"^([a-z]+):", makefile, re.M)) - {"setup"}:
+        assert f"make {target} " in listed
