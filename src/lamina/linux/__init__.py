@@ -40,9 +40,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    found = getattr(import_module(f"{__name__}.{home}"), name)
+    found = getattr(__import__(f"{__name__}.{home}", fromlist=[name]), name)
     globals()[name] = found
     return found
 
