@@ -35,6 +35,7 @@ class Yes:
 
     since: str = ""
     note: str = ""
+    why = ""  # both kinds of answer can be asked for everything
 
     def __bool__(self) -> bool:
         return True
@@ -49,6 +50,7 @@ class No:
     """The host cannot, and `why`."""
 
     why: str
+    since = note = ""
 
     def __bool__(self) -> bool:
         return False
@@ -61,7 +63,8 @@ class No:
 QUESTIONS: dict[str, tuple[str, str]] = {
     "system": (
         "probe_system",
-        "release kernel machine native lsm uid capabilities bounding_set rlimits time_namespaces cgroup_namespaces",
+        "release kernel stable_release machine native lsm uid capabilities bounding_set rlimits time_namespaces "
+        "cgroup_namespaces",
     ),
     "calls": (
         "probe_calls",
@@ -102,6 +105,7 @@ class Host:
 
     release: str
     kernel: tuple[int, int, int]
+    stable_release: tuple[int, int, int]
     machine: str
     native: Answer
     lsm: tuple[str, ...]

@@ -19,14 +19,18 @@ def release(host: Host) -> str:
 
 def kernel(host: Host) -> tuple[int, int, int]:
     """The kernel's version in numbers"""
-    numbers = []
-    for part in host.release.split(".", 2):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    major, minor, patch = (*numbers, 0, 0, 0)[:3]
-    return major, minor, patch
+    return _numbers(host.release)
+
+
+def stable_release(host: Host) -> tuple[int, int, int]:
+    """The stable release of Linux that the distribution made this kernel from"""
+    # Debian calls the kernel 6.1.0-18-amd64 and names 6.1.76 in the build's version; Ubuntu has a file for it
+    words = [*os.uname().version.split(), *(read_setting("/proc/version_signature") or "").split()[-1:]]
+    for word in words:
+        version = _numbers(word)
+        if version[:2] == host.kernel[:2]:
+            return max(version, host.kernel)
+    return host.kernel
 
 
 def machine(host: Host) -> str:
@@ -95,6 +99,18 @@ def time_namespaces(host: Host) -> Answer:
 def cgroup_namespaces(host: Host) -> Answer:
     """Whether a container can have a view of its own on control groups"""
     return _namespace(host, "cgroup", "4.6")
+
+
+def _numbers(version: str) -> tuple[int, int, int]:
+    """6.1.76-1 -> (6, 1, 76); what is not there is 0."""
+    numbers = []
+    for part in version.split(".", 2):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return major, minor, patch
 
 
 def _namespace(host: Host, name: str, since: str) -> Answer:
