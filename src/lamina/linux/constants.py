@@ -419,6 +419,17 @@ IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
 
+# sys/socket.h: socket(2), cmsg(3)
+AF_UNIX = 1
+AF_INET = 2
+AF_NETLINK = 16
+SOCK_STREAM = 1
+SOCK_DGRAM = 2
+SOCK_CLOEXEC = 0x80000
+SOL_SOCKET = 1
+SCM_RIGHTS = 1
+MSG_NOSIGNAL = 0x4000
+
 # asm-generic/poll.h
 POLLIN = 0x1
 POLLPRI = 0x2

@@ -1,0 +1,373 @@
+/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one.
+ *
+ * Why C: the child of a clone3(CLONE_VM) shares every byte of memory with its parent, an interpreter with threads. It
+ * must not touch Python, libc's locks, malloc or errno. This walker touches a list, its own stack and the kernel, so
+ * it is safe whatever the parent's other threads do, and costs the same whatever the parent's size.
+ *
+ * The format of the list is lamina/linux/program.py; lamina/linux/runner.py is the same walker in Python: the
+ * reference, and the fallback where this file could not be compiled. Both run the same tests.
+ */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+#include <errno.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { VALUE, IN_ARENA, REGISTER };        /* what step.argument[i] means: see program.py */
+enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, EXIT_STEP_FAILED = 126, MOST_TRIES = 1000 };
+
+struct step {
+    int64_t number;             /* of the system call */
+    uint64_t argument[6];
+    uint8_t kind[6];
+    uint8_t has_wanted;
+    uint8_t unused;
+    int64_t wanted;             /* with has_wanted: any other result is a failure */
+    uint64_t tolerated[2];      /* bit n: errno n is no failure */
+    uint16_t skip;              /* steps to pass over after a tolerated error */
+    uint16_t leap;              /* steps to pass over after success */
+    int32_t save;               /* the register that takes the result, or -1 */
+    int64_t result;
+};
+
+struct program {                /* head of the mapping: registers, steps and arena follow, the stack is last */
+    size_t size;
+    uint32_t count, registers;
+    int64_t *values;
+    struct step *steps;
+    char *arena;
+    int32_t failed;             /* index of the failing step, or -1 */
+    int32_t error;              /* its errno, 0: it returned something else than it should */
+};
+
+/* ---- no libc, no Python from here ... ---- */
+
+#if defined(__x86_64__)
+static inline long raw(long n, long a, long b, long c, long d, long e, long f)
+{
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    __asm__ volatile("syscall" : "=a"(result) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+/* The child starts on a stack of its own and never returns: it calls enter(arg). */
+static long clone3_call(struct clone_args *args, void (*enter)(struct program *), struct program *arg)
+{
+    long result;
+    register void *function __asm__("r12") = (void *)enter;
+    register void *argument __asm__("r13") = arg;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %%r13, %%rdi\n\t"
+                     "call *%%r12\n\t"
+                     "ud2\n"
+                     "1:"
+                     : "=a"(result)
+                     : "0"((long)SYS_clone3), "D"(args), "S"(sizeof *args), "r"(function), "r"(argument)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+#elif defined(__aarch64__)
+static inline long raw(long n, long a, long b, long c, long d, long e, long f)
+{
+    register long x8 __asm__("x8") = n;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    register long x5 __asm__("x5") = f;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
+}
+
+static long clone3_call(struct clone_args *args, void (*enter)(struct program *), struct program *arg)
+{
+    register long x8 __asm__("x8") = SYS_clone3;
+    register long x0 __asm__("x0") = (long)args;
+    register long x1 __asm__("x1") = sizeof *args;
+    register void *function __asm__("x19") = (void *)enter;
+    register void *argument __asm__("x20") = arg;
+    __asm__ volatile("svc 0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, xzr\n\t"
+                     "mov x0, x20\n\t"
+                     "blr x19\n\t"
+                     "brk 1\n"
+                     "1:"
+                     : "+r"(x0) : "r"(x8), "r"(x1), "r"(function), "r"(argument) : "memory");
+    return x0;
+}
+#else
+#error "this machine has no walker yet: lamina/linux/runner.py serves it"
+#endif
+
+static long step_value(const struct program *p, const struct step *s, int i)
+{
+    switch (s->kind[i]) {
+    case IN_ARENA: return (long)(p->arena + s->argument[i]);
+    case REGISTER: return (long)p->values[s->argument[i]];
+    default: return (long)s->argument[i];
+    }
+}
+
+/* 0, or -1 with failed and error set. */
+static int walk(struct program *p)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        struct step *s = &p->steps[i];
+        long result;
+        int tries = 0;
+        do      /* openat2(2): EAGAIN means that something was renamed or mounted meanwhile, and to try again */
+            result = raw(s->number, step_value(p, s, 0), step_value(p, s, 1), step_value(p, s, 2),
+                         step_value(p, s, 3), step_value(p, s, 4), step_value(p, s, 5));
+        while (result == -EAGAIN && s->number == SYS_openat2 && ++tries < MOST_TRIES);
+        s->result = result;
+        if (result < 0 && result > -4096) {
+            long error = -result;
+            if (error < 128 && (s->tolerated[error >> 6] >> (error & 63)) & 1) {
+                i += s->skip;
+                continue;
+            }
+            p->failed = (int32_t)i;
+            p->error = (int32_t)error;
+            return -1;
+        }
+        if (s->has_wanted && result != s->wanted) {
+            p->failed = (int32_t)i;
+            p->error = 0;
+            return -1;
+        }
+        if (s->save >= 0)
+            p->values[s->save] = result;
+        i += s->leap;
+    }
+    return 0;
+}
+
+/* CLONE_CLEAR_SIGHAND leaves ignored signals ignored, and Python ignores two: no signal state of ours may get in. */
+static void forget_signals(void)
+{
+    struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } standard = {0};
+    uint64_t none = 0;
+    for (int signal = 1; signal <= SIGNALS; signal++)
+        if (signal != SIGKILL && signal != SIGSTOP)
+            raw(SYS_rt_sigaction, signal, (long)&standard, 0, sizeof none, 0, 0);
+    raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof none, 0, 0);
+}
+
+static void child(struct program *p)
+{
+    forget_signals();
+    int status = walk(p) ? EXIT_STEP_FAILED : 0;
+    for (;;)
+        raw(SYS_exit_group, status, 0, 0, 0, 0, 0);
+}
+
+/* ---- ... to here ---- */
+
+static void discard(struct program *p) { munmap(p, p->size); }
+
+static size_t aligned(size_t n) { return (n + 63) & ~(size_t)63; }
+
+/* A mapping of its own, so that a child that shares our memory never meets the allocator. Shared, so that the report
+ * of a child with a copy of our memory reaches us as well. */
+static struct program *load(Py_buffer *steps, Py_buffer *arena, Py_buffer *relocations, unsigned registers)
+{
+    size_t head = aligned(sizeof(struct program)), values = aligned(registers * sizeof(int64_t));
+    size_t list = aligned((size_t)steps->len), data = aligned((size_t)arena->len + 1);
+    size_t size = head + values + list + data + STACK_SIZE;
+    char *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    struct program *p = (struct program *)base;
+    *p = (struct program){.size = size, .count = (uint32_t)((size_t)steps->len / sizeof(struct step)),
+        .registers = registers, .values = (int64_t *)(base + head), .steps = (struct step *)(base + head + values),
+        .arena = base + head + values + list, .failed = -1};
+    memcpy(p->steps, steps->buf, (size_t)steps->len);
+    memcpy(p->arena, arena->buf, (size_t)arena->len);
+    const uint32_t *offset = relocations->buf;
+    for (size_t i = 0; i < (size_t)relocations->len / sizeof *offset; i++) {
+        uint64_t pointer;
+        if ((size_t)offset[i] + sizeof pointer > (size_t)arena->len)
+            goto malformed;
+        memcpy(&pointer, p->arena + offset[i], sizeof pointer);
+        pointer += (uint64_t)(uintptr_t)p->arena;
+        memcpy(p->arena + offset[i], &pointer, sizeof pointer);
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        const struct step *s = &p->steps[i];
+        if (s->save >= (int32_t)registers)
+            goto malformed;
+        for (int k = 0; k < 6; k++)
+            if ((s->kind[k] == REGISTER && s->argument[k] >= registers)
+                || (s->kind[k] == IN_ARENA && s->argument[k] > (uint64_t)arena->len))
+                goto malformed;
+    }
+    return p;
+malformed:
+    discard(p);
+    PyErr_SetString(PyExc_ValueError, "malformed program");
+    return NULL;
+}
+
+static PyObject *report(const struct program *p)
+{
+    return Py_BuildValue("iiy#", p->failed, p->error, (const char *)p->steps,
+                         (Py_ssize_t)(p->count * sizeof(struct step)));
+}
+
+static struct program *parse_program(PyObject *args, const char *format, unsigned long long *flags, int *cgroup)
+{
+    Py_buffer steps, arena, relocations;
+    unsigned registers;
+    struct program *p = NULL;
+    if (!PyArg_ParseTuple(args, format, &steps, &arena, &relocations, &registers, flags, cgroup))
+        return NULL;
+    if ((size_t)steps.len % sizeof(struct step) || registers > 4096)
+        PyErr_SetString(PyExc_ValueError, "malformed program");
+    else
+        p = load(&steps, &arena, &relocations, registers);
+    PyBuffer_Release(&steps);
+    PyBuffer_Release(&arena);
+    PyBuffer_Release(&relocations);
+    return p;
+}
+
+PyDoc_STRVAR(walk_doc, "walk(steps, arena, relocations, registers) -> (failed, errno, steps)\n\n"
+    "Make the calls in this thread. failed is the index of the failing step or -1; steps comes back with results.");
+static PyObject *native_walk(PyObject *self, PyObject *args)
+{
+    (void)self;
+    struct program *p = parse_program(args, "y*y*y*I", NULL, NULL);
+    if (!p)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    walk(p);
+    Py_END_ALLOW_THREADS
+    PyObject *result = report(p);
+    discard(p);
+    return result;
+}
+
+static const char CAPSULE[] = "lamina.linux._native.program";
+
+static void forget_program(PyObject *capsule)
+{
+    struct program *p = PyCapsule_GetPointer(capsule, CAPSULE);
+    if (p)
+        discard(p);
+}
+
+PyDoc_STRVAR(spawn_doc, "spawn(steps, arena, relocations, registers, flags, cgroup) -> (pid, pidfd, program)\n\n"
+    "clone3(2) with flags | CLONE_PIDFD; the child makes the calls. With CLONE_VM but without CLONE_VFORK the caller\n"
+    "must keep `program` until the child has executed or is gone. cgroup: for CLONE_INTO_CGROUP, else -1.");
+static PyObject *native_spawn(PyObject *self, PyObject *args)
+{
+    (void)self;
+    unsigned long long flags;
+    int cgroup, pidfd = -1;
+    struct program *p = parse_program(args, "y*y*y*IKi", &flags, &cgroup);
+    if (!p)
+        return NULL;
+    struct clone_args clone = {
+        .flags = flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+        .pidfd = (uint64_t)(uintptr_t)&pidfd,
+        .exit_signal = SIGCHLD,
+        .stack = (uint64_t)(uintptr_t)((char *)p + p->size - STACK_SIZE) & ~(uint64_t)63,
+        .stack_size = STACK_SIZE - 64,
+        .cgroup = cgroup >= 0 ? (uint64_t)cgroup : 0,
+    };
+    sigset_t all, before;
+    sigfillset(&all);
+    long pid;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_sigmask(SIG_BLOCK, &all, &before);      /* the child inherits it, so nothing interrupts the walk's start */
+    pid = clone3_call(&clone, child, p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    Py_END_ALLOW_THREADS
+    if (pid < 0) {
+        discard(p);
+        errno = (int)-pid;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *capsule = PyCapsule_New(p, CAPSULE, forget_program);
+    return capsule ? Py_BuildValue("liN", pid, pidfd, capsule) : NULL;
+}
+
+PyDoc_STRVAR(outcome_doc, "outcome(program) -> (failed, errno, steps): what the child has reported so far.");
+static PyObject *native_outcome(PyObject *self, PyObject *capsule)
+{
+    (void)self;
+    struct program *p = PyCapsule_GetPointer(capsule, CAPSULE);
+    return p ? report(p) : NULL;
+}
+
+PyDoc_STRVAR(syscall_doc, "syscall(number, *args) -> int\n\n"
+    "One system call; arguments are int, None (0), bytes (a pointer to them) or a writable buffer (likewise).\n"
+    "The kernel's own result: a negative errno on failure, no exception.");
+static PyObject *native_syscall(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_ssize_t count = PyTuple_Size(args);
+    Py_buffer held[6];
+    int holding = 0;
+    long value[7] = {0}, result = -1;
+    if (count < 1 || count > 7) {
+        PyErr_SetString(PyExc_TypeError, "syscall takes a number and at most six arguments");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GetItem(args, i);
+        if (item == Py_None)
+            continue;
+        if (PyLong_Check(item)) {
+            value[i] = (long)PyLong_AsUnsignedLongLongMask(item);
+            if (PyErr_Occurred())
+                goto done;
+        } else if (i == 0) {
+            PyErr_SetString(PyExc_TypeError, "the system call number must be an int");
+            goto done;
+        } else {
+            if (PyObject_GetBuffer(item, &held[holding], PyBUF_SIMPLE))
+                goto done;
+            value[i] = (long)held[holding++].buf;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS
+    result = raw(value[0], value[1], value[2], value[3], value[4], value[5], value[6]);
+    Py_END_ALLOW_THREADS
+done:
+    while (holding)
+        PyBuffer_Release(&held[--holding]);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(result);
+}
+
+static PyMethodDef methods[] = {
+    {"syscall", native_syscall, METH_VARARGS, syscall_doc},
+    {"walk", native_walk, METH_VARARGS, walk_doc},
+    {"spawn", native_spawn, METH_VARARGS, spawn_doc},
+    {"outcome", native_outcome, METH_O, outcome_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "lamina.linux._native", "Walks lists of system calls; see lamina.linux.program.", 0, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -1,0 +1,177 @@
+"""The walker of _native.c in Python: the reference it is tested against, and the fallback where it was not compiled.
+
+It differs in two ways. The child of `spawn` has a copy of the caller's memory instead of sharing it (CLONE_VM is left
+out: an interpreter cannot share its memory with another one), so a start costs more the larger the caller is. And it
+runs Python between clone and exec, under the interpreter's own fork protocol: `os.register_at_fork` hooks are called.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import struct
+import warnings
+from errno import EAGAIN, EINVAL
+
+from lamina.linux.constants import CLONE_CLEAR_SIGHAND, CLONE_PARENT, CLONE_VM
+from lamina.linux.numbers import number
+
+RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
+IN_ARENA, REGISTER = 1, 2
+EXIT_STEP_FAILED = 126
+MOST_TRIES = 1000  # of an openat2(2) that says EAGAIN
+# struct clone_args (clone3(2)): flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
+CLONE_ARGS = struct.Struct("=11Q")
+REPORT = struct.Struct("=ii")
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+# PyDLL: the walk is one call after the other, nothing is gained by giving the interpreter's lock away in between
+_libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_c_long = ctypes.c_long
+OPENAT2 = number("openat2")
+
+
+class _Loaded:
+    """A program in memory that a child shares with us: the report, then the records, then the arena."""
+
+    def __init__(self, steps: bytes, arena: bytes, relocations: bytes, registers: int) -> None:
+        if len(steps) % RECORD.size:
+            raise ValueError("malformed program")
+        self.count = len(steps) // RECORD.size
+        self.values = [0] * registers
+        self.memory = mmap.mmap(-1, 64 + len(steps) + 16 + len(arena) + 1)
+        self.memory[64 : 64 + len(steps)] = steps
+        self.memory[0 : REPORT.size] = REPORT.pack(-1, 0)
+        start = (64 + len(steps) + 15) & ~15
+        self.memory[start : start + len(arena)] = arena
+        self.arena = ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) + start
+        for (offset,) in struct.iter_unpack("I", relocations):
+            if offset + 8 > len(arena):
+                raise ValueError("malformed program")
+            at = start + offset
+            (pointer,) = struct.unpack_from("Q", self.memory, at)
+            struct.pack_into("Q", self.memory, at, pointer + self.arena)
+        self._check(len(arena), registers)
+
+    def _check(self, arena: int, registers: int) -> None:
+        for i in range(self.count):
+            record = self.record(i)
+            if record[-2] >= registers:
+                raise ValueError("malformed program")
+            for kind, value in zip(record[7], record[1:7], strict=True):
+                if (kind == REGISTER and value >= registers) or (kind == IN_ARENA and value > arena):
+                    raise ValueError("malformed program")
+
+    def record(self, i: int) -> tuple[int, ...]:
+        return RECORD.unpack_from(self.memory, 64 + i * RECORD.size)
+
+    def argument(self, kind: int, value: int) -> int:
+        if kind == IN_ARENA:
+            return self.arena + value
+        return self.values[value] if kind == REGISTER else value
+
+    def fail(self, index: int, errno: int) -> bool:
+        self.memory[0 : REPORT.size] = REPORT.pack(index, errno)
+        return False
+
+    def walk(self) -> bool:
+        i = 0
+        while i < self.count:
+            record = self.record(i)
+            kinds: bytes = record[7]  # type: ignore[assignment]
+            want, tolerated, skip, leap, save = record[9], record[10] | record[11] << 64, *record[12:15]
+            arguments = [_c_long(self.argument(k, v)) for k, v in zip(kinds, record[1:7], strict=True)]
+            for _ in range(MOST_TRIES):
+                result = _syscall(_c_long(record[0]), *arguments)
+                errno = ctypes.get_errno() if result == -1 else 0
+                if errno != EAGAIN or record[0] != OPENAT2:
+                    break
+            struct.pack_into("=q", self.memory, 64 + (i + 1) * RECORD.size - 8, -errno if errno else result)
+            if errno:
+                if not (errno < 128 and tolerated >> errno & 1):
+                    return self.fail(i, errno)
+                i += skip + 1
+                continue
+            if record[8] and result != want:
+                return self.fail(i, 0)
+            if save >= 0:
+                self.values[save] = result
+            i += leap + 1
+        return True
+
+    def report(self) -> tuple[int, int, bytes]:
+        failed, errno = REPORT.unpack_from(self.memory)
+        return failed, errno, self.memory[64 : 64 + self.count * RECORD.size]
+
+
+def walk(steps: bytes, arena: bytes, relocations: bytes, registers: int) -> tuple[int, int, bytes]:
+    """As _native.walk: the failing step or -1, its errno, and the steps with their results."""
+    loaded = _Loaded(steps, arena, relocations, registers)
+    loaded.walk()
+    return loaded.report()
+
+
+def spawn(
+    steps: bytes, arena: bytes, relocations: bytes, registers: int, flags: int, cgroup: int
+) -> tuple[int, int, _Loaded]:
+    """As _native.spawn, but always with a copy of the memory: CLONE_VM in *flags* has no effect.
+
+    clone3 from Python is only safe with one thread: another one's wish for the interpreter's lock, copied into the
+    child, is waited for there for ever. So a fork, which the interpreter protects, makes the call and hands its child
+    over to us (CLONE_PARENT).
+    """
+    loaded = _Loaded(steps, arena, relocations, registers)
+    flags = flags & ~CLONE_VM | CLONE_PARENT | CLONE_CLEAR_SIGHAND
+    clone = CLONE_ARGS.pack(flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup if cgroup >= 0 else 0)
+    answer = mmap.mmap(-1, REPORT.size)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            helper = os.fork()
+        if helper == 0:
+            _clone_and_walk(clone, loaded, answer)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.waitpid(helper, 0)
+    pid, errno = REPORT.unpack(answer)
+    if errno or not pid:
+        raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
+    return pid, os.pidfd_open(pid), loaded
+
+
+def _clone_and_walk(clone: bytes, loaded: _Loaded, answer: mmap.mmap) -> NoReturn:
+    """In the fork: clone, and tell the caller the new process's number; in the clone: walk."""
+    try:
+        pid = _syscall(_c_long(number("clone3")), ctypes.c_char_p(clone), _c_long(len(clone)))
+        if pid:
+            answer[:] = REPORT.pack(max(pid, 0), ctypes.get_errno() if pid < 0 else 0)
+            os._exit(0)
+        _forget_signals()
+        os._exit(0 if loaded.walk() else EXIT_STEP_FAILED)
+    except BaseException:
+        loaded.fail(0, EINVAL)
+        os._exit(EXIT_STEP_FAILED)
+
+
+def _forget_signals() -> None:
+    """As in _native.c: CLONE_CLEAR_SIGHAND leaves ignored signals ignored, and Python ignores two."""
+    standard = bytes(32)
+    for number_ in range(1, 65):
+        if number_ not in (signal.SIGKILL, signal.SIGSTOP):
+            _syscall(
+                _c_long(number("rt_sigaction")), _c_long(number_), ctypes.c_char_p(standard), None, _c_long(8)
+            )
+    _syscall(_c_long(number("rt_sigprocmask")), _c_long(2), ctypes.c_char_p(bytes(8)), None, _c_long(8))
+
+
+def outcome(loaded: _Loaded) -> tuple[int, int, bytes]:
+    """As _native.outcome: what the child has reported so far."""
+    return loaded.report()

@@ -1,0 +1,326 @@
+"""Start a bundle: everything a plan needs is made ready, the plan is walked, and what is left is a running process."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import stat
+from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM
+
+from lamina.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    KernelError,
+    LaminaError,
+    NotFound,
+    StepFailed,
+    Unsupported,
+)
+from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
+from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
+from lamina.runtime.bundle import Wiring
+from lamina.runtime.cgroups import create as create_cgroup
+from lamina.runtime.plan import Plan, compile_plan
+from lamina.runtime.rlimits import effective_limits
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.linux.program import Child, Outcome
+    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.cgroups import Cgroup
+
+_PRINTED = Wiring(channel=100, stdin=101, stdout=102, stderr=103)
+
+
+class Running:
+    """A container's first process. Its descriptors are ours until `close()`.
+
+    `pid` is its number here, `pidfd` refers to it without a race, `pty` is the terminal's master (None without one),
+    `cgroup` its control groups (None when nothing was asked), `notes` what differs from what was asked.
+    """
+
+    def __init__(
+        self, pid: int, pidfd: Fd, pty: Fd | None, cgroup: Cgroup | None, notes: tuple[str, ...]
+    ) -> None:
+        self.pid, self.pidfd, self.pty, self.cgroup, self.notes = pid, pidfd, pty, cgroup, notes
+        self._status: int | None = None
+
+    def kill(self, signal: int) -> None:
+        """Send *signal*; nothing happens when the process has ended already."""
+        try:
+            pidfd_send_signal(self.pidfd, signal)
+        except ProcessLookupError:
+            pass
+
+    def poll(self) -> int | None:
+        """The exit status, 128 + n after signal n, or None while it runs."""
+        if self._status is None and select.select([self.pidfd], [], [], 0)[0]:
+            return self.wait()
+        return self._status
+
+    def wait(self) -> int:
+        """Wait for the end and give the exit status, 128 + n after signal n (waitid(2))."""
+        if self._status is None:
+            self._status = _reap(self.pidfd)
+        return self._status
+
+    def close(self) -> None:
+        """Let go of the descriptors and remove the control groups. The process must have ended."""
+        self.pidfd.close()
+        if self.pty is not None:
+            self.pty.close()
+        if self.cgroup is not None:
+            self.cgroup.remove()
+
+
+def _reap(pidfd: Fd) -> int:
+    try:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
+        select.select([pidfd], [], [])
+        try:
+            code = pidfd_get_info(pidfd).exit_code
+        except OSError:
+            code = None
+        if code is None:
+            raise KernelError(
+                "wait for the container", ECHILD, hint="something else in this program took its exit status"
+            ) from None
+        return os.waitstatus_to_exitcode(code) if not os.WIFSIGNALED(code) else 128 + os.WTERMSIG(code)
+    if ended is None:
+        raise KernelError("waitid", ECHILD)
+    return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
+
+
+def plan(bundle: Bundle, *, seccomp: bytes = b"") -> Plan:
+    """The plan of a start as it would be made now, with descriptors that stand for the real ones. Opens nothing."""
+    wiring = _facts(bundle)
+    layout_tasks, controllers = _printed_cgroups(bundle)
+    return compile_plan(
+        bundle,
+        replace(
+            wiring,
+            channel=_PRINTED.channel,
+            stdin=_PRINTED.stdin,
+            stdout=_PRINTED.stdout,
+            stderr=_PRINTED.stderr,
+            seccomp=seccomp,
+            tasks=layout_tasks,
+            controllers=controllers,
+        ),
+    )
+
+
+def _printed_cgroups(bundle: Bundle) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    from lamina.runtime.cgroups import read_layout, settings
+
+    layout = read_layout()
+    wanted = settings((bundle.spec.get("linux") or {}).get("resources") or {}, layout)
+    controllers = tuple(c.encode() for c in wanted if c in layout.v1)
+    return tuple(range(110, 110 + len(controllers))), controllers
+
+
+def launch(
+    bundle: Bundle,
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    seccomp: bytes = b"",
+    die_with_parent: bool = True,
+) -> Running:
+    """Start *bundle* with the given descriptors (with a terminal they are not used) and return once its command runs.
+
+    `seccomp` is the compiled filter of the specification. With *die_with_parent* the container is killed when the
+    calling thread ends. Nothing about the calling process changes. Raises CommandNotFound, CommandNotExecutable,
+    StepFailed with the step that failed, Unsupported, InvalidInput; then nothing is left behind.
+    """
+    facts = _facts(bundle)
+    linux = bundle.spec.get("linux") or {}
+    cgroup = create_cgroup(linux.get("cgroupsPath") or "", linux.get("resources") or {})
+    held: list[Fd] = []
+    try:
+        ours, theirs = _socket_pair()
+        held += [ours, theirs]
+        standard = [_above_stdio(fd, held) for fd in (stdin, stdout, stderr)]
+        wiring = replace(
+            facts, channel=int(theirs), stdin=standard[0], stdout=standard[1], stderr=standard[2],
+            seccomp=seccomp, die_with_parent=die_with_parent,
+            tasks=tuple(int(fd) for fd in cgroup.tasks.values()) if cgroup else (),
+            controllers=tuple(c.encode() for c in cgroup.tasks) if cgroup else (),
+            cgroup=int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1,
+        )  # fmt: skip
+        compiled = compile_plan(bundle, wiring)
+        child = _spawn(compiled, wiring, bundle, ours, theirs)
+        pty = _receive_terminal(ours) if bundle.spec["process"].get("terminal") else None
+    except BaseException as failure:
+        if cgroup is not None:
+            cgroup.close()
+            try:
+                cgroup.remove()
+            except OSError as second:
+                failure.add_note(f"while cleaning up: {second}")
+        raise
+    finally:
+        for fd in held:
+            fd.close()
+    if cgroup is not None:
+        cgroup.close()
+    return Running(child.pid, child.pidfd, pty, cgroup, _lowered(bundle))
+
+
+def _lowered(bundle: Bundle) -> tuple[str, ...]:
+    asked = bundle.spec["process"].get("rlimits") or []
+    return effective_limits(asked)[1] if asked else ()
+
+
+def _facts(bundle: Bundle) -> Wiring:
+    """What the plan must know of the host."""
+    null = os.stat("/dev/null")
+    if not stat.S_ISCHR(null.st_mode) or null.st_rdev != os.makedev(1, 3):
+        raise Unsupported(
+            "mask paths: /dev/null of this host is not the null device", remedy="repair /dev/null"
+        )
+    files = set()
+    for mount in bundle.spec.get("mounts") or []:
+        options = mount.get("options") or []
+        if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
+            source = os.fsencode(str(mount["source"]))
+            try:
+                if not stat.S_ISDIR(os.stat(source).st_mode):
+                    files.add(source)
+            except OSError as error:
+                raise NotFound(f"bind {os.fsdecode(source)}: {error.strerror}") from error
+    linux = bundle.spec.get("linux") or {}
+    mappings = linux.get("gidMappings") or []
+    single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
+    release = os.uname().release.split(".", 2)
+    return replace(
+        _PRINTED,
+        files=frozenset(files),
+        limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
+        last_cap=_last_cap(),
+        setgroups=not single,
+        lowerdir_plus=(int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8),
+    )
+
+
+def _last_cap() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", "rb", buffering=0) as text:
+        return int(text.read())
+
+
+def _socket_pair() -> tuple[Fd, Fd]:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+    return Fd(ours.detach()), Fd(theirs.detach())
+
+
+def _above_stdio(fd: int, held: list[Fd]) -> int:
+    """A copy above 2: the plan fills 0, 1 and 2 one after the other and must not overwrite what it still needs."""
+    import fcntl
+
+    if fd > 2:
+        return fd
+    copy = Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+    held.append(copy)
+    return int(copy)
+
+
+def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd) -> Child:
+    """clone3, id maps where there is a user namespace, and the report of the walk."""
+    mapped = bool(compiled.flags & CLONE_NEWUSER)
+    # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
+    sharing = CLONE_VM if mapped else CLONE_VM | CLONE_VFORK
+    into_cgroup = 0x200000000 if wiring.cgroup >= 0 else 0
+    dumpable = prctl(PR_GET_DUMPABLE)
+    cgroup_namespace = compiled.flags & 0x02000000
+    program = compiled.assemble()
+    try:
+        child = program.spawn(compiled.flags & ~cgroup_namespace | sharing | into_cgroup, wiring.cgroup)
+    except OSError as error:
+        raise _clone_failure(error, mapped) from error
+    try:
+        theirs.close()
+        if mapped:
+            from lamina.runtime.id_maps import write_id_maps
+
+            write_id_maps(child.pid, bundle.spec["linux"])
+            os.write(ours, b"m")
+            _await_exec(ours, child, bool(bundle.spec["process"].get("terminal")))
+        outcome = child.outcome()
+        if outcome.failed is not None:
+            raise _step_failure(compiled, outcome)
+    except BaseException:
+        try:
+            pidfd_send_signal(child.pidfd, 9)
+        except OSError:
+            pass
+        _reap(child.pidfd)
+        child.pidfd.close()
+        raise
+    finally:
+        # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
+        if prctl(PR_GET_DUMPABLE) != dumpable:
+            prctl(PR_SET_DUMPABLE, dumpable)
+    return child
+
+
+def _await_exec(ours: Fd, child: Child, terminal: bool) -> None:
+    """Wait until the channel's other end is closed: by execve, or by the child's end.
+
+    A byte with a terminal's descriptor may lie in it; it is left there for `_receive_terminal`.
+    """
+    poll = select.poll()
+    poll.register(ours, select.POLLRDHUP if terminal else select.POLLIN | select.POLLRDHUP)
+    poll.poll()
+
+
+def _receive_terminal(ours: Fd) -> Fd:
+    channel = _socket.socket(fileno=os.dup(ours))
+    try:
+        _, ancillary, _, _ = channel.recvmsg(1, 64, _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        channel.close()
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            return Fd(int.from_bytes(data[:4], "little"))
+    raise LaminaError("start: the container handed over no terminal")
+
+
+def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
+    number = error.errno or 0
+    if mapped and number in (EPERM, ENOSPC):
+        return Unsupported(
+            f"create user namespace: {os.strerror(number)}",
+            remedy="`lamina doctor` names what forbids it on this host and the remedy",
+        )
+    if number == EPERM:
+        return Unsupported(
+            "create namespaces: Operation not permitted", remedy="run as root, or see `lamina doctor`"
+        )
+    return KernelError("clone3", number, remedy="see `lamina doctor`")
+
+
+def _step_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
+    index = outcome.failed or 0
+    step = compiled.steps[index]
+    command = [i for i, s in enumerate(compiled.steps) if s.call == "execve"]
+    if step.call == "execve":
+        name = str(compiled.steps[command[0]].args[1][0], "utf-8", "replace")  # type: ignore[index, arg-type]
+        refused = any(outcome.results[i] == -EACCES for i in command)
+        number = EACCES if refused else outcome.errno
+        kind = CommandNotFound if number in (ENOENT,) else CommandNotExecutable
+        hint = "no such command in the container" if kind is CommandNotFound else ""
+        if number == ENOEXEC:
+            hint = "neither a program for this machine nor a script with a #! line"
+        return kind(
+            repr(step), number, index=index, message=f"execute {name}: {os.strerror(number)}", hint=hint
+        )
+    hint = "a link is in the way of one of the container's own file systems" if outcome.errno == ELOOP else ""
+    text = f"step {index + 1} of {len(compiled.steps)} of the start failed: {step!r}"
+    cause = os.strerror(outcome.errno) if outcome.errno else f"unexpected result {outcome.results[index]}"
+    return StepFailed(repr(step), outcome.errno, index=index, message=f"{text}: {cause}", hint=hint)

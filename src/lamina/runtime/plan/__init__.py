@@ -1,0 +1,74 @@
+"""From a specification to a start's plan: a flat list of system calls, made without any privilege.
+
+`compile_plan` is pure: it opens, stats and reads nothing. The order of a start is the order of this file.
+"""
+
+from __future__ import annotations
+
+from lamina.linux.constants import CLONE_NEWNET
+from lamina.linux.program import Program, Step, assemble
+from lamina.runtime.plan.devices import terminal_steps
+from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
+from lamina.runtime.plan.namespaces import entry_steps, hostname_steps, loopback_steps, namespace_flags
+from lamina.runtime.plan.process import (
+    command_steps,
+    directory_steps,
+    limit_steps,
+    oom_steps,
+    privilege_steps,
+    stdio_steps,
+)
+from lamina.runtime.plan.rootfs import furniture_steps, pivot_steps, readonly_root_steps, root_steps
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.runtime.bundle import Bundle, Wiring
+
+__all__ = ["Plan", "compile_plan"]
+
+
+@value
+class Plan:
+    """A start, ready to be read or run: the flags of clone3(2), and what the new process does until execve(2)."""
+
+    flags: int
+    steps: tuple[Step, ...]
+
+    def assemble(self) -> Program:
+        """The steps, packed for the walker."""
+        return assemble(self.steps)
+
+    def __str__(self) -> str:
+        from lamina.linux.describe import describe_plan
+
+        return describe_plan(self.flags, self.steps)
+
+
+def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
+    """The plan of *bundle*'s start. Raises InvalidInput or Unsupported for what cannot be meant or done."""
+    spec = bundle.spec
+    linux = spec.get("linux") or {}
+    process = spec["process"]
+    terminal = bool(process.get("terminal"))
+    flags = namespace_flags(spec)
+    readonly = bool((spec.get("root") or {}).get("readonly"))
+    steps = [
+        *entry_steps(flags, wiring),
+        *(loopback_steps() if flags & CLONE_NEWNET else ()),
+        *root_steps(bundle, wiring),
+        *furniture_steps(bundle, wiring, flags),
+        *(terminal_steps(wiring.channel) if terminal else ()),
+        *oom_steps(process),
+        *readonly_path_steps(linux.get("readonlyPaths") or []),
+        *mask_steps(linux.get("maskedPaths") or []),
+        *hostname_steps(spec),
+        *pivot_steps(),
+        *stdio_steps(wiring, terminal),
+        *directory_steps(process),
+        *(readonly_root_steps() if readonly else ()),
+        *limit_steps(wiring),
+        *privilege_steps(process, wiring),
+        *command_steps(process),
+    ]
+    return Plan(flags, tuple(steps))

@@ -1,0 +1,67 @@
+"""Masked and read-only paths as steps.
+
+Each is opened without following links and then covered by descriptor, so that neither a link nor a race decides what is
+covered (CVE-2025-31133, CVE-2025-52881). What covers a file is the host's own null device, which the caller has
+verified, never the container's.
+"""
+
+from __future__ import annotations
+
+from errno import ENOENT, ENOTDIR
+from os import O_DIRECTORY, O_PATH
+
+from lamina.linux.constants import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+from lamina.linux.constants import RESOLVE_NO_SYMLINKS
+from lamina.linux.program import Reg, Step
+from lamina.runtime.plan.mounts import clone_steps, new_mount_steps, readonly_steps
+from lamina.runtime.plan.paths import INSIDE, attach_step, open_step
+
+_EMPTY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+_STRICT = INSIDE | RESOLVE_NO_SYMLINKS
+
+
+def cover_steps(place: Reg, empty: Reg) -> list[Step]:
+    """Cover the directory open as *place* with an empty read-only one."""
+    steps = new_mount_steps("tmpfs", empty, attributes=_EMPTY, data=(("size", "0"), ("mode", "755")))
+    return [*steps, attach_step(empty, place)]
+
+
+def mask_steps(paths: list[str]) -> list[Step]:
+    """Cover *paths*: a directory with an empty read-only one, a file with the null device; absent ones are passed."""
+    steps: list[Step] = []
+    for index, path in enumerate(paths):
+        place, empty, null = Reg(f"mask{index}"), Reg(f"mask{index}.dir"), Reg(f"mask{index}.null")
+        name = path.encode("utf-8", "surrogateescape")
+        as_file = [
+            open_step(name, place, resolve=_STRICT),
+            *clone_steps(b"/dev/null", null, 0),
+            attach_step(null, place),
+        ]
+        cover = cover_steps(place, empty)
+        cover[-1].leap = len(as_file)
+        as_directory = [
+            open_step(
+                name, place, flags=O_PATH | O_DIRECTORY, resolve=_STRICT,
+                tolerate=(ENOTDIR,), skip=len(cover), note=f"mask {path}",
+            ),
+            *cover,
+        ]  # fmt: skip
+        found = open_step(
+            name, place, resolve=_STRICT, tolerate=(ENOENT,), skip=len(as_directory) + len(as_file)
+        )
+        steps += [found, *as_directory, *as_file]
+    return steps
+
+
+def readonly_path_steps(paths: list[str]) -> list[Step]:
+    """Make *paths* read-only with all that is below them; absent ones are passed."""
+    steps: list[Step] = []
+    for index, path in enumerate(paths):
+        place = Reg(f"readonly{index}")
+        make = readonly_steps(place, Reg(f"readonly{index}.tree"))
+        name = path.encode("utf-8", "surrogateescape")
+        found = open_step(
+            name, place, resolve=_STRICT, tolerate=(ENOENT,), skip=len(make), note=f"make {path} read-only"
+        )
+        steps += [found, *make]
+    return steps

@@ -1,0 +1,208 @@
+"""The process of the specification as steps: descriptors, limits, identity, privileges, and the command itself.
+
+https://github.com/opencontainers/runtime-spec/blob/main/config.md#process
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, ENOENT, ENOSYS, ENOTDIR, EPERM
+from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY
+
+from lamina.errors import InvalidInput, LaminaError
+from lamina.linux.capabilities import CAPABILITIES
+from lamina.linux.constants import (
+    AT_FDCWD,
+    KEYCTL_JOIN_SESSION_KEYRING,
+    LINUX_CAPABILITY_VERSION_3,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_CAPBSET_DROP,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    SECCOMP_SET_MODE_FILTER,
+    SIGKILL,
+    TIOCSCTTY,
+)
+from lamina.linux.program import Reg, Step, Strings, Struct
+from lamina.runtime.plan.devices import SLAVE
+from lamina.runtime.plan.paths import ROOT, open_step, target_steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.runtime.bundle import Wiring
+
+    Process = dict[str, Any]
+
+# the only descriptor above 2 that lives until execve; close-on-exec
+CHANNEL = 3
+EVERY = 0xFFFFFFFF
+EVERY_64 = 0xFFFFFFFFFFFFFFFF
+DEFAULT_UMASK = 0o022
+# execvp(3) goes on looking after these, and so do shells
+_LOOK_ON = (ENOENT, ENOTDIR, EACCES)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
+    """Give the process its three descriptors and close all others, really: a command or a working directory such as
+    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
+    """
+    sources = (SLAVE,) * 3 if terminal else (wiring.stdin, wiring.stdout, wiring.stderr)
+    steps = [Step("dup3", source, number, 0) for number, source in enumerate(sources)]
+    if terminal:
+        steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
+    if wiring.channel != CHANNEL:
+        steps.append(Step("dup3", wiring.channel, CHANNEL, O_CLOEXEC))
+    steps.append(Step("close_range", CHANNEL + 1, EVERY, 0, note="nothing of the host stays open"))
+    return steps
+
+
+def directory_steps(process: Process) -> list[Step]:
+    """Make (as Docker does) and enter the working directory. By now the root is the container's, and closed."""
+    path = str(process.get("cwd") or "/").encode("utf-8", "surrogateescape")
+    place = Reg("cwd")
+    return [
+        Step("openat", AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=ROOT),
+        *target_steps(path, place, directory=True),
+        Step("fchdir", place, note="working directory"),
+    ]
+
+
+def limit_steps(wiring: Wiring) -> list[Step]:
+    """Set every resource limit: none of the caller's is inherited."""
+    return [
+        Step("prlimit64", 0, number, Struct("rlimit64", "QQ", (soft & EVERY_64, hard & EVERY_64)), None)
+        for number, soft, hard in wiring.limits
+    ]
+
+
+def oom_steps(process: Process) -> list[Step]:
+    """Write the OOM score adjustment through the container's own procfs, before anything of the image can be in its way."""
+    score = process.get("oomScoreAdj")
+    if score is None:
+        return []
+    held, text = Reg("oom"), str(int(score)).encode()
+    return [
+        open_step(b"/proc/self/oom_score_adj", held, flags=O_WRONLY, note="OOM score"),
+        Step("write", held, text, len(text), want=len(text)),
+        Step("close", held),
+    ]
+
+
+def _bits(names: list[str] | None) -> int:
+    bits = 0
+    for name in names or []:
+        if name not in CAPABILITIES:
+            raise InvalidInput(
+                f"give capability {name}: there is none of that name", remedy="see capabilities(7)"
+            )
+        bits |= 1 << CAPABILITIES[name]
+    return bits
+
+
+def identity_steps(process: Process, wiring: Wiring) -> list[Step]:
+    """User, groups and the five capability sets, in the order in which each is still permitted."""
+    sets = process.get("capabilities") or {}
+    bounding, effective, permitted, inheritable, ambient = (
+        _bits(sets.get(n)) for n in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    )
+    user = process.get("user") or {}
+    uid, gid = int(user.get("uid", 0)), int(user.get("gid", 0))
+    groups = [int(g) for g in user.get("additionalGids") or []]
+    everything = (1 << (wiring.last_cap + 1)) - 1
+    steps = [
+        Step("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+        for number in range(wiring.last_cap + 1)
+        if not bounding >> number & 1
+    ]
+    steps += _user_steps(uid, gid, groups, wiring.setgroups)
+    header = Struct("cap_header", "Ii", (LINUX_CAPABILITY_VERSION_3, 0))
+    words: list[int] = []
+    for shift in (0, 32):
+        words += [(s & everything) >> shift & EVERY for s in (effective, permitted, inheritable)]
+    steps.append(Step("capset", header, Struct("cap_data", "6I", tuple(words)), note="capabilities"))
+    steps.append(Step("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    steps += [
+        Step("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
+        for number in range(wiring.last_cap + 1)
+        if ambient >> number & 1
+    ]
+    return steps
+
+
+def _user_steps(uid: int, gid: int, groups: list[int], setgroups: bool) -> list[Step]:
+    if groups and not setgroups:
+        raise LaminaError(
+            "give additional groups: this user namespace maps one group only and cannot change them",
+            remedy="install the package uidmap and give the user subordinate ids (see lamina doctor)",
+        )
+    steps = [Step("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)] if uid else []
+    if setgroups:
+        listed = b"".join(g.to_bytes(4, "little") for g in groups)
+        steps.append(Step("setgroups", len(groups), listed or None))
+    steps.append(Step("setresgid", gid, gid, gid, note=f"become {uid}:{gid}"))
+    steps.append(Step("setresuid", uid, uid, uid))
+    if uid:
+        steps.append(Step("prctl", PR_SET_KEEPCAPS, 0, 0, 0, 0))
+    return steps
+
+
+def seccomp_step(program: bytes) -> Step:
+    """Install the compiled filter (seccomp(2))."""
+    filter_ = Struct("sock_fprog", "HP", (len(program) // 8, program))
+    return Step(
+        "seccomp", SECCOMP_SET_MODE_FILTER, 0, filter_, note=f"seccomp: {len(program) // 8} instructions"
+    )
+
+
+def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
+    """Everything between the finished root and execve, ending in the command.
+
+    Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, so before the capabilities go; with it as
+    late as possible, so that the filter need not allow what we do.
+    """
+    no_new_privileges = bool(process.get("noNewPrivileges"))
+    filter_ = [seccomp_step(wiring.seccomp)] if wiring.seccomp else []
+    umask = (process.get("user") or {}).get("umask")
+    steps = [
+        Step(
+            "keyctl", KEYCTL_JOIN_SESSION_KEYRING, None, tolerate=(EPERM, ENOSYS), note="a keyring of its own"
+        )
+    ]
+    if not no_new_privileges:
+        steps += filter_
+    steps += identity_steps(process, wiring)
+    if no_new_privileges:
+        steps.append(Step("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    steps.append(Step("umask", DEFAULT_UMASK if umask is None else int(umask)))
+    if wiring.die_with_parent:
+        # the signal's setting is lost when ids change, so it comes late; whoever died before it is seen by the poll
+        gone = Struct("pollfd", "ihh", (CHANNEL, 0, 0))
+        steps.append(Step("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
+        now = Struct("timespec", "QQ", (0, 0))
+        steps.append(Step("ppoll", gone, 1, now, None, 8, want=0, note="the caller is still there"))
+    if no_new_privileges:
+        steps += filter_
+    return steps
+
+
+def command_steps(process: Process) -> list[Step]:
+    """The command, looked for along the container's own PATH as execvp(3) does."""
+    args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
+    if not args or not args[0]:
+        raise InvalidInput("start: no command is given", remedy="name one behind the image")
+    environment = [str(e).encode("utf-8", "surrogateescape") for e in process.get("env") or []]
+    if any(b"\0" in text for text in (*args, *environment)):
+        raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
+    argv, envp = Strings(args), Strings(environment)
+    if b"/" in args[0]:
+        return [Step("execve", args[0], argv, envp)]
+    path = next((e[5:] for e in environment if e.startswith(b"PATH=")), DEFAULT_PATH.encode())
+    places = [directory or b"." for directory in path.split(b":")]
+    steps = [Step("execve", place + b"/" + args[0], argv, envp, tolerate=_LOOK_ON) for place in places]
+    steps[-1].tolerate = ()
+    return steps

@@ -1,0 +1,83 @@
+"""Resource limits: what a process starts with when nothing was asked (getrlimit(2))."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from lamina.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+INFINITY = 0xFFFFFFFFFFFFFFFF
+NUMBERS = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+_MIB = 1 << 20
+# The kernel's own first values (include/asm-generic/resource.h), with the soft limits that systemd gives services.
+# Where a number depends on the machine (NPROC, SIGPENDING) the hard limit stands for it.
+_DEFAULTS = {
+    "RLIMIT_STACK": (8 * _MIB, INFINITY),
+    "RLIMIT_CORE": (0, INFINITY),
+    "RLIMIT_NOFILE": (1024, 1 << 20),
+    "RLIMIT_MEMLOCK": (8 * _MIB, 8 * _MIB),
+    "RLIMIT_MSGQUEUE": (819200, 819200),
+    "RLIMIT_NICE": (0, 0),
+    "RLIMIT_RTPRIO": (0, 0),
+}
+
+
+def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
+    """Every limit as (number, soft, hard), and which of those asked for had to be lowered to the caller's hard limit.
+
+    Raises InvalidInput for an unknown name or a soft limit above the hard one.
+    """
+    wanted = {}
+    for limit in asked:
+        name = limit["type"]
+        if name not in NUMBERS:
+            raise InvalidInput(f"set limit {name}: the names are {', '.join(sorted(NUMBERS))}")
+        soft, hard = int(limit["soft"]) & INFINITY, int(limit["hard"]) & INFINITY
+        if soft > hard:
+            raise InvalidInput(f"set limit {name}: the soft limit {soft} is above the hard limit {hard}")
+        wanted[name] = (soft, hard)
+    may_raise = _may_raise()
+    limits, lowered = [], []
+    for name, number in NUMBERS.items():
+        ours = resource.getrlimit(number)[1]
+        ceiling = INFINITY if ours == resource.RLIM_INFINITY else ours
+        soft, hard = wanted.get(name) or _DEFAULTS.get(name, (INFINITY, INFINITY))
+        if hard > ceiling and not may_raise:
+            if name in wanted:
+                lowered.append(f"{name} is {ceiling}: the hard limit of the caller, who may not raise it")
+            hard = ceiling
+        limits.append((number, min(soft, hard), hard))
+    return tuple(limits), tuple(lowered)
+
+
+def _may_raise() -> bool:
+    """Whether the caller has CAP_SYS_RESOURCE (capabilities(7): number 24)."""
+    if os.geteuid():
+        return False
+    with open("/proc/self/status", "rb", buffering=0) as status:
+        for line in status.read(4096).splitlines():
+            if line.startswith(b"CapEff:"):
+                return bool(int(line.split()[1], 16) >> 24 & 1)
+    return False
