@@ -305,13 +305,13 @@ def compare_in_empty_directory(texts: list[str]) -> None:
         os.mkdir(path)
         Path(os.fsdecode(path), f"{number}").touch()
         Path(os.fsdecode(path), "top").write_bytes(path)
-    for path in {spec.upperdir, spec.workdir} - {None}:
-        os.mkdir(path)
+    for directory in filter(None, {spec.upperdir, spec.workdir}):
+        os.mkdir(directory)
     for option in _split(text.encode()):  # the kernel looks those up as well that a later option replaces
         with contextlib.suppress(InvalidInput):
             replaced = parse_mount_options(["lowerdir+=zz", option, "workdir=W"]).spec
-            for path in {*replaced.lowerdirs, *replaced.datadirs, replaced.upperdir} - {None}:
-                os.makedirs(path, exist_ok=True)
+            for directory in filter(None, {*replaced.lowerdirs, *replaced.datadirs, replaced.upperdir}):
+                os.makedirs(directory, exist_ok=True)
     refusal = mount2(b"merged", text.encode())
     assert refusal == 0, os.strerror(refusal)
     try:

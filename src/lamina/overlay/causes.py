@@ -198,7 +198,7 @@ def work_and_upper(case: Case) -> Cause | None:
 
 
 def unfit_upper(case: Case) -> Cause | None:
-    """An upperdir or workdir on an overlay, a network, or something read-only."""
+    """An upperdir or workdir on an overlay, or on something read-only."""
     for directory in case.writable:
         if directory.fstype == "overlay":
             return Cause(
@@ -209,6 +209,12 @@ def unfit_upper(case: Case) -> Cause | None:
             return Cause(
                 f"{directory} is on a read-only file system", "put upperdir and workdir on a writable one"
             )
+    return None
+
+
+def network_upper(case: Case) -> Cause | None:
+    """An upperdir or workdir on a network: overlayfs takes one only if it has all that a local one has."""
+    for directory in case.writable:
         if directory.fstype in _NETWORKS or directory.fstype.startswith("fuse"):
             return Cause(
                 f"{directory} is on {directory.fstype}, which lacks what an upperdir needs",
@@ -219,12 +225,14 @@ def unfit_upper(case: Case) -> Cause | None:
 
 def unfit_layer(case: Case) -> Cause | None:
     """A layer on a file system that compares names in its own way, or is no place for files."""
+    remedy = "copy it to a file system such as ext4, xfs, btrfs or tmpfs"
     for directory in case.directories:
         if directory.fstype in _NO_LAYERS:
-            return Cause(
-                f"{directory} is on {directory.fstype}, which cannot be part of an overlay",
-                "copy it to a file system such as ext4, xfs, btrfs or tmpfs",
-            )
+            return Cause(f"{directory} is on {directory.fstype}, which cannot be part of an overlay", remedy)
+    for message in case.messages:
+        if found := re.search(r"(case-insensitive )?.*filesystem on (.+) not supported", message):
+            what = "that ignores case" if found[1] else "that overlayfs does not support"
+            return Cause(f"{found[2]} is on a file system {what}", remedy)
     return None
 
 

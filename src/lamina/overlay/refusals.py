@@ -137,6 +137,7 @@ _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((EINVAL,)), causes.unfit_layer),
     (frozenset((EINVAL,)), causes.too_deep),
     (frozenset((EINVAL, ELOOP)), causes.overlap),
+    (frozenset((EINVAL,)), causes.network_upper),
     (frozenset((EBUSY,)), causes.in_use),
     (frozenset((EBUSY,)), causes.in_use_elsewhere),
     (frozenset((ESTALE,)), causes.indexed),
