@@ -10,13 +10,18 @@ has an entry, and walked where something of them vanished or moved.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from lamina.errors import InvalidInput
 from lamina.overlay.spec import MountSpec
 
 Kind = Literal["added", "changed", "deleted", "replaced"]
 Vanished = Literal["list", "count", "none"]
+
+# by the file type in st_mode (S_IFMT >> 12), inode(7)
+TYPES = {1: "fifo", 2: "char", 4: "directory", 6: "block", 8: "file", 10: "symlink", 12: "socket"}
 
 
 class Entry(NamedTuple):
@@ -51,7 +56,7 @@ class Change(NamedTuple):
     before    what the lower layers show there; None of "added"
     after     what the whole stack shows; None of "deleted"
     implied   a deletion without a whiteout of its own: a directory above it was deleted, replaced or re-created
-    vanished  of a deleted or replaced directory: how many entries were below it; None when not asked for
+    vanished  of a deleted or replaced directory: how many entries were below it; None unless they were counted
     link_to   a hard link: the path of another name of the same file, which is unchanged or was changed earlier
     moved_from  of a directory renamed with a redirect: the path under which the layers below know it
     """
@@ -77,13 +82,30 @@ class Change(NamedTuple):
         )
 
 
+def entry_of(status: os.stat_result, target: bytes | None = None) -> Entry:
+    """The Entry for what lstat(2) said; *target* is the text of a symbolic link."""
+    mode = status.st_mode
+    return Entry(
+        TYPES[mode >> 12], mode & 0o7777, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, target,
+        status.st_rdev, status.st_nlink, status.st_ino, status.st_dev, status.st_ctime_ns,
+    )  # fmt: skip
+
+
 def changes(spec: MountSpec, *, vanished: Vanished = "list") -> Iterator[Change]:
     """Every path that *spec*'s upper directory changed, sorted by path (parents before children).
 
     Deleted, replaced and re-created directories say what vanished in them: *vanished* "list" gives every entry as an
-    implied deletion, "count" only counts those below a deleted one, "none" does not look. New metadata alone
-    ("metacopy"), directories moved by redirects, and copies that are identical to the original are seen as what they
-    are; the last are no changes.
-    Without an upper directory there are none. Raises OSError (a layer that cannot be read), errors.Corrupt.
+    implied deletion of its own, "count" counts those below a deleted or replaced directory in its `vanished`, "none"
+    does not look there. In a re-created directory each entry that is gone is always given.
+
+    New metadata alone ("metacopy"), directories moved by redirects, and copies that are identical to the original are
+    seen as what they are; the last are no changes. Without an upper directory there are none.
+    Raises OSError (a layer that cannot be read, a malformed mark in it).
     """
-    raise NotImplementedError
+    from lamina.overlay.difference import Difference
+
+    if vanished not in ("list", "count", "none"):
+        raise InvalidInput(f'compare layers with vanished={vanished!r}: it is "list", "count" or "none"')
+    if spec.upperdir is None:
+        return iter(())
+    return Difference(spec, vanished).run()
