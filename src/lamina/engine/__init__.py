@@ -1,1 +1,25 @@
-"""The room where images, layers, namespaces and processes meet, and the Python API."""
+"""The room where images, layers, namespaces and processes meet: the Python API. Names are loaded when they are used."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.engine.completed import Completed
+    from lamina.engine.container import Container
+    from lamina.engine.engine import Engine
+
+__all__ = ["Completed", "Container", "Engine"]
+
+_WHERE = {"Completed": "completed", "Container": "container", "Engine": "engine"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{_WHERE[name]}"
+    __import__(module)
+    import sys
+
+    found: object = getattr(sys.modules[module], name)
+    globals()[name] = found
+    return found

@@ -55,21 +55,29 @@ def id_maps() -> IdMaps | None:
 
 
 def maps_for(uid: int, gid: int, read: Callable[[str], bytes], helpers: bool) -> IdMaps:
-    """The maps of user *uid*; *read* reads /etc/subuid and /etc/subgid."""
+    """The maps of user *uid*; *read* reads /etc/passwd, /etc/subuid and /etc/subgid."""
     own = IdMaps(((0, uid, 1),), ((0, gid, 1),))
     if not helpers:
         return own
-    import pwd
-
-    try:
-        name = os.fsencode(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        name = b"%d" % uid
+    name = _user_name(uid, read("/etc/passwd"))
     uids = _ranges(read("/etc/subuid"), name, uid)
     gids = _ranges(read("/etc/subgid"), name, uid)
     if not uids or not gids:
         return own
     return IdMaps((*own.uids, *uids), (*own.gids, *gids))
+
+
+def _user_name(uid: int, passwd: bytes) -> bytes:
+    for line in passwd.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) > 2 and fields[2] == b"%d" % uid:
+            return fields[0]
+    import pwd  # a user of a directory service, who is in no file
+
+    try:
+        return os.fsencode(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return b"%d" % uid
 
 
 def _ranges(text: bytes, name: bytes, uid: int) -> list[tuple[int, int, int]]:

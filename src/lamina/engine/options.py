@@ -189,9 +189,9 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     for name, own in items:
         if not name or "=" in name:
             raise InvalidInput(f"environment variable {name!r}: not a name", remedy="NAME=VALUE, or NAME")
-        text = environ.get(name) if own is None else text_of(own, f"environment variable {name}")
-        if text is not None:
-            found.append((name, text))
+        content = environ.get(name) if own is None else text_of(own, f"environment variable {name}")
+        if content is not None:
+            found.append((name, content))
     return tuple(found)
 
 

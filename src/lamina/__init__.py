@@ -1,0 +1,63 @@
+"""Lamina: containers and layered file systems, without a daemon.
+
+    import lamina
+
+    done = lamina.run("host", ["make", "install"], capture_output=True, text=True)
+
+Names are loaded when they are used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.engine.completed import Completed
+    from lamina.engine.container import Container
+    from lamina.engine.engine import Engine, run
+    from lamina.errors import LaminaError
+    from lamina.overlay.changes import Change
+    from lamina.overlay.explain import Explanation
+    from lamina.overlay.tree import Overlay, Tree
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Change",
+    "Completed",
+    "Container",
+    "Engine",
+    "Explanation",
+    "LaminaError",
+    "Overlay",
+    "Tree",
+    "__version__",
+    "run",
+]
+
+_WHERE = {
+    "Change": "overlay.changes",
+    "Completed": "engine.completed",
+    "Container": "engine.container",
+    "Engine": "engine.engine",
+    "Explanation": "overlay.explain",
+    "LaminaError": "errors",
+    "Overlay": "overlay.tree",
+    "Tree": "overlay.tree",
+    "run": "engine.engine",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+    import sys
+
+    module = f"lamina.{_WHERE[name]}"
+    __import__(module)
+    found: object = getattr(sys.modules[module], name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -1,0 +1,237 @@
+"""A container that exists: what it is, what it did, and what becomes of that."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from lamina.engine.layers import stacks_of
+from lamina.engine.recover import end_processes
+from lamina.errors import Conflict, Corrupt, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from lamina.engine.apply import Applied, Clash, HostChange, Undone
+    from lamina.overlay.spec import MountSpec
+    from lamina.store.containers import Home
+    from lamina.supervisor.log import LogEntry
+
+# how long a forced removal waits for the engine of a killed container to let go
+PATIENCE = 15.0
+FOLLOW_EVERY = 0.1
+
+
+class Container:
+    """One container. Made by `Engine.container` and `Engine.containers`; attributes are read when asked for.
+
+    NotFound is raised by whatever needs a container that was removed meanwhile.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._asked: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Container {self._home.short_id}>"
+
+    # -- what it is
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._home.id
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        if self._asked is None:
+            try:
+                self._asked = self._home.asked()
+            except Corrupt:
+                self._asked = {}
+        return self._asked
+
+    @property
+    def name(self) -> str:
+        """The name; "" when the record is damaged, as for all that follow."""
+        return str(self._record.get("name", ""))
+
+    @property
+    def image(self) -> str:
+        """The image it was made from, as it was asked for."""
+        return str(self._record.get("image", ""))
+
+    @property
+    def command(self) -> list[str]:
+        """What it executes."""
+        return [str(word) for word in self._record.get("command", ())]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What was noted with `--label`."""
+        return dict(self._record.get("labels") or {})
+
+    @property
+    def created(self) -> float:
+        """When it was made, seconds since 1970."""
+        return int(self._record.get("created", 0)) / 1e9
+
+    @property
+    def state(self) -> str:
+        """ "created", "running", "exited", or "dead" (its engine was killed)."""
+        if not self._home.exists():
+            raise NotFound(f"container {self._home.short_id}: no such container")
+        return self._home.state()
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, 128 + n after signal n; None while there is none."""
+        end = self._home.read("exit")
+        return None if end is None else int(end["status"])
+
+    def inspect(self) -> dict[str, Any]:
+        """Everything known of it, in the words of `docker inspect`."""
+        from lamina.engine.inspect import inspect
+
+        self._record  # noqa: B018  a damaged or missing record is said first
+        return inspect(self._home, self._home.asked())
+
+    def overlays(self) -> list[tuple[bytes, MountSpec]]:
+        """Where in the container which stack is mounted, the root first; read-only ones are among them."""
+        return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+
+    # -- what it wrote
+
+    def logs(self, *, follow: bool = False) -> Iterator[LogEntry]:
+        """What it wrote, oldest first; with *follow* also what it still writes, until it ends."""
+        from lamina.supervisor.log import read_log
+
+        path, seen = self._home.path + b"/log", 0
+        while True:
+            running = follow and self.state == "running"  # before reading: what comes after is read next time
+            for entry in read_log(path, seen):
+                seen = entry.end
+                yield entry
+            if not running:
+                return
+            time.sleep(FOLLOW_EVERY)
+
+    # -- what it did
+
+    def changes(
+        self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
+    ) -> list[HostChange]:
+        """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
+        from lamina.engine.apply import changes_of
+        from lamina.engine.apply.selection import select
+
+        asked = self._home.asked()
+        made = [os.fsencode(place) for place in asked.get("made") or ()]
+        writable = [(at, spec) for at, spec in self.overlays() if spec.upperdir is not None]
+        found = changes_of(writable, made=made)
+        paths, exclude = list(paths), list(exclude)
+        if paths or exclude:
+            return list(select(found, paths, exclude).changes)
+        return found
+
+    def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
+        """Of the changes, those on which the host itself has worked since the container started."""
+        from lamina.engine.apply import clashes_of
+
+        return clashes_of(self.changes(paths, exclude), self._journal, started_ns=self._started())
+
+    def apply(
+        self,
+        paths: Iterable[str | bytes] = (),
+        exclude: Iterable[str | bytes] = (),
+        force: bool = False,
+    ) -> Applied:
+        """Do to the host what it did, or what of that *paths* select and *exclude* does not: all of it or nothing.
+
+        Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
+        """
+        from lamina.engine.apply import apply
+
+        with _Held(self._home, "apply"):
+            changes = self.changes()
+            return apply(
+                changes,
+                self._journal,
+                started_ns=self._started(),
+                paths=list(paths),
+                exclude=list(exclude),
+                force=force,
+            )
+
+    def undo(self, force: bool = False) -> Undone:
+        """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
+        from lamina.engine.apply import undo
+
+        with _Held(self._home, "undo"):
+            return undo(self._journal, force=force)
+
+    @property
+    def _journal(self) -> bytes:
+        return self._home.path + b"/apply"
+
+    def _started(self) -> int:
+        asked = self._home.asked()
+        moment = asked.get("moment")
+        if not isinstance(moment, int):
+            raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
+        return moment
+
+    # -- its end
+
+    def remove(self, force: bool = False) -> None:
+        """Remove it and discard what it did. Raises Conflict when it runs; with *force* it is killed then."""
+        from lamina.engine.discard import discard
+
+        with _Held(self._home, "remove", kill=force):
+            discard(self._home, self.name or None, self._record)
+
+
+class _Held:
+    """Holds the container's lock, having made sure that nothing of it runs any more."""
+
+    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
+        self._home, self._verb, self._kill = home, verb, kill
+
+    def __enter__(self) -> None:
+        home = self._home
+        if not home.hold():
+            if not self._kill:
+                raise Conflict(
+                    f"{self._verb} container {home.short_id}: it is running, or in use by another command",
+                    remedy="wait for its end, or remove it with --force",
+                )
+            self._end()
+        try:
+            state = home.read("state")
+            if state is not None and home.read("exit") is None:  # its engine was killed
+                end_processes(home.read("container") or {}, state)
+        except Corrupt:
+            pass
+        except BaseException:
+            home.release()
+            raise
+
+    def _end(self) -> None:
+        """Kill it, and wait until whoever runs it has written that down."""
+        home, deadline = self._home, time.monotonic() + PATIENCE
+        while True:
+            state = home.read("state")
+            if state is not None:
+                from lamina.engine.recover import kill_and_wait
+
+                kill_and_wait(int(state["pid"]), state)
+            if home.hold():
+                return
+            if time.monotonic() > deadline:
+                raise Conflict(f"{self._verb} container {home.short_id}: its engine does not let go of it")
+            time.sleep(0.02)
+
+    def __exit__(self, *_: object) -> None:
+        self._home.release()

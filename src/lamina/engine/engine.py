@@ -1,0 +1,215 @@
+"""The engine: what people call from Python. One object for each store; safe to use from several threads."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import InvalidInput
+from lamina.store.root import Store
+from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+    from typing import Any, Protocol, Unpack
+
+    from lamina.engine.completed import Completed
+    from lamina.engine.container import Container
+    from lamina.engine.options import RunOptions
+    from lamina.runtime.plan import Plan
+
+    class HasFileno(Protocol):
+        """A file object."""
+
+        def fileno(self) -> int: ...
+
+    Stream = int | HasFileno | None
+    Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
+
+# every so many runs an engine that does nothing else looks after what killed engines left
+RUNS_BETWEEN_SWEEPS = 64
+
+
+class Engine:
+    """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina)."""
+
+    def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+        self._root = root
+        self._store: Store | None = None
+        self._runs = 0
+
+    @property
+    def store(self) -> Store:
+        """The store, opened (and made, if need be) when it is first used."""
+        if self._store is None:
+            self._store = Store(self._root)
+        return self._store
+
+    def run(
+        self,
+        image: str,
+        command: Command = (),
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        forward_signals: bool = False,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Completed:
+        """Run *command* in a new container over *image* and wait for its end.
+
+        The streams, `input`, `capture_output`, `text`, `encoding`, `check` and `timeout` (seconds) are those of
+        subprocess.run, with one difference: standard input is empty unless `input` or `stdin` is given, or
+        `interactive` asks for the caller's. `**options` are those of `docker run`; see RunOptions. With
+        `forward_signals` (main thread only) signals for this process go to the command instead.
+
+        Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
+        Unsupported, KernelError and others below LaminaError.
+        """
+        from lamina.engine.options import check_options
+        from lamina.engine.run import Hooks, Io, run
+
+        checked = check_options(options)
+        words = _words(command)
+        if capture_output:
+            if stdout is not None or stderr is not None:
+                raise InvalidInput("run: capture_output and stdout or stderr contradict each other")
+            stdout = stderr = PIPE
+        if input is not None and stdin is not None:
+            raise InvalidInput("run: input and stdin contradict each other")
+        if stdin is None and not checked.interactive:
+            stdin = DEVNULL
+        io = Io(
+            stdin=_descriptor(stdin),
+            stdout=_descriptor(stdout),
+            stderr=_descriptor(stderr),
+            data=_encoded(input, encoding),
+            timeout=timeout,
+            forward_signals=forward_signals,
+        )
+        if timeout is not None and not timeout >= 0:
+            raise InvalidInput(f"run: timeout {timeout} is not a number of seconds")
+        self._sweep()
+        hooks = Hooks(warn=on_warning, created=on_created)
+        try:
+            done = run(self.store, image, words, checked, io, hooks)
+        except Exception as error:
+            if text or encoding:
+                _decode_partial(error, encoding)
+            raise
+        if text or encoding:
+            done = _decoded(done, encoding)
+        if check:
+            done.check_returncode()
+        return done
+
+    def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
+        """What `run` would do, as the list of system calls of its start; nothing is made or started."""
+        from lamina.engine.options import check_options
+        from lamina.engine.run import Io, design
+        from lamina.engine.translate import CAPABILITIES
+        from lamina.runtime.launch import plan
+        from lamina.runtime.seccomp.cache import default_filter
+
+        identity = "0" * 64
+        home = self.store.containers + b"/" + identity.encode()
+        io = Io(stdin=DEVNULL)
+        drawn = design(self.store, identity, home, image, _words(command), check_options(options), io)
+        return plan(drawn.bundle, seccomp=default_filter(CAPABILITIES, self.store.cache + b"/seccomp"))
+
+    def container(self, reference: str) -> Container:
+        """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
+        from lamina.engine.container import Container
+        from lamina.engine.recover import recover
+        from lamina.store.containers import find
+
+        recover(self.store)
+        return Container(find(self.store, reference))
+
+    def containers(self, all: bool = False) -> list[Container]:
+        """The running containers, or all of them, the oldest first."""
+        from lamina.engine.container import Container
+        from lamina.engine.recover import recover
+        from lamina.errors import NotFound
+        from lamina.store.containers import Home, identities
+
+        recover(self.store, thorough=True)
+        found = []
+        for identity in identities(self.store):
+            container = Container(Home(self.store, identity))
+            try:
+                if all or container.state == "running":
+                    found.append((container.created, container))
+            except NotFound:
+                continue  # removed meanwhile, or not yet written down
+        found.sort(key=lambda entry: entry[0])
+        return [container for _, container in found]
+
+    def _sweep(self) -> None:
+        """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""
+        count, self._runs = self._runs, self._runs + 1
+        if count % RUNS_BETWEEN_SWEEPS == 0:
+            from lamina.engine.recover import recover
+
+            recover(self.store)
+
+
+def run(image: str, command: Command = (), **keywords: Any) -> Completed:
+    """`Engine().run(...)`: run *command* in a new container over *image*, in the default store."""
+    return Engine().run(image, command, **keywords)
+
+
+def _words(command: Command) -> tuple[str, ...]:
+    if isinstance(command, (str, bytes, os.PathLike)):
+        command = (command,)
+    try:
+        return tuple(os.fsdecode(word) for word in command)
+    except TypeError:
+        raise InvalidInput(f"run {command!r}: a command is a list of texts") from None
+
+
+def _descriptor(stream: Stream) -> int | None:
+    if stream is None or isinstance(stream, int):
+        if stream is not None and stream < 0 and stream not in (PIPE, STDOUT, DEVNULL):
+            raise InvalidInput(f"run: {stream} is not a descriptor")
+        return stream
+    return stream.fileno()
+
+
+def _encoded(data: bytes | str | None, encoding: str | None) -> bytes | None:
+    return data.encode(encoding or "utf-8") if isinstance(data, str) else data
+
+
+def _decoded(done: Completed, encoding: str | None) -> Completed:
+    from lamina.values import replace
+
+    return replace(done, stdout=_text(done.stdout, encoding), stderr=_text(done.stderr, encoding))
+
+
+def _text(data: Any, encoding: str | None) -> Any:
+    """As subprocess has it: decoded, with universal newlines."""
+    if not isinstance(data, bytes):
+        return data
+    return data.decode(encoding or "utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decode_partial(error: Exception, encoding: str | None) -> None:
+    for stream in ("stdout", "stderr"):
+        data = getattr(error, stream, None)
+        if isinstance(data, bytes):
+            # what was cut off may end within a character
+            setattr(
+                error, stream, _text(data.decode(encoding or "utf-8", "replace").encode("utf-8"), "utf-8")
+            )
+
+
+__all__ = ["Engine", "run"]

@@ -1,0 +1,71 @@
+"""Everything known of a container, in the words of `docker inspect`, so that templates and scripts carry over."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.containers import Home
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
+    """The document of one container, whose record is *asked*. Raises Corrupt, NotFound."""
+    state, end, status = home.read("state") or {}, home.read("exit") or {}, home.state()
+    options = asked.get("options") or {}
+    command = [str(word) for word in asked["command"]]
+    spec = home.read("spec") or {}
+    process = spec.get("process") or {}
+    return {
+        "Id": home.id,
+        "Name": asked["name"],
+        "Image": asked["image"],
+        "Created": _time(asked["created"]),
+        "Path": command[0],
+        "Args": command[1:],
+        "State": {
+            "Status": status,
+            "Running": status == "running",
+            "Dead": status == "dead",
+            "Pid": state.get("pid", 0) if status == "running" else 0,
+            "ExitCode": end.get("status", 0),
+            "OOMKilled": bool(end.get("oom_kills")),
+            "TimedOut": bool(end.get("timed_out")),
+            "StartedAt": _time(state.get("started")),
+            "FinishedAt": _time(end.get("finished")),
+        },
+        "Config": {
+            "Hostname": spec.get("hostname", ""),
+            "User": options.get("user") or "",
+            "Tty": bool(options.get("tty")),
+            "OpenStdin": bool(options.get("interactive")),
+            "Env": process.get("env") or [],
+            "WorkingDir": process.get("cwd") or "",
+            "Labels": asked.get("labels") or {},
+        },
+        "HostConfig": {
+            "AutoRemove": bool(asked.get("rm")),
+            "NetworkMode": options.get("network") or "",
+            "Memory": options.get("memory") or 0,
+            "CpuQuota": options.get("cpu_quota") or 0,
+            "PidsLimit": options.get("pids_limit") or 0,
+            "ReadonlyRootfs": bool(options.get("read_only")),
+        },
+        "Mounts": [m for m in spec.get("mounts") or [] if m.get("type") == "bind"],
+        "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
+        "LogPath": os.fsdecode(home.path + b"/log"),
+        "Warnings": [*(asked.get("warnings") or []), *(state.get("notes") or [])],
+    }
+
+
+def _time(nanoseconds: int | None) -> str:
+    """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
+    if not nanoseconds:
+        return NEVER
+    seconds, rest = divmod(int(nanoseconds), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

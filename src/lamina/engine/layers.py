@@ -1,0 +1,168 @@
+"""The layers of one container: which overlays its root consists of, made ready on disk.
+
+`arrange` is pure and serves `lamina plan` as well; `furnish` makes the directories.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EEXIST, ENODATA, ENOTSUP, EPERM
+from stat import S_IMODE
+
+from lamina.engine.host import DIRECTORY
+from lamina.overlay.spec import MountSpec
+from lamina.store.root import make_directory
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.engine.host import HostImage
+    from lamina.store.root import Store
+
+# Said, not left to the kernel's build: nobody else's redirects are followed, whole files are copied up, and a lower
+# that was restored from a backup still fits (overlayfs.rst, "redirect_dir", "Metadata only copy up", "index")
+OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
+# no set-uid program and no device of the host is anything but a file here (CVE-2023-0386)
+ATTRIBUTES = ("nosuid", "nodev")
+
+
+@value
+class Layers:
+    """What a container's root consists of. `stacks` are (place, stack) pairs, parents first; the first is the root."""
+
+    stacks: tuple[tuple[bytes, MountSpec], ...]
+    image: HostImage
+    home: bytes
+
+    @property
+    def rootfs(self) -> MountSpec:
+        """The stack of the root."""
+        return self.stacks[0][1]
+
+    @property
+    def overlays(self) -> tuple[tuple[bytes, MountSpec], ...]:
+        """Those at other places."""
+        return self.stacks[1:]
+
+
+def arrange(
+    image: HostImage, store: Store, home: bytes, *, rootless: bool, volatile: bool, read_only: bool
+) -> Layers:
+    """The stacks of a container in the directory *home*. With *volatile* a crash of the machine may lose them; with
+    *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later).
+    """
+    stacks = []
+    for number, place in enumerate(image.places):
+        lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
+        if place.writable and not (read_only and number):
+            spec = MountSpec(
+                lowerdirs=(lower,),
+                upperdir=home + b"/upper/%d" % number,
+                workdir=home + b"/work/%d" % number,
+                userxattr=rootless,
+                volatile=volatile,
+                options=() if rootless else OPTIONS,
+            )
+        else:  # without an upper the kernel wants two lowers
+            spec = MountSpec(
+                lowerdirs=(lower, store.empty), userxattr=rootless, options=() if rootless else OPTIONS
+            )
+        stacks.append((place.at, spec))
+    return Layers(tuple(stacks), image, home)
+
+
+def furnish(layers: Layers) -> None:
+    """Make the directories that the stacks name. Raises OSError."""
+    home = layers.home
+    make_directory(home + b"/upper", 0o700)
+    make_directory(home + b"/work", 0o700)
+    if layers.image.stubs:
+        _build_skeletons(layers)
+    for place, (_, spec) in zip(layers.image.places, layers.stacks, strict=True):
+        if spec.upperdir is not None and spec.workdir is not None:
+            os.mkdir(spec.upperdir, 0o700)
+            os.mkdir(spec.workdir, 0o700)
+            _resemble(spec.upperdir, place.lower)
+
+
+def _resemble(upper: bytes, lower: bytes) -> None:
+    """A merged directory has the attributes of its upper: make them those of the lower, as copying up does."""
+    found = os.stat(lower)
+    try:
+        os.chown(upper, found.st_uid, found.st_gid)
+    except OSError as error:
+        if error.errno not in (
+            EPERM,
+            22,
+        ):  # an ordinary user's container; EINVAL: an id that is not mapped here
+            raise
+    os.chmod(upper, S_IMODE(found.st_mode))
+    try:
+        for name in os.listxattr(lower):
+            if not name.startswith(("trusted.overlay.", "user.overlay.")):
+                os.setxattr(upper, name, os.getxattr(lower, name))
+    except OSError as error:
+        if error.errno not in (ENOTSUP, EPERM, ENODATA, 13):
+            raise
+    os.utime(upper, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _build_skeletons(layers: Layers) -> None:
+    os.mkdir(layers.home + b"/skeleton", 0o700)
+    tops = {place.skeleton: place.at for place in layers.image.places if place.skeleton is not None}
+    for stub in layers.image.stubs:
+        relative = stub.path[len(tops[stub.skeleton]) :].lstrip(b"/")
+        path = layers.home + b"/skeleton/%d" % stub.skeleton + (b"/" + relative if relative else b"")
+        try:
+            if stub.kind == DIRECTORY:
+                make_directory(path, stub.mode)
+            elif stub.kind == "link":
+                os.symlink(stub.target, path)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                os.chmod(path, stub.mode)
+        except OSError as error:
+            if error.errno != EEXIST:
+                raise
+
+
+def record_of(layers: Layers) -> list[dict[str, Any]]:
+    """The stacks as the container's record keeps them: what lies in its own directory by relative paths."""
+    return [
+        {
+            "at": at,
+            "lower": [_shortened(lower, layers.home) for lower in spec.lowerdirs],
+            "upper": None if spec.upperdir is None else _shortened(spec.upperdir, layers.home),
+            "work": None if spec.workdir is None else _shortened(spec.workdir, layers.home),
+            "userxattr": spec.userxattr,
+        }
+        for at, spec in layers.stacks
+    ]
+
+
+def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, MountSpec]]:
+    """The way back from `record_of`, for a container whose directory is *home*."""
+    return [
+        (
+            os.fsencode(entry["at"]),
+            MountSpec(
+                lowerdirs=tuple(_lengthened(lower, home) for lower in entry["lower"]),
+                upperdir=None if entry["upper"] is None else _lengthened(entry["upper"], home),
+                workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
+                userxattr=bool(entry["userxattr"]),
+                options=() if entry["userxattr"] else OPTIONS,
+            ),
+        )
+        for entry in record
+    ]
+
+
+def _shortened(path: bytes, home: bytes) -> bytes:
+    return path[len(home) + 1 :] if path.startswith(home + b"/") else path
+
+
+def _lengthened(path: str, home: bytes) -> bytes:
+    name = os.fsencode(path)
+    return name if name.startswith(b"/") else home + b"/" + name

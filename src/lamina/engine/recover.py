@@ -1,0 +1,151 @@
+"""Cleaning up after engines that were killed.
+
+The kernel has done most of it: a container dies with its engine, and its mounts with its last process. What is left
+are directories, control groups, and in the worst moment a process that had not yet asked to die with us. Every
+verb calls `recover` first; it looks at containers that are looked after, or should be, and at nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from lamina.engine.discard import discard, finish_burials
+from lamina.errors import Corrupt
+from lamina.linux.process import pidfd_open, pidfd_send_signal
+from lamina.runtime.cgroups import read_layout, remove_directories
+from lamina.store import containers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+
+SIGKILL = 9
+# a process that was killed may sit in a system call for a while (a disk, NFS)
+PATIENCE = 10.0
+
+
+def recover(store: Store, *, thorough: bool = False) -> int:
+    """Clean up after killed engines; how many containers that concerned. *thorough* reads every directory."""
+    count = 0
+    for home in containers.abandoned(store):
+        try:
+            _settle(home)
+            count += 1
+        finally:
+            home.release()
+    if thorough:
+        for home in containers.unfinished(store):
+            try:
+                discard(home, None, None)
+                count += 1
+            finally:
+                home.release()
+    finish_burials(store)
+    return count
+
+
+def _settle(home: Home) -> None:
+    """One container whose engine was killed; its lock is held."""
+    try:
+        asked = home.read("container")
+        state = home.read("state")
+    except Corrupt:
+        return  # it stays as it is, for somebody to look at; `remove` takes it away
+    if state is not None or (asked is not None and asked.get("cgroup")):
+        end_processes(asked or {}, state or {})
+    ended = os.path.lexists(home.path + b"/exit.json")
+    if asked is None or asked.get("rm") or (state is None and not ended):
+        discard(home, asked.get("name") if asked else None, asked)
+    else:
+        home.unmark()
+
+
+def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
+    """Kill what is left of a container, wait until it is gone, and remove its control groups. Raises KernelError."""
+    pid = state.get("pid")
+    if isinstance(pid, int) and same_process(pid, state):
+        kill_and_wait(pid, state)
+    paths = {key: os.fsencode(path) for key, path in (state.get("cgroups") or {}).items()}
+    if not paths and asked.get("cgroup"):
+        paths = _find_cgroups(str(asked["cgroup"]))
+    for path in set(paths.values()):
+        _kill_cgroup(path)
+    if paths:
+        remove_directories(paths)
+
+
+def identity_of(pid: int) -> dict[str, Any]:
+    """What tells process *pid* from another one that gets its number later: start time, and this boot."""
+    return {"pid": pid, "start_time": _start_time(pid), "boot": boot_id()}
+
+
+def same_process(pid: int, state: dict[str, Any]) -> bool:
+    """Whether *pid* is still the process whose `identity_of` is in *state*."""
+    return state.get("boot") == boot_id() and _start_time(pid) == state.get("start_time") is not None
+
+
+def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
+    """Kill the process of *state*, if it is still the same, and wait for its end."""
+    try:
+        with pidfd_open(pid) as held:
+            if not same_process(pid, state):  # looked at again, now that the number cannot change hands
+                return
+            pidfd_send_signal(held, SIGKILL)
+            select.select([held], [], [], PATIENCE)
+    except ProcessLookupError:
+        pass
+
+
+def boot_id() -> str:
+    """Differs after every boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+        return file.read().decode().strip()
+
+
+def _start_time(pid: int) -> int | None:
+    """Clock ticks after boot, proc_pid_stat(5) field 22; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            # the name of the program, field 2, may contain anything, also parentheses
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _find_cgroups(relative: str) -> dict[str, bytes]:
+    """The directories at that path in every hierarchy: the engine died before it wrote them down."""
+    layout = read_layout()
+    roots = {**layout.v1, **({"": layout.v2} if layout.v2 is not None else {})}
+    name = os.fsencode(relative.strip("/"))
+    return {key: place for key, root in roots.items() if os.path.isdir(place := root + b"/" + name)}
+
+
+def _kill_cgroup(path: bytes) -> None:
+    """Kill every process in it: cgroup.kill where there is one, one by one else (a container cannot outrun that
+    for long: its first process goes too, and takes the pid namespace with it).
+    """
+    try:
+        with open(path + b"/cgroup.kill", "wb", buffering=0) as file:
+            file.write(b"1")
+            return
+    except OSError:
+        pass
+    for _ in range(50):
+        try:
+            with open(path + b"/cgroup.procs", "rb", buffering=0) as file:
+                pids = [int(line) for line in file.read().split()]
+        except OSError:
+            return
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                with pidfd_open(pid) as held:
+                    pidfd_send_signal(held, SIGKILL)
+                    select.select([held], [], [], 1.0)
+            except ProcessLookupError:
+                pass

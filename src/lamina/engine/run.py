@@ -1,0 +1,338 @@
+"""One container in the foreground, from what was asked to its exit status.
+
+Whatever happens on the way, afterwards there is either a container whose end is recorded, or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from time import time_ns
+
+from lamina.engine.completed import Completed
+from lamina.engine.discard import discard
+from lamina.engine.host import check_store, compose
+from lamina.engine.id_maps import id_maps
+from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
+from lamina.engine.recover import identity_of
+from lamina.engine.translate import CAPABILITIES, Circumstances, ImageConfig, arguments, translate
+from lamina.engine.users import file_reader, resolve_user
+from lamina.errors import KernelError, LaminaError, TimeoutExpired, Unsupported
+from lamina.linux.mountinfo import read_mountinfo
+from lamina.runtime.bundle import Bundle
+from lamina.runtime.launch import launch
+from lamina.runtime.seccomp.cache import default_filter
+from lamina.store import containers
+from lamina.store.root import raise_storage_error
+from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.stdio import Stdio
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lamina.engine.id_maps import IdMaps
+    from lamina.engine.layers import Layers
+    from lamina.engine.options import Options
+    from lamina.engine.translate import Spec
+    from lamina.runtime.launch import Running
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+    from lamina.supervisor.foreground import Ended
+
+HOST = "host"
+CGROUP_PARENT = "/lamina"
+
+
+@value
+class Io:
+    """What was asked of the standard streams: descriptors, PIPE, STDOUT, DEVNULL, or None to inherit."""
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    data: bytes | None = None
+    timeout: float | None = None
+    forward_signals: bool = False
+
+
+@value
+class Hooks:
+    """Who wants to know: `warn` gets each warning, `created` the id, both before the command starts."""
+
+    warn: Callable[[str], None] | None = None
+    created: Callable[[str], None] | None = None
+
+
+@value
+class Design:
+    """A container on paper: everything of it but its directory. `lamina plan` prints what follows from it."""
+
+    bundle: Bundle
+    layers: Layers
+    spec: Spec
+    words: tuple[str, ...]
+    maps: IdMaps | None
+    warnings: tuple[str, ...]
+
+
+def design(
+    store: Store, identity: str, home: bytes, image: str, command: tuple[str, ...], options: Options, io: Io
+) -> Design:
+    """Draw up the container *identity* in the directory *home*; nothing is changed.
+
+    Raises Unsupported, InvalidInput, NotFound for what cannot be had.
+    """
+    if image != HOST:
+        raise Unsupported(
+            f"run {image}: images are not supported so far", remedy=f"the image {HOST!r} is this machine"
+        )
+    mounts = read_mountinfo()
+    check_store(store.path, mounts)
+    maps = id_maps()
+    picture = compose(mounts, hide=_stores(store), rootless=maps is not None)
+    layers = arrange(
+        picture, store, home, rootless=maps is not None, volatile=options.rm, read_only=options.read_only
+    )
+    config = ImageConfig(workdir=_working_directory())
+    words = arguments(command, options, config)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        user = resolve_user(options.user, file_reader(root))
+    finally:
+        os.close(root)
+    size = terminal_size(io.stdin) if options.tty else None
+    limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
+    around = Circumstances(
+        identity=identity,
+        cgroup=f"{CGROUP_PARENT}/{identity}" if limited else "",
+        hostname=os.uname().nodename,
+        maps=maps,
+        size=size,
+    )
+    spec = translate(words, options, config, user, around)
+    bundle = Bundle(
+        spec=spec,
+        rootfs=layers.rootfs,
+        merged=store.merged,
+        overlays=layers.overlays,
+        readonly=picture.readonly,
+        hide=picture.hide,
+        attributes=ATTRIBUTES,
+    )
+    return Design(bundle, layers, spec, words, maps, picture.warnings)
+
+
+def _stores(store: Store) -> tuple[bytes, ...]:
+    """Ours, and the system's own where that is another."""
+    system = b"/var/lib/lamina"
+    return (store.path, system) if store.path != system and os.path.isdir(system) else (store.path,)
+
+
+def _working_directory() -> str:
+    """As for any command on this machine: the caller's, unless the container cannot have it."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return "/"
+    fresh = here.split("/", 2)[1] in ("proc", "sys", "dev")
+    return "/" if fresh or not here.startswith("/") else here
+
+
+def run(
+    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+) -> Completed:
+    """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
+    home, name = containers.create(store, options.name)
+    session = _Session(store, home, name, image, options, io, hooks)
+    try:
+        return session.run(command)
+    except BaseException as failure:
+        session.abandon(failure)
+        raise
+
+
+class _Session:
+    """What one call of `run` holds. Its container's lock is held by `home`."""
+
+    def __init__(
+        self, store: Store, home: Home, name: str, image: str, options: Options, io: Io, hooks: Hooks
+    ) -> None:
+        self.store, self.home, self.name, self.image = store, home, name, image
+        self.options, self.io, self.hooks = options, io, hooks
+        self.running: Running | None = None
+        self.stdio: Stdio | None = None
+        self.recorded = False
+
+    def run(self, command: tuple[str, ...]) -> Completed:
+        drawn = design(self.store, self.home.id, self.home.path, self.image, command, self.options, self.io)
+        self._tell(drawn)
+        try:
+            self._prepare(drawn)
+            self.running = running = self._start(drawn)
+            self._record_start(drawn, running)
+            ended = self._attend(running)
+        except OSError as error:
+            raise_storage_error(error, "run", self.home.path)
+            raise
+        self._record_end(ended)
+        return self._result(drawn, ended)
+
+    def _tell(self, drawn: Design) -> None:
+        if self.hooks.created is not None:
+            self.hooks.created(self.home.id)
+        if self.hooks.warn is not None:
+            for warning in drawn.warnings:
+                self.hooks.warn(warning)
+
+    def _prepare(self, drawn: Design) -> None:
+        options = self.options
+        furnish(drawn.layers)
+        for volume in options.volumes:
+            os.makedirs(volume.source, exist_ok=True) if not os.path.lexists(volume.source) else None
+        self.home.write("container", self._asked(drawn))
+
+    def _asked(self, drawn: Design) -> dict[str, Any]:
+        options = self.options
+        record: dict[str, Any] = {
+            "id": self.home.id,
+            "name": self.name,
+            "image": self.image,
+            "command": list(drawn.words),
+            "created": time_ns(),
+            "rm": options.rm,
+            "labels": dict(options.labels),
+            "overlays": record_of(drawn.layers),
+            "cgroup": drawn.spec["linux"]["cgroupsPath"],
+            "warnings": list(drawn.warnings),
+        }
+        if drawn.maps is not None:
+            record["id_maps"] = {k: drawn.spec["linux"][k] for k in ("uidMappings", "gidMappings")}
+        if not options.rm:
+            from lamina.engine.moment import moment
+
+            record["options"] = {k: v for k, v in vars(options).items() if k not in ("volumes", "labels")}
+            record["made"] = _made(drawn)
+            record["moment"] = moment(self.home.path + b"/moment")
+        return record
+
+    def _start(self, drawn: Design) -> Running:
+        log = None
+        if not self.options.rm:
+            from lamina.supervisor.log import LogWriter
+
+            log = LogWriter(self.home.path + b"/log")
+        io, tty = self.io, self.options.tty
+        self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=log, tty=tty)
+        running = launch(
+            drawn.bundle,
+            stdin=stdio.child[0],
+            stdout=stdio.child[1],
+            stderr=stdio.child[2],
+            seccomp=default_filter(CAPABILITIES, self.store.cache + b"/seccomp"),
+            die_with_parent=True,
+        )
+        self.running = running
+        stdio.started(running.pty)
+        return running
+
+    def _record_start(self, drawn: Design, running: Running) -> None:
+        state = identity_of(running.pid)
+        state["started"] = time_ns()
+        state["cgroups"] = dict(running.cgroup.paths) if running.cgroup is not None else {}
+        if running.notes:
+            state["notes"] = list(running.notes)
+        self.home.write("state", state)
+        if not self.options.rm:
+            from lamina.runtime.seccomp.profile import default_profile
+
+            drawn.spec["linux"]["seccomp"] = default_profile(CAPABILITIES)
+            self.home.write("spec", drawn.spec)
+
+    def _attend(self, running: Running) -> Ended:
+        assert self.stdio is not None
+        if not self.io.forward_signals:
+            return attend(running, self.stdio, timeout=self.io.timeout)
+        from lamina.supervisor.signals import Catcher
+
+        catcher = Catcher()
+        try:
+            return attend(running, self.stdio, timeout=self.io.timeout, catcher=catcher)
+        finally:
+            catcher.close()
+
+    def _record_end(self, ended: Ended) -> None:
+        """Write down how it ended and let go; after this the container is nobody's."""
+        assert self.running is not None and self.stdio is not None
+        running, home = self.running, self.home
+        oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        running.close()
+        self.stdio.close()
+        if self.options.rm:
+            discard(home, self.name, None)
+        else:
+            end = {
+                "status": ended.status,
+                "finished": time_ns(),
+                "oom_kills": oom,
+                "timed_out": ended.timed_out,
+            }
+            home.write("exit", end)
+            home.make_durable()
+            home.unmark()
+            home.release()
+        self.recorded = True
+
+    def _result(self, drawn: Design, ended: Ended) -> Completed:
+        assert self.stdio is not None and self.running is not None
+        out, err = self.stdio.captured(1), self.stdio.captured(2)
+        if ended.timed_out:
+            raise TimeoutExpired(
+                f"run {' '.join(drawn.words)}: not ended within {self.io.timeout:g} s, and killed",
+                stdout=out,
+                stderr=err,
+            )
+        if ended.errors:
+            error = ended.errors[0]
+            raise KernelError("write the output of the container", error.errno or 5)
+        return Completed(
+            list(drawn.words),
+            ended.status,
+            out,
+            err,
+            container=self.home.id,
+            name=self.name,
+            warnings=(*drawn.warnings, *self.running.notes),
+        )
+
+    def abandon(self, failure: BaseException) -> None:
+        """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
+        if self.recorded:
+            return
+        try:
+            if self.running is not None:
+                self.running.kill(9)
+                status = self.running.wait()
+                self.running.close()
+                if not self.options.rm:
+                    self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while ending the container: {second}")
+        try:
+            if self.stdio is not None:
+                self.stdio.close()
+            if self.running is None or self.options.rm:
+                discard(self.home, self.name, None)
+            else:
+                self.home.unmark()
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while cleaning up: {second}")
+        finally:
+            self.home.release()
+
+
+def _made(drawn: Design) -> list[str]:
+    """Places that a start makes if they are missing: what is at them is none of the command's doing."""
+    places = [mount["destination"] for mount in drawn.spec["mounts"]]
+    return [*places, drawn.spec["process"]["cwd"]]

@@ -1,0 +1,1 @@
+"""What Lamina keeps on disk. See lamina/store/root.py for the drawing."""

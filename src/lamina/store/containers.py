@@ -1,0 +1,393 @@
+"""The directories of containers: made, found, held, judged and removed.
+
+Whoever looks after a container (the engine that runs it, somebody who removes or applies it) holds an exclusive
+flock on its `lock`. The kernel gives it up with the holder's life, so the state of a container is derived and cannot
+be stale:
+
+    exit.json is there              exited
+    lock held, state.json there     running
+    state.json there                dead: the engine that looked after it was killed
+    none of these                   created
+
+Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EAGAIN
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.store import names, record
+from lamina.store.root import make_directory, raise_storage_error
+from lamina.store.tree import remove_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from lamina.store.root import Store
+
+    Remove = Callable[[bytes], None]
+
+CREATED, RUNNING, EXITED, DEAD = "created", "running", "exited", "dead"
+_LOCK = b"/lock"
+_OPEN_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# A forked child of the caller's program inherits the descriptors, and with them the locks: it must let go, or a
+# container looks alive as long as that child lives. (execve closes them.)
+_locks: set[int] = set()
+
+
+def _let_go() -> None:
+    for descriptor in tuple(_locks):
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class Home:
+    """The directory of one container. `path` is absolute bytes."""
+
+    __slots__ = ("_lock", "id", "path", "store")
+
+    def __init__(self, store: Store, identity: str) -> None:
+        self.store, self.id = store, identity
+        self.path = store.containers + b"/" + identity.encode()
+        self._lock = -1
+
+    def __repr__(self) -> str:
+        return f"Home({self.id[:12]}{', held' if self.held else ''})"
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the container's lock."""
+        return self._lock >= 0
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 digits of the id, as people read it."""
+        return self.id[:12]
+
+    def exists(self) -> bool:
+        """Whether the container is there at all."""
+        return os.path.lexists(self.path)
+
+    # -- records
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace the record *name* ("container", "state", "exit", "spec"). Needs the lock. Raises KernelError."""
+        try:
+            record.write(self.path, name.encode() + b".json", content)
+        except OSError as error:
+            raise_storage_error(error, "write record", self.path)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The record *name*, None where there is none. Raises Corrupt."""
+        return record.read(self.path, name.encode() + b".json")
+
+    def asked(self) -> dict[str, Any]:
+        """The record of what was asked. Raises NotFound when the container is gone or was never finished."""
+        found = self.read("container")
+        if found is None:
+            raise NotFound(f"container {self.short_id}: no such container")
+        if found.get("id") != self.id:
+            raise Corrupt(f"container {self.short_id}: its record is that of {str(found.get('id'))[:12]}")
+        return found
+
+    def make_durable(self) -> None:
+        """Wait until the records and the log are on the disk."""
+        record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", b"log")
+
+    # -- the lock
+
+    def hold(self) -> bool:
+        """Take the lock if nobody has it. Raises NotFound when the container is gone."""
+        try:
+            descriptor = os.open(self.path + _LOCK, _OPEN_LOCK)
+        except FileNotFoundError:
+            raise NotFound(f"container {self.short_id}: no such container") from None
+        try:
+            if not _lock(descriptor):
+                return False
+            if os.fstat(descriptor).st_nlink == 0:
+                raise NotFound(f"container {self.short_id}: removed meanwhile")
+            self._keep(descriptor)
+            descriptor = -1
+            return True
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give the lock up; a second call does nothing."""
+        if self._lock >= 0:
+            descriptor, self._lock = self._lock, -1
+            _locks.discard(descriptor)
+            os.close(descriptor)
+
+    def _keep(self, descriptor: int) -> None:
+        self._lock = descriptor
+        _locks.add(descriptor)
+
+    def is_looked_after(self) -> bool:
+        """Whether anybody, this process included, holds the lock."""
+        if self.held:
+            return True
+        try:
+            descriptor = os.open(self.path + _LOCK, _OPEN_LOCK)
+        except FileNotFoundError:
+            return False
+        try:
+            flock(
+                descriptor, LOCK_SH | LOCK_NB
+            )  # shared: two who look do not mistake each other for the holder
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+    def state(self) -> str:
+        """ "created", "running", "exited" or "dead"; see the module's text."""
+        held = self.is_looked_after()  # before the records: the holder writes exit.json before it lets go
+        if os.path.lexists(self.path + b"/exit.json"):
+            return EXITED
+        if not os.path.lexists(self.path + b"/state.json"):
+            return CREATED
+        return RUNNING if held else DEAD
+
+    # -- the marks of those who are looked after
+
+    def mark(self) -> None:
+        """Have the container found by `abandoned` if its holder dies. Needs the lock."""
+        os.close(os.open(self.store.running + b"/" + self.id.encode(), os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def unmark(self) -> None:
+        """There is nothing left to clean up."""
+        _unlink(self.store.running + b"/" + self.id.encode())
+
+    # -- the end
+
+    def discard(self, name: str | None, remove: Remove = remove_tree) -> None:
+        """Remove the container, whose *name* is free afterwards. Needs the lock, which is given up.
+
+        *remove* removes one tree. When it raises (PermissionError for files of a container's subordinate users),
+        the container is gone already, and what is left of it waits in `store.tmp` for `bury`.
+        """
+        if name:
+            names.give_back(self.store.names, name, self.id)
+        try:
+            os.rename(self.path, self.grave)
+        except FileNotFoundError:
+            return
+        self.unmark()
+        try:
+            _empty(self.grave, remove)
+        finally:
+            self.release()
+
+    @property
+    def grave(self) -> bytes:
+        """Where the directory is while it is being removed."""
+        return self.store.tmp + b"/" + self.id.encode()
+
+
+def create(store: Store, name: str | None) -> tuple[Home, str]:
+    """A new container, held and marked, under *name* or a random one; the directory is still empty.
+
+    Raises InvalidInput, Conflict (the name is taken) or KernelError.
+    """
+    if name is not None:
+        names.check_name(name)
+    try:
+        home = _make(store)
+    except OSError as error:
+        raise_storage_error(error, "create container", store.containers)
+        raise
+    try:
+        home.mark()
+        return home, _name(home, name)
+    except BaseException as error:
+        home.discard(None)
+        if isinstance(error, OSError):
+            raise_storage_error(error, "create container", store.containers)
+        raise
+
+
+def _make(store: Store) -> Home:
+    while True:
+        home = Home(store, names.new_id())
+        make_directory(home.path, 0o700)
+        try:
+            descriptor = os.open(home.path + _LOCK, _OPEN_LOCK | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue  # somebody who cleans up took the unlocked directory for a left-over
+        except OSError:
+            os.rmdir(home.path)
+            raise
+        try:
+            os.fchmod(descriptor, 0o600)
+            flock(descriptor, LOCK_EX)  # waits for who is just looking, or cleaning up
+            if os.fstat(descriptor).st_nlink:
+                home._keep(descriptor)
+                descriptor = -1
+                return home
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _name(home: Home, asked: str | None) -> str:
+    store = home.store
+    if asked is not None:
+        names.take(store.names, asked, home.id, store.containers)
+        return asked
+    for attempt in range(64):
+        name = names.random_name(attempt)
+        try:
+            names.take(store.names, name, home.id, store.containers)
+            return name
+        except Conflict:
+            continue
+    raise Conflict("create container: no free random name found", remedy="choose one with --name")
+
+
+def identities(store: Store) -> list[str]:
+    """The ids of all containers, those just being made included, in no order."""
+    return [name for entry in os.listdir(store.containers) if names.is_id(name := os.fsdecode(entry))]
+
+
+def find(store: Store, reference: str) -> Home:
+    """The container with the id, the name, or the only one whose id begins with *reference*.
+
+    Raises NotFound, or InvalidInput when several ids begin so. *reference* is never used as a path unchecked.
+    """
+    home = _find(store, reference)
+    if home is None:
+        raise NotFound(f"container {reference}: no such container", remedy="lamina ps -a lists what there is")
+    return home
+
+
+def _find(store: Store, reference: str) -> Home | None:
+    if names.is_id(reference):
+        home = Home(store, reference)
+        return home if home.exists() else None
+    try:
+        owner = names.holder(store.names, names.check_name(reference))
+    except InvalidInput:
+        return None
+    if owner is not None and (home := Home(store, owner)).exists():
+        return home
+    if not names.is_id_prefix(reference):
+        return None
+    matches = sorted(identity for identity in identities(store) if identity.startswith(reference))
+    if len(matches) > 1:
+        some = ", ".join(identity[:12] for identity in matches[:4]) + (", ..." if len(matches) > 4 else "")
+        raise InvalidInput(
+            f"container {reference}: {len(matches)} containers have an id that begins so ({some})",
+            remedy="give more digits of it, or the name",
+        )
+    return Home(store, matches[0]) if matches else None
+
+
+def abandoned(store: Store) -> Iterator[Home]:
+    """Containers whose holder died, each held for the caller, who cleans up and then calls `unmark` or `discard`.
+
+    Costs one attempt to lock for each container that is looked after, nothing for those that rest.
+    """
+    for entry in os.listdir(store.running):
+        identity = os.fsdecode(entry)
+        if not names.is_id(identity):
+            continue
+        home = Home(store, identity)
+        try:
+            if home.hold():
+                yield home
+        except NotFound:
+            if not home.exists():
+                home.unmark()  # killed between removing the container and its mark
+
+
+def unfinished(store: Store) -> Iterator[Home]:
+    """Containers that were never written down because their maker died, each held. Reads every directory."""
+    for identity in identities(store):
+        home = Home(store, identity)
+        if os.path.lexists(home.path + b"/container.json"):
+            continue
+        try:
+            if home.hold():
+                if os.path.lexists(home.path + b"/container.json"):
+                    home.release()
+                else:
+                    yield home
+        except NotFound:
+            try:
+                os.rmdir(home.path)  # its maker died, or finds out and takes another id
+            except OSError:
+                pass
+
+
+def graves(store: Store) -> Iterator[bytes]:
+    """What is left of removals whose remover died, or could not finish; call `bury` on each."""
+    for entry in os.listdir(store.tmp):
+        yield store.tmp + b"/" + entry
+
+
+def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
+    """Remove what `Home.discard` moved away; False while somebody else does. Raises what *remove* raises."""
+    try:
+        descriptor = os.open(grave + _LOCK, _OPEN_LOCK)
+    except FileNotFoundError:
+        remove(grave)  # the lock goes last: nearly nothing is left
+        return True
+    try:
+        if not _lock(descriptor):
+            return False
+        if os.fstat(descriptor).st_nlink:
+            _empty(grave, remove)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _empty(grave: bytes, remove: Remove) -> None:
+    """Remove the lock last: as long as it is there, what is left can be told from what is going on."""
+    for entry in os.listdir(grave):
+        if entry != b"lock":
+            remove(grave + b"/" + entry)
+    _unlink(grave + _LOCK)
+    try:
+        os.rmdir(grave)
+    except FileNotFoundError:
+        pass
+
+
+def _lock(descriptor: int) -> bool:
+    """Try for the exclusive lock; those who merely look (shared, for microseconds) are waited for."""
+    while True:
+        try:
+            flock(descriptor, LOCK_EX | LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno != EAGAIN:
+                raise
+        try:
+            flock(descriptor, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return False
+        flock(descriptor, LOCK_UN)
+
+
+def _unlink(path: bytes) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,136 @@
+"""Names and ids of containers: what they may be, and how one belongs to exactly one container.
+
+A name is a symbolic link `names/<name>` to the id. symlink(2) makes it and fills it in one exclusive step, so a
+name is never half taken; nobody follows the link.
+"""
+
+from __future__ import annotations
+
+import os
+from fcntl import LOCK_EX, flock
+
+from lamina.errors import Conflict, InvalidInput
+
+_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_LATER = _FIRST | frozenset("_.-")
+_HEX = frozenset("0123456789abcdef")
+LONGEST_NAME = 128
+ID_LENGTH = 64
+
+_QUALITIES = (
+    "amber ashen banded bare basal blue brisk bright brittle broad calm chalky clear cloven coarse cold "
+    "curved deep dense dry dusky early eager even faint fine flaky flat folded frosty glassy gentle "
+    "golden grainy grey hazy hidden hollow humble icy keen late level light limber lively lone loyal "
+    "lucid mellow mild misty mossy narrow neat nimble old olive open pale patient plain polished proud "
+    "quick quiet rapid rare red rocky rosy rough round sandy sharp sheer shiny silent silver sleek slim "
+    "slow smooth soft solid sparse steady still stony straight sturdy subtle sunny supple swift tall "
+    "tender thin tidy tilted tranquil true upper vast veined vivid warm wavy white wide wild windy wise "
+    "young"
+)
+_THINGS = (
+    "agate alder arch ash aspen bark basalt bay beech beryl birch bluff bough brook canyon cave cedar "
+    "chalk chert clay cliff cloud coal copse coral cove crag creek crust delta drift dune ebony elm "
+    "ember fern field film fjord flake flint foil folio fossil frond garnet gneiss gorge granite gravel "
+    "grove gypsum hazel heath hill ice island jade jasper kaolin lagoon larch leaf ledge lichen lime "
+    "linden loam loess maple marble marl marsh meadow mesa mica mist moor moss oak onyx opal ore page "
+    "peak peat pebble petal pine plain plate pond poplar quartz rain reed reef ridge river rowan ruby "
+    "sage salt sand scale schist seam shale sheet shell shoal silt slab slate sleet snow spruce stone "
+    "strata stream summit talc terrace thicket tide topaz tuff tundra vale veil veneer wafer wave "
+    "willow yew zircon"
+)
+
+
+def check_name(name: str) -> str:
+    """*name*, if a container may have it: [a-zA-Z0-9][a-zA-Z0-9_.-]*, up to 128. Raises InvalidInput."""
+    if not name or name[0] not in _FIRST or not _LATER.issuperset(name) or len(name) > LONGEST_NAME:
+        raise InvalidInput(
+            f"container name {name!r}: not a valid name",
+            remedy=f"letters, digits, '_', '.' and '-', beginning with a letter or digit, at most {LONGEST_NAME}",
+        )
+    return name
+
+
+def is_id(text: str) -> bool:
+    """Whether *text* is a whole id: 64 hexadecimal digits."""
+    return len(text) == ID_LENGTH and _HEX.issuperset(text)
+
+
+def is_id_prefix(text: str) -> bool:
+    """Whether *text* may be the beginning of an id."""
+    return 0 < len(text) <= ID_LENGTH and _HEX.issuperset(text)
+
+
+def new_id() -> str:
+    """A random id: 64 hexadecimal digits."""
+    return os.urandom(ID_LENGTH // 2).hex()
+
+
+def random_name(attempt: int = 0) -> str:
+    """A name that is easy to say, such as `quiet_shale`; with a number in the end from the third *attempt* on."""
+    first, second, number = os.urandom(1)[0], os.urandom(1)[0], int.from_bytes(os.urandom(2), "big")
+    qualities, things = _QUALITIES.split(), _THINGS.split()
+    name = f"{qualities[first % len(qualities)]}_{things[second % len(things)]}"
+    return f"{name}{number}" if attempt >= 2 else name
+
+
+def take(names: bytes, name: str, identity: str, alive: bytes) -> None:
+    """Take the checked *name* for the container *identity*.
+
+    *alive* is the directory with one entry a container: a name whose container is not there any more is free.
+    Raises Conflict when it is taken.
+    """
+    link = names + b"/" + name.encode()
+    for _ in range(3):
+        try:
+            os.symlink(identity, link)
+            return
+        except FileExistsError:
+            owner = holder(names, name)
+            if owner is not None and os.path.lexists(alive + b"/" + owner.encode()):
+                break
+            _drop_stale(names, link, alive)
+    else:
+        owner = holder(names, name)
+    raise Conflict(
+        f"name {name}: taken by container {(owner or '?')[:12]}",
+        remedy=f"remove that one (lamina rm {name}) or choose another name",
+    )
+
+
+def give_back(names: bytes, name: str, identity: str) -> None:
+    """Release *name* if it belongs to *identity*. The caller holds the container's lock, its directory still exists."""
+    if holder(names, name) == identity:
+        _unlink(names + b"/" + name.encode())
+
+
+def holder(names: bytes, name: str) -> str | None:
+    """The id of the container that has the checked *name*, or None."""
+    try:
+        identity = os.readlink(os.fsdecode(names) + "/" + name)
+    except OSError:
+        return None
+    return identity if is_id(identity) else None
+
+
+def _drop_stale(names: bytes, link: bytes, alive: bytes) -> None:
+    """Remove *link* if its container is gone. Those who do so take turns: else one could remove what another
+    has just taken anew. (An owner needs no turn: his link is never stale while his container exists.)
+    """
+    directory = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flock(directory, LOCK_EX)
+        try:
+            identity = os.readlink(link)
+        except FileNotFoundError:
+            return
+        if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
+            _unlink(link)
+    finally:
+        os.close(directory)
+
+
+def _unlink(path: bytes) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

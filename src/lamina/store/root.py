@@ -1,0 +1,186 @@
+"""The directory in which Lamina keeps everything.
+
+    /var/lib/lamina  (root)   or   $XDG_DATA_HOME/lamina  (anybody else)       mode 0700, owned by its user
+    ├── version               the schema of what follows
+    ├── containers/<id>/      one directory a container; who holds the flock on its `lock` looks after it
+    │   ├── lock
+    │   ├── container.json    what was asked, and of which overlays the root consists
+    │   ├── state.json        its first process, once it was started
+    │   ├── exit.json         how it ended
+    │   ├── spec.json         the OCI runtime specification
+    │   ├── log               what it wrote
+    │   ├── upper/N work/N    the writable layer of overlay N, and the kernel's scratch space beside it
+    │   ├── apply/            the journal of what was applied to the host, and the originals
+    │   └── skeleton/N        mount points standing in for a directory that has mounts below it (rootless)
+    ├── names/<name>          → id, a symbolic link: taken with one exclusive create
+    ├── running/<id>          one empty file for each container that somebody looks after, or should: what to
+    │                         clean up after a killed engine is found without reading every container
+    ├── empty/                an empty directory: the second layer of what is read-only
+    ├── merged/               another one: where every container's root is attached, in its own mount namespace
+    ├── cache/                what can be made anew, such as compiled seccomp filters
+    └── tmp/                  what is being removed; emptied when nobody holds it
+
+No global lock, no database. Records are staged and renamed; see record.py.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EEXIST, ENOENT, ENOTDIR
+from stat import S_IMODE, S_ISDIR
+
+from lamina.errors import Corrupt, InvalidInput, KernelError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from os import PathLike
+
+SCHEMA = 1
+_DIRECTORIES = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
+_KNOWN = frozenset((b"version", *_DIRECTORIES))
+
+
+def default_root() -> bytes:
+    """Where containers are kept when nobody says: $LAMINA_ROOT, else the system's place or the user's."""
+    if asked := os.environb.get(b"LAMINA_ROOT"):
+        return asked
+    if os.geteuid() == 0:
+        return b"/var/lib/lamina"
+    data = os.environb.get(b"XDG_DATA_HOME", b"")
+    if not data.startswith(b"/"):  # the XDG specification: a relative one counts as none
+        home = os.environb.get(b"HOME", b"")
+        if not home.startswith(b"/"):
+            import pwd
+
+            home = os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
+        data = home + b"/.local/share"
+    return data + b"/lamina"
+
+
+class Store:
+    """An open store, made if it is not there. All paths are absolute bytes, free of symbolic links.
+
+    Raises InvalidInput for a directory that is something else, Unsupported for a newer store, KernelError.
+    """
+
+    def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+        asked = default_root() if root is None else os.fsencode(root)
+        if not asked or b"\0" in asked:
+            raise InvalidInput(f"open store {asked!r}: not a path")
+        self.path = path = os.path.realpath(asked)
+        self.containers = path + b"/containers"
+        self.names = path + b"/names"
+        self.running = path + b"/running"
+        self.empty = path + b"/empty"
+        self.merged = path + b"/merged"
+        self.cache = path + b"/cache"
+        self.tmp = path + b"/tmp"
+        try:
+            self._open()
+        except OSError as error:
+            if isinstance(error, KernelError):
+                raise
+            where = error.filename if isinstance(error.filename, bytes) else path
+            raise KernelError(
+                "open store",
+                error.errno or ENOENT,
+                os.fsdecode(where),
+                remedy="name a writable directory with --root or LAMINA_ROOT",
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"Store({os.fsdecode(self.path)!r})"
+
+    def _open(self) -> None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            found = self._make()
+        if not S_ISDIR(found.st_mode):
+            raise KernelError("open store", ENOTDIR, os.fsdecode(self.path))
+        if found.st_uid != os.geteuid():
+            raise InvalidInput(
+                f"open store {os.fsdecode(self.path)}: it belongs to uid {found.st_uid}, this is uid {os.geteuid()}",
+                remedy="every user has a store of their own; name yours with --root or LAMINA_ROOT",
+            )
+        version = self._version()
+        if version is None:
+            self._furnish()
+        elif version != SCHEMA:
+            raise Unsupported(
+                f"open store {os.fsdecode(self.path)}: written by a newer Lamina (schema {version})",
+                remedy="upgrade Lamina, or name another store with --root",
+            )
+        if (
+            S_IMODE(found.st_mode) != 0o700
+        ):  # CVE-2021-41103: host users must not reach set-uid files in layers
+            os.chmod(self.path, 0o700)
+
+    def _make(self) -> os.stat_result:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        make_directory(self.path, 0o700, exist_ok=True)
+        return os.stat(self.path)
+
+    def _version(self) -> int | None:
+        try:
+            descriptor = os.open(self.path + b"/version", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            text = os.read(descriptor, 64).strip()
+        finally:
+            os.close(descriptor)
+        if not text.isdigit():
+            raise Corrupt(f"open store {os.fsdecode(self.path)}: its version file says {text!r}")
+        return int(text)
+
+    def _furnish(self) -> None:
+        """Make a new store, or go on with one whose making was interrupted or is going on beside us."""
+        foreign = [
+            name for name in os.listdir(self.path) if name not in _KNOWN and not name.startswith(b"version.")
+        ]
+        if foreign:
+            raise InvalidInput(
+                f"open store {os.fsdecode(self.path)}: not a store of Lamina's, and not empty",
+                remedy="name an empty or new directory with --root or LAMINA_ROOT",
+            )
+        os.chmod(self.path, 0o700)
+        for name in _DIRECTORIES:
+            # `empty` is seen inside containers, by any user of theirs
+            make_directory(self.path + b"/" + name, 0o755 if name == b"empty" else 0o700, exist_ok=True)
+        stage = self.path + b"/version.%d.%s" % (os.getpid(), os.urandom(4).hex().encode())
+        descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.write(descriptor, b"%d\n" % SCHEMA)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(stage, self.path + b"/version")
+
+
+def make_directory(path: bytes, mode: int, *, exist_ok: bool = False) -> None:
+    """mkdir(2) with exactly *mode*, whatever the caller's umask, which is not touched."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not exist_ok:
+            raise
+        return
+    os.chmod(path, mode)
+
+
+def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:
+    """Raise *error*, met while *doing* something in the store at *path*, as one of Lamina's own."""
+    if isinstance(error, KernelError):
+        raise error
+    where = error.filename if isinstance(error.filename, bytes) else path
+    raise KernelError(
+        doing,
+        error.errno or EEXIST,
+        os.fsdecode(where),
+        remedy={
+            28: "free some space, or name another store with --root",
+            122: "free some space within your quota",
+        }.get(error.errno or 0, ""),
+    ) from error

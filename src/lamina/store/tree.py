@@ -1,0 +1,121 @@
+"""Removing a tree that a container has written: nothing in it is trusted, nothing outside it is touched."""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
+from stat import S_ISDIR
+
+# descriptors held at once; what lies deeper is moved up first
+DEEPEST = 32
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove the file or directory *path* and everything below it. Missing is fine.
+
+    Links are removed, never followed; works by descriptors, so what is exchanged meanwhile cannot lead outside;
+    any depth, any name length. Directories of one's own that were made unreadable are opened up.
+    Raises PermissionError for entries of another user (a container's subordinate ids).
+    """
+    above, _, name = path.rpartition(b"/")
+    try:
+        parent = os.open(above or b"/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not _remove_leaf(name, parent):
+            _Remover(parent, name).run()
+    finally:
+        os.close(parent)
+
+
+def _remove_leaf(name: bytes, parent: int) -> bool:
+    """Remove *name* if that takes one call: no directory, or an empty one."""
+    try:
+        os.unlink(name, dir_fd=parent)
+        return True
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        pass
+    except PermissionError:  # POSIX: what unlink says to a directory; on Linux: really no permission
+        if not S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise
+    try:
+        os.rmdir(name, dir_fd=parent)
+        return True
+    except OSError:
+        return False
+
+
+class _Remover:
+    """Walks down with a stack of open directories. `moved` numbers what was moved up to the top directory."""
+
+    def __init__(self, parent: int, name: bytes) -> None:
+        self.parent, self.name = parent, name
+        self.moved = 0
+
+    def run(self) -> None:
+        top = _open_directory(self.name, self.parent)
+        if top is None:
+            return
+        try:
+            # what is too deep is moved up into the top directory and found there in the next round
+            while self._empty(top, top, 1):
+                pass
+        finally:
+            os.close(top)
+        os.rmdir(self.name, dir_fd=self.parent)
+
+    def _empty(self, directory: int, top: int, depth: int) -> bool:
+        """Empty the open *directory*; whether something was moved up instead of removed."""
+        again = False
+        for name in os.listdir(directory):
+            child = os.fsencode(name)
+            if _remove_leaf(child, directory):
+                continue
+            if depth >= DEEPEST:
+                self.moved += 1
+                os.rename(child, b".lamina-%d-%s" % (self.moved, os.urandom(8).hex().encode()),
+                          src_dir_fd=directory, dst_dir_fd=top)  # fmt: skip
+                again = True
+                continue
+            below = _open_directory(child, directory)
+            if below is None:
+                continue
+            try:
+                again |= self._empty(below, top, depth + 1)
+            finally:
+                os.close(below)
+            os.rmdir(child, dir_fd=directory)
+        return again
+
+
+def _open_directory(name: bytes, parent: int) -> int | None:
+    """Open a directory for emptying it; None if it is gone or no directory any more."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP):
+            return None
+        if error.errno not in (EACCES, EPERM):
+            raise
+        descriptor = _unlock(name, parent, flags)
+    if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+        try:
+            os.fchmod(descriptor, 0o700)
+        except PermissionError:
+            pass  # the next call says what is missing
+    return descriptor
+
+
+def _unlock(name: bytes, parent: int, flags: int) -> int:
+    """Open a directory that its owner, who we hope to be, may not read."""
+    path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        # by descriptor: chmod(2) on a name would follow a link put there meanwhile
+        os.chmod(b"/proc/self/fd/%d" % path, 0o700)
+    finally:
+        os.close(path)
+    return os.open(name, flags, dir_fd=parent)

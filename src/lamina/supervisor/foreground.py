@@ -1,0 +1,166 @@
+"""Staying with a container until it ends: its streams are pumped, signals forwarded, the terminal kept in shape."""
+
+from __future__ import annotations
+
+from select import POLLIN
+from time import monotonic
+
+from lamina.supervisor.pump import Watch
+from lamina.supervisor.signals import PipeSignalBlocked, deliver
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
+    from typing import Protocol
+
+    from lamina.supervisor.signals import Catcher
+    from lamina.supervisor.stdio import Stdio
+    from lamina.supervisor.terminal import RawTerminal
+
+    class Process(Protocol):
+        """A started container: `lamina.runtime.launch.Running`, or a test's double."""
+
+        pid: int
+
+        @property
+        def pidfd(self) -> int: ...
+        @property
+        def pty(self) -> int | None: ...
+        def kill(self, signal: int) -> None: ...
+        def wait(self) -> int: ...
+
+else:
+    from _signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
+
+# what is in a terminal's buffer arrives through a kernel worker: wait for it, but not for ever
+PATIENCE_WITH_TERMINAL = 2.0
+_GIVE_UP = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+
+
+@value
+class Ended:
+    """How it ended: `status` is the exit status, 128 + n after signal n; `errors` met while writing its output."""
+
+    status: int
+    timed_out: bool = False
+    errors: tuple[OSError, ...] = ()
+
+
+def attend(
+    process: Process, stdio: Stdio, *, timeout: float | None = None, catcher: Catcher | None = None
+) -> Ended:
+    """Pump and forward until *process* has ended and its output was handed on; then reap it.
+
+    After *timeout* seconds it is killed. Whatever is raised meanwhile (KeyboardInterrupt, say), the terminal is as it
+    was; the process may still run then.
+    """
+    return _Attendance(process, stdio, timeout, catcher).run()
+
+
+class _Attendance:
+    def __init__(
+        self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None
+    ) -> None:
+        self.process, self.stdio, self.catcher = process, stdio, catcher
+        self.deadline = None if timeout is None else monotonic() + timeout
+        self.watch = Watch()
+        self.raw: RawTerminal | None = None
+        self.ended = self.timed_out = False
+        self.own_end: int | None = None
+
+    def run(self) -> Ended:
+        blocked = PipeSignalBlocked()
+        try:
+            self._take_terminal()
+            self._begin()
+            while not self.ended:
+                self.watch.wait(self._left())
+                self._check_deadline()
+            self._drain()
+        finally:
+            if self.raw is not None:
+                self.raw.restore()
+            blocked.close()
+        status = self.process.wait()
+        if self.own_end is not None and status == 128 + SIGKILL:
+            status = 128 + self.own_end
+        errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
+        return Ended(status, self.timed_out, errors)
+
+    def _take_terminal(self) -> None:
+        terminal = self.stdio.terminal
+        if terminal >= 0 and self.process.pty is not None:
+            from lamina.supervisor.terminal import RawTerminal, copy_size
+
+            copy_size(terminal, self.process.pty)
+            self.raw = RawTerminal(terminal)
+
+    def _begin(self) -> None:
+        self.watch.set(self.process.pidfd, POLLIN, self._on_end)
+        if self.catcher is not None:
+            self.watch.set(self.catcher.fd, POLLIN, self._on_signal)
+        for drain in self.stdio.drains:
+            drain.arm(self.watch)
+        if self.stdio.feed is not None:
+            self.stdio.feed.arm(self.watch)
+
+    def _left(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
+
+    def _check_deadline(self) -> None:
+        if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
+            self.timed_out, self.deadline = True, None
+            self.process.kill(SIGKILL)
+
+    def _on_end(self, _events: int) -> None:
+        self.ended = True
+        self.watch.drop(self.process.pidfd)
+        if self.stdio.feed is not None:
+            self.stdio.feed.finish()
+
+    def _on_signal(self, _events: int) -> None:
+        assert self.catcher is not None
+        for signal in self.catcher.take():
+            if signal in (SIGWINCH, SIGCONT) and self.raw is not None:
+                self._resize(signal == SIGCONT)
+            elif signal == SIGCONT:
+                pass
+            elif self.ended:
+                self._give_up(signal)
+            elif deliver(self.process, signal):
+                self.own_end = signal
+
+    def _resize(self, continued: bool) -> None:
+        from lamina.supervisor.terminal import copy_size
+
+        assert self.raw is not None and self.process.pty is not None
+        if continued:  # a shell that stopped us may have changed the terminal
+            self.raw.enter()
+        copy_size(self.stdio.terminal, self.process.pty)
+
+    def _give_up(self, signal: int) -> None:
+        """The container is gone and somebody does not want to wait for a slow consumer."""
+        if signal in _GIVE_UP:
+            for drain in self.stdio.drains:
+                drain.drop_consumer()
+
+    def _drain(self) -> None:
+        """The first process has ended, and with it, by the kernel's hand, all others of its pid namespace: nothing more
+        is written, but what was is still on its way. (Waiting for the end of the pipes instead could take for ever:
+        a child that this program forks has them open too.)
+        """
+        patience = PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
+        while any(drain.pending for drain in self.stdio.drains) or any(
+            d.source >= 0 for d in self.stdio.drains
+        ):
+            waiting = any(drain.pending for drain in self.stdio.drains)
+            if not self.watch.wait(None if waiting else patience) and not waiting:
+                break
+
+
+def terminal_size(stdin: int | None) -> tuple[int, int] | None:
+    """(rows, columns) of the caller's terminal, for a container that is to get one of the same size."""
+    from lamina.supervisor.terminal import size_of
+
+    return size_of(0 if stdin is None else stdin) or size_of(1)

@@ -1,0 +1,277 @@
+"""Moving bytes between the caller's descriptors and a container's, in one thread, without blocking on either.
+
+The caller's descriptors are never made non-blocking: that flag belongs to the open file, which other programs (the
+shell, say) share. Where possible the same pipe or terminal is opened once more, with the flag; elsewhere as much is
+written at once as poll(2) has promised room for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from errno import EIO, EPIPE
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
+from stat import S_ISCHR, S_ISFIFO, S_ISREG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lamina.supervisor.log import LogWriter
+
+CHUNK = 1 << 16
+# pipe(7): poll promises room for PIPE_BUF bytes
+PROMISED = 4096
+
+
+class Watch:
+    """Descriptors, what each is waited for, and whom to tell. A number is watched for one purpose at a time."""
+
+    def __init__(self) -> None:
+        self._poll = poll()
+        self._masks: dict[int, int] = {}
+        self._handlers: dict[int, Callable[[int], None]] = {}
+
+    def set(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        """Wait for *mask* (0: for errors only) on *fd*, instead of what was said before."""
+        if self._masks.get(fd) != mask:
+            self._poll.register(fd, mask)
+            self._masks[fd] = mask
+        self._handlers[fd] = handler
+
+    def drop(self, fd: int) -> None:
+        """Forget *fd*; to be called before it is closed."""
+        if self._masks.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+            del self._handlers[fd]
+
+    def wait(self, seconds: float | None) -> bool:
+        """Tell whoever waits what happened, for up to *seconds* (None: for ever); whether anything did."""
+        happened = self._poll.poll(None if seconds is None else max(0, int(seconds * 1000 + 0.999)))
+        for fd, events in happened:
+            handler = self._handlers.get(fd)
+            if handler is not None:  # else dropped by one that was told before
+                handler(events)
+        return bool(happened)
+
+
+class Sink:
+    """A descriptor of the caller to write to: our own copy of it, so that its number is ours alone."""
+
+    def __init__(self, fd: int) -> None:
+        mode = os.fstat(fd).st_mode
+        self.unblocked = S_ISREG(mode)  # which never blocks for long
+        self.fd = -1
+        if S_ISFIFO(mode) or (S_ISCHR(mode) and os.isatty(fd)):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            try:
+                self.fd = os.open(b"/proc/self/fd/%d" % fd, flags)
+                self.unblocked = True
+            except OSError:
+                pass  # another user's, or its reader is gone
+        if self.fd < 0:
+            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def write(self, data: memoryview) -> int:
+        """Write what can be written without waiting; unless `unblocked` only after poll(2)."""
+        try:
+            return os.write(self.fd, data if self.unblocked else data[:PROMISED])
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """Close our copy; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Drain:
+    """From a container's output *source* (ours from now on) to the log, and to a sink or into memory.
+
+    A consumer that goes away closes the pipe, so that the container's next write fails as in any pipeline. With a
+    terminal (*hold*) what comes later is read and dropped: closing it would hang up on the container.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        *,
+        sink: Sink | None = None,
+        chunks: list[bytes] | None = None,
+        log: LogWriter | None = None,
+        stream: bytes = b"o",
+        hold: bool = False,
+    ) -> None:
+        os.set_blocking(source, False)
+        self.source, self.sink, self.chunks = source, sink, chunks
+        self.log, self.stream, self.hold = log, stream, hold
+        self.error: OSError | None = None
+        self.pending = memoryview(b"")
+
+    def arm(self, watch: Watch) -> None:
+        """Say what this waits for now."""
+        self._watch = watch
+        if self.pending and self.sink is not None:
+            if self.source >= 0:
+                watch.drop(self.source)
+            watch.set(self.sink.fd, POLLOUT, self._flush)
+            return
+        if self.sink is not None:
+            watch.drop(self.sink.fd)
+        if self.source >= 0:
+            watch.set(self.source, POLLIN, self._read)
+
+    def _read(self, _events: int) -> None:
+        try:
+            data = os.read(self.source, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != EIO:  # a terminal whose last user is gone
+                raise
+            data = b""
+        if not data:
+            self.close_source()
+            return
+        if self.log is not None:
+            self.log.write(self.stream, data)
+        if self.chunks is not None:
+            self.chunks.append(data)
+        if self.sink is not None:
+            self.pending = memoryview(data)
+            if self.sink.unblocked:
+                self._flush(0)
+            else:
+                self.arm(self._watch)
+
+    def _flush(self, _events: int) -> None:
+        if self.sink is None:
+            return
+        try:
+            self.pending = self.pending[self.sink.write(self.pending) :]
+        except OSError as error:
+            if error.errno != EPIPE:
+                self.error = error
+            self.drop_consumer()
+            return
+        self.arm(self._watch)
+
+    def drop_consumer(self) -> None:
+        """The consumer is gone, or nobody waits for it any more."""
+        if self.sink is not None:
+            self._watch.drop(self.sink.fd)
+            self.sink.close()
+            self.sink, self.pending = None, memoryview(b"")
+        if self.hold:
+            self.arm(self._watch)
+        else:
+            self.close_source()
+
+    def close_source(self) -> None:
+        """Nothing more is read; a second call does nothing."""
+        if self.source >= 0:
+            self._watch.drop(self.source)
+            source, self.source = self.source, -1
+            os.close(source)
+
+    def close(self) -> None:
+        """Close everything, when nobody watches any more."""
+        if self.source >= 0:
+            os.close(self.source)
+            self.source = -1
+        if self.sink is not None:
+            self.sink.close()
+
+
+class Feed:
+    """From *data*, or the caller's descriptor *source* (a copy, ours), to a container's input *target* (ours too).
+
+    At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
+    container closes its end, nothing more is read from the caller.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        *,
+        data: bytes = b"",
+        source: int = -1,
+        end_of_file: Callable[[int], bytes] | None = None,
+    ) -> None:
+        os.set_blocking(target, False)
+        self.target, self.source, self.end_of_file = target, source, end_of_file
+        self.pending = memoryview(data)
+        self._line_begins = True
+
+    def arm(self, watch: Watch) -> None:
+        """Say what this waits for now."""
+        self._watch = watch
+        if self.target < 0:
+            return
+        if self.pending:
+            if self.source >= 0:
+                watch.drop(self.source)
+            watch.set(self.target, POLLOUT, self._write)
+        elif self.source >= 0:
+            watch.set(self.source, POLLIN, self._read)
+            if self.end_of_file is None:
+                watch.set(self.target, 0, self._write)
+            else:
+                watch.drop(self.target)  # a terminal that nobody has open would wake us again and again
+        elif self.end_of_file is None:
+            self.finish()
+        else:
+            watch.drop(self.target)
+
+    def _read(self, _events: int) -> None:
+        try:
+            data = os.read(self.source, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # such as EIO: a terminal that was hung up, or that we may not read in the background
+        if data:
+            self._line_begins = data.endswith(b"\n")
+        else:
+            self._close_source()
+            if self.end_of_file is not None:
+                # within a line the first one only hands the line over (termios(3), VEOF)
+                data = self.end_of_file(self.target) * (1 if self._line_begins else 2)
+        self.pending = memoryview(data)
+        self._write(0)
+
+    def _write(self, events: int) -> None:
+        if self.target >= 0 and self.pending:
+            try:
+                self.pending = self.pending[os.write(self.target, self.pending[:CHUNK]) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone
+                self.finish()
+                return
+        elif events & (POLLERR | POLLHUP):
+            self.finish()
+            return
+        self.arm(self._watch)
+
+    def finish(self) -> None:
+        """Nothing more is fed; a second call does nothing."""
+        self._close_source()
+        if self.target >= 0:
+            self._watch.drop(self.target)
+            target, self.target = self.target, -1
+            os.close(target)
+
+    def _close_source(self) -> None:
+        if self.source >= 0:
+            self._watch.drop(self.source)
+            source, self.source = self.source, -1
+            os.close(source)
+
+    def close(self) -> None:
+        """Close everything, when nobody watches any more."""
+        for fd in (self.source, self.target):
+            if fd >= 0:
+                os.close(fd)
+        self.source = self.target = -1

@@ -1,0 +1,121 @@
+"""Signals on their way to a container.
+
+The kernel protects the first process of a pid namespace: a signal whose action is the default does nothing to it, not
+even SIGTERM (pid_namespaces(7)). A user who presses Ctrl-C expects what would happen to an ordinary process, so where
+a container's first process neither handles nor ignores nor blocks a terminating signal, we carry its default out.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as s
+    from typing import Any, Protocol
+
+    class Process(Protocol):
+        """Who gets the signals: `lamina.runtime.launch.Running`, or a test's double."""
+
+        pid: int
+
+        def kill(self, signal: int) -> None: ...
+
+else:  # the module `signal` makes enumerations of all this, which takes longer than a container's mounts
+    import _signal as s
+
+FORWARDED = (s.SIGHUP, s.SIGINT, s.SIGQUIT, s.SIGTERM, s.SIGUSR1, s.SIGUSR2, s.SIGALRM, s.SIGPWR, s.SIGIO)
+# signal(7): those whose default is to end the process; of the rest none is worth an own end
+_DEFAULT_ENDS = frozenset(FORWARDED)
+
+
+def dispositions(pid: int) -> int:
+    """The signals, as a bit mask (bit n-1 for signal n), that would reach process *pid*: handled, ignored, blocked."""
+    found = 0
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+            for line in status.read(8192).splitlines():
+                if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:")):
+                    found |= int(line.split()[1], 16)
+    except OSError:
+        pass
+    return found
+
+
+def deliver(process: Process, signal: int) -> bool:
+    """Send *signal* to a container's first process; True if its default action was carried out instead."""
+    if signal in _DEFAULT_ENDS and not dispositions(process.pid) >> (signal - 1) & 1:
+        process.kill(s.SIGKILL)
+        return True
+    process.kill(signal)
+    return False
+
+
+class Catcher:
+    """Catches the signals that are to be forwarded while it is open; `fd` becomes readable when one arrives.
+
+    Only for the main thread, and only where the caller asked for it: the handlers of the process are replaced, and put
+    back by `close`. A signal that the caller ignores (nohup, a background job of a shell) stays ignored.
+    """
+
+    def __init__(self, signals: tuple[int, ...] = (*FORWARDED, s.SIGWINCH, s.SIGCONT)) -> None:
+        self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._before: list[tuple[int, Any]] = []
+        try:
+            self._wakeup = s.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        except ValueError:
+            os.close(self.fd)
+            os.close(self._writer)
+            raise InvalidInput("run: forward_signals works in the main thread only") from None
+        try:
+            for signal in signals:
+                before = s.getsignal(signal)
+                # None: a handler that was not made by Python, and could not be put back
+                if before is not None and before != s.SIG_IGN:
+                    self._before.append((signal, s.signal(signal, _noted)))
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self) -> bytes:
+        """The numbers of the signals that arrived, one byte each."""
+        try:
+            return os.read(self.fd, 512)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Everything as it was before."""
+        for signal, before in self._before:
+            s.signal(signal, before)
+        self._before.clear()
+        if self._writer >= 0:
+            s.set_wakeup_fd(self._wakeup)
+            os.close(self.fd)
+            os.close(self._writer)
+            self._writer = -1
+
+
+def _noted(number: int, frame: object) -> None:
+    """The number is in the pipe already."""
+
+
+class PipeSignalBlocked:
+    """While open, writing to a closed pipe is an error of the write, also in a program that lets SIGPIPE kill it."""
+
+    def __init__(self) -> None:
+        self._mask = None
+        if s.getsignal(s.SIGPIPE) == s.SIG_DFL:
+            self._mask = s.pthread_sigmask(s.SIG_BLOCK, (s.SIGPIPE,))
+
+    def close(self) -> None:
+        """Take back what is pending, and the mask as it was."""
+        if self._mask is None:
+            return
+        if s.SIGPIPE not in self._mask:
+            while s.sigtimedwait((s.SIGPIPE,), 0) is not None:
+                pass
+        s.pthread_sigmask(s.SIG_SETMASK, self._mask)
+        self._mask = None

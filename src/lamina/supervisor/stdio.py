@@ -1,0 +1,204 @@
+"""Which descriptors a container gets, and what is pumped between them and the caller's.
+
+A file or terminal of the caller is never handed in: through /proc/self/fd a container could open it anew, with other
+rights, or change its mode. There is a pipe between. Pipes and sockets have nothing behind them and go in as they are,
+unless what passes must be logged or captured. The null device goes in through a read-only mount of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
+
+from lamina.linux.constants import AT_FDCWD, MOUNT_ATTR_RDONLY, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE
+from lamina.supervisor.pump import Drain, Feed, Sink
+from lamina.supervisor.terminal import end_of_file, is_terminal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.supervisor.log import LogWriter
+
+# as in subprocess, with the same numbers; None inherits
+PIPE, STDOUT, DEVNULL = -1, -2, -3
+
+
+class Stdio:
+    """What was asked for the three standard streams, made ready.
+
+    `child` are the descriptors for the container, valid until `started` is called. `captured` holds what was
+    collected from output and error, None for what was not. `terminal` is the caller's terminal for a container with
+    one, -1 else.
+    """
+
+    def __init__(
+        self,
+        stdin: int | None,
+        stdout: int | None,
+        stderr: int | None,
+        *,
+        data: bytes | None = None,
+        log: LogWriter | None = None,
+        tty: bool = False,
+    ) -> None:
+        self.feed: Feed | None = None
+        self.drains: list[Drain] = []
+        self.terminal = -1
+        self.child: tuple[int, int, int] = (-1, -1, -1)
+        self._owned: list[int] = []
+        self._chunks: dict[int, list[bytes]] = {}
+        self._log, self._tty = log, tty
+        self._asked = (stdin, stdout, stderr, data)
+        try:
+            if tty:
+                null = self._null(os.O_RDWR)
+                self.child = (null, null, null)
+            else:
+                out = self._output(1, stdout)
+                self.child = (self._input(stdin, data), out, self._error(stderr, out))
+        except BaseException:
+            self.close()
+            raise
+
+    # -- before the start
+
+    def _input(self, asked: int | None, data: bytes | None) -> int:
+        if data is not None or asked == PIPE:
+            reader, writer = self._pipe()
+            self.feed = Feed(writer, data=data or b"")
+            return self._own(reader)
+        source = self._open(0 if asked is None else asked)
+        if source < 0:
+            return self._null(os.O_RDONLY)
+        if _may_go_in(source):
+            return self._own(_copy(source))
+        reader, writer = self._pipe()
+        self.feed = Feed(writer, source=_copy(source))
+        return self._own(reader)
+
+    def _output(self, number: int, asked: int | None) -> int:
+        if asked == PIPE:
+            return self._collect(number, None)
+        sink = self._open(number if asked is None else asked)
+        if sink < 0 and self._log is None:
+            return self._null(os.O_WRONLY)
+        if sink >= 0 and self._log is None and _may_go_in(sink):
+            return self._own(_copy(sink))
+        return self._collect(number, Sink(sink) if sink >= 0 else None)
+
+    def _error(self, asked: int | None, out: int) -> int:
+        if asked == STDOUT:
+            return out
+        stdout = self._asked[1]
+        # the same terminal or file for both: one pipe keeps the order of what is written to them
+        if self._log is None and asked != PIPE and stdout != PIPE and len(self.drains) == 1:
+            first, second = (
+                self._open(1 if stdout is None else stdout),
+                self._open(2 if asked is None else asked),
+            )
+            if first >= 0 and second >= 0 and os.path.sameopenfile(first, second):
+                return out
+        return self._output(2, asked)
+
+    def _collect(self, number: int, sink: Sink | None) -> int:
+        reader, writer = self._pipe()
+        self.drains.append(self._drain(reader, number, sink, self._asked[number] == PIPE))
+        return self._own(writer)
+
+    def _drain(self, source: int, number: int, sink: Sink | None, capture: bool) -> Drain:
+        chunks: list[bytes] | None = None
+        if capture:
+            chunks = self._chunks[number] = []
+        stream = b"e" if number == 2 else b"o"
+        return Drain(source, sink=sink, chunks=chunks, log=self._log, stream=stream, hold=self._tty)
+
+    def _open(self, fd: int) -> int:
+        """*fd*, or -1 for the null device and a descriptor that is closed."""
+        if fd == DEVNULL:
+            return -1
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            return -1
+        return -1 if S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3) else fd
+
+    def _pipe(self) -> tuple[int, int]:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        if min(reader, writer) > 2:
+            return reader, writer
+        copies = _copy(reader), _copy(writer)
+        os.close(reader)
+        os.close(writer)
+        return copies
+
+    def _null(self, flags: int) -> int:
+        return self._own(open_null(flags))
+
+    def _own(self, fd: int) -> int:
+        self._owned.append(fd)
+        return fd
+
+    # -- after the start
+
+    def started(self, pty: int | None) -> None:
+        """The container runs and has its descriptors: ours of them are closed. *pty* is the terminal's master."""
+        for fd in self._owned:
+            os.close(fd)
+        self._owned.clear()
+        if not self._tty or pty is None:
+            return
+        stdin, stdout, _, data = self._asked
+        capture = stdout == PIPE
+        sink = -1 if capture else self._open(1 if stdout is None else stdout)
+        self.drains.append(self._drain(_copy(pty), 1, Sink(sink) if sink >= 0 else None, capture))
+        source = -1 if data is not None or stdin == PIPE else self._open(0 if stdin is None else stdin)
+        if source >= 0 and is_terminal(source):
+            self.terminal = source
+        if data is not None or source >= 0:
+            self.feed = Feed(
+                _copy(pty),
+                data=data or b"",
+                source=_copy(source) if source >= 0 else -1,
+                end_of_file=end_of_file,
+            )
+
+    def captured(self, number: int) -> bytes | None:
+        """What was collected from stream *number* (1 or 2) so far, None if it was not asked for."""
+        chunks = self._chunks.get(number)
+        return None if chunks is None else b"".join(chunks)
+
+    def close(self) -> None:
+        """Close every descriptor of ours; a second call does nothing."""
+        for fd in self._owned:
+            os.close(fd)
+        self._owned.clear()
+        if self.feed is not None:
+            self.feed.close()
+        for drain in self.drains:
+            drain.close()
+
+
+def open_null(flags: int) -> int:
+    """The null device, through a mount of its own that is read-only: it can be written to, but nobody who gets the
+    descriptor can change the mode or owner of the host's device with it.
+    """
+    if os.geteuid() == 0:  # an ordinary user's container has no power over it to begin with
+        from lamina.linux.mount import mount_setattr, open_tree
+
+        try:
+            with open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC) as tree:
+                mount_setattr(tree, b"", 0x1000, attr_set=MOUNT_ATTR_RDONLY)  # AT_EMPTY_PATH
+                return os.open(b"/proc/self/fd/%d" % tree, flags | os.O_CLOEXEC)
+        except PermissionError:
+            pass  # root without the capability to mount
+    return os.open(b"/dev/null", flags | os.O_CLOEXEC)
+
+
+def _may_go_in(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return S_ISFIFO(mode) or S_ISSOCK(mode)
+
+
+def _copy(fd: int) -> int:
+    """A copy above the standard descriptors, of which nobody else has the number."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
