@@ -88,7 +88,7 @@ def _structure(item: Struct) -> str:
     if item.name == "rlimit64":
         return "{" + ", ".join("unlimited" if f == 2**64 - 1 else str(f) for f in item.fields) + "}"
     if item.name in ("cap_data", "cap_header"):
-        return "{" + ", ".join(f"{f:#x}" for f in item.fields) + "}"
+        return "{" + ", ".join(hex(f) for f in item.fields if isinstance(f, int)) + "}"
     return "{" + ", ".join(_argument(f, None) for f in item.fields) + "}"
 
 

@@ -4,7 +4,7 @@ A container start is such a list. It is built without any privilege, printed by 
 tests, and walked by lamina/linux/_native.c (or runner.py, the same in Python) in a process of its own.
 
     steps = [
-        Step("openat2", AT_FDCWD, "/srv", how(O_PATH, RESOLVE_IN_ROOT), 24, save=Reg("srv"), tolerate=(ENOENT,), skip=1),
+        Step("openat", AT_FDCWD, "/srv", O_PATH, 0, save=Reg("srv"), tolerate=(ENOENT,), skip=1),
         Step("fchdir", Reg("srv")),
     ]
     outcome = assemble(steps).walk()
@@ -30,8 +30,10 @@ except ImportError:  # no compiler when the package was built: `lamina info` say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Union
 
-    Arg = int | bytes | str | None | "Reg" | "Strings" | "Struct" | "Out"
+    # the classes below have no `|` for their names in quotes
+    Arg = Union[int, bytes, str, None, "Reg", "Strings", "Struct", "Out"]  # noqa: UP007
 
 # struct step of _native.c: number, six arguments, six kinds, has_wanted, wanted, tolerated, skip, leap, save, result
 RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
@@ -45,7 +47,7 @@ class Reg(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"@{str(self)}"
+        return f"@{self!s}"
 
 
 class Strings(tuple[bytes, ...]):
@@ -155,8 +157,8 @@ class _Packer:
             if letter == "P" and not isinstance(field, int):
                 pointers.append(_offset_of(code, index))
                 numbers.append(self.pointer(field))
-            else:
-                numbers.append(field)  # type: ignore[arg-type]
+            elif isinstance(field, int):
+                numbers.append(field)
         return self._with_pointers(struct.pack(code, *numbers), pointers)
 
     def pointer(self, item: bytes | Strings | Struct | Out) -> int:
@@ -181,19 +183,16 @@ class _Packer:
         values = [0, 0, 0, 0, 0, 0]
         kinds = bytearray(6)
         for i, arg in enumerate(step.args):
-            kind = type(arg)
-            if kind is int:
-                values[i] = arg & 0xFFFFFFFFFFFFFFFF  # type: ignore[operator]
-            elif kind is Reg:
+            if isinstance(arg, int) and not isinstance(arg, Out):
+                values[i] = arg & 0xFFFFFFFFFFFFFFFF
+            elif isinstance(arg, Reg):
                 if arg not in self.registers:
                     raise ValueError(f"{step.call}: register {arg!r} is used before any step saves it")
-                values[i], kinds[i] = self.registers[arg], REGISTER  # type: ignore[index]
+                values[i], kinds[i] = self.registers[arg], REGISTER
+            elif isinstance(arg, str):
+                values[i], kinds[i] = self.put(arg.encode("utf-8", "surrogateescape")), IN_ARENA
             elif arg is not None:
-                kinds[i] = IN_ARENA
-                if kind is str:
-                    values[i] = self.put(arg.encode("utf-8", "surrogateescape"))  # type: ignore[union-attr]
-                else:
-                    values[i] = self.pointer(arg)  # type: ignore[arg-type]
+                values[i], kinds[i] = self.pointer(arg), IN_ARENA
         tolerated = 0
         for errno in step.tolerate:
             tolerated |= 1 << errno

@@ -22,13 +22,14 @@ RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
 IN_ARENA, REGISTER = 1, 2
 EXIT_STEP_FAILED = 126
 MOST_TRIES = 1000  # of an openat2(2) that says EAGAIN
-# struct clone_args (clone3(2)): flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
+# struct clone_args (clone3(2)): flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid
+# set_tid_size cgroup
 CLONE_ARGS = struct.Struct("=11Q")
 REPORT = struct.Struct("=ii")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 # PyDLL: the walk is one call after the other, nothing is gained by giving the interpreter's lock away in between
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -69,7 +70,7 @@ class _Loaded:
                 if (kind == REGISTER and value >= registers) or (kind == IN_ARENA and value > arena):
                     raise ValueError("malformed program")
 
-    def record(self, i: int) -> tuple[int, ...]:
+    def record(self, i: int) -> tuple[Any, ...]:
         return RECORD.unpack_from(self.memory, 64 + i * RECORD.size)
 
     def argument(self, kind: int, value: int) -> int:
@@ -85,7 +86,7 @@ class _Loaded:
         i = 0
         while i < self.count:
             record = self.record(i)
-            kinds: bytes = record[7]  # type: ignore[assignment]
+            kinds: bytes = record[7]
             want, tolerated, skip, leap, save = record[9], record[10] | record[11] << 64, *record[12:15]
             arguments = [_c_long(self.argument(k, v)) for k, v in zip(kinds, record[1:7], strict=True)]
             for _ in range(MOST_TRIES):

@@ -94,5 +94,5 @@ def _helper(program: str, pid: int, mappings: list[Mapping]) -> None:
     if status:
         raise Unsupported(
             f"map subordinate ids: {program}: {complaint.decode(errors='replace').strip() or f'status {status}'}",
-            remedy="give the user subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+            remedy="give the user subordinate ids (usermod --add-subuids and --add-subgids), see `lamina doctor`",
         )

@@ -6,7 +6,7 @@ import _socket
 import os
 import select
 import stat
-from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM
+from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
 
 from lamina.errors import (
     CommandNotExecutable,
@@ -20,6 +20,7 @@ from lamina.errors import (
 from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
+from lamina.linux.program import Step, Strings
 from lamina.runtime.bundle import Wiring
 from lamina.runtime.cgroups import create as create_cgroup
 from lamina.runtime.plan import Plan, compile_plan
@@ -52,8 +53,9 @@ class Running:
         """Send *signal*; nothing happens when the process has ended already."""
         try:
             pidfd_send_signal(self.pidfd, signal)
-        except ProcessLookupError:
-            pass
+        except OSError as error:
+            if error.errno != ESRCH:
+                raise
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
@@ -83,14 +85,14 @@ def _reap(pidfd: Fd) -> int:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
         select.select([pidfd], [], [])
         try:
-            code = pidfd_get_info(pidfd).exit_code
+            code = pidfd_get_info(pidfd).exit_status
         except OSError:
             code = None
         if code is None:
             raise KernelError(
                 "wait for the container", ECHILD, hint="something else in this program took its exit status"
             ) from None
-        return os.waitstatus_to_exitcode(code) if not os.WIFSIGNALED(code) else 128 + os.WTERMSIG(code)
+        return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
     if ended is None:
         raise KernelError("waitid", ECHILD)
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
@@ -305,12 +307,17 @@ def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
     return KernelError("clone3", number, remedy="see `lamina doctor`")
 
 
+def _command_name(step: Step) -> str:
+    argv = step.args[1]
+    return argv[0].decode(errors="replace") if isinstance(argv, Strings) else step.call
+
+
 def _step_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
     index = outcome.failed or 0
     step = compiled.steps[index]
     command = [i for i, s in enumerate(compiled.steps) if s.call == "execve"]
     if step.call == "execve":
-        name = str(compiled.steps[command[0]].args[1][0], "utf-8", "replace")  # type: ignore[index, arg-type]
+        name = _command_name(compiled.steps[index])
         refused = any(outcome.results[i] == -EACCES for i in command)
         number = EACCES if refused else outcome.errno
         kind = CommandNotFound if number in (ENOENT,) else CommandNotExecutable

@@ -10,8 +10,13 @@ from __future__ import annotations
 from errno import ENOENT, ENOTDIR
 from os import O_DIRECTORY, O_PATH
 
-from lamina.linux.constants import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
-from lamina.linux.constants import RESOLVE_NO_SYMLINKS
+from lamina.linux.constants import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    RESOLVE_NO_SYMLINKS,
+)
 from lamina.linux.program import Reg, Step
 from lamina.runtime.plan.mounts import clone_steps, new_mount_steps, readonly_steps
 from lamina.runtime.plan.paths import INSIDE, attach_step, open_step

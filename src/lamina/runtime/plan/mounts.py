@@ -107,7 +107,15 @@ def parse_options(options: list[str]) -> Options:
         else:
             key, _, text = option.partition("=")
             data.append((key, text))
-    return Options(*attributes, propagation=propagation, bind=bind, data=tuple(data))
+    return Options(
+        set=attributes[0],
+        clear=attributes[1],
+        set_below=attributes[2],
+        clear_below=attributes[3],
+        propagation=propagation,
+        bind=bind,
+        data=tuple(data),
+    )
 
 
 def new_mount_steps(

@@ -51,7 +51,8 @@ def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
     """Give the process its three descriptors and close all others, really: a command or a working directory such as
     /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
     """
-    sources = (SLAVE,) * 3 if terminal else (wiring.stdin, wiring.stdout, wiring.stderr)
+    descriptors: tuple[Reg | int, ...] = (wiring.stdin, wiring.stdout, wiring.stderr)
+    sources = (SLAVE,) * 3 if terminal else descriptors
     steps = [Step("dup3", source, number, 0) for number, source in enumerate(sources)]
     if terminal:
         steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
@@ -81,7 +82,7 @@ def limit_steps(wiring: Wiring) -> list[Step]:
 
 
 def oom_steps(process: Process) -> list[Step]:
-    """Write the OOM score adjustment through the container's own procfs, before anything of the image can be in its way."""
+    """Write the OOM score adjustment through the container's own procfs, before it is masked."""
     score = process.get("oomScoreAdj")
     if score is None:
         return []

@@ -39,10 +39,10 @@ def root_steps(bundle: Bundle, wiring: Wiring) -> list[Step]:
     steps.append(
         Step("move_mount", ROOT, b"", AT_FDCWD, bundle.merged, MOVE_MOUNT_F_EMPTY_PATH, note="the root")
     )
-    for index, (place, spec) in enumerate(bundle.overlays):
+    for index, (mountpoint, spec) in enumerate(bundle.overlays):
         save, target = Reg(f"overlay{index}"), Reg(f"overlay{index}.at")
         steps += _stack_steps(spec, save, options.set, wiring, bundle.merged)
-        steps += [open_step(place, target, flags=O_PATH | O_DIRECTORY), attach_step(save, target)]
+        steps += [open_step(mountpoint, target, flags=O_PATH | O_DIRECTORY), attach_step(save, target)]
     for index, path in enumerate(bundle.readonly):
         steps += _readonly_bind_steps(path, index)
     for index, path in enumerate(bundle.hide):
