@@ -32,7 +32,7 @@ from errno import (
 )
 
 from lamina.errors import MountError
-from lamina.overlay import causes
+from lamina.overlay import causes, privileges
 from lamina.overlay.causes import Case, Cause
 from lamina.overlay.directories import printable
 from lamina.overlay.spec import MountSpec
@@ -119,9 +119,9 @@ def _cause(case: Case) -> Cause:
 
 _LOOKUP = frozenset((ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG))
 _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
-    (frozenset((ENODEV, ENOSYS)), causes.no_overlay),
-    (frozenset((EPERM, EACCES)), causes.not_allowed),
-    (frozenset((EPERM,)), causes.privileged_option),
+    (frozenset((ENODEV, ENOSYS)), privileges.no_overlay),
+    (frozenset((EPERM, EACCES)), privileges.not_allowed),
+    (frozenset((EPERM,)), privileges.privileged_option),
     (frozenset((E2BIG,)), causes.too_long),
     (frozenset((EINVAL,)), causes.unknown_to_this_kernel),
     (frozenset((EINVAL,)), causes.incomplete),
@@ -129,7 +129,7 @@ _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (_LOOKUP, causes.unreachable),
     (frozenset((ENOTDIR, EINVAL)), causes.not_a_directory),
     (frozenset((EINVAL, EROFS)), causes.unfit_upper),
-    (frozenset((EROFS,)), causes.work_not_writable),
+    (frozenset((EROFS,)), privileges.work_not_writable),
     (frozenset((EINVAL,)), causes.work_and_upper),
     (frozenset((EINVAL,)), causes.left_by_volatile),
     (frozenset((EINVAL,)), causes.conflicting),
@@ -141,8 +141,8 @@ _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((EBUSY,)), causes.in_use),
     (frozenset((EBUSY,)), causes.in_use_elsewhere),
     (frozenset((ESTALE,)), causes.indexed),
-    (frozenset((ENOSPC, ENOMEM)), causes.no_room),
-    (frozenset((EMFILE, ENFILE)), causes.no_descriptors),
+    (frozenset((ENOSPC, ENOMEM)), privileges.no_room),
+    (frozenset((EMFILE, ENFILE)), privileges.no_descriptors),
 )
 
 
@@ -154,6 +154,6 @@ _FORESEEN: tuple[tuple[int, Check], ...] = (
     (EINVAL, causes.too_many),
     (EINVAL, causes.incomplete),
     (EBUSY, _unless_index_is_set),
-    (EPERM, causes.user_namespace),
+    (EPERM, privileges.user_namespace),
     (EOPNOTSUPP, causes.no_xattrs),
 )
