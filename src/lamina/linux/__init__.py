@@ -5,6 +5,9 @@ says the call and the object and is an OSError. Descriptors are close-on-exec an
 
 What this refuses to do: no policy, no retries, no fallbacks, no notion of containers or layers; nothing is cached but
 what the host can do (`probe`). Only this package may say `ctypes`, or know a system call's number or a C structure.
+
+Names are loaded when first asked for. Two functions are called as their modules are, and only found there:
+`lamina.linux.mount.mount` and `lamina.linux.probe.probe`. Type checkers know the modules, not these names.
 """
 
 from __future__ import annotations
@@ -13,24 +16,71 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# name: the module it comes from; loaded when first asked for, so that importing this package costs nothing
 _HOMES = {
     name: module
     for module, names in (
-        ("call", "syscall"),
-        ("constants", "constant_name flag_names"),
-        ("fd", "Fd"),
+        (
+            "call",
+            "syscall",
+        ),
+        (
+            "capabilities",
+            "CAPABILITIES CapabilitySets ambient_set bounding_set capability_name "
+            "capability_names capability_set capget capset clear_ambient drop_bounding last_cap "
+            "lower_ambient raise_ambient",
+        ),
+        (
+            "constants",
+            "constant_name flag_names",
+        ),
+        (
+            "fd",
+            "Fd",
+        ),
         (
             "files",
-            "FileHandle Statx copy_file_range ficlone name_to_handle_at open_by_handle_at openat2 renameat2 statx",
+            "FileHandle Statfs Statx copy_file_range ficlone fstatfs name_to_handle_at "
+            "open_by_handle_at openat2 renameat2 statfs statx",
+        ),
+        (
+            "keys",
+            "add_key describe_key get_keyring_id invalidate_key join_session_keyring keyctl "
+            "link_key revoke_key set_key_permissions unlink_key",
         ),
         (
             "mount",
-            "fsconfig fsmessages fsmount fsopen fspick mount mount_setattr move_mount open_tree pivot_root umount2",
+            "MountStatus fsconfig fsmessages fsmount fsopen fspick listmount mount_setattr "
+            "move_mount open_tree pivot_root statmount umount2",
         ),
-        ("mountinfo", "Mount mount_of parse_mountinfo read_mountinfo"),
-        ("numbers", "number"),
-        ("xattrs", "fgetxattr flistxattr fremovexattr fsetxattr lgetxattr llistxattr lremovexattr lsetxattr"),
+        (
+            "mountinfo",
+            "Mount mount_of parse_mountinfo read_mountinfo",
+        ),
+        (
+            "namespaces",
+            "NAMESPACES clone3 ns_owner ns_owner_uid ns_parent ns_type setns unshare",
+        ),
+        (
+            "numbers",
+            "number",
+        ),
+        (
+            "probe",
+            "Host No Yes",
+        ),
+        (
+            "process",
+            "Ended PidfdInfo close_range pidfd_get_info pidfd_getfd pidfd_open pidfd_send_signal "
+            "prctl waitid",
+        ),
+        (
+            "seccomp",
+            "get_action_avail get_notif_sizes get_seccomp_mode set_mode_filter",
+        ),
+        (
+            "xattrs",
+            "fgetxattr flistxattr fremovexattr fsetxattr lgetxattr llistxattr lremovexattr lsetxattr",
+        ),
     )
     for name in names.split()
 }
