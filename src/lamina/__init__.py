@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lamina.errors import LaminaError
     from lamina.overlay.changes import Change
     from lamina.overlay.explain import Explanation
-    from lamina.overlay.tree import Overlay, Tree
+    from lamina.overlay.stack import Overlay
+    from lamina.overlay.tree import Tree
 
 __version__ = "0.1.0.dev0"
 
@@ -41,7 +42,7 @@ _WHERE = {
     "Engine": "engine.engine",
     "Explanation": "overlay.explain",
     "LaminaError": "errors",
-    "Overlay": "overlay.tree",
+    "Overlay": "overlay.stack",
     "Tree": "overlay.tree",
     "run": "engine.engine",
 }

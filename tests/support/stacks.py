@@ -99,7 +99,9 @@ def xattrs(kit: Kit, kind: str) -> st.SearchStrategy[tuple[tuple[str, bytes], ..
         st.tuples(st.sampled_from(known), st.sampled_from((b"", b"y", b"\0\xff"))),
         max_size=3,
         unique_by=lambda pair: pair[0],
-    ).map(lambda pairs: tuple(pair for pair in pairs if not (pair[0].endswith("protattr") and pair[1] == b"")))
+    ).map(
+        lambda pairs: tuple(pair for pair in pairs if not (pair[0].endswith("protattr") and pair[1] == b""))
+    )
 
 
 def redirects() -> st.SearchStrategy[bytes]:
@@ -110,7 +112,9 @@ def redirects() -> st.SearchStrategy[bytes]:
 @st.composite
 def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
     common = ["file", "dir", "file", "dir", "whiteout", "symlink", "link", "xwhiteout"]
-    kind = draw(st.sampled_from(common + (["fifo", "socket", "char", "block"] if kit.root else ["fifo", "socket"])))
+    kind = draw(
+        st.sampled_from(common + (["fifo", "socket", "char", "block"] if kit.root else ["fifo", "socket"]))
+    )
     if kind in ("whiteout", "xwhiteout", "link"):
         return Node(kind, content=draw(names()) if kind == "link" else b"")
     plain: dict[str, Any] = {
@@ -129,7 +133,9 @@ def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
             if kit.root and draw(st.booleans()):
                 plain["xattrs"] += (("system.posix_acl_access", ACL),)
     elif kind == "symlink":
-        plain["content"] = draw(st.sampled_from((b"a", b"../b", b"/a/b", b"./c//x", b"/", b"..", b"b/", b"\xff\xfe.")))
+        plain["content"] = draw(
+            st.sampled_from((b"a", b"../b", b"/a/b", b"./c//x", b"/", b"..", b"b/", b"\xff\xfe."))
+        )
     elif kind == "dir":
         if depth > 0:
             plain["children"] = draw(directories(kit, depth - 1))
@@ -339,10 +345,14 @@ def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[byte
             if record is not None:
                 found[below] = record
     broken = isinstance(listed, tuple)
-    found[path] = _record(os.fstat(fd), listed if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True))
+    found[path] = _record(
+        os.fstat(fd), listed if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True)
+    )
 
 
-def _entry(fd: int, name: bytes, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]) -> Record | None:
+def _entry(
+    fd: int, name: bytes, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]
+) -> Record | None:
     status = errno_of(lambda: os.stat(name, dir_fd=fd, follow_symlinks=False))
     if not isinstance(status, os.stat_result):
         return status  # type: ignore[no-any-return]
@@ -395,7 +405,9 @@ def snapshot_tree(tree: Tree) -> Snapshot:
             children = errno_of(lambda: list(node.iterdir()))  # noqa: B023
             if isinstance(children, list):
                 payload = [c.parts[-1] for c in children if isinstance(errno_of(c.lstat), os.stat_result)]
-                pending += [(path + b"/" + child.parts[-1] if path else child.parts[-1], child) for child in children]
+                pending += [
+                    (path + b"/" + child.parts[-1] if path else child.parts[-1], child) for child in children
+                ]
             else:
                 payload = children
         elif stat.S_ISREG(status.st_mode):
@@ -442,3 +454,44 @@ def differences(ours: Snapshot, theirs: Snapshot, ignore: frozenset[str] = froze
             if x != y and name not in ignore
         ]
     return lines
+
+
+# -- an independent copy ---------------------------------------------------------------------------------------
+
+
+def copy_tree(tree: Tree, target: bytes) -> None:
+    """A plain directory with everything that *tree* shows, hard links within it included."""
+    links: dict[tuple[int, int], bytes] = {}
+    later = []
+    pending = [(target, tree)]
+    while pending:
+        path, node = pending.pop()
+        status = node.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            os.mkdir(path, 0o700)
+            pending += [(path + b"/" + child.parts[-1], child) for child in node.iterdir()]
+            later.append((path, node, status))
+            continue
+        first = links.setdefault((status.st_dev, status.st_ino), path)
+        if first != path:
+            os.link(first, path, follow_symlinks=False)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "wb") as file:
+                file.write(node.read_bytes())
+        elif stat.S_ISLNK(status.st_mode):
+            os.symlink(node.readlink_bytes(), path)
+        else:
+            os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+        _attributes(path, node, status)
+    for path, node, status in reversed(later):
+        _attributes(path, node, status)
+
+
+def _attributes(path: bytes, node: Tree, status: os.stat_result) -> None:
+    os.lchown(path, status.st_uid, status.st_gid)
+    for key, text in node.xattrs().items():
+        os.setxattr(path, key, text, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)

@@ -140,15 +140,7 @@ class Layers:
 
     def open(self, layer: int, path: bytes, flags: int) -> Fd:
         """Open *path* in a layer; no symbolic link is followed, the layer never left. Raises KernelError."""
-        at: int = self.root(layer)
-        steps = _steps(path)
-        held = None
-        for step in steps[:-1]:  # keeps the parent open until its child is
-            held = openat2(at, step, os.O_PATH | os.O_DIRECTORY, resolve=BENEATH)
-            at = held
-        fd = openat2(at, steps[-1], flags | os.O_NOFOLLOW, resolve=BENEATH)
-        del held
-        return fd
+        return open_beneath(self.root(layer), path, flags)
 
     def open_content(self, found: Found) -> Fd:
         """A regular file's bytes, for reading. Raises KernelError; EINVAL for what is not a regular file."""
@@ -184,15 +176,17 @@ class Layers:
             return {shown: os.getxattr(place, name) for name, shown in visible.items()}
 
 
-def _steps(path: bytes) -> list[bytes]:
-    if len(path) <= PATH_AT_ONCE:
-        return [path or b"."]
-    steps = []
+def open_beneath(root: int, path: bytes, flags: int) -> Fd:
+    """Open *path* below the directory *root* (b"": itself), following nothing and entering no other file system.
+
+    Raises KernelError: ELOOP for a symbolic link on the way, EXDEV for a mount point.
+    """
+    held: int = root
     while len(path) > PATH_AT_ONCE:
         cut = path.rindex(b"/", 0, PATH_AT_ONCE)
-        steps.append(path[:cut])
+        held = openat2(held, path[:cut], os.O_PATH | os.O_DIRECTORY, resolve=BENEATH)
         path = path[cut + 1 :]
-    return [*steps, path]
+    return openat2(held, path or b".", flags | os.O_NOFOLLOW, resolve=BENEATH)
 
 
 class OpenDir:
