@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from lamina.errors import InvalidInput
 from lamina.linux.constants import CLONE_NEWNET
 from lamina.linux.program import Program, Step, assemble
 from lamina.runtime.plan.devices import terminal_steps
@@ -52,6 +53,8 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
     process = spec["process"]
     terminal = bool(process.get("terminal"))
     flags = namespace_flags(spec)
+    if terminal and not {"/dev", "/dev/pts"} <= {str(m["destination"]) for m in spec.get("mounts") or []}:
+        raise InvalidInput("give the process a terminal: there is neither a /dev nor a devpts among the mounts")
     readonly = bool((spec.get("root") or {}).get("readonly"))
     steps = [
         *entry_steps(flags, wiring),

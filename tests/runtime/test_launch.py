@@ -1,0 +1,289 @@
+"""Real starts: what a process finds around it, and that nothing is left when a start fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import CommandNotExecutable, CommandNotFound, NotFound, StepFailed
+from lamina.linux import program, runner
+from lamina.linux.constants import PR_GET_DUMPABLE
+from lamina.linux.process import prctl
+from lamina.runtime.launch import launch, plan
+from support.bundles import full, over_host, small
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=["native", "python"], autouse=True)
+def walker(request, monkeypatch):
+    """Every start, with the walker in C and with its reference."""
+    if request.param == "python":
+        monkeypatch.setattr(program, "engine", runner)
+    return request.param
+
+
+def run(bundle, **more):
+    """(exit status, what it wrote)."""
+    reader, writer = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    with open(reader, "rb") as output:
+        try:
+            running = launch(bundle, stdin=null, stdout=writer, stderr=writer, **more)
+        finally:
+            os.close(writer)
+            os.close(null)
+        written = output.read().decode()
+    status = running.wait()
+    running.close()
+    return status, written
+
+
+def shell(script, **process):
+    return small("/bin/sh", "-c", script, **process)
+
+
+def with_proc(spec):
+    spec["mounts"] = full()["mounts"][:1]
+    return spec
+
+
+def test_the_status_and_output_are_the_commands(tmp_path):
+    assert run(over_host(tmp_path, shell("echo hello; exit 7"))) == (7, "hello\n")
+
+
+def test_a_signal_is_128_and_its_number(tmp_path):
+    running = launch(over_host(tmp_path, small("/bin/sleep", "60")), stdin=0, stdout=1, stderr=2)
+    assert running.poll() is None
+    running.kill(signal.SIGKILL)
+    assert running.wait() == 128 + signal.SIGKILL
+    assert running.poll() == running.wait()
+    running.kill(signal.SIGKILL)
+    running.close()
+
+
+def test_what_is_written_is_in_the_upper_and_nowhere_else(tmp_path):
+    run(over_host(tmp_path, shell("echo new > /lamina-launch-test; rm /etc/hostname")))
+    assert not Path("/lamina-launch-test").exists()
+    assert Path("/etc/hostname").exists()
+    assert (tmp_path / "upper/lamina-launch-test").read_text() == "new\n"
+    assert sorted(p.name for p in (tmp_path / "upper").iterdir()) == ["etc", "lamina-launch-test"]
+
+
+def test_the_process_is_the_first_of_its_namespaces_and_sees_no_descriptor_of_ours(tmp_path):
+    held = os.open("/", os.O_RDONLY)
+    os.set_inheritable(held, True)
+    status, text = run(over_host(tmp_path, with_proc(shell("echo $$; ls /proc/self/fd; pwd"))))
+    os.close(held)
+    assert (status, text.split()) == (0, ["1", "0", "1", "2", "3", "/"])
+
+
+def test_ids_groups_limits_and_mask_are_the_specifications(tmp_path):
+    spec = full()
+    spec["mounts"] = [spec["mounts"][0]]
+    spec["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 99}]
+    spec["process"]["args"] = [
+        "/bin/sh",
+        "-c",
+        "id -u; id -g; id -G; umask; ulimit -n; ulimit -Hn; pwd; hostname",
+    ]
+    before = os.umask(0o077)
+    status, text = run(over_host(tmp_path, spec))
+    assert os.umask(before) == 0o077
+    assert status == 0, text
+    assert text.splitlines() == ["1000", "100", "100 4 24", "0027", "77", "99", "/srv/data", "box"]
+
+
+def test_privileges_are_gone(tmp_path):
+    spec = with_proc(shell("grep -E '^(Cap|NoNewPrivs)' /proc/self/status"))
+    spec["process"]["capabilities"] = {k: ["CAP_KILL"] for k in ("bounding", "effective", "permitted")}
+    _, text = run(over_host(tmp_path, spec))
+    found = dict(line.split(":\t") for line in text.splitlines())
+    assert found == {
+        "CapInh": "0000000000000000",
+        "CapPrm": "0000000000000020",
+        "CapEff": "0000000000000020",
+        "CapBnd": "0000000000000020",
+        "CapAmb": "0000000000000000",
+        "NoNewPrivs": "1",
+    }
+
+
+def test_the_callers_ignored_signals_and_mask_stay_outside(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        _, text = run(over_host(tmp_path, with_proc(shell("grep -E '^Sig(Ign|Blk)' /proc/self/status"))))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert {int(line.split()[1], 16) for line in text.splitlines()} == {0}
+
+
+def test_a_caller_stays_dumpable_when_its_child_becomes_somebody_else(tmp_path):
+    before = prctl(PR_GET_DUMPABLE)
+    spec = small("/bin/true", user={"uid": 1000, "gid": 1000})
+    assert run(over_host(tmp_path, spec))[0] == 0
+    assert prctl(PR_GET_DUMPABLE) == before
+
+
+def test_masked_and_readonly_paths(tmp_path):
+    spec = with_proc(
+        shell("cat /proc/keys | wc -c; ls /sys/firmware; echo 1 > /proc/sys/kernel/panic || echo refused")
+    )
+    spec["mounts"].append(full()["mounts"][3])
+    spec["linux"]["maskedPaths"] = ["/proc/keys", "/sys/firmware", "/proc/none/such"]
+    spec["linux"]["readonlyPaths"] = ["/proc/sys", "/proc/none/such"]
+    _, text = run(over_host(tmp_path, spec))
+    assert text.splitlines()[0] == "0"
+    assert text.splitlines()[-1] == "refused"
+    assert len(text.splitlines()) == 3
+
+
+def test_a_bind_shows_the_hosts_directory_or_file_at_a_mount_point_made_for_it(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "note").write_text("from outside")
+    spec = shell("cat /made/for/it/note; cat /made/file; echo no > /made/for/it/x || echo refused")
+    spec["mounts"] = [
+        {"destination": "/made/for/it", "type": "bind", "source": str(source), "options": ["rbind", "ro"]},
+        {"destination": "/made/file", "source": str(source / "note"), "options": ["bind"]},
+    ]
+    _, text = run(over_host(tmp_path, spec))
+    assert "from outsidefrom outside" in text
+    assert text.endswith("refused\n")
+    assert sorted(p.name for p in source.iterdir()) == ["note"]
+
+
+def test_a_read_only_root(tmp_path):
+    spec = shell("touch /x || echo refused")
+    spec["root"] = {"readonly": True}
+    assert run(over_host(tmp_path, spec))[1].endswith("refused\n")
+
+
+def test_a_terminal_is_the_containers_own(tmp_path):
+    spec = with_proc(shell("tty; test -t 2 && echo yes > /dev/console", terminal=True))
+    spec["mounts"] = full()["mounts"][:3]
+    null = os.open("/dev/null", os.O_RDWR)
+    running = launch(over_host(tmp_path, spec), stdin=null, stdout=null, stderr=null)
+    os.close(null)
+    text = b""
+    while True:
+        try:
+            part = os.read(running.pty, 4096)
+        except OSError:  # EIO: nobody has the other end open any more
+            break
+        text += part
+    assert running.wait() == 0
+    running.close()
+    assert text.split() == [b"/dev/pts/0", b"yes"]
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("no-such-command", CommandNotFound),
+        ("/no/such/command", CommandNotFound),
+        ("/etc", CommandNotExecutable),
+        ("/etc/passwd", CommandNotExecutable),
+    ],
+)
+def test_a_command_that_cannot_be_executed(tmp_path, command, error):
+    with pytest.raises(error, match=command):
+        run(over_host(tmp_path, small(command)))
+
+
+def test_a_file_without_format_cannot_be_executed(tmp_path):
+    (tmp_path / "odd").write_text("no #! here")
+    (tmp_path / "odd").chmod(0o755)
+    with pytest.raises(CommandNotExecutable, match="#!"):
+        run(over_host(tmp_path, small(str(tmp_path / "odd"))))
+
+
+def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
+    before = Path("/proc/self/mountinfo").read_text()
+    descriptors = sorted(os.listdir("/proc/self/fd"))
+    bundle = over_host(tmp_path, small())
+    (tmp_path / "merged").rmdir()
+    with pytest.raises(StepFailed, match=r"step \d+ of \d+ .*move_mount.*merged.*No such file"):
+        run(bundle)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_missing_bind_source_is_found_before_anything_starts(tmp_path):
+    spec = small()
+    spec["mounts"] = [{"destination": "/a", "source": "/no/such", "options": ["bind"]}]
+    with pytest.raises(NotFound, match="/no/such"):
+        run(over_host(tmp_path, spec))
+
+
+def test_limits_are_made_and_removed_with_the_container(tmp_path):
+    spec = with_proc(shell("cat /proc/self/cgroup"))
+    spec["linux"]["namespaces"].append({"type": "cgroup"})
+    spec["linux"].update(
+        cgroupsPath=f"/lamina-test/{tmp_path.name}-{os.getpid()}", resources={"pids": {"limit": 9}}
+    )
+    null = os.open("/dev/null", os.O_RDWR)
+    running = launch(over_host(tmp_path, spec), stdin=null, stdout=null, stderr=null)
+    os.close(null)
+    assert running.cgroup is not None
+    place = running.cgroup.paths["pids"]
+    assert Path(os.fsdecode(place), "pids.max").read_text() == "9\n"
+    running.wait()
+    running.close()
+    assert not os.path.exists(place)
+
+
+def test_the_container_dies_with_the_thread_that_started_it(tmp_path):
+    started = []
+    null = os.open("/dev/null", os.O_RDWR)
+    bundle = over_host(tmp_path, small("/bin/sleep", "60"))
+    thread = threading.Thread(
+        target=lambda: started.append(launch(bundle, stdin=null, stdout=null, stderr=null))
+    )
+    thread.start()
+    thread.join()
+    os.close(null)
+    assert started[0].wait() == 128 + signal.SIGKILL
+    started[0].close()
+
+
+@pytest.mark.timeout(180)
+def test_two_hundred_starts_from_a_program_with_busy_threads(tmp_path, walker):
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            sum(range(1000))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    bundle = over_host(tmp_path, small("/bin/true"))
+    try:
+        for _ in range(200 if walker == "native" else 20):
+            assert run(bundle)[0] == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_start_from_a_large_program(tmp_path, walker):
+    ballast = bytearray(1 << 30) if walker == "native" else bytearray(1 << 20)
+    ballast[:: 1 << 12] = b"x" * len(ballast[:: 1 << 12])  # touch every page
+    assert run(over_host(tmp_path, shell("echo ok"))) == (0, "ok\n")
+    assert ballast[0]
+
+
+def test_a_plan_is_printed_without_starting_anything(tmp_path):
+    text = str(plan(over_host(tmp_path, small())))
+    assert text.startswith("clone3(")
+    assert 'execve("/bin/true"' in text

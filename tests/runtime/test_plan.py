@@ -1,0 +1,128 @@
+"""Plans, without any privilege: golden texts for what a start does, and what cannot be meant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import InvalidInput, Unsupported
+from lamina.linux.program import Strings
+from lamina.runtime.plan import compile_plan
+from lamina.values import replace
+from support.bundles import WIRING, full, printable, small
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _variants():
+    yield "small", printable(small()), WIRING
+    wired = replace(WIRING, tasks=(110, 111), controllers=(b"memory", b"pids"), seccomp=bytes(8 * 150))
+    overlays = ((b"/home", printable(small()).rootfs),)
+    yield (
+        "full",
+        printable(full(), overlays=overlays, hide=(b"/var/lib/lamina",), attributes=("nosuid", "nodev")),
+        wired,
+    )
+    terminal = small(terminal=True)
+    terminal["mounts"] = full()["mounts"][:3]
+    yield "terminal", printable(terminal), WIRING
+    user = small()
+    user["linux"]["namespaces"].append({"type": "user"})
+    user["mounts"] = full()["mounts"][:2]
+    yield "user_namespace", printable(user, rootfs=b"/rootfs"), replace(WIRING, setgroups=False)
+    yield "old_kernel", printable(small()), replace(WIRING, lowerdir_plus=False)
+    unified = full()
+    unified["mounts"] = [m for m in unified["mounts"] if m["destination"] == "/sys/fs/cgroup"]
+    yield "cgroup2", printable(unified), replace(WIRING, cgroup=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "bundle", "wiring"), list(_variants()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_the_plan_is_the_golden_one(name, bundle, wiring):
+    """After a wanted change: LAMINA_GOLDEN=write pytest tests/runtime/test_plan.py, and read the difference."""
+    text = str(compile_plan(bundle, wiring)) + "\n"
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("LAMINA_GOLDEN") == "write":
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def calls(spec, wiring=WIRING, **more):
+    return [step.call for step in compile_plan(printable(spec, **more), wiring).steps]
+
+
+def test_every_register_is_saved_before_it_is_used():
+    for _, bundle, wiring in _variants():
+        compile_plan(bundle, wiring).assemble()
+
+
+def test_nothing_of_the_host_is_open_when_the_image_decides_what_is_opened():
+    names = calls(full())
+    closed = names.index("close_range")
+    assert names.index("pivot_root") < closed < names.index("fchdir", closed) < names.index("execve")
+
+
+def test_the_filter_comes_last_with_no_new_privileges_and_before_the_capabilities_go_without():
+    wiring = replace(WIRING, seccomp=bytes(8))
+    names = calls(small(), wiring)
+    assert names[-2:] == ["seccomp", "execve"]
+    names = calls(small(noNewPrivileges=False), wiring)
+    assert names.index("seccomp") < names.index("capset")
+
+
+def test_a_command_without_slash_is_looked_for_along_the_containers_path():
+    steps = compile_plan(printable(small("ls", env=["PATH=/a::/b"])), WIRING).steps
+    found = [s.args[0] for s in steps if s.call == "execve"]
+    assert found == [b"/a/ls", b"./ls", b"/b/ls"]
+    assert steps[-1].tolerate == ()
+    assert steps[-1].args[1] == Strings([b"ls"])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda s: s["process"].update(args=[]), "no command"),
+        (lambda s: s["process"].update(args=["a\0b"]), "NUL"),
+        (lambda s: s["process"].update(capabilities={"bounding": ["CAP_NONE"]}), "CAP_NONE"),
+        (lambda s: s.update(mounts=[{"destination": "relative", "type": "tmpfs"}]), "absolute"),
+        (lambda s: s.update(mounts=[{"destination": "/a/../b", "type": "tmpfs"}]), r"\.\."),
+        (lambda s: s.update(mounts=[{"destination": "/a"}]), "neither a type"),
+        (
+            lambda s: s.update(mounts=[{"destination": "/a", "source": "/b", "options": ["bind", "size=1"]}]),
+            "size",
+        ),
+        (
+            lambda s: s.update(mounts=[{"destination": "/proc", "source": "/b", "options": ["bind"]}]),
+            "procfs",
+        ),
+        (lambda s: s.update(mounts=[{"destination": "/proc/self/attr", "type": "tmpfs"}]), "procfs"),
+        (lambda s: s["process"].update(terminal=True), "devpts"),
+        (lambda s: s["linux"]["namespaces"].append({"type": "mnt"}), "mnt"),
+        (lambda s: s["linux"]["namespaces"].append({"type": "pid"}), "twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change, complaint):
+    spec = small()
+    change(spec)
+    with pytest.raises(InvalidInput, match=complaint):
+        calls(spec)
+
+
+def test_what_is_not_there_yet_says_so():
+    spec = small()
+    spec["linux"]["namespaces"].append({"type": "network", "path": "/proc/1/ns/net"})
+    with pytest.raises(Unsupported, match="join network namespace"):
+        calls(spec)
+
+
+def test_a_stack_too_long_for_the_option_page_is_refused_where_it_would_be_cut_in_silence():
+    lowers = tuple(b"/" + b"x" * 100 + str(i).encode() for i in range(100))
+    bundle = printable(small())
+    with pytest.raises(Unsupported, match="4095"):
+        compile_plan(
+            replace(bundle, rootfs=replace(bundle.rootfs, lowerdirs=lowers)),
+            replace(WIRING, lowerdir_plus=False),
+        )
