@@ -34,7 +34,9 @@ def diff(path: bytes, old: Side | None, new: Side | None, **more: int) -> str:
     return b"".join(diff_file(path, old, new, **more)).decode("utf-8", "surrogateescape")
 
 
-few_lines = st.lists(st.sampled_from([b"a", b"b", b"c", b"", b"}", b"\r", b"long line", b"\xff"]), max_size=30)
+few_lines = st.lists(
+    st.sampled_from([b"a", b"b", b"c", b"", b"}", b"\r", b"long line", b"\xff"]), max_size=30
+)
 
 
 @given(few_lines, few_lines, st.booleans(), st.booleans())
@@ -75,7 +77,9 @@ def test_the_search_is_bounded() -> None:
 @given(
     old=st.one_of(st.none(), few_lines),
     new=few_lines,
-    name=st.sampled_from([b"plain", b"two words", b'quo"te', b"caf\xc3\xa9", b"\xff\x01\n", b"d/e", b"tab\there"]),
+    name=st.sampled_from(
+        [b"plain", b"two words", b'quo"te', b"caf\xc3\xa9", b"\xff\x01\n", b"d/e", b"tab\there"]
+    ),
     end=st.booleans(),
 )
 @settings(max_examples=60)
@@ -164,7 +168,9 @@ def test_added_and_deleted_files_have_dev_null() -> None:
 
 
 def test_what_a_patch_cannot_carry_is_said() -> None:
-    assert diff(b"/d", None, Side(mode=0o40750, uid=5, gid=6)) == "# directory /d: added, mode 0750, owner 5:6\n"
+    assert (
+        diff(b"/d", None, Side(mode=0o40750, uid=5, gid=6)) == "# directory /d: added, mode 0750, owner 5:6\n"
+    )
     assert diff(b"/d", Side(mode=0o40750), Side(mode=0o41777)) == "# directory /d: mode 0750 becomes 1777\n"
     assert diff(b"/d", Side(mode=0o40750), None) == "# directory /d: deleted\n"
     assert diff(b"/c\xff", None, Side(mode=0o20600, rdev=os.makedev(1, 3))) == (

@@ -63,7 +63,9 @@ def clashes_of(
     *started_ns* is what `engine.moment.moment` gave just before the container's overlays were mounted. Changes an
     earlier apply or undo of the same *journal* made to the host are not the host's own. Raises OSError.
     """
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    return operations.clashes_of(changes, journal, started_ns=started_ns, root=root)
 
 
 def apply(
@@ -81,11 +83,22 @@ def apply(
 
     A path is absolute as in the container and selects what is there and below; `*`, `?`, `[...]` match within a name,
     `**` across names, a backslash takes the next character as it is. *force* overrides the host's own changes.
-    Raises errors.InvalidInput (a path that selects nothing; a selection that cannot be), errors.HostChanged (with
-    every clash), errors.Conflict (another apply is under way), KernelError (full disk, no permission: the host is as it
-    was before).
+    Raises errors.NotFound (a path that selects nothing), errors.InvalidInput (a selection that cannot be),
+    errors.HostChanged (with every clash), errors.Conflict (another apply is under way; the container still runs),
+    KernelError (full disk, no permission: the host is as it was before).
     """
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    return operations.apply(
+        changes,
+        journal,
+        started_ns=started_ns,
+        paths=paths,
+        exclude=exclude,
+        force=force,
+        root=root,
+        hands=hands,
+    )
 
 
 def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -> Undone:
@@ -94,7 +107,9 @@ def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -
     Raises errors.NotFound (nothing to undo), errors.HostChanged (the host changed an applied path since; *force*
     overrides), KernelError.
     """
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    return operations.undo(journal, force=force, hands=hands)
 
 
 def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None:
@@ -103,7 +118,9 @@ def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None
     An unfinished apply is taken back, an unfinished undo is finished. Raises errors.Conflict (its process is still
     alive), KernelError.
     """
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    return operations.recover(journal, hands=hands)
 
 
 def forget(journal: AnyPath) -> None:
@@ -112,9 +129,13 @@ def forget(journal: AnyPath) -> None:
     To be called before the container's directory is removed: originals from file systems other than the store's
     are kept beside them, in hidden directories which only this knows. Recovers first. Raises KernelError.
     """
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    operations.forget(journal)
 
 
 def history(journal: AnyPath) -> list[Past]:
     """Every apply of *journal*, oldest first; [] if there was none. Raises errors.Corrupt."""
-    raise NotImplementedError
+    from lamina.engine.apply import operations
+
+    return operations.history(journal)

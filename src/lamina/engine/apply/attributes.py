@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Xattrs = tuple[tuple[str, bytes], ...]
 
 OWNER_MAY = 0o700
+OWNER_WRITES = 0o300  # what it takes to change the entries of a directory
 
 
 @value
@@ -95,7 +96,7 @@ def _write_xattrs(hands: Hands, fd: int, wanted: dict[str, bytes]) -> None:
 
 
 def narrowed(old: int, new: int) -> int:
-    """Permissions for the time in which a directory's entries change: nobody but the owner may more than before or after.
+    """Permissions while a directory's entries change: nobody but the owner may do more than both before and after.
 
     The owner may do what either lets him: who is not root needs that to change the entries.
     """

@@ -26,10 +26,10 @@ import time
 
 from lamina.engine.apply.places import Host
 from lamina.engine.apply.values import Clash, HostChange
-from lamina.errors import HostChanged, KernelError
+from lamina.errors import HostChanged
 from lamina.linux.files import name_to_handle_at
 from lamina.linux.xattrs import lgetxattr
-from lamina.overlay.changes import Entry
+from lamina.overlay.changes import Entry, entry_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,15 +39,8 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000
 SHOWN = 20
-_TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-}
+CHANGED = "changed on the host"
+VANISHED = "deleted, moved or replaced on the host"
 
 
 def changed_since(ctime_ns: int, started_ns: int) -> bool:
@@ -61,34 +54,25 @@ def changed_since(ctime_ns: int, started_ns: int) -> bool:
     return ctime_ns >= started_ns - started_ns % unit
 
 
-def entry_of(status: os.stat_result | None, target: bytes | None = None) -> Entry | None:
-    """An overlay's `Entry` from what lstat(2) said."""
-    if status is None:
-        return None
-    return Entry(
-        type=_TYPES.get(stat.S_IFMT(status.st_mode), "file"),
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        target=target,
-        rdev=status.st_rdev,
-        nlink=status.st_nlink,
-        ino=status.st_ino,
-        dev=status.st_dev,
-        ctime_ns=status.st_ctime_ns,
-    )
+def seen_entry(status: os.stat_result | None) -> Entry | None:
+    """An overlay's `Entry` from what lstat(2) said, None for nothing."""
+    return None if status is None else entry_of(status)
 
 
 class Comparison:
-    """The host's side of a selection of changes. `seen` is what was found: the host must still have it when it counts."""
+    """The host's side of a selection of changes. `seen` is what was found: it must still be there when it counts."""
 
     def __init__(self, host: Host, started_ns: int, known: Known) -> None:
         """*known*: what earlier applies and undos left."""
         self._host, self._started_ns, self._known = host, started_ns, known
         self.seen: dict[bytes, os.stat_result] = {}
+        self._moved: dict[tuple[int, int], int] = {}
         self.clashes: dict[bytes, Clash] = {}
+
+    @property
+    def stale(self) -> bool:
+        """Whether entries came or went, or became another type, after the changes were listed: they must be anew."""
+        return any(clash.reason != CHANGED and clash.reason != VANISHED for clash in self.clashes.values())
 
     def compare(self, selected: Sequence[HostChange], changes: Iterable[HostChange]) -> list[Clash]:
         """The clashes of the *selected* among all *changes*, sorted by path. Raises OSError."""
@@ -100,30 +84,44 @@ class Comparison:
                 self.seen[change.path] = status
             reason = self._reason(change, status)
             if not reason and status is None and origins.vanished(change):
-                reason = "deleted, moved or replaced on the host"
+                reason = VANISHED
             if reason:
                 self._clash(change.path, reason, status, change)
             if status is not None and change.kind in ("deleted", "replaced") and stat.S_ISDIR(status.st_mode):
                 self._unseen(change, deleted)
         return [self.clashes[path] for path in sorted(self.clashes)]
 
-    def _changed(self, path: bytes, status: os.stat_result) -> bool:
+    def changed(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether the host changed the entry *path*, of which lstat(2) says *status*."""
         if self._known.get(path) == (status.st_ino, status.st_ctime_ns):
             return False
         return changed_since(status.st_ctime_ns, self._started_ns)
+
+    def moved(self, status: os.stat_result | None) -> None:
+        """Remember that we set the ctime of this inode ourselves: it may have further names that are to go."""
+        if status is not None:
+            self._moved[status.st_dev, status.st_ino] = status.st_ctime_ns
+
+    def is_as_seen(self, status: os.stat_result | None, seen: os.stat_result | None) -> bool:
+        """Whether an entry is, unchanged, the one that was compared."""
+        if status is None or seen is None:
+            return status is seen
+        inode = (status.st_dev, status.st_ino)
+        ours = self._moved.get(inode, seen.st_ctime_ns)
+        return inode == (seen.st_dev, seen.st_ino) and status.st_ctime_ns in (seen.st_ctime_ns, ours)
 
     def _reason(self, change: HostChange, status: os.stat_result | None) -> str:
         if status is None:
             return "" if change.kind in ("added", "deleted") else "deleted on the host"
         if change.before is None:
             return "created on the host"
-        if _TYPES.get(stat.S_IFMT(status.st_mode)) != change.before.type:
+        if entry_of(status).type != change.before.type:
             return "replaced on the host"
-        if not self._changed(change.path, status):
+        if not self.changed(change.path, status):
             return ""
         if change.kind == "changed" and change.before.type == "directory":
-            return "changed on the host" if change.what & {"mode", "owner", "xattrs"} else ""
-        return "changed on the host"
+            return CHANGED if change.what & {"mode", "owner", "xattrs"} else ""
+        return CHANGED
 
     def _unseen(self, change: HostChange, deleted: set[bytes]) -> None:
         """Entries of a directory that is to go which are in no change: they came after the changes were gathered."""
@@ -131,7 +129,9 @@ class Comparison:
         for name in directories.names(change.change.path):
             path = change.path + b"/" + name
             if path not in deleted:
-                self._clash(path, "created on the host", directories.status(change.change.path + b"/" + name), None)
+                self._clash(
+                    path, "created on the host", directories.status(change.change.path + b"/" + name), None
+                )
 
     def _clash(
         self, path: bytes, reason: str, status: os.stat_result | None, change: HostChange | None
@@ -139,7 +139,7 @@ class Comparison:
         self.clashes[path] = Clash(
             path=path,
             reason=reason,
-            host=entry_of(status),
+            host=seen_entry(status),
             container=change.after if change else None,
             host_changed_ns=status.st_ctime_ns if status else 0,
         )
@@ -177,7 +177,13 @@ class _Origins:
                 directory, name = self._host.below(change.mountpoint).parent(path)
                 yield change.mountpoint, name_to_handle_at(directory, name).handle
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EOPNOTSUPP):
+                if error.errno not in (
+                    errno.ENOENT,
+                    errno.ENOTDIR,
+                    errno.ELOOP,
+                    errno.EXDEV,
+                    errno.EOPNOTSUPP,
+                ):
                     raise
 
 
@@ -216,6 +222,3 @@ def describe(entry: Entry | None, changed_ns: int = 0) -> str:
         text += f" to {os.fsdecode(entry.target)}"
     moment, what = (changed_ns, "changed") if changed_ns else (entry.mtime_ns, "modified")
     return f"{text}, {what} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(moment // SECOND))}"
-
-
-__all__ = ["Clash", "Comparison", "KernelError", "changed_since", "describe", "entry_of", "refuse"]

@@ -21,7 +21,15 @@ def gather(overlays: Iterable[tuple[bytes, MountSpec]], made: Collection[bytes] 
         for change in changes(spec)
     ]
     found.sort(key=lambda change: tree_order(change.path))
-    return without_mount_points(found, made) if made else found
+    if made:
+        found = without_mount_points(found, made)
+    return without_idle_roots(found)
+
+
+def without_idle_roots(found: list[HostChange]) -> list[HostChange]:
+    """*found* less the times of the overlays' own roots in which nothing happened: they are the upper directory's."""
+    busy = {ancestors(change.path)[0] for change in found if len(change.path) > 1}
+    return [c for c in found if not (c.incidental and c.path == c.mountpoint and c.path not in busy)]
 
 
 def without_mount_points(found: list[HostChange], made: Collection[bytes]) -> list[HostChange]:

@@ -44,7 +44,13 @@ MAGIC = b"LMNAPLY1"
 FRAME = struct.Struct("<III")  # length of the content, number of the record, CRC-32 of both
 START = b'{"is":"'
 LONGEST = 1 << 26
-STATES = {"begin": "planning", "applying": "applying", "applied": "applied", "undoing": "undoing", "undone": "undone"}
+STATES = {
+    "begin": "planning",
+    "applying": "applying",
+    "applied": "applied",
+    "undoing": "undoing",
+    "undone": "undone",
+}
 
 
 def text(path: bytes) -> str:
@@ -94,7 +100,7 @@ class Log:
         return "planning"
 
     def append(self, kind: str, *, durable: bool = False, **fields: Any) -> None:
-        """Add one record; *durable*: and wait until it is on the disk. Raises OSError, and then the record is not there."""
+        """Add one record; *durable*: and wait until it is on the disk. Raises OSError."""
         record = {"is": kind, **fields}
         content = json.dumps(record, separators=(",", ":")).encode()
         self._hands.write(self._fd, _frame(len(self.records), content) + content, self._end)

@@ -28,7 +28,12 @@ BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 PATH_AT_ONCE = 4000  # below PATH_MAX: deeper trees are opened in several steps
 MOST_OPEN = 64
 DIRECTORY = os.O_PATH | os.O_DIRECTORY
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)  # what opening says of a directory that is not there
+GONE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EXDEV,
+)  # what opening says of a directory that is not there
 
 
 class Directories:
@@ -128,10 +133,14 @@ def make_private(hands: Hands, directory: int, name: bytes) -> Fd:
 
 def open_private(directory: int, name: bytes) -> Fd:
     """Open the directory *name*. Raises OSError; EPERM if somebody else's directory is there by now."""
-    held = openat2(directory, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=BENEATH | RESOLVE_NO_XDEV)
+    held = openat2(
+        directory, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=BENEATH | RESOLVE_NO_XDEV
+    )
     status = os.fstat(held)
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise KernelError("open", errno.EPERM, os.fsdecode(name), hint="this directory is not the one made before")
+        raise KernelError(
+            "open", errno.EPERM, os.fsdecode(name), hint="this directory is not the one made before"
+        )
     return held
 
 

@@ -17,18 +17,22 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     Matcher = Callable[[bytes], object]
 
 
 @value
 class Selection:
-    """What to apply. `changes` in tree order (see `tree_order`); `parents` and `kept` as in `values.Applied`."""
+    """What to apply. `changes` in tree order (see `tree_order`); `parents` and `kept` as in `values.Applied`.
+
+    `covers` says whether a path, changed or not, is selected.
+    """
 
     changes: tuple[HostChange, ...]
-    parents: tuple[bytes, ...] = ()
-    kept: tuple[bytes, ...] = ()
+    parents: tuple[bytes, ...]
+    kept: tuple[bytes, ...]
+    covers: Callable[[bytes], bool]
 
 
 def tree_order(path: bytes) -> bytes:
@@ -54,13 +58,15 @@ def select(
     selection that cannot be made without something that was not selected).
     """
     ordered = sorted(changes, key=lambda c: tree_order(c.path))
-    wanted, unwanted = list(paths), list(exclude)
-    known = {c.path for c in ordered}
-    known.update(above for c in ordered for above in ancestors(c.path))
-    chosen = set(known) if not wanted else _matching(wanted, ordered, known, "select")
-    chosen -= _matching(unwanted, ordered, known, "exclude")
     by_path = {c.path: c for c in ordered}
-    chosen &= by_path.keys()
+    known = {*by_path, *(above for path in by_path for above in ancestors(path))}
+    wanted = _matchers(paths, by_path, known, "select")
+    unwanted = _matchers(exclude, by_path, known, "exclude")
+
+    def covers(path: bytes) -> bool:
+        return (not wanted or any(m(path) for m in wanted)) and not any(m(path) for m in unwanted)
+
+    chosen = {path for path in by_path if covers(path)}
     if ordered and not chosen:
         raise NotFound("select changes: --exclude leaves none of them", remedy="exclude less")
     _check_replaced(by_path, chosen)
@@ -71,26 +77,26 @@ def select(
         changes=tuple(c for c in ordered if c.path in chosen),
         parents=tuple(sorted(parents)),
         kept=tuple(sorted(kept)),
+        covers=covers,
     )
 
 
-def _matching(
-    patterns: list[str | bytes], changes: Sequence[HostChange], known: set[bytes], verb: str
-) -> set[bytes]:
-    found: set[bytes] = set()
+def _matchers(
+    patterns: Iterable[str | bytes], changed: Iterable[bytes], known: set[bytes], verb: str
+) -> list[Matcher]:
+    matchers = []
     for pattern in patterns:
         matches = matcher(pattern, known)
-        hits = {c.path for c in changes if matches(c.path)}
-        if not hits:
+        if not any(map(matches, changed)):
             raise NotFound(
                 f"{verb} {os.fsdecode(pattern)}: the container changed nothing there",
                 remedy="`lamina diff` lists the changes; quote patterns so that the shell leaves them alone",
             )
-        found |= hits
-    return found
+        matchers.append(matches)
+    return matchers
 
 
-def matcher(pattern: str | bytes, literally: Iterable[bytes] = ()) -> Matcher:
+def matcher(pattern: str | bytes, literally: Collection[bytes] = ()) -> Matcher:
     """A function that says whether *pattern* selects a path. Raises InvalidInput unless it is an absolute path."""
     shown, plain = os.fsdecode(pattern), os.fsencode(pattern)
     if not plain.startswith(b"/") or b"\0" in plain:
@@ -99,7 +105,9 @@ def matcher(pattern: str | bytes, literally: Iterable[bytes] = ()) -> Matcher:
         )
     names = [name for name in plain.split(b"/") if name not in (b"", b".")]
     if b".." in names:
-        raise InvalidInput(f"select {shown!r}: '..' has no meaning here", remedy="write the path without '..'")
+        raise InvalidInput(
+            f"select {shown!r}: '..' has no meaning here", remedy="write the path without '..'"
+        )
     exact = b"/" + b"/".join(names)
     if exact in literally:
         expression = re.escape(exact.rstrip(b"/"))

@@ -25,7 +25,7 @@ class HostChange:
 
     @property
     def kind(self) -> str:
-        """"added", "changed", "deleted" or "replaced" (by another type of file)."""
+        """ "added", "changed", "deleted" or "replaced" (by another type of file)."""
         return self.change.kind
 
     @property
