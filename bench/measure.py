@@ -52,8 +52,8 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> int:
         for case in order:
             case.samples.append(case.once())
         done += 1
-        print(f"\r{done}/{rounds} rounds ", end="", file=sys.stderr, flush=True)
-    print("\r\033[K", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{done}/{rounds} rounds \r", end="", file=sys.stderr, flush=True)
     return done
 
 

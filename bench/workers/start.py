@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from typing import Any
 
 from lamina import Engine
 
@@ -26,7 +27,7 @@ def main() -> None:
     del ballast
 
 
-def convert(options: dict[str, str]) -> dict[str, object]:
+def convert(options: dict[str, str]) -> dict[str, Any]:
     """Numbers as numbers."""
     kinds = {"cpus": float, "pids_limit": int}
     return {name: kinds.get(name, str)(text) for name, text in options.items()}
