@@ -1,0 +1,89 @@
+"""A graph of tests and verdicts as classic BPF: struct sock_filter {u16 code; u8 jt, jf; u32 k} (linux/filter.h).
+
+All jumps go forward, conditional ones by at most 255 instructions, so the program is written from its end: what a jump
+leads to is there already, and where it is too far a copy of a verdict or an unconditional jump is put in between.
+"""
+
+from __future__ import annotations
+
+import struct
+
+MAXIMUM = 4096  # BPF_MAXINSNS
+
+# linux/bpf_common.h: class, size, mode and operation of what a filter may use
+BPF_LD_W_ABS = 0x00 | 0x00 | 0x20
+BPF_ALU_AND_K = 0x04 | 0x50
+BPF_JMP_JA = 0x05
+BPF_RET_K = 0x06
+BPF_JUMPS = {"==": 0x05 | 0x10, ">": 0x05 | 0x20, ">=": 0x05 | 0x30}
+FARTHEST = 255
+
+
+class Code:
+    """Nodes, each made once: equal ones are the same, so that common ends are shared. A node is its number."""
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[int, ...]] = []  # (code, k, where to go on...)
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def _node(self, *node: int) -> int:
+        if node not in self._numbers:
+            self._numbers[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self._numbers[node]
+
+    def ret(self, value: int) -> int:
+        """The verdict *value*."""
+        return self._node(BPF_RET_K, value)
+
+    def load(self, offset: int, then: int) -> int:
+        """Load the word at *offset* of struct seccomp_data."""
+        return self._node(BPF_LD_W_ABS, offset, then)
+
+    def keep(self, mask: int, then: int) -> int:
+        """Keep the bits of *mask* in the accumulator."""
+        return self._node(BPF_ALU_AND_K, mask, then)
+
+    def jump(self, operator: str, value: int, yes: int, no: int) -> int:
+        """Go on at *yes* if the accumulator is == > >= *value* (unsigned), else at *no*."""
+        return yes if yes == no else self._node(BPF_JUMPS[operator], value, yes, no)
+
+
+def assemble(code: Code, entry: int) -> bytes:
+    """The instructions that start with the node *entry*, as an array of struct sock_filter in this machine's order."""
+    backwards: list[tuple[int, int, int, int]] = []
+    places: dict[int, int] = {}  # node: its nearest instruction, counted from the end
+
+    def write(instruction: int, yes: int, no: int, k: int) -> int:
+        backwards.append((instruction, yes, no, k))
+        return len(backwards) - 1
+
+    def closer(node: int) -> None:
+        """Bring a node to where the next instruction goes: a copy of a verdict, or a jump to it."""
+        instruction, k = code.nodes[node][:2]
+        if instruction == BPF_RET_K:
+            places[node] = write(BPF_RET_K, 0, 0, k)
+        else:
+            places[node] = write(BPF_JMP_JA, 0, 0, len(backwards) - places[node] - 1)
+
+    def place(node: int) -> None:
+        if node in places:
+            return
+        instruction, k, *targets = code.nodes[node]
+        for target in reversed(targets):
+            place(target)
+        if len(targets) == 1 and places[targets[0]] != len(backwards) - 1:
+            closer(targets[0])
+        for target in targets[1:]:
+            # one more may be put in between for the other target
+            if len(backwards) - places[target] > FARTHEST:
+                closer(target)
+        if len(targets) == 2 and len(backwards) - 1 - places[targets[0]] > FARTHEST:
+            closer(targets[0])
+        distances = (
+            [len(backwards) - 1 - places[target] for target in targets] if len(targets) == 2 else [0, 0]
+        )
+        places[node] = write(instruction, distances[0], distances[1], k)
+
+    place(entry)
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in reversed(backwards))
