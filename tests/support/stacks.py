@@ -12,11 +12,10 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st

@@ -29,8 +29,8 @@ class LayerFormat:
 
     Marks: a *whiteout* deletes a name from the layers below; an *opaque* directory hides a directory of that name
     below; a *redirect* says under which path a moved directory (or metacopy) continues below; a *metacopy* has its
-    attributes here and its content below. `origin`, `impure`, `nlink`, `upper`, `uuid`, `protattr` are overlayfs' own notes and
-    mean nothing to a reader.
+    attributes here and its content below. `origin`, `impure`, `nlink`, `upper`, `uuid`, `protattr` are overlayfs' own
+    notes and mean nothing to a reader.
     """
 
     prefix: str

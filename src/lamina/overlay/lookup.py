@@ -259,7 +259,7 @@ class View:
         return Found((top, *self._below), None)
 
     def _root_hit(self, layer: int) -> Hit:
-        return Hit(layer, b"", *_look(self.layers.root(layer), b"."))
+        return Hit(layer, b"", *look(self.layers.root(layer), b"."))
 
     def find(self, within: OpenDir, name: bytes) -> Found | None:
         """What *name* leads to in the directory *within*; None if nothing.
@@ -269,10 +269,11 @@ class View:
         """
         if len(name) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(name))
-        return _Search(self.layers, within, name).run(self.first > 0)
+        return Search(self.layers, within, name).run(self.first > 0)
 
 
-def _look(dir_fd: int, name: bytes) -> tuple[os.stat_result, list[str]]:
+def look(dir_fd: int, name: bytes) -> tuple[os.stat_result, list[str]]:
+    """What lstat(2) says of a name in a directory, and its attributes as stored. Raises OSError."""
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
         return status, []  # a whiteout, whatever else is written on it
@@ -284,7 +285,7 @@ def _look(dir_fd: int, name: bytes) -> tuple[os.stat_result, list[str]]:
         return status, []
 
 
-class _Search:
+class Search:
     """One lookup: struct ovl_lookup_data and do_ovl_lookup()."""
 
     __slots__ = ("absolute", "is_dir", "last", "layers", "metacopy", "name", "redirect", "stop", "within")
@@ -306,7 +307,7 @@ class _Search:
         index = 1 if stack[0] == 0 else 0
         if index and not skip_upper:
             self.last = not rules.reads_redirects and len(stack) == 1
-            hit = self._in_layer(0, 0)
+            hit = self.in_layer(0, 0)
             if hit is not None:
                 hits.append(hit)
                 upper_metacopy = self.metacopy
@@ -319,7 +320,7 @@ class _Search:
                 self.last = index == len(stack) - 1
             elif self.is_dir or not self.layers.data:
                 self.last = layer == last_layer
-            hit = self._in_layer(layer, index)
+            hit = self.in_layer(layer, index)
             index += 1
             if hit is None:
                 continue
@@ -360,7 +361,7 @@ class _Search:
             return
         raise OSError(errno.EPERM, why, os.fsdecode(self.name))
 
-    def _in_layer(self, layer: int, index: int) -> Hit | None:
+    def in_layer(self, layer: int, index: int) -> Hit | None:
         """ovl_lookup_layer(): the entry of this layer, by the current name, which lookups may change."""
         if self.name[:1] != b"/":
             if not self.within.may_have(index, self.name) and self.name not in (b".", b".."):
@@ -388,7 +389,7 @@ class _Search:
         if name in (b".", b".."):  # lookup_one() refuses both: a redirect is no way out
             raise OSError(errno.EACCES, "a redirect through . or ..", os.fsdecode(self.name))
         try:
-            status, names = _look(directory, name)
+            status, names = look(directory, name)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
                 return None
