@@ -26,7 +26,7 @@ from lamina.overlay.mount import attach, create, mount, takes_layers_one_by_one,
 from lamina.overlay.options import parse_options
 from lamina.overlay.spec import MountSpec
 from support.forbidden import forbid
-from support.namespaces import in_mount_namespace
+from support.namespaces import in_mount_namespace, in_user_namespace
 
 pytestmark = pytest.mark.root
 
@@ -350,6 +350,10 @@ def test_attach_to_nothing(here: Path) -> None:
             with pytest.raises(MountError, match="on nowhere: the mount point does not exist") as caught:
                 attach(tree, "nowhere")
             assert (caught.value.errno, caught.value.call) == (ENOENT, "move_mount")
+            with pytest.raises(MountError, match="the mount point is not a directory"):
+                attach(tree, "A/a")
+            with open("A/a") as file, pytest.raises(MountError, match=f"on {here}/A/a: "):
+                attach(tree, file.fileno())
             attach(tree, "merged")
 
     inside(here, work)
@@ -369,6 +373,19 @@ def test_unmounting_what_is_not_mounted_or_in_use(here: Path) -> None:
             assert caught.value.errno == EBUSY
             umount("merged", detach=True)
             assert os.listdir("merged") == []
+
+    inside(here, work)
+
+
+@pytest.mark.userns
+def test_unmounting_what_came_with_a_user_namespace(here: Path) -> None:
+    def there() -> None:
+        with pytest.raises(MountError, match="merged: it came with this user namespace"):
+            umount("merged")
+
+    def work() -> None:
+        mount(everyday(), "merged")
+        in_user_namespace(there)
 
     inside(here, work)
 

@@ -729,6 +729,18 @@ def test_without_proc(here: Path, api: str) -> None:
     inside(here, work)
 
 
+@root
+@both_apis
+def test_a_mount_point_of_another_mount_namespace(here: Path, api: str) -> None:
+    def work() -> None:
+        with somebody_elses_mount(here / "other") as seen:
+            error = refused("lowerdir=A:B", str(seen), api=api)
+        assert error.errno == EINVAL
+        assert "another mount namespace" in error.message
+
+    inside(here, work)
+
+
 def test_a_refusal_nobody_knows() -> None:
     error = explain_refusal(
         MountSpec(lowerdirs=(b"/", b"/usr")), b"/mnt", ENOSPC, ["e overlay: it rains", "w snow"]

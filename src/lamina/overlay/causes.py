@@ -10,10 +10,17 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import EACCES, EBUSY, ELOOP, ENOENT, EOPNOTSUPP
+from errno import EACCES, ELOOP, ENOENT, EOPNOTSUPP
 from functools import cached_property
 
-from lamina.overlay.directories import Directory, MountTable, directories, initial_user_namespace, printable
+from lamina.overlay.directories import (
+    Directory,
+    MountTable,
+    initial_user_namespace,
+    lower_directories,
+    printable,
+    writable_directories,
+)
 from lamina.overlay.spec import MountSpec
 
 MOST_LAYERS = 500  # OVL_MAX_STACK
@@ -42,19 +49,19 @@ class Case:
         self.table = MountTable()
 
     @cached_property
-    def directories(self) -> list[Directory]:
-        """Every directory of the stack, top first."""
-        return directories(self.spec, self.table)
-
-    @property
     def writable(self) -> list[Directory]:
         """upperdir and workdir, as far as given."""
-        return [d for d in self.directories if d.role in ("upperdir", "workdir")]
+        return writable_directories(self.spec, self.table)
+
+    @cached_property
+    def lowers(self) -> list[Directory]:
+        """The lower layers, top first, the data-only ones included."""
+        return lower_directories(self.spec, self.table)
 
     @property
-    def lowers(self) -> list[Directory]:
-        """The lower layers, the data-only ones included."""
-        return [d for d in self.directories if d.role not in ("upperdir", "workdir")]
+    def directories(self) -> list[Directory]:
+        """Every directory of the stack, top first."""
+        return self.writable + self.lowers
 
     @property
     def options(self) -> dict[str, str]:
@@ -105,6 +112,18 @@ def not_a_directory(case: Case) -> Cause | None:
     if case.target is not None and not os.path.isdir(case.target) and os.path.exists(case.target):
         return Cause("the mount point is not a directory", "mount on a directory")
     return None
+
+
+def foreign_mount_point(case: Case) -> Cause | None:
+    """A mount point that is not in the caller's mount namespace."""
+    if case.target is None:
+        return None
+    directory = Directory("the mount point", case.target, case.table)
+    if directory.mount_id is None or not case.table.mounts or directory.mount is not None:
+        return None
+    return Cause(
+        "the mount point is of another mount namespace", "enter that mount namespace, and mount there"
+    )
 
 
 # -- the shape of the stack ----------------------------------------------------------------------------------------
@@ -289,8 +308,6 @@ def not_to_be_cloned(case: Case) -> Cause | None:
 
 def in_use(case: Case) -> Cause | None:
     """An upperdir or workdir of a mounted overlay that this process sees."""
-    if case.errno == EBUSY and case.call == "move_mount":
-        return None
     for directory in case.writable:
         if directory.identity and (found := case.table.overlay_using(directory.identity)):
             role, mount = found

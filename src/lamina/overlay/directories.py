@@ -49,6 +49,10 @@ class MountTable:
             m.mount_point for m in self.mounts if m.mount_point.startswith(inside) and m.mount_point != b"/"
         ]
 
+    def has(self, real: bytes) -> bool:
+        """Whether something is mounted on *real*."""
+        return any(mount.mount_point == real for mount in self.mounts)
+
     def overlay_using(self, identity: tuple[int, int]) -> tuple[str, Mount] | None:
         """The overlay that has the directory *identity* as its upperdir or workdir, and as which of them.
 
@@ -167,21 +171,23 @@ class Directory:
         return other.identity is not None and other.identity in self.ancestors
 
 
-def directories(spec: MountSpec, table: MountTable) -> list[Directory]:
-    """Every directory of the stack, top first."""
-    found = []
-    if spec.upperdir is not None:
-        found.append(Directory("upperdir", spec.upperdir, table))
-    if spec.workdir is not None:
-        found.append(Directory("workdir", spec.workdir, table))
-    found += [Directory("lowerdir", path, table) for path in spec.lowerdirs]
+def writable_directories(spec: MountSpec, table: MountTable) -> list[Directory]:
+    """upperdir and workdir of the stack, as far as given."""
+    given = (("upperdir", spec.upperdir), ("workdir", spec.workdir))
+    return [Directory(role, path, table) for role, path in given if path is not None]
+
+
+def lower_directories(spec: MountSpec, table: MountTable) -> list[Directory]:
+    """The lower layers of the stack, top first."""
+    found = [Directory("lowerdir", path, table) for path in spec.lowerdirs]
     return found + [Directory("data-only lowerdir", path, table) for path in spec.datadirs]
 
 
 def initial_user_namespace() -> bool:
     """Whether this is the user namespace the machine started with (true as well where there is no telling)."""
     try:
-        with open("/proc/self/uid_map", "rb") as ids:
-            return ids.read().split() == [b"0", b"0", b"4294967295"]
+        return (
+            os.readlink("/proc/self/ns/user") == "user:[4026531837]"
+        )  # PROC_USER_INIT_INO, the same everywhere
     except OSError:
         return True

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from errno import E2BIG, EBADF, EINVAL, ENOSYS, EPERM
 from functools import cache
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.call import syscall
 from lamina.linux.constants import (
     AT_FDCWD,
     FSCONFIG_CMD_CREATE,
@@ -56,7 +58,13 @@ from lamina.linux.mount import fsconfig, fsmessages, fsmount, fsopen, move_mount
 from lamina.linux.mount import mount as mount2
 from lamina.overlay.causes import OPTION_PAGE
 from lamina.overlay.options import format_options
-from lamina.overlay.refusals import explain_refusal, explain_umount, fell_back_to_read_only, foresee
+from lamina.overlay.refusals import (
+    explain_attach,
+    explain_refusal,
+    explain_umount,
+    fell_back_to_read_only,
+    foresee,
+)
 from lamina.overlay.spec import MountSpec, string_value
 from lamina.values import replace
 
@@ -95,7 +103,7 @@ def mount(
         raise refusal
     if api == "new" or (api == "auto" and _new_api_works(spec, target)):
         with _create(spec, target, attributes, source) as tree:
-            _attach(tree, target, spec)
+            attach(tree, target)
     else:
         _mount_the_old_way(spec, target, attributes, source)
 
@@ -112,12 +120,16 @@ def create(spec: MountSpec, *, attributes: int = 0, source: Path = "overlay") ->
     return _create(spec, None, attributes, source)
 
 
-def attach(tree: int, target: Path | int, *, spec: MountSpec | None = None) -> None:
-    """Attach what `create` made to the directory *target*, a path or a descriptor of it. Raises MountError.
-
-    *spec*, if given, is only there to be looked at for the error.
-    """
-    _attach(tree, target, spec or MountSpec(lowerdirs=()))
+def attach(tree: int, target: Path | int) -> None:
+    """Attach what `create` made to the directory *target*, a path or a descriptor of it. Raises MountError."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS | MOVE_MOUNT_T_AUTOMOUNTS
+    try:
+        if isinstance(target, int):
+            move_mount(tree, "", target, "", flags | MOVE_MOUNT_T_EMPTY_PATH)
+        else:
+            move_mount(tree, "", AT_FDCWD, target, flags)
+    except KernelError as error:
+        raise explain_attach(target, error.errno or 0) from error
 
 
 def umount(target: Path, *, detach: bool = False) -> None:
@@ -183,18 +195,6 @@ def _silently_read_only(spec: MountSpec, place: Path | int, attributes: int) -> 
     return not wanted and bool(status.f_flag & os.ST_RDONLY)
 
 
-def _attach(tree: int, target: Path | int, spec: MountSpec) -> None:
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS | MOVE_MOUNT_T_AUTOMOUNTS
-    try:
-        if isinstance(target, int):
-            move_mount(tree, "", target, "", flags | MOVE_MOUNT_T_EMPTY_PATH)
-        else:
-            move_mount(tree, "", AT_FDCWD, target, flags)
-    except KernelError as error:
-        place = f"descriptor {int(target)}" if isinstance(target, int) else target
-        raise explain_refusal(spec, place, error.errno or 0, call="move_mount") from error
-
-
 class _Context:
     """A file system context of overlayfs that is being told about a stack. What the kernel says gathers in *log*."""
 
@@ -206,8 +206,8 @@ class _Context:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log += fsmessages(self.fd)
-        self.fd.close()
+        with self.fd, suppress(OSError):
+            self._log += fsmessages(self.fd)
 
     def configure(self, spec: MountSpec, source: Path) -> None:
         """Everything up to and with the creation of the file system."""
@@ -232,7 +232,8 @@ class _Context:
     def _directory(self, key: bytes, path: bytes) -> None:
         text = string_value(key, path)
         if text is not None and path.startswith(b"/"):
-            fsconfig(self.fd, FSCONFIG_SET_STRING, key, text)
+            # as fsconfig() does, hundreds of times: without a message for each
+            syscall("fsconfig", self.fd, FSCONFIG_SET_STRING, key, text, 0, target=path)
             return
         with _opened(path) as directory:
             if self._takes_descriptors:

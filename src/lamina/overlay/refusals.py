@@ -34,7 +34,7 @@ from errno import (
 from lamina.errors import MountError
 from lamina.overlay import causes, privileges
 from lamina.overlay.causes import Case, Cause
-from lamina.overlay.directories import printable
+from lamina.overlay.directories import MountTable, printable
 from lamina.overlay.spec import MountSpec
 
 
@@ -64,9 +64,8 @@ def foresee(spec: MountSpec, target: str | bytes | os.PathLike[str] | None = Non
     - An upperdir whose file system cannot keep overlayfs' attributes, or in a user namespace without `userxattr`: every
       directory that is removed and made again, or renamed, would fail with EIO or EXDEV.
     """
-    place = None if target is None else os.fsencode(target)
-    for errno, check in _FORESEEN:
-        case = Case(spec, place, errno, (), "")
+    case = Case(spec, None if target is None else os.fsencode(target), 0, (), "")
+    for case.errno, check in _FORESEEN:
         if cause := _ask(check, case):
             return _error(case, cause)
     return None
@@ -78,19 +77,30 @@ def fell_back_to_read_only(spec: MountSpec, target: str | bytes | os.PathLike[st
     return _error(case, _cause(case))
 
 
+def explain_attach(target: str | bytes | os.PathLike[str] | int, errno: int) -> MountError:
+    """The error to raise when move_mount(2) refused to attach a mount to *target*, a path or a descriptor."""
+    case = Case(MountSpec(lowerdirs=()), _place(target), errno, (), "move_mount")
+    return _error(case, _cause(case, _WHEN_ATTACHING))
+
+
 def explain_umount(target: str | bytes | os.PathLike[str], errno: int) -> MountError:
     """The error to raise when the kernel refused to unmount *target*."""
     shown = printable(os.fsencode(target))
-    why, remedy = {
-        EINVAL: ("nothing is mounted there", "see /proc/self/mountinfo for what is mounted where"),
-        EBUSY: (
-            "it is in use",
-            "leave the directory and close its files, or detach it now and let it end by itself",
-        ),
-        ENOENT: ("there is no such directory", ""),
-        EPERM: ("this needs CAP_SYS_ADMIN in the user namespace that mounted it", "run it as root"),
-    }.get(errno, (os.strerror(errno), ""))
+    why, remedy = _WHEN_UNMOUNTING.get(errno, (os.strerror(errno), "the kernel's log (dmesg) may say more"))
+    if errno == EINVAL and MountTable().has(os.path.realpath(os.fsencode(target))):
+        why = "it came with this user namespace, which may not uncover what lies below"
+        remedy = "unmount it where it was mounted"
     return MountError("umount2", errno, shown, message=f"unmount {shown}: {why}", remedy=remedy)
+
+
+def _place(target: str | bytes | os.PathLike[str] | int) -> bytes:
+    if not isinstance(target, int):
+        return os.fsencode(target)
+    link = f"/proc/self/fd/{int(target)}"
+    try:
+        return os.fsencode(os.readlink(link))
+    except OSError:
+        return link.encode()
 
 
 def _error(case: Case, cause: Cause) -> MountError:
@@ -109,8 +119,8 @@ def _ask(check: Check, case: Case) -> Cause | None:
         return None
 
 
-def _cause(case: Case) -> Cause:
-    for errnos, check in _CHECKS:
+def _cause(case: Case, checks: tuple[tuple[frozenset[int], Check], ...] | None = None) -> Cause:
+    for errnos, check in _CHECKS if checks is None else checks:
         if case.errno in errnos and (cause := _ask(check, case)):
             return cause
     said = "; ".join(case.messages) or os.strerror(case.errno)
@@ -134,6 +144,7 @@ _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((EINVAL,)), causes.left_by_volatile),
     (frozenset((EINVAL,)), causes.conflicting),
     (frozenset((EINVAL,)), causes.not_to_be_cloned),
+    (frozenset((EINVAL,)), causes.foreign_mount_point),
     (frozenset((EINVAL,)), causes.unfit_layer),
     (frozenset((EINVAL,)), causes.too_deep),
     (frozenset((EINVAL, ELOOP)), causes.overlap),
@@ -144,6 +155,26 @@ _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((ENOSPC, ENOMEM)), privileges.no_room),
     (frozenset((EMFILE, ENFILE)), privileges.no_descriptors),
 )
+
+
+_WHEN_ATTACHING: tuple[tuple[frozenset[int], Check], ...] = (
+    (frozenset((EPERM, EACCES)), privileges.not_allowed),
+    (_LOOKUP, causes.unreachable),
+    (frozenset((ENOTDIR, EINVAL)), causes.not_a_directory),
+    (frozenset((EINVAL,)), causes.foreign_mount_point),
+    (frozenset((ENOSPC, ENOMEM)), privileges.no_room),
+)
+
+# errno: reason and remedy
+_WHEN_UNMOUNTING = {
+    EINVAL: ("nothing is mounted there", "see /proc/self/mountinfo for what is mounted where"),
+    EBUSY: (
+        "it is in use",
+        "leave the directory and close its files, or detach it now and let it end by itself",
+    ),
+    ENOENT: ("there is no such directory", "correct the path"),
+    EPERM: ("only root may unmount, or root of the user namespace that mounted it", "run it as root"),
+}
 
 
 def _unless_index_is_set(case: Case) -> Cause | None:
