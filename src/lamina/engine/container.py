@@ -140,7 +140,13 @@ class Container:
         """Of the changes, those on which the host itself has worked since the container started."""
         from lamina.engine.apply import clashes_of
 
-        return clashes_of(self.changes(paths, exclude), self._journal, started_ns=self._started())
+        return clashes_of(
+            self.changes(),
+            self._journal,
+            started_ns=self._started(),
+            paths=list(paths),
+            exclude=list(exclude),
+        )
 
     def apply(
         self,

@@ -12,11 +12,18 @@ import stat
 from bisect import bisect_left
 from collections import Counter
 
+from lamina.overlay.changes import TYPES
+from lamina.overlay.stack import Overlay
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lamina.engine.apply.values import HostChange
+    from lamina.overlay.changes import Entry
+    from lamina.overlay.spec import MountSpec
+    from lamina.overlay.tree import Tree
 
     Lines = Sequence[bytes]
     Block = tuple[int, int, int, int]  # lines [a, b) of the old file become lines [c, d) of the new one
@@ -315,3 +322,62 @@ def _blocks_of(trace: list[dict[int, int]], x: int, y: int) -> list[Block]:
             a, c = blocks.pop()[::2]
         blocks.append((a, b, c, d))
     return blocks
+
+
+# -- a container's changes
+
+
+def diff_changes(changes: Iterable[HostChange], *, longest: int = LONGEST_TEXT) -> Iterator[bytes]:
+    """The diff of *changes* in their order, as lines; each file is read when its turn comes.
+
+    Directories of which only the times differ are left out, hard links are named. Raises OSError.
+    """
+    trees: dict[MountSpec, tuple[Tree, Tree]] = {}
+    try:
+        for change in changes:
+            if change.incidental:
+                continue
+            if change.spec not in trees:
+                overlay = Overlay(change.spec)
+                trees[change.spec] = overlay.open_below(), overlay.open()
+            below, merged = trees[change.spec]
+            path = change.change.path
+            old = _side(change.before, below, path)
+            new = _side(change.after, merged, path)
+            yield from diff_file(change.path, old, new, notes=_notes(change), longest=longest)
+    finally:
+        for pair in trees.values():
+            for tree in pair:
+                tree.close()
+
+
+_FORMATS = {name: number << 12 for number, name in TYPES.items()}
+
+
+def _side(entry: Entry | None, tree: Tree, path: bytes) -> Side | None:
+    if entry is None:
+        return None
+    return Side(
+        mode=_FORMATS[entry.type] | entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        size=entry.size,
+        rdev=entry.rdev,
+        target=entry.target or b"",
+        open=(lambda: (tree / path).open_content(follow_symlinks=False).steal())
+        if entry.type == "file"
+        else None,
+    )
+
+
+def _notes(change: HostChange) -> list[str]:
+    notes = []
+    name = quote(change.path).decode("ascii")
+    if change.link_to is not None:
+        notes.append(f"{name} is a hard link to {quote(change.link_to).decode('ascii')}")
+    if change.kind == "changed":
+        if "xattrs" in change.what:
+            notes.append(f"{name}: extended attributes differ")
+        if change.what == {"times"}:
+            notes.append(f"{name}: only its times differ")
+    return notes

@@ -56,16 +56,25 @@ def changes_of(
 
 
 def clashes_of(
-    changes: Iterable[HostChange], journal: AnyPath, *, started_ns: int, root: AnyPath = "/"
+    changes: Sequence[HostChange],
+    journal: AnyPath,
+    *,
+    started_ns: int,
+    paths: Iterable[str | bytes] = (),
+    exclude: Iterable[str | bytes] = (),
+    root: AnyPath = "/",
 ) -> list[Clash]:
-    """Of *changes*, those which the host's tree *root* contradicts, sorted by path; [] if all could be applied.
+    """Of *changes* (or what is selected of them, as in `apply`) those which the host's tree *root* contradicts.
 
-    *started_ns* is what `engine.moment.moment` gave just before the container's overlays were mounted. Changes an
-    earlier apply or undo of the same *journal* made to the host are not the host's own. Raises OSError.
+    Sorted by path; [] if all could be applied. *started_ns* is what `engine.moment.moment` gave just before the
+    container's overlays were mounted. What an earlier apply or undo of the same *journal* did to the host is not the
+    host's own change. Raises errors.NotFound, errors.InvalidInput, OSError.
     """
     from lamina.engine.apply import operations
 
-    return operations.clashes_of(changes, journal, started_ns=started_ns, root=root)
+    return operations.clashes_of(
+        changes, journal, started_ns=started_ns, paths=paths, exclude=exclude, root=root
+    )
 
 
 def apply(

@@ -42,13 +42,20 @@ AS_BEFORE = "everything is as it was before"
 
 
 def clashes_of(
-    changes: Iterable[HostChange], journal: AnyPath, *, started_ns: int, root: AnyPath = "/"
+    changes: Sequence[HostChange],
+    journal: AnyPath,
+    *,
+    started_ns: int,
+    paths: Iterable[str | bytes] = (),
+    exclude: Iterable[str | bytes] = (),
+    root: AnyPath = "/",
 ) -> list[Clash]:
     """See `lamina.engine.apply.clashes_of`."""
-    selection = list(changes)
+    selection = select(changes, paths, exclude)
+    known = _known_of(os.fsencode(journal))
     host = Host(os.fsencode(root))
     try:
-        return Comparison(host, started_ns, _known_of(os.fsencode(journal))).compare(selection, selection)
+        return Comparison(host, started_ns, known).compare(selection.changes, changes)
     finally:
         host.close()
 
