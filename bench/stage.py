@@ -14,7 +14,12 @@ from typing import Any
 from measure import Worker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LIMITS = ("--memory", "512m", "--cpus", "1", "--pids-limit", "100")
+SPECIFICATION = """
+import json, os, sys, lamina
+done = lamina.run("host", ["true"], network="none", name="bench", **json.loads(sys.argv[1]))
+print(open(f"{os.environ['LAMINA_ROOT']}/containers/{done.container}/spec.json").read())
+lamina.Engine().container("bench").remove()
+"""
 
 
 def enter_private_namespace() -> None:
@@ -85,20 +90,14 @@ class Stage:
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
         return Worker([*inside, self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
 
-    def bundle(self, name: str, options: tuple[str, ...]) -> Path:
-        """An OCI bundle over `self.root` with exactly the specification that Lamina writes for `run *options* host`."""
-        container = f"bench-{name}"
-        self.run(self.lamina, "run", "--name", container, "--network", "none", *options, "host", "--", "true")
-        spec: dict[str, Any] = json.loads(next(self._records(container, "spec.json")))
-        self.run(self.lamina, "rm", container)
+    def bundle(self, name: str, options: dict[str, Any]) -> Path:
+        """An OCI bundle over `self.root` with exactly the specification that Lamina writes for these options."""
+        spec: dict[str, Any] = json.loads(self.run(self.python, "-c", SPECIFICATION, json.dumps(options)))
+        spec["ociVersion"] = "1.0.2"  # crun 1.8 knows no later one
+        spec["root"] = {"path": str(self.root), "readonly": False}
+        spec["process"]["cwd"] = "/"
+        spec["linux"]["cgroupsPath"] = f"/lamina-bench-{name}"
         bundle = self.directory / name
         bundle.mkdir()
-        spec["root"] = {"path": str(self.root), "readonly": False}
-        spec["process"]["terminal"] = False
-        spec["linux"]["cgroupsPath"] = f"/lamina-bench-{name}"
         (bundle / "config.json").write_text(json.dumps(spec, indent=1))
         return bundle
-
-    def _records(self, container: str, file: str) -> Any:
-        identity = json.loads(self.run(self.lamina, "inspect", container))[0]["Id"]
-        yield (self.store / "containers" / identity / file).read_text()

@@ -7,15 +7,17 @@ that is mounted already, so Lamina does more work than they do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from machine import find
 from measure import Case, Worker
-from stage import LIMITS, REPOSITORY, Stage
+from stage import REPOSITORY, Stage
 
 REFERENCE = "crun run, limits"
-LIMITS_IN_PYTHON = ("memory=512m", "cpus=1", "pids_limit=100")
+LIMITS = {"memory": "512m", "cpus": 1, "pids_limit": 100}
+OPTIONS = ("--memory", "512m", "--cpus", "1", "--pids-limit", "100")
 
 
 def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
@@ -32,31 +34,21 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
     reference = REFERENCE if find("crun") else ""
     run = [stage.lamina, "run", "--rm", "--network", "none"]
     yield Case("lamina run, shell", repeat(stage.shell(*run, "host", "--", "true")), reference, 0.8)
-    limited = stage.shell(*run, *LIMITS, "host", "--", "true")
+    limited = stage.shell(*run, *OPTIONS, "host", "--", "true")
     yield Case("lamina run, shell, limits", repeat(limited), reference, 0.8)
-    yield Case("Engine.run, warm", warm("1", "0"), reference, 0.25)
-    yield Case("Engine.run, warm, limits", warm("1", "0", *LIMITS_IN_PYTHON), reference, 0.25)
-    yield Case("Engine.run, warm, 1 GB, 4 busy threads", warm("1000", "4"), reference)
+    yield Case("Engine.run, warm", warm("1", "0", "{}"), reference, 0.25)
+    yield Case("Engine.run, warm, limits", warm("1", "0", json.dumps(LIMITS)), reference, 0.25)
+    yield Case("Engine.run, warm, in 1 GB", warm("1000", "0", "{}"), reference)
+    yield Case("Engine.run, warm, 2 busy threads", warm("1", "2", "{}"), reference)
     yield Case("python -c pass", repeat(stage.shell(stage.python, "-c", "pass")), reference)
     if crun := find("crun"):
-        full, plain = stage.bundle("limits", LIMITS), stage.bundle("plain", ())
+        full, plain = stage.bundle("limits", LIMITS), stage.bundle("plain", {})
         yield Case(REFERENCE, repeat(stage.peer(crun, "run", "-b", str(full), "bench-limits")))
         without = stage.peer(crun, "--cgroup-manager", "disabled", "run", "-b", str(plain), "bench-plain")
         yield Case("crun run, no cgroups", repeat(without), reference)
     if bwrap := find("bwrap"):
-        argv = [
-            bwrap,
-            "--unshare-all",
-            "--bind",
-            str(stage.root),
-            "/",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "true",
-        ]
-        yield Case("bwrap --unshare-all", repeat(stage.peer(*argv)), reference)
+        argv = [bwrap, "--unshare-all", "--bind", str(stage.root), "/", "--proc", "/proc", "--dev", "/dev"]
+        yield Case("bwrap --unshare-all", repeat(stage.peer(*argv, "true")), reference)
     if unshare := find("unshare"):
         argv = [unshare, "--fork", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         argv += ["--root", str(stage.root), "--mount-proc", "true"]
