@@ -83,8 +83,9 @@ class Leaks:
 
 def _is_empty(cgroup: Path) -> bool:
     try:
-        return not (cgroup / "cgroup.procs").read_text() and not any(
-            entry.is_dir(follow_symlinks=False) for entry in os.scandir(cgroup)
-        )
+        with os.scandir(cgroup) as entries:  # closed, although the first directory may end the search
+            return not (cgroup / "cgroup.procs").read_text() and not any(
+                entry.is_dir(follow_symlinks=False) for entry in entries
+            )
     except OSError:
         return False
