@@ -49,8 +49,7 @@ def discard(home: Home, name: str | None, asked: dict[str, Any] | None) -> None:
 
 def finish_burials(store: Store) -> None:
     """Go on with removals that were interrupted."""
-    for grave in containers.graves(store):
-        containers.bury(grave, remover(None))
+    containers.bury_all(store, remover(None))
 
 
 def remover(asked: dict[str, Any] | None) -> Callable[[bytes], None]:

@@ -49,6 +49,7 @@ FRESH = (b"/proc", b"/sys", b"/dev")
 # the kernel stacks file systems twice at most (FILESYSTEM_MAX_STACK_DEPTH)
 DEEPEST_LOWER = 1
 
+COPY = "copy"
 DIRECTORY, FILE, SPECIAL, CLOSED, GONE = "directory", "file", "special", "closed", "gone"
 
 
@@ -67,7 +68,10 @@ class Place:
 
 @value
 class Stub:
-    """An entry of a skeleton: `kind` "directory", "file" or "link" (to `target`); `path` as on the host."""
+    """An entry of a skeleton: a "directory", an empty "file", a "copy" of the host's, or a "link" to `target`.
+
+    `path` is the host's.
+    """
 
     skeleton: int
     path: bytes

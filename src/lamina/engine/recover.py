@@ -14,7 +14,7 @@ from lamina.engine.discard import discard, finish_burials
 from lamina.errors import Corrupt
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.cgroups import read_layout, remove_directories
-from lamina.store import containers
+from lamina.store import containers, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,33 +28,30 @@ SIGKILL = 9
 PATIENCE = 10.0
 
 
-def recover(store: Store, *, thorough: bool = False) -> int:
-    """Clean up after killed engines; how many containers that concerned. *thorough* reads every directory."""
-    count = 0
+def recover(store: Store, *, thorough: bool = False) -> None:
+    """Clean up after killed engines. *thorough* looks at every container, also at those that rest."""
+    nameless = False
     for home in containers.abandoned(store):
         try:
-            _settle(home)
-            count += 1
+            nameless |= _settle(home)
         finally:
             home.release()
     if thorough:
         for home in containers.unfinished(store):
-            try:
-                discard(home, None, None)
-                count += 1
-            finally:
-                home.release()
+            discard(home, None, None)
+            nameless = True
+    if nameless:
+        names.drop_all_stale(store.names, store.containers)
     finish_burials(store)
-    return count
 
 
-def _settle(home: Home) -> None:
-    """One container whose engine was killed; its lock is held."""
+def _settle(home: Home) -> bool:
+    """One container whose engine was killed; its lock is held. True if it had no record, but may have a name."""
     try:
         asked = home.read("container")
         state = home.read("state")
     except Corrupt:
-        return  # it stays as it is, for somebody to look at; `remove` takes it away
+        return False  # it stays as it is, for somebody to look at; `remove` takes it away
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
     ended = os.path.lexists(home.path + b"/exit.json")
@@ -62,6 +59,7 @@ def _settle(home: Home) -> None:
         discard(home, asked.get("name") if asked else None, asked)
     else:
         home.unmark()
+    return asked is None
 
 
 def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The host's directories that have mounts below them, for a user namespace; see lamina/engine/host.py.
 
-Only the directories on the way to a mount become skeletons; everything beside that way is overlaid whole. What a
-skeleton cannot show is said in a warning: files of such a directory are read-only, sockets and devices are absent.
+Only the directories on the way to a mount become skeletons; everything beside that way is overlaid whole. Files in such
+a directory are copied if they are small and readable, else bound read-only, which a warning says; sockets and devices
+are absent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from stat import S_IMODE
 
 from lamina.engine.host import (
     ABSENT,
+    COPY,
     COVERED,
     DIRECTORY,
     FRESH,
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
     from lamina.linux.mountinfo import Mount
 
-# single files bound into one skeleton directory; each costs a mount
-MOST_FILES = 256
+# files bound into one directory of a skeleton: each costs a mount
+MOST_BOUND = 256
+LARGEST_COPY = 1 << 20
+MOST_COPIED = 32 << 20  # bytes in all
 
 
 def compose_with_skeletons(
@@ -55,6 +59,7 @@ class _Builder:
         self.stubs: list[Stub] = []
         self.warnings: list[str] = []
         self.skeletons = 0
+        self.copied = 0
 
     def mount(self, mount: Mount) -> None:
         """One overlaid mount: as it is, or as a skeleton of its own."""
@@ -78,7 +83,7 @@ class _Builder:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError:
             entries = []  # nothing of it can be seen on the host either
-        files = 0
+        bound = 0
         for entry in entries:
             path = os.path.join(directory, entry.name)
             if path in self.seen:
@@ -87,17 +92,19 @@ class _Builder:
                 self.stubs.append(Stub(number, path, "link", target=os.readlink(path)))
             elif entry.is_dir(follow_symlinks=False):
                 self._directory(path, number)
-            elif entry.is_file(follow_symlinks=False):
-                files += 1
-                if files <= MOST_FILES:
-                    self._file(path, number)
-        if files > MOST_FILES:
+            elif entry.is_file(follow_symlinks=False) and not self._copy(path, number):
+                bound += 1
+                if bound <= MOST_BOUND:
+                    self.stubs.append(Stub(number, path, "file", 0o644))
+                    self.readonly.append(path)
+        why = "large or unreadable, and something is mounted below the directory"
+        if bound:
             self.warnings.append(
-                f"{_text(directory)}: {files - MOST_FILES} of its {files} files are not there"
+                f"{_text(directory)}: {min(bound, MOST_BOUND)} of its files are read-only: {why}"
             )
-        elif files:
+        if bound > MOST_BOUND:
             self.warnings.append(
-                f"{_text(directory)}: its {files} files are read-only: there are mounts below it"
+                f"{_text(directory)}: {bound - MOST_BOUND} of its files are not there: {why}"
             )
 
     def _directory(self, path: bytes, number: int) -> None:
@@ -122,9 +129,18 @@ class _Builder:
         elif verdict in (READ_ONLY, COVERED):
             self.readonly.append(path)
 
-    def _file(self, path: bytes, number: int) -> None:
-        self.stubs.append(Stub(number, path, "file", _mode(path)))
-        self.readonly.append(path)
+    def _copy(self, path: bytes, number: int) -> bool:
+        """Have the file copied, if it is worth it."""
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return False
+        size = found.st_size
+        if size > LARGEST_COPY or self.copied + size > MOST_COPIED or not os.access(path, os.R_OK):
+            return False
+        self.copied += size
+        self.stubs.append(Stub(number, path, COPY, S_IMODE(found.st_mode)))
+        return True
 
     def _writable(self, path: bytes) -> bool:
         above = path

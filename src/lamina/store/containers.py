@@ -180,15 +180,17 @@ class Home:
         """Remove the container, whose *name* is free afterwards. Needs the lock, which is given up.
 
         *remove* removes one tree. When it raises (PermissionError for files of a container's subordinate users),
-        the container is gone already, and what is left of it waits in `store.tmp` for `bury`.
+        the container is gone already, and what is left of it waits in `store.tmp` for `bury_all`.
         """
-        if name:
-            names.give_back(self.store.names, name, self.id)
         try:
             os.rename(self.path, self.grave)
         except FileNotFoundError:
             return
         self.unmark()
+        if (
+            name
+        ):  # not before: killed here, we leave a name without a container, not a container without its name
+            names.drop_stale(self.store.names, name, self.store.containers)
         try:
             _empty(self.grave, remove)
         finally:
@@ -223,15 +225,19 @@ def create(store: Store, name: str | None) -> tuple[Home, str]:
 
 
 def _make(store: Store) -> Home:
-    while True:
+    for attempt in range(100):
         home = Home(store, names.new_id())
-        make_directory(home.path, 0o700)
         try:
+            make_directory(home.path, 0o700)
             descriptor = os.open(home.path + _LOCK, _OPEN_LOCK | os.O_CREAT, 0o600)
         except FileNotFoundError:
-            continue  # somebody who cleans up took the unlocked directory for a left-over
+            # somebody who cleans up took the directory without a lock for a left-over; or the store itself is gone
+            if attempt == 99 or not os.path.isdir(store.containers):
+                raise
+            continue
         except OSError:
-            os.rmdir(home.path)
+            if os.path.lexists(home.path):
+                os.rmdir(home.path)
             raise
         try:
             os.fchmod(descriptor, 0o600)
@@ -243,6 +249,7 @@ def _make(store: Store) -> Home:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+    raise Conflict("create container: others remove it again and again")
 
 
 def _name(home: Home, asked: str | None) -> str:
@@ -335,10 +342,16 @@ def unfinished(store: Store) -> Iterator[Home]:
                 pass
 
 
-def graves(store: Store) -> Iterator[bytes]:
-    """What is left of removals whose remover died, or could not finish; call `bury` on each."""
+def bury_all(store: Store, remove: Remove = remove_tree) -> None:
+    """Go on with removals whose remover died, or could not finish."""
     for entry in os.listdir(store.tmp):
-        yield store.tmp + b"/" + entry
+        grave = store.tmp + b"/" + entry
+        try:
+            name = (record.read(grave, b"container.json") or {}).get("name")
+        except Corrupt:
+            name = None
+        if bury(grave, remove) and isinstance(name, str) and names.is_name(name):
+            names.drop_stale(store.names, name, store.containers)
 
 
 def bury(grave: bytes, remove: Remove = remove_tree) -> bool:

@@ -42,12 +42,17 @@ _THINGS = (
 
 def check_name(name: str) -> str:
     """*name*, if a container may have it: [a-zA-Z0-9][a-zA-Z0-9_.-]*, up to 128. Raises InvalidInput."""
-    if not name or name[0] not in _FIRST or not _LATER.issuperset(name) or len(name) > LONGEST_NAME:
+    if not is_name(name):
         raise InvalidInput(
             f"container name {name!r}: not a valid name",
             remedy=f"letters, digits, '_', '.' and '-', beginning with a letter or digit, at most {LONGEST_NAME}",
         )
     return name
+
+
+def is_name(text: str) -> bool:
+    """Whether a container may have *text* as its name."""
+    return bool(text) and text[0] in _FIRST and _LATER.issuperset(text) and len(text) <= LONGEST_NAME
 
 
 def is_id(text: str) -> bool:
@@ -88,19 +93,13 @@ def take(names: bytes, name: str, identity: str, alive: bytes) -> None:
             owner = holder(names, name)
             if owner is not None and os.path.lexists(alive + b"/" + owner.encode()):
                 break
-            _drop_stale(names, link, alive)
+            drop_stale(names, name, alive)
     else:
         owner = holder(names, name)
     raise Conflict(
         f"name {name}: taken by container {(owner or '?')[:12]}",
         remedy=f"remove that one (lamina rm {name}) or choose another name",
     )
-
-
-def give_back(names: bytes, name: str, identity: str) -> None:
-    """Release *name* if it belongs to *identity*. The caller holds the container's lock, its directory still exists."""
-    if holder(names, name) == identity:
-        _unlink(names + b"/" + name.encode())
 
 
 def holder(names: bytes, name: str) -> str | None:
@@ -112,10 +111,12 @@ def holder(names: bytes, name: str) -> str | None:
     return identity if is_id(identity) else None
 
 
-def _drop_stale(names: bytes, link: bytes, alive: bytes) -> None:
-    """Remove *link* if its container is gone. Those who do so take turns: else one could remove what another
-    has just taken anew. (An owner needs no turn: his link is never stale while his container exists.)
+def drop_stale(names: bytes, name: str, alive: bytes) -> None:
+    """Release *name* if its container is gone.
+
+    Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names.
     """
+    link = names + b"/" + name.encode()
     directory = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flock(directory, LOCK_EX)
@@ -124,13 +125,15 @@ def _drop_stale(names: bytes, link: bytes, alive: bytes) -> None:
         except FileNotFoundError:
             return
         if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
-            _unlink(link)
+            os.unlink(link)
     finally:
         os.close(directory)
 
 
-def _unlink(path: bytes) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+def drop_all_stale(names: bytes, alive: bytes) -> None:
+    """Release every name whose container is gone."""
+    for entry in os.listdir(names):
+        name = os.fsdecode(entry)
+        owner = holder(names, name)
+        if owner is None or not os.path.lexists(alive + b"/" + owner.encode()):
+            drop_stale(names, name, alive)

@@ -41,8 +41,15 @@ def _remove_leaf(name: bytes, parent: int) -> bool:
     except PermissionError:  # POSIX: what unlink says to a directory; on Linux: really no permission
         if not S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise
+    return _remove_empty(name, parent)
+
+
+def _remove_empty(name: bytes, parent: int) -> bool:
+    """Remove the directory *name* if it is empty; what else it is, or why not, the next call finds out."""
     try:
         os.rmdir(name, dir_fd=parent)
+        return True
+    except FileNotFoundError:
         return True
     except OSError:
         return False
@@ -70,9 +77,12 @@ class _Remover:
     def _empty(self, directory: int, top: int, depth: int) -> bool:
         """Empty the open *directory*; whether something was moved up instead of removed."""
         again = False
-        for name in os.listdir(directory):
-            child = os.fsencode(name)
-            if _remove_leaf(child, directory):
+        with os.scandir(
+            directory
+        ) as found:  # all of them first: what is removed meanwhile could shift the rest
+            entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
+        for child, is_directory in entries:
+            if _remove_empty(child, directory) if is_directory else _remove_leaf(child, directory):
                 continue
             if depth >= DEEPEST:
                 self.moved += 1
