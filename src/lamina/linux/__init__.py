@@ -58,7 +58,7 @@ _HOMES = {
         ),
         (
             "namespaces",
-            "NAMESPACES clone3 ns_owner ns_owner_uid ns_parent ns_type setns unshare",
+            "NAMESPACES clone3 ns_mount_id ns_owner ns_owner_uid ns_parent ns_type setns unshare",
         ),
         (
             "numbers",

@@ -13,6 +13,9 @@ from errno import EINTR, ENODATA, EOVERFLOW
 from lamina.errors import KernelError
 from lamina.linux.call import encoded, syscall
 from lamina.linux.constants import (
+    FSCONFIG_CMD_CREATE,
+    FSCONFIG_CMD_CREATE_EXCL,
+    FSCONFIG_CMD_RECONFIGURE,
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
     FSPICK_CLOEXEC,
@@ -44,6 +47,11 @@ MNT_ID_REQ = struct.Struct("=IIQQQ")  # struct mnt_id_req: size, mnt_ns_fd, mnt_
 STATMOUNT = struct.Struct("=IIQIIQIIQQIIQQQQQIIQIIIIIIQIIII")
 STATMOUNT_SIZE = 512
 _LONGEST_MESSAGE = 16384
+_COMMANDS = {
+    FSCONFIG_CMD_CREATE: "FSCONFIG_CMD_CREATE",
+    FSCONFIG_CMD_RECONFIGURE: "FSCONFIG_CMD_RECONFIGURE",
+    FSCONFIG_CMD_CREATE_EXCL: "FSCONFIG_CMD_CREATE_EXCL",
+}
 _MOST_STATMOUNT = 1 << 20
 _BASICS = (
     STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT | STATMOUNT_FS_TYPE
@@ -68,7 +76,7 @@ def fsconfig(fd: int, cmd: int, key: str | bytes | None, value: Path | None, aux
         None if key is None else encoded(key),
         None if value is None else value if isinstance(value, bytes) else encoded(value),
         aux,
-        target=(key, value),
+        target=(_COMMANDS.get(cmd), key, value),
     )
 
 

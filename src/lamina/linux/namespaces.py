@@ -21,6 +21,7 @@ from lamina.linux.constants import (
     CLONE_PIDFD,
     CLONE_THREAD,
     CLONE_VM,
+    NS_GET_MNTNS_ID,
     NS_GET_NSTYPE,
     NS_GET_OWNER_UID,
     NS_GET_PARENT,
@@ -110,6 +111,16 @@ def ns_owner(fd: int) -> Fd:
 def ns_parent(fd: int) -> Fd:
     """The parent of a pid or user namespace. ioctl_nsfs(2), NS_GET_PARENT. EPERM when above our own."""
     return Fd(syscall("ioctl", fd, NS_GET_PARENT, None, target="NS_GET_PARENT"))
+
+
+def ns_mount_id(fd: int) -> int:
+    """The id of the mount namespace *fd*, as statmount(2) and listmount(2) take it. ioctl_nsfs(2), NS_GET_MNTNS_ID.
+
+    Since Linux 6.11; ENOTTY before.
+    """
+    identity = bytearray(8)
+    syscall("ioctl", fd, NS_GET_MNTNS_ID, identity, target="NS_GET_MNTNS_ID")
+    return int(struct.unpack("=Q", identity)[0])
 
 
 def ns_owner_uid(fd: int) -> int:

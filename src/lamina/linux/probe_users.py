@@ -85,9 +85,9 @@ def user_namespaces(host: Host) -> Answer:
         return No(
             "user.max_user_namespaces is 0" if os.path.exists(MAX_USER_NAMESPACES) else "the kernel has none"
         )
-    if read_setting(UNPRIVILEGED_CLONE) == "0" and os.geteuid():
+    if read_setting(UNPRIVILEGED_CLONE) == "0" and host.uid:
         return No("kernel.unprivileged_userns_clone is 0")
-    if not host.apparmor_permits and os.geteuid():
+    if not host.apparmor_permits and host.uid:
         return No("AppArmor takes the privileges away: kernel.apparmor_restrict_unprivileged_userns is 1")
     if seen.made == ENOSYS:
         return No(f"kernel {host.release} has no clone3(2)")
