@@ -765,4 +765,4 @@ def test_explaining_never_fails(
     spec = MountSpec(lowerdirs=tuple(lowers), upperdir=upper, workdir=upper)
     error = explain_refusal(spec, target, errno, messages, call=call)
     assert error.errno == errno
-    assert error.message
+    assert error.message.isprintable()

@@ -18,9 +18,9 @@ from lamina.overlay.directories import (
     MountTable,
     initial_user_namespace,
     lower_directories,
-    printable,
     writable_directories,
 )
+from lamina.overlay.options import printable
 from lamina.overlay.spec import MountSpec
 
 MOST_LAYERS = 500  # OVL_MAX_STACK
@@ -45,7 +45,8 @@ class Case:
     def __init__(self, spec: MountSpec, target: bytes | None, errno: int, messages: Sequence[str], call: str):
         self.spec, self.target, self.errno, self.call = spec, target, errno, call
         # "e overlay: Unknown parameter 'x'": the letter is the severity, before the colon stands the file system
-        self.messages = [re.sub(r"^[ewi] (?:overlay(?:fs)?: )?", "", message) for message in messages]
+        lines = [printable(message.encode("utf-8", "backslashreplace")) for message in messages]
+        self.messages = [re.sub(r"^[ewi] (?:overlay(?:fs)?: )?", "", line) for line in lines]
         self.table = MountTable()
 
     @cached_property

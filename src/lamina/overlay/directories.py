@@ -12,7 +12,7 @@ from functools import cached_property
 
 from lamina.errors import KernelError
 from lamina.linux.mountinfo import Mount, read_mountinfo
-from lamina.overlay.options import unescape_upper
+from lamina.overlay.options import printable, unescape_upper
 from lamina.overlay.spec import MountSpec
 
 KINDS = {
@@ -23,12 +23,6 @@ KINDS = {
     stat.S_IFIFO: "a fifo",
     stat.S_IFSOCK: "a socket",
 }
-
-
-def printable(path: bytes) -> str:
-    """A path for a message: what cannot be printed is shown by its escape, so that a message stays one line."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class MountTable:

@@ -171,6 +171,12 @@ def escape_upper(path: bytes) -> bytes:
     return _written(path, _WRITE_TWICE)
 
 
+def printable(path: bytes) -> str:
+    """A path for a message: what cannot be printed is shown by its escape, so that a message stays one line."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def _written(path: bytes, special: re.Pattern[bytes]) -> bytes:
     if not path or b"\0" in path:
         raise InvalidInput(f"write overlay options: {path!r} is not a path")
@@ -359,12 +365,8 @@ def _layers(text: bytes) -> list[tuple[int, bytes]]:
     return pieces
 
 
-def _shown(option: bytes) -> str:
-    return repr(option.decode("utf-8", "backslashreplace"))
-
-
 def _wrong(option: bytes, why: str) -> InvalidInput:
-    return InvalidInput(f"read overlay option {_shown(option)}: {why}")
+    return InvalidInput(f"read overlay option '{printable(option)}': {why}")
 
 
 def _unknown(option: bytes, key: str) -> InvalidInput:
@@ -375,6 +377,6 @@ def _unknown(option: bytes, key: str) -> InvalidInput:
     known = [*_PATHS, *_VALUES, *_FLAGS, "userxattr", "volatile", *_CONTEXTS, *_ATTRIBUTES]
     near = difflib.get_close_matches(key.strip().lower(), known, n=1, cutoff=0.5)
     return InvalidInput(
-        f"read overlay option {_shown(option)}: there is no such option",
+        f"read overlay option '{printable(option)}': there is no such option",
         remedy=f"did you mean {near[0]}?" if near else "see docs/overlay.md for those that exist",
     )

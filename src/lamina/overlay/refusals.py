@@ -34,7 +34,8 @@ from errno import (
 from lamina.errors import MountError
 from lamina.overlay import causes, privileges
 from lamina.overlay.causes import Case, Cause
-from lamina.overlay.directories import MountTable, printable
+from lamina.overlay.directories import MountTable
+from lamina.overlay.options import printable
 from lamina.overlay.spec import MountSpec
 
 
