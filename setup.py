@@ -1,11 +1,29 @@
-"""Builds the one piece of native code. Everything else is in pyproject.toml.
+"""Builds the native code: an extension, and the minimal init. Everything else is in pyproject.toml.
 
-The extension is optional: where there is no C compiler Lamina works without it (see `lamina info`),
-so a failing build is a warning, not an error.
+Both are optional: where there is no C compiler Lamina works without the extension and refuses `--init`
+(see `lamina info`), so a failing build is a warning, not an error.
 """
+
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+INIT = Path("src/lamina/runtime/init/lamina_init.c")
+# a static program that needs no C library, and nothing in it that this compiler would like to add
+INIT_COMPILED = [
+    "-Os",
+    "-Wall",
+    "-Wextra",
+    "-std=gnu11",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-pie",
+]
+INIT_COMPILED += ["-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"]
+INIT_LINKED = ["-static", "-nostdlib", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"]
 
 
 class abi3_wheel(bdist_wheel):
@@ -14,6 +32,22 @@ class abi3_wheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         python, abi, platform = super().get_tag()
         return ("cp311", "abi3", platform) if python.startswith("cp") else (python, abi, platform)
+
+
+class build_native(build_ext):
+    """Build the extension, then the init beside its source, or beside the package that is being built."""
+
+    def run(self) -> None:
+        super().run()
+        here = self.inplace or getattr(self, "editable_mode", False)
+        target = INIT.parent if here else Path(self.build_lib, *INIT.parent.parts[1:])
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            # the compiler of the extensions, but not the options that it has for them
+            words = self.compiler.compiler_so[:1]
+            self.spawn([*words, *INIT_COMPILED, *INIT_LINKED, str(INIT), "-o", str(target / "lamina-init")])
+        except (CCompilerError, ExecError, PlatformError, AttributeError) as error:
+            self.warn(f"building lamina-init failed: {error}")
 
 
 setup(
@@ -27,5 +61,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"bdist_wheel": abi3_wheel},
+    cmdclass={"bdist_wheel": abi3_wheel, "build_ext": build_native},
 )

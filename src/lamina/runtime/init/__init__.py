@@ -1,0 +1,47 @@
+"""The minimal init of a container: a program of two kilobytes (lamina_init.c), executed from memory.
+
+It is handed to the container as a sealed memory file, by descriptor: so /proc/1/exe inside is neither this file, nor
+the interpreter, nor anything else of the host, and nobody can write to it (CVE-2019-5736).
+"""
+
+from __future__ import annotations
+
+import os
+from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
+
+from lamina.errors import Unsupported
+from lamina.linux.fd import Fd
+
+INIT = os.path.join(os.path.dirname(__file__), "lamina-init")
+# descriptor of the init on which it reports as four bytes, in the machine's order, why a command cannot be executed
+REPORT = 3
+_MFD_EXEC = 0x10  # linux/memfd.h, since Linux 6.3; without it a sysctl may make memory files not executable
+
+
+def init_file() -> Fd:
+    """A sealed, executable memory file that holds the init, for execveat(2) with AT_EMPTY_PATH; close-on-exec.
+
+    Raises Unsupported where it could not be built.
+    """
+    try:
+        with open(INIT, "rb") as file:
+            program = file.read()
+    except FileNotFoundError:
+        raise Unsupported(
+            "start with an init: it was not built when Lamina was installed",
+            remedy="install a C compiler and Lamina again, or start without --init",
+        ) from None
+    fd = Fd(_memory_file())
+    view = memoryview(program)
+    while view:
+        view = view[os.write(fd, view) :]
+    fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+    return fd
+
+
+def _memory_file() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("lamina-init", flags | _MFD_EXEC)
+    except OSError:  # a kernel that does not know the flag makes every memory file executable
+        return os.memfd_create("lamina-init", flags)

@@ -1,0 +1,171 @@
+/* lamina-init: process 1 of a container that wants one (`--init`).
+ *
+ *     lamina-init COMMAND [ARGUMENT...]
+ *
+ * Starts COMMAND (looked for along PATH as execvp(3) does), hands it the terminal, forwards every signal to it, reaps
+ * whatever processes end up here, and exits as the command did: its status, or 128 + the signal that killed it.
+ * If the command cannot be executed: 127 (not found) or 126, as a shell says it, and errno as four bytes on descriptor 3;
+ * that descriptor closes without a byte once the command runs. 125: this program could not do its own work.
+ *
+ * No libc: it is executed from a sealed memory file inside any root file system, so it must need nothing and be small.
+ * Sources: signal(7), pid_namespaces(7) ("the namespace init process"), tcsetpgrp(3), execvp(3), linux/signal.h.
+ */
+#include <errno.h>
+#include <linux/fcntl.h>
+#include <linux/prctl.h>
+#include <linux/signal.h>
+#include <linux/wait.h>
+#include <asm/ioctls.h>
+#include <asm/unistd.h>
+
+enum { TERMINAL = 0, REPORT = 3, PATH_SIZE = 4096, SIGNAL_BYTES = 8 };
+enum { OWN_FAILURE = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, KILLED = 128 };
+#define FULL_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+static long call(long n, long a, long b, long c, long d, long e)
+{
+#if defined(__x86_64__)
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    __asm__ volatile("syscall" : "=a"(result) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
+    return result;
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = n;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+    return x0;
+#else
+#error "this machine has no lamina-init yet"
+#endif
+}
+
+static void leave(int status) __attribute__((noreturn));
+static void leave(int status)
+{
+    for (;;)
+        call(__NR_exit_group, status, 0, 0, 0, 0);
+}
+
+static int report(long error, int status)
+{
+    int number = (int)-error;
+    call(__NR_write, REPORT, (long)&number, sizeof number, 0, 0);
+    return status;
+}
+
+/* DIRECTORY/NAME into buffer; 0 if it does not fit. An empty directory of PATH is the current one. */
+static int join(char *buffer, const char *directory, const char *end, const char *name)
+{
+    char *to = buffer, *limit = buffer + PATH_SIZE - 1;
+    while (directory < end && to < limit)
+        *to++ = *directory++;
+    if (to != buffer && to < limit)
+        *to++ = '/';
+    while (*name && to < limit)
+        *to++ = *name++;
+    *to = 0;
+    return directory == end && !*name;
+}
+
+static long execute(char **argv, char **envp)
+{
+    static char place[PATH_SIZE];
+    const char *path = FULL_PATH;
+    long error = -ENOENT;
+    for (const char *c = argv[0]; *c; c++)
+        if (*c == '/')
+            return call(__NR_execve, (long)argv[0], (long)argv, (long)envp, 0, 0);
+    if (!argv[0][0])
+        return -ENOENT;
+    for (char **variable = envp; *variable; variable++) {
+        char *v = *variable;
+        if (v[0] == 'P' && v[1] == 'A' && v[2] == 'T' && v[3] == 'H' && v[4] == '=') {
+            path = v + 5;
+            break;
+        }
+    }
+    for (;;) {
+        const char *end = path;
+        while (*end && *end != ':')
+            end++;
+        long tried = join(place, path, end, argv[0])
+            ? call(__NR_execve, (long)place, (long)argv, (long)envp, 0, 0) : -ENOENT;
+        if (tried == -EACCES)
+            error = tried;          /* go on, but remember that there was one */
+        else if (tried != -ENOENT && tried != -ENOTDIR)
+            return tried;
+        if (!*end)
+            return error;
+        path = end + 1;
+    }
+}
+
+/* In the new process: a process group of its own, in the terminal's foreground if there is one. All signals are blocked
+ * here, so taking the terminal from the background raises no SIGTTOU. */
+static void become(char **argv, char **envp, const unsigned long *mask) __attribute__((noreturn));
+static void become(char **argv, char **envp, const unsigned long *mask)
+{
+    int group = (int)call(__NR_getpid, 0, 0, 0, 0, 0);
+    call(__NR_setpgid, 0, 0, 0, 0, 0);
+    call(__NR_ioctl, TERMINAL, TIOCSPGRP, (long)&group, 0, 0);
+    call(__NR_fcntl, REPORT, F_SETFD, 1, 0, 0);        /* FD_CLOEXEC */
+    call(__NR_rt_sigprocmask, SIG_SETMASK, (long)mask, 0, SIGNAL_BYTES, 0);
+    long error = execute(argv, envp);
+    leave(report(error, error == -ENOENT || error == -ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE));
+}
+
+/* Reap all that have ended; the command's status once it is among them, else -1. */
+static int reap(long command)
+{
+    int found = -1;
+    for (;;) {
+        int status = 0;
+        long pid = call(__NR_wait4, -1, (long)&status, WNOHANG, 0, 0);
+        if (pid <= 0)
+            return found;
+        if (pid == command)
+            found = status & 0x7f ? KILLED + (status & 0x7f) : status >> 8 & 0xff;
+    }
+}
+
+__attribute__((used)) void lamina_init(long *stack)
+{
+    long count = stack[0];
+    char **argv = (char **)(stack + 1), **envp = argv + count + 1;
+    unsigned long all = ~0UL, before = 0;
+    if (count < 2)
+        leave(report(-EINVAL, OWN_FAILURE));
+    call(__NR_prctl, PR_SET_NAME, (long)"lamina-init", 0, 0, 0);
+    call(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);    /* in a shared pid namespace nobody is process 1 */
+    call(__NR_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&before, SIGNAL_BYTES, 0);
+    long command = call(__NR_clone, SIGCHLD, 0, 0, 0, 0);
+    if (command == 0)
+        become(argv + 1, envp, &before);
+    if (command < 0)
+        leave(report(command, OWN_FAILURE));
+    call(__NR_close, REPORT, 0, 0, 0, 0);
+    for (;;) {
+        /* blocked signals are queued even for process 1, which ignores those it neither blocks nor handles */
+        long signal = call(__NR_rt_sigtimedwait, (long)&all, 0, 0, SIGNAL_BYTES, 0);
+        if (signal == SIGCHLD) {
+            int status = reap(command);
+            if (status >= 0)
+                leave(status);
+        } else if (signal > 0) {
+            call(__NR_kill, command, signal, 0, 0, 0);
+        }
+    }
+}
+
+/* The kernel puts argc, argv and envp on the stack, and aligns it to 16 bytes (System V ABI; AAPCS64). */
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tcall lamina_init\n\thlt\n");
+#else
+__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tmov x0, sp\n\tbl lamina_init\n\tbrk 1\n");
+#endif
