@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
-from lamina.store import containers, names
+from lamina.store import containers, names, root
 from lamina.store.containers import Home
 from lamina.store.root import Store
 
@@ -269,7 +269,7 @@ def test_a_maker_whose_directory_was_swept_away_takes_another(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody cleans up between mkdir and the lock."""
-    real, swept = containers.make_directory, []
+    real, swept = root.make_directory, list[bytes]()
 
     def make_and_sweep(path: bytes, mode: int) -> None:
         real(path, mode)

@@ -126,7 +126,7 @@ def test_of_many_who_want_a_name_one_gets_it(place: Names) -> None:
         (place.names / "x").unlink(missing_ok=True)
         place.take("x", names.new_id())
         wanting = [place.container() for _ in range(6)]
-        got = []
+        got: list[str] = []
 
         def want(identity: str, got: list[str] = got) -> None:
             try:

@@ -17,6 +17,8 @@ from lamina.supervisor.terminal import end_of_file, is_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lamina.supervisor.log import LogWriter
 
 # as in subprocess, with the same numbers; None inherits
@@ -65,26 +67,26 @@ class Stdio:
     def _input(self, asked: int | None, data: bytes | None) -> int:
         if data is not None or asked == PIPE:
             reader, writer = self._pipe()
-            self.feed = Feed(writer, data=data or b"")
-            return self._own(reader)
+            self._fill(writer, -1, data or b"")
+            return reader
         source = self._open(0 if asked is None else asked)
         if source < 0:
             return self._null(os.O_RDONLY)
         if _may_go_in(source):
             return self._own(_copy(source))
         reader, writer = self._pipe()
-        self.feed = Feed(writer, source=_copy(source))
-        return self._own(reader)
+        self._fill(writer, source, b"")
+        return reader
 
     def _output(self, number: int, asked: int | None) -> int:
         if asked == PIPE:
-            return self._collect(number, None)
+            return self._collect(number, -1)
         sink = self._open(number if asked is None else asked)
         if sink < 0 and self._log is None:
             return self._null(os.O_WRONLY)
         if sink >= 0 and self._log is None and _may_go_in(sink):
             return self._own(_copy(sink))
-        return self._collect(number, Sink(sink) if sink >= 0 else None)
+        return self._collect(number, sink)
 
     def _error(self, asked: int | None, out: int) -> int:
         if asked == STDOUT:
@@ -100,17 +102,36 @@ class Stdio:
                 return out
         return self._output(2, asked)
 
-    def _collect(self, number: int, sink: Sink | None) -> int:
+    def _collect(self, number: int, sink: int) -> int:
         reader, writer = self._pipe()
-        self.drains.append(self._drain(reader, number, sink, self._asked[number] == PIPE))
-        return self._own(writer)
+        self._drain(reader, number, sink, self._asked[number] == PIPE)
+        return writer
 
-    def _drain(self, source: int, number: int, sink: Sink | None, capture: bool) -> Drain:
+    def _drain(self, source: int, number: int, sink: int, capture: bool) -> None:
+        """Pump from *source* (ours) to *sink* (the caller's, -1 for nowhere), the log, and into memory."""
         chunks: list[bytes] | None = None
         if capture:
             chunks = self._chunks[number] = []
+        consumer = Sink(sink) if sink >= 0 else None
         stream = b"e" if number == 2 else b"o"
-        return Drain(source, sink=sink, chunks=chunks, log=self._log, stream=stream, hold=self._tty)
+        try:
+            drain = Drain(source, sink=consumer, chunks=chunks, log=self._log, stream=stream, hold=self._tty)
+        except BaseException:
+            if consumer is not None:
+                consumer.close()
+            raise
+        self._owned.remove(source)
+        self.drains.append(drain)
+
+    def _fill(
+        self, target: int, source: int, data: bytes, end_of_file: Callable[[int], bytes] | None = None
+    ) -> None:
+        """Pump from *data* or a copy of the caller's *source* (-1 for none) to *target* (ours)."""
+        copy = self._own(_copy(source)) if source >= 0 else -1
+        self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file)
+        self._owned.remove(target)
+        if copy >= 0:
+            self._owned.remove(copy)
 
     def _open(self, fd: int) -> int:
         """*fd*, or -1 for the null device and a descriptor that is closed."""
@@ -125,11 +146,12 @@ class Stdio:
     def _pipe(self) -> tuple[int, int]:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         if min(reader, writer) > 2:
-            return reader, writer
-        copies = _copy(reader), _copy(writer)
-        os.close(reader)
-        os.close(writer)
-        return copies
+            return self._own(reader), self._own(writer)
+        try:
+            return self._own(_copy(reader)), self._own(_copy(writer))
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def _null(self, flags: int) -> int:
         return self._own(open_null(flags))
@@ -150,17 +172,12 @@ class Stdio:
         stdin, stdout, _, data = self._asked
         capture = stdout == PIPE
         sink = -1 if capture else self._open(1 if stdout is None else stdout)
-        self.drains.append(self._drain(_copy(pty), 1, Sink(sink) if sink >= 0 else None, capture))
+        self._drain(self._own(_copy(pty)), 1, sink, capture)
         source = -1 if data is not None or stdin == PIPE else self._open(0 if stdin is None else stdin)
         if source >= 0 and is_terminal(source):
             self.terminal = source
         if data is not None or source >= 0:
-            self.feed = Feed(
-                _copy(pty),
-                data=data or b"",
-                source=_copy(source) if source >= 0 else -1,
-                end_of_file=end_of_file,
-            )
+            self._fill(self._own(_copy(pty)), source, data or b"", end_of_file)
 
     def captured(self, number: int) -> bytes | None:
         """What was collected from stream *number* (1 or 2) so far, None if it was not asked for."""

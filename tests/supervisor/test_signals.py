@@ -1,0 +1,212 @@
+"""Signals reach the container, and do there what they would do to an ordinary process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lamina.errors import InvalidInput
+from lamina.supervisor.foreground import Ended, attend
+from lamina.supervisor.signals import FORWARDED, Catcher, deliver, dispositions
+from lamina.supervisor.stdio import DEVNULL, PIPE, Stdio
+from support.process import FakeContainer
+
+READY = "import os, signal, time\n{}\nos.write(1, b'r')\nwhile True: time.sleep(60)\n"
+
+
+@pytest.fixture
+def ready() -> Iterator[Callable[..., FakeContainer]]:
+    """A process that has said that it is set up."""
+    started: list[FakeContainer] = []
+
+    def start(setup: str = "pass") -> FakeContainer:
+        reader, writer = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        container = FakeContainer(
+            [sys.executable, "-I", "-S", "-c", READY.format(setup)], (null, writer, null)
+        )
+        started.append(container)
+        assert os.read(reader, 1) == b"r"
+        for fd in (reader, writer, null):
+            os.close(fd)
+        return container
+
+    yield start
+    for container in started:
+        container.close()
+
+
+SETUPS = {
+    "handled": "signal.signal(signal.SIGTERM, lambda *a: os._exit(42))",
+    "ignored": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])",
+}
+
+
+@pytest.mark.parametrize("how", SETUPS)
+def test_what_a_process_does_about_a_signal_is_seen(ready: Callable[..., FakeContainer], how: str) -> None:
+    container = ready(SETUPS[how])
+    assert dispositions(container.pid) >> (signal.SIGTERM - 1) & 1
+    assert not dispositions(container.pid) >> (signal.SIGUSR1 - 1) & 1
+    assert not deliver(container, signal.SIGTERM)
+    if how == "handled":
+        assert container.wait() == 42
+    else:
+        assert container.process.poll() is None
+
+
+@pytest.mark.parametrize("number", FORWARDED)
+def test_the_default_action_is_carried_out(ready: Callable[..., FakeContainer], number: int) -> None:
+    container = ready("signal.signal(signal.SIGINT, signal.SIG_DFL)")
+    assert deliver(container, number)
+    assert container.wait() == 128 + signal.SIGKILL
+
+
+def test_a_signal_whose_default_is_nothing_does_nothing(ready: Callable[..., FakeContainer]) -> None:
+    container = ready()
+    assert not deliver(container, signal.SIGWINCH)
+    assert container.process.poll() is None
+
+
+def test_a_process_that_is_gone_is_no_error(ready: Callable[..., FakeContainer]) -> None:
+    container = ready()
+    container.process.kill()
+    container.process.wait()
+    deliver(container, signal.SIGTERM)
+    deliver(container, signal.SIGWINCH)
+
+
+# -- catching
+
+
+def test_a_caught_signal_ends_a_container_with_the_signals_status() -> None:
+    stdio = Stdio(DEVNULL, DEVNULL, DEVNULL)
+    container = FakeContainer(["sleep", "60"], stdio.child)
+    stdio.started(None)
+    catcher = Catcher()
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert attend(container, stdio, catcher=catcher) == Ended(128 + signal.SIGTERM)
+    finally:
+        catcher.close()
+        container.close()
+        stdio.close()
+
+
+def test_a_container_that_handles_it_decides_itself() -> None:
+    stdio = Stdio(DEVNULL, PIPE, DEVNULL)
+    code = "import os, signal, time; signal.signal(15, lambda *a: os._exit(42)); os.write(1, b'r'); time.sleep(60)"
+    container = FakeContainer([sys.executable, "-I", "-S", "-c", code], stdio.child)
+    stdio.started(None)
+    catcher = Catcher()
+
+    def send() -> None:
+        while not stdio.captured(1):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        threading.Thread(target=send).start()
+        assert attend(container, stdio, catcher=catcher) == Ended(42)
+    finally:
+        catcher.close()
+        container.close()
+        stdio.close()
+
+
+def test_handlers_are_put_back() -> None:
+    def mine(*_: object) -> None:
+        raise AssertionError
+
+    before = signal.signal(signal.SIGUSR1, mine)
+    wakeup = signal.set_wakeup_fd(-1)
+    try:
+        catcher = Catcher()
+        assert signal.getsignal(signal.SIGUSR1) is not mine
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0)
+        assert catcher.take() == bytes([signal.SIGUSR1])
+        assert catcher.take() == b""
+        catcher.close()
+        catcher.close()
+        assert signal.getsignal(signal.SIGUSR1) is mine
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.set_wakeup_fd(wakeup)
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    """nohup, and the background jobs of a shell."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        catcher = Catcher()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        catcher.close()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_only_the_main_thread_can_catch() -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            Catcher()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert isinstance(raised[0], InvalidInput)
+
+
+def test_a_slow_consumer_does_not_hold_up_who_wants_to_leave() -> None:
+    """The container has ended, its output waits for a reader that does not read; the second Ctrl-C ends the waiting."""
+    code = """if True:
+        import os, sys, threading, time
+        from lamina.supervisor.foreground import attend
+        from lamina.supervisor.log import LogWriter
+        from lamina.supervisor.signals import Catcher
+        from lamina.supervisor.stdio import DEVNULL, Stdio
+        from support.process import FakeContainer
+        log = LogWriter(os.fsencode(sys.argv[1]))
+        stdio = Stdio(DEVNULL, None, DEVNULL, log=log)
+        container = FakeContainer(["head", "-c", "100000", "/dev/zero"], stdio.child)
+        stdio.started(None)
+        catcher = Catcher()
+        ended = attend(container, stdio, catcher=catcher)
+        os.write(2, b"ended %d" % ended.status)
+    """
+    import tempfile
+
+    tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, directory + "/log"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.environ["PYTHONPATH"] + os.pathsep + tests},
+        )
+        try:
+            log = directory + "/log"
+            while not os.path.exists(log) or os.path.getsize(log) < 60_000:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            time.sleep(0.3)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            assert process.stderr.read() in (b"ended 0", b"ended 143")
+        finally:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,55 @@
+"""A process that stands in for a container: what the supervisor needs of one, and nothing of namespaces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from lamina.linux.fd import Fd
+
+
+class FakeContainer:
+    """Started with the descriptors of a `Stdio`, or with a terminal of its own whose master is `pty`."""
+
+    def __init__(self, command: Sequence[str], child: tuple[int, int, int], *, tty: bool = False) -> None:
+        self.pty: Fd | None = None
+        if tty:
+            master, slave = os.openpty()
+            self.pty = Fd(master)
+            # setsid, and the terminal becomes the controlling one when it is opened
+            opened = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
+            command = [sys.executable, "-I", "-S", "-c", opened, os.ttyname(slave), *command]
+            child = (slave, slave, slave)
+        self.process = subprocess.Popen(
+            command, stdin=child[0], stdout=child[1], stderr=child[2], start_new_session=True
+        )
+        if tty:
+            os.close(slave)
+        self.pid = self.process.pid
+        self.pidfd = Fd(os.pidfd_open(self.pid))
+
+    def kill(self, number: int) -> None:
+        """As Running.kill."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass
+
+    def wait(self) -> int:
+        """As Running.wait."""
+        status = self.process.wait()
+        return status if status >= 0 else 128 - status
+
+    def close(self) -> None:
+        """End it and its children, whatever they do."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.pidfd.close()
+        if self.pty is not None:
+            self.pty.close()
