@@ -62,7 +62,7 @@ _HOMES = {
         ),
         (
             "numbers",
-            "number",
+            "number numbers",
         ),
         (
             "probe",

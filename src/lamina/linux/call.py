@@ -23,7 +23,7 @@ def syscall(name: str, *args: Argument, target: object = "") -> int:
 
     bytes are passed as a pointer to them (Python ends them with a NUL), a bytearray is an out buffer, None is NULL.
     Raises KernelError (an OSError) with the errno; *target* says on what, for the message: a path, words, or a tuple
-    of these (paths as bytes are decoded, nothing is formatted unless the call fails).
+    of these, or a function that makes it up; paths as bytes are decoded. Nothing is formatted unless the call fails.
     A signal may interrupt it (EINTR): whoever makes a call that blocks repeats it. The interpreter's lock is released
     meanwhile. syscall(2).
     """
@@ -34,14 +34,14 @@ def syscall(name: str, *args: Argument, target: object = "") -> int:
 
 
 def shown(target: object) -> str:
-    """How a call's object appears in a message: paths decoded, tuples joined, everything else as str()."""
+    """How a call's object appears in a message: paths decoded, tuples joined, functions called, the rest as str()."""
     if isinstance(target, tuple):
         return " ".join([shown(word) for word in target if word is not None and word != ""])
     if isinstance(target, bytes | os.PathLike):
         return os.fsdecode(target)
     if isinstance(target, int):
         return f"descriptor {int(target)}"
-    return str(target)
+    return str(target() if callable(target) else target)
 
 
 def encoded(path: Path) -> bytes:

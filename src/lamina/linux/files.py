@@ -30,7 +30,7 @@ FILE_HANDLE = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_t
 # atime, btime, ctime, mtime (seconds, nanoseconds), rdev, dev (major, minor), mnt_id, two alignments, subvol
 STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQIIQ")
 STATX_SIZE = 256
-# struct statfs of a 64-bit machine: type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags, spare
+# struct statfs of a 64-bit machine: type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags
 STATFS = struct.Struct("=7Q2i3Q32x")
 
 

@@ -22,7 +22,7 @@ from lamina.linux.constants import (
 
 def keyctl(operation: int, *args: int | bytes | bytearray | None) -> int:
     """Any operation (KEYCTL_*) with its arguments as in the manual page. keyctl(2)."""
-    return syscall("keyctl", operation, *args, target=constant_name("KEYCTL_", operation))
+    return syscall("keyctl", operation, *args, target=lambda: constant_name("KEYCTL_", operation))
 
 
 def join_session_keyring(name: str | bytes | None = None) -> int:

@@ -10,6 +10,7 @@ import struct
 
 from lamina.linux.call import syscall
 from lamina.linux.constants import (
+    CLONE_INTO_CGROUP,
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -54,7 +55,7 @@ def unshare(flags: int) -> None:
 
     CLONE_NEWPID and CLONE_NEWTIME concern the children only. EINVAL for CLONE_NEWUSER in a process with threads.
     """
-    syscall("unshare", flags, target=flag_names("CLONE_", flags))
+    syscall("unshare", flags, target=lambda: flag_names("CLONE_", flags))
 
 
 def setns(fd: int, nstype: int = 0) -> None:
@@ -62,7 +63,7 @@ def setns(fd: int, nstype: int = 0) -> None:
 
     Since Linux 5.8 *fd* may be a pidfd and *nstype* several CLONE_NEW* flags. EINVAL for the own user namespace.
     """
-    syscall("setns", fd, nstype, target=flag_names("CLONE_", nstype))
+    syscall("setns", fd, nstype, target=lambda: flag_names("CLONE_", nstype))
 
 
 def clone3(flags: int = 0, *, exit_signal: int = SIGCHLD, cgroup: int = -1) -> tuple[int, Fd | None]:
@@ -74,10 +75,13 @@ def clone3(flags: int = 0, *, exit_signal: int = SIGCHLD, cgroup: int = -1) -> t
     For processes with one thread only. Neither libc nor the interpreter knows of this fork: with threads, the child
     may find an allocator's lock or the interpreter's own taken for ever. os.getpid() is right in the child, hooks of
     os.register_at_fork() are not run. A program with threads starts processes with `lamina.linux.program`.
-    Raises ValueError for flags that share memory (CLONE_VM, CLONE_THREAD), or when there is more than one thread.
+    Raises ValueError for flags that share memory (CLONE_VM, CLONE_THREAD), CLONE_INTO_CGROUP without *cgroup*, or when
+    there is more than one thread.
     """
     if flags & (CLONE_VM | CLONE_THREAD):
         raise ValueError("clone3: a Python process cannot share its memory with the child")
+    if flags & CLONE_INTO_CGROUP and cgroup < 0:
+        raise ValueError("clone3: CLONE_INTO_CGROUP needs a descriptor of a cgroup")
     if _threads() > 1:
         raise ValueError("clone3: this process has several threads")
     from lamina.linux._door import address
@@ -85,7 +89,7 @@ def clone3(flags: int = 0, *, exit_signal: int = SIGCHLD, cgroup: int = -1) -> t
     pidfd = bytearray(PIDFD.size)
     pointer = address(pidfd) if flags & CLONE_PIDFD else 0
     args = CLONE_ARGS.pack(flags, pointer, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
-    pid = syscall("clone3", args, len(args), target=flag_names("CLONE_", flags))
+    pid = syscall("clone3", args, len(args), target=lambda: flag_names("CLONE_", flags))
     if pid == 0:
         return 0, None
     return pid, Fd(PIDFD.unpack(pidfd)[0]) if flags & CLONE_PIDFD else None

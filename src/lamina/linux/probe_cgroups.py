@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Hierarchy:
     """A tree of control groups that is mounted.
 
-    `version` 1 or 2; `controllers` it has to offer to children of the process's own group; `name` of a version 1 tree
+    `version` 1 or 2; `controllers` it has to offer at `place` (else at `own`); `name` of a version 1 tree
     without controllers ("systemd"); `mount_point`; `own` the directory of the process's own group, b"" when it is not
-    within the mount; `writable` whether groups can be made in it by this user.
+    within the mount; `place` the highest group of these in which this user can make others, b"" when there is none.
     """
 
     version: int
@@ -32,7 +32,12 @@ class Hierarchy:
     name: str
     mount_point: bytes
     own: bytes
-    writable: bool
+    place: bytes
+
+    @property
+    def writable(self) -> bool:
+        """Whether this user can make groups in it."""
+        return bool(self.place)
 
 
 def cgroup_hierarchies(host: Host) -> tuple[Hierarchy, ...]:
@@ -76,15 +81,24 @@ def _hierarchy(mount: Mount, wanted: frozenset[str], path: bytes) -> Hierarchy:
     if path == mount.root or mount.root == b"/" or path.startswith(mount.root + b"/"):
         below = path[len(mount.root) :] if mount.root != b"/" else path
         own = (mount.mount_point.rstrip(b"/") + b"/" + below.strip(b"/")).rstrip(b"/")
-    writable = bool(own) and not mount.read_only and os.access(own, os.W_OK)
-    if mount.fstype == b"cgroup2":
-        # to move a process, its new group and the one above both common to old and new must be writable
-        writable = writable and os.access(own + b"/cgroup.procs", os.W_OK)
-        offered = read_setting(os.fsdecode(own + b"/cgroup.controllers")) if own else ""
-        return Hierarchy(2, tuple((offered or "").split()), "", mount.mount_point, own, writable)
+    version = 2 if mount.fstype == b"cgroup2" else 1
+    place = b""
+    if not mount.read_only:
+        place = next(
+            (group for group in (mount.mount_point, own) if group and _may_divide(group, version)), b""
+        )
+    if version == 2:
+        offered = read_setting(os.fsdecode((place or own) + b"/cgroup.controllers")) if place or own else ""
+        return Hierarchy(2, tuple((offered or "").split()), "", mount.mount_point, own, place)
     names = sorted(name for name in wanted if not name.startswith("name="))
     title = next((name[5:] for name in wanted if name.startswith("name=")), "")
-    return Hierarchy(1, tuple(names), title, mount.mount_point, own, writable)
+    return Hierarchy(1, tuple(names), title, mount.mount_point, own, place)
+
+
+def _may_divide(group: bytes, version: int) -> bool:
+    """Whether this user may make groups in *group* and, in version 2, hand its controllers down and move processes."""
+    files = (b"/cgroup.procs", b"/cgroup.subtree_control") if version == 2 else ()
+    return os.access(group, os.W_OK) and all(os.access(group + file, os.W_OK) for file in files)
 
 
 def cgroup_mode(host: Host) -> str:
@@ -146,7 +160,7 @@ def _controller(host: Host, v1: str, v2: str = "") -> Answer:
     ]
     for tree in there:
         if tree.writable:
-            return Yes("", f"v{tree.version}, {os.fsdecode(tree.own)}")
+            return Yes("", f"v{tree.version}, {os.fsdecode(tree.place)}")
     if there:
         where = os.fsdecode(there[0].own) or "this process's group, which is not within the mount"
         return No(f"the {v1} controller is there, but {where} is not delegated to this user")

@@ -6,7 +6,7 @@ import os
 import stat
 from errno import EINVAL, ENOSPC, ENOSYS, EPERM, EUSERS
 
-from lamina.errors import KernelError
+from lamina.errors import KernelError, Unsupported
 from lamina.linux import constants as c
 from lamina.linux.probe import No, Yes
 from lamina.linux.probe_system import read_setting
@@ -62,6 +62,8 @@ def in_user_namespace(host: Host) -> InUserNamespace:
     flags = c.CLONE_NEWUSER | c.CLONE_NEWNS | c.CLONE_VM | c.CLONE_VFORK
     try:
         child = assemble(steps).spawn(flags)
+    except Unsupported:  # no numbers for this machine
+        return InUserNamespace(ENOSYS, ENOSYS, ENOSYS)
     except OSError as error:
         errno = error.errno or EPERM
         return InUserNamespace(errno, errno, errno)

@@ -140,4 +140,4 @@ def prctl(option: int, arg2: Argument = 0, arg3: int = 0, arg4: int = 0, arg5: i
 
     *arg2* may be bytes, or a bytearray to be filled in: PR_SET_NAME, PR_GET_NAME.
     """
-    return syscall("prctl", option, arg2, arg3, arg4, arg5, target=constant_name("PR_", option))
+    return syscall("prctl", option, arg2, arg3, arg4, arg5, target=lambda: constant_name("PR_", option))
