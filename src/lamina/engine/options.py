@@ -258,9 +258,9 @@ def _listed(given: Any, what: str) -> list[Any]:
 
 
 def _hostname(given: Any) -> str | None:
-    if given is None or given == "":
+    text = "" if given is None else text_of(given, "hostname")
+    if not text:
         return None
-    text = text_of(given, "hostname")
     allowed = all(c.isascii() and (c.isalnum() or c in "-._") for c in text)
     if not allowed or len(text) > LONGEST_HOSTNAME or text[0] in "-.":
         raise InvalidInput(
@@ -271,9 +271,9 @@ def _hostname(given: Any) -> str | None:
 
 
 def _workdir(given: Any) -> str | None:
-    if given is None or given == "":
+    text = "" if given is None else text_of(given, "working directory")
+    if not text:
         return None
-    text = text_of(given, "working directory")
     if not text.startswith("/"):
         raise InvalidInput(f"working directory {text!r}: not an absolute path")
     return "/" + os.path.normpath(text).lstrip("/")
@@ -305,9 +305,10 @@ def _entrypoint(given: Any) -> tuple[str, ...] | None:
 def _labels(given: Any) -> tuple[tuple[str, str], ...]:
     if given is None:
         return ()
-    items = (
-        given.items() if hasattr(given, "items") else [text_of(e, "label").partition("=")[::2] for e in given]
-    )
+    if hasattr(given, "items"):
+        items = list(given.items())
+    else:
+        items = [text_of(entry, "label").partition("=")[::2] for entry in _listed(given, "labels")]
     found = {}
     for name, text in items:
         if not name:
