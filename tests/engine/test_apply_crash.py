@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from lamina.engine.apply import history, recover, undo
 from lamina.engine.apply.hands import Hands
 from lamina.errors import KernelError
 from support.hosts import Machine, Picture, differences, hidden, picture
+from support.namespaces import in_mount_namespace
 
 pytestmark = pytest.mark.root
 
@@ -94,135 +97,158 @@ def small(machine: Machine) -> tuple[Picture, Picture]:
     return picture(machine.root), machine.merged_picture()
 
 
-def fresh(machine: Machine, saved: Path) -> None:
-    """The host and the journal as they were (inodes included: the host is moved, not copied)."""
-    for place in (machine.root, machine.journal):
-        shutil.rmtree(place, ignore_errors=True)
-    os.system(f"cp -a --reflink=auto {saved} {machine.root}")
+class Trial:
+    """The same host and container again and again. `before` and `after` are pictures of the host."""
+
+    def __init__(self, place: Path) -> None:
+        self.machine = Machine(place)
+        self.before, self.after = small(self.machine)
+        self._saved = place / "saved"
+        os.system(f"cp -a {self.machine.root} {self._saved}")
+
+    def fresh(self) -> Machine:
+        """The host and the journal as they were."""
+        shutil.rmtree(self.machine.journal, ignore_errors=True)
+        os.system(
+            f"rm -rf {self.machine.root}/* {self.machine.root}/.lamina*; cp -aT {self._saved} {self.machine.root}"
+        )
+        self.machine.start()
+        return self.machine
+
+    def states(self) -> list[str]:
+        return [past.state for past in history(self.machine.journal)]
+
+    def check(self, wanted: Picture, *about: object) -> None:
+        found = {path: entry for path, entry in picture(self.machine.root).items() if ".lamina-" not in path}
+        assert differences(found, wanted) == {}, about
 
 
-@pytest.fixture
-def saved(machine: Machine, tmp_path: Path) -> tuple[Path, Picture, Picture]:
-    before, after = small(machine)
-    os.system(f"cp -a {machine.root} {tmp_path}/saved")
-    return tmp_path / "saved", before, after
+@pytest.fixture(params=["in the store", "beside"])
+def trial(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Callable[[Trial], None]], None]:
+    """Runs a test on a host whose file system is the store's, or is not."""
+
+    def here(test: Callable[[Trial], None]) -> None:
+        test(Trial(tmp_path))
+
+    def beside(test: Callable[[Trial], None]) -> None:
+        (tmp_path / "host").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "host"], check=True)
+        here(test)
+
+    if request.param == "beside":
+        return partial(in_mount_namespace, beside)
+    return here
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
-
-
-def count(machine: Machine, saved: Path, work: Callable[[Hands], object]) -> int:
+def count(work: Callable[..., object]) -> int:
     counting = Counting()
-    work(counting)
+    work(hands=counting)
     return len(counting.calls)
 
 
-def test_killed_at_every_write_of_an_apply(machine: Machine, saved: tuple[Path, Picture, Picture]) -> None:
-    copy, before, after = saved
-    fresh(machine, copy)
-    machine.start()
-    total = count(machine, copy, lambda hands: machine.apply(hands=hands))
-    assert differences(picture(machine.root), after) == {}
-    seen = set()
-    for number in range(total):
-        fresh(machine, copy)
-        machine.start()
-        status = in_child(lambda number=number: machine.apply(hands=Dying(number)))
-        assert os.WIFSIGNALED(status), number
-        ended = recover(machine.journal)
-        seen.add(ended.was if ended else None)
-        applied = [past.state for past in history(machine.journal)] == ["applied"]
-        assert differences(picture(machine.root), after if applied else before) == {}, number
-        assert recover(machine.journal) is None
-        machine.apply() if not applied else machine.undo()  # the container and its journal are usable
-        assert differences(picture(machine.root), before if applied else after) == {}, number
-    assert seen == {None, "planning", "applying"}
+Run = Callable[[Callable[[Trial], None]], None]
 
 
-def test_killed_at_every_write_of_an_undo(machine: Machine, saved: tuple[Path, Picture, Picture]) -> None:
-    copy, before, after = saved
-    fresh(machine, copy)
-    machine.start()
-    machine.apply()
-    total = count(machine, copy, lambda hands: machine.undo(hands=hands))
-    assert differences(picture(machine.root), before) == {}
-    for number in range(total):
-        fresh(machine, copy)
-        machine.start()
-        machine.apply()
-        assert os.WIFSIGNALED(in_child(lambda number=number: undo(machine.journal, hands=Dying(number)))), (
-            number
-        )
-        recover(machine.journal)
-        states = [past.state for past in history(machine.journal)]
-        assert states in (["applied"], ["undone"])
-        assert differences(picture(machine.root), before if states == ["undone"] else after) == {}, number
-        if states == ["applied"]:
-            machine.undo()
-            assert differences(picture(machine.root), before) == {}, number
+def test_killed_at_every_write_of_an_apply(trial: Run) -> None:
+    def test(trial: Trial) -> None:
+        total = count(trial.fresh().apply)
+        trial.check(trial.after)
+        seen = set()
+        for number in range(total):
+            machine = trial.fresh()
+            assert os.WIFSIGNALED(in_child(partial(machine.apply, hands=Dying(number)))), number
+            ended = recover(machine.journal)
+            seen.add(ended.was if ended else None)
+            applied = trial.states() == ["applied"]
+            trial.check(trial.after if applied else trial.before, number)
+            assert applied or hidden(machine.root) == []
+            assert recover(machine.journal) is None
+            machine.apply() if not applied else machine.undo()  # the container and its journal are usable
+            trial.check(trial.before if applied else trial.after, number)
+        assert seen == {None, "planning", "applying"}
+
+    trial(test)
 
 
-def test_killed_at_every_write_of_a_recovery(machine: Machine, saved: tuple[Path, Picture, Picture]) -> None:
-    """A recovery that is itself killed, again and again, each time one write later."""
-    copy, before, after = saved
-    fresh(machine, copy)
-    machine.start()
-    total = count(machine, copy, lambda hands: machine.apply(hands=hands))
-    for first in range(total - 30, total):
-        fresh(machine, copy)
-        machine.start()
-        in_child(lambda first=first: machine.apply(hands=Dying(first)))
-        number = 0
-        while os.WIFSIGNALED(in_child(lambda number=number: recover(machine.journal, hands=Dying(number)))):
-            number += 1
-        applied = [past.state for past in history(machine.journal)] == ["applied"]
-        assert differences(picture(machine.root), after if applied else before) == {}, first
+def test_killed_at_every_write_of_an_undo(trial: Run) -> None:
+    def test(trial: Trial) -> None:
+        trial.fresh().apply()
+        total = count(trial.machine.undo)
+        trial.check(trial.before)
+        for number in range(total):
+            machine = trial.fresh()
+            machine.apply()
+            status = in_child(partial(undo, machine.journal, hands=Dying(number)))
+            assert os.WIFSIGNALED(status), number
+            recover(machine.journal)
+            assert trial.states() in (["applied"], ["undone"])
+            trial.check(trial.before if trial.states() == ["undone"] else trial.after, number)
+            if trial.states() == ["applied"]:
+                machine.undo()
+                trial.check(trial.before, number)
+            assert hidden(machine.root) == []
+
+    trial(test)
+
+
+def test_killed_at_every_write_of_a_recovery(trial: Run) -> None:
+    """A recovery that is itself killed, again and again, each time some writes later."""
+
+    def test(trial: Trial) -> None:
+        total = count(trial.fresh().apply)
+        for first in range(total - 40, total, 5):
+            machine = trial.fresh()
+            in_child(partial(machine.apply, hands=Dying(first)))
+            for number in range(0, 300, 3):
+                if os.WIFEXITED(in_child(partial(recover, machine.journal, hands=Dying(number)))):
+                    break
+            recover(machine.journal)
+            trial.check(trial.after if trial.states() == ["applied"] else trial.before, first)
+
+    trial(test)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_failure_of_every_write_of_an_apply(
-    machine: Machine, saved: tuple[Path, Picture, Picture], code: int
-) -> None:
-    copy, before, after = saved
-    fresh(machine, copy)
-    machine.start()
-    total = count(machine, copy, lambda hands: machine.apply(hands=hands))
-    for number in range(total):
-        fresh(machine, copy)
-        machine.start()
-        failing = Failing(number, code)
-        try:
-            machine.apply(hands=failing)
-        except KernelError as error:
-            assert error.errno == code, number
-            assert "everything is as it was before" in str(error), number
-            assert differences(picture(machine.root), before) == {}, (number, failing.calls[number])
-        else:
-            # a write that nothing depends on, or one that another way was found around
-            assert differences(picture(machine.root), after) == {}, (number, failing.calls[number])
-            machine.undo()
-        assert hidden(machine.root) == []
-        machine.apply()
-        assert differences(picture(machine.root), after) == {}, number
-
-
-def test_a_failure_of_every_write_of_an_undo(machine: Machine, saved: tuple[Path, Picture, Picture]) -> None:
-    copy, before, after = saved
-    fresh(machine, copy)
-    machine.start()
-    machine.apply()
-    total = count(machine, copy, lambda hands: machine.undo(hands=hands))
-    for number in range(total):
-        fresh(machine, copy)
-        machine.start()
-        machine.apply()
-        try:
-            machine.undo(hands=Failing(number, errno.EIO))
-        except OSError as error:
-            assert error.errno == errno.EIO, number
-            recover(machine.journal)
-            if differences(picture(machine.root), after) == {}:
+def test_a_failure_of_every_write_of_an_apply(trial: Run, code: int) -> None:
+    def test(trial: Trial) -> None:
+        total = count(trial.fresh().apply)
+        for number in range(total):
+            machine = trial.fresh()
+            failing = Failing(number, code)
+            try:
+                machine.apply(hands=failing)
+            except KernelError as error:
+                assert error.errno == code, number
+                assert "everything is as it was before" in str(error), number
+                trial.check(trial.before, number, failing.calls[number])
+            else:
+                # a write that nothing depends on, or one that another way was found around
+                trial.check(trial.after, number, failing.calls[number])
                 machine.undo()
-        assert differences(picture(machine.root), before) == {}, number
+            recover(machine.journal)  # an area that could not be removed at first
+            assert hidden(machine.root) == [], (number, failing.calls[number])
+            machine.apply()
+            trial.check(trial.after, number)
+
+    trial(test)
+
+
+def test_a_failure_of_every_write_of_an_undo(trial: Run) -> None:
+    def test(trial: Trial) -> None:
+        trial.fresh().apply()
+        total = count(trial.machine.undo)
+        for number in range(total):
+            machine = trial.fresh()
+            machine.apply()
+            try:
+                machine.undo(hands=Failing(number, errno.EIO))
+            except KernelError as error:
+                assert error.errno == errno.EIO, number
+                assert "by the next call" in str(error), number
+                recover(machine.journal)
+                if trial.states() == ["applied"]:
+                    trial.check(trial.after, number)
+                    machine.undo()
+            trial.check(trial.before, number)
+
+    trial(test)

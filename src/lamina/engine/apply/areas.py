@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager, suppress
 
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import Log, raw, text
@@ -22,6 +23,7 @@ from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 OWN = b"area"
@@ -79,11 +81,35 @@ class Areas:
 
     def _create(self, record: dict[str, Any]) -> None:
         try:
-            made = make_private(self._hands, self._parent(record), raw(record["name"]))
+            with self._unnoticed(record):
+                made = make_private(self._hands, self._parent(record), raw(record["name"]))
         except OSError as error:
             raise KernelError("make stage", error.errno or errno.EIO, self.shown(record)) from error
         self._open[record["id"]] = made
         self._log.append("made", id=record["id"], ino=os.fstat(made).st_ino)
+
+    @contextmanager
+    def _unnoticed(self, record: dict[str, Any]) -> Iterator[None]:
+        """Give the directory around an area its times back: that an area came or went is nobody's business."""
+        if record["mountpoint"] is None:
+            yield
+            return
+        mtime = os.fstat(self._parent(record)).st_mtime_ns
+        self._log.append("quiet", id=record["id"], mtime=mtime)
+        yield
+        self._give_back(record, mtime)
+
+    def _give_back(self, record: dict[str, Any], mtime: int) -> None:
+        directory = self._parent(record)
+        with suppress(PermissionError):  # a directory of somebody else's
+            self._hands.utime(directory, os.fstat(directory).st_atime_ns, mtime)
+        self._log.append("quieted", id=record["id"])
+
+    def _give_back_after_crash(self, record: dict[str, Any]) -> None:
+        begun = [r["mtime"] for r in self._log.of("quiet") if r["id"] == record["id"]]
+        if len(begun) > sum(r["id"] == record["id"] for r in self._log.of("quieted")):
+            with suppress(KernelError):  # the directory itself is gone
+                self._give_back(record, begun[-1])
 
     def _parent(self, record: dict[str, Any]) -> int:
         if record["mountpoint"] is None:
@@ -141,7 +167,7 @@ class Areas:
                 self._hands.fsync(held)
 
     def drop_empty(self) -> None:
-        """Remove the areas outside the journal in which nothing is left."""
+        """Remove the areas outside the journal in which nothing is left. Raises OSError."""
         for record in self._log.of("area"):
             number = record["id"]
             if (
@@ -149,8 +175,12 @@ class Areas:
                 and number in self._open
                 and not os.listdir(self._open[number])
             ):
-                self._hands.rmdir(self._parent(record), raw(record["name"]))
-                self._open.pop(number).close()
+                self._remove(record)
+
+    def _remove(self, record: dict[str, Any]) -> None:
+        with self._unnoticed(record):
+            self._hands.rmdir(self._parent(record), raw(record["name"]))
+        self._open.pop(record["id"]).close()
 
     def discard(self, keep: frozenset[int] = frozenset()) -> None:
         """Remove all areas with what is in them, but for those whose numbers are in *keep*. Raises OSError."""
@@ -158,14 +188,16 @@ class Areas:
             if record["id"] in keep:
                 continue
             try:
-                held = self._open.pop(record["id"], None) or self._found(record)
+                held = self._open.get(record["id"]) or self._found(record)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.ELOOP):
-                    continue  # never made, or no longer ours
-                raise
-            with held:
-                empty(self._hands, held)
-                self._hands.rmdir(self._parent(record), raw(record["name"]))
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.ELOOP):
+                    raise
+                self._give_back_after_crash(record)  # never made, removed already, or no longer ours
+                continue
+            self._open[record["id"]] = held
+            self._give_back_after_crash(record)
+            empty(self._hands, held)
+            self._remove(record)
 
     def close(self) -> None:
         """Close what is open."""

@@ -11,7 +11,7 @@ import stat
 from bisect import bisect_left
 
 from lamina.engine.apply.attributes import EVERYTHING, read_attributes, write_attributes
-from lamina.engine.apply.conflicts import CHANGED, seen_entry
+from lamina.engine.apply.conflicts import CHANGED, seen_entry, stamp
 from lamina.engine.apply.forward import directory_of, exchange, narrow, sync_around
 from lamina.engine.apply.places import GONE, entry
 from lamina.engine.apply.selection import tree_order
@@ -64,10 +64,14 @@ def backward(work: Work, known: Known, untouched: set[bytes] | None, *, force: b
         if step.host_path not in missing:
             _restore_step(work, step, untouched is None or step.host_path in untouched)
     sync_around(work, units, steps)
-    places = {unit.host_path: (unit.mountpoint, unit.path) for unit in units}
-    places.update((step.host_path, (step.mountpoint, step.path)) for step in steps)
-    work.record_results(places.keys() - {item.path for item in left}, places)
     return sorted(left, key=lambda item: item.path)
+
+
+def record_taken_back(work: Work, left: list[Left]) -> None:
+    """Write down what the host has now: not its own changes. Raises OSError."""
+    places = {unit.host_path: (unit.mountpoint, unit.path) for unit in work.units}
+    places.update((step.host_path, (step.mountpoint, step.path)) for step in work.steps)
+    work.record_results(places.keys() - {item.path for item in left}, places)
 
 
 def untouched_directories(work: Work, known: Known) -> set[bytes]:
@@ -75,7 +79,9 @@ def untouched_directories(work: Work, known: Known) -> set[bytes]:
     found = set()
     for step in work.steps:
         status = work.host.below(step.mountpoint).status(step.path)
-        if status is not None and known.get(step.host_path) == (status.st_ino, status.st_ctime_ns):
+        was = known.get(step.host_path)
+        # not by the ctime: an area may have come or gone there, after which the times were given back
+        if status and was and (was.ino, was.mtime_ns) == (status.st_ino, status.st_mtime_ns):
             found.add(step.host_path)
     return found
 
@@ -128,7 +134,7 @@ def _is_ours(unit: Unit, there: os.stat_result, known: Known) -> bool:
         return False
     was = known.get(unit.host_path)
     several = there.st_nlink > 1 and not stat.S_ISDIR(there.st_mode)
-    return was is None or several or was == (there.st_ino, there.st_ctime_ns)
+    return was is None or several or was == stamp(there)
 
 
 def _make_again(
@@ -194,7 +200,7 @@ def changed_since_apply(work: Work, known: Known) -> list[Clash]:
             status = directories.status(path[strip:])
             if status is None:
                 clash(path, "deleted on the host", None)
-            elif (status.st_ino, status.st_ctime_ns) != known[path]:
+            elif stamp(status) != known[path]:
                 clash(path, CHANGED, status)
             if status is not None and stat.S_ISDIR(status.st_mode):
                 for name in directories.names(path[strip:]):

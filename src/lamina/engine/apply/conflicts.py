@@ -23,6 +23,7 @@ import errno
 import os
 import stat
 import time
+from typing import NamedTuple
 
 from lamina.engine.apply.places import Host
 from lamina.engine.apply.values import Clash, HostChange
@@ -35,12 +36,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    Known = dict[bytes, tuple[int, int]]  # absolute path: inode, ctime in ns
+    Known = dict[bytes, "Stamp"]  # by absolute path
 
 SECOND = 1_000_000_000
 SHOWN = 20
 CHANGED = "changed on the host"
 VANISHED = "deleted, moved or replaced on the host"
+
+
+class Stamp(NamedTuple):
+    """What tells whether an entry is still the same, and unchanged."""
+
+    ino: int
+    ctime_ns: int
+    mtime_ns: int
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """The stamp of what lstat(2) said."""
+    return Stamp(status.st_ino, status.st_ctime_ns, status.st_mtime_ns)
 
 
 def changed_since(ctime_ns: int, started_ns: int) -> bool:
@@ -93,9 +107,19 @@ class Comparison:
 
     def changed(self, path: bytes, status: os.stat_result) -> bool:
         """Whether the host changed the entry *path*, of which lstat(2) says *status*."""
-        if self._known.get(path) == (status.st_ino, status.st_ctime_ns):
+        if self._known.get(path) == stamp(status):
             return False
         return changed_since(status.st_ctime_ns, self._started_ns)
+
+    def busy(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether something of the host's own came or went in the directory *path*.
+
+        By its mtime: making and removing an area there leaves that alone, but not the ctime.
+        """
+        known = self._known.get(path)
+        if known is not None and (known.ino, known.mtime_ns) == (status.st_ino, status.st_mtime_ns):
+            return False
+        return changed_since(status.st_mtime_ns, self._started_ns)
 
     def moved(self, status: os.stat_result | None) -> None:
         """Remember that we set the ctime of this inode ourselves: it may have further names that are to go."""

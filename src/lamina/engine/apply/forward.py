@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from lamina.engine.apply.attributes import OWNER_WRITES, narrowed, write_attributes
-from lamina.engine.apply.conflicts import CHANGED, Comparison, refuse, seen_entry
+from lamina.engine.apply.conflicts import CHANGED, Comparison, refuse, seen_entry, stamp
 from lamina.engine.apply.places import GONE, Directories, entry
 from lamina.engine.apply.planning import Plan
 from lamina.engine.apply.staging import said_of, sync_directory
@@ -35,14 +35,15 @@ def forward(work: Work, plan: Plan, comparison: Comparison) -> None:
         with said_of("apply", unit.host_path):
             _do(work, unit, comparison)
         work.hands.before("apply:after-rename", unit.host_path)
-        ino, ctime = _now(work, unit)
-        work.log.append("done", unit=unit.number, ino=ino, ctime=ctime)
+        there = work.host.below(unit.mountpoint).status(unit.path)
+        work.log.append("done", unit=unit.number, stamp=stamp(there) if there else None)
     work.hands.before("apply:renamed", b"")
     for step in reversed(plan.steps):
         with said_of("apply", step.host_path):
             write_attributes(work.hands, directory_of(work, step), step.new, step.what)
     work.hands.before("apply:before-sync", b"")
     sync_around(work, plan.units, plan.steps)
+    work.areas.drop_empty()
     work.record_results(plan.places, plan.places)
 
 
@@ -153,12 +154,6 @@ def _raced(unit: Unit, status: os.stat_result | None) -> HostChanged:
         unit.host_path, CHANGED + " meanwhile", seen_entry(status), made, status.st_ctime_ns if status else 0
     )
     return refuse("apply", [clash], "it was compared")
-
-
-def _now(work: Work, unit: Unit) -> tuple[int, int]:
-    """The inode and ctime of what is at a unit's place, zeros if nothing is."""
-    status = work.host.below(unit.mountpoint).status(unit.path)
-    return (status.st_ino, status.st_ctime_ns) if status is not None else (0, 0)
 
 
 def sync_around(work: Work, units: Iterable[Unit], steps: Iterable[DirectoryStep]) -> None:

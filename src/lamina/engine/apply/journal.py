@@ -15,12 +15,19 @@ zeros follow the last record.
 
     begin     number root time_ns                                    what this is
     area      id mountpoint directory name                           written before that directory is made
-    unit      see units.py                                           one for each rename to come
+    quiet     id mtime / quieted id                                  around making and removing one: times to restore
+    made      id ino                                                 it was made
+    changes   paths                                                  what was asked for
+    unit      unit op mountpoint path area inos attributes           one for each rename to come
+    directory mountpoint path ino old new what                       one for each directory around them
     applying                                                         everything is staged and durable
-    intent    unit / done unit                                       around each
-    result    unit entries                                           what was there afterwards, for undo to compare
+    intent    unit / done unit stamp                                 around each rename
+    result    turn entries                                           what was there afterwards, for the next comparison
     applied
-    undoing   why / undone left
+    undoing   asked force untouched                                  being taken back, because of an error if not asked
+    remade    unit ino                                               a directory that had been removed
+    back      left                                                   all is back, but for what the host has changed
+    undone                                                           and the areas are gone
 """
 
 from __future__ import annotations

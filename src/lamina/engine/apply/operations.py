@@ -15,9 +15,10 @@ from lamina.engine.apply.backward import (
     backward,
     changed_since_apply,
     check_originals,
+    record_taken_back,
     untouched_directories,
 )
-from lamina.engine.apply.conflicts import Comparison, refuse
+from lamina.engine.apply.conflicts import Comparison, Stamp, refuse
 from lamina.engine.apply.forward import forward
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import raw, text
@@ -171,7 +172,7 @@ def _carry_out(work: Work, planned: Plan, comparison: Comparison) -> None:
 def _own_results(work: Work) -> Known:
     """What this apply is known to have put where, as far as it got."""
     paths = {unit.number: unit.host_path for unit in work.units}
-    return {paths[r["unit"]]: (r["ino"], r["ctime"]) for r in work.log.of("done") if r["ino"]}
+    return {paths[r["unit"]]: Stamp(*r["stamp"]) for r in work.log.of("done") if r["stamp"]}
 
 
 def _take_back(work: Work, known: Known, *, asked: bool = False, force: bool = False) -> list[Left]:
@@ -189,14 +190,26 @@ def _take_back(work: Work, known: Known, *, asked: bool = False, force: bool = F
             if asked:
                 raise
     work.hands.before("undo:begun", b"")
-    left = backward(work, known, untouched, force=force)
-    work.hands.before("undo:done", b"")
-    work.log.append("undone", durable=True, left=[text(item.path) for item in left])
+    back = work.log.of("back")
+    if back:
+        left = [Left(raw(path), reason, raw(original)) for path, reason, original in back[0]["left"]]
+    else:
+        left = backward(work, known, untouched, force=force)
+        work.hands.before("undo:before-back", b"")
+        said = [[text(item.path), item.reason, text(item.original)] for item in left]
+        work.log.append("back", durable=True, left=said)
     kept = {
         unit.area for unit in work.units for item in left if item.path == unit.host_path and item.original
     }
-    with suppress(OSError):  # `forget` tries again
-        work.areas.discard(frozenset(kept))
+    for _ in range(
+        2
+    ):  # what a first failure left half-removed, the second time is finished, or left to `forget`
+        with suppress(OSError):
+            work.areas.discard(frozenset(kept))
+            break
+    record_taken_back(work, left)
+    work.hands.before("undo:done", b"")
+    work.log.append("undone", durable=True)
     return left
 
 

@@ -41,6 +41,17 @@ class Plan:
     places: dict[bytes, tuple[bytes, bytes]]
 
 
+@value
+class Around:
+    """A directory that stays. `status` is from before an area was made in it; `change` is its own, if it has one."""
+
+    path: bytes
+    mountpoint: bytes
+    relative: bytes
+    status: os.stat_result
+    change: HostChange | None
+
+
 def plan(
     work: Work,
     selection: Selection,
@@ -58,11 +69,10 @@ def plan(
     few = sum(c.kind != "deleted" for c in selected) <= FEW
     staging = Staging(work.hands, work.host, changes, sync_each=few)
     try:
-        units = [
-            _prepared(work, staging, comparison, protected, unit)
-            for unit in units_of(selected, OneRename(work).allowed)
-        ]
-        steps = _steps(work, staging, selection, comparison, units)
+        drafts = units_of(selected, OneRename(work).allowed)
+        around = _around(work, selected, drafts)
+        units = [_prepared(work, staging, comparison, protected, unit) for unit in drafts]
+        steps = _steps(work, staging, selection, comparison, around)
         linked = {path: c for c in changes if (path := c.link_to) in staging.linked_from and path is not None}
     finally:
         staging.close()
@@ -123,35 +133,40 @@ class OneRename:
         return mount not in self._overlays
 
 
-def _steps(
-    work: Work, staging: Staging, selection: Selection, comparison: Comparison, units: list[Unit]
-) -> list[DirectoryStep]:
+def _around(work: Work, selected: Sequence[HostChange], units: Sequence[Unit]) -> list[Around]:
     """The directories that stay: those whose own attributes change, and those in which something comes or goes."""
-    changed = {
-        c.path: c
-        for c in selection.changes
-        if c.kind == "changed" and c.after and c.after.type == "directory"
-    }
+    changed = {c.path: c for c in selected if c.kind == "changed" and c.after and c.after.type == "directory"}
     gone = {unit.host_path for unit in units if unit.op == "empty"}
     touched = {below(unit.mountpoint, unit.parent): (unit.mountpoint, unit.parent) for unit in units}
     touched.update((path, (c.mountpoint, c.change.path)) for path, c in changed.items())
-    steps = []
+    found = []
     for path in sorted(touched.keys() - gone):
         mountpoint, relative = touched[path]
         with said_of("apply", path):
-            with Fd(os.dup(work.host.below(mountpoint).open(relative))) as held:
-                status = os.fstat(held)
+            status = os.fstat(work.host.below(mountpoint).open(relative))
+        found.append(Around(path, mountpoint, relative, status, changed.get(path)))
+    return found
+
+
+def _steps(
+    work: Work, staging: Staging, selection: Selection, comparison: Comparison, around: Sequence[Around]
+) -> list[DirectoryStep]:
+    """What is to become of the directories that stay."""
+    steps = []
+    for item in around:
+        with said_of("apply", item.path):
+            with Fd(os.dup(work.host.below(item.mountpoint).open(item.relative))) as held:
                 old = new = read_attributes(held)
-            change = changed.get(path)
             what = frozenset[str]()
-            if change is not None:
-                what = change.what & ATTRIBUTES
-                new = replace(staging.attributes(change), atime_ns=old.atime_ns)
+            if item.change is not None:
+                what = item.change.what & ATTRIBUTES
+                new = replace(staging.attributes(item.change), atime_ns=old.atime_ns)
             user = os.geteuid()
-            if user == status.st_uid != 0 and old.mode & OWNER_WRITES != OWNER_WRITES:
+            if user == item.status.st_uid != 0 and old.mode & OWNER_WRITES != OWNER_WRITES:
                 what |= {"mode"}  # it must be writable for a while: see forward.narrow()
-            if user in (0, status.st_uid) and selection.covers(path) and not comparison.changed(path, status):
+            mine = user in (0, item.status.st_uid)
+            if mine and selection.covers(item.path) and not comparison.busy(item.path, item.status):
                 what |= {"times"}
-        steps.append(DirectoryStep(mountpoint, relative, status.st_ino, old, new, what))
+        steps.append(DirectoryStep(item.mountpoint, item.relative, item.status.st_ino, old, new, what))
         work.log.append("directory", **step_record(steps[-1]))
     return steps

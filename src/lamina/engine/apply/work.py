@@ -7,8 +7,10 @@ import fcntl
 import os
 import time
 from contextlib import suppress
+from operator import itemgetter
 
 from lamina.engine.apply.areas import Areas
+from lamina.engine.apply.conflicts import Stamp, stamp
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import STATES, Log, parse, raw, text
 from lamina.engine.apply.places import Host, empty
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 AT_ONCE = 500  # entries of one record
 CLOCK_REALTIME_COARSE = 5  # what inode times are taken from; linux/time.h
 LONGEST_TICK_S = 0.05
+NOTHING = Stamp(0, 0, 0)
 
 
 class Journal:
@@ -69,7 +72,7 @@ class Journal:
         except BaseException:
             self.remove(number)
             raise
-        return Work(number, self.hands, directory, log, Host(root))
+        return Work(number, self.hands, directory, log, Host(root), self._turn())
 
     def open(self, number: int) -> Work | None:
         """An earlier apply; None if it had not even begun, and is removed. Raises errors.Corrupt, KernelError."""
@@ -81,7 +84,8 @@ class Journal:
         if log is None or not log.of("begin"):
             self.remove(number)
             return None
-        return Work(number, self.hands, directory, log, Host(raw(log.of("begin")[0]["root"])))
+        host = Host(raw(log.of("begin")[0]["root"]))
+        return Work(number, self.hands, directory, log, host, self._turn())
 
     def remove(self, number: int) -> None:
         """Remove the directory of an apply that left nothing behind. Raises OSError."""
@@ -95,12 +99,23 @@ class Journal:
 
     def known(self) -> Known:
         """What the applies and undos so far left on the host: inode and ctime by absolute path."""
-        found: Known = {}
+        results: list[tuple[int, bool, list[list[Any]]]] = []
         for records in read_logs(self.fd, self.path).values():
-            for record in records:
+            kinds = [record["is"] for record in records]
+            undone = kinds.index("undoing") if "undone" in kinds else 0
+            for at, record in enumerate(records):
                 if record["is"] == "result":
-                    found = _with_results(found, record["entries"])
+                    # what an apply removed is back, as it was known before, once that is undone
+                    results.append((record["turn"], at >= undone, record["entries"]))
+        found: Known = {}
+        for _, removed, entries in sorted(results, key=itemgetter(0)):
+            found = _with_results(found, entries, removed=removed)
         return found
+
+    def _turn(self) -> int:
+        """A number for the next results: applies are undone in another order than they were done."""
+        logs = read_logs(self.fd, self.path).values()
+        return max((r["turn"] for records in logs for r in records if r["is"] == "result"), default=0) + 1
 
     def __enter__(self) -> Journal:
         return self
@@ -115,8 +130,9 @@ class Journal:
 class Work:
     """One apply: its log, its areas and the host it is done to. To be closed."""
 
-    def __init__(self, number: int, hands: Hands, directory: Fd, log: Log, host: Host) -> None:
+    def __init__(self, number: int, hands: Hands, directory: Fd, log: Log, host: Host, turn: int) -> None:
         self.number, self.hands, self.directory, self.log, self.host = number, hands, directory, log, host
+        self._turn = turn
         self.areas = Areas(hands, host, directory, log)
 
     @property
@@ -151,9 +167,9 @@ class Work:
         for path in sorted(paths):
             mountpoint, relative = places[path]
             status = self.host.below(mountpoint).status(relative)
-            entries.append([text(path), status.st_ino, status.st_ctime_ns] if status else [text(path), 0, 0])
+            entries.append([text(path), *(stamp(status) if status else NOTHING)])
         for start in range(0, len(entries), AT_ONCE):
-            self.log.append("result", entries=entries[start : start + AT_ONCE])
+            self.log.append("result", turn=self._turn, entries=entries[start : start + AT_ONCE])
 
     def close(self) -> None:
         """Close everything."""
@@ -171,12 +187,12 @@ class Work:
         self.close()
 
 
-def _with_results(known: Known, entries: list[list[Any]]) -> Known:
+def _with_results(known: Known, entries: list[list[Any]], *, removed: bool) -> Known:
     """*known* with one record of results: an inode number of 0 means that nothing is there any more, nor below."""
-    gone = {raw(path) for path, ino, _ in entries if not ino}
+    gone = {raw(path) for path, ino, *_ in entries if removed and not ino}
     if gone and known:
         known = {path: found for path, found in known.items() if gone.isdisjoint((path, *ancestors(path)))}
-    known.update((raw(path), (ino, ctime)) for path, ino, ctime in entries if ino)
+    known.update((raw(path), Stamp(*numbers)) for path, *numbers in entries if numbers[0])
     return known
 
 
