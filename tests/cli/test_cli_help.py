@@ -86,14 +86,7 @@ WRONG = [
     ("run -Z host", 125, "run: no such option -Z", "'lamina run --help'"),
     ("run --rm=yes host", 125, "run: --rm takes no value", "'lamina run --help'"),
     ("run --name", 125, "run: --name needs a value", "'lamina run --help'"),
-    (
-        "run --pids-limit many host",
-        125,
-        "run: --pids-limit many: is not a whole number",
-        "'lamina run --help'",
-    ),
     ("run --network hots host", 125, "run: --network hots: not one of none, host", "did you mean host?"),
-    ("run -e =x host", 125, "run: --env '=x': has no name before the '='", "'lamina run --help'"),
     ("try", 125, "try: COMMAND is missing", "usage: lamina try [OPTIONS] COMMAND..."),
     ("plan", 125, "plan: IMAGE is missing", "usage: lamina plan"),
     ("rm", 2, "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
@@ -170,7 +163,7 @@ def complete(lamina: Lamina, words: str) -> list[str]:
     typed = words.split(" ")
     environment = {**os.environ, "_LAMINA_COMPLETE": "bash_complete", "COMP_CWORD": str(len(typed) - 1)}
     shown = lamina(env={**environment, "COMP_WORDS": words}).stdout
-    return [line.split(",", 1)[1] for line in shown.splitlines()]
+    return [line.split(",", 1)[1] for line in shown.splitlines() if line]
 
 
 def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:

@@ -69,9 +69,6 @@ def test_a_value_may_look_like_an_option() -> None:
         ["-e"],
         ["--rm=yes", "host"],
         ["--network", "bridge", "host"],
-        ["--pids-limit", "many", "host"],
-        ["--pids-limit", "", "host"],
-        ["-e", "=x", "host"],
     ],
 )
 def test_what_is_irregular_is_left_to_click(argv: list[str]) -> None:

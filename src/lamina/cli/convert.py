@@ -17,10 +17,3 @@ def count(text: str) -> int:
     if number < 0:
         raise ValueError("is negative")
     return number
-
-
-def key_value(text: str) -> str:
-    """`KEY=VALUE` or `KEY`, as text; what cannot be meant is an empty key."""
-    if not text or text[0] == "=":
-        raise ValueError("has no name before the '='")
-    return text

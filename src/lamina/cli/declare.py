@@ -24,12 +24,12 @@ class Option:
     name: str
     short: str = ""
     metavar: str = ""
-    convert: Callable[[str], Any] | None = None
-    multiple: bool = False
-    choices: tuple[str, ...] = ()
-    default: Any = None
     help: str = ""
     group: str = "Options"
+    multiple: bool = False
+    convert: Callable[[str], Any] | None = None
+    choices: tuple[str, ...] = ()
+    default: Any = None
     complete: str = ""
 
     @property

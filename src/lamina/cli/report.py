@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lamina.cli import quick
 from lamina.cli.options.general import GLOBAL
-from lamina.errors import LaminaError
+from lamina.errors import HostChanged, LaminaError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -32,6 +32,9 @@ def report(error: BaseException, argv: Sequence[str]) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, HostChanged):
+        _say_clashes(error)
+        return error.exit_code
     if isinstance(error, LaminaError):
         say(error.message, error.remedy)
         for note in getattr(error, "__notes__", ()):
@@ -55,6 +58,14 @@ def say(message: str, hint: str = "") -> None:
             data = data[os.write(2, data) :]
     except OSError:
         pass
+
+
+def _say_clashes(error: HostChanged) -> None:
+    """Every path that the host changed, with both sides."""
+    from lamina.cli.applying import clash_lines
+
+    first = error.message.partition("\n")[0]
+    say("\n".join([first, *clash_lines(error.clashes)]), error.remedy)  # type: ignore[arg-type]
 
 
 def _foreign(error: BaseException, argv: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ CODES = {
     "bad": "1;31",
     "warning": "33",
     "name": "36",
+    "plain": "0",
 }
 
 

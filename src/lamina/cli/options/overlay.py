@@ -11,7 +11,7 @@ STACK = Option(
     multiple=True,
     help="lowerdir=A:B,upperdir=C,workdir=W and the rest of overlayfs' options; may be repeated",
 )
-TYPE = Option("types", "t", "overlay", choices=("overlay",), help="Taken for mount(8)'s sake")
+TYPE = Option("types", "t", "overlay", "Taken for mount(8)'s sake", choices=("overlay",))
 
 EXPLAINED = """
 Options are the kernel's, escapes included: lowerdir (top first), lowerdir+, datadir+, upperdir, workdir, redirect_dir,

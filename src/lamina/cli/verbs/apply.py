@@ -31,11 +31,15 @@ lamina apply --dry-run brave_otter && lamina apply brave_otter
 
 def do(args: Arguments) -> int:
     """Carry the changes out."""
-    from lamina.cli.applying import apply, rehearse
-
+    from lamina.cli import output
+    from lamina.cli.applying import apply, outcome, rehearse
+    from lamina.cli.style import Style
     from lamina.engine import Engine
 
     container = Engine(args.root).container(args.name)
     if args.dry_run:
         return rehearse(container, args.paths, args.exclude, args.force)
-    return apply(container, args.paths, args.exclude, args.force)
+    applied = apply(container, args.paths, args.exclude, args.force)
+    for line in outcome(applied, args.name, Style()):
+        output.line(line)
+    return 0

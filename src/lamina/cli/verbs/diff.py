@@ -26,9 +26,7 @@ lamina diff --format json brave_otter | jq -r '.[] | select(.kind == "deleted").
 def do(args: Arguments) -> int:
     """Show the changes the container made."""
     from lamina.cli.reviewing import show
-
     from lamina.engine import Engine
 
-    container = Engine(args.root).container(args.name)
-    show(container.changes(args.paths, args.exclude), args)
+    show(Engine(args.root).container(args.name).changes(args.paths, args.exclude), args)
     return 0

@@ -14,4 +14,13 @@ VERB = Verb(
 
 def do(args: Arguments) -> int:
     """Examine the host; say what is wrong and what to do."""
-    raise NotImplementedError
+    from lamina.cli import output
+    from lamina.cli.answers import findings
+    from lamina.engine.doctor import BLOCKS, doctor
+
+    found = doctor(args.root)
+    if args.format == "json":
+        output.json_document([vars(finding) for finding in found])
+    else:
+        findings(found)
+    return int(any(finding.level == BLOCKS for finding in found))

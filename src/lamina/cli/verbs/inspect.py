@@ -13,9 +13,11 @@ def _format(text: str) -> str:
 
 VERB = Verb(
     name="inspect",
-    options=(Option("format", "f", "FORMAT", _format, default="json", help="json or '{{.state}}'"),),
+    options=(
+        Option("format", "f", "FORMAT", "json or '{{.State.Status}}'", convert=_format, default="json"),
+    ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
-    examples="lamina inspect brave_otter\nlamina inspect -f '{{.exit_code}}' brave_otter",
+    examples="lamina inspect brave_otter\nlamina inspect -f '{{.State.ExitCode}}' brave_otter",
 )
 
 

@@ -19,19 +19,23 @@ def _tail(text: str) -> int | None:
 VERB = Verb(
     name="logs",
     options=(
-        Option("follow", "f", help="Go on until the container ends"),
-        Option("tail", "n", "NUMBER", _tail, help="Only the last lines; all (default) or a number"),
-        Option("timestamps", "t", help="Say when each line was written"),
-        Option(
-            "since", metavar="TIME", convert=_moment, help="Only what came after: 10m, 2024-05-01T12:00:00"
-        ),
-        Option("until", metavar="TIME", convert=_moment, help="Only what came before"),
+        Option("follow", "f", "", "Go on until the container ends"),
+        Option("tail", "n", "NUMBER", "Only the last lines; all (default) or a number", convert=_tail),
+        Option("timestamps", "t", "", "Say when each line was written"),
+        Option("since", "", "TIME", "Only what came after: 10m, 2024-05-01T12:00:00", convert=_moment),
+        Option("until", "", "TIME", "Only what came before", convert=_moment),
     ),
     arguments=(Argument("name", "NAME", complete="container"),),
+    details="What the container wrote: its standard output to standard output, its standard error to standard error.",
     examples="lamina logs -f --tail 20 brave_otter",
 )
 
 
 def do(args: Arguments) -> int:
-    """Write what the container wrote: its standard output to ours, its standard error to ours."""
-    raise NotImplementedError
+    """Write what the container wrote."""
+    from lamina.cli.transcript import Transcript
+    from lamina.engine import Engine
+
+    container = Engine(args.root).container(args.name)
+    Transcript(args.timestamps, args.since, args.until).write(container, args.tail, args.follow)
+    return 0

@@ -19,4 +19,8 @@ Nothing needs to be mounted, and the cost grows with the upper directory, not wi
 
 def do(args: Arguments) -> int:
     """Show what the upper directory changed."""
-    raise NotImplementedError
+    from lamina.cli.reviewing import show
+    from lamina.engine.stacks import changes, read
+
+    show(changes(read(args.options)), args)
+    return 0

@@ -20,4 +20,14 @@ PATH is a path in the merged tree; nothing needs to be mounted.
 
 def do(args: Arguments) -> int:
     """Show each layer's answer from top to bottom, which wins, and why."""
-    raise NotImplementedError
+    from lamina.cli import output
+    from lamina.engine.stacks import read
+
+    explanation = read(args.options).explain(args.path)
+    if args.format == "json":
+        output.json_document(explanation.as_dict())
+    else:
+        from lamina.cli.explaining import show
+
+        show(explanation)
+    return 0

@@ -6,12 +6,15 @@ from lamina.cli.declare import Argument, Arguments, Option, Verb
 
 VERB = Verb(
     name="overlay umount",
-    options=(Option("lazy", "l", help="Detach now, and let go when nobody uses it any more"),),
+    options=(Option("lazy", "l", "", "Detach now, and let go when nobody uses it any more"),),
     arguments=(Argument("directories", "DIRECTORY", "+", complete="directory"),),
     examples="lamina overlay umount merged",
 )
 
 
 def do(args: Arguments) -> int:
-    """Unmount each directory, if an overlay is mounted there."""
-    raise NotImplementedError
+    """Unmount each directory."""
+    from lamina.cli.each import each
+    from lamina.engine.stacks import umount
+
+    return each(args.directories, lambda directory: umount(directory, lazy=args.lazy))

@@ -11,11 +11,12 @@ VERB = Verb(
         *(option for option in OPTIONS if option.name != "cidfile"),
         Option(
             "format",
-            metavar="FORMAT",
+            "",
+            "FORMAT",
+            "table (default) or json",
+            "Plan",
             choices=("table", "json"),
             default="table",
-            help="table (default) or json",
-            group="Plan",
         ),
     ),
     arguments=ARGUMENTS,
@@ -34,4 +35,29 @@ lamina plan --network host --memory 512m host true | grep mount
 
 def do(args: Arguments) -> int:
     """Print the plan."""
-    raise NotImplementedError
+    from lamina.cli import output
+    from lamina.cli.asked import command, options
+    from lamina.cli.pager import page
+    from lamina.cli.style import Style
+    from lamina.engine import Engine
+
+    plan = Engine(args.root).plan(args.image, command(args), **options(args))
+    if args.format == "json":
+        output.json_document(plan.document())
+    else:
+        style = Style()
+        page(_shown(line, style) for line in str(plan).splitlines())
+    return 0
+
+
+def _shown(line: str, style: object) -> str:
+    """A step with its call's name and its comment told apart."""
+    from lamina.cli.style import Style
+
+    assert isinstance(style, Style)
+    if not style.on:
+        return line
+    body, mark, note = line.partition("    # ")
+    head, bracket, rest = body.partition("(")
+    number, _, call = head.rpartition(" ")
+    return f"{style('weak', number)} {style('name', call)}{bracket}{rest}{style('weak', mark + note)}"

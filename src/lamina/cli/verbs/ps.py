@@ -26,6 +26,7 @@ def _filter(text: str) -> tuple[str, str]:
 
 
 FILTERS = ("name", "id", "status", "exited", "label", "ancestor")
+_FILTER_HELP = f"Only those; keys: {', '.join(FILTERS)}"
 
 VERB = Verb(
     name="ps",
@@ -33,7 +34,7 @@ VERB = Verb(
         Option("all", "a", help="Also those which have ended"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
-        Option("filter", "f", "KEY=VALUE", _filter, True, help=f"Only those; keys: {', '.join(FILTERS)}"),
+        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=_filter),
         Option(
             "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Names}}'"
         ),
@@ -101,12 +102,17 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
 
 
 def status(container: Container) -> str:
-    """`Up`, `Exited (0)`, `Created`."""
-    if container.state == "running":
-        return "Up"
-    if container.exit_code is not None:
-        return f"Exited ({container.exit_code})"
-    return container.state.capitalize()
+    """`Up 5 minutes`, `Exited (0) 2 hours ago`, `Created`, `Dead`."""
+    import time
+
+    from lamina.cli.when import ago, lasting
+
+    state, now = container.state, time.time()
+    if state == "running":
+        return f"Up {lasting(now - (container.started or now))}"
+    if state == "exited":
+        return f"Exited ({container.exit_code}) {ago(container.finished or now, now)}"
+    return state.capitalize()
 
 
 def matches(container: Container, filters: Sequence[tuple[str, str]]) -> bool:

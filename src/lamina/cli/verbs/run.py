@@ -11,8 +11,39 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    details="""
+The image 'host' is this system: its files, under an empty layer that takes whatever the command writes. It starts in
+the directory you are in. 'lamina diff' shows what it did, 'lamina apply' does that to this system, 'lamina rm' discards
+it.
+
+The exit status is the command's: 128 + n after signal n, 127 if there is no such command, 126 if it cannot be executed,
+125 if Lamina failed.
+""",
+    examples="""
+lamina run --rm -it host -- bash
+lamina run --name build host -- make -C ~/project
+lamina run --rm --network host --memory 512m --cpus 1.5 host -- pip install -r requirements.txt
+""",
 )
 
 
 def do(args: Arguments) -> int:
-    raise NotImplementedError
+    """Run the command and wait for it; its exit status."""
+    from lamina.cli.asked import IdFile, check_terminal, command, options, warn
+    from lamina.engine.engine import Engine
+
+    check_terminal(args)
+    wanted = options(args)
+    cidfile = IdFile(args.cidfile)
+    try:
+        done = Engine(args.root).run(
+            args.image,
+            command(args),
+            forward_signals=True,
+            on_warning=warn,
+            on_created=cidfile.write,
+            **wanted,
+        )
+    finally:
+        cidfile.close()
+    return done.returncode

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from lamina.cli.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.run import NETWORKS
 
 VERB = Verb(
     name="try",
     options=(
-        Option("yes", "y", help="Apply without asking", group="Afterwards"),
-        Option("no", "n", help="Discard without asking", group="Afterwards"),
-        Option("keep", "k", help="Keep it without asking, for diff, apply and rm", group="Afterwards"),
-        Option("name", metavar="NAME", help="Call the container this", group="Container"),
+        Option("yes", "y", "", "Apply without asking, if the command succeeds", "Afterwards"),
+        Option("no", "n", "", "Discard without asking", "Afterwards"),
+        Option("keep", "k", "", "Keep it without asking, for diff, apply and rm", "Afterwards"),
+        Option("name", "", "NAME", "Call the container this", "Container"),
         Option(
             "network",
-            metavar="none|host",
-            choices=("none", "host"),
+            "",
+            "none|host",
+            "host (default): this system's; none: only the loopback device",
+            "Container",
+            choices=NETWORKS,
             default="host",
-            help="host (default): this system's; none: only the loopback device",
-            group="Container",
         ),
     ),
     arguments=(Argument("words", "COMMAND", "+"),),
@@ -40,4 +42,12 @@ lamina try --network none make install
 
 def do(args: Arguments) -> int:
     """Run, show, ask, act."""
-    raise NotImplementedError
+    from lamina.cli.trial import Trial
+    from lamina.errors import InvalidInput
+
+    wishes = [f"--{wish}" for wish in ("yes", "no", "keep") if getattr(args, wish)]
+    if len(wishes) > 1:
+        raise InvalidInput(
+            f"try: {' and '.join(wishes)} contradict each other", remedy="give one of them, or none"
+        )
+    return Trial(args.root, args.name, args.network, wishes[0].lstrip("-") if wishes else "").run(args.words)

@@ -20,9 +20,16 @@ attribute as it was. Refuses, naming them all, if files were changed again since
 def do(args: Arguments) -> int:
     """Take the newest apply back."""
     from lamina.cli import output
+    from lamina.cli.quoting import quote
     from lamina.engine import Engine
 
     undone = Engine(args.root).container(args.name).undo(force=args.force)
-    more = f"; {undone.remaining} earlier ones can be undone still" if undone.remaining else ""
-    output.line(f"undone: {len(undone.paths):,} paths are as they were before apply {undone.number}{more}")
+    count = len(undone.paths)
+    output.line(f"undone: {count:,} path{' is as it was' if count == 1 else 's are as they were'}")
+    if undone.remaining:
+        output.line(f"earlier applies that can be undone still: {undone.remaining}")
+    if undone.forced:
+        output.line(
+            "overridden, although changed again since: " + ", ".join(quote(c.path) for c in undone.forced)
+        )
     return 0

@@ -12,23 +12,20 @@ VERB = Verb(name="version", options=(OUTPUT,))
 
 def do(args: Arguments) -> int:
     """Print the version of Lamina, of Python and of the kernel."""
-    import os
-
     from lamina.cli import output
 
-    known = {"lamina": number(), "python": sys.version.split()[0], "kernel": os.uname().release}
-    if getattr(args, "format", "table") == "json":
+    known = versions()
+    if getattr(args, "format", "table") == "json":  # `lamina --version` has no --format
         output.json_document(known)
     else:
         output.line(f"lamina {known['lamina']} (Python {known['python']}, Linux {known['kernel']})")
     return 0
 
 
-def number() -> str:
-    """The version of the installed distribution."""
-    from importlib.metadata import PackageNotFoundError, version
+def versions() -> dict[str, str]:
+    """Of Lamina, of Python, of the kernel."""
+    import os
 
-    try:
-        return version("lamina")
-    except PackageNotFoundError:
-        return "0 (not installed)"
+    from lamina import __version__
+
+    return {"lamina": __version__, "python": sys.version.split()[0], "kernel": os.uname().release}

@@ -24,6 +24,8 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.runtime.bundle import Bundle, Wiring
 
 __all__ = ["Plan", "compile_plan"]
@@ -44,6 +46,17 @@ class Plan:
         from lamina.linux.describe import describe_plan
 
         return describe_plan(self.flags, self.steps)
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs: the flags by name, and each step's number, call, note and text."""
+        from lamina.linux.constants import flag_names
+        from lamina.linux.describe import describe
+
+        steps = [
+            {"number": number, "call": step.call, "note": step.note, "text": describe(step)}
+            for number, step in enumerate(self.steps, 1)
+        ]
+        return {"clone3": flag_names("CLONE_", self.flags).split("|"), "steps": steps}
 
 
 def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:

@@ -1,0 +1,119 @@
+"""From what was typed to what the engine is asked, for every verb that starts a container."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import InvalidInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.cli.declare import Arguments
+    from lamina.engine.options import RunOptions
+
+
+def command(args: Arguments) -> tuple[str, ...]:
+    """The command; a `--` between it and the image may be there or not."""
+    words: tuple[str, ...] = args.words
+    return words[1:] if words[:1] == ("--",) else words
+
+
+def options(args: Arguments) -> RunOptions:
+    """The engine's options. Raises InvalidInput for a file of variables that cannot be read."""
+    found: RunOptions = {
+        "rm": args.rm,
+        "tty": args.tty,
+        "interactive": args.interactive,
+        "read_only": args.read_only,
+    }
+    # what was not typed is not asked for: each option that is handed on is checked again
+    if args.env or args.env_file:
+        found["env"] = [*_variables(args.env_file), *args.env]
+    if args.volume:
+        found["volumes"] = args.volume
+    if args.label:
+        found["labels"] = args.label
+    for key in (
+        "name",
+        "hostname",
+        "workdir",
+        "user",
+        "memory",
+        "cpus",
+        "pids_limit",
+        "network",
+        "entrypoint",
+    ):
+        given = getattr(args, key)
+        if given is not None:
+            found[key] = given
+    return found
+
+
+def _variables(files: tuple[str, ...]) -> list[str]:
+    """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's; `#` begins a comment. Nothing is unquoted."""
+    found = []
+    for name in files:
+        try:
+            with open(name, encoding="utf-8", errors="surrogateescape") as file:
+                lines = file.read().splitlines()
+        except OSError as error:
+            raise InvalidInput(
+                f"run: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
+                remedy="name a file of KEY=VALUE lines",
+            ) from None
+        for number, line in enumerate(lines, 1):
+            entry = line.lstrip()
+            if entry and not entry.startswith("#"):
+                if not entry.partition("=")[0] or " " in entry.partition("=")[0]:
+                    raise InvalidInput(
+                        f"run: --env-file {name}: line {number} is not KEY=VALUE",
+                        remedy="a comment begins with #",
+                    )
+                found.append(entry)
+    return found
+
+
+class IdFile:
+    """`--cidfile`: made before the container, so that two starts cannot take the same; removed if none came of it."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path, self.written = path, False
+        if path is None:
+            return
+        try:
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            reason = (
+                "exists already" if isinstance(error, FileExistsError) else (error.strerror or "").lower()
+            )
+            raise InvalidInput(
+                f"run: --cidfile {path}: {reason}", remedy="name a file that is not there yet"
+            ) from None
+
+    def write(self, identity: str) -> None:
+        """The container is made: note its id."""
+        if self.path is not None:
+            os.write(self.fd, identity.encode())
+            self.written = True
+
+    def close(self) -> None:
+        """Drop the file where no container was made."""
+        if self.path is not None:
+            os.close(self.fd)
+            if not self.written:
+                os.unlink(self.path)
+
+
+def warn(warning: str) -> None:
+    """Say on standard error what is not as it could be."""
+    os.write(2, f"lamina: warning: {warning}\n".encode("utf-8", "surrogateescape"))
+
+
+def check_terminal(args: Arguments) -> None:
+    """Raises InvalidInput for `-it` without a terminal, which would not be what was meant (as docker has it)."""
+    if args.tty and args.interactive and not os.isatty(0):
+        raise InvalidInput(
+            "run: -t with -i: standard input is not a terminal",
+            remedy="leave -t out, or run it on a terminal",
+        )

@@ -1,0 +1,89 @@
+"""A set of changes shown in the form that was asked for: lines, statistics, a patch, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lamina.cli import output
+from lamina.cli.listing import LEGEND, Listing, document
+from lamina.cli.pager import page
+from lamina.cli.style import Style
+
+if TYPE_CHECKING:
+    from lamina.cli.declare import Arguments
+    from lamina.engine.apply.values import HostChange
+
+# in a summary on the way: more lines than fit on a screen are counted instead
+MOST_LOSSES, MOST_OTHERS = 40, 20
+
+
+def show(changes: Sequence[HostChange], args: Arguments) -> None:
+    """Show *changes* as `--stat`, `-p`, `--all` and `--format` say."""
+    style = Style()
+    if args.format == "json":
+        output.json_document([document(change) for change in changes])
+        return
+    listing = Listing(changes, full=args.all)
+    if args.patch:
+        page(patch(changes, style))
+    elif args.stat:
+        page([*listing.by_kind(style), listing.total(style)])
+    else:
+        legend = [style("weak", LEGEND)] if output.is_terminal() and listing.changes else []
+        page([*listing.lines(style), *legend])
+
+
+def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]:
+    """What has to be known before deciding: every loss, some of the rest, all of it counted."""
+    listing = Listing(changes)
+    ranked = listing.ranked()
+    losses = [change for change in ranked if change.kind in ("deleted", "replaced")]
+    others = ranked[len(losses) :]
+    lines = [listing.line(change, style, sizes=True) for change in losses[:MOST_LOSSES]]
+    if len(losses) > MOST_LOSSES:
+        lines.append(
+            style(
+                "deleted",
+                f"  and {len(losses) - MOST_LOSSES:,} more deleted or replaced: lamina diff --stat {name}",
+            )
+        )
+    lines += [listing.line(change, style, sizes=True) for change in others[:MOST_OTHERS]]
+    if len(others) > MOST_OTHERS:
+        where = _where(others[MOST_OTHERS:])
+        lines.append(f"  and {len(others) - MOST_OTHERS:,} more changed or added, {where}")
+    return [*lines, listing.total(style)]
+
+
+def _where(changes: Sequence[HostChange]) -> str:
+    """`in /usr/share (312), /usr/lib (40) and elsewhere (9)`"""
+    from lamina.cli.quoting import quote
+    from lamina.engine.summary import summarise
+
+    directories = summarise(changes).directories
+    said = [f"{quote(path)} ({count:,})" for path, count in directories[:3]]
+    rest = sum(count for _, count in directories[3:])
+    return f"in {', '.join(said)}" + (f" and elsewhere ({rest:,})" if rest else "")
+
+
+def patch(changes: Sequence[HostChange], style: Style) -> Iterator[str]:
+    """The unified diff of *changes*."""
+    from lamina.engine.textdiff import diff_changes
+
+    return coloured(diff_changes(changes), style)
+
+
+def coloured(lines: Iterable[bytes], style: Style) -> Iterator[str]:
+    """The lines of a unified diff; on a terminal in colours, and with nothing in them that a terminal would obey."""
+    careful = style.on or output.is_terminal()
+    for raw in lines:
+        line = raw.decode("utf-8", "surrogateescape").removesuffix("\n")
+        yield style(_meaning(line), output.harmless(line)) if careful else line
+
+
+def _meaning(line: str) -> str:
+    if line.startswith(("+++ ", "--- ", "diff --git ")):
+        return "strong"
+    if line.startswith("@@"):
+        return "name"
+    return {"+": "added", "-": "deleted", "#": "weak"}.get(line[:1], "plain")

@@ -1,0 +1,41 @@
+"""Stacks of directories by their options' text, for the faces: mounted, unmounted, read, compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.engine.apply.values import HostChange
+from lamina.overlay import mount as mounting
+from lamina.overlay.options import parse_mount_options
+from lamina.overlay.stack import Overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+
+def read(options: Sequence[str]) -> Overlay:
+    """The stack that several `-o OPTIONS` describe; flags of a mount among them have no meaning and are let pass.
+
+    Raises InvalidInput.
+    """
+    return Overlay(parse_mount_options(options).spec)
+
+
+def mount(options: Sequence[str], target: str | PathLike[str], source: str = "overlay") -> None:
+    """Mount the stack that several `-o OPTIONS` describe on the directory *target*. Raises InvalidInput, MountError."""
+    asked = parse_mount_options(options)
+    mounting.mount(asked.spec, target, attributes=asked.attributes, source=source)
+
+
+def umount(target: str | PathLike[str], *, lazy: bool = False) -> None:
+    """Unmount what is mounted on *target*; *lazy*: at once, even if it is in use. Raises MountError."""
+    mounting.umount(target, detach=lazy)
+
+
+def changes(overlay: Overlay) -> list[HostChange]:
+    """What the upper directory did to the lower ones, as a container's changes are, seen from the stack's root."""
+    return [
+        HostChange(path=b"/" + change.path, mountpoint=b"/", change=change, spec=overlay.spec)
+        for change in overlay.changes()
+    ]
