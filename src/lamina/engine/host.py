@@ -282,12 +282,15 @@ def _hidden(hide: Sequence[bytes], seen: Sequence[Mount], verdicts: dict[bytes, 
             continue
         inside = _join(home.root, _relative(directory, home.mount_point))
         for mount in seen:
-            same = (mount.major, mount.minor) == (home.major, home.minor)
-            if not same or not at_or_below(inside, mount.root):
+            if (mount.major, mount.minor) != (home.major, home.minor):
                 continue
-            place = _join(mount.mount_point, _relative(inside, mount.root))
-            top = mount_of(place, list(seen))
-            if top is mount and verdicts[mount.mount_point] in (OVERLAY, READ_ONLY, COVERED):
+            if below(mount.root, inside):  # a part of it
+                place = mount.mount_point
+            elif at_or_below(inside, mount.root):
+                place = _join(mount.mount_point, _relative(inside, mount.root))
+            else:
+                continue
+            if mount_of(place, list(seen)) is mount and verdicts[mount.mount_point] == OVERLAY:
                 places.add(place)
     return tuple(sorted(p for p in places if not any(below(p, other) for other in places)))
 
