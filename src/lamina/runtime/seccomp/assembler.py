@@ -67,23 +67,31 @@ def assemble(code: Code, entry: int) -> bytes:
             places[node] = write(BPF_JMP_JA, 0, 0, len(backwards) - places[node] - 1)
 
     def place(node: int) -> None:
-        if node in places:
-            return
+        """Write a node whose targets are written."""
         instruction, k, *targets = code.nodes[node]
-        for target in reversed(targets):
-            place(target)
         if len(targets) == 1 and places[targets[0]] != len(backwards) - 1:
             closer(targets[0])
-        for target in targets[1:]:
-            # one more may be put in between for the other target
-            if len(backwards) - places[target] > FARTHEST:
-                closer(target)
-        if len(targets) == 2 and len(backwards) - 1 - places[targets[0]] > FARTHEST:
-            closer(targets[0])
-        distances = (
-            [len(backwards) - 1 - places[target] for target in targets] if len(targets) == 2 else [0, 0]
-        )
-        places[node] = write(instruction, distances[0], distances[1], k)
+        if len(targets) < 2:
+            places[node] = write(instruction, 0, 0, k)
+            return
+        yes, no = targets
+        # one more instruction may be put in between for the other one
+        if len(backwards) - places[no] > FARTHEST:
+            closer(no)
+        if len(backwards) - 1 - places[yes] > FARTHEST:
+            closer(yes)
+        end = len(backwards) - 1
+        places[node] = write(instruction, end - places[yes], end - places[no], k)
 
-    place(entry)
+    waiting = [entry]
+    while waiting:
+        node = waiting[-1]
+        missing = [target for target in code.nodes[node][2:] if target not in places]
+        if node in places or not missing:
+            waiting.pop()
+            if node not in places:
+                place(node)
+        else:
+            # the last of them is written first: what follows a comparison directly is where it leads if it holds
+            waiting.append(missing[-1])
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in reversed(backwards))

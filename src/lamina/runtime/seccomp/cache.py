@@ -24,9 +24,11 @@ COMPILER_VERSION = (
     1  # of the meaning and layout of the files; the sources' own state is part of the key as well
 )
 MAGIC = b"lamina seccomp 1"
-HEAD = len(MAGIC) + 3 * 8  # content's length, program's length, checksum
+NUMBER = 16  # bytes of each: the content's length, the program's length, the checksum
+HEAD = len(MAGIC) + 3 * NUMBER
 LARGEST = 1 << 20
 LONGEST_PROGRAM = 4096 * 8
+PRIME = (1 << 128) - 159  # the largest below 2**128
 KEPT = 64  # files; the oldest go
 _SOURCES = [
     "compiler.py",
@@ -99,7 +101,7 @@ def _cached(content: bytes, cache_dir: bytes, compiled: Any) -> bytes:
 
 def _hash(data: bytes) -> int:
     """A number that says whether bytes are the same as before, not whether somebody wanted them to look so."""
-    return int.from_bytes(data, "little") % ((1 << 127) - 1)
+    return int.from_bytes(data, "little") % PRIME
 
 
 def _read(cache_dir: bytes, name: bytes, content: bytes) -> bytes | None:
@@ -127,24 +129,20 @@ def _read(cache_dir: bytes, name: bytes, content: bytes) -> bytes | None:
 
 
 def _unpack(data: bytes, content: bytes) -> bytes | None:
-    lengths = [int.from_bytes(data[at : at + 8], "little") for at in range(len(MAGIC), HEAD, 8)]
+    lengths = [int.from_bytes(data[at : at + NUMBER], "little") for at in range(len(MAGIC), HEAD, NUMBER)]
     body = data[HEAD:]
     if data[: len(MAGIC)] != MAGIC or len(data) < HEAD or len(body) != lengths[0] + lengths[1]:
         return None
     held, program = body[: lengths[0]], body[lengths[0] :]
-    if held != content or lengths[2] != _checksum(body):
+    if held != content or lengths[2] != _hash(body):
         return None
     return program if 0 < len(program) <= LONGEST_PROGRAM and len(program) % 8 == 0 else None
-
-
-def _checksum(body: bytes) -> int:
-    return _hash(body) & 0xFFFFFFFFFFFFFFFF
 
 
 def _write(cache_dir: bytes, name: bytes, content: bytes, program: bytes) -> None:
     os.makedirs(cache_dir, 0o700, exist_ok=True)
     body = content + program
-    head = b"".join(n.to_bytes(8, "little") for n in (len(content), len(program), _checksum(body)))
+    head = b"".join(n.to_bytes(NUMBER, "little") for n in (len(content), len(program), _hash(body)))
     staged = os.path.join(cache_dir, b".%d.%d.%s" % (os.getpid(), id(body), name))
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

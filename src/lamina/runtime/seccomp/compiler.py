@@ -7,6 +7,7 @@ The size matters: most of what installing a filter costs the kernel grows with i
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import NamedTuple
 
 from lamina.errors import InvalidInput
@@ -159,27 +160,32 @@ if TYPE_CHECKING:
 
 def _decide(code: Code, decision: Decision) -> int:
     """A node that decides by the arguments; the accumulator holds nothing of use."""
-    memory: dict[tuple[int, Known], int] = {}
+    # what can be known at each clause first, then the clauses from the last to the first: a list of rules may be
+    # longer than Python's stack is deep
+    known_at: list[dict[Known, int]] = [{} for _ in decision]
+    known_at[0][Known()] = 0
+    draft = Code()
 
-    def clause(place: int, known: Known) -> int:
-        if (place, known) not in memory:
-            conditions, action = decision[place]
-            memory[place, known] = holds(conditions, known, action, place)
-        return memory[place, known]
+    def note(place: int, known: Known) -> int:
+        known_at[place + 1].setdefault(known, 0)
+        return draft.ret(0)
 
-    def holds(conditions: tuple[Condition, ...], known: Known, action: int, place: int) -> int:
-        if not conditions:
-            return code.ret(action)
-        first, others = conditions[0], conditions[1:]
-        return _compare(
-            code,
-            first,
-            known,
-            lambda now: holds(others, now, action, place),
-            lambda now: clause(place + 1, now),
-        )
+    for place, clause in enumerate(decision):
+        for known in known_at[place]:
+            _clause(draft, clause, known, partial(note, place))
+    for place in reversed(range(len(decision))):
+        after = known_at[place + 1] if place + 1 < len(decision) else {}
+        for known in known_at[place]:
+            known_at[place][known] = _clause(code, decision[place], known, after.__getitem__)
+    return known_at[0][Known()]
 
-    return clause(0, Known())
+
+def _clause(code: Code, clause: Clause, known: Known, no: Then) -> int:
+    """A node that gives the clause's action if its conditions hold, and goes on at *no* else."""
+    if not clause.conditions:
+        return code.ret(clause.action)
+    first, others = clause.conditions[0], Clause(clause.conditions[1:], clause.action)
+    return _compare(code, first, known, lambda now: _clause(code, others, now, no), no)
 
 
 def _compare(code: Code, condition: Condition, known: Known, yes: Then, no: Then) -> int:

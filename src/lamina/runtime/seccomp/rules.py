@@ -336,13 +336,22 @@ def _multiplex(
     own = decisions.get(number)
     if own is not None and not own[0].conditions:
         return
-    entries = []
-    for name, place in members.items():
+    mask = IPC_CALL if members is IPC else LOW
+    entries: list[Clause] = []
+    for name, place in sorted(members.items(), key=lambda member: member[1]):
         if name in clauses and (action := _strictest(_decision(clauses[name], rest))) != rest:
-            mask = IPC_CALL if members is IPC else LOW
-            entries.append(Clause((Condition(0, EQ, place, mask, 32),), action))
+            entries.append(_between(place, place, mask, action))
+            if len(entries) > 1 and entries[-2] == _between(
+                entries[-2].conditions[0].value, place - 1, mask, action
+            ):
+                entries[-2:] = [_between(entries[-2].conditions[0].value, place, mask, action)]
     if entries:
         decisions[number] = (*(own or ())[:-1], *entries, Clause((), rest))
+
+
+def _between(first: int, last: int, mask: int, action: int) -> Clause:
+    """The multiplexer's calls *first* to *last*."""
+    return Clause((Condition(0, GE, first, mask, 32), Condition(0, LE, last, mask, 32)), action)
 
 
 def _strictest(decision: Decision) -> int:
