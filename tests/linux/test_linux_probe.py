@@ -19,6 +19,7 @@ from lamina.linux.probe import QUESTIONS, Host, No, Yes, probe
 from lamina.linux.probe_cgroups import hierarchies
 from lamina.linux.probe_overlay import reflink, upper
 from lamina.linux.probe_users import IdRange, InUserNamespace, subordinate_ids
+from lamina.linux.process import prctl
 from support.namespaces import in_mount_namespace, in_user_namespace, user_namespaces_work
 from support.rootless import Rootless
 
@@ -98,6 +99,7 @@ def state() -> dict[str, object]:
         "umask": umask,
         "mounts": mounts,
         "environment": dict(os.environ),
+        "dumpable": prctl(c.PR_GET_DUMPABLE),
     }
 
 
@@ -135,6 +137,24 @@ stop.set()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == sum(len(names.split()) for _, names in QUESTIONS.values())
+
+
+def test_without_the_extension() -> None:
+    """Everything goes through ctypes and the walker in Python, with the same answers."""
+    code = f"""
+import sys
+sys.modules["lamina.linux._native"] = None
+{ASK_EVERYTHING}
+from lamina.linux import call, _door, program, runner
+assert call._raw is _door.syscall and program.engine is runner
+print(probe().native, probe().in_user_namespace)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no: it was not built" in done.stdout
+    assert done.stdout.rstrip().endswith(str(probe().in_user_namespace))
 
 
 def test_user_namespaces_are_told_truly() -> None:
@@ -300,9 +320,9 @@ V1 = (
 
 
 def test_trees_of_control_groups() -> None:
-    groups = ["5:cpu,cpuacct:/", "4:memory:/user/a b", "3:name=systemd:/", "0::/user.slice"]
+    groups = [b"5:cpu,cpuacct:/", rb"4:memory:/user/a\040b", b"3:name=systemd:/", b"0::/user.slice", b""]
     memory, cpu, systemd, unified = hierarchies(parse_mountinfo(V1 + V2), groups)
-    assert (memory.version, memory.controllers, memory.own) == (1, ("memory",), b"/cg/memory/user/a b")
+    assert (memory.version, memory.controllers, memory.own) == (1, ("memory",), rb"/cg/memory/user/a\040b")
     assert (cpu.controllers, cpu.own, cpu.writable) == (("cpu", "cpuacct"), b"/cg/cpu,cpuacct", False)
     assert (systemd.controllers, systemd.name) == ((), "systemd")
     assert (unified.version, unified.own) == (2, b"/sys/fs/cgroup/user.slice")
@@ -314,11 +334,11 @@ def test_trees_of_control_groups() -> None:
 def test_a_control_group_that_is_mounted_from_within() -> None:
     """In a container the mount's root is the container's own group, and the path may be above it."""
     inside = b"30 23 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"
-    (tree,) = hierarchies(parse_mountinfo(inside), ["0::/docker/abc/sub"])
+    (tree,) = hierarchies(parse_mountinfo(inside), [b"0::/docker/abc/sub"])
     assert tree.own == b"/sys/fs/cgroup/sub"
-    (tree,) = hierarchies(parse_mountinfo(inside), ["0::/docker/abc"])
+    (tree,) = hierarchies(parse_mountinfo(inside), [b"0::/docker/abc"])
     assert tree.own == b"/sys/fs/cgroup"
-    (tree,) = hierarchies(parse_mountinfo(inside), ["0::/docker/abcd"])
+    (tree,) = hierarchies(parse_mountinfo(inside), [b"0::/docker/abcd"])
     assert (tree.own, tree.writable, tree.controllers) == (b"", False, ())
     host = Host(cgroup_hierarchies=(tree,))
     assert host.cgroup_memory == No("the memory controller is not delegated to this process's group")

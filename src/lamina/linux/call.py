@@ -36,7 +36,7 @@ def syscall(name: str, *args: Argument, target: object = "") -> int:
 def shown(target: object) -> str:
     """How a call's object appears in a message: paths decoded, tuples joined, functions called, the rest as str()."""
     if isinstance(target, tuple):
-        return " ".join([shown(word) for word in target if word is not None and word != ""])
+        return " ".join(filter(None, [shown(word) for word in target if word is not None]))
     if isinstance(target, bytes | os.PathLike):
         return os.fsdecode(target)
     if isinstance(target, int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import KernelError
-from lamina.linux.mountinfo import read_mountinfo, unescape
+from lamina.linux.mountinfo import read_mountinfo
 from lamina.linux.probe import No, Yes
 from lamina.linux.probe_system import read_setting
 from lamina.values import value
@@ -46,17 +46,23 @@ def cgroup_hierarchies(host: Host) -> tuple[Hierarchy, ...]:
         mounts = read_mountinfo()
     except KernelError:  # no procfs here
         return ()
-    return hierarchies(mounts, (read_setting("/proc/self/cgroup") or "").splitlines())
+    try:
+        with open("/proc/self/cgroup", "rb") as file:
+            groups = file.read().split(b"\n")
+    except OSError:
+        groups = []
+    return hierarchies(mounts, groups)
 
 
-def hierarchies(mounts: Iterable[Mount], groups: Iterable[str]) -> tuple[Hierarchy, ...]:
+def hierarchies(mounts: Iterable[Mount], groups: Iterable[bytes]) -> tuple[Hierarchy, ...]:
     """The trees among *mounts*, with the process's place in each from the lines of /proc/<pid>/cgroup."""
-    # "4:memory:/user.slice", "9:name=systemd:/", "0::/"
+    # "4:memory:/user.slice", "9:name=systemd:/", "0::/"; nothing is escaped here
     places = {}
     for line in groups:
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        places[frozenset(controllers.split(",")) - {""}] = unescape(os.fsencode(group))
+        _, _, rest = line.partition(b":")
+        controllers, colon, path = rest.partition(b":")
+        if colon:
+            places[frozenset(controllers.decode().split(",")) - {""}] = path
     found: dict[frozenset[str], Hierarchy] = {}
     for mount in mounts:
         for wanted, path in places.items():
