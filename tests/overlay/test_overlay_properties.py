@@ -1,0 +1,272 @@
+"""Lamina reads a stack as the kernel mounts it, byte for byte and attribute for attribute; changes lead from one to
+the other.
+
+Stacks are drawn at random, written to a disk and mounted; or operations drawn at random are done in a mount. Each
+property runs in one child with a mount (and user) namespace of its own. LAMINA_EXAMPLES says how many examples.
+What these found is kept as named tests in the other files of this directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lamina.overlay.apply import Target
+from lamina.overlay.spec import MountSpec
+from lamina.overlay.stack import Overlay
+from lamina.overlay.tree import Tree
+from support.namespaces import in_mount_namespace, in_user_namespace
+from support.operations import Operation, operations, perform
+from support.snapshots import broken, copy_tree, differences, snapshot, snapshot_tree, without_stale
+from support.stacks import Kit, Node, layers, mounted, scratch, write_layer
+
+ROOT, USER = Kit(), Kit(root=False)
+# lowers without forged marks, as programs are run over
+PLAIN, PLAIN_USER = Kit(redirects=False, metacopies=False), Kit(root=False, redirects=False, metacopies=False)
+OPTIONS = (
+    (("redirect_dir", "on"), ("metacopy", "on")),
+    (("redirect_dir", "on"),),
+    (("redirect_dir", "nofollow"),),
+    (),
+)
+# what a mount with an upper directory changes in it by itself (trusted.overlay.origin and so on)
+CTIME = frozenset({"ctime"})
+# a plain copy: its own inodes; and a forged metacopy has another size than its content
+COPIED = frozenset({"ctime", "nlink", "size"})
+
+pytestmark = pytest.mark.timeout(0 if settings().max_examples > 1000 else 300)
+
+
+def within(place: Path, kit: Kit, test: Callable[[bytes], None]) -> None:
+    """Run a property as root, or as root of a user namespace of its own."""
+    run = in_mount_namespace if kit.root else in_user_namespace
+    run(test, os.fsencode(place), timeout=100_000)
+
+
+def specification(kit: Kit, count: int, *, upper: bool, data: int = 0, options: object = ()) -> MountSpec:
+    names = [b"l%d" % i for i in range(count)]
+    lowers = names[1:] if upper else names
+    return MountSpec(
+        lowerdirs=tuple(lowers[: len(lowers) - data]),
+        datadirs=tuple(lowers[len(lowers) - data :]),
+        upperdir=names[0] if upper else None,
+        workdir=b"work" if upper else None,
+        userxattr=not kit.root,
+        volatile=upper,
+        options=tuple(options) if kit.root else (),  # type: ignore[arg-type]
+    )
+
+
+def write(stack: list[Node], kit: Kit) -> None:
+    for number, layer in enumerate(stack):
+        write_layer(b"l%d" % number, layer, kit)
+
+
+def examples(divisor: int = 1) -> settings:
+    return settings(max_examples=max(settings().max_examples // divisor, 10))
+
+
+def same_as_mounted(spec: MountSpec) -> None:
+    with Overlay(spec).open() as tree:
+        ours = snapshot_tree(tree)
+    os.mkdir(b"merged")
+    with mounted(spec, b"merged"):
+        theirs = snapshot(b"merged", broken(ours))
+    wrong = differences(*without_stale(ours, theirs), CTIME if spec.upperdir else frozenset())
+    assert not wrong, "\n".join(wrong)
+
+
+def inode_groups(tree: Tree) -> dict[bytes, tuple[int, int, int]]:
+    """(layer, device, inode) of everything but directories."""
+    found = {}
+    for directory, _, others in tree.walk():
+        for name in others:
+            node = directory / name
+            status = node.lstat()
+            found[node.path[1:]] = node.sources()[0][0], status.st_dev, status.st_ino
+    return found
+
+
+def applied_is_merged(spec: MountSpec) -> None:
+    overlay = Overlay(spec)
+    with overlay.open_below() as below, overlay.open() as merged:
+        wanted = snapshot_tree(merged)
+        # what a mount cannot show cannot be copied either
+        assume(not broken(wanted) and not broken(snapshot_tree(below)))
+        copy_tree(below, b"copy")
+        found = list(overlay.changes())
+        assert [change.path for change in found] == sorted({change.path for change in found})
+        with Target(os.open(b"copy", os.O_RDONLY | os.O_DIRECTORY)) as target:
+            for change in found:
+                target.apply(change, merged)
+            target.finish()
+        wrong = differences(snapshot(b"copy"), wanted, COPIED)
+        assert not wrong, "\n".join([*wrong, *map(str, found)])
+        links_are_kept(below, merged, {change.path for change in found})
+
+
+def links_are_kept(below: Tree, merged: Tree, changed: set[bytes]) -> None:
+    """Names of one file in the upper are names of one file in the copy; names that are not are not, unless they
+    were and did not change: a copy-up breaks links without anybody having wanted it."""
+    before, after = inode_groups(below), inode_groups(merged)
+    copy = {path: os.lstat(b"copy/" + path).st_ino for path in after}
+    by_file: dict[object, set[bytes]] = {}
+    for path, inode in copy.items():
+        by_file.setdefault(inode, set()).add(path)
+    for path, (layer, device, inode) in after.items():
+        if layer == 0:
+            others = {other for other, key in after.items() if key == (0, device, inode)}
+            assert len({copy[other] for other in others}) == 1, f"{others} are names of one file"
+        for other in by_file[copy[path]] - {path}:
+            if after[other] != after[path]:
+                assert before.get(path) == before.get(other), f"{path!r} and {other!r} are two files"
+                assert not {path, other} & changed, f"{path!r} and {other!r} are two files"
+
+
+# -- drawn stacks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("upper", [False, True], ids=["read-only", "with upper"])
+def test_a_drawn_stack_reads_as_it_is_mounted(tmp_path: Path, upper: bool) -> None:
+    @examples()
+    @given(layers(ROOT, 2, 6), st.sampled_from(OPTIONS))
+    def check(stack: list[Node], options: object) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            same_as_mounted(specification(ROOT, len(stack), upper=upper, options=options))
+            os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.root
+def test_a_drawn_stack_with_data_only_layers_reads_as_it_is_mounted(tmp_path: Path) -> None:
+    @examples(2)
+    @given(layers(ROOT, 4, 6), st.integers(1, 2))
+    def check(stack: list[Node], data: int) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            same_as_mounted(specification(ROOT, len(stack), upper=False, data=data, options=OPTIONS[0]))
+            os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.root
+def test_a_drawn_stack_on_the_disk_reads_as_it_is_mounted(tmp_path: Path) -> None:
+    """As above, on whatever file system the tests' directory is on instead of a tmpfs."""
+
+    @examples(10)
+    @given(layers(ROOT, 2, 4))
+    def check(stack: list[Node]) -> None:
+        with scratch(os.fsencode(tmp_path), disk=True) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            same_as_mounted(specification(ROOT, len(stack), upper=True, options=OPTIONS[0]))
+            os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("upper", [False, True], ids=["read-only", "with upper"])
+def test_a_drawn_stack_in_a_user_namespace_reads_as_it_is_mounted(tmp_path: Path, upper: bool) -> None:
+    @examples(2)
+    @given(layers(USER, 2, 5))
+    def check(stack: list[Node]) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, USER)
+            same_as_mounted(specification(USER, len(stack), upper=upper))
+            os.chdir("/")
+
+    within(tmp_path, USER, lambda _: check())
+
+
+@pytest.mark.root
+def test_applying_the_changes_of_a_drawn_stack_to_its_lowers_gives_the_merged_tree(tmp_path: Path) -> None:
+    @examples()
+    @given(layers(ROOT, 2, 5), st.sampled_from(OPTIONS))
+    def check(stack: list[Node], options: object) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            try:
+                applied_is_merged(specification(ROOT, len(stack), upper=True, options=options))
+            finally:
+                os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+# -- operations in a mount -------------------------------------------------------------------------------------
+
+
+def after_operations(
+    place: bytes,
+    kit: Kit,
+    lowers: list[Node],
+    programs: list[list[Operation]],
+    options: object,
+    disk: bool = False,
+) -> None:
+    """Each program runs in a mount of its own, so that the next one finds what overlayfs left of the one before."""
+    with scratch(place, disk=disk) as where:
+        os.chdir(where)
+        try:
+            write(lowers, kit)
+            os.rename(b"l0", b"l%d" % len(lowers))
+            os.mkdir(b"l0")
+            os.mkdir(b"mounted")
+            spec = specification(kit, len(lowers) + 1, upper=True, options=options)
+            for program in programs:
+                with mounted(spec, b"mounted"):
+                    perform(b"mounted", program)
+            same_as_mounted(spec)
+            applied_is_merged(spec)
+        finally:
+            os.chdir("/")
+
+
+def programs(kit: Kit) -> st.SearchStrategy[list[list[Operation]]]:
+    return st.lists(operations(kit), min_size=1, max_size=3)
+
+
+@pytest.mark.root
+def test_what_programs_leave_reads_as_it_is_mounted_and_can_be_applied(tmp_path: Path) -> None:
+    @examples()
+    @given(layers(PLAIN, 1, 3), programs(ROOT), st.sampled_from(OPTIONS))
+    def check(lowers: list[Node], programs: list[list[Operation]], options: object) -> None:
+        after_operations(os.fsencode(tmp_path), ROOT, lowers, programs, options)
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.root
+def test_what_programs_leave_on_the_disk_reads_as_it_is_mounted_and_can_be_applied(tmp_path: Path) -> None:
+    @examples(10)
+    @given(layers(PLAIN, 1, 2), programs(ROOT), st.sampled_from(OPTIONS))
+    def check(lowers: list[Node], programs: list[list[Operation]], options: object) -> None:
+        after_operations(os.fsencode(tmp_path), ROOT, lowers, programs, options, disk=True)
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.userns
+def test_what_programs_leave_in_a_user_namespace_reads_as_it_is_mounted_and_can_be_applied(
+    tmp_path: Path,
+) -> None:
+    @examples(2)
+    @given(layers(PLAIN_USER, 1, 3), programs(USER))
+    def check(lowers: list[Node], programs: list[list[Operation]]) -> None:
+        after_operations(os.fsencode(tmp_path), USER, lowers, programs, ())
+
+    within(tmp_path, USER, lambda _: check())

@@ -1,0 +1,223 @@
+"""Everything there is to see of a tree, as plain values that can be compared.
+
+`snapshot` looks at a directory by descriptors, `snapshot_tree` at a `lamina.overlay.tree.Tree`. Both are {path:
+record}; a record is a tuple of what lstat(2), read, readlink and the xattrs say (FIELDS), or ("errno", name).
+`copy_tree` writes what a Tree shows to a plain directory, independently of `lamina.overlay.apply`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lamina.overlay.tree import Tree
+
+Record = tuple[Any, ...]
+Snapshot = dict[bytes, Record]
+
+
+def _record(status: os.stat_result, payload: Any, attributes: Any) -> Record:
+    directory = stat.S_ISDIR(status.st_mode)
+    return (
+        oct(status.st_mode), status.st_uid, status.st_gid, status.st_nlink, None if directory else status.st_size,
+        status.st_mtime_ns, status.st_ctime_ns, status.st_rdev, payload, attributes,
+    )  # fmt: skip
+
+
+FIELDS = ("mode", "uid", "gid", "nlink", "size", "mtime", "ctime", "rdev", "payload", "xattrs")
+
+
+def errno_of(call: Callable[[], Any]) -> Any:
+    """What *call* returns, or ("errno", name) of what it raised."""
+    try:
+        return call()
+    except OSError as error:
+        return ("errno", errno.errorcode[error.errno or 0])
+
+
+def snapshot(root: bytes, broken: Iterable[bytes] = ()) -> Snapshot:
+    """Everything below a directory, by descriptors: entries that cannot be looked up have their errno as record.
+
+    Whether a mount lists these depends on what it has cached, so they are not in listings; *broken* are paths to ask
+    for even if they are not listed. Nor are names that are listed but not there: a whiteout that hides nothing.
+    """
+    found: Snapshot = {}
+    asked: dict[bytes, set[bytes]] = {}
+    for path in broken:
+        asked.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _snapshot(fd, b"", found, asked)
+    finally:
+        os.close(fd)
+    return found
+
+
+def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]) -> None:
+    listed = errno_of(lambda: set(map(os.fsencode, os.listdir(fd))))
+    names = (listed if isinstance(listed, set) else set()) | asked.get(path, set())
+    payload = []
+    for name in sorted(names):
+        below = path + b"/" + name if path else name
+        record = _entry(fd, name, below, found, asked)
+        if isinstance(record, tuple) and record[0] == "errno":
+            if record[1] != "ENOENT":
+                found[below] = record
+        else:
+            payload.append(name)
+            if record is not None:
+                found[below] = record
+    broken = isinstance(listed, tuple)
+    found[path] = _record(
+        os.fstat(fd), listed if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True)
+    )
+
+
+def _entry(
+    fd: int, name: bytes, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]
+) -> Record | None:
+    status = errno_of(lambda: os.stat(name, dir_fd=fd, follow_symlinks=False))
+    if not isinstance(status, os.stat_result):
+        return status  # type: ignore[no-any-return]
+    payload: Any = None
+    if stat.S_ISDIR(status.st_mode):
+        inner = errno_of(lambda: os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd))
+        if isinstance(inner, tuple):
+            return inner
+        try:
+            _snapshot(inner, path, found, asked)
+        finally:
+            os.close(inner)
+        return None
+    if stat.S_ISREG(status.st_mode):
+        payload = errno_of(lambda: _read(fd, name))
+    elif stat.S_ISLNK(status.st_mode):
+        payload = os.readlink(name, dir_fd=fd)
+    return _record(status, payload, _xattrs(b"/proc/self/fd/%d/%b" % (fd, name), False))
+
+
+def broken(found: Snapshot) -> list[bytes]:
+    """The entries of a snapshot that cannot be looked up."""
+    return [path for path, record in found.items() if record[0] == "errno"]
+
+
+def _read(fd: int, name: bytes) -> bytes:
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd), "rb") as file:
+        return file.read()
+
+
+def _xattrs(place: bytes, follow: bool) -> Any:
+    listed = errno_of(lambda: sorted(os.listxattr(place, follow_symlinks=follow)))
+    if isinstance(listed, tuple):
+        return listed
+    return [(key, errno_of(lambda: os.getxattr(place, key, follow_symlinks=follow))) for key in listed]  # noqa: B023
+
+
+def snapshot_tree(tree: Tree) -> Snapshot:
+    """The same through Lamina."""
+    found: Snapshot = {}
+    pending = [(b"", tree)]
+    while pending:
+        path, node = pending.pop()
+        status = errno_of(node.lstat)
+        if isinstance(status, tuple) and status[0] == "errno":
+            found[path] = status
+            continue
+        payload: Any = None
+        if stat.S_ISDIR(status.st_mode):
+            children = errno_of(lambda: list(node.iterdir()))  # noqa: B023
+            if isinstance(children, list):
+                payload = [c.parts[-1] for c in children if isinstance(errno_of(c.lstat), os.stat_result)]
+                pending += [
+                    (path + b"/" + child.parts[-1] if path else child.parts[-1], child) for child in children
+                ]
+            else:
+                payload = children
+        elif stat.S_ISREG(status.st_mode):
+            payload = errno_of(node.read_bytes)
+        elif stat.S_ISLNK(status.st_mode):
+            payload = node.readlink_bytes()
+        attributes = [
+            (key, errno_of(lambda: node.getxattr(key, follow_symlinks=False)))  # noqa: B023
+            for key in node.listxattr(follow_symlinks=False)
+        ]
+        found[path] = _record(status, payload, attributes)
+    return found
+
+
+def without_stale(ours: Snapshot, theirs: Snapshot) -> tuple[Snapshot, Snapshot]:
+    """Both without what the kernel calls ESTALE: it will not show one lower directory at two places.
+
+    Only forged redirects lead there, and which of the two places fails depends on what was looked at first.
+    """
+    for stale in [path for path, record in theirs.items() if record == ("errno", "ESTALE")]:
+        for found in (ours, theirs):
+            for path in [p for p in found if p == stale or p.startswith(stale + b"/")]:
+                del found[path]
+            above = found[os.path.dirname(stale)]
+            names = above[8]
+            if isinstance(names, list) and os.path.basename(stale) in names:
+                names.remove(os.path.basename(stale))
+    return ours, theirs
+
+
+def differences(ours: Snapshot, theirs: Snapshot, ignore: frozenset[str] = frozenset()) -> list[str]:
+    """What differs, in words; *ignore* names of FIELDS."""
+    lines = []
+    for path in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(path), theirs.get(path)
+        if a == b:
+            continue
+        if a is None or b is None or a[0] == "errno" or b[0] == "errno":
+            lines.append(f"{path!r}: {a} but the kernel has {b}")
+            continue
+        lines += [
+            f"{path!r} {name}: {x!r:.300} but the kernel has {y!r:.300}"
+            for name, x, y in zip(FIELDS, a, b, strict=True)
+            if x != y and name not in ignore
+        ]
+    return lines
+
+
+# -- an independent copy ---------------------------------------------------------------------------------------
+
+
+def copy_tree(tree: Tree, target: bytes) -> None:
+    """A plain directory with everything that *tree* shows, hard links within it included."""
+    links: dict[tuple[int, int], bytes] = {}
+    later = []
+    pending = [(target, tree)]
+    while pending:
+        path, node = pending.pop()
+        status = node.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            os.mkdir(path, 0o700)
+            pending += [(path + b"/" + child.parts[-1], child) for child in node.iterdir()]
+            later.append((path, node, status))
+            continue
+        first = links.setdefault((status.st_dev, status.st_ino), path)
+        if first != path:
+            os.link(first, path, follow_symlinks=False)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "wb") as file:
+                file.write(node.read_bytes())
+        elif stat.S_ISLNK(status.st_mode):
+            os.symlink(node.readlink_bytes(), path)
+        else:
+            os.mknod(path, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+        _attributes(path, node, status)
+    for path, node, status in reversed(later):
+        _attributes(path, node, status)
+
+
+def _attributes(path: bytes, node: Tree, status: os.stat_result) -> None:
+    os.lchown(path, status.st_uid, status.st_gid)
+    for key, text in node.xattrs().items():
+        os.setxattr(path, key, text, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
