@@ -74,7 +74,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(loopback_steps() if flags & CLONE_NEWNET else ()),
         *root_steps(bundle, wiring),
         *furniture_steps(bundle, wiring, flags),
-        *(terminal_steps(wiring.channel) if terminal else ()),
+        *(terminal_steps(wiring.channel, process.get("consoleSize")) if terminal else ()),
         *oom_steps(process),
         *readonly_path_steps(linux.get("readonlyPaths") or []),
         *mask_steps(linux.get("maskedPaths") or []),

@@ -17,10 +17,15 @@ from lamina.linux.constants import (
     SOL_SOCKET,
     TIOCGPTPEER,
     TIOCSPTLCK,
+    TIOCSWINSZ,
 )
 from lamina.linux.program import Reg, Step, Struct
 from lamina.runtime.plan.mounts import clone_steps
 from lamina.runtime.plan.paths import attach_step, open_step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NODES = (
     (b"null", 1, 3),
@@ -73,9 +78,9 @@ def _bind_on(source: bytes, place: Reg, name: str) -> list[Step]:
     return [*clone_steps(source, node, 0), attach_step(node, place, note=f"bind {name}")]
 
 
-def terminal_steps(channel: int) -> list[Step]:
+def terminal_steps(channel: int, size: Mapping[str, int] | None = None) -> list[Step]:
     """A new terminal of the container's own devpts: its master goes to the caller, its slave becomes 0, 1 and 2,
-    the controlling terminal, and /dev/console.
+    the controlling terminal, and /dev/console. *size* is the specification's `consoleSize`.
 
     The first terminal of a fresh instance has the number 0, so that its name is known.
     """
@@ -84,11 +89,17 @@ def terminal_steps(channel: int) -> list[Step]:
     byte = Struct("iovec", "PQ", (b"T", 1))
     rights = Struct("cmsghdr", "QiiiI", (20, SOL_SOCKET, SCM_RIGHTS, 0, 0))
     message = Struct("msghdr", "PIPQPQi", (0, 0, byte, 1, rights, 24, 0))
+    # before the command can ask for it: whoever draws on the terminal does so first thing
+    sized = []
+    if size is not None:
+        window = Struct("winsize", "HHHH", (size["height"], size["width"], 0, 0))
+        sized.append(Step("ioctl", MASTER, TIOCSWINSZ, window))
     return [
         open_step(b"/dev/pts", PTS, note="terminal"),
         Step("openat", PTS, b"ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC, 0, save=MASTER),
         Step("ioctl", MASTER, TIOCSPTLCK, bytes(4)),
         Step("ioctl", MASTER, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC, save=SLAVE),
+        *sized,
         *_empty_file(b"console", console),
         Step("open_tree", PTS, b"0", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, save=Reg("console.node")),
         attach_step(Reg("console.node"), console, note="/dev/console"),
