@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 try:
-    from lamina.linux._native import syscall as _raw
+    from lamina.linux import _native as _door
 except ImportError:  # no compiler when the package was built: `lamina info` says so
-    from lamina.linux._door import syscall as _raw
+    from lamina.linux import _door  # type: ignore[no-redef]
+
+_raw = _door.syscall
 
 
 def syscall(name: str, *args: Argument, target: object = "") -> int:
