@@ -79,6 +79,13 @@ class Machine:
         """What the container shows."""
         return self.run(picture, Path("."))
 
+    def wanted(self) -> Picture:
+        """What the host is to be once its changes are applied: what it shows, but for the root's time if idle."""
+        host, shown = picture(self.root), self.merged_picture()
+        if all(change.path != b"/" for change in self.changes()):
+            shown["."] = (*shown["."][:4], host["."][4], *shown["."][5:])
+        return shown
+
     def changes(self) -> list[HostChange]:
         """What it did."""
         return changes_of([(b"/", self.spec)])
@@ -133,6 +140,8 @@ def picture(root: Path | bytes) -> Picture:
             )
     for link in names.values():
         link.sort()
+        if len(link) == 1:  # its other names are elsewhere: in a journal, say
+            link.clear()
     return found
 
 
