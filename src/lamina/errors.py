@@ -134,7 +134,12 @@ class TimeoutExpired(LaminaError, TimeoutError):
     """A command did not end within its time; it was killed. Output so far is in `stdout` and `stderr`."""
 
     def __init__(
-        self, message: str, *, remedy: str = "", stdout: bytes | str | None = None, stderr: bytes | str | None = None
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        stdout: bytes | str | None = None,
+        stderr: bytes | str | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.stdout, self.stderr = stdout, stderr

@@ -16,16 +16,16 @@ from lamina.linux.constants import AT_FDCWD, CLONE_VFORK, CLONE_VM
 from lamina.linux.program import Out, Reg, Step, Strings, Struct, assemble
 
 try:
-    from lamina.linux import _native
+    from lamina.linux import _native as native
 except ImportError:
-    _native = None
+    native = None  # type: ignore[assignment]
 
 
 @pytest.fixture(params=["native", "python"])
 def walker(request, monkeypatch):
-    if request.param == "native" and _native is None:
+    if request.param == "native" and native is None:
         pytest.skip("the extension is not built")
-    monkeypatch.setattr(program, "engine", _native if request.param == "native" else runner)
+    monkeypatch.setattr(program, "engine", native if request.param == "native" else runner)
     return request.param
 
 
@@ -119,7 +119,7 @@ def test_a_malformed_program_is_refused(walker, spoil):
     else:
         relocations = struct.pack("I", len(arena))
     with pytest.raises(ValueError):
-        program.engine.walk(steps, arena, relocations, registers)
+        (native if walker == "native" else runner).walk(steps, arena, relocations, registers)
 
 
 def spawn(steps, flags=CLONE_VM | CLONE_VFORK):

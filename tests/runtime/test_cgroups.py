@@ -78,7 +78,7 @@ def test_v2_hands_the_controller_down_to_the_containers_parent(tmp_path, unified
     assert not (tmp_path / "lamina/box/cgroup.subtree_control").exists()
     assert (tmp_path / "lamina/box/memory.max").read_text() == "4096"
     assert (tmp_path / "lamina/box/pids.max").read_text() == "3"
-    assert cgroup.v2 is not None
+    assert cgroup is not None and cgroup.v2 is not None
     cgroup.close()
 
 
@@ -100,6 +100,7 @@ def test_made_twice_and_removed_twice_is_no_error():
     name = f"/lamina-test-{os.getpid()}-twice/box"
     first = create(name, {"pids": {"limit": 5}})
     second = create(name, {"pids": {"limit": 6}})
+    assert first is not None and second is not None
     first.close()
     second.close()
     first.remove()

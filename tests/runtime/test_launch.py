@@ -171,6 +171,7 @@ def test_a_terminal_is_the_containers_own(tmp_path):
     null = os.open("/dev/null", os.O_RDWR)
     running = launch(over_host(tmp_path, spec), stdin=null, stdout=null, stderr=null)
     os.close(null)
+    assert running.pty is not None
     text = b""
     while True:
         try:

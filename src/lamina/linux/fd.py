@@ -41,7 +41,11 @@ class Fd(int):
     def __del__(self) -> None:
         try:
             self.close()
-        except (OSError, AttributeError, TypeError):  # already closed by number, or the interpreter is leaving
+        except (
+            OSError,
+            AttributeError,
+            TypeError,
+        ):  # already closed by number, or the interpreter is leaving
             pass
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from lamina.errors import (
     StepFailed,
     Unsupported,
 )
+from lamina.linux.capabilities import last_cap
 from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
@@ -205,15 +206,10 @@ def _facts(bundle: Bundle) -> Wiring:
         _PRINTED,
         files=frozenset(files),
         limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
-        last_cap=_last_cap(),
+        last_cap=last_cap(),
         setgroups=not single,
         lowerdir_plus=(int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8),
     )
-
-
-def _last_cap() -> int:
-    with open("/proc/sys/kernel/cap_last_cap", "rb", buffering=0) as text:
-        return int(text.read())
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
