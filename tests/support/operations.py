@@ -18,34 +18,47 @@ from support.stacks import CAPABILITY, MODES, TIMES, Kit, contents, names
 Operation = tuple[Any, ...]
 
 
-def paths() -> st.SearchStrategy[bytes]:
-    return st.lists(names(), min_size=1, max_size=3).map(b"/".join)
+# a path is drawn as a number: the n-th entry that is there when its turn comes, the n-th directory, or a name in that
+Place = tuple[int, bytes | None]
+
+
+def existing() -> st.SearchStrategy[Place]:
+    return st.tuples(st.integers(0, 40), st.none())
+
+
+def directory() -> st.SearchStrategy[Place]:
+    return st.tuples(st.integers(0, 8), st.just(b""))
+
+
+def new() -> st.SearchStrategy[Place]:
+    return st.tuples(st.integers(0, 8), names())
 
 
 def operations(kit: Kit) -> st.SearchStrategy[list[Operation]]:
-    """Programs: most fail on most trees, and those that do not leave what overlayfs makes of them."""
+    """Programs; an operation that fails on the tree it meets is skipped."""
     one = st.one_of(
-        st.tuples(st.just("write"), paths(), contents()),
-        st.tuples(st.just("append"), paths()),
-        st.tuples(st.just("truncate"), paths(), st.sampled_from((0, 2, 5000))),
-        st.tuples(st.just("open"), paths()),
-        st.tuples(st.just("unlink"), paths()),
-        st.tuples(st.just("rmdir"), paths()),
-        st.tuples(st.just("remove"), paths()),
-        st.tuples(st.just("mkdir"), paths()),
-        st.tuples(st.just("again"), paths()),
-        st.tuples(st.just("rename"), paths(), paths()),
-        st.tuples(st.just("exchange"), paths(), paths()),
-        st.tuples(st.just("link"), paths(), paths()),
-        st.tuples(st.just("symlink"), paths(), st.sampled_from((b"a", b"../b", b"/c", b"x" * 200))),
-        st.tuples(st.just("chmod"), paths(), st.sampled_from(MODES)),
-        st.tuples(st.just("chown"), paths(), st.sampled_from(kit.owners)),
-        st.tuples(st.just("utime"), paths(), st.sampled_from(TIMES)),
+        st.tuples(st.just("write"), new(), contents()),
+        st.tuples(st.just("write"), existing(), contents()),
+        st.tuples(st.just("append"), existing()),
+        st.tuples(st.just("truncate"), existing(), st.sampled_from((0, 2, 5000))),
+        st.tuples(st.just("open"), existing()),
+        st.tuples(st.just("unlink"), existing()),
+        st.tuples(st.just("rmdir"), directory()),
+        st.tuples(st.just("remove"), directory()),
+        st.tuples(st.just("mkdir"), new()),
+        st.tuples(st.just("again"), directory()),
+        st.tuples(st.just("rename"), st.one_of(existing(), directory()), st.one_of(new(), existing())),
+        st.tuples(st.just("exchange"), existing(), existing()),
+        st.tuples(st.just("link"), existing(), new()),
+        st.tuples(st.just("symlink"), new(), st.sampled_from((b"a", b"../b", b"/c", b"x" * 200))),
+        st.tuples(st.just("chmod"), existing(), st.sampled_from(MODES)),
+        st.tuples(st.just("chown"), existing(), st.sampled_from(kit.owners)),
+        st.tuples(st.just("utime"), existing(), st.sampled_from(TIMES)),
         st.tuples(
-            st.just("setxattr"), paths(), st.sampled_from(xattr_names(kit)), st.sampled_from((b"", b"v"))
+            st.just("setxattr"), existing(), st.sampled_from(xattr_names(kit)), st.sampled_from((b"", b"v"))
         ),
-        st.tuples(st.just("removexattr"), paths(), st.sampled_from(xattr_names(kit))),
-        st.tuples(st.just("mknod"), paths(), st.sampled_from((stat.S_IFIFO, stat.S_IFSOCK))),
+        st.tuples(st.just("removexattr"), existing(), st.sampled_from(xattr_names(kit))),
+        st.tuples(st.just("mknod"), new(), st.sampled_from((stat.S_IFIFO, stat.S_IFSOCK))),
     )
     return st.lists(one, min_size=1, max_size=12)
 
@@ -61,14 +74,42 @@ def perform(root: bytes, program: list[Operation]) -> int:
     done = 0
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for name, path, *rest in program:
+        for name, *arguments in program:
+            places = _places(fd) if any(map(_is_place, arguments)) else ([], [])
+            resolved = [_resolve(a, *places) if _is_place(a) else a for a in arguments]
             with contextlib.suppress(OSError):
-                _DOING[name](fd, path, *rest)
+                _DOING[name](fd, *resolved)
                 done += 1
     finally:
         _HELD.clear()
         os.close(fd)
     return done
+
+
+def _is_place(argument: object) -> bool:
+    return (
+        isinstance(argument, tuple)
+        and len(argument) == 2
+        and (argument[1] is None or type(argument[1]) is bytes)
+    )
+
+
+def _places(root: int) -> tuple[list[bytes], list[bytes]]:
+    """Everything that is there, and which of it are directories, the root included."""
+    entries, directories = [], []
+    for path, inner, others, _ in os.fwalk(b".", dir_fd=root):
+        inner.sort()
+        directories.append(path)
+        entries += [path + b"/" + name for name in sorted(inner + others)]
+    return entries or [b"."], directories
+
+
+def _resolve(place: Place, entries: list[bytes], directories: list[bytes]) -> bytes:
+    number, name = place
+    if name is None:
+        return entries[number % len(entries)]
+    path = directories[number % len(directories)]
+    return path + b"/" + name if name else path
 
 
 def _at(root: int, path: bytes) -> tuple[int, bytes]:

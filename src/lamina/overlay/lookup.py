@@ -100,18 +100,22 @@ class Layers:
         self._cwd = Fd(os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._roots: dict[int, Fd] = {}
         self._mount_points: list[bytes] | None = None
+        self.closed = False
 
     def close(self) -> None:
-        """Close everything. Idempotent."""
+        """Close everything, for good. Idempotent."""
+        self.closed = True
         for root in self._roots.values():
             root.close()
         self._roots.clear()
         self._cwd.close()
 
     def root(self, layer: int) -> Fd:
-        """The layer's directory, O_PATH. Raises KernelError naming it."""
+        """The layer's directory, O_PATH. Raises KernelError naming it, ValueError once closed."""
         root = self._roots.get(layer)
         if root is None:
+            if self.closed:
+                raise ValueError("the layers of this tree were closed")
             directory = self.directories[layer]
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             try:

@@ -26,12 +26,13 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal, overload
 
 from lamina.errors import InvalidInput
 from lamina.linux.fd import Fd
-from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
+from lamina.overlay.lookup import Found, Hit, OpenDir, View
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -156,11 +157,13 @@ class Tree:
         found = self._find(False)
         if not stat.S_ISLNK(found.status.st_mode):
             raise _error(errno.EINVAL, self)
-        return self._view.layers.readlink(found.hits[0])
+        with self._named():
+            return self._view.layers.readlink(found.hits[0])
 
     def resolve(self, strict: bool = False) -> Tree:
         """The same without symbolic links and "..". Unless *strict*, what does not exist is taken as it is."""
-        return self._walk_to(follow=True, strict=strict)[0]
+        with self._named():
+            return self._walk_to(follow=True, strict=strict)[0]
 
     def listxattr(self, *, follow_symlinks: bool = True) -> list[str]:
         """The names of the extended attributes, without overlayfs' own, sorted."""
@@ -170,8 +173,10 @@ class Tree:
     def getxattr(self, name: str | bytes, *, follow_symlinks: bool = True) -> bytes:
         """One extended attribute. Raises OSError ENODATA."""
         hit = self._find(follow_symlinks).hits[0]
-        stored = self._view.layers.format.to_disk(os.fsdecode(name))
-        with self._view.layers.open(hit.layer, hit.path, os.O_PATH) as fd:
+        with self._named():
+            stored = self._view.layers.format.to_disk(os.fsdecode(name))
+            fd = self._view.layers.open(hit.layer, hit.path, os.O_PATH)
+        with fd:
             return os.getxattr(b"/proc/self/fd/%d" % fd, stored)
 
     # -- what is in it
@@ -179,7 +184,9 @@ class Tree:
     def iterdir(self) -> Iterator[Tree]:
         """The entries of a directory, sorted by name. Raises NotADirectoryError."""
         with OpenDir(self._view.layers, self._directory().hits) as within:
-            for name in sorted(within.names()):
+            with self._named():
+                names = sorted(within.names())
+            for name in names:
                 try:
                     entry = self._view.find(within, name)
                 except OSError:  # as in a mount: listed, but what is asked of it fails
@@ -268,7 +275,8 @@ class Tree:
         found = self._find(follow_symlinks)
         if found.content is None:
             raise _error(errno.EISDIR if found.is_dir else errno.EINVAL, self)
-        return self._view.layers.open_content(found)
+        with self._named():
+            return self._view.layers.open_content(found)
 
     def open_path(self) -> Fd:
         """An O_PATH descriptor of the topmost real file, links not followed: its attributes are the entry's.
@@ -276,11 +284,14 @@ class Tree:
         For a metacopy the content is elsewhere: `open_content`.
         """
         hit = self._find(False).hits[0]
-        return self._view.layers.open(hit.layer, hit.path, os.O_PATH)
+        with self._named():
+            return self._view.layers.open(hit.layer, hit.path, os.O_PATH)
 
     def xattrs(self) -> dict[str, bytes]:
         """All extended attributes with their values, links not followed, overlayfs' own left out."""
-        return self._view.layers.xattrs(self._find(False).hits[0])
+        hit = self._find(False).hits[0]
+        with self._named():
+            return self._view.layers.xattrs(hit)
 
     def sources(self) -> tuple[tuple[int, bytes], ...]:
         """Where the entry comes from: (layer, path in it), top first; 0 is the upper, 1 the topmost lower layer."""
@@ -320,7 +331,8 @@ class Tree:
     def _find(self, follow: bool) -> Found:
         if self._found is not None and not (follow and stat.S_ISLNK(self._found.hits[0].status.st_mode)):
             return self._found
-        found = self._walk_to(follow, strict=True)[1]
+        with self._named():
+            found = self._walk_to(follow, strict=True)[1]
         assert found is not None
         return found
 
@@ -382,6 +394,17 @@ class Tree:
             else:
                 parts.append(part)
         return Tree(self._view, tuple(parts))
+
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors are about this path, and are the standard library's: PermissionError and so on."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename == str(self) or getattr(error, "call", "") == "open layer":
+                raise
+            raise OSError(error.errno, error.strerror, str(self)) from error
 
 
 def _error(code: int, tree: Tree) -> OSError:
