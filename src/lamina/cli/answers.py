@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lamina.engine.info import Fact
 
 WORDS = {True: "yes", False: "no", None: ""}
-MEANINGS = {True: "good", False: "bad", None: "plain"}
+MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("", "")}
 LEVELS = {"blocks": "bad", "weak": "warning", "note": "weak"}
 
 
@@ -34,24 +34,19 @@ def show(versions: dict[str, str], store: str, facts: Iterable[Fact]) -> None:
 
 
 def _draw(areas: dict[str, list[Fact]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = output.console()
     for area, facts in areas.items():
-        table = Table(
-            box=None, padding=(0, 2, 0, 0), title=f"\n{area}", title_justify="left", title_style="bold"
-        )
-        table.show_header = False
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        colours = {True: "green", False: "red", None: ""}
         for fact in facts:
-            mark = Text({True: "✓", False: "✗", None: ""}[fact.good], style=colours[fact.good])
-            table.add_row(Text(f"  {fact.name}", style="cyan"), mark, Text(fact.answer))
-        console.print(table)
+            mark, colour = MARKS[fact.good]
+            table.add_row(Text(f"  {fact.name}", style="cyan"), Text(mark, style=colour), Text(fact.answer))
+        console.print(Text(f"\n{area}", style="bold"), table, sep="\n")
 
 
 def findings(found: Iterable[Finding]) -> None:

@@ -91,7 +91,5 @@ def _sign_of_life(what: str) -> Iterator[None]:
     if not output.is_terminal(2):
         yield
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} ..."):
+    with output.console(2).status(f"{what} ..."):
         yield

@@ -14,6 +14,7 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
+from lamina.cli import output
 from lamina.cli.declare import Argument, Option, Verb
 from lamina.cli.entry import load
 from lamina.cli.options.general import GLOBAL
@@ -220,7 +221,7 @@ class Root(Group):
             context_settings={
                 "help_option_names": ["-h", "--help"],
                 "max_content_width": WIDTH,
-                "color": False if "NO_COLOR" in os.environ else None,
+                "color": output.is_coloured(),
             },
         )
 

@@ -31,7 +31,6 @@ def show(explanation: Explanation) -> None:
         output.columns(HEADINGS, rows)
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -40,4 +39,4 @@ def show(explanation: Explanation) -> None:
         table.add_column(heading.lower(), overflow="fold", no_wrap=heading in ("LAYER", "ANSWER"))
     for row, said in zip(rows, explanation.rows, strict=True):
         table.add_row(*map(Text, row), style=COLOURS.get(said.part, "dim"))
-    Console(highlight=False).print(table)
+    output.console().print(table)

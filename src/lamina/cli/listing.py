@@ -23,21 +23,30 @@ class Listing:
     """A set of changes, told in full, in short, or in numbers.
 
     What was deleted together with a directory above it is one line with a count, unless *full*. A directory in which
-    something came or went, and nothing else happened, is neither listed nor counted.
+    something came or went, and nothing else happened, is neither listed nor counted; but one that was emptied and is
+    still there has a line, with the count.
     """
 
     def __init__(self, changes: Iterable[HostChange], full: bool = False) -> None:
-        self.changes = [change for change in changes if not change.incidental]
-        self.shown = [change for change in self.changes if full or not change.implied]
-        self.below = {} if full else _counted_below(self.changes)
+        found = list(changes)
+        self.below = {} if full else _counted_below(found)
+        self.changes = [change for change in found if not change.incidental]
+        self.shown = [
+            change
+            for change in found
+            if full or not change.implied
+            if not change.incidental or change.path in self.below
+        ]
 
     def ranked(self) -> list[HostChange]:
         """The changes that get a line of their own: deletions first, then what was replaced, changed, added."""
-        return sorted(self.shown, key=lambda change: ORDER.index(change.kind))
+        return sorted(
+            self.shown, key=lambda change: 0 if change.path in self.below else ORDER.index(change.kind)
+        )
 
     def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
         """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""
-        said = remark(change)
+        said = "" if change.incidental else remark(change)
         if lost := self.below.get(change.path):
             said += f"  (and {lost:,} below it deleted)"
         if sizes:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def is_terminal(descriptor: int = 1) -> bool:
@@ -19,6 +22,14 @@ def is_terminal(descriptor: int = 1) -> bool:
 def is_coloured(descriptor: int = 1) -> bool:
     """Whether to use colours there (https://no-color.org)."""
     return is_terminal(descriptor) and not os.environ.get("NO_COLOR")
+
+
+def console(descriptor: int = 1) -> Console:
+    """rich's console on a terminal: plain where no colours are wanted (rich itself would leave bold type)."""
+    from rich.console import Console
+
+    plain = not is_coloured(descriptor)
+    return Console(stderr=descriptor == 2, highlight=False, color_system=None if plain else "auto")
 
 
 def text(data: str, end: str = "") -> None:

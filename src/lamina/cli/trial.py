@@ -87,7 +87,7 @@ class Trial:
     def _what_happened(self, done: Completed, changes: Sequence[HostChange]) -> Iterable[str]:
         meaning = "bad" if done.returncode else "good"
         yield self.style(meaning, f"lamina: exit status {done.returncode}") + (
-            "; it would have:" if changes else ""
+            "; not yet done to this system:" if changes else ""
         )
         yield from summary(changes, done.name, self.style)
 

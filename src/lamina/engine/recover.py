@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import select
+from errno import ESRCH
 
 from lamina.engine.discard import discard, finish_burials
-from lamina.errors import Corrupt
+from lamina.errors import Corrupt, KernelError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.cgroups import read_layout, remove_directories
 from lamina.store import containers, names
@@ -94,8 +95,9 @@ def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
                 return
             pidfd_send_signal(held, SIGKILL)
             select.select([held], [], [], PATIENCE)
-    except ProcessLookupError:
-        pass
+    except KernelError as error:
+        if error.errno != ESRCH:  # gone already
+            raise
 
 
 def boot_id() -> str:
@@ -145,5 +147,6 @@ def _kill_cgroup(path: bytes) -> None:
                 with pidfd_open(pid) as held:
                     pidfd_send_signal(held, SIGKILL)
                     select.select([held], [], [], 1.0)
-            except ProcessLookupError:
-                pass
+            except KernelError as error:
+                if error.errno != ESRCH:
+                    raise

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lamina.engine.apply.values import HostChange
+from lamina.errors import InvalidInput, KernelError
+from lamina.linux.constants import OVERLAYFS_SUPER_MAGIC
+from lamina.linux.files import statfs
 from lamina.overlay import mount as mounting
 from lamina.overlay.options import parse_mount_options
 from lamina.overlay.stack import Overlay
@@ -29,7 +33,18 @@ def mount(options: Sequence[str], target: str | PathLike[str], source: str = "ov
 
 
 def umount(target: str | PathLike[str], *, lazy: bool = False) -> None:
-    """Unmount what is mounted on *target*; *lazy*: at once, even if it is in use. Raises MountError."""
+    """Unmount the overlay on *target*; *lazy*: at once, even if it is in use.
+
+    Raises InvalidInput when another kind of file system is mounted there, MountError.
+    """
+    try:
+        found = statfs(target).type
+    except KernelError:
+        found = OVERLAYFS_SUPER_MAGIC  # umount2(2) says what is the matter
+    if found != OVERLAYFS_SUPER_MAGIC and os.path.ismount(target):
+        raise InvalidInput(
+            f"unmount {os.fspath(target)}: not an overlay", remedy="umount(8) is for the others"
+        )
     mounting.umount(target, detach=lazy)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from errno import EPERM
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
+from lamina.errors import KernelError
 from lamina.linux.constants import AT_FDCWD, MOUNT_ATTR_RDONLY, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE
 from lamina.supervisor.pump import Drain, Feed, Sink
 from lamina.supervisor.terminal import end_of_file, is_terminal
@@ -206,8 +208,10 @@ def open_null(flags: int) -> int:
             with open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC) as tree:
                 mount_setattr(tree, b"", 0x1000, attr_set=MOUNT_ATTR_RDONLY)  # AT_EMPTY_PATH
                 return os.open(b"/proc/self/fd/%d" % tree, flags | os.O_CLOEXEC)
-        except PermissionError:
-            pass  # root without the capability to mount
+        except KernelError as error:
+            if error.errno != EPERM:
+                raise
+            # root without the capability to mount
     return os.open(b"/dev/null", flags | os.O_CLOEXEC)
 
 

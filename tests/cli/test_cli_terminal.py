@@ -1,0 +1,233 @@
+"""What somebody sees and types who sits at a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.terminal import Terminal, lamina
+
+pytestmark = pytest.mark.root
+
+PLAIN = {"NO_COLOR": "1", "PAGER": "cat"}
+QUESTION = r"\[a\]pply, \[d\]iscard, \[v\]iew the diff, \[k\]eep\? "
+
+
+def at_terminal(*argv: str | Path, size: tuple[int, int] = (24, 80), cwd: Path | None = None) -> Terminal:
+    return Terminal(lamina(*map(str, argv)), env=PLAIN, size=size, cwd=cwd)
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Callable[..., Terminal]:
+    """`lamina try` of a command that deletes `old` and writes `new` in the directory `place`; status 5."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "old").write_text("old\n")
+
+    def start(*options: str, then: str = "") -> Terminal:
+        script = f"rm {place}/old; echo new >{place}/new; {then} exit 5"
+        return at_terminal("try", "--network", "none", "--name", "attempt", *options, "sh", "-c", script)
+
+    return start
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory))
+
+
+# -- run -it
+
+
+def test_an_interactive_shell_feels_local() -> None:
+    with at_terminal("run", "--rm", "-it", "-e", "PS1=ready> ", "host", "sh", size=(33, 101)) as terminal:
+        before = terminal.settings()
+        terminal.expect("ready> ")
+        terminal.type("stty size\r")
+        terminal.expect("33 101")
+        terminal.resize(44, 132)
+        terminal.type("until stty size | grep 44; do sleep 0.1; done\r")  # the news takes a moment to get there
+        terminal.expect("44 132")
+        terminal.type("sleep 100\r")
+        terminal.expect("sleep 100")
+        terminal.type("\x03")
+        terminal.expect("ready> ")
+        terminal.type("tty; exit 4\r")
+        terminal.expect("/dev/pts/0")
+        assert terminal.wait() == 4
+        assert terminal.settings() == before
+
+
+def test_the_terminal_is_itself_again_after_a_violent_end() -> None:
+    with at_terminal(
+        "run", "--rm", "-it", "host", "sh", "-c", "stty raw -echo; echo ready; sh -c 'kill -9 $$'"
+    ) as terminal:
+        before = terminal.settings()
+        assert terminal.wait() == 137
+        assert terminal.settings() == before
+
+
+def test_ctrl_c_without_a_terminal_inside_reaches_the_command() -> None:
+    script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done"
+    with at_terminal("run", "--rm", "host", "sh", "-c", script) as terminal:
+        terminal.expect("ready")
+        terminal.type("\x03")
+        terminal.expect("caught")
+        assert terminal.wait() == 9
+
+
+# -- try
+
+
+def test_try_says_what_is_not_virtual_shows_asks_and_discards(
+    attempt: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    with attempt(then="tty; stty size; pwd;") as terminal:
+        before = terminal.settings()
+        terminal.expect("not virtual: devices, the clock, and what other programs do meanwhile")
+        terminal.expect("/dev/pts/0\r\n24 80\r\n" + os.getcwd())
+        terminal.expect("exit status 5")
+        seen = terminal.expect(QUESTION).string
+        assert seen.index("D ") < seen.index("A "), "losses first"
+        assert f"D {tmp_path}/place/old  -4 B\r\n" in seen
+        assert f"A {tmp_path}/place/new  +4 B\r\n" in seen
+        assert "1 deleted, 1 added (4 B written)" in seen
+        terminal.type("d\r")
+        terminal.expect("discarded")
+        assert terminal.wait() == 5
+        assert terminal.settings() == before
+    assert files(tmp_path / "place") == ["old"]
+    with at_terminal("ps", "-aq") as terminal:
+        assert (terminal.wait(), terminal.output) == (0, "")
+
+
+def test_try_shows_the_diff_and_applies(attempt: Callable[..., Terminal], tmp_path: Path) -> None:
+    with attempt() as terminal:
+        terminal.expect(QUESTION)
+        terminal.type("v\r")
+        terminal.expect(r"\+new")
+        terminal.expect(r"deleted file mode 100644")
+        terminal.expect(QUESTION)
+        terminal.type("yes\r")
+        terminal.expect("'yes' is none of them")
+        terminal.expect(QUESTION)
+        terminal.type("a\r")
+        terminal.expect("applied: 1 deleted, 1 added .*; 'lamina undo attempt' takes it back")
+        assert terminal.wait() == 5
+    assert files(tmp_path / "place") == ["new"]
+    with at_terminal("undo", "attempt") as terminal:
+        assert terminal.wait() == 0
+    assert files(tmp_path / "place") == ["old"]
+
+
+@pytest.mark.parametrize(("key", "status"), [("k\r", 5), ("\r", 5), ("\x04", 5), ("\x03", 130)])
+def test_try_keeps_when_in_doubt(
+    attempt: Callable[..., Terminal], tmp_path: Path, key: str, status: int
+) -> None:
+    with attempt() as terminal:
+        terminal.expect(QUESTION)
+        terminal.type(key)
+        terminal.expect("kept as attempt:")
+        terminal.expect("lamina apply attempt ")
+        assert terminal.wait() == status
+    assert files(tmp_path / "place") == ["old"]
+    with at_terminal("apply", "attempt") as terminal:
+        assert terminal.wait() == 0
+    assert files(tmp_path / "place") == ["new"]
+
+
+def test_what_was_typed_while_the_command_ran_is_no_answer(
+    attempt: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    with attempt(then="echo ready; sleep 1;") as terminal:
+        terminal.expect("ready")
+        terminal.type("a\ra\ra\r")
+        terminal.expect(QUESTION)
+        terminal.type("d\r")
+        terminal.expect("discarded")
+        assert terminal.wait() == 5
+    assert files(tmp_path / "place") == ["old"]
+
+
+def test_try_asks_again_when_this_system_changed_meanwhile(
+    attempt: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    with attempt() as terminal:
+        terminal.expect(QUESTION)
+        (tmp_path / "place/old").write_text("mine\n")
+        terminal.type("a\r")
+        terminal.expect("place/old: changed on the host")
+        terminal.expect(r"\[f\]orce")
+        terminal.type("f\r")
+        terminal.expect("overridden")
+        assert terminal.wait() == 5
+    assert files(tmp_path / "place") == ["new"]
+
+
+def test_try_of_something_that_changes_nothing_does_not_ask() -> None:
+    with at_terminal("try", "true") as terminal:
+        assert terminal.wait() == 0
+        assert "nothing changed" in terminal.output
+        assert "pply" not in terminal.output
+
+
+def test_try_of_a_full_screen_program(tmp_path: Path) -> None:
+    """Raw mode, single keys, no echo: what an editor needs."""
+    script = 'stty raw -echo; k=$(dd bs=1 count=1 2>/dev/null); stty sane; echo "key=$k"'
+    with at_terminal("try", "--network", "none", "sh", "-c", script) as terminal:
+        terminal.expect("meanwhile")
+        # the key may come before or after the command made the terminal raw: a line end serves both
+        terminal.type("x\r")
+        terminal.expect("key=x")
+        assert terminal.wait() == 0
+
+
+# -- what the terminal is spared
+
+
+def test_names_and_contents_cannot_command_the_terminal(tmp_path: Path) -> None:
+    script = f"printf 'title\\033]0;owned\\007\\n' >{tmp_path}/$(printf 'a\\033[2Jb')"
+    with at_terminal("run", "--name", "evil", "host", "sh", "-c", script) as terminal:
+        assert terminal.wait() == 0
+    for argv in (
+        ["diff", "evil"],
+        ["diff", "--stat", "evil"],
+        ["diff", "-p", "evil"],
+        ["ps", "-a", "--no-trunc"],
+    ):
+        with at_terminal(*argv) as terminal:
+            assert terminal.wait() == 0
+            assert "\x1b" not in terminal.output, argv
+            assert "\x07" not in terminal.output, argv
+
+
+def test_colours_and_their_absence(tmp_path: Path) -> None:
+    with Terminal(lamina("--help"), env={"PAGER": "cat"}) as terminal:
+        assert terminal.wait() == 0
+        assert "\x1b[1mUsage\x1b[0m" in terminal.output
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        for argv in (["--help"], ["info"], ["run", "--mem"], ["doctor"], ["rnu"]):
+            with Terminal(lamina(*argv), env=environment) as terminal:
+                terminal.wait()
+                assert "\x1b" not in terminal.output, (argv, environment)
+
+
+def test_ctrl_c_in_a_quiet_verb_is_quiet() -> None:
+    with at_terminal("run", "--name", "slow", "host", "sh", "-c", "echo ready; sleep 100") as running:
+        running.expect("ready")
+        with at_terminal("logs", "-f", "slow") as terminal:
+            terminal.expect("ready")
+            terminal.type("\x03")
+            assert terminal.wait() == 130
+            assert terminal.output.replace("^C", "").split() == ["ready"]
+        with at_terminal("ps") as terminal:
+            assert terminal.wait() == 0
+            assert "Up " in terminal.output
+        with at_terminal("rm", "slow") as terminal:
+            assert terminal.wait() == 1
+            assert "it is running" in terminal.output
+        with at_terminal("rm", "-f", "slow") as terminal:
+            assert terminal.wait() == 0
+        assert running.wait() != 0
