@@ -197,3 +197,20 @@ def test_sizes() -> None:
     assert [size(n) for n in (0, 999, 1000, 1_250_000, 999_960, 5 * 10**13)] == [
         *("0 B", "999 B", "1.0 kB", "1.2 MB", "1.0 MB", "50.0 TB")
     ]
+
+
+def test_a_directory_that_was_emptied_and_made_again_has_a_line() -> None:
+    changes: list[Any] = [
+        Difference(b"/a", "deleted", before=FILE),
+        Difference(b"/etc", "changed", frozenset({"times"}), DIRECTORY, DIRECTORY, incidental=True),
+        Difference(b"/etc/apt", "deleted", before=DIRECTORY, implied=True),
+        Difference(b"/etc/apt/x", "deleted", before=FILE, implied=True),
+        Difference(b"/etc/motd", "changed", frozenset({"content"}), FILE, FILE),
+    ]
+    listing = Listing(changes)
+    assert [line.split("  ")[:2] for line in listing.by_kind(Style())] == [
+        ["D /a", "-1.2 kB"],
+        ["C /etc/", "(and 2 below it deleted)"],
+        ["C /etc/motd", "1.2 kB → 1.2 kB"],
+    ]
+    assert listing.total(Style()).startswith("3 deleted, 1 changed")
