@@ -40,9 +40,7 @@ class Listing:
 
     def ranked(self) -> list[HostChange]:
         """The changes that get a line of their own: deletions first, then what was replaced, changed, added."""
-        return sorted(
-            self.shown, key=lambda change: 0 if change.path in self.below else ORDER.index(change.kind)
-        )
+        return sorted(self.shown, key=lambda change: 0 if change.incidental else ORDER.index(change.kind))
 
     def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
         """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""
