@@ -9,14 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from lamina import prelude
-
-prelude.use()
-
-from lamina.cli import quick  # noqa: E402
-from lamina.cli.declare import Arguments  # noqa: E402
-from lamina.cli.options.general import GLOBAL  # noqa: E402
-from lamina.cli.verbs import VERBS  # noqa: E402
+from lamina.cli import quick
+from lamina.cli.declare import Arguments
+from lamina.cli.options.general import GLOBAL
+from lamina.cli.verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +22,8 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """The console script. Leaves without the interpreter's finalisation: there is nothing left to finalise."""
-    status = _flush(command_line(sys.argv[1:]))
-    if "lamina.engine.run" in sys.modules:
-        prelude.leave()
-    os._exit(status)
+    status = command_line(sys.argv[1:])
+    os._exit(_flush(status))
 
 
 def command_line(argv: Sequence[str]) -> int:
