@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.signals import Catcher
 
 HOST = "host"
 CGROUP_PARENT = "/lamina"
@@ -163,6 +165,8 @@ class _Session:
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
         self.stdio: Stdio | None = None
+        self.log: LogWriter | None = None
+        self.catcher: Catcher | None = None
         self.recorded = False
 
     def run(self, command: tuple[str, ...]) -> Completed:
@@ -218,13 +222,16 @@ class _Session:
         return record
 
     def _start(self, drawn: Design) -> Running:
-        log = None
         if not self.options.rm:
             from lamina.supervisor.log import LogWriter
 
-            log = LogWriter(self.home.path + b"/log")
+            self.log = LogWriter(self.home.path + b"/log")
         io, tty = self.io, self.options.tty
-        self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=log, tty=tty)
+        self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
+        if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
+            from lamina.supervisor.signals import Catcher
+
+            self.catcher = Catcher()
         running = launch(
             drawn.bundle,
             stdin=stdio.child[0],
@@ -252,15 +259,7 @@ class _Session:
 
     def _attend(self, running: Running) -> Ended:
         assert self.stdio is not None
-        if not self.io.forward_signals:
-            return attend(running, self.stdio, timeout=self.io.timeout)
-        from lamina.supervisor.signals import Catcher
-
-        catcher = Catcher()
-        try:
-            return attend(running, self.stdio, timeout=self.io.timeout, catcher=catcher)
-        finally:
-            catcher.close()
+        return attend(running, self.stdio, timeout=self.io.timeout, catcher=self.catcher)
 
     def _record_end(self, ended: Ended) -> None:
         """Write down how it ended and let go; after this the container is nobody's."""
@@ -268,7 +267,7 @@ class _Session:
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
         running.close()
-        self.stdio.close()
+        self._close()
         if self.options.rm:
             discard(home, self.name, None)
         else:
@@ -306,6 +305,12 @@ class _Session:
             warnings=(*drawn.warnings, *self.running.notes),
         )
 
+    def _close(self) -> None:
+        """Let go of everything but the container."""
+        for held in (self.stdio, self.log, self.catcher):
+            if held is not None:
+                held.close()
+
     def abandon(self, failure: BaseException) -> None:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
@@ -320,8 +325,7 @@ class _Session:
         except (OSError, LaminaError) as second:
             failure.add_note(f"while ending the container: {second}")
         try:
-            if self.stdio is not None:
-                self.stdio.close()
+            self._close()
             if self.running is None or self.options.rm:
                 discard(self.home, self.name, None)
             else:
