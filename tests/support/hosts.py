@@ -170,4 +170,4 @@ def differences(first: Picture, second: Picture) -> dict[str, Any]:
 
 def hidden(root: Path) -> list[Path]:
     """Lamina's own directories outside the store: there must be none where nothing is kept."""
-    return [path for path in root.rglob(".lamina-*")]
+    return list(root.rglob(".lamina-*"))

@@ -196,7 +196,10 @@ class Areas:
                 continue
             self._open[record["id"]] = held
             self._give_back_after_crash(record)
-            empty(self._hands, held)
+            if any(made["id"] == record["id"] for made in self._log.of("made")):
+                empty(self._hands, held)
+            elif os.listdir(held):
+                continue  # a crash came right after it was made, so this is another one
             self._remove(record)
 
     def close(self) -> None:

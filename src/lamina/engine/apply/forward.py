@@ -53,7 +53,7 @@ def narrow(work: Work, step: DirectoryStep) -> None:
         return
     held = directory_of(work, step)
     mode = stat.S_IMODE(os.fstat(held).st_mode)
-    meanwhile = narrowed(mode, step.new.mode)
+    meanwhile = narrowed(step.old.mode, step.new.mode)
     if os.geteuid() != 0:
         meanwhile |= OWNER_WRITES
     if meanwhile != mode:
@@ -95,7 +95,12 @@ def _do(work: Work, unit: Unit, comparison: Comparison) -> None:
         raise _raced(unit, there)
     area = work.areas.open(unit.area)
     if unit.op == ADD:
-        work.hands.rename(area, unit.slot, parent, name, RENAME_NOREPLACE)
+        try:
+            work.hands.rename(area, unit.slot, parent, name, RENAME_NOREPLACE)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            raise _raced(unit, entry(parent, name)) from error
     elif unit.op == SWAP:
         exchange(work, parent, name, area, unit.slot)
     elif unit.op == TAKE:

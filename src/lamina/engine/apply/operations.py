@@ -285,7 +285,11 @@ def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None
 def _recover(held: Journal) -> Recovered | None:
     """End what a crash interrupted. At most the newest apply and one older undo can be unfinished: never both."""
     ended = None
+    logs = read_logs(held.fd, held.path)
     for number in held.numbers():
+        records = logs.get(number, [])
+        if records and past(number, records).state in ("applied", "undone"):
+            continue
         work = held.open(number)
         if work is None:
             continue

@@ -128,7 +128,12 @@ def file_system(directory: int) -> tuple[int, int]:
 def make_private(hands: Hands, directory: int, name: bytes) -> Fd:
     """Make the directory *name*, open it for reading, and make sure that it is ours alone. Raises OSError."""
     hands.mkdir(directory, name)
-    return open_private(directory, name)
+    made = open_private(directory, name)
+    if os.listdir(made):  # in a directory of somebody else's, who put another one of ours there
+        raise KernelError(
+            "make", errno.ENOTEMPTY, os.fsdecode(name), hint="this directory is not the one just made"
+        )
+    return made
 
 
 def open_private(directory: int, name: bytes) -> Fd:

@@ -22,7 +22,7 @@ from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any
 
@@ -72,7 +72,7 @@ class Journal:
         except BaseException:
             self.remove(number)
             raise
-        return Work(number, self.hands, directory, log, Host(root), self._turn())
+        return Work(number, self.hands, directory, log, Host(root), self._turn)
 
     def open(self, number: int) -> Work | None:
         """An earlier apply; None if it had not even begun, and is removed. Raises errors.Corrupt, KernelError."""
@@ -85,7 +85,7 @@ class Journal:
             self.remove(number)
             return None
         host = Host(raw(log.of("begin")[0]["root"]))
-        return Work(number, self.hands, directory, log, host, self._turn())
+        return Work(number, self.hands, directory, log, host, self._turn)
 
     def remove(self, number: int) -> None:
         """Remove the directory of an apply that left nothing behind. Raises OSError."""
@@ -130,7 +130,9 @@ class Journal:
 class Work:
     """One apply: its log, its areas and the host it is done to. To be closed."""
 
-    def __init__(self, number: int, hands: Hands, directory: Fd, log: Log, host: Host, turn: int) -> None:
+    def __init__(
+        self, number: int, hands: Hands, directory: Fd, log: Log, host: Host, turn: Callable[[], int]
+    ) -> None:
         self.number, self.hands, self.directory, self.log, self.host = number, hands, directory, log, host
         self._turn = turn
         self.areas = Areas(hands, host, directory, log)
@@ -168,8 +170,9 @@ class Work:
             mountpoint, relative = places[path]
             status = self.host.below(mountpoint).status(relative)
             entries.append([text(path), *(stamp(status) if status else NOTHING)])
+        turn = self._turn()
         for start in range(0, len(entries), AT_ONCE):
-            self.log.append("result", turn=self._turn, entries=entries[start : start + AT_ONCE])
+            self.log.append("result", turn=turn, entries=entries[start : start + AT_ONCE])
 
     def close(self) -> None:
         """Close everything."""
