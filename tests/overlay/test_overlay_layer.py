@@ -15,7 +15,7 @@ from lamina.overlay.layer import NAME_MAX, TRUSTED, USER, LayerFormat
 
 FORMATS = pytest.mark.parametrize("marks", [TRUSTED, USER], ids=["trusted", "user"])
 
-words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=40)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
 attributes = st.one_of(
     words.map(lambda word: f"user.{word}"),
     words.map(lambda word: f"trusted.overlay.{word}"),

@@ -14,7 +14,7 @@ from lamina.overlay.layer import TRUSTED, LayerFormat
 class Marked:
     """A directory with marks."""
 
-    entries: Mapping[str | bytes, object] = field(default_factory=dict)
+    entries: Mapping[str, object] = field(default_factory=dict)
     opaque: bytes = b""
     redirect: bytes = b""
 
@@ -46,7 +46,7 @@ def moved(path: str, **entries: object) -> Marked:
     return Marked(entries, redirect=os.fsencode(path))
 
 
-def grow(root: Path, entries: Mapping[str | bytes, object], marks: LayerFormat = TRUSTED) -> Path:
+def grow(root: Path, entries: Mapping[str, object], marks: LayerFormat = TRUSTED) -> Path:
     """Write *entries* below *root* (made if missing): str and bytes are files, dicts and Marked are directories."""
     root.mkdir(parents=True, exist_ok=True)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
