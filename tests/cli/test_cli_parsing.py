@@ -147,6 +147,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(SHAPES), st.booleans())
 @example(["--number", "3", "--", "-a"], SHAPES[3], True)
+@example(["--number", "wrong", "--number=3"], SHAPES[0], True)
 def test_quick_parser_and_click_agree(
     argv: list[str], arguments: tuple[Argument, ...], interspersed: bool
 ) -> None:

@@ -48,7 +48,8 @@ def test_an_interactive_shell_feels_local() -> None:
         terminal.type("stty size\r")
         terminal.expect("33 101")
         terminal.resize(44, 132)
-        terminal.type("until stty size | grep 44; do sleep 0.1; done\r")  # the news takes a moment to get there
+        # the news takes a moment to get there
+        terminal.type("until stty size | grep 44; do sleep 0.1; done\r")
         terminal.expect("44 132")
         terminal.type("sleep 100\r")
         terminal.expect("sleep 100")

@@ -214,3 +214,4 @@ def test_a_directory_that_was_emptied_and_made_again_has_a_line() -> None:
         ["C /etc/motd", "1.2 kB → 1.2 kB"],
     ]
     assert listing.total(Style()).startswith("3 deleted, 1 changed")
+    assert [listing.is_loss(change) for change in listing.ranked()] == [True, True, False]

@@ -40,7 +40,15 @@ class Listing:
 
     def ranked(self) -> list[HostChange]:
         """The changes that get a line of their own: deletions first, then what was replaced, changed, added."""
-        return sorted(self.shown, key=lambda change: 0 if change.incidental else ORDER.index(change.kind))
+        return sorted(self.shown, key=self._rank)
+
+    def is_loss(self, change: HostChange) -> bool:
+        """Whether something is gone with it: also from a directory that was emptied and is still there."""
+        return self._rank(change) <= ORDER.index("replaced")
+
+    def _rank(self, change: HostChange) -> int:
+        emptied = change.kind == "changed" and change.path in self.below
+        return ORDER.index("deleted" if emptied else change.kind)
 
     def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
         """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""

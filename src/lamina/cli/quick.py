@@ -90,9 +90,13 @@ def _cluster(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | 
 
 def _values(table: tuple[Option, ...], found: list[tuple[Option, str | None]]) -> dict[str, Any] | None:
     values: dict[str, Any] = {option.key: option.unset for option in table}
-    for option, text in found:
+    # of an option that is not to be repeated the last counts, and only the last is looked at
+    last = {option.key: number for number, (option, _) in enumerate(found)}
+    for number, (option, text) in enumerate(found):
         if text is None:
             values[option.key] = True
+            continue
+        if not option.multiple and number != last[option.key]:
             continue
         if option.choices and text not in option.choices:
             return None

@@ -38,7 +38,7 @@ def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]
     """What has to be known before deciding: every loss, some of the rest, all of it counted."""
     listing = Listing(changes)
     ranked = listing.ranked()
-    losses = [change for change in ranked if change.kind in ("deleted", "replaced")]
+    losses = [change for change in ranked if listing.is_loss(change)]
     others = ranked[len(losses) :]
     lines = [listing.line(change, style, sizes=True) for change in losses[:MOST_LOSSES]]
     if len(losses) > MOST_LOSSES:
