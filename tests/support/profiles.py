@@ -55,32 +55,41 @@ def conditions(
 @st.composite
 def rules(
     draw: st.DrawFn,
+    names: tuple[str, ...],
     most: int,
     operators: tuple[str, ...],
     actions: tuple[str, ...],
-    *,
-    repeat: bool = False,
-    orders_small: bool = False,
+    repeat: bool,
+    orders_small: bool,
 ) -> Profile:
     """One rule with at most *most* conditions, on the same argument if *repeat*."""
     indices = draw(st.lists(st.integers(0, 2), max_size=most, unique=not repeat))
     return {
-        "names": draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)),
+        "names": draw(st.lists(st.sampled_from(names), min_size=1, max_size=2)),
         "action": draw(st.sampled_from(actions)),
         "args": [draw(conditions(index, operators, orders_small)) for index in indices],
     }
 
 
-def profiles(rule: st.SearchStrategy[Profile], architectures: list[str]) -> st.SearchStrategy[Profile]:
-    return st.fixed_dictionaries(
-        {
-            "defaultAction": st.just("SCMP_ACT_ERRNO"),
-            "architectures": st.lists(st.sampled_from(architectures), unique=True)
-            if architectures
-            else st.just([]),
-            "syscalls": st.lists(rule, min_size=1, max_size=6),
-        }
-    )
+@st.composite
+def profiles(
+    draw: st.DrawFn,
+    most: int,
+    operators: tuple[str, ...],
+    actions: tuple[str, ...] = ("SCMP_ACT_ALLOW",),
+    *,
+    architectures: tuple[str, ...] = (),
+    repeat: bool = False,
+    orders_small: bool = False,
+) -> Profile:
+    """A list of rules for a few calls (so that rules meet), each with at most *most* conditions."""
+    names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)))
+    rule = rules(names, most, operators, actions, repeat, orders_small)
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": [word for word in architectures if draw(st.booleans())],
+        "syscalls": draw(st.lists(rule, min_size=1, max_size=6)),
+    }
 
 
 def questions(profile: Profile, architectures: tuple[str, ...]) -> list[tuple[str, str, int]]:
@@ -111,6 +120,20 @@ def interesting(profile: Profile, name: str) -> list[int]:
                         value >> 32 << 32,
                     }
     return sorted(value & 0xFFFFFFFFFFFFFFFF for value in found)
+
+
+def arguments_for(profile: Profile, name: str, wanted: int = 60) -> list[tuple[int, int, int]]:
+    """Three arguments each: the interesting values in different company, about *wanted* of them."""
+    values = interesting(profile, name)
+    strides = (1, 7, 11)  # values meet others than their neighbours
+    return [
+        (
+            values[at % len(values)],
+            values[at * strides[1] % len(values)],
+            values[at * strides[2] // 3 % len(values)],
+        )
+        for at in range(wanted)
+    ]
 
 
 def holds(condition: Profile, arguments: tuple[int, ...], bits: int) -> bool:
