@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.examples import Block, Command, agrees, blocks, play, session
+from support.rootless import Rootless
 from support.sources import REPOSITORY
 from support.understudy import with_understudy
 
@@ -123,3 +124,30 @@ def test_make_help_names_every_target() -> None:
     ).stdout
     for target in set(re.findall(r"^([a-z]+):", makefile, re.M)) - {"setup"}:
         assert f"make {target} " in listed
+
+
+@pytest.mark.root
+def test_the_demo_plays_to_its_end(tmp_path: Path, scratch: dict[str, str]) -> None:
+    def play_demo() -> tuple[int, str]:
+        demo = [sys.executable, str(REPOSITORY / "scripts/demo")]
+        done = subprocess.run(
+            demo, env=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    status, said = with_understudy(tmp_path, play_demo)
+    assert status == 0, said
+    assert "discarded" in said
+
+
+@pytest.mark.userns
+@pytest.mark.peer("newuidmap")
+def test_the_demo_plays_without_root(rootless: Rootless) -> None:
+    programs = rootless.mkdir("bin")
+    (programs / "lamina").write_text(f'#!/bin/sh\nexec {sys.executable} -m lamina "$@"\n')
+    (programs / "lamina").chmod(0o755)
+    environment = {**rootless.env, "PATH": f"{programs}:{rootless.env['PATH']}"}
+    done = rootless.run(sys.executable, REPOSITORY / "scripts/demo", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "-1.1\n+2.0\n" in done.stdout, done.stdout + done.stderr
+    assert "applied: 1 changed" in done.stdout + done.stderr

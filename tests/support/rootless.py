@@ -36,6 +36,8 @@ class Rootless:
         self.tmp = tmp
         self.as_root = os.geteuid() == 0
         self.uid, self.gid = (UID, UID) if self.as_root else (os.geteuid(), os.getegid())
+        # an overlay without root cannot copy a directory of root up, so this must be the user's like his home
+        self.give(tmp)
         self.home = self.mkdir("home")
         self.env = {
             "HOME": str(self.home),
