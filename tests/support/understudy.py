@@ -41,8 +41,9 @@ def _play(directory: Path, fn: Callable[[], T]) -> T:
     elsewhere = sorted(
         path for path in needed if path.stat().st_dev != home
     )  # not in the overlay: other disks
-    for path in [Path("/proc"), Path("/sys"), Path("/dev"), *elsewhere, directory]:
+    for path in [Path("/proc"), Path("/sys"), Path("/dev"), *elsewhere]:
         _run("mount", "--rbind", str(path), f"{new}{path}")
+    _run("mount", "--bind", str(directory), f"{new}{directory}")  # itself, not the root that is mounted in it
     (new / "old-root").mkdir()
     os.chdir(new)
     _run("pivot_root", ".", "old-root")

@@ -263,7 +263,9 @@ class View:
         return Found((top, *self._below), None)
 
     def _root_hit(self, layer: int) -> Hit:
-        return Hit(layer, b"", *look(self.layers.root(layer), b"."))
+        directory = self.layers.root(layer)
+        # by descriptor, not as ".": nobody needs to be able to search a directory to know that it is one
+        return Hit(layer, b"", os.fstat(directory), _attributes(b"/proc/self/fd/%d" % directory, follow=True))
 
     def find(self, within: OpenDir, name: bytes) -> Found | None:
         """What *name* leads to in the directory *within*; None if nothing.
@@ -281,12 +283,16 @@ def look(dir_fd: int, name: bytes) -> tuple[os.stat_result, list[str]]:
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
         return status, []  # a whiteout, whatever else is written on it
+    return status, _attributes(b"/proc/self/fd/%d/%b" % (dir_fd, name), follow=False)
+
+
+def _attributes(path: bytes, *, follow: bool) -> list[str]:
     try:
-        return status, os.listxattr(b"/proc/self/fd/%d/%b" % (dir_fd, name), follow_symlinks=False)
+        return os.listxattr(path, follow_symlinks=follow)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        return status, []
+        return []
 
 
 class Search:
