@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import history
+from lamina.engine.apply import apply, history, recover
+from lamina.engine.apply.hands import Hands
+from lamina.engine.textdiff import diff_changes
+from lamina.errors import Conflict
 from support.hosts import Machine, differences, hidden, picture
 
 pytestmark = pytest.mark.root
@@ -93,3 +98,162 @@ def test_nothing_to_do(machine: Machine) -> None:
     machine.run(lambda: None)
     assert machine.apply().changes == ()
     assert history(machine.journal) == []
+
+
+def sh(command: str) -> Callable[[], int]:
+    return lambda: os.system(command)
+
+
+def test_a_part_with_its_parents(machine: Machine) -> None:
+    machine.write("etc/old", "x")
+    before = picture(machine.root)
+    machine.run(
+        sh("mkdir -m 710 -p n; mkdir -m 750 n/m; echo x > n/m/f; echo y > n/m/g; echo z > n/h; rm etc/old")
+    )
+    applied = machine.apply("/n/m/f")
+    assert applied.parents == (b"/n", b"/n/m")
+    assert sorted(c.path for c in applied.changes) == [b"/n", b"/n/m", b"/n/m/f"]
+    assert sorted(os.listdir(machine.root / "n/m")) == ["f"]
+    assert (machine.root / "n").stat().st_mode & 0o7777 == 0o710
+    assert (machine.root / "etc/old").exists()
+    machine.apply("/n")
+    assert sorted(os.listdir(machine.root / "n/m")) == ["f", "g"]
+    machine.undo()
+    machine.undo()
+    assert differences(picture(machine.root), before) == {}
+
+
+def test_what_is_excluded_keeps_its_directory(machine: Machine) -> None:
+    machine.write("d/e/keep", "x")
+    machine.write("d/e/other", "x")
+    machine.write("d/f", "x")
+    machine.run(sh("rm -r d"))
+    applied = machine.apply(exclude=["/d/e/keep"])
+    assert applied.kept == (b"/d", b"/d/e")
+    assert picture(machine.root).keys() == {".", "d", "d/e", "d/e/keep"}
+
+
+def test_hard_links_of_the_host(machine: Machine) -> None:
+    """A name whose file the container changed is a file of its own then; undone it is the old file again."""
+    machine.write("a", "old")
+    os.link(machine.root / "a", machine.root / "b")
+    os.link(machine.root / "a", machine.root / "c")
+    before, inode = picture(machine.root), (machine.root / "a").stat().st_ino
+    machine.run(sh("echo new > a; rm b"))
+    machine.apply()
+    assert (machine.root / "a").read_text() == "new\n"
+    assert (machine.root / "c").read_text() == "old"
+    machine.undo()
+    assert {(machine.root / name).stat().st_ino for name in "abc"} == {inode}
+    assert differences(picture(machine.root), before) == {}
+
+
+def test_all_names_of_a_file_deleted_one_by_one(machine: Machine) -> None:
+    for name in ("d/a", "x", "y"):
+        (machine.root / "d").mkdir(exist_ok=True)
+        if name == "d/a":
+            machine.write(name, "old")
+        else:
+            os.link(machine.root / "d/a", machine.root / name)
+    before = picture(machine.root)
+    machine.run(sh("rm -r d x y"))
+    machine.apply()
+    assert os.listdir(machine.root) == []
+    machine.undo()
+    assert differences(picture(machine.root), before) == {}
+
+
+def test_a_new_name_for_a_file_of_the_host(machine: Machine) -> None:
+    machine.write("a", "old")
+    machine.run(sh("ln a b; mkdir n; ln a n/c"))
+    before = picture(machine.root)
+    machine.apply()
+    assert {(machine.root / name).stat().st_ino for name in ("a", "b", "n/c")} == {
+        (machine.root / "a").stat().st_ino
+    }
+    machine.undo()
+    assert differences(picture(machine.root), before) == {}
+    machine.apply("/b")
+    machine.run(sh("echo more >> a"))
+    machine.apply()
+    assert (machine.root / "n/c").read_text() == "oldmore\n"
+
+
+def test_a_container_that_goes_on_is_noticed(machine: Machine) -> None:
+    machine.write("a", "1")
+    machine.write("b", "1")
+    machine.run(sh("echo 2 > a; echo 2 > b"))
+    changes = machine.changes()
+    machine.run(sh("echo 3 > b"))
+    before = picture(machine.root)
+    with pytest.raises(Conflict, match="apply /b: the container changed it again"):
+        apply(changes, machine.journal, started_ns=machine.started_ns, root=machine.root)
+    assert picture(machine.root) == before
+    machine.apply()
+
+
+def test_one_at_a_time(machine: Machine) -> None:
+    machine.write("a", "1")
+    machine.run(sh("echo 2 > a"))
+
+    class Meanwhile(Hands):
+        def before(self, call: str, subject: bytes) -> None:
+            if call == "apply:staged":
+                for work in (machine.apply, machine.undo, lambda: recover(machine.journal)):
+                    with pytest.raises(Conflict, match="under way"):
+                        work()
+
+    machine.apply(hands=Meanwhile())
+    assert (machine.root / "a").read_text() == "2\n"
+
+
+def test_an_interrupt_takes_everything_back(machine: Machine) -> None:
+    machine.write("a", "1")
+    machine.run(sh("echo 2 > a; mkdir n"))
+    before = picture(machine.root)
+
+    class Interrupted(Hands):
+        def __init__(self, point: str) -> None:
+            self.point = point
+
+        def before(self, call: str, subject: bytes) -> None:
+            if call == self.point:
+                self.point = ""
+                raise KeyboardInterrupt
+
+    for point in ("apply:before-stage", "apply:staged", "apply:after-rename", "apply:renamed", "apply:done"):
+        with pytest.raises(KeyboardInterrupt):
+            machine.apply(hands=Interrupted(point))
+        assert differences(picture(machine.root), before) == {}, point
+    machine.apply()
+
+
+def test_nothing_else_is_made_in_the_store(machine: Machine) -> None:
+    """A failed apply leaves no directory, a finished one only what undo needs."""
+    machine.write("a", "1")
+    machine.run(sh("echo 2 > a; echo n > n"))
+    machine.apply()
+    assert sorted(path.name for path in machine.journal.rglob("*")) == ["1", "2", "area", "lock", "log"]
+    assert machine.journal.stat().st_mode & 0o7777 == 0o700
+    machine.undo()
+    assert sorted(path.name for path in machine.journal.rglob("*")) == ["1", "lock", "log"]
+
+
+def test_the_patch_of_a_container(machine: Machine, tmp_path: Path) -> None:
+    machine.write("etc/conf", "one\ntwo\n")
+    machine.write("etc/gone", "gone\n")
+    machine.write("etc/same", "same\n")
+    copy = tmp_path / "copy"
+    os.system(f"cp -a {machine.root} {copy}")
+    machine.run(
+        sh(
+            "echo three >> etc/conf; rm etc/gone; echo x > etc/new; chmod 755 etc/same; mkdir etc/d; ln -s a etc/l"
+        )
+    )
+    patch = b"".join(diff_changes(machine.changes()))
+    assert b"# directory /etc/d: added, mode 0755, owner 0:0\n" in patch
+    subprocess.run(["git", "apply", "-"], cwd=copy, input=patch, check=True)
+    machine.apply()
+    (copy / "etc/d").mkdir()
+    wanted = {path: (entry[0], entry[1], entry[6]) for path, entry in picture(machine.root).items()}
+    assert {path: (entry[0], entry[1], entry[6]) for path, entry in picture(copy).items()} == wanted

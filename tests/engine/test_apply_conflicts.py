@@ -133,6 +133,16 @@ def test_an_own_apply_is_no_change_of_the_hosts(machine: Machine) -> None:
         machine.apply()
 
 
+def test_a_renamed_file_applied_in_two_parts(machine: Machine) -> None:
+    """Its old name goes first; then its original is nowhere, but that was not the host."""
+    machine.run(sh("mv etc/moved etc/renamed; mv usr/d/a usr/g; rm -r usr/d"))
+    merged = machine.merged_picture()
+    machine.apply("/etc/moved")
+    machine.apply("/usr/d")
+    machine.apply()
+    assert differences(picture(machine.root), merged).keys() <= {"etc", "usr"}
+
+
 def test_undo_refuses_what_the_host_changed_since(machine: Machine) -> None:
     machine.run(sh("echo c > etc/conf; rm etc/other; mkdir -p n/m; echo c > n/m/f; chmod 700 usr"))
     before = picture(machine.root)

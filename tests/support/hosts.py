@@ -22,7 +22,7 @@ from lamina.engine.apply.hands import Hands
 from lamina.engine.moment import moment
 from lamina.overlay.mount import mount
 from lamina.overlay.spec import MountSpec
-from support.namespaces import in_mount_namespace
+from support.namespaces import in_mount_namespace, in_user_namespace
 
 T = TypeVar("T")
 Picture = dict[str, tuple[Any, ...]]
@@ -63,7 +63,7 @@ class Machine:
         self.started_ns = moment(self.store / "started")
 
     def run(self, command: Callable[..., T], *args: Any) -> T:
-        """Call *command* in the merged directory, mounted in a private namespace."""
+        """Call *command* in the merged directory, mounted in a private (unless run by root, user) namespace."""
         if not self.started_ns:
             self.start()
 
@@ -73,7 +73,7 @@ class Machine:
             os.chdir(self.merged)
             return command(*args)
 
-        return in_mount_namespace(inside)
+        return in_mount_namespace(inside) if os.geteuid() == 0 else in_user_namespace(inside)
 
     def merged_picture(self) -> Picture:
         """What the container shows."""

@@ -9,8 +9,8 @@ While a container runs, its lower directories are the host's, so what it saw is 
   are to be deleted or replaced, or get other permissions, owners or attributes. Entries of a deleted directory that the
   container never deleted, because it never saw them, count too.
 * A copy that overlayfs made of a lower file carries a note of that file ("origin"). An addition with such a note,
-  whose original is neither here nor at a name that the container removed, was a change to a file that the host has
-  deleted, moved or replaced.
+  whose original is neither here nor at a name that the container removed (or that was removed by applying that), was a
+  change to a file that the host has deleted, moved or replaced.
 * What an earlier apply or undo of this container left behind, still exactly so (inode and ctime), is not the host's.
 
 Beyond detection: file systems that do not set ctime (some FUSE ones), network file systems whose server's clock is
@@ -25,7 +25,7 @@ import stat
 import time
 from typing import NamedTuple
 
-from lamina.engine.apply.places import Host
+from lamina.engine.apply.places import GONE, Host
 from lamina.engine.apply.values import Clash, HostChange
 from lamina.errors import HostChanged
 from lamina.linux.files import name_to_handle_at
@@ -34,9 +34,11 @@ from lamina.overlay.changes import Entry, entry_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     Known = dict[bytes, "Stamp"]  # by absolute path
+    Handle = tuple[bytes, bytes]  # the mount point, and name_to_handle_at(2)
 
 SECOND = 1_000_000_000
 SHOWN = 20
@@ -76,9 +78,11 @@ def seen_entry(status: os.stat_result | None) -> Entry | None:
 class Comparison:
     """The host's side of a selection of changes. `seen` is what was found: it must still be there when it counts."""
 
-    def __init__(self, host: Host, started_ns: int, known: Known) -> None:
-        """*known*: what earlier applies and undos left."""
-        self._host, self._started_ns, self._known = host, started_ns, known
+    def __init__(
+        self, host: Host, started_ns: int, known: Known, removed: AbstractSet[Handle] = frozenset()
+    ) -> None:
+        """*known*: what earlier applies and undos left; *removed*: the files that earlier applies took away."""
+        self._host, self._started_ns, self._known, self._removed = host, started_ns, known, removed
         self.seen: dict[bytes, os.stat_result] = {}
         self._moved: dict[tuple[int, int], int] = {}
         self.clashes: dict[bytes, Clash] = {}
@@ -91,7 +95,7 @@ class Comparison:
     def compare(self, selected: Sequence[HostChange], changes: Iterable[HostChange]) -> list[Clash]:
         """The clashes of the *selected* among all *changes*, sorted by path. Raises OSError."""
         deleted = {change.path for change in selected if change.kind == "deleted"}
-        origins = _Origins(self._host, changes)
+        origins = _Origins(self._host, changes, self._removed)
         for change in selected:
             status = self._host.below(change.mountpoint).status(change.change.path)
             if status is not None:
@@ -172,9 +176,9 @@ class Comparison:
 class _Origins:
     """What overlayfs noted about the files it copied up: whether their originals are still where they should be."""
 
-    def __init__(self, host: Host, changes: Iterable[HostChange]) -> None:
-        self._host, self._changes = host, changes
-        self._handles: set[tuple[bytes, bytes]] | None = None
+    def __init__(self, host: Host, changes: Iterable[HostChange], removed: AbstractSet[Handle]) -> None:
+        self._host, self._changes, self._removed = host, changes, removed
+        self._handles: set[Handle] | None = None
 
     def vanished(self, change: HostChange) -> bool:
         """Whether this addition is a copy of a lower file that is neither here nor where the container removed it."""
@@ -188,27 +192,23 @@ class _Origins:
         if len(origin) <= ORIGIN_HEAD:  # a file system without handles: the note says no more than "copied"
             return not any(c.kind in ("deleted", "replaced") for c in self._changes)
         if self._handles is None:
-            self._handles = {handle for c in self._changes for handle in self._handle(c)}
+            found = {handle for c in self._changes for handle in handles_of(self._host, c)}
+            self._handles = found | self._removed
         return (change.mountpoint, origin[ORIGIN_HEAD:]) not in self._handles
 
-    def _handle(self, change: HostChange) -> Iterable[tuple[bytes, bytes]]:
-        """The handles of the host's files that the container removed, changed, or gave another name to."""
-        paths = {change.change.path} if change.before is not None else set()
-        if change.change.link_to is not None:
-            paths.add(change.change.link_to)
-        for path in paths:
-            try:
-                directory, name = self._host.below(change.mountpoint).parent(path)
-                yield change.mountpoint, name_to_handle_at(directory, name).handle
-            except OSError as error:
-                if error.errno not in (
-                    errno.ENOENT,
-                    errno.ENOTDIR,
-                    errno.ELOOP,
-                    errno.EXDEV,
-                    errno.EOPNOTSUPP,
-                ):
-                    raise
+
+def handles_of(host: Host, change: HostChange) -> Iterator[Handle]:
+    """The handles of the host's files that the container removed, changed, or gave another name to. Raises OSError."""
+    paths = {change.change.path} if change.before is not None else set()
+    if change.change.link_to is not None:
+        paths.add(change.change.link_to)
+    for path in paths:
+        try:
+            directory, name = host.below(change.mountpoint).parent(path)
+            yield change.mountpoint, name_to_handle_at(directory, name).handle
+        except OSError as error:
+            if error.errno not in (*GONE, errno.EOPNOTSUPP):
+                raise
 
 
 # struct ovl_fb in fs/overlayfs/overlayfs.h: version, magic, len, flags, type (a byte each), uuid (16 bytes), handle

@@ -18,6 +18,7 @@ zeros follow the last record.
     quiet     id mtime / quieted id                                  around making and removing one: times to restore
     made      id ino                                                 it was made
     changes   paths                                                  what was asked for
+    removed   mountpoint handles                                     the files that go, if not all was asked for
     unit      unit op mountpoint path area inos attributes           one for each rename to come
     directory mountpoint path ino old new what                       one for each directory around them
     applying                                                         everything is staged and durable

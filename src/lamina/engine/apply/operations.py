@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from os import PathLike
 
-    from lamina.engine.apply.conflicts import Known
+    from lamina.engine.apply.conflicts import Handle, Known
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -53,19 +53,19 @@ def clashes_of(
 ) -> list[Clash]:
     """See `lamina.engine.apply.clashes_of`."""
     selection = select(changes, paths, exclude)
-    known = _known_of(os.fsencode(journal))
+    known, removed = _known_of(os.fsencode(journal))
     host = Host(os.fsencode(root))
     try:
-        return Comparison(host, started_ns, known).compare(selection.changes, changes)
+        return Comparison(host, started_ns, known, removed).compare(selection.changes, changes)
     finally:
         host.close()
 
 
-def _known_of(path: bytes) -> Known:
+def _known_of(path: bytes) -> tuple[Known, set[Handle]]:
     if not os.path.isdir(path):
-        return {}
+        return {}, set()
     with Journal(path, Hands()) as journal:
-        return journal.known()
+        return journal.known(), journal.removed()
 
 
 def apply(
@@ -85,7 +85,7 @@ def apply(
         _recover(held)
         host = Host(os.fsencode(root))
         try:
-            comparison = Comparison(host, started_ns, held.known())
+            comparison = Comparison(host, started_ns, held.known(), held.removed())
             clashes = comparison.compare(selection.changes, changes)
         finally:
             host.close()

@@ -10,7 +10,7 @@ import os
 import stat
 
 from lamina.engine.apply.attributes import OWNER_WRITES, read_attributes
-from lamina.engine.apply.conflicts import Comparison
+from lamina.engine.apply.conflicts import Comparison, handles_of
 from lamina.engine.apply.journal import text
 from lamina.engine.apply.places import file_system
 from lamina.engine.apply.selection import Selection
@@ -66,6 +66,8 @@ def plan(
     selected = [c for c in selection.changes if c.kind != "deleted" or c.path in comparison.seen]
     for start in range(0, len(selected), AT_ONCE):
         work.log.append("changes", paths=[text(c.path) for c in selected[start : start + AT_ONCE]])
+    if len(selected) < len(changes):
+        _record_removed(work, selected)
     few = sum(c.kind != "deleted" for c in selected) <= FEW
     staging = Staging(work.hands, work.host, changes, sync_each=few)
     try:
@@ -84,6 +86,18 @@ def plan(
     paths = sum(len(json.dumps(text(path))) + RECORD_SIZE for path in places)
     work.log.reserve(6 * RECORD_SIZE * len(units) + 2 * paths + STATE_SIZE)
     return Plan(tuple(units), tuple(steps), places)
+
+
+def _record_removed(work: Work, selected: Sequence[HostChange]) -> None:
+    """Which files go: a later apply of the rest may bring what the container made of them under another name."""
+    handles: dict[bytes, list[str]] = {}
+    for change in selected:
+        if change.kind in ("deleted", "replaced"):
+            for mountpoint, handle in handles_of(work.host, change):
+                handles.setdefault(mountpoint, []).append(handle.hex())
+    for mountpoint, found in handles.items():
+        for start in range(0, len(found), AT_ONCE):
+            work.log.append("removed", mountpoint=text(mountpoint), handles=found[start : start + AT_ONCE])
 
 
 def _prepared(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from lamina.engine.apply.conflicts import Known
+    from lamina.engine.apply.conflicts import Handle, Known
 
 AT_ONCE = 500  # entries of one record
 CLOCK_REALTIME_COARSE = 5  # what inode times are taken from; linux/time.h
@@ -111,6 +111,17 @@ class Journal:
         for _, removed, entries in sorted(results, key=itemgetter(0)):
             found = _with_results(found, entries, removed=removed)
         return found
+
+    def removed(self) -> set[Handle]:
+        """The files that applies took away: what the container made of them did not lose its original by the host."""
+        return {
+            (raw(record["mountpoint"]), bytes.fromhex(handle))
+            for records in read_logs(self.fd, self.path).values()
+            if past(0, records).state == "applied"
+            for record in records
+            if record["is"] == "removed"
+            for handle in record["handles"]
+        }
 
     def _turn(self) -> int:
         """A number for the next results: applies are undone in another order than they were done."""
