@@ -116,7 +116,7 @@ class Engine:
         """What `run` would do, as the list of system calls of its start; nothing is made or started."""
         from lamina.engine.options import check_options
         from lamina.engine.run import Io, design
-        from lamina.engine.translate import CAPABILITIES
+        from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
         from lamina.runtime.seccomp.cache import default_filter
 
@@ -124,7 +124,7 @@ class Engine:
         home = self.store.containers + b"/" + identity.encode()
         io = Io(stdin=DEVNULL)
         drawn = design(self.store, identity, home, image, _words(command), check_options(options), io)
-        return plan(drawn.bundle, seccomp=default_filter(CAPABILITIES, self.store.cache + b"/seccomp"))
+        return plan(drawn.bundle, seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""

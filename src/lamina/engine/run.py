@@ -14,11 +14,12 @@ from lamina.engine.host import check_store, compose
 from lamina.engine.id_maps import id_maps
 from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
 from lamina.engine.recover import identity_of
-from lamina.engine.translate import CAPABILITIES, Circumstances, ImageConfig, arguments, translate
+from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.engine.users import file_reader, resolve_user
 from lamina.errors import KernelError, LaminaError, TimeoutExpired, Unsupported
 from lamina.linux.mountinfo import read_mountinfo
 from lamina.runtime.bundle import Bundle
+from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
@@ -237,7 +238,7 @@ class _Session:
             stdin=stdio.child[0],
             stdout=stdio.child[1],
             stderr=stdio.child[2],
-            seccomp=default_filter(CAPABILITIES, self.store.cache + b"/seccomp"),
+            seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"),
             die_with_parent=True,
         )
         self.running = running
@@ -254,7 +255,7 @@ class _Session:
         if not self.options.rm:
             from lamina.runtime.seccomp.profile import default_profile
 
-            drawn.spec["linux"]["seccomp"] = default_profile(CAPABILITIES)
+            drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
             self.home.write("spec", drawn.spec)
 
     def _attend(self, running: Running) -> Ended:

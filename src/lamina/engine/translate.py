@@ -10,6 +10,7 @@ import os
 
 from lamina.engine.options import PERIOD
 from lamina.errors import InvalidInput, Unsupported
+from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 OCI_VERSION = "1.2.0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# moby, oci/caps/defaults.go
-CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-)  # fmt: skip
 # moby, oci/defaults.go
 MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -112,7 +107,7 @@ def _process(
     hostname: str,
     around: Circumstances,
 ) -> dict[str, Any]:
-    full = list(CAPABILITIES)
+    full = list(DEFAULT_CAPABILITIES)
     process = {
         "terminal": options.tty,
         "user": _user(user, around.maps),

@@ -59,7 +59,7 @@ _NAMES: dict[str, dict[int, Callable[[int], str]]] = {
     "prctl": {0: _one("PR_")},
     "prlimit64": {1: _one("RLIMIT_")},
     "umask": {0: _octal},
-    "dup3": {2: _open_flags},
+    "dup3": {2: _flags("O_")},
     "keyctl": {0: _one("KEYCTL_")},
     "seccomp": {0: _one("SECCOMP_SET_MODE_")},
     "ioctl": {1: _one("TIOC")},

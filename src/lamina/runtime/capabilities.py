@@ -1,4 +1,4 @@
-"""Which capabilities a container has: Docker's default set, and the arithmetic of --cap-add and --cap-drop.
+"""Which capabilities a container has: Docker's default set but for mknod, and the arithmetic of --cap-add and --cap-drop.
 
 The names and numbers are `lamina.linux.capabilities`'; this is policy. What is here decides the bounding, permitted and
 effective sets; the inheritable and the ambient set stay empty (CVE-2022-24769: a non-empty inheritable set gives a
@@ -14,13 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities, in Docker's order
+# https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities, in Docker's order, without
+# CAP_MKNOD: Docker can leave that to root because a device cgroup stands behind it; alone it opens the host's disks.
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",
     "CAP_FOWNER",
-    "CAP_MKNOD",
     "CAP_NET_RAW",
     "CAP_SETGID",
     "CAP_SETUID",
