@@ -10,9 +10,10 @@ import pytest
 
 from lamina.engine.id_maps import IdMaps
 from lamina.engine.options import Options, check_options
-from lamina.engine.translate import CAPABILITIES, Circumstances, ImageConfig, arguments, translate
+from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.engine.users import User
 from lamina.errors import InvalidInput, Unsupported
+from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 
 GOLDEN = Path(__file__).parent / "golden"
 ID = "0123456789abcdef" * 4
@@ -65,7 +66,7 @@ def test_no_privilege_beyond_the_defaults(name):
     found = spec(*VARIANTS[name])
     process = found["process"]
     assert process["noNewPrivileges"] is True
-    assert set(process["capabilities"]["bounding"]) == set(CAPABILITIES)
+    assert set(process["capabilities"]["bounding"]) == set(DEFAULT_CAPABILITIES)
     assert process["capabilities"]["inheritable"] == process["capabilities"]["ambient"] == []
     if process["user"]["uid"]:
         assert process["capabilities"]["effective"] == process["capabilities"]["permitted"] == []
