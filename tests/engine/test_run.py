@@ -362,7 +362,7 @@ def test_sockets_of_the_host_are_closed(sh: Sh, tmp_path: Path) -> None:
 
 
 def picture(place: Path) -> dict[str, tuple[object, ...]]:
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in [place, *place.rglob("*")]:
         seen = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(seen.st_mode) else b""

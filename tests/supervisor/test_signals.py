@@ -14,7 +14,16 @@ import pytest
 
 from lamina.errors import InvalidInput
 from lamina.supervisor.foreground import Ended, attend
-from lamina.supervisor.signals import FORWARDED, Catcher, deliver, dispositions
+from lamina.supervisor.signals import (
+    BLOCKED,
+    DEFAULT,
+    FORWARDED,
+    HANDLED,
+    PENDING,
+    Catcher,
+    Deliverer,
+    standing,
+)
 from lamina.supervisor.stdio import DEVNULL, PIPE, Stdio
 from support.process import FakeContainer
 
@@ -53,25 +62,90 @@ SETUPS = {
 @pytest.mark.parametrize("how", SETUPS)
 def test_what_a_process_does_about_a_signal_is_seen(ready: Callable[..., FakeContainer], how: str) -> None:
     container = ready(SETUPS[how])
-    assert dispositions(container.pid) >> (signal.SIGTERM - 1) & 1
-    assert not dispositions(container.pid) >> (signal.SIGUSR1 - 1) & 1
-    assert not deliver(container, signal.SIGTERM)
+    assert standing(container.pid, signal.SIGTERM) == (BLOCKED if how == "blocked" else HANDLED)
+    assert standing(container.pid, signal.SIGUSR1) == DEFAULT
+    deliverer = Deliverer(container)
+    deliverer.send(signal.SIGTERM)
     if how == "handled":
         assert container.wait() == 42
     else:
         assert container.process.poll() is None
+    assert deliverer.carried_out is None
+    assert deliverer.unsure == ({signal.SIGTERM} if how == "blocked" else set())
 
 
 @pytest.mark.parametrize("number", FORWARDED)
 def test_the_default_action_is_carried_out(ready: Callable[..., FakeContainer], number: int) -> None:
     container = ready("signal.signal(signal.SIGINT, signal.SIG_DFL)")
-    assert deliver(container, number)
+    deliverer = Deliverer(container)
+    deliverer.send(number)
+    assert deliverer.carried_out == number
     assert container.wait() == 128 + signal.SIGKILL
+
+
+class Protected:
+    """The first process of a pid namespace, as the kernel protects it: told, but not ended."""
+
+    def __init__(self, container: FakeContainer) -> None:
+        self.pid = container.pid
+        self.got: list[int] = []
+
+    def kill(self, number: int) -> None:
+        self.got.append(number)
+
+
+WAITED_FOR = """
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+import threading
+threading.Thread(target=lambda: (signal.sigwait([signal.SIGTERM]), time.sleep(60)), daemon=True).start()
+"""
+
+
+def test_a_signal_that_was_held_back_for_a_moment_and_dropped(ready: Callable[..., FakeContainer]) -> None:
+    """As by a shell while it forks: it is let through later, to nobody."""
+    container = ready("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])")
+    process = Protected(container)
+    deliverer = Deliverer(process)
+    deliverer.send(signal.SIGTERM)
+    deliverer.look_again()
+    assert (process.got, deliverer.unsure) == ([signal.SIGTERM], set()), (
+        "blocked, and nothing waits: it was taken"
+    )
+    deliverer.unsure.add(signal.SIGUSR1)  # was blocked when it was sent, and is not any more
+    deliverer.look_again()
+    assert (process.got[-1], deliverer.carried_out) == (signal.SIGKILL, signal.SIGUSR1)
+
+
+def test_a_signal_that_is_waited_for_is_left_alone(ready: Callable[..., FakeContainer]) -> None:
+    container = ready(WAITED_FOR)
+    deliverer = Deliverer(container)
+    deliverer.send(signal.SIGTERM)
+    assert deliverer.unsure == {signal.SIGTERM}
+    end = time.monotonic() + 20
+    while deliverer.unsure and time.monotonic() < end:
+        deliverer.look_again()
+        time.sleep(0.01)
+    assert not deliverer.unsure
+    assert deliverer.carried_out is None
+    assert container.process.poll() is None
+
+
+def test_a_signal_that_stays_pending_is_looked_at_again(ready: Callable[..., FakeContainer]) -> None:
+    container = ready("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])")
+    deliverer = Deliverer(container)
+    deliverer.send(signal.SIGTERM)
+    assert standing(container.pid, signal.SIGTERM) == PENDING
+    for _ in range(3):
+        deliverer.look_again()
+    assert deliverer.unsure == {signal.SIGTERM}
+    assert container.process.poll() is None
 
 
 def test_a_signal_whose_default_is_nothing_does_nothing(ready: Callable[..., FakeContainer]) -> None:
     container = ready()
-    assert not deliver(container, signal.SIGWINCH)
+    deliverer = Deliverer(container)
+    deliverer.send(signal.SIGWINCH)
+    assert deliverer.carried_out is None
     assert container.process.poll() is None
 
 
@@ -79,8 +153,10 @@ def test_a_process_that_is_gone_is_no_error(ready: Callable[..., FakeContainer])
     container = ready()
     container.process.kill()
     container.process.wait()
-    deliver(container, signal.SIGTERM)
-    deliver(container, signal.SIGWINCH)
+    deliverer = Deliverer(container)
+    deliverer.send(signal.SIGTERM)
+    deliverer.send(signal.SIGWINCH)
+    assert (deliverer.carried_out, deliverer.unsure) == (None, set())
 
 
 # -- catching

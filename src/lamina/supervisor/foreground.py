@@ -6,7 +6,7 @@ from select import POLLIN
 from time import monotonic
 
 from lamina.supervisor.pump import Watch
-from lamina.supervisor.signals import PipeSignalBlocked, deliver
+from lamina.supervisor.signals import Deliverer, PipeSignalBlocked
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -35,6 +35,8 @@ else:
 
 # what is in a terminal's buffer arrives through a kernel worker: wait for it, but not for ever
 PATIENCE_WITH_TERMINAL = 2.0
+# seconds until we see what became of a signal that was blocked
+LOOK_AGAIN = 0.02
 _GIVE_UP = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 
 
@@ -67,7 +69,7 @@ class _Attendance:
         self.watch = Watch()
         self.raw: RawTerminal | None = None
         self.ended = self.timed_out = False
-        self.own_end: int | None = None
+        self.deliverer = Deliverer(process)
 
     def run(self) -> Ended:
         blocked = PipeSignalBlocked()
@@ -77,14 +79,16 @@ class _Attendance:
             while not self.ended:
                 self.watch.wait(self._left())
                 self._check_deadline()
+                if self.deliverer.unsure and not self.ended:
+                    self.deliverer.look_again()
             self._drain()
         finally:
             if self.raw is not None:
                 self.raw.restore()
             blocked.close()
         status = self.process.wait()
-        if self.own_end is not None and status == 128 + SIGKILL:
-            status = 128 + self.own_end
+        if self.deliverer.carried_out is not None and status == 128 + SIGKILL:
+            status = 128 + self.deliverer.carried_out
         errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
         return Ended(status, self.timed_out, errors)
 
@@ -106,7 +110,10 @@ class _Attendance:
             self.stdio.feed.arm(self.watch)
 
     def _left(self) -> float | None:
-        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
+        left = None if self.deadline is None else max(0.0, self.deadline - monotonic())
+        if self.deliverer.unsure:
+            return LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
+        return left
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
@@ -128,8 +135,8 @@ class _Attendance:
                 pass
             elif self.ended:
                 self._give_up(signal)
-            elif deliver(self.process, signal):
-                self.own_end = signal
+            else:
+                self.deliverer.send(signal)
 
     def _resize(self, continued: bool) -> None:
         from lamina.supervisor.terminal import copy_size

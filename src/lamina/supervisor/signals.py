@@ -31,26 +31,70 @@ FORWARDED = (s.SIGHUP, s.SIGINT, s.SIGQUIT, s.SIGTERM, s.SIGUSR1, s.SIGUSR2, s.S
 _DEFAULT_ENDS = frozenset(FORWARDED)
 
 
-def dispositions(pid: int) -> int:
-    """The signals, as a bit mask (bit n-1 for signal n), that would reach process *pid*: handled, ignored, blocked."""
-    found = 0
+# what becomes of a signal that is sent to a process
+HANDLED, BLOCKED, PENDING, DEFAULT, GONE = "handled", "blocked", "pending", "default", "gone"
+
+
+def standing(pid: int, signal: int) -> str:
+    """What process *pid* would do about *signal*: HANDLED (or ignored), BLOCKED, PENDING (blocked, and one waits
+    already), DEFAULT, or GONE where there is no such process. proc_pid_status(5)
+    """
+    masks = {}
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
             for line in status.read(8192).splitlines():
-                if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:")):
-                    found |= int(line.split()[1], 16)
+                if line.startswith((b"Sig", b"ShdPnd")):
+                    key, _, number = line.partition(b":")
+                    masks[key] = key != b"SigQ" and int(number, 16) >> (signal - 1) & 1
     except OSError:
-        pass
-    return found
+        return GONE
+    if masks.get(b"SigIgn") or masks.get(b"SigCgt"):
+        return HANDLED
+    if masks.get(b"ShdPnd") or masks.get(b"SigPnd"):
+        return PENDING
+    return BLOCKED if masks.get(b"SigBlk") else DEFAULT
 
 
-def deliver(process: Process, signal: int) -> bool:
-    """Send *signal* to a container's first process; True if its default action was carried out instead."""
-    if signal in _DEFAULT_ENDS and not dispositions(process.pid) >> (signal - 1) & 1:
-        process.kill(s.SIGKILL)
-        return True
-    process.kill(signal)
-    return False
+class Deliverer:
+    """Sends signals to a container's first process, and carries out the default action where nobody else does.
+
+    A signal that is blocked is either waited for (sigwait, signalfd), or held back for a moment, as shells do while
+    they fork; then the kernel drops it when it is let through. Which of the two it was shows afterwards, so as long
+    as `unsure`, call `look_again` now and then. `carried_out` is the signal whose default action was ours.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.unsure: set[int] = set()
+        self.carried_out: int | None = None
+
+    def send(self, signal: int) -> None:
+        """Send *signal*, or do what it would have done."""
+        if signal not in _DEFAULT_ENDS:
+            self._process.kill(signal)
+            return
+        found = standing(self._process.pid, signal)
+        if found == DEFAULT:
+            self._end(signal)
+            return
+        self._process.kill(signal)
+        if found in (BLOCKED, PENDING):
+            self.unsure.add(signal)
+
+    def look_again(self) -> None:
+        """See what became of signals that were blocked."""
+        for signal in tuple(self.unsure):
+            found = standing(self._process.pid, signal)
+            if found == PENDING:
+                continue
+            self.unsure.discard(signal)
+            if found == DEFAULT:  # it was let through, and dropped
+                self._end(signal)
+
+    def _end(self, signal: int) -> None:
+        self.unsure.clear()
+        self.carried_out = signal
+        self._process.kill(s.SIGKILL)
 
 
 class Catcher:
