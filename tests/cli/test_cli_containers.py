@@ -180,6 +180,23 @@ def test_names_that_are_not_text_come_through(lamina: Lamina, tmp_path: Path) ->
     assert os.path.exists(name)
 
 
+def test_paths_from_where_one_is(lamina: Lamina, tmp_path: Path) -> None:
+    odd = tmp_path / "[odd]*"
+    (odd / "sub").mkdir(parents=True)
+    ok(lamina("run", "--name", "here", "host", "--", "touch", odd / "a.txt", odd / "b.md", odd / "sub/c.txt"))
+
+    def seen(*patterns: str) -> list[str]:
+        lines = ok(lamina("diff", "here", *patterns, cwd=odd)).splitlines()
+        return [line.rpartition("/")[2].strip("'") for line in lines]
+
+    assert seen("*.txt") == ["a.txt"]
+    assert seen("**/*.txt") == ["a.txt", "c.txt"]
+    assert seen(".") == ["a.txt", "b.md", "c.txt"]
+    assert seen("sub", "--exclude", "./sub/../b.md") == ["c.txt"]
+    ok(lamina("apply", "here", "sub/..", "--exclude", "sub", cwd=odd))
+    assert sorted(os.listdir(odd)) == ["a.txt", "b.md", "sub"]
+
+
 def test_apply_and_undo(lamina: Lamina, demo: Path) -> None:
     rehearsed = ok(lamina("apply", "--dry-run", "demo", demo / "old", demo / "text"))
     assert rehearsed.splitlines()[-1] == "would apply: 3 deleted, 1 changed (10 B written)"

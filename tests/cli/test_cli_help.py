@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,21 @@ def test_every_verb_explains_itself(name: str, capfd: pytest.CaptureFixture[str]
         assert line in out, "examples are shown as they are typed, never wrapped"
 
 
+def test_asking_for_help_never_runs_anything(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for argv in (["help", "run", "host", "touch", str(mark)], ["help", "try", "touch", str(mark)]):
+        status, out, _ = said(capfd, *argv)
+        assert status == 0
+        assert out.startswith(f"Usage: lamina {argv[1]} ")
+    assert not mark.exists()
+
+
+def test_what_was_typed_cannot_command_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for argv in (["\x1b[31m"], ["run", "--\x1b[31m"], ["rm", "\x1b[31m\x07"], ["rm", "\udcff"]):
+        _, _, err = said(capfd, *argv)
+        assert err.replace("\n", "").isprintable(), argv
+
+
 def test_a_group_of_verbs_explains_itself(capfd: pytest.CaptureFixture[str]) -> None:
     status, out, _ = said(capfd, "overlay")
     assert status == 0
@@ -87,7 +103,7 @@ WRONG = [
     ("run --rm=yes host", 125, "run: --rm takes no value", "'lamina run --help'"),
     ("run --name", 125, "run: --name needs a value", "'lamina run --help'"),
     ("run --network hots host", 125, "run: --network hots: not one of none, host", "did you mean host?"),
-    ("try", 125, "try: COMMAND is missing", "usage: lamina try [OPTIONS] COMMAND..."),
+    ("try", 125, "try: COMMAND is missing", "without a terminal"),
     ("plan", 125, "plan: IMAGE is missing", "usage: lamina plan"),
     ("rm", 2, "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
     ("version x", 2, "version: got unexpected extra argument (x)", "'lamina version --help'"),

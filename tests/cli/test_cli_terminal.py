@@ -232,3 +232,18 @@ def test_ctrl_c_in_a_quiet_verb_is_quiet() -> None:
         with at_terminal("rm", "-f", "slow") as terminal:
             assert terminal.wait() == 0
         assert running.wait() != 0
+
+
+def test_a_session_to_try_things_in(tmp_path: Path) -> None:
+    shell = {**PLAIN, "SHELL": "/bin/sh", "PS1": "ready> "}
+    with Terminal(lamina("try", "-n", "--network", "none"), env=shell, cwd=tmp_path) as terminal:
+        terminal.expect("ready> ")
+        terminal.type("pwd; touch here; exit\r")
+        terminal.expect(str(tmp_path))
+        terminal.expect(f"A {tmp_path}/here")
+        assert terminal.wait() == 0
+    with Terminal(lamina("run", "--rm", "-it", "-e", "PS1", "host"), env=shell) as terminal:
+        terminal.expect("ready> ")
+        terminal.type("exit 3\r")
+        assert terminal.wait() == 3
+    assert not (tmp_path / "here").exists()

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
 
 
 def command(args: Arguments) -> tuple[str, ...]:
-    """The command; a `--` between it and the image may be there or not."""
+    """The command; a `--` between it and the image may be there or not. On a terminal over this system: the shell."""
     words: tuple[str, ...] = args.words
-    return words[1:] if words[:1] == ("--",) else words
+    if words[:1] == ("--",):
+        words = words[1:]
+    if not words and args.tty and args.image == "host" and args.entrypoint is None:
+        return shell()
+    return words
+
+
+def shell() -> tuple[str, ...]:
+    """What somebody at a terminal means who names no command."""
+    return (os.environ.get("SHELL") or "/bin/sh",)
 
 
 def options(args: Arguments) -> RunOptions:
@@ -107,7 +116,9 @@ class IdFile:
 
 def warn(warning: str) -> None:
     """Say on standard error what is not as it could be."""
-    os.write(2, f"lamina: warning: {warning}\n".encode("utf-8", "surrogateescape"))
+    from lamina.cli.report import say
+
+    say(f"warning: {warning}")
 
 
 def check_terminal(args: Arguments) -> None:

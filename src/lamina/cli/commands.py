@@ -38,11 +38,7 @@ def explain(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | int:
 
     Raises UsageError with the reason and the way out.
     """
-    words = list(argv)
-    if words[:1] == ["help"]:
-        words = [*words[1:], "--help"]
-    if not words or words == ["overlay"]:
-        words = [*words, "--help"]
+    words = _asking_for_help(list(argv))
     root = Root()
     try:
         outcome = root.main(words, prog_name="lamina", complete_var=COMPLETE, standalone_mode=False)
@@ -53,6 +49,14 @@ def explain(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | int:
     if isinstance(outcome, int):
         return outcome
     return cast("tuple[str, dict[str, Any]]", outcome)
+
+
+def _asking_for_help(words: list[str]) -> list[str]:
+    """`lamina`, `lamina help run` and `lamina overlay` ask for help; words behind the verb never run."""
+    if words[:1] == ["help"]:
+        length = next((n for n in (2, 1) if " ".join(words[1 : n + 1]) in VERBS), 1)
+        return [*words[1 : length + 1], "--help"]
+    return words if words and words != ["overlay"] else [*words, "--help"]
 
 
 def parse_verb(verb: Verb, argv: Sequence[str]) -> dict[str, Any]:
@@ -241,7 +245,8 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # not generic in older c
         said = f"--{declared.name} {_quoted(value)}" if isinstance(declared, Option) else _quoted(value)
         if declared.choices and value not in declared.choices:
             near = get_close_matches(value, declared.choices, 1)
-            raise Wrong(f"{said}: not one of {', '.join(declared.choices)}", near, ctx)
+            one_of = "one of " if len(declared.choices) > 1 else ""
+            raise Wrong(f"{said}: not {one_of}{', '.join(declared.choices)}", near, ctx)
         try:
             return declared.convert(value) if isinstance(declared, Option) and declared.convert else value
         except ValueError as error:

@@ -38,3 +38,17 @@ def _escape(character: str) -> str:
 def join(words: list[str] | tuple[str, ...]) -> str:
     """A command as it could be typed."""
     return " ".join(quote(word) for word in words)
+
+
+def harmless(line: str) -> str:
+    """*line* with control characters made visible: a file's content must not move the cursor or set the title."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else _visible(c) for c in line)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if code < 32 or code == 127:
+        return f"^{chr(code ^ 64)}"
+    return f"\\x{code & 0xFF:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

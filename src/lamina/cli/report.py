@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
 
 from lamina.cli import quick
 from lamina.cli.options.general import GLOBAL
 from lamina.errors import HostChanged, LaminaError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -46,9 +49,9 @@ def report(error: BaseException, argv: Sequence[str]) -> int:
 def say(message: str, hint: str = "") -> None:
     """Print a message of ours, and what to do about it, on standard error."""
     strong, weak, plain = ("\033[1;31m", "\033[36m", "\033[0m") if _coloured() else ("", "", "")
-    lines = f"{strong}lamina:{plain} {message}\n"
+    lines = f"{strong}lamina:{plain} {_harmless(message)}\n"
     if hint:
-        lines += f"{weak}hint:{plain} {hint}\n"
+        lines += f"{weak}hint:{plain} {_harmless(hint)}\n"
     # straight to the descriptor: the message must come out even where sys.stderr is None or closed
     if sys.stdout:
         sys.stdout.flush()
@@ -58,6 +61,13 @@ def say(message: str, hint: str = "") -> None:
             data = data[os.write(2, data) :]
     except OSError:
         pass
+
+
+def _harmless(message: str) -> str:
+    """Names in a message are anybody's: none of them commands the terminal. Lines stay lines."""
+    from lamina.cli.quoting import harmless
+
+    return "\n".join(map(harmless, message.split("\n")))
 
 
 def _say_clashes(error: HostChanged) -> None:

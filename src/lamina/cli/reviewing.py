@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lamina.cli import output
 from lamina.cli.listing import LEGEND, Listing, document
 from lamina.cli.pager import page
+from lamina.cli.quoting import harmless
 from lamina.cli.style import Style
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def coloured(lines: Iterable[bytes], style: Style) -> Iterator[str]:
     careful = style.on or output.is_terminal()
     for raw in lines:
         line = raw.decode("utf-8", "surrogateescape").removesuffix("\n")
-        yield style(_meaning(line), output.harmless(line)) if careful else line
+        yield style(_meaning(line), harmless(line)) if careful else line
 
 
 def _meaning(line: str) -> str:

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lamina.cli import output
 from lamina.cli.applying import apply, clash_lines, outcome
 from lamina.cli.asked import warn
+from lamina.cli.quoting import harmless
 from lamina.cli.report import INTERRUPTED, say
 from lamina.cli.reviewing import patch, summary
 from lamina.cli.style import Style
@@ -52,7 +52,7 @@ class Trial:
             network=self.network,
             env=dict(os.environ),
             interactive=True,
-            tty=os.isatty(0) and os.isatty(1),
+            tty=on_terminal(),
             forward_signals=True,
             on_warning=warn,
         )
@@ -141,7 +141,7 @@ class Trial:
                     say(error.message.partition("\n")[0])
                     self._tell(clash_lines(error.clashes))  # type: ignore[arg-type]  # errors knows no engine
             else:
-                self._tell([f"'{output.harmless(answer)}' is none of them"])
+                self._tell([f"'{harmless(answer)}' is none of them"])
 
     def _apply_asked(self, container: Container, status: int, force: bool) -> int:
         self._tell(outcome(apply(container, (), (), force), container.name, self.style))
@@ -152,6 +152,11 @@ class Trial:
         if refused:
             choices.insert(1, ("f", "orce"))
         return ", ".join(f"[{self.style('strong', key)}]{rest}" for key, rest in choices) + "? "
+
+
+def on_terminal() -> bool:
+    """Whether the command is to have a terminal: there is one to read from and one to draw on."""
+    return os.isatty(0) and os.isatty(1)
 
 
 def _can_ask() -> bool:

@@ -25,6 +25,6 @@ SHOW = (
 )
 
 PATHS_EXPLAINED = """
-A PATH is absolute, as in the container, and means what is there and below. In it * ? and [...] match within a name and
-** across names; quote it, or the shell will match it against this system instead.
+A PATH means what is there and below; one that does not begin with / is taken from the directory you are in. In it
+* ? and [...] match within a name and ** across names; quote it, or the shell will match it against this system instead.
 """

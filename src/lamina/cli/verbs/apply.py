@@ -33,13 +33,15 @@ def do(args: Arguments) -> int:
     """Carry the changes out."""
     from lamina.cli import output
     from lamina.cli.applying import apply, outcome, rehearse
+    from lamina.cli.here import absolute
     from lamina.cli.style import Style
     from lamina.engine import Engine
 
     container = Engine(args.root).container(args.name)
+    paths, exclude = absolute(args.paths), absolute(args.exclude)
     if args.dry_run:
-        return rehearse(container, args.paths, args.exclude, args.force)
-    applied = apply(container, args.paths, args.exclude, args.force)
+        return rehearse(container, paths, exclude, args.force)
+    applied = apply(container, paths, exclude, args.force)
     for line in outcome(applied, args.name, Style()):
         output.line(line)
     return 0

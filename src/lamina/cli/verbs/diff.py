@@ -25,8 +25,10 @@ lamina diff --format json brave_otter | jq -r '.[] | select(.kind == "deleted").
 
 def do(args: Arguments) -> int:
     """Show the changes the container made."""
+    from lamina.cli.here import absolute
     from lamina.cli.reviewing import show
     from lamina.engine import Engine
 
-    show(Engine(args.root).container(args.name).changes(args.paths, args.exclude), args)
+    container = Engine(args.root).container(args.name)
+    show(container.changes(absolute(args.paths), absolute(args.exclude)), args)
     return 0

@@ -22,7 +22,7 @@ VERB = Verb(
             default="host",
         ),
     ),
-    arguments=(Argument("words", "COMMAND", "+"),),
+    arguments=(Argument("words", "COMMAND", "*"),),
     interspersed=False,
     usage_status=125,
     details="""
@@ -30,7 +30,8 @@ The command sees this system's files, and may change or delete any of them: what
 Then its changes are shown, deletions first, and you decide. Files are virtual, other things are not: the network
 (unless --network none), devices, the clock, and what other programs do meanwhile.
 
-The exit status is the command's. Without a terminal to ask on, and with none of -y, -n and -k, the changes are kept.
+Without a COMMAND it is a shell, on a terminal. The exit status is the command's. Without a terminal to ask on, and with
+none of -y, -n and -k, the changes are kept.
 """,
     examples="""
 lamina try apt-get install ./hello.deb
@@ -42,7 +43,8 @@ lamina try --network none make install
 
 def do(args: Arguments) -> int:
     """Run, show, ask, act."""
-    from lamina.cli.trial import Trial
+    from lamina.cli.asked import shell
+    from lamina.cli.trial import Trial, on_terminal
     from lamina.errors import InvalidInput
 
     wishes = [f"--{wish}" for wish in ("yes", "no", "keep") if getattr(args, wish)]
@@ -50,4 +52,11 @@ def do(args: Arguments) -> int:
         raise InvalidInput(
             f"try: {' and '.join(wishes)} contradict each other", remedy="give one of them, or none"
         )
-    return Trial(args.root, args.name, args.network, wishes[0].lstrip("-") if wishes else "").run(args.words)
+    if not args.words and not on_terminal():
+        raise InvalidInput(
+            "try: COMMAND is missing",
+            remedy="without a terminal there is no shell either; 'lamina try --help' shows what is possible",
+        )
+    return Trial(args.root, args.name, args.network, wishes[0].lstrip("-") if wishes else "").run(
+        args.words or shell()
+    )
