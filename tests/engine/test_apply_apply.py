@@ -179,6 +179,18 @@ def test_a_new_name_for_a_file_of_the_host(machine: Machine) -> None:
     assert (machine.root / "n/c").read_text() == "oldmore\n"
 
 
+def test_two_equal_files_that_became_one(machine: Machine) -> None:
+    """Nothing of either differs but that they are the same file now."""
+    for name in ("a", "b"):
+        os.utime(machine.write(name, "same"), ns=(1, 1))
+    before = picture(machine.root)
+    machine.run(sh("ln -f a b"))
+    machine.apply()
+    assert (machine.root / "a").stat().st_ino == (machine.root / "b").stat().st_ino
+    machine.undo()
+    assert differences(picture(machine.root), before) == {}
+
+
 def test_a_container_that_goes_on_is_noticed(machine: Machine) -> None:
     machine.write("a", "1")
     machine.write("b", "1")

@@ -382,3 +382,21 @@ def test_an_area_that_somebody_exchanged_is_not_used(machine: Machine) -> None:
 
 def test_two_stacks_without_an_upper_are_no_changes(tmp_path: Path) -> None:
     assert changes_of([(b"/", MountSpec(lowerdirs=(os.fsencode(tmp_path),)))]) == []
+
+
+def test_marks_of_other_overlays_on_the_host_stay(machine: Machine) -> None:
+    """A docker store, say: what its layers' marks are, no overlay over them shows."""
+    machine.write("store/other/f", "x")
+    os.setxattr(machine.root / "store/other", "trusted.overlay.opaque", b"y")
+    before = picture(machine.root)
+
+    def work() -> None:
+        os.chmod("store/other", 0o711)
+        os.setxattr("store/other", "user.x", b"y")
+
+    machine.run(work)
+    machine.apply()
+    assert os.getxattr(machine.root / "store/other", "trusted.overlay.opaque") == b"y"
+    assert (machine.root / "store/other").stat().st_mode & 0o7777 == 0o711
+    machine.undo()
+    assert differences(picture(machine.root), before) == {}

@@ -54,6 +54,15 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def again(path: str) -> None:
+    remove(path)
+    os.mkdir(path)
+
+
+def set_acl(path: str) -> None:
+    os.setxattr(path, "system.posix_acl_access", ACL)
+
+
 def set_attribute(path: str, name: str, content: bytes) -> None:
     os.setxattr(path, name, content, follow_symlinks=False)
 
@@ -63,7 +72,7 @@ DOING: dict[str, Callable[..., object]] = {
     "append": append,
     "mkdir": lambda path, mode: os.makedirs(path, mode),
     "remove": remove,
-    "again": lambda path: (remove(path), os.mkdir(path)),
+    "again": again,
     "rename": os.rename,
     "move": lambda path, to: shutil.move(path, to),
     "link": lambda path, to: os.link(path, to, follow_symlinks=False),
@@ -74,7 +83,7 @@ DOING: dict[str, Callable[..., object]] = {
     "chown": lambda path, uid, gid: os.lchown(path, uid, gid),
     "times": lambda path, ns: os.utime(path, ns=(ns, ns), follow_symlinks=False),
     "xattr": set_attribute,
-    "acl": lambda path: os.setxattr(path, "system.posix_acl_access", ACL),
+    "acl": set_acl,
 }
 # user::rw- user:1000:rwx group::r-- mask::rwx other::---
 ACL = bytes.fromhex(

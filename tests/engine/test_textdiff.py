@@ -7,6 +7,7 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from lamina.engine import textdiff
 from lamina.engine.textdiff import Side, changed_blocks, diff_file, quote, split_lines
 
 
-def side(content: bytes, mode: int = 0o100644, **more: int) -> Side:
+def side(content: bytes, mode: int = 0o100644, **more: Any) -> Side:
     def opened() -> int:
         reader = os.memfd_create("side")
         os.write(reader, content)
@@ -30,7 +31,7 @@ def link(target: bytes) -> Side:
     return Side(mode=0o120777, target=target)
 
 
-def diff(path: bytes, old: Side | None, new: Side | None, **more: int) -> str:
+def diff(path: bytes, old: Side | None, new: Side | None, **more: Any) -> str:
     return b"".join(diff_file(path, old, new, **more)).decode("utf-8", "surrogateescape")
 
 

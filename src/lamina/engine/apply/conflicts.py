@@ -31,6 +31,7 @@ from lamina.errors import HostChanged
 from lamina.linux.files import name_to_handle_at
 from lamina.linux.xattrs import lgetxattr
 from lamina.overlay.changes import Entry, entry_of
+from lamina.overlay.layer import WHITEOUT_DEV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ def changed_since(ctime_ns: int, started_ns: int) -> bool:
 def seen_entry(status: os.stat_result | None) -> Entry | None:
     """An overlay's `Entry` from what lstat(2) said, None for nothing."""
     return None if status is None else entry_of(status)
+
+
+def is_mark(status: os.stat_result | None) -> bool:
+    """Whether this is a whiteout: of another overlay, whose layers lie on the host. No overlay shows it."""
+    return status is not None and stat.S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT_DEV
 
 
 class Comparison:
@@ -157,9 +163,9 @@ class Comparison:
         for name in directories.names(change.change.path):
             path = change.path + b"/" + name
             if path not in deleted:
-                self._clash(
-                    path, "created on the host", directories.status(change.change.path + b"/" + name), None
-                )
+                status = directories.status(change.change.path + b"/" + name)
+                if not is_mark(status):
+                    self._clash(path, "created on the host", status, None)
 
     def _clash(
         self, path: bytes, reason: str, status: os.stat_result | None, change: HostChange | None
@@ -215,7 +221,7 @@ def handles_of(host: Host, change: HostChange) -> Iterator[Handle]:
 ORIGIN_HEAD = 21
 
 
-def refuse(verb: str, clashes: Sequence[Clash], since: str) -> HostChanged:
+def refuse(verb: str, clashes: Sequence[Clash], since: str, *, forcible: bool = True) -> HostChanged:
     """The error that names every clash, with both sides (the first few in the text, all in `clashes`)."""
     lines = [f"{verb}: the host changed {_count(len(clashes))} since {since}"]
     for clash in clashes[:SHOWN]:
@@ -224,11 +230,10 @@ def refuse(verb: str, clashes: Sequence[Clash], since: str) -> HostChanged:
         lines.append(f"    container: {describe(clash.container)}")
     if len(clashes) > SHOWN:
         lines.append(f"  and {len(clashes) - SHOWN} more")
-    return HostChanged(
-        "\n".join(lines),
-        clashes=tuple(clashes),
-        remedy="exclude these paths, or override the host's changes with --force",
-    )
+    remedy = "look at the changes again"
+    if forcible:
+        remedy = "override the host's changes with --force" + ", or exclude these paths" * (verb == "apply")
+    return HostChanged("\n".join(lines), clashes=tuple(clashes), remedy=remedy)
 
 
 def _count(number: int) -> str:

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from lamina.engine.apply.attributes import OWNER_WRITES, narrowed, write_attributes
-from lamina.engine.apply.conflicts import CHANGED, Comparison, refuse, seen_entry, stamp
+from lamina.engine.apply.conflicts import CHANGED, Comparison, is_mark, refuse, seen_entry, stamp
 from lamina.engine.apply.places import GONE, Directories, entry
 from lamina.engine.apply.planning import Plan
 from lamina.engine.apply.staging import said_of, sync_directory
@@ -76,7 +76,7 @@ def directory_of(work: Work, step: DirectoryStep) -> Fd:
 
 def _moved(path: bytes, status: os.stat_result | None) -> HostChanged:
     clash = Clash(path, "replaced on the host meanwhile", seen_entry(status), None)
-    return refuse("apply", [clash], "it was compared")
+    return refuse("apply", [clash], "it was compared", forcible=False)
 
 
 def _do(work: Work, unit: Unit, comparison: Comparison) -> None:
@@ -147,8 +147,8 @@ def _as_seen(area: Fd, unit: Unit, comparison: Comparison) -> bool:
         if place != unit.slot and not comparison.is_as_seen(status, comparison.seen.get(path)):
             return False
         if status is not None and stat.S_ISDIR(status.st_mode):
-            names = inside.names(place)
-            if any(place + b"/" + name not in expected for name in names):
+            others = (place + b"/" + name for name in inside.names(place))
+            if any(other not in expected and not is_mark(inside.status(other)) for other in others):
                 return False
     return True
 
@@ -158,7 +158,7 @@ def _raced(unit: Unit, status: os.stat_result | None) -> HostChanged:
     clash = Clash(
         unit.host_path, CHANGED + " meanwhile", seen_entry(status), made, status.st_ctime_ns if status else 0
     )
-    return refuse("apply", [clash], "it was compared")
+    return refuse("apply", [clash], "it was compared", forcible=False)
 
 
 def sync_around(work: Work, units: Iterable[Unit], steps: Iterable[DirectoryStep]) -> None:

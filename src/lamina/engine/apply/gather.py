@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 from lamina.engine.apply.selection import ancestors, tree_order
 from lamina.engine.apply.values import HostChange, below
 from lamina.overlay.changes import changes
@@ -10,20 +13,40 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from lamina.overlay.changes import Change
     from lamina.overlay.spec import MountSpec
 
 
 def gather(overlays: Iterable[tuple[bytes, MountSpec]], made: Collection[bytes] = ()) -> list[HostChange]:
     """See `lamina.engine.apply.changes_of`."""
-    found = [
-        HostChange(path=below(mountpoint, change.path), mountpoint=mountpoint, change=change, spec=spec)
-        for mountpoint, spec in overlays
-        for change in changes(spec)
-    ]
+    found = []
+    for mountpoint, spec in overlays:
+        for change in changes(spec):
+            if not change.path:
+                change = of_the_container(change, spec)
+                if not change.what:
+                    continue
+            found.append(HostChange(below(mountpoint, change.path), mountpoint, change, spec))
     found.sort(key=lambda change: tree_order(change.path))
     if made:
         found = without_mount_points(found, made)
     return without_idle_roots(found)
+
+
+def of_the_container(root: Change, spec: MountSpec) -> Change:
+    """The change of an overlay's own *root* less what the engine could not copy there when it made the upper directory.
+
+    Without root that is the owner, and a set-group-id bit with a foreign group (chown(2), chmod(2)). The directory that
+    the uppers lie in tells who made them.
+    """
+    before, after = root.before, root.after
+    if root.kind != "changed" or before is None or after is None or spec.upperdir is None:
+        return root
+    maker = os.stat(os.path.dirname(spec.upperdir))
+    if maker.st_uid == 0 or (after.uid, after.gid) != (maker.st_uid, maker.st_gid):
+        return root
+    same_mode = before.mode & ~stat.S_ISGID == after.mode & ~stat.S_ISGID
+    return root._replace(what=root.what - ({"owner", "mode"} if same_mode else {"owner"}))
 
 
 def without_idle_roots(found: list[HostChange]) -> list[HostChange]:

@@ -90,7 +90,7 @@ def apply(
         finally:
             host.close()
         if clashes and (comparison.stale or not force):
-            raise refuse("apply", clashes, "the container started")
+            raise refuse("apply", clashes, "the container started", forcible=not comparison.stale)
         if not any(c.kind != "deleted" or c.path in comparison.seen for c in selection.changes):
             return Applied(changes=(), kept=selection.kept)
         with _begun(held, os.fsencode(root)) as work:
@@ -223,6 +223,7 @@ def _told(failure: BaseException, state: str = AS_BEFORE) -> BaseException:
         errno.ENOSPC: "make room on that file system, and try again",
         errno.EDQUOT: "make room within that quota, and try again",
         errno.EROFS: "that file system is read-only",
+        errno.EXDEV: "that directory has a quota project of its own, into which nothing can be renamed",
         errno.EACCES: "run as a user who may write there",
         errno.EPERM: "run as a user who may do that",
     }.get(code, "")

@@ -20,6 +20,7 @@ from lamina.linux.constants import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
+    STATX_MNT_ID,
 )
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2, statx
@@ -96,9 +97,12 @@ class Host:
     """The tree that is changed, by the mount points of the overlays over it."""
 
     def __init__(self, root: bytes) -> None:
-        """*root* is the path of a directory. Raises OSError."""
+        """*root* is the path of a directory. Raises KernelError."""
         self.root = root
-        self._top = Fd(os.open(root, DIRECTORY | os.O_CLOEXEC))
+        try:
+            self._top = Fd(os.open(root, DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise KernelError("open root", error.errno or errno.EIO, os.fsdecode(root)) from None
         self._mounts: dict[bytes, tuple[Fd, Directories]] = {}
 
     def below(self, mountpoint: bytes) -> Directories:
@@ -122,7 +126,13 @@ class Host:
 def file_system(directory: int) -> tuple[int, int]:
     """What two directories must have in common for rename(2) between them: the mount, and (btrfs) the subvolume."""
     found = statx(directory, b"", AT_EMPTY_PATH)
-    return found.mnt_id, found.dev
+    return found.mnt_id if found.mask & STATX_MNT_ID else _mount_id(directory), found.dev
+
+
+def _mount_id(directory: int) -> int:
+    """Before Linux 5.8 only /proc says it."""
+    with open(f"/proc/self/fdinfo/{directory}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def make_private(hands: Hands, directory: int, name: bytes) -> Fd:

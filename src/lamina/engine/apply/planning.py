@@ -174,7 +174,7 @@ def _steps(
             what = frozenset[str]()
             if item.change is not None:
                 what = item.change.what & ATTRIBUTES
-                new = replace(staging.attributes(item.change), atime_ns=old.atime_ns)
+                new = staging.attributes(item.change, old)
             user = os.geteuid()
             if user == item.status.st_uid != 0 and old.mode & OWNER_WRITES != OWNER_WRITES:
                 what |= {"mode"}  # it must be writable for a while: see forward.narrow()

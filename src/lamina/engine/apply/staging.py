@@ -15,6 +15,8 @@ from lamina.engine.apply.values import HostChange
 from lamina.errors import Conflict, KernelError
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
+from lamina.overlay.layer import TRUSTED, USER
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +24,8 @@ if TYPE_CHECKING:
 
     from lamina.overlay.spec import MountSpec
 
-NOT_BY_KERNEL = (  # of FICLONE and copy_file_range: not these two files, not here
-    errno.EOPNOTSUPP,
-    errno.EXDEV,
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.ENOTTY,
-    errno.EBADF,
-    errno.ETXTBSY,
-)
+# of FICLONE and copy_file_range; anything else means: not these two files, not here
+REAL_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENOMEM)
 CHUNK = 1 << 20
 FEW = 32  # up to so many new entries are synced one by one; beyond, their whole file system at once
 
@@ -86,9 +81,15 @@ class Staging:
         inside.close()
         return status.st_ino
 
-    def attributes(self, change: HostChange) -> Attributes:
-        """The container's attributes of a directory that stays."""
-        return self._new(change).attributes
+    def attributes(self, change: HostChange, old: Attributes) -> Attributes:
+        """The container's attributes of a directory that stays, of which the host has *old*.
+
+        What overlayfs hides, the marks of other overlays that the host's directories are part of, stays.
+        """
+        wanted = self._new(change).attributes
+        own = USER if change.spec.userxattr else TRUSTED
+        marks = tuple(item for item in old.xattrs if own.is_private(item[0]))
+        return replace(wanted, atime_ns=old.atime_ns, xattrs=tuple(sorted(wanted.xattrs + marks)))
 
     def _new(self, change: HostChange) -> New:
         contents = self._contents.get(change.spec)
@@ -191,7 +192,7 @@ def copy(hands: Hands, source: int, fd: int, size: int) -> None:
         hands.clone(source, fd)
         return
     except OSError as error:
-        if error.errno not in NOT_BY_KERNEL:
+        if error.errno in REAL_FAILURES:
             raise
     at = 0
     while at < size:
@@ -211,7 +212,7 @@ def _copy_extent(hands: Hands, source: int, fd: int, start: int, end: int) -> No
         hands.copy_range(source, fd, start, end)
         return
     except OSError as error:
-        if error.errno not in NOT_BY_KERNEL:
+        if error.errno in REAL_FAILURES:
             raise
     while start < end and (data := os.pread(source, min(CHUNK, end - start), start)):
         hands.write(fd, data, start)
