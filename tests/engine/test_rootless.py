@@ -1,0 +1,226 @@
+"""The same without root: an ordinary user, in a user namespace with the subordinate ids, or with the own id alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from support.rootless import Rootless
+
+pytestmark = pytest.mark.userns
+
+PRELUDE = """
+import json, os, sys
+import lamina
+from lamina import Engine
+from lamina.engine import id_maps
+def tell(**found): print(json.dumps(found))
+engine = Engine()
+def sh(script, **options):
+    options = {"rm": True, "capture_output": True, "text": True, "timeout": 60, **options}
+    return engine.run("host", ["sh", "-c", script], **options)
+"""
+SINGLE = "id_maps._has_helpers = lambda: False\n"
+
+
+def tell(user: Rootless, code: str, *, single: bool = False) -> Any:
+    """Run *code* as the user; what it told."""
+    done = user.python(PRELUDE + (SINGLE if single else "") + code)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def has_subordinate_ids(user: Rootless) -> bool:
+    return bool(tell(user, "tell(whole=id_maps.id_maps().whole)")["whole"])
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_command_runs_as_root_of_its_own(rootless: Rootless, single: bool) -> None:
+    found = tell(
+        rootless,
+        """
+done = sh("id -u; cat /proc/self/uid_map; echo x >$HOME/new 2>/dev/null; pwd; exit 5", env=["HOME"])
+there = os.path.exists(os.environ["HOME"] + "/new")
+tell(status=done.returncode, out=done.stdout.split("\\n"), err=done.stderr, there=there)
+""",
+        single=single,
+    )
+    assert (found["status"], found["err"], found["there"]) == (5, "", False)
+    assert found["out"][0] == "0"
+    assert found["out"][1].split() == ["0", str(rootless.uid), "1"]
+    assert found["out"][-2] == str(rootless.home)
+
+
+def test_it_sees_this_machine_and_leaves_it_alone(rootless: Rootless) -> None:
+    (rootless.home / "mine").write_text("before")
+    rootless.give(rootless.home)
+    found = tell(
+        rootless,
+        """
+script = "cat /etc/passwd | wc -l; cat mine; echo after >mine; rm -f gone; mkdir new; cat mine"
+done = sh(script, name="x", rm=False, workdir=os.environ["HOME"])
+changes = {os.fsdecode(c.path): c.kind for c in engine.container("x").changes() if not c.incidental}
+engine.container("x").remove()
+lines = len(open("/etc/passwd").readlines())
+tell(out=done.stdout, changes=changes, left=os.listdir(engine.store.containers), lines=lines)
+""",
+    )
+    assert found["out"].split() == [str(found["lines"]), "beforeafter"]
+    assert (rootless.home / "mine").read_text() == "before"
+    assert found["changes"] == {f"{rootless.home}/mine": "changed", f"{rootless.home}/new": "added"}
+    assert found["left"] == []
+
+
+def test_what_it_did_can_be_applied_and_undone(rootless: Rootless) -> None:
+    (rootless.home / "mine").write_text("before")
+    rootless.give(rootless.home)
+    found = tell(
+        rootless,
+        """
+home = os.environ["HOME"]
+sh(f"cd {home}; echo after >mine; echo x >new", name="x", rm=False)
+container = engine.container("x")
+container.apply([home])
+applied = [open(home + "/mine").read(), os.path.exists(home + "/new")]
+container.undo()
+undone = [open(home + "/mine").read(), os.path.exists(home + "/new")]
+container.remove()
+tell(applied=applied, undone=undone)
+""",
+    )
+    assert found == {"applied": ["after\n", True], "undone": ["before", False]}
+
+
+def test_files_of_subordinate_users_are_removed_too(rootless: Rootless) -> None:
+    if not has_subordinate_ids(rootless):
+        pytest.skip("no subordinate ids on this machine")
+    found = tell(
+        rootless,
+        """
+script = "cd $HOME; mkdir -m 700 a; touch a/b; chown -R 7:7 a; mkdir -m 0 c; chown 8:8 c; id -u nobody"
+done = sh(script, name="x", rm=False, env=["HOME"])
+engine.container("x").remove()
+again = sh(script, env=["HOME"])
+tell(status=[done.returncode, again.returncode], err=done.stderr,
+     left=[os.listdir(place) for place in (engine.store.containers, engine.store.tmp, engine.store.running)])
+""",
+    )
+    assert found == {"status": [0, 0], "err": "", "left": [[], [], []]}
+
+
+def test_other_users_of_the_container(rootless: Rootless) -> None:
+    if not has_subordinate_ids(rootless):
+        pytest.skip("no subordinate ids on this machine")
+    found = tell(
+        rootless,
+        'done = sh("id -u; id -g; id -G", user="nobody"); tell(out=done.stdout.split(), err=done.stderr)',
+    )
+    assert found["out"][0] == "65534"
+
+
+def test_with_the_own_id_alone_there_are_no_others(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+try:
+    sh("true", user="1")
+except lamina.LaminaError as error:
+    tell(error=type(error).__name__, said=str(error), left=os.listdir(engine.store.containers))
+""",
+        single=True,
+    )
+    assert (found["error"], found["left"]) == ("Unsupported", [])
+    assert "uidmap" in found["said"]
+    assert "doctor" in found["said"]
+
+
+def test_networks(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+script = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; ls /sys/class/net | wc -l"
+script += "; ! touch /sys/x 2>/dev/null && echo closed"
+none, host = sh(script).stdout.split(), sh(script, network="host").stdout.split()
+tell(none=none, host=host, real=os.listdir("/sys/class/net"))
+""",
+    )
+    assert found["none"] == ["lo", "1", "closed"]
+    assert sorted(found["host"][:-2]) == sorted(found["real"])
+    assert found["host"][-1] == "closed"
+
+
+def test_the_store_is_hidden_and_private(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+path = os.fsdecode(engine.store.path)
+tell(out=sh(f"ls -A {path} | wc -l").stdout.strip(), mode=os.stat(path).st_mode & 0o777, path=path)
+""",
+    )
+    assert (found["out"], found["mode"]) == ("0", 0o700)
+    assert found["path"] == f"{rootless.tmp}/data/lamina"
+
+
+def test_a_terminal(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+done = sh("tty; read x; echo got $x", tty=True, input="hello\\n")
+tell(out=done.stdout)
+""",
+    )
+    assert "/dev/pts/0" in found["out"]
+    assert "got hello" in found["out"]
+
+
+def test_limits_that_the_host_does_not_delegate_are_refused(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+try:
+    done = sh("true", memory="64m")
+    tell(error="", left=[])
+except lamina.LaminaError as error:
+    tell(error=str(error), left=os.listdir(engine.store.containers))
+""",
+    )
+    assert found["left"] == []
+    if found["error"]:
+        assert "memory" in found["error"]
+
+
+def test_commands_that_do_not_exist(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+try:
+    engine.run("host", ["no-such-command"])
+except lamina.LaminaError as error:
+    tell(status=error.exit_code, said=str(error), left=os.listdir(engine.store.containers))
+""",
+    )
+    assert (found["status"], found["left"]) == (127, [])
+    assert "no-such-command" in found["said"]
+
+
+def test_an_engine_that_is_killed_leaves_nothing(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+import signal, subprocess, time
+code = 'from lamina import Engine; Engine().run("host", ["sh", "-c", "echo ready; sleep 99"], name="x", rm=True)'
+victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+victim.stdout.readline()
+pid = engine.container("x").inspect()["State"]["Pid"]
+victim.kill()
+victim.wait()
+end = time.monotonic() + 20
+while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+    time.sleep(0.01)
+alive, listed = os.path.exists(f"/proc/{pid}"), len(engine.containers(all=True))
+tell(alive=alive, listed=listed, left=os.listdir(engine.store.containers))
+""",
+    )
+    assert found == {"alive": False, "listed": 0, "left": []}
