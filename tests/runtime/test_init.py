@@ -91,7 +91,7 @@ def test_arguments_and_environment_arrive(program: str) -> None:
     [
         ("no-such-command", errno.ENOENT, 127),
         ("/no/such/command", errno.ENOENT, 127),
-        ("/etc/passwd/x", errno.ENOTDIR, 127),
+        ("/etc/passwd/x", errno.ENOTDIR, 126),
         ("", errno.ENOENT, 127),
         ("/etc", errno.EACCES, 126),
         ("/etc/passwd", errno.EACCES, 126),
@@ -164,9 +164,10 @@ def test_forwards_signals(program: str, name: str) -> None:
     number = getattr(signal, f"SIG{name}")
     code = (
         "import os, signal, sys\n"
-        "signal.signal(int(sys.argv[1]), lambda *_: os._exit(42))\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [int(sys.argv[1])])\n"
         "print('ready', flush=True)\n"
-        "while True: signal.pause()\n"
+        "signal.sigwait([int(sys.argv[1])])\n"
+        "os._exit(42)\n"
     )
     stage, pid = started(program, sys.executable, "-c", code, str(int(number)))
     os.kill(pid, number)
@@ -208,7 +209,8 @@ def test_what_the_command_leaves_behind_ends_with_it(program: str) -> None:
 def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
     master, slave = pty.openpty()
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "same = os.tcgetpgrp(0) == os.getpgrp() == os.getpid()\n"
         "print('foreground' if same else 'background', flush=True)\n"
         "sys.stdin.readline()\n"
@@ -227,6 +229,42 @@ def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
         stage.kill()
         stage.wait()
         os.close(master)
+
+
+def test_is_nobodys_interpreter(program: str, tmp_path: Path) -> None:
+    """A script that wants to be interpreted by whatever executes it gets nothing but a message."""
+    script = tmp_path / "script"
+    script.write_text("#!/proc/self/exe\n")
+    script.chmod(0o755)
+    for name in ("lamina-init", "lamina-exec"):
+        (tmp_path / name).symlink_to(program)
+        done = subprocess.run(
+            [name, script], executable=tmp_path / name, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 126
+        assert done.stderr == "lamina: a script cannot be interpreted by the program that executes it\n"
+
+
+def test_the_other_name_executes_in_place(program: str, report: tuple[int, dict[str, Any]]) -> None:
+    reader, options = report
+
+    def launched(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["lamina-exec", *command],
+            executable=program,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            **options,
+        )
+
+    done = launched("sh", "-c", "echo $0 $$ $(cat /proc/$$/comm); exit 9", "x")
+    assert done.returncode == 9
+    assert done.stdout.split()[2] == "sh"
+    assert launched("no-such-command").returncode == 127
+    assert os.read(reader, 100) == errno.ENOENT.to_bytes(4, sys.byteorder)
+    assert launched("/etc/passwd").returncode == 126
+    assert os.read(reader, 100) == errno.EACCES.to_bytes(4, sys.byteorder)
 
 
 def test_nothing_to_start(program: str) -> None:
@@ -254,7 +292,8 @@ def test_runs_from_sealed_memory(program: str, tmp_path: Path) -> None:
             "try: open('/proc/1/exe', 'r+b').write(b'x')\n"
             "except OSError as error: print(error.strerror)\n"
         )
-        done = run(f"/proc/self/fd/{held}", sys.executable, "-c", code, pass_fds=(held,))
+        by_descriptor = f'exec -a lamina-init /proc/self/fd/{held} "$@"'
+        done = run("bash", "-c", by_descriptor, "bash", sys.executable, "-c", code, pass_fds=(held,))
         os.close(held)
     assert done.stdout.splitlines()[0] == "/memfd:lamina-init (deleted) lamina-init", done.stderr
     assert len(done.stdout.splitlines()) == 2

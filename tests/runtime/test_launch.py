@@ -287,4 +287,27 @@ def test_a_start_from_a_large_program(tmp_path, walker):
 def test_a_plan_is_printed_without_starting_anything(tmp_path):
     text = str(plan(over_host(tmp_path, small())))
     assert text.startswith("clone3(")
-    assert 'execve("/bin/true"' in text
+    assert text.endswith("# the command") and '["lamina-exec", "/bin/true"]' in text
+
+
+def test_without_a_launcher_it_is_said_what_is_missing(tmp_path, monkeypatch):
+    from lamina.runtime import init
+
+    monkeypatch.setattr(init, "INIT", str(tmp_path / "none"))
+    running = launch(over_host(tmp_path, small("sh", "-c", "exit 3")), stdin=0, stdout=1, stderr=2)
+    assert running.wait() == 3
+    running.close()
+    assert "lamina-exec was not built" in running.notes[0]
+    with pytest.raises(CommandNotFound, match="execute no-such: No such file"):
+        run(over_host(tmp_path / "b", small("no-such")))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_command_that_cannot_be_executed(tmp_path, terminal):
+    spec = small("no-such", terminal=terminal)
+    spec["mounts"] = full()["mounts"][:3]
+    with pytest.raises(CommandNotFound, match="execute no-such: No such file or directory: no such command"):
+        run(over_host(tmp_path, spec))
+    spec["process"]["args"] = ["/etc/passwd"]
+    with pytest.raises(CommandNotExecutable, match="execute /etc/passwd: Permission denied"):
+        run(over_host(tmp_path / "b", spec))

@@ -36,6 +36,7 @@ def _variants():
     unified = full()
     unified["mounts"] = [m for m in unified["mounts"] if m["destination"] == "/sys/fs/cgroup"]
     yield "cgroup2", printable(unified), replace(WIRING, cgroup=120)
+    yield "launched", printable(small("ls", "-l")), replace(WIRING, launcher=104)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,13 @@ def test_a_stack_too_long_for_the_option_page_is_refused_where_it_would_be_cut_i
             replace(bundle, rootfs=replace(bundle.rootfs, lowerdirs=lowers)),
             replace(WIRING, lowerdir_plus=False),
         )
+
+
+def test_with_a_launcher_only_it_and_the_channel_are_left_open():
+    steps = compile_plan(printable(small()), replace(WIRING, launcher=104)).steps
+    opened = [s.args[1] for s in steps if s.call == "dup3"]
+    assert opened == [0, 1, 2, 3, 4]
+    assert [s.args[0] for s in steps if s.call == "close_range"] == [5]
+    assert steps[-1].call == "execveat"
+    assert isinstance(steps[-1].args[2], Strings)
+    assert steps[-1].args[2][0] == b"lamina-exec"

@@ -55,6 +55,7 @@ _NAMES: dict[str, dict[int, Callable[[int], str]]] = {
     "move_mount": {0: _fd, 2: _fd, 4: _flags("MOVE_MOUNT_")},
     "open_tree": {0: _fd, 2: _tree},
     "mount_setattr": {0: _fd, 2: _tree},
+    "execveat": {0: _fd, 4: _flags("AT_")},
     "unshare": {0: _flags("CLONE_NEW")},
     "prctl": {0: _one("PR_")},
     "prlimit64": {1: _one("RLIMIT_")},

@@ -38,8 +38,10 @@ class Wiring:
 
     `channel` is the child's end of a socket pair: it carries the terminal's master and the word that id maps are
     written, and its other end tells both sides of each other's death. `tasks` are cgroup v1 `tasks` files open for
-    writing, `cgroup` a cgroup v2 directory or -1. `seccomp` is a compiled filter. `files` are the bind sources that
-    are not directories. `limits` are the rlimits to set: (number, soft, hard).
+    writing, `cgroup` a cgroup v2 directory or -1. `seccomp` is a compiled filter. `launcher` is the program that
+    executes the command (runtime/init); with -1 the process executes it itself, and a script of the container gets at
+    whatever program started it. `files` are the bind sources that are not directories. `limits` are the rlimits to
+    set: (number, soft, hard).
     """
 
     channel: int
@@ -50,6 +52,7 @@ class Wiring:
     controllers: tuple[bytes, ...] = ()
     cgroup: int = -1
     seccomp: bytes = b""
+    launcher: int = -1
     files: frozenset[bytes] = frozenset()
     limits: tuple[tuple[int, int, int], ...] = ()
     last_cap: int = 40

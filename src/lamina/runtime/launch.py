@@ -6,6 +6,7 @@ import _socket
 import os
 import select
 import stat
+import sys
 from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
 
 from lamina.errors import (
@@ -24,6 +25,7 @@ from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
 from lamina.linux.program import Step, Strings
 from lamina.runtime.bundle import Wiring
 from lamina.runtime.cgroups import create as create_cgroup
+from lamina.runtime.init import INIT, init_file
 from lamina.runtime.plan import Plan, compile_plan
 from lamina.runtime.rlimits import effective_limits
 from lamina.values import replace
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lamina.runtime.bundle import Bundle
     from lamina.runtime.cgroups import Cgroup
 
+_EXECUTING = ("execve", "execveat")
 _PRINTED = Wiring(channel=100, stdin=101, stdout=102, stderr=103)
 
 
@@ -112,6 +115,7 @@ def plan(bundle: Bundle, *, seccomp: bytes = b"") -> Plan:
             stdout=_PRINTED.stdout,
             stderr=_PRINTED.stderr,
             seccomp=seccomp,
+            launcher=104 if os.path.exists(INIT) else -1,
             tasks=layout_tasks,
             controllers=controllers,
         ),
@@ -150,8 +154,9 @@ def launch(
         ours, theirs = _socket_pair()
         held += [ours, theirs]
         standard = [_above_stdio(fd, held) for fd in (stdin, stdout, stderr)]
+        launcher, notes = _launcher(held)
         wiring = replace(
-            facts, channel=int(theirs), stdin=standard[0], stdout=standard[1], stderr=standard[2],
+            facts, channel=int(theirs), launcher=launcher, stdin=standard[0], stdout=standard[1], stderr=standard[2],
             seccomp=seccomp, die_with_parent=die_with_parent,
             tasks=tuple(int(fd) for fd in cgroup.tasks.values()) if cgroup else (),
             controllers=tuple(c.encode() for c in cgroup.tasks) if cgroup else (),
@@ -159,7 +164,7 @@ def launch(
         )  # fmt: skip
         compiled = compile_plan(bundle, wiring)
         child = _spawn(compiled, wiring, bundle, ours, theirs)
-        pty = _receive_terminal(ours) if bundle.spec["process"].get("terminal") else None
+        pty = _executed(compiled, child, ours, bool(bundle.spec["process"].get("terminal")))
     except BaseException as failure:
         if cgroup is not None:
             cgroup.close()
@@ -173,7 +178,7 @@ def launch(
             fd.close()
     if cgroup is not None:
         cgroup.close()
-    return Running(child.pid, child.pidfd, pty, cgroup, _lowered(bundle))
+    return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *notes))
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
@@ -214,18 +219,37 @@ def _facts(bundle: Bundle) -> Wiring:
 
 def _socket_pair() -> tuple[Fd, Fd]:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
-    return Fd(ours.detach()), Fd(theirs.detach())
+    with Fd(theirs.detach()) as low:
+        return Fd(ours.detach()), _aside(low)
 
 
 def _above_stdio(fd: int, held: list[Fd]) -> int:
-    """A copy above 2: the plan fills 0, 1 and 2 one after the other and must not overwrite what it still needs."""
-    import fcntl
-
+    """A copy above 2: the plan fills the lowest numbers one by one and must not overwrite what it still needs."""
     if fd > 2:
         return fd
-    copy = Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+    copy = _aside(fd)
     held.append(copy)
     return int(copy)
+
+
+def _aside(fd: int) -> Fd:
+    """A copy that is in nobody's way."""
+    import fcntl
+
+    return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+
+
+def _launcher(held: list[Fd]) -> tuple[int, tuple[str, ...]]:
+    """The program that executes the command, and what is to be said where there is none."""
+    try:
+        with init_file() as file:
+            held.append(_aside(file))
+    except Unsupported:
+        return -1, (
+            "lamina-exec was not built: a script that begins with #!/proc/self/exe gets at this program's own file on "
+            "the host (install a C compiler, and Lamina again)",
+        )
+    return int(held[-1]), ()
 
 
 def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd) -> Child:
@@ -251,14 +275,9 @@ def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd)
             _await_exec(ours, child, bool(bundle.spec["process"].get("terminal")))
         outcome = child.outcome()
         if outcome.failed is not None:
-            raise _step_failure(compiled, outcome)
+            raise _walk_failure(compiled, outcome)
     except BaseException:
-        try:
-            pidfd_send_signal(child.pidfd, 9)
-        except OSError:
-            pass
-        _reap(child.pidfd)
-        child.pidfd.close()
+        _end(child)
         raise
     finally:
         # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
@@ -275,6 +294,32 @@ def _await_exec(ours: Fd, child: Child, terminal: bool) -> None:
     poll = select.poll()
     poll.register(ours, select.POLLRDHUP if terminal else select.POLLIN | select.POLLRDHUP)
     poll.poll()
+
+
+def _executed(compiled: Plan, child: Child, ours: Fd, terminal: bool) -> Fd | None:
+    """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed, LaminaError.
+
+    With a launcher the plan's end is not the command's beginning: it says on the channel why there will be none.
+    """
+    try:
+        pty = _receive_terminal(ours) if terminal else None
+        # the end of the channel is the command's beginning; the process's end is asked for as well, because a process
+        # that a thread of this program happened to fork meanwhile has the other end of the channel, too
+        if ours in select.select([ours, child.pidfd], [], [])[0] and (said := os.read(ours, 4)):
+            raise _execute_failure(compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder))
+    except BaseException:
+        _end(child)
+        raise
+    return pty
+
+
+def _end(child: Child) -> None:
+    try:
+        pidfd_send_signal(child.pidfd, 9)
+    except OSError:
+        pass
+    _reap(child.pidfd)
+    child.pidfd.close()
 
 
 def _receive_terminal(ours: Fd) -> Fd:
@@ -304,26 +349,31 @@ def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
 
 
 def _command_name(step: Step) -> str:
-    argv = step.args[1]
-    return argv[0].decode(errors="replace") if isinstance(argv, Strings) else step.call
+    argv = next(arg for arg in step.args if isinstance(arg, Strings))
+    return argv[step.call == "execveat"].decode(errors="replace")
 
 
-def _step_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
+def _walk_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
     index = outcome.failed or 0
     step = compiled.steps[index]
-    command = [i for i, s in enumerate(compiled.steps) if s.call == "execve"]
-    if step.call == "execve":
-        name = _command_name(compiled.steps[index])
-        refused = any(outcome.results[i] == -EACCES for i in command)
-        number = EACCES if refused else outcome.errno
-        kind = CommandNotFound if number in (ENOENT,) else CommandNotExecutable
-        hint = "no such command in the container" if kind is CommandNotFound else ""
-        if number == ENOEXEC:
-            hint = "neither a program for this machine nor a script with a #! line"
-        return kind(
-            repr(step), number, index=index, message=f"execute {name}: {os.strerror(number)}", hint=hint
+    if step.call in _EXECUTING:
+        # a command that is there but not for us counts for more than one that is not there
+        refused = any(
+            outcome.results[i] == -EACCES for i, s in enumerate(compiled.steps) if s.call == "execve"
         )
+        return _execute_failure(compiled, index, EACCES if refused else outcome.errno)
     hint = "a link is in the way of one of the container's own file systems" if outcome.errno == ELOOP else ""
     text = f"step {index + 1} of {len(compiled.steps)} of the start failed: {step!r}"
     cause = os.strerror(outcome.errno) if outcome.errno else f"unexpected result {outcome.results[index]}"
     return StepFailed(repr(step), outcome.errno, index=index, message=f"{text}: {cause}", hint=hint)
+
+
+def _execute_failure(compiled: Plan, index: int, number: int) -> StepFailed:
+    """The step that executes the command failed, here or in the launcher."""
+    kind = CommandNotFound if number == ENOENT else CommandNotExecutable
+    hint = "no such command in the container" if kind is CommandNotFound else ""
+    if number == ENOEXEC:
+        hint = "neither a program for this machine nor a script with a #! line"
+    step = compiled.steps[index]
+    message = f"execute {_command_name(step)}: {os.strerror(number)}"
+    return kind(repr(step), number, index=index, message=message, hint=hint)

@@ -1,7 +1,8 @@
-"""The minimal init of a container: a program of two kilobytes (lamina_init.c), executed from memory.
+"""What executes a container's command, and its minimal init: one program of two kilobytes, executed from memory.
 
-It is handed to the container as a sealed memory file, by descriptor: so /proc/1/exe inside is neither this file, nor
-the interpreter, nor anything else of the host, and nobody can write to it (CVE-2019-5736).
+It is handed to the container as a sealed memory file, by descriptor: so /proc/self/exe of the process that executes
+the command, and /proc/1/exe under an init, is neither this file, nor the interpreter, nor anything else of the host,
+and nobody can write to it (CVE-2019-5736). lamina_init.c says more.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_W
 from lamina.errors import Unsupported
 from lamina.linux.fd import Fd
 
+# argv[0] of the two
+EXEC_NAME, INIT_NAME = b"lamina-exec", b"lamina-init"
 INIT = os.path.join(os.path.dirname(__file__), "lamina-init")
-# descriptor of the init on which it reports as four bytes, in the machine's order, why a command cannot be executed
+# descriptor on which both report as four bytes, in the machine's order, why a command cannot be executed
 REPORT = 3
 _MFD_EXEC = 0x10  # linux/memfd.h, since Linux 6.3; without it a sysctl may make memory files not executable
 
 
 def init_file() -> Fd:
-    """A sealed, executable memory file that holds the init, for execveat(2) with AT_EMPTY_PATH; close-on-exec.
+    """A sealed, executable memory file that holds the program, for execveat(2) with AT_EMPTY_PATH; close-on-exec.
 
     Raises Unsupported where it could not be built.
     """
@@ -28,8 +31,8 @@ def init_file() -> Fd:
             program = file.read()
     except FileNotFoundError:
         raise Unsupported(
-            "start with an init: it was not built when Lamina was installed",
-            remedy="install a C compiler and Lamina again, or start without --init",
+            "start by lamina-exec or lamina-init: it was not built when Lamina was installed",
+            remedy="install a C compiler and Lamina again",
         ) from None
     fd = Fd(_memory_file())
     view = memoryview(program)

@@ -1,9 +1,16 @@
-/* lamina-init: process 1 of a container that wants one (`--init`).
+/* One program, two names: the last step of every start, and process 1 of a container that wants one (`--init`).
+ *
+ *     lamina-exec COMMAND [ARGUMENT...]
+ *
+ * executes COMMAND, looked for along PATH as execvp(3) does. Why not execute it from the plan: whoever calls execve(2)
+ * is what /proc/self/exe means until it has succeeded, so a script that begins with "#!/proc/self/exe" is interpreted
+ * by the caller's own program, and has it open: the host's Python, as a file of the host (CVE-2019-5736).
  *
  *     lamina-init COMMAND [ARGUMENT...]
  *
- * Starts COMMAND (looked for along PATH as execvp(3) does), hands it the terminal, forwards every signal to it, reaps
- * whatever processes end up here, and exits as the command did: its status, or 128 + the signal that killed it.
+ * starts COMMAND as a child, hands it the terminal, forwards every signal to it, reaps whatever processes end up here,
+ * and exits as the command did: its status, or 128 + the signal that killed it.
+ *
  * If the command cannot be executed: 127 (not found) or 126, as a shell says it, and errno as four bytes on descriptor 3;
  * that descriptor closes without a byte once the command runs. 125: this program could not do its own work.
  *
@@ -50,6 +57,18 @@ static void leave(int status)
 {
     for (;;)
         call(__NR_exit_group, status, 0, 0, 0, 0);
+}
+
+/* Whether a path ends in the file name. */
+static int named(const char *path, const char *name)
+{
+    const char *last = path, *n = name;
+    for (const char *c = path; *c; c++)
+        if (*c == '/')
+            last = c + 1;
+    while (*last && *last == *n)
+        last++, n++;
+    return *last == *n;
 }
 
 static int report(long error, int status)
@@ -106,6 +125,17 @@ static long execute(char **argv, char **envp)
     }
 }
 
+/* Execute the command, or say why not; the report's descriptor must not get into it. */
+static void command(char **argv, char **envp) __attribute__((noreturn));
+static void command(char **argv, char **envp)
+{
+    /* a strict seccomp filter may leave only one of these ways */
+    if (call(__NR_fcntl, REPORT, F_SETFD, 1, 0, 0) < 0 && call(__NR_ioctl, REPORT, FIOCLEX, 0, 0, 0) < 0)
+        call(__NR_close, REPORT, 0, 0, 0, 0);
+    long error = execute(argv, envp);
+    leave(report(error, error == -ENOENT ? NOT_FOUND : NOT_EXECUTABLE));
+}
+
 /* In the new process: a process group of its own, in the terminal's foreground if there is one. All signals are blocked
  * here, so taking the terminal from the background raises no SIGTTOU. */
 static void become(char **argv, char **envp, const unsigned long *mask) __attribute__((noreturn));
@@ -114,14 +144,12 @@ static void become(char **argv, char **envp, const unsigned long *mask)
     int group = (int)call(__NR_getpid, 0, 0, 0, 0, 0);
     call(__NR_setpgid, 0, 0, 0, 0, 0);
     call(__NR_ioctl, TERMINAL, TIOCSPGRP, (long)&group, 0, 0);
-    call(__NR_fcntl, REPORT, F_SETFD, 1, 0, 0);        /* FD_CLOEXEC */
     call(__NR_rt_sigprocmask, SIG_SETMASK, (long)mask, 0, SIGNAL_BYTES, 0);
-    long error = execute(argv, envp);
-    leave(report(error, error == -ENOENT || error == -ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE));
+    command(argv, envp);
 }
 
 /* Reap all that have ended; the command's status once it is among them, else -1. */
-static int reap(long command)
+static int reap(long started)
 {
     int found = -1;
     for (;;) {
@@ -129,7 +157,7 @@ static int reap(long command)
         long pid = call(__NR_wait4, -1, (long)&status, WNOHANG, 0, 0);
         if (pid <= 0)
             return found;
-        if (pid == command)
+        if (pid == started)
             found = status & 0x7f ? KILLED + (status & 0x7f) : status >> 8 & 0xff;
     }
 }
@@ -141,24 +169,31 @@ __attribute__((used)) void lamina_init(long *stack)
     unsigned long all = ~0UL, before = 0;
     if (count < 2)
         leave(report(-EINVAL, OWN_FAILURE));
+    if (named(argv[0], "lamina-exec"))
+        command(argv + 1, envp);
+    if (!named(argv[0], "lamina-init")) {
+        static const char refusal[] = "lamina: a script cannot be interpreted by the program that executes it\n";
+        call(__NR_write, 2, (long)refusal, sizeof refusal - 1, 0, 0);
+        leave(NOT_EXECUTABLE);
+    }
     call(__NR_prctl, PR_SET_NAME, (long)"lamina-init", 0, 0, 0);
     call(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);    /* in a shared pid namespace nobody is process 1 */
     call(__NR_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&before, SIGNAL_BYTES, 0);
-    long command = call(__NR_clone, SIGCHLD, 0, 0, 0, 0);
-    if (command == 0)
+    long started = call(__NR_clone, SIGCHLD, 0, 0, 0, 0);
+    if (started == 0)
         become(argv + 1, envp, &before);
-    if (command < 0)
-        leave(report(command, OWN_FAILURE));
+    if (started < 0)
+        leave(report(started, OWN_FAILURE));
     call(__NR_close, REPORT, 0, 0, 0, 0);
     for (;;) {
         /* blocked signals are queued even for process 1, which ignores those it neither blocks nor handles */
         long signal = call(__NR_rt_sigtimedwait, (long)&all, 0, 0, SIGNAL_BYTES, 0);
         if (signal == SIGCHLD) {
-            int status = reap(command);
+            int status = reap(started);
             if (status >= 0)
                 leave(status);
         } else if (signal > 0) {
-            call(__NR_kill, command, signal, 0, 0, 0);
+            call(__NR_kill, started, signal, 0, 0, 0);
         }
     }
 }

@@ -67,7 +67,9 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
     terminal = bool(process.get("terminal"))
     flags = namespace_flags(spec)
     if terminal and not {"/dev", "/dev/pts"} <= {str(m["destination"]) for m in spec.get("mounts") or []}:
-        raise InvalidInput("give the process a terminal: there is neither a /dev nor a devpts among the mounts")
+        raise InvalidInput(
+            "give the process a terminal: there is neither a /dev nor a devpts among the mounts"
+        )
     readonly = bool((spec.get("root") or {}).get("readonly"))
     steps = [
         *entry_steps(flags, wiring),
@@ -85,6 +87,6 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(readonly_root_steps() if readonly else ()),
         *limit_steps(wiring),
         *privilege_steps(process, wiring),
-        *command_steps(process),
+        *command_steps(process, wiring.launcher >= 0),
     ]
     return Plan(flags, tuple(steps))

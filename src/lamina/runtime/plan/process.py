@@ -11,6 +11,7 @@ from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.capabilities import CAPABILITIES
 from lamina.linux.constants import (
+    AT_EMPTY_PATH,
     AT_FDCWD,
     KEYCTL_JOIN_SESSION_KEYRING,
     LINUX_CAPABILITY_VERSION_3,
@@ -26,6 +27,7 @@ from lamina.linux.constants import (
     TIOCSCTTY,
 )
 from lamina.linux.program import Reg, Step, Strings, Struct
+from lamina.runtime.init import EXEC_NAME, REPORT
 from lamina.runtime.plan.devices import SLAVE
 from lamina.runtime.plan.paths import ROOT, open_step, target_steps
 
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
     Process = dict[str, Any]
 
-# the only descriptor above 2 that lives until execve; close-on-exec
-CHANNEL = 3
+# the only descriptors above 2 that live until execve
+CHANNEL, LAUNCHER = REPORT, REPORT + 1
 EVERY = 0xFFFFFFFF
 EVERY_64 = 0xFFFFFFFFFFFFFFFF
 DEFAULT_UMASK = 0o022
@@ -56,9 +58,15 @@ def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
     steps = [Step("dup3", source, number, 0) for number, source in enumerate(sources)]
     if terminal:
         steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
-    if wiring.channel != CHANNEL:
+    last = CHANNEL
+    if wiring.launcher >= 0:
+        # the launcher reports on the channel, so it must get it, and closes it then
+        steps.append(Step("dup3", wiring.channel, CHANNEL, 0))
+        steps.append(Step("dup3", wiring.launcher, LAUNCHER, O_CLOEXEC))
+        last = LAUNCHER
+    elif wiring.channel != CHANNEL:
         steps.append(Step("dup3", wiring.channel, CHANNEL, O_CLOEXEC))
-    steps.append(Step("close_range", CHANNEL + 1, EVERY, 0, note="nothing of the host stays open"))
+    steps.append(Step("close_range", last + 1, EVERY, 0, note="nothing of the host stays open"))
     return steps
 
 
@@ -191,8 +199,12 @@ def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
     return steps
 
 
-def command_steps(process: Process) -> list[Step]:
-    """The command, looked for along the container's own PATH as execvp(3) does."""
+def command_steps(process: Process, launched: bool) -> list[Step]:
+    """The command, looked for along the container's own PATH as execvp(3) does; by the launcher if it is *launched*.
+
+    Whoever executes a script that begins with "#!/proc/self/exe" is its interpreter: it must not be the host's
+    Python, which the script could then open and change (CVE-2019-5736).
+    """
     args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
     if not args or not args[0]:
         raise InvalidInput("start: no command is given", remedy="name one behind the image")
@@ -200,6 +212,18 @@ def command_steps(process: Process) -> list[Step]:
     if any(b"\0" in text for text in (*args, *environment)):
         raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
     argv, envp = Strings(args), Strings(environment)
+    if launched:
+        return [
+            Step(
+                "execveat",
+                LAUNCHER,
+                b"",
+                Strings((EXEC_NAME, *args)),
+                envp,
+                AT_EMPTY_PATH,
+                note="the command",
+            )
+        ]
     if b"/" in args[0]:
         return [Step("execve", args[0], argv, envp)]
     path = next((e[5:] for e in environment if e.startswith(b"PATH=")), DEFAULT_PATH.encode())
