@@ -299,15 +299,15 @@ def test_without_a_launcher_it_is_said_what_is_missing(tmp_path, monkeypatch):
     running.close()
     assert "lamina-exec was not built" in running.notes[0]
     with pytest.raises(CommandNotFound, match="execute no-such: No such file"):
-        run(over_host(tmp_path / "b", small("no-such")))
+        run(over_host(tmp_path, small("no-such")))
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_command_that_cannot_be_executed(tmp_path, terminal):
+def test_without_a_command_to_execute_the_terminal_is_gone_too(tmp_path, terminal):
     spec = small("no-such", terminal=terminal)
     spec["mounts"] = full()["mounts"][:3]
     with pytest.raises(CommandNotFound, match="execute no-such: No such file or directory: no such command"):
         run(over_host(tmp_path, spec))
     spec["process"]["args"] = ["/etc/passwd"]
     with pytest.raises(CommandNotExecutable, match="execute /etc/passwd: Permission denied"):
-        run(over_host(tmp_path / "b", spec))
+        run(over_host(tmp_path, spec))
