@@ -16,7 +16,7 @@ from support.sources import SRC
 
 # what `lamina run` may load apart from Lamina's own modules; all of them are built in or a few lines
 ALLOWED = frozenset(
-    {"__future__", "errno", "fcntl", "marshal", "resource", "select", "stat", "struct", "time"}
+    {"__future__", "errno", "fcntl", "gc", "marshal", "resource", "select", "stat", "struct", "time"}
 ) | {*("_json", "_posixsubprocess", "_signal", "_socket", "_stat", "_struct")}
 # with the interpreter, or by a bare `import os`, before anything of ours
 FOLLOW = """

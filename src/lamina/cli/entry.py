@@ -6,6 +6,7 @@ no click unless the command line needs explaining, no engine before there is som
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """The console script. Leaves without the interpreter's finalisation: there is nothing left to finalise."""
+    # importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
+    gc.set_threshold(100_000)
+    _open_standard_streams()
     status = command_line(sys.argv[1:])
     os._exit(_flush(status))
 
@@ -74,6 +78,17 @@ def _read(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
             own = quick.parse(load(name).VERB, words[length:])
             return None if own is None else (name, {**values, **own})
     return None
+
+
+def _open_standard_streams() -> None:
+    """A caller may have closed 0, 1 or 2 (`>&-`): what is opened next must not be taken for standard output."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 def _flush(status: int) -> int:
