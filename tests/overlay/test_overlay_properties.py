@@ -28,6 +28,7 @@ from support.stacks import Kit, Node, layers, mounted, scratch, write_layer
 ROOT, USER = Kit(), Kit(root=False)
 # lowers without forged marks, as programs are run over
 PLAIN, PLAIN_USER = Kit(redirects=False, metacopies=False), Kit(root=False, redirects=False, metacopies=False)
+DENSE = Kit(dense=True)
 OPTIONS = (
     (("redirect_dir", "on"), ("metacopy", "on")),
     (("redirect_dir", "on"),),
@@ -70,6 +71,11 @@ def write(stack: list[Node], kit: Kit) -> None:
 def examples(divisor: int) -> settings:
     """A share of what LAMINA_EXAMPLES asks for: together they are about three times as many."""
     return settings(max_examples=max(settings().max_examples // divisor, 10))
+
+
+def stacks(least: int, most: int) -> st.SearchStrategy[list[Node]]:
+    """Everything there is, or little of it that often meets."""
+    return st.one_of(layers(ROOT, least, most), layers(DENSE, least, most))
 
 
 def same_as_mounted(spec: MountSpec) -> None:
@@ -152,7 +158,7 @@ def connected(path: bytes, groups: list[set[bytes]]) -> set[bytes]:
 @pytest.mark.parametrize("upper", [False, True], ids=["read-only", "with upper"])
 def test_a_drawn_stack_reads_as_it_is_mounted(tmp_path: Path, upper: bool) -> None:
     @examples(2)
-    @given(layers(ROOT, 2, 6), st.sampled_from(OPTIONS))
+    @given(stacks(2, 6), st.sampled_from(OPTIONS))
     def check(stack: list[Node], options: object) -> None:
         with scratch(os.fsencode(tmp_path)) as place:
             os.chdir(place)
@@ -166,7 +172,7 @@ def test_a_drawn_stack_reads_as_it_is_mounted(tmp_path: Path, upper: bool) -> No
 @pytest.mark.root
 def test_a_drawn_stack_with_data_only_layers_reads_as_it_is_mounted(tmp_path: Path) -> None:
     @examples(4)
-    @given(layers(ROOT, 4, 6), st.integers(1, 2))
+    @given(stacks(4, 6), st.integers(1, 2))
     def check(stack: list[Node], data: int) -> None:
         with scratch(os.fsencode(tmp_path)) as place:
             os.chdir(place)
@@ -182,7 +188,7 @@ def test_a_drawn_stack_on_the_disk_reads_as_it_is_mounted(tmp_path: Path) -> Non
     """As above, on whatever file system the tests' directory is on instead of a tmpfs."""
 
     @examples(20)
-    @given(layers(ROOT, 2, 4))
+    @given(stacks(2, 4))
     def check(stack: list[Node]) -> None:
         with scratch(os.fsencode(tmp_path), disk=True) as place:
             os.chdir(place)
@@ -211,7 +217,7 @@ def test_a_drawn_stack_in_a_user_namespace_reads_as_it_is_mounted(tmp_path: Path
 @pytest.mark.root
 def test_applying_the_changes_of_a_drawn_stack_to_its_lowers_gives_the_merged_tree(tmp_path: Path) -> None:
     @examples(2)
-    @given(layers(ROOT, 2, 5), st.sampled_from(OPTIONS))
+    @given(stacks(2, 5), st.sampled_from(OPTIONS))
     def check(stack: list[Node], options: object) -> None:
         with scratch(os.fsencode(tmp_path)) as place:
             os.chdir(place)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -145,6 +147,17 @@ def test_content_from_a_data_only_layer(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught:
             (tree / "lost").read_bytes()
         assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.root
+def test_what_is_no_file_in_one_data_only_layer_is_looked_for_in_the_next(tmp_path: Path) -> None:
+    """Found by the property test: ENOENT, not EINVAL, if it is a file in none."""
+    files = {"f": Metacopy(4, b"/o"), "lost": Metacopy(4, b"/d")}
+    overlay = stack(tmp_path, {}, files, {}, {"o": {}, "d": {}}, {"o": "data"}, data=2)
+    with overlay.open() as tree:
+        assert (tree / "f").read_text() == "data"
+        with pytest.raises(FileNotFoundError):
+            (tree / "lost").read_text()
 
 
 @pytest.mark.root
@@ -391,7 +404,16 @@ def test_four_hundred_layers(tmp_path: Path) -> None:
         assert len(list((tree / "d").iterdir())) == 400
 
 
-def test_directories_deeper_than_any_path(tmp_path: Path) -> None:
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A directory that may become deeper than `shutil.rmtree`, and so pytest, can remove."""
+    (tmp_path / "deep").mkdir()
+    yield tmp_path / "deep"
+    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
+
+
+def test_directories_deeper_than_any_path(deep: Path) -> None:
+    tmp_path = deep
     here = os.open(grow(tmp_path / "A", {}), os.O_RDONLY)
     for _ in range(1500):
         os.mkdir("deep", dir_fd=here)

@@ -59,6 +59,7 @@ class Kit:
     root: bool = True
     redirects: bool = True
     metacopies: bool = True
+    dense: bool = False  # few names and kinds and many marks, which therefore often meet
 
     @property
     def format(self) -> LayerFormat:
@@ -72,8 +73,8 @@ class Kit:
 # -- drawing ---------------------------------------------------------------------------------------------------
 
 
-def names() -> st.SearchStrategy[bytes]:
-    return st.sampled_from(NAMES)
+def names(kit: Kit = Kit()) -> st.SearchStrategy[bytes]:
+    return st.sampled_from(NAMES[:3] if kit.dense else NAMES)
 
 
 def contents() -> st.SearchStrategy[bytes]:
@@ -99,9 +100,10 @@ def xattrs(kit: Kit, kind: str) -> st.SearchStrategy[tuple[tuple[str, bytes], ..
     )
 
 
-def redirects() -> st.SearchStrategy[bytes]:
-    below = st.lists(names(), min_size=1, max_size=3).map(lambda parts: b"/" + b"/".join(parts))
-    return st.one_of(names(), below, st.sampled_from((b"..", b"a/b", b"//a")))
+def redirects(kit: Kit) -> st.SearchStrategy[bytes]:
+    below = st.lists(names(kit), min_size=1, max_size=3).map(lambda parts: b"/" + b"/".join(parts))
+    sane = st.one_of(names(kit), below)
+    return sane if kit.dense else st.one_of(sane, st.sampled_from((b"..", b"a/b", b"//a")))
 
 
 @st.composite
@@ -111,7 +113,7 @@ def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
         st.sampled_from(common + (["fifo", "socket", "char", "block"] if kit.root else ["fifo", "socket"]))
     )
     if kind in ("whiteout", "xwhiteout", "link"):
-        return Node(kind, content=draw(names()) if kind == "link" else b"")
+        return Node(kind, content=draw(names(kit)) if kind == "link" else b"")
     plain: dict[str, Any] = {
         "mode": draw(st.sampled_from(MODES)) if kind != "symlink" else 0o777,
         "owner": draw(st.sampled_from(kit.owners)),
@@ -120,9 +122,9 @@ def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
     }
     if kind == "file":
         plain["content"] = draw(contents())
-        if kit.metacopies and draw(st.integers(0, 7)) == 0:
+        if kit.metacopies and draw(st.integers(0, 1 if kit.dense else 7)) == 0:
             plain["metacopy"] = True
-            plain["redirect"] = draw(st.one_of(st.just(b""), redirects()))
+            plain["redirect"] = draw(st.one_of(st.just(b""), redirects(kit)))
         elif draw(st.integers(0, 9)) == 0:
             plain["xattrs"] += ((("security.capability", CAPABILITY) if kit.root else ("user.c", b"c")),)
             if kit.root and draw(st.booleans()):
@@ -135,14 +137,16 @@ def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
         if depth > 0:
             plain["children"] = draw(directories(kit, depth - 1))
         plain["opaque"] = draw(st.sampled_from((b"", b"", b"", b"", b"y", b"yy")))
-        if kit.redirects and draw(st.integers(0, 5)) == 0:
-            plain["redirect"] = draw(redirects())
+        if kit.redirects and draw(st.integers(0, 1 if kit.dense else 5)) == 0:
+            plain["redirect"] = draw(redirects(kit))
     return Node(kind, **plain)
 
 
 def directories(kit: Kit, depth: int) -> st.SearchStrategy[tuple[tuple[bytes, Node], ...]]:
-    entry = st.tuples(names(), nodes(kit, depth))
-    return st.lists(entry, max_size=4, unique_by=lambda pair: pair[0]).map(tuple)
+    entry = st.tuples(names(kit), nodes(kit, depth))
+    return st.lists(
+        entry, min_size=1 if kit.dense else 0, max_size=3 if kit.dense else 4, unique_by=lambda pair: pair[0]
+    ).map(tuple)
 
 
 def layers(kit: Kit, least: int = 1, most: int = 6) -> st.SearchStrategy[list[Node]]:

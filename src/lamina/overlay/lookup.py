@@ -151,19 +151,22 @@ class Layers:
         if found.content is None:
             raise KernelError("open", errno.EINVAL, "what is not a regular file")
         layer, path = found.content
-        layers = self.data if layer == -1 else (layer,)
-        for number in layers:
+        if layer != -1:
+            return self._open_regular(layer, path, errno.EINVAL)
+        for number in self.data:
             try:
-                held = self.open(number, path, os.O_PATH)
-            except KernelError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and number != layers[-1]:
-                    continue
-                raise
-            # by way of O_PATH: what has meanwhile become a fifo or a device must not be opened
-            with held:
-                if stat.S_ISREG(os.fstat(held).st_mode):
-                    return Fd(os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC))
-        raise KernelError("open", errno.EINVAL, f"{os.fsdecode(path)}, which is no longer a regular file")
+                return self._open_regular(number, path, errno.ENOENT)
+            except KernelError:  # ovl_lookup_data_layers(): whatever it is, the next one may have it
+                if number == self.data[-1]:
+                    raise
+        raise AssertionError("there is no data-only layer")
+
+    def _open_regular(self, layer: int, path: bytes, otherwise: int) -> Fd:
+        # by way of O_PATH: what has meanwhile become a fifo or a device must not be opened
+        with self.open(layer, path, os.O_PATH) as held:
+            if not stat.S_ISREG(os.fstat(held).st_mode):
+                raise KernelError("open", otherwise, f"{os.fsdecode(path)}, which is no regular file")
+            return Fd(os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC))
 
     def readlink(self, hit: Hit) -> bytes:
         """The text of a symbolic link. Raises KernelError."""
@@ -437,9 +440,8 @@ class Search:
         """ovl_check_redirect(): under which name to go on in the layers below."""
         if redirect[:1] == b"/":
             self.absolute = True
-            self.stop = (
-                False  # an opaque directory on the way to here does not matter to what moved elsewhere
-            )
+            # an opaque directory on the way to here does not matter to what moved elsewhere
+            self.stop = False
         else:
             redirect = before + redirect
         self.redirect = self.name = redirect + after
