@@ -13,15 +13,15 @@ from bisect import bisect_left
 from lamina.engine.apply.attributes import EVERYTHING, read_attributes, write_attributes
 from lamina.engine.apply.conflicts import CHANGED, seen_entry, stamp
 from lamina.engine.apply.forward import directory_of, exchange, narrow, sync_around
+from lamina.engine.apply.journal import raw
 from lamina.engine.apply.places import GONE, entry
 from lamina.engine.apply.selection import tree_order
 from lamina.engine.apply.staging import said_of
 from lamina.engine.apply.units import ADD, EMPTY, SWAP, TAKE, DirectoryStep, Unit
-from lamina.engine.apply.values import Clash, Left
+from lamina.engine.apply.values import Clash, Left, below
 from lamina.engine.apply.work import Work
 from lamina.errors import Corrupt, HostChanged, KernelError
 from lamina.linux.constants import RENAME_NOREPLACE
-from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
 
 TYPE_CHECKING = False
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lamina.engine.apply.conflicts import Known
 
 ELSEWHERE = "replaced on the host"
+NO_PLACE = "its directory is gone"
 LOST = "its original is no longer where it was kept"
 ATTRIBUTES = frozenset({"mode", "owner", "xattrs"})
 
@@ -48,10 +49,13 @@ def backward(work: Work, known: Known, untouched: set[bytes] | None, *, force: b
         except HostChanged:
             left.append(Left(step.host_path, ELSEWHERE))
     remade: list[Unit] = []
+    inos = {(record["unit"], record["ino"]) for record in work.log.of("remade")}
     for unit in reversed(units):
         work.hands.before("undo:before-rename", unit.host_path)
         with said_of("undo", unit.host_path):
-            reason = _take_back(work, unit, known, force)
+            reason = (
+                _make_again(work, unit, inos) if unit.op == EMPTY else _take_back(work, unit, known, force)
+            )
         work.hands.before("undo:after-rename", unit.host_path)
         if reason:
             left.append(Left(unit.host_path, reason, _original(work, unit)))
@@ -71,6 +75,9 @@ def record_taken_back(work: Work, left: list[Left]) -> None:
     """Write down what the host has now: not its own changes. Raises OSError."""
     places = {unit.host_path: (unit.mountpoint, unit.path) for unit in work.units}
     places.update((step.host_path, (step.mountpoint, step.path)) for step in work.steps)
+    for record in work.log.of("linked"):
+        mountpoint, path = raw(record["mountpoint"]), raw(record["path"])
+        places[below(mountpoint, path)] = mountpoint, path
     work.record_results(places.keys() - {item.path for item in left}, places)
 
 
@@ -103,10 +110,8 @@ def _take_back(work: Work, unit: Unit, known: Known, force: bool) -> str:
     except KernelError as error:
         if error.errno not in GONE:
             raise
-        return "its directory is gone"
+        return NO_PLACE
     there = entry(parent, name)
-    if unit.op == EMPTY:
-        return _make_again(work, unit, area, parent, name, there)
     if unit.op in (ADD, SWAP):
         if slot is not None and slot.st_ino == unit.new_ino:
             return ""  # not done, or taken back before
@@ -137,13 +142,22 @@ def _is_ours(unit: Unit, there: os.stat_result, known: Known) -> bool:
     return was is None or several or was == stamp(there)
 
 
-def _make_again(
-    work: Work, unit: Unit, area: Fd, parent: int, name: bytes, there: os.stat_result | None
-) -> str:
-    """A directory that was removed after it was emptied: staged, written down, and put in its place."""
-    remade = [record["ino"] for record in work.log.of("remade") if record["unit"] == unit.number]
+def _make_again(work: Work, unit: Unit, remade: set[tuple[int, int]]) -> str:
+    """A directory that was removed after it was emptied: staged, written down, and put in its place.
+
+    *remade* are unit and inode number of those that were before a crash. Returns why it was left, "" if it was not.
+    """
+    try:
+        parent, name = work.host.below(unit.mountpoint).parent(unit.path)
+    except KernelError as error:
+        if error.errno not in GONE:
+            raise
+        return NO_PLACE
+    there = entry(parent, name)
     if there is not None:
-        return "" if there.st_ino in (unit.old_ino, *remade) else "created on the host"
+        ours = there.st_ino == unit.old_ino or (unit.number, there.st_ino) in remade
+        return "" if ours else "created on the host"
+    area = work.areas.reopen(unit.area)
     if entry(area, unit.slot) is None:
         work.hands.mkdir(area, unit.slot)
     status = entry(area, unit.slot)

@@ -21,6 +21,7 @@ zeros follow the last record.
     removed   mountpoint handles                                     the files that go, if not all was asked for
     unit      unit op mountpoint path area inos attributes           one for each rename to come
     directory mountpoint path ino old new what                       one for each directory around them
+    linked    mountpoint path                                        a file of the host that gets another name
     applying                                                         everything is staged and durable
     intent    unit / done unit stamp                                 around each rename
     result    turn entries                                           what was there afterwards, for the next comparison

@@ -96,10 +96,6 @@ def apply(
         with _begun(held, os.fsencode(root)) as work:
             planned = _planned(held, work, selection, comparison, changes)
             _carry_out(work, planned, comparison)
-            with suppress(
-                OSError
-            ):  # an empty directory more or less is not worth an error: `forget` removes it
-                work.areas.drop_empty()
             return Applied(
                 changes=selection.changes,
                 parents=selection.parents,
@@ -164,8 +160,8 @@ def _carry_out(work: Work, planned: Plan, comparison: Comparison) -> None:
         except (OSError, LaminaError) as second:
             failure.add_note(f"while taking back what was done: {second}; the next call will go on")
             raise
-        for item in left:
-            failure.add_note(_said(item))
+        if left:
+            raise Conflict(f"{failure}; and then {_not_all(left)}") from failure
         raise _told(failure) from failure
 
 
@@ -201,9 +197,8 @@ def _take_back(work: Work, known: Known, *, asked: bool = False, force: bool = F
     kept = {
         unit.area for unit in work.units for item in left if item.path == unit.host_path and item.original
     }
-    for _ in range(
-        2
-    ):  # what a first failure left half-removed, the second time is finished, or left to `forget`
+    for _ in range(2):
+        # what a first failure left half-removed is finished by the second try, or later by `forget`
         with suppress(OSError):
             work.areas.discard(frozenset(kept))
             break
@@ -234,9 +229,12 @@ def _told(failure: BaseException, state: str = AS_BEFORE) -> BaseException:
     return told
 
 
-def _said(item: Left) -> str:
-    kept = f"; its original is {os.fsdecode(item.original)}" if item.original else ""
-    return f"{os.fsdecode(item.path)} was not taken back: {item.reason}{kept}"
+def _not_all(left: list[Left]) -> str:
+    lines = ["not everything could be taken back:"]
+    for item in left:
+        kept = f"; its original is {os.fsdecode(item.original)}" if item.original else ""
+        lines.append(f"  {os.fsdecode(item.path)}: {item.reason}{kept}")
+    return "\n".join(lines)
 
 
 def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -> Undone:
@@ -262,9 +260,7 @@ def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -
             except OSError as failure:
                 raise _told(failure, "whatever could not be taken back will be by the next call") from failure
             if left:
-                raise Conflict(
-                    "undo: not everything could be taken back:\n  " + "\n  ".join(map(_said, left))
-                )
+                raise Conflict(f"undo: {_not_all(left)}")
             return Undone(
                 number=work.number, paths=work.paths, remaining=len(applied) - 1, forced=tuple(clashes)
             )

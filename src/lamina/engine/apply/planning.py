@@ -81,7 +81,9 @@ def plan(
     work.areas.sync(whole=not few)
     places = {c.path: (c.mountpoint, c.change.path) for c in selected}
     places.update((step.host_path, (step.mountpoint, step.path)) for step in steps)
-    places.update((path, (c.mountpoint, c.change.link_to or b"")) for path, c in linked.items())
+    for path, change in linked.items():
+        places[path] = change.mountpoint, change.change.link_to or b""
+        work.log.append("linked", mountpoint=text(change.mountpoint), path=text(places[path][1]))
     # what must be written on the way there and back, even if the store's disk is full by then
     paths = sum(len(json.dumps(text(path))) + RECORD_SIZE for path in places)
     work.log.reserve(6 * RECORD_SIZE * len(units) + 2 * paths + STATE_SIZE)
