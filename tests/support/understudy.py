@@ -21,6 +21,7 @@ from support.namespaces import in_mount_namespace
 from support.sources import REPOSITORY
 
 T = TypeVar("T")
+LARGE = 1 << 20  # of larger files the size must do
 Manifest = dict[str, tuple[Any, ...]]
 
 
@@ -76,7 +77,7 @@ def _seen(path: str) -> tuple[Any, ...]:
         return ("nothing",)
     kind = stat.S_IFMT(found.st_mode)
     content = ""
-    if kind == stat.S_IFREG:
+    if kind == stat.S_IFREG and found.st_size < LARGE:
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     elif kind == stat.S_IFLNK:
         content = os.readlink(path)
