@@ -170,6 +170,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert ran.stdout[1:].strip() in ("0", "141")
 
 
+@pytest.mark.parametrize("argv", ["--help", "run --help", "version", "info", "ps", "doctor --format json"])
+def test_standard_output_may_be_full_or_closed(argv: str) -> None:
+    command = f"{sys.executable} -m lamina {argv}"
+    full = subprocess.run(["bash", "-c", f"{command} >/dev/full"], capture_output=True, text=True)
+    assert full.returncode == 125
+    assert full.stderr == "lamina: write standard output: No space left on device\n"
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    silent = subprocess.run(["bash", "-c", f"{command} <&- >&- 2>&-"], capture_output=True, text=True)
+    assert silent.returncode == 0
+
+
 @pytest.mark.parametrize("argv", [("version",), ("--version",)])
 def test_version(argv: tuple[str, ...], lamina: Lamina) -> None:
     assert re.match(r"lamina \S+ .*\(Python 3\.\d+\.\d+.*, Linux \d+", lamina(*argv).stdout)

@@ -5,9 +5,10 @@ Built from the same tables as the quick parser (`quick.py`); doing stays outside
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -39,9 +40,8 @@ def explain(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | int:
     Raises UsageError with the reason and the way out.
     """
     words = _asking_for_help(list(argv))
-    root = Root()
     try:
-        outcome = root.main(words, prog_name="lamina", complete_var=COMPLETE, standalone_mode=False)
+        outcome = _parse(words)
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.UsageError as error:
@@ -49,6 +49,19 @@ def explain(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | int:
     if isinstance(outcome, int):
         return outcome
     return cast("tuple[str, dict[str, Any]]", outcome)
+
+
+def _parse(words: list[str]) -> Any:
+    """What click makes of *words*. What it prints is kept and written by us: its own handling of a reader that goes
+    away, and of a full disk, is not ours.
+    """
+    if COMPLETE in os.environ:
+        return Root().main(words, prog_name="lamina", complete_var=COMPLETE, standalone_mode=False)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        outcome = Root().main(words, prog_name="lamina", standalone_mode=False)
+    output.text(printed.getvalue())
+    return outcome
 
 
 def _asking_for_help(words: list[str]) -> list[str]:

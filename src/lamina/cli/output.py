@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from lamina.errors import KernelError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,17 +35,35 @@ def console(descriptor: int = 1) -> Console:
     return Console(stderr=descriptor == 2, highlight=False, color_system=None if plain else "auto")
 
 
+def write(data: bytes) -> None:
+    """Write to standard output, now. Raises BrokenPipeError when the reader has left, KernelError."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise KernelError("write", error.errno or errno.EIO, "standard output") from None
+
+
 def text(data: str, end: str = "") -> None:
-    """Write text; what its encoding cannot say is escaped, lone bytes come out as they were."""
-    sys.stdout.flush()
-    out = sys.stdout.buffer
-    out.write((data + end).encode("utf-8", "surrogateescape"))
-    out.flush()
+    """Write text in UTF-8; lone bytes come out as they were."""
+    write((data + end).encode("utf-8", "surrogateescape"))
 
 
 def line(data: str = "") -> None:
     """Write a line."""
     text(data, "\n")
+
+
+def lines(all_of_them: Iterable[str]) -> None:
+    """Write lines as they come, some hundreds at a time: a patch may be longer than the memory."""
+    from itertools import islice
+
+    source = iter(all_of_them)
+    while piece := list(islice(source, 512)):
+        text("\n".join(piece), "\n")
 
 
 def json_document(document: Any) -> None:
@@ -54,9 +75,7 @@ def json_document(document: Any) -> None:
     import json
 
     body = json.dumps(document, indent=2, ensure_ascii=False, default=plain)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(body.encode("utf-8", "backslashreplace") + b"\n")
-    sys.stdout.buffer.flush()
+    write(body.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def plain(thing: Any) -> Any:
@@ -98,8 +117,7 @@ def json_line(document: Any) -> None:
     import json
 
     body = json.dumps(document, ensure_ascii=False, default=plain)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(body.encode("utf-8", "backslashreplace") + b"\n")
+    write(body.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def templated(template: str, records: Sequence[dict[str, Any]]) -> None:

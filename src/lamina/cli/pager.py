@@ -15,8 +15,7 @@ def page(lines: Iterable[str], *, always: bool = False) -> None:
     command = os.environ.get("LAMINA_PAGER", os.environ.get("PAGER", "less"))
     on_terminal = always or output.is_terminal()
     if not on_terminal or command in ("", "cat") or not shutil.which(command.split()[0]):
-        for line in lines:
-            output.line(line)
+        output.lines(lines)
         return
     # -F: leave at once if it fits; -R: colours; -X: leave it on the screen. What the user set wins.
     settings = {"LESS": "FRX", **os.environ}

@@ -79,7 +79,7 @@ def _say_clashes(error: HostChanged) -> None:
 
 
 def _foreign(error: BaseException, argv: Sequence[str]) -> int:
-    verb = next((word for word in argv if not word.startswith("-")), "")
+    verb = next((word for word in argv if not word.startswith("-")), "help")
     if isinstance(error, OSError) and error.errno is not None:
         place = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         full = "free some space, or use another --root" if error.errno == errno.ENOSPC else ""
