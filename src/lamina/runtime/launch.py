@@ -140,7 +140,9 @@ def launch(
     seccomp: bytes = b"",
     die_with_parent: bool = True,
 ) -> Running:
-    """Start *bundle* with the given descriptors (with a terminal they are not used) and return once its command runs.
+    """Start *bundle* with the given descriptors and return once its command runs.
+
+    A descriptor that is NULL stands for the container's own null device; with a terminal none of them is used.
 
     `seccomp` is the compiled filter of the specification. With *die_with_parent* the container is killed when the
     calling thread ends. Nothing about the calling process changes. Raises CommandNotFound, CommandNotExecutable,
@@ -163,8 +165,14 @@ def launch(
             cgroup=int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1,
         )  # fmt: skip
         compiled = compile_plan(bundle, wiring)
-        child = _spawn(compiled, wiring, bundle, ours, theirs)
-        pty = _executed(compiled, child, ours, bool(bundle.spec["process"].get("terminal")))
+        dumpable = prctl(PR_GET_DUMPABLE)
+        try:
+            child = _spawn(compiled, wiring, bundle, ours, theirs)
+            pty = _await_command(compiled, wiring, child, ours, bool(bundle.spec["process"].get("terminal")))
+        finally:
+            # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
+            if prctl(PR_GET_DUMPABLE) != dumpable:
+                prctl(PR_SET_DUMPABLE, dumpable)
     except BaseException as failure:
         if cgroup is not None:
             cgroup.close()
@@ -225,7 +233,7 @@ def _socket_pair() -> tuple[Fd, Fd]:
 
 def _above_stdio(fd: int, held: list[Fd]) -> int:
     """A copy above 2: the plan fills the lowest numbers one by one and must not overwrite what it still needs."""
-    if fd > 2:
+    if fd > 2 or fd < 0:
         return fd
     copy = _aside(fd)
     held.append(copy)
@@ -258,7 +266,6 @@ def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd)
     # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
     sharing = CLONE_VM if mapped else CLONE_VM | CLONE_VFORK
     into_cgroup = 0x200000000 if wiring.cgroup >= 0 else 0
-    dumpable = prctl(PR_GET_DUMPABLE)
     cgroup_namespace = compiled.flags & 0x02000000
     program = compiled.assemble()
     try:
@@ -272,44 +279,42 @@ def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd)
 
             write_id_maps(child.pid, bundle.spec["linux"])
             os.write(ours, b"m")
-            _await_exec(ours, child, bool(bundle.spec["process"].get("terminal")))
+    except BaseException:
+        _end(child)
+        raise
+    return child
+
+
+def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, terminal: bool) -> Fd | None:
+    """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
+
+    What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
+    child's own end is waited for as well: a process that a thread of this program forks meanwhile holds our sockets.
+    """
+    pty = report = None
+    said = b""
+    try:
+        if terminal:
+            pty = _receive_descriptor(ours, child)
+        if wiring.launcher >= 0 and (pty is not None) is terminal:
+            report = _receive_descriptor(ours, child)
+        if report is not None and report in select.select([report, child.pidfd], [], [])[0]:
+            said = os.read(report, 4)
+        elif wiring.launcher < 0 and compiled.flags & CLONE_NEWUSER:
+            _readable(ours, child)
         outcome = child.outcome()
         if outcome.failed is not None:
             raise _walk_failure(compiled, outcome)
+        if said:
+            raise _execute_failure(compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder))
+        if terminal and pty is None:
+            raise LaminaError("start: the container handed over no terminal")
     except BaseException:
         _end(child)
         raise
     finally:
-        # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
-        if prctl(PR_GET_DUMPABLE) != dumpable:
-            prctl(PR_SET_DUMPABLE, dumpable)
-    return child
-
-
-def _await_exec(ours: Fd, child: Child, terminal: bool) -> None:
-    """Wait until the channel's other end is closed: by execve, or by the child's end.
-
-    A byte with a terminal's descriptor may lie in it; it is left there for `_receive_terminal`.
-    """
-    poll = select.poll()
-    poll.register(ours, select.POLLRDHUP if terminal else select.POLLIN | select.POLLRDHUP)
-    poll.poll()
-
-
-def _executed(compiled: Plan, child: Child, ours: Fd, terminal: bool) -> Fd | None:
-    """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed, LaminaError.
-
-    With a launcher the plan's end is not the command's beginning: it says on the channel why there will be none.
-    """
-    try:
-        pty = _receive_terminal(ours) if terminal else None
-        # the end of the channel is the command's beginning; the process's end is asked for as well, because a process
-        # that a thread of this program happened to fork meanwhile has the other end of the channel, too
-        if ours in select.select([ours, child.pidfd], [], [])[0] and (said := os.read(ours, 4)):
-            raise _execute_failure(compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder))
-    except BaseException:
-        _end(child)
-        raise
+        if report is not None:
+            report.close()
     return pty
 
 
@@ -322,7 +327,15 @@ def _end(child: Child) -> None:
     child.pidfd.close()
 
 
-def _receive_terminal(ours: Fd) -> Fd:
+def _readable(ours: Fd, child: Child) -> bool:
+    """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
+    return ours in select.select([ours, child.pidfd], [], [])[0]
+
+
+def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:
+    """The next descriptor that the child hands over; None when it has ended, or closed the channel, before that."""
+    if not _readable(ours, child):
+        return None
     channel = _socket.socket(fileno=os.dup(ours))
     try:
         _, ancillary, _, _ = channel.recvmsg(1, 64, _socket.MSG_CMSG_CLOEXEC)
@@ -331,7 +344,7 @@ def _receive_terminal(ours: Fd) -> Fd:
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             return Fd(int.from_bytes(data[:4], "little"))
-    raise LaminaError("start: the container handed over no terminal")
+    return None
 
 
 def _clone_failure(error: OSError, mapped: bool) -> LaminaError:

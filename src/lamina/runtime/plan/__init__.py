@@ -17,6 +17,7 @@ from lamina.runtime.plan.process import (
     limit_steps,
     oom_steps,
     privilege_steps,
+    room_steps,
     stdio_steps,
 )
 from lamina.runtime.plan.rootfs import furniture_steps, pivot_steps, readonly_root_steps, root_steps
@@ -72,6 +73,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         )
     readonly = bool((spec.get("root") or {}).get("readonly"))
     steps = [
+        *room_steps(wiring),
         *entry_steps(flags, wiring),
         *(loopback_steps() if flags & CLONE_NEWNET else ()),
         *root_steps(bundle, wiring),

@@ -78,6 +78,13 @@ def _bind_on(source: bytes, place: Reg, name: str) -> list[Step]:
     return [*clone_steps(source, node, 0), attach_step(node, place, note=f"bind {name}")]
 
 
+def descriptor_message(number: int) -> Struct:
+    """A struct msghdr of one byte and one descriptor, whose number must be known (sendmsg(2), cmsg(3), unix(7))."""
+    byte = Struct("iovec", "PQ", (b"F", 1))
+    rights = Struct("cmsghdr", "QiiiI", (20, SOL_SOCKET, SCM_RIGHTS, number, 0))
+    return Struct("msghdr", "PIPQPQi", (0, 0, byte, 1, rights, 24, 0))
+
+
 def terminal_steps(channel: int, size: Mapping[str, int] | None = None) -> list[Step]:
     """A new terminal of the container's own devpts: its master goes to the caller, its slave becomes 0, 1 and 2,
     the controlling terminal, and /dev/console. *size* is the specification's `consoleSize`.
@@ -85,10 +92,6 @@ def terminal_steps(channel: int, size: Mapping[str, int] | None = None) -> list[
     The first terminal of a fresh instance has the number 0, so that its name is known.
     """
     console = Reg("console")
-    # struct msghdr with one byte of data and one descriptor, which is 0 by then (sendmsg(2), cmsg(3), unix(7))
-    byte = Struct("iovec", "PQ", (b"T", 1))
-    rights = Struct("cmsghdr", "QiiiI", (20, SOL_SOCKET, SCM_RIGHTS, 0, 0))
-    message = Struct("msghdr", "PIPQPQi", (0, 0, byte, 1, rights, 24, 0))
     # before the command can ask for it: whoever draws on the terminal does so first thing
     sized = []
     if size is not None:
@@ -104,5 +107,5 @@ def terminal_steps(channel: int, size: Mapping[str, int] | None = None) -> list[
         Step("open_tree", PTS, b"0", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, save=Reg("console.node")),
         attach_step(Reg("console.node"), console, note="/dev/console"),
         Step("dup3", MASTER, 0, O_CLOEXEC),
-        Step("sendmsg", channel, message, MSG_NOSIGNAL, want=1, note="hand the terminal over"),
+        Step("sendmsg", channel, descriptor_message(0), MSG_NOSIGNAL, want=1, note="hand the terminal over"),
     ]

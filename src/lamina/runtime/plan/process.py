@@ -6,7 +6,7 @@ https://github.com/opencontainers/runtime-spec/blob/main/config.md#process
 from __future__ import annotations
 
 from errno import EACCES, ENOENT, ENOSYS, ENOTDIR, EPERM
-from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY
+from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY
 
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.capabilities import CAPABILITIES
@@ -15,6 +15,7 @@ from lamina.linux.constants import (
     AT_FDCWD,
     KEYCTL_JOIN_SESSION_KEYRING,
     LINUX_CAPABILITY_VERSION_3,
+    MSG_NOSIGNAL,
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAP_AMBIENT_RAISE,
@@ -22,14 +23,19 @@ from lamina.linux.constants import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RLIMIT_NOFILE,
     SECCOMP_SET_MODE_FILTER,
     SIGKILL,
     TIOCSCTTY,
 )
-from lamina.linux.program import Reg, Step, Strings, Struct
+from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.runtime.bundle import NULL
 from lamina.runtime.init import EXEC_NAME, REPORT
-from lamina.runtime.plan.devices import SLAVE
-from lamina.runtime.plan.paths import ROOT, open_step, target_steps
+from lamina.runtime.plan.devices import SLAVE, descriptor_message
+from lamina.runtime.plan.paths import ROOT, how, open_step, target_steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +47,9 @@ if TYPE_CHECKING:
 
 # the only descriptors above 2 that live until execve
 CHANNEL, LAUNCHER = REPORT, REPORT + 1
+REPORTING = LAUNCHER + 2
+ENOUGH_FILES = 4096
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 EVERY = 0xFFFFFFFF
 EVERY_64 = 0xFFFFFFFFFFFFFFFF
 DEFAULT_UMASK = 0o022
@@ -49,25 +58,57 @@ _LOOK_ON = (ENOENT, ENOTDIR, EACCES)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def room_steps(wiring: Wiring) -> list[Step]:
+    """Make room for the descriptors of the start itself: every mount holds some, more than many a caller may open; and
+    none of them may be 0, 1 or 2, which a caller can have closed.
+    """
+    steps = [Step("dup3", wiring.channel, number, O_CLOEXEC) for number in range(3)]
+    for number, _, hard in wiring.limits:
+        if number == RLIMIT_NOFILE and hard >= ENOUGH_FILES:
+            most = Struct("rlimit64", "QQ", (hard & EVERY_64, hard & EVERY_64))
+            steps.append(
+                Step("prlimit64", 0, number, most, None, note="room for the start's own descriptors")
+            )
+    return steps
+
+
 def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
     """Give the process its three descriptors and close all others, really: a command or a working directory such as
-    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
+    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626). A descriptor that is NULL is the container's own null
+    device: with the host's, a container could change the mode of that.
     """
-    descriptors: tuple[Reg | int, ...] = (wiring.stdin, wiring.stdout, wiring.stderr)
-    sources = (SLAVE,) * 3 if terminal else descriptors
-    steps = [Step("dup3", source, number, 0) for number, source in enumerate(sources)]
+    given = (wiring.stdin, wiring.stdout, wiring.stderr)
+    null = Reg("null")
+    sources: tuple[Reg | int, ...] = tuple(null if fd == NULL else fd for fd in given)
+    steps = []
+    if terminal:
+        sources = (SLAVE,) * 3
+    elif null in sources:
+        steps.append(Step("openat2", AT_FDCWD, b"dev/null", how(O_RDWR, BENEATH), 24, save=null))
+    steps += [Step("dup3", source, number, 0) for number, source in enumerate(sources)]
     if terminal:
         steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
-    last = CHANNEL
-    if wiring.launcher >= 0:
-        # the launcher reports on the channel, so it must get it, and closes it then
-        steps.append(Step("dup3", wiring.channel, CHANNEL, 0))
-        steps.append(Step("dup3", wiring.launcher, LAUNCHER, O_CLOEXEC))
-        last = LAUNCHER
-    elif wiring.channel != CHANNEL:
+    if wiring.channel != CHANNEL:
         steps.append(Step("dup3", wiring.channel, CHANNEL, O_CLOEXEC))
-    steps.append(Step("close_range", last + 1, EVERY, 0, note="nothing of the host stays open"))
-    return steps
+    if wiring.launcher < 0:
+        return [*steps, Step("close_range", CHANNEL + 1, EVERY, 0, note="nothing of the host stays open")]
+    steps.append(Step("dup3", wiring.launcher, LAUNCHER, O_CLOEXEC))
+    steps.append(Step("close_range", LAUNCHER + 1, EVERY, 0, note="nothing of the host stays open"))
+    return [*steps, *_report_steps()]
+
+
+def _report_steps() -> list[Step]:
+    """A pipe whose writing end only this process has: it ends when the command is executed, or says why it is not.
+
+    Made here, and its reading end handed to the caller, because a descriptor that the caller had made could be held
+    open by any process that another thread of it forks meanwhile.
+    """
+    reading = LAUNCHER + 1  # pipe2(2) takes the lowest numbers that are free
+    return [
+        Step("pipe2", Out(8), O_CLOEXEC, note="how the launcher reports"),
+        Step("sendmsg", CHANNEL, descriptor_message(reading), MSG_NOSIGNAL, want=1),
+        Step("close", reading),
+    ]
 
 
 def directory_steps(process: Process) -> list[Step]:
@@ -194,6 +235,8 @@ def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
         steps.append(Step("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         now = Struct("timespec", "QQ", (0, 0))
         steps.append(Step("ppoll", gone, 1, now, None, 8, want=0, note="the caller is still there"))
+    if wiring.launcher >= 0:
+        steps.append(Step("dup3", REPORTING, REPORT, 0, note="the channel has done its work"))
     if no_new_privileges:
         steps += filter_
     return steps

@@ -44,7 +44,7 @@ def root_steps(bundle: Bundle, wiring: Wiring) -> list[Step]:
         steps += _stack_steps(spec, save, options.set, wiring, bundle.merged)
         steps += [open_step(mountpoint, target, flags=O_PATH | O_DIRECTORY), attach_step(save, target)]
     for index, path in enumerate(bundle.readonly):
-        steps += _readonly_bind_steps(path, index)
+        steps += _readonly_bind_steps(path, index, options.set)
     for index, path in enumerate(bundle.hide):
         place = Reg(f"hide{index}")
         steps.append(
@@ -65,12 +65,12 @@ def _stack_steps(
     )
 
 
-def _readonly_bind_steps(path: bytes, index: int) -> list[Step]:
+def _readonly_bind_steps(path: bytes, index: int, attributes: int) -> list[Step]:
     """A mount of the host that cannot be overlaid, read-only at its own place."""
     save, target = Reg(f"host{index}"), Reg(f"host{index}.at")
     steps = clone_steps(path, save, AT_RECURSIVE)
     steps[0].note = f"bind {path.decode(errors='backslashreplace')} [readonly]"
-    steps.append(attribute_step(save, MOUNT_ATTR_RDONLY, recursive=AT_RECURSIVE))
+    steps.append(attribute_step(save, MOUNT_ATTR_RDONLY | attributes, recursive=AT_RECURSIVE))
     return [*steps, open_step(path, target), attach_step(save, target)]
 
 
