@@ -150,8 +150,7 @@ class Target:
                     raise
                 raise Conflict(f"add {os.fsdecode(path)}: the target has such an entry already") from None
         else:
-            renameat2(where, staged.name, parent, base, RENAME_EXCHANGE)
-            displaced = staged.name
+            displaced = self._put_in_its_place(staged, parent, base, keep)
         self._staged.discard(staged.name)
         if displaced is not None and not keep:
             remove(where, displaced)
@@ -256,6 +255,19 @@ class Target:
         if self._durable and after.type == "file":
             with open_beneath(where, name, os.O_RDONLY) as file:
                 os.fsync(file)
+
+    def _put_in_its_place(self, staged: Staged, parent: Fd, base: bytes, keep: bool) -> bytes:
+        """Exchange the new entry for the old one, which then has its name."""
+        change = staged.change
+        try:
+            renameat2(staged.stage_fd, staged.name, parent, base, RENAME_EXCHANGE)
+        except KernelError as error:
+            kinds = {entry.type for entry in (change.before, change.after) if entry is not None}
+            if error.errno != errno.EINVAL or keep or "directory" in kinds:
+                raise
+            # a file system that cannot exchange; what rename(2) leaves, for two names of one file, is removed
+            os.rename(staged.name, base, src_dir_fd=staged.stage_fd, dst_dir_fd=parent)
+        return staged.name
 
     def _take_away(self, change: Change, parent: Fd, where: int) -> bytes | None:
         name = b".lamina-" + token_hex(8).encode()

@@ -15,7 +15,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from lamina.errors import KernelError
+from lamina.errors import InvalidInput, KernelError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
@@ -34,9 +34,10 @@ from lamina.overlay.rules import Rules
 from lamina.overlay.spec import MountSpec
 
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
-PATH_AT_ONCE = (
-    4000  # below PATH_MAX: deeper trees, which hostile layers may hold, are opened in several steps
-)
+# held open of one merged directory: a process may often hold no more than 1024
+DIRECTORIES_AT_ONCE = 100
+# below PATH_MAX: deeper trees, which hostile layers may hold, are opened in several steps
+PATH_AT_ONCE = 4000
 
 
 class Hit(NamedTuple):
@@ -86,7 +87,7 @@ class Layers:
     """
 
     def __init__(self, spec: MountSpec) -> None:
-        """Opens nothing yet."""
+        """Opens nothing yet. Raises errors.InvalidInput for a stack without a lower directory."""
         self.spec = spec
         self.format: LayerFormat = USER if spec.userxattr else TRUSTED
         self.rules = Rules.of(spec)
@@ -96,8 +97,11 @@ class Layers:
             self.directories[0] = spec.upperdir
         self.last = len(spec.lowerdirs)
         self.data = range(self.last + 1, self.last + 1 + len(spec.datadirs))
-        # relative to where the caller was when the stack was opened
-        self._cwd = Fd(os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        if not spec.lowerdirs:
+            raise InvalidInput("read a stack of directories: it has no lower directory")
+        # relative directories are relative to where the caller was when the stack was opened
+        relative = any(directory[:1] != b"/" for directory in self.directories.values())
+        self._cwd = Fd(os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) if relative else None
         self._roots: dict[int, Fd] = {}
         self._mount_points: list[bytes] | None = None
         self.closed = False
@@ -108,7 +112,8 @@ class Layers:
         for root in self._roots.values():
             root.close()
         self._roots.clear()
-        self._cwd.close()
+        if self._cwd is not None:
+            self._cwd.close()
 
     def root(self, layer: int) -> Fd:
         """The layer's directory, O_PATH. Raises KernelError naming it, ValueError once closed."""
@@ -144,7 +149,18 @@ class Layers:
 
     def open(self, layer: int, path: bytes, flags: int) -> Fd:
         """Open *path* in a layer; no symbolic link is followed, the layer never left. Raises KernelError."""
-        return open_beneath(self.root(layer), path, flags)
+        try:
+            return open_beneath(self.root(layer), path, flags)
+        except KernelError as error:
+            raise self._named(error, layer, path) from None
+
+    def _named(self, error: OSError, layer: int, path: bytes) -> KernelError:
+        """The error with the whole path: a path within a layer says little without the layer."""
+        if isinstance(error, KernelError) and error.call == "open layer":
+            return error
+        place = os.fsdecode(os.path.join(self.directories[layer], path))
+        hint = "something is mounted there" if error.errno == errno.EXDEV else ""
+        return KernelError("open", error.errno or errno.EIO, place, hint=hint)
 
     def open_content(self, found: Found) -> Fd:
         """A regular file's bytes, for reading. Raises KernelError; EINVAL for what is not a regular file."""
@@ -203,30 +219,33 @@ class OpenDir:
         """*hits* are what is merged, top first."""
         self.layers = layers
         self.hits = hits
-        self._fds: list[Fd | None] = [None] * len(hits)
-        self._listed: list[frozenset[bytes] | None] = [None] * len(hits)
+        self._fds: dict[int, Fd] = {}
+        self._listed: dict[int, frozenset[bytes]] = {}
 
     def fd(self, index: int) -> Fd:
-        """The directory of `hits[index]`, O_PATH. Raises KernelError."""
-        fd = self._fds[index]
+        """The directory of `hits[index]`, O_PATH, open until a hundred others were asked for. Raises KernelError."""
+        fd = self._fds.get(index)
         if fd is None:
             hit = self.hits[index]
             if not hit.path:
                 return self.layers.root(hit.layer)
+            if len(self._fds) == DIRECTORIES_AT_ONCE:
+                self._fds.pop(next(iter(self._fds))).close()
             fd = self._fds[index] = self.layers.open(hit.layer, hit.path, os.O_PATH | os.O_DIRECTORY)
         return fd
 
     def may_have(self, index: int, name: bytes) -> bool:
         """False if the layer was listed and does not have the name."""
-        listed = self._listed[index]
+        listed = self._listed.get(index)
         return listed is None or name in listed
 
     def listing(self, index: int) -> frozenset[bytes]:
-        """The stored names of one layer, marks included. Raises OSError."""
-        listed = self._listed[index]
+        """The stored names of one layer, marks included. Raises KernelError."""
+        listed = self._listed.get(index)
         if listed is None:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            with Fd(os.open(b".", flags, dir_fd=self.fd(index))) as fd:
+            hit = self.hits[index]
+            # not by way of self.fd: reading takes another permission than looking up
+            with self.layers.open(hit.layer, hit.path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 listed = self._listed[index] = frozenset(map(os.fsencode, os.listdir(fd)))
         return listed
 
@@ -235,11 +254,10 @@ class OpenDir:
         return set().union(*(self.listing(index) for index in range(len(self.hits))))
 
     def close(self) -> None:
-        """Close the directories. Idempotent."""
-        for fd in self._fds:
-            if fd is not None:
-                fd.close()
-        self._fds = [None] * len(self.hits)
+        """Close the directories. They are opened again when needed."""
+        for fd in self._fds.values():
+            fd.close()
+        self._fds.clear()
 
     def __enter__(self) -> OpenDir:
         return self
@@ -337,9 +355,8 @@ class Search:
             index += 1
             if hit is None:
                 continue
-            if not (self.metacopy and lowers):  # of a chain of metacopies only the topmost lower one counts
-                hits.append(hit)
-                lowers += 1
+            hits.append(hit)
+            lowers += 1
             if self.stop:
                 break
             if self.redirect[:1] == b"/" and not at_root:
