@@ -104,6 +104,12 @@ def untouched_host(tmp_path: Path) -> Iterator[Leaks]:
     assert not left, "the test left behind:\n" + "\n".join(left)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """pytest removes the directories of earlier runs recursively; killed tests may have left very deep ones there."""
+    sys.setrecursionlimit(100_000)
+
+
 # -- places and people -----------------------------------------------------------------------------------------
 
 
