@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from lamina.linux.fd import Fd
+from lamina.runtime.bundle import NULL
 
 
 class FakeContainer:
@@ -23,8 +24,9 @@ class FakeContainer:
             opened = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
             command = [sys.executable, "-I", "-S", "-c", opened, os.ttyname(slave), *command]
             child = (slave, slave, slave)
+        stdin, stdout, stderr = (subprocess.DEVNULL if fd == NULL else fd for fd in child)
         self.process = subprocess.Popen(
-            command, stdin=child[0], stdout=child[1], stderr=child[2], start_new_session=True
+            command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
         )
         if tty:
             os.close(slave)

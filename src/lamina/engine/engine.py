@@ -124,7 +124,9 @@ class Engine:
         home = self.store.containers + b"/" + identity.encode()
         io = Io(stdin=DEVNULL)
         drawn = design(self.store, identity, home, image, _words(command), check_options(options), io)
-        return plan(drawn.bundle, seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"))
+        return plan(
+            drawn.bundle, seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
+        )
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
@@ -157,7 +159,9 @@ class Engine:
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""
         count, self._runs = self._runs, self._runs + 1
-        if count % RUNS_BETWEEN_SWEEPS == 0:
+        if count % RUNS_BETWEEN_SWEEPS == 0 and (
+            os.listdir(self.store.running) or os.listdir(self.store.tmp)
+        ):
             from lamina.engine.recover import recover
 
             recover(self.store)

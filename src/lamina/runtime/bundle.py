@@ -18,9 +18,9 @@ class Bundle:
 
     `spec` is the OCI runtime specification's config.json as a plain dict. `rootfs` is a stack to mount, or a directory.
     `merged` is an empty directory of the host where the root is attached, seen by the container's own mount namespace
-    only. `overlays` are further stacks, each with its place in the container, parents before children. `readonly`
-    are host paths bound read-only at the same place inside (what cannot be overlaid). `hide` are
-    directories inside that are covered with an empty read-only one. `attributes` are mount options of all of these.
+    only. `overlays` are further stacks, each with its place in the container, parents before children. `readonly` are
+    host paths bound read-only at the same place inside (what cannot be overlaid). `attributes` are mount options of
+    all of these. `hide` are directories inside that are covered with an empty read-only one.
     """
 
     spec: Spec
@@ -42,10 +42,10 @@ class Wiring:
 
     `stdin`, `stdout` and `stderr` may be NULL. `channel` is the child's end of a socket pair: it carries the terminal's
     master and the word that id maps are written, and its other end tells both sides of each other's death. `tasks` are
-    cgroup v1 `tasks` files open for writing, `cgroup` a cgroup v2 directory or -1. `seccomp` is a compiled filter. `launcher` is the program that
-    executes the command (runtime/init); with -1 the process executes it itself, and a script of the container gets at
-    whatever program started it. `files` are the bind sources that are not directories. `limits` are the rlimits to
-    set: (number, soft, hard).
+    cgroup v1 `tasks` files open for writing, `cgroup` a cgroup v2 directory or -1. `seccomp` is a compiled filter.
+    `launcher` is the program that executes the command (runtime/init); with -1 the process executes it itself, and a
+    script of the container gets at whatever program started it. `files` are the bind sources that are not directories.
+    `limits` are the rlimits to set: (number, soft, hard).
     """
 
     channel: int

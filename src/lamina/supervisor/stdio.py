@@ -2,20 +2,18 @@
 
 A file or terminal of the caller is never handed in: through /proc/self/fd a container could open it anew, with other
 rights, or change its mode. There is a pipe between. Pipes and sockets have nothing behind them and go in as they are,
-unless what passes must be logged or captured. The null device goes in through a read-only mount of it.
+unless what passes must be logged or captured. Nor is the host's null device, whose mode a container could change too:
+it gets its own, of which there is nothing but the word NULL before the start.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from errno import EPERM
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
-from lamina.errors import KernelError
-from lamina.linux.constants import AT_FDCWD, MOUNT_ATTR_RDONLY, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE
+from lamina.runtime.bundle import NULL
 from lamina.supervisor.pump import Drain, Feed, Sink
-from lamina.supervisor.terminal import end_of_file, is_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +28,9 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3
 class Stdio:
     """What was asked for the three standard streams, made ready.
 
-    `child` are the descriptors for the container, valid until `started` is called. `captured` holds what was
-    collected from output and error, None for what was not. `terminal` is the caller's terminal for a container with
-    one, -1 else.
+    `child` are the descriptors for the container (NULL: its null device), valid until `started` is called. `captured`
+    holds what was collected from output and error, None for what was not. `terminal` is the caller's terminal for a
+    container with one, -1 else.
     """
 
     def __init__(
@@ -48,16 +46,13 @@ class Stdio:
         self.feed: Feed | None = None
         self.drains: list[Drain] = []
         self.terminal = -1
-        self.child: tuple[int, int, int] = (-1, -1, -1)
+        self.child: tuple[int, int, int] = (NULL, NULL, NULL)
         self._owned: list[int] = []
         self._chunks: dict[int, list[bytes]] = {}
         self._log, self._tty = log, tty
         self._asked = (stdin, stdout, stderr, data)
         try:
-            if tty:
-                null = self._null(os.O_RDWR)
-                self.child = (null, null, null)
-            else:
+            if not tty:
                 out = self._output(1, stdout)
                 self.child = (self._input(stdin, data), out, self._error(stderr, out))
         except BaseException:
@@ -73,7 +68,7 @@ class Stdio:
             return reader
         source = self._open(0 if asked is None else asked)
         if source < 0:
-            return self._null(os.O_RDONLY)
+            return NULL
         if _may_go_in(source):
             return self._own(_copy(source))
         reader, writer = self._pipe()
@@ -85,7 +80,7 @@ class Stdio:
             return self._collect(number, -1)
         sink = self._open(number if asked is None else asked)
         if sink < 0 and self._log is None:
-            return self._null(os.O_WRONLY)
+            return NULL
         if sink >= 0 and self._log is None and _may_go_in(sink):
             return self._own(_copy(sink))
         return self._collect(number, sink)
@@ -155,9 +150,6 @@ class Stdio:
             os.close(reader)
             os.close(writer)
 
-    def _null(self, flags: int) -> int:
-        return self._own(open_null(flags))
-
     def _own(self, fd: int) -> int:
         self._owned.append(fd)
         return fd
@@ -171,6 +163,8 @@ class Stdio:
         self._owned.clear()
         if not self._tty or pty is None:
             return
+        from lamina.supervisor.terminal import end_of_file, is_terminal
+
         stdin, stdout, _, data = self._asked
         capture = stdout == PIPE
         sink = -1 if capture else self._open(1 if stdout is None else stdout)
@@ -195,24 +189,6 @@ class Stdio:
             self.feed.close()
         for drain in self.drains:
             drain.close()
-
-
-def open_null(flags: int) -> int:
-    """The null device, through a mount of its own that is read-only: it can be written to, but nobody who gets the
-    descriptor can change the mode or owner of the host's device with it.
-    """
-    if os.geteuid() == 0:  # an ordinary user's container has no power over it to begin with
-        from lamina.linux.mount import mount_setattr, open_tree
-
-        try:
-            with open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC) as tree:
-                mount_setattr(tree, b"", 0x1000, attr_set=MOUNT_ATTR_RDONLY)  # AT_EMPTY_PATH
-                return os.open(b"/proc/self/fd/%d" % tree, flags | os.O_CLOEXEC)
-        except KernelError as error:
-            if error.errno != EPERM:
-                raise
-            # root without the capability to mount
-    return os.open(b"/dev/null", flags | os.O_CLOEXEC)
 
 
 def _may_go_in(fd: int) -> bool:

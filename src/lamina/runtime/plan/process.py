@@ -74,8 +74,8 @@ def room_steps(wiring: Wiring) -> list[Step]:
 
 def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
     """Give the process its three descriptors and close all others, really: a command or a working directory such as
-    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626). A descriptor that is NULL is the container's own null
-    device: with the host's, a container could change the mode of that.
+    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626). A descriptor that is NULL is the container's own
+    null device: with the host's, a container could change the mode of that.
     """
     given = (wiring.stdin, wiring.stdout, wiring.stderr)
     null = Reg("null")
