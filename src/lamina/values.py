@@ -28,7 +28,7 @@ else:
         def __init__(self, *args, **kwargs):
             fields = self.__dict__
             fields.update(defaults)
-            fields.update(zip(names, args))
+            fields.update(zip(names, args))  # noqa: B905  too many are found out below, for less
             fields.update(kwargs)
             if fields.keys() != exactly or len(args) > len(names):
                 raise TypeError(_complaint(cls, names, defaults, args, kwargs))

@@ -395,7 +395,6 @@ class Tree:
                 parts.append(part)
         return Tree(self._view, tuple(parts))
 
-
     @contextmanager
     def _named(self) -> Iterator[None]:
         """Errors are about this path, and are the standard library's: PermissionError and so on."""

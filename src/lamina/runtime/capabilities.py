@@ -1,4 +1,4 @@
-"""Which capabilities a container has: Docker's default set but for mknod, and the arithmetic of --cap-add and --cap-drop.
+"""Which capabilities a container has: Docker's default set but for mknod, and the sums of --cap-add and --cap-drop.
 
 The names and numbers are `lamina.linux.capabilities`'; this is policy. What is here decides the bounding, permitted and
 effective sets; the inheritable and the ambient set stay empty (CVE-2022-24769: a non-empty inheritable set gives a
