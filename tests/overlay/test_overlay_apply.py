@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, KernelError
+from lamina.linux import files
+from lamina.linux.constants import RENAME_EXCHANGE
 from lamina.linux.mount import mount
 from lamina.overlay.apply import Target, remove
 from lamina.overlay.changes import Change
@@ -280,6 +282,27 @@ def test_a_stage_elsewhere(scene: Scene, tmp_path: Path) -> None:
     assert scene.names() == {"f", "d"}
     assert os.listdir(fd) == []
     os.close(fd)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_system_that_cannot_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    scene = Scene(tmp_path, {"a": "after", "b": "after" if linked else "too"}, {"a": "before", "b": "before"})
+    if linked:
+        (scene.upper / "b").unlink()
+        os.link(scene.upper / "a", scene.upper / "b")
+
+    def renameat2(a: int, old: bytes, b: int, new: bytes, flags: int = 0) -> None:
+        if flags == RENAME_EXCHANGE:
+            raise KernelError("renameat2", errno.EINVAL)
+        files.renameat2(a, old, b, new, flags)
+
+    monkeypatch.setattr("lamina.overlay.apply.renameat2", renameat2)
+    scene.apply()
+    assert scene.names() == {"a", "b"}
+    assert (scene.copy / "b").read_text() == ("after" if linked else "too")
+    assert (os.stat(scene.copy / "a").st_ino == os.stat(scene.copy / "b").st_ino) == linked
 
 
 def test_a_failure_leaves_nothing_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import InvalidInput, KernelError
+from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.mount import mount, umount2
 from lamina.overlay.changes import Change, changes
 from lamina.overlay.layer import TRUSTED
 from lamina.overlay.layer import USER as USER_MARKS
@@ -383,6 +384,35 @@ def test_an_entry_a_mount_could_not_show_is_an_error_that_names_it(tmp_path: Pat
     with pytest.raises(OSError) as caught:
         list(overlay.changes())
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, "/d/broken")
+
+
+@pytest.mark.root
+def test_hard_links_that_only_the_kernels_index_joins_are_refused(tmp_path: Path) -> None:
+    """With `index=on` a write to one name is seen under all, but the upper has one: better none than half of it."""
+    grow(tmp_path / "low", {"a": "1", "alone": "1"})
+    os.link(tmp_path / "low/a", tmp_path / "low/b")
+    grow(tmp_path, {"up": {}, "merged": {}})
+    spec = MountSpec((b"low",), b"up", b"work", options=(("index", "on"),))
+
+    def check() -> list[tuple[str, ...]]:
+        os.chdir(tmp_path)
+        said = []
+        for name in (None, "alone", "a", "b"):
+            (tmp_path / "work").mkdir(exist_ok=True)
+            mount(b"o", b"merged", b"overlay", 0, b"lowerdir=low,upperdir=up,workdir=work,index=on")
+            try:
+                if name is not None:
+                    (tmp_path / "merged" / name).write_text("new")
+            finally:
+                umount2(b"merged", 0)
+            try:
+                said.append(tuple(os.fsdecode(change.path) for change in changes(spec) if change.path))
+            except Unsupported as error:
+                assert "index=on" in str(error)
+                said.append(("refused",))
+        return said
+
+    assert in_mount_namespace(check) == [(), ("alone",), ("refused",), ("a", "alone", "b")]
 
 
 @pytest.mark.root

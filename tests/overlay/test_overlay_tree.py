@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 import subprocess
 import threading
@@ -19,7 +20,7 @@ from lamina.overlay.layer import USER as USER_MARKS
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.overlay.tree import Tree
-from support.grow import WHITEOUT, XWHITEOUT, Marked, Metacopy, To, grow, moved
+from support.grow import WHITEOUT, XWHITEOUT, Marked, Metacopy, To, grow, moved, opaque
 from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 from support.snapshots import snapshot, snapshot_tree
@@ -374,6 +375,11 @@ def test_a_missing_layer_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in str(caught.value)
 
 
+def test_a_stack_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no lower"):
+        Overlay(MountSpec((), b"/tmp")).open()
+
+
 def test_closing_ends_it(tree: Tree) -> None:
     tree.close()
     tree.close()
@@ -410,6 +416,21 @@ def deep(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "deep").mkdir()
     yield tmp_path / "deep"
     subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
+
+
+def test_more_layers_than_descriptors_are_usual(tmp_path: Path) -> None:
+    lowers = [bytes(grow(tmp_path / str(n), {"d": {f"{n}": "x", "e": {f"{n}": ""}}})) for n in range(300)]
+    grow(tmp_path / "upper", {"d": {"e": opaque()}}, USER_MARKS)
+    spec = MountSpec(tuple(lowers), bytes(tmp_path / "upper"), userxattr=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 560, hard))
+    try:
+        with Overlay(spec).open() as tree:
+            assert len(list((tree / "d").iterdir())) == 301
+        assert sum(change.kind == "deleted" for change in Overlay(spec).changes()) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_directories_deeper_than_any_path(deep: Path) -> None:

@@ -100,7 +100,9 @@ def changes(spec: MountSpec, *, vanished: Vanished = "list") -> Iterator[Change]
 
     New metadata alone ("metacopy"), directories moved by redirects, and copies that are identical to the original are
     seen as what they are; the last are no changes. Without an upper directory there are none.
-    Raises OSError (a layer that cannot be read, a malformed mark in it).
+    Raises OSError (a layer that cannot be read, a malformed mark in it); Unsupported for a stack that was mounted with
+    `index=on` and in which a hard link of a lower file was changed under one name but not under the others: only the
+    kernel's index joins these.
     """
     from lamina.overlay.difference import Difference
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from lamina.errors import Unsupported
 from lamina.overlay.changes import Change, Entry, Vanished, entry_of
-from lamina.overlay.linked import Linked
+from lamina.overlay.linked import Linked, joined_by_index
 from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
 from lamina.overlay.spec import MountSpec
 
@@ -34,13 +35,19 @@ class Difference:
     """One comparison. It holds the layers open until `run` is exhausted or closed."""
 
     def __init__(self, spec: MountSpec, vanished: Vanished) -> None:
-        """Raises KernelError for a layer that cannot be opened."""
+        """Raises KernelError for a layer that cannot be opened, Unsupported for what only the kernel's index knows."""
         self.layers = Layers(spec)
         self.merged = View(self.layers)
         self.below = View(self.layers, upper=False)
         self.vanished = vanished
         self.linked = Linked(self)
         self.roots = self.below.root, self.merged.root
+        if count := joined_by_index(self.layers):
+            raise Unsupported(
+                f"compare layers: {count} hard-linked files were changed under names that the upper directory does not"
+                " have (index=on)",
+                remedy="mount the stack and compare there",
+            )
 
     def run(self) -> Iterator[Change]:
         """The changes, in order."""

@@ -57,6 +57,11 @@ class LayerFormat:
         """On a regular file: the content is below. The value may carry an fs-verity digest, which is not looked at."""
         return self.prefix + "metacopy"
 
+    @property
+    def nlink(self) -> str:
+        """On a file in the index of `index=on`: by how much a mount counts more or fewer links than its file system."""
+        return self.prefix + "nlink"
+
     def is_private(self, name: str) -> bool:
         """Whether the attribute *name*, as stored in a layer, is overlayfs' own and not shown in a mount."""
         return name.startswith(self.prefix) and not name.startswith(self.prefix + _ESCAPE)

@@ -7,12 +7,13 @@ one file, that which the layers below have unchanged is taken as the one the oth
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamina.overlay.layer import WHITEOUT_DEV
-from lamina.overlay.lookup import Found, OpenDir, View
+from lamina.overlay.lookup import Found, Layers, OpenDir, View, look
 
 if TYPE_CHECKING:
     from lamina.overlay.difference import Difference
@@ -96,3 +97,31 @@ def _at(view: View, path: bytes) -> Found | None:
         with OpenDir(view.layers, found.hits) as within:
             found = view.find(within, name)
     return found
+
+
+def joined_by_index(layers: Layers) -> int:
+    """How many files the upper directory changed under names that it does not have: `index=on` joins these by inode.
+
+    overlayfs.rst, "Non-standard behavior"; ovl_get_nlink() and ovl_set_nlink_common() in fs/overlayfs/inode.c: the
+    attribute says by how much the names in a mount are more or less than those of the upper file, the index being one
+    of them. 0 without an index. Raises OSError where it may not be read.
+    """
+    spec, marks = layers.spec, layers.format
+    if not layers.rules.index or spec.workdir is None:
+        return 0
+    try:
+        index = layers.open_directory(os.path.join(spec.workdir, b"index"), os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    count = 0
+    with index:
+        for name in map(os.fsencode, os.listdir(index)):
+            status, names = look(index, name)
+            if stat.S_ISDIR(status.st_mode) or marks.is_whiteout(status, names):
+                continue
+            place = b"/proc/self/fd/%d/%b" % (index, name)
+            note = os.getxattr(place, marks.nlink, follow_symlinks=False) if marks.nlink in names else b""
+            count += (
+                re.fullmatch(rb"U-[1-9][0-9]*", note) is None
+            )  # fewer than the upper file's by the index itself
+    return count

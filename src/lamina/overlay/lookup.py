@@ -122,14 +122,17 @@ class Layers:
             if self.closed:
                 raise ValueError("the layers of this tree were closed")
             directory = self.directories[layer]
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             try:
-                root = Fd(os.open(directory, flags, dir_fd=self._cwd))
+                root = self.open_directory(directory)
             except OSError as error:
                 name = os.fsdecode(directory)
                 raise KernelError("open layer", error.errno or errno.EIO, name) from None
             root = self._roots[layer] = self._without_submounts(root)
         return root
+
+    def open_directory(self, directory: bytes, access: int = os.O_PATH) -> Fd:
+        """A directory of the stack, relative to where the layers are. Raises OSError."""
+        return Fd(os.open(directory, access | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._cwd))
 
     def _without_submounts(self, root: Fd) -> Fd:
         """What clone_private_mount() does for the kernel's overlay; only where something is mounted below."""

@@ -7,7 +7,7 @@ from lamina.values import value
 
 _PARAMETERS = "/sys/module/overlay/parameters/"
 # fs/overlayfs/Kconfig, for a kernel whose module is not loaded yet
-_DEFAULTS = {"redirect_dir": False, "redirect_always_follow": True, "metacopy": False}
+_DEFAULTS = {"redirect_dir": False, "redirect_always_follow": True, "metacopy": False, "index": False}
 
 
 @value
@@ -15,12 +15,14 @@ class Rules:
     """What a lookup does with marks that lead elsewhere; overlayfs.rst, "Permission model" says why that is a choice.
 
     `follow`: redirects. `metacopy`: attributes here, content below. `reads_redirects`: whether a redirect is looked at
-    at all, if only to refuse it (data-only layers need that).
+    at all, if only to refuse it (data-only layers need that). `index`: whether the work directory's index joins the
+    names of a copied-up hard link.
     """
 
     follow: bool
     metacopy: bool
     reads_redirects: bool
+    index: bool = False
 
     @classmethod
     def of(cls, spec: MountSpec) -> Rules:
@@ -44,7 +46,9 @@ class Rules:
         if spec.userxattr:  # anybody could have written these marks
             mode, metacopy = "nofollow", False
         follow = mode != "nofollow"
-        return cls(follow, metacopy, follow or bool(spec.datadirs))
+        index = _on(options.get("nfs_export"))
+        index = index or (_on(options.get("index")) if "index" in options else _parameter("index"))
+        return cls(follow, metacopy, follow or bool(spec.datadirs), index and spec.upperdir is not None)
 
 
 def _on(text: str | None) -> bool:

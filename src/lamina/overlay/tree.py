@@ -7,7 +7,8 @@
 What shows is what a mount of the same stack would show. Where this differs from the kernel:
 
 * `stat`: st_dev and st_ino are the real file's, not the mount's. st_nlink of a merged directory is 1, as in a mount.
-  With `index=on` a mount also knows the other names of a copied-up hard link; here they still show the lower file.
+  With `index=on` a mount also knows the other names of a copied-up hard link; here they still show the lower file
+  (`Overlay.changes` refuses such a stack).
 * permissions are those of the reader, on every layer it has to look into; a mount uses those of whoever mounted.
 * a whiteout that hides nothing, in a directory that is not merged, is listed by a mount but cannot be opened there; it
   is not listed here. Neither is an attribute such as "trusted.overlay.overlayfs", which a mount lists under a wrong
