@@ -210,3 +210,23 @@ def test_completion_scripts(shell: str, lamina: Lamina) -> None:
     assert "_LAMINA_COMPLETE" in script.stdout
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script.stdout, text=True, check=True)
+
+
+def test_bash_completes_with_the_script(lamina: Lamina, tmp_path: Path) -> None:
+    program = tmp_path / "lamina"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lamina "$@"\n')
+    program.chmod(0o755)
+    script = (
+        lamina("completion", "bash").stdout
+        + """
+COMP_WORDS=(lamina run --net) COMP_CWORD=2
+_lamina_completion lamina
+echo "${COMPREPLY[@]}"
+"""
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shell = ["bash", "--norc", "-i", "-c", script]  # completion is for interactive shells
+    shown = subprocess.run(
+        shell, capture_output=True, text=True, env=environment, start_new_session=True, check=False
+    )
+    assert shown.stdout == "--network\n", shown.stderr

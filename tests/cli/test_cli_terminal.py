@@ -52,7 +52,7 @@ def test_an_interactive_shell_feels_local() -> None:
         terminal.type("until stty size | grep 44; do sleep 0.1; done\r")
         terminal.expect("44 132")
         terminal.type("sh -c 'echo started; exec sleep 100'\r")
-        terminal.expect(r"\nstarted")
+        terminal.expect("started\r\n")
         terminal.type("\x03")
         terminal.expect("ready> ")
         terminal.type("tty; exit 4\r")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.cli.declare import Arguments
+    from lamina.engine import Engine
     from lamina.engine.options import RunOptions
 
 
@@ -65,7 +66,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
     for name in files:
         try:
             with open(name, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read().splitlines()
+                lines = file.read().split("\n")
         except OSError as error:
             raise InvalidInput(
                 f"run: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
@@ -87,7 +88,7 @@ class IdFile:
     """`--cidfile`: made before the container, so that two starts cannot take the same; removed if none came of it."""
 
     def __init__(self, path: str | None) -> None:
-        self.path, self.written = path, False
+        self.path, self.identity = path, ""
         if path is None:
             return
         try:
@@ -104,14 +105,17 @@ class IdFile:
         """The container is made: note its id."""
         if self.path is not None:
             os.write(self.fd, identity.encode())
-            self.written = True
+            self.identity = identity
 
-    def close(self) -> None:
-        """Drop the file where no container was made."""
-        if self.path is not None:
-            os.close(self.fd)
-            if not self.written:
-                os.unlink(self.path)
+    def close(self, engine: Engine) -> None:
+        """Drop the file of a container that is not there: it could not be made, or not be started."""
+        if self.path is None:
+            return
+        os.close(self.fd)
+        try:
+            engine.container(self.identity or "-")
+        except NotFound:
+            os.unlink(self.path)
 
 
 def warn(warning: str) -> None:

@@ -34,9 +34,10 @@ def do(args: Arguments) -> int:
 
     check_terminal(args)
     wanted = options(args)
+    engine = Engine(args.root)
     cidfile = IdFile(args.cidfile)
     try:
-        done = Engine(args.root).run(
+        done = engine.run(
             args.image,
             command(args),
             forward_signals=True,
@@ -44,6 +45,7 @@ def do(args: Arguments) -> int:
             on_created=cidfile.write,
             **wanted,
         )
-    finally:
-        cidfile.close()
+    except BaseException:
+        cidfile.close(engine)
+        raise
     return done.returncode
