@@ -48,7 +48,7 @@ def _open_a_way(paths: list[str]) -> None:
             closed.setdefault(above, []).append((real, os.open(real, os.O_PATH | os.O_CLOEXEC)))
     for above, inside in closed.items():
         _mount(b"tmpfs", above.encode(), b"tmpfs", 0, b"mode=0755,size=1m")
-        for path, descriptor in inside:
+        for path, descriptor in sorted(inside):  # what contains others comes first
             if os.path.exists(path):  # below one that is already there
                 continue
             os.makedirs(path, mode=0o755)
