@@ -30,7 +30,7 @@ except ImportError:  # no compiler when the package was built: `lamina info` say
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Union
+    from typing import Any, Union
 
     # the classes below have no `|` for their names in quotes
     Arg = Union[int, bytes, str, None, "Reg", "Strings", "Struct", "Out"]  # noqa: UP007
@@ -122,6 +122,10 @@ class Outcome:
     results: tuple[int, ...]
 
 
+# what follows data of each length modulo 16: at least a NUL, and then as many as the next needs to be aligned
+_ENDS = tuple(bytes(16 - rest) for rest in range(16))
+
+
 class _Packer:
     """Lays constants out in the arena; everything that starts a C object is aligned to 16 bytes."""
 
@@ -135,10 +139,9 @@ class _Packer:
         offset = self.known.get(data)
         if offset is None:
             arena = self.arena
-            arena.extend(bytes(-len(arena) % 16))
             offset = self.known[data] = len(arena)
             arena += data
-            arena.append(0)
+            arena += _ENDS[len(data) % 16]
         return offset
 
     def strings(self, items: Strings) -> int:
@@ -170,9 +173,9 @@ class _Packer:
 
     def _with_pointers(self, data: bytes, pointers: Sequence[int]) -> int:
         arena = self.arena
-        arena.extend(bytes(-len(arena) % 16))
         offset = len(arena)
         arena += data
+        arena += _ENDS[len(data) % 16]
         self.relocations += [offset + p for p in pointers]
         return offset
 
@@ -182,13 +185,22 @@ class _Packer:
     def record(self, step: Step) -> bytes:
         values = [0, 0, 0, 0, 0, 0]
         kinds = bytearray(6)
+        arg: Any
         for i, arg in enumerate(step.args):
-            if isinstance(arg, int) and not isinstance(arg, Out):
+            kind = type(arg)  # nearly all are one of these four
+            if kind is int:
                 values[i] = arg & 0xFFFFFFFFFFFFFFFF
-            elif isinstance(arg, Reg):
-                if arg not in self.registers:
+            elif kind is Reg:
+                found = self.registers.get(arg)
+                if found is None:
                     raise ValueError(f"{step.call}: register {arg!r} is used before any step saves it")
-                values[i], kinds[i] = self.registers[arg], REGISTER
+                values[i], kinds[i] = found, REGISTER
+            elif kind is bytes:
+                values[i], kinds[i] = self.put(arg), IN_ARENA
+            elif kind is Struct:
+                values[i], kinds[i] = self.struct(arg), IN_ARENA
+            elif isinstance(arg, int) and kind is not Out:
+                values[i] = arg & 0xFFFFFFFFFFFFFFFF
             elif isinstance(arg, str):
                 values[i], kinds[i] = self.put(arg.encode("utf-8", "surrogateescape")), IN_ARENA
             elif arg is not None:

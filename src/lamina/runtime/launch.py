@@ -24,7 +24,6 @@ from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
 from lamina.linux.program import Step, Strings
 from lamina.runtime.bundle import Wiring
-from lamina.runtime.cgroups import create as create_cgroup
 from lamina.runtime.init import INIT, init_file
 from lamina.runtime.plan import Plan, compile_plan
 from lamina.runtime.rlimits import effective_limits
@@ -150,7 +149,11 @@ def launch(
     """
     facts = _facts(bundle)
     linux = bundle.spec.get("linux") or {}
-    cgroup = create_cgroup(linux.get("cgroupsPath") or "", linux.get("resources") or {})
+    cgroup = None
+    if linux.get("resources"):
+        from lamina.runtime.cgroups import create
+
+        cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
     held: list[Fd] = []
     try:
         ours, theirs = _socket_pair()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 
 from lamina.errors import InvalidInput
 
@@ -58,18 +57,25 @@ def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int,
         if soft > hard:
             raise InvalidInput(f"set limit {name}: the soft limit {soft} is above the hard limit {hard}")
         wanted[name] = (soft, hard)
-    may_raise = _may_raise()
+    ceilings = {} if _may_raise() else _hard_limits()
     limits, lowered = [], []
     for name, number in NUMBERS.items():
-        ours = resource.getrlimit(number)[1]
-        ceiling = INFINITY if ours == resource.RLIM_INFINITY else ours
+        ceiling = ceilings.get(number, INFINITY)
         soft, hard = wanted.get(name) or _DEFAULTS.get(name, (INFINITY, INFINITY))
-        if hard > ceiling and not may_raise:
+        if hard > ceiling:
             if name in wanted:
                 lowered.append(f"{name} is {ceiling}: the hard limit of the caller, who may not raise it")
             hard = ceiling
         limits.append((number, min(soft, hard), hard))
     return tuple(limits), tuple(lowered)
+
+
+def _hard_limits() -> dict[int, int]:
+    """The caller's own, by number."""
+    from resource import getrlimit
+
+    # -1, the module's word for no limit, is all ones in the kernel's
+    return {number: getrlimit(number)[1] & INFINITY for number in NUMBERS.values()}
 
 
 def _may_raise() -> bool:
