@@ -25,8 +25,9 @@ class Linked:
     def __init__(self, difference: Difference) -> None:
         """Looks at nothing yet."""
         self._difference = difference
-        self._names: dict[int, list[bytes]] | None = None  # of the upper directory, by inode
-        self._first: dict[int, bytes] = {}
+        # of the upper directory, by device (of which a btrfs has several) and inode
+        self._names: dict[tuple[int, int], list[bytes]] | None = None
+        self._first: dict[tuple[int, int], bytes] = {}
         self._met: dict[tuple[int, int, int], bytes] = {}  # of lower layers that show at a new place, by file
 
     def to(self, path: bytes, found: Found) -> bytes | None:
@@ -39,10 +40,11 @@ class Linked:
             return None if first == path else first
         if self._names is None:
             self._names = self._search()
-        names = self._names.get(hit.status.st_ino, [])
+        file = hit.status.st_dev, hit.status.st_ino
+        names = self._names.get(file, [])
         if len(names) < 2:
             return None
-        first = self._first.get(hit.status.st_ino) or self._choose(hit.status.st_ino, names)
+        first = self._first.get(file) or self._choose(file, names)
         return None if first == path else first
 
     def is_new(self, before: Found, other: bytes) -> bool:
@@ -53,22 +55,22 @@ class Linked:
         a, b = before.hits[0].status, known.hits[0].status
         return (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino)
 
-    def _choose(self, inode: int, names: list[bytes]) -> bytes:
+    def _choose(self, file: tuple[int, int], names: list[bytes]) -> bytes:
         for name in names:
             before, after = _at(self._difference.below, name), _at(self._difference.merged, name)
             if before is not None and after is not None and self._difference.same(before, after):
-                self._first[inode] = name
+                self._first[file] = name
                 return name
-        self._first[inode] = names[0]
+        self._first[file] = names[0]
         return names[0]
 
-    def _search(self) -> dict[int, list[bytes]]:
+    def _search(self) -> dict[tuple[int, int], list[bytes]]:
         """Every name of every file with several names: what is in the upper directory shows, whatever is below."""
-        found: dict[int, list[bytes]] = {}
+        found: dict[tuple[int, int], list[bytes]] = {}
         for path, status in self._upper_files():
             # overlayfs links its whiteouts to one another
             if status.st_nlink > 1 and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT_DEV):
-                found.setdefault(status.st_ino, []).append(path)
+                found.setdefault((status.st_dev, status.st_ino), []).append(path)
         for names in found.values():
             names.sort()
         return found
