@@ -315,11 +315,13 @@ def rootless(
     from lamina.engine.skeleton import _Builder
 
     found = visible(table)
-    judge = _Judge(table, lambda path: DIRECTORY)
+    judge = _Judge(table, lambda path: DIRECTORY, {})
     for mount in found:
         judge.judge(mount)
     verdicts = {m.mount_point: judge.verdicts[m.id] for m in found}
-    builder = _Builder({m.mount_point: m for m in found}, {m.mount_point for m in table}, verdicts, hidden)
+    builder = _Builder(
+        {m.mount_point: m for m in found}, {m.mount_point for m in table}, verdicts, hidden, {}
+    )
     builder.mount(next(m for m in found if m.mount_point == place))
     composed = HostImage(
         tuple(builder.places), tuple(builder.readonly), (), tuple(builder.stubs), tuple(builder.warnings)

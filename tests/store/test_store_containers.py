@@ -247,11 +247,20 @@ def test_abandoned_containers_are_those_whose_holder_died(store: Store) -> None:
     assert entries(store.running) == [alive.id]
 
 
-def test_a_mark_without_a_container_is_dropped(store: Store) -> None:
+def test_a_mark_without_a_container_is_dropped_with_its_name(store: Store) -> None:
     home = made(store)
-    os.rename(home.path, home.grave)
+    os.rename(home.path, home.grave)  # killed in the middle of removing it
     assert list(containers.abandoned(store)) == []
-    assert entries(store.running) == []
+    assert entries(store.running) == entries(store.names) == []
+
+
+def test_the_name_of_one_that_was_never_written_down_is_free(store: Store) -> None:
+    home, name = containers.create(store, "web")
+    home.release()
+    (found,) = containers.abandoned(store)
+    assert found.marked_name() == name == "web"
+    found.discard(None)
+    assert entries(store.names) == entries(store.running) == []
 
 
 def test_one_that_was_never_written_down_is_found(store: Store) -> None:
@@ -313,7 +322,7 @@ for _ in range(int(sys.argv[3])):
                 home.release()
         elif what == 2:
             for home in [*containers.abandoned(store), *containers.unfinished(store)]:
-                home.discard(None)
+                home.discard((home.read("container") or {}).get("name"))
             containers.bury_all(store)
         else:
             for identity in containers.identities(store):
@@ -331,7 +340,6 @@ def check(store: Store) -> None:
     for home in [*containers.abandoned(store), *containers.unfinished(store)]:
         home.discard((home.read("container") or {}).get("name"))
     containers.bury_all(store)
-    names.drop_all_stale(store.names, store.containers)
     assert entries(store.tmp) == []
     assert entries(store.running) == []
     for identity in containers.identities(store):

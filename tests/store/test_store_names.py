@@ -103,16 +103,6 @@ def test_the_name_of_a_container_that_is_gone_is_free(place: Names) -> None:
     assert place.holder("web") == here
 
 
-def test_all_stale_names_can_be_dropped_at_once(place: Names) -> None:
-    kept = place.container()
-    place.take("kept", kept)
-    for name in ("a", "b"):
-        place.take(name, names.new_id())
-    (place.names / "odd").symlink_to("/etc/passwd")
-    names.drop_all_stale(os.fsencode(place.names), os.fsencode(place.alive))
-    assert [link.name for link in place.names.iterdir()] == ["kept"]
-
-
 def test_a_name_that_is_not_a_link_of_ours_has_no_holder(place: Names) -> None:
     (place.names / "odd").symlink_to("/etc/passwd")
     (place.names / "file").write_text("x")

@@ -26,7 +26,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lamina.linux.mountinfo import Mount
 
@@ -153,15 +153,17 @@ def compose(
     mounts: Sequence[Mount],
     *,
     hide: Sequence[bytes] = (),
+    refused: Mapping[bytes, str] | None = None,
     rootless: bool = False,
     kind: Callable[[bytes], str] = kind_of,
 ) -> HostImage:
     """The image of a host with these *mounts*, in which the directories *hide* cannot be seen.
 
-    *rootless* for use in a user namespace. Raises Unsupported when the root cannot be overlaid.
+    *refused* are places of which the kernel has said that they cannot be overlaid, and why. *rootless* for use in a
+    user namespace. Raises Unsupported when the root cannot be overlaid.
     """
     seen = visible(mounts)
-    judge = _Judge(mounts, kind)
+    judge = _Judge(mounts, kind, refused or {})
     for mount in seen:
         judge.judge(mount)
     root = seen[0]
@@ -174,7 +176,7 @@ def compose(
     if rootless:
         from lamina.engine.skeleton import compose_with_skeletons
 
-        image = compose_with_skeletons(seen, mounts, verdicts, hide)
+        image = compose_with_skeletons(seen, mounts, verdicts, hide, refused or {})
         return HostImage(
             image.places, image.readonly, _hidden(hide, seen, verdicts), image.stubs,
             (*judge.warnings, *image.warnings),
@@ -197,8 +199,10 @@ OVERLAY, READ_ONLY, ABSENT, COVERED = "overlay", "read-only", "absent", "covered
 class _Judge:
     """Decides for one mount after the other, parents first, what becomes of it."""
 
-    def __init__(self, mounts: Sequence[Mount], kind: Callable[[bytes], str]) -> None:
-        self.mounts, self.kind = mounts, kind
+    def __init__(
+        self, mounts: Sequence[Mount], kind: Callable[[bytes], str], refused: Mapping[bytes, str]
+    ) -> None:
+        self.mounts, self.kind, self.refused = mounts, kind, refused
         self.verdicts: dict[int, str] = {}
         self.stacked: dict[int, int] = {mount.id: mount.parent for mount in mounts}
         self.warnings: list[str] = []
@@ -231,6 +235,8 @@ class _Judge:
             return self._leave_out(mount, "a socket or device of the host")
         if kind == FILE:
             return self._bind(mount, "a single file cannot be overlaid")
+        if place in self.refused:
+            return self._bind(mount, self.refused[place])
         if fstype in NO_LOWER:
             return self._bind(mount, "this kind of file system cannot be overlaid")
         if fstype == b"overlay" and stack_depth(mount, self.mounts) > DEEPEST_LOWER:

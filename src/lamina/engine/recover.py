@@ -12,10 +12,11 @@ import select
 from errno import ESRCH
 
 from lamina.engine.discard import discard, finish_burials
+from lamina.engine.identity import same_process
 from lamina.errors import Corrupt, KernelError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.cgroups import read_layout, remove_directories
-from lamina.store import containers, names
+from lamina.store import containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,28 +32,24 @@ PATIENCE = 10.0
 
 def recover(store: Store, *, thorough: bool = False) -> None:
     """Clean up after killed engines. *thorough* looks at every container, also at those that rest."""
-    nameless = False
     for home in containers.abandoned(store):
         try:
-            nameless |= _settle(home)
+            _settle(home)
         finally:
             home.release()
     if thorough:
         for home in containers.unfinished(store):
             discard(home, None, None)
-            nameless = True
-    if nameless:
-        names.drop_all_stale(store.names, store.containers)
     finish_burials(store)
 
 
-def _settle(home: Home) -> bool:
-    """One container whose engine was killed; its lock is held. True if it had no record, but may have a name."""
+def _settle(home: Home) -> None:
+    """One container whose engine was killed; its lock is held."""
     try:
         asked = home.read("container")
         state = home.read("state")
     except Corrupt:
-        return False  # it stays as it is, for somebody to look at; `remove` takes it away
+        return  # it stays as it is, for somebody to look at; `remove` takes it away
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
     ended = os.path.lexists(home.path + b"/exit.json")
@@ -60,7 +57,6 @@ def _settle(home: Home) -> bool:
         discard(home, asked.get("name") if asked else None, asked)
     else:
         home.unmark()
-    return asked is None
 
 
 def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
@@ -77,16 +73,6 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
         remove_directories(paths)
 
 
-def identity_of(pid: int) -> dict[str, Any]:
-    """What tells process *pid* from another one that gets its number later: start time, and this boot."""
-    return {"pid": pid, "start_time": _start_time(pid), "boot": boot_id()}
-
-
-def same_process(pid: int, state: dict[str, Any]) -> bool:
-    """Whether *pid* is still the process whose `identity_of` is in *state*."""
-    return state.get("boot") == boot_id() and _start_time(pid) == state.get("start_time") is not None
-
-
 def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
     """Kill the process of *state*, if it is still the same, and wait for its end."""
     try:
@@ -98,22 +84,6 @@ def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
     except KernelError as error:
         if error.errno != ESRCH:  # gone already
             raise
-
-
-def boot_id() -> str:
-    """Differs after every boot of the machine."""
-    with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
-        return file.read().decode().strip()
-
-
-def _start_time(pid: int) -> int | None:
-    """Clock ticks after boot, proc_pid_stat(5) field 22; None when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            # the name of the program, field 2, may contain anything, also parentheses
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def _find_cgroups(relative: str) -> dict[str, bytes]:

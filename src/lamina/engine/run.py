@@ -10,27 +10,26 @@ from time import time_ns
 
 from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
-from lamina.engine.host import check_store, compose
-from lamina.engine.id_maps import id_maps
+from lamina.engine.identity import identity_of
 from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
-from lamina.engine.recover import identity_of
+from lamina.engine.picture import picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.engine.users import file_reader, resolve_user
-from lamina.errors import KernelError, LaminaError, TimeoutExpired, Unsupported
-from lamina.linux.mountinfo import read_mountinfo
+from lamina.errors import KernelError, LaminaError, StepFailed, TimeoutExpired, Unsupported
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
+from lamina.store.tree import remove_tree
 from lamina.supervisor.foreground import attend, terminal_size
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lamina.engine.id_maps import IdMaps
@@ -81,23 +80,28 @@ class Design:
 
 
 def design(
-    store: Store, identity: str, home: bytes, image: str, command: tuple[str, ...], options: Options, io: Io
+    store: Store,
+    identity: str,
+    home: bytes,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    refused: Mapping[bytes, str] | None = None,
 ) -> Design:
     """Draw up the container *identity* in the directory *home*; nothing is changed.
 
-    Raises Unsupported, InvalidInput, NotFound for what cannot be had.
+    *refused* are places that the kernel would not overlay. Raises Unsupported, InvalidInput, NotFound for what cannot
+    be had.
     """
     if image != HOST:
         raise Unsupported(
             f"run {image}: images are not supported so far", remedy=f"the image {HOST!r} is this machine"
         )
-    mounts = read_mountinfo()
-    check_store(store.path, mounts)
-    maps = id_maps()
-    picture = compose(mounts, hide=_stores(store), rootless=maps is not None)
-    layers = arrange(
-        picture, store, home, rootless=maps is not None, volatile=options.rm, read_only=options.read_only
-    )
+    maps = _id_maps()
+    rootless = maps is not None
+    host = picture(store, rootless=rootless, refused=refused)
+    layers = arrange(host, store, home, rootless=rootless, volatile=options.rm, read_only=options.read_only)
     config = ImageConfig(workdir=_working_directory())
     words = arguments(command, options, config)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -120,17 +124,20 @@ def design(
         rootfs=layers.rootfs,
         merged=store.merged,
         overlays=layers.overlays,
-        readonly=picture.readonly,
-        hide=picture.hide,
+        readonly=host.readonly,
+        hide=host.hide,
         attributes=ATTRIBUTES,
     )
-    return Design(bundle, layers, spec, words, maps, picture.warnings)
+    return Design(bundle, layers, spec, words, maps, host.warnings)
 
 
-def _stores(store: Store) -> tuple[bytes, ...]:
-    """Ours, and the system's own where that is another."""
-    system = b"/var/lib/lamina"
-    return (store.path, system) if store.path != system and os.path.isdir(system) else (store.path,)
+def _id_maps() -> IdMaps | None:
+    """Root needs none."""
+    if os.geteuid() == 0:
+        return None
+    from lamina.engine.id_maps import id_maps
+
+    return id_maps()
 
 
 def _working_directory() -> str:
@@ -168,14 +175,14 @@ class _Session:
         self.stdio: Stdio | None = None
         self.log: LogWriter | None = None
         self.catcher: Catcher | None = None
+        self.told: set[str] = set()
         self.recorded = False
 
     def run(self, command: tuple[str, ...]) -> Completed:
-        drawn = design(self.store, self.home.id, self.home.path, self.image, command, self.options, self.io)
-        self._tell(drawn)
+        if self.hooks.created is not None:
+            self.hooks.created(self.home.id)
         try:
-            self._prepare(drawn)
-            self.running = running = self._start(drawn)
+            drawn, running = self._launch(command)
             self._record_start(drawn, running)
             ended = self._attend(running)
         except OSError as error:
@@ -184,12 +191,33 @@ class _Session:
         self._record_end(ended)
         return self._result(drawn, ended)
 
+    def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
+        """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
+        refused: dict[bytes, str] = {}
+        while True:
+            drawn = design(
+                self.store, self.home.id, self.home.path, self.image, command, self.options, self.io, refused
+            )
+            self._prepare(drawn)
+            try:
+                return drawn, self._start(drawn)
+            except StepFailed as error:
+                place = refused_place(error, drawn.bundle)
+                if place is None or place in refused:
+                    raise
+                refused[place] = f"the kernel does not overlay it ({error.strerror})"
+                self._close()
+                remove_tree(self.home.path + b"/upper")
+                remove_tree(self.home.path + b"/work")
+                remove_tree(self.home.path + b"/skeleton")
+
     def _tell(self, drawn: Design) -> None:
-        if self.hooks.created is not None:
-            self.hooks.created(self.home.id)
+        """Every warning once, and before the command can write anything."""
         if self.hooks.warn is not None:
             for warning in drawn.warnings:
-                self.hooks.warn(warning)
+                if warning not in self.told:
+                    self.hooks.warn(warning)
+                    self.told.add(warning)
 
     def _prepare(self, drawn: Design) -> None:
         options = self.options
@@ -233,6 +261,7 @@ class _Session:
             from lamina.supervisor.signals import Catcher
 
             self.catcher = Catcher()
+        self._tell(drawn)
         running = launch(
             drawn.bundle,
             stdin=stdio.child[0],
@@ -335,6 +364,23 @@ class _Session:
             failure.add_note(f"while cleaning up: {second}")
         finally:
             self.home.release()
+
+
+def refused_place(error: StepFailed, bundle: Bundle) -> bytes | None:
+    """Where in the container the overlay would have been whose mounting failed with *error*; None for any other step,
+    and for the root, without which there is no container.
+    """
+    # the register of a file system context says which overlay it is: overlay_steps()
+    _, found, rest = error.step.partition("@overlay")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    if (
+        not found
+        or not digits
+        or not error.step.startswith("fsconfig(")
+        or int(digits) >= len(bundle.overlays)
+    ):
+        return None
+    return bundle.overlays[int(digits)][0]
 
 
 def _made(drawn: Design) -> list[str]:

@@ -28,7 +28,7 @@ from lamina.engine.host import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lamina.linux.mountinfo import Mount
 
@@ -39,10 +39,15 @@ MOST_COPIED = 32 << 20  # bytes in all
 
 
 def compose_with_skeletons(
-    seen: Sequence[Mount], mounts: Sequence[Mount], verdicts: dict[bytes, str], hide: Sequence[bytes]
+    seen: Sequence[Mount],
+    mounts: Sequence[Mount],
+    verdicts: dict[bytes, str],
+    hide: Sequence[bytes],
+    refused: Mapping[bytes, str],
 ) -> HostImage:
     """The image of the *seen* mounts, on which the *verdicts* are given by mount point. *mounts* are all of them."""
-    builder = _Builder({m.mount_point: m for m in seen}, {m.mount_point for m in mounts}, verdicts, hide)
+    points = {m.mount_point for m in mounts}
+    builder = _Builder({m.mount_point: m for m in seen}, points, verdicts, hide, refused)
     builder.mount(seen[0])
     return HostImage(
         tuple(builder.places), tuple(builder.readonly), (), tuple(builder.stubs), tuple(builder.warnings)
@@ -51,9 +56,15 @@ def compose_with_skeletons(
 
 class _Builder:
     def __init__(
-        self, seen: dict[bytes, Mount], points: set[bytes], verdicts: dict[bytes, str], hide: Sequence[bytes]
+        self,
+        seen: dict[bytes, Mount],
+        points: set[bytes],
+        verdicts: dict[bytes, str],
+        hide: Sequence[bytes],
+        refused: Mapping[bytes, str],
     ) -> None:
         self.seen, self.points, self.verdicts, self.hide = seen, points, verdicts, hide
+        self.refused = refused
         self.places: list[Place] = []
         self.readonly: list[bytes] = []
         self.stubs: list[Stub] = []
@@ -111,7 +122,10 @@ class _Builder:
         self.stubs.append(Stub(number, path, DIRECTORY, _mode(path)))
         if path in FRESH or any(at_or_below(path, hidden) for hidden in self.hide):
             return
-        if self._blocked(path):
+        if path in self.refused:
+            self.readonly.append(path)
+            self.warnings.append(f"{_text(path)} is read-only: {self.refused[path]}")
+        elif self._blocked(path):
             self._entries(path, number)
         else:
             self.places.append(Place(path, path, writable=self._writable(path)))

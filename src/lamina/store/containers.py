@@ -166,13 +166,24 @@ class Home:
 
     # -- the marks of those who are looked after
 
-    def mark(self) -> None:
-        """Have the container found by `abandoned` if its holder dies. Needs the lock."""
-        os.close(os.open(self.store.running + b"/" + self.id.encode(), os.O_CREAT | os.O_CLOEXEC, 0o600))
+    def mark(self, name: str) -> None:
+        """Have the container found by `abandoned` if its holder dies; *name* is the one it is about to take.
+
+        Needs the lock. The mark is a symbolic link for the same reason as a name is one: made and filled at once.
+        """
+        os.symlink(name, os.fsdecode(self.store.running) + "/" + self.id)
 
     def unmark(self) -> None:
         """There is nothing left to clean up."""
         _unlink(self.store.running + b"/" + self.id.encode())
+
+    def marked_name(self) -> str | None:
+        """The name in the mark: all that is known of a container that was never written down."""
+        try:
+            name = os.readlink(os.fsdecode(self.store.running) + "/" + self.id)
+        except OSError:
+            return None
+        return name if names.is_name(name) else None
 
     # -- the end
 
@@ -186,11 +197,10 @@ class Home:
             os.rename(self.path, self.grave)
         except FileNotFoundError:
             return
-        self.unmark()
-        if (
-            name
-        ):  # not before: killed here, we leave a name without a container, not a container without its name
+        # the name not before: killed here, we leave a name without a container, not a container without its name
+        if name := name or self.marked_name():
             names.drop_stale(self.store.names, name, self.store.containers)
+        self.unmark()
         try:
             _empty(self.grave, remove)
         finally:
@@ -203,7 +213,7 @@ class Home:
 
 
 def create(store: Store, name: str | None) -> tuple[Home, str]:
-    """A new container, held and marked, under *name* or a random one; the directory is still empty.
+    """A new container, held and marked, under *name* or a random one; there is nothing but the lock in it.
 
     Raises InvalidInput, Conflict (the name is taken) or KernelError.
     """
@@ -215,7 +225,6 @@ def create(store: Store, name: str | None) -> tuple[Home, str]:
         raise_storage_error(error, "create container", store.containers)
         raise
     try:
-        home.mark()
         return home, _name(home, name)
     except BaseException as error:
         home.discard(None)
@@ -254,16 +263,16 @@ def _make(store: Store) -> Home:
 
 def _name(home: Home, asked: str | None) -> str:
     store = home.store
-    if asked is not None:
-        names.take(store.names, asked, home.id, store.containers)
-        return asked
     for attempt in range(64):
-        name = names.random_name(attempt)
+        name = names.random_name(attempt) if asked is None else asked
+        home.mark(name)
         try:
             names.take(store.names, name, home.id, store.containers)
             return name
         except Conflict:
-            continue
+            if asked is not None:
+                raise
+            home.unmark()
     raise Conflict("create container: no free random name found", remedy="choose one with --name")
 
 
@@ -319,8 +328,11 @@ def abandoned(store: Store) -> Iterator[Home]:
             if home.hold():
                 yield home
         except NotFound:
-            if not home.exists():
-                home.unmark()  # killed between removing the container and its mark
+            if not home.exists():  # killed between removing the container and its mark
+                name = home.marked_name()
+                if name is not None:
+                    names.drop_stale(store.names, name, store.containers)
+                home.unmark()
 
 
 def unfinished(store: Store) -> Iterator[Home]:
@@ -350,8 +362,9 @@ def bury_all(store: Store, remove: Remove = remove_tree) -> None:
             name = (record.read(grave, b"container.json") or {}).get("name")
         except Corrupt:
             name = None
-        if bury(grave, remove) and isinstance(name, str) and names.is_name(name):
+        if isinstance(name, str) and names.is_name(name):  # first: killed later, nobody would know it any more
             names.drop_stale(store.names, name, store.containers)
+        bury(grave, remove)
 
 
 def bury(grave: bytes, remove: Remove = remove_tree) -> bool:

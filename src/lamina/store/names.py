@@ -128,12 +128,3 @@ def drop_stale(names: bytes, name: str, alive: bytes) -> None:
             os.unlink(link)
     finally:
         os.close(directory)
-
-
-def drop_all_stale(names: bytes, alive: bytes) -> None:
-    """Release every name whose container is gone."""
-    for entry in os.listdir(names):
-        name = os.fsdecode(entry)
-        owner = holder(names, name)
-        if owner is None or not os.path.lexists(alive + b"/" + owner.encode()):
-            drop_stale(names, name, alive)

@@ -13,8 +13,8 @@
     │   ├── apply/            the journal of what was applied to the host, and the originals
     │   └── skeleton/N        mount points standing in for a directory that has mounts below it (rootless)
     ├── names/<name>          → id, a symbolic link: taken with one exclusive create
-    ├── running/<id>          one empty file for each container that somebody looks after, or should: what to
-    │                         clean up after a killed engine is found without reading every container
+    ├── running/<id>          → name, one for each container that somebody looks after, or should: what to clean up
+    │                         after a killed engine is found without reading every container
     ├── empty/                an empty directory: the second layer of what is read-only
     ├── merged/               another one: where every container's root is attached, in its own mount namespace
     ├── cache/                what can be made anew, such as compiled seccomp filters
