@@ -20,3 +20,9 @@ def attacker(request: pytest.FixtureRequest, tmp_path: Path, untouched_host: Lea
         return Attacker(tmp_path)
     user: Rootless = request.getfixturevalue("rootless")
     return Attacker(user.home, user)
+
+
+@pytest.fixture
+def attacker_root(tmp_path: Path, untouched_host: Leaks) -> Attacker:
+    """Root alone, for what an ordinary user could not set up."""
+    return Attacker(tmp_path)

@@ -1,0 +1,199 @@
+"""Hostile root file systems: links where Lamina mounts, masks or writes, and links that change while it does.
+
+The image is this machine's root with a prepared upper layer, which is what an unpacked hostile image would be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.errors import LaminaError
+from lamina.runtime.launch import launch
+from support.attacker import Attacker
+from support.bundles import full, over_host, small
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+STARTS = 150
+
+Spec = dict[str, Any]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, untouched_host: Leaks) -> Iterator[Path]:
+    """A directory of the host in which nothing may appear, and mounts of the host that may not change."""
+    place = tmp_path / "outside"
+    place.mkdir()
+    before = Path("/proc/self/mountinfo").read_text()
+    yield place
+    assert list(place.iterdir()) == []
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def start(directory: Path, spec: Spec) -> tuple[int | None, str]:
+    """(exit status, output); no status if the start was refused."""
+    reader, writer = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    with open(reader, "rb") as output:
+        try:
+            running = launch(over_host(directory, spec), stdin=null, stdout=writer, stderr=writer)
+        except LaminaError as error:
+            return None, str(error)
+        finally:
+            os.close(writer)
+            os.close(null)
+        written = output.read().decode()
+    status = running.wait()
+    running.close()
+    return status, written
+
+
+def with_link(tmp_path: Path, name: str, target: str) -> None:
+    """In the image, *name* is a link."""
+    link = tmp_path / "upper" / name.lstrip("/")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+
+
+def spec_with(mounts: list[str], script: str, **linux: Any) -> Spec:
+    spec = small("/bin/sh", "-c", script)
+    spec["mounts"] = [mount for mount in full()["mounts"] if mount["destination"] in mounts]
+    spec["linux"].update(linux)
+    return spec
+
+
+@pytest.mark.parametrize("name", ["/proc", "/sys", "/dev"])
+@pytest.mark.parametrize("up", ["", "/../../../../../.."])
+def test_cve_2019_19921_a_mount_point_that_is_a_link(
+    tmp_path: Path, outside: Path, name: str, up: str
+) -> None:
+    """CVE-2019-16884, 2023-27561, 2023-28642 for /proc and /sys, CVE-2026-41579 and 2026-47766 for /dev."""
+    with_link(tmp_path, name, f"{up}{outside}")
+    status, text = start(tmp_path, spec_with(["/proc", "/sys", "/dev"], "echo started"))
+    assert status is None, text
+
+
+def test_cve_2019_19921_a_volume_in_place_of_proc(attacker_root: Attacker, outside: Path) -> None:
+    for target in ("/proc", "/proc/self", "/proc/1/attr", "/x/../proc", "/"):
+        done = attacker_root.inside("true", "-v", f"{outside}:{target}")
+        assert done.returncode == 125, (target, done.stdout)
+
+
+@pytest.mark.parametrize("target", ["/proc/sys/kernel/core_pattern", "/etc/passwd", "none"])
+def test_cve_2025_31133_a_null_device_of_the_images_own(tmp_path: Path, outside: Path, target: str) -> None:
+    """Masked paths are covered with the host's null device, looked at by descriptor; never with the image's."""
+    before = Path("/proc/sys/kernel/core_pattern").read_text()
+    with_link(tmp_path, "/dev/null", target)
+    script = (
+        "stat -c '%F %t:%T' /proc/keys; cat /proc/keys; (echo spoilt > /proc/keys) 2>/dev/null;"
+        " cat /proc/sys/kernel/core_pattern"
+    )
+    status, text = start(tmp_path, spec_with(["/proc"], script, maskedPaths=["/proc/keys"]))
+    assert (status, text) == (0, f"character special file 1:3\n{before}")
+    assert Path("/proc/sys/kernel/core_pattern").read_text() == before
+
+
+@pytest.mark.parametrize("kind", ["maskedPaths", "readonlyPaths"])
+def test_cve_2025_31133_a_masked_path_that_is_a_link(tmp_path: Path, outside: Path, kind: str) -> None:
+    """What is behind the link is not to be covered instead of it, least of all outside."""
+    with_link(tmp_path, "/masked", str(outside))
+    status, text = start(tmp_path, spec_with(["/proc"], "cat /proc/self/mountinfo", **{kind: ["/masked"]}))
+    assert status is None or f" {outside} " not in text
+
+
+def test_cve_2025_52565_a_console_that_is_a_link(tmp_path: Path, outside: Path) -> None:
+    """CVE-2026-88264 as well: the console is only ever made in a /dev of our own."""
+    with_link(tmp_path, "/dev/console", f"{outside}/made")
+    spec = spec_with(["/proc", "/dev", "/dev/pts"], "stat -c %F /dev/console; tty; exit 0")
+    spec["process"]["terminal"] = True
+    running = launch(over_host(tmp_path, spec), stdin=-1, stdout=-1, stderr=-1)
+    assert running.pty is not None
+    assert b"character special file" in os.read(running.pty, 1000)
+    running.kill(9)
+    running.wait()
+    running.close()
+    without = spec_with(["/proc"], "true")
+    without["process"]["terminal"] = True
+    assert start(tmp_path, without)[0] is None
+
+
+def test_cve_2025_52881_what_is_written_to_procfs_goes_to_procfs(tmp_path: Path, outside: Path) -> None:
+    with_link(tmp_path, "/proc", str(outside))
+    spec = spec_with([], "true")
+    spec["process"]["oomScoreAdj"] = 500
+    start(tmp_path, spec)  # refused or not: `outside` looks whether anything was made there
+
+
+def test_cve_2026_115521_a_read_only_volume_is_so_by_descriptor(tmp_path: Path, outside: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("kept")
+    with_link(tmp_path, "/volume", "/proc/self/fd")
+    spec = spec_with(
+        ["/proc"], f"(echo spoilt > {source}/file) 2>/dev/null; (echo x > /volume/file) 2>/dev/null; :"
+    )
+    bind = {"destination": "/volume", "type": "bind", "source": str(source), "options": ["rbind", "ro"]}
+    spec["mounts"].append(bind)
+    start(tmp_path, spec)
+    assert (source / "file").read_text() == "kept"
+    assert sorted(path.name for path in source.iterdir()) == ["file"]
+
+
+class Exchange:
+    """Exchanges a directory and a link all the time, as a process in another container that shares a volume would."""
+
+    def __init__(self, one: Path, other: Path) -> None:
+        self.names = os.fsencode(one), os.fsencode(other)
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.stop = threading.Event()
+        self.times = 0
+        self.thread = threading.Thread(target=self.work)
+
+    def work(self) -> None:
+        while not self.stop.is_set():
+            self.libc.renameat2(AT_FDCWD, self.names[0], AT_FDCWD, self.names[1], RENAME_EXCHANGE)
+            self.times += 1
+
+    def __enter__(self) -> Exchange:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["outside", "/proc", "/", "/etc"])
+def test_cve_2021_30465_a_mount_point_exchanged_for_a_link(
+    tmp_path: Path, outside: Path, target: str
+) -> None:
+    """And CVE-2024-45310, where the race makes files and directories on the host: mount points are found by descriptor,
+    and made there. `outside` and the host's mounts are compared afterwards.
+    """
+    shared = tmp_path / "shared"
+    (shared / "place").mkdir(parents=True)
+    (shared / "link").symlink_to(str(outside) if target == "outside" else target)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "mark").write_text("")
+    spec = spec_with(["/proc"], "[ ! -e /mark ] && [ ! -e /etc/mark ] && [ -e /proc/self/exe ]")
+    for destination, origin in (("/volume", shared), ("/volume/place/deeper", source)):
+        bind = {"destination": destination, "type": "bind", "source": str(origin), "options": ["rbind"]}
+        spec["mounts"].append(bind)
+    started = 0
+    with Exchange(shared / "place", shared / "link") as exchange:
+        for _ in range(STARTS):
+            status, text = start(tmp_path, spec)
+            assert status in (0, None), text
+            started += status == 0
+    assert exchange.times > STARTS
+    assert started  # a link that is met is followed below the container's root, or the start is refused
