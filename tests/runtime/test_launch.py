@@ -144,6 +144,16 @@ def test_masked_and_readonly_paths(tmp_path):
     assert len(text.splitlines()) == 3
 
 
+def test_the_hosts_null_device_cannot_be_changed_through_a_masked_file(tmp_path):
+    before = os.stat("/dev/null")
+    # to what they are already, or a failing test would harm the machine
+    spec = with_proc(shell("chmod 666 /proc/keys || echo refused; chown 0:0 /proc/keys || echo refused"))
+    spec["linux"]["maskedPaths"] = ["/proc/keys"]
+    _, text = run(over_host(tmp_path, spec))
+    assert text.count("Read-only") == text.count("refused") == 2
+    assert os.stat("/dev/null").st_ctime_ns == before.st_ctime_ns
+
+
 def test_a_bind_shows_the_hosts_directory_or_file_at_a_mount_point_made_for_it(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -2,7 +2,7 @@
 
 Each is opened without following links and then covered by descriptor, so that neither a link nor a race decides what is
 covered (CVE-2025-31133, CVE-2025-52881). What covers a file is the host's own null device, which the caller has
-verified, never the container's.
+verified, never the container's; and through a read-only mount, or a container's root could change its mode and owner.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from errno import ENOENT, ENOTDIR
 from os import O_DIRECTORY, O_PATH
 
 from lamina.linux.constants import (
+    AT_FDCWD,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
+    MOVE_MOUNT_F_EMPTY_PATH,
     RESOLVE_NO_SYMLINKS,
 )
 from lamina.linux.program import Reg, Step
 from lamina.runtime.plan.mounts import clone_steps, new_mount_steps, readonly_steps
-from lamina.runtime.plan.paths import INSIDE, attach_step, open_step
+from lamina.runtime.plan.paths import INSIDE, attach_step, attribute_step, open_step
 
 _EMPTY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _STRICT = INSIDE | RESOLVE_NO_SYMLINKS
@@ -27,26 +29,23 @@ _STRICT = INSIDE | RESOLVE_NO_SYMLINKS
 
 def cover_steps(place: Reg, empty: Reg) -> list[Step]:
     """Cover the directory open as *place* with an empty read-only one."""
-    steps = new_mount_steps("tmpfs", empty, attributes=_EMPTY, data=(("size", "0"), ("mode", "755")))
+    steps = new_mount_steps("tmpfs", empty, attributes=_EMPTY)
     return [*steps, attach_step(empty, place)]
 
 
 def mask_steps(paths: list[str]) -> list[Step]:
     """Cover *paths*: a directory with an empty read-only one, a file with the null device; absent ones are passed."""
-    steps: list[Step] = []
+    steps = _closed_null_steps() if paths else []
     for index, path in enumerate(paths):
-        place, empty, null = Reg(f"mask{index}"), Reg(f"mask{index}.dir"), Reg(f"mask{index}.null")
+        place, null = Reg(f"mask{index}"), Reg(f"mask{index}.null")
+        directory, empty = Reg(f"mask{index}.dir"), Reg(f"mask{index}.empty")
         name = path.encode("utf-8", "surrogateescape")
-        as_file = [
-            open_step(name, place, resolve=_STRICT),
-            *clone_steps(b"/dev/null", null, 0),
-            attach_step(null, place),
-        ]
-        cover = cover_steps(place, empty)
+        as_file = [*clone_steps(b"/dev/null", null, 0), attach_step(null, place)]
+        cover = cover_steps(directory, empty)
         cover[-1].leap = len(as_file)
         as_directory = [
             open_step(
-                name, place, flags=O_PATH | O_DIRECTORY, resolve=_STRICT,
+                name, directory, flags=O_PATH | O_DIRECTORY, resolve=_STRICT,
                 tolerate=(ENOTDIR,), skip=len(cover), note=f"mask {path}",
             ),
             *cover,
@@ -56,6 +55,24 @@ def mask_steps(paths: list[str]) -> list[Step]:
         )
         steps += [found, *as_directory, *as_file]
     return steps
+
+
+def _closed_null_steps() -> list[Step]:
+    """Make the host's null device read-only where the masks are cloned from; in this mount namespace only."""
+    null = Reg("null.closed")
+    return [
+        *clone_steps(b"/dev/null", null, 0),
+        attribute_step(null, MOUNT_ATTR_RDONLY),
+        Step(
+            "move_mount",
+            null,
+            b"",
+            AT_FDCWD,
+            b"/dev/null",
+            MOVE_MOUNT_F_EMPTY_PATH,
+            note="closed to chmod(2)",
+        ),
+    ]
 
 
 def readonly_path_steps(paths: list[str]) -> list[Step]:
