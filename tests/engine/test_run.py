@@ -473,6 +473,36 @@ def fstype(path: Path) -> str:
     return {"ext2/ext3": "ext4"}.get(found, found)
 
 
+def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(tmp_path: Path) -> None:
+    """An overlay of an overlay whose own mount is out of sight: its depth shows only when it is tried."""
+
+    def stage() -> None:
+        for name in ("a", "b", "c", "d", "e", "f", "one", "two"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "a" / "file").write_text("deep")
+        for lower, upper, work, merged in (("a", "b", "c", "one"), ("one", "d", "e", "two")):
+            options = f"lowerdir={tmp_path}/{lower},upperdir={tmp_path}/{upper},workdir={tmp_path}/{work}"
+            subprocess.run(["mount", "-t", "overlay", "x", "-o", options, tmp_path / merged], check=True)
+        subprocess.run(["umount", "-l", tmp_path / "one"], check=True)
+        engine = Engine(tmp_path / "store")
+        warnings: list[str] = []
+        done = engine.run(
+            "host", ["sh", "-c", "cat two/file; ! touch two/x 2>/dev/null; echo x >here"], workdir=tmp_path, name="x",
+            capture_output=True, text=True, on_warning=warnings.append,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "deep"), done
+        (said,) = [w for w in warnings if "two" in w]
+        assert "is read-only: the kernel does not overlay it (Invalid argument)" in said
+        assert said in done.warnings
+        container = engine.container("x")
+        assert os.fsencode(tmp_path / "here") in {c.path for c in container.changes()}
+        assert os.fsencode(tmp_path / "two") not in {at for at, _ in container.overlays()}
+        container.remove()
+        assert os.listdir(engine.store.containers) == []
+
+    in_mount_namespace(stage)
+
+
 def test_a_store_on_an_overlay_is_a_clear_error(tmp_path: Path) -> None:
     def stage() -> str:
         for name in ("lower", "upper", "work", "merged"):
