@@ -19,7 +19,7 @@ from lamina.errors import KernelError
 from support.hosts import Machine, Picture, differences, hidden, picture
 from support.namespaces import in_mount_namespace
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 class Counting(Hands):
