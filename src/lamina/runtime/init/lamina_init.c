@@ -17,7 +17,7 @@
  * No libc: it is executed from a sealed memory file inside any root file system, so it must need nothing and be small.
  * Sources: signal(7), pid_namespaces(7) ("the namespace init process"), tcsetpgrp(3), execvp(3), linux/signal.h.
  */
-#include <errno.h>
+#include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/prctl.h>
 #include <linux/signal.h>
