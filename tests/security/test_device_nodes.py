@@ -21,7 +21,9 @@ def disk() -> tuple[int, int]:
 
 def test_root_in_the_container_cannot_make_the_hosts_disk() -> None:
     major, minor = disk()
-    script = f"for at in /dev /tmp /root; do mknod $at/disk b {major} {minor} && head -c 1 $at/disk; done; true"
+    script = (
+        f"for at in /dev /tmp /root; do mknod $at/disk b {major} {minor} && head -c 1 $at/disk; done; true"
+    )
     done = lamina.run("host", ["sh", "-c", script], capture_output=True, text=True, rm=True)
     assert done.stdout == ""
     assert done.stderr.count("Operation not permitted") == 3
@@ -37,5 +39,18 @@ def test_a_node_that_lies_in_the_layers_does_not_open(tmp_path: Path) -> None:
 
 def test_memory_and_ports_have_no_node() -> None:
     done = lamina.run("host", ["sh", "-c", "ls /dev"], capture_output=True, text=True, rm=True)
-    nodes = {"fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty"}
+    nodes = {
+        "fd",
+        "full",
+        "mqueue",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+    }
     assert set(done.stdout.split()) == nodes | {"urandom", "zero"}

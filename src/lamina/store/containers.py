@@ -362,7 +362,9 @@ def bury_all(store: Store, remove: Remove = remove_tree) -> None:
             name = (record.read(grave, b"container.json") or {}).get("name")
         except Corrupt:
             name = None
-        if isinstance(name, str) and names.is_name(name):  # first: killed later, nobody would know it any more
+        if isinstance(name, str) and names.is_name(
+            name
+        ):  # first: killed later, nobody would know it any more
             names.drop_stale(store.names, name, store.containers)
         bury(grave, remove)
 
