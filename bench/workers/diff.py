@@ -5,7 +5,6 @@ import sys
 import time
 
 from lamina.overlay.changes import changes
-
 from lamina.overlay.spec import MountSpec
 
 
