@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,11 @@ for _name, _examples in {"dev": 100, "ci": 1000, "thorough": 20_000}.items():
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 settings.load_profile(os.environ.get("LAMINA_EXAMPLES") or ("ci" if MUST_RUN else "dev"))
+
+# a suite that was started in the background (`make test &`, nohup) ignores what the tests send
+for _signal in signal.valid_signals():
+    if signal.getsignal(_signal) == signal.SIG_IGN and _signal not in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 
 # what the tests execute finds the sources that are being tested, installed or not
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
