@@ -124,14 +124,14 @@ class Home:
             return True
         finally:
             if descriptor >= 0:
-                os.close(descriptor)
+                _unlock(descriptor)
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing."""
         if self._lock >= 0:
             descriptor, self._lock = self._lock, -1
             _locks.discard(descriptor)
-            os.close(descriptor)
+            _unlock(descriptor)
 
     def _keep(self, descriptor: int) -> None:
         self._lock = descriptor
@@ -153,7 +153,7 @@ class Home:
         except BlockingIOError:
             return True
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
     def state(self) -> str:
         """ "created", "running", "exited" or "dead"; see the module's text."""
@@ -257,7 +257,7 @@ def _make(store: Store) -> Home:
                 return home
         finally:
             if descriptor >= 0:
-                os.close(descriptor)
+                _unlock(descriptor)
     raise Conflict("create container: others remove it again and again")
 
 
@@ -412,6 +412,14 @@ def _lock(descriptor: int) -> bool:
         except BlockingIOError:
             return False
         flock(descriptor, LOCK_UN)
+
+
+def _unlock(descriptor: int) -> None:
+    """Close a descriptor that may hold a lock. Closing alone does not give the lock up while a child, which another
+    thread forked in that moment, has a copy (flock(2)).
+    """
+    flock(descriptor, LOCK_UN)
+    os.close(descriptor)
 
 
 def _unlink(path: bytes) -> None:

@@ -7,7 +7,7 @@ name is never half taken; nobody follows the link.
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, flock
+from fcntl import LOCK_EX, LOCK_UN, flock
 
 from lamina.errors import Conflict, InvalidInput
 
@@ -127,4 +127,5 @@ def drop_stale(names: bytes, name: str, alive: bytes) -> None:
         if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
             os.unlink(link)
     finally:
+        flock(directory, LOCK_UN)  # a child forked meanwhile has a copy, and with it the lock
         os.close(directory)
