@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from lamina.linux import program, runner
+from lamina.linux import packed, runner
 from lamina.linux.constants import AT_FDCWD, CLONE_VFORK, CLONE_VM
 from lamina.linux.program import Out, Reg, Step, Strings, Struct, assemble
 
@@ -25,7 +25,7 @@ except ImportError:
 def walker(request, monkeypatch):
     if request.param == "native" and native is None:
         pytest.skip("the extension is not built")
-    monkeypatch.setattr(program, "engine", native if request.param == "native" else runner)
+    monkeypatch.setattr(packed, "engine", native if request.param == "native" else runner)
     return request.param
 
 
@@ -111,7 +111,7 @@ def test_a_register_must_be_saved_before_it_is_used():
 
 @pytest.mark.parametrize("spoil", ["length", "register", "arena"])
 def test_a_malformed_program_is_refused(walker, spoil):
-    steps, arena, relocations, registers = assemble([Step("chdir", b"/")]).packed
+    steps, arena, relocations, registers = assemble([Step("chdir", b"/")]).parts()[:4]
     if spoil == "length":
         steps = steps[:-1]
     elif spoil == "arena":

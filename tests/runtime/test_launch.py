@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import CommandNotExecutable, CommandNotFound, NotFound, StepFailed
-from lamina.linux import program, runner
+from lamina.linux import packed, runner
 from lamina.linux.constants import PR_GET_DUMPABLE
 from lamina.linux.process import prctl
 from lamina.runtime.launch import launch, plan
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 def walker(request, monkeypatch):
     """Every start, with the walker in C and with its reference."""
     if request.param == "python":
-        monkeypatch.setattr(program, "engine", runner)
+        monkeypatch.setattr(packed, "engine", runner)
     return request.param
 
 

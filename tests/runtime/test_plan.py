@@ -130,7 +130,7 @@ def test_a_stack_too_long_for_the_option_page_is_refused_where_it_would_be_cut_i
 
 
 def test_with_a_launcher_only_it_the_channel_and_the_report_are_left_open():
-    steps = compile_plan(printable(small()), replace(WIRING, launcher=104)).steps
+    steps = compile_plan(printable(small()), replace(WIRING, launcher=104)).whole_steps()
     closed = next(n for n, s in enumerate(steps) if s.call == "close_range")
     assert steps[closed].args[0] == 5
     # the two that the pipe then gets are 5 and 6

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from lamina.errors import InvalidInput
+from lamina.runtime import kept
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
-from lamina.runtime.seccomp import cache, compile_filter, default_filter, default_profile, filter_for
+from lamina.runtime.seccomp import compile_filter, default_filter, default_profile, filter_for
 
 PROFILE: dict[str, Any] = {
     "defaultAction": "SCMP_ACT_ERRNO",
@@ -47,18 +48,18 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_compiled_once(place: Path, compilations: list[Any]) -> None:
-    first = filter_for(PROFILE, os.fsencode(place))
+    first = filter_for(PROFILE, os.fsencode(place)).program()
     assert first == compile_filter(PROFILE)
-    assert filter_for(dict(PROFILE), os.fsencode(place)) == first
+    assert filter_for(dict(PROFILE), os.fsencode(place)).program() == first
     assert len(compilations) == 1
     assert place.stat().st_mode & 0o777 == 0o700
     assert only_file(place).stat().st_mode & 0o777 == 0o600
 
 
 def test_other_content_is_another_program(place: Path, compilations: list[Any]) -> None:
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     other = {**PROFILE, "defaultErrnoRet": 38}
-    assert filter_for(other, os.fsencode(place)) == compile_filter(other)
+    assert filter_for(other, os.fsencode(place)).program() == compile_filter(other)
     assert len(compilations) == 2
     assert len(list(place.iterdir())) == 2
 
@@ -66,16 +67,16 @@ def test_other_content_is_another_program(place: Path, compilations: list[Any]) 
 def test_the_default(place: Path, compilations: list[Any]) -> None:
     for capabilities in (DEFAULT_CAPABILITIES, (), DEFAULT_CAPABILITIES[::-1]):
         expected = compile_filter(default_profile(capabilities))
-        assert default_filter(capabilities, os.fsencode(place)) == expected
+        assert default_filter(capabilities, os.fsencode(place)).program() == expected
     assert len(compilations) == 2  # the order of the names does not matter
 
 
 def test_two_contents_with_one_hash(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file's name is no proof: the content it was made from is in it."""
-    monkeypatch.setattr(cache, "_hash", lambda data: 7)
+    monkeypatch.setattr(kept, "_hash", lambda data: 7)
     other = {**PROFILE, "defaultAction": "SCMP_ACT_KILL"}
     for profile in (PROFILE, other, PROFILE):
-        assert filter_for(profile, os.fsencode(place)) == compile_filter(profile)
+        assert filter_for(profile, os.fsencode(place)).program() == compile_filter(profile)
     assert len(list(place.iterdir())) == 1
 
 
@@ -93,40 +94,40 @@ def test_two_contents_with_one_hash(place: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_damaged_file_is_made_again(place: Path, damage: Any) -> None:
-    expected = filter_for(PROFILE, os.fsencode(place))
+    expected = filter_for(PROFILE, os.fsencode(place)).program()
     file = only_file(place)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert filter_for(PROFILE, os.fsencode(place)) == expected
+    assert filter_for(PROFILE, os.fsencode(place)).program() == expected
     assert only_file(place).read_bytes() == whole
 
 
 def test_a_file_that_others_may_write_is_not_believed(place: Path, compilations: list[Any]) -> None:
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     only_file(place).chmod(0o622)
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     assert len(compilations) == 2
     assert only_file(place).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.root
 def test_a_file_of_somebody_else_is_not_believed(place: Path, compilations: list[Any]) -> None:
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     os.chown(only_file(place), 12345, 12345)
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     assert len(compilations) == 2
 
 
 def test_a_link_or_a_pipe_is_not_believed(place: Path, tmp_path: Path, compilations: list[Any]) -> None:
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     file = only_file(place)
     moved = file.rename(tmp_path / "elsewhere")
     file.symlink_to(moved)
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     assert not file.is_symlink()
     file.unlink()
     os.mkfifo(file)
-    filter_for(PROFILE, os.fsencode(place))
+    filter_for(PROFILE, os.fsencode(place)).program()
     assert file.is_file()
     assert len(compilations) == 3
 
@@ -134,20 +135,20 @@ def test_a_link_or_a_pipe_is_not_believed(place: Path, tmp_path: Path, compilati
 def test_a_directory_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert filter_for(PROFILE, os.fsencode(place)) == compile_filter(PROFILE)
+        assert filter_for(PROFILE, os.fsencode(place)).program() == compile_filter(PROFILE)
 
 
 def test_nothing_is_kept_for_a_profile_that_cannot_be_compiled(place: Path) -> None:
     for wrong in ({"defaultAction": "SCMP_ACT_NONSENSE"}, {"defaultAction": object()}, {}):
         with pytest.raises(InvalidInput):
-            filter_for(wrong, os.fsencode(place))
+            filter_for(wrong, os.fsencode(place)).program()
     assert not place.exists()
 
 
 def test_the_oldest_are_dropped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "KEPT", 5)
+    monkeypatch.setattr(kept, "KEPT", 5)
     for number in range(12):
-        filter_for({**PROFILE, "defaultErrnoRet": number}, os.fsencode(place))
+        filter_for({**PROFILE, "defaultErrnoRet": number}, os.fsencode(place)).program()
     assert len(list(place.iterdir())) == 5
 
 
@@ -155,7 +156,8 @@ def test_many_at_once(place: Path) -> None:
     expected = compile_filter(PROFILE)
     got: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: got.append(filter_for(PROFILE, os.fsencode(place)))) for _ in range(8)
+        threading.Thread(target=lambda: got.append(filter_for(PROFILE, os.fsencode(place)).program()))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -170,7 +172,7 @@ def test_a_start_imports_no_compiler(place: Path) -> None:
     code = (
         "import sys; before = set(sys.modules)\n"
         "from lamina.runtime.seccomp.cache import default_filter\n"
-        f"default_filter(('CAP_KILL',), {os.fsencode(place)!r})\n"
+        f"default_filter(('CAP_KILL',), {os.fsencode(place)!r}).program()\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
     for expected in (False, True):

@@ -127,6 +127,7 @@ def design(
         readonly=host.readonly,
         hide=host.hide,
         attributes=ATTRIBUTES,
+        identity=identity.encode(),
     )
     return Design(bundle, layers, spec, words, maps, host.warnings)
 
@@ -269,6 +270,7 @@ class _Session:
             stderr=stdio.child[2],
             seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"),
             die_with_parent=True,
+            cache=self.store.cache + b"/plans",
         )
         self.running = running
         stdio.started(running.pty)

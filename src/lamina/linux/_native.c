@@ -20,7 +20,8 @@
 #include <unistd.h>
 
 enum { VALUE, IN_ARENA, REGISTER };        /* what step.argument[i] means: see program.py */
-enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, EXIT_STEP_FAILED = 126, MOST_TRIES = 1000 };
+enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, EXIT_STEP_FAILED = 126, MOST_TRIES = 1000,
+       MOST_REGISTERS = 65536 };
 
 struct step {
     int64_t number;             /* of the system call */
@@ -184,9 +185,10 @@ static size_t aligned(size_t n) { return (n + 63) & ~(size_t)63; }
 
 /* A mapping of its own, so that a child that shares our memory never meets the allocator. Shared, so that the report
  * of a child with a copy of our memory reaches us as well. */
-static struct program *load(Py_buffer *steps, Py_buffer *arena, Py_buffer *relocations, unsigned registers)
+static struct program *load(Py_buffer *steps, Py_buffer *arena, Py_buffer *relocations, Py_buffer *given)
 {
-    size_t head = aligned(sizeof(struct program)), values = aligned(registers * sizeof(int64_t));
+    uint32_t registers = (uint32_t)((size_t)given->len / sizeof(int64_t));
+    size_t head = aligned(sizeof(struct program)), values = aligned((size_t)given->len);
     size_t list = aligned((size_t)steps->len), data = aligned((size_t)arena->len + 1);
     size_t size = head + values + list + data + STACK_SIZE;
     char *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -198,6 +200,7 @@ static struct program *load(Py_buffer *steps, Py_buffer *arena, Py_buffer *reloc
     *p = (struct program){.size = size, .count = (uint32_t)((size_t)steps->len / sizeof(struct step)),
         .registers = registers, .values = (int64_t *)(base + head), .steps = (struct step *)(base + head + values),
         .arena = base + head + values + list, .failed = -1};
+    memcpy(p->values, given->buf, (size_t)given->len);
     memcpy(p->steps, steps->buf, (size_t)steps->len);
     memcpy(p->arena, arena->buf, (size_t)arena->len);
     const uint32_t *offset = relocations->buf;
@@ -233,27 +236,29 @@ static PyObject *report(const struct program *p)
 
 static struct program *parse_program(PyObject *args, const char *format, unsigned long long *flags, int *cgroup)
 {
-    Py_buffer steps, arena, relocations;
-    unsigned registers;
+    Py_buffer steps, arena, relocations, registers;
     struct program *p = NULL;
     if (!PyArg_ParseTuple(args, format, &steps, &arena, &relocations, &registers, flags, cgroup))
         return NULL;
-    if ((size_t)steps.len % sizeof(struct step) || registers > 4096)
+    if ((size_t)steps.len % sizeof(struct step) || (size_t)registers.len % sizeof(int64_t)
+        || registers.len > MOST_REGISTERS * (Py_ssize_t)sizeof(int64_t))
         PyErr_SetString(PyExc_ValueError, "malformed program");
     else
-        p = load(&steps, &arena, &relocations, registers);
+        p = load(&steps, &arena, &relocations, &registers);
     PyBuffer_Release(&steps);
     PyBuffer_Release(&arena);
     PyBuffer_Release(&relocations);
+    PyBuffer_Release(&registers);
     return p;
 }
 
 PyDoc_STRVAR(walk_doc, "walk(steps, arena, relocations, registers) -> (failed, errno, steps)\n\n"
+    "registers: the value that each begins with, as 64 bits in the machine's order. "
     "Make the calls in this thread. failed is the index of the failing step or -1; steps comes back with results.");
 static PyObject *native_walk(PyObject *self, PyObject *args)
 {
     (void)self;
-    struct program *p = parse_program(args, "y*y*y*I", NULL, NULL);
+    struct program *p = parse_program(args, "y*y*y*y*", NULL, NULL);
     if (!p)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
@@ -281,7 +286,7 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
     (void)self;
     unsigned long long flags;
     int cgroup, pidfd = -1;
-    struct program *p = parse_program(args, "y*y*y*IKi", &flags, &cgroup);
+    struct program *p = parse_program(args, "y*y*y*y*Ki", &flags, &cgroup);
     if (!p)
         return NULL;
     struct clone_args clone = {

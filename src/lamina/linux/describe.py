@@ -8,7 +8,7 @@ import os
 from lamina.linux import constants
 from lamina.linux.capabilities import capability_name
 from lamina.linux.constants import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
-from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.linux.program import Hole, Out, Reg, Step, Strings, Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _structure(item: Struct) -> str:
 def _argument(item: object, name: Callable[[int], str] | None) -> str:
     if item is None:
         return "NULL"
-    if isinstance(item, Reg):
+    if isinstance(item, (Reg, Hole)):
         return repr(item)
     if isinstance(item, str):
         return _text(item.encode("utf-8", "surrogateescape"))

@@ -11,49 +11,45 @@ tests, and walked by lamina/linux/_native.c (or runner.py, the same in Python) i
 
 After success the walk goes on behind `leap` further steps; after a tolerated errno behind `skip` further steps; any
 other errno, or a result that differs from `want`, ends it. Results are kept in registers, written once by `save=` and
-used as arguments of later steps.
+used as arguments of later steps. Packed steps (packed.py) can be kept; what differs from one start to the next is then
+a register that is given, or a `Hole`.
 """
 
 from __future__ import annotations
 
 import struct
 
-from lamina.linux.fd import Fd
 from lamina.linux.numbers import number
+from lamina.linux.packed import ENDS, FIRST_ARGUMENT, RECORD, Program, Reg
 from lamina.values import value
-
-try:
-    from lamina.linux import _native as engine
-except ImportError:  # no compiler when the package was built: `lamina info` says so
-    from lamina.linux import runner as engine  # type: ignore[no-redef]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Union
 
     # the classes below have no `|` for their names in quotes
-    Arg = Union[int, bytes, str, None, "Reg", "Strings", "Struct", "Out"]  # noqa: UP007
+    Arg = Union[int, bytes, str, None, "Reg", "Strings", "Struct", "Out", "Hole"]  # noqa: UP007
 
-# struct step of _native.c: number, six arguments, six kinds, has_wanted, wanted, tolerated, skip, leap, save, result
-RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
+__all__ = ["Hole", "Out", "Reg", "Step", "Strings", "Struct", "assemble"]
+
 VALUE, IN_ARENA, REGISTER = 0, 1, 2
 MOST_ERRNOS = 128
-
-
-class Reg(str):
-    """A register by name: what `save=` fills and what later steps take as an argument."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"@{self!s}"
 
 
 class Strings(tuple[bytes, ...]):
     """A NULL-terminated array of pointers to strings, as execve(2) takes it."""
 
     __slots__ = ()
+
+
+class Hole(str):
+    """A list of strings that is not known yet, by name: `Program.fill` puts it in."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{self!s}>"
 
 
 class Out(int):
@@ -105,35 +101,32 @@ class Step:
 
     __hash__ = object.__hash__
 
+    def filled(self, strings: Mapping[str, Strings]) -> Step:
+        """This step with its holes filled; itself if it has none."""
+        if not any(isinstance(arg, Hole) for arg in self.args):
+            return self
+        args = [strings[arg] if isinstance(arg, Hole) else arg for arg in self.args]
+        return Step(
+            self.call, *args, save=self.save, tolerate=self.tolerate, skip=self.skip, leap=self.leap,
+            want=self.want, note=self.note,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         from lamina.linux.describe import describe
 
         return describe(self)
 
 
-@value
-class Outcome:
-    """How far a walk came. `failed` is the index of the failing step (None: all were walked, or it still runs);
-    `errno` its error, 0 when the result merely was not the wanted one; `results` one per step, as the kernel gave it.
-    """
-
-    failed: int | None
-    errno: int
-    results: tuple[int, ...]
-
-
-# what follows data of each length modulo 16: at least a NUL, and then as many as the next needs to be aligned
-_ENDS = tuple(bytes(16 - rest) for rest in range(16))
-
-
 class _Packer:
     """Lays constants out in the arena; everything that starts a C object is aligned to 16 bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Sequence[str]) -> None:
         self.arena = bytearray()
         self.relocations: list[int] = []
-        self.registers: dict[str, int] = {}
+        self.registers: dict[str, int] = {name: index for index, name in enumerate(given)}
         self.known: dict[bytes, int] = {}
+        self.holes: list[tuple[str, int]] = []
+        self.packed = 0  # records so far
 
     def put(self, data: bytes) -> int:
         offset = self.known.get(data)
@@ -141,7 +134,7 @@ class _Packer:
             arena = self.arena
             offset = self.known[data] = len(arena)
             arena += data
-            arena += _ENDS[len(data) % 16]
+            arena += ENDS[len(data) % 16]
         return offset
 
     def strings(self, items: Strings) -> int:
@@ -175,7 +168,7 @@ class _Packer:
         arena = self.arena
         offset = len(arena)
         arena += data
-        arena += _ENDS[len(data) % 16]
+        arena += ENDS[len(data) % 16]
         self.relocations += [offset + p for p in pointers]
         return offset
 
@@ -201,6 +194,9 @@ class _Packer:
                 values[i], kinds[i] = self.struct(arg), IN_ARENA
             elif isinstance(arg, int) and kind is not Out:
                 values[i] = arg & 0xFFFFFFFFFFFFFFFF
+            elif kind is Hole:
+                kinds[i] = IN_ARENA
+                self.holes.append((str(arg), self.packed * RECORD.size + FIRST_ARGUMENT + 8 * i))
             elif isinstance(arg, str):
                 values[i], kinds[i] = self.put(arg.encode("utf-8", "surrogateescape")), IN_ARENA
             elif arg is not None:
@@ -210,6 +206,7 @@ class _Packer:
             tolerated |= 1 << errno
         save = -1 if step.save is None else self.register(step.save)
         want = step.want
+        self.packed += 1
         return RECORD.pack(
             number(step.call), *values, bytes(kinds), want is not None, want or 0,
             tolerated & 0xFFFFFFFFFFFFFFFF, tolerated >> 64, step.skip, step.leap, save, 0,
@@ -226,53 +223,18 @@ def _offset_of(code: str, index: int) -> int:
     raise IndexError(index)
 
 
-class Program:
-    """Packed steps, ready to be walked here (`walk`) or in a new process (`spawn`) as often as wanted."""
+def assemble(steps: Sequence[Step], given: Sequence[str] = ()) -> Program:
+    """Pack *steps*; *given* are registers that `Program.fill` sets, which no step saves.
 
-    def __init__(self, steps: Sequence[Step], packer: _Packer, records: bytes) -> None:
-        self.steps = steps
-        self.packed = (
-            records,
-            bytes(packer.arena),
-            struct.pack(f"{len(packer.relocations)}I", *packer.relocations),
-            len(packer.registers),
-        )
-
-    def walk(self) -> Outcome:
-        """Make the calls in this thread, one after the other, until one fails."""
-        return _outcome(engine.walk(*self.packed))
-
-    def spawn(self, flags: int, cgroup: int = -1) -> Child:
-        """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.
-
-        With CLONE_VFORK this returns when the child has executed a program or is gone; without, `Child` must be kept
-        until then. The child has default signal dispositions, an empty mask, and no code of Python.
-        *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself fails.
-        """
-        pid, pidfd, program = engine.spawn(*self.packed, flags, cgroup)
-        return Child(pid, Fd(pidfd), program)
-
-
-@value
-class Child:
-    """A process that walks, or walked, a program."""
-
-    pid: int
-    pidfd: Fd
-    program: object
-
-    def outcome(self) -> Outcome:
-        """What the walk has reported so far; final once the child executed something or ended."""
-        return _outcome(engine.outcome(self.program))
-
-
-def _outcome(report: tuple[int, int, bytes]) -> Outcome:
-    failed, errno, records = report
-    results = tuple(record[-1] for record in RECORD.iter_unpack(records))
-    return Outcome(failed if failed >= 0 else None, errno, results)
-
-
-def assemble(steps: Sequence[Step]) -> Program:
-    """Pack *steps*. Raises ValueError for a register that is used before it is saved, or an unknown call."""
-    packer = _Packer()
-    return Program(steps, packer, b"".join([packer.record(step) for step in steps]))
+    Raises ValueError for a register that is used before it is saved, or an unknown call.
+    """
+    packer = _Packer(given)
+    records = b"".join([packer.record(step) for step in steps])
+    return Program(
+        records,
+        bytes(packer.arena),
+        struct.pack(f"{len(packer.relocations)}I", *packer.relocations),
+        bytes(8 * len(packer.registers)),
+        tuple(str(name) for name in given),
+        tuple(packer.holes),
+    )

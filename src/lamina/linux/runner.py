@@ -42,11 +42,11 @@ OPENAT2 = number("openat2")
 class _Loaded:
     """A program in memory that a child shares with us: the report, then the records, then the arena."""
 
-    def __init__(self, steps: bytes, arena: bytes, relocations: bytes, registers: int) -> None:
-        if len(steps) % RECORD.size:
+    def __init__(self, steps: bytes, arena: bytes, relocations: bytes, registers: bytes) -> None:
+        if len(steps) % RECORD.size or len(registers) % 8:
             raise ValueError("malformed program")
         self.count = len(steps) // RECORD.size
-        self.values = [0] * registers
+        self.values = list(struct.unpack(f"{len(registers) // 8}q", registers))
         self.memory = mmap.mmap(-1, 64 + len(steps) + 16 + len(arena) + 1)
         self.memory[64 : 64 + len(steps)] = steps
         self.memory[0 : REPORT.size] = REPORT.pack(-1, 0)
@@ -59,7 +59,7 @@ class _Loaded:
             at = start + offset
             (pointer,) = struct.unpack_from("Q", self.memory, at)
             struct.pack_into("Q", self.memory, at, pointer + self.arena)
-        self._check(len(arena), registers)
+        self._check(len(arena), len(self.values))
 
     def _check(self, arena: int, registers: int) -> None:
         for i in range(self.count):
@@ -112,7 +112,7 @@ class _Loaded:
         return failed, errno, self.memory[64 : 64 + self.count * RECORD.size]
 
 
-def walk(steps: bytes, arena: bytes, relocations: bytes, registers: int) -> tuple[int, int, bytes]:
+def walk(steps: bytes, arena: bytes, relocations: bytes, registers: bytes) -> tuple[int, int, bytes]:
     """As _native.walk: the failing step or -1, its errno, and the steps with their results."""
     loaded = _Loaded(steps, arena, relocations, registers)
     loaded.walk()
@@ -120,7 +120,7 @@ def walk(steps: bytes, arena: bytes, relocations: bytes, registers: int) -> tupl
 
 
 def spawn(
-    steps: bytes, arena: bytes, relocations: bytes, registers: int, flags: int, cgroup: int
+    steps: bytes, arena: bytes, relocations: bytes, registers: bytes, flags: int, cgroup: int
 ) -> tuple[int, int, _Loaded]:
     """As _native.spawn, but always with a copy of the memory: CLONE_VM in *flags* has no effect.
 

@@ -21,22 +21,27 @@ from lamina.errors import (
 from lamina.linux.capabilities import last_cap
 from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
 from lamina.linux.fd import Fd
+from lamina.linux.packed import Reg
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
-from lamina.linux.program import Step, Strings
-from lamina.runtime.bundle import Wiring
+from lamina.runtime.bundle import NULL, Wiring
+from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.init import INIT, init_file
-from lamina.runtime.plan import Plan, compile_plan
 from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.template import template_for
 from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.linux.program import Child, Outcome
+    from lamina.linux.packed import Child, Program
     from lamina.runtime.bundle import Bundle
     from lamina.runtime.cgroups import Cgroup
+    from lamina.runtime.plan import Plan
+    from lamina.runtime.seccomp.cache import Filter
 
 _EXECUTING = ("execve", "execveat")
-_PRINTED = Wiring(channel=100, stdin=101, stdout=102, stderr=103)
+# a plan names the descriptors of a start; which numbers they have is said when it is walked
+_OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
+_LAUNCHER = Reg("launcher")
 
 
 class Running:
@@ -101,33 +106,32 @@ def _reap(pidfd: Fd) -> int:
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
-def plan(bundle: Bundle, *, seccomp: bytes = b"") -> Plan:
-    """The plan of a start as it would be made now, with descriptors that stand for the real ones. Opens nothing."""
-    wiring = _facts(bundle)
-    layout_tasks, controllers = _printed_cgroups(bundle)
-    return compile_plan(
-        bundle,
-        replace(
-            wiring,
-            channel=_PRINTED.channel,
-            stdin=_PRINTED.stdin,
-            stdout=_PRINTED.stdout,
-            stderr=_PRINTED.stderr,
-            seccomp=seccomp,
-            launcher=104 if os.path.exists(INIT) else -1,
-            tasks=layout_tasks,
-            controllers=controllers,
-        ),
+def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
+    """The plan of a start as it would be made now. Opens nothing."""
+    from lamina.runtime.plan import compile_plan
+
+    tasks, controllers = _printed_cgroups(bundle)
+    wiring = replace(
+        _facts(bundle),
+        launcher=_LAUNCHER if os.path.exists(INIT) else NULL,
+        seccomp=seccomp.program() if seccomp else b"",
+        tasks=tasks,
+        controllers=controllers,
     )
+    return compile_plan(bundle, wiring)
 
 
-def _printed_cgroups(bundle: Bundle) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+def _printed_cgroups(bundle: Bundle) -> tuple[tuple[Reg, ...], tuple[bytes, ...]]:
     from lamina.runtime.cgroups import read_layout, settings
 
     layout = read_layout()
     wanted = settings((bundle.spec.get("linux") or {}).get("resources") or {}, layout)
     controllers = tuple(c.encode() for c in wanted if c in layout.v1)
-    return tuple(range(110, 110 + len(controllers))), controllers
+    return tuple(_tasks(name) for name in controllers), controllers
+
+
+def _tasks(controller: bytes) -> Reg:
+    return Reg(f"tasks.{controller.decode()}")
 
 
 def launch(
@@ -136,16 +140,18 @@ def launch(
     stdin: int,
     stdout: int,
     stderr: int,
-    seccomp: bytes = b"",
+    seccomp: Filter | None = None,
     die_with_parent: bool = True,
+    cache: bytes | None = None,
 ) -> Running:
     """Start *bundle* with the given descriptors and return once its command runs.
 
     A descriptor that is NULL stands for the container's own null device; with a terminal none of them is used.
 
-    `seccomp` is the compiled filter of the specification. With *die_with_parent* the container is killed when the
-    calling thread ends. Nothing about the calling process changes. Raises CommandNotFound, CommandNotExecutable,
-    StepFailed with the step that failed, Unsupported, InvalidInput; then nothing is left behind.
+    `seccomp` is the filter of the specification. With *die_with_parent* the container is killed when the calling thread
+    ends. Plans are kept in the directory *cache*, if there is one. Nothing about the calling process changes. Raises
+    CommandNotFound, CommandNotExecutable, StepFailed with the step that failed, Unsupported, InvalidInput; then nothing
+    is left behind.
     """
     facts = _facts(bundle)
     linux = bundle.spec.get("linux") or {}
@@ -156,22 +162,10 @@ def launch(
         cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
     held: list[Fd] = []
     try:
-        ours, theirs = _socket_pair()
-        held += [ours, theirs]
-        standard = [_above_stdio(fd, held) for fd in (stdin, stdout, stderr)]
-        launcher, notes = _launcher(held)
-        wiring = replace(
-            facts, channel=int(theirs), launcher=launcher, stdin=standard[0], stdout=standard[1], stderr=standard[2],
-            seccomp=seccomp, die_with_parent=die_with_parent,
-            tasks=tuple(int(fd) for fd in cgroup.tasks.values()) if cgroup else (),
-            controllers=tuple(c.encode() for c in cgroup.tasks) if cgroup else (),
-            cgroup=int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1,
-        )  # fmt: skip
-        compiled = compile_plan(bundle, wiring)
+        start = _Start(bundle, facts, cgroup, (stdin, stdout, stderr), seccomp, die_with_parent, held)
         dumpable = prctl(PR_GET_DUMPABLE)
         try:
-            child = _spawn(compiled, wiring, bundle, ours, theirs)
-            pty = _await_command(compiled, wiring, child, ours, bool(bundle.spec["process"].get("terminal")))
+            child, pty = start.go(cache)
         finally:
             # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
             if prctl(PR_GET_DUMPABLE) != dumpable:
@@ -189,7 +183,149 @@ def launch(
             fd.close()
     if cgroup is not None:
         cgroup.close()
-    return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *notes))
+    return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *start.notes))
+
+
+class _Start:
+    """One start: what a plan has open, and the way from it to a command that runs."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        facts: Wiring,
+        cgroup: Cgroup | None,
+        standard: tuple[int, int, int],
+        seccomp: Filter | None,
+        die_with_parent: bool,
+        held: list[Fd],
+    ) -> None:
+        self.bundle, self.seccomp = bundle, seccomp
+        self.terminal = bool(bundle.spec["process"].get("terminal"))
+        self.ours, self.theirs = _socket_pair()
+        held += [self.ours, self.theirs]
+        launcher, self.notes = _launcher(held)
+        streams = [_above_stdio(fd, held) for fd in standard]
+        tasks = dict(cgroup.tasks) if cgroup else {}
+        self.into_cgroup = int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1
+        self.descriptors = {
+            "channel": int(self.theirs),
+            "launcher": launcher,
+            **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
+            **{str(_tasks(name.encode())): int(fd) for name, fd in tasks.items()},
+        }
+        closed = {
+            name: NULL for name, fd in zip(("stdin", "stdout", "stderr"), streams, strict=True) if fd < 0
+        }
+        self.wiring = replace(
+            facts,
+            **closed,
+            launcher=_LAUNCHER if launcher >= 0 else NULL,
+            die_with_parent=die_with_parent,
+            tasks=tuple(_tasks(name.encode()) for name in tasks),
+            controllers=tuple(name.encode() for name in tasks),
+            cgroup=0 if self.into_cgroup >= 0 else -1,
+        )
+        self.launched = launcher >= 0
+        self.strings = launcher_strings(bundle.spec["process"]) if self.launched else {}
+
+    def go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
+        """The process, and its terminal's master if it has one, once the command runs."""
+        found = template_for(self.bundle, self.wiring, self.seccomp, cache) if cache is not None else None
+        if found is not None:
+            flags, program = found.flags, found.identified(self.bundle.identity)
+        else:
+            compiled = self.plan()
+            flags, program = compiled.flags, compiled.assemble()
+        child = self._spawn(flags, program.fill(self.descriptors, self.strings))
+        return child, self._await_command(flags, child)
+
+    def plan(self) -> Plan:
+        """The plan, compiled now."""
+        from lamina.runtime.plan import compile_plan
+
+        program = self.seccomp.program() if self.seccomp else b""
+        return compile_plan(self.bundle, replace(self.wiring, seccomp=program))
+
+    def _spawn(self, flags: int, program: Program) -> Child:
+        """clone3, id maps where there is a user namespace, and the report of the walk."""
+        mapped = bool(flags & CLONE_NEWUSER)
+        # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
+        sharing = CLONE_VM if mapped else CLONE_VM | CLONE_VFORK
+        into_cgroup = 0x200000000 if self.into_cgroup >= 0 else 0
+        cgroup_namespace = flags & 0x02000000
+        try:
+            child = program.spawn(flags & ~cgroup_namespace | sharing | into_cgroup, self.into_cgroup)
+        except OSError as error:
+            raise _clone_failure(error, mapped) from error
+        try:
+            self.theirs.close()
+            if mapped:
+                from lamina.runtime.id_maps import write_id_maps
+
+                write_id_maps(child.pid, self.bundle.spec["linux"])
+                os.write(self.ours, b"m")
+        except BaseException:
+            _end(child)
+            raise
+        return child
+
+    def _await_command(self, flags: int, child: Child) -> Fd | None:
+        """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
+
+        What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
+        child's own end is waited for as well: a process that a thread of this program forks meanwhile holds our
+        sockets.
+        """
+        pty = report = None
+        said = b""
+        try:
+            if self.terminal:
+                pty = _receive_descriptor(self.ours, child)
+            if self.launched and (pty is not None) is self.terminal:
+                report = _receive_descriptor(self.ours, child)
+            if report is not None and report in select.select([report, child.pidfd], [], [])[0]:
+                said = os.read(report, 4)
+            elif not self.launched and flags & CLONE_NEWUSER:
+                _readable(self.ours, child)
+            failed = child.failure()
+            if failed is not None:
+                raise self._failure(child, *failed)
+            if said:
+                raise self._execute_failure(-1, int.from_bytes(said, sys.byteorder))
+            if self.terminal and pty is None:
+                raise LaminaError("start: the container handed over no terminal")
+        except BaseException:
+            _end(child)
+            raise
+        finally:
+            if report is not None:
+                report.close()
+        return pty
+
+    def _failure(self, child: Child, index: int, number: int) -> StepFailed:
+        """The step *index* of the walk failed with the errno *number*, or its result was not the wanted one."""
+        steps, results = self.plan().steps, child.outcome().results
+        step = steps[index]
+        if step.call in _EXECUTING:
+            # a command that is there but not for us counts for more than one that is not there
+            refused = any(results[i] == -EACCES for i, s in enumerate(steps) if s.call == "execve")
+            return self._execute_failure(index, EACCES if refused else number)
+        hint = "a link is in the way of one of the container's own file systems" if number == ELOOP else ""
+        text = f"step {index + 1} of {len(steps)} of the start failed: {step!r}"
+        cause = os.strerror(number) if number else f"unexpected result {results[index]}"
+        return StepFailed(repr(step), number, index=index, message=f"{text}: {cause}", hint=hint)
+
+    def _execute_failure(self, index: int, number: int) -> StepFailed:
+        """The step that executes the command (-1: the last) failed, here or in the launcher."""
+        kind = CommandNotFound if number == ENOENT else CommandNotExecutable
+        hint = "no such command in the container" if kind is CommandNotFound else ""
+        if number == ENOEXEC:
+            hint = "neither a program for this machine nor a script with a #! line"
+        compiled = self.plan()
+        index %= len(compiled.steps)
+        name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
+        message = f"execute {name}: {os.strerror(number)}"
+        return kind(repr(compiled.whole_steps()[index]), number, index=index, message=message, hint=hint)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
@@ -219,7 +355,7 @@ def _facts(bundle: Bundle) -> Wiring:
     single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
     release = os.uname().release.split(".", 2)
     return replace(
-        _PRINTED,
+        _OPEN,
         files=frozenset(files),
         limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
         last_cap=last_cap(),
@@ -263,64 +399,6 @@ def _launcher(held: list[Fd]) -> tuple[int, tuple[str, ...]]:
     return int(held[-1]), ()
 
 
-def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd) -> Child:
-    """clone3, id maps where there is a user namespace, and the report of the walk."""
-    mapped = bool(compiled.flags & CLONE_NEWUSER)
-    # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
-    sharing = CLONE_VM if mapped else CLONE_VM | CLONE_VFORK
-    into_cgroup = 0x200000000 if wiring.cgroup >= 0 else 0
-    cgroup_namespace = compiled.flags & 0x02000000
-    program = compiled.assemble()
-    try:
-        child = program.spawn(compiled.flags & ~cgroup_namespace | sharing | into_cgroup, wiring.cgroup)
-    except OSError as error:
-        raise _clone_failure(error, mapped) from error
-    try:
-        theirs.close()
-        if mapped:
-            from lamina.runtime.id_maps import write_id_maps
-
-            write_id_maps(child.pid, bundle.spec["linux"])
-            os.write(ours, b"m")
-    except BaseException:
-        _end(child)
-        raise
-    return child
-
-
-def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, terminal: bool) -> Fd | None:
-    """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
-
-    What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
-    child's own end is waited for as well: a process that a thread of this program forks meanwhile holds our sockets.
-    """
-    pty = report = None
-    said = b""
-    try:
-        if terminal:
-            pty = _receive_descriptor(ours, child)
-        if wiring.launcher >= 0 and (pty is not None) is terminal:
-            report = _receive_descriptor(ours, child)
-        if report is not None and report in select.select([report, child.pidfd], [], [])[0]:
-            said = os.read(report, 4)
-        elif wiring.launcher < 0 and compiled.flags & CLONE_NEWUSER:
-            _readable(ours, child)
-        outcome = child.outcome()
-        if outcome.failed is not None:
-            raise _walk_failure(compiled, outcome)
-        if said:
-            raise _execute_failure(compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder))
-        if terminal and pty is None:
-            raise LaminaError("start: the container handed over no terminal")
-    except BaseException:
-        _end(child)
-        raise
-    finally:
-        if report is not None:
-            report.close()
-    return pty
-
-
 def _end(child: Child) -> None:
     try:
         pidfd_send_signal(child.pidfd, 9)
@@ -362,34 +440,3 @@ def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
             "create namespaces: Operation not permitted", remedy="run as root, or see `lamina doctor`"
         )
     return KernelError("clone3", number, remedy="see `lamina doctor`")
-
-
-def _command_name(step: Step) -> str:
-    argv = next(arg for arg in step.args if isinstance(arg, Strings))
-    return argv[step.call == "execveat"].decode(errors="replace")
-
-
-def _walk_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
-    index = outcome.failed or 0
-    step = compiled.steps[index]
-    if step.call in _EXECUTING:
-        # a command that is there but not for us counts for more than one that is not there
-        refused = any(
-            outcome.results[i] == -EACCES for i, s in enumerate(compiled.steps) if s.call == "execve"
-        )
-        return _execute_failure(compiled, index, EACCES if refused else outcome.errno)
-    hint = "a link is in the way of one of the container's own file systems" if outcome.errno == ELOOP else ""
-    text = f"step {index + 1} of {len(compiled.steps)} of the start failed: {step!r}"
-    cause = os.strerror(outcome.errno) if outcome.errno else f"unexpected result {outcome.results[index]}"
-    return StepFailed(repr(step), outcome.errno, index=index, message=f"{text}: {cause}", hint=hint)
-
-
-def _execute_failure(compiled: Plan, index: int, number: int) -> StepFailed:
-    """The step that executes the command failed, here or in the launcher."""
-    kind = CommandNotFound if number == ENOENT else CommandNotExecutable
-    hint = "no such command in the container" if kind is CommandNotFound else ""
-    if number == ENOEXEC:
-        hint = "neither a program for this machine nor a script with a #! line"
-    step = compiled.steps[index]
-    message = f"execute {_command_name(step)}: {os.strerror(number)}"
-    return kind(repr(step), number, index=index, message=message, hint=hint)

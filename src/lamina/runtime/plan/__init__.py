@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from lamina.errors import InvalidInput
 from lamina.linux.constants import CLONE_NEWNET
-from lamina.linux.program import Program, Step, assemble
+from lamina.linux.program import Step, Strings, assemble
+from lamina.runtime.bundle import NULL
+from lamina.runtime.command import launcher_strings
 from lamina.runtime.plan.devices import terminal_steps
 from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
 from lamina.runtime.plan.namespaces import entry_steps, hostname_steps, loopback_steps, namespace_flags
@@ -27,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.linux.packed import Program, Reg
     from lamina.runtime.bundle import Bundle, Wiring
 
 __all__ = ["Plan", "compile_plan"]
@@ -34,19 +37,30 @@ __all__ = ["Plan", "compile_plan"]
 
 @value
 class Plan:
-    """A start, ready to be read or run: the flags of clone3(2), and what the new process does until execve(2)."""
+    """A start, ready to be read or run: the flags of clone3(2), and what the new process does until execve(2).
+
+    `given` are the registers that whoever walks the plan sets, the descriptors of this one start; `strings` is what
+    goes into the holes of the steps.
+    """
 
     flags: int
     steps: tuple[Step, ...]
+    given: tuple[Reg, ...] = ()
+    strings: tuple[tuple[str, Strings], ...] = ()
 
     def assemble(self) -> Program:
-        """The steps, packed for the walker."""
-        return assemble(self.steps)
+        """The steps, packed for the walker, with registers and the command still to be filled in."""
+        return assemble(self.steps, self.given)
 
     def __str__(self) -> str:
         from lamina.linux.describe import describe_plan
 
-        return describe_plan(self.flags, self.steps)
+        return describe_plan(self.flags, self.whole_steps())
+
+    def whole_steps(self) -> tuple[Step, ...]:
+        """The steps without holes."""
+        strings = dict(self.strings)
+        return tuple(step.filled(strings) if strings else step for step in self.steps)
 
     def document(self) -> dict[str, Any]:
         """The same for programs: the flags by name, and each step's number, call, note and text."""
@@ -55,7 +69,7 @@ class Plan:
 
         steps = [
             {"number": number, "call": step.call, "note": step.note, "text": describe(step)}
-            for number, step in enumerate(self.steps, 1)
+            for number, step in enumerate(self.whole_steps(), 1)
         ]
         return {"clone3": flag_names("CLONE_", self.flags).split("|"), "steps": steps}
 
@@ -89,6 +103,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(readonly_root_steps() if readonly else ()),
         *limit_steps(wiring),
         *privilege_steps(process, wiring),
-        *command_steps(process, wiring.launcher >= 0),
+        *command_steps(process, wiring.launcher != NULL),
     ]
-    return Plan(flags, tuple(steps))
+    strings = launcher_strings(process) if wiring.launcher != NULL else {}
+    return Plan(flags, tuple(steps), wiring.given, tuple((k, Strings(v)) for k, v in strings.items()))

@@ -85,7 +85,7 @@ def descriptor_message(number: int) -> Struct:
     return Struct("msghdr", "PIPQPQi", (0, 0, byte, 1, rights, 24, 0))
 
 
-def terminal_steps(channel: int, size: Mapping[str, int] | None = None) -> list[Step]:
+def terminal_steps(channel: int | Reg, size: Mapping[str, int] | None = None) -> list[Step]:
     """A new terminal of the container's own devpts: its master goes to the caller, its slave becomes 0, 1 and 2,
     the controlling terminal, and /dev/console. *size* is the specification's `consoleSize`.
 

@@ -31,9 +31,10 @@ from lamina.linux.constants import (
     SIGKILL,
     TIOCSCTTY,
 )
-from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.linux.program import Hole, Out, Reg, Step, Strings, Struct
 from lamina.runtime.bundle import NULL
-from lamina.runtime.init import EXEC_NAME, REPORT
+from lamina.runtime.command import command_strings
+from lamina.runtime.init import REPORT
 from lamina.runtime.plan.devices import SLAVE, descriptor_message
 from lamina.runtime.plan.paths import ROOT, how, open_step, target_steps
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     Process = dict[str, Any]
 
+ARGV, ENVP = Hole("argv"), Hole("envp")
 # the only descriptors above 2 that live until execve
 CHANNEL, LAUNCHER = REPORT, REPORT + 1
 REPORTING = LAUNCHER + 2
@@ -90,7 +92,7 @@ def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
         steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
     if wiring.channel != CHANNEL:
         steps.append(Step("dup3", wiring.channel, CHANNEL, O_CLOEXEC))
-    if wiring.launcher < 0:
+    if wiring.launcher == NULL:
         return [*steps, Step("close_range", CHANNEL + 1, EVERY, 0, note="nothing of the host stays open")]
     steps.append(Step("dup3", wiring.launcher, LAUNCHER, O_CLOEXEC))
     steps.append(Step("close_range", LAUNCHER + 1, EVERY, 0, note="nothing of the host stays open"))
@@ -235,7 +237,7 @@ def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
         steps.append(Step("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         now = Struct("timespec", "QQ", (0, 0))
         steps.append(Step("ppoll", gone, 1, now, None, 8, want=0, note="the caller is still there"))
-    if wiring.launcher >= 0:
+    if wiring.launcher != NULL:
         steps.append(Step("dup3", REPORTING, REPORT, 0, note="the channel has done its work"))
     if no_new_privileges:
         steps += filter_
@@ -246,27 +248,15 @@ def command_steps(process: Process, launched: bool) -> list[Step]:
     """The command, looked for along the container's own PATH as execvp(3) does; by the launcher if it is *launched*.
 
     Whoever executes a script that begins with "#!/proc/self/exe" is its interpreter: it must not be the host's
-    Python, which the script could then open and change (CVE-2019-5736).
+    Python, which the script could then open and change (CVE-2019-5736). Of the launcher's command the steps say only
+    where it goes: `Program.fill` puts it in.
     """
-    args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
-    if not args or not args[0]:
-        raise InvalidInput("start: no command is given", remedy="name one behind the image")
-    environment = [str(e).encode("utf-8", "surrogateescape") for e in process.get("env") or []]
-    if any(b"\0" in text for text in (*args, *environment)):
-        raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
-    argv, envp = Strings(args), Strings(environment)
     if launched:
         return [
-            Step(
-                "execveat",
-                LAUNCHER,
-                b"",
-                Strings((EXEC_NAME, *args)),
-                envp,
-                AT_EMPTY_PATH,
-                note="the command",
-            )
+            Step("execveat", LAUNCHER, b"", ARGV, ENVP, AT_EMPTY_PATH, note="the command"),
         ]
+    args, environment = command_strings(process)
+    argv, envp = Strings(args), Strings(environment)
     if b"/" in args[0]:
         return [Step("execve", args[0], argv, envp)]
     path = next((e[5:] for e in environment if e.startswith(b"PATH=")), DEFAULT_PATH.encode())

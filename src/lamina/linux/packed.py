@@ -1,0 +1,149 @@
+"""Packed steps: kept, filled in, walked here or by a new process. What they are made from is lamina/linux/program.py.
+
+A start that has been compiled before needs this file only. What differs from one start to the next was left open: the
+values of some registers (descriptors), and lists of strings (arguments, environment). `Program.fill` closes that.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from lamina.linux.fd import Fd
+from lamina.values import value
+
+try:
+    from lamina.linux import _native as engine
+except ImportError:  # no compiler when the package was built: `lamina info` says so
+    from lamina.linux import runner as engine  # type: ignore[no-redef]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+# struct step of _native.c: number, six arguments, six kinds, has_wanted, wanted, tolerated, skip, leap, save, result
+RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
+FIRST_ARGUMENT = 8  # where in a record; each takes 8 bytes
+# what follows data of each length modulo 16: at least a NUL, and then as many as the next needs to be aligned
+ENDS = tuple(bytes(16 - rest) for rest in range(16))
+
+
+class Reg(str):
+    """A register by name: what `save=` fills and what later steps take as an argument."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"@{self!s}"
+
+
+@value
+class Outcome:
+    """How far a walk came. `failed` is the index of the failing step (None: all were walked, or it still runs);
+    `errno` its error, 0 when the result merely was not the wanted one; `results` one per step, as the kernel gave it.
+    """
+
+    failed: int | None
+    errno: int
+    results: tuple[int, ...]
+
+
+@value
+class Child:
+    """A process that walks, or walked, a program."""
+
+    pid: int
+    pidfd: Fd
+    program: object
+
+    def outcome(self) -> Outcome:
+        """What the walk has reported so far; final once the child executed something or ended."""
+        return _outcome(engine.outcome(self.program))
+
+    def failure(self) -> tuple[int, int] | None:
+        """The index of the step that failed and its errno, as `outcome` has them; None as long as none did."""
+        failed, errno, _ = engine.outcome(self.program)
+        return (failed, errno) if failed >= 0 else None
+
+
+class Program:
+    """Packed steps, ready to be walked here (`walk`) or in a new process (`spawn`) as often as wanted.
+
+    `given` are the registers whose values are still open, the first of all; `holes` are (name, place in the records)
+    of the arguments that still have to become lists of strings. Only a program without any can be walked.
+    """
+
+    __slots__ = ("arena", "given", "holes", "records", "registers", "relocations")
+
+    def __init__(
+        self,
+        records: bytes,
+        arena: bytes,
+        relocations: bytes,
+        registers: bytes,
+        given: tuple[str, ...] = (),
+        holes: tuple[tuple[str, int], ...] = (),
+    ) -> None:
+        self.records, self.arena, self.relocations = records, arena, relocations
+        self.registers, self.given, self.holes = registers, given, holes
+
+    def parts(self) -> tuple[Any, ...]:
+        """What it consists of, to be kept: `Program(*parts)` is the same again."""
+        return (self.records, self.arena, self.relocations, self.registers, self.given, self.holes)
+
+    def fill(self, values: Mapping[str, int], strings: Mapping[str, Sequence[bytes]]) -> Program:
+        """The program with every open register and hole closed. Raises KeyError for one that is missing."""
+        registers = struct.pack(f"{len(self.given)}q", *[values[name] for name in self.given])
+        registers += self.registers[len(registers) :]
+        if not self.holes:
+            return Program(self.records, self.arena, self.relocations, registers)
+        records, arena = bytearray(self.records), bytearray(self.arena)
+        moved: list[int] = []
+        places: dict[str, int] = {}
+        for name, hole in self.holes:
+            if name not in places:
+                places[name] = _put_strings(arena, moved, strings[name])
+            struct.pack_into("Q", records, hole, places[name])
+        relocations = self.relocations + struct.pack(f"{len(moved)}I", *moved)
+        return Program(bytes(records), bytes(arena), relocations, registers)
+
+    def walk(self) -> Outcome:
+        """Make the calls in this thread, one after the other, until one fails."""
+        return _outcome(engine.walk(self.records, self.arena, self.relocations, self._closed()))
+
+    def spawn(self, flags: int, cgroup: int = -1) -> Child:
+        """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.
+
+        With CLONE_VFORK this returns when the child has executed a program or is gone; without, `Child` must be kept
+        until then. The child has default signal dispositions, an empty mask, and no code of Python.
+        *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself fails.
+        """
+        packed = (self.records, self.arena, self.relocations, self._closed())
+        pid, pidfd, program = engine.spawn(*packed, flags, cgroup)
+        return Child(pid, Fd(pidfd), program)
+
+    def _closed(self) -> bytes:
+        if self.given or self.holes:
+            still = ", ".join((*self.given, *[name for name, _ in self.holes]))
+            raise ValueError(f"a program cannot be walked before it is filled in: {still}")
+        return self.registers
+
+
+def _put_strings(arena: bytearray, moved: list[int], items: Sequence[bytes]) -> int:
+    """Append a NULL-terminated array of pointers to *items* to the arena; *moved* learns where the pointers are."""
+    offsets = []
+    for item in items:
+        offsets.append(len(arena))
+        arena += item
+        arena += ENDS[len(item) % 16]
+    start = len(arena)
+    arena += struct.pack(f"{len(offsets) + 1}Q", *offsets, 0)
+    arena += ENDS[8 * (len(offsets) + 1) % 16]
+    moved += range(start, start + 8 * len(offsets), 8)
+    return start
+
+
+def _outcome(report: tuple[int, int, bytes]) -> Outcome:
+    failed, errno, records = report
+    results = tuple(record[-1] for record in RECORD.iter_unpack(records))
+    return Outcome(failed if failed >= 0 else None, errno, results)

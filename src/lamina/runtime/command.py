@@ -1,0 +1,29 @@
+"""The command of the specification as execve(2) takes it: the part of a start that differs from one to the next."""
+
+from __future__ import annotations
+
+from lamina.errors import InvalidInput
+from lamina.runtime.init import EXEC_NAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def command_strings(process: dict[str, Any]) -> tuple[list[bytes], list[bytes]]:
+    """argv and envp of the specification's `process`. Raises InvalidInput for none, and for a NUL byte in them."""
+    args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
+    if not args or not args[0]:
+        raise InvalidInput("start: no command is given", remedy="name one behind the image")
+    environment = [str(e).encode("utf-8", "surrogateescape") for e in process.get("env") or []]
+    if any(b"\0" in text for text in (*args, *environment)):
+        raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
+    return args, environment
+
+
+def launcher_strings(process: dict[str, Any]) -> dict[str, list[bytes]]:
+    """What fills the holes of a plan whose command is executed by the launcher: its argv, of which the command's is
+    all but the first, and envp.
+    """
+    argv, envp = command_strings(process)
+    return {"argv": [EXEC_NAME, *argv], "envp": envp}

@@ -1,0 +1,150 @@
+"""Plans that were compiled before, kept by what they were compiled from.
+
+`compile_plan` is pure: the same bundle and the same answers of the host give the same list. Of most starts only the
+container's identity, the command and the descriptors are new, and those were left open in what is kept: the identity by
+a mark in its place, the command as holes, the descriptors as registers. So such a start packs a few strings, where
+compiling and packing some three hundred steps takes longer than the kernel takes to walk them, and importing the
+compiler longer still.
+"""
+
+from __future__ import annotations
+
+import os
+from marshal import dumps, loads
+
+from lamina.linux.packed import Program
+from lamina.overlay.spec import MountSpec
+from lamina.runtime.bundle import NULL, Wiring
+from lamina.runtime.kept import kept, state_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.seccomp.cache import Filter
+
+VERSION = 1  # of the meaning of what is kept; the sources' own state is part of the content as well
+# an identity is 64 digits, and its first 12 stand for it where people read it: names and paths have no such bytes
+LENGTH, SHORT = 64, 12
+MARK = (b"\1identity\1\2\3" * 6)[:LENGTH]
+IN_MEMORY = 32
+
+_HERE = os.path.dirname(__file__)
+# every module of ours that the compiler executes; a test compares
+SOURCES = tuple(
+    os.path.normpath(os.path.join(_HERE, path))
+    for path in [
+        "bundle.py",
+        "command.py",
+        "init/__init__.py",
+        "plan/__init__.py",
+        "plan/devices.py",
+        "plan/masks.py",
+        "plan/mounts.py",
+        "plan/namespaces.py",
+        "plan/paths.py",
+        "plan/process.py",
+        "plan/rootfs.py",
+        "template.py",
+        "../linux/capabilities.py",
+        "../linux/constants.py",
+        "../linux/numbers.py",
+        "../linux/packed.py",
+        "../linux/program.py",
+        "../overlay/spec.py",
+        "../overlay/steps.py",
+        "../values.py",
+        "../errors.py",
+    ]
+)
+
+_FACTS = tuple(name for name in Wiring.__annotations__ if name != "seccomp")
+_STACK = tuple(MountSpec.__annotations__)
+# most starts of a program are alike: content -> template
+_latest: dict[bytes, Template] = {}
+
+
+class Template:
+    """A compiled start with what differs left open: the flags of clone3(2), the program, the number of its steps."""
+
+    __slots__ = ("count", "flags", "program")
+
+    def __init__(self, flags: int, count: int, program: Program) -> None:
+        self.flags, self.count, self.program = flags, count, program
+
+    def identified(self, identity: bytes) -> Program:
+        """The program for the container *identity*."""
+        program = self.program
+        if not identity:
+            return program
+        arena = program.arena.replace(MARK, identity).replace(MARK[:SHORT], identity[:SHORT])
+        records, _, *rest = program.parts()
+        return Program(records, arena, *rest)
+
+
+def template_for(bundle: Bundle, wiring: Wiring, filter_: Filter | None, cache_dir: bytes) -> Template | None:
+    """The template of *bundle*'s start; None where it has to be compiled each time.
+
+    *wiring* has registers for all descriptors and no seccomp program, which comes from *filter_*. Templates are kept in
+    *cache_dir*, which is made if it is missing. Raises what `compile_plan` raises.
+    """
+    content = _content(bundle, wiring, filter_)
+    if content is None:
+        return None
+    found = _latest.get(content)
+    if found is None:
+
+        def compiled() -> bytes:
+            return dumps(_compiled(bundle, wiring, filter_), 2)
+
+        flags, count, parts = loads(kept(content, cache_dir, b".plan", compiled))
+        if len(_latest) >= IN_MEMORY:
+            _latest.clear()
+        found = _latest[content] = Template(flags, count, Program(*parts))
+    return found
+
+
+def _content(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> bytes | None:
+    """Everything that the plan depends on, as bytes, without the identity; None where that cannot be said."""
+    identity = bundle.identity
+    if wiring.launcher == NULL or len(identity) not in (0, LENGTH) or (filter_ and not filter_.content):
+        return None
+    asked = {**bundle.spec, "process": {**bundle.spec["process"], "args": None, "env": None}}
+    stacks = [(place, _plain(stack)) for place, stack in ((b"", bundle.rootfs), *bundle.overlays)]
+    places = (bundle.merged, bundle.readonly, bundle.hide, bundle.attributes, bool(identity))
+    facts = [_plain(getattr(wiring, name)) for name in _FACTS]
+    machine = os.uname()
+    making = (VERSION, state_of(*SOURCES), machine.machine, filter_.content if filter_ else b"")
+    try:
+        content = dumps((making, asked, stacks, places, facts), 2)
+    except ValueError:  # something that JSON cannot say either: the compiler knows what to say to it
+        return None
+    if MARK[:SHORT] in content:
+        return None
+    return _marked(content, identity)
+
+
+def _plain(fact: Any) -> Any:
+    if isinstance(fact, MountSpec):
+        return tuple(getattr(fact, name) for name in _STACK)
+    if isinstance(fact, frozenset):
+        return sorted(fact)
+    if isinstance(fact, tuple):
+        return [_plain(part) for part in fact]
+    return str(fact) if isinstance(fact, str) else fact
+
+
+def _marked(data: bytes, identity: bytes) -> bytes:
+    if not identity:
+        return data
+    return data.replace(identity, MARK).replace(identity[:SHORT], MARK[:SHORT])
+
+
+def _compiled(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> tuple[Any, ...]:
+    from lamina.runtime.plan import compile_plan
+    from lamina.values import replace
+
+    plan = compile_plan(bundle, replace(wiring, seccomp=filter_.program() if filter_ else b""))
+    records, arena, *rest = plan.assemble().parts()
+    return (plan.flags, len(plan.steps), (records, _marked(arena, bundle.identity), *rest))
