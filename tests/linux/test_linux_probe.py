@@ -145,8 +145,8 @@ def test_without_the_extension() -> None:
 import sys
 sys.modules["lamina.linux._native"] = None
 {ASK_EVERYTHING}
-from lamina.linux import call, _door, program, runner
-assert call._raw is _door.syscall and program.engine is runner
+from lamina.linux import call, _door, packed, runner
+assert call._raw is _door.syscall and packed.engine is runner
 print(probe().native, probe().in_user_namespace)
 """
     done = subprocess.run(
