@@ -383,7 +383,7 @@ def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
             _empty(grave, remove)
         return True
     finally:
-        os.close(descriptor)
+        _unlock(descriptor)
 
 
 def _empty(grave: bytes, remove: Remove) -> None:
