@@ -217,15 +217,20 @@ def _facts(bundle: Bundle) -> Wiring:
     linux = bundle.spec.get("linux") or {}
     mappings = linux.get("gidMappings") or []
     single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
-    release = os.uname().release.split(".", 2)
     return replace(
         _PRINTED,
         files=frozenset(files),
         limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
         last_cap=last_cap(),
         setgroups=not single,
-        lowerdir_plus=(int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8),
+        lowerdir_plus=_takes_layers_one_by_one(),
     )
+
+
+def _takes_layers_one_by_one() -> bool:
+    """Whether this kernel's overlayfs has `lowerdir+`. By its version: asking it costs a file system context."""
+    release = os.uname().release.split(".", 2)
+    return (int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8)
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
