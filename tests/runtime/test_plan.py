@@ -147,3 +147,12 @@ def test_with_a_launcher_only_it_the_channel_and_the_report_are_left_open():
     assert steps[-1].call == "execveat"
     assert isinstance(steps[-1].args[2], Strings)
     assert steps[-1].args[2][0] == b"lamina-exec"
+
+
+def test_an_init_is_the_launcher_by_another_name():
+    bundle = printable(small("ls", "-l"), init=True)
+    steps = compile_plan(bundle, replace(WIRING, launcher=104)).steps
+    assert isinstance(steps[-1].args[2], Strings)
+    assert steps[-1].args[2] == Strings([b"lamina-init", b"ls", b"-l"])
+    with pytest.raises(Unsupported, match="lamina-init was not built"):
+        compile_plan(bundle, WIRING)

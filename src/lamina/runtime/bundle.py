@@ -20,7 +20,8 @@ class Bundle:
     `merged` is an empty directory of the host where the root is attached, seen by the container's own mount namespace
     only. `overlays` are further stacks, each with its place in the container, parents before children. `readonly` are
     host paths bound read-only at the same place inside (what cannot be overlaid). `attributes` are mount options of
-    all of these. `hide` are directories inside that are covered with an empty read-only one.
+    all of these. `hide` are directories inside that are covered with an empty read-only one. With `init` process 1 is
+    a minimal init (runtime/init), and the specification's process its child.
     """
 
     spec: Spec
@@ -30,6 +31,7 @@ class Bundle:
     readonly: tuple[bytes, ...] = ()
     hide: tuple[bytes, ...] = ()
     attributes: tuple[str, ...] = ()
+    init: bool = False
 
 
 # a standard stream of the container that is its null device

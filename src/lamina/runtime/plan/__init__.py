@@ -89,6 +89,6 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(readonly_root_steps() if readonly else ()),
         *limit_steps(wiring),
         *privilege_steps(process, wiring),
-        *command_steps(process, wiring.launcher >= 0),
+        *command_steps(process, wiring.launcher >= 0, init=bundle.init),
     ]
     return Plan(flags, tuple(steps))

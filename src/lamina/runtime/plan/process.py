@@ -8,7 +8,7 @@ from __future__ import annotations
 from errno import EACCES, ENOENT, ENOSYS, ENOTDIR, EPERM
 from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY
 
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput, LaminaError, Unsupported
 from lamina.linux.capabilities import CAPABILITIES
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
@@ -33,7 +33,7 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Out, Reg, Step, Strings, Struct
 from lamina.runtime.bundle import NULL
-from lamina.runtime.init import EXEC_NAME, REPORT
+from lamina.runtime.init import EXEC_NAME, INIT_NAME, REPORT
 from lamina.runtime.plan.devices import SLAVE, descriptor_message
 from lamina.runtime.plan.paths import ROOT, how, open_step, target_steps
 
@@ -242,8 +242,9 @@ def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
     return steps
 
 
-def command_steps(process: Process, launched: bool) -> list[Step]:
+def command_steps(process: Process, launched: bool, *, init: bool = False) -> list[Step]:
     """The command, looked for along the container's own PATH as execvp(3) does; by the launcher if it is *launched*.
+    With *init* the launcher stays, as process 1, and the command is its child.
 
     Whoever executes a script that begins with "#!/proc/self/exe" is its interpreter: it must not be the host's
     Python, which the script could then open and change (CVE-2019-5736).
@@ -255,16 +256,21 @@ def command_steps(process: Process, launched: bool) -> list[Step]:
     if any(b"\0" in text for text in (*args, *environment)):
         raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
     argv, envp = Strings(args), Strings(environment)
+    if init and not launched:
+        raise Unsupported(
+            "start an init: lamina-init was not built when Lamina was installed",
+            remedy="install a C compiler and Lamina again, or start without --init",
+        )
     if launched:
         return [
             Step(
                 "execveat",
                 LAUNCHER,
                 b"",
-                Strings((EXEC_NAME, *args)),
+                Strings((INIT_NAME if init else EXEC_NAME, *args)),
                 envp,
                 AT_EMPTY_PATH,
-                note="the command",
+                note="an init, and the command under it" if init else "the command",
             )
         ]
     if b"/" in args[0]:
