@@ -59,8 +59,8 @@ def attend(
 ) -> Ended:
     """Pump and forward until *process* has ended and its output was handed on; then reap it.
 
-    After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised meanwhile (KeyboardInterrupt, say), the terminal is as it
-    was; the process may still run then.
+    After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised
+    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then.
     """
     return _Attendance(process, stdio, timeout, catcher, init).run()
 
