@@ -126,7 +126,7 @@ class Trial:
                 with_colours = Style(1)
                 from lamina.cli.pager import page
 
-                page(patch(changes, with_colours))
+                page(patch(container, changes, with_colours))
             elif answer in ("d", "discard"):
                 self._discard(container)
                 return done.returncode

@@ -22,6 +22,7 @@ from lamina.engine.apply.conflicts import Comparison, Stamp, refuse
 from lamina.engine.apply.forward import forward
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import raw, text
+from lamina.engine.apply.owners import check_owners
 from lamina.engine.apply.places import Host, empty
 from lamina.engine.apply.planning import Plan, plan
 from lamina.engine.apply.selection import Selection, select
@@ -81,6 +82,7 @@ def apply(
 ) -> Applied:
     """See `lamina.engine.apply.apply`."""
     hands, selection = hands or Hands(), select(changes, paths, exclude)
+    check_owners(selection.changes)
     with Journal(os.fsencode(journal), hands) as held:
         _recover(held)
         host = Host(os.fsencode(root))
