@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lamina.cli.applying import apply, clash_lines, outcome
+from lamina.cli.applying import apply, clash_lines, outcome, remove
 from lamina.cli.asked import warn
 from lamina.cli.quoting import harmless
 from lamina.cli.report import INTERRUPTED, say
@@ -115,7 +115,7 @@ class Trial:
         return status
 
     def _discard(self, container: Container) -> None:
-        container.remove()
+        remove(container)
         self._tell(["discarded"])
 
     def _ask(self, done: Completed, container: Container, changes: Sequence[HostChange]) -> int:

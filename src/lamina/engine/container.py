@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.apply import Applied, Clash, HostChange, Undone
+    from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.supervisor.log import LogEntry
@@ -177,9 +178,12 @@ class Container:
         paths: Iterable[str | bytes] = (),
         exclude: Iterable[str | bytes] = (),
         force: bool = False,
+        *,
+        progress: Tell | None = None,
     ) -> Applied:
         """Do to the host what it did, or what of that *paths* select and *exclude* does not: all of it or nothing.
 
+        *progress* is told an `engine.progress.Progress` now and then; here as in `undo` and `remove`.
         Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
         """
         from lamina.engine.apply import apply
@@ -195,16 +199,17 @@ class Container:
                 paths=list(paths),
                 exclude=list(exclude),
                 force=force,
+                progress=progress,
             )
             return applied
 
-    def undo(self, force: bool = False) -> Undone:
+    def undo(self, force: bool = False, *, progress: Tell | None = None) -> Undone:
         """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
         from lamina.engine.apply import undo
         from lamina.engine.within import reach
 
         with _Held(self._home, "undo"):
-            undone: Undone = reach(self._maps, undo, self._journal, force=force)
+            undone: Undone = reach(self._maps, undo, self._journal, force=force, progress=progress)
             return undone
 
     def _maps(self) -> dict[str, list[dict[str, int]]] | None:
@@ -225,12 +230,12 @@ class Container:
 
     # -- its end
 
-    def remove(self, force: bool = False) -> None:
+    def remove(self, force: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did. Raises Conflict when it runs; with *force* it is killed then."""
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
-            discard(self._home, self.name or None, self._record)
+            discard(self._home, self.name or None, self._record, progress=progress)
 
 
 class _Held:

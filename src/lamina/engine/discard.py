@@ -13,19 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.engine.progress import Meter, Progress, Tell
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
 
-def discard(home: Home, name: str | None, asked: dict[str, Any] | None) -> None:
+def discard(
+    home: Home, name: str | None, asked: dict[str, Any] | None, *, progress: Tell | None = None
+) -> None:
     """Remove the container, whose lock is held, with its originals of what it applied. Raises KernelError."""
+    meter = None
+    if progress is not None:
+        from lamina.engine.progress import Meter
+
+        meter = Meter(progress)
+        meter.expect(count_entries(home.path))
     journal = home.path + b"/apply"
     if os.path.lexists(journal):
         from lamina.engine.apply import forget
         from lamina.engine.within import maps_of, reach
 
         reach(lambda: maps_of(asked), forget, journal)
-    home.discard(name, remover(asked))
+    home.discard(name, remover(asked, meter))
 
 
 def finish_burials(store: Store) -> None:
@@ -33,25 +42,31 @@ def finish_burials(store: Store) -> None:
     containers.bury_all(store, remover(None))
 
 
-def remover(asked: dict[str, Any] | None) -> Callable[[bytes], None]:
+def remover(asked: dict[str, Any] | None, meter: Meter | None = None) -> Callable[[bytes], None]:
     """Removes one tree of a container; *asked* is its record (None: the maps are what they are today)."""
 
     def remove(path: bytes) -> None:
         try:
-            remove_tree(path)
+            remove_tree(path, None if meter is None else meter.path)
         except PermissionError as error:
             if os.geteuid() == 0:
                 raise KernelError("remove", error.errno or 1, os.fsdecode(path)) from error
-            _remove_with_ids(path, asked)
+            _remove_with_ids(path, asked, meter)
 
     return remove
 
 
-def _remove_with_ids(path: bytes, asked: dict[str, Any] | None) -> None:
+def _remove_with_ids(path: bytes, asked: dict[str, Any] | None, meter: Meter | None) -> None:
     from lamina.engine.within import maps_of, reach
 
+    before = 0 if meter is None else meter.done
+
+    def tell(progress: Progress) -> None:
+        assert meter is not None
+        meter.paths_are(before + progress.paths)
+
     try:
-        reach(lambda: maps_of(asked), remove_tree, path)
+        reach(lambda: maps_of(asked), remove_counting, path, progress=None if meter is None else tell)
     except PermissionError as error:
         raise KernelError(
             "remove",
@@ -60,3 +75,23 @@ def _remove_with_ids(path: bytes, asked: dict[str, Any] | None) -> None:
             hint="it belongs to an id that is not among this user's subordinate ones any more",
             remedy="see `lamina doctor`",
         ) from error
+
+
+def remove_counting(path: bytes, *, progress: Tell | None = None) -> None:
+    """remove_tree(), telling *progress* how many entries are gone. Raises PermissionError."""
+    if progress is None:
+        remove_tree(path)
+        return
+    from lamina.engine.progress import Meter
+
+    meter = Meter(progress)
+    meter.expect(count_entries(path))
+    remove_tree(path, meter.path)
+
+
+def count_entries(path: bytes) -> int:
+    """How many entries *path* consists of, as far as they can be seen."""
+    count = 0
+    for _, directories, files in os.walk(path):
+        count += len(directories) + len(files)
+    return count + 1
