@@ -801,3 +801,26 @@ def test_a_store_whose_paths_are_too_long_for_a_parameter(engine: Engine, tmp_pa
     """From 6.8 to 6.12 there is no way to hand a layer over as a descriptor."""
     deep = Engine(tmp_path.joinpath(*["d" * 200] * 9))
     assert deep.run("host", ["touch", "/srv/x"], rm=True, tty=True, capture_output=True).returncode == 0
+
+
+def test_a_program_with_more_than_a_thousand_open_files(engine: Engine) -> None:
+    """select(2) knows the first 1024 only."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 3000:
+        pytest.skip(f"the hard limit of open files is {before[1]}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, before[1]))
+    held: list[int] = []
+    try:
+        held += [os.open("/dev/null", os.O_RDONLY) for _ in range(1500)]
+        for options in ({}, {"tty": True}, {"input": b"hello"}, {"pids_limit": 50}):
+            done = engine.run("host", ["echo", "hello"], rm=True, capture_output=True, **options)
+            assert b"hello" in (done.stdout or b"")
+        with pytest.raises(CommandNotFound):
+            engine.run("host", ["no-such-command"])
+        assert engine.containers(all=True) == []
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

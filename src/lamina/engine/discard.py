@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EIO
 
 from lamina.errors import KernelError
 from lamina.store import containers
@@ -48,9 +49,9 @@ def remover(asked: dict[str, Any] | None, meter: Meter | None = None) -> Callabl
     def remove(path: bytes) -> None:
         try:
             remove_tree(path, None if meter is None else meter.path)
-        except PermissionError as error:
-            if os.geteuid() == 0:
-                raise KernelError("remove", error.errno or 1, os.fsdecode(path)) from error
+        except OSError as error:
+            if os.geteuid() == 0 or not isinstance(error, PermissionError):
+                raise _not_removed(path, error) from error
             _remove_with_ids(path, asked, meter)
 
     return remove
@@ -67,14 +68,22 @@ def _remove_with_ids(path: bytes, asked: dict[str, Any] | None, meter: Meter | N
 
     try:
         reach(lambda: maps_of(asked), remove_counting, path, progress=None if meter is None else tell)
-    except PermissionError as error:
-        raise KernelError(
-            "remove",
-            error.errno or 1,
-            os.fsdecode(error.filename or path),
-            hint="it belongs to an id that is not among this user's subordinate ones any more",
-            remedy="see `lamina doctor`",
-        ) from error
+    except OSError as error:
+        raise _not_removed(path, error) from error
+
+
+def _not_removed(path: bytes, error: OSError) -> KernelError:
+    if isinstance(error, KernelError):
+        return error
+    name = error.filename if isinstance(error.filename, (str, bytes)) else ""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = "take its immutable flag away (lsattr, chattr -i)"
+        if os.geteuid() != 0:
+            remedy += ", or give its owner back to this user's subordinate ids (see `lamina doctor`)"
+        remedy += "; the next command goes on"
+    hint = f"because of {os.fsdecode(name)!r} in it" if name else ""
+    return KernelError("remove", error.errno or EIO, os.fsdecode(path), hint=hint, remedy=remedy)
 
 
 def remove_counting(path: bytes, *, progress: Tell | None = None) -> None:

@@ -62,7 +62,7 @@ class Running:
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
-        if self._status is None and select.select([self.pidfd], [], [], 0)[0]:
+        if self._status is None and _ready(0, self.pidfd):
             return self.wait()
         return self._status
 
@@ -86,7 +86,7 @@ def _reap(pidfd: Fd) -> int:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        select.select([pidfd], [], [])
+        _ready(None, pidfd)
         try:
             code = pidfd_get_info(pidfd).exit_status
         except OSError:
@@ -306,7 +306,7 @@ def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, termi
             pty = _receive_descriptor(ours, child)
         if wiring.launcher >= 0 and (pty is not None) is terminal:
             report = _receive_descriptor(ours, child)
-        if report is not None and report in select.select([report, child.pidfd], [], [])[0]:
+        if report is not None and report in _ready(None, report, child.pidfd):
             said = os.read(report, 4)
         elif wiring.launcher < 0 and compiled.flags & CLONE_NEWUSER:
             _readable(ours, child)
@@ -337,7 +337,15 @@ def _end(child: Child) -> None:
 
 def _readable(ours: Fd, child: Child) -> bool:
     """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
-    return ours in select.select([ours, child.pidfd], [], [])[0]
+    return ours in _ready(None, ours, child.pidfd)
+
+
+def _ready(seconds: float | None, *descriptors: int) -> list[int]:
+    """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
 
 def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:
