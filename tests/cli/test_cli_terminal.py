@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +249,45 @@ def test_a_session_to_try_things_in(tmp_path: Path) -> None:
         terminal.type("exit 3\r")
         assert terminal.wait() == 3
     assert not (tmp_path / "here").exists()
+
+
+# -- waiting
+
+WAITING = """
+import sys
+from lamina.cli import waiting
+from lamina.cli.entry import command_line
+from lamina.engine import progress
+waiting.SOON = progress.BETWEEN = 0
+sys.exit(command_line(sys.argv[1:]))
+"""
+
+
+def test_long_work_shows_how_far_it_has_got(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    script = f"cd {place}; for i in $(seq 30); do echo x >file$i; done"
+    with at_terminal("run", "--name", "x", "host", "sh", "-c", script) as terminal:
+        assert terminal.wait() == 0
+    for words, said in (("apply", "applying x"), ("undo", "undoing x"), ("rm", "removing x")):
+        argv = [sys.executable, "-c", WAITING, words, "x"]
+        with Terminal(argv, env=PLAIN, size=(24, 120)) as terminal:
+            terminal.expect(f"{said} .*of [0-9,]+ paths")
+            assert terminal.wait() == 0
+        last = terminal.output.replace("\r", "\n").strip().splitlines()[-1]
+        assert last.endswith({"apply": "takes it back", "undo": "as they were", "rm": "x"}[words])
+
+
+def test_without_a_terminal_there_is_no_bar(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    words = [sys.executable, "-c", WAITING]
+    script = f"touch {place}/new"
+    for argv in (
+        ["run", "--name", "x", "host", "sh", "-c", script],
+        ["apply", "x"],
+        ["undo", "x"],
+        ["rm", "x"],
+    ):
+        done = subprocess.run([*words, *argv], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")

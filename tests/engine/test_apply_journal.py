@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import FRAME, MAGIC, Log, parse, raw, text
+from lamina.engine.apply.work import Journal
 from lamina.errors import Corrupt
+from support.process import child_with_copies
 
 
 def filled(directory: Path, *, reserve: int = 0) -> bytes:
@@ -104,3 +107,13 @@ def test_anything_can_be_read(content: bytes) -> None:
 @given(st.binary())
 def test_paths_survive(path: bytes) -> None:
     assert raw(text(path)) == path
+
+
+def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Another thread of the program forked it, and it has a copy of every descriptor (flock(2))."""
+    place = os.fsencode(tmp_path / "apply")
+    with ExitStack() as held:
+        with Journal(place, Hands()):
+            held.enter_context(child_with_copies())
+        with Journal(place, Hands()) as again:
+            assert again.numbers() == []

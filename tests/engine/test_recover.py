@@ -15,6 +15,7 @@ import pytest
 
 from lamina import Engine
 from lamina.engine import identity, recover
+from lamina.errors import KernelError
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root
@@ -293,3 +294,57 @@ def test_left_over_cgroups_are_emptied_and_removed(engine: Engine, store_root: P
         for place in places:
             if place.exists():
                 place.rmdir()
+
+
+# -- what cannot be cleaned up keeps nobody from his work
+
+
+@pytest.fixture
+def immutable(store_root: Path) -> Iterator[Callable[[Path], None]]:
+    """Makes a file that not even root can remove (ioctl_iflags(2)), for as long as the test lasts."""
+    made: list[Path] = []
+
+    def flag(path: Path, sign: str) -> None:
+        subprocess.run(["chattr", f"{sign}i", str(path)], check=True, capture_output=True, timeout=60)
+
+    def make(path: Path) -> None:
+        try:
+            flag(path, "+")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"files cannot be made immutable here: {error}")
+        made.append(path)
+
+    yield make
+    for path in store_root.rglob("*"):
+        if path.name in {one.name for one in made} and not path.is_symlink():
+            flag(path, "-")
+
+
+def test_a_file_that_cannot_be_removed(engine: Engine, immutable: Callable[[Path], None]) -> None:
+    engine.run("host", ["touch", "/srv/one-that-stays"], name="x")
+    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper/0/srv/one-that-stays")
+    immutable(stuck)
+    with pytest.raises(KernelError, match=r"remove .*because of 'one-that-stays'.*chattr -i"):
+        engine.container("x").remove()
+    assert engine.containers(all=True) == []
+    assert engine.run("host", ["true"], name="x", rm=True).returncode == 0
+    (stuck,) = Path(os.fsdecode(engine.store.tmp)).rglob("one-that-stays")
+    subprocess.run(["chattr", "-i", str(stuck)], check=True, timeout=60)
+    engine.containers()
+    assert os.listdir(engine.store.tmp) == []
+
+
+def test_a_container_that_cannot_be_settled(
+    engine: Engine, victim: Callable[..., Victim], immutable: Callable[[Path], None]
+) -> None:
+    one = victim({"name": "stuck", "rm": True}, "touch /srv/one-that-stays; echo ready; sleep 99")
+    one.await_line()
+    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper/0/srv/one-that-stays")
+    immutable(stuck)
+    other = victim({"name": "other", "rm": True})
+    other.await_line()
+    one.kill()
+    other.kill()
+    assert engine.containers(all=True) == []
+    assert os.listdir(engine.store.running) == []
+    assert engine.run("host", ["true"], name="stuck", rm=True).returncode == 0

@@ -777,3 +777,50 @@ def test_records_are_plain_json(engine: Engine, store_root: Path) -> None:
     for name in ("container", "state", "exit", "spec"):
         json.loads((home / f"{name}.json").read_text())
     assert engine.container("x").command == ["printf", "\udcff"]
+
+
+# -- kernels before 6.8
+
+
+def test_an_old_kernel_is_given_its_stacks_by_mount(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What 5.12 to 6.7 need works on every kernel: a store far down, and an overlay over the root of another one."""
+    from lamina.runtime import launch
+
+    monkeypatch.setattr(launch, "_takes_layers_one_by_one", lambda: False)
+    deep = Engine(tmp_path.joinpath(*["d" * 200] * 9))
+    for one in (engine, deep):
+        done = one.run("host", ["sh", "-c", "echo x >/srv/written; ls /srv"], name="old", capture_output=True)
+        assert (done.returncode, b"written" in (done.stdout or b"")) == (0, True)
+        assert b"/srv/written" in [change.path for change in one.container("old").changes()]
+        one.container("old").remove()
+
+
+def test_a_store_whose_paths_are_too_long_for_a_parameter(engine: Engine, tmp_path: Path) -> None:
+    """From 6.8 to 6.12 there is no way to hand a layer over as a descriptor."""
+    deep = Engine(tmp_path.joinpath(*["d" * 200] * 9))
+    assert deep.run("host", ["touch", "/srv/x"], rm=True, tty=True, capture_output=True).returncode == 0
+
+
+def test_a_program_with_more_than_a_thousand_open_files(engine: Engine) -> None:
+    """select(2) knows the first 1024 only."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 3000:
+        pytest.skip(f"the hard limit of open files is {before[1]}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, before[1]))
+    held: list[int] = []
+    try:
+        held += [os.open("/dev/null", os.O_RDONLY) for _ in range(1500)]
+        for options in ({}, {"tty": True}, {"input": b"hello"}, {"pids_limit": 50}):
+            done = engine.run("host", ["echo", "hello"], rm=True, capture_output=True, **options)
+            assert b"hello" in (done.stdout or b"")
+        with pytest.raises(CommandNotFound):
+            engine.run("host", ["no-such-command"])
+        assert engine.containers(all=True) == []
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

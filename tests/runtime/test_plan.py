@@ -9,6 +9,7 @@ import pytest
 
 from lamina.errors import InvalidInput, Unsupported
 from lamina.linux.program import Strings
+from lamina.overlay.spec import MountSpec
 from lamina.runtime.plan import compile_plan
 from lamina.values import replace
 from support.bundles import WIRING, full, printable, small
@@ -33,6 +34,11 @@ def _variants():
     user["mounts"] = full()["mounts"][:2]
     yield "user_namespace", printable(user, rootfs=b"/rootfs"), replace(WIRING, setgroups=False)
     yield "old_kernel", printable(small()), replace(WIRING, lowerdir_plus=False)
+    # longer than a parameter of fsconfig(2), and together longer than the page of mount(2)
+    deep = b"/" + b"deep" * 75
+    stack = MountSpec((deep * 5 + b"/a", b"/layers/b"), deep * 5 + b"/upper", deep * 5 + b"/work")
+    yield "long_paths", printable(small(), rootfs=stack), WIRING
+    yield "old_kernel_long_paths", printable(small(), rootfs=stack), replace(WIRING, lowerdir_plus=False)
     unified = full()
     unified["mounts"] = [m for m in unified["mounts"] if m["destination"] == "/sys/fs/cgroup"]
     yield "cgroup2", printable(unified), replace(WIRING, cgroup=120)
@@ -141,3 +147,12 @@ def test_with_a_launcher_only_it_the_channel_and_the_report_are_left_open():
     assert steps[-1].call == "execveat"
     assert isinstance(steps[-1].args[2], Strings)
     assert steps[-1].args[2][0] == b"lamina-exec"
+
+
+def test_an_init_is_the_launcher_by_another_name():
+    bundle = printable(small("ls", "-l"), init=True)
+    steps = compile_plan(bundle, replace(WIRING, launcher=104)).whole_steps()
+    assert isinstance(steps[-1].args[2], Strings)
+    assert steps[-1].args[2] == Strings([b"lamina-init", b"ls", b"-l"])
+    with pytest.raises(Unsupported, match="lamina-init was not built"):
+        compile_plan(bundle, WIRING)

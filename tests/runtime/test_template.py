@@ -109,6 +109,7 @@ BUNDLED: dict[str, Any] = {
     "hide": (b"/var/lib/lamina",),
     "attributes": ("nosuid",),
     "identity": b"",
+    "init": True,
 }
 
 
@@ -127,12 +128,11 @@ def test_whatever_a_plan_depends_on_is_part_of_what_it_is_kept_by(
         bundle = replace(bundle, **{name: BUNDLED[name]})
     given = {name: DESCRIPTORS.get(name, 15) for name in (*DESCRIPTORS, "stdout")}
     compiled = compile_plan(bundle, wiring)
-    expected = compiled.assemble().fill(given, launcher_strings(spec["process"])).parts()
+    strings = launcher_strings(spec["process"], init=bundle.init)
+    expected = compiled.assemble().fill(given, strings).parts()
     found = template_for(bundle, wiring, None, os.fsencode(tmp_path))
     assert found is not None
-    assert (
-        found.identified(bundle.identity).fill(given, launcher_strings(spec["process"])).parts() == expected
-    )
+    assert found.identified(bundle.identity).fill(given, strings).parts() == expected
     assert len(compilations) == 2
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
 from lamina.store import containers, names, root
 from lamina.store.containers import Home
 from lamina.store.root import Store
+from support.process import child_with_copies
 
 
 @pytest.fixture
@@ -132,6 +134,26 @@ def test_a_forked_child_of_the_caller_does_not_keep_the_lock(store: Store) -> No
         os.waitpid(pid, 0)
         os.close(reader)
         os.close(writer)
+
+
+def test_a_child_that_was_forked_while_a_removal_failed_does_not_keep_it_from_going_on(store: Store) -> None:
+    home = made(store)
+    held = ExitStack()
+
+    def refuse(path: bytes) -> None:
+        raise PermissionError(1, "not mine", path)
+
+    def fork_and_refuse(path: bytes) -> None:
+        held.enter_context(child_with_copies())
+        refuse(path)
+
+    with pytest.raises(PermissionError):
+        home.discard(None, refuse)
+    with held:
+        with pytest.raises(PermissionError):
+            containers.bury(home.grave, fork_and_refuse)
+        assert containers.bury(home.grave)
+    assert entries(store.tmp) == []
 
 
 # -- making and finding

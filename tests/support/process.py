@@ -55,3 +55,29 @@ class FakeContainer:
         self.pidfd.close()
         if self.pty is not None:
             self.pty.close()
+
+
+def child_with_copies() -> Copies:
+    """Fork a process that has a copy of every descriptor of ours, until the end of a `with`."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    return Copies(pid, writer)
+
+
+class Copies:
+    """A forked process that does nothing but hold descriptors."""
+
+    def __init__(self, pid: int, writer: int) -> None:
+        self.pid, self.writer = pid, writer
+
+    def __enter__(self) -> Copies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.writer)
+        os.waitpid(self.pid, 0)

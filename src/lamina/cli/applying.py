@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lamina.cli import output
 from lamina.cli.listing import Listing
 from lamina.cli.pager import page
 from lamina.cli.quoting import quote
 from lamina.cli.style import Style
+from lamina.cli.waiting import bar
 
 if TYPE_CHECKING:
     from lamina.engine import Container
     from lamina.engine.apply.values import Applied, Clash
-
-# from so many changes on it takes long enough for somebody to wonder
-LONG = 200
 
 
 def rehearse(container: Container, paths: Sequence[str], exclude: Sequence[str], force: bool) -> int:
@@ -40,9 +36,15 @@ def rehearse(container: Container, paths: Sequence[str], exclude: Sequence[str],
 
 
 def apply(container: Container, paths: Sequence[str], exclude: Sequence[str], force: bool) -> Applied:
-    """Apply, with a sign of life on a terminal if it may take long. Raises what `Container.apply` raises."""
-    with _sign_of_life(f"applying the changes of {container.name}"):
-        return container.apply(paths, exclude, force)
+    """Apply, with a progress bar on a terminal. Raises what `Container.apply` raises."""
+    with bar(f"applying {container.name}") as progress:
+        return container.apply(paths, exclude, force, progress=progress)
+
+
+def remove(container: Container, force: bool = False) -> None:
+    """Remove, with a progress bar on a terminal. Raises what `Container.remove` raises."""
+    with bar(f"removing {container.name}") as progress:
+        container.remove(force, progress=progress)
 
 
 def outcome(applied: Applied, name: str, style: Style) -> Iterator[str]:
@@ -83,13 +85,3 @@ def _named_clashes(clashes: Sequence[Clash]) -> str:
 
 def _paths(number: int) -> str:
     return "1 path" if number == 1 else f"{number:,} paths"
-
-
-@contextmanager
-def _sign_of_life(what: str) -> Iterator[None]:
-    """Something that moves on the terminal, for as long as it takes; nothing where there is no terminal."""
-    if not output.is_terminal(2):
-        yield
-        return
-    with output.console(2).status(f"{what} ..."):
-        yield

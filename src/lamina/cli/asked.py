@@ -35,6 +35,7 @@ def options(args: Arguments) -> RunOptions:
         "tty": args.tty,
         "interactive": args.interactive,
         "read_only": args.read_only,
+        "init": args.init,
     }
     # what was not typed is not asked for: each option that is handed on is checked again
     if args.env or args.env_file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli import output
@@ -13,21 +13,24 @@ from lamina.cli.style import Style
 
 if TYPE_CHECKING:
     from lamina.cli.declare import Arguments
+    from lamina.engine import Container
     from lamina.engine.apply.values import HostChange
+
+    Diff = Callable[[Sequence[HostChange]], Iterable[bytes]]
 
 # in a summary on the way: more lines than fit on a screen are counted instead
 MOST_LOSSES, MOST_OTHERS = 40, 20
 
 
-def show(changes: Sequence[HostChange], args: Arguments) -> None:
-    """Show *changes* as `--stat`, `-p`, `--all` and `--format` say."""
+def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
+    """Show *changes* as `--stat`, `-p`, `--all` and `--format` say; *diff* makes the lines of a patch of them."""
     style = Style()
     if args.format == "json":
         output.json_document([document(change) for change in changes])
         return
     listing = Listing(changes, full=args.all)
     if args.patch:
-        page(patch(changes, style))
+        page(coloured(diff(changes), style))
     elif args.stat:
         page([*listing.by_kind(style), listing.total(style)])
     else:
@@ -67,11 +70,9 @@ def _where(changes: Sequence[HostChange]) -> str:
     return f"in {', '.join(said)}" + (f" and elsewhere ({rest:,})" if rest else "")
 
 
-def patch(changes: Sequence[HostChange], style: Style) -> Iterator[str]:
-    """The unified diff of *changes*."""
-    from lamina.engine.textdiff import diff_changes
-
-    return coloured(diff_changes(changes), style)
+def patch(container: Container, changes: Sequence[HostChange], style: Style) -> Iterator[str]:
+    """The unified diff of *changes* of *container*."""
+    return coloured(container.patch(changes), style)
 
 
 def coloured(lines: Iterable[bytes], style: Style) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lamina.cli.applying import apply, clash_lines, outcome
+from lamina.cli.applying import apply, clash_lines, outcome, remove
 from lamina.cli.asked import warn
 from lamina.cli.quoting import harmless
 from lamina.cli.report import INTERRUPTED, say
@@ -115,7 +115,7 @@ class Trial:
         return status
 
     def _discard(self, container: Container) -> None:
-        container.remove()
+        remove(container)
         self._tell(["discarded"])
 
     def _ask(self, done: Completed, container: Container, changes: Sequence[HostChange]) -> int:
@@ -126,7 +126,7 @@ class Trial:
                 with_colours = Style(1)
                 from lamina.cli.pager import page
 
-                page(patch(changes, with_colours))
+                page(patch(container, changes, with_colours))
             elif answer in ("d", "discard"):
                 self._discard(container)
                 return done.returncode

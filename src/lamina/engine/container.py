@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.apply import Applied, Clash, HostChange, Undone
+    from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.supervisor.log import LogEntry
@@ -138,11 +139,12 @@ class Container:
         """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
         from lamina.engine.apply import changes_of
         from lamina.engine.apply.selection import select
+        from lamina.engine.within import reach
 
         asked = self._home.asked()
         made = [os.fsencode(place) for place in asked.get("made") or ()]
         writable = [(at, spec) for at, spec in self.overlays() if spec.upperdir is not None]
-        found = changes_of(writable, made=made)
+        found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
@@ -151,44 +153,69 @@ class Container:
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""
         from lamina.engine.apply import clashes_of
+        from lamina.engine.within import reach
 
-        return clashes_of(
+        found: list[Clash] = reach(
+            self._maps,
+            clashes_of,
             self.changes(),
             self._journal,
             started_ns=self._started(),
             paths=list(paths),
             exclude=list(exclude),
         )
+        return found
+
+    def patch(self, changes: Iterable[HostChange]) -> Iterator[bytes]:
+        """A unified diff of *changes* of this container, as lines; see `engine.textdiff`."""
+        from lamina.engine.textdiff import diff_changes
+        from lamina.engine.within import reach_each
+
+        return reach_each(self._maps, diff_changes, list(changes))
 
     def apply(
         self,
         paths: Iterable[str | bytes] = (),
         exclude: Iterable[str | bytes] = (),
         force: bool = False,
+        *,
+        progress: Tell | None = None,
     ) -> Applied:
         """Do to the host what it did, or what of that *paths* select and *exclude* does not: all of it or nothing.
 
+        *progress* is told an `engine.progress.Progress` now and then; here as in `undo` and `remove`.
         Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
         """
         from lamina.engine.apply import apply
+        from lamina.engine.within import reach
 
         with _Held(self._home, "apply"):
-            changes = self.changes()
-            return apply(
-                changes,
+            applied: Applied = reach(
+                self._maps,
+                apply,
+                self.changes(),
                 self._journal,
                 started_ns=self._started(),
                 paths=list(paths),
                 exclude=list(exclude),
                 force=force,
+                progress=progress,
             )
+            return applied
 
-    def undo(self, force: bool = False) -> Undone:
+    def undo(self, force: bool = False, *, progress: Tell | None = None) -> Undone:
         """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
         from lamina.engine.apply import undo
+        from lamina.engine.within import reach
 
         with _Held(self._home, "undo"):
-            return undo(self._journal, force=force)
+            undone: Undone = reach(self._maps, undo, self._journal, force=force, progress=progress)
+            return undone
+
+    def _maps(self) -> dict[str, list[dict[str, int]]] | None:
+        from lamina.engine.within import maps_of
+
+        return maps_of(self._record)
 
     @property
     def _journal(self) -> bytes:
@@ -203,12 +230,12 @@ class Container:
 
     # -- its end
 
-    def remove(self, force: bool = False) -> None:
+    def remove(self, force: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did. Raises Conflict when it runs; with *force* it is killed then."""
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
-            discard(self._home, self.name or None, self._record)
+            discard(self._home, self.name or None, self._record, progress=progress)
 
 
 class _Held:

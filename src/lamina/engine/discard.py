@@ -1,15 +1,11 @@
-"""Removing containers, also those whose files belong to subordinate ids of the user.
-
-Such files can be removed only from inside a user namespace with the container's id maps. A process of ours enters a
-new one for that; the caller's own namespaces are never changed.
-"""
+"""Removing containers, also those whose files belong to subordinate ids of the user (engine/within)."""
 
 from __future__ import annotations
 
 import os
-import sys
+from errno import EIO
 
-from lamina.errors import Corrupt, KernelError
+from lamina.errors import KernelError
 from lamina.store import containers
 from lamina.store.tree import remove_tree
 
@@ -18,33 +14,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.engine.progress import Meter, Progress, Tell
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
-# arguments: where lamina is, the tree. Says "u" when its namespace is there and goes on when it hears of the maps.
-INSIDE = """
-import os, sys
-sys.path.insert(0, os.fsencode(sys.argv[1]).decode('utf-8', 'surrogateescape'))
-from lamina.linux.namespaces import unshare
-from lamina.store.tree import remove_tree
-unshare(0x10000000)
-os.write(1, b'u')
-if os.read(0, 1) == b'm':
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    remove_tree(os.fsencode(sys.argv[2]))
-    os.write(1, b'd')
-"""
 
-
-def discard(home: Home, name: str | None, asked: dict[str, Any] | None) -> None:
+def discard(
+    home: Home, name: str | None, asked: dict[str, Any] | None, *, progress: Tell | None = None
+) -> None:
     """Remove the container, whose lock is held, with its originals of what it applied. Raises KernelError."""
+    meter = None
+    if progress is not None:
+        from lamina.engine.progress import Meter
+
+        meter = Meter(progress)
+        meter.expect(count_entries(home.path))
     journal = home.path + b"/apply"
     if os.path.lexists(journal):
         from lamina.engine.apply import forget
+        from lamina.engine.within import maps_of, reach
 
-        forget(journal)
-    home.discard(name, remover(asked))
+        reach(lambda: maps_of(asked), forget, journal)
+    home.discard(name, remover(asked, meter))
 
 
 def finish_burials(store: Store) -> None:
@@ -52,66 +43,64 @@ def finish_burials(store: Store) -> None:
     containers.bury_all(store, remover(None))
 
 
-def remover(asked: dict[str, Any] | None) -> Callable[[bytes], None]:
+def remover(asked: dict[str, Any] | None, meter: Meter | None = None) -> Callable[[bytes], None]:
     """Removes one tree of a container; *asked* is its record (None: the maps are what they are today)."""
 
     def remove(path: bytes) -> None:
         try:
-            remove_tree(path)
-        except PermissionError as error:
-            if os.geteuid() == 0:
-                raise KernelError("remove", error.errno or 1, os.fsdecode(path)) from error
-            remove_in_namespace(path, _maps(asked))
+            remove_tree(path, None if meter is None else meter.path)
+        except OSError as error:
+            if os.geteuid() == 0 or not isinstance(error, PermissionError):
+                raise _not_removed(path, error) from error
+            _remove_with_ids(path, asked, meter)
 
     return remove
 
 
-def _maps(asked: dict[str, Any] | None) -> dict[str, Any]:
-    if asked is not None and asked.get("id_maps"):
-        kept: dict[str, Any] = asked["id_maps"]
-        return kept
-    from lamina.engine.id_maps import id_maps
+def _remove_with_ids(path: bytes, asked: dict[str, Any] | None, meter: Meter | None) -> None:
+    from lamina.engine.within import maps_of, reach
 
-    maps = id_maps()
-    if maps is None:
-        raise Corrupt("remove a container: no id maps for root")
-    return {"uidMappings": maps.spec("uids"), "gidMappings": maps.spec("gids")}
+    before = 0 if meter is None else meter.done
 
+    def tell(progress: Progress) -> None:
+        assert meter is not None
+        meter.paths_are(before + progress.paths)
 
-def remove_in_namespace(path: bytes, maps: dict[str, Any]) -> None:
-    """Remove the tree *path* as root of a user namespace with *maps* (in the specification's form).
-
-    Raises KernelError when something is left.
-    """
-    from lamina.runtime.id_maps import write_id_maps
-
-    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    ours, theirs = os.pipe2(os.O_CLOEXEC)
-    told, telling = os.pipe2(os.O_CLOEXEC)
     try:
-        process = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", INSIDE, here, os.fsdecode(path)],
-            {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-            file_actions=[(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, theirs, 1)],
-        )
-        os.close(theirs)
-        theirs = -1
-        done = b""
-        try:
-            if os.read(ours, 1) == b"u":
-                write_id_maps(process, maps)
-                os.write(telling, b"m")
-                done = os.read(ours, 1)
-        finally:
-            os.close(telling)
-            telling = -1
-            os.waitpid(process, 0)
-    finally:
-        for fd in (ours, theirs, told, telling):
-            if fd >= 0:
-                os.close(fd)
-    if done != b"d" or os.path.lexists(path):
-        raise KernelError(
-            "remove", 1, os.fsdecode(path), hint="files of subordinate ids", remedy="see `lamina doctor`"
-        )
+        reach(lambda: maps_of(asked), remove_counting, path, progress=None if meter is None else tell)
+    except OSError as error:
+        raise _not_removed(path, error) from error
+
+
+def _not_removed(path: bytes, error: OSError) -> KernelError:
+    if isinstance(error, KernelError):
+        return error
+    name = error.filename if isinstance(error.filename, (str, bytes)) else ""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = "take its immutable flag away (lsattr, chattr -i)"
+        if os.geteuid() != 0:
+            remedy += ", or give its owner back to this user's subordinate ids (see `lamina doctor`)"
+        remedy += "; the next command goes on"
+    hint = f"because of {os.fsdecode(name)!r} in it" if name else ""
+    return KernelError("remove", error.errno or EIO, os.fsdecode(path), hint=hint, remedy=remedy)
+
+
+def remove_counting(path: bytes, *, progress: Tell | None = None) -> None:
+    """remove_tree(), telling *progress* how many entries are gone. Raises PermissionError."""
+    if progress is None:
+        remove_tree(path)
+        return
+    from lamina.engine.progress import Meter
+
+    meter = Meter(progress)
+    meter.expect(count_entries(path))
+    remove_tree(path, meter.path)
+
+
+def count_entries(path: bytes) -> int:
+    """How many entries *path* consists of, as far as they can be seen."""
+    count = 0
+    for _, directories, files in os.walk(path):
+        count += len(directories) + len(files)
+    return count + 1

@@ -49,6 +49,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "Labels": asked.get("labels") or {},
         },
         "HostConfig": {
+            "Init": bool(options.get("init")),
             "AutoRemove": bool(asked.get("rm")),
             "NetworkMode": options.get("network") or "",
             "Memory": options.get("memory") or 0,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         tty: bool
         interactive: bool
         read_only: bool
+        init: bool
         entrypoint: str | Sequence[str] | None
         labels: Sequence[str] | Mapping[str, str]
 
@@ -86,6 +87,7 @@ class Options:
     tty: bool = False
     interactive: bool = False
     read_only: bool = False
+    init: bool = False
     entrypoint: tuple[str, ...] | None = None
     labels: tuple[tuple[str, str], ...] = ()
 
@@ -346,6 +348,7 @@ _CHECKS: dict[str, Any] = {
     "tty": _flag,
     "interactive": _flag,
     "read_only": _flag,
+    "init": _flag,
     "entrypoint": _entrypoint,
     "labels": _labels,
 }

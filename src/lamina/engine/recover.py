@@ -13,7 +13,7 @@ from errno import ESRCH
 
 from lamina.engine.discard import discard, finish_burials
 from lamina.engine.identity import same_process
-from lamina.errors import Corrupt, KernelError
+from lamina.errors import Corrupt, KernelError, LaminaError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.cgroups import read_layout, remove_directories
 from lamina.store import containers
@@ -31,15 +31,23 @@ PATIENCE = 10.0
 
 
 def recover(store: Store, *, thorough: bool = False) -> None:
-    """Clean up after killed engines. *thorough* looks at every container, also at those that rest."""
+    """Clean up after killed engines. *thorough* looks at every container, also at those that rest.
+
+    What cannot be cleaned up (a process that does not die, a file that cannot be removed) stays for the next time.
+    """
     for home in containers.abandoned(store):
         try:
             _settle(home)
+        except (OSError, LaminaError):
+            pass
         finally:
             home.release()
     if thorough:
         for home in containers.unfinished(store):
-            discard(home, None, None)
+            try:
+                discard(home, None, None)
+            except (OSError, LaminaError):
+                pass
     finish_burials(store)
 
 
@@ -80,10 +88,17 @@ def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
             if not same_process(pid, state):  # looked at again, now that the number cannot change hands
                 return
             pidfd_send_signal(held, SIGKILL)
-            select.select([held], [], [], PATIENCE)
+            _await_end(held, PATIENCE)
     except KernelError as error:
         if error.errno != ESRCH:  # gone already
             raise
+
+
+def _await_end(pidfd: int, seconds: float) -> None:
+    """Not by select(2), which knows only the first 1024 descriptors of a program."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 def _find_cgroups(relative: str) -> dict[str, bytes]:
@@ -116,7 +131,7 @@ def _kill_cgroup(path: bytes) -> None:
             try:
                 with pidfd_open(pid) as held:
                     pidfd_send_signal(held, SIGKILL)
-                    select.select([held], [], [], 1.0)
+                    _await_end(held, 1.0)
             except KernelError as error:
                 if error.errno != ESRCH:
                     raise

@@ -128,6 +128,7 @@ def design(
         hide=host.hide,
         attributes=ATTRIBUTES,
         identity=identity.encode(),
+        init=options.init,
     )
     return Design(bundle, layers, spec, words, maps, host.warnings)
 
@@ -291,7 +292,9 @@ class _Session:
 
     def _attend(self, running: Running) -> Ended:
         assert self.stdio is not None
-        return attend(running, self.stdio, timeout=self.io.timeout, catcher=self.catcher)
+        return attend(
+            running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
+        )
 
     def _record_end(self, ended: Ended) -> None:
         """Write down how it ended and let go; after this the container is nobody's."""

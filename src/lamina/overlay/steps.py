@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from os import O_CLOEXEC, O_PATH
+from os.path import commonpath, dirname
 
-from lamina.errors import Unsupported
+from lamina.errors import InvalidInput, Unsupported
 from lamina.linux.constants import (
     AT_FDCWD,
     FSCONFIG_CMD_CREATE,
-    FSCONFIG_SET_FD,
     FSCONFIG_SET_FLAG,
     FSCONFIG_SET_STRING,
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
+    MNT_DETACH,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
@@ -22,6 +22,7 @@ from lamina.linux.constants import (
     MS_NOSUID,
     MS_RDONLY,
     OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
 )
 from lamina.linux.program import Reg, Step
 from lamina.overlay.spec import string_value
@@ -47,9 +48,12 @@ def overlay_steps(
     """Steps that leave the mounted stack, attached nowhere, in the register *save*.
 
     *attributes* are MOUNT_ATTR flags. Where the kernel has no `lowerdir+` (before 6.8), mount(2) is used on the
-    directory *scratch*, and the stack stays attached there until it is moved. Raises Unsupported when that way cannot
-    carry the stack.
+    directory *scratch*, and the stack is taken off from there. The steps may change the working directory. Raises
+    InvalidInput for relative paths, Unsupported when mount(2) cannot carry the stack.
     """
+    for path in (*spec.lowerdirs, *spec.datadirs, spec.upperdir or b"/", spec.workdir or b"/"):
+        if not path.startswith(b"/"):
+            raise InvalidInput(f"mount overlay of {_names(spec)}: {path!r} is not an absolute path")
     if not lowerdir_plus:
         return _old_steps(spec, save, attributes, scratch)
     context = Reg(f"{save}.fs")
@@ -82,12 +86,8 @@ def _names(spec: MountSpec) -> str:
 def _directory(context: Reg, key: bytes, path: bytes) -> list[Step]:
     if (text := string_value(key, path)) is not None:
         return [Step("fsconfig", context, FSCONFIG_SET_STRING, key, text, 0)]
-    held = Reg(f"{context}.dir")
-    return [
-        Step("openat", AT_FDCWD, path, O_PATH | O_CLOEXEC, 0, save=held),
-        Step("fsconfig", context, FSCONFIG_SET_FD, key, None, held),
-        Step("close", held),
-    ]
+    # longer than a string may be; descriptors are taken from Linux 6.13 on only, "here" always was
+    return [Step("chdir", path), Step("fsconfig", context, FSCONFIG_SET_STRING, key, b".", 0)]
 
 
 def _options(spec: MountSpec) -> list[tuple[str, str]]:
@@ -107,12 +107,11 @@ def _escape(path: bytes) -> bytes:
 
 
 def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> list[Step]:
-    lowers = b":".join(map(_escape, spec.lowerdirs)) + b"".join(b"::" + _escape(d) for d in spec.datadirs)
-    fields = [b"lowerdir=" + lowers]
-    if spec.upperdir is not None and spec.workdir is not None:
-        fields += [b"upperdir=" + _escape(spec.upperdir), b"workdir=" + _escape(spec.workdir)]
-    fields += [f"{key}={text}".encode() if text else key.encode() for key, text in _options(spec)]
-    data = b",".join(fields)
+    steps: list[Step] = []
+    data = _page(spec, b"")
+    if len(data) > OPTION_PAGE:
+        here, data = _shortest(spec)
+        steps.append(Step("chdir", here, note="shorter names for the layers"))
     if len(data) > OPTION_PAGE:
         raise Unsupported(
             f"mount overlay of {_names(spec)}: its options take {len(data)} bytes, mount(2) carries {OPTION_PAGE}",
@@ -120,6 +119,35 @@ def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> l
         )
     flags = sum(old for new, old in _OLD_FLAGS if attributes & new)
     return [
+        *steps,
         Step("mount", b"overlay", scratch, b"overlay", flags, data, note=f"overlay of {_names(spec)}"),
-        Step("open_tree", AT_FDCWD, scratch, OPEN_TREE_CLOEXEC, save=save),
+        # a mount cannot be moved onto itself (ELOOP), nor to what is below it: from here on it is attached nowhere
+        Step("open_tree", AT_FDCWD, scratch, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, save=save),
+        Step("umount2", scratch, MNT_DETACH),
     ]
+
+
+def _page(spec: MountSpec, here: bytes) -> bytes:
+    """The options as one text, paths below the directory *here* relative to it."""
+
+    def name(path: bytes) -> bytes:
+        return _escape(path.removeprefix(here + b"/") if here else path)
+
+    lowers = b":".join(map(name, spec.lowerdirs)) + b"".join(b"::" + name(d) for d in spec.datadirs)
+    fields = [b"lowerdir=" + lowers]
+    if spec.upperdir is not None and spec.workdir is not None:
+        fields += [b"upperdir=" + name(spec.upperdir), b"workdir=" + name(spec.workdir)]
+    fields += [f"{key}={text}".encode() if text else key.encode() for key, text in _options(spec)]
+    return b",".join(fields)
+
+
+def _shortest(spec: MountSpec) -> tuple[bytes, bytes]:
+    """The working directory with which the options are shortest, and those options."""
+    layers = [*spec.lowerdirs, *spec.datadirs]
+    writable = [path for path in (spec.upperdir, spec.workdir) if path is not None]
+    found = []
+    for below in (layers + writable, layers, writable or layers):
+        here = commonpath(below)
+        here = dirname(here) if here in below else here  # "" would be no name
+        found.append((here, _page(spec, here.rstrip(b"/"))))
+    return min(found, key=lambda candidate: len(candidate[1]))

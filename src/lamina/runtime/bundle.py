@@ -23,7 +23,8 @@ class Bundle:
     only. `overlays` are further stacks, each with its place in the container, parents before children. `readonly` are
     host paths bound read-only at the same place inside (what cannot be overlaid). `attributes` are mount options of
     all of these. `hide` are directories inside that are covered with an empty read-only one. `identity` is what tells
-    this container's paths and names from those of another that is otherwise the same.
+    this container's paths and names from those of another that is otherwise the same. With `init` process 1 is a
+    minimal init (runtime/init), and the specification's process its child.
     """
 
     spec: Spec
@@ -34,6 +35,7 @@ class Bundle:
     hide: tuple[bytes, ...] = ()
     attributes: tuple[str, ...] = ()
     identity: bytes = b""
+    init: bool = False
 
 
 # no descriptor; as a standard stream, the container's own null device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.runtime.init import EXEC_NAME
+from lamina.runtime.init import EXEC_NAME, INIT_NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def command_strings(process: dict[str, Any]) -> tuple[list[bytes], list[bytes]]:
     return args, environment
 
 
-def launcher_strings(process: dict[str, Any]) -> dict[str, list[bytes]]:
+def launcher_strings(process: dict[str, Any], *, init: bool = False) -> dict[str, list[bytes]]:
     """What fills the holes of a plan whose command is executed by the launcher: its argv, of which the command's is
-    all but the first, and envp.
+    all but the first, and envp. With *init* it stays as process 1.
     """
     argv, envp = command_strings(process)
-    return {"argv": [EXEC_NAME, *argv], "envp": envp}
+    return {"argv": [INIT_NAME if init else EXEC_NAME, *argv], "envp": envp}

@@ -67,7 +67,7 @@ class Running:
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
-        if self._status is None and select.select([self.pidfd], [], [], 0)[0]:
+        if self._status is None and _ready(0, self.pidfd):
             return self.wait()
         return self._status
 
@@ -91,7 +91,7 @@ def _reap(pidfd: Fd) -> int:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        select.select([pidfd], [], [])
+        _ready(None, pidfd)
         try:
             code = pidfd_get_info(pidfd).exit_status
         except OSError:
@@ -226,7 +226,7 @@ class _Start:
             cgroup=0 if self.into_cgroup >= 0 else -1,
         )
         self.launched = launcher >= 0
-        self.strings = launcher_strings(bundle.spec["process"]) if self.launched else {}
+        self.strings = launcher_strings(bundle.spec["process"], init=bundle.init) if self.launched else {}
 
     def go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
         """The process, and its terminal's master if it has one, once the command runs."""
@@ -283,7 +283,7 @@ class _Start:
                 pty = _receive_descriptor(self.ours, child)
             if self.launched and (pty is not None) is self.terminal:
                 report = _receive_descriptor(self.ours, child)
-            if report is not None and report in select.select([report, child.pidfd], [], [])[0]:
+            if report is not None and report in _ready(None, report, child.pidfd):
                 said = os.read(report, 4)
             elif not self.launched and flags & CLONE_NEWUSER:
                 _readable(self.ours, child)
@@ -353,15 +353,20 @@ def _facts(bundle: Bundle) -> Wiring:
     linux = bundle.spec.get("linux") or {}
     mappings = linux.get("gidMappings") or []
     single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
-    release = os.uname().release.split(".", 2)
     return replace(
         _OPEN,
         files=frozenset(files),
         limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
         last_cap=last_cap(),
         setgroups=not single,
-        lowerdir_plus=(int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8),
+        lowerdir_plus=_takes_layers_one_by_one(),
     )
+
+
+def _takes_layers_one_by_one() -> bool:
+    """Whether this kernel's overlayfs has `lowerdir+`. By its version: asking it costs a file system context."""
+    release = os.uname().release.split(".", 2)
+    return (int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8)
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
@@ -410,7 +415,15 @@ def _end(child: Child) -> None:
 
 def _readable(ours: Fd, child: Child) -> bool:
     """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
-    return ours in select.select([ours, child.pidfd], [], [])[0]
+    return ours in _ready(None, ours, child.pidfd)
+
+
+def _ready(seconds: float | None, *descriptors: int) -> list[int]:
+    """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
 
 def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:

@@ -112,7 +112,7 @@ def _content(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> bytes | 
         return None
     asked = {**bundle.spec, "process": {**bundle.spec["process"], "args": None, "env": None}}
     stacks = [(place, _plain(stack)) for place, stack in ((b"", bundle.rootfs), *bundle.overlays)]
-    places = (bundle.merged, bundle.readonly, bundle.hide, bundle.attributes, bool(identity))
+    places = (bundle.merged, bundle.readonly, bundle.hide, bundle.attributes, bundle.init, bool(identity))
     facts = [_plain(getattr(wiring, name)) for name in _FACTS]
     machine = os.uname()
     making = (VERSION, state_of(*SOURCES), machine.machine, filter_.content if filter_ else b"")

@@ -18,7 +18,7 @@ import os
 from errno import EAGAIN
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError, NotFound
 from lamina.store import names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import remove_tree
@@ -355,18 +355,22 @@ def unfinished(store: Store) -> Iterator[Home]:
 
 
 def bury_all(store: Store, remove: Remove = remove_tree) -> None:
-    """Go on with removals whose remover died, or could not finish."""
+    """Go on with removals whose remover died, or could not finish. What cannot be removed now either stays, for the
+    next time: it must not keep anybody from what he wants to do.
+    """
     for entry in os.listdir(store.tmp):
         grave = store.tmp + b"/" + entry
         try:
             name = (record.read(grave, b"container.json") or {}).get("name")
-        except Corrupt:
+        except (Corrupt, OSError):
             name = None
-        if isinstance(name, str) and names.is_name(
-            name
-        ):  # first: killed later, nobody would know it any more
+        # first: killed later, nobody would know it any more
+        if isinstance(name, str) and names.is_name(name):
             names.drop_stale(store.names, name, store.containers)
-        bury(grave, remove)
+        try:
+            bury(grave, remove)
+        except (OSError, LaminaError):
+            continue
 
 
 def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
@@ -383,7 +387,7 @@ def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
             _empty(grave, remove)
         return True
     finally:
-        os.close(descriptor)
+        _unlock(descriptor)
 
 
 def _empty(grave: bytes, remove: Remove) -> None:

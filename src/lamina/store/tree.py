@@ -6,12 +6,16 @@ import os
 from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
 from stat import S_ISDIR
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # descriptors held at once; what lies deeper is moved up first
 DEEPEST = 32
 
 
-def remove_tree(path: bytes) -> None:
-    """Remove the file or directory *path* and everything below it. Missing is fine.
+def remove_tree(path: bytes, removed: Callable[[], None] | None = None) -> None:
+    """Remove the file or directory *path* and everything below it. Missing is fine. *removed* is called for each.
 
     Links are removed, never followed; works by descriptors, so what is exchanged meanwhile cannot lead outside;
     any depth, any name length. Directories of one's own that were made unreadable are opened up.
@@ -24,7 +28,9 @@ def remove_tree(path: bytes) -> None:
         return
     try:
         if not _remove_leaf(name, parent):
-            _Remover(parent, name).run()
+            _Remover(parent, name, removed).run()
+        if removed is not None:
+            removed()
     finally:
         os.close(parent)
 
@@ -58,8 +64,8 @@ def _remove_empty(name: bytes, parent: int) -> bool:
 class _Remover:
     """Walks down with a stack of open directories. `moved` numbers what was moved up to the top directory."""
 
-    def __init__(self, parent: int, name: bytes) -> None:
-        self.parent, self.name = parent, name
+    def __init__(self, parent: int, name: bytes, removed: Callable[[], None] | None) -> None:
+        self.parent, self.name, self.removed = parent, name, removed
         self.moved = 0
 
     def run(self) -> None:
@@ -83,6 +89,8 @@ class _Remover:
             entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]
         for child, is_directory in entries:
             if _remove_empty(child, directory) if is_directory else _remove_leaf(child, directory):
+                if self.removed is not None:
+                    self.removed()
                 continue
             if depth >= DEEPEST:
                 self.moved += 1
@@ -98,6 +106,8 @@ class _Remover:
             finally:
                 os.close(below)
             os.rmdir(child, dir_fd=directory)
+            if self.removed is not None:
+                self.removed()
         return again
 
 

@@ -50,21 +50,26 @@ class Ended:
 
 
 def attend(
-    process: Process, stdio: Stdio, *, timeout: float | None = None, catcher: Catcher | None = None
+    process: Process,
+    stdio: Stdio,
+    *,
+    timeout: float | None = None,
+    catcher: Catcher | None = None,
+    init: bool = False,
 ) -> Ended:
     """Pump and forward until *process* has ended and its output was handed on; then reap it.
 
-    After *timeout* seconds it is killed. Whatever is raised meanwhile (KeyboardInterrupt, say), the terminal is as it
-    was; the process may still run then.
+    After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised
+    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then.
     """
-    return _Attendance(process, stdio, timeout, catcher).run()
+    return _Attendance(process, stdio, timeout, catcher, init).run()
 
 
 class _Attendance:
     def __init__(
-        self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None
+        self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None, init: bool
     ) -> None:
-        self.process, self.stdio, self.catcher = process, stdio, catcher
+        self.process, self.stdio, self.catcher, self.init = process, stdio, catcher, init
         self.deadline = None if timeout is None else monotonic() + timeout
         self.watch = Watch()
         self.raw: RawTerminal | None = None
@@ -135,6 +140,10 @@ class _Attendance:
                 pass
             elif self.ended:
                 self._give_up(signal)
+            elif (
+                self.init
+            ):  # which does something about every signal, but waits for them where nobody sees that
+                self.process.kill(signal)
             else:
                 self.deliverer.send(signal)
 

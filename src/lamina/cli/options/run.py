@@ -19,6 +19,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("env-file", "", "FILE", "Read variables from a file", PROCESS, multiple=True, complete="file"),
     Option("workdir", "w", "DIRECTORY", "Where the command starts", PROCESS),
     Option("user", "u", "USER[:GROUP]", "Whom the command runs as: names or numbers", PROCESS),
+    Option("init", "", "", "Process 1 reaps what ends and hands signals on to the command", PROCESS),
     Option("entrypoint", "", "COMMAND", "Run this, with COMMAND as its arguments", PROCESS),
     Option(
         "volume",

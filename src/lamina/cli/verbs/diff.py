@@ -30,5 +30,5 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     container = Engine(args.root).container(args.name)
-    show(container.changes(absolute(args.paths), absolute(args.exclude)), args)
+    show(container.changes(absolute(args.paths), absolute(args.exclude)), args, container.patch)
     return 0

@@ -21,6 +21,7 @@ def do(args: Arguments) -> int:
     """Show what the upper directory changed."""
     from lamina.cli.reviewing import show
     from lamina.engine.stacks import changes, read
+    from lamina.engine.textdiff import diff_changes
 
-    show(changes(read(args.options)), args)
+    show(changes(read(args.options)), args, diff_changes)
     return 0

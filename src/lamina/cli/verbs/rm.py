@@ -16,6 +16,7 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Remove each; one that cannot be removed does not keep the others."""
     from lamina.cli import output
+    from lamina.cli.applying import remove as remove_container
     from lamina.cli.each import each
     from lamina.engine import Engine
     from lamina.errors import NotFound
@@ -24,7 +25,7 @@ def do(args: Arguments) -> int:
 
     def remove(name: str) -> None:
         try:
-            engine.container(name).remove(force=args.force)
+            remove_container(engine.container(name), args.force)
         except NotFound:
             if not args.force:
                 raise

@@ -21,9 +21,12 @@ def do(args: Arguments) -> int:
     """Take the newest apply back."""
     from lamina.cli import output
     from lamina.cli.quoting import quote
+    from lamina.cli.waiting import bar
     from lamina.engine import Engine
 
-    undone = Engine(args.root).container(args.name).undo(force=args.force)
+    container = Engine(args.root).container(args.name)
+    with bar(f"undoing {container.name}") as progress:
+        undone = container.undo(force=args.force, progress=progress)
     count = len(undone.paths)
     output.line(f"undone: {count:,} path{' is as it was' if count == 1 else 's are as they were'}")
     if undone.remaining:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.apply.hands import Hands
+    from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
@@ -87,11 +88,13 @@ def apply(
     force: bool = False,
     root: AnyPath = "/",
     hands: Hands | None = None,
+    progress: Tell | None = None,
 ) -> Applied:
     """Make *changes*, or those which *paths* select and *exclude* does not, to the host's tree *root*: all or none.
 
     A path is absolute as in the container and selects what is there and below; `*`, `?`, `[...]` match within a name,
     `**` across names, a backslash takes the next character as it is. *force* overrides the host's own changes.
+    *progress* is told a `Progress` now and then.
     Raises errors.NotFound (a path that selects nothing), errors.InvalidInput (a selection that cannot be),
     errors.HostChanged (with every clash), errors.Conflict (another apply is under way; the container still runs),
     KernelError (full disk, no permission: the host is as it was before).
@@ -107,10 +110,13 @@ def apply(
         force=force,
         root=root,
         hands=hands,
+        progress=progress,
     )
 
 
-def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -> Undone:
+def undo(
+    journal: AnyPath, *, force: bool = False, hands: Hands | None = None, progress: Tell | None = None
+) -> Undone:
     """Take back the newest apply of *journal* that was not taken back yet: every byte and attribute as before it.
 
     Raises errors.NotFound (nothing to undo), errors.HostChanged (the host changed an applied path since; *force*
@@ -118,7 +124,7 @@ def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -
     """
     from lamina.engine.apply import operations
 
-    return operations.undo(journal, force=force, hands=hands)
+    return operations.undo(journal, force=force, hands=hands, progress=progress)
 
 
 def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None:

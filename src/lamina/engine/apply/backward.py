@@ -57,6 +57,7 @@ def backward(work: Work, known: Known, untouched: set[bytes] | None, *, force: b
                 _make_again(work, unit, inos) if unit.op == EMPTY else _take_back(work, unit, known, force)
             )
         work.hands.before("undo:after-rename", unit.host_path)
+        work.hands.meter.path()
         if reason:
             left.append(Left(unit.host_path, reason, _original(work, unit)))
         elif unit.op == EMPTY:

@@ -37,6 +37,7 @@ def forward(work: Work, plan: Plan, comparison: Comparison) -> None:
         work.hands.before("apply:after-rename", unit.host_path)
         there = work.host.below(unit.mountpoint).status(unit.path)
         work.log.append("done", unit=unit.number, stamp=stamp(there) if there else None)
+        work.hands.meter.path()
     work.hands.before("apply:renamed", b"")
     for step in reversed(plan.steps):
         with said_of("apply", step.host_path):

@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 
+from lamina.engine.progress import NOBODY
 from lamina.linux.call import syscall
 from lamina.linux.files import renameat2
 
@@ -23,6 +24,8 @@ COPY_AT_ONCE = 1 << 26
 
 class Hands:
     """Plain calls with the names of `os`; each says first what it is about to do. All raise OSError."""
+
+    meter = NOBODY  # who is told how far the work has got
 
     def before(self, call: str, subject: bytes) -> None:
         """Called before every write, with its name, and at the named points between ("apply:planned")."""
@@ -78,6 +81,7 @@ class Hands:
             if done == 0:
                 return  # the source ends here: it became shorter meanwhile
             start += done
+            self.meter.written(done)
 
     def truncate(self, fd: int, size: int) -> None:
         """ftruncate(2)."""

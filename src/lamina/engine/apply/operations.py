@@ -22,11 +22,13 @@ from lamina.engine.apply.conflicts import Comparison, Stamp, refuse
 from lamina.engine.apply.forward import forward
 from lamina.engine.apply.hands import Hands
 from lamina.engine.apply.journal import raw, text
+from lamina.engine.apply.owners import check_owners
 from lamina.engine.apply.places import Host, empty
 from lamina.engine.apply.planning import Plan, plan
 from lamina.engine.apply.selection import Selection, select
 from lamina.engine.apply.values import Applied, Clash, HostChange, Left, Past, Recovered, Undone
 from lamina.engine.apply.work import Journal, Work, past, read_logs
+from lamina.engine.progress import Meter
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.apply.conflicts import Handle, Known
+    from lamina.engine.progress import Tell
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -78,9 +81,12 @@ def apply(
     force: bool = False,
     root: AnyPath = "/",
     hands: Hands | None = None,
+    progress: Tell | None = None,
 ) -> Applied:
     """See `lamina.engine.apply.apply`."""
     hands, selection = hands or Hands(), select(changes, paths, exclude)
+    hands.meter = Meter(progress)
+    check_owners(selection.changes)
     with Journal(os.fsencode(journal), hands) as held:
         _recover(held)
         host = Host(os.fsencode(root))
@@ -237,12 +243,16 @@ def _not_all(left: list[Left]) -> str:
     return "\n".join(lines)
 
 
-def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -> Undone:
+def undo(
+    journal: AnyPath, *, force: bool = False, hands: Hands | None = None, progress: Tell | None = None
+) -> Undone:
     """See `lamina.engine.apply.undo`."""
     path = os.fsencode(journal)
     if not os.path.isdir(path):
         raise _nothing(path)
-    with Journal(path, hands or Hands()) as held:
+    hands = hands or Hands()
+    hands.meter = Meter(progress)
+    with Journal(path, hands) as held:
         _recover(held)
         records = read_logs(held.fd, path)
         applied = [number for number in sorted(records) if past(number, records[number]).state == "applied"]
@@ -255,6 +265,7 @@ def undo(journal: AnyPath, *, force: bool = False, hands: Hands | None = None) -
             clashes = changed_since_apply(work, known)
             if clashes and not force:
                 raise refuse("undo", clashes, "they were applied")
+            hands.meter.expect(len(work.units) + len(work.paths))  # then what was applied is removed
             try:
                 left = _take_back(work, known, asked=True, force=force)
             except OSError as failure:

@@ -193,6 +193,7 @@ def _remove(hands: Hands, directory: int, name: bytes) -> bool:
             return False
     elif status is not None:
         hands.unlink(directory, name)
+    hands.meter.path()
     return True
 
 

@@ -72,6 +72,7 @@ def plan(
     staging = Staging(work.hands, work.host, changes, sync_each=few)
     try:
         drafts = units_of(selected, OneRename(work).allowed)
+        _expect(work, drafts)
         around = _around(work, selected, drafts)
         units = [_prepared(work, staging, comparison, protected, unit) for unit in drafts]
         steps = _steps(work, staging, selection, comparison, around)
@@ -88,6 +89,13 @@ def plan(
     paths = sum(len(json.dumps(text(path))) + RECORD_SIZE for path in places)
     work.log.reserve(6 * RECORD_SIZE * len(units) + 2 * paths + STATE_SIZE)
     return Plan(tuple(units), tuple(steps), places)
+
+
+def _expect(work: Work, drafts: Sequence[Unit]) -> None:
+    """Say how much there is to be done: each entry is made, and each unit takes its place."""
+    made = [change for unit in drafts for change in unit.made]
+    files = [c.after for c in made if c.link_to is None and c.after is not None and c.after.type == "file"]
+    work.hands.meter.expect(len(made) + len(drafts), sum(entry.size for entry in files))
 
 
 def _record_removed(work: Work, selected: Sequence[HostChange]) -> None:

@@ -70,6 +70,7 @@ class Staging:
                     directories.append((place, new.attributes))
                 elif not self._link(change, new, area, number, inside, place):
                     self._make(change.path, new, inside, place)
+                self._hands.meter.path()
         for place, attributes in reversed(directories):
             with said_of("stage", top + place[len(slot) :]):
                 held = inside.open(place)
@@ -190,6 +191,7 @@ def copy(hands: Hands, source: int, fd: int, size: int) -> None:
         return
     try:
         hands.clone(source, fd)
+        hands.meter.written(size)
         return
     except OSError as error:
         if error.errno in REAL_FAILURES:
@@ -201,7 +203,9 @@ def copy(hands: Hands, source: int, fd: int, size: int) -> None:
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
+            hands.meter.written(size - at)
             break  # the rest is a hole
+        hands.meter.written(start - at)
         at = min(os.lseek(source, start, os.SEEK_HOLE), size)
         _copy_extent(hands, source, fd, start, at)
     hands.truncate(fd, size)
@@ -217,6 +221,7 @@ def _copy_extent(hands: Hands, source: int, fd: int, start: int, end: int) -> No
     while start < end and (data := os.pread(source, min(CHUNK, end - start), start)):
         hands.write(fd, data, start)
         start += len(data)
+        hands.meter.written(len(data))
 
 
 def sync_directory(hands: Hands, directory: int) -> None:

@@ -134,6 +134,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # closing alone does not give it up while a child, which another thread forked meanwhile, has a copy (flock(2))
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
         self._lock.close()
         self.fd.close()
 

@@ -103,7 +103,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(readonly_root_steps() if readonly else ()),
         *limit_steps(wiring),
         *privilege_steps(process, wiring),
-        *command_steps(process, wiring.launcher != NULL),
+        *command_steps(process, wiring.launcher != NULL, init=bundle.init),
     ]
-    strings = launcher_strings(process) if wiring.launcher != NULL else {}
+    strings = launcher_strings(process, init=bundle.init) if wiring.launcher != NULL else {}
     return Plan(flags, tuple(steps), wiring.given, tuple((k, Strings(v)) for k, v in strings.items()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from errno import EACCES, ENOENT, ENOSYS, ENOTDIR, EPERM
 from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDWR, O_WRONLY
 
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import InvalidInput, LaminaError, Unsupported
 from lamina.linux.capabilities import CAPABILITIES
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
@@ -244,17 +244,22 @@ def privilege_steps(process: Process, wiring: Wiring) -> list[Step]:
     return steps
 
 
-def command_steps(process: Process, launched: bool) -> list[Step]:
+def command_steps(process: Process, launched: bool, *, init: bool = False) -> list[Step]:
     """The command, looked for along the container's own PATH as execvp(3) does; by the launcher if it is *launched*.
+    With *init* the launcher stays, as process 1, and the command is its child.
 
     Whoever executes a script that begins with "#!/proc/self/exe" is its interpreter: it must not be the host's
     Python, which the script could then open and change (CVE-2019-5736). Of the launcher's command the steps say only
     where it goes: `Program.fill` puts it in.
     """
+    if init and not launched:
+        raise Unsupported(
+            "start an init: lamina-init was not built when Lamina was installed",
+            remedy="install a C compiler and Lamina again, or start without --init",
+        )
     if launched:
-        return [
-            Step("execveat", LAUNCHER, b"", ARGV, ENVP, AT_EMPTY_PATH, note="the command"),
-        ]
+        note = "an init, and the command under it" if init else "the command"
+        return [Step("execveat", LAUNCHER, b"", ARGV, ENVP, AT_EMPTY_PATH, note=note)]
     args, environment = command_strings(process)
     argv, envp = Strings(args), Strings(environment)
     if b"/" in args[0]:

@@ -1,0 +1,300 @@
+"""Doing what takes the ids of a container without root: in a process of ours in a new user namespace.
+
+A container of an ordinary user leaves files of his subordinate ids, and files of his own that he may not even read
+(mode 0000: root of a container may do anything). Nobody but root of a user namespace with those ids gets at them. In
+the namespace made here every id is itself, so that what is seen there is what is seen outside, and nothing has to be
+translated (of files of everybody else, such as root's, the owner is shown as 65534). The caller's own process is
+never changed. Sources: user_namespaces(7), capabilities(7) (CAP_DAC_OVERRIDE).
+
+    reach(maps, changes_of, overlays)       # here if possible, else in the namespace
+    for line in reach_each(maps, diff_changes, changes): ...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from errno import EACCES, EPERM
+
+from lamina.errors import Corrupt, KernelError, LaminaError, Unsupported
+from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_open, pidfd_send_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Maps = dict[str, list[dict[str, int]]]
+
+CLONE_NEWUSER = 0x10000000
+PR_SET_PDEATHSIG = 1
+SIGINT, SIGKILL = 2, 9
+HEADER = 8  # bytes of a frame's length
+ITEM, PROGRESS, RESULT, FAILURE = "item", "progress", "result", "failure"
+MAIN = """
+import os, sys
+sys.path.insert(0, os.fsencode(sys.argv[1]).decode('utf-8', 'surrogateescape'))
+from lamina.engine.within import serve
+serve()
+"""
+
+
+def reach(
+    maps: Callable[[], Maps | None],
+    work: Callable[..., Any],
+    *args: Any,
+    progress: Callable[..., None] | None = None,
+    **keywords: Any,
+) -> Any:
+    """`work(*args, **keywords)`: here, or, where that is not permitted, in a user namespace with *maps*.
+
+    *work* is a function of a module; arguments and result can be pickled. *maps* gives `uidMappings` and `gidMappings`
+    of the specification, None if there is nothing to be had from a namespace. *progress* is handed to *work*.
+    Raises whatever *work* raises, Unsupported where this host lets nobody make such a namespace.
+    """
+    if progress is not None:
+        keywords["progress"] = progress
+    try:
+        return work(*args, **keywords)
+    except OSError as refused:
+        if refused.errno not in (EACCES, EPERM) or (found := maps()) is None:
+            raise
+    keywords.pop("progress", None)
+    result = None
+    for kind, content in _Within(found, work, args, keywords, progress is not None).frames():
+        if kind == PROGRESS and progress is not None:
+            progress(*content)
+        elif kind == RESULT:
+            result = content
+    return result
+
+
+def reach_each(
+    maps: Callable[[], Maps | None], work: Callable[..., Iterator[Any]], *args: Any
+) -> Iterator[Any]:
+    """What `work(*args)` yields, as in `reach`: what was yielded here before it was not permitted is not repeated."""
+    done = 0
+    try:
+        for item in work(*args):
+            yield item
+            done += 1
+        return
+    except OSError as refused:
+        if refused.errno not in (EACCES, EPERM) or (found := maps()) is None:
+            raise
+    for kind, content in _Within(found, work, args, {}, False).frames():
+        if kind == ITEM:
+            if done:
+                done -= 1
+            else:
+                yield content
+
+
+def maps_of(asked: dict[str, Any] | None) -> Maps | None:
+    """The id maps of the container whose record is *asked*; what they would be today where that is not known."""
+    if os.geteuid() == 0:
+        return None
+    if asked is not None and asked.get("id_maps"):
+        kept: Maps = asked["id_maps"]
+        return kept
+    from lamina.engine.id_maps import id_maps
+
+    maps = id_maps()
+    return None if maps is None else {"uidMappings": maps.spec("uids"), "gidMappings": maps.spec("gids")}
+
+
+def _themselves(maps: Maps) -> Maps:
+    return {
+        key: [{**line, "containerID": line["hostID"]} for line in maps[key]]
+        for key in ("uidMappings", "gidMappings")
+    }
+
+
+class _Within:
+    """One process in a namespace, from its start to its end."""
+
+    def __init__(
+        self,
+        maps: Maps,
+        work: Callable[..., Any],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        progress: bool,
+    ) -> None:
+        self.maps = _themselves(maps)
+        self.request = (work, args, keywords, progress)
+
+    def frames(self) -> Iterator[tuple[str, Any]]:
+        """What the process says, until its end. Raises what its work raised."""
+        answers, theirs = map(Fd, os.pipe2(os.O_CLOEXEC))
+        told, telling = map(Fd, os.pipe2(os.O_CLOEXEC))
+        with theirs, told:
+            process = _spawn(told, theirs)
+        with pidfd_open(process) as held:
+            failure = None
+            try:
+                for kind, content in self._conversation(process, telling, answers):
+                    if kind == FAILURE:
+                        failure = content
+                        break
+                    yield kind, content
+            except BaseException:
+                # an interrupted apply takes back what it did, in its own time, and has nobody to tell
+                with suppress(OSError):  # it may be gone already
+                    pidfd_send_signal(held, SIGINT)
+                raise
+            finally:
+                telling.close()
+                answers.close()
+                _wait(process)
+        if failure is not None:
+            raise failure
+
+    def _conversation(self, process: int, telling: Fd, answers: Fd) -> Iterator[tuple[str, Any]]:
+        from lamina.runtime.id_maps import write_id_maps
+
+        kind, content = _receive(answers)
+        if kind == FAILURE:
+            yield kind, _refused(content)
+            return
+        write_id_maps(process, self.maps)
+        _send(telling, *self.request)
+        kind = ITEM
+        while kind in (ITEM, PROGRESS):
+            kind, content = _receive(answers)
+            yield kind, content
+
+
+def _spawn(stdin: int, stdout: int) -> int:
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-c", MAIN, here],
+        {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
+        setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
+        setsigmask=(),
+        setsigdef=(SIGINT,),
+    )
+
+
+def _wait(process: int) -> None:
+    try:
+        os.waitpid(process, 0)
+    except ChildProcessError:
+        pass  # somebody in this program waits for any child
+    except BaseException:
+        os.kill(process, SIGKILL)
+        os.waitpid(process, 0)
+        raise
+
+
+def _refused(error: BaseException) -> LaminaError:
+    cause = getattr(error, "strerror", None) or str(error)
+    return Unsupported(
+        f"enter a user namespace for the container's ids: {cause}",
+        remedy="`lamina doctor` names what forbids it on this host and the remedy",
+    )
+
+
+def _send(descriptor: int, *content: Any) -> None:
+    import pickle
+
+    data = pickle.dumps(content)
+    data = len(data).to_bytes(HEADER, "little") + data
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _receive(descriptor: int) -> tuple[Any, ...]:
+    """The next frame. Raises Corrupt when there is none: the other side died."""
+    import pickle
+
+    size = int.from_bytes(_read(descriptor, HEADER), "little")
+    content: tuple[Any, ...] = pickle.loads(_read(descriptor, size))
+    return content
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    pieces = []
+    while size:
+        piece = os.read(descriptor, min(size, 1 << 20))
+        if not piece:
+            raise Corrupt("work in a user namespace: the process there ended without an answer")
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+# -- in the namespace
+
+
+def serve() -> None:
+    """The life of the process: enter the namespace, hear what to do, do it, say what came of it."""
+    from lamina.linux.namespaces import unshare
+    from lamina.linux.process import prctl
+
+    answers = os.dup(1)
+    os.dup2(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC), 1)  # a stray print is no frame
+    try:
+        unshare(CLONE_NEWUSER)
+    except KernelError as error:
+        _send(answers, FAILURE, _Carried(error))
+        return
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
+    _send(answers, RESULT, None)
+    try:
+        work, args, keywords, progress = _receive(0)
+    except Corrupt:
+        return  # nothing came of it outside: no maps
+    if progress:
+        keywords["progress"] = lambda *said: _answer(answers, PROGRESS, said)
+    try:
+        result = work(*args, **keywords)
+        if hasattr(result, "__next__"):
+            for item in result:
+                _send(answers, ITEM, item)
+            result = None
+        _send(answers, RESULT, result)
+    except BaseException as error:
+        _answer(answers, FAILURE, _Carried(error))
+
+
+def _answer(descriptor: int, *content: Any) -> None:
+    """Say something that nobody may want to know any more: that must not keep us from cleaning up."""
+    try:
+        _send(descriptor, *content)
+    except BrokenPipeError:
+        pass
+
+
+class _Carried:
+    """An error on its way: Lamina's take other arguments than `args`, and OSError keeps some of its own elsewhere."""
+
+    FIELDS = ("errno", "strerror", "filename")
+
+    def __init__(self, error: BaseException) -> None:
+        self.kind: type[BaseException] = type(error)
+        self.args, self.fields = error.args, dict(vars(error))
+        if not isinstance(error, (LaminaError, OSError, KeyboardInterrupt, ValueError, MemoryError)):
+            said = f"{type(error).__name__}: {error}"
+            self.kind, self.args, self.fields = LaminaError, (said,), {"message": said, "remedy": ""}
+        elif isinstance(error, OSError):
+            self.fields.update({name: getattr(error, name) for name in self.FIELDS})
+
+    def __reduce__(self) -> Any:
+        return _arrived, (self.kind, self.args, self.fields)
+
+
+def _arrived(kind: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    for name, content in fields.items():
+        if name == "__notes__":
+            for note in content:
+                error.add_note(note)
+        else:
+            setattr(error, name, content)
+    return error
