@@ -24,7 +24,7 @@ from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
 from lamina.linux.program import Step, Strings
 from lamina.runtime.bundle import Wiring
-from lamina.runtime.init import INIT, init_file
+from lamina.runtime.init import exec_file
 from lamina.runtime.plan import Plan, compile_plan
 from lamina.runtime.rlimits import effective_limits
 from lamina.values import replace
@@ -114,7 +114,7 @@ def plan(bundle: Bundle, *, seccomp: bytes = b"") -> Plan:
             stdout=_PRINTED.stdout,
             stderr=_PRINTED.stderr,
             seccomp=seccomp,
-            launcher=104 if os.path.exists(INIT) else -1,
+            launcher=104,
             tasks=layout_tasks,
             controllers=controllers,
         ),
@@ -159,10 +159,12 @@ def launch(
         ours, theirs = _socket_pair()
         held += [ours, theirs]
         standard = [_above_stdio(fd, held) for fd in (stdin, stdout, stderr)]
-        launcher, notes = _launcher(held)
+        with exec_file() as program:
+            launcher = _aside(program)
+        held.append(launcher)
         wiring = replace(
-            facts, channel=int(theirs), launcher=launcher, stdin=standard[0], stdout=standard[1], stderr=standard[2],
-            seccomp=seccomp, die_with_parent=die_with_parent,
+            facts, channel=int(theirs), stdin=standard[0], stdout=standard[1], stderr=standard[2],
+            launcher=int(launcher), seccomp=seccomp, die_with_parent=die_with_parent,
             tasks=tuple(int(fd) for fd in cgroup.tasks.values()) if cgroup else (),
             controllers=tuple(c.encode() for c in cgroup.tasks) if cgroup else (),
             cgroup=int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1,
@@ -189,7 +191,7 @@ def launch(
             fd.close()
     if cgroup is not None:
         cgroup.close()
-    return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *notes))
+    return Running(child.pid, child.pidfd, pty, cgroup, _lowered(bundle))
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
@@ -248,19 +250,6 @@ def _aside(fd: int) -> Fd:
     import fcntl
 
     return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
-
-
-def _launcher(held: list[Fd]) -> tuple[int, tuple[str, ...]]:
-    """The program that executes the command, and what is to be said where there is none."""
-    try:
-        with init_file() as file:
-            held.append(_aside(file))
-    except Unsupported:
-        return -1, (
-            "lamina-exec was not built: a script that begins with #!/proc/self/exe gets at this program's own file on "
-            "the host (install a C compiler, and Lamina again)",
-        )
-    return int(held[-1]), ()
 
 
 def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd) -> Child:
