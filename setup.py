@@ -1,7 +1,7 @@
 """Builds the native code: an extension, and the minimal init. Everything else is in pyproject.toml.
 
-Both are optional: where there is no C compiler Lamina works without the extension and refuses `--init`
-(see `lamina info`), so a failing build is a warning, not an error.
+Both are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
+runtime/init, and refuses `--init` (see `lamina info`), so a failing build is a warning, not an error.
 """
 
 from pathlib import Path

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -19,7 +20,8 @@ import pytest
 
 from lamina.errors import Unsupported
 from lamina.runtime import init
-from lamina.runtime.init import REPORT, init_file
+from lamina.runtime.init import REPORT, exec_file, init_file
+from lamina.runtime.init.listing import program as listed
 
 pytestmark = pytest.mark.userns
 
@@ -34,6 +36,18 @@ def program() -> str:
     if not Path(init.INIT).exists():
         pytest.skip("lamina-init is not built")
     return init.INIT
+
+
+@pytest.fixture(params=["compiled", "listed"])
+def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What executes a command: the compiled program, and the one that stands in where there is no compiler."""
+    if request.param == "compiled":
+        compiled: str = request.getfixturevalue("program")
+        return compiled
+    path = tmp_path / "listed"
+    path.write_bytes(listed(os.uname().machine))
+    path.chmod(0o755)
+    return str(path)
 
 
 @pytest.fixture
@@ -233,13 +247,15 @@ def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
         os.close(master)
 
 
-def test_is_nobodys_interpreter(program: str, tmp_path: Path) -> None:
+def test_is_nobodys_interpreter(launcher: str, tmp_path: Path) -> None:
     """A script that wants to be interpreted by whatever executes it gets nothing but a message."""
     script = tmp_path / "script"
     script.write_text("#!/proc/self/exe\n")
     script.chmod(0o755)
     for name in ("lamina-init", "lamina-exec"):
-        (tmp_path / name).symlink_to(program)
+        if name == "lamina-init" and launcher.endswith("listed"):
+            continue
+        (tmp_path / name).symlink_to(launcher)
         done = subprocess.run(
             [name, script], executable=tmp_path / name, capture_output=True, text=True, timeout=30
         )
@@ -247,26 +263,75 @@ def test_is_nobodys_interpreter(program: str, tmp_path: Path) -> None:
         assert done.stderr == "lamina: a script cannot be interpreted by the program that executes it\n"
 
 
-def test_the_other_name_executes_in_place(program: str, report: tuple[int, dict[str, Any]]) -> None:
-    reader, options = report
+def launched(
+    launcher: str, report: tuple[int, dict[str, Any]], *command: str, **options: Any
+) -> tuple[int, str, int]:
+    """What executing *command* comes to: exit status, output, and the errno that was reported (0: none)."""
+    reader, wired = report
+    done = subprocess.run(
+        ["lamina-exec", *command],
+        executable=launcher,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        **wired,
+        **options,
+    )
+    os.set_blocking(reader, False)
+    try:
+        said = os.read(reader, 100)
+    except BlockingIOError:
+        said = b""
+    assert len(said) in (0, 4)
+    return done.returncode, done.stdout, int.from_bytes(said, sys.byteorder)
 
-    def launched(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["lamina-exec", *command],
-            executable=program,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            **options,
-        )
 
-    done = launched("sh", "-c", "echo $0 $$ $(cat /proc/$$/comm); exit 9", "x")
-    assert done.returncode == 9
-    assert done.stdout.split()[2] == "sh"
-    assert launched("no-such-command").returncode == 127
-    assert os.read(reader, 100) == errno.ENOENT.to_bytes(4, sys.byteorder)
-    assert launched("/etc/passwd").returncode == 126
-    assert os.read(reader, 100) == errno.EACCES.to_bytes(4, sys.byteorder)
+def test_the_other_name_executes_in_place(launcher: str, report: tuple[int, dict[str, Any]]) -> None:
+    status, output, error = launched(
+        launcher, report, "sh", "-c", "echo $0 $(cat /proc/$$/comm); exit 9", "x"
+    )
+    assert (status, output, error) == (9, "x sh\n", 0)
+    assert launched(launcher, report, "no-such-command") == (127, "", errno.ENOENT)
+    assert launched(launcher, report, "/no/such/command") == (127, "", errno.ENOENT)
+    assert launched(launcher, report, "/etc/passwd") == (126, "", errno.EACCES)
+    assert launched(launcher, report, "") == (127, "", errno.ENOENT)
+    assert launched(launcher, report) == (125, "", errno.EINVAL)
+
+
+def test_the_other_name_looks_along_path(
+    launcher: str, report: tuple[int, dict[str, Any]], tmp_path: Path
+) -> None:
+    """As execvp(3): a command that may not be executed is remembered, an empty place is the current directory."""
+    here, closed = tmp_path / "here", tmp_path / "closed"
+    for directory, mode in ((here, 0o755), (closed, 0o644)):
+        directory.mkdir()
+        (directory / "found").write_text(f"#!/bin/sh\necho {directory.name}\n")
+        (directory / "found").chmod(mode)
+
+    def along(path: str | None, command: str = "found") -> tuple[int, str, int]:
+        environment = {"OTHER": "x", "PATHS": "/nowhere", "P": ""}
+        if path is not None:
+            environment["PATH"] = path
+        return launched(launcher, report, command, env=environment, cwd=here)
+
+    assert along(f"{closed}:{here}") == (0, "here\n", 0)
+    assert along(f"{closed}:/nowhere") == (126, "", errno.EACCES)
+    assert along("/nowhere:/etc/passwd:/") == (127, "", errno.ENOENT)
+    for here_too in ("", ":/nowhere", "/nowhere:", "/nowhere::/nowhere"):
+        assert along(here_too) == (0, "here\n", 0)
+    assert along(None) == (127, "", errno.ENOENT)
+    assert along(None, "true") == (0, "", 0)
+    # what does not fit into PATH_MAX is passed over, at each length around it
+    for length in (*range(4080, 4100), 10_000):
+        assert along(f"/nowhere{'/' * (length - 8)}:{here}") == (0, "here\n", 0)
+    room = 4096 - len("/found\0")
+    padded = str(here) + "/" * (room - len(str(here)))
+    assert along(padded) == (0, "here\n", 0)
+    assert along(padded + "/") == (127, "", errno.ENOENT)
+
+
+def test_the_report_is_closed_for_the_command(launcher: str, report: tuple[int, dict[str, Any]]) -> None:
+    assert launched(launcher, report, "sh", "-c", f"ls /proc/$$/fd/{REPORT}")[:2] == (2, "")
 
 
 def test_nothing_to_start(program: str) -> None:
@@ -302,6 +367,50 @@ def test_runs_from_sealed_memory(program: str, tmp_path: Path) -> None:
 
 
 def test_where_it_could_not_be_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No init then, but what every start needs is there, and as sealed; or, on another machine, no start at all."""
     monkeypatch.setattr(init, "INIT", str(tmp_path / "lamina-init"))
     with pytest.raises(Unsupported, match="was not built"):
         init_file()
+    with exec_file() as file:
+        assert fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
+        assert os.pread(file, 1 << 20, 0) == listed(os.uname().machine)
+    with pytest.raises(Unsupported, match="no lamina-exec for riscv64"):
+        listed("riscv64")
+
+
+def test_where_memory_files_may_not_be_executed() -> None:
+    """The sysctl is one of the pid namespace, so it can be tried."""
+    if not Path("/proc/sys/vm/memfd_noexec").exists():
+        pytest.skip("this kernel has no vm.memfd_noexec")
+    code = (
+        "from lamina.errors import Unsupported\n"
+        "from lamina.runtime.init import exec_file\n"
+        "open('/proc/sys/vm/memfd_noexec', 'w').write('2')\n"
+        "try: exec_file()\n"
+        "except Unsupported as error: print(error)\n"
+    )
+    assert "vm.memfd_noexec" in run(sys.executable, "-c", code).stdout
+
+
+MACHINES = ["x86_64", "aarch64"]
+BINUTILS = {m: "as" if m == os.uname().machine else f"{m}-linux-gnu-as" for m in MACHINES}
+
+
+@pytest.mark.parametrize("machine", [pytest.param(m, marks=pytest.mark.peer(BINUTILS[m])) for m in MACHINES])
+def test_the_listing_is_what_an_assembler_makes_of_it(machine: str) -> None:
+    """Nobody needs to believe the left column: it is what the right one says."""
+    script = Path(__file__).parents[2] / "scripts/list-launcher"
+    done = subprocess.run(
+        [sys.executable, script, "--check", machine], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_listed_program_is_plain(machine: str) -> None:
+    """No page of it can be written and executed, and it fits into one."""
+    data = listed(machine)
+    assert len(data) < 4096
+    start, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    flags = [struct.unpack_from("<II", data, start + n * size)[1] for n in range(count)]
+    assert flags == [5, 6, 6]

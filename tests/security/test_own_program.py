@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,30 @@ def state(path: Path) -> tuple[str, int, int, int, tuple[str, ...]]:
     found = path.stat()
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     return content, found.st_mode, found.st_uid, found.st_mtime_ns, tuple(os.listxattr(path))
+
+
+@pytest.fixture(params=["compiled", "uncompiled"])
+def anyhow(request: pytest.FixtureRequest, attacker: Attacker) -> Iterator[Attacker]:
+    """The attacker, also against a Lamina that was installed where there is no C compiler.
+
+    Lamina runs in a copy of the interpreter: if the attack should succeed, this machine's own stays as it is.
+    """
+    package, copy = Path(lamina.__file__).parent, attacker.place / "copy"
+    venv.create(copy, symlinks=False)
+    interpreter = copy / "bin/python"
+    if request.param == "uncompiled":
+        without = shutil.ignore_patterns("*.so", "lamina-init", "__pycache__")
+        shutil.copytree(package, copy / "lamina", ignore=without)
+        package = copy / "lamina"
+    if attacker.user is not None:
+        attacker.user.give(copy)
+    start = (
+        f"import sys; sys.path.insert(0, {str(package.parent)!r}); from lamina.cli.entry import main; main()"
+    )
+    attacker.command = [str(interpreter), "-P", "-c", start]
+    before = state(interpreter)
+    yield attacker
+    assert state(interpreter) == before
 
 
 @pytest.fixture(autouse=True)
@@ -56,34 +82,35 @@ for attempt in (
     "interpreter", ["/proc/self/exe", "/proc/thread-self/exe", "/proc/1/exe", "/innocent"]
 )
 def test_cve_2019_5736_a_script_whose_interpreter_is_whoever_executes_it(
-    attacker: Attacker, interpreter: str
+    anyhow: Attacker, interpreter: str
 ) -> None:
-    script = attacker.place / "entrypoint"
+    """Whoever calls execve(2) is /proc/self/exe until it succeeds: it must be a program that is nobody's."""
+    script = anyhow.place / "entrypoint"
     if interpreter == "/innocent":  # a link to it, so that no look at the first line would help
-        interpreter = f"{attacker.place}/innocent"
+        interpreter = f"{anyhow.place}/innocent"
         Path(interpreter).symlink_to("/proc/self/exe")
     script.write_text(f"#!{interpreter}\n{OVERWRITE}")
     script.chmod(0o755)
-    done = attacker.lamina("run", "--rm", "host", "--", script)
+    done = anyhow.lamina("run", "--rm", "host", "--", script)
     assert (done.returncode, done.stdout) == (126, REFUSAL)
 
 
-def test_cve_2019_5736_the_command_is_whoever_executes_it(attacker: Attacker) -> None:
-    done = attacker.lamina("run", "--rm", "host", "--", "/proc/self/exe", "-c", OVERWRITE)
+def test_cve_2019_5736_the_command_is_whoever_executes_it(anyhow: Attacker) -> None:
+    done = anyhow.lamina("run", "--rm", "host", "--", "/proc/self/exe", "-c", OVERWRITE)
     assert (done.returncode, done.stdout) == (126, REFUSAL)
     for command in ("/proc/self/fd/3", "/proc/self/fd/4", "/proc/self/fd/5", "/proc/1/exe"):
-        done = attacker.lamina("run", "--rm", "host", "--", command, "-c", OVERWRITE)
+        done = anyhow.lamina("run", "--rm", "host", "--", command, "-c", OVERWRITE)
         assert done.returncode in (126, 127), done.stdout
         assert "running as" not in done.stdout
 
 
 @pytest.mark.peer("gcc")
-def test_cve_2019_5736_a_program_whose_loader_is_whoever_executes_it(attacker: Attacker) -> None:
-    source, program = attacker.place / "p.c", attacker.place / "program"
+def test_cve_2019_5736_a_program_whose_loader_is_whoever_executes_it(anyhow: Attacker) -> None:
+    source, program = anyhow.place / "p.c", anyhow.place / "program"
     source.write_text("int main(void) { return 0; }\n")
     subprocess.run(["gcc", "-o", program, source, "-Wl,--dynamic-linker=/proc/self/exe"], check=True)
     program.chmod(0o755)
-    done = attacker.lamina("run", "--rm", "host", "--", program)
+    done = anyhow.lamina("run", "--rm", "host", "--", program)
     assert done.returncode != 0
     assert "running as" not in done.stdout
 
@@ -99,6 +126,18 @@ def test_cve_2019_5736_the_first_process_is_the_containers_own(attacker: Attacke
         "print([file for file in files if 'lamina' in file or 'memfd' in file])\n"
     )
     assert attacker.python(code).stdout == "True True\n[]\n"
+
+
+def test_cve_2019_5736_an_uncompiled_lamina_starts_and_says_no_less(anyhow: Attacker) -> None:
+    """Where it cannot start safely it must not start; where it can, nothing need be said."""
+    done = anyhow.lamina(
+        "run", "--rm", "host", "--", "sh", "-c", "echo started; readlink /proc/$$/exe; exit 7"
+    )
+    assert done.returncode == 7, done.stdout
+    first, program = done.stdout.splitlines()
+    assert first == "started" and Path(program).name == Path("/bin/sh").resolve().name
+    done = anyhow.lamina("run", "--rm", "host", "--", "no-such-command")
+    assert done.returncode == 127, done.stdout
 
 
 def test_cve_2019_5736_writing_to_the_interpreter_changes_the_overlay_only(attacker: Attacker) -> None:

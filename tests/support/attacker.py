@@ -18,6 +18,7 @@ class Attacker:
 
     def __init__(self, place: Path, user: Rootless | None = None) -> None:
         self.place, self.user, self.rootless = place, user, user is not None
+        self.command = LAMINA
 
     def run(self, *command: str | Path, **options: Any) -> Done:
         """A command of this user's on the host; standard error is part of what it says."""
@@ -40,7 +41,7 @@ class Attacker:
 
     def lamina(self, *arguments: str | Path, **options: Any) -> Done:
         """The `lamina` command."""
-        return self.run(*LAMINA, *arguments, **options)
+        return self.run(*self.command, *arguments, **options)
 
     def inside(self, script: str, *options: str | Path, **more: Any) -> Done:
         """A shell script in a container that is removed."""

@@ -25,7 +25,7 @@ from lamina.linux.packed import Reg
 from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
 from lamina.runtime.bundle import NULL, Wiring
 from lamina.runtime.command import command_strings, launcher_strings
-from lamina.runtime.init import INIT, init_file
+from lamina.runtime.init import exec_file, init_file
 from lamina.runtime.rlimits import effective_limits
 from lamina.runtime.template import template_for
 from lamina.values import replace
@@ -113,7 +113,7 @@ def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
     tasks, controllers = _printed_cgroups(bundle)
     wiring = replace(
         _facts(bundle),
-        launcher=_LAUNCHER if os.path.exists(INIT) else NULL,
+        launcher=_LAUNCHER,
         seccomp=seccomp.program() if seccomp else b"",
         tasks=tasks,
         controllers=controllers,
@@ -183,7 +183,7 @@ def launch(
             fd.close()
     if cgroup is not None:
         cgroup.close()
-    return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *start.notes))
+    return Running(child.pid, child.pidfd, pty, cgroup, _lowered(bundle))
 
 
 class _Start:
@@ -203,13 +203,15 @@ class _Start:
         self.terminal = bool(bundle.spec["process"].get("terminal"))
         self.ours, self.theirs = _socket_pair()
         held += [self.ours, self.theirs]
-        launcher, self.notes = _launcher(held)
+        with init_file() if bundle.init else exec_file() as file:
+            launcher = _aside(file)
+        held.append(launcher)
         streams = [_above_stdio(fd, held) for fd in standard]
         tasks = dict(cgroup.tasks) if cgroup else {}
         self.into_cgroup = int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1
         self.descriptors = {
             "channel": int(self.theirs),
-            "launcher": launcher,
+            "launcher": int(launcher),
             **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
             **{str(_tasks(name.encode())): int(fd) for name, fd in tasks.items()},
         }
@@ -219,14 +221,13 @@ class _Start:
         self.wiring = replace(
             facts,
             **closed,
-            launcher=_LAUNCHER if launcher >= 0 else NULL,
+            launcher=_LAUNCHER,
             die_with_parent=die_with_parent,
             tasks=tuple(_tasks(name.encode()) for name in tasks),
             controllers=tuple(name.encode() for name in tasks),
             cgroup=0 if self.into_cgroup >= 0 else -1,
         )
-        self.launched = launcher >= 0
-        self.strings = launcher_strings(bundle.spec["process"], init=bundle.init) if self.launched else {}
+        self.strings = launcher_strings(bundle.spec["process"], init=bundle.init)
 
     def go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
         """The process, and its terminal's master if it has one, once the command runs."""
@@ -237,7 +238,7 @@ class _Start:
             compiled = self.plan()
             flags, program = compiled.flags, compiled.assemble()
         child = self._spawn(flags, program.fill(self.descriptors, self.strings))
-        return child, self._await_command(flags, child)
+        return child, self._await_command(child)
 
     def plan(self) -> Plan:
         """The plan, compiled now."""
@@ -269,7 +270,7 @@ class _Start:
             raise
         return child
 
-    def _await_command(self, flags: int, child: Child) -> Fd | None:
+    def _await_command(self, child: Child) -> Fd | None:
         """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
 
         What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
@@ -281,12 +282,10 @@ class _Start:
         try:
             if self.terminal:
                 pty = _receive_descriptor(self.ours, child)
-            if self.launched and (pty is not None) is self.terminal:
+            if (pty is not None) is self.terminal:
                 report = _receive_descriptor(self.ours, child)
             if report is not None and report in _ready(None, report, child.pidfd):
                 said = os.read(report, 4)
-            elif not self.launched and flags & CLONE_NEWUSER:
-                _readable(self.ours, child)
             failed = child.failure()
             if failed is not None:
                 raise self._failure(child, *failed)
@@ -389,19 +388,6 @@ def _aside(fd: int) -> Fd:
     import fcntl
 
     return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
-
-
-def _launcher(held: list[Fd]) -> tuple[int, tuple[str, ...]]:
-    """The program that executes the command, and what is to be said where there is none."""
-    try:
-        with init_file() as file:
-            held.append(_aside(file))
-    except Unsupported:
-        return -1, (
-            "lamina-exec was not built: a script that begins with #!/proc/self/exe gets at this program's own file on "
-            "the host (install a C compiler, and Lamina again)",
-        )
-    return int(held[-1]), ()
 
 
 def _end(child: Child) -> None:
