@@ -14,7 +14,8 @@ from random import Random
 import pytest
 
 from lamina import Engine
-from lamina.engine import identity, recover
+from lamina.engine import recover
+from lamina.runtime import identity
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root
