@@ -55,6 +55,7 @@ setup(
         Extension(
             "lamina.linux._native",
             ["src/lamina/linux/_native.c"],
+            depends=["src/lamina/linux/walker.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-std=gnu11"],
             py_limited_api=True,

@@ -13,13 +13,16 @@ from support.sources import Import, imports, module_of, modules, room
 MAY_IMPORT = {
     "errors": "",
     "values": "",
+    "argv": "values",
+    "document": "errors",
     "linux": "errors values",
     "overlay": "errors values linux",
-    "store": "errors values linux overlay",
-    "runtime": "errors values linux overlay",  # given a bundle: it knows neither images nor the store
+    "store": "errors values document linux overlay",
+    "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
+    "runtime_cli": "errors values argv document linux overlay runtime",
     "supervisor": "errors values linux overlay runtime",
     "engine": "errors values linux overlay store runtime supervisor",
-    "cli": "errors values engine lamina",  # of `lamina` itself the public names
+    "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
     "__main__": "cli",
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
 }

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lamina.cli import quick
+from lamina.argv import quick
+from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli.commands import UsageError, explain
-from lamina.cli.declare import Argument, Option, Verb
 from lamina.cli.entry import load
 from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import VERBS

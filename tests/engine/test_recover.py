@@ -14,8 +14,9 @@ from random import Random
 import pytest
 
 from lamina import Engine
-from lamina.engine import identity, recover
+from lamina.engine import recover
 from lamina.errors import KernelError
+from lamina.runtime import identity
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root

@@ -11,9 +11,9 @@ import pytest
 from lamina.engine.id_maps import IdMaps
 from lamina.engine.options import Options, check_options
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
-from lamina.engine.users import User
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
+from lamina.runtime.users import User
 
 GOLDEN = Path(__file__).parent / "golden"
 ID = "0123456789abcdef" * 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.users import resolve_user
 from lamina.errors import InvalidInput, NotFound
+from lamina.runtime.users import resolve_user
 from support.attacker import Attacker
 
 NOTHING = "0" * 16

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamina.document import encode
 from lamina.errors import Corrupt
 from lamina.store import record
 
@@ -27,22 +28,22 @@ plain = st.recursive(
 
 @given(plain)
 def test_what_is_written_is_what_json_reads(value: object) -> None:
-    assert json.loads(record.encode(value)) == value
+    assert json.loads(encode(value)) == value
 
 
 @given(st.binary(max_size=40))
 def test_bytes_come_back_as_they_were(data: bytes) -> None:
-    assert os.fsencode(json.loads(record.encode({"x": data}))["x"]) == data
+    assert os.fsencode(json.loads(encode({"x": data}))["x"]) == data
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), float("inf"), [1j]])
 def test_what_json_cannot_say_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
-        record.encode(value)
+        encode(value)
 
 
 def test_tuples_are_lists() -> None:
-    assert json.loads(record.encode({"a": (1, ("b",))})) == {"a": [1, ["b"]]}
+    assert json.loads(encode({"a": (1, ("b",))})) == {"a": [1, ["b"]]}
 
 
 def test_a_reader_sees_the_old_record_or_the_new_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from lamina.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.cli.declare import Arguments
+    from lamina.argv.declare import Arguments
     from lamina.engine import Engine
     from lamina.engine.options import RunOptions
 

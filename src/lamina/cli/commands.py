@@ -15,8 +15,8 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
+from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli import output
-from lamina.cli.declare import Argument, Option, Verb
 from lamina.cli.entry import load
 from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import GROUPS, VERBS

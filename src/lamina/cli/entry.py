@@ -10,8 +10,8 @@ import gc
 import os
 import sys
 
-from lamina.cli import quick
-from lamina.cli.declare import Arguments
+from lamina.argv import quick
+from lamina.argv.declare import Arguments
 from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import VERBS
 

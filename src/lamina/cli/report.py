@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from lamina.cli import quick
+from lamina.argv import quick
 from lamina.cli.options.general import GLOBAL
 from lamina.errors import HostChanged, LaminaError
 

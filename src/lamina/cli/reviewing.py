@@ -12,7 +12,7 @@ from lamina.cli.quoting import harmless
 from lamina.cli.style import Style
 
 if TYPE_CHECKING:
-    from lamina.cli.declare import Arguments
+    from lamina.argv.declare import Arguments
     from lamina.engine import Container
     from lamina.engine.apply.values import HostChange
 

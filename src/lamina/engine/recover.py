@@ -12,10 +12,10 @@ import select
 from errno import ESRCH
 
 from lamina.engine.discard import discard, finish_burials
-from lamina.engine.identity import same_process
 from lamina.errors import Corrupt, KernelError, LaminaError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.cgroups import read_layout, remove_directories
+from lamina.runtime.identity import same_process
 from lamina.store import containers
 
 TYPE_CHECKING = False

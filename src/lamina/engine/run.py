@@ -10,16 +10,16 @@ from time import time_ns
 
 from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
-from lamina.engine.identity import identity_of
 from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
 from lamina.engine.picture import picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
-from lamina.engine.users import file_reader, resolve_user
 from lamina.errors import KernelError, LaminaError, StepFailed, TimeoutExpired, Unsupported
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
+from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
+from lamina.runtime.users import file_reader, resolve_user
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.store.tree import remove_tree

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Options, Volume
-    from lamina.engine.users import User
+    from lamina.runtime.users import User
 
     Spec = dict[str, Any]
 

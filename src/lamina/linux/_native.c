@@ -19,48 +19,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { VALUE, IN_ARENA, REGISTER };        /* what step.argument[i] means: see program.py */
-enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, EXIT_STEP_FAILED = 126, MOST_TRIES = 1000,
-       MOST_REGISTERS = 65536 };
+#include "walker.h"
 
-struct step {
-    int64_t number;             /* of the system call */
-    uint64_t argument[6];
-    uint8_t kind[6];
-    uint8_t has_wanted;
-    uint8_t unused;
-    int64_t wanted;             /* with has_wanted: any other result is a failure */
-    uint64_t tolerated[2];      /* bit n: errno n is no failure */
-    uint16_t skip;              /* steps to pass over after a tolerated error */
-    uint16_t leap;              /* steps to pass over after success */
-    int32_t save;               /* the register that takes the result, or -1 */
-    int64_t result;
-};
-
-struct program {                /* head of the mapping: registers, steps and arena follow, the stack is last */
-    size_t size;
-    uint32_t count, registers;
-    int64_t *values;
-    struct step *steps;
-    char *arena;
-    int32_t failed;             /* index of the failing step, or -1 */
-    int32_t error;              /* its errno, 0: it returned something else than it should */
-};
+enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
 
 /* ---- no libc, no Python from here ... ---- */
 
 #if defined(__x86_64__)
-static inline long raw(long n, long a, long b, long c, long d, long e, long f)
-{
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall" : "=a"(result) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
 /* The child starts on a stack of its own and never returns: it calls enter(arg). */
 static long clone3_call(struct clone_args *args, void (*enter)(struct program *), struct program *arg)
 {
@@ -81,19 +46,6 @@ static long clone3_call(struct clone_args *args, void (*enter)(struct program *)
     return result;
 }
 #elif defined(__aarch64__)
-static inline long raw(long n, long a, long b, long c, long d, long e, long f)
-{
-    register long x8 __asm__("x8") = n;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
-    return x0;
-}
-
 static long clone3_call(struct clone_args *args, void (*enter)(struct program *), struct program *arg)
 {
     register long x8 __asm__("x8") = SYS_clone3;
@@ -111,52 +63,7 @@ static long clone3_call(struct clone_args *args, void (*enter)(struct program *)
                      : "+r"(x0) : "r"(x8), "r"(x1), "r"(function), "r"(argument) : "memory");
     return x0;
 }
-#else
-#error "this machine has no walker yet: lamina/linux/runner.py serves it"
 #endif
-
-static long step_value(const struct program *p, const struct step *s, int i)
-{
-    switch (s->kind[i]) {
-    case IN_ARENA: return (long)(p->arena + s->argument[i]);
-    case REGISTER: return (long)p->values[s->argument[i]];
-    default: return (long)s->argument[i];
-    }
-}
-
-/* 0, or -1 with failed and error set. */
-static int walk(struct program *p)
-{
-    for (uint32_t i = 0; i < p->count; i++) {
-        struct step *s = &p->steps[i];
-        long result;
-        int tries = 0;
-        do      /* openat2(2): EAGAIN means that something was renamed or mounted meanwhile, and to try again */
-            result = raw(s->number, step_value(p, s, 0), step_value(p, s, 1), step_value(p, s, 2),
-                         step_value(p, s, 3), step_value(p, s, 4), step_value(p, s, 5));
-        while (result == -EAGAIN && s->number == SYS_openat2 && ++tries < MOST_TRIES);
-        s->result = result;
-        if (result < 0 && result > -4096) {
-            long error = -result;
-            if (error < 128 && (s->tolerated[error >> 6] >> (error & 63)) & 1) {
-                i += s->skip;
-                continue;
-            }
-            p->failed = (int32_t)i;
-            p->error = (int32_t)error;
-            return -1;
-        }
-        if (s->has_wanted && result != s->wanted) {
-            p->failed = (int32_t)i;
-            p->error = 0;
-            return -1;
-        }
-        if (s->save >= 0)
-            p->values[s->save] = result;
-        i += s->leap;
-    }
-    return 0;
-}
 
 /* CLONE_CLEAR_SIGHAND leaves ignored signals ignored, and Python ignores two: no signal state of ours may get in. */
 static void forget_signals(void)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 # struct step of _native.c: number, six arguments, six kinds, has_wanted, wanted, tolerated, skip, leap, save, result
 RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
+# struct image of lamina_init.c: magic, count, registers, relocations, report, then where in the file they are: values,
+# steps, arena, offsets, its end
+IMAGE = struct.Struct("=8sIIIi5Q")
+MAGIC = b"lamina 1"
 FIRST_ARGUMENT = 8  # where in a record; each takes 8 bytes
 # what follows data of each length modulo 16: at least a NUL, and then as many as the next needs to be aligned
 ENDS = tuple(bytes(16 - rest) for rest in range(16))
@@ -110,6 +114,23 @@ class Program:
     def walk(self) -> Outcome:
         """Make the calls in this thread, one after the other, until one fails."""
         return _outcome(engine.walk(self.records, self.arena, self.relocations, self._closed()))
+
+    def image(self, report: int) -> bytes:
+        """The program as a file that runtime/init/lamina_init.c maps and walks.
+
+        If a step fails it writes the step's index and errno (two ints) to the descriptor *report* and ends.
+        """
+        registers = self._closed()
+        steps, arena, relocations = self.records, self.arena, self.relocations
+        values = IMAGE.size
+        first = values + len(registers)
+        data = first + len(steps)
+        offsets = data + len(arena) + -len(arena) % 16
+        head = IMAGE.pack(
+            MAGIC, len(steps) // RECORD.size, len(registers) // 8, len(relocations) // 4, report,
+            values, first, data, offsets, offsets + len(relocations),
+        )  # fmt: skip
+        return b"".join((head, registers, steps, arena, bytes(-len(arena) % 16), relocations))
 
     def spawn(self, flags: int, cgroup: int = -1) -> Child:
         """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.

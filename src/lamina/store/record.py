@@ -1,15 +1,13 @@
 """Records: small JSON documents, written whole or not at all.
 
-Writing is on the path of every start, so it does without the json package (its import costs 6 ms); reading is not.
-Bytes that are not UTF-8 (a path, an argument) live in strings as Python's surrogate escapes do, and in the file as
-the JSON escape of such a surrogate: `os.fsencode` of what was read gives the bytes back.
+Bytes that are not UTF-8 come back as they were: see `lamina.document`.
 """
 
 from __future__ import annotations
 
 import os
-from _json import encode_basestring_ascii as _quote
 
+from lamina.document import encode
 from lamina.errors import Corrupt
 
 TYPE_CHECKING = False
@@ -18,29 +16,6 @@ if TYPE_CHECKING:
 
 # a record that is larger was not written by us
 LARGEST = 64 << 20
-
-
-def encode(value: object) -> str:
-    """*value* (dicts with string keys, lists, tuples, str, bytes, int, float, bool, None) as JSON text.
-
-    Bytes are written as the string `os.fsdecode` makes of them. Raises TypeError for anything else.
-    """
-    kind = type(value)
-    if kind is str:
-        return _quote(value)  # type: ignore[arg-type]
-    if kind is bytes:
-        return _quote(os.fsdecode(value))  # type: ignore[arg-type]
-    if value is None or kind is bool:
-        return {None: "null", True: "true", False: "false"}[value]  # type: ignore[index]
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if kind is dict:
-        return "{" + ",".join([_quote(k) + ":" + encode(v) for k, v in value.items()]) + "}"  # type: ignore[attr-defined]
-    if kind is list or kind is tuple:
-        return "[" + ",".join([encode(item) for item in value]) + "]"  # type: ignore[attr-defined]
-    if kind is float and value - value == 0:  # type: ignore[operator]
-        return float.__repr__(value)
-    raise TypeError(f"a record cannot hold {value!r}")
 
 
 def decode(data: bytes, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Argument, Option
+from lamina.argv.declare import Argument, Option
 
 NAME = Argument("name", "NAME", complete="container")
 PATHS = Argument("paths", "PATH", "*", complete="file")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Option, Verb
+from lamina.argv.declare import Option, Verb
 
 GLOBAL = Verb(
     name="",

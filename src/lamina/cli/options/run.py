@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Argument, Option
+from lamina.argv.declare import Argument, Option
 
 RUN, PROCESS, FILES, LIMITS = "Container", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")

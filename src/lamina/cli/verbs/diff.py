@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Arguments, Verb
+from lamina.argv.declare import Arguments, Verb
 from lamina.cli.options.changes import EXCLUDE, NAME, PATHS, PATHS_EXPLAINED, SHOW
 
 VERB = Verb(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.convert import count
-from lamina.cli.declare import Argument, Arguments, Option, Verb
 
 
 def _moment(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Arguments, Verb
+from lamina.argv.declare import Arguments, Verb
 from lamina.cli.options.changes import SHOW
 from lamina.cli.options.overlay import EXPLAINED, STACK
 

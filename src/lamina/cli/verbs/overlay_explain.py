@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Argument, Arguments, Verb
+from lamina.argv.declare import Argument, Arguments, Verb
 from lamina.cli.options.general import OUTPUT
 from lamina.cli.options.overlay import EXPLAINED, STACK
 

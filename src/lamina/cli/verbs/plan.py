@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.cli.declare import Arguments, Option, Verb
+from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.options.run import ARGUMENTS, OPTIONS
 
 VERB = Verb(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lamina.cli.declare import Arguments, Verb
+from lamina.argv.declare import Arguments, Verb
 from lamina.cli.options.general import OUTPUT
 
 VERB = Verb(name="version", options=(OUTPUT,))

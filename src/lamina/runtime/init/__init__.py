@@ -16,8 +16,8 @@ from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_W
 from lamina.errors import Unsupported
 from lamina.linux.fd import Fd
 
-# argv[0] of the two
-EXEC_NAME, INIT_NAME = b"lamina-exec", b"lamina-init"
+# argv[0] of the three
+EXEC_NAME, INIT_NAME, WALK_NAME = b"lamina-exec", b"lamina-init", b"lamina-walk"
 INIT = os.path.join(os.path.dirname(__file__), "lamina-init")
 # descriptor on which both report as four bytes, in the machine's order, why a command cannot be executed
 REPORT = 3
@@ -35,7 +35,7 @@ def init_file() -> Fd:
             "start by lamina-init: it was not built when Lamina was installed",
             remedy="install a C compiler and Lamina again",
         )
-    return _sealed(program)
+    return sealed_file(program)
 
 
 def exec_file() -> Fd:
@@ -45,7 +45,7 @@ def exec_file() -> Fd:
         from lamina.runtime.init.listing import program as listed
 
         program = listed(os.uname().machine)
-    return _sealed(program)
+    return sealed_file(program)
 
 
 def _compiled() -> bytes:
@@ -56,9 +56,10 @@ def _compiled() -> bytes:
         return b""
 
 
-def _sealed(program: bytes) -> Fd:
+def sealed_file(content: bytes) -> Fd:
+    """A memory file with *content* that can be executed and never changed; close-on-exec (memfd_create(2))."""
     fd = Fd(_memory_file())
-    view = memoryview(program)
+    view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
     fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)

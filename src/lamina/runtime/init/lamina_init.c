@@ -1,4 +1,5 @@
-/* One program, two names: the last step of every start, and process 1 of a container that wants one (`--init`).
+/* One program, three names: the last step of every start, process 1 of a container that wants one (`--init`), and the
+ * first program of a process that is still being made.
  *
  *     lamina-exec COMMAND [ARGUMENT...]
  *
@@ -11,6 +12,13 @@
  * starts COMMAND as a child, hands it the terminal, forwards every signal to it, reaps whatever processes end up here,
  * and exits as the command did: its status, or 128 + the signal that killed it.
  *
+ *     lamina-walk DESCRIPTOR
+ *
+ * maps the list of system calls in the file open as DESCRIPTOR (struct image, written by linux/program.py) and makes
+ * them: how a container comes to be that outlives its maker, and how a process joins one. Nothing of Python, and no
+ * memory of its, is in such a process. The list ends in execve(2); if a step fails, its index and errno are written to
+ * the descriptor that the list names, and the exit status is 127 or 126 for an execve(2), 126 for everything else.
+ *
  * If the command cannot be executed: 127 (not found) or 126, as a shell says it, and errno as four bytes on descriptor 3;
  * that descriptor closes without a byte once the command runs. 125: this program could not do its own work.
  *
@@ -19,11 +27,14 @@
  */
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/mman.h>
 #include <linux/prctl.h>
 #include <linux/signal.h>
 #include <linux/wait.h>
 #include <asm/ioctls.h>
 #include <asm/unistd.h>
+
+#include "../../linux/walker.h"
 
 enum { TERMINAL = 0, REPORT = 3, PATH_SIZE = 4096, SIGNAL_BYTES = 8 };
 enum { OWN_FAILURE = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, KILLED = 128 };
@@ -31,25 +42,7 @@ enum { OWN_FAILURE = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127, KILLED = 128 };
 
 static long call(long n, long a, long b, long c, long d, long e)
 {
-#if defined(__x86_64__)
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall" : "=a"(result) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = n;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-    return x0;
-#else
-#error "this machine has no lamina-init yet"
-#endif
+    return raw(n, a, b, c, d, e, 0);
 }
 
 static void leave(int status) __attribute__((noreturn));
@@ -162,6 +155,55 @@ static int reap(long started)
     }
 }
 
+struct image {                  /* what a file for lamina-walk begins with; the rest is offsets into it */
+    char magic[8];
+    uint32_t count, registers, relocations;
+    int32_t report;             /* descriptor */
+    uint64_t values, steps, arena, offsets, size;
+};
+
+static int number(const char *text)
+{
+    int n = 0;
+    while (*text >= '0' && *text <= '9')
+        n = 10 * n + *text++ - '0';
+    return n;
+}
+
+static void follow(int file) __attribute__((noreturn));
+static void follow(int file)
+{
+    struct image head = {0};
+    uint64_t magic, expected;
+    if (call(__NR_pread64, file, (long)&head, sizeof head, 0, 0) != sizeof head)
+        leave(OWN_FAILURE);
+    __builtin_memcpy(&magic, head.magic, sizeof magic);
+    __builtin_memcpy(&expected, "lamina 1", sizeof expected);
+    if (magic != expected)
+        leave(OWN_FAILURE);
+    long mapped = raw(__NR_mmap, 0, (long)head.size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    if (mapped < 0 && mapped > -4096)
+        leave(OWN_FAILURE);
+    call(__NR_close, file, 0, 0, 0, 0);
+    char *base = (char *)mapped;
+    struct program p = {.size = head.size, .count = head.count, .registers = head.registers,
+        .values = (int64_t *)(base + head.values), .steps = (struct step *)(base + head.steps),
+        .arena = base + head.arena, .failed = -1};
+    const uint32_t *offset = (const uint32_t *)(base + head.offsets);
+    for (uint32_t i = 0; i < head.relocations; i++) {   /* the file is our maker's: nobody else could write to it */
+        uint64_t pointer;
+        __builtin_memcpy(&pointer, p.arena + offset[i], sizeof pointer);
+        pointer += (uint64_t)p.arena;
+        __builtin_memcpy(p.arena + offset[i], &pointer, sizeof pointer);
+    }
+    if (!walk(&p))
+        leave(0);
+    int32_t said[2] = {p.failed, p.error};
+    call(__NR_write, head.report, (long)said, sizeof said, 0, 0);
+    int64_t failed = p.steps[p.failed].number;
+    leave((failed == __NR_execve || failed == __NR_execveat) && p.error == ENOENT ? NOT_FOUND : EXIT_STEP_FAILED);
+}
+
 __attribute__((used)) void lamina_init(long *stack)
 {
     long count = stack[0];
@@ -171,6 +213,8 @@ __attribute__((used)) void lamina_init(long *stack)
         leave(report(-EINVAL, OWN_FAILURE));
     if (named(argv[0], "lamina-exec"))
         command(argv + 1, envp);
+    if (named(argv[0], "lamina-walk"))
+        follow(number(argv[1]));
     if (!named(argv[0], "lamina-init")) {
         static const char refusal[] = "lamina: a script cannot be interpreted by the program that executes it\n";
         call(__NR_write, 2, (long)refusal, sizeof refusal - 1, 0, 0);

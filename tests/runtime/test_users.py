@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.engine.users import LARGEST, LARGEST_ID, User, file_reader, resolve_user
 from lamina.errors import InvalidInput, LaminaError, NotFound
+from lamina.runtime.users import LARGEST, LARGEST_ID, User, file_reader, resolve_user
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin

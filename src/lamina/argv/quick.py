@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from lamina.cli.declare import Argument, Option, Verb
+    from lamina.argv.declare import Argument, Option, Verb
 
 
 def parse(verb: Verb, argv: Sequence[str]) -> dict[str, Any] | None:
