@@ -1,19 +1,22 @@
-"""Builds the native code: an extension, and the minimal init. Everything else is in pyproject.toml.
+"""Builds the native code: an extension, the minimal init, and the client. Everything else is in pyproject.toml.
 
-Both are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
-runtime/init, and refuses `--init` (see `lamina info`), so a failing build is a warning, not an error.
+All are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
+runtime/init, refuses `--init` (see `lamina info`), and is a script of Python; so a failing build is a warning, not an
+error.
 """
 
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, setup  # first: it brings distutils along
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-INIT = Path("src/lamina/runtime/init/lamina_init.c")
-# a static program that needs no C library, and nothing in it that this compiler would like to add
-INIT_COMPILED = [
+from distutils.command.build_scripts import build_scripts  # isort: skip
+
+INIT, CLIENT = Path("src/lamina/runtime/init/lamina_init.c"), Path("src/lamina/cli/client.c")
+# static programs that need no C library, and nothing in them that this compiler would like to add
+FREESTANDING = [
     "-Os",
     "-Wall",
     "-Wextra",
@@ -21,9 +24,16 @@ INIT_COMPILED = [
     "-ffreestanding",
     "-fno-stack-protector",
     "-fno-pie",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-tree-loop-distribute-patterns",
 ]
-INIT_COMPILED += ["-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"]
-INIT_LINKED = ["-static", "-nostdlib", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"]
+LINKED = ["-static", "-nostdlib", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"]
+# what the client is where there is no compiler; installers put the interpreter into the first line
+SCRIPT = """#!python
+from lamina.cli.entry import main
+
+main()
+"""
 
 
 class abi3_wheel(bdist_wheel):
@@ -32,6 +42,15 @@ class abi3_wheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         python, abi, platform = super().get_tag()
         return ("cp311", "abi3", platform) if python.startswith("cp") else (python, abi, platform)
+
+
+BUILD_ERRORS = (CCompilerError, ExecError, PlatformError, AttributeError)
+
+
+def compile_freestanding(command: build_ext, source: Path, target: Path, *options: str) -> None:
+    """With the compiler of the extensions, but not the options that it has for them."""
+    words = command.compiler.compiler_so[:1]
+    command.spawn([*words, *FREESTANDING, *options, *LINKED, str(source), "-o", str(target)])
 
 
 class build_native(build_ext):
@@ -43,11 +62,28 @@ class build_native(build_ext):
         target = INIT.parent if here else Path(self.build_lib, *INIT.parent.parts[1:])
         target.mkdir(parents=True, exist_ok=True)
         try:
-            # the compiler of the extensions, but not the options that it has for them
-            words = self.compiler.compiler_so[:1]
-            self.spawn([*words, *INIT_COMPILED, *INIT_LINKED, str(INIT), "-o", str(target / "lamina-init")])
-        except (CCompilerError, ExecError, PlatformError, AttributeError) as error:
+            compile_freestanding(self, INIT, target / "lamina-init")
+        except BUILD_ERRORS as error:
             self.warn(f"building lamina-init failed: {error}")
+
+
+class build_client(build_scripts):
+    """The command `lamina`: a compiled client (client.c) that starts Python; a script where it cannot be built."""
+
+    editable_mode = False
+
+    def run(self) -> None:
+        self.mkpath(self.build_dir)
+        program = Path(self.build_dir, "lamina")
+        self.run_command("build_ext")  # which finds the compiler
+        builder = self.get_finalized_command("build_ext")
+        source = [f'-DSOURCE="{Path("src").resolve()}"'] if self.editable_mode else []
+        try:
+            compile_freestanding(builder, CLIENT, program, *source)
+        except BUILD_ERRORS as error:
+            self.warn(f"building the client failed: {error}")
+            program.write_text(SCRIPT)
+        program.chmod(0o755)
 
 
 setup(
@@ -62,5 +98,6 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"bdist_wheel": abi3_wheel, "build_ext": build_native},
+    scripts=[str(CLIENT)],  # in name only: it is what build_client makes of it
+    cmdclass={"bdist_wheel": abi3_wheel, "build_ext": build_native, "build_scripts": build_client},
 )

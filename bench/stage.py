@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,13 @@ class Stage:
         }
 
     def _environment(self, venv: Path) -> str:
-        """A virtual environment with nothing in it but Lamina and what it needs: no .pth file slows its start."""
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        """A virtual environment in which Lamina is installed as anybody would, and nothing else: no .pth file slows its
+        start.
+        """
         python = venv / "bin" / "python"
-        packages = next(venv.glob("lib/python*/site-packages"))
-        paths = [str(REPOSITORY / "src"), sysconfig.get_path("purelib")]
-        (packages / "lamina.pth").write_text("".join(f"{path}\n" for path in paths))
-        script = Path(sys.executable).parent / "lamina"  # as pip installed it, with another interpreter
-        body = script.read_text().partition("\n")[2]
-        (venv / "bin" / "lamina").write_text(f"#!{python}\n{body}")
-        (venv / "bin" / "lamina").chmod(0o755)
-        subprocess.run([str(python), "-m", "compileall", "-q", str(REPOSITORY / "src")], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--python", str(python)]
+        subprocess.run([*pip, "install", str(REPOSITORY)], check=True)
         return str(python)
 
     def run(self, *argv: str) -> str:

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "raw.h"
+
 enum { VALUE, IN_ARENA, REGISTER };        /* what step.argument[i] means: see program.py */
 enum { EXIT_STEP_FAILED = 126, MOST_TRIES = 1000 };
 
@@ -37,34 +39,6 @@ struct program {                /* somewhere behind it lie the registers, the st
     int32_t failed;             /* index of the failing step, or -1 */
     int32_t error;              /* its errno, 0: it returned something else than it should */
 };
-
-#if defined(__x86_64__)
-static inline long raw(long n, long a, long b, long c, long d, long e, long f)
-{
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall" : "=a"(result) : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-#elif defined(__aarch64__)
-static inline long raw(long n, long a, long b, long c, long d, long e, long f)
-{
-    register long x8 __asm__("x8") = n;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
-    return x0;
-}
-#else
-#error "this machine has no walker yet: lamina/linux/runner.py serves it"
-#endif
 
 static long step_value(const struct program *p, const struct step *s, int i)
 {
