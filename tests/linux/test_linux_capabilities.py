@@ -61,7 +61,7 @@ def test_sets_of_this_thread(door: str) -> None:
 def test_last_capability_without_procfs(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = last_cap()
 
-    def no_procfs(*_: object) -> None:
+    def no_procfs(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "no procfs")
 
     monkeypatch.setattr("builtins.open", no_procfs)

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from lamina.errors import InvalidInput
-from lamina.runtime.rlimits import INFINITY, NUMBERS, effective_limits
+from lamina.linux.procfs import INFINITY
+from lamina.runtime.rlimits import NUMBERS, effective_limits
 
 
 def test_every_limit_is_set():

@@ -68,14 +68,22 @@ def contained(identity: str, *words: str) -> Bundle:
 
 def direct(bundle: Bundle, wiring: Wiring) -> Any:
     plan = compile_plan(bundle, wiring)
-    return plan.flags, plan.assemble().fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts()
+    return (
+        plan.clone_flags(wiring),
+        plan.mapped,
+        plan.assemble().fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts(),
+    )
 
 
 def through(bundle: Bundle, wiring: Wiring, place: Path) -> Any:
     found = template_for(bundle, wiring, None, os.fsencode(place))
     assert found is not None
     program = found.identified(bundle.identity)
-    return found.flags, program.fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts()
+    return (
+        found.flags,
+        found.mapped,
+        program.fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts(),
+    )
 
 
 def test_a_container_that_differs_in_identity_and_command_is_not_compiled_again(
@@ -209,7 +217,9 @@ def test_every_module_that_compiles_a_plan_is_among_the_sources() -> None:
     # rooms without code of their own, and the walker, which is no compiler
     beside = {path for path in executed if path.endswith(("linux/__init__.py", "overlay/__init__.py"))}
     beside |= {
-        path for path in executed if path.endswith(("runtime/__init__.py", "linux/fd.py", "linux/call.py"))
+        path
+        for path in executed
+        if path.endswith(("runtime/__init__.py", "linux/fd.py", "linux/call.py", "linux/procfs.py"))
     }
     assert executed - beside <= set(template.SOURCES)
     assert all(os.path.exists(path) for path in template.SOURCES)

@@ -19,7 +19,7 @@ from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
-from lamina.runtime.users import file_reader, resolve_user
+from lamina.runtime.users import own_file, resolve_user
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.store.tree import remove_tree
@@ -104,11 +104,7 @@ def design(
     layers = arrange(host, store, home, rootless=rootless, volatile=options.rm, read_only=options.read_only)
     config = ImageConfig(workdir=_working_directory())
     words = arguments(command, options, config)
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        user = resolve_user(options.user, file_reader(root))
-    finally:
-        os.close(root)
+    user = resolve_user(options.user, own_file)
     size = terminal_size(io.stdin) if options.tty else None
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(

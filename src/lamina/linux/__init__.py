@@ -43,6 +43,10 @@ _HOMES = {
             "open_by_handle_at openat2 renameat2 statfs statx",
         ),
         (
+            "procfs",
+            "cap_last_cap effective_capabilities hard_limits",
+        ),
+        (
             "keys",
             "add_key describe_key get_keyring_id invalidate_key join_session_keyring keyctl "
             "link_key revoke_key set_key_permissions unlink_key",

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -206,11 +207,14 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
     };
     sigset_t all, before;
     sigfillset(&all);
-    long pid;
+    long pid, dumpable = raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
     Py_BEGIN_ALLOW_THREADS
     pthread_sigmask(SIG_BLOCK, &all, &before);      /* the child inherits it, so nothing interrupts the walk's start */
     pid = clone3_call(&clone, child, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    /* ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2)) */
+    if (dumpable >= 0 && raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0) != dumpable)
+        raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
     Py_END_ALLOW_THREADS
     if (pid < 0) {
         discard(p);

@@ -21,6 +21,7 @@ from lamina.linux.constants import (
     PR_CAPBSET_DROP,
     PR_CAPBSET_READ,
 )
+from lamina.linux.procfs import cap_last_cap
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -75,8 +76,7 @@ def capset(sets: CapabilitySets) -> None:
 def last_cap() -> int:
     """The number of the highest capability that the running kernel knows. capabilities(7), cap_last_cap."""
     try:
-        with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-            return int(file.read())
+        return cap_last_cap()
     except OSError:  # no procfs here
         number = 0
         while number < 63 and _known(number + 1):

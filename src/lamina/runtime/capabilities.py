@@ -8,7 +8,6 @@ program with inheritable file capabilities what its user does not have).
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.linux.capabilities import CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ ALL = "ALL"
 
 def capability(name: str) -> str:
     """The kernel's name for what people write: "net_admin", "NET_ADMIN", "CAP_NET_ADMIN". Raises InvalidInput."""
+    from lamina.linux.capabilities import CAPABILITIES
+
     upper = name.strip().upper()
     full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
     if full not in CAPABILITIES:
@@ -50,7 +51,7 @@ def adjust(
     drop: Iterable[str] = (),
     *,
     base: Iterable[str] = DEFAULT_CAPABILITIES,
-    known: Iterable[str] = tuple(CAPABILITIES),
+    known: Iterable[str] | None = None,
 ) -> tuple[str, ...]:
     """The set that remains of *base* after --cap-add *add* and --cap-drop *drop*, in the order of the numbers.
 
@@ -58,6 +59,8 @@ def adjust(
     caller's bounding set, if it is smaller) but the dropped ones; of the same name in both, the drop wins. Raises
     InvalidInput for an unknown name, and for ALL in both, which says nothing.
     """
+    from lamina.linux.capabilities import CAPABILITIES
+
     added, dropped = _names(add), _names(drop)
     if ALL in added and ALL in dropped:
         raise InvalidInput(
@@ -66,7 +69,7 @@ def adjust(
     if ALL in dropped:
         kept = added
     elif ALL in added:
-        kept = set(known) - dropped
+        kept = set(CAPABILITIES if known is None else known) - dropped
     else:
         kept = ({capability(name) for name in base} | added) - dropped
     return tuple(name for name in CAPABILITIES if name in kept)

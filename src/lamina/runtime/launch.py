@@ -18,11 +18,9 @@ from lamina.errors import (
     StepFailed,
     Unsupported,
 )
-from lamina.linux.capabilities import last_cap
-from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
 from lamina.linux.fd import Fd
 from lamina.linux.packed import Reg
-from lamina.linux.process import pidfd_get_info, pidfd_send_signal, prctl
+from lamina.linux.procfs import cap_last_cap
 from lamina.runtime.bundle import NULL, Wiring
 from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.init import exec_file, init_file
@@ -32,11 +30,15 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from signal import pidfd_send_signal
+
     from lamina.linux.packed import Child, Program
     from lamina.runtime.bundle import Bundle
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.plan import Plan
     from lamina.runtime.seccomp.cache import Filter
+else:
+    from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
 _EXECUTING = ("execve", "execveat")
 # a plan names the descriptors of a start; which numbers they have is said when it is walked
@@ -92,6 +94,8 @@ def _reap(pidfd: Fd) -> int:
     except ChildProcessError:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
         _ready(None, pidfd)
+        from lamina.linux.process import pidfd_get_info
+
         try:
             code = pidfd_get_info(pidfd).exit_status
         except OSError:
@@ -163,13 +167,7 @@ def launch(
     held: list[Fd] = []
     try:
         start = _Start(bundle, facts, cgroup, (stdin, stdout, stderr), seccomp, die_with_parent, held)
-        dumpable = prctl(PR_GET_DUMPABLE)
-        try:
-            child, pty = start.go(cache)
-        finally:
-            # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
-            if prctl(PR_GET_DUMPABLE) != dumpable:
-                prctl(PR_SET_DUMPABLE, dumpable)
+        child, pty = start.go(cache)
     except BaseException as failure:
         if cgroup is not None:
             cgroup.close()
@@ -233,12 +231,38 @@ class _Start:
         """The process, and its terminal's master if it has one, once the command runs."""
         found = template_for(self.bundle, self.wiring, self.seccomp, cache) if cache is not None else None
         if found is not None:
-            flags, program = found.flags, found.identified(self.bundle.identity)
+            flags, mapped, program = found.flags, found.mapped, found.identified(self.bundle.identity)
         else:
             compiled = self.plan()
-            flags, program = compiled.flags, compiled.assemble()
-        child = self._spawn(flags, program.fill(self.descriptors, self.strings))
+            flags, mapped, program = compiled.clone_flags(self.wiring), compiled.mapped, compiled.assemble()
+        filled = program.fill(self.descriptors, self.strings)
+        if mapped:
+            return self._go_mapped(flags, filled)
+        child = self._spawn(flags, filled)
+        self.theirs.close()
         return child, self._await_command(child)
+
+    def _go_mapped(self, flags: int, program: Program) -> tuple[Child, Fd | None]:
+        """The same in a new user namespace, whose id maps only somebody outside can write."""
+        from lamina.linux.process import SameDumpable
+        from lamina.runtime.id_maps import write_id_maps
+
+        with SameDumpable():
+            child = self._spawn(flags, program)
+            try:
+                self.theirs.close()
+                write_id_maps(child.pid, self.bundle.spec["linux"])
+                os.write(self.ours, b"m")
+            except BaseException:
+                _end(child)
+                raise
+            return child, self._await_command(child)
+
+    def _spawn(self, flags: int, program: Program) -> Child:
+        try:
+            return program.spawn(flags, self.into_cgroup)
+        except OSError as error:
+            raise _clone_failure(error, bool(self.bundle.spec["linux"].get("uidMappings"))) from error
 
     def plan(self) -> Plan:
         """The plan, compiled now."""
@@ -246,29 +270,6 @@ class _Start:
 
         program = self.seccomp.program() if self.seccomp else b""
         return compile_plan(self.bundle, replace(self.wiring, seccomp=program))
-
-    def _spawn(self, flags: int, program: Program) -> Child:
-        """clone3, id maps where there is a user namespace, and the report of the walk."""
-        mapped = bool(flags & CLONE_NEWUSER)
-        # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
-        sharing = CLONE_VM if mapped else CLONE_VM | CLONE_VFORK
-        into_cgroup = 0x200000000 if self.into_cgroup >= 0 else 0
-        cgroup_namespace = flags & 0x02000000
-        try:
-            child = program.spawn(flags & ~cgroup_namespace | sharing | into_cgroup, self.into_cgroup)
-        except OSError as error:
-            raise _clone_failure(error, mapped) from error
-        try:
-            self.theirs.close()
-            if mapped:
-                from lamina.runtime.id_maps import write_id_maps
-
-                write_id_maps(child.pid, self.bundle.spec["linux"])
-                os.write(self.ours, b"m")
-        except BaseException:
-            _end(child)
-            raise
-        return child
 
     def _await_command(self, child: Child) -> Fd | None:
         """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
@@ -356,7 +357,7 @@ def _facts(bundle: Bundle) -> Wiring:
         _OPEN,
         files=frozenset(files),
         limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
-        last_cap=last_cap(),
+        last_cap=cap_last_cap(),
         setgroups=not single,
         lowerdir_plus=_takes_layers_one_by_one(),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from lamina.errors import InvalidInput
+from lamina.linux.procfs import INFINITY, effective_capabilities, hard_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-INFINITY = 0xFFFFFFFFFFFFFFFF
+_CAP_SYS_RESOURCE = 24
 NUMBERS = {
     "RLIMIT_CPU": 0,
     "RLIMIT_FSIZE": 1,
@@ -57,7 +58,8 @@ def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int,
         if soft > hard:
             raise InvalidInput(f"set limit {name}: the soft limit {soft} is above the hard limit {hard}")
         wanted[name] = (soft, hard)
-    ceilings = {} if _may_raise() else _hard_limits()
+    may_raise = not os.geteuid() and effective_capabilities() >> _CAP_SYS_RESOURCE & 1
+    ceilings = {} if may_raise else hard_limits()
     limits, lowered = [], []
     for name, number in NUMBERS.items():
         ceiling = ceilings.get(number, INFINITY)
@@ -68,22 +70,3 @@ def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int,
             hard = ceiling
         limits.append((number, min(soft, hard), hard))
     return tuple(limits), tuple(lowered)
-
-
-def _hard_limits() -> dict[int, int]:
-    """The caller's own, by number."""
-    from resource import getrlimit
-
-    # -1, the module's word for no limit, is all ones in the kernel's
-    return {number: getrlimit(number)[1] & INFINITY for number in NUMBERS.values()}
-
-
-def _may_raise() -> bool:
-    """Whether the caller has CAP_SYS_RESOURCE (capabilities(7): number 24)."""
-    if os.geteuid():
-        return False
-    with open("/proc/self/status", "rb", buffering=0) as status:
-        for line in status.read(4096).splitlines():
-            if line.startswith(b"CapEff:"):
-                return bool(int(line.split()[1], 16) >> 24 & 1)
-    return False

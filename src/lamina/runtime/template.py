@@ -66,12 +66,14 @@ _latest: dict[bytes, Template] = {}
 
 
 class Template:
-    """A compiled start with what differs left open: the flags of clone3(2), the program, the number of its steps."""
+    """A compiled start with what differs left open: the flags of clone3(2), whether id maps are waited for, and the
+    program.
+    """
 
-    __slots__ = ("count", "flags", "program")
+    __slots__ = ("flags", "mapped", "program")
 
-    def __init__(self, flags: int, count: int, program: Program) -> None:
-        self.flags, self.count, self.program = flags, count, program
+    def __init__(self, flags: int, mapped: bool, program: Program) -> None:
+        self.flags, self.mapped, self.program = flags, mapped, program
 
     def identified(self, identity: bytes) -> Program:
         """The program for the container *identity*."""
@@ -98,10 +100,10 @@ def template_for(bundle: Bundle, wiring: Wiring, filter_: Filter | None, cache_d
         def compiled() -> bytes:
             return dumps(_compiled(bundle, wiring, filter_), 2)
 
-        flags, count, parts = loads(kept(content, cache_dir, b".plan", compiled))
+        flags, mapped, parts = loads(kept(content, cache_dir, b".plan", compiled))
         if len(_latest) >= IN_MEMORY:
             _latest.clear()
-        found = _latest[content] = Template(flags, count, Program(*parts))
+        found = _latest[content] = Template(flags, mapped, Program(*parts))
     return found
 
 
@@ -147,4 +149,4 @@ def _compiled(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> tuple[A
 
     plan = compile_plan(bundle, replace(wiring, seccomp=filter_.program() if filter_ else b""))
     records, arena, *rest = plan.assemble().parts()
-    return (plan.flags, len(plan.steps), (records, _marked(arena, bundle.identity), *rest))
+    return (plan.clone_flags(wiring), plan.mapped, (records, _marked(arena, bundle.identity), *rest))

@@ -10,8 +10,6 @@ import os
 from stat import S_ISREG
 
 from lamina.errors import InvalidInput, NotFound
-from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from lamina.linux.files import openat2
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -34,27 +32,50 @@ class User:
     home: str = "/"
 
 
+# O_NONBLOCK: a fifo in its place must not stop us
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
 def file_reader(root: int) -> ReadFile:
     """Reads files of the container whose root directory is open as *root*: empty where there is no such file."""
+    from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+    from lamina.linux.files import openat2
+
+    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
     def read(path: str) -> bytes:
         try:
-            # O_NONBLOCK: a fifo in its place must not stop us
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            with openat2(
-                root, path.lstrip("/"), flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-            ) as fd:
-                if not S_ISREG(os.fstat(fd).st_mode):
-                    return b""
-                chunks, left = [], LARGEST
-                while left and (chunk := os.read(fd, min(left, 1 << 20))):
-                    chunks.append(chunk)
-                    left -= len(chunk)
-                return b"".join(chunks)
+            with openat2(root, path.lstrip("/"), _READING, resolve=inside) as fd:
+                return _content(fd)
         except OSError:
             return b""
 
     return read
+
+
+def own_file(path: str) -> bytes:
+    """The same for this machine's own files, whose links lead where they lead for everybody here."""
+    try:
+        fd = os.open(path, _READING)
+    except OSError:
+        return b""
+    try:
+        return _content(fd)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int) -> bytes:
+    """No more than LARGEST bytes, and of a file only."""
+    if not S_ISREG(os.fstat(fd).st_mode):
+        return b""
+    chunks, left = [], LARGEST
+    while left and (chunk := os.read(fd, min(left, 1 << 20))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
 
 
 def resolve_user(asked: str | None, read: ReadFile) -> User:

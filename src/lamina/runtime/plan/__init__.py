@@ -6,7 +6,14 @@
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.linux.constants import CLONE_NEWNET
+from lamina.linux.constants import (
+    CLONE_INTO_CGROUP,
+    CLONE_NEWCGROUP,
+    CLONE_NEWNET,
+    CLONE_NEWUSER,
+    CLONE_VFORK,
+    CLONE_VM,
+)
 from lamina.linux.program import Step, Strings, assemble
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import launcher_strings
@@ -51,6 +58,19 @@ class Plan:
     def assemble(self) -> Program:
         """The steps, packed for the walker, with registers and the command still to be filled in."""
         return assemble(self.steps, self.given)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether somebody outside has to write id maps before the new process can go on."""
+        return bool(self.flags & CLONE_NEWUSER)
+
+    def clone_flags(self, wiring: Wiring) -> int:
+        """What clone3(2) is told. The cgroup namespace is made by a step, once the cgroups are joined; and a parent in
+        vfork is stopped until execve: it could not write the maps that the child waits for.
+        """
+        sharing = CLONE_VM if self.mapped else CLONE_VM | CLONE_VFORK
+        into_cgroup = CLONE_INTO_CGROUP if wiring.cgroup >= 0 else 0
+        return self.flags & ~CLONE_NEWCGROUP | sharing | into_cgroup
 
     def __str__(self) -> str:
         from lamina.linux.describe import describe_plan

@@ -1,0 +1,40 @@
+"""What /proc tells of the kernel and of this process, for whoever needs a number and no system call."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INFINITY = (1 << 64) - 1
+
+
+def cap_last_cap() -> int:
+    """The number of the highest capability that the running kernel knows. capabilities(7). Raises OSError."""
+    with open("/proc/sys/kernel/cap_last_cap", "rb", buffering=0) as file:
+        return int(file.read())
+
+
+def effective_capabilities() -> int:
+    """The calling process's effective set, bit n for capability n. proc_pid_status(5). Raises OSError."""
+    with open("/proc/self/status", "rb", buffering=0) as status:
+        for line in status.read(1 << 16).splitlines():
+            if line.startswith(b"CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def hard_limits() -> dict[int, int]:
+    """The calling process's hard limits by number (RLIMIT_*), INFINITY for none. proc_pid_limits(5). Raises OSError.
+
+    (The module `resource`, which says the same, takes longer to be imported.)
+    """
+    with open("/proc/self/limits", "rb", buffering=0) as file:
+        return dict(enumerate(_hard_column(file.read(1 << 16))))
+
+
+def _hard_column(text: bytes) -> Iterator[int]:
+    """One line a limit, in the order of their numbers: 26 columns of name, soft, hard, unit."""
+    for line in text.splitlines()[1:]:
+        hard = line[26:].split()[1]
+        yield INFINITY if hard == b"unlimited" else int(hard)
