@@ -11,18 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.engine.host import (
-    CLOSED,
-    DIRECTORY,
-    FILE,
-    SPECIAL,
-    HostImage,
-    Place,
-    check_store,
-    compose,
-    stack_depth,
-    visible,
-)
+from lamina.engine.host import check_store, compose, stack_depth, visible
+from lamina.engine.places import CLOSED, DIRECTORY, FILE, SPECIAL, HostImage, Place
 from lamina.errors import Unsupported
 from lamina.linux.mountinfo import Mount, parse_mountinfo
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 import os
 from stat import S_ISDIR, S_ISREG
 
+from lamina.engine.places import CLOSED, DIRECTORY, FILE, GONE, SPECIAL, HostImage, Place
 from lamina.errors import Unsupported
 from lamina.linux.mountinfo import mount_of
-from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,51 +48,6 @@ READ_ONLY_IMAGES = frozenset((b"squashfs", b"erofs", b"iso9660", b"cramfs", b"ro
 FRESH = (b"/proc", b"/sys", b"/dev")
 # the kernel stacks file systems twice at most (FILESYSTEM_MAX_STACK_DEPTH)
 DEEPEST_LOWER = 1
-
-COPY = "copy"
-DIRECTORY, FILE, SPECIAL, CLOSED, GONE = "directory", "file", "special", "closed", "gone"
-
-
-@value
-class Place:
-    """An overlay to come: the lower directory *lower* of the host appears at *at*; not `writable`: without an upper.
-
-    With a `skeleton` number the lower is that skeleton instead, which stands in for *lower*.
-    """
-
-    at: bytes
-    lower: bytes
-    writable: bool = True
-    skeleton: int | None = None
-
-
-@value
-class Stub:
-    """An entry of a skeleton: a "directory", an empty "file", a "copy" of the host's, or a "link" to `target`.
-
-    `path` is the host's.
-    """
-
-    skeleton: int
-    path: bytes
-    kind: str
-    mode: int = 0
-    target: bytes = b""
-
-
-@value
-class HostImage:
-    """What the host consists of, parents first. `places[0]` is the root.
-
-    `readonly` are host paths to bind read-only; `hide` directories to cover; `stubs` the entries of skeletons;
-    `warnings` sentences for the user, naming what is not as on the host.
-    """
-
-    places: tuple[Place, ...]
-    readonly: tuple[bytes, ...] = ()
-    hide: tuple[bytes, ...] = ()
-    stubs: tuple[Stub, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def kind_of(path: bytes) -> str:

@@ -9,7 +9,7 @@ import os
 from errno import EEXIST, ENODATA, ENOTSUP, EPERM
 from stat import S_IMODE
 
-from lamina.engine.host import COPY, DIRECTORY
+from lamina.engine.places import COPY, DIRECTORY
 from lamina.overlay.spec import MountSpec
 from lamina.store.root import make_directory
 from lamina.values import value
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.engine.host import HostImage
+    from lamina.engine.places import HostImage
     from lamina.store.root import Store
 
 # Said, not left to the kernel's build: nobody else's redirects are followed, whole files are copied up, and a lower

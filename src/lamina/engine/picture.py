@@ -1,21 +1,33 @@
-"""This machine as an image, composed anew only when its mounts have changed."""
+"""This machine as an image, composed anew only when its mounts have changed; see lamina/engine/host.py.
+
+What `compose` makes depends on the table of mounts and on what kind of thing each is mounted on, which cannot change
+while it is mounted. So it is kept, in memory and in the store's cache, by the text of the table. Not kept is what was
+made when something could not be looked at, which may be different a moment later; and what was made for a user
+namespace, whose skeletons consist of directory entries, which come and go without any mount.
+"""
 
 from __future__ import annotations
 
 import os
+from marshal import dumps, loads
 
-from lamina.engine.host import check_store, compose
+from lamina.engine.places import CLOSED, GONE, HostImage, Place
 from lamina.linux.fd import Fd
-from lamina.linux.mountinfo import parse_mountinfo
+from lamina.runtime.kept import kept, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lamina.engine.host import HostImage
     from lamina.store.root import Store
 
 SYSTEM_STORE = b"/var/lib/lamina"
+VERSION = 1  # of the form of what is kept
+_HERE = os.path.dirname(__file__)
+SOURCES = tuple(
+    os.path.normpath(os.path.join(_HERE, path))
+    for path in ("host.py", "places.py", "picture.py", "../linux/mountinfo.py")
+)
 
 # the text of mountinfo, what is hidden, and what was made of them; replaced whole, so threads may share it
 _latest: tuple[bytes, tuple[bytes, ...], HostImage] | None = None
@@ -26,16 +38,59 @@ def picture(store: Store, *, rootless: bool, refused: Mapping[bytes, str] | None
     global _latest
     hide = _stores(store)
     text = _read_mountinfo()
+    if rootless or refused:
+        return _composed(store, text, hide, rootless=rootless, refused=refused)[0]
     latest = _latest
-    # a skeleton is made of directory entries, which come and go without any mount
-    if latest is not None and latest[:2] == (text, hide) and not rootless and not refused:
+    if latest is not None and latest[:2] == (text, hide):
         return latest[2]
+    made: HostImage | None = None
+
+    def make() -> bytes:
+        nonlocal made
+        made, lasting = _composed(store, text, hide)
+        return _packed(made) if lasting else b""
+
+    content = dumps((VERSION, state_of(*SOURCES), text, hide), 2)
+    found = kept(content, store.cache + b"/host", b".image", make)
+    image = made or _unpacked(found)
+    _latest = (text, hide, image) if found else None
+    return image
+
+
+def _composed(
+    store: Store,
+    text: bytes,
+    hide: tuple[bytes, ...],
+    *,
+    rootless: bool = False,
+    refused: Mapping[bytes, str] | None = None,
+) -> tuple[HostImage, bool]:
+    """The image, and whether it is the same as long as the mounts are."""
+    from lamina.engine.host import check_store, compose, kind_of
+    from lamina.linux.mountinfo import parse_mountinfo
+
+    passing = False
+
+    def kind(path: bytes) -> str:
+        nonlocal passing
+        found = kind_of(path)
+        passing = passing or found in (CLOSED, GONE)
+        return found
+
     mounts = parse_mountinfo(text)
     check_store(store.path, mounts)
-    image = compose(mounts, hide=hide, refused=refused, rootless=rootless)
-    if not rootless and not refused:
-        _latest = (text, hide, image)
-    return image
+    image = compose(mounts, hide=hide, refused=refused, rootless=rootless, kind=kind)
+    return image, not passing
+
+
+def _packed(image: HostImage) -> bytes:
+    places = [(place.at, place.lower, place.writable) for place in image.places]
+    return dumps((places, image.readonly, image.hide, image.warnings), 2)
+
+
+def _unpacked(data: bytes) -> HostImage:
+    places, readonly, hide, warnings = loads(data)
+    return HostImage(tuple(Place(*place) for place in places), readonly, hide, (), warnings)
 
 
 def _read_mountinfo() -> bytes:

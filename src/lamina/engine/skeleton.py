@@ -10,21 +10,8 @@ from __future__ import annotations
 import os
 from stat import S_IMODE
 
-from lamina.engine.host import (
-    ABSENT,
-    COPY,
-    COVERED,
-    DIRECTORY,
-    FRESH,
-    OVERLAY,
-    READ_ONLY,
-    HostImage,
-    Place,
-    Stub,
-    at_or_below,
-    below,
-    kind_of,
-)
+from lamina.engine.host import ABSENT, COVERED, FRESH, OVERLAY, READ_ONLY, at_or_below, below, kind_of
+from lamina.engine.places import COPY, DIRECTORY, HostImage, Place, Stub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -35,14 +35,17 @@ def kept(
     make: Callable[[], bytes],
     valid: Callable[[bytes], bool] = bool,
 ) -> bytes:
-    """What *make* makes from *content*, or made before; a result that is not *valid* counts as none."""
+    """What *make* makes from *content*, or made before. A result that is not *valid* counts as none; an empty one is
+    not kept.
+    """
     name = b"%032x" % _hash(content) + suffix
     found = _read(directory, name, content)
     if found is not None and valid(found):
         return found
     made = make()
     try:
-        _write(directory, name, content, made)
+        if made:
+            _write(directory, name, content, made)
     except OSError:
         pass
     return made
