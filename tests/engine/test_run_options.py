@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.engine.options import (
+from lamina.engine.checking import check_options
+from lamina.engine.notation import (
     LARGEST_NUMBER,
-    Options,
-    Volume,
-    check_options,
     read_cpus,
     read_env,
     read_memory,
     read_pids_limit,
     read_volume,
 )
+from lamina.engine.options import Options, Volume
 from lamina.errors import InvalidInput, LaminaError, Unsupported
 
 G = 1 << 30

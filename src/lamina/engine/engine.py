@@ -75,7 +75,7 @@ class Engine:
         Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
         Unsupported, KernelError and others below LaminaError.
         """
-        from lamina.engine.options import check_options
+        from lamina.engine.checking import check_options
         from lamina.engine.run import Hooks, Io, run
 
         checked = check_options(options)
@@ -114,7 +114,7 @@ class Engine:
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made or started."""
-        from lamina.engine.options import check_options
+        from lamina.engine.checking import check_options
         from lamina.engine.run import Io, design
         from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan

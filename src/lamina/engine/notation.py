@@ -1,0 +1,255 @@
+"""Docker's notation for what can be asked of a container, read into the kernel's units (see `options.Options`)."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.engine.options import PERIOD, Volume
+from lamina.errors import InvalidInput, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+# Docker's: less than this and the container cannot even start
+SMALLEST_MEMORY = 6 << 20
+LARGEST_NUMBER = (1 << 63) - 1
+LONGEST_HOSTNAME = 64  # the kernel's HOST_NAME_MAX
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+# option of -v: what it means for the mount; None: nothing on Linux, accepted as Docker does
+_VOLUME_OPTIONS: dict[str, str | None] = {
+    "rw": "rw",
+    "ro": "rro",  # with all that is mounted below, as Docker from version 25 on
+    "rro": "rro",
+    **{p: p for p in ("private", "rprivate", "slave", "rslave", "shared", "rshared")},
+    **{a: a for a in ("nosuid", "nodev", "noexec", "suid", "dev", "exec")},
+    **{b: b for b in ("bind", "rbind")},
+    **dict.fromkeys(("cached", "delegated", "consistent", "nocopy")),
+}
+_PROPAGATION = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
+
+
+def text_of(given: Any, what: str) -> str:
+    """*given* (str, bytes or path) as a str without NUL."""
+    if isinstance(given, (str, bytes, os.PathLike)):
+        text = os.fsdecode(given)
+        if "\0" not in text:
+            return text
+    raise InvalidInput(f"{what} {given!r}: not a text without NUL bytes")
+
+
+def read_memory(given: str | int | None) -> int | None:
+    """`--memory`: bytes, or a number with k, m, g, t or p (also kb, kib), a power of 1024. 0 means no limit."""
+    if given is None:
+        return None
+    number = given if isinstance(given, int) and not isinstance(given, bool) else _size(given)
+    if number is None or not 0 <= number <= LARGEST_NUMBER:
+        raise InvalidInput(
+            f"memory {given}: not a size", remedy="a number of bytes, or one with k, m or g: 512m"
+        )
+    if 0 < number < SMALLEST_MEMORY:
+        raise InvalidInput(f"memory {given}: the least is 6m")
+    return number or None
+
+
+def _size(given: Any) -> int | None:
+    text = str(given).strip().lower()
+    digits = text.rstrip("bikmgtp ")
+    unit = text[len(digits) :].strip()
+    unit = unit.removesuffix("b").removesuffix("i") if unit not in ("i", "ib") else "?"
+    if unit not in _UNITS or not digits or digits.count(".") > 1:
+        return None
+    whole, _, part = digits.partition(".")
+    if not _is_number(whole) or (part and not _is_number(part)) or digits.endswith("."):
+        return None
+    scaled: int = (int(whole + part) << _UNITS[unit]) // 10 ** len(part)
+    return scaled
+
+
+def read_cpus(given: str | float | None) -> int | None:
+    """`--cpus`: how many processors, as microseconds of each PERIOD. 0 means no limit."""
+    if given is None:
+        return None
+    text = str(given).strip()
+    whole, _, part = text.partition(".")
+    if not _is_number(whole or "0") or not _is_number(part or "0") or text in ("", ".") or len(part) > 9:
+        raise InvalidInput(f"cpus {given}: not a number of processors", remedy="such as 2 or 0.5")
+    quota = int((whole or "0") + part.ljust(9, "0")[:9]) * PERIOD // 10**9
+    if not int((whole or "0") + (part or "0")):
+        return None
+    here = os.cpu_count() or 1
+    if quota < PERIOD // 100 or quota > here * PERIOD:
+        raise InvalidInput(f"cpus {given}: from 0.01 to {here}, as many as there are here")
+    return quota
+
+
+def read_pids_limit(given: str | int | None) -> int | None:
+    """`--pids-limit`: how many processes and threads; 0 and -1 mean no limit."""
+    if given is None:
+        return None
+    text = str(given).strip()
+    if text != "-1" and not _is_number(text):
+        raise InvalidInput(f"pids limit {given}: not a number")
+    number = int(text)
+    if number > 1 << 22:  # the kernel's PID_MAX_LIMIT
+        raise InvalidInput(f"pids limit {given}: more than the kernel can number ({1 << 22})")
+    return number if number > 0 else None
+
+
+def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """`-e NAME=VALUE`, or `-e NAME` for the caller's value: nothing where the caller has none."""
+    items: list[tuple[str, str | None]] = []
+    if hasattr(given, "items"):
+        items = [(text_of(k, "environment variable"), v) for k, v in given.items()]
+    else:
+        for entry in _listed(given, "env"):
+            name, equals, text = text_of(entry, "environment variable").partition("=")
+            items.append((name, text if equals else None))
+    found = []
+    for name, own in items:
+        if not name or "=" in name:
+            raise InvalidInput(f"environment variable {name!r}: not a name", remedy="NAME=VALUE, or NAME")
+        content = environ.get(name) if own is None else text_of(own, f"environment variable {name}")
+        if content is not None:
+            found.append((name, content))
+    return tuple(found)
+
+
+def read_volume(given: Any) -> Volume:
+    """`-v SOURCE:TARGET[:OPTIONS]`, or a tuple of these for paths that contain colons."""
+    parts = (
+        given.split(":")
+        if isinstance(given, str)
+        else list(given)
+        if isinstance(given, (tuple, list))
+        else []
+    )
+    if not 2 <= len(parts) <= 3:
+        raise InvalidInput(
+            f"volume {given!r}: not SOURCE:TARGET or SOURCE:TARGET:OPTIONS",
+            remedy="from Python, paths with colons can be given as a tuple (source, target, options)",
+        )
+    source, target = text_of(parts[0], "volume source"), text_of(parts[1], "volume target")
+    if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
+        raise Unsupported(
+            f"volume {source}: named volumes are not supported so far",
+            remedy=f"name a directory of the host: ./{source} or an absolute path",
+        )
+    target = os.path.normpath(target) if target else ""
+    if not target.startswith("/") or target.strip("/") == "":
+        raise InvalidInput(f"volume target {parts[1]!r}: not an absolute path other than /")
+    options = _volume_options(text_of(parts[2], "volume options") if len(parts) == 3 else "", given)
+    return Volume(os.fsencode(os.path.abspath(source)), os.fsencode("/" + target.lstrip("/")), options)
+
+
+def _volume_options(text: str, given: Any) -> tuple[str, ...]:
+    words = [word for word in text.split(",") if word]
+    for word in words:
+        if word in ("z", "Z", "U", "O"):
+            raise Unsupported(f"volume {given}: option {word} is not supported so far")
+        if word not in _VOLUME_OPTIONS:
+            known = ", ".join(sorted(_VOLUME_OPTIONS))
+            raise InvalidInput(
+                f"volume {given}: there is no option {word!r}", remedy=f"the options are {known}"
+            )
+    if ("rw" in words and {"ro", "rro"} & set(words)) or len(_PROPAGATION & set(words)) > 1:
+        raise InvalidInput(f"volume {given}: its options contradict each other")
+    meant = [meaning for word in words if (meaning := _VOLUME_OPTIONS[word])]
+    how = [] if {"bind", "rbind"} & set(meant) else ["rbind"]
+    private = [] if _PROPAGATION & set(meant) else ["rprivate"]
+    return tuple(how + private + meant)
+
+
+def _volumes(given: Any) -> tuple[Volume, ...]:
+    volumes = tuple(read_volume(entry) for entry in _listed(given, "volumes"))
+    targets = [volume.target for volume in volumes]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InvalidInput(f"volume target {os.fsdecode(target)}: given twice")
+    return volumes
+
+
+def _listed(given: Any, what: str) -> list[Any]:
+    if given is None:
+        return []
+    if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
+        raise InvalidInput(f"{what} {given!r}: not a list")
+    return list(given)
+
+
+def _hostname(given: Any) -> str | None:
+    text = "" if given is None else text_of(given, "hostname")
+    if not text:
+        return None
+    allowed = all(c.isascii() and (c.isalnum() or c in "-._") for c in text)
+    if not allowed or len(text) > LONGEST_HOSTNAME or text[0] in "-.":
+        raise InvalidInput(
+            f"hostname {text!r}: not a host name",
+            remedy=f"letters, digits, '-' and '.', at most {LONGEST_HOSTNAME}",
+        )
+    return text
+
+
+def _workdir(given: Any) -> str | None:
+    text = "" if given is None else text_of(given, "working directory")
+    if not text:
+        return None
+    if not text.startswith("/"):
+        raise InvalidInput(f"working directory {text!r}: not an absolute path")
+    return "/" + os.path.normpath(text).lstrip("/")
+
+
+def _user(given: Any) -> str | None:
+    if given is None or given == "":
+        return None
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise InvalidInput(f"user {given!r}: not a name or number")
+    return text_of(str(given), "user")
+
+
+def _entrypoint(given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, (str, bytes, os.PathLike)):
+        text = text_of(given, "entrypoint")
+        return (text,) if text else ()
+    return tuple(text_of(word, "entrypoint") for word in _listed(given, "entrypoint"))
+
+
+def _labels(given: Any) -> tuple[tuple[str, str], ...]:
+    if given is None:
+        return ()
+    if hasattr(given, "items"):
+        items = list(given.items())
+    else:
+        items = [text_of(entry, "label").partition("=")[::2] for entry in _listed(given, "labels")]
+    found = {}
+    for name, text in items:
+        if not name:
+            raise InvalidInput(f"label {name}={text}: it has no name")
+        found[text_of(name, "label")] = text_of(text, "label")
+    return tuple(found.items())
+
+
+def _name(given: Any) -> str | None:
+    from lamina.store.names import check_name
+
+    return None if given is None else check_name(text_of(given, "container name"))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 25
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "name": _name,
+    "hostname": _hostname,
+    "workdir": _workdir,
+    "user": _user,
+    "memory": read_memory,
+    "pids_limit": read_pids_limit,
+    "volumes": _volumes,
+    "entrypoint": _entrypoint,
+    "labels": _labels,
+}
