@@ -824,3 +824,31 @@ def test_a_program_with_more_than_a_thousand_open_files(engine: Engine) -> None:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_starts_in_several_threads_leave_the_program_as_dumpable_as_it_was(engine: Engine) -> None:
+    """Each of them marks the memory that they all share."""
+    code = """if True:
+        import sys, threading
+        from lamina import Engine
+        from lamina.linux.process import prctl
+        engine, failed = Engine(sys.argv[1]), []
+
+        def work():
+            for _ in range(8):
+                done = engine.run("host", ["true"], rm=True, user="nobody")
+                failed.extend([done] if done.returncode else [])
+
+        for _ in range(4):
+            threads = [threading.Thread(target=work) for _ in range(6)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        print(prctl(3), failed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, os.fsdecode(engine.store.path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import _thread
 import os
 import select
 import stat
@@ -168,14 +169,9 @@ def launch(
             cgroup=int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1,
         )  # fmt: skip
         compiled = compile_plan(bundle, wiring)
-        dumpable = prctl(PR_GET_DUMPABLE)
-        try:
+        with _dumpable:
             child = _spawn(compiled, wiring, bundle, ours, theirs)
             pty = _await_command(compiled, wiring, child, ours, bool(bundle.spec["process"].get("terminal")))
-        finally:
-            # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
-            if prctl(PR_GET_DUMPABLE) != dumpable:
-                prctl(PR_SET_DUMPABLE, dumpable)
     except BaseException as failure:
         if cgroup is not None:
             cgroup.close()
@@ -190,6 +186,39 @@ def launch(
     if cgroup is not None:
         cgroup.close()
     return Running(child.pid, child.pidfd, pty, cgroup, (*_lowered(bundle), *notes))
+
+
+class _Dumpable:
+    """Ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2)), which
+    keeps who has these ids from tracing the child. So it is put back when no start is under way any more, in no thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._starts = self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._starts:
+                self._before = prctl(PR_GET_DUMPABLE)
+            self._starts += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._starts -= 1
+            if not self._starts and prctl(PR_GET_DUMPABLE) != self._before:
+                prctl(PR_SET_DUMPABLE, self._before)
+
+    def forked(self) -> None:
+        """In a fork: what other threads had under way is no concern of this process."""
+        self._lock = _thread.allocate_lock()
+        if self._starts:
+            self._starts = 0
+            prctl(PR_SET_DUMPABLE, self._before)
+
+
+_dumpable = _Dumpable()
+os.register_at_fork(after_in_child=_dumpable.forked)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
