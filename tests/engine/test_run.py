@@ -852,3 +852,37 @@ def test_starts_in_several_threads_leave_the_program_as_dumpable_as_it_was(engin
         timeout=120,
     )
     assert (done.stdout, done.stderr) == ("1 []\n", "")
+
+
+class Now(BaseException):
+    """What a handler raises, as the one for Ctrl-C raises KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("rm", [False, True])
+def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
+    engine: Engine, rm: bool
+) -> None:
+    def now(*_: object) -> None:
+        raise Now
+
+    engine.run("host", ["true"], rm=True)  # so that everything is loaded
+    before = signal.signal(signal.SIGALRM, now)
+    try:
+        for step in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0007 * (step + 1))
+                # (one that is raised in a destructor is lost)
+                engine.run("host", ["sleep", "1000"], rm=rm, timeout=2)
+            except (Now, TimeoutExpired):
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            states = {container.state for container in engine.containers(all=True)}
+            assert states <= (set() if rm else {"exited"})
+            assert os.listdir(engine.store.running) == os.listdir(engine.store.tmp) == []
+            for container in engine.containers(all=True):
+                container.remove()
+    finally:
+        signal.signal(signal.SIGALRM, before)

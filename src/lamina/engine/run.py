@@ -24,6 +24,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.store.tree import remove_tree
 from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
 
@@ -155,12 +156,15 @@ def run(
     store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
 ) -> Completed:
     """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
-    home, name = containers.create(store, options.name)
-    session = _Session(store, home, name, image, options, io, hooks)
+    session = None
     try:
+        with Undisturbed():
+            home, name = containers.create(store, options.name)
+            session = _Session(store, home, name, image, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
-        session.abandon(failure)
+        if session is not None:
+            session.abandon(failure)
         raise
 
 
@@ -263,15 +267,16 @@ class _Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        running = launch(
-            drawn.bundle,
-            stdin=stdio.child[0],
-            stdout=stdio.child[1],
-            stderr=stdio.child[2],
-            seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"),
-            die_with_parent=True,
-        )
-        self.running = running
+        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
+        with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
+            self.running = running = launch(
+                drawn.bundle,
+                stdin=stdio.child[0],
+                stdout=stdio.child[1],
+                stderr=stdio.child[2],
+                seccomp=seccomp,
+                die_with_parent=True,
+            )
         stdio.started(running.pty)
         return running
 
