@@ -8,7 +8,7 @@ import os
 import select
 import stat
 import sys
-from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
+from errno import E2BIG, EACCES, EAGAIN, ECHILD, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
 
 from lamina.errors import (
     CommandNotExecutable,
@@ -171,7 +171,7 @@ def launch(
         compiled = compile_plan(bundle, wiring)
         with _dumpable:
             child = _spawn(compiled, wiring, bundle, ours, theirs)
-            pty = _await_command(compiled, wiring, child, ours, bool(bundle.spec["process"].get("terminal")))
+            pty = _await_command(compiled, wiring, child, ours, bundle)
     except BaseException as failure:
         if cgroup is not None:
             cgroup.close()
@@ -322,12 +322,13 @@ def _spawn(compiled: Plan, wiring: Wiring, bundle: Bundle, ours: Fd, theirs: Fd)
     return child
 
 
-def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, terminal: bool) -> Fd | None:
+def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, bundle: Bundle) -> Fd | None:
     """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
 
     What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
     child's own end is waited for as well: a process that a thread of this program forks meanwhile holds our sockets.
     """
+    terminal = bool(bundle.spec["process"].get("terminal"))
     pty = report = None
     said = b""
     try:
@@ -341,9 +342,11 @@ def _await_command(compiled: Plan, wiring: Wiring, child: Child, ours: Fd, termi
             _readable(ours, child)
         outcome = child.outcome()
         if outcome.failed is not None:
-            raise _walk_failure(compiled, outcome)
+            raise _walk_failure(compiled, outcome, bundle)
         if said:
-            raise _execute_failure(compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder))
+            raise _execute_failure(
+                compiled, len(compiled.steps) - 1, int.from_bytes(said, sys.byteorder), bundle
+            )
         if terminal and pty is None:
             raise LaminaError("start: the container handed over no terminal")
     except BaseException:
@@ -411,7 +414,7 @@ def _command_name(step: Step) -> str:
     return argv[step.call == "execveat"].decode(errors="replace")
 
 
-def _walk_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
+def _walk_failure(compiled: Plan, outcome: Outcome, bundle: Bundle) -> StepFailed:
     index = outcome.failed or 0
     step = compiled.steps[index]
     if step.call in _EXECUTING:
@@ -419,19 +422,39 @@ def _walk_failure(compiled: Plan, outcome: Outcome) -> StepFailed:
         refused = any(
             outcome.results[i] == -EACCES for i, s in enumerate(compiled.steps) if s.call == "execve"
         )
-        return _execute_failure(compiled, index, EACCES if refused else outcome.errno)
-    hint = "a link is in the way of one of the container's own file systems" if outcome.errno == ELOOP else ""
+        return _execute_failure(compiled, index, EACCES if refused else outcome.errno, bundle)
+    from lamina.runtime.failures import meaning_of
+
+    if outcome.errno and (meaning := meaning_of(bundle, step, outcome.errno)) is not None:
+        return StepFailed(
+            repr(step), outcome.errno, index=index, message=meaning.message, remedy=meaning.remedy
+        )
     text = f"step {index + 1} of {len(compiled.steps)} of the start failed: {step!r}"
     cause = os.strerror(outcome.errno) if outcome.errno else f"unexpected result {outcome.results[index]}"
-    return StepFailed(repr(step), outcome.errno, index=index, message=f"{text}: {cause}", hint=hint)
+    return StepFailed(
+        repr(step), outcome.errno, index=index, message=f"{text}: {cause}", remedy="see `lamina doctor`"
+    )
 
 
-def _execute_failure(compiled: Plan, index: int, number: int) -> StepFailed:
+def _execute_failure(compiled: Plan, index: int, number: int, bundle: Bundle) -> StepFailed:
     """The step that executes the command failed, here or in the launcher."""
-    kind = CommandNotFound if number == ENOENT else CommandNotExecutable
-    hint = "no such command in the container" if kind is CommandNotFound else ""
-    if number == ENOEXEC:
-        hint = "neither a program for this machine nor a script with a #! line"
+    kind: type[StepFailed] = CommandNotFound if number == ENOENT else CommandNotExecutable
+    hint = remedy = ""
     step = compiled.steps[index]
-    message = f"execute {_command_name(step)}: {os.strerror(number)}"
-    return kind(repr(step), number, index=index, message=message, hint=hint)
+    name = _command_name(step)
+    if kind is CommandNotFound:
+        hint = "no such command in the container"
+        if "/" in name:
+            hint += ", or no such interpreter as its first line names"
+    elif number == ENOEXEC:
+        hint = "neither a program for this machine nor a script with a #! line"
+    elif number == E2BIG:
+        hint = (
+            "the kernel takes no argument or variable of 128 KiB, and a quarter of the stack's limit in all"
+        )
+        remedy = "hand large inputs over as a file, or on standard input"
+    elif number == EAGAIN and bundle.init:
+        kind, hint = StepFailed, "the limit of processes leaves no room for an init and the command"
+        remedy = "allow 2 with --pids-limit, or leave --init away"
+    message = f"execute {name}: {os.strerror(number)}"
+    return kind(repr(step), number, index=index, message=message, hint=hint, remedy=remedy)
