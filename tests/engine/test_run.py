@@ -473,8 +473,13 @@ def fstype(path: Path) -> str:
     return {"ext2/ext3": "ext4"}.get(found, found)
 
 
-def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_by_one", [True, False], ids=["fsconfig", "mount2"])
+def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: bool
+) -> None:
     """An overlay of an overlay whose own mount is out of sight: its depth shows only when it is tried."""
+    if not one_by_one:
+        monkeypatch.setattr("lamina.runtime.launch._takes_layers_one_by_one", lambda: False)
 
     def stage() -> None:
         for name in ("a", "b", "c", "d", "e", "f", "one", "two"):
@@ -886,3 +891,54 @@ def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
                 container.remove()
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("when", ["furnish", "default_filter"])
+def test_mounts_that_go_while_a_container_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """As other engines' do all the time: looked at once more, and started without them."""
+    from lamina.engine import run
+
+    really = getattr(run, when)
+    places = [tmp_path / "first", tmp_path / "second"]
+
+    def meanwhile(*args: object) -> object:
+        if places:
+            place = places.pop()
+            subprocess.run(["umount", place], check=True)
+            place.rmdir()
+        return really(*args)
+
+    def stage() -> None:
+        for place in places:
+            place.mkdir()
+            subprocess.run(["mount", "--bind", "/srv", place], check=True)
+        engine = Engine(tmp_path / "store")
+        monkeypatch.setattr(run, when, meanwhile)
+        done = engine.run("host", ["ls", tmp_path], name="x", capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "store\n")
+        assert [
+            at for at, _ in engine.container("x").overlays() if at.startswith(os.fsencode(tmp_path))
+        ] == []
+        engine.container("x").remove()
+
+    in_mount_namespace(stage)
+
+
+def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamina.engine import run
+
+    tries = []
+
+    def fail(*args: object) -> None:
+        tries.append(args)
+        raise KernelError("open", 13, "/x")
+
+    monkeypatch.setattr(run, "mounts_changed", lambda: len(tries) > 1)
+    monkeypatch.setattr(run, "furnish", fail)
+    with pytest.raises(KernelError):
+        engine.run("host", ["true"])
+    assert len(tries) == 1

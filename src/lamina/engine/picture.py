@@ -38,6 +38,12 @@ def picture(store: Store, *, rootless: bool, refused: Mapping[bytes, str] | None
     return image
 
 
+def mounts_changed() -> bool:
+    """Whether the machine's mounts are others than when `picture` last looked. (Who needs a skeleton is told so.)"""
+    latest = _latest
+    return latest is None or latest[0] != _read_mountinfo()
+
+
 def _read_mountinfo() -> bytes:
     with Fd(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)) as file:
         chunks = []

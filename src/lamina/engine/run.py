@@ -12,10 +12,19 @@ from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
 from lamina.engine.identity import identity_of
 from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
-from lamina.engine.picture import picture
+from lamina.engine.picture import mounts_changed, picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.engine.users import file_reader, resolve_user
-from lamina.errors import KernelError, LaminaError, StepFailed, TimeoutExpired, Unsupported
+from lamina.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    KernelError,
+    LaminaError,
+    StepFailed,
+    TimeoutExpired,
+    Unsupported,
+)
+from lamina.overlay.steps import said_of
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.launch import launch
@@ -45,6 +54,9 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
 HOST = "host"
+# how often a start is drawn up anew because the machine's mounts have changed
+AGAIN = 5
+_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 CGROUP_PARENT = "/lamina"
 
 
@@ -199,18 +211,31 @@ class _Session:
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
         refused: dict[bytes, str] = {}
+        again = AGAIN
         while True:
-            drawn = design(
-                self.store, self.home.id, self.home.path, self.image, command, self.options, self.io, refused
-            )
-            self._prepare(drawn)
+            bundle = None
             try:
+                drawn = design(
+                    self.store,
+                    self.home.id,
+                    self.home.path,
+                    self.image,
+                    command,
+                    self.options,
+                    self.io,
+                    refused,
+                )
+                bundle = drawn.bundle
+                self._prepare(drawn)
                 return drawn, self._start(drawn)
-            except StepFailed as error:
-                place = refused_place(error, drawn.bundle)
-                if place is None or place in refused:
+            except OSError as error:
+                place = refused_place(error, bundle) if bundle is not None else None
+                if place is not None and place not in refused:
+                    refused[place] = f"the kernel does not overlay it ({error.strerror})"
+                elif again and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
+                    again -= 1  # what is mounted on this machine came or went meanwhile
+                else:
                     raise
-                refused[place] = f"the kernel does not overlay it ({error.strerror})"
                 self._close()
                 remove_tree(self.home.path + b"/upper")
                 remove_tree(self.home.path + b"/work")
@@ -374,10 +399,14 @@ class _Session:
             self.home.release()
 
 
-def refused_place(error: StepFailed, bundle: Bundle) -> bytes | None:
+def refused_place(error: OSError, bundle: Bundle) -> bytes | None:
     """Where in the container the overlay would have been whose mounting failed with *error*; None for any other step,
     and for the root, without which there is no container.
     """
+    if not isinstance(error, StepFailed):
+        return None
+    if error.step.startswith("mount("):
+        return next((at for at, spec in bundle.overlays if error.step.endswith(said_of(spec))), None)
     # the register of a file system context says which overlay it is: overlay_steps()
     _, found, rest = error.step.partition("@overlay")
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
