@@ -473,8 +473,13 @@ def fstype(path: Path) -> str:
     return {"ext2/ext3": "ext4"}.get(found, found)
 
 
-def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("one_by_one", [True, False], ids=["fsconfig", "mount2"])
+def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_by_one: bool
+) -> None:
     """An overlay of an overlay whose own mount is out of sight: its depth shows only when it is tried."""
+    if not one_by_one:
+        monkeypatch.setattr("lamina.runtime.launch._takes_layers_one_by_one", lambda: False)
 
     def stage() -> None:
         for name in ("a", "b", "c", "d", "e", "f", "one", "two"):
@@ -824,3 +829,116 @@ def test_a_program_with_more_than_a_thousand_open_files(engine: Engine) -> None:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_starts_in_several_threads_leave_the_program_as_dumpable_as_it_was(engine: Engine) -> None:
+    """Each of them marks the memory that they all share."""
+    code = """if True:
+        import sys, threading
+        from lamina import Engine
+        from lamina.linux.process import prctl
+        engine, failed = Engine(sys.argv[1]), []
+
+        def work():
+            for _ in range(8):
+                done = engine.run("host", ["true"], rm=True, user="nobody")
+                failed.extend([done] if done.returncode else [])
+
+        for _ in range(4):
+            threads = [threading.Thread(target=work) for _ in range(6)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        print(prctl(3), failed)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, os.fsdecode(engine.store.path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
+
+
+class Now(BaseException):
+    """What a handler raises, as the one for Ctrl-C raises KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("rm", [False, True])
+def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
+    engine: Engine, rm: bool
+) -> None:
+    def now(*_: object) -> None:
+        raise Now
+
+    engine.run("host", ["true"], rm=True)  # so that everything is loaded
+    before = signal.signal(signal.SIGALRM, now)
+    try:
+        for step in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0007 * (step + 1))
+                # (one that is raised in a destructor is lost)
+                engine.run("host", ["sleep", "1000"], rm=rm, timeout=2)
+            except (Now, TimeoutExpired):
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            states = {container.state for container in engine.containers(all=True)}
+            assert states <= (set() if rm else {"exited"})
+            assert os.listdir(engine.store.running) == os.listdir(engine.store.tmp) == []
+            for container in engine.containers(all=True):
+                container.remove()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("when", ["furnish", "default_filter"])
+def test_mounts_that_go_while_a_container_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """As other engines' do all the time: looked at once more, and started without them."""
+    from lamina.engine import run
+
+    really = getattr(run, when)
+    places = [tmp_path / "first", tmp_path / "second"]
+
+    def meanwhile(*args: object) -> object:
+        if places:
+            place = places.pop()
+            subprocess.run(["umount", place], check=True)
+            place.rmdir()
+        return really(*args)
+
+    def stage() -> None:
+        for place in places:
+            place.mkdir()
+            subprocess.run(["mount", "--bind", "/srv", place], check=True)
+        engine = Engine(tmp_path / "store")
+        monkeypatch.setattr(run, when, meanwhile)
+        done = engine.run("host", ["ls", tmp_path], name="x", capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "store\n")
+        assert [
+            at for at, _ in engine.container("x").overlays() if at.startswith(os.fsencode(tmp_path))
+        ] == []
+        engine.container("x").remove()
+
+    in_mount_namespace(stage)
+
+
+def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamina.engine import run
+
+    tries = []
+
+    def fail(*args: object) -> None:
+        tries.append(args)
+        raise KernelError("open", 13, "/x")
+
+    monkeypatch.setattr(run, "mounts_changed", lambda: len(tries) > 1)
+    monkeypatch.setattr(run, "furnish", fail)
+    with pytest.raises(KernelError):
+        engine.run("host", ["true"])
+    assert len(tries) == 1

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -229,6 +230,19 @@ def test_the_callers_descriptors_stay_blocking(run: Run, tmp_path: Path) -> None
 
 
 # -- who goes away
+
+
+def test_the_master_of_a_terminal_gets_what_is_written_to_it(run: Run) -> None:
+    """Opened by its name in /proc it would be another terminal."""
+    master, slave = os.openpty()
+    try:
+        tty.setraw(slave)
+        run(["echo", "hello"], stdout=master)
+        os.set_blocking(slave, False)
+        assert os.read(slave, 100) == b"hello\n"
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_a_consumer_that_goes_away_ends_the_container_as_in_a_pipeline(run: Run, tmp_path: Path) -> None:

@@ -93,6 +93,12 @@ def _unpacked(data: bytes) -> HostImage:
     return HostImage(tuple(Place(*place) for place in places), readonly, hide, (), warnings)
 
 
+def mounts_changed() -> bool:
+    """Whether the machine's mounts are others than when `picture` last looked. (Who needs a skeleton is told so.)"""
+    latest = _latest
+    return latest is None or latest[0] != _read_mountinfo()
+
+
 def _read_mountinfo() -> bytes:
     with Fd(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)) as file:
         chunks = []

@@ -11,9 +11,17 @@ from time import time_ns
 from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
 from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
-from lamina.engine.picture import picture
+from lamina.engine.picture import mounts_changed, picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
-from lamina.errors import KernelError, LaminaError, StepFailed, TimeoutExpired, Unsupported
+from lamina.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    KernelError,
+    LaminaError,
+    StepFailed,
+    TimeoutExpired,
+    Unsupported,
+)
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
@@ -24,6 +32,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.store.tree import remove_tree
 from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
 
@@ -44,6 +53,9 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
 HOST = "host"
+# how often a start is drawn up anew because the machine's mounts have changed
+AGAIN = 5
+_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 CGROUP_PARENT = "/lamina"
 
 
@@ -152,12 +164,15 @@ def run(
     store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
 ) -> Completed:
     """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
-    home, name = containers.create(store, options.name)
-    session = _Session(store, home, name, image, options, io, hooks)
+    session = None
     try:
+        with Undisturbed():
+            home, name = containers.create(store, options.name)
+            session = _Session(store, home, name, image, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
-        session.abandon(failure)
+        if session is not None:
+            session.abandon(failure)
         raise
 
 
@@ -192,18 +207,31 @@ class _Session:
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
         refused: dict[bytes, str] = {}
+        again = AGAIN
         while True:
-            drawn = design(
-                self.store, self.home.id, self.home.path, self.image, command, self.options, self.io, refused
-            )
-            self._prepare(drawn)
+            bundle = None
             try:
+                drawn = design(
+                    self.store,
+                    self.home.id,
+                    self.home.path,
+                    self.image,
+                    command,
+                    self.options,
+                    self.io,
+                    refused,
+                )
+                bundle = drawn.bundle
+                self._prepare(drawn)
                 return drawn, self._start(drawn)
-            except StepFailed as error:
-                place = refused_place(error, drawn.bundle)
-                if place is None or place in refused:
+            except OSError as error:
+                place = refused_place(error, bundle) if bundle is not None else None
+                if place is not None and place not in refused:
+                    refused[place] = f"the kernel does not overlay it ({error.strerror})"
+                elif again and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
+                    again -= 1  # what is mounted on this machine came or went meanwhile
+                else:
                     raise
-                refused[place] = f"the kernel does not overlay it ({error.strerror})"
                 self._close()
                 remove_tree(self.home.path + b"/upper")
                 remove_tree(self.home.path + b"/work")
@@ -260,16 +288,17 @@ class _Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        running = launch(
-            drawn.bundle,
-            stdin=stdio.child[0],
-            stdout=stdio.child[1],
-            stderr=stdio.child[2],
-            seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp"),
-            die_with_parent=True,
-            cache=self.store.cache + b"/plans",
-        )
-        self.running = running
+        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
+        with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
+            self.running = running = launch(
+                drawn.bundle,
+                stdin=stdio.child[0],
+                stdout=stdio.child[1],
+                stderr=stdio.child[2],
+                seccomp=seccomp,
+                die_with_parent=True,
+                cache=self.store.cache + b"/plans",
+            )
         stdio.started(running.pty)
         return running
 
@@ -367,10 +396,16 @@ class _Session:
             self.home.release()
 
 
-def refused_place(error: StepFailed, bundle: Bundle) -> bytes | None:
+def refused_place(error: OSError, bundle: Bundle) -> bytes | None:
     """Where in the container the overlay would have been whose mounting failed with *error*; None for any other step,
     and for the root, without which there is no container.
     """
+    if not isinstance(error, StepFailed):
+        return None
+    if error.step.startswith("mount("):
+        from lamina.overlay.steps import said_of
+
+        return next((at for at, spec in bundle.overlays if error.step.endswith(said_of(spec))), None)
     # the register of a file system context says which overlay it is: overlay_steps()
     _, found, rest = error.step.partition("@overlay")
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]

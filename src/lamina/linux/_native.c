@@ -12,6 +12,7 @@
 #include <Python.h>
 #include <errno.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -177,18 +178,54 @@ static PyObject *native_walk(PyObject *self, PyObject *args)
     return result;
 }
 
+/* Ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2)), which keeps
+ * who has these ids from tracing the child. So it is put back when no start is under way any more, in no thread. Both are
+ * guarded by the interpreter's lock. */
+static int starts;
+static long dumpable;
+
+static void start_begins(void)
+{
+    if (!starts++)
+        dumpable = raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
+}
+
+static void start_ends(void)
+{
+    if (!--starts && raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0) != dumpable)
+        raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
+}
+
+/* In a fork: what other threads had under way is no concern of this process. */
+static void forked(void)
+{
+    if (starts) {
+        starts = 0;
+        raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
+    }
+}
+
+static void settle(struct program *p)
+{
+    if (p->unsettled)
+        start_ends();
+    p->unsettled = 0;
+}
+
 static const char CAPSULE[] = "lamina.linux._native.program";
 
 static void forget_program(PyObject *capsule)
 {
     struct program *p = PyCapsule_GetPointer(capsule, CAPSULE);
-    if (p)
+    if (p) {
+        settle(p);
         discard(p);
+    }
 }
 
 PyDoc_STRVAR(spawn_doc, "spawn(steps, arena, relocations, registers, flags, cgroup) -> (pid, pidfd, program)\n\n"
     "clone3(2) with flags | CLONE_PIDFD; the child makes the calls. With CLONE_VM but without CLONE_VFORK the caller\n"
-    "must keep `program` until the child has executed or is gone. cgroup: for CLONE_INTO_CGROUP, else -1.");
+    "must keep `program` until the child has executed or is gone, and then call settle(). cgroup: for CLONE_INTO_CGROUP, else -1.");
 static PyObject *native_spawn(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -207,15 +244,16 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
     };
     sigset_t all, before;
     sigfillset(&all);
-    long pid, dumpable = raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
+    long pid;
+    start_begins();
     Py_BEGIN_ALLOW_THREADS
     pthread_sigmask(SIG_BLOCK, &all, &before);      /* the child inherits it, so nothing interrupts the walk's start */
     pid = clone3_call(&clone, child, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    /* ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2)) */
-    if (dumpable >= 0 && raw(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0) != dumpable)
-        raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
     Py_END_ALLOW_THREADS
+    p->unsettled = pid >= 0 && flags & CLONE_VM && !(flags & CLONE_VFORK);
+    if (!p->unsettled)
+        start_ends();
     if (pid < 0) {
         discard(p);
         errno = (int)-pid;
@@ -231,6 +269,17 @@ static PyObject *native_outcome(PyObject *self, PyObject *capsule)
     (void)self;
     struct program *p = PyCapsule_GetPointer(capsule, CAPSULE);
     return p ? report(p) : NULL;
+}
+
+PyDoc_STRVAR(settle_doc, "settle(program): its child, of CLONE_VM without CLONE_VFORK, has executed or is gone.");
+static PyObject *native_settle(PyObject *self, PyObject *capsule)
+{
+    (void)self;
+    struct program *p = PyCapsule_GetPointer(capsule, CAPSULE);
+    if (!p)
+        return NULL;
+    settle(p);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(syscall_doc, "syscall(number, *args) -> int\n\n"
@@ -278,6 +327,7 @@ static PyMethodDef methods[] = {
     {"walk", native_walk, METH_VARARGS, walk_doc},
     {"spawn", native_spawn, METH_VARARGS, spawn_doc},
     {"outcome", native_outcome, METH_O, outcome_doc},
+    {"settle", native_settle, METH_O, settle_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -286,4 +336,8 @@ static struct PyModuleDef module = {
     NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__native(void)
+{
+    pthread_atfork(NULL, NULL, forked);
+    return PyModule_Create(&module);
+}

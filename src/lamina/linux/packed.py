@@ -64,6 +64,10 @@ class Child:
         """What the walk has reported so far; final once the child executed something or ended."""
         return _outcome(engine.outcome(self.program))
 
+    def settle(self) -> None:
+        """Of a child that shares our memory without CLONE_VFORK: it has executed something, or is gone."""
+        engine.settle(self.program)
+
     def failure(self) -> tuple[int, int] | None:
         """The index of the step that failed and its errno, as `outcome` has them; None as long as none did."""
         failed, errno, _ = engine.outcome(self.program)
@@ -136,8 +140,9 @@ class Program:
         """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.
 
         With CLONE_VFORK this returns when the child has executed a program or is gone; without, `Child` must be kept
-        until then. The child has default signal dispositions, an empty mask, and no code of Python.
-        *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself fails.
+        until then, and with CLONE_VM be told (`settle`). The child has default signal dispositions, an empty mask, and
+        no code of Python. *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself
+        fails.
         """
         packed = (self.records, self.arena, self.relocations, self._closed())
         pid, pidfd, program = engine.spawn(*packed, flags, cgroup)

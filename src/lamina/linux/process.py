@@ -18,8 +18,6 @@ from lamina.linux.constants import (
     PIDFD_INFO_EXIT,
     PIDFD_INFO_PID,
     PIDFD_INFO_SIZE_VER0,
-    PR_GET_DUMPABLE,
-    PR_SET_DUMPABLE,
     WEXITED,
     constant_name,
 )
@@ -143,16 +141,3 @@ def prctl(option: int, arg2: Argument = 0, arg3: int = 0, arg4: int = 0, arg5: i
     *arg2* may be bytes, or a bytearray to be filled in: PR_SET_NAME, PR_GET_NAME.
     """
     return syscall("prctl", option, arg2, arg3, arg4, arg5, target=lambda: constant_name("PR_", option))
-
-
-class SameDumpable:
-    """A `with` that leaves the process as dumpable as it was (PR_SET_DUMPABLE): ids that change in a child which shares
-    our memory mark that memory as not dumpable, ours too (prctl(2)).
-    """
-
-    def __enter__(self) -> None:
-        self.before = prctl(PR_GET_DUMPABLE)
-
-    def __exit__(self, *_: object) -> None:
-        if prctl(PR_GET_DUMPABLE) != self.before:
-            prctl(PR_SET_DUMPABLE, self.before)

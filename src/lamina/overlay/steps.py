@@ -57,7 +57,7 @@ def overlay_steps(
     if not lowerdir_plus:
         return _old_steps(spec, save, attributes, scratch)
     context = Reg(f"{save}.fs")
-    steps = [Step("fsopen", b"overlay", FSOPEN_CLOEXEC, save=context, note=f"overlay of {_names(spec)}")]
+    steps = [Step("fsopen", b"overlay", FSOPEN_CLOEXEC, save=context, note=said_of(spec))]
     steps.append(Step("fsconfig", context, FSCONFIG_SET_STRING, b"source", b"overlay", 0))
     for directory in spec.lowerdirs:
         steps += _directory(context, b"lowerdir+", directory)
@@ -74,6 +74,11 @@ def overlay_steps(
     steps.append(Step("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0, note="mount the overlay"))
     steps.append(Step("fsmount", context, FSMOUNT_CLOEXEC, attributes, save=save))
     return steps
+
+
+def said_of(spec: MountSpec) -> str:
+    """The note on the step that mounts *spec*."""
+    return f"overlay of {_names(spec)}"
 
 
 def _names(spec: MountSpec) -> str:
@@ -120,7 +125,7 @@ def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> l
     flags = sum(old for new, old in _OLD_FLAGS if attributes & new)
     return [
         *steps,
-        Step("mount", b"overlay", scratch, b"overlay", flags, data, note=f"overlay of {_names(spec)}"),
+        Step("mount", b"overlay", scratch, b"overlay", flags, data, note=said_of(spec)),
         # a mount cannot be moved onto itself (ELOOP), nor to what is below it: from here on it is attached nowhere
         Step("open_tree", AT_FDCWD, scratch, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, save=save),
         Step("umount2", scratch, MNT_DETACH),

@@ -7,7 +7,7 @@ import os
 import select
 import stat
 import sys
-from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
+from errno import E2BIG, EACCES, EAGAIN, ECHILD, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
 
 from lamina.errors import (
     CommandNotExecutable,
@@ -244,11 +244,10 @@ class _Start:
 
     def _go_mapped(self, flags: int, program: Program) -> tuple[Child, Fd | None]:
         """The same in a new user namespace, whose id maps only somebody outside can write."""
-        from lamina.linux.process import SameDumpable
         from lamina.runtime.id_maps import write_id_maps
 
-        with SameDumpable():
-            child = self._spawn(flags, program)
+        child = self._spawn(flags, program)
+        try:
             try:
                 self.theirs.close()
                 write_id_maps(child.pid, self.bundle.spec["linux"])
@@ -257,6 +256,8 @@ class _Start:
                 _end(child)
                 raise
             return child, self._await_command(child)
+        finally:
+            child.settle()
 
     def _spawn(self, flags: int, program: Program) -> Child:
         try:
@@ -310,22 +311,37 @@ class _Start:
             # a command that is there but not for us counts for more than one that is not there
             refused = any(results[i] == -EACCES for i, s in enumerate(steps) if s.call == "execve")
             return self._execute_failure(index, EACCES if refused else number)
-        hint = "a link is in the way of one of the container's own file systems" if number == ELOOP else ""
+        from lamina.runtime.failures import meaning_of
+
+        if number and (meaning := meaning_of(self.bundle, step, number)) is not None:
+            return StepFailed(repr(step), number, index=index, message=meaning.message, remedy=meaning.remedy)
         text = f"step {index + 1} of {len(steps)} of the start failed: {step!r}"
         cause = os.strerror(number) if number else f"unexpected result {results[index]}"
-        return StepFailed(repr(step), number, index=index, message=f"{text}: {cause}", hint=hint)
+        return StepFailed(
+            repr(step), number, index=index, message=f"{text}: {cause}", remedy="see `lamina doctor`"
+        )
 
     def _execute_failure(self, index: int, number: int) -> StepFailed:
         """The step that executes the command (-1: the last) failed, here or in the launcher."""
-        kind = CommandNotFound if number == ENOENT else CommandNotExecutable
-        hint = "no such command in the container" if kind is CommandNotFound else ""
-        if number == ENOEXEC:
-            hint = "neither a program for this machine nor a script with a #! line"
-        compiled = self.plan()
-        index %= len(compiled.steps)
+        kind: type[StepFailed] = CommandNotFound if number == ENOENT else CommandNotExecutable
+        hint = remedy = ""
         name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
+        if kind is CommandNotFound:
+            hint = "no such command in the container"
+            if "/" in name:
+                hint += ", or no such interpreter as its first line names"
+        elif number == ENOEXEC:
+            hint = "neither a program for this machine nor a script with a #! line"
+        elif number == E2BIG:
+            hint = "the kernel takes no argument or variable of 128 KiB, and a quarter of the stack's limit in all"
+            remedy = "hand large inputs over as a file, or on standard input"
+        elif number == EAGAIN and self.bundle.init:
+            kind, hint = StepFailed, "the limit of processes leaves no room for an init and the command"
+            remedy = "allow 2 with --pids-limit, or leave --init away"
+        steps = self.plan().whole_steps()
+        index %= len(steps)
         message = f"execute {name}: {os.strerror(number)}"
-        return kind(repr(compiled.whole_steps()[index]), number, index=index, message=message, hint=hint)
+        return kind(repr(steps[index]), number, index=index, message=message, hint=hint, remedy=remedy)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.log import LogWriter
 
 CHUNK = 1 << 16
+PTMX = os.makedev(5, 2)
 # pipe(7): poll promises room for PIPE_BUF bytes
 PROMISED = 4096
 
@@ -59,10 +60,12 @@ class Sink:
     """A descriptor of the caller to write to: our own copy of it, so that its number is ours alone."""
 
     def __init__(self, fd: int) -> None:
-        mode = os.fstat(fd).st_mode
+        status = os.fstat(fd)
+        mode = status.st_mode
         self.unblocked = S_ISREG(mode)  # which never blocks for long
         self.fd = -1
-        if S_ISFIFO(mode) or (S_ISCHR(mode) and os.isatty(fd)):
+        # opening the master of a terminal once more makes another terminal (pts(4))
+        if S_ISFIFO(mode) or (S_ISCHR(mode) and status.st_rdev != PTMX and os.isatty(fd)):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             try:
                 self.fd = os.open(b"/proc/self/fd/%d" % fd, flags)

@@ -31,6 +31,9 @@ FORWARDED = (s.SIGHUP, s.SIGINT, s.SIGQUIT, s.SIGTERM, s.SIGUSR1, s.SIGUSR2, s.S
 _DEFAULT_ENDS = frozenset(FORWARDED)
 
 
+# but for those that the C library keeps for itself (nptl(7))
+_ALL = frozenset(range(1, s.NSIG)) - {32, 33}
+
 # what becomes of a signal that is sent to a process
 HANDLED, BLOCKED, PENDING, DEFAULT, GONE = "handled", "blocked", "pending", "default", "gone"
 
@@ -144,6 +147,20 @@ class Catcher:
 
 def _noted(number: int, frame: object) -> None:
     """The number is in the pipe already."""
+
+
+class Undisturbed:
+    """While open, signals for this thread wait: what is begun is noted before a handler can raise something.
+
+    In a program with threads the kernel may give a signal to another one meanwhile; a handler of Python's still runs
+    in the main thread.
+    """
+
+    def __enter__(self) -> None:
+        self._mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
+
+    def __exit__(self, *_: object) -> None:
+        s.pthread_sigmask(s.SIG_SETMASK, self._mask)
 
 
 class PipeSignalBlocked:

@@ -1,0 +1,185 @@
+"""What options, files and limits can make fail in a start: verb, object, cause and remedy, never a raw step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Engine
+from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.linux.program import Reg, Step
+from lamina.runtime import init
+from lamina.runtime.failures import meaning_of
+from support.bundles import printable, small
+from support.leaks import Leaks
+from support.rootless import Rootless
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a file, a directory, a dangling link and a link to itself."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "dangling").symlink_to("/nonexistent/x")
+    (tmp_path / "circle").symlink_to("circle")
+    return tmp_path
+
+
+WORKDIR = [
+    ("{place}/file", "a file is in its place"),
+    ("{place}/file/below", "or on the way to it"),
+    ("{place}/dangling", "dangling link"),
+    ("{place}/circle", "lead in a circle"),
+    ("/proc/nothing", "a directory of the kernel's own"),
+    ("/sys/nothing", "read-only"),
+    ("/" + "x" * 300, "more than 255 bytes"),
+    ("/x" * 3000, "more than 4,095"),
+]
+VOLUMES = [
+    ("{place}/file:{place}/directory", "a file cannot be mounted on a directory"),
+    ("{place}/directory:{place}/file", "is a directory, and a file is in the place of"),
+    ("{place}/directory:/etc/passwd/x", "or on the way to it"),
+    ("{place}/file:{place}/file/x", "a file is in its place, or on the way to it"),
+    ("{place}/directory:/dev/null", "a file is in the place of /dev/null"),
+    ("{place}/directory:{place}/dangling", "leads nowhere"),
+    ("{place}/file:{place}/dangling", "leads nowhere"),
+    ("{place}/directory:{place}/circle", "lead in a circle"),
+    ("{place}/directory:/sys/x", "read-only"),
+]
+
+
+def refused(engine: Engine, command: str = "true", **options: Any) -> StepFailed:
+    """The error of a start that leaves nothing behind."""
+    with pytest.raises(StepFailed) as raised:
+        engine.run("host", [command], **options)
+    assert engine.containers(all=True) == []
+    assert os.listdir(engine.store.tmp) == os.listdir(engine.store.running) == []
+    assert "step" not in raised.value.message
+    assert "@" not in raised.value.message
+    assert raised.value.step  # it is there for who wants to know
+    return raised.value
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Engine:
+    return Engine(store_root)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("path", "cause"), WORKDIR)
+def test_a_working_directory_that_cannot_be(engine: Engine, place: Path, path: str, cause: str) -> None:
+    path = path.format(place=place)
+    error = refused(engine, workdir=path)
+    assert error.message.startswith(f"enter working directory {path}: ")
+    assert cause in error.message
+    assert "--workdir" in error.remedy
+    assert error.exit_code == 125
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("volume", "cause"), VOLUMES)
+def test_a_volume_that_cannot_be(engine: Engine, place: Path, volume: str, cause: str) -> None:
+    volume = volume.format(place=place)
+    error = refused(engine, volumes=[volume])
+    assert error.message.startswith("mount {} at {}: ".format(*volume.split(":")))
+    assert cause in error.message
+    assert error.remedy
+
+
+@pytest.mark.root
+def test_commands(engine: Engine, place: Path) -> None:
+    script = place / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    for command, kind, cause in (
+        ("no-such", CommandNotFound, "no such command in the container"),
+        (str(script), CommandNotFound, "no such interpreter"),
+        (str(place / "file"), CommandNotExecutable, "Permission denied"),
+        (str(place), CommandNotExecutable, "Permission denied"),
+    ):
+        error = refused(engine, command)
+        assert type(error) is kind
+        assert error.message.startswith(f"execute {command}: {os.strerror(error.errno or 0)}")
+        assert cause in str(error)
+
+
+@pytest.mark.root
+def test_an_argument_that_is_too_long(engine: Engine) -> None:
+    with pytest.raises(CommandNotExecutable, match=r"execute echo: Argument list too long: .*standard input"):
+        engine.run("host", ["echo", "x" * 140_000])
+    assert engine.containers(all=True) == []
+
+
+@pytest.mark.root
+def test_no_room_for_an_init(engine: Engine) -> None:
+    if not Path(init.INIT).exists():
+        pytest.skip("lamina-init is not built")
+    error = refused(engine, init=True, pids_limit=1)
+    assert (type(error), error.exit_code) == (StepFailed, 125)
+    assert "--pids-limit" in error.remedy
+
+
+@pytest.mark.userns
+def test_without_root(rootless: Rootless) -> None:
+    done = rootless.lamina("run", "--rm", "-w", "/usr/share/doc/mine", "host", "true")
+    assert done.returncode == 125
+    assert "enter working directory /usr/share/doc/mine: " in done.stderr
+    assert "step" not in done.stderr
+    assert "hint: name another directory with --workdir" in done.stderr
+
+
+# -- what cannot be provoked here
+
+
+def step(call: str, *names: str) -> Step:
+    return Step(call, *map(Reg, names))
+
+
+def bundle(**more: Any) -> Any:
+    spec = small()
+    spec["mounts"] = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/b", "type": "bind", "source": "/proc", "options": ["rbind"]},
+    ]
+    spec["linux"].update(more)
+    return printable(spec)
+
+
+@pytest.mark.parametrize(
+    ("failed", "number", "said"),
+    [
+        (step("move_mount", "mount0", "target0"), 40, "mount proc at /proc: a link is in the way"),
+        (step("openat2", "target0"), 20, "mount proc at /proc: a file is in the place"),
+        (step("fsconfig", "mount0.fs"), 1, "mount proc at /proc: this host does not permit"),
+        (step("fsopen", "mount0.fs"), 19, "mount proc at /proc: this kernel has no proc"),
+        (
+            step("move_mount", "mount1", "target1"),
+            28,
+            "mount /proc at /b: there is no room for another mount",
+        ),
+        (step("open_tree", "mount1"), 22, "mount /proc at /b: that mount cannot be copied"),
+        (step("mkdirat", "target1.1"), 75, "mount /proc at /b: it cannot be made, because"),
+        (step("mkdirat", "cwd.1"), 13, "enter working directory /: no permission"),
+        (step("fsconfig", "root.fs"), 28, "mount overlay"),
+    ],
+)
+def test_what_a_step_means(failed: Step, number: int, said: str) -> None:
+    meaning = meaning_of(bundle(), failed, number)
+    assert meaning is not None
+    assert meaning.message.startswith(said)
+
+
+def test_too_little_memory_is_only_said_where_it_was_limited() -> None:
+    failed = step("mkdirat", "cwd.1")
+    limited = meaning_of(bundle(resources={"memory": {"limit": 6 << 20}}), failed, 12)
+    assert limited is not None
+    assert "--memory" in limited.remedy
+    assert meaning_of(bundle(), failed, 12) is None
+
+
+@pytest.mark.parametrize("failed", [step("keyctl"), step("fsconfig", "mount99"), step("close", "dev.null")])
+def test_what_nobody_asked_for_is_told_as_it_is(failed: Step) -> None:
+    assert meaning_of(bundle(), failed, 22) is None
