@@ -7,17 +7,9 @@ import os
 import select
 import stat
 import sys
-from errno import EACCES, ECHILD, ELOOP, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
+from errno import EACCES, ECHILD, ESRCH
 
-from lamina.errors import (
-    CommandNotExecutable,
-    CommandNotFound,
-    KernelError,
-    LaminaError,
-    NotFound,
-    StepFailed,
-    Unsupported,
-)
+from lamina.errors import KernelError, LaminaError, NotFound, Unsupported
 from lamina.linux.capabilities import last_cap
 from lamina.linux.constants import CLONE_NEWUSER, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE, PR_SET_DUMPABLE
 from lamina.linux.fd import Fd
@@ -32,13 +24,15 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.errors import StepFailed
     from lamina.linux.packed import Child, Program
     from lamina.runtime.bundle import Bundle
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.plan import Plan
     from lamina.runtime.seccomp.cache import Filter
 
-_EXECUTING = ("execve", "execveat")
 # a plan names the descriptors of a start; which numbers they have is said when it is walked
 _OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
 _LAUNCHER = Reg("launcher")
@@ -112,7 +106,7 @@ def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
 
     tasks, controllers = _printed_cgroups(bundle)
     wiring = replace(
-        _facts(bundle),
+        facts(bundle),
         launcher=_LAUNCHER,
         seccomp=seccomp.program() if seccomp else b"",
         tasks=tasks,
@@ -153,7 +147,7 @@ def launch(
     CommandNotFound, CommandNotExecutable, StepFailed with the step that failed, Unsupported, InvalidInput; then nothing
     is left behind.
     """
-    facts = _facts(bundle)
+    known = facts(bundle)
     linux = bundle.spec.get("linux") or {}
     cgroup = None
     if linux.get("resources"):
@@ -162,7 +156,7 @@ def launch(
         cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
     held: list[Fd] = []
     try:
-        start = _Start(bundle, facts, cgroup, (stdin, stdout, stderr), seccomp, die_with_parent, held)
+        start = _Start(bundle, known, cgroup, (stdin, stdout, stderr), seccomp, die_with_parent, held)
         dumpable = prctl(PR_GET_DUMPABLE)
         try:
             child, pty = start.go(cache)
@@ -257,7 +251,9 @@ class _Start:
         try:
             child = program.spawn(flags & ~cgroup_namespace | sharing | into_cgroup, self.into_cgroup)
         except OSError as error:
-            raise _clone_failure(error, mapped) from error
+            from lamina.runtime.failure import clone_failure
+
+            raise clone_failure(error, mapped) from error
         try:
             self.theirs.close()
             if mapped:
@@ -304,27 +300,22 @@ class _Start:
     def _failure(self, child: Child, index: int, number: int) -> StepFailed:
         """The step *index* of the walk failed with the errno *number*, or its result was not the wanted one."""
         steps, results = self.plan().steps, child.outcome().results
-        step = steps[index]
-        if step.call in _EXECUTING:
+        from lamina.runtime.failure import EXECUTING, step_failure
+
+        if steps[index].call in EXECUTING:
             # a command that is there but not for us counts for more than one that is not there
             refused = any(results[i] == -EACCES for i, s in enumerate(steps) if s.call == "execve")
             return self._execute_failure(index, EACCES if refused else number)
-        hint = "a link is in the way of one of the container's own file systems" if number == ELOOP else ""
-        text = f"step {index + 1} of {len(steps)} of the start failed: {step!r}"
-        cause = os.strerror(number) if number else f"unexpected result {results[index]}"
-        return StepFailed(repr(step), number, index=index, message=f"{text}: {cause}", hint=hint)
+        return step_failure(steps, index, number, result=results[index])
 
     def _execute_failure(self, index: int, number: int) -> StepFailed:
         """The step that executes the command (-1: the last) failed, here or in the launcher."""
-        kind = CommandNotFound if number == ENOENT else CommandNotExecutable
-        hint = "no such command in the container" if kind is CommandNotFound else ""
-        if number == ENOEXEC:
-            hint = "neither a program for this machine nor a script with a #! line"
+        from lamina.runtime.failure import command_failure
+
         compiled = self.plan()
         index %= len(compiled.steps)
         name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
-        message = f"execute {name}: {os.strerror(number)}"
-        return kind(repr(compiled.whole_steps()[index]), number, index=index, message=message, hint=hint)
+        return command_failure(repr(compiled.whole_steps()[index]), index, name, number)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
@@ -332,7 +323,7 @@ def _lowered(bundle: Bundle) -> tuple[str, ...]:
     return effective_limits(asked)[1] if asked else ()
 
 
-def _facts(bundle: Bundle) -> Wiring:
+def facts(bundle: Bundle) -> Wiring:
     """What the plan must know of the host."""
     null = os.stat("/dev/null")
     if not stat.S_ISCHR(null.st_mode) or null.st_rdev != os.makedev(1, 3):
@@ -349,16 +340,22 @@ def _facts(bundle: Bundle) -> Wiring:
                     files.add(source)
             except OSError as error:
                 raise NotFound(f"bind {os.fsdecode(source)}: {error.strerror}") from error
-    linux = bundle.spec.get("linux") or {}
+    return replace(
+        process_facts(bundle.spec["process"], bundle.spec.get("linux") or {}),
+        files=frozenset(files),
+        lowerdir_plus=_takes_layers_one_by_one(),
+    )
+
+
+def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
+    """What the plan of *process* must know of the host, in a container that is there already or not."""
     mappings = linux.get("gidMappings") or []
     single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
     return replace(
         _OPEN,
-        files=frozenset(files),
-        limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
+        limits=effective_limits(process.get("rlimits") or [])[0],
         last_cap=last_cap(),
         setgroups=not single,
-        lowerdir_plus=_takes_layers_one_by_one(),
     )
 
 
@@ -425,17 +422,3 @@ def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             return Fd(int.from_bytes(data[:4], "little"))
     return None
-
-
-def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
-    number = error.errno or 0
-    if mapped and number in (EPERM, ENOSPC):
-        return Unsupported(
-            f"create user namespace: {os.strerror(number)}",
-            remedy="`lamina doctor` names what forbids it on this host and the remedy",
-        )
-    if number == EPERM:
-        return Unsupported(
-            "create namespaces: Operation not permitted", remedy="run as root, or see `lamina doctor`"
-        )
-    return KernelError("clone3", number, remedy="see `lamina doctor`")
