@@ -52,7 +52,9 @@ BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
 
 @value
 class Wishes:
-    """The options of `create`. `console` gets the terminal's master where there is no `console_socket`."""
+    """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
+    is added to the process's.
+    """
 
     bundle: bytes = b"."
     pid_file: bytes = b""
@@ -63,6 +65,7 @@ class Wishes:
     no_new_keyring: bool = False
     systemd_cgroup: bool = False
     init: bool = False
+    environment: tuple[str, ...] = ()
     console: Callable[[Fd], None] | None = None
 
 
@@ -133,7 +136,9 @@ class _Creation:
         """Make it, or leave nothing behind."""
         try:
             bundle = bundle_of(self.spec, self.directory)
-            with_home_below(self.spec["process"], bundle.merged)
+            process = self.spec["process"]
+            process["env"] = [*(process.get("env") or []), *self.wishes.environment]
+            with_home_below(process, bundle.merged)
             self.record["rootfs"] = os.fsdecode(bundle.merged)
             self.container.write(self.record)
             self.cgroup = groups.make(self.container.id, self.linux, systemd=self.wishes.systemd_cgroup)
