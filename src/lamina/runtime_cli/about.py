@@ -34,9 +34,8 @@ def help_text(name: str, words: list[str]) -> tuple[str, int]:
 
 def _verb_help(name: str) -> str:
     verb: Verb = load(name).VERB
-    arguments = " ".join(
-        {"1": a.metavar, "?": f"[{a.metavar}]"}.get(a.count, f"[{a.metavar}...]") for a in verb.arguments
-    )
+    forms = {"1": "{}", "?": "[{}]", "*": "[{}...]", "+": "{}..."}
+    arguments = " ".join(forms[argument.count].format(argument.metavar) for argument in verb.arguments)
     head = f"usage: lamina-runtime {name} [OPTION...] {arguments}".rstrip()
     return "\n".join([head, "", VERBS[name][1], "", *_options(verb)]) + "\n"
 

@@ -28,8 +28,8 @@ def path(text: str | None) -> bytes:
 
 
 def preserved(args: Arguments, env: list[str]) -> int:
-    """How many descriptors are passed on: `--preserve-fds`, and those of systemd's socket activation (sd_listen_fds(3)),
-    of which *env* is told. Raises InvalidInput when one is not open.
+    """How many descriptors are passed on: `--preserve-fds`, and those of systemd's socket activation, of which *env* is
+    told (sd_listen_fds(3)). Raises InvalidInput when one is not open.
     """
     from lamina.runtime.container.create import check_preserved
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 
@@ -11,10 +10,13 @@ from lamina.linux.process import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as s
     from typing import Any
+else:  # the module `signal` makes enumerations of all this, which takes longer than a container's mounts
+    import _signal as s
 
 # what is not forwarded: those that stop or end us whatever we do, and what tells of our own children and terminal
-_OWN = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGURG, _signal.SIGWINCH, _signal.SIGPIPE}
+_OWN = {s.SIGKILL, s.SIGSTOP, s.SIGCHLD, s.SIGURG, s.SIGWINCH, s.SIGPIPE}
 CHUNK = 1 << 16
 
 
@@ -34,14 +36,14 @@ class Attendance:
         """From now on every signal that can be is for the process."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup = (Fd(reader), Fd(writer))
-        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in _signal.valid_signals():
-            if number not in _OWN and _signal.getsignal(number) != _signal.SIG_IGN:
+        s.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in s.valid_signals():
+            if number not in _OWN and s.getsignal(number) != s.SIG_IGN:
                 try:
-                    _signal.signal(number, _noted)
+                    s.signal(number, _noted)
                 except OSError:
                     pass  # the C library's own
-        _signal.signal(_signal.SIGWINCH, _noted)
+        s.signal(s.SIGWINCH, _noted)
 
     def stay(self, pidfd: int) -> None:
         """Until the process has ended, and everything it wrote to its terminal is written here."""
@@ -72,7 +74,7 @@ class Attendance:
     def _forward(self, pidfd: int) -> None:
         assert self._wakeup is not None
         for number in os.read(self._wakeup[0], 512):
-            if number == _signal.SIGWINCH:
+            if number == s.SIGWINCH:
                 self._resize()
                 continue
             try:

@@ -8,11 +8,8 @@ from lamina.runtime.container.ending import delete
 from lamina.runtime_cli.asked import container
 from lamina.runtime_cli.options import HELP, ID
 
-VERB = Verb(
-    "delete",
-    (Option("force", "f", help="Kill it first, if it still runs; no error if there is none"), HELP),
-    (ID,),
-)
+FORCE = Option("force", "f", help="Kill it first, if it still runs; no error if there is none")
+VERB = Verb("delete", (FORCE, HELP), (ID,))
 
 
 def do(args: Arguments) -> int:

@@ -26,14 +26,7 @@ VERB = Verb(
         HELP,
     ),
 )
-COLUMNS = (
-    ("ID", "id"),
-    ("PID", "pid"),
-    ("STATUS", "status"),
-    ("BUNDLE", "bundle"),
-    ("CREATED", "created"),
-    ("OWNER", "owner"),
-)
+COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
 def do(args: Arguments) -> int:
@@ -50,7 +43,7 @@ def do(args: Arguments) -> int:
     if args.format == "json":
         sys.stdout.write(encode(found) + "\n" if found else "null\n")
         return 0
-    rows = [[heading for heading, _ in COLUMNS], *[[str(one[key]) for _, key in COLUMNS] for one in found]]
+    rows = [[key.upper() for key in COLUMNS], *[[str(one[key]) for key in COLUMNS] for one in found]]
     widths = [max(len(row[at]) for row in rows) + 3 for at in range(len(COLUMNS))]
     for row in rows:
         sys.stdout.write("".join(map(str.ljust, row, widths)).rstrip() + "\n")

@@ -52,8 +52,8 @@ def do(args: Arguments) -> int:
         raise NotFound(f"ps {' '.join(words)}: its output has no column PID")
     column = heading.index("PID")
     own = {str(pid) for pid in pids}
-    for line in lines[:1] + [
-        line for line in lines[1:] if line.split()[column : column + 1][0:1] and line.split()[column] in own
-    ]:
-        sys.stdout.write(line + "\n")
+    for line in lines:
+        fields = line.split()
+        if line is lines[0] or (len(fields) > column and fields[column] in own):
+            sys.stdout.write(line + "\n")
     return 0
