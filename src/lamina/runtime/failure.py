@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_EXECUTING = ("execve", "execveat", "faccessat2")
+EXECUTING = ("execve", "execveat", "faccessat2")
 
 
 def clone_failure(error: OSError, mapped: bool) -> LaminaError:
@@ -44,7 +44,7 @@ def step_failure(
     the same command was not permitted.
     """
     step = steps[index]
-    if step.call in _EXECUTING:
+    if step.call in EXECUTING:
         # a command that is there but not for us counts for more than one that is not there
         return command_failure(repr(step), index, command_name(step), EACCES if refused else number)
     hint = "a link is in the way of one of the container's own file systems" if number == ELOOP else ""

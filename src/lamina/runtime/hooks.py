@@ -137,10 +137,9 @@ def starter(directory: bytes) -> Starter:
         finally:
             for copy in copies:
                 copy.close()
-        outcome = child.outcome()
-        if outcome.failed is not None:
+        if (failed := child.failure()) is not None:
             os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-            raise OSError(outcome.errno, os.strerror(outcome.errno))
+            raise OSError(failed[1], os.strerror(failed[1]))
         return child.pidfd
 
     return start

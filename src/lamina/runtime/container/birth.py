@@ -148,9 +148,8 @@ class Birth:
             if not sharing & CLONE_VFORK:
                 # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
                 select.select([self._channel.fileno(), self.pidfd], [], [])
-            outcome = child.outcome()
-            if outcome.failed is not None:
-                raise step_failure(tiny, outcome.failed, outcome.errno)
+            if (failed := child.failure()) is not None:
+                raise step_failure(tiny, *failed)
         except BaseException:
             self.abandon()
             raise

@@ -289,7 +289,7 @@ def compiled_filter(linux: dict[str, Any], root: bytes) -> bytes:
         return b""
     from lamina.runtime.seccomp.cache import filter_for
 
-    return filter_for(linux["seccomp"], root + b"/.seccomp")
+    return filter_for(linux["seccomp"], root + b"/.seccomp").program()
 
 
 def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
