@@ -14,7 +14,6 @@ A hook gets the state on standard input, and no variable and no descriptor of ou
 from __future__ import annotations
 
 import os
-import select
 from time import monotonic
 
 from lamina.document import encode
@@ -23,6 +22,7 @@ from lamina.linux.constants import CLONE_VFORK, CLONE_VM
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_send_signal
 from lamina.linux.program import Step, Strings, assemble
+from lamina.runtime.launch import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,17 +94,17 @@ def _attend(pidfd: Fd, reader: Fd, timeout: int | None, name: str) -> str:
     listening: list[int] = [int(pidfd), int(reader)]
     while int(pidfd) in listening:
         left = None if end is None else max(0.0, end - monotonic())
-        ready = select.select(listening, [], [], left)[0]
-        if not ready:
+        found = ready(left, *listening)
+        if not found:
             pidfd_send_signal(pidfd, 9)
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
-        if int(reader) in ready:
+        if int(reader) in found:
             data = os.read(reader, LONGEST_COMPLAINT)
             said = (said + data)[-LONGEST_COMPLAINT:]
             if not data:
                 listening.remove(int(reader))
-        elif int(pidfd) in ready:
+        elif int(pidfd) in found:
             listening.remove(int(pidfd))
     return said.decode(errors="replace").strip()
 

@@ -61,7 +61,7 @@ class Running:
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
-        if self._status is None and _ready(0, self.pidfd):
+        if self._status is None and ready(0, self.pidfd):
             return self.wait()
         return self._status
 
@@ -85,7 +85,7 @@ def _reap(pidfd: Fd) -> int:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        _ready(None, pidfd)
+        ready(None, pidfd)
         try:
             code = pidfd_get_info(pidfd).exit_status
         except OSError:
@@ -280,7 +280,7 @@ class _Start:
                 pty = _receive_descriptor(self.ours, child)
             if (pty is not None) is self.terminal:
                 report = _receive_descriptor(self.ours, child)
-            if report is not None and report in _ready(None, report, child.pidfd):
+            if report is not None and report in ready(None, report, child.pidfd):
                 said = os.read(report, 4)
             failed = child.failure()
             if failed is not None:
@@ -398,10 +398,10 @@ def _end(child: Child) -> None:
 
 def _readable(ours: Fd, child: Child) -> bool:
     """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
-    return ours in _ready(None, ours, child.pidfd)
+    return ours in ready(None, ours, child.pidfd)
 
 
-def _ready(seconds: float | None, *descriptors: int) -> list[int]:
+def ready(seconds: float | None, *descriptors: int) -> list[int]:
     """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
     poll = select.poll()
     for descriptor in descriptors:

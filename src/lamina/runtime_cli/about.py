@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from lamina.argv import quick
 from lamina.argv.declare import Option, Verb
 from lamina.errors import InvalidInput
@@ -24,6 +22,8 @@ def help_text(name: str, words: list[str]) -> tuple[str, int]:
     if name == "help" and words and words[0] in VERBS:
         return _verb_help(words[0]), 0
     if name and name != "help":
+        from difflib import get_close_matches
+
         near = get_close_matches(name, VERBS, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         return f"lamina-runtime: no such verb {name!r}{meant}\n", 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 from errno import ECONNREFUSED, ENOENT
 
 from lamina.errors import Conflict, KernelError, LaminaError, StepFailed
@@ -14,6 +13,7 @@ from lamina.runtime import hooks
 from lamina.runtime.container.birth import FAILURE
 from lamina.runtime.container.directory import CREATED, RUNNING, Container, alive, state_document
 from lamina.runtime.failure import command_failure
+from lamina.runtime.launch import ready
 from lamina.runtime.plan.created import START
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
             finally:
                 socket.close()
         # the end of the pipe is the beginning of the command, or the end of the process
-        select.select([reader, pidfd], [], [])
+        ready(None, reader, pidfd)
         said = b""
         while chunk := os.read(reader, 16):
             said += chunk

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
-import select
 import stat
 import struct
 from errno import ECHILD
@@ -26,6 +25,7 @@ from lamina.linux.process import pidfd_open, pidfd_send_signal, prctl
 from lamina.linux.program import Step, Strings, assemble
 from lamina.runtime.failure import clone_failure, step_failure
 from lamina.runtime.init import WALK_NAME, init_file, sealed_file
+from lamina.runtime.launch import ready
 from lamina.runtime.plan.created import PID, Numbers
 from lamina.values import value
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # our own copies of what is passed lie above every number that the new process may have for it
-ASIDE = 200
+ASIDE = 40
 CREDENTIALS = struct.Struct("=iII")
 FAILURE = struct.Struct("=ii")
 
@@ -147,7 +147,7 @@ class Birth:
                 self.answer(b"m")
             if not sharing & CLONE_VFORK:
                 # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
-                select.select([self._channel.fileno(), self.pidfd], [], [])
+                ready(None, self._channel.fileno(), self.pidfd)
             if (failed := child.failure()) is not None:
                 raise step_failure(tiny, *failed)
         except BaseException:
@@ -182,14 +182,14 @@ class Birth:
 
     def _receive(self) -> Message:
         assert self.pidfd is not None
-        readable = select.select([self._channel.fileno(), self.pidfd], [], [])[0]
+        readable = ready(None, self._channel.fileno(), self.pidfd)
         # whoever has ended may have said something before
         flags = _socket.MSG_CMSG_CLOEXEC | (0 if self._channel.fileno() in readable else _socket.MSG_DONTWAIT)
         if self._first and self._channel.fileno() not in readable:
             flags &= (
                 ~_socket.MSG_DONTWAIT
             )  # the one that counts has been born before the first one ended, or never
-            if not select.select([self._channel.fileno()], [], [], 1)[0]:
+            if not ready(1.0, self._channel.fileno()):
                 return Message(b"", None, 0)
         try:
             what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)

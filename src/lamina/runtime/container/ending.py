@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from errno import ESRCH
 
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound, TimeoutExpired
@@ -18,6 +17,7 @@ from lamina.runtime.container.directory import (
     Container,
     state_document,
 )
+from lamina.runtime.launch import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def end(pidfd: Fd) -> None:
     except KernelError as error:
         if error.errno != ESRCH:
             raise
-    if not select.select([pidfd], [], [], DYING)[0]:
+    if not ready(DYING, pidfd):
         raise TimeoutExpired(f"kill the container's first process: not ended within {DYING:g} s")
 
 
