@@ -13,6 +13,7 @@
     │   └── StepFailed                           125   the failing step of a start's plan
     │       ├── CommandNotFound                  127   nothing to execute under that name
     │       └── CommandNotExecutable             126   there, but cannot be executed
+    ├── HookFailed                               125   a hook that could not be run, was late, or said no
     ├── TimeoutExpired      also TimeoutError    125   a command did not end in time
     └── ContainerFailed                          125   check=True and a non-zero exit status
 
@@ -30,6 +31,7 @@ __all__ = [
     "Conflict",
     "ContainerFailed",
     "Corrupt",
+    "HookFailed",
     "HostChanged",
     "InvalidInput",
     "InvalidReference",
@@ -128,6 +130,10 @@ class CommandNotExecutable(StepFailed):
     """The command is there but cannot be executed: no permission, a directory, a foreign format."""
 
     exit_code = 126
+
+
+class HookFailed(LaminaError):
+    """A hook of a container could not be run, did not end in time, or did not exit with 0."""
 
 
 class TimeoutExpired(LaminaError, TimeoutError):

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "overlay": "errors values linux",
     "store": "errors values document linux overlay",
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
-    "runtime_cli": "errors values argv document linux overlay runtime",
+    "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
     "supervisor": "errors values linux overlay runtime",
     "engine": "errors values linux overlay store runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names

@@ -863,6 +863,8 @@ class Now(BaseException):
     """What a handler raises, as the one for Ctrl-C raises KeyboardInterrupt."""
 
 
+# what is raised between an open and its `with` leaves the closing to the collector, which warns
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("rm", [False, True])
 def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
     engine: Engine, rm: bool

@@ -12,7 +12,7 @@ from lamina import Engine
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.linux.program import Reg, Step
 from lamina.runtime import init
-from lamina.runtime.failures import meaning_of
+from lamina.runtime.meaning import meaning_of
 from support.bundles import printable, small
 from support.leaks import Leaks
 from support.rootless import Rootless

@@ -143,11 +143,12 @@ static PyObject *report(const struct program *p)
                          (Py_ssize_t)(p->count * sizeof(struct step)));
 }
 
-static struct program *parse_program(PyObject *args, const char *format, unsigned long long *flags, int *cgroup)
+static struct program *parse_program(PyObject *args, const char *format, unsigned long long *flags, int *cgroup,
+                                     PyObject **noted)
 {
     Py_buffer steps, arena, relocations, registers;
     struct program *p = NULL;
-    if (!PyArg_ParseTuple(args, format, &steps, &arena, &relocations, &registers, flags, cgroup))
+    if (!PyArg_ParseTuple(args, format, &steps, &arena, &relocations, &registers, flags, cgroup, &PyList_Type, noted))
         return NULL;
     if ((size_t)steps.len % sizeof(struct step) || (size_t)registers.len % sizeof(int64_t)
         || registers.len > MOST_REGISTERS * (Py_ssize_t)sizeof(int64_t))
@@ -167,7 +168,7 @@ PyDoc_STRVAR(walk_doc, "walk(steps, arena, relocations, registers) -> (failed, e
 static PyObject *native_walk(PyObject *self, PyObject *args)
 {
     (void)self;
-    struct program *p = parse_program(args, "y*y*y*y*", NULL, NULL);
+    struct program *p = parse_program(args, "y*y*y*y*", NULL, NULL, NULL);
     if (!p)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
@@ -223,15 +224,16 @@ static void forget_program(PyObject *capsule)
     }
 }
 
-PyDoc_STRVAR(spawn_doc, "spawn(steps, arena, relocations, registers, flags, cgroup) -> (pid, pidfd, program)\n\n"
-    "clone3(2) with flags | CLONE_PIDFD; the child makes the calls. With CLONE_VM but without CLONE_VFORK the caller\n"
+PyDoc_STRVAR(spawn_doc, "spawn(steps, arena, relocations, registers, flags, cgroup, noted)\n\n"
+    "Appends (pid, pidfd, program) to the list `noted`. clone3(2) with flags | CLONE_PIDFD; the child makes the calls. With CLONE_VM but without CLONE_VFORK the caller\n"
     "must keep `program` until the child has executed or is gone, and then call settle(). cgroup: for CLONE_INTO_CGROUP, else -1.");
 static PyObject *native_spawn(PyObject *self, PyObject *args)
 {
     (void)self;
     unsigned long long flags;
     int cgroup, pidfd = -1;
-    struct program *p = parse_program(args, "y*y*y*y*Ki", &flags, &cgroup);
+    PyObject *noted = NULL;
+    struct program *p = parse_program(args, "y*y*y*y*KiO!", &flags, &cgroup, &noted);
     if (!p)
         return NULL;
     struct clone_args clone = {
@@ -260,7 +262,12 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     PyObject *capsule = PyCapsule_New(p, CAPSULE, forget_program);
-    return capsule ? Py_BuildValue("liN", pid, pidfd, capsule) : NULL;
+    PyObject *child = capsule ? Py_BuildValue("liN", pid, pidfd, capsule) : NULL;
+    int result = child ? PyList_Append(noted, child) : -1;      /* before a signal handler of Python's can run */
+    Py_XDECREF(child);
+    if (result)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(outcome_doc, "outcome(program) -> (failed, errno, steps): what the child has reported so far.");

@@ -136,17 +136,21 @@ class Program:
         )  # fmt: skip
         return b"".join((head, registers, steps, arena, bytes(-len(arena) % 16), relocations))
 
-    def spawn(self, flags: int, cgroup: int = -1) -> Child:
+    def spawn(self, flags: int, cgroup: int = -1, noted: list[Any] | None = None) -> Child:
         """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.
 
         With CLONE_VFORK this returns when the child has executed a program or is gone; without, `Child` must be kept
         until then, and with CLONE_VM be told (`settle`). The child has default signal dispositions, an empty mask, and
         no code of Python. *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself
         fails.
+
+        The child is appended to *noted*, if only as (pid, pidfd, program), before any signal handler of Python's runs.
         """
-        packed = (self.records, self.arena, self.relocations, self._closed())
-        pid, pidfd, program = engine.spawn(*packed, flags, cgroup)
-        return Child(pid, Fd(pidfd), program)
+        noted = [] if noted is None else noted
+        engine.spawn(self.records, self.arena, self.relocations, self._closed(), flags, cgroup, noted)
+        pid, pidfd, program = noted[-1]
+        noted[-1] = child = Child(pid, Fd(pidfd), program)
+        return child
 
     def _closed(self) -> bytes:
         if self.given or self.holes:

@@ -150,7 +150,7 @@ class _Packer:
         if "P" not in code:
             return self.put(struct.pack(code, *what.fields))
         for index, (letter, field) in enumerate(zip(code.replace("x", ""), what.fields, strict=True)):
-            if letter == "P" and not isinstance(field, int):
+            if letter == "P" and (isinstance(field, Out) or not isinstance(field, int)):
                 pointers.append(_offset_of(code, index))
                 numbers.append(self.pointer(field))
             elif isinstance(field, int):

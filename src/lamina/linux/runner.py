@@ -120,8 +120,14 @@ def walk(steps: bytes, arena: bytes, relocations: bytes, registers: bytes) -> tu
 
 
 def spawn(
-    steps: bytes, arena: bytes, relocations: bytes, registers: bytes, flags: int, cgroup: int
-) -> tuple[int, int, _Loaded]:
+    steps: bytes,
+    arena: bytes,
+    relocations: bytes,
+    registers: bytes,
+    flags: int,
+    cgroup: int,
+    noted: list[tuple[int, int, object]],
+) -> None:
     """As _native.spawn, but always with a copy of the memory: CLONE_VM in *flags* has no effect.
 
     clone3 from Python is only safe with one thread: another one's wish for the interpreter's lock, copied into the
@@ -145,7 +151,7 @@ def spawn(
     pid, errno = REPORT.unpack(answer)
     if errno or not pid:
         raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
-    return pid, os.pidfd_open(pid), loaded
+    noted.append((pid, os.pidfd_open(pid), loaded))
 
 
 def _clone_and_walk(clone: bytes, loaded: _Loaded, answer: mmap.mmap) -> NoReturn:

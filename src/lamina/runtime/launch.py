@@ -7,17 +7,9 @@ import os
 import select
 import stat
 import sys
-from errno import E2BIG, EACCES, EAGAIN, ECHILD, ENOENT, ENOEXEC, ENOSPC, EPERM, ESRCH
+from errno import EACCES, ECHILD, ESRCH
 
-from lamina.errors import (
-    CommandNotExecutable,
-    CommandNotFound,
-    KernelError,
-    LaminaError,
-    NotFound,
-    StepFailed,
-    Unsupported,
-)
+from lamina.errors import KernelError, LaminaError, NotFound, Unsupported
 from lamina.linux.fd import Fd
 from lamina.linux.packed import Reg
 from lamina.linux.procfs import cap_last_cap
@@ -31,8 +23,10 @@ from lamina.values import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import pidfd_send_signal
+    from typing import Any
 
-    from lamina.linux.packed import Child, Program
+    from lamina.errors import StepFailed
+    from lamina.linux.packed import Child
     from lamina.runtime.bundle import Bundle
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.plan import Plan
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
-_EXECUTING = ("execve", "execveat")
 # a plan names the descriptors of a start; which numbers they have is said when it is walked
 _OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
 _LAUNCHER = Reg("launcher")
@@ -69,7 +62,7 @@ class Running:
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
-        if self._status is None and _ready(0, self.pidfd):
+        if self._status is None and ready(0, self.pidfd):
             return self.wait()
         return self._status
 
@@ -93,7 +86,7 @@ def _reap(pidfd: Fd) -> int:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
         # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        _ready(None, pidfd)
+        ready(None, pidfd)
         from lamina.linux.process import pidfd_get_info
 
         try:
@@ -116,7 +109,7 @@ def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
 
     tasks, controllers = _printed_cgroups(bundle)
     wiring = replace(
-        _facts(bundle),
+        facts(bundle),
         launcher=_LAUNCHER,
         seccomp=seccomp.program() if seccomp else b"",
         tasks=tasks,
@@ -157,77 +150,89 @@ def launch(
     CommandNotFound, CommandNotExecutable, StepFailed with the step that failed, Unsupported, InvalidInput; then nothing
     is left behind.
     """
-    facts = _facts(bundle)
-    linux = bundle.spec.get("linux") or {}
-    cgroup = None
-    if linux.get("resources"):
-        from lamina.runtime.cgroups import create
-
-        cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
-    held: list[Fd] = []
+    start = _Start(bundle, (stdin, stdout, stderr), seccomp, die_with_parent)
     try:
-        start = _Start(bundle, facts, cgroup, (stdin, stdout, stderr), seccomp, die_with_parent, held)
-        child, pty = start.go(cache)
+        return start.run(cache)
     except BaseException as failure:
-        if cgroup is not None:
-            cgroup.close()
-            try:
-                cgroup.remove()
-            except OSError as second:
-                failure.add_note(f"while cleaning up: {second}")
+        start.abandon(failure)
         raise
-    finally:
-        for fd in held:
-            fd.close()
-    if cgroup is not None:
-        cgroup.close()
-    return Running(child.pid, child.pidfd, pty, cgroup, _lowered(bundle))
 
 
 class _Start:
-    """One start: what a plan has open, and the way from it to a command that runs."""
+    """One start: what a plan has open, and the way from it to a command that runs.
+
+    A signal handler of the program may raise at any moment. So whatever is made is noted, before Python could call one,
+    where `abandon` finds it: the process in `spawned`, descriptors in `held`.
+    """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        facts: Wiring,
-        cgroup: Cgroup | None,
-        standard: tuple[int, int, int],
-        seccomp: Filter | None,
-        die_with_parent: bool,
-        held: list[Fd],
+        self, bundle: Bundle, standard: tuple[int, int, int], seccomp: Filter | None, die_with_parent: bool
     ) -> None:
-        self.bundle, self.seccomp = bundle, seccomp
+        self.bundle, self.standard, self.seccomp = bundle, standard, seccomp
+        self.die_with_parent = die_with_parent
         self.terminal = bool(bundle.spec["process"].get("terminal"))
+        self.cgroup: Cgroup | None = None
+        self.spawned: list[Any] = []
+        self.held: list[Fd] = []
+
+    def run(self, cache: bytes | None) -> Running:
+        """Do it. *cache*: see `launch`."""
+        try:
+            self._wire()
+            child, pty = self._go(cache)
+            if self.cgroup is not None:
+                self.cgroup.close()
+            return Running(child.pid, child.pidfd, pty, self.cgroup, _lowered(self.bundle))
+        finally:
+            for fd in self.held:
+                fd.close()
+
+    def abandon(self, failure: BaseException) -> None:
+        """It failed: nothing stays."""
+        if self.spawned:
+            _end(self.spawned[0])
+        if self.cgroup is not None:
+            self.cgroup.close()
+            try:
+                self.cgroup.remove()
+            except OSError as second:
+                failure.add_note(f"while cleaning up: {second}")
+
+    def _wire(self) -> None:
+        """Open what the plan names."""
+        bundle, linux = self.bundle, self.bundle.spec.get("linux") or {}
+        known = facts(bundle)
+        if linux.get("resources"):
+            from lamina.runtime.cgroups import create
+
+            self.cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
         self.ours, self.theirs = _socket_pair()
-        held += [self.ours, self.theirs]
+        self.held += [self.ours, self.theirs]
         with init_file() if bundle.init else exec_file() as file:
             launcher = _aside(file)
-        held.append(launcher)
-        streams = [_above_stdio(fd, held) for fd in standard]
-        tasks = dict(cgroup.tasks) if cgroup else {}
+        self.held.append(launcher)
+        streams = [_above_stdio(fd, self.held) for fd in self.standard]
+        cgroup = self.cgroup
+        tasks = {name.encode(): int(fd) for name, fd in cgroup.tasks.items()} if cgroup else {}
         self.into_cgroup = int(cgroup.v2) if cgroup and cgroup.v2 is not None else -1
+        named = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
         self.descriptors = {
             "channel": int(self.theirs),
             "launcher": int(launcher),
-            **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
-            **{str(_tasks(name.encode())): int(fd) for name, fd in tasks.items()},
-        }
-        closed = {
-            name: NULL for name, fd in zip(("stdin", "stdout", "stderr"), streams, strict=True) if fd < 0
+            **named,
+            **{str(_tasks(name)): fd for name, fd in tasks.items()},
         }
         self.wiring = replace(
-            facts,
-            **closed,
+            known,
+            **{name: NULL for name, fd in named.items() if fd < 0},
             launcher=_LAUNCHER,
-            die_with_parent=die_with_parent,
-            tasks=tuple(_tasks(name.encode()) for name in tasks),
-            controllers=tuple(name.encode() for name in tasks),
+            die_with_parent=self.die_with_parent,
+            tasks=tuple(_tasks(name) for name in tasks),
+            controllers=tuple(tasks),
             cgroup=0 if self.into_cgroup >= 0 else -1,
         )
-        self.strings = launcher_strings(bundle.spec["process"], init=bundle.init)
 
-    def go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
+    def _go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
         """The process, and its terminal's master if it has one, once the command runs."""
         found = template_for(self.bundle, self.wiring, self.seccomp, cache) if cache is not None else None
         if found is not None:
@@ -235,35 +240,24 @@ class _Start:
         else:
             compiled = self.plan()
             flags, mapped, program = compiled.clone_flags(self.wiring), compiled.mapped, compiled.assemble()
-        filled = program.fill(self.descriptors, self.strings)
-        if mapped:
-            return self._go_mapped(flags, filled)
-        child = self._spawn(flags, filled)
-        self.theirs.close()
-        return child, self._await_command(child)
+        strings = launcher_strings(self.bundle.spec["process"], init=self.bundle.init)
+        try:
+            child = program.fill(self.descriptors, strings).spawn(flags, self.into_cgroup, self.spawned)
+        except OSError as error:
+            from lamina.runtime.failure import clone_failure
 
-    def _go_mapped(self, flags: int, program: Program) -> tuple[Child, Fd | None]:
-        """The same in a new user namespace, whose id maps only somebody outside can write."""
+            raise clone_failure(error, mapped) from error
+        self.theirs.close()
+        if not mapped:
+            return child, self._await_command(child)
         from lamina.runtime.id_maps import write_id_maps
 
-        child = self._spawn(flags, program)
-        try:
-            try:
-                self.theirs.close()
-                write_id_maps(child.pid, self.bundle.spec["linux"])
-                os.write(self.ours, b"m")
-            except BaseException:
-                _end(child)
-                raise
+        try:  # a new user namespace has id maps that only somebody outside can write
+            write_id_maps(child.pid, self.bundle.spec["linux"])
+            os.write(self.ours, b"m")
             return child, self._await_command(child)
         finally:
             child.settle()
-
-    def _spawn(self, flags: int, program: Program) -> Child:
-        try:
-            return program.spawn(flags, self.into_cgroup)
-        except OSError as error:
-            raise _clone_failure(error, bool(self.bundle.spec["linux"].get("uidMappings"))) from error
 
     def plan(self) -> Plan:
         """The plan, compiled now."""
@@ -286,7 +280,7 @@ class _Start:
                 pty = _receive_descriptor(self.ours, child)
             if (pty is not None) is self.terminal:
                 report = _receive_descriptor(self.ours, child)
-            if report is not None and report in _ready(None, report, child.pidfd):
+            if report is not None and report in ready(None, report, child.pidfd):
                 said = os.read(report, 4)
             failed = child.failure()
             if failed is not None:
@@ -295,9 +289,6 @@ class _Start:
                 raise self._execute_failure(-1, int.from_bytes(said, sys.byteorder))
             if self.terminal and pty is None:
                 raise LaminaError("start: the container handed over no terminal")
-        except BaseException:
-            _end(child)
-            raise
         finally:
             if report is not None:
                 report.close()
@@ -305,43 +296,23 @@ class _Start:
 
     def _failure(self, child: Child, index: int, number: int) -> StepFailed:
         """The step *index* of the walk failed with the errno *number*, or its result was not the wanted one."""
+        from lamina.runtime.failure import EXECUTING, step_failure
+
         steps, results = self.plan().steps, child.outcome().results
-        step = steps[index]
-        if step.call in _EXECUTING:
+        if steps[index].call in EXECUTING:
             # a command that is there but not for us counts for more than one that is not there
             refused = any(results[i] == -EACCES for i, s in enumerate(steps) if s.call == "execve")
             return self._execute_failure(index, EACCES if refused else number)
-        from lamina.runtime.failures import meaning_of
-
-        if number and (meaning := meaning_of(self.bundle, step, number)) is not None:
-            return StepFailed(repr(step), number, index=index, message=meaning.message, remedy=meaning.remedy)
-        text = f"step {index + 1} of {len(steps)} of the start failed: {step!r}"
-        cause = os.strerror(number) if number else f"unexpected result {results[index]}"
-        return StepFailed(
-            repr(step), number, index=index, message=f"{text}: {cause}", remedy="see `lamina doctor`"
-        )
+        return step_failure(steps, index, number, result=results[index], bundle=self.bundle)
 
     def _execute_failure(self, index: int, number: int) -> StepFailed:
         """The step that executes the command (-1: the last) failed, here or in the launcher."""
-        kind: type[StepFailed] = CommandNotFound if number == ENOENT else CommandNotExecutable
-        hint = remedy = ""
-        name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
-        if kind is CommandNotFound:
-            hint = "no such command in the container"
-            if "/" in name:
-                hint += ", or no such interpreter as its first line names"
-        elif number == ENOEXEC:
-            hint = "neither a program for this machine nor a script with a #! line"
-        elif number == E2BIG:
-            hint = "the kernel takes no argument or variable of 128 KiB, and a quarter of the stack's limit in all"
-            remedy = "hand large inputs over as a file, or on standard input"
-        elif number == EAGAIN and self.bundle.init:
-            kind, hint = StepFailed, "the limit of processes leaves no room for an init and the command"
-            remedy = "allow 2 with --pids-limit, or leave --init away"
+        from lamina.runtime.failure import command_failure
+
         steps = self.plan().whole_steps()
         index %= len(steps)
-        message = f"execute {name}: {os.strerror(number)}"
-        return kind(repr(steps[index]), number, index=index, message=message, hint=hint, remedy=remedy)
+        name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
+        return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
@@ -349,7 +320,7 @@ def _lowered(bundle: Bundle) -> tuple[str, ...]:
     return effective_limits(asked)[1] if asked else ()
 
 
-def _facts(bundle: Bundle) -> Wiring:
+def facts(bundle: Bundle) -> Wiring:
     """What the plan must know of the host."""
     null = os.stat("/dev/null")
     if not stat.S_ISCHR(null.st_mode) or null.st_rdev != os.makedev(1, 3):
@@ -366,16 +337,22 @@ def _facts(bundle: Bundle) -> Wiring:
                     files.add(source)
             except OSError as error:
                 raise NotFound(f"bind {os.fsdecode(source)}: {error.strerror}") from error
-    linux = bundle.spec.get("linux") or {}
+    return replace(
+        process_facts(bundle.spec["process"], bundle.spec.get("linux") or {}),
+        files=frozenset(files),
+        lowerdir_plus=_takes_layers_one_by_one(),
+    )
+
+
+def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
+    """What the plan of *process* must know of the host, in a container that is there already or not."""
     mappings = linux.get("gidMappings") or []
     single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
     return replace(
         _OPEN,
-        files=frozenset(files),
-        limits=effective_limits(bundle.spec["process"].get("rlimits") or [])[0],
+        limits=effective_limits(process.get("rlimits") or [])[0],
         last_cap=cap_last_cap(),
         setgroups=not single,
-        lowerdir_plus=_takes_layers_one_by_one(),
     )
 
 
@@ -407,21 +384,23 @@ def _aside(fd: int) -> Fd:
     return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
 
 
-def _end(child: Child) -> None:
-    try:
-        pidfd_send_signal(child.pidfd, 9)
-    except OSError:
-        pass
-    _reap(child.pidfd)
-    child.pidfd.close()
+def _end(spawned: Any) -> None:
+    """Kill what `Program.spawn` noted, and reap it: a Child, or less where that was interrupted."""
+    pidfd = Fd(os.pidfd_open(spawned[0])) if isinstance(spawned, tuple) else spawned.pidfd
+    with pidfd:
+        try:
+            pidfd_send_signal(pidfd, 9)
+        except OSError:
+            pass
+        _reap(pidfd)
 
 
 def _readable(ours: Fd, child: Child) -> bool:
     """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
-    return ours in _ready(None, ours, child.pidfd)
+    return ours in ready(None, ours, child.pidfd)
 
 
-def _ready(seconds: float | None, *descriptors: int) -> list[int]:
+def ready(seconds: float | None, *descriptors: int) -> list[int]:
     """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
     poll = select.poll()
     for descriptor in descriptors:
@@ -442,17 +421,3 @@ def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             return Fd(int.from_bytes(data[:4], "little"))
     return None
-
-
-def _clone_failure(error: OSError, mapped: bool) -> LaminaError:
-    number = error.errno or 0
-    if mapped and number in (EPERM, ENOSPC):
-        return Unsupported(
-            f"create user namespace: {os.strerror(number)}",
-            remedy="`lamina doctor` names what forbids it on this host and the remedy",
-        )
-    if number == EPERM:
-        return Unsupported(
-            "create namespaces: Operation not permitted", remedy="run as root, or see `lamina doctor`"
-        )
-    return KernelError("clone3", number, remedy="see `lamina doctor`")

@@ -118,6 +118,12 @@ def parse_options(options: list[str]) -> Options:
     )
 
 
+def option_names() -> list[str]:
+    """Every mount option that is not a file system's own."""
+    deep = ["r" + name for name in _ATTRIBUTES if name != "defaults" and "r" + name not in _ATTRIBUTES]
+    return sorted({*_ATTRIBUTES, *deep, *_PROPAGATION, "bind", "rbind"})
+
+
 def new_mount_steps(
     fstype: str, save: Reg, *, attributes: int = 0, data: tuple[tuple[str, str], ...] = (), source: str = ""
 ) -> list[Step]:

@@ -1,0 +1,256 @@
+"""Making a process that outlives its maker: its descriptors, its plan, and the talk with it until it is ready."""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import stat
+import struct
+from errno import ECHILD
+
+from lamina.errors import KernelError, Unsupported
+from lamina.linux.constants import (
+    AT_EMPTY_PATH,
+    CLONE_NEWUSER,
+    CLONE_VFORK,
+    CLONE_VM,
+    PR_GET_DUMPABLE,
+    PR_SET_DUMPABLE,
+    SCM_CREDENTIALS,
+    SO_PASSCRED,
+)
+from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_open, pidfd_send_signal, prctl
+from lamina.linux.program import Step, Strings, assemble
+from lamina.runtime.failure import clone_failure, step_failure
+from lamina.runtime.init import WALK_NAME, init_file, sealed_file
+from lamina.runtime.launch import ready
+from lamina.runtime.plan.created import PID, Numbers
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# our own copies of what is passed lie above every number that the new process may have for it
+ASIDE = 40
+CREDENTIALS = struct.Struct("=iII")
+FAILURE = struct.Struct("=ii")
+
+
+@value
+class Message:
+    """One packet of the new process: `what` it says (nothing: it is at its end), a descriptor, and its pid here."""
+
+    what: bytes
+    fd: Fd | None
+    pid: int
+
+
+class Birth:
+    """A process in the making. Descriptors are handed over by `give`, then `begin` starts it, then `hear` and `answer`.
+
+    After `begin` its number and descriptor are `pid` and `pidfd`. `abandon` ends it; `close` lets go of our side.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.numbers = numbers
+        self.pid = -1
+        self.pidfd: Fd | None = None
+        self._first = False
+        self._steps: list[Step] = []
+        self._given: list[tuple[int, int]] = []
+        self._held: list[Fd] = []
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+        self._channel = ours
+        ours.setsockopt(_socket.SOL_SOCKET, SO_PASSCRED, 1)
+        self._next = numbers.more
+        with Fd(theirs.detach()) as end:
+            self._give_as(end, numbers.channel)
+        with init_file() as program:
+            self._give_as(program, numbers.launcher)
+
+    def give(self, fd: int) -> int:
+        """Hand a copy of *fd* over; the number it will have there."""
+        number = self._next
+        self._next += 1
+        self._give_as(fd, number)
+        return number
+
+    def aside(self, streams: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Copies of *streams* that nothing is put over while the new process's descriptors are put in order."""
+        for fd in streams:
+            self._held.append(Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved)))
+        first, second, third = map(int, self._held[-3:])
+        return first, second, third
+
+    def give_socket(self, fd: int) -> None:
+        """Hand over the socket on which it will wait for its start."""
+        self._give_as(fd, self.numbers.socket)
+
+    def _give_as(self, fd: int, number: int) -> None:
+        copy = Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved))
+        self._held.append(copy)
+        self._given.append((int(copy), number))
+
+    def begin(
+        self,
+        steps: list[Step],
+        *,
+        flags: int = 0,
+        first: tuple[Step, ...] = (),
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        cgroup: int = -1,
+        map_ids: Callable[[int], None] | None = None,
+        elsewhere: bool = False,
+    ) -> None:
+        """Start it: *steps* are walked by lamina-walk, *first* before that is executed.
+
+        *flags* are clone3(2)'s, *cgroup* a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called
+        with its number, and `first` waits for one byte. With *elsewhere* the process that counts is a child that it
+        makes itself, and which says so.
+        """
+        self._steps = steps
+        numbers = self.numbers
+        with sealed_file(assemble(steps).image(numbers.channel)) as plan:
+            self._give_as(plan, numbers.program)
+        tiny = [Step("dup3", fd, number, 0) for number, fd in enumerate(stdio) if fd != number]
+        tiny += [Step("dup3", fd, number, 0) for fd, number in self._given]
+        tiny += first
+        tiny += [
+            Step("close_range", self._next, 0xFFFFFFFF, 0, note="nothing else of the host goes along"),
+            Step(
+                "execveat", numbers.launcher, b"", Strings((WALK_NAME, str(numbers.program).encode())),
+                Strings(), AT_EMPTY_PATH,
+            ),
+        ]  # fmt: skip
+        self._spawn(tiny, flags, cgroup, map_ids)
+        self._first = elsewhere
+
+    def _spawn(
+        self, tiny: list[Step], flags: int, cgroup: int, map_ids: Callable[[int], None] | None
+    ) -> None:
+        # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
+        sharing = CLONE_VM if flags & CLONE_NEWUSER else CLONE_VM | CLONE_VFORK
+        into = 0x200000000 if cgroup >= 0 else 0
+        dumpable = prctl(PR_GET_DUMPABLE)
+        try:
+            try:
+                child = assemble(tiny).spawn(flags | sharing | into, cgroup)
+            except OSError as error:
+                raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
+            self.pid, self.pidfd = child.pid, child.pidfd
+            self._release()
+            if map_ids is not None:
+                map_ids(child.pid)
+                self.answer(b"m")
+            if not sharing & CLONE_VFORK:
+                # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
+                ready(None, self._channel.fileno(), self.pidfd)
+            if (failed := child.failure()) is not None:
+                raise step_failure(tiny, *failed)
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
+            if prctl(PR_GET_DUMPABLE) != dumpable:
+                prctl(PR_SET_DUMPABLE, dumpable)
+
+    def hear(self) -> Message:
+        """The next packet. Raises StepFailed when a step failed; an empty one means that it has executed its command
+        or is gone. A pid that it says (after `elsewhere`) is taken note of, and not given.
+        """
+        while True:
+            message = self._receive()
+            if self._first and message.what == PID:
+                self._become(message.pid)
+                continue
+            if len(message.what) == FAILURE.size:
+                index, errno = FAILURE.unpack(message.what)
+                raise step_failure(self._steps, index, errno)
+            return message
+
+    def _become(self, pid: int) -> None:
+        """The process that counts is another one; the first has done its work."""
+        assert self.pidfd is not None
+        first, self._first = self.pidfd, False
+        self.pid, self.pidfd = pid, pidfd_open(pid)
+        reap(first)
+        first.close()
+
+    def _receive(self) -> Message:
+        assert self.pidfd is not None
+        readable = ready(None, self._channel.fileno(), self.pidfd)
+        # whoever has ended may have said something before
+        flags = _socket.MSG_CMSG_CLOEXEC | (0 if self._channel.fileno() in readable else _socket.MSG_DONTWAIT)
+        if self._first and self._channel.fileno() not in readable:
+            flags &= (
+                ~_socket.MSG_DONTWAIT
+            )  # the one that counts has been born before the first one ended, or never
+            if not ready(1.0, self._channel.fileno()):
+                return Message(b"", None, 0)
+        try:
+            what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)
+        except (BlockingIOError, ConnectionResetError):
+            return Message(b"", None, 0)
+        fd, pid = None, 0
+        for level, kind, data in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                fd = Fd(int.from_bytes(data[:4], "little"))
+            elif level == _socket.SOL_SOCKET and kind == SCM_CREDENTIALS:
+                pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
+        return Message(what, fd, pid)
+
+    def answer(self, what: bytes) -> None:
+        """Say something to the new process; that it is gone already is heard next."""
+        try:
+            self._channel.send(what)
+        except OSError:
+            pass
+
+    def abandon(self) -> None:
+        """End it, if it was begun, and wait for its end."""
+        if self.pidfd is not None:
+            try:
+                pidfd_send_signal(self.pidfd, 9)
+            except OSError:
+                pass
+            reap(self.pidfd)
+        self.close()
+
+    def _release(self) -> None:
+        for fd in self._held:
+            fd.close()
+        self._held.clear()
+
+    def close(self) -> None:
+        """Let go of our ends; the process lives on."""
+        self._release()
+        self._channel.close()
+
+
+def reap(pidfd: int) -> int | None:
+    """Wait for the end of a child: its exit status, 128 + n after signal n; None if it is not our child."""
+    try:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        raise KernelError("waitid", ECHILD)
+    return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
+
+
+def own_streams() -> tuple[int, ...]:
+    """Those of 0, 1 and 2 that are pipes, sockets or terminals: what a process's user has to own to open it by name."""
+    kinds = []
+    for number in range(3):
+        try:
+            found = os.fstat(number)
+        except OSError as error:
+            raise Unsupported(f"pass standard stream {number}: it is closed") from error
+        terminal = stat.S_ISCHR(found.st_mode) and os.isatty(number)
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) or terminal:
+            kinds.append(number)
+    return tuple(kinds)

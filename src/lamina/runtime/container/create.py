@@ -1,0 +1,305 @@
+"""From a bundle to a container whose first process waits for its start."""
+
+from __future__ import annotations
+
+import _socket
+import os
+from time import time_ns
+
+from lamina.errors import HookFailed, InvalidInput, KernelError, LaminaError, Unsupported
+from lamina.linux.constants import CLONE_NEWCGROUP, CLONE_NEWUSER
+from lamina.linux.fd import Fd
+from lamina.runtime import hooks
+from lamina.runtime.container import groups
+from lamina.runtime.container.birth import Birth, own_streams
+from lamina.runtime.container.configuration import bundle_of, read_configuration, with_home_below
+from lamina.runtime.container.directory import (
+    CREATING,
+    STOPPED,
+    Container,
+    replace_file,
+    state_document,
+)
+from lamina.runtime.identity import identity_of
+from lamina.runtime.launch import facts
+from lamina.runtime.plan.created import (
+    CREATED,
+    HOOKS,
+    HOOKS_RUN,
+    READY,
+    TERMINAL,
+    Manner,
+    Numbers,
+    created_steps,
+)
+from lamina.runtime.plan.namespaces import FLAGS, entry_steps, namespace_flags
+from lamina.values import replace, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lamina.linux.program import Step
+    from lamina.runtime.bundle import Bundle, Wiring
+
+    Record = dict[str, Any]
+    Spec = dict[str, Any]
+
+IN_CONTAINER = "createContainer"
+BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
+
+
+@value
+class Wishes:
+    """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
+    is added to the process's.
+    """
+
+    bundle: bytes = b"."
+    pid_file: bytes = b""
+    console_socket: bytes = b""
+    pidfd_socket: bytes = b""
+    preserve_fds: int = 0
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    systemd_cgroup: bool = False
+    init: bool = False
+    environment: tuple[str, ...] = ()
+    console: Callable[[Fd], None] | None = None
+
+
+def create(root: bytes, identity: str, wishes: Wishes) -> Container:
+    """Create the container *identity* from a bundle. Its first process is a child of ours, and waits for `start`.
+
+    Raises Conflict when there is one of that id, InvalidInput and Unsupported for what cannot be meant or done,
+    StepFailed, HookFailed; then nothing is left behind.
+    """
+    directory = os.path.realpath(wishes.bundle)
+    data, spec = read_configuration(directory)
+    _check(spec, wishes)
+    container = Container.make(root, identity)
+    try:
+        container.write_file(b"config.json", data)
+        _Creation(container, spec, directory, wishes).run()
+    finally:
+        container.unlock()
+    return container
+
+
+def _check(spec: Spec, wishes: Wishes) -> None:
+    terminal = bool(spec["process"].get("terminal"))
+    if terminal and not wishes.console_socket and wishes.console is None:
+        raise InvalidInput(
+            "create container: process.terminal is true, and nobody takes the terminal",
+            remedy="give a --console-socket, or set process.terminal to false",
+        )
+    if wishes.console_socket and not terminal:
+        raise InvalidInput(
+            "create container: there is a --console-socket, but process.terminal is not true",
+            remedy="leave one of them out",
+        )
+    if wishes.init and wishes.preserve_fds:
+        raise Unsupported("create container: --init passes no descriptors on", remedy="leave one of them out")
+
+
+def check_preserved(count: int) -> None:
+    """Whether descriptors 3 to *count* + 2 are there to be passed on. Raises InvalidInput."""
+    for number in range(3, 3 + count):
+        try:
+            os.fstat(number)
+        except OSError:
+            raise InvalidInput(
+                f"pass descriptor {number} on: it is not open (--preserve-fds {count})"
+            ) from None
+
+
+class _Creation:
+    def __init__(self, container: Container, spec: Spec, directory: bytes, wishes: Wishes) -> None:
+        self.container, self.spec, self.directory, self.wishes = container, spec, directory, wishes
+        self.linux: dict[str, Any] = spec.get("linux") or {}
+        self.cgroup: Any = None
+        self.birth: Birth | None = None
+        self.record: Record = {
+            "id": container.id,
+            "bundle": os.fsdecode(directory),
+            "created": time_ns(),
+            "uid": os.geteuid(),
+            "cgroups_path": ""
+            if wishes.systemd_cgroup
+            else groups.path_of(container.id, self.linux, systemd=False),
+            "annotations": spec.get("annotations") or {},
+            "hooks": sorted(hooks_ for hooks_, listed in (spec.get("hooks") or {}).items() if listed),
+        }
+
+    def run(self) -> None:
+        """Make it, or leave nothing behind."""
+        try:
+            bundle = bundle_of(self.spec, self.directory)
+            process = self.spec["process"]
+            process["env"] = [*(process.get("env") or []), *self.wishes.environment]
+            with_home_below(process, bundle.merged)
+            self.record["rootfs"] = os.fsdecode(bundle.merged)
+            self.container.write(self.record)
+            self.cgroup = groups.make(self.container.id, self.linux, systemd=self.wishes.systemd_cgroup)
+            self.record["cgroup"] = groups.note(self.cgroup)
+            self.container.write(self.record)
+            self._begin(bundle)
+            self._talk()
+        except BaseException as failure:
+            self._undo(failure)
+            raise
+        finally:
+            if self.cgroup is not None:
+                self.cgroup.close()
+
+    def _begin(self, bundle: Bundle) -> None:
+        wishes = self.wishes
+        birth = self.birth = Birth(Numbers(wishes.preserve_fds))
+        flags = namespace_flags(self.spec)
+        self.record["namespaces"] = listed_namespaces(self.linux)
+        wiring = self._wiring(bundle, birth)
+        manner = Manner(
+            owned=own_streams(),
+            hooks=bool(hooks.wanted(self.spec, *BEFORE_THE_ROOT)),
+            pivot=not wishes.no_pivot,
+            keyring=not wishes.no_new_keyring,
+            init=wishes.init,
+        )
+        steps = created_steps(bundle, wiring, birth.numbers, manner, flags)
+        self.record["last"] = _last(steps)
+        with self.container.listen() as socket:
+            birth.give_socket(socket)
+        birth.begin(
+            steps,
+            first=tuple(entry_steps(flags, wiring)),
+            flags=flags & ~CLONE_NEWCGROUP,
+            cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
+            map_ids=self._map_ids if flags & CLONE_NEWUSER else None,
+        )
+
+    def _map_ids(self, pid: int) -> None:
+        from lamina.runtime.id_maps import write_id_maps
+
+        write_id_maps(pid, self.linux)
+
+    def _wiring(self, bundle: Bundle, birth: Birth) -> Wiring:
+        tasks = self.cgroup.tasks if self.cgroup is not None else {}
+        return replace(
+            facts(bundle),
+            channel=birth.numbers.channel,
+            launcher=-1,
+            die_with_parent=False,
+            tasks=tuple(birth.give(fd) for fd in tasks.values()),
+            controllers=tuple(name.encode() for name in tasks),
+            cgroup=0 if self.cgroup is not None and self.cgroup.v2 is not None else -1,
+            seccomp=compiled_filter(self.linux, self.container.root),
+        )
+
+    def _talk(self) -> None:
+        """Do what the new process asks for, until it is ready; then it is a container."""
+        assert self.birth is not None
+        birth = self.birth
+        while True:
+            message = birth.hear()
+            if message.what == HOOKS:
+                self._run_hooks()
+                birth.answer(HOOKS_RUN)
+            elif message.what == TERMINAL and message.fd is not None:
+                with message.fd as master:
+                    self._hand_over(master)
+            elif message.what == READY:
+                break
+            else:
+                raise LaminaError(
+                    f"create container {self.container.id}: its first process ended before it was ready",
+                    remedy="something killed it; is a memory or pids limit too tight?",
+                )
+        self._settle()
+        birth.answer(CREATED)
+        birth.close()
+
+    def _settle(self) -> None:
+        """Write down who it is: from here on there is a container, whatever becomes of us."""
+        assert self.birth is not None and self.birth.pidfd is not None
+        pid = self.birth.pid
+        self.record.update(identity_of(pid))
+        self.container.write(self.record)
+        if self.wishes.pidfd_socket:
+            send_descriptor(self.wishes.pidfd_socket, self.birth.pidfd, b"pidfd")
+        if self.wishes.pid_file:
+            replace_file(self.wishes.pid_file, str(pid).encode(), 0o644)
+
+    def _hand_over(self, master: Fd) -> None:
+        if self.wishes.console_socket:
+            send_descriptor(self.wishes.console_socket, master, b"/dev/ptmx")
+        elif self.wishes.console is not None:
+            self.wishes.console(Fd(master.steal()))
+
+    def _run_hooks(self) -> None:
+        from lamina.runtime.container.inside import inner_pid, inside_starter
+
+        assert self.birth is not None and self.birth.pidfd is not None
+        outer = hooks.starter(self.directory)
+        inner = inside_starter(
+            self.birth.pidfd, self.record["namespaces"], os.fsencode(self.record["rootfs"])
+        )
+        for moment, hook in hooks.wanted(self.spec, *BEFORE_THE_ROOT):
+            within = moment == IN_CONTAINER
+            pid = inner_pid(self.birth.pid) if within else self.birth.pid
+            state = state_document(self.container, self.record, CREATING, pid)
+            hooks.run(moment, hook, state, inner if within else outer)
+
+    def _undo(self, failure: BaseException) -> None:
+        """Leave nothing behind; what goes wrong meanwhile is added to what went wrong."""
+        try:
+            if self.birth is not None:
+                self.birth.abandon()
+            if self.cgroup is not None:
+                self.cgroup.close()
+                if self.cgroup.processes():
+                    self.cgroup.kill()
+                self.cgroup.remove()
+            self.container.remove()
+            if isinstance(failure, HookFailed):
+                state = state_document(self.container, self.record, STOPPED)
+                for moment, hook in hooks.wanted(self.spec, "poststop"):
+                    hooks.run(moment, hook, state, hooks.starter(self.directory))
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while cleaning up: {second}")
+
+
+def listed_namespaces(linux: dict[str, Any]) -> int:
+    """CLONE_NEW* of every namespace that the container does not share with its caller."""
+    flags = 0
+    for namespace in linux.get("namespaces") or []:
+        flags |= FLAGS[namespace["type"]]
+    return flags
+
+
+def _last(steps: list[Step]) -> Record:
+    """What `start` must know to explain a failure after the wait: the calls from there on, and the command."""
+    first = next(i for i, step in enumerate(steps) if step.call == "recvmsg")
+    return {"first": first, "calls": [step.call for step in steps[first:]]}
+
+
+def compiled_filter(linux: dict[str, Any], root: bytes) -> bytes:
+    """The filter of `linux.seccomp`, compiled or found among those compiled before."""
+    if not linux.get("seccomp"):
+        return b""
+    from lamina.runtime.seccomp.cache import filter_for
+
+    return filter_for(linux["seccomp"], root + b"/.seccomp").program()
+
+
+def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
+    """Send *fd* over the unix socket at *path*, with *name* beside it, as runc does. Raises KernelError."""
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        end.connect(path)
+        number = int(fd).to_bytes(4, "little")
+        end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
+    except OSError as error:
+        raise KernelError("send a descriptor to", error.errno or 0, os.fsdecode(path)) from error
+    finally:
+        end.close()

@@ -1,0 +1,310 @@
+"""What is kept of a container, and which state follows from it.
+
+    <root>/                  0700; /run/lamina-runtime, or $XDG_RUNTIME_DIR/lamina-runtime
+    ├── .seccomp/            compiled filters by content
+    └── <id>/                0700
+        ├── lock             flock: somebody creates, starts or deletes it
+        ├── config.json      the specification it was made from
+        ├── state.json       who its first process is, where its cgroups are; staged and renamed
+        └── start            the socket on which its first process waits for its start; gone afterwards
+
+Nothing says "running": what a container is doing is asked of the kernel, every time (`Container.status`).
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import time
+from errno import ECONNREFUSED, ENOENT
+
+from lamina.document import decode, encode
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.fd import Fd
+from lamina.runtime.identity import boot_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    Record = dict[str, Any]
+    Spec = dict[str, Any]
+
+OCI_VERSION = "1.2.1"
+CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
+LONGEST_ID = 255
+LARGEST = 64 << 20
+# seconds that one transition waits for another
+PATIENCE = 10.0
+_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+_FURTHER = _LETTERS | frozenset(b"+-.")
+
+
+def checked_id(text: str) -> str:
+    """*text* if it can be a container's id: [A-Za-z0-9_][A-Za-z0-9_+.-]*, at most 255 of them. Raises InvalidInput."""
+    data = text.encode("utf-8", "surrogateescape")
+    if not data or len(data) > LONGEST_ID or data[0] not in _LETTERS or not _FURTHER.issuperset(data):
+        raise InvalidInput(
+            f"container id {text!r}: invalid",
+            remedy="letters, digits and _ + - . are possible, a letter, digit or _ comes first",
+        )
+    return text
+
+
+def default_root() -> bytes:
+    """Where containers are kept if nobody says otherwise."""
+    if os.geteuid() == 0:
+        return b"/run/lamina-runtime"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return os.fsencode(runtime) + b"/lamina-runtime"
+
+
+class Container:
+    """A container's directory. `id` and `path`; everything else is read when it is asked for."""
+
+    def __init__(self, root: bytes, identity: str) -> None:
+        self.root, self.id = root, checked_id(identity)
+        self.path = root + b"/" + identity.encode()
+        self._lock: Fd | None = None
+
+    @staticmethod
+    def make(root: bytes, identity: str) -> Container:
+        """A new directory, locked. Raises Conflict when there is one of that id."""
+        container = Container(root, identity)
+        os.makedirs(root, 0o700, exist_ok=True)
+        try:
+            os.mkdir(container.path, 0o700)
+        except FileExistsError:
+            raise Conflict(
+                f"create container {identity}: a container of that id already exists",
+                remedy="delete it, or take another id",
+            ) from None
+        container.lock()
+        return container
+
+    @staticmethod
+    def find(root: bytes, identity: str) -> Container:
+        """The container of that id. Raises NotFound."""
+        container = Container(root, identity)
+        if not os.path.isdir(container.path):
+            raise NotFound(f"container {identity} does not exist")
+        return container
+
+    # -- the lock
+
+    def lock(self, patience: float = PATIENCE) -> None:
+        """Be the only one who changes it. Raises Conflict when somebody else is busy with it for so many seconds,
+        NotFound when it is gone.
+        """
+        name = self.path + b"/lock"
+        try:
+            lock = Fd(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except FileNotFoundError:
+            raise NotFound(f"container {self.id} does not exist") from None
+        end = time.monotonic() + patience
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    lock.close()
+                    raise Conflict(
+                        f"container {self.id}: another lamina-runtime is busy with it",
+                        remedy="wait for it, or end it",
+                    ) from None
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        try:
+            same = os.stat(name).st_ino == os.fstat(lock).st_ino
+        except FileNotFoundError:
+            same = False
+        if not same:
+            lock.close()
+            raise NotFound(f"container {self.id} does not exist")
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Let others."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._lock.close()
+            self._lock = None
+
+    def busy(self) -> bool:
+        """Whether somebody else is changing it."""
+        try:
+            with Fd(os.open(self.path + b"/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    # -- what is written down
+
+    def record(self) -> Record:
+        """What state.json says; empty where there is none (a creation that was killed early). Raises Corrupt."""
+        data = self._read(b"state.json")
+        if data is None:
+            return {}
+        try:
+            return decode(data, os.fsdecode(self.path + b"/state.json"))
+        except InvalidInput as error:
+            raise Corrupt(error.message) from None
+
+    def spec(self) -> Spec:
+        """The specification it was made from."""
+        data = self._read(b"config.json")
+        if data is None:
+            raise Corrupt(f"container {self.id}: its config.json is gone", remedy="delete --force it")
+        return decode(data, os.fsdecode(self.path + b"/config.json"))
+
+    def write(self, record: Record) -> None:
+        """Write state.json: readers see the old one or the new one, whole."""
+        self.write_file(b"state.json", (encode(record) + "\n").encode())
+
+    def write_file(self, name: bytes, data: bytes) -> None:
+        """Write a file of the directory at once or not at all."""
+        replace_file(self.path + b"/" + name, data, 0o600)
+
+    def _read(self, name: bytes) -> bytes | None:
+        try:
+            with open(self.path + b"/" + name, "rb", buffering=0) as file:
+                return file.read(LARGEST)
+        except FileNotFoundError:
+            return None
+
+    def remove(self) -> None:
+        """Remove the directory; what was removed before is no error, so an interrupted removal can be repeated."""
+        for name in (b"start", b"state.json.new", b"config.json.new", b"config.json", b"state.json", b"lock"):
+            try:
+                os.unlink(self.path + b"/" + name)
+            except FileNotFoundError:
+                pass
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+
+    # -- what it is doing
+
+    def status(self, record: Record | None = None) -> str:
+        """`creating`, `created`, `running`, `paused` or `stopped`, as it is now."""
+        record = self.record() if record is None else record
+        if not record.get("pid"):
+            return CREATING if self.busy() else STOPPED
+        if not alive(record):
+            return STOPPED
+        if record.get("cgroup") and _frozen(record):
+            return PAUSED
+        return CREATED if self._waits() else RUNNING
+
+    def _waits(self) -> bool:
+        """Whether the first process still waits for its start: only it has the socket's other end."""
+        try:
+            self.start_socket().close()
+        except OSError as error:
+            if error.errno in (ENOENT, ECONNREFUSED):
+                return False
+            raise
+        return True
+
+    def start_socket(self) -> _socket.socket:
+        """A socket connected to the one on which the first process waits. OSError: ENOENT or ECONNREFUSED when it does
+        not wait any more.
+        """
+        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+                end.connect(
+                    f"/proc/self/fd/{int(directory)}/start"
+                )  # the path itself may be too long for a socket
+        except BaseException:
+            end.close()
+            raise
+        return end
+
+    def listen(self) -> Fd:
+        """The socket for the first process to wait on."""
+        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+                end.bind(f"/proc/self/fd/{int(directory)}/start")
+            return Fd(end.detach())
+        except BaseException:
+            end.close()
+            raise
+
+    def no_longer_waits(self) -> None:
+        """The start was made: the socket has done its work."""
+        try:
+            os.unlink(self.path + b"/start")
+        except FileNotFoundError:
+            pass
+
+
+def alive(record: Record) -> bool:
+    """Whether the first process lives: it is there, it is the same, and it is no zombie (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{record['pid']}/stat", "rb", buffering=0) as file:
+            # the name of the program, field 2, may contain anything, also parentheses
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    same = int(fields[19]) == record.get("start_time") and record.get("boot") == boot_id()
+    return same and fields[0] not in (b"Z", b"X")
+
+
+def _frozen(record: Record) -> bool:
+    from lamina.runtime.container.groups import reopen
+
+    return bool(reopen(record["cgroup"]).frozen)
+
+
+def state_document(container: Container, record: Record, status: str, pid: int | None = None) -> Record:
+    """The state as the specification writes it (runtime.md#state), for hooks and for `state`."""
+    document: Record = {"ociVersion": OCI_VERSION, "id": container.id, "status": status}
+    pid = int(record.get("pid") or 0) if pid is None else pid
+    if status != STOPPED:
+        document["pid"] = pid
+    document["bundle"] = record.get("bundle") or ""
+    if record.get("annotations"):
+        document["annotations"] = record["annotations"]
+    return document
+
+
+def containers(root: bytes) -> Iterator[Container]:
+    """Every container below *root*, by id."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            container = Container(root, os.fsdecode(name))
+        except InvalidInput:
+            continue
+        if os.path.isdir(container.path):
+            yield container
+
+
+def replace_file(path: bytes, data: bytes, mode: int) -> None:
+    """Write a file so that readers see nothing, or what was there, or all of it."""
+    stage = path + b".new"
+    try:
+        os.unlink(stage)
+    except FileNotFoundError:
+        pass
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with Fd(os.open(stage, flags, mode)) as file:
+        os.fchmod(file, mode)  # whatever the caller's umask
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+    os.rename(stage, path)

@@ -1,0 +1,126 @@
+"""Signals to a container, and its end."""
+
+from __future__ import annotations
+
+import os
+from errno import ESRCH
+
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound, TimeoutExpired
+from lamina.linux.constants import CLONE_NEWPID
+from lamina.linux.process import pidfd_send_signal
+from lamina.runtime.container import groups
+from lamina.runtime.container.begin import first_process, not_running, run_logged
+from lamina.runtime.container.directory import (
+    CREATED,
+    CREATING,
+    STOPPED,
+    Container,
+    state_document,
+)
+from lamina.runtime.launch import ready
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.linux.fd import Fd
+
+    Record = dict[str, Any]
+
+SIGKILL = 9
+# seconds that a killed process may take to end
+DYING = 10.0
+
+
+def kill(container: Container, signal: int, *, everybody: bool = False) -> None:
+    """Send *signal* to the first process, or to every process of the container.
+
+    SIGKILL reaches everybody where the first process is not the kernel's own guarantee for that (a shared pid
+    namespace), and those that are paused. Raises Conflict when it is not running.
+    """
+    record = container.record()
+    cgroup = groups.of(record)
+    if everybody and cgroup is not None:
+        cgroup.kill(signal)
+        if signal == SIGKILL and cgroup.frozen:
+            cgroup.thaw()
+        return
+    with first_process(container, record) as pidfd:
+        try:
+            pidfd_send_signal(pidfd, signal)
+        except KernelError as error:
+            if error.errno == ESRCH:
+                raise not_running(container) from None
+            raise
+    if signal != SIGKILL or cgroup is None:
+        return
+    if cgroup.frozen:
+        cgroup.thaw()
+    if not record.get("namespaces", 0) & CLONE_NEWPID:
+        cgroup.kill()
+
+
+def end(pidfd: Fd) -> None:
+    """Kill a process and wait for its end, whoever its parent is. Raises TimeoutExpired."""
+    try:
+        pidfd_send_signal(pidfd, SIGKILL)
+    except KernelError as error:
+        if error.errno != ESRCH:
+            raise
+    if not ready(DYING, pidfd):
+        raise TimeoutExpired(f"kill the container's first process: not ended within {DYING:g} s")
+
+
+def delete(container: Container, *, force: bool = False) -> tuple[str, ...]:
+    """Delete a container that is stopped, or was never started; with *force* any. What poststop hooks failed at.
+
+    Whatever a killed lamina-runtime left behind goes as well. Raises Conflict when it still runs.
+    """
+    if force:
+        _end_first(container)
+    container.lock()
+    try:
+        record = container.record()
+        status = container.status(record)
+        if status == CREATING:  # we hold the lock: whoever created it is gone
+            status = STOPPED
+        if status not in (STOPPED, CREATED) and not force:
+            raise Conflict(
+                f"cannot delete container {container.id} that is not stopped: {status}",
+                remedy="kill it first, or use --force",
+            )
+        _end_first(container, record)
+        spec = container.spec() if "poststop" in record.get("hooks", ()) else {}
+        _remove_groups(record)
+        container.remove()
+        state = state_document(container, record, STOPPED)
+        return run_logged(spec, "poststop", state, os.fsencode(record.get("bundle") or "/"))
+    finally:
+        container.unlock()
+
+
+def _end_first(container: Container, record: Record | None = None) -> None:
+    try:
+        record = container.record() if record is None else record
+        thaw = groups.of(record)
+        with first_process(container, record) as pidfd:
+            try:
+                pidfd_send_signal(pidfd, SIGKILL)
+            except KernelError:
+                pass
+            if thaw is not None and thaw.frozen:
+                thaw.thaw()
+            end(pidfd)
+    except (Conflict, NotFound):
+        pass  # it has ended, or never began
+    except LaminaError:
+        raise
+
+
+def _remove_groups(record: Record) -> None:
+    cgroup = groups.of(record)
+    if cgroup is None:
+        return
+    if cgroup.processes():
+        cgroup.kill()
+    cgroup.remove()

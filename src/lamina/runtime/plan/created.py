@@ -1,0 +1,428 @@
+"""The plans of processes that outlive their maker: the first one of a created container, and one that joins it.
+
+Such a process executes lamina-walk (runtime/init) before it does anything else, and that walks the plan: so its memory
+holds the plan and nothing of whoever made it, `/proc/<pid>/exe` is a sealed memory file, and its maker neither waits in
+vfork nor is needed afterwards. What it says to its maker goes through one socket, a packet each:
+
+    P         I am the process (its pid is in the packet's credentials): after entering an existing pid namespace
+    H         the mounts are there, the root is not yet changed: hooks may run; answered by h
+    F         the master of the terminal is attached
+    R         everything is ready but the command; answered by g, and from then on the container is created
+    8 bytes   the index of a step that failed, and its errno
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, EBADF, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM, EROFS
+from os import O_CLOEXEC, O_DIRECTORY, O_NOCTTY, O_NOFOLLOW, O_PATH, O_RDWR, O_WRONLY, X_OK
+
+from lamina.errors import InvalidInput
+from lamina.linux.constants import (
+    AT_EACCESS,
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    CLONE_NEWNET,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_PARENT,
+    CLOSE_RANGE_CLOEXEC,
+    KEYCTL_JOIN_SESSION_KEYRING,
+    MS_MOVE,
+    MSG_CMSG_CLOEXEC,
+    MSG_NOSIGNAL,
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    RLIMIT_NOFILE,
+    SIGCHLD,
+    TIOCGPTPEER,
+    TIOCSCTTY,
+    TIOCSPTLCK,
+    TIOCSWINSZ,
+)
+from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.runtime.init import INIT_NAME
+from lamina.runtime.plan.devices import MASTER, SLAVE, descriptor_message, terminal_steps
+from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
+from lamina.runtime.plan.namespaces import hostname_steps, loopback_steps
+from lamina.runtime.plan.paths import INSIDE, ROOT, components, how
+from lamina.runtime.plan.process import (
+    DEFAULT_PATH,
+    DEFAULT_UMASK,
+    ENOUGH_FILES,
+    EVERY,
+    EVERY_64,
+    command_steps,
+    directory_steps,
+    identity_steps,
+    limit_steps,
+    oom_steps,
+    seccomp_step,
+)
+from lamina.runtime.plan.rootfs import furniture_steps, pivot_steps, readonly_root_steps, root_steps
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.runtime.bundle import Bundle, Wiring
+
+    Process = dict[str, Any]
+
+PID, HOOKS, TERMINAL, READY = b"P", b"H", b"F", b"R"
+HOOKS_RUN, CREATED, START = b"h", b"g", b"s"
+
+
+@value
+class Numbers:
+    """Which descriptor is what in the new process: the container's own come first, `preserved` of them above 2."""
+
+    preserved: int = 0
+
+    @property
+    def channel(self) -> int:
+        """The socket to its maker; after the start, where a failure is reported."""
+        return 3 + self.preserved
+
+    @property
+    def program(self) -> int:
+        """The plan; closed when it is in memory, so then the lowest free number."""
+        return self.channel + 1
+
+    @property
+    def launcher(self) -> int:
+        """The program of runtime/init."""
+        return self.channel + 2
+
+    @property
+    def socket(self) -> int:
+        """Where the message comes in that starts the container."""
+        return self.channel + 3
+
+    @property
+    def more(self) -> int:
+        """The first of whatever else is passed."""
+        return self.channel + 4
+
+
+@value
+class Manner:
+    """How a container is made besides what its specification says: options of `create`.
+
+    `owned` are the standard streams that are to belong to the process's user, so that it can open them by name.
+    """
+
+    owned: tuple[int, ...] = ()
+    hooks: bool = False
+    pivot: bool = True
+    keyring: bool = True
+    init: bool = False
+
+
+def created_steps(bundle: Bundle, wiring: Wiring, numbers: Numbers, manner: Manner, flags: int) -> list[Step]:
+    """The first process of a container, up to the wait for `start`, and from there to its command.
+
+    It begins in its new namespaces, in its cgroups, with its ids mapped. *flags* are the namespaces that are new.
+    """
+    spec = bundle.spec
+    linux = spec.get("linux") or {}
+    process = spec["process"]
+    terminal = bool(process.get("terminal"))
+    if terminal and not {"/dev", "/dev/pts"} <= {str(m["destination"]) for m in spec.get("mounts") or []}:
+        raise InvalidInput(
+            "give the process a terminal: there is neither a /dev nor a devpts among the mounts"
+        )
+    return [
+        *alone_steps(numbers),
+        *_file_room_steps(wiring),
+        *(loopback_steps() if flags & CLONE_NEWNET else ()),
+        *root_steps(bundle, wiring),
+        *furniture_steps(bundle, wiring, flags),
+        *(ask_steps(numbers, HOOKS, "hooks before the root is changed") if manner.hooks else ()),
+        *(terminal_steps(numbers.channel, process.get("consoleSize")) if terminal else ()),
+        *oom_steps(process),
+        *readonly_path_steps(linux.get("readonlyPaths") or []),
+        *mask_steps(linux.get("maskedPaths") or []),
+        *hostname_steps(spec),
+        *(pivot_steps() if manner.pivot else moved_root_steps()),
+        *(slave_steps(process) if terminal else owner_steps(process, manner.owned)),
+        *directory_steps(process),
+        *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
+        *limit_steps(wiring),
+        *dropped_steps(process, wiring, keyring=manner.keyring),
+        *lookup_steps(process),
+        *waiting_steps(numbers, manner),
+        *last_steps(process, wiring, numbers, init=manner.init),
+    ]
+
+
+def joined_steps(
+    process: Process,
+    wiring: Wiring,
+    numbers: Numbers,
+    pidfd: int,
+    flags: int,
+    tasks: tuple[int, ...],
+    owned: tuple[int, ...] = (),
+) -> list[Step]:
+    """A further process of a container, from the host's namespaces to its command.
+
+    Everything is given up before it becomes a process of the container's pid namespace, where others could trace it
+    (CVE-2016-9962): from its first instruction on it has no more than the container has. *flags* are the namespaces to
+    join, *tasks* the cgroup files to write itself into.
+    """
+    terminal = bool(process.get("terminal"))
+    return [
+        *alone_steps(numbers),
+        *host_oom_steps(process),
+        *[Step("write", file, b"0\n", 2, want=2, note="join the container's cgroup") for file in tasks],
+        *join_steps(pidfd, flags, wiring),
+        *(container_terminal_steps(numbers, process) if terminal else owner_steps(process, owned)),
+        *entered_directory_steps(process),
+        *limit_steps(wiring),
+        *dropped_steps(process, wiring, keyring=True),
+        *close_steps(numbers),
+        *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
+        Step("setsid"),
+        *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
+        *last_steps(process, wiring, numbers),
+    ]
+
+
+def helper_steps(
+    path: bytes, args: Strings, env: Strings, numbers: Numbers, pidfd: int, flags: int, directory: bytes
+) -> list[Step]:
+    """A hook that runs in a container's namespaces with the privileges of whoever makes the container."""
+    become_root = [Step("setresgid", 0, 0, 0), Step("setresuid", 0, 0, 0)] if flags & CLONE_NEWUSER else []
+    return [
+        *alone_steps(numbers),
+        Step("setns", pidfd, flags, note="the container's namespaces"),
+        *become_root,
+        Step("chdir", directory),
+        *close_steps(numbers),
+        *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
+        Step("execve", path, args, env),
+    ]
+
+
+def alone_steps(numbers: Numbers) -> list[Step]:
+    """Nobody of the same user may trace it or look into /proc/<pid>, and nothing of its maker outlives its execve."""
+    return [
+        Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0),
+        Step("close_range", numbers.channel, EVERY, CLOSE_RANGE_CLOEXEC),
+    ]
+
+
+def join_steps(pidfd: int, flags: int, wiring: Wiring) -> list[Step]:
+    """Enter the namespaces *flags* of the process behind *pidfd*, as root of its user namespace where it has one."""
+    steps = [Step("setns", pidfd, flags, note="the container's namespaces")] if flags else []
+    if flags & CLONE_NEWUSER:
+        if wiring.setgroups:
+            steps.append(Step("setgroups", 0, None))
+        steps += [Step("setresgid", 0, 0, 0), Step("setresuid", 0, 0, 0)]
+        # changed ids make a process traceable or not by a sysctl: make sure
+        steps.append(Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0))
+    return steps
+
+
+def birth_steps(numbers: Numbers) -> list[Step]:
+    """Go on as a new process, for only such a one is in the pid and time namespaces that were entered; its parent is
+    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which pidfd_open(2) refuses.
+    """
+    child = Reg("child")
+    return [
+        Step("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, save=child, note="into the pid namespace"),
+        Step("pidfd_open", child, 0, tolerate=(EINVAL,), skip=1),
+        Step("exit_group", 0),
+        say_step(numbers, PID, "who I am"),
+    ]
+
+
+def say_step(numbers: Numbers, what: bytes, note: str) -> Step:
+    """Say something to the maker."""
+    return Step("sendto", numbers.channel, what, len(what), MSG_NOSIGNAL, None, 0, want=len(what), note=note)
+
+
+def ask_steps(numbers: Numbers, what: bytes, note: str) -> list[Step]:
+    """Say something to the maker, and wait for one byte. A maker that is gone ends the walk."""
+    return [say_step(numbers, what, note), Step("read", numbers.channel, Out(1), 1, want=1)]
+
+
+def close_steps(numbers: Numbers) -> list[Step]:
+    """Close everything but the container's own descriptors and the channel, really: a command or a directory such as
+    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
+    """
+    return [Step("close_range", numbers.program, EVERY, 0, note="nothing of the host stays open")]
+
+
+def _file_room_steps(wiring: Wiring) -> list[Step]:
+    """Every mount holds descriptors, more than many a caller may open."""
+    for number, _, hard in wiring.limits:
+        if number == RLIMIT_NOFILE and hard >= ENOUGH_FILES:
+            most = Struct("rlimit64", "QQ", (hard & EVERY_64, hard & EVERY_64))
+            return [Step("prlimit64", 0, number, most, None, note="room for the start's own descriptors")]
+    return []
+
+
+def moved_root_steps() -> list[Step]:
+    """Make the register `root` the root without pivot_root(2), where the host's root is an initramfs. The old root
+    stays, out of reach only as far as chroot(2) goes: `--no-pivot`.
+    """
+    return [
+        Step("fchdir", ROOT),
+        Step("mount", b".", b"/", None, MS_MOVE, None, note="--no-pivot"),
+        Step("chroot", b"."),
+        Step("chdir", b"/"),
+    ]
+
+
+def owner_steps(process: Process, descriptors: tuple[Reg | int, ...]) -> list[Step]:
+    """Give *descriptors* to the process's user, or it could not open /dev/stdout; where that is possible."""
+    uid = int((process.get("user") or {}).get("uid", 0))
+    refusals = (EPERM, EINVAL, EROFS)
+    return [Step("fchown", file, uid, -1, tolerate=refusals) for file in descriptors] if uid else []
+
+
+def slave_steps(process: Process) -> list[Step]:
+    """The terminal becomes 0, 1 and 2, belongs to the user, and is the session's own."""
+    dups = [Step("dup3", SLAVE, number, 0) for number in range(3)]
+    return [*owner_steps(process, (SLAVE,)), *dups, Step("ioctl", 0, TIOCSCTTY, 0)]
+
+
+def container_terminal_steps(numbers: Numbers, process: Process) -> list[Step]:
+    """A terminal of the running container's devpts. Only a pseudo terminal's master knows TIOCSPTLCK, so a file that
+    somebody put in its place is found out.
+    """
+    size = process.get("consoleSize")
+    sized = []
+    if size is not None:
+        window = Struct("winsize", "HHHH", (size["height"], size["width"], 0, 0))
+        sized.append(Step("ioctl", MASTER, TIOCSWINSZ, window))
+    devpts = Reg("devpts")
+    strict = how(O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    inside = how(O_RDWR | O_NOCTTY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
+    return [
+        Step("openat", AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=ROOT),
+        Step("openat2", ROOT, b"dev/pts", strict, 24, save=devpts, note="terminal"),
+        Step("openat2", devpts, b"ptmx", inside, 24, save=MASTER),
+        Step("ioctl", MASTER, TIOCSPTLCK, bytes(4)),
+        Step("ioctl", MASTER, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC, save=SLAVE),
+        *sized,
+        *owner_steps(process, (SLAVE,)),
+        Step("dup3", MASTER, numbers.program, O_CLOEXEC),
+        Step("sendmsg", numbers.channel, descriptor_message(numbers.program), MSG_NOSIGNAL, want=1),
+        *[Step("dup3", SLAVE, number, 0) for number in range(3)],
+    ]
+
+
+def entered_directory_steps(process: Process) -> list[Step]:
+    """Enter the working directory of a running container. Nothing is made, and no magic link is followed: whatever
+    /proc/self/fd holds is not a directory of the container (CVE-2024-21626).
+    """
+    path = str(process.get("cwd") or "/").encode("utf-8", "surrogateescape")
+    place, names = Reg("cwd"), b"/".join(components(path)) or b"."
+    return [
+        Step("openat", AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=Reg("cwd.root")),
+        Step("openat2", Reg("cwd.root"), names, how(O_PATH | O_DIRECTORY, INSIDE), 24, save=place),
+        Step("fchdir", place, note="working directory"),
+    ]
+
+
+def host_oom_steps(process: Process) -> list[Step]:
+    """Write the OOM score adjustment through the host's procfs: in the container's there is no such process yet."""
+    score = process.get("oomScoreAdj")
+    if score is None:
+        return []
+    held, text = Reg("oom"), str(int(score)).encode()
+    flags = O_WRONLY | O_NOFOLLOW | O_CLOEXEC
+    return [
+        Step("openat", AT_FDCWD, b"/proc/self/oom_score_adj", flags, 0, save=held, note="OOM score"),
+        Step("write", held, text, len(text), want=len(text)),
+        Step("close", held),
+    ]
+
+
+def dropped_steps(process: Process, wiring: Wiring, *, keyring: bool) -> list[Step]:
+    """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first."""
+    no_new_privileges = bool(process.get("noNewPrivileges"))
+    umask = (process.get("user") or {}).get("umask")
+    steps = []
+    if keyring:
+        ring = KEYCTL_JOIN_SESSION_KEYRING
+        steps.append(Step("keyctl", ring, None, tolerate=(EPERM, ENOSYS), note="a keyring of its own"))
+    if wiring.seccomp and not no_new_privileges:
+        steps.append(seccomp_step(wiring.seccomp))
+    steps += identity_steps(process, wiring)
+    steps.append(Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0))
+    if no_new_privileges:
+        steps.append(Step("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    steps.append(Step("umask", DEFAULT_UMASK if umask is None else int(umask)))
+    return steps
+
+
+def lookup_steps(process: Process) -> list[Step]:
+    """See whether there is such a command, so that `create` can say so; a filter may forbid to look."""
+    args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
+    if not args or not args[0]:
+        raise InvalidInput("start: no command is given", remedy="name one in process.args")
+    places = [args[0]]
+    if b"/" not in args[0]:
+        environment = [str(e).encode("utf-8", "surrogateescape") for e in process.get("env") or []]
+        path = next((e[5:] for e in environment if e.startswith(b"PATH=")), DEFAULT_PATH.encode())
+        places = [(directory or b".") + b"/" + args[0] for directory in path.split(b":")]
+    steps = [
+        Step(
+            "faccessat2", AT_FDCWD, place, X_OK, AT_EACCESS,
+            tolerate=(ENOENT, ENOTDIR, EACCES, ENOSYS, EPERM), leap=len(places) - index,
+        )
+        for index, place in enumerate(places, 1)
+    ]  # fmt: skip
+    steps[0].note = "is there such a command?"
+    steps[-1].tolerate = (ENOSYS, EPERM)
+    return steps
+
+
+def waiting_steps(numbers: Numbers, manner: Manner) -> list[Step]:
+    """Say that all is ready, and wait for the message that starts the container; a descriptor comes with it, and takes
+    the channel's place: what goes wrong from here on is said to whoever started the container.
+    """
+    report = numbers.program  # the lowest free number is what recvmsg(2) uses
+    kind = 0 if manner.init else O_CLOEXEC  # an init reports whether its command could be executed
+    vector = Struct("iovec", "PQ", (Out(8), 8))
+    message = Struct("msghdr", "PIPQPQi", (0, 0, vector, 1, Out(24), 24, 0))
+    kept = [] if manner.init else [Step("close", numbers.launcher)]
+    return [
+        Step("close", report, tolerate=(EBADF,)),
+        *kept,
+        Step("close_range", numbers.more, EVERY, 0, note="nothing of the host stays open"),
+        *ask_steps(numbers, READY, "created"),
+        Step("recvmsg", numbers.socket, message, MSG_CMSG_CLOEXEC, want=1, note="wait for start"),
+        Step("close", numbers.socket),
+        Step("dup3", report, numbers.channel, kind),
+        Step("close", report),
+    ]
+
+
+def last_steps(process: Process, wiring: Wiring, numbers: Numbers, *, init: bool = False) -> list[Step]:
+    """The filter where it can be last, and the command."""
+    filter_ = [seccomp_step(wiring.seccomp)] if wiring.seccomp and process.get("noNewPrivileges") else []
+    command = command_steps(process, launched=False)
+    if init:
+        args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]
+        argv, envp = Strings((INIT_NAME, *args)), command[-1].args[2]
+        command = [
+            Step(
+                "execveat",
+                numbers.launcher,
+                b"",
+                argv,
+                envp,
+                AT_EMPTY_PATH,
+                note="the command, under an init",
+            )
+        ]
+    return [*filter_, *command]

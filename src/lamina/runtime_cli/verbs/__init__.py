@@ -1,0 +1,1 @@
+"""One module a verb: what it accepts (VERB), and the doing (`do`)."""

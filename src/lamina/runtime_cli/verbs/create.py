@@ -1,0 +1,39 @@
+"""`lamina-runtime create`: a container from a bundle, waiting for its start."""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Arguments, Verb
+from lamina.runtime.container.create import Wishes, create
+from lamina.runtime_cli.asked import path, preserved, root
+from lamina.runtime_cli.options import CREATION, HELP, ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb("create", (*CREATION, HELP), (ID,))
+
+
+def do(args: Arguments) -> int:
+    """Create it; 0."""
+    create(root(args), args.id, wishes(args))
+    return 0
+
+
+def wishes(args: Arguments, **more: Any) -> Wishes:
+    """The options of `create` and `run` as the runtime takes them."""
+    env: list[str] = []
+    count = preserved(args, env)
+    return Wishes(
+        bundle=path(args.bundle),
+        pid_file=path(args.pid_file),
+        console_socket=path(args.console_socket),
+        pidfd_socket=path(args.pidfd_socket),
+        preserve_fds=count,
+        environment=tuple(env),
+        no_pivot=args.no_pivot,
+        no_new_keyring=args.no_new_keyring,
+        systemd_cgroup=args.systemd_cgroup,
+        init=args.init,
+        **more,
+    )

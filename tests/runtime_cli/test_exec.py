@@ -1,0 +1,253 @@
+"""`exec`: what a further process gets of its container, and what it is given besides."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from support.console import ConsoleSocket, read_until
+from support.oci import PATH, Runtime
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def box(runtime: Runtime) -> Runtime:
+    """With a container `c` that sleeps."""
+    runtime.begin("c", runtime.bundle("sleep", "600"))
+    return runtime
+
+
+def test_output_and_exit_status_are_the_commands(box: Runtime) -> None:
+    done = box.ask("exec", "c", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+    assert box.ask("exec", "c", "sh", "-c", "kill -9 $$").returncode == 137
+
+
+def test_standard_input_reaches_it(box: Runtime) -> None:
+    done = box("exec", "c", "cat", stdin=None, input="through", capture_output=True)
+    assert done.stdout == "through"
+
+
+def test_it_is_in_every_namespace_of_the_container(box: Runtime) -> None:
+    pid = box.state("c")["pid"]
+    kinds = ("mnt", "pid", "uts", "ipc", "net", "cgroup", "user", "time")
+    shown = box.ask("exec", "c", "readlink", *[f"/proc/self/ns/{kind}" for kind in kinds]).stdout.split()
+    assert shown == [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds]
+    assert box.ask("exec", "c", "hostname").stdout == "box\n"
+
+
+def test_it_has_the_privileges_of_the_container_and_no_more(box: Runtime) -> None:
+    pid = box.state("c")["pid"]
+    lines = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Uid", "Gid", "Groups")
+
+    def told(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.split(":")[0] in lines]
+
+    inside = told(box.ask("exec", "c", "cat", "/proc/self/status").stdout)
+    assert inside == told(Path(f"/proc/{pid}/status").read_text())
+    assert "CapInh:\t0000000000000000" in inside
+
+
+def test_it_lives_in_the_containers_control_groups(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["linux"]["resources"] = {"pids": {"limit": 50}}
+    runtime.begin("c", bundle)
+    pid = runtime.state("c")["pid"]
+    groups = Path(f"/proc/{pid}/cgroup").read_text()
+    assert "/lamina-runtime/c" in groups
+    with open(runtime.directory / "e.out", "w") as output:
+        done = runtime(
+            "exec", "-d", "--pid-file", runtime.directory / "e.pid", "c", "sleep", "600", stdout=output
+        )
+    assert done.returncode == 0
+    assert Path("/proc", (runtime.directory / "e.pid").read_text(), "cgroup").read_text() == groups
+    assert runtime.ask("ps", "--format", "json", "c").stdout.count(",") == 1
+
+
+def test_user_groups_directory_and_variables(box: Runtime) -> None:
+    words = ["--user", "1000:100", "-g", "4", "-g", "24", "--cwd", "/usr", "--env", "A=b c", "-e", "D="]
+    said = box.ask(
+        "exec", *words, "c", "sh", "-c", "id -u; id -g; id -G; pwd; echo $A; echo ${D-unset}; umask"
+    )
+    assert said.stdout.splitlines() == ["1000", "100", "100 4 24", "/usr", "b c", "", "0022"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "01",
+        "1:",
+        ":1",
+        "",
+        "4294967296",
+        "4294967295",
+        "-1",
+        " 0",
+        "0 ",
+        "1x",
+        "root",
+        "0x0",
+        "1:2:3",
+        "+1",
+        "1,2",
+        "１",
+    ],
+)
+def test_cve_2026_30892_what_is_no_number_is_no_user(box: Runtime, typed: str) -> None:
+    """`exec -u` that was read wrongly ran as somebody else."""
+    done = box.ask("exec", f"--user={typed}", "c", "id", "-u")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "--user" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("0", "0:0"), ("1", "1:0"), ("4294967294:7", "4294967294:7")])
+def test_numbers_are_users(box: Runtime, typed: str, meant: str) -> None:
+    done = box.ask("exec", "-u", typed, "c", "sh", "-c", "echo $(id -u):$(id -g)")
+    assert done.stdout.strip() == meant
+
+
+def test_a_capability_more_is_permitted_but_never_inheritable(box: Runtime) -> None:
+    done = box.ask("exec", "--cap", "CAP_NET_RAW", "c", "grep", "^Cap", "/proc/self/status")
+    sets = {line.split()[0]: int(line.split()[1], 16) for line in done.stdout.splitlines()}
+    for name in ("CapPrm:", "CapEff:", "CapBnd:"):
+        assert sets[name] >> 13 & 1
+    assert sets["CapInh:"] == sets["CapAmb:"] == 0
+
+
+def test_a_process_as_a_document(box: Runtime) -> None:
+    process = {
+        "args": ["sh", "-c", "pwd; echo $X; id -u"],
+        "env": [PATH, "X=y"],
+        "cwd": "/tmp",
+        "user": {"uid": 5, "gid": 5},
+    }
+    file = box.directory / "process.json"
+    file.write_text(json.dumps(process))
+    assert box.ask("exec", "--process", file, "c").stdout.splitlines() == ["/tmp", "y", "5"]
+    both = box.ask("exec", "--process", file, "c", "true")
+    assert (both.returncode, "exclude each other" in both.stderr) == (255, True)
+    file.write_text("{")
+    assert box.ask("exec", "--process", file, "c").returncode == 255
+
+
+def test_detached_it_is_a_child_of_whoever_reaps(box: Runtime, subreaper: None) -> None:
+    with open(box.directory / "e.out", "w") as output:
+        done = box(
+            "exec", "-d", "--pid-file", box.directory / "e.pid", "c", "sh", "-c", "exit 9", stdout=output
+        )
+    assert done.returncode == 0
+    pid = int((box.directory / "e.pid").read_text())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+def test_home_is_what_the_containers_passwd_says(runtime: Runtime) -> None:
+    bundle = runtime.shell("echo $HOME; exec sleep 600")
+    (bundle.rootfs / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n")
+    runtime.begin("c", bundle)
+    assert runtime.wait_output("c", "\n") == "/root\n"
+    assert runtime.ask("exec", "-u", "1000", "c", "sh", "-c", "echo $HOME").stdout == "/home/u\n"
+    assert runtime.ask("exec", "-e", "HOME=/x", "c", "sh", "-c", "echo $HOME").stdout == "/x\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["no-such"], "executable file not found in $PATH"),
+        (["/etc"], "Permission denied"),
+        ([], "no command is given"),
+        (["--cwd", "relative", "true"], "not an absolute path"),
+    ],
+)
+def test_what_cannot_be_is_said(box: Runtime, words: list[str], complaint: str) -> None:
+    options = [w for w in words if w.startswith("--") or w == "relative"]
+    command = [w for w in words if w not in options]
+    failed = box.ask("exec", *options, "c", *command)
+    assert (failed.returncode, complaint in failed.stderr) == (255, True), failed.stderr
+
+
+def test_there_must_be_something_running_to_join(runtime: Runtime) -> None:
+    assert "does not exist" in runtime.ask("exec", "c", "true").stderr
+    runtime.begin("c", runtime.bundle("true"))
+    runtime.wait("c")
+    failed = runtime.ask("exec", "c", "true")
+    assert (failed.returncode, "cannot exec in a stopped container" in failed.stderr) == (255, True)
+
+
+# -- terminals
+
+
+def test_create_hands_the_terminal_over(runtime: Runtime) -> None:
+    socket = ConsoleSocket(runtime.directory / "console")
+    bundle = runtime.shell("tty; ls -l /dev/console; stty size; read line; echo got $line", terminal=True)
+    bundle.config["process"]["consoleSize"] = {"height": 30, "width": 90}
+    runtime.create("c", bundle, "--console-socket", str(socket.path))
+    master = socket.take()
+    socket.close()
+    assert socket.name == b"/dev/ptmx"
+    runtime.start("c")
+    said = read_until(master, b"30 90\r\n")
+    assert said.startswith(b"/dev/pts/0\r\ncrw")
+    os.write(master, b"typed\n")
+    assert b"got typed\r\n" in read_until(master, b"got typed\r\n")
+    os.close(master)
+    runtime.wait("c")
+
+
+def test_exec_gets_a_terminal_of_the_containers_own(box: Runtime) -> None:
+    socket = ConsoleSocket(box.directory / "console")
+    script = "tty; ps -o tty= -p $$; exec sleep 600"
+    words = ["exec", "-d", "-t", "--console-socket", str(socket.path), "-u", "1000", "c", "sh", "-c", script]
+    assert box.ask(*words).returncode == 0
+    master = socket.take()
+    socket.close()
+    said = read_until(master, b"pts/0\r\npts/0\r\n")
+    assert b"/dev/pts/0" in said
+    assert os.stat(f"/proc/{box.state('c')['pid']}/root/dev/pts/0").st_uid == 1000
+    os.close(master)
+
+
+def test_a_terminal_and_its_taker_belong_together(runtime: Runtime) -> None:
+    with pytest.raises(AssertionError, match="nobody takes the terminal"):
+        runtime.create("c", runtime.bundle("true", terminal=True))
+    with pytest.raises(AssertionError, match=r"process\.terminal is not true"):
+        runtime.create("c", runtime.bundle("true"), "--console-socket", "/nowhere")
+    with pytest.raises(AssertionError, match="send a descriptor to /nowhere"):
+        runtime.create("c", runtime.bundle("true", terminal=True), "--console-socket", "/nowhere")
+    assert not (runtime.root / "c").exists()
+
+
+def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
+    import pty
+    import subprocess
+
+    master, slave = pty.openpty()
+    bundle = runtime.shell("tty; stty size; read line; echo got $line; exit 4", terminal=True)
+    words = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    with subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave) as running:
+        os.close(slave)
+        read_until(master, b"/dev/pts/0\r\n")
+        time.sleep(0.1)
+        os.write(master, b"typed\r")
+        read_until(master, b"got typed\r\n")
+        assert running.wait(20) == 4
+    os.close(master)
+
+
+def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
+    import signal
+    import subprocess
+
+    script = "trap 'echo terminated; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    bundle = runtime.shell(script)
+    words = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGTERM)
+        assert running.stdout.readline() == "terminated\n"
+        assert running.wait(20) == 5
