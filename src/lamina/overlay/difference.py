@@ -20,6 +20,7 @@ from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
 from lamina.overlay.spec import MountSpec
 
 NOTHING: frozenset[str] = frozenset()
+CAPABILITY = "security.capability"
 _AT_ONCE = 1 << 20
 
 
@@ -142,6 +143,7 @@ class Difference:
                 vanished=self._lost(before),
             )
         link_to = self.linked.to(path, after)
+        capable = CAPABILITY in after.hits[0].names
         if before is None:
             return Change(
                 path,
@@ -151,11 +153,12 @@ class Difference:
                 self.entry(after),
                 link_to=link_to,
                 moved_from=self._moved(path, after),
+                capabilities=capable,
             )
         if stat.S_IFMT(before.hits[0].status.st_mode) != stat.S_IFMT(after.hits[0].status.st_mode):
             return Change(
                 path, "replaced", NOTHING, self.entry(before), self.entry(after), vanished=self._lost(before),
-                link_to=link_to, moved_from=self._moved(path, after),
+                link_to=link_to, moved_from=self._moved(path, after), capabilities=capable,
             )  # fmt: skip
         what = self.what(before, after)
         newly_linked = (
@@ -165,8 +168,9 @@ class Difference:
             return None
         moved = self._moved(path, after)
         return Change(
-            path, "changed", what, self.entry(before), self.entry(after), link_to=link_to, moved_from=moved
-        )
+            path, "changed", what, self.entry(before), self.entry(after), link_to=link_to, moved_from=moved,
+            capabilities=capable,
+        )  # fmt: skip
 
     def entry(self, found: Found) -> Entry:
         """The Entry of what was found."""
