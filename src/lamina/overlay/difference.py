@@ -22,6 +22,9 @@ from lamina.overlay.spec import MountSpec
 NOTHING: frozenset[str] = frozenset()
 CAPABILITY = "security.capability"
 _AT_ONCE = 1 << 20
+# four times PATH_MAX: each entry of a chain of directories names all of those above it, and has each of them looked up,
+# so what a container makes in a second could take a host's memory, and hours
+LONGEST_PATH = 16 << 10
 
 
 class _Below(NamedTuple):
@@ -88,6 +91,8 @@ class Difference:
                     theirs.close()
                     yield heappop(later)[1]
                 entry = b"%b/%b" % (path, name) if path else name
+                if len(entry) > LONGEST_PATH:
+                    raise _too_deep(entry)
                 new = self._find(self.merged, ours, name, entry) if right else None
                 old = self._old(theirs, name, entry, new, upper_only) if left else None
                 change = self._change(entry, old, new, implied=name not in in_upper)
@@ -246,6 +251,13 @@ class Difference:
                         if entry.is_dir:
                             pending.append(entry)
         return count
+
+
+def _too_deep(path: bytes) -> Unsupported:
+    return Unsupported(
+        f"compare layers: a path of more than {LONGEST_PATH} bytes, which begins with /{os.fsdecode(path[:60])!s}",
+        remedy="nobody needs one: remove it there, or the container (lamina rm)",
+    )
 
 
 def _same(some: tuple[Hit, ...], others: tuple[Hit, ...]) -> bool:
