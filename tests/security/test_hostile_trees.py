@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,72 @@ def test_an_absurd_chain_in_a_container(attacker: Attacker) -> None:
         assert "a path of more than" in done.stdout and "lamina rm" in done.stdout
     assert not place.exists()
     assert attacker.lamina("rm", "deep").returncode == 0
+
+
+FORGE = """
+import os, sys
+place = sys.argv[1]
+for family in ("user", "trusted"):
+    for name, value in (
+        ("opaque", b"y"), ("opaque", b"x"), ("redirect", b"/etc"), ("metacopy", b""), ("whiteout", b"y"),
+        ("origin", bytes(29)), ("overlay.opaque", b"y"), ("nlink", b"U+1"), ("upper", bytes(29)), ("protattr", b"i"),
+    ):
+        for target in ("directory", "directory/file", "empty"):
+            try:
+                os.setxattr(os.path.join(place, target), f"{family}.overlay.{name}", value)
+            except OSError:
+                pass
+print(*sorted(os.listdir(place + "/directory")), os.path.getsize(place + "/directory/file"))
+"""
+
+
+def test_marks_of_an_overlay_cannot_be_forged(attacker: Attacker) -> None:
+    """What a container writes under overlayfs' own names must not say "deleted", "moved" or "the rest is in /etc"."""
+    place = attacker.place / "place"
+    (place / "directory").mkdir(parents=True)
+    (place / "directory/file").write_text("content")
+    (place / "directory/other").write_text("other")
+    (place / "empty").touch()
+    if attacker.user is not None:
+        attacker.user.give(place)
+    done = attacker.lamina("run", "--name", "forged", "host", "--", "python3", "-c", FORGE, place)
+    assert (done.returncode, done.stdout) == (0, "file other 7\n")
+    listed = json.loads(attacker.lamina("diff", "--format", "json", "--all", "forged").stdout)
+    assert {change["kind"] for change in listed} <= {"changed"}
+    assert {what for change in listed for what in change["what"]} <= {"xattrs", "times"}
+    assert attacker.lamina("apply", "forged").returncode == 0
+    assert (place / "directory/file").read_text() == "content"
+    assert sorted(os.listdir(place / "directory")) == ["file", "other"]
+    for path in (place / "directory", place / "directory/file", place / "empty"):
+        assert not [name for name in os.listxattr(path) if name.startswith("trusted.")]
+    assert attacker.lamina("rm", "forged").returncode == 0
+
+
+def test_the_hosts_sockets_and_fifos_are_not_behind_their_names(attacker: Attacker) -> None:
+    """A file of either kind that is seen through an overlay is another one, at which nobody listens."""
+    place = attacker.place / "place"
+    place.mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(place / "socket"))
+    listener.listen()
+    os.mkfifo(place / "fifo")
+    reader = os.open(place / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("socket", "fifo"):
+        (place / name).chmod(0o777)
+    if attacker.user is not None:
+        attacker.user.give(place)
+    code = (
+        "import os, socket\n"
+        f"place = {str(place)!r}\n"
+        "for attempt in (\n"
+        "    lambda: socket.socket(socket.AF_UNIX).connect(place + '/socket'),\n"
+        "    lambda: os.open(place + '/fifo', os.O_WRONLY | os.O_NONBLOCK),\n"
+        "):\n"
+        "    try: attempt(); print('REACHED')\n"
+        "    except OSError as error: print(error.strerror)\n"
+    )
+    try:
+        assert attacker.python(code).stdout == "Connection refused\nNo such device or address\n"
+    finally:
+        os.close(reader)
+        listener.close()
