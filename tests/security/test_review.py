@@ -96,8 +96,10 @@ def test_a_privilege_cannot_hide_behind_many_files(attacker: Attacker, place: Pa
     assert {"as-owner", "as-group", "capable", "kept"} <= told.keys()
 
 
-def test_names_cannot_speak_to_the_terminal(attacker: Attacker, place: Path) -> None:
+def test_names_cannot_speak_to_the_terminal(attacker_root: Attacker, tmp_path: Path) -> None:
     """Names, links, arguments, attributes: nothing that a terminal obeys, or that looks like another line."""
+    place = tmp_path / "place"
+    place.mkdir()
     code = (
         "import os, sys\n"
         "place, hostile = os.fsencode(sys.argv[1]), [bytes.fromhex(word) for word in sys.argv[2:]]\n"
@@ -108,7 +110,9 @@ def test_names_cannot_speak_to_the_terminal(attacker: Attacker, place: Path) -> 
         "    os.mkdir(place + b'/directory-' + name)\n"
     )
     words = [name.hex() for name in HOSTILE]
-    done = attacker.lamina("run", "--name", "made", "host", "--", sys.executable, "-c", code, place, *words)
+    done = attacker_root.lamina(
+        "run", "--name", "made", "host", "--", sys.executable, "-c", code, place, *words
+    )
     assert done.returncode == 0, done.stdout
     asked = [
         ("diff", "made"),
@@ -131,10 +135,10 @@ def test_names_cannot_speak_to_the_terminal(attacker: Attacker, place: Path) -> 
         ("--root", f"{place}/\x1b[2J\u202e", "diff", "nothing"),
     ]
     for attempt in asked:
-        said = attacker.lamina(*attempt, errors="surrogateescape").stdout
+        said = attacker_root.lamina(*attempt, errors="surrogateescape").stdout
         bad = [c for c in said if c != "\n" and not c.isprintable()]
         assert bad == [], (attempt, said)
-    assert attacker.lamina("rm", "made").returncode == 0
+    assert attacker_root.lamina("rm", "made").returncode == 0
 
 
 def os_name(name: bytes) -> str:

@@ -57,14 +57,9 @@ def test_cve_2019_14271_nothing_is_loaded_from_where_it_is_called(called: Attack
             f"/bin/mkdir -p {made}/x; echo y >{made}/x/y",
         ),
         ("diff", "-p", "here"),
-        ("ps", "-a"),
-        ("inspect", "here"),
         ("apply", "--dry-run", "here"),
-        ("doctor",),
         ("--help",),
-        ("no-such-verb",),
         ("rm", "here"),
-        ("try", "-n", "/bin/true"),
     ):
         done = called.lamina(*words, cwd=trap, env=environment)
         assert done.returncode in (0, 1, 2, 125), (words, done.stdout)
