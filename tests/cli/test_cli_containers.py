@@ -125,7 +125,7 @@ def test_diff(lamina: Lamina, demo: Path) -> None:
     assert ok(lamina("diff", "demo")).replace(str(demo), "P").splitlines() == [
         "R P/kind/  (file → directory)",
         "A P/link  → text",
-        "C P/mode  (mode 644 → 4711)",
+        "C P/mode  (mode 644 → 4711, setuid: runs as uid 0)",
         "A $'P/odd\\nname'",
         "D P/old/  (and 2 below it deleted)",
         "A P/same  = P/only",

@@ -147,6 +147,8 @@ class Difference:  # as lamina.engine.apply.values.HostChange
     implied: bool = False
     link_to: bytes | None = None
     incidental: bool = False
+    capabilities: bool = False
+    gives: tuple[str, ...] = ()
 
 
 FILE, DIRECTORY = Node(size=1234), Node(type="directory", mode=0o755)
@@ -214,4 +216,4 @@ def test_a_directory_that_was_emptied_and_made_again_has_a_line() -> None:
         ["C /etc/motd", "1.2 kB → 1.2 kB"],
     ]
     assert listing.total(Style()).startswith("3 deleted, 1 changed")
-    assert [listing.is_loss(change) for change in listing.ranked()] == [True, True, False]
+    assert [listing.is_grave(change) for change in listing.ranked()] == [True, True, False]

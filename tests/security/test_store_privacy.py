@@ -159,6 +159,27 @@ def test_the_store_cannot_be_seen_from_inside(attacker: Attacker) -> None:
     assert attacker.inside(f"touch {root}/x").returncode != 0
 
 
+def test_the_store_cannot_be_seen_through_what_is_shown_as_it_is(attacker_root: Attacker) -> None:
+    """A file system that cannot be overlaid is bound with all that is mounted below it: the store, for instance."""
+    place, store = attacker_root.place / "stage", store_of(attacker_root)
+    attacker_root.said(":")  # makes the store
+    (store / "containers" / "secret").mkdir()
+    script = f"""
+        set -e; mkdir {place}; mount -t tmpfs none {place}; cd {place}
+        mkdir -p bottom/store once twice
+        mount -t overlay none -o lowerdir=bottom:once once
+        mount -t overlay none -o lowerdir=once:twice twice
+        mount --bind {store} twice/store
+        cd twice
+        {sys.executable} -m lamina run --rm host -- sh -c 'pwd; ls -A; echo in it: $(ls -A store)'
+    """
+    try:
+        done = attacker_root.run("unshare", "-m", "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (0, f"{place}/twice\nstore\nin it:\n")
+    finally:
+        (store / "containers" / "secret").rmdir()
+
+
 def test_hostile_words_reach_no_shell(attacker_root: Attacker) -> None:
     """Labels, variables and host names are data, and terminals are not driven by them."""
     made = attacker_root.place / "made"

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from lamina.engine.apply.values import HostChange
 
 LETTERS = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
-# what is lost comes first
 ORDER = ("deleted", "replaced", "changed", "added")
+# what is lost comes first, then what gives somebody rights, then the rest
+GRAVE = ("deleted", "replaced")
 LEGEND = "A added   C changed   D deleted   R replaced by another kind of file"
 FIELDS = ("type", "mode", "uid", "gid", "size", "mtime_ns", "target", "rdev", "nlink")
 
@@ -39,16 +40,19 @@ class Listing:
         ]
 
     def ranked(self) -> list[HostChange]:
-        """The changes that get a line of their own: deletions first, then what was replaced, changed, added."""
+        """The changes that get a line of their own: deletions first, what was replaced, what gives rights, the rest."""
         return sorted(self.shown, key=self._rank)
 
-    def is_loss(self, change: HostChange) -> bool:
-        """Whether something is gone with it: also from a directory that was emptied and is still there."""
-        return self._rank(change) <= ORDER.index("replaced")
+    def is_grave(self, change: HostChange) -> bool:
+        """Whether it may not be missed: something is gone with it, or somebody would get new rights by it."""
+        return self._rank(change) <= len(GRAVE)
 
     def _rank(self, change: HostChange) -> int:
         emptied = change.kind == "changed" and change.path in self.below
-        return ORDER.index("deleted" if emptied else change.kind)
+        rank = ORDER.index("deleted" if emptied else change.kind)
+        if rank < len(GRAVE):
+            return rank
+        return len(GRAVE) if change.gives else rank + 1
 
     def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
         """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""
@@ -85,24 +89,33 @@ def display(change: HostChange) -> str:
 
 
 def remark(change: HostChange) -> str:
-    """What the name alone does not tell: a link's target, a new kind, which attributes alone changed."""
+    """What the name alone does not tell: a link's target, a kind, which attributes changed, what executing it gives."""
     before, after = change.before, change.after
+    arrow, said = "", []
     if change.link_to is not None:
-        return f"  = {quote(change.link_to)}"
-    if change.kind == "replaced" and before is not None and after is not None:
-        return f"  ({before.type} → {after.type})"
-    if after is not None and after.type == "symlink" and after.target is not None:
-        return f"  → {quote(after.target)}"
-    if change.kind == "changed" and "content" not in change.what:
-        return f"  ({_attributes(change)})"
-    return ""
+        arrow = f"  = {quote(change.link_to)}"
+    elif (
+        after is not None
+        and after.type == "symlink"
+        and after.target is not None
+        and change.kind != "replaced"
+    ):
+        arrow = f"  → {quote(after.target)}"
+    elif change.kind == "replaced" and before is not None and after is not None:
+        said.append(f"{before.type} → {after.type}")
+    elif change.kind == "changed":
+        said += _attributes(change)
+    elif change.kind == "added" and after is not None and after.type not in ("file", "directory"):
+        said.append(after.type)
+    said += change.gives
+    return arrow + (f"  ({', '.join(said)})" if said else "")
 
 
-def _attributes(change: HostChange) -> str:
-    """`mode 644 → 755, owner 0:0 → 1000:1000, times`"""
+def _attributes(change: HostChange) -> list[str]:
+    """`mode 644 → 755`, `owner 0:0 → 1000:1000`, `times`; new content has new times, and they are not worth a word."""
     said = []
     for what in ("mode", "owner", "target", "rdev", "xattrs", "times"):
-        if what not in change.what:
+        if what not in change.what or (what == "times" and "content" in change.what):
             continue
         before, after = change.before, change.after
         if what == "mode" and before is not None and after is not None:
@@ -111,7 +124,7 @@ def _attributes(change: HostChange) -> str:
             said.append(f"owner {before.uid}:{before.gid} → {after.uid}:{after.gid}")
         else:
             said.append(what)
-    return ", ".join(said)
+    return said
 
 
 def growth(change: HostChange) -> str:
@@ -148,6 +161,7 @@ def document(change: HostChange) -> dict[str, Any]:
         "implied": change.implied,
         "incidental": change.incidental,
         "link_to": change.link_to,
+        "capabilities": change.capabilities,
     }
 
 

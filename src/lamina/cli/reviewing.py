@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Diff = Callable[[Sequence[HostChange]], Iterable[bytes]]
 
 # in a summary on the way: more lines than fit on a screen are counted instead
-MOST_LOSSES, MOST_OTHERS = 40, 20
+MOST_GRAVE, MOST_OTHERS = 40, 20
 
 
 def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
@@ -42,16 +42,14 @@ def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]
     """What has to be known before deciding: every loss, some of the rest, all of it counted."""
     listing = Listing(changes)
     ranked = listing.ranked()
-    losses = [change for change in ranked if listing.is_loss(change)]
-    others = ranked[len(losses) :]
-    lines = [listing.line(change, style, sizes=True) for change in losses[:MOST_LOSSES]]
-    if len(losses) > MOST_LOSSES:
-        lines.append(
-            style(
-                "deleted",
-                f"  and {len(losses) - MOST_LOSSES:,} more deleted or replaced: lamina diff --stat {name}",
-            )
-        )
+    grave = [change for change in ranked if listing.is_grave(change)]
+    others = ranked[len(grave) :]
+    lines = [listing.line(change, style, sizes=True) for change in grave[:MOST_GRAVE]]
+    if len(grave) > MOST_GRAVE:
+        more = f"  and {len(grave) - MOST_GRAVE:,} more deleted or replaced"
+        if giving := sum(bool(change.gives) for change in grave[MOST_GRAVE:]):
+            more += f", or giving rights ({giving:,})"
+        lines.append(style("deleted", f"{more}: lamina diff --stat {name}"))
     lines += [listing.line(change, style, sizes=True) for change in others[:MOST_OTHERS]]
     if len(others) > MOST_OTHERS:
         where = _where(others[MOST_OTHERS:])

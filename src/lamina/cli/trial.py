@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lamina.cli.applying import apply, clash_lines, outcome, remove
 from lamina.cli.asked import warn
+from lamina.cli.output import is_terminal
 from lamina.cli.quoting import harmless
 from lamina.cli.report import INTERRUPTED, say
 from lamina.cli.reviewing import patch, summary
@@ -20,6 +21,12 @@ from lamina.errors import HostChanged, LaminaError
 if TYPE_CHECKING:
     from lamina.engine import Completed, Container
     from lamina.engine.apply.values import HostChange
+
+
+# What a command may have left a terminal in: the alternate screen, concealed letters, a window of a few lines, another
+# alphabet, no cursor. Each would hide what is about to be read. First DECSTR (VT220), then what it means, for
+# terminals that do not know it; the margins with the cursor kept, which they would send home. (ctlseqs, xterm)
+_AS_NEW = b"\x1b[?47l\x1b[!p\x1b[?6l\x1b7\x1b[r\x1b8\x1b(B\x0f\x1b[0m\x1b[?25h"
 
 
 class Trial:
@@ -37,6 +44,8 @@ class Trial:
         done = self._execute(command)
         container = self.engine.container(done.container)
         changes = container.changes()
+        if is_terminal(2):
+            os.write(2, _AS_NEW)
         self._tell(["", *self._what_happened(done, changes)])
         try:
             return self._decide(done, container, changes)

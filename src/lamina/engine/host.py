@@ -133,7 +133,7 @@ def compose(
 
         image = compose_with_skeletons(seen, mounts, verdicts, hide, refused or {})
         return HostImage(
-            image.places, image.readonly, _hidden(hide, seen, verdicts), image.stubs,
+            image.places, image.readonly, _hidden(hide, seen, verdicts, kind), image.stubs,
             (*judge.warnings, *image.warnings),
         )  # fmt: skip
     return HostImage(
@@ -143,7 +143,7 @@ def compose(
             if judge.verdicts[m.id] == OVERLAY
         ),
         readonly=tuple(m.mount_point for m in seen if judge.verdicts[m.id] == READ_ONLY),
-        hide=_hidden(hide, seen, verdicts),
+        hide=_hidden(hide, seen, verdicts, kind),
         warnings=tuple(judge.warnings),
     )
 
@@ -234,7 +234,9 @@ def stack_depth(mount: Mount, mounts: Sequence[Mount], _level: int = 0) -> int:
     return deepest + 1
 
 
-def _hidden(hide: Sequence[bytes], seen: Sequence[Mount], verdicts: dict[bytes, str]) -> tuple[bytes, ...]:
+def _hidden(
+    hide: Sequence[bytes], seen: Sequence[Mount], verdicts: dict[bytes, str], kind: Callable[[bytes], str]
+) -> tuple[bytes, ...]:
     """Every place at which a directory of *hide* shows: bind mounts may show it more than once."""
     places = set()
     for directory in hide:
@@ -251,7 +253,12 @@ def _hidden(hide: Sequence[bytes], seen: Sequence[Mount], verdicts: dict[bytes, 
                 place = _join(mount.mount_point, _relative(inside, mount.root))
             else:
                 continue
-            if mount_of(place, list(seen)) is mount and verdicts[mount.mount_point] == OVERLAY:
+            # of a mount that is a single file, or is not there, nothing shows
+            if (
+                mount_of(place, list(seen)) is mount
+                and verdicts[mount.mount_point] != ABSENT
+                and kind(mount.mount_point) == DIRECTORY
+            ):
                 places.add(place)
     return tuple(sorted(p for p in places if not any(below(p, other) for other in places)))
 

@@ -375,6 +375,8 @@ def _notes(change: HostChange) -> list[str]:
     name = quote(change.path).decode("ascii")
     if change.link_to is not None:
         notes.append(f"{name} is a hard link to {quote(change.link_to).decode('ascii')}")
+    if change.capabilities and "file capabilities" in change.gives:
+        notes.append(f"{name}: has file capabilities")
     if change.kind == "changed":
         if "xattrs" in change.what:
             notes.append(f"{name}: extended attributes differ")

@@ -59,6 +59,7 @@ class Change(NamedTuple):
     vanished  of a deleted or replaced directory: how many entries were below it; None unless they were counted
     link_to   a hard link: the path of another name of the same file, which is unchanged or was changed earlier
     moved_from  of a directory renamed with a redirect: the path under which the layers below know it
+    capabilities  whether the stack's file gives capabilities to whoever executes it (capabilities(7))
     """
 
     path: bytes
@@ -70,6 +71,7 @@ class Change(NamedTuple):
     vanished: int | None = 0
     link_to: bytes | None = None
     moved_from: bytes | None = None
+    capabilities: bool = False
 
     @property
     def incidental(self) -> bool:

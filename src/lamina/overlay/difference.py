@@ -20,7 +20,11 @@ from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
 from lamina.overlay.spec import MountSpec
 
 NOTHING: frozenset[str] = frozenset()
+CAPABILITY = "security.capability"
 _AT_ONCE = 1 << 20
+# four times PATH_MAX: each entry of a chain of directories names all of those above it, and has each of them looked up,
+# so what a container makes in a second could take a host's memory, and hours
+LONGEST_PATH = 16 << 10
 
 
 class _Below(NamedTuple):
@@ -87,6 +91,8 @@ class Difference:
                     theirs.close()
                     yield heappop(later)[1]
                 entry = b"%b/%b" % (path, name) if path else name
+                if len(entry) > LONGEST_PATH:
+                    raise _too_deep(entry)
                 new = self._find(self.merged, ours, name, entry) if right else None
                 old = self._old(theirs, name, entry, new, upper_only) if left else None
                 change = self._change(entry, old, new, implied=name not in in_upper)
@@ -142,6 +148,7 @@ class Difference:
                 vanished=self._lost(before),
             )
         link_to = self.linked.to(path, after)
+        capable = CAPABILITY in after.hits[0].names
         if before is None:
             return Change(
                 path,
@@ -151,11 +158,12 @@ class Difference:
                 self.entry(after),
                 link_to=link_to,
                 moved_from=self._moved(path, after),
+                capabilities=capable,
             )
         if stat.S_IFMT(before.hits[0].status.st_mode) != stat.S_IFMT(after.hits[0].status.st_mode):
             return Change(
                 path, "replaced", NOTHING, self.entry(before), self.entry(after), vanished=self._lost(before),
-                link_to=link_to, moved_from=self._moved(path, after),
+                link_to=link_to, moved_from=self._moved(path, after), capabilities=capable,
             )  # fmt: skip
         what = self.what(before, after)
         newly_linked = (
@@ -165,8 +173,9 @@ class Difference:
             return None
         moved = self._moved(path, after)
         return Change(
-            path, "changed", what, self.entry(before), self.entry(after), link_to=link_to, moved_from=moved
-        )
+            path, "changed", what, self.entry(before), self.entry(after), link_to=link_to, moved_from=moved,
+            capabilities=capable,
+        )  # fmt: skip
 
     def entry(self, found: Found) -> Entry:
         """The Entry of what was found."""
@@ -242,6 +251,13 @@ class Difference:
                         if entry.is_dir:
                             pending.append(entry)
         return count
+
+
+def _too_deep(path: bytes) -> Unsupported:
+    return Unsupported(
+        f"compare layers: a path of more than {LONGEST_PATH} bytes, which begins with /{os.fsdecode(path[:60])!s}",
+        remedy="nobody needs one: remove it there, or the container (lamina rm)",
+    )
 
 
 def _same(some: tuple[Hit, ...], others: tuple[Hit, ...]) -> bool:

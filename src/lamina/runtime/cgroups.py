@@ -238,7 +238,7 @@ def create(path: str, resources: Resources, layout: Layout | None = None) -> Cgr
 def _make(place: bytes, controller: str) -> None:
     for _ in range(20):
         try:
-            os.makedirs(place, 0o755, exist_ok=True)
+            _make_closed(place)
             return
         except OSError as error:
             if error.errno in (EACCES, EPERM, EROFS):
@@ -250,6 +250,17 @@ def _make(place: bytes, controller: str) -> None:
             if error.errno not in (ENOENT, EEXIST):
                 raise KernelError("mkdir", error.errno or 0, os.fsdecode(place)) from error
     raise KernelError("mkdir", ENOENT, os.fsdecode(place))
+
+
+def _make_closed(place: bytes) -> None:
+    """mkdir(2), and what is missing above it: os.makedirs would leave that open to whomever the umask does."""
+    try:
+        os.mkdir(place, 0o755)
+    except FileNotFoundError:
+        _make_closed(os.path.dirname(place))
+        os.mkdir(place, 0o755)
+    except FileExistsError:
+        pass
 
 
 def _delegate(root: bytes, relative: bytes, controller: str) -> None:

@@ -30,6 +30,7 @@ from errno import EEXIST, ENOENT, ENOTDIR
 from stat import S_IMODE, S_ISDIR
 
 from lamina.errors import Corrupt, InvalidInput, KernelError, Unsupported
+from lamina.store.way import resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _DIRECTORIES = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
 _KNOWN = frozenset((b"version", *_DIRECTORIES))
+_ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
 def default_root() -> bytes:
@@ -67,7 +69,12 @@ class Store:
         asked = default_root() if root is None else os.fsencode(root)
         if not asked or b"\0" in asked:
             raise InvalidInput(f"open store {asked!r}: not a path")
-        self.path = path = os.path.realpath(asked)
+        try:
+            self.path = path = resolve(asked)
+        except OSError as error:
+            raise KernelError(
+                "open store", error.errno or ENOENT, os.fsdecode(error.filename or asked), remedy=_ELSEWHERE
+            ) from None
         self.containers = path + b"/containers"
         self.names = path + b"/names"
         self.running = path + b"/running"
@@ -85,7 +92,7 @@ class Store:
                 "open store",
                 error.errno or ENOENT,
                 os.fsdecode(where),
-                remedy="name a writable directory with --root or LAMINA_ROOT",
+                remedy=_ELSEWHERE,
             ) from None
 
     def __repr__(self) -> str:
@@ -117,7 +124,7 @@ class Store:
             os.chmod(self.path, 0o700)
 
     def _make(self) -> os.stat_result:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        _make_above(self.path)
         make_directory(self.path, 0o700, exist_ok=True)
         return os.stat(self.path)
 
@@ -157,6 +164,14 @@ class Store:
         finally:
             os.close(descriptor)
         os.rename(stage, self.path + b"/version")
+
+
+def _make_above(path: bytes) -> None:
+    """The directories above *path*, those that are missing with a mode that lets nobody exchange what is in them."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        _make_above(above)
+        make_directory(above, 0o755, exist_ok=True)
 
 
 def make_directory(path: bytes, mode: int, *, exist_ok: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Which descriptors a container gets, and what is pumped between them and the caller's.
 
 A file or terminal of the caller is never handed in: through /proc/self/fd a container could open it anew, with other
-rights, or change its mode. There is a pipe between. Pipes and sockets have nothing behind them and go in as they are,
+rights, or change its mode; a fifo is such a file. There is a pipe between. Pipes and sockets go in as they are,
 unless what passes must be logged or captured. Nor is the host's null device, whose mode a container could change too:
 it gets its own, of which there is nothing but the word NULL before the start.
 """
@@ -192,8 +192,9 @@ class Stdio:
 
 
 def _may_go_in(fd: int) -> bool:
+    """Whether there is nothing of the host behind *fd*: a socket, or a pipe; a fifo has a name, a mode and an owner."""
     mode = os.fstat(fd).st_mode
-    return S_ISFIFO(mode) or S_ISSOCK(mode)
+    return S_ISSOCK(mode) or (S_ISFIFO(mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:["))
 
 
 def _copy(fd: int) -> int:

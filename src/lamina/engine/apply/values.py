@@ -44,6 +44,26 @@ class HostChange:
         return self.change.after
 
     @property
+    def capabilities(self) -> bool:
+        """Whether the container's file gives capabilities to whoever executes it."""
+        return self.change.capabilities
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """In words, what the container's file would give to whoever executes it; () of what does so only as before."""
+        after = self.after
+        if after is None or after.type != "file" or (self.kind == "changed" and self.what <= {"times"}):
+            return ()
+        given = []
+        if after.mode & 0o4000:
+            given.append(f"setuid: runs as uid {after.uid}")
+        if after.mode & 0o2010 == 0o2010:  # without the group's x it means no more (inode(7))
+            given.append(f"setgid: runs as gid {after.gid}")
+        if self.capabilities:
+            given.append("file capabilities")
+        return tuple(given)
+
+    @property
     def implied(self) -> bool:
         """A deletion that follows from a deleted, replaced or re-created directory above it."""
         return self.change.implied
