@@ -117,6 +117,10 @@ class Catcher:
             os.close(self._writer)
             raise InvalidInput("run: forward_signals works in the main thread only") from None
         try:
+            if (
+                s.getsignal(s.SIGCHLD) == s.SIG_IGN
+            ):  # inherited: no child would leave an exit status behind (wait(2))
+                self._before.append((s.SIGCHLD, s.signal(s.SIGCHLD, s.SIG_DFL)))
             for signal in signals:
                 before = s.getsignal(signal)
                 # None: a handler that was not made by Python, and could not be put back
