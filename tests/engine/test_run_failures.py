@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lamina import Engine
-from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.errors import CommandNotExecutable, CommandNotFound, KernelError, NotFound, StepFailed
 from lamina.linux.program import Reg, Step
 from lamina.runtime import init
 from lamina.runtime.meaning import meaning_of
@@ -203,3 +203,14 @@ def test_too_few_open_files(store_root: Path, untouched_host: Leaks, limit: int)
     assert "ulimit -" in done.stderr
     assert "step" not in done.stderr
     assert os.listdir(store_root / "containers") == []
+
+
+@pytest.mark.root
+def test_a_source_that_cannot_be(engine: Engine, place: Path) -> None:
+    with pytest.raises(NotFound, match=r"mount .*circle at /srv: Too many levels .*\(name a source"):
+        engine.run("host", ["true"], volumes=[f"{place}/circle:/srv"])
+    with pytest.raises(
+        KernelError, match=r"make volume source .*file/below: Not a directory \(name a file or dir"
+    ):
+        engine.run("host", ["true"], volumes=[f"{place}/file/below:/srv"])
+    assert engine.containers(all=True) == []

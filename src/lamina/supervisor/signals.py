@@ -32,7 +32,7 @@ _DEFAULT_ENDS = frozenset(FORWARDED)
 
 
 # but for those that the C library keeps for itself (nptl(7))
-_ALL = frozenset(range(1, s.NSIG)) - {32, 33}
+_ALL = tuple({*range(1, s.NSIG)} - {32, 33})
 
 # what becomes of a signal that is sent to a process
 HANDLED, BLOCKED, PENDING, DEFAULT, GONE = "handled", "blocked", "pending", "default", "gone"
@@ -154,14 +154,16 @@ def _noted(number: int, frame: object) -> None:
 
 
 class Undisturbed:
-    """While open, signals for this thread wait: what is begun is noted before a handler can raise something.
+    """While open, signals with a handler of Python's wait: what is begun is noted before one can raise something.
+    Signals that end this process still do, and everything that was begun with it.
 
     In a program with threads the kernel may give a signal to another one meanwhile; a handler of Python's still runs
     in the main thread.
     """
 
     def __enter__(self) -> None:
-        self._mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
+        handled = [number for number in _ALL if callable(s.getsignal(number))]
+        self._mask = s.pthread_sigmask(s.SIG_BLOCK, handled)
 
     def __exit__(self, *_: object) -> None:
         s.pthread_sigmask(s.SIG_SETMASK, self._mask)
