@@ -172,8 +172,8 @@ def _spawn(stdin: int, stdout: int) -> int:
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", "-c", MAIN, here],
-        {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, "-I", "-S", "-B", "-c", MAIN, here],
+        {"PATH": "/usr/bin:/bin"},
         file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
         setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
         setsigmask=(),
