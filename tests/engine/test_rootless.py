@@ -246,3 +246,23 @@ tell(status=done.returncode, again=signal.getsignal(signal.SIGCHLD) == signal.SI
 """,
     )
     assert json.loads(found.stdout.splitlines()[-1]) == {"status": 3, "again": True}
+
+
+def test_a_start_that_cannot_be_is_tried_once(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+from lamina.engine import run
+tries, really = [], run.launch
+def counted(*args, **keywords):
+    tries.append(1)
+    return really(*args, **keywords)
+run.launch = counted
+try:
+    sh("true", workdir="/proc/nothing")
+except lamina.LaminaError as error:
+    tell(tries=len(tries), said=str(error))
+""",
+    )
+    assert found["tries"] == 1
+    assert "/proc/nothing" in found["said"]
