@@ -154,19 +154,55 @@ def _noted(number: int, frame: object) -> None:
 
 
 class Undisturbed:
-    """While open, signals with a handler of Python's wait: what is begun is noted before one can raise something.
-    Signals that end this process still do, and everything that was begun with it.
+    """While open, handlers of Python's that could raise something wait: what is begun is noted before that.
 
-    In a program with threads the kernel may give a signal to another one meanwhile; a handler of Python's still runs
-    in the main thread.
+    Handlers run in the main thread, whichever thread the kernel gives a signal to, so blocking signals would not do.
+    In other threads there is nothing to wait for. Signals that end this process still do.
     """
 
+    def __init__(self) -> None:
+        self._before: list[tuple[int, Any]] = []
+        self._arrived: list[tuple[int, Any]] = []
+
     def __enter__(self) -> None:
-        handled = [number for number in _ALL if callable(s.getsignal(number))]
-        self._mask = s.pthread_sigmask(s.SIG_BLOCK, handled)
+        try:
+            for number in _ALL:
+                handler = s.getsignal(number)
+                if callable(handler) and handler is not _noted:
+                    self._before.append((number, handler))
+                    s.signal(number, self._wait)
+        except ValueError:  # not the main thread
+            self._before.clear()
+        except BaseException:
+            self._restore()
+            raise
+
+    def _wait(self, number: int, frame: object) -> None:
+        self._arrived += [(number, handler) for known, handler in self._before if known == number]
 
     def __exit__(self, *_: object) -> None:
-        s.pthread_sigmask(s.SIG_SETMASK, self._mask)
+        try:
+            self._restore()
+        finally:
+            self._carry_out()
+
+    def _restore(self) -> None:
+        try:
+            while self._before:
+                s.signal(*self._before[-1])
+                self._before.pop()
+        except BaseException:  # of a handler that is back already
+            self._restore()
+            raise
+
+    def _carry_out(self) -> None:
+        """Call the handlers that waited, each of them even if one raises."""
+        if self._arrived:
+            number, handler = self._arrived.pop(0)
+            try:
+                handler(number, None)
+            finally:
+                self._carry_out()
 
 
 class PipeSignalBlocked:
