@@ -171,11 +171,13 @@ class Undisturbed:
                 if callable(handler) and handler is not _noted:
                     self._before.append((number, handler))
                     s.signal(number, self._wait)
-        except ValueError:  # not the main thread
+        except BaseException as error:
+            if any(s.getsignal(number) == self._wait for number, _ in self._before):
+                self._restore()  # a handler raised while there were some left to be replaced
+                raise
             self._before.clear()
-        except BaseException:
-            self._restore()
-            raise
+            if not isinstance(error, ValueError):  # which says that this is not the main thread
+                raise
 
     def _wait(self, number: int, frame: object) -> None:
         self._arrived += [(number, handler) for known, handler in self._before if known == number]
