@@ -144,7 +144,11 @@ class Container:
         asked = self._home.asked()
         made = [os.fsencode(place) for place in asked.get("made") or ()]
         writable = [(at, spec) for at, spec in self.overlays() if spec.upperdir is not None]
-        found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
+        try:
+            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
+        except OSError:
+            self._home.asked()  # removed meanwhile: then that is what there is to say
+            raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
             return list(select(found, paths, exclude).changes)

@@ -336,7 +336,10 @@ def facts(bundle: Bundle) -> Wiring:
                 if not stat.S_ISDIR(os.stat(source).st_mode):
                     files.add(source)
             except OSError as error:
-                raise NotFound(f"bind {os.fsdecode(source)}: {error.strerror}") from error
+                raise NotFound(
+                    f"mount {os.fsdecode(source)} at {mount['destination']}: {error.strerror}",
+                    remedy="name a source that is there, and that this user may see",
+                ) from error
     return replace(
         process_facts(bundle.spec["process"], bundle.spec.get("linux") or {}),
         files=frozenset(files),

@@ -195,6 +195,7 @@ def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:
         error.errno or EEXIST,
         os.fsdecode(where),
         remedy={
+            24: "allow this program more open files (ulimit -n)",
             28: "free some space, or name another store with --root",
             122: "free some space within your quota",
         }.get(error.errno or 0, ""),

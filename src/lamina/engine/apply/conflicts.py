@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from lamina.engine.apply.places import GONE, Host
 from lamina.engine.apply.values import Clash, HostChange
-from lamina.errors import HostChanged
+from lamina.errors import HostChanged, KernelError
 from lamina.linux.files import name_to_handle_at
 from lamina.linux.xattrs import lgetxattr
 from lamina.overlay.changes import Entry, entry_of
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 SHOWN = 20
 CHANGED = "changed on the host"
+MOUNTED = "a file system was mounted on it"
 VANISHED = "deleted, moved or replaced on the host"
 
 
@@ -160,7 +161,14 @@ class Comparison:
     def _unseen(self, change: HostChange, deleted: set[bytes]) -> None:
         """Entries of a directory that is to go which are in no change: they came after the changes were gathered."""
         directories = self._host.below(change.mountpoint)
-        for name in directories.names(change.change.path):
+        try:
+            names = directories.names(change.change.path)
+        except KernelError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._clash(change.path, MOUNTED, self.seen[change.path], change)
+            return
+        for name in names:
             path = change.path + b"/" + name
             if path not in deleted:
                 status = directories.status(change.change.path + b"/" + name)

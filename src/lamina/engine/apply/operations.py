@@ -223,6 +223,7 @@ def _told(failure: BaseException, state: str = AS_BEFORE) -> BaseException:
     remedy = {
         errno.ENOSPC: "make room on that file system, and try again",
         errno.EDQUOT: "make room within that quota, and try again",
+        errno.EBUSY: "something is mounted there: unmount it, or exclude this path",
         errno.EROFS: "that file system is read-only",
         errno.EXDEV: "that directory has a quota project of its own, into which nothing can be renamed",
         errno.EACCES: "run as a user who may write there",
