@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 
 from lamina.argv import quick
 from lamina.cli.options.general import GLOBAL
@@ -52,15 +53,14 @@ def say(message: str, hint: str = "") -> None:
     lines = f"{strong}lamina:{plain} {_harmless(message)}\n"
     if hint:
         lines += f"{weak}hint:{plain} {_harmless(hint)}\n"
-    # straight to the descriptor: the message must come out even where sys.stderr is None or closed
-    if sys.stdout:
-        sys.stdout.flush()
     data = lines.encode("utf-8", "surrogateescape")
-    try:
+    with suppress(OSError):  # a standard output that is full may be what this message is about
+        if sys.stdout:
+            sys.stdout.flush()
+    # straight to the descriptor: the message must come out even where sys.stderr is None or closed
+    with suppress(OSError):
         while data:
             data = data[os.write(2, data) :]
-    except OSError:
-        pass
 
 
 def _harmless(message: str) -> str:
