@@ -172,7 +172,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.parametrize("argv", ["--help", "run --help", "version", "info", "ps", "doctor --format json"])
 def test_standard_output_may_be_full_or_closed(argv: str) -> None:
-    command = f"{sys.executable} -m lamina {argv}"
+    command = f"env -u PYTHONUNBUFFERED {sys.executable} -m lamina {argv}"  # with a buffer that stays full
     full = subprocess.run(["bash", "-c", f"{command} >/dev/full"], capture_output=True, text=True)
     assert full.returncode == 125
     assert full.stderr == "lamina: write standard output: No space left on device\n"

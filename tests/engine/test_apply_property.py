@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.engine.apply import history, recover
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import history, recover
 from support.hosts import Machine, differences, hidden, picture
 
 pytestmark = pytest.mark.root

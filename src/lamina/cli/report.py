@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
 
 from lamina.argv import quick
 from lamina.cli.options.general import GLOBAL
@@ -54,13 +53,17 @@ def say(message: str, hint: str = "") -> None:
     if hint:
         lines += f"{weak}hint:{plain} {_harmless(hint)}\n"
     data = lines.encode("utf-8", "surrogateescape")
-    with suppress(OSError):  # a standard output that is full may be what this message is about
+    try:
         if sys.stdout:
             sys.stdout.flush()
+    except OSError:  # a standard output that is full may be what this message is about
+        pass
     # straight to the descriptor: the message must come out even where sys.stderr is None or closed
-    with suppress(OSError):
+    try:
         while data:
             data = data[os.write(2, data) :]
+    except OSError:
+        pass
 
 
 def _harmless(message: str) -> str:

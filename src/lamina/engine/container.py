@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from lamina.engine.apply import Applied, Clash, HostChange, Undone
+    from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -137,7 +137,7 @@ class Container:
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
         """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
-        from lamina.engine.apply import changes_of
+        from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
         from lamina.engine.within import reach
 
@@ -152,7 +152,7 @@ class Container:
 
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""
-        from lamina.engine.apply import clashes_of
+        from lamina.engine.apply.operations import clashes_of
         from lamina.engine.within import reach
 
         found: list[Clash] = reach(
@@ -186,7 +186,7 @@ class Container:
         *progress* is told an `engine.progress.Progress` now and then; here as in `undo` and `remove`.
         Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
         """
-        from lamina.engine.apply import apply
+        from lamina.engine.apply.operations import apply
         from lamina.engine.within import reach
 
         with _Held(self._home, "apply"):
@@ -205,7 +205,7 @@ class Container:
 
     def undo(self, force: bool = False, *, progress: Tell | None = None) -> Undone:
         """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
-        from lamina.engine.apply import undo
+        from lamina.engine.apply.operations import undo
         from lamina.engine.within import reach
 
         with _Held(self._home, "undo"):

@@ -31,7 +31,7 @@ def discard(
         meter.expect(count_entries(home.path))
     journal = home.path + b"/apply"
     if os.path.lexists(journal):
-        from lamina.engine.apply import forget
+        from lamina.engine.apply.operations import forget
         from lamina.engine.within import maps_of, reach
 
         reach(lambda: maps_of(asked), forget, journal)
