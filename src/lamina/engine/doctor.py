@@ -112,7 +112,7 @@ def _root_privileges(host: Host) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "this root lacks CAP_SYS_RESOURCE",
-            "a container's hard limits (--ulimit) cannot be above those of this process; they are lowered to them",
+            "a container's hard limits cannot be above those of this process; they are lowered to them",
         )
 
 
