@@ -288,7 +288,9 @@ def find(store: Store, reference: str) -> Home:
     """
     home = _find(store, reference)
     if home is None:
-        raise NotFound(f"container {reference}: no such container", remedy="lamina ps -a lists what there is")
+        raise NotFound(
+            f"container {reference}: no such container", remedy="'lamina ps -a' lists what there is"
+        )
     return home
 
 

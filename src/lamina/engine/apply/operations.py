@@ -295,7 +295,7 @@ def undo(
 
 
 def _nothing(path: bytes) -> NotFound:
-    return NotFound("undo: nothing of this container is applied", remedy="`lamina diff` lists what could be")
+    return NotFound("undo: nothing of this container is applied", remedy="'lamina diff' lists what could be")
 
 
 def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None:
