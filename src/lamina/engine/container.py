@@ -7,7 +7,8 @@ import time
 
 from lamina.engine.layers import stacks_of
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt, NotFound
+from lamina.errors import Conflict, Corrupt
+from lamina.store.containers import no_such
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Container:
     def state(self) -> str:
         """ "created", "running", "exited", or "dead" (its engine was killed)."""
         if not self._home.exists():
-            raise NotFound(f"container {self._home.short_id}: no such container")
+            raise no_such(self._home.short_id)
         return self._home.state()
 
     @property
