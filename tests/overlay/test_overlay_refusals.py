@@ -40,7 +40,7 @@ from lamina.overlay.options import parse_options
 from lamina.overlay.refusals import explain_refusal
 from lamina.overlay.spec import MountSpec
 from lamina.values import replace
-from support.apis import both_apis, one_by_one
+from support.apis import both_apis
 from support.forbidden import forbid
 from support.namespaces import in_mount_namespace, in_user_namespace
 
