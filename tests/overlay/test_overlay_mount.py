@@ -277,6 +277,7 @@ def test_data_only_layers(here: Path, api: str) -> None:
     inside(here, work)
 
 
+@pytest.mark.kernel("6.6")  # uuid=null
 @both_apis
 def test_options_reach_the_kernel(here: Path, api: str) -> None:
     text = "lowerdir=A:B,upperdir=C,workdir=work,volatile,metacopy=on,redirect_dir=on,index=off,uuid=null"

@@ -132,7 +132,7 @@ _LOOKUP = frozenset((ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG))
 _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((ENODEV, ENOSYS)), privileges.no_overlay),
     (frozenset((EPERM, EACCES)), privileges.not_allowed),
-    (frozenset((EPERM,)), privileges.privileged_option),
+    (frozenset((EPERM, EINVAL)), privileges.privileged_option),  # EINVAL before Linux 6.5
     (frozenset((E2BIG,)), causes.too_long),
     (frozenset((EINVAL,)), causes.unknown_to_this_kernel),
     (frozenset((EINVAL,)), causes.incomplete),
