@@ -5,20 +5,14 @@ setarch(8) lets this kernel call itself 2.6; what the old way of mounting needs,
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from errno import EBADF
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamina import Engine
-from lamina.linux.constants import FSCONFIG_SET_FD
-from support.forbidden import forbid
-from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 
 setarch = shutil.which("setarch")
@@ -58,26 +52,3 @@ def test_a_container_over_the_host_is_mounted_the_old_way(tmp_path: Path, lamina
 def test_the_old_way_without_root(rootless: Rootless) -> None:
     command = ("run", "--rm", "host", "--", "stat", "-f", "-c", "%T", "/")
     assert ok(rootless.run(*OLD, sys.executable, "-m", "lamina", *command)) == "overlayfs\n"
-
-
-@pytest.mark.root
-def test_paths_longer_than_a_parameter_need_no_descriptors(tmp_path: Path) -> None:
-    """fsconfig(2) takes strings of 255 bytes, and layers by descriptor since 6.13 only."""
-    root = tmp_path / "/".join(["a store, far away " * 5] * 3)
-    root.mkdir(parents=True)
-    assert len(os.fsencode(root)) > 255
-
-    def work() -> None:
-        forbid("fsconfig", EBADF, argument=(1, FSCONFIG_SET_FD))
-        engine = Engine(root)
-        assert (
-            engine.run(
-                "host", ["sh", "-c", f"pwd; echo >{tmp_path}/new"], workdir="/usr", name="far"
-            ).returncode
-            == 0
-        )
-        assert [change.path for change in engine.container("far").changes() if change.kind == "added"] == [
-            os.fsencode(tmp_path / "new")
-        ]
-
-    in_mount_namespace(work)
