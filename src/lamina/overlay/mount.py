@@ -48,7 +48,7 @@ from lamina.overlay.refusals import (
     fell_back_to_read_only,
     foresee,
 )
-from lamina.overlay.spec import MountSpec, string_value
+from lamina.overlay.spec import MountSpec, renamed, string_value
 from lamina.values import replace
 
 Path = str | bytes | os.PathLike[str]
@@ -279,10 +279,4 @@ def _absolute(spec: MountSpec) -> MountSpec:
         except OSError:
             return path
 
-    return replace(
-        spec,
-        lowerdirs=tuple(map(absolute, spec.lowerdirs)),
-        datadirs=tuple(map(absolute, spec.datadirs)),
-        upperdir=None if spec.upperdir is None else absolute(spec.upperdir),
-        workdir=None if spec.workdir is None else absolute(spec.workdir),
-    )
+    return renamed(spec, absolute)

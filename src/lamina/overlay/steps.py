@@ -17,8 +17,7 @@ from lamina.linux.constants import (
     OPEN_TREE_CLONE,
 )
 from lamina.linux.program import Reg, Step
-from lamina.overlay.spec import string_value
-from lamina.values import replace
+from lamina.overlay.spec import renamed, string_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,18 +110,8 @@ def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> l
 
 
 def _below(spec: MountSpec, here: bytes) -> MountSpec:
-    """The same stack for who is in the directory *here*."""
-
-    def name(path: bytes) -> bytes:
-        return path.removeprefix(here + b"/") if here else path
-
-    return replace(
-        spec,
-        lowerdirs=tuple(map(name, spec.lowerdirs)),
-        datadirs=tuple(map(name, spec.datadirs)),
-        upperdir=None if spec.upperdir is None else name(spec.upperdir),
-        workdir=None if spec.workdir is None else name(spec.workdir),
-    )
+    """The same stack for who is in the directory *here*: "/" has no shorter name, and what is in it needs none."""
+    return spec if here == b"/" else renamed(spec, lambda path: path.removeprefix(here + b"/"))
 
 
 def _shortest(spec: MountSpec) -> tuple[bytes, bytes]:
@@ -135,5 +124,5 @@ def _shortest(spec: MountSpec) -> tuple[bytes, bytes]:
     for below in (layers + writable, layers, writable or layers):
         here = commonpath(below)
         here = dirname(here) if here in below else here  # "" would be no name
-        found.append((here, option_data(_below(spec, here.rstrip(b"/")))))
+        found.append((here, option_data(_below(spec, here))))
     return min(found, key=lambda candidate: len(candidate[1]))
