@@ -169,6 +169,15 @@ def test_applied_it_is_what_was_shown_and_undone_what_it_was(
         assert hidden(machine.root) == []
 
 
+def test_a_directory_from_the_future_keeps_its_time(tmp_path: Path) -> None:
+    future = 4_000_000_000_000_000_000
+    machine = built(
+        tmp_path, [("write", "a/a", b"", 0o644), ("times", "a", future)], [("write", "a/a", b"x", 0o644)]
+    )
+    machine.apply()
+    assert (machine.root / "a").stat().st_mtime_ns == future
+
+
 @given(
     host=st.lists(of_host, max_size=8),
     container=st.lists(everything, min_size=1, max_size=10),
