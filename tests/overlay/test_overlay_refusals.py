@@ -604,7 +604,7 @@ def test_options_for_root_of_the_machine_alone(here: Path, api: str, option: str
     def work() -> None:
         os.chdir(here)
         error = refused(f"lowerdir=A:B,{option}", api=api)
-        assert error.errno in (EPERM, EINVAL)  # before 6.5
+        assert error.errno == EPERM
         assert f"{option} is only for root of the machine" in error.message
 
     in_user_namespace(work)

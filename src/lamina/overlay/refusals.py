@@ -64,6 +64,7 @@ def foresee(spec: MountSpec, target: str | bytes | os.PathLike[str] | None = Non
       `index=on` leaves the check to the kernel (EBUSY), explicit `index=off` is its documented way to override it.
     - An upperdir whose file system cannot keep overlayfs' attributes, or in a user namespace without `userxattr`: every
       directory that is removed and made again, or renamed, would fail with EIO or EXDEV.
+    - In a user namespace, options for root of the machine: kernels before 6.5 leave them out, and say so in their log.
     """
     case = Case(spec, None if target is None else os.fsencode(target), 0, (), "")
     for case.errno, check in _FORESEEN:
@@ -132,7 +133,7 @@ _LOOKUP = frozenset((ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG))
 _CHECKS: tuple[tuple[frozenset[int], Check], ...] = (
     (frozenset((ENODEV, ENOSYS)), privileges.no_overlay),
     (frozenset((EPERM, EACCES)), privileges.not_allowed),
-    (frozenset((EPERM, EINVAL)), privileges.privileged_option),  # EINVAL before Linux 6.5
+    (frozenset((EPERM,)), privileges.privileged_option),
     (frozenset((E2BIG,)), causes.too_long),
     (frozenset((EINVAL,)), causes.unknown_to_this_kernel),
     (frozenset((EINVAL,)), causes.incomplete),
@@ -186,6 +187,7 @@ _FORESEEN: tuple[tuple[int, Check], ...] = (
     (EINVAL, causes.too_many),
     (EINVAL, causes.incomplete),
     (EBUSY, _unless_index_is_set),
+    (EPERM, privileges.privileged_option),
     (EPERM, privileges.user_namespace),
     (EOPNOTSUPP, causes.no_xattrs),
 )
