@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import clashes_of, history
 from lamina.engine.apply.conflicts import changed_since
+from lamina.engine.apply.operations import clashes_of, history
 from lamina.engine.moment import moment
 from lamina.errors import HostChanged, NotFound
 from support.hosts import Machine, differences, picture, settle

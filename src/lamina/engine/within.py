@@ -196,7 +196,7 @@ def _refused(error: BaseException) -> LaminaError:
     cause = getattr(error, "strerror", None) or str(error)
     return Unsupported(
         f"enter a user namespace for the container's ids: {cause}",
-        remedy="`lamina doctor` names what forbids it on this host and the remedy",
+        remedy="'lamina doctor' names what forbids it on this host and the remedy",
     )
 
 

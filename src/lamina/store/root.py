@@ -104,7 +104,12 @@ class Store:
         except FileNotFoundError:
             found = self._make()
         if not S_ISDIR(found.st_mode):
-            raise KernelError("open store", ENOTDIR, os.fsdecode(self.path))
+            raise KernelError(
+                "open store",
+                ENOTDIR,
+                os.fsdecode(self.path),
+                remedy="name an empty or new directory with --root or LAMINA_ROOT",
+            )
         if found.st_uid != os.geteuid():
             raise InvalidInput(
                 f"open store {os.fsdecode(self.path)}: it belongs to uid {found.st_uid}, this is uid {os.geteuid()}",

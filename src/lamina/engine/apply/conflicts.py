@@ -125,12 +125,13 @@ class Comparison:
     def busy(self, path: bytes, status: os.stat_result) -> bool:
         """Whether something of the host's own came or went in the directory *path*.
 
-        By its mtime: making and removing an area there leaves that alone, but not the ctime.
+        By its mtime: making and removing an area there leaves that alone, but not the ctime. An mtime of the future
+        says nothing while the ctime is from before.
         """
         known = self._known.get(path)
         if known is not None and (known.ino, known.mtime_ns) == (status.st_ino, status.st_mtime_ns):
             return False
-        return changed_since(status.st_mtime_ns, self._started_ns)
+        return all(changed_since(time, self._started_ns) for time in (status.st_mtime_ns, status.st_ctime_ns))
 
     def moved(self, status: os.stat_result | None) -> None:
         """Remember that we set the ctime of this inode ourselves: it may have further names that are to go."""
