@@ -199,9 +199,7 @@ def test_files_that_cannot_be_looked_up_where_whiteouts_may_be_attributes(tmp_pa
     with overlay.open() as tree:
         ours = snapshot_tree(tree)
         assert [found.name for found in (tree / "d").iterdir()] == ["f", *"klmnop"]
-    theirs = in_mount_namespace(
-        by_the_kernel, {b"": {*b"klmnop".split()}, b"d": {b"%c" % c for c in b"klmnop"}}
-    )
+    theirs = in_mount_namespace(by_the_kernel)
     assert theirs[b"d"][8] == ours[b"d"][8] == [b"f"]
     assert theirs[b"d/k"] == ours[b"d/k"] == ("errno", "EPERM")
 
