@@ -10,7 +10,7 @@ from time import time_ns
 
 from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
-from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
+from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed, picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.errors import (
@@ -30,7 +30,6 @@ from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
-from lamina.store.tree import remove_tree
 from lamina.supervisor.foreground import attend, terminal_size
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -233,9 +232,7 @@ class _Session:
                 else:
                     raise
                 self._close()
-                remove_tree(self.home.path + b"/upper")
-                remove_tree(self.home.path + b"/work")
-                remove_tree(self.home.path + b"/skeleton")
+                unfurnish(self.home.path)
 
     def _tell(self, drawn: Design) -> None:
         """Every warning once, and before the command can write anything."""
