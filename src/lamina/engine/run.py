@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
 HOST = "host"
-# how often a start is drawn up anew because the machine's mounts have changed
-AGAIN = 5
+# how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
+AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 CGROUP_PARENT = "/lamina"
 
