@@ -791,9 +791,9 @@ def test_an_old_kernel_is_given_its_stacks_by_mount(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What 5.12 to 6.7 need works on every kernel: a store far down, and an overlay over the root of another one."""
-    from lamina.runtime import launch
+    from lamina.runtime import facts
 
-    monkeypatch.setattr(launch, "_takes_layers_one_by_one", lambda: False)
+    monkeypatch.setattr(facts, "_takes_layers_one_by_one", lambda _: False)
     deep = Engine(tmp_path.joinpath(*["d" * 200] * 9))
     for one in (engine, deep):
         done = one.run("host", ["sh", "-c", "echo x >/srv/written; ls /srv"], name="old", capture_output=True)

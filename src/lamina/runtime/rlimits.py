@@ -47,13 +47,15 @@ _DEFAULTS = {
 def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
     """Every limit as (number, soft, hard), and which of those asked for had to be lowered to the caller's hard limit.
 
-    Raises InvalidInput for an unknown name or a soft limit above the hard one.
+    Raises InvalidInput for an unknown name, one that is listed twice, or a soft limit above the hard one.
     """
     wanted = {}
     for limit in asked:
         name = limit["type"]
         if name not in NUMBERS:
             raise InvalidInput(f"set limit {name}: the names are {', '.join(sorted(NUMBERS))}")
+        if name in wanted:
+            raise InvalidInput(f"set limit {name}: it is listed twice", remedy="keep one of them")
         soft, hard = int(limit["soft"]) & INFINITY, int(limit["hard"]) & INFINITY
         if soft > hard:
             raise InvalidInput(f"set limit {name}: the soft limit {soft} is above the hard limit {hard}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import Conflict, InvalidInput
-from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME
+from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process
@@ -13,9 +13,10 @@ from lamina.runtime.container.birth import Birth, own_streams, reap
 from lamina.runtime.container.configuration import check_process, with_home
 from lamina.runtime.container.create import compiled_filter, send_descriptor
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
+from lamina.runtime.facts import process_facts
 from lamina.runtime.hooks import words
-from lamina.runtime.launch import process_facts
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
+from lamina.runtime.plan.identity import capabilities_of
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -106,6 +107,8 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
     try:
         steps = joined_steps(
             process,
+            linux,
+            capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER)),
             wiring,
             birth.numbers,
             birth.give(pidfd),
@@ -167,7 +170,8 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         try:
             given = tuple(birth.give(file) for file in files)
             flags = int(record["namespaces"])
-            steps = joined_steps(own, wiring, birth.numbers, birth.give(pidfd), flags, given)
+            held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
+            steps = joined_steps(own, linux, held, wiring, birth.numbers, birth.give(pidfd), flags, given)
             steps[-1].args = (path, args, env)
             born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
             birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)
