@@ -11,14 +11,13 @@ from errno import EACCES, ECHILD, ESRCH
 from lamina.errors import KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.linux.packed import Reg
-from lamina.runtime.attendance import attend
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
 from lamina.runtime.rlimits import effective_limits
 from lamina.runtime.template import template_for
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, attend
 from lamina.values import replace
 
 TYPE_CHECKING = False

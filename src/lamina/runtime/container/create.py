@@ -10,7 +10,6 @@ from lamina.errors import HookFailed, InvalidInput, KernelError, LaminaError, Un
 from lamina.linux.constants import CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.runtime import hooks
-from lamina.runtime.attendance import do
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container import groups
 from lamina.runtime.container.birth import Birth, own_streams
@@ -36,7 +35,7 @@ from lamina.runtime.plan.created import (
 )
 from lamina.runtime.plan.identity import capabilities_of
 from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps
-from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait
+from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
