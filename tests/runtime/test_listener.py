@@ -3,88 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import json
 import os
-import socket
-import struct
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lamina.errors import InvalidInput, KernelError
-from lamina.linux.constants import SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
 from lamina.linux.numbers import number
 from lamina.runtime.launch import launch
 from lamina.values import replace
+from support.agent import ANSWER, CONTINUE, NOTIF, Agent, profile
 from support.bundles import over_host, small
 from support.starting import run, said
 
 pytestmark = pytest.mark.root
-
-NOTIF = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then seccomp_data
-ANSWER = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, val, error, flags
-CONTINUE = 1
-
-
-class Agent:
-    """Takes one listener at *path* and answers every question with *answer*(number) -> (value, errno, flags)."""
-
-    def __init__(self, path: Path, answer: Any) -> None:
-        self.answer = answer
-        self.asked: list[int] = []
-        self.document: dict[str, Any] = {}
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(str(path))
-        self.socket.listen(1)
-        self.socket.settimeout(20)
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
-
-    def work(self) -> None:
-        connection, _ = self.socket.accept()
-        text, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
-        self.document = json.loads(text)
-        connection.close()
-        listener = descriptors[0]
-        while True:
-            question = bytearray(80)
-            try:
-                fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, question)
-            except OSError:
-                break  # ENOENT: whoever asked is gone, and so is the filter
-            identity, _, _, call, *_ = NOTIF.unpack_from(question)
-            self.asked.append(call)
-            value, errno, flags = self.answer(call)
-            try:
-                fcntl.ioctl(
-                    listener, SECCOMP_IOCTL_NOTIF_SEND, bytearray(ANSWER.pack(identity, value, -errno, flags))
-                )
-            except OSError:
-                break
-        os.close(listener)
-
-    def __enter__(self) -> Agent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.thread.join(20)
-        self.socket.close()
-        assert not self.thread.is_alive()
-
-
-def profile(path: Path, *names: str, **more: Any) -> dict[str, Any]:
-    return {
-        "defaultAction": "SCMP_ACT_ALLOW",
-        "listenerPath": str(path),
-        "listenerMetadata": "who am I",
-        "syscalls": [{"names": list(names), "action": "SCMP_ACT_NOTIFY"}],
-        **more,
-    }
-
 
 CODE = "import os; print(os.getppid(), flush=True); os._exit(0)"
 

@@ -17,6 +17,7 @@ from lamina.runtime.facts import process_facts
 from lamina.runtime.hooks import words
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
 from lamina.runtime.plan.identity import capabilities_of
+from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -82,7 +83,7 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
             with_home(process, root)
         birth = _begin(container, record, process, pidfd, joining)
     try:
-        _talk(birth, joining)
+        _talk(birth, joining, container)
         assert birth.pidfd is not None
         if joining.pidfd_socket:
             send_descriptor(joining.pidfd_socket, birth.pidfd, b"pidfd")
@@ -141,10 +142,14 @@ def _cgroup_files(record: Record, below: str) -> list[Fd]:
     return files
 
 
-def _talk(birth: Birth, joining: Joining) -> None:
-    """Take the terminal, until the command runs."""
+def _talk(birth: Birth, joining: Joining, container: Container) -> None:
+    """Take the terminal and the filter's listener, until the command runs."""
     while True:
         message = birth.hear()
+        if message.what == LETTERS[LISTENER] and message.fd is not None:
+            with message.fd as listener:
+                _hand_on(listener, birth.pid, container)
+            continue
         if message.what != TERMINAL or message.fd is None:
             return
         with message.fd as master:
@@ -152,6 +157,16 @@ def _talk(birth: Birth, joining: Joining) -> None:
                 send_descriptor(joining.console_socket, master, b"/dev/ptmx")
             elif joining.console is not None:
                 joining.console(Fd(master.steal()))
+
+
+def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.seccomp.listener import hand_on
+
+    spec, record = container.spec(), container.record()
+    directory, root = os.fsencode(record["bundle"]), os.fsencode(record["rootfs"])
+    bundle = Bundle(spec, root, root, directory=directory, identity=container.id.encode())
+    hand_on(listener, spec["linux"]["seccomp"], pid, bundle, status=container.status(record))
 
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:

@@ -32,7 +32,7 @@ from lamina.linux.program import Reg, Step
 from lamina.runtime.bundle import absolute
 from lamina.runtime.plan.options import Options, parse_options, refuse_for_bind
 from lamina.runtime.plan.paths import attach_step, attribute_step, idmap_step, open_step, target_steps
-from lamina.runtime.plan.waits import await_step, hand_over_step
+from lamina.runtime.plan.waits import lend_steps
 from lamina.runtime.waits import COPY_UP, LETTERS, Wait
 from lamina.values import value
 
@@ -265,14 +265,8 @@ def _old_steps(place: Place, given: list[tuple[str, str]], attributes: int) -> l
 
 def _copy_up_steps(place: Place, channel: int | Reg) -> list[Step]:
     """Have the parent fill the tmpfs with what it is going to cover."""
-    return [
-        Step("dup3", place.save, 0, 0),
-        Step("dup3", place.target, 1, 0),
-        hand_over_step(channel, 0, 1, what=LETTERS[COPY_UP], note=f"copy {place.destination} into its tmpfs"),
-        await_step(channel, "wait for the copy"),
-        Step("dup3", channel, 0, 0),
-        Step("dup3", channel, 1, 0),
-    ]
+    note = f"copy {place.destination} into its tmpfs"
+    return lend_steps(channel, (place.save, place.target), LETTERS[COPY_UP], note)
 
 
 def _remount_steps(place: Place) -> list[Step]:

@@ -36,7 +36,7 @@ from lamina.linux.constants import (
     SOCK_RAW,
 )
 from lamina.linux.program import Out, Reg, Step
-from lamina.runtime.plan.waits import await_step, hand_over_step
+from lamina.runtime.plan.waits import lend_steps
 from lamina.runtime.waits import ID_MAPS, LETTERS, NET_DEVICES, Wait
 from lamina.values import value
 
@@ -249,14 +249,10 @@ def loopback_steps() -> list[Step]:
 def _net_device_steps(channel: int | Reg) -> list[Step]:
     """Have the parent move devices in; with a socket of this namespace it names them and brings them up."""
     socket = Reg("netlink")
+    kind = SOCK_RAW | SOCK_CLOEXEC
     return [
-        Step(
-            "socket", AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE, save=socket, note="network devices"
-        ),
-        Step("dup3", socket, 0, 0),
-        hand_over_step(channel, 0, what=LETTERS[NET_DEVICES]),
-        await_step(channel, "wait for the network devices"),
-        Step("dup3", channel, 0, 0),
+        Step("socket", AF_NETLINK, kind, NETLINK_ROUTE, save=socket, note="network devices"),
+        *lend_steps(channel, (socket,), LETTERS[NET_DEVICES], "move the devices in"),
         Step("close", socket),
     ]
 

@@ -47,14 +47,16 @@ def check_listener(seccomp: dict[str, Any]) -> None:
         )
 
 
-def process_state(seccomp: dict[str, Any], pid: int, bundle: Bundle) -> dict[str, Any]:
+def process_state(
+    seccomp: dict[str, Any], pid: int, bundle: Bundle, status: str = "creating"
+) -> dict[str, Any]:
     """The container process state that goes along with the listener."""
     spec = bundle.spec
     version = spec.get("ociVersion") or "1.2.0"
     state: dict[str, Any] = {
         "ociVersion": version,
         "id": bundle.identity.decode(errors="replace"),
-        "status": "creating",
+        "status": status,
         "pid": pid,
         "bundle": os.fsdecode(bundle.directory),
     }
@@ -66,10 +68,12 @@ def process_state(seccomp: dict[str, Any], pid: int, bundle: Bundle) -> dict[str
     return document
 
 
-def hand_on(listener: Fd, seccomp: dict[str, Any], pid: int, bundle: Bundle) -> None:
+def hand_on(
+    listener: Fd, seccomp: dict[str, Any], pid: int, bundle: Bundle, *, status: str = "creating"
+) -> None:
     """Send the descriptor and the state to the socket at `listenerPath`. Raises KernelError if nobody takes it."""
     path = str(seccomp["listenerPath"])
-    text = json.dumps(process_state(seccomp, pid, bundle)).encode()
+    text = json.dumps(process_state(seccomp, pid, bundle, status)).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         agent.settimeout(SECONDS)
         try:
