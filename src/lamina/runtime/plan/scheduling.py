@@ -147,7 +147,7 @@ def personality_steps(personality: Object) -> list[Step]:
 def parse_list(text: str, field: str) -> list[int]:
     """The numbers of a list such as "0-3,7" (cpuset(7), "List format"), sorted. Raises InvalidInput naming *field*."""
     numbers: set[int] = set()
-    for part in filter(None, (word.strip() for word in text.split(","))):
+    for part in filter(None, (word.strip(" ") for word in text.split(","))):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"read {field}: {part!r} is neither a number nor a range")
