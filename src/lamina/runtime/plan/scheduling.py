@@ -149,7 +149,7 @@ def parse_list(text: str, field: str) -> list[int]:
     numbers: set[int] = set()
     for part in filter(None, (word.strip(" ") for word in text.split(","))):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not part.isascii() or not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"read {field}: {part!r} is neither a number nor a range")
         low, high = int(first), int(last or first)
         if low > high or high >= LARGEST_LIST:
