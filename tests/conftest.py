@@ -8,6 +8,7 @@ With LAMINA_TESTS_MUST_RUN=1 a test that would be skipped fails instead: nothing
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,11 +58,18 @@ def _may_administer() -> bool:
     return bool(int(status.partition("CapEff:\t")[2].split()[0], 16) >> CAP_SYS_ADMIN & 1)
 
 
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and (os.geteuid() != 0 or not _may_administer()):
         pytest.skip("needs root (with CAP_SYS_ADMIN)")
     if item.get_closest_marker("userns") and (why := why_no_user_namespace()):
         pytest.skip(why)
+    for marker in item.iter_markers("kernel"):
+        if _numbers(os.uname().release) < _numbers(marker.args[0]):
+            pytest.skip(f"needs Linux {marker.args[0]}, this is {os.uname().release}")
     for marker in item.iter_markers("peer"):
         for program in marker.args:
             if shutil.which(program, path=SEARCH_PATH) is None:

@@ -42,9 +42,9 @@ def test_the_exit_status_is_the_commands(lamina: Lamina, command: str, status: i
         (["--rm", "host", "no-such-command"], 127, "execute no-such-command: ", None),
         (["--rm", "host", "/etc"], 126, "execute /etc: ", None),
         (["--rm", "debian:12", "true"], 125, "run debian:12: images are not supported so far", "'host'"),
-        (["--rm", "--memory", "lots", "host", "true"], 125, "memory lots: not a size", "512m"),
-        (["--rm", "--cpus", "none", "host", "true"], 125, "cpus none: ", "0.5"),
-        (["--rm", "-w", "relative", "host", "true"], 125, "working directory 'relative': ", None),
+        (["--rm", "--memory", "lots", "host", "true"], 125, "run: memory lots: not a size", "512m"),
+        (["--rm", "--cpus", "none", "host", "true"], 125, "run: cpus none: ", "0.5"),
+        (["--rm", "-w", "relative", "host", "true"], 125, "run: working directory 'relative': ", None),
         (["--name", "a b", "host", "true"], 125, "container name 'a b': ", "letters"),
         (
             ["-it", "--rm", "host", "true"],
@@ -206,8 +206,13 @@ def test_apply_and_undo(lamina: Lamina, demo: Path) -> None:
     assert not (demo / "old").exists()
     assert (demo / "text").read_text() == "text\nmore\n"
     assert (demo / "kind").is_file(), "not asked for"
-    assert ok(lamina("undo", "demo")).startswith("undone: ")
+    assert ok(lamina("undo", "demo")) == "undone: 4 paths are as they were\n"
     assert (demo / "old/a").read_text() == "old/a\n"
+    said = ok(lamina("apply", "demo"))
+    count = sum(map(int, re.findall(r"(\d+) (?:deleted|replaced|changed|added)", said)))
+    assert ok(lamina("undo", "demo")) == f"undone: {count} paths are as they were\n", (
+        "as many as were applied"
+    )
     again = lamina("undo", "demo")
     assert again.returncode == 125
     assert "Traceback" not in again.stderr

@@ -57,6 +57,17 @@ def test_every_verb_explains_itself(name: str, capfd: pytest.CaptureFixture[str]
         assert line in out, "examples are shown as they are typed, never wrapped"
 
 
+@pytest.mark.parametrize("argv", ["", *VERBS])
+def test_help_fits_a_narrow_terminal(
+    argv: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = said(capfd, *argv.split(), "--help")
+    text, _, _ = out.partition("\nExamples\n")
+    flowing = [line for line in text.splitlines() if " " in line.strip() and not line.startswith("Usage: ")]
+    assert max(map(len, flowing)) <= 40
+
+
 def test_asking_for_help_never_runs_anything(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for argv in (["help", "run", "host", "touch", str(mark)], ["help", "try", "touch", str(mark)]):
@@ -111,6 +122,15 @@ WRONG = [
     ("ps --format {{range}}", 2, "ps: --format '{{range}}': --format: {{range}} is not understood", ""),
     ("ps --format jsn", 2, "ps: --format jsn: neither table, json nor a template", "'lamina ps --help'"),
     ("ps --filter colour=red", 2, "ps: --filter colour=red: not KEY=VALUE with a key of name,", ""),
+    ("ps --format {{.ID", 2, "ps: --format '{{.ID': --format: {{.ID is not closed", ""),
+    ("ps -q --format {{.ID}}", 2, "ps: --quiet and --format contradict each other", ""),
+    ("diff -p --stat c", 2, "diff: --stat and --patch contradict each other", ""),
+    ("diff --stat --format json c", 2, "diff: --stat and --format json contradict each other", ""),
+    ("overlay diff -p --format json", 2, "overlay diff: --patch and --format json contradict each other", ""),
+    ("overlay mount", 2, "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
+    ("exec c ls", 2, "exec is not supported so far", ""),
+    ("run -d host true", 125, "run: -d is not supported so far", ""),
+    ("run --privileged host true", 125, "run: --privileged is not supported so far", ""),
     ("logs --tail x c", 2, "logs: --tail x: is not a whole number", ""),
     ("logs --since x c", 2, "logs: --since x: not a time such as 10m", ""),
 ]
@@ -172,7 +192,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.parametrize("argv", ["--help", "run --help", "version", "info", "ps", "doctor --format json"])
 def test_standard_output_may_be_full_or_closed(argv: str) -> None:
-    command = f"{sys.executable} -m lamina {argv}"
+    command = f"env -u PYTHONUNBUFFERED {sys.executable} -m lamina {argv}"  # with a buffer that stays full
     full = subprocess.run(["bash", "-c", f"{command} >/dev/full"], capture_output=True, text=True)
     assert full.returncode == 125
     assert full.stderr == "lamina: write standard output: No space left on device\n"
@@ -182,7 +202,7 @@ def test_standard_output_may_be_full_or_closed(argv: str) -> None:
     assert silent.returncode == 0
 
 
-@pytest.mark.parametrize("argv", [("version",), ("--version",)])
+@pytest.mark.parametrize("argv", [("version",), ("--version",), ("-v",)])
 def test_version(argv: tuple[str, ...], lamina: Lamina) -> None:
     assert re.match(r"lamina \S+ .*\(Python 3\.\d+\.\d+.*, Linux \d+", lamina(*argv).stdout)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from lamina.argv import quick
 from lamina.argv.declare import Argument, Option, Verb
-from lamina.cli.commands import UsageError, explain
+from lamina.cli.commands import explain
 from lamina.cli.entry import load
 from lamina.cli.options.general import GLOBAL
+from lamina.cli.usage import UsageError
 from lamina.cli.verbs import VERBS
 
 RUN = load("run").VERB

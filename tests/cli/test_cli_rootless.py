@@ -37,7 +37,7 @@ def test_try_on_a_terminal(rootless: Rootless) -> None:
     with Terminal(command, env=environment, cwd=rootless.home, size=(30, 90)) as terminal:
         terminal.expect("/dev/pts/0\r\n30 90\r\n")
         terminal.expect(f"A {rootless.home}/here")
-        terminal.expect(r"\[k\]eep\? ")
+        terminal.expect(r"\[K\]eep\? ")
         terminal.type("a\r")
         terminal.expect("applied: 1 added")
         assert terminal.wait() == 0

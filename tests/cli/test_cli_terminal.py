@@ -15,7 +15,7 @@ from support.terminal import Terminal, lamina
 pytestmark = pytest.mark.root
 
 PLAIN = {"NO_COLOR": "1", "PAGER": "cat"}
-QUESTION = r"\[a\]pply, \[d\]iscard, \[v\]iew the diff, \[k\]eep\? "
+QUESTION = r"\[a\]pply, \[d\]iscard, \[v\]iew the diff, \[K\]eep\? "
 
 
 def at_terminal(*argv: str | Path, size: tuple[int, int] = (24, 80), cwd: Path | None = None) -> Terminal:
@@ -174,6 +174,14 @@ def test_try_of_something_that_changes_nothing_does_not_ask() -> None:
         assert terminal.wait() == 0
         assert "nothing changed" in terminal.output
         assert "pply" not in terminal.output
+
+
+def test_a_shell_that_is_tried_can_be_told_from_ones_own() -> None:
+    with Terminal(lamina("try"), env={**PLAIN, "SHELL": "/bin/sh"}) as terminal:
+        terminal.expect("leave the shell")
+        terminal.type('echo "<$debian_chroot>"; exit 3\r')
+        terminal.expect("<lamina try>")
+        assert terminal.wait() == 3
 
 
 def test_try_of_a_full_screen_program(tmp_path: Path) -> None:

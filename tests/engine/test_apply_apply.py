@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import apply, history, recover
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import apply, history, recover
 from lamina.engine.textdiff import diff_changes
 from lamina.errors import Conflict
 from support.hosts import Machine, differences, hidden, picture

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import clashes_of, history
 from lamina.engine.apply.conflicts import changed_since
+from lamina.engine.apply.operations import clashes_of, history
 from lamina.engine.moment import moment
 from lamina.errors import HostChanged, NotFound
 from support.hosts import Machine, differences, picture, settle
+from support.namespaces import in_mount_namespace
 
 pytestmark = pytest.mark.root
 
@@ -226,3 +228,18 @@ def test_the_start_is_between_what_is_before_and_what_is_after(tmp_path: Path) -
         started = moment(tmp_path / "mark")
         (tmp_path / "after").write_text(str(number))
         assert (tmp_path / "before").stat().st_ctime_ns <= started <= (tmp_path / "after").stat().st_ctime_ns
+
+
+def test_a_file_system_that_was_mounted_on_a_directory_that_goes(machine: Machine) -> None:
+    machine.write("d/f", "old")
+    machine.run(sh("rm -r d"))
+
+    def meanwhile() -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "none", machine.root / "d"], check=True)
+        for force in (False, True):
+            with pytest.raises(HostChanged, match="/d: a file system was mounted on it"):
+                machine.apply(force=force)
+
+    in_mount_namespace(meanwhile)
+    machine.apply()
+    assert not (machine.root / "d").exists()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import history, recover, undo
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import history, recover, undo
 from lamina.errors import KernelError
 from support.hosts import Machine, Picture, differences, hidden, picture
 from support.namespaces import in_mount_namespace

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import apply, changes_of, forget, history, recover, undo
+from lamina.engine.apply.gather import changes_of
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import apply, forget, history, recover, undo
 from lamina.engine.moment import moment
 from lamina.errors import Corrupt, HostChanged, InvalidInput, KernelError
 from lamina.overlay.spec import MountSpec

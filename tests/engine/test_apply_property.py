@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.engine.apply import history, recover
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import history, recover
 from support.hosts import Machine, differences, hidden, picture
 
 pytestmark = pytest.mark.root
@@ -167,6 +167,15 @@ def test_applied_it_is_what_was_shown_and_undone_what_it_was(
             machine.undo()
         assert differences(picture(machine.root), before) == {}
         assert hidden(machine.root) == []
+
+
+def test_a_directory_from_the_future_keeps_its_time(tmp_path: Path) -> None:
+    future = 4_000_000_000_000_000_000
+    machine = built(
+        tmp_path, [("write", "a/a", b"", 0o644), ("times", "a", future)], [("write", "a/a", b"x", 0o644)]
+    )
+    machine.apply()
+    assert (machine.root / "a").stat().st_mtime_ns == future
 
 
 @given(

@@ -59,7 +59,8 @@ def test_a_directory_of_others_is_refused(rootless: Rootless) -> None:
     play(
         rootless,
         """
-from lamina.engine.apply import apply, changes_of
+from lamina.engine.apply.gather import changes_of
+from lamina.engine.apply.operations import apply
 from lamina.errors import KernelError
 import errno
 machine.write("mine", "old")

@@ -272,3 +272,19 @@ def test_many_remove_the_same(engine: Engine) -> None:
             thread.join()
         assert len(done) == 1
         assert engine.containers(all=True) == []
+
+
+def test_a_container_that_is_removed_while_its_changes_are_read(engine: Engine, monkeypatch) -> None:
+    from lamina.engine import within
+
+    engine.run("host", ["touch", "/srv/x"], name="x")
+    container, other = engine.container("x"), engine.container("x")
+    really = within.reach
+
+    def meanwhile(*args, **keywords):
+        other.remove()
+        return really(*args, **keywords)
+
+    monkeypatch.setattr(within, "reach", meanwhile)
+    with pytest.raises(NotFound, match="no such container"):
+        container.changes()

@@ -171,7 +171,7 @@ def test_ids_that_nobody_has(tmp_path: Path) -> None:
 
 
 def test_what_blocks_comes_first(tmp_path: Path) -> None:
-    found = examine(tmp_path, native=MISSING, overlay_layer_fds=MISSING, openat2=MISSING, newuidmap=MISSING)
+    found = examine(tmp_path, uid=0, native=MISSING, openat2=MISSING, apparmor_permits=MISSING)
     levels = [finding.level for finding in found]
     assert levels == sorted(levels, key=LEVELS.index)
     assert {BLOCKS, WEAK, NOTE} == set(levels)

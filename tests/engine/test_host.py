@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.engine.host import check_store, compose, stack_depth, visible
-from lamina.engine.places import CLOSED, DIRECTORY, FILE, SPECIAL, HostImage, Place
+from lamina.engine.layers import Layers, furnish
+from lamina.engine.places import CLOSED, DIRECTORY, FILE, SPECIAL, HostImage, Place, Stub
 from lamina.errors import Unsupported
 from lamina.linux.mountinfo import Mount, parse_mountinfo
+from lamina.overlay.spec import MountSpec
 
 MACHINE = rb"""
 21 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -374,3 +376,18 @@ def test_the_store_is_not_walked(fake: Path) -> None:
     composed, short = rootless(fake, "home/ann/store/x ext4", hide=("home/ann/store",))
     assert not [p for p in composed.places if b"/home/ann/store" in p.at]
     assert b"/home/ann/store" in {short(s.path) for s in composed.stubs}
+
+
+def test_a_file_that_goes_after_it_was_listed_is_left_out_of_a_skeleton(tmp_path: Path) -> None:
+    home, top = tmp_path / "home", os.fsencode(tmp_path)
+    home.mkdir()
+    (tmp_path / "there").write_text("x")
+    stubs = (
+        Stub(0, top, DIRECTORY, 0o755),
+        Stub(0, top + b"/gone", "copy", 0o644),
+        Stub(0, top + b"/there", "copy", 0o644),
+    )
+    place = Place(top, top, skeleton=0)
+    layers = Layers(((top, MountSpec((top,))),), HostImage((place,), stubs=stubs), os.fsencode(home))
+    furnish(layers)
+    assert [path.name for path in (home / "skeleton/0").iterdir()] == ["there"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -224,3 +225,44 @@ tell(alive=alive, listed=listed, left=os.listdir(engine.store.containers))
 """,
     )
     assert found == {"alive": False, "listed": 0, "left": []}
+
+
+def test_a_command_line_that_was_told_to_ignore_its_children(rootless: Rootless) -> None:
+    """An ignored SIGCHLD is inherited, and takes every exit status away (wait(2))."""
+    ignoring = ["env", "--ignore-signal=CHLD", sys.executable]
+    done = rootless.run(*ignoring, "-m", "lamina", "run", "--rm", "host", "sh", "-c", "exit 3")
+    assert (done.returncode, "No child" in done.stderr) == (3, False)
+    found = rootless.run(
+        *ignoring,
+        "-c",
+        PRELUDE
+        + """
+import signal
+from lamina.runtime import launch
+def unknown(pidfd): raise OSError(25, "before Linux 6.15")
+launch.pidfd_get_info = unknown
+done = sh("exit 3", forward_signals=True)
+tell(status=done.returncode, again=signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN)
+""",
+    )
+    assert json.loads(found.stdout.splitlines()[-1]) == {"status": 3, "again": True}
+
+
+def test_a_start_that_cannot_be_is_tried_once(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+from lamina.engine import run
+tries, really = [], run.launch
+def counted(*args, **keywords):
+    tries.append(1)
+    return really(*args, **keywords)
+run.launch = counted
+try:
+    sh("true", workdir="/proc/nothing")
+except lamina.LaminaError as error:
+    tell(tries=len(tries), said=str(error))
+""",
+    )
+    assert found["tries"] == 1
+    assert "/proc/nothing" in found["said"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lamina import Engine
-from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.errors import CommandNotExecutable, CommandNotFound, KernelError, NotFound, StepFailed
 from lamina.linux.program import Reg, Step
 from lamina.runtime import init
 from lamina.runtime.meaning import meaning_of
@@ -183,3 +185,32 @@ def test_too_little_memory_is_only_said_where_it_was_limited() -> None:
 @pytest.mark.parametrize("failed", [step("keyctl"), step("fsconfig", "mount99"), step("close", "dev.null")])
 def test_what_nobody_asked_for_is_told_as_it_is(failed: Step) -> None:
     assert meaning_of(bundle(), failed, 22) is None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("limit", [9, 12, 30, 64])
+def test_too_few_open_files(store_root: Path, untouched_host: Leaks, limit: int) -> None:
+    code = """if True:
+        import resource, sys
+        from lamina.cli.entry import command_line
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+        sys.exit(command_line(["run", "--rm", "host", "true"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(limit)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 125
+    assert "ulimit -" in done.stderr
+    assert "step" not in done.stderr
+    assert os.listdir(store_root / "containers") == []
+
+
+@pytest.mark.root
+def test_a_source_that_cannot_be(engine: Engine, place: Path) -> None:
+    with pytest.raises(NotFound, match=r"mount .*circle at /srv: Too many levels .*\(name a source"):
+        engine.run("host", ["true"], volumes=[f"{place}/circle:/srv"])
+    with pytest.raises(
+        KernelError, match=r"make volume source .*file/below: Not a directory \(name a file or dir"
+    ):
+        engine.run("host", ["true"], volumes=[f"{place}/file/below:/srv"])
+    assert engine.containers(all=True) == []

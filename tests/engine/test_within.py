@@ -256,3 +256,30 @@ def test_a_bug_arrives_as_an_error_that_names_it() -> None:
     arrived = pickle.loads(pickle.dumps(_Carried(ZeroDivisionError("by zero"))))
     assert isinstance(arrived, errors.LaminaError)
     assert str(arrived) == "ZeroDivisionError: by zero"
+
+
+@userns
+def test_a_process_that_dies_is_noticed_although_another_holds_its_pipes(user: Rootless) -> None:
+    found = tell(
+        user,
+        """
+import signal
+from lamina.engine import within
+really, forked = within._spawn, []
+def spawn(stdin, stdout):
+    process = really(stdin, stdout)
+    forked.append(os.fork())  # as another thread would in this moment
+    if not forked[-1]:
+        signal.pause()
+    return process
+within._spawn = spawn
+try:
+    for _ in within._Within(within.maps_of(None), os.kill, (0, signal.SIGKILL), {}, False).frames(): pass
+except lamina.LaminaError as error:
+    tell(kind=type(error).__name__, said=str(error))
+os.kill(forked[0], signal.SIGKILL)
+os.waitpid(forked[0], 0)
+""",
+    )
+    assert found["kind"] == "Corrupt"
+    assert "ended without an answer" in found["said"]

@@ -25,12 +25,12 @@ from lamina.linux.mountinfo import Mount, read_mountinfo
 from lamina.overlay.mount import attach, create, mount, takes_layers_one_by_one, umount
 from lamina.overlay.options import parse_options
 from lamina.overlay.spec import MountSpec
+from support.apis import both_apis, one_by_one
 from support.forbidden import forbid
 from support.namespaces import in_mount_namespace, in_user_namespace
 
 pytestmark = pytest.mark.root
 
-both_apis = pytest.mark.parametrize("api", ["new", "mount2"])
 ODD = {
     "colon": b"a:b",
     "two colons": b"::a::",
@@ -182,6 +182,7 @@ def long_layers(here: Path, count: int, length: int) -> MountSpec:
     return MountSpec(lowerdirs=tuple(lowers), upperdir=b"C", workdir=b"work")
 
 
+@one_by_one
 @pytest.mark.parametrize("length", [200, 300])
 def test_400_layers_with_long_paths(here: Path, length: int) -> None:
     spec = long_layers(here, 400, length)
@@ -194,6 +195,7 @@ def test_400_layers_with_long_paths(here: Path, length: int) -> None:
     inside(here, work)
 
 
+@one_by_one
 def test_500_layers_and_no_more(here: Path) -> None:
     spec = long_layers(here, 501, 0)
 
@@ -257,6 +259,7 @@ def test_read_only_stack(here: Path, api: str) -> None:
     inside(here, work)
 
 
+@pytest.mark.kernel("6.5")
 @both_apis
 def test_data_only_layers(here: Path, api: str) -> None:
     """A metacopy file in the ordinary layer, its content in the data-only layer, invisible by itself."""
@@ -274,6 +277,7 @@ def test_data_only_layers(here: Path, api: str) -> None:
     inside(here, work)
 
 
+@pytest.mark.kernel("6.6")  # uuid=null
 @both_apis
 def test_options_reach_the_kernel(here: Path, api: str) -> None:
     text = "lowerdir=A:B,upperdir=C,workdir=work,volatile,metacopy=on,redirect_dir=on,index=off,uuid=null"
@@ -318,6 +322,7 @@ def test_attributes_of_the_mount(here: Path, api: str) -> None:
     inside(here, work)
 
 
+@one_by_one
 def test_a_detached_stack_is_used_by_descriptor_and_ends_with_it(here: Path) -> None:
     def work() -> None:
         before = read_mountinfo()
@@ -332,6 +337,7 @@ def test_a_detached_stack_is_used_by_descriptor_and_ends_with_it(here: Path) -> 
     assert (here / "C/new").exists()
 
 
+@one_by_one
 @pytest.mark.parametrize("by", ["path", "descriptor"])
 def test_attach(here: Path, by: str) -> None:
     def work() -> None:
@@ -344,6 +350,7 @@ def test_attach(here: Path, by: str) -> None:
     inside(here, work)
 
 
+@one_by_one
 def test_attach_to_nothing(here: Path) -> None:
     def work() -> None:
         with create(everyday()) as tree:
@@ -408,6 +415,7 @@ def test_without_the_new_interface(here: Path, errno: int) -> None:
     inside(here, work)
 
 
+@one_by_one
 def test_kernels_whose_overlay_takes_no_descriptors(here: Path) -> None:
     """6.8 to 6.12: relative paths stay as they are, long ones go by way of /proc/self/fd."""
     spec = long_layers(here, 3, 300)
@@ -440,6 +448,7 @@ def test_what_is_no_path(here: Path, spec: MountSpec) -> None:
             mount(spec, here / "merged", api=api)
 
 
+@one_by_one
 def test_no_descriptor_is_left(here: Path) -> None:
     spec = long_layers(here, 20, 300)
 

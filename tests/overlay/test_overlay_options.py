@@ -264,6 +264,7 @@ def unmount(target: bytes) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.kernel("6.8")  # whose parser of options it is
 def test_the_kernel_reads_the_same(tmp_path: Path) -> None:
     """Whatever the text: it is refused by both, or the kernel mounts the very layers that were read."""
 

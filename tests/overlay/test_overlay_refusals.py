@@ -40,12 +40,12 @@ from lamina.overlay.options import parse_options
 from lamina.overlay.refusals import explain_refusal
 from lamina.overlay.spec import MountSpec
 from lamina.values import replace
+from support.apis import both_apis, one_by_one
 from support.forbidden import forbid
 from support.namespaces import in_mount_namespace, in_user_namespace
 
 root = pytest.mark.root
 userns = pytest.mark.userns
-both_apis = pytest.mark.parametrize("api", ["new", "mount2"])
 EVERYDAY = "lowerdir=A:B,upperdir=C,workdir=work"
 
 
@@ -247,6 +247,7 @@ def test_an_upper_inside_a_lower_is_fine(here: Path) -> None:
 
 
 @root
+@one_by_one
 def test_specs_that_only_python_can_write(here: Path) -> None:
     def work() -> None:
         assert "there is no lower layer" in refused(MountSpec(lowerdirs=())).message
@@ -482,6 +483,7 @@ def test_use_by_two_can_be_insisted_on(here: Path) -> None:
 
 
 @root
+@one_by_one
 @both_apis
 def test_in_use_by_an_overlay_out_of_sight(here: Path, api: str) -> None:
     def work() -> None:
@@ -691,6 +693,7 @@ def test_as_many_mounts_as_there_may_be(here: Path) -> None:
 
 
 @root
+@one_by_one
 def test_no_descriptors_left(here: Path) -> None:
     def work() -> None:
         spec = parse_options(EVERYDAY)

@@ -11,8 +11,9 @@ from lamina.errors import InvalidInput, Unsupported
 from lamina.linux.constants import AT_FDCWD, FSCONFIG_SET_STRING, MOUNT_ATTR_NODEV, MOVE_MOUNT_F_EMPTY_PATH
 from lamina.linux.program import Reg, Step, assemble
 from lamina.overlay.mount import takes_layers_one_by_one
+from lamina.overlay.page import OPTION_PAGE
 from lamina.overlay.spec import LONGEST_STRING, MountSpec
-from lamina.overlay.steps import OPTION_PAGE, overlay_steps
+from lamina.overlay.steps import overlay_steps
 from lamina.values import replace
 from support.namespaces import in_mount_namespace
 

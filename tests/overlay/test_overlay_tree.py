@@ -23,7 +23,7 @@ from lamina.overlay.tree import Tree
 from support.grow import WHITEOUT, XWHITEOUT, Marked, Metacopy, To, grow, moved, opaque
 from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
-from support.snapshots import snapshot, snapshot_tree
+from support.snapshots import Snapshot, snapshot, snapshot_tree
 from support.stacks import mounted
 
 FOLLOW = (("redirect_dir", "on"), ("metacopy", "on"))
@@ -182,6 +182,26 @@ def test_marks_that_are_not_followed_are_refused_as_by_the_kernel(
         with pytest.raises(OSError) as caught:
             (tree / "a").stat()
         assert caught.value.errno == code
+
+
+@pytest.mark.root
+def test_files_that_cannot_be_looked_up_where_whiteouts_may_be_attributes(tmp_path: Path) -> None:
+    """Found by the property test: reading such a directory, the kernel looks each file up, and may fail with that."""
+    entries = {"w": XWHITEOUT, "f": "1", **{name: Metacopy(1) for name in "klmnop"}}
+    overlay = stack(tmp_path, {}, {"d": entries, **entries}, {"b": "1"}, options=(("metacopy", "off"),))
+    merged = tmp_path / "merged"
+    merged.mkdir()
+
+    def by_the_kernel() -> Snapshot:
+        with mounted(overlay.spec, os.fsencode(merged)):
+            return snapshot(os.fsencode(merged), [b"d/k"])
+
+    with overlay.open() as tree:
+        ours = snapshot_tree(tree)
+        assert [found.name for found in (tree / "d").iterdir()] == ["f", *"klmnop"]
+    theirs = in_mount_namespace(by_the_kernel)
+    assert theirs[b"d"][8] == ours[b"d"][8] == [b"f"]
+    assert theirs[b"d/k"] == ours[b"d/k"] == ("errno", "EPERM")
 
 
 def test_an_ordinary_users_stack_follows_no_redirect(tmp_path: Path) -> None:

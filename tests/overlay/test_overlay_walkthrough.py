@@ -10,6 +10,7 @@ import pytest
 
 from lamina.overlay.mount import mount, umount
 from lamina.overlay.options import parse_options
+from support.apis import both_apis
 from support.namespaces import in_mount_namespace, in_user_namespace
 
 OPTIONS = "lowerdir=A:B,upperdir=C,workdir=worker"
@@ -30,13 +31,13 @@ def here(tmp_path: Path) -> Path:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("api", ["new", "mount2"])
+@both_apis
 def test_walk_through(here: Path, api: str) -> None:
     in_mount_namespace(walk, here, OPTIONS, api, "trusted")
 
 
 @pytest.mark.userns
-@pytest.mark.parametrize("api", ["new", "mount2"])
+@both_apis
 def test_walk_through_in_a_user_namespace(here: Path, api: str) -> None:
     in_user_namespace(walk, here, f"{OPTIONS},userxattr", api, "user")
 

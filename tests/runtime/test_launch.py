@@ -222,7 +222,7 @@ def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
     descriptors = sorted(os.listdir("/proc/self/fd"))
     bundle = over_host(tmp_path, small())
     (tmp_path / "merged").rmdir()
-    with pytest.raises(StepFailed, match=r"step \d+ of \d+ .*move_mount.*merged.*No such file"):
+    with pytest.raises(StepFailed, match=r"step \d+ of \d+ .*mount.*merged.*No such file"):
         run(bundle)
     assert Path("/proc/self/mountinfo").read_text() == before
     assert sorted(os.listdir("/proc/self/fd")) == descriptors

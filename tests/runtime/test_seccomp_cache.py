@@ -180,5 +180,5 @@ def test_a_start_imports_no_compiler(place: Path) -> None:
                               capture_output=True, text=True, check=True, timeout=60)  # fmt: skip
         loaded = set(done.stdout.split())
         assert ("json" not in loaded) is expected
-    needed = "os os.path stat marshal posixpath _stat abc _abc _collections_abc genericpath __future__"
+    needed = "os os.path stat errno marshal posixpath _stat abc _abc _collections_abc genericpath __future__"
     assert {name for name in loaded if not name.startswith("lamina")} <= set(needed.split())

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.apply import apply, history, recover, undo
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import apply, history, recover, undo
 from lamina.errors import HostChanged, LaminaError
 from lamina.linux.files import renameat2
 from support.hosts import Machine, Picture, differences, hidden, picture

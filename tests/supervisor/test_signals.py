@@ -22,6 +22,7 @@ from lamina.supervisor.signals import (
     PENDING,
     Catcher,
     Deliverer,
+    Undisturbed,
     standing,
 )
 from lamina.supervisor.stdio import DEVNULL, PIPE, Stdio
@@ -286,3 +287,80 @@ def test_a_slow_consumer_does_not_hold_up_who_wants_to_leave() -> None:
         finally:
             process.kill()
             process.communicate()
+
+
+# -- undisturbed
+
+
+class Raised(Exception):
+    """What a handler raises."""
+
+
+@pytest.fixture
+def raising() -> Iterator[list[int]]:
+    """Handlers for two signals that note their number and raise."""
+    called: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        called.append(number)
+        raise Raised
+
+    numbers = (signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.signal(number, handler) for number in numbers]
+    yield called
+    for number, old in zip(numbers, before, strict=True):
+        signal.signal(number, old)
+
+
+def test_handlers_wait_until_what_was_begun_is_noted(raising: list[int]) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    noted = []
+    with pytest.raises(Raised), Undisturbed():
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        noted.append(True)
+    assert noted == [True]
+    assert raising == [signal.SIGUSR1, signal.SIGUSR2]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_in_a_program_with_threads_as_well(raising: list[int]) -> None:
+    """The kernel may give the signal to any of them, Python calls the handler in the main one."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    noted = []
+    try:
+        with pytest.raises(Raised), Undisturbed():
+            assert thread.ident is not None
+            signal.pthread_kill(thread.ident, signal.SIGUSR1)
+            time.sleep(0.05)
+            noted.append(True)
+    finally:
+        stop.set()
+        thread.join()
+    assert (noted, raising) == ([True], [signal.SIGUSR1])
+
+
+def test_another_thread_has_nothing_to_wait_for(raising: list[int]) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    found = []
+
+    def work() -> None:
+        with Undisturbed():
+            found.append(signal.getsignal(signal.SIGUSR1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+def test_nothing_is_lost_when_the_work_fails(raising: list[int]) -> None:
+    with pytest.raises(Raised) as raised, Undisturbed():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+        raise ZeroDivisionError
+    assert isinstance(raised.value.__context__, ZeroDivisionError)
+    assert raising == [signal.SIGUSR1]

@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lamina.engine.apply import Applied, HostChange, apply, changes_of, undo
+from lamina.engine.apply.gather import changes_of
 from lamina.engine.apply.hands import Hands
+from lamina.engine.apply.operations import apply, undo
+from lamina.engine.apply.values import Applied, HostChange
 from lamina.engine.moment import moment
 from lamina.overlay.mount import mount
 from lamina.overlay.spec import MountSpec

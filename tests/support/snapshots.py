@@ -57,8 +57,8 @@ def snapshot(root: bytes, broken: Iterable[bytes] = ()) -> Snapshot:
 
 
 def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]) -> None:
-    listed = errno_of(lambda: set(map(os.fsencode, os.listdir(fd))))
-    names = (listed if isinstance(listed, set) else set()) | asked.get(path, set())
+    said = listed(fd)
+    names = (said if isinstance(said, set) else set()) | asked.get(path, set())
     payload = []
     for name in sorted(names):
         below = path + b"/" + name if path else name
@@ -70,10 +70,21 @@ def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[byte
             payload.append(name)
             if record is not None:
                 found[below] = record
-    broken = isinstance(listed, tuple)
-    found[path] = _record(
-        os.fstat(fd), listed if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True)
-    )
+    broken = isinstance(said, tuple)
+    found[path] = _record(os.fstat(fd), said if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True))
+
+
+def listed(fd: int) -> Any:
+    """The names in a directory, or what listing it raises for good.
+
+    Of a directory that may hold whiteouts of the xattr form the kernel looks every file up, and leaves out what cannot
+    be; but it reports that once, as an error of this listing or not at all, as the names happen to follow each other.
+    """
+    for _ in range(50):
+        names = errno_of(lambda: set(map(os.fsencode, os.listdir(fd))))
+        if isinstance(names, set):
+            break
+    return names
 
 
 def _entry(

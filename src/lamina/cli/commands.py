@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
@@ -19,19 +20,11 @@ from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli import output
 from lamina.cli.entry import load
 from lamina.cli.options.general import GLOBAL
+from lamina.cli.usage import UsageError
 from lamina.cli.verbs import GROUPS, VERBS
-from lamina.errors import InvalidInput
 
-WIDTH = 100
+WIDEST, NARROWEST = 100, 30
 COMPLETE = "_LAMINA_COMPLETE"
-
-
-class UsageError(InvalidInput):
-    """A command line that does not parse. Exits as the verb wishes: 125 where the status is a container's, else 2."""
-
-    def __init__(self, message: str, *, remedy: str, exit_code: int) -> None:
-        super().__init__(message, remedy=remedy)
-        self.exit_code = exit_code
 
 
 def explain(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | int:
@@ -104,7 +97,7 @@ class Heading:
     def write(formatter: click.HelpFormatter, name: str, rows: Sequence[tuple[str, str]]) -> None:
         with Heading.section(formatter, name):
             styled = [(click.style(term, fg="cyan"), text) for term, text in rows]
-            formatter.write_dl(styled, col_max=34)
+            formatter.write_dl(styled, col_max=min(34, formatter.width // 2))
 
 
 class Command(click.Command):
@@ -237,7 +230,7 @@ class Root(Group):
             help="Run commands over layers: see what they changed, then keep it, apply it or throw it away.",
             context_settings={
                 "help_option_names": ["-h", "--help"],
-                "max_content_width": WIDTH,
+                "terminal_width": max(min(shutil.get_terminal_size().columns, WIDEST) - 2, NARROWEST),
                 "color": output.is_coloured(),
             },
         )
@@ -317,6 +310,16 @@ def _term(option: Option) -> str:
 
 # -- the words for what went wrong
 
+# what hands used to docker type and Lamina does not have: no misspellings of what it has
+LATER_VERBS = """
+attach build commit container cp create events exec export history image images import kill load login logout network
+pause port pull push rename restart save search start stats stop system tag top unpause update volume wait
+"""
+LATER_OPTIONS = """
+-d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --init --ipc --mount --pid --privileged
+--publish --publish-all --pull --restart --security-opt --shm-size --sysctl --tmpfs --ulimit --userns
+"""
+
 
 class Wrong(click.UsageError):
     """A value that an option does not take; *near* are values it does."""
@@ -350,13 +353,17 @@ def _translate(error: click.UsageError) -> UsageError:
 def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[str]]:
     """The message in our manner, and the nearest names of what is there."""
     options = verb.options if verb else GLOBAL.options
+    if isinstance(error, click.NoSuchOption) and error.option_name in LATER_OPTIONS.split():
+        return f"{error.option_name} is not supported so far", ()
     if isinstance(error, click.NoSuchOption):
         known = [f"--{option.name}" for option in options]
         return f"no such option {error.option_name}", _nearest(error.option_name, known)
     if isinstance(error, click.MissingParameter):
         declared = getattr(getattr(error.param, "type", None), "declared", None)
         what = declared.metavar if isinstance(declared, Argument) else getattr(error.param, "name", "a value")
-        return f"{what} is missing", ()
+        return f"{(what or '').rpartition(' ')[2]} is missing", ()
+    if isinstance(error, NoSuchVerb) and error.verb_name in LATER_VERBS.split():
+        return f"{error.verb_name} is not supported so far", ()
     if isinstance(error, NoSuchVerb):
         return error.message, _nearest(error.verb_name, list(VERBS))
     if isinstance(error, Wrong):

@@ -52,10 +52,13 @@ def say(message: str, hint: str = "") -> None:
     lines = f"{strong}lamina:{plain} {_harmless(message)}\n"
     if hint:
         lines += f"{weak}hint:{plain} {_harmless(hint)}\n"
-    # straight to the descriptor: the message must come out even where sys.stderr is None or closed
-    if sys.stdout:
-        sys.stdout.flush()
     data = lines.encode("utf-8", "surrogateescape")
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # a standard output that is full may be what this message is about
+        pass
+    # straight to the descriptor: the message must come out even where sys.stderr is None or closed
     try:
         while data:
             data = data[os.write(2, data) :]

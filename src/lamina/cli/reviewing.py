@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 MOST_GRAVE, MOST_OTHERS = 40, 20
 
 
+def forms(args: Arguments) -> list[str]:
+    """The forms that were asked for; there can be one."""
+    asked = [f"--{name}" for name in ("stat", "patch") if getattr(args, name)]
+    return [*asked, *(["--format json"] if args.format == "json" else [])]
+
+
 def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
     """Show *changes* as `--stat`, `-p`, `--all` and `--format` say; *diff* makes the lines of a patch of them."""
     style = Style()

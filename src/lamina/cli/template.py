@@ -41,6 +41,10 @@ class Template:
             body = body.replace(typed, meant)
         self.parts: list[str | list[str]] = []
         for number, piece in enumerate(_PART.split(body)):
+            if "{{" in piece and not number % 2:
+                raise InvalidInput(
+                    f"--format: {piece[piece.index('{{') :]} is not closed", remedy="write {{.Names}}"
+                )
             self.parts.append(_action(piece) if number % 2 else piece)
 
     def render(self, record: Mapping[str, Any]) -> str:

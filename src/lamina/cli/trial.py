@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.applying import apply, clash_lines, outcome, remove
-from lamina.cli.asked import warn
+from lamina.cli.asked import shell, warn
 from lamina.cli.output import is_terminal
 from lamina.cli.quoting import harmless
 from lamina.cli.report import INTERRUPTED, say
@@ -39,9 +39,14 @@ class Trial:
         self.style = Style(2)
 
     def run(self, command: Sequence[str]) -> int:
-        """The command's exit status, whatever became of its changes; 125 if they could not be applied as wished."""
-        self._tell([self._what_is_real()])
-        done = self._execute(command)
+        """Try *command*, or a shell if it is ().
+
+        The command's exit status, whatever became of its changes; 125 if they could not be applied as wished.
+        """
+        self._tell([self._what_is_real(), *self._how_to_leave(command)])
+        # for the prompt of Debian's bash: a shell that looks like one's own is taken for it
+        environment = {**os.environ} if command else {**os.environ, "debian_chroot": "lamina try"}
+        done = self._execute(command or shell(), environment)
         container = self.engine.container(done.container)
         changes = container.changes()
         if is_terminal(2):
@@ -53,13 +58,13 @@ class Trial:
             self._tell(["", *self._kept(container)])
             return INTERRUPTED
 
-    def _execute(self, command: Sequence[str]) -> Completed:
+    def _execute(self, command: Sequence[str], environment: dict[str, str]) -> Completed:
         return self.engine.run(
             "host",
             command,
             name=self.name,
             network=self.network,
-            env=dict(os.environ),
+            env=environment,
             interactive=True,
             tty=on_terminal(),
             forward_signals=True,
@@ -92,6 +97,12 @@ class Trial:
         network = "the network, " if self.network == "host" else ""
         what = f"{network}devices, the clock, and what other programs do meanwhile"
         return self.style("weak", f"lamina: files are virtual here; not virtual: {what}")
+
+    def _how_to_leave(self, command: Sequence[str]) -> Iterable[str]:
+        if not command:
+            yield self.style(
+                "weak", "lamina: leave the shell (exit, or Ctrl-D) to see what it did, and to decide"
+            )
 
     def _what_happened(self, done: Completed, changes: Sequence[HostChange]) -> Iterable[str]:
         meaning = "bad" if done.returncode else "good"
@@ -157,7 +168,8 @@ class Trial:
         return status
 
     def _question(self, refused: bool) -> str:
-        choices = [("a", "pply"), ("d", "iscard"), ("v", "iew the diff"), ("k", "eep")]
+        # the capital is what an empty answer means
+        choices = [("a", "pply"), ("d", "iscard"), ("v", "iew the diff"), ("K", "eep")]
         if refused:
             choices.insert(1, ("f", "orce"))
         return ", ".join(f"[{self.style('strong', key)}]{rest}" for key, rest in choices) + "? "

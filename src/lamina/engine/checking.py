@@ -46,5 +46,5 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
 def _network(given: Any) -> str:
     if given not in NETWORKS:
-        raise Unsupported(f"network {given}: not supported so far", remedy="none or host")
+        raise Unsupported(f"run: network {given}: not supported so far", remedy="none or host")
     return str(given)

@@ -7,14 +7,15 @@ import time
 
 from lamina.engine.layers import stacks_of
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt, NotFound
+from lamina.errors import Conflict, Corrupt
+from lamina.store.containers import no_such
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from lamina.engine.apply import Applied, Clash, HostChange, Undone
+    from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -83,7 +84,7 @@ class Container:
     def state(self) -> str:
         """ "created", "running", "exited", or "dead" (its engine was killed)."""
         if not self._home.exists():
-            raise NotFound(f"container {self._home.short_id}: no such container")
+            raise no_such(self._home.short_id)
         return self._home.state()
 
     @property
@@ -137,14 +138,18 @@ class Container:
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
         """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
-        from lamina.engine.apply import changes_of
+        from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
         from lamina.engine.within import reach
 
         asked = self._home.asked()
         made = [os.fsencode(place) for place in asked.get("made") or ()]
         writable = [(at, spec) for at, spec in self.overlays() if spec.upperdir is not None]
-        found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
+        try:
+            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
+        except OSError:
+            self._home.asked()  # removed meanwhile: then that is what there is to say
+            raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
@@ -152,7 +157,7 @@ class Container:
 
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""
-        from lamina.engine.apply import clashes_of
+        from lamina.engine.apply.operations import clashes_of
         from lamina.engine.within import reach
 
         found: list[Clash] = reach(
@@ -186,7 +191,7 @@ class Container:
         *progress* is told an `engine.progress.Progress` now and then; here as in `undo` and `remove`.
         Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
         """
-        from lamina.engine.apply import apply
+        from lamina.engine.apply.operations import apply
         from lamina.engine.within import reach
 
         with _Held(self._home, "apply"):
@@ -205,7 +210,7 @@ class Container:
 
     def undo(self, force: bool = False, *, progress: Tell | None = None) -> Undone:
         """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
-        from lamina.engine.apply import undo
+        from lamina.engine.apply.operations import undo
         from lamina.engine.within import reach
 
         with _Held(self._home, "undo"):

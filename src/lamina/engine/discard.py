@@ -31,7 +31,7 @@ def discard(
         meter.expect(count_entries(home.path))
     journal = home.path + b"/apply"
     if os.path.lexists(journal):
-        from lamina.engine.apply import forget
+        from lamina.engine.apply.operations import forget
         from lamina.engine.within import maps_of, reach
 
         reach(lambda: maps_of(asked), forget, journal)
@@ -80,7 +80,7 @@ def _not_removed(path: bytes, error: OSError) -> KernelError:
     if isinstance(error, PermissionError):
         remedy = "take its immutable flag away (lsattr, chattr -i)"
         if os.geteuid() != 0:
-            remedy += ", or give its owner back to this user's subordinate ids (see `lamina doctor`)"
+            remedy += ", or give its owner back to this user's subordinate ids (see 'lamina doctor')"
         remedy += "; the next command goes on"
     hint = f"because of {os.fsdecode(name)!r} in it" if name else ""
     return KernelError("remove", error.errno or EIO, os.fsdecode(path), hint=hint, remedy=remedy)

@@ -89,13 +89,6 @@ def _overlay(host: Host) -> Iterator[Finding]:
             remedy=_NEWER_KERNEL,
             advice="use Linux 6.8 or later",
         )
-    elif not host.overlay_layer_fds:
-        yield Finding(
-            NOTE,
-            host.overlay_layer_fds.why,
-            "the path of a layer can have 255 bytes at most",
-            advice="keep the store's path short, or use Linux 6.13 or later",
-        )
 
 
 def _root_privileges(host: Host) -> Iterator[Finding]:
@@ -112,7 +105,7 @@ def _root_privileges(host: Host) -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "this root lacks CAP_SYS_RESOURCE",
-            "a container's hard limits (--ulimit) cannot be above those of this process; they are lowered to them",
+            "a container's hard limits cannot be above those of this process; they are lowered to them",
         )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENODATA, ENOTSUP, EPERM
+from errno import EEXIST, ENODATA, ENOENT, ENOTSUP, EPERM
 from stat import S_IMODE
 
 from lamina.engine.places import COPY, DIRECTORY
@@ -126,7 +126,8 @@ def _build_skeletons(layers: Layers) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 os.chmod(path, stub.mode)
         except OSError as error:
-            if error.errno != EEXIST:
+            gone = error.errno == ENOENT and stub.kind == COPY  # from the host, since it was listed
+            if error.errno != EEXIST and not gone:
                 raise
 
 

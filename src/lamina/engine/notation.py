@@ -36,7 +36,7 @@ def text_of(given: Any, what: str) -> str:
         text = os.fsdecode(given)
         if "\0" not in text:
             return text
-    raise InvalidInput(f"{what} {given!r}: not a text without NUL bytes")
+    raise InvalidInput(f"run: {what} {given!r}: not a text without NUL bytes")
 
 
 def read_memory(given: str | int | None) -> int | None:
@@ -46,10 +46,10 @@ def read_memory(given: str | int | None) -> int | None:
     number = given if isinstance(given, int) and not isinstance(given, bool) else _size(given)
     if number is None or not 0 <= number <= LARGEST_NUMBER:
         raise InvalidInput(
-            f"memory {given}: not a size", remedy="a number of bytes, or one with k, m or g: 512m"
+            f"run: memory {given}: not a size", remedy="a number of bytes, or one with k, m or g: 512m"
         )
     if 0 < number < SMALLEST_MEMORY:
-        raise InvalidInput(f"memory {given}: the least is 6m")
+        raise InvalidInput(f"run: memory {given}: the least is 6m")
     return number or None
 
 
@@ -74,13 +74,13 @@ def read_cpus(given: str | float | None) -> int | None:
     text = str(given).strip()
     whole, _, part = text.partition(".")
     if not _is_number(whole or "0") or not _is_number(part or "0") or text in ("", ".") or len(part) > 9:
-        raise InvalidInput(f"cpus {given}: not a number of processors", remedy="such as 2 or 0.5")
+        raise InvalidInput(f"run: cpus {given}: not a number of processors", remedy="such as 2 or 0.5")
     quota = int((whole or "0") + part.ljust(9, "0")[:9]) * PERIOD // 10**9
     if not int((whole or "0") + (part or "0")):
         return None
     here = os.cpu_count() or 1
     if quota < PERIOD // 100 or quota > here * PERIOD:
-        raise InvalidInput(f"cpus {given}: from 0.01 to {here}, as many as there are here")
+        raise InvalidInput(f"run: cpus {given}: from 0.01 to {here}, as many as there are here")
     return quota
 
 
@@ -90,10 +90,10 @@ def read_pids_limit(given: str | int | None) -> int | None:
         return None
     text = str(given).strip()
     if text != "-1" and not _is_number(text):
-        raise InvalidInput(f"pids limit {given}: not a number")
+        raise InvalidInput(f"run: pids limit {given}: not a number")
     number = int(text)
     if number > 1 << 22:  # the kernel's PID_MAX_LIMIT
-        raise InvalidInput(f"pids limit {given}: more than the kernel can number ({1 << 22})")
+        raise InvalidInput(f"run: pids limit {given}: more than the kernel can number ({1 << 22})")
     return number if number > 0 else None
 
 
@@ -109,7 +109,9 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     found = []
     for name, own in items:
         if not name or "=" in name:
-            raise InvalidInput(f"environment variable {name!r}: not a name", remedy="NAME=VALUE, or NAME")
+            raise InvalidInput(
+                f"run: environment variable {name!r}: not a name", remedy="NAME=VALUE, or NAME"
+            )
         content = environ.get(name) if own is None else text_of(own, f"environment variable {name}")
         if content is not None:
             found.append((name, content))
@@ -127,18 +129,18 @@ def read_volume(given: Any) -> Volume:
     )
     if not 2 <= len(parts) <= 3:
         raise InvalidInput(
-            f"volume {given!r}: not SOURCE:TARGET or SOURCE:TARGET:OPTIONS",
+            f"run: volume {given!r}: not SOURCE:TARGET or SOURCE:TARGET:OPTIONS",
             remedy="from Python, paths with colons can be given as a tuple (source, target, options)",
         )
     source, target = text_of(parts[0], "volume source"), text_of(parts[1], "volume target")
     if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
         raise Unsupported(
-            f"volume {source}: named volumes are not supported so far",
+            f"run: volume {source}: named volumes are not supported so far",
             remedy=f"name a directory of the host: ./{source} or an absolute path",
         )
     target = os.path.normpath(target) if target else ""
     if not target.startswith("/") or target.strip("/") == "":
-        raise InvalidInput(f"volume target {parts[1]!r}: not an absolute path other than /")
+        raise InvalidInput(f"run: volume target {parts[1]!r}: not an absolute path other than /")
     options = _volume_options(text_of(parts[2], "volume options") if len(parts) == 3 else "", given)
     return Volume(os.fsencode(os.path.abspath(source)), os.fsencode("/" + target.lstrip("/")), options)
 
@@ -147,14 +149,14 @@ def _volume_options(text: str, given: Any) -> tuple[str, ...]:
     words = [word for word in text.split(",") if word]
     for word in words:
         if word in ("z", "Z", "U", "O"):
-            raise Unsupported(f"volume {given}: option {word} is not supported so far")
+            raise Unsupported(f"run: volume {given}: option {word} is not supported so far")
         if word not in _VOLUME_OPTIONS:
             known = ", ".join(sorted(_VOLUME_OPTIONS))
             raise InvalidInput(
-                f"volume {given}: there is no option {word!r}", remedy=f"the options are {known}"
+                f"run: volume {given}: there is no option {word!r}", remedy=f"the options are {known}"
             )
     if ("rw" in words and {"ro", "rro"} & set(words)) or len(_PROPAGATION & set(words)) > 1:
-        raise InvalidInput(f"volume {given}: its options contradict each other")
+        raise InvalidInput(f"run: volume {given}: its options contradict each other")
     meant = [meaning for word in words if (meaning := _VOLUME_OPTIONS[word])]
     how = [] if {"bind", "rbind"} & set(meant) else ["rbind"]
     private = [] if _PROPAGATION & set(meant) else ["rprivate"]
@@ -166,7 +168,7 @@ def _volumes(given: Any) -> tuple[Volume, ...]:
     targets = [volume.target for volume in volumes]
     for target in targets:
         if targets.count(target) > 1:
-            raise InvalidInput(f"volume target {os.fsdecode(target)}: given twice")
+            raise InvalidInput(f"run: volume target {os.fsdecode(target)}: given twice")
     return volumes
 
 
@@ -174,7 +176,7 @@ def _listed(given: Any, what: str) -> list[Any]:
     if given is None:
         return []
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
-        raise InvalidInput(f"{what} {given!r}: not a list")
+        raise InvalidInput(f"run: {what} {given!r}: not a list")
     return list(given)
 
 
@@ -185,7 +187,7 @@ def _hostname(given: Any) -> str | None:
     allowed = all(c.isascii() and (c.isalnum() or c in "-._") for c in text)
     if not allowed or len(text) > LONGEST_HOSTNAME or text[0] in "-.":
         raise InvalidInput(
-            f"hostname {text!r}: not a host name",
+            f"run: hostname {text!r}: not a host name",
             remedy=f"letters, digits, '-' and '.', at most {LONGEST_HOSTNAME}",
         )
     return text
@@ -196,7 +198,7 @@ def _workdir(given: Any) -> str | None:
     if not text:
         return None
     if not text.startswith("/"):
-        raise InvalidInput(f"working directory {text!r}: not an absolute path")
+        raise InvalidInput(f"run: working directory {text!r}: not an absolute path")
     return "/" + os.path.normpath(text).lstrip("/")
 
 
@@ -204,7 +206,7 @@ def _user(given: Any) -> str | None:
     if given is None or given == "":
         return None
     if isinstance(given, bool) or not isinstance(given, (str, int)):
-        raise InvalidInput(f"user {given!r}: not a name or number")
+        raise InvalidInput(f"run: user {given!r}: not a name or number")
     return text_of(str(given), "user")
 
 
@@ -227,7 +229,7 @@ def _labels(given: Any) -> tuple[tuple[str, str], ...]:
     found = {}
     for name, text in items:
         if not name:
-            raise InvalidInput(f"label {name}={text}: it has no name")
+            raise InvalidInput(f"run: label {name}={text}: it has no name")
         found[text_of(name, "label")] = text_of(text, "label")
     return tuple(found.items())
 

@@ -31,13 +31,14 @@ SOURCES = tuple(
 
 # the text of mountinfo, what is hidden, and what was made of them; replaced whole, so threads may share it
 _latest: tuple[bytes, tuple[bytes, ...], HostImage] | None = None
+_looked_at = b""
 
 
 def picture(store: Store, *, rootless: bool, refused: Mapping[bytes, str] | None = None) -> HostImage:
     """The image `host` as it is now, without the stores. *refused*: see `compose`. Raises Unsupported, KernelError."""
-    global _latest
+    global _latest, _looked_at
     hide = _stores(store)
-    text = _read_mountinfo()
+    text = _looked_at = _read_mountinfo()
     if rootless or refused:
         return _composed(store, text, hide, rootless=rootless, refused=refused)[0]
     latest = _latest
@@ -94,9 +95,8 @@ def _unpacked(data: bytes) -> HostImage:
 
 
 def mounts_changed() -> bool:
-    """Whether the machine's mounts are others than when `picture` last looked. (Who needs a skeleton is told so.)"""
-    latest = _latest
-    return latest is None or latest[0] != _read_mountinfo()
+    """Whether the machine's mounts are others than when `picture` last looked."""
+    return _looked_at != _read_mountinfo()
 
 
 def _read_mountinfo() -> bytes:

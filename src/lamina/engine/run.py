@@ -249,7 +249,7 @@ class _Session:
         options = self.options
         furnish(drawn.layers)
         for volume in options.volumes:
-            os.makedirs(volume.source, exist_ok=True) if not os.path.lexists(volume.source) else None
+            _make_source(volume.source)
         self.home.write("container", self._asked(drawn))
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
@@ -394,6 +394,21 @@ class _Session:
             failure.add_note(f"while cleaning up: {second}")
         finally:
             self.home.release()
+
+
+def _make_source(path: bytes) -> None:
+    """As Docker does: the source of a volume that is not there becomes a directory."""
+    if os.path.lexists(path):
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise KernelError(
+            "make volume source",
+            error.errno or 5,
+            os.fsdecode(path),
+            remedy="name a file or directory that is there",
+        ) from error
 
 
 def refused_place(error: OSError, bundle: Bundle) -> bytes | None:

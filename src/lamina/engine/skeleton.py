@@ -87,7 +87,7 @@ class _Builder:
             if path in self.seen:
                 self._mounted(path, number)
             elif entry.is_symlink():
-                self.stubs.append(Stub(number, path, "link", target=os.readlink(path)))
+                self._link(path, number)
             elif entry.is_dir(follow_symlinks=False):
                 self._directory(path, number)
             elif entry.is_file(follow_symlinks=False) and not self._copy(path, number):
@@ -104,6 +104,13 @@ class _Builder:
             self.warnings.append(
                 f"{_text(directory)}: {bound - MOST_BOUND} of its files are not there: {why}"
             )
+
+    def _link(self, path: bytes, number: int) -> None:
+        try:
+            target = os.readlink(path)
+        except OSError:
+            return  # gone meanwhile
+        self.stubs.append(Stub(number, path, "link", target=target))
 
     def _directory(self, path: bytes, number: int) -> None:
         self.stubs.append(Stub(number, path, DIRECTORY, _mode(path)))

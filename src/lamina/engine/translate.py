@@ -135,7 +135,7 @@ def _user(user: User, maps: IdMaps | None) -> dict[str, Any]:
         if not maps.has(user.uid, user.gid):
             raise Unsupported(
                 f"run as user {user.uid}:{user.gid}: this user's containers have no such ids",
-                remedy="install the package uidmap and give the user subordinate ids; see `lamina doctor`",
+                remedy="install the package uidmap and give the user subordinate ids; see 'lamina doctor'",
             )
         # with a single id setgroups(2) is off, and ids that are not mapped cannot be had
         groups = tuple(gid for gid in groups if maps.whole and maps.has(0, gid))

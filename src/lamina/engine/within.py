@@ -13,6 +13,7 @@ never changed. Sources: user_namespaces(7), capabilities(7) (CAP_DAC_OVERRIDE).
 from __future__ import annotations
 
 import os
+import select
 import sys
 from contextlib import suppress
 from errno import EACCES, EPERM
@@ -135,7 +136,7 @@ class _Within:
         with pidfd_open(process) as held:
             failure = None
             try:
-                for kind, content in self._conversation(process, telling, answers):
+                for kind, content in self._conversation(process, held, telling, answers):
                     if kind == FAILURE:
                         failure = content
                         break
@@ -152,10 +153,10 @@ class _Within:
         if failure is not None:
             raise failure
 
-    def _conversation(self, process: int, telling: Fd, answers: Fd) -> Iterator[tuple[str, Any]]:
+    def _conversation(self, process: int, alive: Fd, telling: Fd, answers: Fd) -> Iterator[tuple[str, Any]]:
         from lamina.runtime.id_maps import write_id_maps
 
-        kind, content = _receive(answers)
+        kind, content = _receive(answers, alive)
         if kind == FAILURE:
             yield kind, _refused(content)
             return
@@ -163,7 +164,7 @@ class _Within:
         _send(telling, *self.request)
         kind = ITEM
         while kind in (ITEM, PROGRESS):
-            kind, content = _receive(answers)
+            kind, content = _receive(answers, alive)
             yield kind, content
 
 
@@ -171,8 +172,8 @@ def _spawn(stdin: int, stdout: int) -> int:
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", "-c", MAIN, here],
-        {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, "-I", "-S", "-B", "-c", MAIN, here],
+        {"PATH": "/usr/bin:/bin"},
         file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
         setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
         setsigmask=(),
@@ -195,7 +196,7 @@ def _refused(error: BaseException) -> LaminaError:
     cause = getattr(error, "strerror", None) or str(error)
     return Unsupported(
         f"enter a user namespace for the container's ids: {cause}",
-        remedy="`lamina doctor` names what forbids it on this host and the remedy",
+        remedy="'lamina doctor' names what forbids it on this host and the remedy",
     )
 
 
@@ -208,19 +209,25 @@ def _send(descriptor: int, *content: Any) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _receive(descriptor: int) -> tuple[Any, ...]:
-    """The next frame. Raises Corrupt when there is none: the other side died."""
+def _receive(descriptor: int, alive: int = -1) -> tuple[Any, ...]:
+    """The next frame. Raises Corrupt when there is none: the other side died. *alive* is a pidfd of that, if known."""
     import pickle
 
-    size = int.from_bytes(_read(descriptor, HEADER), "little")
-    content: tuple[Any, ...] = pickle.loads(_read(descriptor, size))
+    size = int.from_bytes(_read(descriptor, HEADER, alive), "little")
+    content: tuple[Any, ...] = pickle.loads(_read(descriptor, size, alive))
     return content
 
 
-def _read(descriptor: int, size: int) -> bytes:
+def _read(descriptor: int, size: int, alive: int) -> bytes:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if alive >= 0:
+        # the end of the pipe alone says nothing: a process that another thread forks meanwhile has its other end too
+        poll.register(alive, select.POLLIN)
     pieces = []
     while size:
-        piece = os.read(descriptor, min(size, 1 << 20))
+        ready = dict(poll.poll())
+        piece = os.read(descriptor, min(size, 1 << 20)) if descriptor in ready else b""
         if not piece:
             raise Corrupt("work in a user namespace: the process there ended without an answer")
         pieces.append(piece)

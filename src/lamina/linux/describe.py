@@ -36,6 +36,11 @@ def _tree(value: int) -> str:
     return "|".join([*([constants.flag_names("OPEN_TREE_", rest)] if rest else []), *own]) or "0"
 
 
+def _request(value: int) -> str:
+    """Of ioctl(2): the requests of sockets are 0x89xx (asm-generic/sockios.h)."""
+    return constants.constant_name("SIOC" if value >> 8 == 0x89 else "TIOC", value)
+
+
 def _fd(value: int) -> str:
     return "AT_FDCWD" if value == AT_FDCWD else str(value)
 
@@ -63,8 +68,8 @@ _NAMES: dict[str, dict[int, Callable[[int], str]]] = {
     "dup3": {2: _flags("O_")},
     "keyctl": {0: _one("KEYCTL_")},
     "seccomp": {0: _one("SECCOMP_SET_MODE_")},
-    "ioctl": {1: _one("TIOC")},
-    "socket": {0: _one("AF_")},
+    "ioctl": {1: _request},
+    "socket": {0: _one("AF_"), 1: _flags("SOCK_")},
     "setns": {0: _fd, 1: _flags("CLONE_NEW")},
     "fspick": {0: _fd, 2: _flags("FSPICK_")},
     "fchownat": {0: _fd, 4: _flags("AT_SYMLINK_")},

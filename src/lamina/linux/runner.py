@@ -158,7 +158,10 @@ def spawn(
             _clone_and_walk(clone, loaded, answer, enter)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    os.waitpid(helper, 0)
+    try:
+        os.waitpid(helper, 0)
+    except ChildProcessError:
+        pass  # somebody waits for any child, or ignores SIGCHLD; it has ended all the same
     pid, errno = REPORT.unpack(answer)
     if errno or not pid:
         raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")

@@ -21,10 +21,10 @@ from lamina.overlay.directories import (
     writable_directories,
 )
 from lamina.overlay.options import printable
+from lamina.overlay.page import OPTION_PAGE
 from lamina.overlay.spec import MountSpec
 
 MOST_LAYERS = 500  # OVL_MAX_STACK
-OPTION_PAGE = 4095  # mount(2) copies a page and ends it with a NUL
 _NETWORKS = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "virtiofs", "lustre", "glusterfs")
 # file systems that compare names their own way, or are no place for files
 _NO_LAYERS = ("vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus", "autofs", "proc")
@@ -260,6 +260,8 @@ def no_xattrs(case: Case) -> Cause | None:
     """An upperdir whose file system cannot keep overlayfs' attributes."""
     family = "user" if case.spec.userxattr else "trusted"
     for directory in case.writable[:1]:
+        if directory.fstype in _STACKED:  # which is the reason, and `unfit_upper` says so
+            return None
         try:
             os.getxattr(directory.path, f"{family}.overlay.opaque")
         except OSError as error:

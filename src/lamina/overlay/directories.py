@@ -64,15 +64,17 @@ class MountTable:
 
 def _identities(name: bytes) -> set[tuple[int, int]]:
     """What *name* may mean: as it stands (given as a descriptor), or escaped (given as a string)."""
-    found = set()
-    for path in {name, unescape_upper(name)}:
-        if path.startswith(b"/"):
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            found.add((status.st_dev, status.st_ino))
-    return found
+    paths = {path for path in (name, unescape_upper(name)) if path.startswith(b"/")}
+    return {identity for path in paths if (identity := _identity(path))}
+
+
+def _identity(path: bytes) -> tuple[int, int] | None:
+    """Device and inode; None for what cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class Directory:
@@ -119,12 +121,8 @@ class Directory:
         path = self.real
         while (parent := os.path.dirname(path)) != path:
             path = parent
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            found.add((status.st_dev, status.st_ino))
-        return found
+            found.add(_identity(path))
+        return {identity for identity in found if identity}
 
     @cached_property
     def mount_id(self) -> int | None:

@@ -130,14 +130,6 @@ class LayerFormat:
         """Mark the directory *fd*: b"y" hides what is below, b"x" announces whiteouts of the xattr form."""
         os.setxattr(fd, self.opaque, content)
 
-    def set_redirect(self, fd: int, target: bytes) -> None:
-        """Say where the directory or metacopy *fd* continues below. Raises OSError (EINVAL) on a malformed target."""
-        os.setxattr(fd, self.redirect, self.parse_redirect(target))
-
-    def set_metacopy(self, fd: int) -> None:
-        """Say that the content of the regular file *fd* is below."""
-        os.setxattr(fd, self.metacopy, b"")
-
 
 TRUSTED = LayerFormat("trusted.overlay.")
 USER = LayerFormat("user.overlay.")

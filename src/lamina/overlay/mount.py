@@ -28,36 +28,19 @@ from lamina.linux.constants import (
     FSCONFIG_SET_STRING,
     FSMOUNT_CLOEXEC,
     MNT_DETACH,
-    MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_AUTOMOUNTS,
     MOVE_MOUNT_T_EMPTY_PATH,
     MOVE_MOUNT_T_SYMLINKS,
     MS_DIRSYNC,
     MS_LAZYTIME,
-    MS_NOATIME,
-    MS_NODEV,
-    MS_NODIRATIME,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_NOSYMFOLLOW,
-    MS_RDONLY,
-    MS_STRICTATIME,
     MS_SYNCHRONOUS,
 )
 from lamina.linux.fd import Fd
 from lamina.linux.mount import fsconfig, fsmessages, fsmount, fsopen, move_mount, umount2
 from lamina.linux.mount import mount as mount2
-from lamina.overlay.causes import OPTION_PAGE
-from lamina.overlay.options import format_options
+from lamina.overlay.page import OPTION_PAGE, mount_flags, option_data
 from lamina.overlay.refusals import (
     explain_attach,
     explain_refusal,
@@ -65,24 +48,13 @@ from lamina.overlay.refusals import (
     fell_back_to_read_only,
     foresee,
 )
-from lamina.overlay.spec import MountSpec, string_value
+from lamina.overlay.spec import MountSpec, renamed, string_value
 from lamina.values import replace
 
 Path = str | bytes | os.PathLike[str]
 
 APIS = ("auto", "new", "mount2")
 
-# attribute, within which mask: the flag of mount(2)
-_OLD_FLAGS = (
-    (MOUNT_ATTR_RDONLY, MOUNT_ATTR_RDONLY, MS_RDONLY),
-    (MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSUID, MS_NOSUID),
-    (MOUNT_ATTR_NODEV, MOUNT_ATTR_NODEV, MS_NODEV),
-    (MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOEXEC, MS_NOEXEC),
-    (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME, MS_NOATIME),
-    (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME, MS_STRICTATIME),
-    (MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NODIRATIME, MS_NODIRATIME),
-    (MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_NOSYMFOLLOW, MS_NOSYMFOLLOW),
-)
 _OLD_OPTIONS = {"sync": MS_SYNCHRONOUS, "dirsync": MS_DIRSYNC, "lazytime": MS_LAZYTIME}
 
 
@@ -279,12 +251,11 @@ def _opened(path: bytes) -> Fd:
 
 
 def _mount_the_old_way(spec: MountSpec, target: Path, attributes: int, source: Path) -> None:
-    flags = sum(old for new, mask, old in _OLD_FLAGS if attributes & mask == new)
-    flags |= sum(_OLD_OPTIONS.get(key, 0) for key, _ in spec.options)
+    flags = mount_flags(attributes) | sum(_OLD_OPTIONS.get(key, 0) for key, _ in spec.options)
     plain = replace(spec, options=tuple(option for option in spec.options if option[0] not in _OLD_OPTIONS))
-    data = format_options(_absolute(plain))  # the mount table then shows where the layers are
+    data = option_data(_absolute(plain))  # the mount table then shows where the layers are
     if len(data) > OPTION_PAGE:
-        data = format_options(plain)
+        data = option_data(plain)
     if len(data) > OPTION_PAGE:
         raise explain_refusal(spec, target, E2BIG, call="mount")
     try:
@@ -308,10 +279,4 @@ def _absolute(spec: MountSpec) -> MountSpec:
         except OSError:
             return path
 
-    return replace(
-        spec,
-        lowerdirs=tuple(map(absolute, spec.lowerdirs)),
-        datadirs=tuple(map(absolute, spec.datadirs)),
-        upperdir=None if spec.upperdir is None else absolute(spec.upperdir),
-        workdir=None if spec.workdir is None else absolute(spec.workdir),
-    )
+    return renamed(spec, absolute)

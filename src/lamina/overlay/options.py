@@ -32,6 +32,7 @@ from lamina.linux.constants import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
 )
+from lamina.overlay.page import option_data
 from lamina.overlay.spec import MountSpec
 
 Text = str | bytes | Iterable[str | bytes]
@@ -104,8 +105,6 @@ _OTHER_DEEDS = re.compile(r"remount|r?bind|move|r?(shared|private|slave|unbindab
 _LABELS = tuple(f"{key}=".encode() for key in _CONTEXTS)
 _SEPARATOR = re.compile(rb'\\.?|[,"]', re.S)
 _UNESCAPE = re.compile(rb"\\(.?)", re.S)
-_WRITE_TWICE = re.compile(rb"([\\,])")
-_WRITE_LOWER = re.compile(rb"([\\,:])")
 
 
 @dataclass(frozen=True)
@@ -146,41 +145,15 @@ def parse_options(text: Text, *, relative_to: str | bytes | os.PathLike[str] | N
 def format_options(spec: MountSpec, attributes: int = 0) -> bytes:
     """The text that parse_mount_options reads as *spec* and *attributes*; without attributes, also mount(2)'s data.
 
-    Raises InvalidInput for a spec that cannot be written: no lower layer, an empty path, or one with a NUL byte.
+    Raises InvalidInput as `page.option_data` does.
     """
-    if not spec.lowerdirs:
-        raise InvalidInput("write overlay options: there is no lower directory")
-    lowers = b":".join(_written(path, _WRITE_LOWER) for path in spec.lowerdirs)
-    lowers += b"".join(b"::" + _written(path, _WRITE_LOWER) for path in spec.datadirs)
-    parts = [b"lowerdir=" + lowers]
-    if spec.upperdir is not None:
-        parts.append(b"upperdir=" + escape_upper(spec.upperdir))
-    if spec.workdir is not None:
-        parts.append(b"workdir=" + escape_upper(spec.workdir))
-    parts += [b"userxattr"] * spec.userxattr + [b"volatile"] * spec.volatile
-    for key, setting in spec.options:
-        if "," in setting:
-            setting = f'"{setting}"'
-        parts.append(os.fsencode(f"{key}={setting}" if setting else key))
-    parts += [word.encode() for word in _words(attributes)]
-    return b",".join(parts)
-
-
-def escape_upper(path: bytes) -> bytes:
-    """An upperdir or workdir as the option's value in mount(2)'s data: `\\` and `,` protected by a backslash."""
-    return _written(path, _WRITE_TWICE)
+    return b",".join([option_data(spec), *(word.encode() for word in _words(attributes))])
 
 
 def printable(path: bytes) -> str:
     """A path for a message: what cannot be printed is shown by its escape, so that a message stays one line."""
     text = path.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def _written(path: bytes, special: re.Pattern[bytes]) -> bytes:
-    if not path or b"\0" in path:
-        raise InvalidInput(f"write overlay options: {path!r} is not a path")
-    return special.sub(rb"\\\1", path)
 
 
 def _words(attributes: int) -> list[str]:

@@ -64,6 +64,7 @@ def foresee(spec: MountSpec, target: str | bytes | os.PathLike[str] | None = Non
       `index=on` leaves the check to the kernel (EBUSY), explicit `index=off` is its documented way to override it.
     - An upperdir whose file system cannot keep overlayfs' attributes, or in a user namespace without `userxattr`: every
       directory that is removed and made again, or renamed, would fail with EIO or EXDEV.
+    - In a user namespace, options for root of the machine: kernels before 6.5 leave them out, and say so in their log.
     """
     case = Case(spec, None if target is None else os.fsencode(target), 0, (), "")
     for case.errno, check in _FORESEEN:
@@ -186,6 +187,7 @@ _FORESEEN: tuple[tuple[int, Check], ...] = (
     (EINVAL, causes.too_many),
     (EINVAL, causes.incomplete),
     (EBUSY, _unless_index_is_set),
+    (EPERM, privileges.privileged_option),
     (EPERM, privileges.user_namespace),
     (EOPNOTSUPP, causes.no_xattrs),
 )

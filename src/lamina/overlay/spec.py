@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lamina.values import value
+from lamina.values import replace, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # fsconfig(2): a string value is at most 256 bytes with its NUL; longer paths go by descriptor
 LONGEST_STRING = 255
@@ -26,6 +30,17 @@ class MountSpec:
     userxattr: bool = False
     volatile: bool = False
     options: tuple[tuple[str, str], ...] = ()
+
+
+def renamed(spec: MountSpec, name: Callable[[bytes], bytes]) -> MountSpec:
+    """The same stack with each of its paths as *name* gives it."""
+    return replace(
+        spec,
+        lowerdirs=tuple(map(name, spec.lowerdirs)),
+        datadirs=tuple(map(name, spec.datadirs)),
+        upperdir=None if spec.upperdir is None else name(spec.upperdir),
+        workdir=None if spec.workdir is None else name(spec.workdir),
+    )
 
 
 def string_value(key: bytes, path: bytes) -> bytes | None:

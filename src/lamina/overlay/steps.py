@@ -13,33 +13,15 @@ from lamina.linux.constants import (
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
     MNT_DETACH,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_RDONLY,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
 )
 from lamina.linux.program import Reg, Step
-from lamina.overlay.spec import string_value
+from lamina.overlay.spec import renamed, string_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.overlay.spec import MountSpec
-
-# mount(2) takes one page of options and cuts the rest off in silence
-OPTION_PAGE = 4095
-
-_OLD_FLAGS = (
-    (MOUNT_ATTR_RDONLY, MS_RDONLY),
-    (MOUNT_ATTR_NOSUID, MS_NOSUID),
-    (MOUNT_ATTR_NODEV, MS_NODEV),
-    (MOUNT_ATTR_NOEXEC, MS_NOEXEC),
-)
 
 
 def overlay_steps(
@@ -104,16 +86,11 @@ def _options(spec: MountSpec) -> list[tuple[str, str]]:
     return options
 
 
-def _escape(path: bytes) -> bytes:
-    """For the option page: overlayfs splits at colons, mount(2) at commas, both unescape a backslash."""
-    for special in (b"\\", b":", b","):
-        path = path.replace(special, b"\\" + special)
-    return path
-
-
 def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> list[Step]:
+    from lamina.overlay.page import OPTION_PAGE, mount_flags, option_data
+
     steps: list[Step] = []
-    data = _page(spec, b"")
+    data = option_data(spec)
     if len(data) > OPTION_PAGE:
         here, data = _shortest(spec)
         steps.append(Step("chdir", here, note="shorter names for the layers"))
@@ -122,7 +99,7 @@ def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> l
             f"mount overlay of {_names(spec)}: its options take {len(data)} bytes, mount(2) carries {OPTION_PAGE}",
             remedy="use a kernel from 6.8 on, fewer layers or shorter paths",
         )
-    flags = sum(old for new, old in _OLD_FLAGS if attributes & new)
+    flags = mount_flags(attributes)
     return [
         *steps,
         Step("mount", b"overlay", scratch, b"overlay", flags, data, note=said_of(spec)),
@@ -132,27 +109,20 @@ def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> l
     ]
 
 
-def _page(spec: MountSpec, here: bytes) -> bytes:
-    """The options as one text, paths below the directory *here* relative to it."""
-
-    def name(path: bytes) -> bytes:
-        return _escape(path.removeprefix(here + b"/") if here else path)
-
-    lowers = b":".join(map(name, spec.lowerdirs)) + b"".join(b"::" + name(d) for d in spec.datadirs)
-    fields = [b"lowerdir=" + lowers]
-    if spec.upperdir is not None and spec.workdir is not None:
-        fields += [b"upperdir=" + name(spec.upperdir), b"workdir=" + name(spec.workdir)]
-    fields += [f"{key}={text}".encode() if text else key.encode() for key, text in _options(spec)]
-    return b",".join(fields)
+def _below(spec: MountSpec, here: bytes) -> MountSpec:
+    """The same stack for who is in the directory *here*: "/" has no shorter name, and what is in it needs none."""
+    return spec if here == b"/" else renamed(spec, lambda path: path.removeprefix(here + b"/"))
 
 
 def _shortest(spec: MountSpec) -> tuple[bytes, bytes]:
     """The working directory with which the options are shortest, and those options."""
+    from lamina.overlay.page import option_data
+
     layers = [*spec.lowerdirs, *spec.datadirs]
     writable = [path for path in (spec.upperdir, spec.workdir) if path is not None]
     found = []
     for below in (layers + writable, layers, writable or layers):
         here = commonpath(below)
         here = dirname(here) if here in below else here  # "" would be no name
-        found.append((here, _page(spec, here.rstrip(b"/"))))
+        found.append((here, option_data(_below(spec, here))))
     return min(found, key=lambda candidate: len(candidate[1]))

@@ -190,7 +190,9 @@ class Tree:
             for name in names:
                 try:
                     entry = self._view.find(within, name)
-                except OSError:  # as in a mount: listed, but what is asked of it fails
+                except OSError:
+                    # As in a mount: listed, but what is asked of it fails. (Where a layer may hold whiteouts of the
+                    # xattr form the kernel looks each file up, reports the first that fails, and then leaves it out.)
                     yield Tree(self._view, (*self.parts, name))
                 else:
                     if entry is not None:

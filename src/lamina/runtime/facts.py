@@ -107,7 +107,10 @@ def _sources(bundle: Bundle) -> tuple[frozenset[bytes], frozenset[bytes]]:
         try:
             status = os.stat(source)
         except OSError as error:
-            raise NotFound(f"bind {os.fsdecode(source)}: {error.strerror}") from error
+            raise NotFound(
+                f"mount {os.fsdecode(source)} at {mount['destination']}: {error.strerror}",
+                remedy="name a source that is there, and that this user may see",
+            ) from error
         if not stat.S_ISDIR(status.st_mode):
             files.add(source)
         elif status.st_ino == _PROC_ROOT_INODE and _is_procfs(source):

@@ -119,7 +119,10 @@ def _helper(program: str, pid: int, mappings: list[Mapping]) -> None:
         os.close(writer)
         writer = -1
         complaint = os.read(reader, 4096)
-        _, status = os.waitpid(helper, 0)
+        try:
+            _, status = os.waitpid(helper, 0)
+        except ChildProcessError:  # somebody waits for any child, or ignores SIGCHLD: what it said must do
+            status = len(complaint)
     finally:
         os.close(reader)
         if writer >= 0:

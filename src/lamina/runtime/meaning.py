@@ -11,7 +11,9 @@ from errno import (
     EACCES,
     EINVAL,
     ELOOP,
+    EMFILE,
     ENAMETOOLONG,
+    ENFILE,
     ENODEV,
     ENOENT,
     ENOMEM,
@@ -46,6 +48,11 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
     """What it means that *step* of *bundle*'s start failed with errno *number*; None: nothing but what it says."""
     if number == ENOMEM:
         return _memory(bundle)
+    if number in (EMFILE, ENFILE):
+        cause = "its hard limit of open files does not suffice" if number == EMFILE else os.strerror(number)
+        return Meaning(
+            f"start: {cause}", "raise it (ulimit -Hn 4096)" if number == EMFILE else "raise fs.file-max"
+        )
     names = [str(arg) for arg in step.args if isinstance(arg, Reg)]
     names += [str(step.save)] if step.save is not None else []
     for name in names:

@@ -97,7 +97,7 @@ class Home:
         """The record of what was asked. Raises NotFound when the container is gone or was never finished."""
         found = self.read("container")
         if found is None:
-            raise NotFound(f"container {self.short_id}: no such container")
+            raise no_such(self.short_id)
         if found.get("id") != self.id:
             raise Corrupt(f"container {self.short_id}: its record is that of {str(found.get('id'))[:12]}")
         return found
@@ -113,7 +113,7 @@ class Home:
         try:
             descriptor = os.open(self.path + _LOCK, _OPEN_LOCK)
         except FileNotFoundError:
-            raise NotFound(f"container {self.short_id}: no such container") from None
+            raise no_such(self.short_id) from None
         try:
             if not _lock(descriptor):
                 return False
@@ -288,8 +288,13 @@ def find(store: Store, reference: str) -> Home:
     """
     home = _find(store, reference)
     if home is None:
-        raise NotFound(f"container {reference}: no such container", remedy="lamina ps -a lists what there is")
+        raise no_such(reference)
     return home
+
+
+def no_such(reference: str) -> NotFound:
+    """The error for a *reference* to a container that is not there, or not any more."""
+    return NotFound(f"container {reference}: no such container", remedy="'lamina ps -a' lists what there is")
 
 
 def _find(store: Store, reference: str) -> Home | None:

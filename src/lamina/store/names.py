@@ -98,7 +98,7 @@ def take(names: bytes, name: str, identity: str, alive: bytes) -> None:
         owner = holder(names, name)
     raise Conflict(
         f"name {name}: taken by container {(owner or '?')[:12]}",
-        remedy=f"remove that one (lamina rm {name}) or choose another name",
+        remedy=f"remove that one ('lamina rm {name}') or choose another name",
     )
 
 

@@ -104,7 +104,12 @@ class Store:
         except FileNotFoundError:
             found = self._make()
         if not S_ISDIR(found.st_mode):
-            raise KernelError("open store", ENOTDIR, os.fsdecode(self.path))
+            raise KernelError(
+                "open store",
+                ENOTDIR,
+                os.fsdecode(self.path),
+                remedy="name an empty or new directory with --root or LAMINA_ROOT",
+            )
         if found.st_uid != os.geteuid():
             raise InvalidInput(
                 f"open store {os.fsdecode(self.path)}: it belongs to uid {found.st_uid}, this is uid {os.geteuid()}",
@@ -195,6 +200,7 @@ def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:
         error.errno or EEXIST,
         os.fsdecode(where),
         remedy={
+            24: "allow this program more open files (ulimit -n)",
             28: "free some space, or name another store with --root",
             122: "free some space within your quota",
         }.get(error.errno or 0, ""),

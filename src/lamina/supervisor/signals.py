@@ -32,7 +32,7 @@ _DEFAULT_ENDS = frozenset(FORWARDED)
 
 
 # but for those that the C library keeps for itself (nptl(7))
-_ALL = frozenset(range(1, s.NSIG)) - {32, 33}
+_ALL = tuple({*range(1, s.NSIG)} - {32, 33})
 
 # what becomes of a signal that is sent to a process
 HANDLED, BLOCKED, PENDING, DEFAULT, GONE = "handled", "blocked", "pending", "default", "gone"
@@ -117,6 +117,10 @@ class Catcher:
             os.close(self._writer)
             raise InvalidInput("run: forward_signals works in the main thread only") from None
         try:
+            if (
+                s.getsignal(s.SIGCHLD) == s.SIG_IGN
+            ):  # inherited: no child would leave an exit status behind (wait(2))
+                self._before.append((s.SIGCHLD, s.signal(s.SIGCHLD, s.SIG_DFL)))
             for signal in signals:
                 before = s.getsignal(signal)
                 # None: a handler that was not made by Python, and could not be put back
@@ -150,17 +154,57 @@ def _noted(number: int, frame: object) -> None:
 
 
 class Undisturbed:
-    """While open, signals for this thread wait: what is begun is noted before a handler can raise something.
+    """While open, handlers of Python's that could raise something wait: what is begun is noted before that.
 
-    In a program with threads the kernel may give a signal to another one meanwhile; a handler of Python's still runs
-    in the main thread.
+    Handlers run in the main thread, whichever thread the kernel gives a signal to, so blocking signals would not do.
+    In other threads there is nothing to wait for. Signals that end this process still do.
     """
 
+    def __init__(self) -> None:
+        self._before: list[tuple[int, Any]] = []
+        self._arrived: list[tuple[int, Any]] = []
+
     def __enter__(self) -> None:
-        self._mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
+        try:
+            for number in _ALL:
+                handler = s.getsignal(number)
+                if callable(handler) and handler is not _noted:
+                    self._before.append((number, handler))
+                    s.signal(number, self._wait)
+        except BaseException as error:
+            if any(s.getsignal(number) == self._wait for number, _ in self._before):
+                self._restore()  # a handler raised while there were some left to be replaced
+                raise
+            self._before.clear()
+            if not isinstance(error, ValueError):  # which says that this is not the main thread
+                raise
+
+    def _wait(self, number: int, frame: object) -> None:
+        self._arrived += [(number, handler) for known, handler in self._before if known == number]
 
     def __exit__(self, *_: object) -> None:
-        s.pthread_sigmask(s.SIG_SETMASK, self._mask)
+        try:
+            self._restore()
+        finally:
+            self._carry_out()
+
+    def _restore(self) -> None:
+        try:
+            while self._before:
+                s.signal(*self._before[-1])
+                self._before.pop()
+        except BaseException:  # of a handler that is back already
+            self._restore()
+            raise
+
+    def _carry_out(self) -> None:
+        """Call the handlers that waited, each of them even if one raises."""
+        if self._arrived:
+            number, handler = self._arrived.pop(0)
+            try:
+                handler(number, None)
+            finally:
+                self._carry_out()
 
 
 class PipeSignalBlocked:

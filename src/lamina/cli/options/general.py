@@ -11,7 +11,7 @@ GLOBAL = Verb(
             "root", metavar="DIRECTORY", complete="directory", help="Keep containers here (else $LAMINA_ROOT)"
         ),
         Option("debug", help="On an error show where in the program it arose"),
-        Option("version", help="Show the version"),
+        Option("version", "v", help="Show the version"),
     ),
     interspersed=False,
 )

@@ -26,9 +26,11 @@ lamina diff --format json brave_otter | jq -r '.[] | select(.kind == "deleted").
 def do(args: Arguments) -> int:
     """Show the changes the container made."""
     from lamina.cli.here import absolute
-    from lamina.cli.reviewing import show
+    from lamina.cli.reviewing import forms, show
+    from lamina.cli.usage import only_one
     from lamina.engine import Engine
 
+    only_one(VERB, forms(args))
     container = Engine(args.root).container(args.name)
     show(container.changes(absolute(args.paths), absolute(args.exclude)), args, container.patch)
     return 0

@@ -19,9 +19,11 @@ Nothing needs to be mounted, and the cost grows with the upper directory, not wi
 
 def do(args: Arguments) -> int:
     """Show what the upper directory changed."""
-    from lamina.cli.reviewing import show
+    from lamina.cli.reviewing import forms, show
+    from lamina.cli.usage import only_one
     from lamina.engine.stacks import changes, read
     from lamina.engine.textdiff import diff_changes
 
+    only_one(VERB, forms(args))
     show(changes(read(args.options)), args, diff_changes)
     return 0

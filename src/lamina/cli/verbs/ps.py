@@ -59,8 +59,10 @@ HEADINGS = {
 def do(args: Arguments) -> int:
     """List containers, the youngest first."""
     from lamina.cli import output
+    from lamina.cli.usage import only_one
     from lamina.engine import Engine
 
+    only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
     # an explicit wish to see ended ones is reason enough to look at all
     everything = args.all or any(key in ("status", "exited") for key, _ in args.filter)
     found = sorted(Engine(args.root).containers(all=everything), key=lambda c: c.created, reverse=True)

@@ -43,20 +43,15 @@ lamina try --network none make install
 
 def do(args: Arguments) -> int:
     """Run, show, ask, act."""
-    from lamina.cli.asked import shell
     from lamina.cli.trial import Trial, on_terminal
+    from lamina.cli.usage import only_one
     from lamina.errors import InvalidInput
 
     wishes = [f"--{wish}" for wish in ("yes", "no", "keep") if getattr(args, wish)]
-    if len(wishes) > 1:
-        raise InvalidInput(
-            f"try: {' and '.join(wishes)} contradict each other", remedy="give one of them, or none"
-        )
+    only_one(VERB, wishes)
     if not args.words and not on_terminal():
         raise InvalidInput(
             "try: COMMAND is missing",
             remedy="without a terminal there is no shell either; 'lamina try --help' shows what is possible",
         )
-    return Trial(args.root, args.name, args.network, wishes[0].lstrip("-") if wishes else "").run(
-        args.words or shell()
-    )
+    return Trial(args.root, args.name, args.network, wishes[0].lstrip("-") if wishes else "").run(args.words)

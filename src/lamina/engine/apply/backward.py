@@ -106,12 +106,9 @@ def _take_back(work: Work, unit: Unit, known: Known, force: bool) -> str:
     """Take one unit back if it was done. Returns why it was left as it is, "" if it was not."""
     area = work.areas.reopen(unit.area)
     slot = entry(area, unit.slot)
-    try:
-        parent, name = work.host.below(unit.mountpoint).parent(unit.path)
-    except KernelError as error:
-        if error.errno not in GONE:
-            raise
+    if (place := _place(work, unit)) is None:
         return NO_PLACE
+    parent, name = place
     there = entry(parent, name)
     if unit.op in (ADD, SWAP):
         if slot is not None and slot.st_ino == unit.new_ino:
@@ -134,6 +131,16 @@ def _take_back(work: Work, unit: Unit, known: Known, force: bool) -> str:
     return ""
 
 
+def _place(work: Work, unit: Unit) -> tuple[int, bytes] | None:
+    """The directory of a unit's path, and the name in it; None if the directory is gone."""
+    try:
+        return work.host.below(unit.mountpoint).parent(unit.path)
+    except KernelError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+
+
 def _is_ours(unit: Unit, there: os.stat_result, known: Known) -> bool:
     """Whether the entry is what the unit put there. (A file's ctime also changes with its other names.)"""
     if there.st_ino != unit.new_ino:
@@ -148,12 +155,9 @@ def _make_again(work: Work, unit: Unit, remade: set[tuple[int, int]]) -> str:
 
     *remade* are unit and inode number of those that were before a crash. Returns why it was left, "" if it was not.
     """
-    try:
-        parent, name = work.host.below(unit.mountpoint).parent(unit.path)
-    except KernelError as error:
-        if error.errno not in GONE:
-            raise
+    if (place := _place(work, unit)) is None:
         return NO_PLACE
+    parent, name = place
     there = entry(parent, name)
     if there is not None:
         ours = there.st_ino == unit.old_ino or (unit.number, there.st_ino) in remade

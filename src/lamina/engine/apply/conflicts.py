@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from lamina.engine.apply.places import GONE, Host
 from lamina.engine.apply.values import Clash, HostChange
-from lamina.errors import HostChanged
+from lamina.errors import HostChanged, KernelError
 from lamina.linux.files import name_to_handle_at
 from lamina.linux.xattrs import lgetxattr
 from lamina.overlay.changes import Entry, entry_of
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 SHOWN = 20
 CHANGED = "changed on the host"
+MOUNTED = "a file system was mounted on it"
 VANISHED = "deleted, moved or replaced on the host"
 
 
@@ -124,12 +125,13 @@ class Comparison:
     def busy(self, path: bytes, status: os.stat_result) -> bool:
         """Whether something of the host's own came or went in the directory *path*.
 
-        By its mtime: making and removing an area there leaves that alone, but not the ctime.
+        By its mtime: making and removing an area there leaves that alone, but not the ctime. An mtime of the future
+        says nothing while the ctime is from before.
         """
         known = self._known.get(path)
         if known is not None and (known.ino, known.mtime_ns) == (status.st_ino, status.st_mtime_ns):
             return False
-        return changed_since(status.st_mtime_ns, self._started_ns)
+        return all(changed_since(time, self._started_ns) for time in (status.st_mtime_ns, status.st_ctime_ns))
 
     def moved(self, status: os.stat_result | None) -> None:
         """Remember that we set the ctime of this inode ourselves: it may have further names that are to go."""
@@ -160,7 +162,14 @@ class Comparison:
     def _unseen(self, change: HostChange, deleted: set[bytes]) -> None:
         """Entries of a directory that is to go which are in no change: they came after the changes were gathered."""
         directories = self._host.below(change.mountpoint)
-        for name in directories.names(change.change.path):
+        try:
+            names = directories.names(change.change.path)
+        except KernelError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._clash(change.path, MOUNTED, self.seen[change.path], change)
+            return
+        for name in names:
             path = change.path + b"/" + name
             if path not in deleted:
                 status = directories.status(change.change.path + b"/" + name)

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from lamina.overlay.spec import MountSpec
 
 
-def gather(overlays: Iterable[tuple[bytes, MountSpec]], made: Collection[bytes] = ()) -> list[HostChange]:
-    """See `lamina.engine.apply.changes_of`."""
+def changes_of(
+    overlays: Iterable[tuple[bytes, MountSpec]], *, made: Collection[bytes] = ()
+) -> list[HostChange]:
+    """All changes of a container, by host path, parents before children.
+
+    *overlays* are (mount point, stack) pairs. *made* are absolute paths of mount points which the engine itself had
+    to create in the container: they and their parents are left out as long as nothing else is in them.
+    Raises OSError, errors.Corrupt.
+    """
     found = []
     for mountpoint, spec in overlays:
         for change in changes(spec):

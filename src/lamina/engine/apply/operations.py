@@ -54,7 +54,12 @@ def clashes_of(
     exclude: Iterable[str | bytes] = (),
     root: AnyPath = "/",
 ) -> list[Clash]:
-    """See `lamina.engine.apply.clashes_of`."""
+    """Of *changes* (or what is selected of them, as in `apply`) those which the host's tree *root* contradicts.
+
+    Sorted by path; [] if all could be applied. *started_ns* is what `engine.moment.moment` gave just before the
+    container's overlays were mounted. What an earlier apply or undo of the same *journal* did to the host is not the
+    host's own change. Raises errors.NotFound, errors.InvalidInput, OSError.
+    """
     selection = select(changes, paths, exclude)
     known, removed = _known_of(os.fsencode(journal))
     host = Host(os.fsencode(root))
@@ -83,7 +88,15 @@ def apply(
     hands: Hands | None = None,
     progress: Tell | None = None,
 ) -> Applied:
-    """See `lamina.engine.apply.apply`."""
+    """Make *changes*, or those which *paths* select and *exclude* does not, to the host's tree *root*: all or none.
+
+    A path is absolute as in the container and selects what is there and below; `*`, `?`, `[...]` match within a name,
+    `**` across names, a backslash takes the next character as it is. *force* overrides the host's own changes.
+    *progress* is told a `Progress` now and then.
+    Raises errors.NotFound (a path that selects nothing), errors.InvalidInput (a selection that cannot be),
+    errors.HostChanged (with every clash), errors.Conflict (another apply is under way; the container still runs),
+    KernelError (full disk, no permission: the host is as it was before).
+    """
     hands, selection = hands or Hands(), select(changes, paths, exclude)
     hands.meter = Meter(progress)
     check_owners(selection.changes)
@@ -223,6 +236,7 @@ def _told(failure: BaseException, state: str = AS_BEFORE) -> BaseException:
     remedy = {
         errno.ENOSPC: "make room on that file system, and try again",
         errno.EDQUOT: "make room within that quota, and try again",
+        errno.EBUSY: "something is mounted there: unmount it, or exclude this path",
         errno.EROFS: "that file system is read-only",
         errno.EXDEV: "that directory has a quota project of its own, into which nothing can be renamed",
         errno.EACCES: "run as a user who may write there",
@@ -246,7 +260,11 @@ def _not_all(left: list[Left]) -> str:
 def undo(
     journal: AnyPath, *, force: bool = False, hands: Hands | None = None, progress: Tell | None = None
 ) -> Undone:
-    """See `lamina.engine.apply.undo`."""
+    """Take back the newest apply of *journal* that was not taken back yet: every byte and attribute as before it.
+
+    Raises errors.NotFound (nothing to undo), errors.HostChanged (the host changed an applied path since; *force*
+    overrides), KernelError.
+    """
     path = os.fsencode(journal)
     if not os.path.isdir(path):
         raise _nothing(path)
@@ -278,11 +296,15 @@ def undo(
 
 
 def _nothing(path: bytes) -> NotFound:
-    return NotFound("undo: nothing of this container is applied", remedy="`lamina diff` lists what could be")
+    return NotFound("undo: nothing of this container is applied", remedy="'lamina diff' lists what could be")
 
 
 def recover(journal: AnyPath, *, hands: Hands | None = None) -> Recovered | None:
-    """See `lamina.engine.apply.recover`."""
+    """End what a crash interrupted in *journal*; None if nothing was.
+
+    An unfinished apply is taken back, an unfinished undo is finished. Raises errors.Conflict (its process is still
+    alive), KernelError.
+    """
     path = os.fsencode(journal)
     if not os.path.isdir(path):
         return None
@@ -316,7 +338,11 @@ def _recover(held: Journal) -> Recovered | None:
 
 
 def forget(journal: AnyPath) -> None:
-    """See `lamina.engine.apply.forget`."""
+    """Drop the originals of every apply, wherever they are kept; what was applied stays. Idempotent.
+
+    To be called before the container's directory is removed: originals from file systems other than the store's
+    are kept beside them, in hidden directories which only this knows. Recovers first. Raises KernelError.
+    """
     path = os.fsencode(journal)
     if not os.path.isdir(path):
         return
@@ -334,7 +360,7 @@ def forget(journal: AnyPath) -> None:
 
 
 def history(journal: AnyPath) -> list[Past]:
-    """See `lamina.engine.apply.history`."""
+    """Every apply of *journal*, oldest first; [] if there was none. Raises errors.Corrupt."""
     path = os.fsencode(journal)
     try:
         directory = Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -65,7 +65,8 @@ def plan(
     """
     selected = [c for c in selection.changes if c.kind != "deleted" or c.path in comparison.seen]
     for start in range(0, len(selected), AT_ONCE):
-        work.log.append("changes", paths=[text(c.path) for c in selected[start : start + AT_ONCE]])
+        named = [c for c in selected[start : start + AT_ONCE] if not c.incidental]
+        work.log.append("changes", paths=[text(c.path) for c in named])
     if len(selected) < len(changes):
         _record_removed(work, selected)
     few = sum(c.kind != "deleted" for c in selected) <= FEW

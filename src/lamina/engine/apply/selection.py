@@ -90,7 +90,7 @@ def _matchers(
         if not any(map(matches, changed)):
             raise NotFound(
                 f"{verb} {os.fsdecode(pattern)}: the container changed nothing there",
-                remedy="`lamina diff` lists the changes; quote patterns so that the shell leaves them alone",
+                remedy="'lamina diff' lists the changes; quote patterns so that the shell leaves them alone",
             )
         matchers.append(matches)
     return matchers

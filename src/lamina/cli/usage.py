@@ -1,0 +1,29 @@
+"""A command line that makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lamina.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from lamina.argv.declare import Verb
+
+
+class UsageError(InvalidInput):
+    """A command line that does not parse. Exits as the verb wishes: 125 where the status is a container's, else 2."""
+
+    def __init__(self, message: str, *, remedy: str, exit_code: int) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code
+
+
+def only_one(verb: Verb, wishes: Sequence[str]) -> None:
+    """Raises UsageError if more than one of *wishes* was typed: options that exclude each other."""
+    if len(wishes) > 1:
+        raise UsageError(
+            f"{verb.name}: {' and '.join(wishes)} contradict each other",
+            remedy=f"give one of them; 'lamina {verb.name} --help' shows what is possible",
+            exit_code=verb.usage_status,
+        )
