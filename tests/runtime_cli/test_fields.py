@@ -70,6 +70,17 @@ def test_fields_that_only_steps_stand_for(runtime: Runtime) -> None:
     assert lines[4:] == ["i686", "1:3", "1", "4"]
 
 
+def test_what_differs_from_what_was_asked_is_logged(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    bundle.config["process"]["capabilities"]["bounding"].append("CAP_OF_TOMORROW")
+    log = runtime.directory / "log"
+    done = runtime(
+        "--log", str(log), "run", "--bundle", bundle.write(), f"said-{os.getpid()}", capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CAP_OF_TOMORROW is not given" in log.read_text()
+
+
 def test_a_user_namespace_of_roots(runtime: Runtime) -> None:
     bundle = runtime.shell(
         "cat /proc/self/uid_map /proc/self/oom_score_adj; stat -c %u /; [ -c /dev/null ]", oomScoreAdj=5

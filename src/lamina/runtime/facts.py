@@ -64,11 +64,12 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
     """What the host says to a process, the first one of a container or a further one."""
     release = os.uname().release.split(".", 2)
     kernel = (int(release[0]), int("".join(c for c in release[1] if c.isdigit())))
+    permitted = effective_capabilities()
     known = replace(
         _OPEN,
-        limits=effective_limits(process.get("rlimits") or [])[0],
+        limits=effective_limits(process.get("rlimits") or [], permitted)[0],
         last_cap=cap_last_cap(),
-        permitted=effective_capabilities(),
+        permitted=permitted,
         setgroups=not _single(linux.get("gidMappings") or []),
         release=kernel,
         lowerdir_plus=_takes_layers_one_by_one(kernel),

@@ -33,8 +33,10 @@ from lamina.runtime.plan.created import (
     Numbers,
     created_steps,
 )
+from lamina.runtime.plan.devices import device_notes, devices_of
 from lamina.runtime.plan.identity import capabilities_of
 from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps
+from lamina.runtime.rlimits import effective_limits
 from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
 from lamina.values import replace, value
 
@@ -59,7 +61,7 @@ BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
 @value
 class Wishes:
     """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
-    is added to the process's.
+    is added to the process's; `warn` is told what differs from what was asked.
     """
 
     bundle: bytes = b"."
@@ -73,6 +75,7 @@ class Wishes:
     init: bool = False
     environment: tuple[str, ...] = ()
     console: Callable[[Fd], None] | None = None
+    warn: Callable[[str], None] | None = None
 
 
 def create(root: bytes, identity: str, wishes: Wishes) -> Container:
@@ -176,6 +179,13 @@ class _Creation:
         namespaces = arrange(self.spec, wiring)
         self.record["namespaces"] = namespaces.own
         held = capabilities_of(self.spec["process"], wiring, bool(namespaces.own & CLONE_NEWUSER))
+        self._tell(
+            (
+                *held.notes,
+                *device_notes(devices_of(self.spec), namespaces.own),
+                *effective_limits(self.spec["process"].get("rlimits") or [])[1],
+            )
+        )
         manner = Manner(
             owned=own_streams(),
             hooks=bool(hooks.wanted(self.spec, *BEFORE_THE_ROOT)),
@@ -195,6 +205,11 @@ class _Creation:
             map_ids=self._map_ids if flags & CLONE_NEWUSER else None,
             enter=enter,
         )
+
+    def _tell(self, notes: tuple[str, ...]) -> None:
+        for note in notes:
+            if self.wishes.warn is not None:
+                self.wishes.warn(note)
 
     def _map_ids(self, pid: int) -> None:
         from lamina.runtime.id_maps import write_id_maps

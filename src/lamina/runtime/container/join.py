@@ -17,6 +17,8 @@ from lamina.runtime.facts import process_facts
 from lamina.runtime.hooks import words
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
 from lamina.runtime.plan.identity import capabilities_of
+from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.trees import own_procfs
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `console` as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; `console` and `warn` as in `create`."""
 
     pid_file: bytes = b""
     console_socket: bytes = b""
@@ -43,6 +45,7 @@ class Joining:
     cgroup: str = ""
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
+    warn: Callable[[str], None] | None = None
 
 
 @value
@@ -104,12 +107,19 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
     wiring = replace(
         process_facts(process, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
     )
+    held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
+    for note in (*held.notes, *effective_limits(process.get("rlimits") or [])[1]):
+        if joining.warn is not None:
+            joining.warn(note)
     files = _cgroup_files(record, joining.cgroup)
     try:
+        if wiring.modules:  # somebody may read labels
+            with own_procfs() as proc:
+                wiring = replace(wiring, proc=birth.give(proc))
         steps = joined_steps(
             process,
             linux,
-            capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER)),
+            held,
             wiring,
             birth.numbers,
             birth.give(pidfd),
