@@ -479,7 +479,7 @@ def test_what_the_kernel_turns_out_not_to_overlay_is_read_only(
 ) -> None:
     """An overlay of an overlay whose own mount is out of sight: its depth shows only when it is tried."""
     if not one_by_one:
-        monkeypatch.setattr("lamina.runtime.launch._takes_layers_one_by_one", lambda: False)
+        monkeypatch.setattr("lamina.runtime.facts._takes_layers_one_by_one", lambda _: False)
 
     def stage() -> None:
         for name in ("a", "b", "c", "d", "e", "f", "one", "two"):
@@ -791,9 +791,9 @@ def test_an_old_kernel_is_given_its_stacks_by_mount(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What 5.12 to 6.7 need works on every kernel: a store far down, and an overlay over the root of another one."""
-    from lamina.runtime import launch
+    from lamina.runtime import facts
 
-    monkeypatch.setattr(launch, "_takes_layers_one_by_one", lambda: False)
+    monkeypatch.setattr(facts, "_takes_layers_one_by_one", lambda _: False)
     deep = Engine(tmp_path.joinpath(*["d" * 200] * 9))
     for one in (engine, deep):
         done = one.run("host", ["sh", "-c", "echo x >/srv/written; ls /srv"], name="old", capture_output=True)

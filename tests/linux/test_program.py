@@ -196,3 +196,29 @@ def test_a_child_that_shares_memory_may_wait_for_its_parent(walker):
 def test_a_refused_clone_is_an_error_of_the_call(walker):
     with pytest.raises(OSError):
         assemble([Step("getpid")]).spawn(0x00010000)  # CLONE_THREAD without CLONE_SIGHAND
+
+
+@pytest.mark.root
+def test_a_helper_joins_namespaces_before_it_makes_the_process():
+    """What nobody may join who shares memory: the process is born into the pid namespace, and is nobody's to trace."""
+    import os
+
+    from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, PR_GET_DUMPABLE
+    from support.starting import somebody
+
+    with somebody(CLONE_NEWPID | CLONE_NEWTIME) as pid:
+        opened = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("pid", "time")]
+        steps = [
+            Step("prctl", PR_GET_DUMPABLE, 0, 0, 0, 0, want=0),
+            Step("getppid", want=0),  # nobody of its namespace made it
+        ]
+        enter = ((opened[0], CLONE_NEWPID), (opened[1], CLONE_NEWTIME))
+        child = assemble(steps).spawn(0, enter=enter)
+        ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        child.pidfd.close()
+        assert ended is not None and ended.si_status == 0, child.outcome()
+        assert child.failure() is None
+        with pytest.raises(OSError, match=r"Bad file descriptor|Invalid argument"):
+            assemble(steps).spawn(0, enter=((opened[0], CLONE_NEWTIME),))
+        for fd in opened:
+            os.close(fd)

@@ -13,7 +13,7 @@ import pytest
 from lamina.linux.packed import Reg
 from lamina.overlay.spec import MountSpec
 from lamina.runtime import template
-from lamina.runtime.bundle import Bundle, Wiring
+from lamina.runtime.bundle import Bundle, Joined, Wiring
 from lamina.runtime.command import launcher_strings
 from lamina.runtime.plan import compile_plan
 from lamina.runtime.seccomp import filter_for
@@ -28,8 +28,9 @@ WIRING = Wiring(
     stderr=Reg("stderr"),
     launcher=Reg("launcher"),
     limits=((7, 1024, 4096),),
+    proc=Reg("proc"),
 )
-DESCRIPTORS = {"channel": 10, "stdin": 11, "stderr": 12, "launcher": 13, "tasks.pids": 14}
+DESCRIPTORS = {"channel": 10, "stdin": 11, "stderr": 12, "launcher": 13, "tasks.pids": 14, "proc": 16}
 ONE, OTHER = "1" * 40 + "a" * 24, "f0" * 32
 
 
@@ -70,7 +71,7 @@ def direct(bundle: Bundle, wiring: Wiring) -> Any:
     plan = compile_plan(bundle, wiring)
     return (
         plan.clone_flags(wiring),
-        plan.mapped,
+        plan.waits,
         plan.assemble().fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts(),
     )
 
@@ -81,7 +82,7 @@ def through(bundle: Bundle, wiring: Wiring, place: Path) -> Any:
     program = found.identified(bundle.identity)
     return (
         found.flags,
-        found.mapped,
+        found.waits,
         program.fill(DESCRIPTORS, launcher_strings(bundle.spec["process"])).parts(),
     )
 
@@ -108,6 +109,14 @@ WIRED: dict[str, Any] = {
     "setgroups": False,
     "lowerdir_plus": False,
     "die_with_parent": False,
+    "places": (b"/sys/fs/cgroup/pids/x",),
+    "seccomp_flags": 2,
+    "procfs": frozenset((b"/proc",)),
+    "proc": 16,
+    "modules": frozenset(("selinux",)),
+    "nodes": frozenset((("/dev/fuse", "c", 10, 229),)),
+    "permitted": (1 << 64) - 2,
+    "release": (6, 1),
 }
 BUNDLED: dict[str, Any] = {
     "rootfs": b"/elsewhere",
@@ -118,6 +127,9 @@ BUNDLED: dict[str, Any] = {
     "attributes": ("nosuid",),
     "identity": b"",
     "init": True,
+    "directory": b"/bundle",
+    "no_pivot": True,
+    "new_keyring": False,
 }
 
 
@@ -146,7 +158,21 @@ def test_whatever_a_plan_depends_on_is_part_of_what_it_is_kept_by(
 
 def test_every_field_of_bundle_and_wiring_is_tried_here() -> None:
     tried = {*WIRED, *BUNDLED, "spec", "seccomp", "channel", "stderr", "launcher", "controllers"}
+    tried |= {"namespaces", "trees", "id_maps"}  # descriptors of one start: see below
     assert tried == {*Bundle.__annotations__, *Wiring.__annotations__}
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        {"namespaces": (Joined("network", 15),)},
+        {"trees": (("root", 15),)},
+        {"id_maps": ((0, 15),)},
+    ],
+)
+def test_a_plan_with_descriptors_of_one_start_is_not_kept(fact: dict[str, Any], tmp_path: Path) -> None:
+    wiring = replace(WIRING, **fact)
+    assert template_for(printable(small("ls")), wiring, None, os.fsencode(tmp_path)) is None
 
 
 @pytest.mark.parametrize(

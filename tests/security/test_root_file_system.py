@@ -147,6 +147,51 @@ def test_cve_2026_115521_a_read_only_volume_is_so_by_descriptor(tmp_path: Path, 
     assert sorted(path.name for path in source.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize("options", [[], ["ro"]])
+def test_cve_2023_25809_control_groups_without_a_namespace(
+    tmp_path: Path, outside: Path, options: list[str]
+) -> None:
+    """The container sees its own directory, and writes neither to it nor to anybody else's."""
+    script = (
+        "cd /sys/fs/cgroup; ls; for g in *; do"
+        " (mkdir $g/escape || echo 1 > $g/notify_on_release || echo x > $g/release_agent) 2>/dev/null && echo written;"
+        " done; cat */pids.max */cgroup.procs | wc -l"
+    )
+    spec = spec_with(["/proc", "/sys", "/dev"], script)
+    spec["mounts"].append(
+        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}
+    )
+    spec["linux"].update(cgroupsPath=f"/lamina-test/{os.getpid()}-25809", resources={"pids": {"limit": 30}})
+    status, text = start(tmp_path, spec)
+    assert status == 0, text
+    assert "written" not in text
+    assert text.split()[0] == "pids"
+    # its own processes and its own limit: of the whole machine there would be many more
+    assert int(text.split()[-1]) < 10
+
+
+@pytest.mark.parametrize("fake", ["directory", "file"])
+def test_cve_2025_52881_a_procfs_that_the_image_brings_along(
+    tmp_path: Path, outside: Path, fake: str
+) -> None:
+    """Scores, kernel parameters and clocks go to the kernel, whatever lies where the container's procfs would be."""
+    place = tmp_path / "upper/proc/self"
+    place.mkdir(parents=True)
+    if fake == "file":
+        (place / "oom_score_adj").write_text("untouched")
+        (place / "timens_offsets").write_text("untouched")
+    spec = spec_with(["/dev"], "cat /proc/self/oom_score_adj /proc/self/timens_offsets; true")
+    spec["process"]["oomScoreAdj"] = 444
+    spec["linux"]["namespaces"] += [{"type": "time"}, {"type": "network"}]
+    spec["linux"].update(
+        timeOffsets={"boottime": {"secs": 5}}, sysctl={"net.ipv4.ip_unprivileged_port_start": "90"}
+    )
+    status, text = start(tmp_path, spec)
+    assert status == 0
+    assert ("untouched" in text) is (fake == "file")
+    assert "444" not in text
+
+
 class Exchange:
     """Exchanges a directory and a link all the time, as a process in another container that shares a volume would."""
 

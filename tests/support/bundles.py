@@ -10,7 +10,9 @@ from typing import Any
 from lamina.overlay.spec import MountSpec
 from lamina.runtime.bundle import Bundle, Wiring
 
-WIRING = Wiring(channel=100, stdin=101, stdout=102, stderr=103, limits=((7, 1024, 4096),), last_cap=40)
+WIRING = Wiring(
+    channel=100, stdin=101, stdout=102, stderr=103, limits=((7, 1024, 4096),), last_cap=40, proc=105
+)
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
 SMALL: dict[str, Any] = {
     "process": {"args": ["/bin/true"], "env": ["PATH=/usr/bin:/bin"], "cwd": "/", "noNewPrivileges": True},

@@ -70,6 +70,10 @@ _NAMES: dict[str, dict[int, Callable[[int], str]]] = {
     "seccomp": {0: _one("SECCOMP_SET_MODE_")},
     "ioctl": {1: _request},
     "socket": {0: _one("AF_"), 1: _flags("SOCK_")},
+    "setns": {0: _fd, 1: _flags("CLONE_NEW")},
+    "fspick": {0: _fd, 2: _flags("FSPICK_")},
+    "fchownat": {0: _fd, 4: _flags("AT_SYMLINK_")},
+    "fcntl": {1: _one("F_")},
 }
 
 
@@ -86,10 +90,11 @@ def _structure(item: Struct) -> str:
         creating = f", {oct(mode)}" if mode else ""
         return f"{{{_open_flags(flags)}{creating}, {constants.flag_names('RESOLVE_', resolve)}}}"
     if item.name == "mount_attr":
-        add, remove, propagation, _ = (int(f) for f in item.fields)  # type: ignore[arg-type]
+        add, remove, propagation, userns = (int(f) for f in item.fields)  # type: ignore[arg-type]
         parts = [f"+{constants.flag_names('MOUNT_ATTR_', add)}"] if add else []
         parts += [f"-{constants.flag_names('MOUNT_ATTR_', remove)}"] if remove else []
         parts += [constants.flag_names("MS_", propagation)] if propagation else []
+        parts += [f"as {userns}"] if userns else []
         return "{" + " ".join(parts) + "}"
     if item.name == "rlimit64":
         return "{" + ", ".join("unlimited" if f == 2**64 - 1 else str(f) for f in item.fields) + "}"
@@ -136,9 +141,13 @@ def describe(step: Step) -> str:
     return f"{text}    # {step.note}" if step.note else text
 
 
-def describe_plan(flags: int, steps: Sequence[Step]) -> str:
-    """A whole plan: how the process is made, then its steps, numbered as error messages count them."""
-    lines = [f"clone3({constants.flag_names('CLONE_', flags)})"]
+def describe_plan(flags: int, steps: Sequence[Step], enter: Sequence[tuple[int, int]] = ()) -> str:
+    """A whole plan: how the process is made, then its steps, numbered as error messages count them.
+
+    *enter* are the namespaces that a helper joins before that.
+    """
+    lines = [f"setns({fd}, {constants.flag_names('CLONE_NEW', kind)})    # the helper" for fd, kind in enter]
+    lines += [f"clone3({constants.flag_names('CLONE_', flags)})"]
     width = len(str(len(steps)))
     lines += [f"{number:{width}} {describe(step)}" for number, step in enumerate(steps, 1)]
     return "\n".join(lines)

@@ -59,18 +59,19 @@ class Child:
     pid: int
     pidfd: Fd
     program: object
+    walker: Any = engine
 
     def outcome(self) -> Outcome:
         """What the walk has reported so far; final once the child executed something or ended."""
-        return _outcome(engine.outcome(self.program))
+        return _outcome(self.walker.outcome(self.program))
 
     def settle(self) -> None:
         """Of a child that shares our memory without CLONE_VFORK: it has executed something, or is gone."""
-        engine.settle(self.program)
+        self.walker.settle(self.program)
 
     def failure(self) -> tuple[int, int] | None:
         """The index of the step that failed and its errno, as `outcome` has them; None as long as none did."""
-        failed, errno, _ = engine.outcome(self.program)
+        failed, errno, _ = self.walker.outcome(self.program)
         return (failed, errno) if failed >= 0 else None
 
 
@@ -136,20 +137,34 @@ class Program:
         )  # fmt: skip
         return b"".join((head, registers, steps, arena, bytes(-len(arena) % 16), relocations))
 
-    def spawn(self, flags: int, cgroup: int = -1, noted: list[Any] | None = None) -> Child:
+    def spawn(
+        self,
+        flags: int,
+        cgroup: int = -1,
+        noted: list[Any] | None = None,
+        enter: tuple[tuple[int, int], ...] = (),
+    ) -> Child:
         """Start a process with clone3(2) *flags*, which makes the calls and ends with status 126 if one fails.
 
         With CLONE_VFORK this returns when the child has executed a program or is gone; without, `Child` must be kept
         until then, and with CLONE_VM be told (`settle`). The child has default signal dispositions, an empty mask, and
-        no code of Python. *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. Raises OSError when clone3 itself
-        fails.
+        no code of Python. *cgroup* is a cgroup v2 directory for CLONE_INTO_CGROUP. *enter* are namespaces, as
+        (descriptor, CLONE_NEW*), that a helper joins one after the other before it makes the process, which then has a
+        copy of our memory (runner.py). Raises OSError when clone3, or joining one of them, fails.
 
         The child is appended to *noted*, if only as (pid, pidfd, program), before any signal handler of Python's runs.
         """
         noted = [] if noted is None else noted
-        engine.spawn(self.records, self.arena, self.relocations, self._closed(), flags, cgroup, noted)
+        packed = (self.records, self.arena, self.relocations, self._closed())
+        walker: Any = engine
+        if enter:
+            from lamina.linux import runner as walker
+
+            walker.spawn(*packed, flags, cgroup, noted, enter)
+        else:
+            walker.spawn(*packed, flags, cgroup, noted)
         pid, pidfd, program = noted[-1]
-        noted[-1] = child = Child(pid, Fd(pidfd), program)
+        noted[-1] = child = Child(pid, Fd(pidfd), program, walker)
         return child
 
     def _closed(self) -> bytes:

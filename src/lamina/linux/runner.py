@@ -15,7 +15,14 @@ import struct
 import warnings
 from errno import EAGAIN, EINVAL
 
-from lamina.linux.constants import CLONE_CLEAR_SIGHAND, CLONE_PARENT, CLONE_VM
+from lamina.linux.constants import (
+    CLONE_CLEAR_SIGHAND,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_PARENT,
+    CLONE_VM,
+    PR_SET_DUMPABLE,
+)
 from lamina.linux.numbers import number
 
 RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
@@ -127,8 +134,12 @@ def spawn(
     flags: int,
     cgroup: int,
     noted: list[tuple[int, int, object]],
+    enter: tuple[tuple[int, int], ...] = (),
 ) -> None:
     """As _native.spawn, but always with a copy of the memory: CLONE_VM in *flags* has no effect.
+
+    *enter* are namespaces (descriptor, CLONE_NEW*) that the helper below joins before it clones: with one thread and
+    memory of its own it may join those that nobody else may. Its child cannot be traced by those who are there already.
 
     clone3 from Python is only safe with one thread: another one's wish for the interpreter's lock, copied into the
     child, is waited for there for ever. So a fork, which the interpreter protects, makes the call and hands its child
@@ -144,7 +155,7 @@ def spawn(
             warnings.simplefilter("ignore", DeprecationWarning)
             helper = os.fork()
         if helper == 0:
-            _clone_and_walk(clone, loaded, answer)
+            _clone_and_walk(clone, loaded, answer, enter)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
@@ -157,9 +168,18 @@ def spawn(
     noted.append((pid, os.pidfd_open(pid), loaded))
 
 
-def _clone_and_walk(clone: bytes, loaded: _Loaded, answer: mmap.mmap) -> NoReturn:
+def _clone_and_walk(
+    clone: bytes, loaded: _Loaded, answer: mmap.mmap, enter: tuple[tuple[int, int], ...]
+) -> NoReturn:
     """In the fork: clone, and tell the caller the new process's number; in the clone: walk."""
     try:
+        if any(kind & (CLONE_NEWPID | CLONE_NEWUSER) for _, kind in enter):
+            # what it has in memory is the caller's, and there may be somebody who could trace it (ptrace(2))
+            _syscall(_c_long(number("prctl")), _c_long(PR_SET_DUMPABLE), _c_long(0))
+        for fd, kind in enter:
+            if _syscall(_c_long(number("setns")), _c_long(fd), _c_long(kind)):
+                answer[:] = REPORT.pack(0, ctypes.get_errno())
+                os._exit(0)
         pid = _syscall(_c_long(number("clone3")), ctypes.c_char_p(clone), _c_long(len(clone)))
         if pid:
             answer[:] = REPORT.pack(max(pid, 0), ctypes.get_errno() if pid < 0 else 0)

@@ -6,6 +6,10 @@ import os
 from errno import EINVAL
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.constants import CLONE_NEWUSER, SIGKILL
+from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_send_signal
+from lamina.linux.program import Out, Step, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +41,27 @@ def write_id_maps(pid: int, linux: dict[str, Any]) -> None:
         _helper("newgidmap", pid, gids)
 
 
+def mapped_namespace(uids: list[Mapping], gids: list[Mapping]) -> Fd:
+    """A user namespace with these maps and nobody in it, for id-mapped mounts (mount_setattr(2), MOUNT_ATTR_IDMAP).
+
+    There, `hostID` is what a file's owner is seen as and `containerID` what is on disk. Raises what write_id_maps does.
+    """
+    # it has a copy of both ends, so nothing ever comes, and it waits until it is ended
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        child = assemble([Step("read", reader, Out(8), 1)]).spawn(CLONE_NEWUSER)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    try:
+        write_id_maps(child.pid, {"uidMappings": uids, "gidMappings": gids})
+        return Fd(os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        pidfd_send_signal(child.pidfd, SIGKILL)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        child.pidfd.close()
+
+
 def _checked(mappings: list[Mapping], name: str) -> list[Mapping]:
     if not mappings or len(mappings) > MOST_MAPPINGS:
         raise InvalidInput(f"map ids: {name} has {len(mappings)} entries, 1 to {MOST_MAPPINGS} are possible")
@@ -44,6 +69,14 @@ def _checked(mappings: list[Mapping], name: str) -> list[Mapping]:
         numbers = [mapping[k] for k in ("containerID", "hostID", "size")]
         if any(not isinstance(n, int) or n < 0 or n > LARGEST_ID for n in numbers) or not mapping["size"]:
             raise InvalidInput(f"map ids: {mapping} in {name} is out of range")
+        if max(numbers[:2]) + mapping["size"] - 1 > LARGEST_ID:
+            raise InvalidInput(f"map ids: {mapping} in {name} goes beyond the last id, {LARGEST_ID}")
+    for key in ("containerID", "hostID"):
+        end = 0
+        for first, size in sorted((mapping[key], mapping["size"]) for mapping in mappings):
+            if first < end:
+                raise InvalidInput(f"map ids: {key} {first} is in two ranges of {name}")
+            end = first + size
     return mappings
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import stat
 import sys
 from errno import EACCES, ECHILD, ESRCH
 
-from lamina.errors import KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.linux.packed import Reg
-from lamina.linux.procfs import cap_last_cap
-from lamina.runtime.bundle import NULL, Wiring
+from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
+from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
 from lamina.runtime.rlimits import effective_limits
 from lamina.runtime.template import template_for
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, attend
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.plan import Plan
     from lamina.runtime.seccomp.cache import Filter
+    from lamina.runtime.waits import Wait
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
-# a plan names the descriptors of a start; which numbers they have is said when it is walked
-_OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
 _LAUNCHER = Reg("launcher")
 
 
@@ -104,18 +103,24 @@ def _reap(pidfd: Fd) -> int:
 
 
 def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
-    """The plan of a start as it would be made now. Opens nothing."""
+    """The plan of a start as it would be made now. Starts nothing."""
     from lamina.runtime.plan import compile_plan
 
     tasks, controllers = _printed_cgroups(bundle)
-    wiring = replace(
-        facts(bundle),
-        launcher=_LAUNCHER,
-        seccomp=seccomp.program() if seccomp else b"",
-        tasks=tasks,
-        controllers=controllers,
-    )
-    return compile_plan(bundle, wiring)
+    filter_ = seccomp or own_filter(bundle, None)
+    held: list[Fd] = []
+    try:
+        wiring = replace(
+            facts(bundle, held)[0],
+            launcher=_LAUNCHER,
+            seccomp=filter_.program() if filter_ else b"",
+            tasks=tasks,
+            controllers=controllers,
+        )
+        return compile_plan(bundle, wiring)
+    finally:
+        for fd in held:
+            fd.close()
 
 
 def _printed_cgroups(bundle: Bundle) -> tuple[tuple[Reg, ...], tuple[bytes, ...]]:
@@ -145,12 +150,13 @@ def launch(
 
     A descriptor that is NULL stands for the container's own null device; with a terminal none of them is used.
 
-    `seccomp` is the filter of the specification. With *die_with_parent* the container is killed when the calling thread
-    ends. Plans are kept in the directory *cache*, if there is one. Nothing about the calling process changes. Raises
-    CommandNotFound, CommandNotExecutable, StepFailed with the step that failed, Unsupported, InvalidInput; then nothing
-    is left behind.
+    `seccomp` is the filter; without one it is that of the specification, if it has one. With *die_with_parent* the
+    container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. Nothing
+    about the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
+    failed, Unsupported, InvalidInput; then nothing is left behind.
     """
-    start = _Start(bundle, (stdin, stdout, stderr), seccomp, die_with_parent)
+    filter_ = seccomp or own_filter(bundle, cache)
+    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent)
     try:
         return start.run(cache)
     except BaseException as failure:
@@ -170,7 +176,7 @@ class _Start:
     ) -> None:
         self.bundle, self.standard, self.seccomp = bundle, standard, seccomp
         self.die_with_parent = die_with_parent
-        self.terminal = bool(bundle.spec["process"].get("terminal"))
+        self.notes: tuple[str, ...] = ()
         self.cgroup: Cgroup | None = None
         self.spawned: list[Any] = []
         self.held: list[Fd] = []
@@ -182,7 +188,7 @@ class _Start:
             child, pty = self._go(cache)
             if self.cgroup is not None:
                 self.cgroup.close()
-            return Running(child.pid, child.pidfd, pty, self.cgroup, _lowered(self.bundle))
+            return Running(child.pid, child.pidfd, pty, self.cgroup, (*_lowered(self.bundle), *self.notes))
         finally:
             for fd in self.held:
                 fd.close()
@@ -201,7 +207,7 @@ class _Start:
     def _wire(self) -> None:
         """Open what the plan names."""
         bundle, linux = self.bundle, self.bundle.spec.get("linux") or {}
-        known = facts(bundle)
+        known, opened = facts(bundle, self.held)
         if linux.get("resources"):
             from lamina.runtime.cgroups import create
 
@@ -219,6 +225,7 @@ class _Start:
         self.descriptors = {
             "channel": int(self.theirs),
             "launcher": int(launcher),
+            **opened,
             **named,
             **{str(_tasks(name)): fd for name, fd in tasks.items()},
         }
@@ -229,33 +236,35 @@ class _Start:
             die_with_parent=self.die_with_parent,
             tasks=tuple(_tasks(name) for name in tasks),
             controllers=tuple(tasks),
+            places=tuple(cgroup.paths[name] for name in cgroup.tasks or cgroup.paths) if cgroup else (),
             cgroup=0 if self.into_cgroup >= 0 else -1,
         )
 
     def _go(self, cache: bytes | None) -> tuple[Child, Fd | None]:
         """The process, and its terminal's master if it has one, once the command runs."""
         found = template_for(self.bundle, self.wiring, self.seccomp, cache) if cache is not None else None
+        enter: tuple[tuple[int, int], ...] = ()
         if found is not None:
-            flags, mapped, program = found.flags, found.mapped, found.identified(self.bundle.identity)
+            flags, waits, program = found.flags, found.waits, found.identified(self.bundle.identity)
+            self.notes = found.notes
         else:
             compiled = self.plan()
-            flags, mapped, program = compiled.clone_flags(self.wiring), compiled.mapped, compiled.assemble()
+            flags, waits, program = compiled.clone_flags(self.wiring), compiled.waits, compiled.assemble()
+            enter, self.notes = compiled.enter, compiled.notes
         strings = launcher_strings(self.bundle.spec["process"], init=self.bundle.init)
+        filled = program.fill(self.descriptors, strings)
         try:
-            child = program.fill(self.descriptors, strings).spawn(flags, self.into_cgroup, self.spawned)
+            child = filled.spawn(flags, self.into_cgroup, self.spawned, enter)
         except OSError as error:
+            from lamina.linux.constants import CLONE_NEWUSER
             from lamina.runtime.failure import clone_failure
 
-            raise clone_failure(error, mapped) from error
+            raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
         self.theirs.close()
-        if not mapped:
-            return child, self._await_command(child)
-        from lamina.runtime.id_maps import write_id_maps
-
-        try:  # a new user namespace has id maps that only somebody outside can write
-            write_id_maps(child.pid, self.bundle.spec["linux"])
-            os.write(self.ours, b"m")
-            return child, self._await_command(child)
+        if not flags & CLONE_VM or flags & CLONE_VFORK:
+            return child, self._attend(child, waits)
+        try:
+            return child, self._attend(child, waits)
         finally:
             child.settle()
 
@@ -266,20 +275,20 @@ class _Start:
         program = self.seccomp.program() if self.seccomp else b""
         return compile_plan(self.bundle, replace(self.wiring, seccomp=program))
 
-    def _await_command(self, child: Child) -> Fd | None:
-        """Wait until the command runs, and give the terminal's master if it has one. Raises StepFailed.
+    def _attend(self, child: Child, waits: tuple[Wait, ...]) -> Fd | None:
+        """Do what the child needs until its command runs, and give the terminal's master if it has one.
 
         What the child hands over comes first; then the end of its last descriptor is the beginning of the command. The
         child's own end is waited for as well: a process that a thread of this program forks meanwhile holds our
-        sockets.
+        sockets. Raises StepFailed.
         """
-        pty = report = None
+        given: dict[str, Fd] = {}
         said = b""
         try:
-            if self.terminal:
-                pty = _receive_descriptor(self.ours, child)
-            if (pty is not None) is self.terminal:
-                report = _receive_descriptor(self.ours, child)
+            for wait in waits:
+                if (fd := attend(wait, child, self.ours, self.bundle)) is not None:
+                    given[wait.kind] = fd
+            report = given.get(REPORT)
             if report is not None and report in ready(None, report, child.pidfd):
                 said = os.read(report, 4)
             failed = child.failure()
@@ -287,12 +296,16 @@ class _Start:
                 raise self._failure(child, *failed)
             if said:
                 raise self._execute_failure(-1, int.from_bytes(said, sys.byteorder))
-            if self.terminal and pty is None:
-                raise LaminaError("start: the container handed over no terminal")
+            if any(wait.kind in (TERMINAL, REPORT) and wait.kind not in given for wait in waits):
+                raise LaminaError("start: the container ended before its command was executed")
+        except BaseException:
+            if TERMINAL in given:
+                given.pop(TERMINAL).close()
+            raise
         finally:
-            if report is not None:
-                report.close()
-        return pty
+            if REPORT in given:
+                given.pop(REPORT).close()
+        return given.get(TERMINAL)
 
     def _failure(self, child: Child, index: int, number: int) -> StepFailed:
         """The step *index* of the walk failed with the errno *number*, or its result was not the wanted one."""
@@ -318,51 +331,6 @@ class _Start:
 def _lowered(bundle: Bundle) -> tuple[str, ...]:
     asked = bundle.spec["process"].get("rlimits") or []
     return effective_limits(asked)[1] if asked else ()
-
-
-def facts(bundle: Bundle) -> Wiring:
-    """What the plan must know of the host."""
-    null = os.stat("/dev/null")
-    if not stat.S_ISCHR(null.st_mode) or null.st_rdev != os.makedev(1, 3):
-        raise Unsupported(
-            "mask paths: /dev/null of this host is not the null device", remedy="repair /dev/null"
-        )
-    files = set()
-    for mount in bundle.spec.get("mounts") or []:
-        options = mount.get("options") or []
-        if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
-            source = os.fsencode(str(mount["source"]))
-            try:
-                if not stat.S_ISDIR(os.stat(source).st_mode):
-                    files.add(source)
-            except OSError as error:
-                raise NotFound(
-                    f"mount {os.fsdecode(source)} at {mount['destination']}: {error.strerror}",
-                    remedy="name a source that is there, and that this user may see",
-                ) from error
-    return replace(
-        process_facts(bundle.spec["process"], bundle.spec.get("linux") or {}),
-        files=frozenset(files),
-        lowerdir_plus=_takes_layers_one_by_one(),
-    )
-
-
-def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
-    """What the plan of *process* must know of the host, in a container that is there already or not."""
-    mappings = linux.get("gidMappings") or []
-    single = bool(mappings) and os.geteuid() != 0 and sum(m["size"] for m in mappings) == 1
-    return replace(
-        _OPEN,
-        limits=effective_limits(process.get("rlimits") or [])[0],
-        last_cap=cap_last_cap(),
-        setgroups=not single,
-    )
-
-
-def _takes_layers_one_by_one() -> bool:
-    """Whether this kernel's overlayfs has `lowerdir+`. By its version: asking it costs a file system context."""
-    release = os.uname().release.split(".", 2)
-    return (int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8)
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
@@ -398,29 +366,9 @@ def _end(spawned: Any) -> None:
         _reap(pidfd)
 
 
-def _readable(ours: Fd, child: Child) -> bool:
-    """Wait until something can be read from the channel or its other end is closed; False: the child has ended."""
-    return ours in ready(None, ours, child.pidfd)
-
-
 def ready(seconds: float | None, *descriptors: int) -> list[int]:
     """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
-
-
-def _receive_descriptor(ours: Fd, child: Child) -> Fd | None:
-    """The next descriptor that the child hands over; None when it has ended, or closed the channel, before that."""
-    if not _readable(ours, child):
-        return None
-    channel = _socket.socket(fileno=os.dup(ours))
-    try:
-        _, ancillary, _, _ = channel.recvmsg(1, 64, _socket.MSG_CMSG_CLOEXEC)
-    finally:
-        channel.close()
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            return Fd(int.from_bytes(data[:4], "little"))
-    return None

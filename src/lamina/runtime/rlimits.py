@@ -44,21 +44,28 @@ _DEFAULTS = {
 }
 
 
-def effective_limits(asked: list[dict[str, Any]]) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
+def effective_limits(
+    asked: list[dict[str, Any]], capabilities: int | None = None
+) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
     """Every limit as (number, soft, hard), and which of those asked for had to be lowered to the caller's hard limit.
 
-    Raises InvalidInput for an unknown name or a soft limit above the hard one.
+    *capabilities* are the caller's effective ones, if they are known already. Raises InvalidInput for an unknown name,
+    one that is listed twice, or a soft limit above the hard one.
     """
     wanted = {}
     for limit in asked:
         name = limit["type"]
         if name not in NUMBERS:
             raise InvalidInput(f"set limit {name}: the names are {', '.join(sorted(NUMBERS))}")
+        if name in wanted:
+            raise InvalidInput(f"set limit {name}: it is listed twice", remedy="keep one of them")
         soft, hard = int(limit["soft"]) & INFINITY, int(limit["hard"]) & INFINITY
         if soft > hard:
             raise InvalidInput(f"set limit {name}: the soft limit {soft} is above the hard limit {hard}")
         wanted[name] = (soft, hard)
-    may_raise = not os.geteuid() and effective_capabilities() >> _CAP_SYS_RESOURCE & 1
+    if capabilities is None:
+        capabilities = 0 if os.geteuid() else effective_capabilities()
+    may_raise = not os.geteuid() and capabilities >> _CAP_SYS_RESOURCE & 1
     ceilings = {} if may_raise else hard_limits()
     limits, lowered = [], []
     for name, number in NUMBERS.items():

@@ -16,6 +16,7 @@ from lamina.linux.packed import Program
 from lamina.overlay.spec import MountSpec
 from lamina.runtime.bundle import NULL, Wiring
 from lamina.runtime.kept import kept, state_of
+from lamina.runtime.waits import Wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +40,23 @@ SOURCES = tuple(
         "command.py",
         "init/__init__.py",
         "plan/__init__.py",
+        "plan/cgroup_mounts.py",
         "plan/devices.py",
+        "plan/identity.py",
+        "plan/labels.py",
         "plan/masks.py",
         "plan/mounts.py",
         "plan/namespaces.py",
+        "plan/options.py",
         "plan/paths.py",
         "plan/process.py",
+        "plan/procfs.py",
         "plan/rootfs.py",
+        "plan/scheduling.py",
+        "plan/stage.py",
+        "plan/sysctl.py",
+        "plan/waits.py",
+        "waits.py",
         "template.py",
         "../linux/capabilities.py",
         "../linux/constants.py",
@@ -66,14 +77,14 @@ _latest: dict[bytes, Template] = {}
 
 
 class Template:
-    """A compiled start with what differs left open: the flags of clone3(2), whether id maps are waited for, and the
-    program.
+    """A compiled start with what differs left open: the flags of clone3(2), the program, what it needs of the caller on
+    the way, and what differs from what was asked.
     """
 
-    __slots__ = ("flags", "mapped", "program")
+    __slots__ = ("flags", "notes", "program", "waits")
 
-    def __init__(self, flags: int, mapped: bool, program: Program) -> None:
-        self.flags, self.mapped, self.program = flags, mapped, program
+    def __init__(self, flags: int, program: Program, waits: tuple[Wait, ...], notes: tuple[str, ...]) -> None:
+        self.flags, self.program, self.waits, self.notes = flags, program, waits, notes
 
     def identified(self, identity: bytes) -> Program:
         """The program for the container *identity*."""
@@ -100,26 +111,31 @@ def template_for(bundle: Bundle, wiring: Wiring, filter_: Filter | None, cache_d
         def compiled() -> bytes:
             return dumps(_compiled(bundle, wiring, filter_), 2)
 
-        flags, mapped, parts = loads(kept(content, cache_dir, b".plan", compiled))
+        flags, parts, waits, notes = loads(kept(content, cache_dir, b".plan", compiled))
         if len(_latest) >= IN_MEMORY:
             _latest.clear()
-        found = _latest[content] = Template(flags, mapped, Program(*parts))
+        found = _latest[content] = Template(
+            flags, Program(*parts), tuple(Wait(*wait) for wait in waits), notes
+        )
     return found
 
 
 def _content(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> bytes | None:
     """Everything that the plan depends on, as bytes, without the identity; None where that cannot be said."""
     identity = bundle.identity
+    if wiring.namespaces or wiring.trees or wiring.id_maps:  # descriptors of this one start
+        return None
     if wiring.launcher == NULL or len(identity) not in (0, LENGTH) or (filter_ and not filter_.content):
         return None
     asked = {**bundle.spec, "process": {**bundle.spec["process"], "args": None, "env": None}}
     stacks = [(place, _plain(stack)) for place, stack in ((b"", bundle.rootfs), *bundle.overlays)]
     places = (bundle.merged, bundle.readonly, bundle.hide, bundle.attributes, bundle.init, bool(identity))
+    manner = (bundle.directory, bundle.no_pivot, bundle.new_keyring)
     facts = [_plain(getattr(wiring, name)) for name in _FACTS]
     machine = os.uname()
     making = (VERSION, state_of(*SOURCES), machine.machine, filter_.content if filter_ else b"")
     try:
-        content = dumps((making, asked, stacks, places, facts), 2)
+        content = dumps((making, asked, stacks, places, manner, facts), 2)
     except ValueError:  # something that JSON cannot say either: the compiler knows what to say to it
         return None
     if MARK[:SHORT] in content:
@@ -149,4 +165,6 @@ def _compiled(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> tuple[A
 
     plan = compile_plan(bundle, replace(wiring, seccomp=filter_.program() if filter_ else b""))
     records, arena, *rest = plan.assemble().parts()
-    return (plan.clone_flags(wiring), plan.mapped, (records, _marked(arena, bundle.identity), *rest))
+    waits = tuple((wait.kind, wait.payload) for wait in plan.waits)
+    parts = (records, _marked(arena, bundle.identity), *rest)
+    return (plan.clone_flags(wiring), parts, waits, plan.notes)

@@ -34,18 +34,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # our own copies of what is passed lie above every number that the new process may have for it
-ASIDE = 40
+ASIDE = 200
 CREDENTIALS = struct.Struct("=iII")
 FAILURE = struct.Struct("=ii")
 
 
 @value
 class Message:
-    """One packet of the new process: `what` it says (nothing: it is at its end), a descriptor, and its pid here."""
+    """One packet of the new process: `what` it says (nothing: it is at its end), descriptors, and its pid here."""
 
     what: bytes
-    fd: Fd | None
+    fds: tuple[Fd, ...]
     pid: int
+
+    @property
+    def fd(self) -> Fd | None:
+        """The only descriptor, if there is one."""
+        return self.fds[0] if self.fds else None
 
 
 class Birth:
@@ -104,12 +109,13 @@ class Birth:
         cgroup: int = -1,
         map_ids: Callable[[int], None] | None = None,
         elsewhere: bool = False,
+        enter: tuple[tuple[int, int], ...] = (),
     ) -> None:
         """Start it: *steps* are walked by lamina-walk, *first* before that is executed.
 
         *flags* are clone3(2)'s, *cgroup* a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called
         with its number, and `first` waits for one byte. With *elsewhere* the process that counts is a child that it
-        makes itself, and which says so.
+        makes itself, and which says so. *enter* are namespaces that a helper joins before (Program.spawn).
         """
         self._steps = steps
         numbers = self.numbers
@@ -125,19 +131,26 @@ class Birth:
                 Strings(), AT_EMPTY_PATH,
             ),
         ]  # fmt: skip
-        self._spawn(tiny, flags, cgroup, map_ids)
+        self._spawn(tiny, flags, cgroup, map_ids, enter)
         self._first = elsewhere
 
     def _spawn(
-        self, tiny: list[Step], flags: int, cgroup: int, map_ids: Callable[[int], None] | None
+        self,
+        tiny: list[Step],
+        flags: int,
+        cgroup: int,
+        map_ids: Callable[[int], None] | None,
+        enter: tuple[tuple[int, int], ...],
     ) -> None:
         # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
         sharing = CLONE_VM if flags & CLONE_NEWUSER else CLONE_VM | CLONE_VFORK
+        if enter:
+            sharing = 0
         into = 0x200000000 if cgroup >= 0 else 0
         dumpable = prctl(PR_GET_DUMPABLE)
         try:
             try:
-                child = assemble(tiny).spawn(flags | sharing | into, cgroup)
+                child = assemble(tiny).spawn(flags | sharing | into, cgroup, None, enter)
             except OSError as error:
                 raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
             self.pid, self.pidfd = child.pid, child.pidfd
@@ -190,18 +203,19 @@ class Birth:
                 ~_socket.MSG_DONTWAIT
             )  # the one that counts has been born before the first one ended, or never
             if not ready(1.0, self._channel.fileno()):
-                return Message(b"", None, 0)
+                return Message(b"", (), 0)
         try:
             what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)
         except (BlockingIOError, ConnectionResetError):
-            return Message(b"", None, 0)
-        fd, pid = None, 0
+            return Message(b"", (), 0)
+        fds: list[Fd] = []
+        pid = 0
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fd = Fd(int.from_bytes(data[:4], "little"))
+                fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
             elif level == _socket.SOL_SOCKET and kind == SCM_CREDENTIALS:
                 pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
-        return Message(what, fd, pid)
+        return Message(what, tuple(fds), pid)
 
     def answer(self, what: bytes) -> None:
         """Say something to the new process; that it is gone already is heard next."""

@@ -12,6 +12,7 @@ from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.linux.fd import Fd
 from lamina.runtime import hooks
 from lamina.runtime.bundle import Bundle
+from lamina.runtime.spec import PROCESS, check, check_shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _check(spec: Spec, name: str) -> None:
         raise InvalidInput(f"read {name}: root.path is missing")
     check_process(spec.get("process"), f"{name}: process")
     hooks.check(spec)
+    check(spec, name, planned=False)  # it is compiled soon enough
 
 
 def check_process(process: Any, name: str) -> None:
@@ -67,6 +69,7 @@ def check_process(process: Any, name: str) -> None:
     cwd = process.get("cwd")
     if not isinstance(cwd, str) or not cwd.startswith("/"):
         raise InvalidInput(f"read {name}: cwd {cwd!r} is not an absolute path")
+    check_shape(process, PROCESS, "", name)
 
 
 def bundle_of(spec: Spec, directory: bytes) -> Bundle:

@@ -7,9 +7,10 @@ import os
 from time import time_ns
 
 from lamina.errors import HookFailed, InvalidInput, KernelError, LaminaError, Unsupported
-from lamina.linux.constants import CLONE_NEWCGROUP, CLONE_NEWUSER
+from lamina.linux.constants import CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.runtime import hooks
+from lamina.runtime.bundle import NULL
 from lamina.runtime.container import groups
 from lamina.runtime.container.birth import Birth, own_streams
 from lamina.runtime.container.configuration import bundle_of, read_configuration, with_home_below
@@ -20,8 +21,8 @@ from lamina.runtime.container.directory import (
     replace_file,
     state_document,
 )
+from lamina.runtime.facts import PROC, facts
 from lamina.runtime.identity import identity_of
-from lamina.runtime.launch import facts
 from lamina.runtime.plan.created import (
     CREATED,
     HOOKS,
@@ -32,7 +33,11 @@ from lamina.runtime.plan.created import (
     Numbers,
     created_steps,
 )
-from lamina.runtime.plan.namespaces import FLAGS, entry_steps, namespace_flags
+from lamina.runtime.plan.devices import device_notes, devices_of
+from lamina.runtime.plan.identity import capabilities_of
+from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps
+from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -42,18 +47,21 @@ if TYPE_CHECKING:
 
     from lamina.linux.program import Step
     from lamina.runtime.bundle import Bundle, Wiring
+    from lamina.runtime.container.birth import Message
 
     Record = dict[str, Any]
     Spec = dict[str, Any]
 
 IN_CONTAINER = "createContainer"
+# what a new process may say besides
+KINDS = {letter: kind for kind, letter in LETTERS.items()}
 BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
 
 
 @value
 class Wishes:
     """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
-    is added to the process's.
+    is added to the process's; `warn` is told what differs from what was asked.
     """
 
     bundle: bytes = b"."
@@ -67,6 +75,7 @@ class Wishes:
     init: bool = False
     environment: tuple[str, ...] = ()
     console: Callable[[Fd], None] | None = None
+    warn: Callable[[str], None] | None = None
 
 
 def create(root: bytes, identity: str, wishes: Wishes) -> Container:
@@ -120,6 +129,8 @@ class _Creation:
         self.linux: dict[str, Any] = spec.get("linux") or {}
         self.cgroup: Any = None
         self.birth: Birth | None = None
+        self.held: list[Fd] = []
+        self.waits: list[Wait] = []
         self.record: Record = {
             "id": container.id,
             "bundle": os.fsdecode(directory),
@@ -150,43 +161,75 @@ class _Creation:
             self._undo(failure)
             raise
         finally:
+            for fd in self.held:
+                fd.close()
             if self.cgroup is not None:
                 self.cgroup.close()
 
     def _begin(self, bundle: Bundle) -> None:
         wishes = self.wishes
         birth = self.birth = Birth(Numbers(wishes.preserve_fds))
-        flags = namespace_flags(self.spec)
-        self.record["namespaces"] = listed_namespaces(self.linux)
-        wiring = self._wiring(bundle, birth)
+        bundle = self.bundle = replace(
+            bundle, identity=self.container.id.encode(), directory=self.directory, no_pivot=wishes.no_pivot,
+            new_keyring=not wishes.no_new_keyring,
+        )  # fmt: skip
+        known, opened = facts(bundle, self.held)
+        enter = arrange(self.spec, known).enter()
+        wiring = self._wiring(known, opened, birth)
+        namespaces = arrange(self.spec, wiring)
+        self.record["namespaces"] = namespaces.own
+        held = capabilities_of(self.spec["process"], wiring, bool(namespaces.own & CLONE_NEWUSER))
+        self._tell(
+            (
+                *held.notes,
+                *device_notes(devices_of(self.spec), namespaces.own),
+                *effective_limits(self.spec["process"].get("rlimits") or [])[1],
+            )
+        )
         manner = Manner(
             owned=own_streams(),
             hooks=bool(hooks.wanted(self.spec, *BEFORE_THE_ROOT)),
-            pivot=not wishes.no_pivot,
-            keyring=not wishes.no_new_keyring,
             init=wishes.init,
         )
-        steps = created_steps(bundle, wiring, birth.numbers, manner, flags)
+        first, _ = entry_steps(self.spec, namespaces, wiring)
+        steps, self.waits = created_steps(bundle, wiring, birth.numbers, manner, namespaces, held)
+        flags = namespaces.made & ~LATER
         self.record["last"] = _last(steps)
         with self.container.listen() as socket:
             birth.give_socket(socket)
         birth.begin(
             steps,
-            first=tuple(entry_steps(flags, wiring)),
-            flags=flags & ~CLONE_NEWCGROUP,
+            first=tuple(first),
+            flags=flags,
             cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
             map_ids=self._map_ids if flags & CLONE_NEWUSER else None,
+            enter=enter,
         )
+
+    def _tell(self, notes: tuple[str, ...]) -> None:
+        for note in notes:
+            if self.wishes.warn is not None:
+                self.wishes.warn(note)
 
     def _map_ids(self, pid: int) -> None:
         from lamina.runtime.id_maps import write_id_maps
 
         write_id_maps(pid, self.linux)
 
-    def _wiring(self, bundle: Bundle, birth: Birth) -> Wiring:
+    def _wiring(self, known: Wiring, opened: dict[str, int], birth: Birth) -> Wiring:
+        """What is *known*, with the numbers that the descriptors have in the new process."""
         tasks = self.cgroup.tasks if self.cgroup is not None else {}
+        paths = self.cgroup.paths if self.cgroup is not None else {}
         return replace(
-            facts(bundle),
+            known,
+            namespaces=tuple(
+                replace(joined, fd=birth.give(joined.fd)) if joined.fd >= 0 else joined
+                for joined in known.namespaces
+            ),
+            trees=tuple((name, birth.give(fd)) for name, fd in known.trees),
+            id_maps=tuple((index, birth.give(fd)) for index, fd in known.id_maps),
+            proc=birth.give(opened[PROC]) if PROC in opened else NULL,
+            places=tuple(paths[name] for name in tasks or paths if name in paths),
             channel=birth.numbers.channel,
             launcher=-1,
             die_with_parent=False,
@@ -208,6 +251,8 @@ class _Creation:
             elif message.what == TERMINAL and message.fd is not None:
                 with message.fd as master:
                     self._hand_over(master)
+            elif (kind := KINDS.get(message.what)) is not None:
+                self._help(kind, message)
             elif message.what == READY:
                 break
             else:
@@ -218,6 +263,22 @@ class _Creation:
         self._settle()
         birth.answer(CREATED)
         birth.close()
+
+    def _help(self, kind: str, message: Message) -> None:
+        """Do what `Plan.waits` is about."""
+        assert self.birth is not None
+        try:
+            wait = next(
+                (wait for wait in self.waits if wait.kind == kind), Wait(kind, self.linux.get("seccomp"))
+            )
+            if wait in self.waits:
+                self.waits.remove(wait)
+            do(wait, self.birth.pid, self.bundle, message.fds)
+        finally:
+            for fd in message.fds:
+                fd.close()
+        if kind in ANSWERED:
+            self.birth.answer(GO)
 
     def _settle(self) -> None:
         """Write down who it is: from here on there is a container, whatever becomes of us."""
@@ -267,14 +328,6 @@ class _Creation:
                     hooks.run(moment, hook, state, hooks.starter(self.directory))
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
-
-
-def listed_namespaces(linux: dict[str, Any]) -> int:
-    """CLONE_NEW* of every namespace that the container does not share with its caller."""
-    flags = 0
-    for namespace in linux.get("namespaces") or []:
-        flags |= FLAGS[namespace["type"]]
-    return flags
 
 
 def _last(steps: list[Step]) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import Conflict, InvalidInput
-from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME
+from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process
@@ -13,9 +13,13 @@ from lamina.runtime.container.birth import Birth, own_streams, reap
 from lamina.runtime.container.configuration import check_process, with_home
 from lamina.runtime.container.create import compiled_filter, send_descriptor
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
+from lamina.runtime.facts import process_facts
 from lamina.runtime.hooks import words
-from lamina.runtime.launch import process_facts
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
+from lamina.runtime.plan.identity import capabilities_of
+from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.trees import own_procfs
+from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `console` as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; `console` and `warn` as in `create`."""
 
     pid_file: bytes = b""
     console_socket: bytes = b""
@@ -41,6 +45,7 @@ class Joining:
     cgroup: str = ""
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
+    warn: Callable[[str], None] | None = None
 
 
 @value
@@ -81,7 +86,7 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
             with_home(process, root)
         birth = _begin(container, record, process, pidfd, joining)
     try:
-        _talk(birth, joining)
+        _talk(birth, joining, container)
         assert birth.pidfd is not None
         if joining.pidfd_socket:
             send_descriptor(joining.pidfd_socket, birth.pidfd, b"pidfd")
@@ -102,10 +107,19 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
     wiring = replace(
         process_facts(process, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
     )
+    held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
+    for note in (*held.notes, *effective_limits(process.get("rlimits") or [])[1]):
+        if joining.warn is not None:
+            joining.warn(note)
     files = _cgroup_files(record, joining.cgroup)
     try:
+        if wiring.modules:  # somebody may read labels
+            with own_procfs() as proc:
+                wiring = replace(wiring, proc=birth.give(proc))
         steps = joined_steps(
             process,
+            linux,
+            held,
             wiring,
             birth.numbers,
             birth.give(pidfd),
@@ -138,10 +152,14 @@ def _cgroup_files(record: Record, below: str) -> list[Fd]:
     return files
 
 
-def _talk(birth: Birth, joining: Joining) -> None:
-    """Take the terminal, until the command runs."""
+def _talk(birth: Birth, joining: Joining, container: Container) -> None:
+    """Take the terminal and the filter's listener, until the command runs."""
     while True:
         message = birth.hear()
+        if message.what == LETTERS[LISTENER] and message.fd is not None:
+            with message.fd as listener:
+                _hand_on(listener, birth.pid, container)
+            continue
         if message.what != TERMINAL or message.fd is None:
             return
         with message.fd as master:
@@ -149,6 +167,16 @@ def _talk(birth: Birth, joining: Joining) -> None:
                 send_descriptor(joining.console_socket, master, b"/dev/ptmx")
             elif joining.console is not None:
                 joining.console(Fd(master.steal()))
+
+
+def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.seccomp.listener import hand_on
+
+    spec, record = container.spec(), container.record()
+    directory, root = os.fsencode(record["bundle"]), os.fsencode(record["rootfs"])
+    bundle = Bundle(spec, root, root, directory=directory, identity=container.id.encode())
+    hand_on(listener, spec["linux"]["seccomp"], pid, bundle, status=container.status(record))
 
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:
@@ -167,7 +195,8 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         try:
             given = tuple(birth.give(file) for file in files)
             flags = int(record["namespaces"])
-            steps = joined_steps(own, wiring, birth.numbers, birth.give(pidfd), flags, given)
+            held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
+            steps = joined_steps(own, linux, held, wiring, birth.numbers, birth.give(pidfd), flags, given)
             steps[-1].args = (path, args, env)
             born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
             birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)

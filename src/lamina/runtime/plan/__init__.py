@@ -1,35 +1,30 @@
 """From a specification to a start's plan: a flat list of system calls, made without any privilege.
 
 `compile_plan` is pure: it opens, stats and reads nothing. The order of a start is the order of this file.
+https://github.com/opencontainers/runtime-spec/blob/main/config.md; docs/runtime.md says what becomes of each field.
 """
 
 from __future__ import annotations
 
-from lamina.errors import InvalidInput
-from lamina.linux.constants import (
-    CLONE_INTO_CGROUP,
-    CLONE_NEWCGROUP,
-    CLONE_NEWNET,
-    CLONE_NEWUSER,
-    CLONE_VFORK,
-    CLONE_VM,
-)
+from lamina.errors import LaminaError
+from lamina.linux.constants import CLONE_INTO_CGROUP, CLONE_NEWUSER, CLONE_VFORK
 from lamina.linux.program import Step, Strings, assemble
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import launcher_strings
-from lamina.runtime.plan.devices import terminal_steps
-from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
-from lamina.runtime.plan.namespaces import entry_steps, hostname_steps, loopback_steps, namespace_flags
+from lamina.runtime.plan.devices import device_notes, devices_of
+from lamina.runtime.plan.identity import capabilities_of, has_listener, privilege_steps
+from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps, network_steps
 from lamina.runtime.plan.process import (
     command_steps,
     directory_steps,
     limit_steps,
     oom_steps,
-    privilege_steps,
     room_steps,
     stdio_steps,
 )
-from lamina.runtime.plan.rootfs import furniture_steps, pivot_steps, readonly_root_steps, root_steps
+from lamina.runtime.plan.rootfs import readonly_root_steps
+from lamina.runtime.plan.stage import kernel_steps, stage_steps
+from lamina.runtime.waits import LISTENER, REPORT, TERMINAL, Wait, sharing_of
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -39,7 +34,7 @@ if TYPE_CHECKING:
     from lamina.linux.packed import Program, Reg
     from lamina.runtime.bundle import Bundle, Wiring
 
-__all__ = ["Plan", "compile_plan"]
+__all__ = ["Plan", "Wait", "compile_plan"]
 
 
 @value
@@ -47,35 +42,36 @@ class Plan:
     """A start, ready to be read or run: the flags of clone3(2), and what the new process does until execve(2).
 
     `given` are the registers that whoever walks the plan sets, the descriptors of this one start; `strings` is what
-    goes into the holes of the steps.
+    goes into the holes of the steps. `waits` are the points at which it needs its parent, in order. `enter` are
+    namespaces, as descriptor and CLONE_NEW*, that a helper joins one after the other before it clones. `notes` say what
+    differs from what was asked. `alone`: a step reaches whoever shares the memory, unless he waits in vfork.
     """
 
     flags: int
     steps: tuple[Step, ...]
     given: tuple[Reg, ...] = ()
     strings: tuple[tuple[str, Strings], ...] = ()
+    waits: tuple[Wait, ...] = ()
+    enter: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    alone: bool = False
+
+    def clone_flags(self, wiring: Wiring) -> int:
+        """What clone3(2) is told; how the caller's memory is used, `sharing_of` says."""
+        into_cgroup = CLONE_INTO_CGROUP if wiring.cgroup >= 0 else 0
+        sharing = sharing_of(self.waits, self.enter)
+        if self.alone and not sharing & CLONE_VFORK:
+            sharing = 0
+        return self.flags | sharing | into_cgroup
 
     def assemble(self) -> Program:
         """The steps, packed for the walker, with registers and the command still to be filled in."""
         return assemble(self.steps, self.given)
 
-    @property
-    def mapped(self) -> bool:
-        """Whether somebody outside has to write id maps before the new process can go on."""
-        return bool(self.flags & CLONE_NEWUSER)
-
-    def clone_flags(self, wiring: Wiring) -> int:
-        """What clone3(2) is told. The cgroup namespace is made by a step, once the cgroups are joined; and a parent in
-        vfork is stopped until execve: it could not write the maps that the child waits for.
-        """
-        sharing = CLONE_VM if self.mapped else CLONE_VM | CLONE_VFORK
-        into_cgroup = CLONE_INTO_CGROUP if wiring.cgroup >= 0 else 0
-        return self.flags & ~CLONE_NEWCGROUP | sharing | into_cgroup
-
     def __str__(self) -> str:
         from lamina.linux.describe import describe_plan
 
-        return describe_plan(self.flags, self.whole_steps())
+        return describe_plan(self.flags, self.whole_steps(), self.enter)
 
     def whole_steps(self) -> tuple[Step, ...]:
         """The steps without holes."""
@@ -97,33 +93,45 @@ class Plan:
 def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
     """The plan of *bundle*'s start. Raises InvalidInput or Unsupported for what cannot be meant or done."""
     spec = bundle.spec
-    linux = spec.get("linux") or {}
-    process = spec["process"]
+    linux, process = spec.get("linux") or {}, spec["process"]
     terminal = bool(process.get("terminal"))
-    flags = namespace_flags(spec)
-    if terminal and not {"/dev", "/dev/pts"} <= {str(m["destination"]) for m in spec.get("mounts") or []}:
-        raise InvalidInput(
-            "give the process a terminal: there is neither a /dev nor a devpts among the mounts"
-        )
-    readonly = bool((spec.get("root") or {}).get("readonly"))
+    if linux.get("seccomp") and not wiring.seccomp:
+        raise LaminaError("start: linux.seccomp is given, and no compiled filter")
+    namespaces = arrange(spec, wiring)
+    held = capabilities_of(process, wiring, everything=bool(namespaces.own & CLONE_NEWUSER))
+    entry, waits = entry_steps(spec, namespaces, wiring)
+    network, devices = network_steps(spec, namespaces, wiring)
+    stage, copies = stage_steps(bundle, wiring, namespaces, held.bounding)
     steps = [
         *room_steps(wiring),
-        *entry_steps(flags, wiring),
-        *(loopback_steps() if flags & CLONE_NEWNET else ()),
-        *root_steps(bundle, wiring),
-        *furniture_steps(bundle, wiring, flags),
-        *(terminal_steps(wiring.channel, process.get("consoleSize")) if terminal else ()),
-        *oom_steps(process),
-        *readonly_path_steps(linux.get("readonlyPaths") or []),
-        *mask_steps(linux.get("maskedPaths") or []),
-        *hostname_steps(spec),
-        *pivot_steps(),
+        # before ids change: then its files in procfs are another's
+        *oom_steps(process, wiring.proc),
+        *entry,
+        *network,
+        *stage,
         *stdio_steps(wiring, terminal),
         *directory_steps(process),
-        *(readonly_root_steps() if readonly else ()),
+        *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
         *limit_steps(wiring),
-        *privilege_steps(process, wiring),
+        *kernel_steps(process, linux),
+        *privilege_steps(process, held, bundle, wiring),
         *command_steps(process, wiring.launcher != NULL, init=bundle.init),
     ]
+    waits += [*devices, *copies]
+    waits += [Wait(TERMINAL)] if terminal else []
+    waits += [Wait(REPORT)] if wiring.launcher != NULL else []
+    waits += [Wait(LISTENER, linux.get("seccomp") or {})] if has_listener(wiring) else []
+    notes = held.notes
+    if linux.get("devices"):
+        notes += device_notes(devices_of(spec), namespaces.own)
     strings = launcher_strings(process, init=bundle.init) if wiring.launcher != NULL else {}
-    return Plan(flags, tuple(steps), wiring.given, tuple((k, Strings(v)) for k, v in strings.items()))
+    return Plan(
+        namespaces.made & ~LATER,
+        tuple(steps),
+        wiring.given,
+        tuple((name, Strings(words)) for name, words in strings.items()),
+        tuple(waits),
+        namespaces.enter(),
+        notes,
+        alone=process.get("oomScoreAdj") is not None,
+    )

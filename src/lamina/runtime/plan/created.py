@@ -21,14 +21,11 @@ from lamina.linux.constants import (
     AT_EACCESS,
     AT_EMPTY_PATH,
     AT_FDCWD,
-    CLONE_NEWNET,
     CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_PARENT,
     CLOSE_RANGE_CLOEXEC,
-    KEYCTL_JOIN_SESSION_KEYRING,
-    MS_MOVE,
     MSG_CMSG_CLOEXEC,
     MSG_NOSIGNAL,
     PR_SET_DUMPABLE,
@@ -45,24 +42,29 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Out, Reg, Step, Strings, Struct
 from lamina.runtime.init import INIT_NAME
-from lamina.runtime.plan.devices import MASTER, SLAVE, descriptor_message, terminal_steps
-from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
-from lamina.runtime.plan.namespaces import hostname_steps, loopback_steps
+from lamina.runtime.plan.devices import MASTER, SLAVE
+from lamina.runtime.plan.identity import (
+    DEFAULT_UMASK,
+    has_listener,
+    identity_steps,
+    keyring_step,
+    seccomp_steps,
+)
+from lamina.runtime.plan.namespaces import network_steps
 from lamina.runtime.plan.paths import INSIDE, ROOT, components, how
 from lamina.runtime.plan.process import (
     DEFAULT_PATH,
-    DEFAULT_UMASK,
     ENOUGH_FILES,
     EVERY,
     EVERY_64,
     command_steps,
     directory_steps,
-    identity_steps,
     limit_steps,
     oom_steps,
-    seccomp_step,
 )
-from lamina.runtime.plan.rootfs import furniture_steps, pivot_steps, readonly_root_steps, root_steps
+from lamina.runtime.plan.rootfs import readonly_root_steps
+from lamina.runtime.plan.stage import kernel_steps, stage_steps
+from lamina.runtime.plan.waits import descriptor_message
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -70,6 +72,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.runtime.bundle import Bundle, Wiring
+    from lamina.runtime.plan.identity import Capabilities
+    from lamina.runtime.plan.namespaces import Namespaces
+    from lamina.runtime.waits import Wait
 
     Process = dict[str, Any]
 
@@ -118,50 +123,52 @@ class Manner:
 
     owned: tuple[int, ...] = ()
     hooks: bool = False
-    pivot: bool = True
-    keyring: bool = True
     init: bool = False
 
 
-def created_steps(bundle: Bundle, wiring: Wiring, numbers: Numbers, manner: Manner, flags: int) -> list[Step]:
-    """The first process of a container, up to the wait for `start`, and from there to its command.
+def created_steps(
+    bundle: Bundle,
+    wiring: Wiring,
+    numbers: Numbers,
+    manner: Manner,
+    namespaces: Namespaces,
+    held: Capabilities,
+) -> tuple[list[Step], list[Wait]]:
+    """The first process of a container, up to the wait for `start`, and from there to its command; and what it needs of
+    its maker on the way.
 
-    It begins in its new namespaces, in its cgroups, with its ids mapped. *flags* are the namespaces that are new.
+    It begins in its namespaces, in its cgroups, with its ids mapped.
     """
     spec = bundle.spec
-    linux = spec.get("linux") or {}
-    process = spec["process"]
+    linux, process = spec.get("linux") or {}, spec["process"]
     terminal = bool(process.get("terminal"))
-    if terminal and not {"/dev", "/dev/pts"} <= {str(m["destination"]) for m in spec.get("mounts") or []}:
-        raise InvalidInput(
-            "give the process a terminal: there is neither a /dev nor a devpts among the mounts"
-        )
-    return [
+    asked = ask_steps(numbers, HOOKS, "hooks before the root is changed") if manner.hooks else []
+    network, devices = network_steps(spec, namespaces, wiring)
+    stage, copies = stage_steps(bundle, wiring, namespaces, held.bounding, asked)
+    steps = [
+        # while it can still be traced its files in procfs are its own
+        *oom_steps(process, wiring.proc),
         *alone_steps(numbers),
         *_file_room_steps(wiring),
-        *(loopback_steps() if flags & CLONE_NEWNET else ()),
-        *root_steps(bundle, wiring),
-        *furniture_steps(bundle, wiring, flags),
-        *(ask_steps(numbers, HOOKS, "hooks before the root is changed") if manner.hooks else ()),
-        *(terminal_steps(numbers.channel, process.get("consoleSize")) if terminal else ()),
-        *oom_steps(process),
-        *readonly_path_steps(linux.get("readonlyPaths") or []),
-        *mask_steps(linux.get("maskedPaths") or []),
-        *hostname_steps(spec),
-        *(pivot_steps() if manner.pivot else moved_root_steps()),
+        *network,
+        *stage,
         *(slave_steps(process) if terminal else owner_steps(process, manner.owned)),
         *directory_steps(process),
         *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
         *limit_steps(wiring),
-        *dropped_steps(process, wiring, keyring=manner.keyring),
+        *kernel_steps(process, linux),
+        *dropped_steps(process, held, wiring, numbers, keyring=bundle.new_keyring),
         *lookup_steps(process),
         *waiting_steps(numbers, manner),
         *last_steps(process, wiring, numbers, init=manner.init),
     ]
+    return steps, [*devices, *copies]
 
 
 def joined_steps(
     process: Process,
+    linux: dict[str, Any],
+    held: Capabilities,
     wiring: Wiring,
     numbers: Numbers,
     pidfd: int,
@@ -179,18 +186,38 @@ def joined_steps(
     return [
         *alone_steps(numbers),
         *host_oom_steps(process),
+        *_label_steps(process, wiring),
+        *_affinity_steps(process, "initial"),
         *[Step("write", file, b"0\n", 2, want=2, note="join the container's cgroup") for file in tasks],
+        *_affinity_steps(process, "final"),
         *join_steps(pidfd, flags, wiring),
         *(container_terminal_steps(numbers, process) if terminal else owner_steps(process, owned)),
         *entered_directory_steps(process),
         *limit_steps(wiring),
-        *dropped_steps(process, wiring, keyring=True),
+        *kernel_steps(process, linux),
+        *dropped_steps(process, held, wiring, numbers, keyring=True),
         *close_steps(numbers),
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("setsid"),
         *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
         *last_steps(process, wiring, numbers),
     ]
+
+
+def _label_steps(process: Process, wiring: Wiring) -> list[Step]:
+    if not (process.get("apparmorProfile") or process.get("selinuxLabel")):
+        return []
+    from lamina.runtime.plan.labels import label_steps
+
+    return label_steps(process, wiring)
+
+
+def _affinity_steps(process: Process, when: str) -> list[Step]:
+    if not process.get("execCPUAffinity"):
+        return []
+    from lamina.runtime.plan.scheduling import affinity_steps
+
+    return affinity_steps(process, when)
 
 
 def helper_steps(
@@ -268,18 +295,6 @@ def _file_room_steps(wiring: Wiring) -> list[Step]:
     return []
 
 
-def moved_root_steps() -> list[Step]:
-    """Make the register `root` the root without pivot_root(2), where the host's root is an initramfs. The old root
-    stays, out of reach only as far as chroot(2) goes: `--no-pivot`.
-    """
-    return [
-        Step("fchdir", ROOT),
-        Step("mount", b".", b"/", None, MS_MOVE, None, note="--no-pivot"),
-        Step("chroot", b"."),
-        Step("chdir", b"/"),
-    ]
-
-
 def owner_steps(process: Process, descriptors: tuple[Reg | int, ...]) -> list[Step]:
     """Give *descriptors* to the process's user, or it could not open /dev/stdout; where that is possible."""
     uid = int((process.get("user") or {}).get("uid", 0))
@@ -346,21 +361,34 @@ def host_oom_steps(process: Process) -> list[Step]:
     ]
 
 
-def dropped_steps(process: Process, wiring: Wiring, *, keyring: bool) -> list[Step]:
-    """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first."""
+def dropped_steps(
+    process: Process, held: Capabilities, wiring: Wiring, numbers: Numbers, *, keyring: bool
+) -> list[Step]:
+    """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first.
+
+    A filter that asks somebody is installed here as well: whoever takes its listener is still there.
+    """
     no_new_privileges = bool(process.get("noNewPrivileges"))
     umask = (process.get("user") or {}).get("umask")
-    steps = []
-    if keyring:
-        ring = KEYCTL_JOIN_SESSION_KEYRING
-        steps.append(Step("keyctl", ring, None, tolerate=(EPERM, ENOSYS), note="a keyring of its own"))
-    if wiring.seccomp and not no_new_privileges:
-        steps.append(seccomp_step(wiring.seccomp))
-    steps += identity_steps(process, wiring)
+    steps = [keyring_step()] if keyring else []
+    if not no_new_privileges:
+        steps += _filter_steps(wiring, numbers)
+    steps += identity_steps(process, held, wiring)
     steps.append(Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0))
     if no_new_privileges:
         steps.append(Step("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     steps.append(Step("umask", DEFAULT_UMASK if umask is None else int(umask)))
+    if no_new_privileges and has_listener(wiring):
+        steps += _filter_steps(wiring, numbers)
+    return steps
+
+
+def _filter_steps(wiring: Wiring, numbers: Numbers) -> list[Step]:
+    """The filter; the number of its listener is that of the plan's file, which is in memory by now."""
+    steps = seccomp_steps(wiring, numbers.channel, numbers.program)
+    if has_listener(wiring):
+        clear = Step("close", numbers.program, tolerate=(EBADF,), note="the listener's number is known")
+        steps = [clear, *steps, Step("close", numbers.program)]
     return steps
 
 
@@ -409,7 +437,8 @@ def waiting_steps(numbers: Numbers, manner: Manner) -> list[Step]:
 
 def last_steps(process: Process, wiring: Wiring, numbers: Numbers, *, init: bool = False) -> list[Step]:
     """The filter where it can be last, and the command."""
-    filter_ = [seccomp_step(wiring.seccomp)] if wiring.seccomp and process.get("noNewPrivileges") else []
+    late = process.get("noNewPrivileges") and not has_listener(wiring)
+    filter_ = seccomp_steps(wiring, numbers.channel, numbers.program) if late else []
     command = command_steps(process, launched=False)
     if init:
         args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]

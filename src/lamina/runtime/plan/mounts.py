@@ -5,141 +5,118 @@ https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts and #l
 
 from __future__ import annotations
 
-from lamina.errors import InvalidInput
+from os import O_PATH
+
+from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
     FSCONFIG_CMD_CREATE,
+    FSCONFIG_CMD_RECONFIGURE,
     FSCONFIG_SET_FLAG,
     FSCONFIG_SET_STRING,
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
-    MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
+    FSPICK_CLOEXEC,
+    FSPICK_EMPTY_PATH,
     MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME,
+    MS_I_VERSION,
     MS_PRIVATE,
     MS_SHARED,
     MS_SLAVE,
-    MS_UNBINDABLE,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
 )
 from lamina.linux.program import Reg, Step
-from lamina.runtime.plan.paths import attach_step, attribute_step, target_steps
+from lamina.runtime.bundle import absolute
+from lamina.runtime.plan.options import Options, parse_options, refuse_for_bind
+from lamina.runtime.plan.paths import attach_step, attribute_step, idmap_step, open_step, target_steps
+from lamina.runtime.plan.waits import lend_steps
+from lamina.runtime.waits import COPY_UP, LETTERS, Wait
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
-# option: (attributes to set, attributes to clear); with an "r" in front the whole tree below (rro, rnosuid, ...)
-_ATTRIBUTES = {
-    "ro": (MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, MOUNT_ATTR_RDONLY),
-    "nosuid": (MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, MOUNT_ATTR_NOSUID),
-    "nodev": (MOUNT_ATTR_NODEV, 0),
-    "dev": (0, MOUNT_ATTR_NODEV),
-    "noexec": (MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, MOUNT_ATTR_NOEXEC),
-    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
-    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, MOUNT_ATTR_NODIRATIME),
-    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-    "atime": (0, MOUNT_ATTR__ATIME),
-    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-    "nostrictatime": (0, MOUNT_ATTR__ATIME),
-    "relatime": (0, MOUNT_ATTR__ATIME),
-    "norelatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-    "defaults": (0, 0),
-}
-_PROPAGATION = {
-    "private": (MS_PRIVATE, 0),
-    "rprivate": (MS_PRIVATE, AT_RECURSIVE),
-    "slave": (MS_SLAVE, 0),
-    "rslave": (MS_SLAVE, AT_RECURSIVE),
-    "shared": (MS_SHARED, 0),
-    "rshared": (MS_SHARED, AT_RECURSIVE),
-    "unbindable": (MS_UNBINDABLE, 0),
-    "runbindable": (MS_UNBINDABLE, AT_RECURSIVE),
-}
+    from lamina.runtime.bundle import Bundle, Wiring
+
 # where an image must not point elsewhere by a link
 _KERNELS_OWN = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"))
+# mount(2), linux/mount.h, in place of MOUNT_ATTR_*
+_LONGEST_DATA = 4095
 
 
 @value
-class Options:
-    """A mount's options, sorted by who understands them."""
+class Place:
+    """What the steps of one mount have in common: the entry itself, its number, and what it says."""
 
-    set: int = 0
-    clear: int = 0
-    set_below: int = 0
-    clear_below: int = 0
-    propagation: tuple[int, int] | None = None
-    bind: int | None = None
-    data: tuple[tuple[str, str], ...] = ()
+    destination: str
+    fstype: str
+    source: bytes
+    options: Options
+    save: Reg
+    target: Reg
+    index: int
 
+    @property
+    def path(self) -> bytes:
+        """The destination as the kernel takes it."""
+        return self.destination.encode("utf-8", "surrogateescape")
 
-def parse_options(options: list[str]) -> Options:
-    """Sort mount *options* into attributes, propagation, bind, and what the file system itself understands."""
-    attributes = [0, 0, 0, 0]
-    propagation = bind = None
-    data = []
-    for option in options:
-        deep = option[1:] if option.startswith("r") and option not in _ATTRIBUTES else ""
-        if option in _ATTRIBUTES or deep in _ATTRIBUTES:
-            add, remove = _ATTRIBUTES[deep or option]
-            at = 2 if deep else 0
-            attributes[at] = attributes[at] & ~remove | add
-            attributes[at + 1] = attributes[at + 1] & ~add | remove
-        elif option in _PROPAGATION:
-            propagation = _PROPAGATION[option]
-        elif option in ("bind", "rbind"):
-            bind = AT_RECURSIVE if option == "rbind" else 0
-        else:
-            key, _, text = option.partition("=")
-            data.append((key, text))
-    return Options(
-        set=attributes[0],
-        clear=attributes[1],
-        set_below=attributes[2],
-        clear_below=attributes[3],
-        propagation=propagation,
-        bind=bind,
-        data=tuple(data),
-    )
+    @property
+    def bound(self) -> bool:
+        """Whether it shows something that is mounted already."""
+        return self.options.bind is not None or self.fstype == "bind"
 
 
-def option_names() -> list[str]:
-    """Every mount option that is not a file system's own."""
-    deep = ["r" + name for name in _ATTRIBUTES if name != "defaults" and "r" + name not in _ATTRIBUTES]
-    return sorted({*_ATTRIBUTES, *deep, *_PROPAGATION, "bind", "rbind"})
+def place_of(mount: dict[str, Any], index: int, directory: bytes = b"") -> Place:
+    """Read one entry of `mounts`; *directory* is where relative sources of bind mounts belong. Raises InvalidInput."""
+    options = parse_options(mount.get("options") or [])
+    destination = mount["destination"]
+    fstype = mount.get("type") or ("bind" if options.bind is not None else "")
+    if fstype == "none" and options.bind is not None:
+        fstype = "bind"
+    source = str(mount.get("source") or "").encode("utf-8", "surrogateescape")
+    if fstype == "bind" or options.bind is not None:
+        if not source and not options.remount:
+            raise InvalidInput(f"bind at {destination}: it has no source")
+        source = absolute(source, directory)
+    if not fstype and not options.remount:
+        raise InvalidInput(f"mount at {destination}: neither a type nor the option bind")
+    if (mount.get("uidMappings") or mount.get("gidMappings")) and options.idmap is None:
+        options = parse_options([*(mount.get("options") or []), "idmap"])
+    return Place(destination, fstype, source, options, Reg(f"mount{index}"), Reg(f"target{index}"), index)
 
 
 def new_mount_steps(
-    fstype: str, save: Reg, *, attributes: int = 0, data: tuple[tuple[str, str], ...] = (), source: str = ""
+    fstype: str,
+    save: Reg,
+    *,
+    attributes: int = 0,
+    data: tuple[tuple[str, str], ...] = (),
+    source: str | bytes = "",
 ) -> list[Step]:
     """Steps that leave a new instance of a file system, attached nowhere, in the register *save*."""
     context = Reg(f"{save}.fs")
     steps = [Step("fsopen", fstype, FSOPEN_CLOEXEC, save=context)]
     if source:
         steps.append(Step("fsconfig", context, FSCONFIG_SET_STRING, b"source", source, 0))
-    for key, text in data:
-        if text:
-            steps.append(Step("fsconfig", context, FSCONFIG_SET_STRING, key, text, 0))
-        else:
-            steps.append(Step("fsconfig", context, FSCONFIG_SET_FLAG, key, None, 0))
+    steps += _data_steps(context, data)
     steps.append(Step("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0))
     steps.append(Step("fsmount", context, FSMOUNT_CLOEXEC, attributes, save=save))
     return steps
+
+
+def _data_steps(context: Reg, data: tuple[tuple[str, str], ...]) -> list[Step]:
+    return [
+        Step("fsconfig", context, FSCONFIG_SET_STRING, key, text, 0)
+        if text
+        else Step("fsconfig", context, FSCONFIG_SET_FLAG, key, None, 0)
+        for key, text in data
+    ]
 
 
 def clone_steps(source: bytes, save: Reg, recursive: int) -> list[Step]:
@@ -148,50 +125,173 @@ def clone_steps(source: bytes, save: Reg, recursive: int) -> list[Step]:
     return [Step("open_tree", AT_FDCWD, source, flags, save=save)]
 
 
-def mount_steps(mount: dict[str, Any], index: int, files: frozenset[bytes]) -> list[Step]:
-    """One entry of the specification's `mounts`. *files* are the bind sources that are not directories."""
-    destination = mount["destination"]
-    place = destination.encode("utf-8", "surrogateescape")
-    options = parse_options(mount.get("options") or [])
-    fstype = mount.get("type") or ("bind" if options.bind is not None else "")
-    source = str(mount.get("source") or "")
-    save, target = Reg(f"mount{index}"), Reg(f"target{index}")
-    if options.bind is not None or fstype == "bind":
-        return _bind_steps(source, place, options, save, target, files)
-    if not fstype:
-        raise InvalidInput(f"mount at {destination}: neither a type nor the option bind")
-    if fstype == "cgroup":
-        raise InvalidInput(f"mount at {destination}: cgroup mounts are compiled apart")
-    steps = new_mount_steps(fstype, save, attributes=options.set, data=options.data, source=source)
-    steps[0].note = f"{fstype} -> {destination}"
-    if options.propagation:
-        steps.append(
-            attribute_step(save, 0, propagation=options.propagation[0], recursive=options.propagation[1])
-        )
-    steps += target_steps(place, target, directory=True, links=fstype not in _KERNELS_OWN)
-    steps.append(attach_step(save, target))
+def places_of(bundle: Bundle) -> tuple[Place, ...]:
+    """Read `mounts`. Raises InvalidInput."""
+    mounts = bundle.spec.get("mounts") or []
+    return tuple(place_of(mount, index, bundle.directory) for index, mount in enumerate(mounts))
+
+
+def early_steps(places: Sequence[Place], wiring: Wiring) -> list[Step]:
+    """Copy the mounts that keep their connection with the host's: before ours are cut off from it."""
+    made = {name for name, _ in wiring.trees}
+    steps = []
+    for place in places:
+        if _connected(place) and place.save not in made:
+            steps += clone_steps(place.source, place.save, _recursion(place))
+            steps[-1].note = f"bind {_shown(place.source)}, connected with the host's"
     return steps
 
 
-def _bind_steps(
-    source: str, place: bytes, options: Options, save: Reg, target: Reg, files: frozenset[bytes]
-) -> list[Step]:
-    path = source.encode("utf-8", "surrogateescape")
-    if options.data:
-        raise InvalidInput(
-            f"bind {source} at {place.decode(errors='replace')}: a bind mount takes no option {options.data[0][0]!r}"
+def _connected(place: Place) -> bool:
+    propagation = place.options.propagation
+    return (
+        place.bound
+        and not place.options.remount
+        and bool(propagation and propagation[0] & (MS_SHARED | MS_SLAVE))
+    )
+
+
+def _recursion(place: Place) -> int:
+    return AT_RECURSIVE if place.options.bind is None else place.options.bind
+
+
+def mount_steps(
+    place: Place, wiring: Wiring, *, data: tuple[tuple[str, str], ...] = ()
+) -> tuple[list[Step], list[Wait]]:
+    """One entry of the specification's `mounts`, and where it needs the parent. *data* are more options for it."""
+    options = place.options
+    if options.remount:
+        return _remount_steps(place), []
+    if place.bound:
+        return _bind_steps(place, wiring), []
+    if options.copy_up and place.fstype != "tmpfs":
+        raise InvalidInput(f"mount at {place.destination}: only a tmpfs takes the option tmpcopyup")
+    # below a new mount there is nothing yet: what is for the whole tree is for it
+    attributes = options.set | options.set_below
+    given = [(flag, "") for flag in options.superblock] + [*options.data, *data]
+    if attributes & MOUNT_ATTR_RDONLY and place.fstype not in _KERNELS_OWN:
+        given.append(("ro", ""))
+    if place.fstype == "overlay":
+        steps = _overlay_steps(place, given, attributes, wiring)
+    elif options.iversion:
+        steps = _old_steps(place, given, attributes)
+    else:
+        steps = new_mount_steps(
+            place.fstype, place.save, attributes=attributes, data=tuple(given), source=place.source
         )
-    steps = clone_steps(path, save, AT_RECURSIVE if options.bind is None else options.bind)
-    readonly = " [readonly]" if options.set & MOUNT_ATTR_RDONLY else ""
-    steps[0].note = f"bind {source} -> {place.decode(errors='backslashreplace')}{readonly}"
+    steps[0].note = f"{place.fstype} -> {place.destination}"
+    if options.propagation:
+        steps += _propagation_steps(place.save, *options.propagation)
+    steps += _idmap_steps(place, wiring)
+    steps += target_steps(place.path, place.target, directory=True, links=place.fstype not in _KERNELS_OWN)
+    waits = []
+    if options.copy_up:
+        steps += _copy_up_steps(place, wiring.channel)
+        waits.append(Wait(COPY_UP, place.destination))
+    return [*steps, attach_step(place.save, place.target)], waits
+
+
+def _propagation_steps(save: Reg | int, propagation: int, below: int) -> list[Step]:
+    return [attribute_step(save, 0, propagation=propagation, recursive=below)]
+
+
+def _idmap_steps(place: Place, wiring: Wiring) -> list[Step]:
+    """Map the ids of a detached mount, where the caller has not done it in a tree that it made."""
+    if place.options.idmap is None:
+        return []
+    namespace = dict(wiring.id_maps).get(place.index)
+    if namespace is None:
+        raise LaminaError(
+            f"mount at {place.destination}: no user namespace for its id maps was given to the plan"
+        )
+    step = idmap_step(place.save, namespace, recursive=place.options.idmap)
+    step.note = f"map the ids of {place.destination}"
+    return [step]
+
+
+def _bind_steps(place: Place, wiring: Wiring) -> list[Step]:
+    options = place.options
+    what = f"bind {_shown(place.source)} at {place.destination}"
+    refuse_for_bind(options, what)
+    tree: Reg | int = dict(wiring.trees).get(place.save, place.save)
     propagation, below = options.propagation or (MS_PRIVATE, AT_RECURSIVE)
-    steps.append(attribute_step(save, 0, propagation=propagation, recursive=below))
+    steps: list[Step] = []
+    if tree is place.save:
+        if not _connected(place):
+            steps += clone_steps(place.source, place.save, _recursion(place))
+        steps += _idmap_steps(place, wiring)
+    elif propagation == MS_SHARED:
+        # as in a new user namespace's copy of the mounts: it sees what the host mounts, the host not what it mounts
+        steps += _propagation_steps(tree, MS_SLAVE, below)
+    steps += _propagation_steps(tree, propagation, below)
+    readonly = " [readonly]" if options.set & MOUNT_ATTR_RDONLY else ""
+    steps[0].note = f"bind {_shown(place.source)} -> {place.destination}{readonly}"
     if options.set or options.clear:
-        steps.append(attribute_step(save, options.set, options.clear))
+        steps.append(attribute_step(tree, options.set, options.clear))
     if options.set_below or options.clear_below:
-        steps.append(attribute_step(save, options.set_below, options.clear_below, recursive=AT_RECURSIVE))
-    steps += target_steps(place, target, directory=path not in files)
-    steps.append(attach_step(save, target))
+        steps.append(attribute_step(tree, options.set_below, options.clear_below, recursive=AT_RECURSIVE))
+    steps += target_steps(place.path, place.target, directory=place.source not in wiring.files)
+    return [*steps, attach_step(tree, place.target)]
+
+
+def _overlay_steps(place: Place, given: list[tuple[str, str]], attributes: int, wiring: Wiring) -> list[Step]:
+    """A stack of directories in the kernel's own words: read and escaped as mount(8) does, then as any other stack."""
+    from lamina.overlay.options import parse_options as parse_overlay
+    from lamina.overlay.steps import overlay_steps
+
+    text = ",".join(f"{key}={text}" if text else key for key, text in given if key != "ro")
+    stack = parse_overlay([text])
+    if not wiring.lowerdir_plus:
+        raise InvalidInput(
+            f"mount overlay at {place.destination}: this kernel has no lowerdir+ (6.8)",
+            remedy="have it mounted beforehand, and bind it",
+        )
+    return overlay_steps(stack, place.save, attributes=attributes)
+
+
+def _old_steps(place: Place, given: list[tuple[str, str]], attributes: int) -> list[Step]:
+    """By mount(2), the only one with this flag: on top of our own copy of "/", from where it is taken at once."""
+    data = ",".join(f"{key}={text}" if text else key for key, text in given).encode(
+        "utf-8", "surrogateescape"
+    )
+    if len(data) > _LONGEST_DATA:
+        raise InvalidInput(f"mount at {place.destination}: more than {_LONGEST_DATA} bytes of options")
+    steps = [
+        Step("mount", place.source or b"none", b"/", place.fstype, MS_I_VERSION, data or None),
+        Step("open_tree", AT_FDCWD, b"/..", OPEN_TREE_CLOEXEC, save=place.save),
+    ]
+    return [*steps, attribute_step(place.save, attributes)] if attributes else steps
+
+
+def _copy_up_steps(place: Place, channel: int | Reg) -> list[Step]:
+    """Have the parent fill the tmpfs with what it is going to cover."""
+    note = f"copy {place.destination} into its tmpfs"
+    return lend_steps(channel, (place.save, place.target), LETTERS[COPY_UP], note)
+
+
+def _remount_steps(place: Place) -> list[Step]:
+    """Change what is mounted at the destination, by descriptor (CVE-2026-115521): with `bind` this mount, without the
+    file system as well. What no option names stays as it is.
+    """
+    options, held = place.options, place.target
+    steps = [open_step(place.path, held, flags=O_PATH, note=f"remount {place.destination}")]
+    flags = [*((flag, "") for flag in options.superblock), *options.data]
+    if options.bind is None:
+        if options.set & MOUNT_ATTR_RDONLY or options.clear & MOUNT_ATTR_RDONLY:
+            flags.append(("ro" if options.set & MOUNT_ATTR_RDONLY else "rw", ""))
+    else:
+        refuse_for_bind(options, f"remount {place.destination}")
+    if flags:
+        context = Reg(f"{place.save}.fs")
+        steps.append(Step("fspick", held, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH, save=context))
+        steps += _data_steps(context, tuple(flags))
+        steps.append(Step("fsconfig", context, FSCONFIG_CMD_RECONFIGURE, None, None, 0))
+    if options.set or options.clear:
+        steps.append(attribute_step(held, options.set, options.clear))
+    if options.set_below or options.clear_below:
+        steps.append(attribute_step(held, options.set_below, options.clear_below, recursive=AT_RECURSIVE))
+    if options.propagation:
+        steps += _propagation_steps(held, *options.propagation)
     return steps
 
 
@@ -203,3 +303,7 @@ def readonly_steps(path: Reg, save: Reg) -> list[Step]:
         attribute_step(save, MOUNT_ATTR_RDONLY, recursive=AT_RECURSIVE),
         attach_step(save, path),
     ]
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -12,6 +12,7 @@ from os import O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WR
 from lamina.errors import InvalidInput
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
+    MOUNT_ATTR_IDMAP,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
     RESOLVE_IN_ROOT,
@@ -87,15 +88,21 @@ def _making_steps(names: list[bytes], save: Reg, directory: bool, resolve: int) 
     return steps
 
 
-def attach_step(mount: Reg, target: Reg, **more: object) -> Step:
+def attach_step(mount: Reg | int, target: Reg, **more: object) -> Step:
     """Attach a detached mount on an open mount point: both ends by descriptor."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     return Step("move_mount", mount, b"", target, b"", flags, **more)  # type: ignore[arg-type]
 
 
 def attribute_step(
-    mount: Reg, set_: int, clear: int = 0, *, recursive: int = 0, propagation: int = 0
+    mount: Reg | int, set_: int, clear: int = 0, *, recursive: int = 0, propagation: int = 0
 ) -> Step:
     """Change mount attributes by descriptor. *recursive* is AT_RECURSIVE or 0."""
     attributes = Struct("mount_attr", "QQQQ", (set_, clear, propagation, 0))
+    return Step("mount_setattr", mount, b"", AT_EMPTY_PATH | recursive, attributes, 32)
+
+
+def idmap_step(mount: Reg | int, namespace: int, *, recursive: int = 0) -> Step:
+    """Map the ids of a detached mount as the user namespace *namespace* (a descriptor) does: mount_setattr(2), 5.12."""
+    attributes = Struct("mount_attr", "QQQQ", (MOUNT_ATTR_IDMAP, 0, 0, namespace))
     return Step("mount_setattr", mount, b"", AT_EMPTY_PATH | recursive, attributes, 32)

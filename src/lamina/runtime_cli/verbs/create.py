@@ -6,6 +6,7 @@ from lamina.argv.declare import Arguments, Verb
 from lamina.runtime.container.create import Wishes, create
 from lamina.runtime_cli.asked import path, preserved, root
 from lamina.runtime_cli.options import CREATION, HELP, ID
+from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,5 +36,6 @@ def wishes(args: Arguments, **more: Any) -> Wishes:
         no_new_keyring=args.no_new_keyring,
         systemd_cgroup=args.systemd_cgroup,
         init=args.init,
+        warn=lambda text: warn(args, text),
         **more,
     )

@@ -9,6 +9,7 @@ from lamina.runtime.container.directory import Container
 from lamina.runtime.container.join import Joining, execute
 from lamina.runtime_cli.asked import container, path, preserved
 from lamina.runtime_cli.options import CONSOLE, HELP, ID, PID_FILE, PIDFD, PRESERVE
+from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def do(args: Arguments) -> int:
         cgroup=args.cgroup or "",
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
+        warn=lambda text: warn(args, text),
     )
     joined = execute(found, process, joining)
     if args.detach:

@@ -13,8 +13,8 @@ from lamina.document import encode
 from lamina.linux.capabilities import CAPABILITIES, last_cap
 from lamina.runtime.container.directory import OCI_VERSION
 from lamina.runtime.hooks import MOMENTS
-from lamina.runtime.plan.mounts import option_names
 from lamina.runtime.plan.namespaces import FLAGS as NAMESPACES
+from lamina.runtime.plan.options import option_names
 from lamina.runtime.seccomp.architectures import ARCHITECTURES
 from lamina.runtime.seccomp.rules import ACTIONS, FLAGS, OPERATORS
 from lamina.runtime_cli.options import HELP

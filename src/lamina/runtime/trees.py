@@ -1,0 +1,145 @@
+"""Mounts that the caller makes for a new process which may not: for a user namespace, and with ids mapped.
+
+They are attached nowhere; the new process gets them as descriptors. Root's own procfs is made the same way.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.capabilities import capget
+from lamina.linux.constants import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    FSCONFIG_CMD_CREATE,
+    MOUNT_ATTR_IDMAP,
+    OPEN_TREE_CLONE,
+    PROC_SUPER_MAGIC,
+)
+from lamina.linux.fd import Fd
+from lamina.linux.files import fstatfs
+from lamina.linux.mount import fsconfig, fsmount, fsopen, mount_setattr, open_tree
+from lamina.linux.program import Reg, assemble
+from lamina.overlay.spec import MountSpec
+from lamina.overlay.steps import overlay_steps
+from lamina.runtime.id_maps import mapped_namespace
+from lamina.runtime.plan.mounts import Place, places_of
+from lamina.runtime.plan.paths import ROOT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.runtime.bundle import Bundle, Joined
+
+CAP_SYS_ADMIN = 21
+
+
+def own_procfs() -> Fd:
+    """A procfs over which nobody has mounted anything: a new one, or the host's, looked at, where none can be made."""
+    try:
+        with fsopen("proc") as context:
+            fsconfig(context, FSCONFIG_CMD_CREATE, None, None)
+            return fsmount(context)
+    except KernelError:
+        fd = Fd(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    if fstatfs(fd).type != PROC_SUPER_MAGIC:
+        fd.close()
+        raise Unsupported("write to procfs: what is mounted at /proc of this host is none")
+    return fd
+
+
+def make_trees(
+    bundle: Bundle, joined: tuple[Joined, ...], held: list[Fd]
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[int, int], ...]]:
+    """(`trees`, `id_maps`) of a Wiring. Descriptors are added to *held*.
+
+    Raises InvalidInput for id maps that contradict each other, KernelError when the kernel maps no ids there.
+    """
+    linux = bundle.spec.get("linux") or {}
+    mapped = any(n["type"] == "user" and not n.get("path") for n in linux.get("namespaces") or [])
+    privileged = bool(capget().effective >> CAP_SYS_ADMIN & 1)
+    trees: list[tuple[str, int]] = []
+    elsewhere = mapped or any(namespace.kind == "user" and namespace.fd >= 0 for namespace in joined)
+    if elsewhere and privileged:
+        held.append(_root(bundle))
+        trees.append((str(ROOT), int(held[-1])))
+    id_maps: list[tuple[int, int]] = []
+    mounts = bundle.spec.get("mounts") or []
+    for place, mount in zip(places_of(bundle), mounts, strict=True):
+        if place.options.remount:
+            continue
+        namespace = None
+        if place.options.idmap is not None:
+            namespace = _namespace(mount, linux, mapped, joined)
+            held.append(namespace)
+            id_maps.append((place.index, int(namespace)))
+        if place.bound and privileged and (elsewhere or namespace is not None):
+            held.append(_tree(place, namespace))
+            trees.append((str(place.save), int(held[-1])))
+    return tuple(trees), tuple(id_maps)
+
+
+def _root(bundle: Bundle) -> Fd:
+    if isinstance(bundle.rootfs, bytes):
+        return open_tree(AT_FDCWD, bundle.rootfs, OPEN_TREE_CLONE | AT_RECURSIVE)
+    return _stack(bundle.rootfs)
+
+
+def _stack(rootfs: MountSpec) -> Fd:
+    """The stack, mounted here by the steps with which the new process would have done it."""
+    steps = overlay_steps(rootfs, Reg("root"))
+    outcome = assemble(steps).walk()
+    descriptors = [
+        result
+        for step, result in zip(steps, outcome.results, strict=True)
+        if step.call == "fsopen" and result >= 0
+    ]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if outcome.failed is not None:
+        step = steps[outcome.failed]
+        raise KernelError("mount overlay", outcome.errno, hint=f"step {step!r}")
+    return Fd(outcome.results[-1])
+
+
+def _namespace(mount: dict[str, Any], linux: dict[str, Any], mapped: bool, joined: tuple[Joined, ...]) -> Fd:
+    """The user namespace whose maps the mount is to have: its own, or else the container's."""
+    what = f"map ids of the mount at {mount['destination']}"
+    uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
+    if bool(uids) != bool(gids):
+        raise InvalidInput(f"{what}: uidMappings and gidMappings belong together", remedy="give both")
+    if uids:
+        return mapped_namespace(uids, gids)
+    if mapped:
+        return mapped_namespace(linux.get("uidMappings") or [], linux.get("gidMappings") or [])
+    for namespace in joined:
+        if namespace.kind == "user" and namespace.fd >= 0:
+            return Fd(os.dup(namespace.fd))
+    raise InvalidInput(
+        f"{what}: neither it nor the container has id maps",
+        remedy="give the mount uidMappings and gidMappings",
+    )
+
+
+def _tree(place: Place, namespace: Fd | None) -> Fd:
+    recursive = AT_RECURSIVE if place.options.bind is None else place.options.bind
+    tree = open_tree(AT_FDCWD, place.source, OPEN_TREE_CLONE | recursive)
+    try:
+        if namespace is not None:
+            mount_setattr(
+                tree, "", AT_EMPTY_PATH | (place.options.idmap or 0),
+                attr_set=MOUNT_ATTR_IDMAP, userns_fd=namespace,
+            )  # fmt: skip
+    except KernelError as error:
+        tree.close()
+        raise KernelError(
+            f"map ids of the mount at {place.destination}", error.errno or 0, os.fsdecode(place.source),
+            hint="its file system does not map ids, or is mapped already",
+        ) from error  # fmt: skip
+    except BaseException:
+        tree.close()
+        raise
+    return tree

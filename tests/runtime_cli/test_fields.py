@@ -1,0 +1,142 @@
+"""Fields of the specification that need their maker's help, or namespaces of somebody else's, by way of the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.linux.constants import CLONE_NEWUSER
+from lamina.linux.numbers import number
+from lamina.runtime.plan.namespaces import FLAGS
+from support.agent import Agent, profile
+from support.namespaces import in_mount_namespace
+from support.oci import Runtime
+from support.starting import FILES, SHIFTED, link, somebody
+
+pytestmark = pytest.mark.root
+ASK = "import os; print(os.getppid(), flush=True); os._exit(0)"
+
+
+def run(runtime: Runtime, bundle: Any, identity: str) -> str:
+    """What a container says in its life."""
+    done = runtime("run", "--bundle", bundle.write(), identity, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["network", "ipc", "uts", "cgroup", "pid", "time", "user"])
+def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
+    flags = sum(FLAGS.values()) & ~(0 if kind == "user" else CLONE_NEWUSER)
+    with somebody(flags) as pid:
+        bundle = runtime.bundle("sleep", "60")
+        bundle.config.pop("hostname")
+        kept = [n for n in bundle.config["linux"]["namespaces"] if n["type"] not in (kind, "uts")]
+        kept.append({"type": kind, "path": f"/proc/{pid}/ns/{FILES.get(kind, kind)}"})
+        bundle.config["linux"]["namespaces"] = kept
+        identity = f"joined-{kind}-{os.getpid()}"
+        runtime.begin(identity, bundle)
+        found = int(runtime.state(identity)["pid"])
+        assert link(found, kind) == link(pid, kind)
+        if kind != "time":
+            done = runtime.ask("exec", identity, "readlink", f"/proc/self/ns/{FILES.get(kind, kind)}")
+            assert done.stdout.strip() == link(pid, kind), done.stderr
+        runtime.ask("delete", "--force", identity)
+
+
+def test_fields_that_only_steps_stand_for(runtime: Runtime) -> None:
+    bundle = runtime.shell(
+        "cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/timens_offsets;"
+        " uname -m; stat -c %Hr:%Lr /dev/mine; grep -c . /tmp/kept; nice",
+        oomScoreAdj=77, scheduler={"policy": "SCHED_OTHER", "nice": 4},
+    )  # fmt: skip
+    linux = bundle.config["linux"]
+    linux["namespaces"].append({"type": "time"})
+    linux["timeOffsets"] = {"boottime": {"secs": 1000}}
+    linux["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "81"}
+    linux["personality"] = {"domain": "LINUX32"}
+    linux["devices"] = [{"path": "/dev/mine", "type": "c", "major": 1, "minor": 3}]
+    bundle.config["mounts"].append(
+        {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}
+    )
+    (bundle.rootfs / "tmp/kept").write_text("here\n")
+    lines = run(runtime, bundle, f"fields-{os.getpid()}").splitlines()
+    assert lines[:2] == ["77", "81"]
+    assert lines[3].split() == ["boottime", "1000", "0"]
+    assert lines[4:] == ["i686", "1:3", "1", "4"]
+
+
+def test_what_differs_from_what_was_asked_is_logged(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    bundle.config["process"]["capabilities"]["bounding"].append("CAP_OF_TOMORROW")
+    log = runtime.directory / "log"
+    done = runtime(
+        "--log", str(log), "run", "--bundle", bundle.write(), f"said-{os.getpid()}", capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CAP_OF_TOMORROW is not given" in log.read_text()
+
+
+def test_a_user_namespace_of_roots(runtime: Runtime) -> None:
+    bundle = runtime.shell(
+        "cat /proc/self/uid_map /proc/self/oom_score_adj; stat -c %u /; [ -c /dev/null ]", oomScoreAdj=5
+    )
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    bundle.config["linux"].update(uidMappings=SHIFTED, gidMappings=SHIFTED)
+    for path in (bundle.rootfs, *bundle.rootfs.iterdir()):
+        os.chown(path, 100_000, 100_000, follow_symlinks=False)
+    lines = run(runtime, bundle, f"user-{os.getpid()}").splitlines()
+    assert lines[0].split() == ["0", "100000", "65536"]
+    assert lines[1:] == ["5", "0"]
+
+
+def test_a_network_device_is_the_containers(runtime: Runtime) -> None:
+    def inner() -> str:
+        from lamina.linux.namespaces import unshare
+
+        unshare(FLAGS["network"])
+        for words in (
+            ["link", "add", "one", "type", "veth", "peer", "name", "two"],
+            ["addr", "add", "192.0.2.7/24", "dev", "one"],
+        ):
+            subprocess.run(["ip", *words], check=True)
+        bundle = runtime.bundle("/sbin/ip", "-o", "addr")
+        bundle.config["linux"]["netDevices"] = {"one": {"name": "eth0"}}
+        return run(runtime, bundle, f"net-{os.getpid()}")
+
+    assert "eth0    inet 192.0.2.7/24" in in_mount_namespace(inner)
+
+
+@pytest.mark.parametrize("privileges", [True, False])
+def test_an_agent_answers_for_a_container_and_for_who_joins_it(runtime: Runtime, privileges: bool) -> None:
+    python = [os.path.realpath("/usr/bin/python3"), "-I", "-S", "-c", ASK]
+    if not Path(python[0]).exists():
+        pytest.skip("needs a Python of the system's, which is in /usr")
+    place = runtime.directory / "agent"
+    bundle = runtime.bundle(*python, noNewPrivileges=privileges)
+    bundle.config["linux"]["seccomp"] = profile(place, "getppid")
+    identity = f"agent-{os.getpid()}"
+    with Agent(place, lambda call: (4711, 0, 0)) as agent:
+        assert run(runtime, bundle, identity) == "4711\n"
+    assert agent.asked == [number("getppid")]
+    assert agent.document["state"]["id"] == identity
+    place.unlink()
+    bundle.config["process"]["args"] = ["sleep", "60"]
+    with Agent(place, lambda call: (1, 0, 0), listeners=2) as agent:
+        runtime.begin(identity, bundle)
+        done = runtime("exec", identity, *python, capture_output=True)
+        assert done.stdout == "1\n", done.stderr
+        runtime.ask("delete", "--force", identity)
+
+
+def test_what_is_refused_leaves_nothing(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    bundle.config["linux"]["sysctl"] = {"kernel.panic": "1"}
+    done = runtime("run", "--bundle", bundle.write(), "refused", capture_output=True)
+    assert done.returncode == 1
+    assert "belongs to the whole machine" in done.stderr
+    assert sys.executable
