@@ -25,7 +25,9 @@ LAYOUTS = {
         "expected_attach_type"
     ),
     "PROG_ATTACH": "target_fd attach_bpf_fd attach_type attach_flags replace_bpf_fd",
-    "PROG_QUERY": "query.target_fd query.attach_type query.query_flags query.attach_flags query.prog_ids query.prog_cnt",
+    "PROG_QUERY": (
+        "query.target_fd query.attach_type query.query_flags query.attach_flags query.prog_ids query.prog_cnt"
+    ),
     "OBJ_GET_INFO": "info.bpf_fd info.info_len info.info",
 }
 RETURN = bpf.INSN.pack(bpf.BPF_JMP | bpf.BPF_EXIT, 0, 0, 0)
