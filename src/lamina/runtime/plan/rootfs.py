@@ -102,26 +102,30 @@ def _names(mount: dict[str, Any]) -> list[bytes]:
 
 
 def _cgroup_steps(mount: dict[str, Any], index: int, wiring: Wiring) -> list[Step]:
-    """The container's own cgroups, read-only as asked: one cgroup2, or a directory of v1 hierarchies."""
+    """The container's own cgroups, read-only as asked: one cgroup2, or a directory of v1 hierarchies as hosts have it.
+
+    Controllers that are mounted together share a directory with links to it; a hybrid has its v2 tree at `unified`.
+    """
     options = list(mount.get("options") or [])
-    if wiring.cgroup >= 0:
-        return mount_steps({**mount, "type": "cgroup2", "source": "cgroup"}, index, wiring.files)
+    unified = {**mount, "type": "cgroup2", "source": "cgroup"}
     if not wiring.controllers:
-        return []
+        return mount_steps(unified, index, wiring.files) if wiring.cgroup >= 0 else []
     base = {"destination": mount["destination"], "type": "tmpfs", "source": "tmpfs"}
     flags = [o for o in options if o != "ro"]
     steps = mount_steps({**base, "options": [*flags, "mode=755"]}, index * 100, wiring.files)
-    for number, controller in enumerate(wiring.controllers, 1):
-        place = f"{mount['destination']}/{controller.decode()}"
-        entry = {
-            "destination": place,
-            "type": "cgroup",
-            "source": "cgroup",
-            "options": [*options, controller.decode()],
-        }
+    directory = Reg(f"mount{index * 100}")
+    for number, hierarchy in enumerate(wiring.controllers, 1):
+        name = hierarchy.decode().removeprefix("name=")
+        controllers = hierarchy.decode().split(",")
+        entry = {"destination": f"{mount['destination']}/{name}", "options": [*options, *controllers]}
         steps += _v1_steps(entry, index * 100 + number)
+        if len(controllers) > 1:
+            steps += [Step("symlinkat", name.encode(), directory, link.encode()) for link in controllers]
+    if wiring.cgroup >= 0:
+        place = f"{mount['destination']}/unified"
+        steps += mount_steps({**unified, "destination": place}, index * 100 + 99, wiring.files)
     if "ro" in options:
-        steps.append(attribute_step(Reg(f"mount{index * 100}"), MOUNT_ATTR_RDONLY))
+        steps.append(attribute_step(directory, MOUNT_ATTR_RDONLY))
     return steps
 
 
