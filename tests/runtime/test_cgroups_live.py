@@ -86,6 +86,18 @@ def test_kills_in_a_group_made_inside_are_counted(boxes):
     assert cgroup.oom_kills() >= 1
 
 
+@pytest.mark.cgroup_v1("memory")
+def test_what_only_v1_can_say_of_memory(boxes):
+    cgroup = boxes.make({"memory": {"swappiness": 7, "disableOOMKiller": True, "kernelTCP": 1 << 20}})
+    assert file_of(cgroup, "memory", "memory.swappiness").read_text() == "7\n"
+    assert "oom_kill_disable 1\n" in file_of(cgroup, "memory", "memory.oom_control").read_text()
+    assert file_of(cgroup, "memory", "memory.kmem.tcp.limit_in_bytes").read_text() == f"{1 << 20}\n"
+    cgroup.update({"memory": {"disableOOMKiller": False, "kernel": 1 << 20}})
+    assert "oom_kill_disable 0\n" in file_of(cgroup, "memory", "memory.oom_control").read_text()
+    kernel = file_of(cgroup, "memory", "memory.kmem.limit_in_bytes").read_text()
+    assert (kernel == f"{1 << 20}\n") is (cgroup.notes == [])  # newer kernels take it and do nothing
+
+
 def test_a_fork_bomb_is_stopped(boxes):
     cgroup = boxes.make({"pids": {"limit": 8}})
     assert file_of(cgroup, "pids", "pids.max").read_text() == "8\n"

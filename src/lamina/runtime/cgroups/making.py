@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EEXIST, ENOENT
 
-from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.errors import InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.linux.fd import Fd
 from lamina.runtime.cgroups.cgroup import Cgroup
 from lamina.runtime.cgroups.layout import read_file, read_layout, relative_path
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _NO_SWAP = "swap is not accounted on this host: memory alone is limited (boot with swapaccount=1)"
 # files that may be missing though their controller is there, and what is then to be said
 _OPTIONAL = {"memory.memsw.limit_in_bytes": _NO_SWAP, "memory.swap.max": _NO_SWAP}
+
+# written without an error and without effect by newer kernels
+_IGNORED = {
+    "memory.kmem.limit_in_bytes": "this kernel does not limit its own memory apart: memory.limit counts it as well"
+}
 
 
 def create(
@@ -71,7 +76,7 @@ def create(
         cgroup.close()
         try:
             cgroup.remove()
-        except OSError as second:
+        except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         raise
     return cgroup
@@ -245,6 +250,12 @@ def write(place: bytes, setting: Setting, what: str, cgroup: Cgroup) -> None:
             from lamina.runtime.cgroups.refusals import not_written
 
             raise not_written(error, name, text, what) from error
+        if (
+            file in _IGNORED
+            and read_file(name).strip() != text.encode()
+            and _IGNORED[file] not in cgroup.notes
+        ):
+            cgroup.notes.append(_IGNORED[file])
         return
     if file.startswith("hugetlb.") and ".rsvd." in file:
         return  # what is used is limited; what is reserved is counted since Linux 5.7 only

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from errno import EBUSY
 
-from lamina.errors import LaminaError
+from lamina.errors import KernelError, LaminaError
 from lamina.runtime.cgroups.tree import remove_tree
 
 TYPE_CHECKING = False
@@ -18,6 +19,8 @@ def remove(cgroup: Cgroup) -> None:
     if cgroup.unit:
         from lamina.runtime.cgroups.systemd import stop_unit
 
+        if left := cgroup.processes():  # systemd would end them, in its own time
+            raise KernelError("stop", EBUSY, cgroup.unit, hint=f"{len(left)} processes still live there")
         try:
             stop_unit(cgroup)
         except (OSError, LaminaError) as error:
