@@ -51,6 +51,7 @@ def loaded_by_second(words: list[str], report: Path) -> set[str]:
 
 CGROUPS = "lamina.runtime.cgroups"
 # of its room for control groups, what a start with everyday limits needs (on a host with v1, or with v2 alone)
+WORDS = "cgroup layout making making_v2 resources v1 v2"
 WITH_LIMITS = {
     CGROUPS,
     *(f"{CGROUPS}.{name}" for name in ("cgroup", "layout", "making", "resources", "v1", "v2")),

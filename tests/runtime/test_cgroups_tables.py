@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.cgroups import Layout, settings
 from lamina.runtime.cgroups.resources import parts
-from lamina.runtime.cgroups.v2 import weight_of_blkio, weight_of_shares
+from lamina.runtime.cgroups.v2 import weight_of_shares
+from lamina.runtime.cgroups.v2_io import weight_of_blkio
 from support.cgroupfs import CONTROLLERS
 from support.cgroupfs import V1 as V1_FILES
 

@@ -335,6 +335,44 @@ def test_a_user_uses_what_was_delegated():
     assert left == "False"
 
 
+LIMITS = ["--memory", "64m", "--pids-limit", "20", "--cpus", "0.5"]
+SHOW = "cat /proc/self/cgroup /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max"
+SHOWN = ["0::/", str(64 * MEGABYTE), "20", "50000 100000"]
+
+
+def test_a_container_with_limits():
+    """It sees its own group as the root, read-only."""
+    run = [
+        sys.executable,
+        "-m",
+        "lamina",
+        "run",
+        "--rm",
+        *LIMITS,
+        "host",
+        "--",
+        "sh",
+        "-c",
+        f"{SHOW}; mkdir /sys/fs/cgroup/x",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "LAMINA_ROOT": f"/var/tmp/lamina-{os.urandom(3).hex()}",
+    }
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100)
+    assert [line for line in done.stdout.splitlines() if "net_cls" not in line] == SHOWN, done.stderr
+    assert "Read-only file system" in done.stderr
+    assert not Path("/sys/fs/cgroup/lamina").exists()
+
+
+def test_a_users_container_with_limits():
+    words = ["run", "--rm", *LIMITS[:4], "host", "--", "sh", "-c", SHOW.replace("/sys/fs/cgroup/cpu.max", "")]
+    code = f"import sys; from lamina.cli.entry import command_line; sys.exit(command_line({words!r}))"
+    done = as_tester(code, "Delegate=yes", "DelegateSubgroup=init", "Environment=HOME=/home/tester")
+    assert [line for line in done.stdout.splitlines() if "net_cls" not in line] == SHOWN[:3], done.stderr
+
+
 def test_a_user_without_delegation_is_told():
     done = as_tester(ROOTLESS)
     assert done.returncode != 0

@@ -67,7 +67,10 @@ def create(
             layout = settle(layout)
             wanted = settings(resources, layout)
         _make_v1(cgroup, layout, relative, wanted, bool(rules), everywhere)
-        _make_v2(cgroup, layout, relative, wanted, bool(rules) and "devices" not in layout.v1, everywhere)
+        if rules or everywhere or not layout.v1.keys() >= wanted.keys():
+            from lamina.runtime.cgroups.making_v2 import make_v2
+
+            make_v2(cgroup, layout, relative, wanted, bool(rules) and "devices" not in layout.v1, everywhere)
         if rules:
             from lamina.runtime.cgroups.devices import apply
 
@@ -92,7 +95,7 @@ def _make_v1(
             continue
         place = root + b"/" + relative
         try:
-            _make_below(cgroup, root, relative, controller)
+            make_below(cgroup, root, relative, controller)
         except Unsupported:
             if asked:
                 raise
@@ -107,32 +110,8 @@ def _make_v1(
         cgroup.tasks[",".join(controllers)] = Fd(os.open(place + b"/tasks", os.O_WRONLY | os.O_CLOEXEC))
 
 
-def _make_v2(
-    cgroup: Cgroup, layout: Layout, relative: bytes, wanted: Wanted, devices: bool, everywhere: bool
-) -> None:
-    asked = [name for name in wanted if name not in layout.v1]
-    if layout.v2 is None or not (asked or devices or everywhere):
-        if devices:
-            raise Unsupported("limit devices: this host has neither the v1 controller nor cgroup v2")
-        return
-    place = layout.v2 + b"/" + relative
-    try:
-        others = layout.v2_controllers.difference(asked) if everywhere else ()
-        _delegate(cgroup, layout.v2, relative, [name for name in asked if name], sorted(others))
-        _make_below(cgroup, layout.v2, relative, asked[0] if asked else "devices" if devices else "cgroup")
-    except Unsupported:
-        if asked or devices:
-            raise
-        return  # nobody asked for it
-    cgroup.paths[""] = place
-    for name in asked:
-        for setting in wanted[name]:
-            write(place, setting, name or "unified", cgroup)
-    cgroup.v2 = Fd(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-
-
-def _make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
-    """Make the group and those above it that are missing, noting which these were."""
+def make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
+    """Make the group, and those above it that are missing."""
     place = root + b"/" + relative
     for _ in range(20):
         try:
@@ -149,12 +128,13 @@ def _make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -
                 from lamina.runtime.cgroups.refusals import not_made
 
                 raise not_made(error, place, controller) from error
-        _make_parents(cgroup, root, relative, controller)
+        make_parents(cgroup, root, relative, controller)
     # the group above was removed, again and again, by the end of its last container
     raise KernelError("mkdir", ENOENT, os.fsdecode(place))
 
 
-def _make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
+def make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
+    """Make the groups above that are missing, noting which these were."""
     place = root
     for name in relative.split(b"/")[:-1]:
         place = place + b"/" + name
@@ -184,48 +164,6 @@ def _inherit(root: bytes, relative: bytes) -> None:
                         setting.write(read_file(above + file).strip())
                 except OSError as error:
                     raise KernelError("write to", error.errno or 0, os.fsdecode(place + file)) from error
-
-
-def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], others: list[str]) -> None:
-    """v2: a controller works in a group only when each group above hands it down (cgroups(7)).
-
-    *asked* must be, *others* may be.
-    """
-    if not asked and not others:
-        return
-    place = root
-    if b"/" in relative and not os.path.isdir(os.path.dirname(root + b"/" + relative)):
-        _make_parents(cgroup, root, relative, asked[0] if asked else others[0])
-    for name in (b"", *relative.split(b"/")[:-1]):
-        place = place + b"/" + name if name else place
-        control = place + b"/cgroup.subtree_control"
-        # read first: a write takes the lock of all cgroups and may wait for groups that are going
-        on = read_file(control).decode().split()
-        missing = [name for name in (*asked, *others) if name not in on]
-        if missing and not _hand_down(control, missing):
-            for controller in missing:
-                if (failure := _hand_down_one(control, controller)) is not None and controller in asked:
-                    from lamina.runtime.cgroups.refusals import not_handed_down
-
-                    raise not_handed_down(place, controller, failure) from failure
-
-
-def _hand_down(control: bytes, controllers: list[str]) -> bool:
-    try:
-        with open(control, "wb", buffering=0) as file:
-            file.write(" ".join([f"+{name}" for name in controllers]).encode())
-    except OSError:
-        return False
-    return True
-
-
-def _hand_down_one(control: bytes, controller: str) -> OSError | None:
-    try:
-        with open(control, "wb", buffering=0) as file:
-            file.write(b"+" + controller.encode())
-    except OSError as error:
-        return error
-    return None
 
 
 def write(place: bytes, setting: Setting, what: str, cgroup: Cgroup) -> None:

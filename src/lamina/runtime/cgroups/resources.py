@@ -74,19 +74,19 @@ def settings(resources: Resources, layout: Layout) -> dict[str, list[Setting]]:
     for part, limits in asked.items():
         name = V2_NAMES.get(part, part)
         if part in layout.v1:
-            from lamina.runtime.cgroups.v1 import TABLE
+            from lamina.runtime.cgroups.v1 import table
 
-            name, made = part, TABLE[part](limits)
+            name, made = part, table(part)(limits)
         elif name in layout.v2_controllers and part not in ("net_cls", "net_prio"):
-            from lamina.runtime.cgroups.v2 import TABLE as V2_TABLE
+            from lamina.runtime.cgroups.v2 import table as table_v2
 
-            made = V2_TABLE[part](limits)
+            made = table_v2(part)(limits)
         else:
             raise missing(part, part if layout.v1 else name, layout)
         if made:
             wanted[name] = made
     if unified:
-        from lamina.runtime.cgroups.v2 import unified_settings
+        from lamina.runtime.cgroups.v2_io import unified_settings
 
         for name, made in unified_settings(unified, layout).items():
             wanted[name] = wanted.get(name, []) + made
