@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -449,6 +450,48 @@ def test_parents_are_removed_only_by_whoever_made_them():
     assert not os.path.exists(os.path.dirname(parent))
 
 
+HUGE = {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"pids": {"limit": 5}, "cpu": {"shares": 5}},
+        pytest.param(HUGE, marks=pytest.mark.cgroup_v2("hugetlb")),
+    ],
+)
+def test_makers_and_removers_of_neighbours_do_not_disturb_each_other(boxes, resources):
+    """Whoever leaves the group above empty removes it, also while somebody else is about to make one in it."""
+    failures: list[BaseException] = []
+
+    def make_and_remove(name: str) -> None:
+        try:
+            for _ in range(100):
+                cgroup = create(
+                    f"{boxes.parent}/{name}", {"pids": {"limit": 5}, "cpu": {"shares": 5}}, own_parent=True
+                )
+                assert cgroup is not None
+                cgroup.close()
+                cgroup.remove()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=make_and_remove, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_failure_takes_away_only_what_it_made(boxes):
+    """Another one's group at the same place, in a hierarchy where it has no processes."""
+    theirs = boxes.make({"cpu": {"shares": 5}})
+    with pytest.raises(KernelError):
+        create(f"{boxes.parent}/box", {"cpu": {"shares": 5}, "pids": {"limit": 1 << 70}})
+    assert all(os.path.exists(place) for place in theirs.paths.values())
+
+
 def test_made_twice_and_removed_twice_is_no_error(boxes):
     first, second = boxes.make({"pids": {"limit": 5}}), boxes.make({"pids": {"limit": 6}})
     first.remove()
@@ -527,15 +570,12 @@ def test_memory_is_raised_and_lowered(boxes):
                 assert now()[1] == (both_limit - limit) * MEGABYTE
 
 
-def test_memory_is_not_lowered_below_what_is_used_when_asked_to_look_first(boxes, tmp_path):
+def test_memory_is_not_lowered_below_what_is_used_when_asked_to_look_first(boxes):
     cgroup = boxes.make({"memory": {"limit": 128 * MEGABYTE}})
-    ready = tmp_path / "ready"
-    boxes.start(cgroup, f"head -c 40m /dev/zero | (tail; sleep 60) & sleep 60; : {ready}")
-    memory = cgroup.stats().memory
+    boxes.start(cgroup, "head -c 40m /dev/zero | tail | sleep 60")  # tail keeps it, and cannot get rid of it
     eventually(lambda: cgroup.stats().memory.usage_bytes > 30 * MEGABYTE)
     with pytest.raises(Conflict, match="bytes are in use"):
         cgroup.update({"memory": {"limit": 20 * MEGABYTE, "checkBeforeUpdate": True}})
-    assert memory is not None
     assert cgroup.stats().memory.limit_bytes == 128 * MEGABYTE
 
 

@@ -38,6 +38,7 @@ class Cgroup:
     ) -> None:
         self.paths = paths
         self.made = made if made is not None else []  # the groups above that `create` found missing
+        self.found: list[bytes] = []  # the container's own that were there already
         self.own_parent = own_parent
         self.unit, self.user = unit, user
         self.tasks: dict[str, Fd] = {}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _NO_SWAP = "swap is not accounted on this host: memory alone is limited (boot with swapaccount=1)"
 # files that may be missing though their controller is there, and what is then to be said
 _OPTIONAL = {"memory.memsw.limit_in_bytes": _NO_SWAP, "memory.swap.max": _NO_SWAP}
-
 # written without an error and without effect by newer kernels
 _IGNORED = {
     "memory.kmem.limit_in_bytes": "this kernel does not limit its own memory apart: memory.limit counts it as well"
@@ -77,6 +76,8 @@ def create(
             apply(cgroup, rules)
     except BaseException as failure:
         cgroup.close()
+        # what was there before may be somebody else's
+        cgroup.paths = {name: place for name, place in cgroup.paths.items() if place not in cgroup.found}
         try:
             cgroup.remove()
         except (OSError, LaminaError) as second:
@@ -112,25 +113,32 @@ def _make_v1(
 
 def make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
     """Make the group, and those above it that are missing."""
-    place = root + b"/" + relative
     for _ in range(20):
-        try:
-            os.mkdir(place, 0o755)
+        if make_group(cgroup, root + b"/" + relative, controller):
             return
-        except OSError as error:
-            if error.errno == EEXIST:
-                if not cgroup.unit and place not in cgroup.paths.values():
-                    from lamina.runtime.cgroups.refusals import check_unused
-
-                    check_unused(place)
-                return
-            if error.errno != ENOENT:
-                from lamina.runtime.cgroups.refusals import not_made
-
-                raise not_made(error, place, controller) from error
         make_parents(cgroup, root, relative, controller)
     # the group above was removed, again and again, by the end of its last container
-    raise KernelError("mkdir", ENOENT, os.fsdecode(place))
+    raise KernelError("mkdir", ENOENT, os.fsdecode(root + b"/" + relative))
+
+
+def make_group(cgroup: Cgroup, place: bytes, controller: str) -> bool:
+    """Make the group at *place*, or find an unused one there; False when there is none above it."""
+    try:
+        os.mkdir(place, 0o755)
+    except OSError as error:
+        if error.errno == ENOENT:
+            return False
+        if error.errno != EEXIST:
+            from lamina.runtime.cgroups.refusals import not_made
+
+            raise not_made(error, place, controller) from error
+        if place not in cgroup.paths.values():
+            if not cgroup.unit:
+                from lamina.runtime.cgroups.refusals import check_unused
+
+                check_unused(place)
+            cgroup.found.append(place)
+    return True
 
 
 def make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
@@ -188,12 +196,9 @@ def write(place: bytes, setting: Setting, what: str, cgroup: Cgroup) -> None:
             from lamina.runtime.cgroups.refusals import not_written
 
             raise not_written(error, name, text, what) from error
-        if (
-            file in _IGNORED
-            and read_file(name).strip() != text.encode()
-            and _IGNORED[file] not in cgroup.notes
-        ):
-            cgroup.notes.append(_IGNORED[file])
+        note = _IGNORED.get(file)
+        if note is not None and read_file(name).strip() != text.encode() and note not in cgroup.notes:
+            cgroup.notes.append(note)
         return
     if file.startswith("hugetlb.") and ".rsvd." in file:
         return  # what is used is limited; what is reserved is counted since Linux 5.7 only

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from errno import ENOENT
 
-from lamina.errors import Unsupported
+from lamina.errors import KernelError, Unsupported
 from lamina.linux.fd import Fd
 from lamina.runtime.cgroups.layout import read_file
-from lamina.runtime.cgroups.making import make_below, make_parents, write
+from lamina.runtime.cgroups.making import make_group, make_parents, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +27,15 @@ def make_v2(
             raise Unsupported("limit devices: this host has neither the v1 controller nor cgroup v2")
         return
     place = layout.v2 + b"/" + relative
+    others = layout.v2_controllers.difference(asked) if everywhere else ()
     try:
-        others = layout.v2_controllers.difference(asked) if everywhere else ()
-        _delegate(cgroup, layout.v2, relative, [name for name in asked if name], sorted(others))
-        make_below(cgroup, layout.v2, relative, asked[0] if asked else "devices" if devices else "cgroup")
+        for _ in range(20):
+            whole = _delegate(cgroup, layout.v2, relative, [name for name in asked if name], sorted(others))
+            if whole and make_group(cgroup, place, asked[0] if asked else "devices" if devices else "cgroup"):
+                break
+        else:
+            # the group above was removed, again and again, by the end of its last container
+            raise KernelError("mkdir", ENOENT, os.fsdecode(place))
     except Unsupported:
         if asked or devices:
             raise
@@ -41,16 +47,13 @@ def make_v2(
     cgroup.v2 = Fd(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], others: list[str]) -> None:
-    """v2: a controller works in a group only when each group above hands it down (cgroups(7)).
+def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], others: list[str]) -> bool:
+    """Make the groups above, and have each of them hand the controllers down: *asked* must be, *others* may be.
 
-    *asked* must be, *others* may be.
+    False when one of them was removed meanwhile, by the end of its last container.
     """
-    if not asked and not others:
-        return
+    make_parents(cgroup, root, relative, (asked or others or ["cgroup"])[0])
     place = root
-    if b"/" in relative and not os.path.isdir(os.path.dirname(root + b"/" + relative)):
-        make_parents(cgroup, root, relative, asked[0] if asked else others[0])
     for name in (b"", *relative.split(b"/")[:-1]):
         place = place + b"/" + name if name else place
         control = place + b"/cgroup.subtree_control"
@@ -60,9 +63,12 @@ def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], ot
         if missing and not _hand_down(control, missing):
             for controller in missing:
                 if (failure := _hand_down_one(control, controller)) is not None and controller in asked:
+                    if not os.path.isdir(place):
+                        return False
                     from lamina.runtime.cgroups.refusals import not_handed_down
 
                     raise not_handed_down(place, controller, failure) from failure
+    return True
 
 
 def _hand_down(control: bytes, controllers: list[str]) -> bool:
