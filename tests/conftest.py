@@ -2,8 +2,8 @@
 
 Markers: `root` needs uid 0, `userns` needs that ordinary users may make user namespaces (the fixture `rootless` is
 such a user), `peer("crun")` needs that program, `slow` takes more than a few seconds, `vm` runs in the virtual machine
-of `make test-vm` alone, `cgroup_v1("pids")` where v1 has that controller, `cgroup_v2` where there is a v2 tree (with such a
-controller).
+of `make test-vm` alone, `cgroup_v1("pids")` where v1 has that controller, `cgroup_v2` where there is a v2 tree (and
+that has the controllers named).
 With LAMINA_TESTS_MUST_RUN=1 a test that would be skipped fails instead: nothing silently stops being tested.
 """
 

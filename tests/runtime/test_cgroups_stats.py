@@ -260,6 +260,9 @@ def test_a_controller_that_the_host_or_only_the_container_lacks(tmp_path):
     cgroup = create("/box", {"pids": {"limit": 5}}, layout=fake.layout)
     assert cgroup is not None
     cgroup.close()
+    # zeros and "no limit" ask for nothing
+    cgroup.update({"memory": {"limit": -1}, "cpu": {"shares": 0}, "pids": {"limit": 6}}, layout=fake.layout)
+    assert (tmp_path / "pids/box/pids.max").read_text() == "6"
     with pytest.raises(Unsupported, match="the container is in no group of that controller"):
         cgroup.update({"memory": {"limit": 5}}, layout=fake.layout)
     with pytest.raises(Unsupported, match="this host has no cpu cgroup controller"):

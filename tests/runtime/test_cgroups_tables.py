@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.cgroups import Layout, settings
-from lamina.runtime.cgroups.resources import parts
+from lamina.runtime.cgroups.resources import limits_anything, parts
 from lamina.runtime.cgroups.v2 import weight_of_shares
 from lamina.runtime.cgroups.v2_io import weight_of_blkio
 from support.cgroupfs import CONTROLLERS
@@ -157,12 +157,33 @@ def test_a_limit_in_the_words_of_both_versions(asked, v1, v2):
         assert settings(asked, V2) == v2
 
 
-@pytest.mark.parametrize("asked", [row[0] for row in BOTH if row[1]], ids=lambda asked: str(asked))
+@pytest.mark.parametrize(
+    "asked",
+    [row[0] for row in BOTH if limits_anything(next(iter(parts(row[0]).values())))],
+    ids=lambda asked: str(asked),
+)
 def test_a_limit_without_its_controller_is_refused_by_name(asked):
     with pytest.raises(Unsupported) as refused:
         settings(asked, NOWHERE)
     (part,) = parts(asked)
     assert f"this host has no {part if part != 'blkio' else 'io'} cgroup controller" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        # as docker and podman write when nothing was asked for
+        {"blockIO": {"weight": 0}, "cpu": {"shares": 0, "quota": 0}, "pids": {"limit": 0}},
+        {
+            "memory": {"disableOOMKiller": False, "limit": -1, "swap": -1},
+            "cpu": {"quota": -1},
+            "pids": {"limit": -1},
+        },
+        {"network": {"classID": 0, "priorities": []}, "hugepageLimits": [], "rdma": {}},
+    ],
+)
+def test_no_error_for_what_was_not_asked_for(resources):
+    assert settings(resources, NOWHERE) == {}
 
 
 def test_a_hybrid_has_each_controller_where_it_is():

@@ -81,8 +81,10 @@ def settings(resources: Resources, layout: Layout) -> dict[str, list[Setting]]:
             from lamina.runtime.cgroups.v2 import table as table_v2
 
             made = table_v2(part)(limits)
-        else:
+        elif limits_anything(limits):
             raise missing(part, part if layout.v1 else name, layout)
+        else:
+            continue
         if made:
             wanted[name] = made
     if unified:
@@ -91,6 +93,13 @@ def settings(resources: Resources, layout: Layout) -> dict[str, list[Setting]]:
         for name, made in unified_settings(unified, layout).items():
             wanted[name] = wanted.get(name, []) + made
     return wanted
+
+
+def limits_anything(limits: Any) -> bool:
+    """Whether there is more than what engines write when nothing was asked for: zeros, false, -1 for no limit."""
+    if not isinstance(limits, dict):
+        return True
+    return any((limit and limit != -1) or key == "swappiness" for key, limit in limits.items())
 
 
 def number(limits: Resources, key: str, what: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lamina.errors import Conflict, Unsupported
 from lamina.runtime.cgroups.layout import Layout, controllers_of, missing
 from lamina.runtime.cgroups.making import write
-from lamina.runtime.cgroups.resources import parts, settings
+from lamina.runtime.cgroups.resources import limits_anything, parts, settings
 from lamina.runtime.cgroups.stats import Files
 
 TYPE_CHECKING = False
@@ -46,8 +46,8 @@ def _layout_of(cgroup: Cgroup) -> Layout:
 def _check_joined(cgroup: Cgroup, resources: Resources, layout: Layout | None) -> None:
     """A limit of a controller that the host has and the container did not join needs another remedy."""
     there = _layout_of(cgroup)
-    for part in parts(resources):
-        if part in ("unified", "devices") or part in there.v1:
+    for part, limits in parts(resources).items():
+        if part in ("unified", "devices") or part in there.v1 or not limits_anything(limits):
             continue
         name = "io" if part == "blkio" else part
         if name in there.v2_controllers:
