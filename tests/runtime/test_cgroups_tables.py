@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ NOWHERE = Layout({}, None, frozenset())
 DISK = {"major": 8, "minor": 16}
 
 # what is asked, by v1's controller in v1 and by v2's in v2; None: v2 has no such thing
-BOTH = [
+BOTH: list[tuple[Any, Any, Any]] = [
     (
         {"memory": {"limit": 1 << 20}},
         {"memory": [("memory.limit_in_bytes", "1048576")]},

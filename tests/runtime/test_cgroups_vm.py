@@ -52,9 +52,10 @@ def test_huge_pages_are_limited(boxes):
     # what is reserved is limited as well, so the second page is refused before it is touched
     refused = boxes.run(cgroup, f"{sys.executable} -c '{code.format(2)}'")
     assert "Cannot allocate memory" in refused.stderr
-    boxes.start(cgroup, f"exec {sys.executable} -c '{code.format(1)}'", stdin=subprocess.PIPE)
+    process = boxes.start(cgroup, f"exec {sys.executable} -c '{code.format(1)}'", stdin=subprocess.PIPE)
 
     def one_page() -> bool:
+        assert process.poll() is None, process.communicate()
         hugetlb = cgroup.stats().hugetlb
         return hugetlb is not None and hugetlb["2MB"].usage_bytes == 2 * MEGABYTE
 

@@ -112,37 +112,37 @@ def _make_v1(
 
 
 def make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
-    """Make the group, and those above it that are missing."""
+    """Make the group, or find an unused one there; and make those above it that are missing."""
+    place = root + b"/" + relative
     for _ in range(20):
-        if make_group(cgroup, root + b"/" + relative, controller):
+        try:
+            os.mkdir(place, 0o755)
             return
-        make_parents(cgroup, root, relative, controller)
+        except OSError as error:
+            if error.errno == EEXIST:
+                _find(cgroup, place)
+                return
+            if error.errno != ENOENT:
+                from lamina.runtime.cgroups.refusals import not_made
+
+                raise not_made(error, place, controller) from error
+        _make_parents(cgroup, root, relative, controller)
     # the group above was removed, again and again, by the end of its last container
-    raise KernelError("mkdir", ENOENT, os.fsdecode(root + b"/" + relative))
+    raise KernelError("mkdir", ENOENT, os.fsdecode(place))
 
 
-def make_group(cgroup: Cgroup, place: bytes, controller: str) -> bool:
-    """Make the group at *place*, or find an unused one there; False when there is none above it."""
-    try:
-        os.mkdir(place, 0o755)
-    except OSError as error:
-        if error.errno == ENOENT:
-            return False
-        if error.errno != EEXIST:
-            from lamina.runtime.cgroups.refusals import not_made
+def _find(cgroup: Cgroup, place: bytes) -> None:
+    """A group that was there already, unless it is that of another controller in the same hierarchy."""
+    if place not in cgroup.paths.values():
+        if not cgroup.unit:
+            from lamina.runtime.cgroups.refusals import check_unused
 
-            raise not_made(error, place, controller) from error
-        if place not in cgroup.paths.values():
-            if not cgroup.unit:
-                from lamina.runtime.cgroups.refusals import check_unused
-
-                check_unused(place)
-            cgroup.found.append(place)
-    return True
+            check_unused(place)
+        cgroup.found.append(place)
 
 
-def make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
-    """Make the groups above that are missing, noting which these were."""
+def _make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
+    """Note which these were."""
     place = root
     for name in relative.split(b"/")[:-1]:
         place = place + b"/" + name

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from errno import ENOENT
 
-from lamina.errors import KernelError, Unsupported
+from lamina.errors import Unsupported
 from lamina.linux.fd import Fd
 from lamina.runtime.cgroups.layout import read_file
-from lamina.runtime.cgroups.making import make_group, make_parents, write
+from lamina.runtime.cgroups.making import make_below, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,32 +26,24 @@ def make_v2(
             raise Unsupported("limit devices: this host has neither the v1 controller nor cgroup v2")
         return
     place = layout.v2 + b"/" + relative
-    others = layout.v2_controllers.difference(asked) if everywhere else ()
     try:
-        for _ in range(20):
-            whole = _delegate(cgroup, layout.v2, relative, [name for name in asked if name], sorted(others))
-            if whole and make_group(cgroup, place, asked[0] if asked else "devices" if devices else "cgroup"):
-                break
-        else:
-            # the group above was removed, again and again, by the end of its last container
-            raise KernelError("mkdir", ENOENT, os.fsdecode(place))
+        # the group first: the groups above cannot be removed any more, and hand down to it also what they do later
+        make_below(cgroup, layout.v2, relative, asked[0] if asked else "devices" if devices else "cgroup")
+        cgroup.paths[""] = place
+        others = layout.v2_controllers.difference(asked) if everywhere else ()
+        _delegate(layout.v2, relative, [name for name in asked if name], sorted(others))
     except Unsupported:
         if asked or devices:
             raise
         return  # nobody asked for it
-    cgroup.paths[""] = place
     for name in asked:
         for setting in wanted[name]:
             write(place, setting, name or "unified", cgroup)
     cgroup.v2 = Fd(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], others: list[str]) -> bool:
-    """Make the groups above, and have each of them hand the controllers down: *asked* must be, *others* may be.
-
-    False when one of them was removed meanwhile, by the end of its last container.
-    """
-    make_parents(cgroup, root, relative, (asked or others or ["cgroup"])[0])
+def _delegate(root: bytes, relative: bytes, asked: list[str], others: list[str]) -> None:
+    """Have each group above hand the controllers down: *asked* must be, *others* may be."""
     place = root
     for name in (b"", *relative.split(b"/")[:-1]):
         place = place + b"/" + name if name else place
@@ -63,12 +54,9 @@ def _delegate(cgroup: Cgroup, root: bytes, relative: bytes, asked: list[str], ot
         if missing and not _hand_down(control, missing):
             for controller in missing:
                 if (failure := _hand_down_one(control, controller)) is not None and controller in asked:
-                    if not os.path.isdir(place):
-                        return False
                     from lamina.runtime.cgroups.refusals import not_handed_down
 
                     raise not_handed_down(place, controller, failure) from failure
-    return True
 
 
 def _hand_down(control: bytes, controllers: list[str]) -> bool:

@@ -244,11 +244,14 @@ class _Systemd:
 
     def control_group(self, unit: str) -> str:
         """Where a scope is, from the root of the hierarchy."""
-        from jeepney import DBusAddress, Properties
+        from jeepney import DBusAddress, DBusErrorResponse, Properties
 
-        (path,) = self.call("GetUnit", "s", unit)
-        scope = DBusAddress(path, bus_name=_NAME, interface=f"{_NAME}.Scope")
-        ((_, place),) = self._ask(Properties(scope).get("ControlGroup"))
+        try:
+            (path,) = self.call("GetUnit", "s", unit)
+            scope = DBusAddress(path, bus_name=_NAME, interface=f"{_NAME}.Scope")
+            ((_, place),) = self._ask(Properties(scope).get("ControlGroup"))
+        except DBusErrorResponse as answer:  # it has ended already
+            raise _refused(f"look at {unit}", answer) from answer
         return str(place)
 
     def job(self, method: str, signature: str, *arguments: Any) -> str:
