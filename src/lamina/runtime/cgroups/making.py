@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENOENT
+from errno import ENODEV, ENOENT
 
 from lamina.errors import InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.linux.fd import Fd
@@ -96,12 +96,11 @@ def _make_v1(
             continue
         place = root + b"/" + relative
         try:
-            make_below(cgroup, root, relative, controller)
+            make_below(cgroup, controller, root, relative)
         except Unsupported:
             if asked:
                 raise
             continue  # nobody asked for it
-        cgroup.paths[controller] = place
         joined.setdefault(place, []).append(controller)
         if controller == "cpuset":
             _inherit(root, relative)
@@ -111,53 +110,64 @@ def _make_v1(
         cgroup.tasks[",".join(controllers)] = Fd(os.open(place + b"/tasks", os.O_WRONLY | os.O_CLOEXEC))
 
 
-def make_below(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
-    """Make the group, or find an unused one there; and make those above it that are missing."""
+def make_below(cgroup: Cgroup, controller: str, root: bytes, relative: bytes) -> None:
+    """Make the group of *controller* ("" for v2), or find an unused one; and make those above it that are missing.
+
+    It is noted before it is made: a signal handler of this program may raise right after.
+    """
     place = root + b"/" + relative
-    for _ in range(20):
-        try:
-            os.mkdir(place, 0o755)
-            return
-        except OSError as error:
-            if error.errno == EEXIST:
-                _find(cgroup, place)
+    shared = place in cgroup.paths.values()  # with another controller, in the same hierarchy
+    cgroup.paths[controller] = place
+    try:
+        for _ in range(20):
+            try:
+                os.mkdir(place, 0o755)
                 return
-            if error.errno != ENOENT:
-                from lamina.runtime.cgroups.refusals import not_made
+            except FileExistsError:
+                if not shared:
+                    cgroup.found.append(place)
+                    _check_unused(cgroup, place)
+                return
+            except OSError as error:
+                if error.errno not in (ENOENT, ENODEV):  # ENODEV: the group above is just being removed
+                    raise
+                _make_parents(cgroup, root, relative)
+        # the group above was removed, again and again, by the end of its last container
+        raise KernelError("mkdir", ENOENT, os.fsdecode(place))
+    except LaminaError:
+        del cgroup.paths[controller]
+        raise
+    except OSError as error:
+        del cgroup.paths[controller]
+        from lamina.runtime.cgroups.refusals import not_made
 
-                raise not_made(error, place, controller) from error
-        _make_parents(cgroup, root, relative, controller)
-    # the group above was removed, again and again, by the end of its last container
-    raise KernelError("mkdir", ENOENT, os.fsdecode(place))
+        raise not_made(error, place) from error
 
 
-def _find(cgroup: Cgroup, place: bytes) -> None:
-    """A group that was there already, unless it is that of another controller in the same hierarchy."""
-    if place not in cgroup.paths.values():
-        if not cgroup.unit:
-            from lamina.runtime.cgroups.refusals import check_unused
+def _check_unused(cgroup: Cgroup, place: bytes) -> None:
+    if not cgroup.unit:
+        from lamina.runtime.cgroups.refusals import check_unused
 
-            check_unused(place)
-        cgroup.found.append(place)
+        check_unused(place)
 
 
-def _make_parents(cgroup: Cgroup, root: bytes, relative: bytes, controller: str) -> None:
+def _make_parents(cgroup: Cgroup, root: bytes, relative: bytes) -> None:
     """Note which these were."""
     place = root
     for name in relative.split(b"/")[:-1]:
         place = place + b"/" + name
         try:
             os.mkdir(place, 0o755)
+        except FileNotFoundError:
+            return  # gone between two of our calls
+        except FileExistsError:
+            continue
         except OSError as error:
-            if error.errno == ENOENT:
-                return  # gone between two of our calls
-            if error.errno != EEXIST:
-                from lamina.runtime.cgroups.refusals import not_made
+            from lamina.runtime.cgroups.refusals import not_made
 
-                raise not_made(error, place, controller) from error
-        else:
-            if place not in cgroup.made:
-                cgroup.made.append(place)
+            raise not_made(error, place) from error
+        if place not in cgroup.made:
+            cgroup.made.append(place)
 
 
 def _inherit(root: bytes, relative: bytes) -> None:

@@ -28,8 +28,7 @@ def make_v2(
     place = layout.v2 + b"/" + relative
     try:
         # the group first: the groups above cannot be removed any more, and hand down to it also what they do later
-        make_below(cgroup, layout.v2, relative, asked[0] if asked else "devices" if devices else "cgroup")
-        cgroup.paths[""] = place
+        make_below(cgroup, "", layout.v2, relative)
         others = layout.v2_controllers.difference(asked) if everywhere else ()
         _delegate(layout.v2, relative, [name for name in asked if name], sorted(others))
     except Unsupported:
@@ -37,7 +36,11 @@ def make_v2(
             raise
         return  # nobody asked for it
     for name in asked:
-        for setting in wanted[name]:
+        made = wanted[name]
+        if name and not os.path.exists(place + b"/" + made[0][0].encode()):
+            # a neighbour is just being made, and the files come after what `subtree_control` says; a write waits
+            _hand_down(os.path.dirname(place) + b"/cgroup.subtree_control", [name])
+        for setting in made:
             write(place, setting, name or "unified", cgroup)
     cgroup.v2 = Fd(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 

@@ -12,11 +12,11 @@ _NOT_OURS = (EACCES, EPERM, EROFS)
 _ENOTSUPP = 524  # the kernel's own; it has no name outside
 
 
-def not_made(error: OSError, place: bytes, controller: str) -> KernelError | Unsupported:
+def not_made(error: OSError, place: bytes) -> KernelError | Unsupported:
     """A directory that could not be made."""
     if error.errno in _NOT_OURS:
         return Unsupported(
-            f"limit {controller}: {os.fsdecode(place)} cannot be made: {error.strerror}",
+            f"make cgroup {os.fsdecode(place)}: {error.strerror}",
             remedy="run as root, or have the cgroup delegated to this user (see `lamina doctor`)",
         )
     return KernelError("mkdir", error.errno or 0, os.fsdecode(place))
