@@ -63,12 +63,12 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     """
     if record.get("cgroup"):
         return reopen(record["cgroup"])
-    path = record.get("cgroups_path")
-    if not path:
-        return None
+    path = str(record.get("cgroups_path") or "")
+    if not path.lstrip("/").startswith(DEFAULT_PARENT):
+        return None  # at a path that somebody chose, somebody else may live
     from lamina.runtime.cgroups import find
 
-    return find(path, own_parent=path.lstrip("/").startswith(DEFAULT_PARENT))
+    return find(path, own_parent=True)
 
 
 def reopen(record: dict[str, Any]) -> Cgroup:
