@@ -20,6 +20,7 @@ from lamina.errors import Conflict, InvalidInput, KernelError
 from lamina.runtime.cgroups import Cgroup, create, read_layout, reopen
 from lamina.runtime.cgroups.delegation import own
 from support.groups import Boxes, eventually, file_of
+from support.oci import COMMAND, Runtime
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 MEGABYTE = 1 << 20
@@ -295,6 +296,34 @@ def test_the_keeper_ends_with_its_program(scope):
     )
     name = scope.rpartition(":")[2]
     eventually(lambda: not list(Path("/sys/fs/cgroup/system.slice").glob(f"*{name}*")))
+
+
+def test_a_life_under_systemd(tmp_path):
+    """As containerd and podman ask for it."""
+    runtime = Runtime(tmp_path, [*COMMAND, "--systemd-cgroup"])
+    try:
+        bundle = runtime.shell("cat /proc/self/cgroup; exec sleep 600")
+        name = f"t{os.urandom(4).hex()}"
+        bundle.config["linux"]["cgroupsPath"] = f"system.slice:lamina:{name}"
+        bundle.config["linux"]["namespaces"].remove({"type": "cgroup"})
+        bundle.config["linux"]["resources"] = {
+            "memory": {"limit": 64 * MEGABYTE}, "devices": [{"allow": False, "access": "rwm"}],
+        }  # fmt: skip
+        runtime.begin("c", bundle)
+        unit = f"lamina-{name}.scope"
+        runtime.wait_output("c", f"0::/system.slice/{unit}\n", patience=60)
+        assert show(unit, "MemoryMax", "ActiveState") == {
+            "MemoryMax": str(64 * MEGABYTE),
+            "ActiveState": "active",
+        }
+        done = runtime("exec", "c", "cat", "/proc/self/cgroup", stdout=subprocess.PIPE, timeout=100)
+        assert f"0::/system.slice/{unit}\n" in done.stdout
+        assert runtime.ask("update", "--memory", "96m", "c").returncode == 0
+        assert show(unit, "MemoryMax")["MemoryMax"] == str(96 * MEGABYTE)
+        assert runtime.ask("delete", "--force", "c").returncode == 0
+        assert show(unit, "LoadState")["LoadState"] == "not-found"
+    finally:
+        runtime.close()
 
 
 # -- rootless
