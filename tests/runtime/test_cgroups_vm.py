@@ -49,7 +49,7 @@ def test_huge_pages_are_limited(boxes):
     cgroup = boxes.make({"hugepageLimits": [{"pageSize": "2MB", "limit": 2 * MEGABYTE}]})
     assert file_of(cgroup, "", "hugetlb.2MB.max").read_text() == f"{2 * MEGABYTE}\n"
     assert file_of(cgroup, "", "hugetlb.2MB.rsvd.max").read_text() == f"{2 * MEGABYTE}\n"
-    code = "import mmap; mmap.mmap(-1, {} << 21, flags=0x40022)[0] = 1; input()"  # anonymous, private, huge
+    code = "import mmap; m = mmap.mmap(-1, {} << 21, flags=0x40022); m[0] = 1; input()"  # anonymous, private, huge
     # what is reserved is limited as well, so the second page is refused before it is touched
     refused = boxes.run(cgroup, f"{sys.executable} -c '{code.format(2)}'")
     assert "Cannot allocate memory" in refused.stderr
