@@ -338,7 +338,7 @@ def join():
     procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=cgroup.v2)
     os.write(procs, b"0")
 done = subprocess.run(["/bin/sh", "-c", "head -c 500m /dev/zero | tail"], preexec_fn=join, stdout=subprocess.DEVNULL)
-print(done.returncode, cgroup.oom_kills() >= 1, cgroup.stats().pids.limit, flush=True)
+print(done.returncode in (137, -9), cgroup.oom_kills() >= 1, cgroup.stats().pids.limit, flush=True)
 cgroup.freeze(); cgroup.thaw(); cgroup.kill(); cgroup.close(); cgroup.remove()
 print(os.path.exists(os.path.dirname(cgroup.paths[""])), flush=True)
 """
@@ -361,7 +361,7 @@ def test_a_user_uses_what_was_delegated():
     done = as_tester(ROOTLESS, "Delegate=yes", "DelegateSubgroup=init")
     place, counted, left = done.stdout.splitlines()
     assert re.fullmatch(r"/sys/fs/cgroup/system\.slice/run-[^/]*\.service/lamina/box", place), done.stderr
-    assert counted == "137 True 5"
+    assert counted == "True True 5"
     assert left == "False"
 
 
@@ -443,7 +443,7 @@ def test_a_user_has_a_manager_of_its_own():
         place, counted, left = done.stdout.splitlines()
         assert place.endswith("/user.slice/lamina-box.scope") or "lamina-box.scope" in place, done.stderr
         assert f"user@{uid}.service" in place
-        assert counted == "137 True 5"
+        assert counted == "True True 5"
         assert left == "False"
     finally:
         subprocess.run(["systemctl", "stop", f"user@{uid}.service"], timeout=100)
