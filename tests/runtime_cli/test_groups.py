@@ -136,6 +136,19 @@ def test_devices_are_those_of_the_list(runtime: Runtime) -> None:
     assert "cannot open /dev/kmsg: Operation not permitted" in done.stderr
 
 
+@pytest.mark.cgroup_v1("memory")
+def test_what_differs_from_what_was_asked_is_a_warning(runtime: Runtime, tmp_path: Path) -> None:
+    """Kernels take a limit for their own memory and do nothing; older ones set it, and then there is nothing to say."""
+    log = tmp_path / "log"
+    logging = Runtime(tmp_path, [*runtime.command, "--log", str(log)])
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["linux"]["resources"] = {"memory": {"kernel": 64 * MEGABYTE}}
+    logging.begin("c", bundle)
+    kernel = (groups(runtime, "c")["memory"] / "memory.kmem.limit_in_bytes").read_text()
+    told = log.exists() and "does not limit its own memory apart" in log.read_text()
+    assert told is (kernel != f"{64 * MEGABYTE}\n")
+
+
 def test_a_limit_that_this_host_cannot_set_leaves_nothing(runtime: Runtime) -> None:
     bundle = runtime.bundle("true")
     bundle.config["linux"]["resources"] = {"rdma": {"mlx5_0": {"hcaHandles": 1}}}

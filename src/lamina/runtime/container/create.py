@@ -143,6 +143,7 @@ class _Creation:
             self.container.write(self.record)
             self.cgroup = groups.make(self.container, self.linux, systemd=self.wishes.systemd_cgroup)
             self.record["cgroup"] = groups.note(self.cgroup)
+            self.container.notes += self.cgroup.notes if self.cgroup is not None else []
             self.container.write(self.record)
             self._begin(bundle)
             self._talk()
