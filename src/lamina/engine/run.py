@@ -55,7 +55,7 @@ HOST = "host"
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
-CGROUP_PARENT = "/lamina"
+CGROUP_PARENT = "lamina"
 
 
 @value
@@ -120,7 +120,7 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=f"{CGROUP_PARENT}/{identity}" if limited else "",
+        cgroup=_cgroup_path(identity, rootless) if limited else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=size,
@@ -147,6 +147,11 @@ def _id_maps() -> IdMaps | None:
     from lamina.engine.id_maps import id_maps
 
     return id_maps()
+
+
+def _cgroup_path(identity: str, rootless: bool) -> str:
+    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
+    return f"{'' if rootless else '/'}{CGROUP_PARENT}/{identity}"
 
 
 def _working_directory() -> str:
@@ -302,7 +307,8 @@ class _Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
-        state["cgroups"] = dict(running.cgroup.paths) if running.cgroup is not None else {}
+        if running.cgroup is not None:
+            state["cgroup"] = running.cgroup.record()
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
