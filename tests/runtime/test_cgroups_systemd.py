@@ -93,7 +93,9 @@ def test_a_list_of_processors_that_is_none(numbers):
 
 def test_the_keeper_lives_until_it_is_closed():
     keeper = Keeper()
-    assert Path(f"/proc/{keeper.pid}/comm").read_text() == "cat\n"
+    # a parent in vfork goes on a moment before its child has its new name
+    while (name := Path(f"/proc/{keeper.pid}/comm").read_text()) != "cat\n":
+        assert name.startswith("python"), name
     assert os.getsid(keeper.pid) == keeper.pid  # the terminal's signals are not for it
     keeper.close()
     assert not Path(f"/proc/{keeper.pid}").exists()
