@@ -1,4 +1,4 @@
-"""containerd with its runc shim, whose runc is `lamina-runtime`: a private containerd, an image made here, no network."""
+"""containerd and its runc shim with `lamina-runtime` for runc: a private containerd, an image made here, no network."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ def image(path: Path) -> None:
         "rootfs": {"type": "layers", "diff_ids": [first["digest"]]},
     }
     blobs.append(json.dumps(config).encode())
-    manifest = {"schemaVersion": 2, "config": descriptor("config.v1+json", blobs[1]), "layers": [first]}
+    manifest: dict[str, Any] = {
+        "schemaVersion": 2,
+        "config": descriptor("config.v1+json", blobs[1]),
+        "layers": [first],
+    }
     manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json"
     blobs.append(json.dumps(manifest).encode())
     name = {"io.containerd.image.name": IMAGE}
