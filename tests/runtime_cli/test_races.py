@@ -1,4 +1,4 @@
-"""What becomes of a container when several people act on it at once, or one is killed while he does: a defined state."""
+"""What becomes of a container when several act on it at once, or one is killed while he does: a defined state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Acting:
     """A verb in the background. What it says goes into a file, for a container keeps a pipe open."""
 
     def __init__(self, runtime: Runtime, *words: str | Path) -> None:
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in `end`
         self.process = subprocess.Popen(
             [*runtime.command, "--root", str(runtime.root), *map(str, words)],
             stdin=subprocess.DEVNULL,

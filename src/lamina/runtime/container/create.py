@@ -319,9 +319,10 @@ class _Creation:
                 self.birth.abandon()
             if self.cgroup is not None:
                 self.cgroup.close()
-                if self.cgroup.processes():
-                    self.cgroup.kill()
-                self.cgroup.remove()
+            if (made := groups.of(self.record)) is not None:
+                if made.processes():
+                    made.kill()
+                made.remove()
             self.container.remove()
             if isinstance(failure, HookFailed):
                 state = state_document(self.container, self.record, STOPPED)
