@@ -1,19 +1,22 @@
 # Everything is a target of this file; `make` alone lists them. ARGS are handed on:
 #   make test ARGS="-k walk_through -n 0"     make bench ARGS="--quick starts"
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean setup
+.PHONY: help demo test test-vm bench lint format clean setup
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 ARGS ?=
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## run commands on this machine's own files, look at what they would do, discard it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/demo $(ARGS)
 
 test: setup lint ## lint, and all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-vm: setup ## what needs another kernel: cgroup v2 and systemd, in a virtual machine (needs root)
+	@scripts/test-vm $(ARGS)
 
 bench: setup ## measure, as ratios against the engines that are installed
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -1,7 +1,9 @@
 """What every test of Lamina gets.
 
 Markers: `root` needs uid 0, `userns` needs that ordinary users may make user namespaces (the fixture `rootless` is
-such a user), `peer("crun")` needs that program, `slow` takes more than a few seconds.
+such a user), `peer("crun")` needs that program, `slow` takes more than a few seconds, `vm` runs in the virtual machine
+of `make test-vm` alone, `cgroup_v1("pids")` where v1 has that controller, `cgroup_v2` where there is a v2 tree (and
+that has the controllers named).
 With LAMINA_TESTS_MUST_RUN=1 a test that would be skipped fails instead: nothing silently stops being tested.
 """
 
@@ -74,6 +76,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for program in marker.args:
             if shutil.which(program, path=SEARCH_PATH) is None:
                 pytest.skip(f"needs {program}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Left out, not skipped: tests of the virtual machine, and of a version of cgroups that this machine has not."""
+    from lamina.runtime.cgroups import read_layout
+
+    layout = read_layout()
+
+    def belongs_here(item: pytest.Item) -> bool:
+        if item.get_closest_marker("vm") and not os.environ.get("LAMINA_VM"):
+            return False
+        v2 = item.get_closest_marker("cgroup_v2")
+        if v2 is not None and (layout.v2 is None or not layout.v2_controllers.issuperset(v2.args)):
+            return False
+        v1 = item.get_closest_marker("cgroup_v1")
+        return v1 is None or all(name in layout.v1 for name in v1.args)
+
+    left_out = [item for item in items if not belongs_here(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if belongs_here(item)]
 
 
 def _not_skipped(report: Any) -> None:

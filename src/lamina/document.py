@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SPACE = " \t\n\r"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def encode(value: object) -> str:
@@ -58,7 +59,7 @@ class _Reading:
 def decode(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in *data*. Raises InvalidInput, naming *name* and the place, for anything else."""
     try:
-        text = data.decode("utf-8-sig").strip(_SPACE)
+        text = data.removeprefix(_BYTE_ORDER_MARK).decode().strip(_SPACE)
         value, end = make_scanner(_Reading)(text, 0)  # type: ignore[arg-type]
     except RecursionError as error:
         raise InvalidInput(f"read {name}: not JSON: {error}") from None

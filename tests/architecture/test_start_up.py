@@ -49,6 +49,15 @@ def loaded_by_second(words: list[str], report: Path) -> set[str]:
     return loaded_by(COMMAND_LINE.format(words=words), report)
 
 
+CGROUPS = "lamina.runtime.cgroups"
+# of its room for control groups, what a start with everyday limits needs (on a host with v1, or with v2 alone)
+WORDS = "cgroup layout making making_v2 resources v1 v2"
+WITH_LIMITS = {
+    CGROUPS,
+    *(f"{CGROUPS}.{name}" for name in ("cgroup", "layout", "making", "resources", "v1", "v2")),
+}
+
+
 def others(modules: set[str]) -> set[str]:
     """The modules that are not Lamina's."""
     return {module for module in modules if module.split(".")[0] != "lamina"}
@@ -81,6 +90,7 @@ def test_run_loads_only_what_a_start_needs(tmp_path: Path) -> None:
     makers = ("lamina.engine.host", "lamina.runtime.plan", "lamina.linux.numbers", "lamina.linux.constants")
     assert not {module for module in loaded if module.startswith(makers)}
     assert len(loaded - others(loaded)) <= MOST_OF_OURS, sorted(loaded - others(loaded))
+    assert [module for module in loaded if module.startswith(CGROUPS)] == []
 
 
 @pytest.mark.root
@@ -89,6 +99,7 @@ def test_run_with_limits_and_variables_loads_only_what_a_start_needs(tmp_path: P
     process = ["-e", "A=1", "-w", "/", "-u", "0:0", "--hostname", "h", "-v", "/srv:/srv:ro"]
     loaded = loaded_by_second(["run", "--rm", *limits, *process, "host", "true"], tmp_path / "loaded")
     assert others(loaded) - ALLOWED == set()
+    assert {module for module in loaded if module.startswith(CGROUPS)} <= WITH_LIMITS
 
 
 @pytest.mark.userns

@@ -323,7 +323,7 @@ def immutable(store_root: Path) -> Iterator[Callable[[Path], None]]:
 
 def test_a_file_that_cannot_be_removed(engine: Engine, immutable: Callable[[Path], None]) -> None:
     engine.run("host", ["touch", "/srv/one-that-stays"], name="x")
-    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper/0/srv/one-that-stays")
+    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper-0/srv/one-that-stays")
     immutable(stuck)
     with pytest.raises(KernelError, match=r"remove .*because of 'one-that-stays'.*chattr -i"):
         engine.container("x").remove()
@@ -340,7 +340,7 @@ def test_a_container_that_cannot_be_settled(
 ) -> None:
     one = victim({"name": "stuck", "rm": True}, "touch /srv/one-that-stays; echo ready; sleep 99")
     one.await_line()
-    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper/0/srv/one-that-stays")
+    (stuck,) = Path(os.fsdecode(engine.store.containers)).glob("*/upper-0/srv/one-that-stays")
     immutable(stuck)
     other = victim({"name": "other", "rm": True})
     other.await_line()

@@ -928,6 +928,30 @@ def test_mounts_that_go_while_a_container_starts(
     in_mount_namespace(stage)
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_mounts_that_are_gone_when_one_asks_what_was_done(tmp_path: Path, written: bool) -> None:
+    """What was written there is still told; what was not touched is nothing to complain of."""
+    place = tmp_path / "place"
+
+    def stage() -> list[tuple[str, bytes]]:
+        place.mkdir()
+        subprocess.run(["mount", "--bind", "/srv", place], check=True)
+        engine = Engine(tmp_path / "store")
+        script = f"echo new > {place}/file" if written else "true"
+        assert engine.run("host", ["sh", "-c", script], name="x").returncode == 0
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+        container = engine.container("x")
+        found = [(change.kind, change.path) for change in container.changes()]
+        container.remove()
+        return found
+
+    found = [
+        (kind, path) for kind, path in in_mount_namespace(stage) if path.startswith(os.fsencode(place) + b"/")
+    ]
+    assert found == ([("added", os.fsencode(place) + b"/file")] if written else [])
+
+
 def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,9 @@ def _variants():
     unified = full()
     unified["mounts"] = [m for m in unified["mounts"] if m["destination"] == "/sys/fs/cgroup"]
     yield "cgroup2", printable(unified), replace(WIRING, cgroup=120)
+    hierarchies = (b"cpu,cpuacct", b"pids", b"name=systemd")
+    hybrid = replace(WIRING, tasks=(110, 111, 112), controllers=hierarchies, cgroup=120)
+    yield "cgroup_hybrid", printable(unified), hybrid
     yield "launched", printable(small("ls", "-l")), replace(WIRING, launcher=104)
     joined = small()
     joined["linux"]["namespaces"] = [

@@ -63,7 +63,7 @@ def contained(identity: str, *words: str) -> Bundle:
     spec["hostname"] = identity[:SHORT]
     spec["linux"]["cgroupsPath"] = f"/lamina/{identity}"
     home = f"/store/containers/{identity}".encode()
-    stack = MountSpec((b"/",), home + b"/upper/0", home + b"/work/0")
+    stack = MountSpec((b"/",), home + b"/upper-0", home + b"/work-0")
     return printable(spec, rootfs=stack, identity=identity.encode())
 
 

@@ -117,6 +117,7 @@ def test_one_that_runs_is_deleted_by_force_only(runtime: Runtime) -> None:
 )
 def test_a_command_that_cannot_be_is_said_by_create(runtime: Runtime, command: str, complaint: str) -> None:
     bundle = runtime.bundle(command)
+    bundle.config["linux"]["resources"] = {"pids": {"limit": 50}}
     (bundle.rootfs / "etc/motd").write_text("no program\n")
     with pytest.raises(AssertionError, match=complaint.replace("$", r"\$")):
         runtime.create("c", bundle)

@@ -8,7 +8,10 @@ import pytest
 
 from support.attacker import Attacker
 from support.leaks import Leaks
+from support.oci_fixtures import runtime, subreaper
 from support.rootless import Rootless
+
+__all__ = ["attacker", "attacker_root", "runtime", "subreaper"]
 
 BOTH = [pytest.param("root", marks=pytest.mark.root), pytest.param("rootless", marks=pytest.mark.userns)]
 

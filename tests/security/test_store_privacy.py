@@ -29,7 +29,7 @@ def store_of(attacker: Attacker) -> Path:
 def upper_of(attacker: Attacker, path: Path) -> Path | None:
     """The file of a container's layer that stands for *path*."""
     end = str(path).lstrip("/").split("/")
-    for found in store_of(attacker).glob("containers/*/upper/*"):
+    for found in store_of(attacker).glob("containers/*/upper-*"):
         for start in range(len(end)):
             if os.path.lexists(candidate := found.joinpath(*end[start:])):
                 return candidate

@@ -209,7 +209,7 @@ def test_a_record_of_another_container_is_not_believed(store: Store) -> None:
 
 def test_a_removed_container_is_gone_with_its_name(store: Store) -> None:
     home = made(store, "web")
-    os.makedirs(home.path + b"/upper/0/deep/er")
+    os.makedirs(home.path + b"/upper-0/deep/er")
     home.discard("web")
     assert not home.exists()
     for directory in (store.containers, store.names, store.running, store.tmp):

@@ -9,6 +9,7 @@ from lamina.engine.layers import stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt
 from lamina.store.containers import no_such
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Container:
 
         asked = self._home.asked()
         made = [os.fsencode(place) for place in asked.get("made") or ()]
-        writable = [(at, spec) for at, spec in self.overlays() if spec.upperdir is not None]
+        writable = [(at, self._below(spec)) for at, spec in self.overlays() if spec.upperdir is not None]
         try:
             found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
         except OSError:
@@ -154,6 +155,13 @@ class Container:
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
         return found
+
+    def _below(self, spec: MountSpec) -> MountSpec:
+        """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or
+        another program's directory in /tmp. What the container made there is then all new.
+        """
+        gone = not os.path.lexists(spec.lowerdirs[0])
+        return replace(spec, lowerdirs=(self._home.store.empty,)) if gone else spec
 
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""

@@ -12,6 +12,7 @@ from stat import S_IMODE
 from lamina.engine.places import COPY, DIRECTORY
 from lamina.overlay.spec import MountSpec
 from lamina.store.root import make_directory
+from lamina.store.tree import remove_tree
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -59,8 +60,8 @@ def arrange(
         if place.writable and not (read_only and number):
             spec = MountSpec(
                 lowerdirs=(lower,),
-                upperdir=home + b"/upper/%d" % number,
-                workdir=home + b"/work/%d" % number,
+                upperdir=home + b"/upper-%d" % number,
+                workdir=home + b"/work-%d" % number,
                 userxattr=rootless,
                 volatile=volatile,
                 options=() if rootless else OPTIONS,
@@ -75,9 +76,6 @@ def arrange(
 
 def furnish(layers: Layers) -> None:
     """Make the directories that the stacks name. Raises OSError."""
-    home = layers.home
-    make_directory(home + b"/upper", 0o700)
-    make_directory(home + b"/work", 0o700)
     if layers.image.stubs:
         _build_skeletons(layers)
     for place, (_, spec) in zip(layers.image.places, layers.stacks, strict=True):
@@ -85,6 +83,13 @@ def furnish(layers: Layers) -> None:
             os.mkdir(spec.upperdir, 0o700)
             os.mkdir(spec.workdir, 0o700)
             _resemble(spec.upperdir, place.lower)
+
+
+def unfurnish(home: bytes) -> None:
+    """Remove what `furnish` made in the directory *home*, for another try. Raises OSError."""
+    for name in os.listdir(home):
+        if name.startswith((b"upper-", b"work-")) or name == b"skeleton":
+            remove_tree(home + b"/" + name)
 
 
 def _resemble(upper: bytes, lower: bytes) -> None:

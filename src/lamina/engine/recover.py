@@ -14,7 +14,6 @@ from errno import ESRCH
 from lamina.engine.discard import discard, finish_burials
 from lamina.errors import Corrupt, KernelError, LaminaError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
-from lamina.runtime.cgroups import read_layout, remove_directories
 from lamina.runtime.identity import same_process
 from lamina.store import containers
 
@@ -72,13 +71,16 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     pid = state.get("pid")
     if isinstance(pid, int) and same_process(pid, state):
         kill_and_wait(pid, state)
-    paths = {key: os.fsencode(path) for key, path in (state.get("cgroups") or {}).items()}
-    if not paths and asked.get("cgroup"):
-        paths = _find_cgroups(str(asked["cgroup"]))
-    for path in set(paths.values()):
-        _kill_cgroup(path)
-    if paths:
-        remove_directories(paths)
+    from lamina.runtime.cgroups import find, reopen
+
+    cgroup = None
+    if state.get("cgroup"):
+        cgroup = reopen(state["cgroup"])
+    elif asked.get("cgroup"):  # the engine died before it wrote down what it had made
+        cgroup = find(str(asked["cgroup"]), own_parent=True)
+    if cgroup is not None:
+        cgroup.kill(timeout=PATIENCE)
+        cgroup.remove()
 
 
 def kill_and_wait(pid: int, state: dict[str, Any]) -> None:
@@ -99,39 +101,3 @@ def _await_end(pidfd: int, seconds: float) -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.poll(seconds * 1000)
-
-
-def _find_cgroups(relative: str) -> dict[str, bytes]:
-    """The directories at that path in every hierarchy: the engine died before it wrote them down."""
-    layout = read_layout()
-    roots = {**layout.v1, **({"": layout.v2} if layout.v2 is not None else {})}
-    name = os.fsencode(relative.strip("/"))
-    return {key: place for key, root in roots.items() if os.path.isdir(place := root + b"/" + name)}
-
-
-def _kill_cgroup(path: bytes) -> None:
-    """Kill every process in it: cgroup.kill where there is one, one by one else (a container cannot outrun that
-    for long: its first process goes too, and takes the pid namespace with it).
-    """
-    try:
-        with open(path + b"/cgroup.kill", "wb", buffering=0) as file:
-            file.write(b"1")
-            return
-    except OSError:
-        pass
-    for _ in range(50):
-        try:
-            with open(path + b"/cgroup.procs", "rb", buffering=0) as file:
-                pids = [int(line) for line in file.read().split()]
-        except OSError:
-            return
-        if not pids:
-            return
-        for pid in pids:
-            try:
-                with pidfd_open(pid) as held:
-                    pidfd_send_signal(held, SIGKILL)
-                    _await_end(held, 1.0)
-            except KernelError as error:
-                if error.errno != ESRCH:
-                    raise

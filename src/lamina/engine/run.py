@@ -10,7 +10,7 @@ from time import time_ns
 
 from lamina.engine.completed import Completed
 from lamina.engine.discard import discard
-from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of
+from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed, picture
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.errors import (
@@ -30,7 +30,6 @@ from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
-from lamina.store.tree import remove_tree
 from lamina.supervisor.foreground import attend, terminal_size
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -53,10 +52,10 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
 HOST = "host"
-# how often a start is drawn up anew because the machine's mounts have changed
-AGAIN = 5
+# how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
+AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
-CGROUP_PARENT = "/lamina"
+CGROUP_PARENT = "lamina"
 
 
 @value
@@ -121,7 +120,7 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=f"{CGROUP_PARENT}/{identity}" if limited else "",
+        cgroup=_cgroup_path(identity, rootless) if limited else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=size,
@@ -148,6 +147,11 @@ def _id_maps() -> IdMaps | None:
     from lamina.engine.id_maps import id_maps
 
     return id_maps()
+
+
+def _cgroup_path(identity: str, rootless: bool) -> str:
+    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
+    return f"{'' if rootless else '/'}{CGROUP_PARENT}/{identity}"
 
 
 def _working_directory() -> str:
@@ -233,9 +237,7 @@ class _Session:
                 else:
                     raise
                 self._close()
-                remove_tree(self.home.path + b"/upper")
-                remove_tree(self.home.path + b"/work")
-                remove_tree(self.home.path + b"/skeleton")
+                unfurnish(self.home.path)
 
     def _tell(self, drawn: Design) -> None:
         """Every warning once, and before the command can write anything."""
@@ -305,7 +307,8 @@ class _Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
-        state["cgroups"] = dict(running.cgroup.paths) if running.cgroup is not None else {}
+        if running.cgroup is not None:
+            state["cgroup"] = running.cgroup.record()
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)

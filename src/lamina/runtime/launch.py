@@ -128,7 +128,7 @@ def _printed_cgroups(bundle: Bundle) -> tuple[tuple[Reg, ...], tuple[bytes, ...]
 
     layout = read_layout()
     wanted = settings((bundle.spec.get("linux") or {}).get("resources") or {}, layout)
-    controllers = tuple(c.encode() for c in wanted if c in layout.v1)
+    controllers = tuple(c.encode() for c in layout.v1 if c in wanted)
     return tuple(_tasks(name) for name in controllers), controllers
 
 
@@ -186,9 +186,11 @@ class _Start:
         try:
             self._wire()
             child, pty = self._go(cache)
+            notes = _lowered(self.bundle)
             if self.cgroup is not None:
                 self.cgroup.close()
-            return Running(child.pid, child.pidfd, pty, self.cgroup, (*_lowered(self.bundle), *self.notes))
+                notes = (*notes, *self.cgroup.notes)
+            return Running(child.pid, child.pidfd, pty, self.cgroup, (*notes, *self.notes))
         finally:
             for fd in self.held:
                 fd.close()
@@ -209,9 +211,9 @@ class _Start:
         bundle, linux = self.bundle, self.bundle.spec.get("linux") or {}
         known, opened = facts(bundle, self.held)
         if linux.get("resources"):
-            from lamina.runtime.cgroups import create
+            from lamina.runtime.cgroups.making import create
 
-            self.cgroup = create(linux.get("cgroupsPath") or "", linux["resources"])
+            self.cgroup = create(linux.get("cgroupsPath") or "", linux["resources"], own_parent=True)
         self.ours, self.theirs = _socket_pair()
         self.held += [self.ours, self.theirs]
         with init_file() if bundle.init else exec_file() as file:

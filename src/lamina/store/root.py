@@ -9,7 +9,7 @@
     │   ├── exit.json         how it ended
     │   ├── spec.json         the OCI runtime specification
     │   ├── log               what it wrote
-    │   ├── upper/N work/N    the writable layer of overlay N, and the kernel's scratch space beside it
+    │   ├── upper-N work-N    the writable layer of overlay N, and the kernel's scratch space beside it
     │   ├── apply/            the journal of what was applied to the host, and the originals
     │   └── skeleton/N        mount points standing in for a directory that has mounts below it (rootless)
     ├── names/<name>          → id, a symbolic link: taken with one exclusive create

@@ -138,7 +138,7 @@ class _Creation:
             "uid": os.geteuid(),
             "cgroups_path": ""
             if wishes.systemd_cgroup
-            else groups.path_of(container.id, self.linux, systemd=False),
+            else groups.path_of(container, self.linux, systemd=False),
             "annotations": spec.get("annotations") or {},
             "hooks": sorted(hooks_ for hooks_, listed in (spec.get("hooks") or {}).items() if listed),
         }
@@ -152,8 +152,9 @@ class _Creation:
             with_home_below(process, bundle.merged)
             self.record["rootfs"] = os.fsdecode(bundle.merged)
             self.container.write(self.record)
-            self.cgroup = groups.make(self.container.id, self.linux, systemd=self.wishes.systemd_cgroup)
+            self.cgroup = groups.make(self.container, self.linux, systemd=self.wishes.systemd_cgroup)
             self.record["cgroup"] = groups.note(self.cgroup)
+            self.container.notes += self.cgroup.notes if self.cgroup is not None else []
             self.container.write(self.record)
             self._begin(bundle)
             self._talk()
@@ -318,9 +319,10 @@ class _Creation:
                 self.birth.abandon()
             if self.cgroup is not None:
                 self.cgroup.close()
-                if self.cgroup.processes():
-                    self.cgroup.kill()
-                self.cgroup.remove()
+            if (made := groups.of(self.record)) is not None:
+                if made.processes():
+                    made.kill()
+                made.remove()
             self.container.remove()
             if isinstance(failure, HookFailed):
                 state = state_document(self.container, self.record, STOPPED)

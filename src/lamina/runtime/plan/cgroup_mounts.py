@@ -69,7 +69,9 @@ def _bound_steps(directory: bytes, save: Reg, attributes: int) -> list[Step]:
 
 
 def _v1_steps(place: Place, wiring: Wiring, bound: bool) -> list[Step]:
-    """A tmpfs with a directory for each hierarchy, and links for the controllers that share one."""
+    """A tmpfs with a directory for each hierarchy, and links for the controllers that share one; a hybrid has its v2
+    tree at `unified`, as hosts do.
+    """
     attributes = place.options.set | place.options.set_below
     readonly = attributes & MOUNT_ATTR_RDONLY or bound
     top = attributes & ~MOUNT_ATTR_RDONLY
@@ -93,6 +95,11 @@ def _v1_steps(place: Place, wiring: Wiring, bound: bool) -> list[Step]:
         steps.append(attach_step(save, target))
         if len(words) > 1:
             steps += [Step("symlinkat", directory, place.save, word, tolerate=(EEXIST,)) for word in words]
+    if wiring.cgroup >= 0 and not bound:
+        save, target = Reg(f"{place.save}.unified"), Reg(f"{place.target}.unified")
+        steps += new_mount_steps("cgroup2", save, attributes=attributes, source="cgroup")
+        steps += target_steps(place.path + b"/unified", target, directory=True, links=False)
+        steps.append(attach_step(save, target))
     if readonly:
         steps.append(attribute_step(place.save, MOUNT_ATTR_RDONLY))
     return steps

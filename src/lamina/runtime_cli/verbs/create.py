@@ -12,13 +12,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.runtime.container.directory import Container
+
 VERB = Verb("create", (*CREATION, HELP), (ID,))
 
 
 def do(args: Arguments) -> int:
-    """Create it; 0."""
-    create(root(args), args.id, wishes(args))
+    """Create it; 0. What differs from what was asked is a warning."""
+    say_notes(args, create(root(args), args.id, wishes(args)))
     return 0
+
+
+def say_notes(args: Arguments, made: Container) -> None:
+    """Warn of what differs from what was asked."""
+    for note in made.notes:
+        from lamina.runtime_cli.report import warn
+
+        warn(args, note)
 
 
 def wishes(args: Arguments, **more: Any) -> Wishes:

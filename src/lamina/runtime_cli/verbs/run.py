@@ -12,7 +12,7 @@ from lamina.runtime.container.create import create
 from lamina.runtime.container.ending import delete
 from lamina.runtime_cli.asked import root
 from lamina.runtime_cli.options import CREATION, HELP, ID
-from lamina.runtime_cli.verbs.create import wishes
+from lamina.runtime_cli.verbs.create import say_notes, wishes
 
 VERB = Verb(
     "run",
@@ -34,6 +34,7 @@ def do(args: Arguments) -> int:
 
     attendance = Attendance()
     made = create(root(args), args.id, wishes(args, console=attendance.take if attended else None))
+    say_notes(args, made)
     try:
         if args.detach:
             start(made)

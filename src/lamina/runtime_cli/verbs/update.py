@@ -98,6 +98,10 @@ def do(args: Arguments) -> int:
         _remember(found, resources)
     finally:
         found.unlock()
+    for note in cgroup.notes:
+        from lamina.runtime_cli.report import warn
+
+        warn(args, note)
     return 0
 
 
