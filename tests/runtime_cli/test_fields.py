@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -131,6 +132,32 @@ def test_an_agent_answers_for_a_container_and_for_who_joins_it(runtime: Runtime,
         done = runtime("exec", identity, *python, capture_output=True)
         assert done.stdout == "1\n", done.stderr
         runtime.ask("delete", "--force", identity)
+
+
+def test_how_the_kernel_treats_a_process_that_joins(runtime: Runtime) -> None:
+    identity = f"treated-{os.getpid()}"
+    runtime.begin(identity, runtime.bundle("sleep", "60"))
+    process = {
+        "args": [
+            "/bin/sh",
+            "-c",
+            "grep Cpus_allowed_list /proc/self/status; nice; cat /proc/self/oom_score_adj",
+        ],
+        "cwd": "/",
+        "env": ["PATH=/usr/bin:/bin"],
+        "execCPUAffinity": {"initial": "0", "final": "0"},
+        "scheduler": {"policy": "SCHED_OTHER", "nice": 19},
+        "oomScoreAdj": 333,
+    }
+    file = runtime.directory / "process.json"
+    file.write_text(json.dumps(process))
+    done = runtime("exec", "--process", str(file), identity, capture_output=True)
+    assert done.stdout.split()[1:] == ["0", "19", "333"], done.stderr
+    process["execCPUAffinity"] = {"final": "0-"}
+    file.write_text(json.dumps(process))
+    done = runtime("exec", "--process", str(file), identity, capture_output=True)
+    assert "process.execCPUAffinity.final" in done.stderr
+    runtime.ask("delete", "--force", identity)
 
 
 def test_what_is_refused_leaves_nothing(runtime: Runtime) -> None:

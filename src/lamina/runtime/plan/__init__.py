@@ -114,7 +114,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
         *limit_steps(wiring),
         *kernel_steps(process, linux),
-        *privilege_steps(process, held, bundle, wiring),
+        *privilege_steps(process, held, bundle, wiring, hidden=namespaces.helped),
         *command_steps(process, wiring.launcher != NULL, init=bundle.init),
     ]
     waits += [*devices, *copies]

@@ -17,6 +17,7 @@ from lamina.linux.constants import (
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAP_AMBIENT_RAISE,
     PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
@@ -182,8 +183,15 @@ def _launched_filter(wiring: Wiring, channel: int) -> list[Step]:
     return [*clear, *seccomp_steps(wiring, channel, free)]
 
 
-def privilege_steps(process: Process, held: Capabilities, bundle: Bundle, wiring: Wiring) -> list[Step]:
-    """Everything between the finished root and execve, ending in the command.
+def hiding_step() -> Step:
+    """Nobody may trace it or look into its files of procfs; ids that change decide that by a sysctl (prctl(2))."""
+    return Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, note="nobody may trace it")
+
+
+def privilege_steps(
+    process: Process, held: Capabilities, bundle: Bundle, wiring: Wiring, *, hidden: bool = False
+) -> list[Step]:
+    """Everything between the finished root and execve, ending in the command. *hidden*: somebody is there already.
 
     Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, so before the capabilities go; with it as
     late as possible, so that the filter need not allow what we do.
@@ -197,6 +205,8 @@ def privilege_steps(process: Process, held: Capabilities, bundle: Bundle, wiring
     if not no_new_privileges:
         steps += _launched_filter(wiring, CHANNEL)
     steps += identity_steps(process, held, wiring)
+    if hidden:
+        steps.append(hiding_step())
     if no_new_privileges:
         steps.append(Step("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     steps.append(Step("umask", DEFAULT_UMASK if umask is None else int(umask)))

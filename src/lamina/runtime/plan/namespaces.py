@@ -30,6 +30,7 @@ from lamina.linux.constants import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     IFF_UP,
+    PR_SET_DUMPABLE,
     SIOCSIFFLAGS,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
@@ -183,6 +184,9 @@ def entry_steps(spec: Spec, namespaces: Namespaces, wiring: Wiring) -> tuple[lis
         steps.append(Step("setgroups", 0, None, tolerate=(EPERM,)))
         steps.append(Step("setresgid", 0, 0, 0, tolerate=(EINVAL,)))
         steps.append(Step("setresuid", 0, 0, 0, tolerate=(EINVAL,)))
+        steps.append(
+            Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, note="ids that change decide that by a sysctl")
+        )
     steps += [Step("setsid"), Step("umask", 0)]
     for tasks, controller in zip(wiring.tasks, wiring.controllers, strict=True):
         steps.append(Step("write", tasks, b"0\n", 2, want=2, note=f"join the {controller.decode()} cgroup"))

@@ -1,0 +1,68 @@
+"""Id maps: what cannot be meant is refused before the kernel is asked, and a namespace that has only maps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.errors import InvalidInput
+from lamina.linux.namespaces import ns_owner_uid, ns_type
+from lamina.runtime.id_maps import LARGEST_ID, MOST_MAPPINGS, mapped_namespace, write_id_maps
+from lamina.runtime.plan.namespaces import FLAGS
+
+WHOLE = [{"containerID": 0, "hostID": 100_000, "size": 65536}]
+
+
+def some(count: int) -> list[dict[str, int]]:
+    return [{"containerID": 2 * n, "hostID": 2 * n, "size": 1} for n in range(count)]
+
+
+def two(inside: int, outside: int) -> list[dict[str, int]]:
+    return [
+        {"containerID": 0, "hostID": 9, "size": 5},
+        {"containerID": inside, "hostID": outside, "size": 5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("maps", "complaint"),
+    [
+        ([], "0 entries"),
+        (some(MOST_MAPPINGS + 1), "341 entries, 1 to 340"),
+        (some(65536), "65536 entries"),
+        ([{"containerID": 0, "hostID": 0, "size": 0}], "out of range"),
+        ([{"containerID": -1, "hostID": 0, "size": 1}], "out of range"),
+        ([{"containerID": 0, "hostID": 1 << 32, "size": 1}], "out of range"),
+        ([{"containerID": 0, "hostID": 0, "size": 1 << 70}], "out of range"),
+        ([{"containerID": 5, "hostID": 0, "size": LARGEST_ID}], "beyond the last id"),
+        (two(4, 99), "containerID 4 is in two"),
+        (two(7, 13), "hostID 13 is in two"),
+    ],
+)  # fmt: skip
+def test_cve_2021_43784_maps_that_cannot_be_meant(maps: list[dict[str, Any]], complaint: str) -> None:
+    """Also when there are more than a message could count, or numbers larger than the kernel's."""
+    for document in (
+        {"uidMappings": maps, "gidMappings": WHOLE},
+        {"uidMappings": WHOLE, "gidMappings": maps},
+    ):
+        with pytest.raises(InvalidInput, match=complaint):
+            write_id_maps(os.getpid(), document)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("count", [1, MOST_MAPPINGS])
+def test_a_namespace_that_has_maps_and_nobody_in_it(count: int) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    with mapped_namespace(some(count), WHOLE) as namespace:
+        assert ns_type(namespace) == FLAGS["user"]
+        assert ns_owner_uid(namespace) == os.getuid()
+        assert os.readlink("/proc/self/ns/user") != os.readlink(f"/proc/self/fd/{int(namespace)}")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    with pytest.raises(InvalidInput):
+        mapped_namespace([], WHOLE)
+    assert Path("/proc/self/fd").exists()
