@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli.quoting import quote
@@ -17,6 +17,7 @@ ORDER = ("deleted", "replaced", "changed", "added")
 # what is lost comes first, then what gives somebody rights, then the rest
 GRAVE = ("deleted", "replaced")
 LEGEND = "A added   C changed   D deleted   R replaced by another kind of file"
+PLAIN = ("file", "directory", "symlink")
 FIELDS = ("type", "mode", "uid", "gid", "size", "mtime_ns", "target", "rdev", "nlink")
 
 
@@ -54,13 +55,19 @@ class Listing:
             return rank
         return len(GRAVE) if change.gives else rank + 1
 
-    def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
-        """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""
+    def line(
+        self, change: HostChange, style: Style, *, sizes: bool = False, along: Sequence[HostChange] = ()
+    ) -> str:
+        """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank. *along* is
+        what came with it and has no line.
+        """
         said = "" if change.incidental else remark(change)
         if lost := self.below.get(change.path):
             said += f"  (and {lost:,} below it deleted)"
+        if along:
+            said += f"  (and {len(along):,} below it)"
         if sizes:
-            said += growth(change)
+            said += f"  +{size(written([change, *along]))}" if along else growth(change)
         return style(change.kind, f"{LETTERS[change.kind]} {display(change)}") + style("weak", said)
 
     def lines(self, style: Style) -> Iterator[str]:
@@ -77,8 +84,8 @@ class Listing:
         if not counts:
             return "nothing changed"
         parts = [style(kind, f"{counts[kind]:,} {kind}") for kind in ORDER if counts[kind]]
-        written = sum(change.after.size for change in self.changes if change.after and _is_written(change))
-        return ", ".join(parts) + (f" ({size(written)} written)" if written else "")
+        bytes_ = written(self.changes)
+        return ", ".join(parts) + (f" ({size(bytes_)} written)" if bytes_ else "")
 
 
 def display(change: HostChange) -> str:
@@ -167,6 +174,30 @@ def document(change: HostChange) -> dict[str, Any]:
 
 def _entry(entry: object | None) -> dict[str, Any] | None:
     return None if entry is None else {name: getattr(entry, name) for name in FIELDS}
+
+
+def written(changes: Iterable[HostChange]) -> int:
+    """How many bytes are new in regular files."""
+    return sum(change.after.size for change in changes if change.after and _is_written(change))
+
+
+def folded(changes: Iterable[HostChange]) -> list[tuple[HostChange, list[HostChange]]]:
+    """Each change, parents before children, and below a new directory what is new in it; devices and the like apart."""
+    found: list[tuple[HostChange, list[HostChange]]] = []
+    tops: dict[bytes, list[HostChange]] = {}
+    for change in changes:
+        above = change.path
+        while above and change.kind == "added" and change.after is not None and change.after.type in PLAIN:
+            above = above.rpartition(b"/")[0]
+            if above in tops:
+                tops[above].append(change)
+                break
+        else:
+            along: list[HostChange] = []
+            found.append((change, along))
+            if change.kind == "added" and change.after is not None and change.after.type == "directory":
+                tops[change.path] = along
+    return found
 
 
 def _is_written(change: HostChange) -> bool:
