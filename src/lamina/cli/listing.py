@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.cli.quoting import quote
 from lamina.cli.style import Style
+from lamina.engine.summary import size
 
 if TYPE_CHECKING:
     from lamina.engine.apply.values import HostChange
@@ -144,17 +145,6 @@ def growth(change: HostChange) -> str:
     if before is None:
         return "" if after is None else f"  +{size(after)}"
     return f"  -{size(before)}" if after is None else f"  {size(before)} → {size(after)}"
-
-
-def size(number: int) -> str:
-    """Bytes in SI units, as `ls --si` and docker do: `284 B`, `1.2 kB`."""
-    if number < 1000:
-        return f"{number} B"
-    amount, units = number / 1000, iter(("kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while amount >= 999.95 and (larger := next(units, "")):
-        amount, unit = amount / 1000, larger
-    return f"{amount:.1f} {unit}"
 
 
 def document(change: HostChange) -> dict[str, Any]:
