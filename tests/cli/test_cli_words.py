@@ -221,7 +221,7 @@ def test_what_is_new_in_a_new_directory_is_counted_at_it_where_a_summary_would_b
         "A /srv/project/  (and 21 below it)  +24.7 kB",
         "A /srv/project/pipe  (fifo)",
         "A /srv/project.log  +1.2 kB",
-        "  lamina diff it lists every path",
+        "  every path: lamina diff --stat it",
         "1 changed, 26 added (29.6 kB written)",
     ]
     assert len(list(Listing(CLONE).lines(Style()))) == len(CLONE)
@@ -238,8 +238,9 @@ def test_what_is_cut_from_a_summary_is_counted() -> None:
     changes += [added("/srv/d", DIRECTORY), *(added(f"/srv/d/{number}") for number in range(5))]
     *_, cut, where, total = summary(changes, "it", Style())
     assert cut == "  and 16 more changed or added, in /srv (11), /srv/d (5)"
-    assert where == "  lamina diff it lists every path"
+    assert where == "  every path: lamina diff --stat it"
     assert total.startswith("36 added")
+    assert summary(changes, "", Style())[-2].startswith("  every path: -k instead of -n keeps it")
 
 
 def test_sizes() -> None:
