@@ -310,7 +310,7 @@ def test_without_a_compiler_there_is_a_launcher_all_the_same(tmp_path, monkeypat
     running = launch(over_host(tmp_path, small("sh", "-c", "exit 3")), stdin=0, stdout=1, stderr=2)
     assert (running.wait(), running.notes) == (3, ())
     running.close()
-    with pytest.raises(CommandNotFound, match="execute no-such: No such file"):
+    with pytest.raises(CommandNotFound, match="execute no-such: no such command"):
         run(over_host(tmp_path, small("no-such")))
     with pytest.raises(CommandNotExecutable, match="execute /etc/passwd: Permission denied"):
         run(over_host(tmp_path, small("/etc/passwd")))
