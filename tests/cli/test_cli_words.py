@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.cli import when
-from lamina.cli.listing import Listing, size
+from lamina.cli.listing import Listing
 from lamina.cli.quoting import join, quote
 from lamina.cli.reviewing import summary
 from lamina.cli.style import Style
 from lamina.cli.template import Template, check
+from lamina.engine.summary import size
 from lamina.errors import InvalidInput
 from lamina.values import replace, value
 
