@@ -106,11 +106,15 @@ def test_commands(engine: Engine, place: Path) -> None:
         (
             str(script),
             CommandNotFound,
-            "no such command in the container, or no such interpreter as its first",
+            "No such file or directory in the container, or no such interpreter",
         ),
         (str(place / "file"), CommandNotExecutable, "Permission denied: it is a directory, or its mode"),
         (str(place), CommandNotExecutable, "Permission denied: it is a directory, or its mode"),
-        (str(foreign), CommandNotExecutable, "neither a program for this machine nor a script"),
+        (
+            str(foreign),
+            CommandNotExecutable,
+            "Exec format error: it is neither a program for this machine nor a script",
+        ),
     ):
         error = refused(engine, command)
         assert type(error) is kind

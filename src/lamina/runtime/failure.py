@@ -75,11 +75,14 @@ def step_failure(
 def command_failure(
     step: str, index: int, name: str, number: int, *, init: bool = False, path: str = ""
 ) -> StepFailed:
-    """The command cannot be executed, by us or by the launcher; *init*: below one. *path*: the container's PATH."""
+    """The command cannot be executed, by us or by the launcher; *init*: below one. *path*: the container's PATH.
+
+    Engines look for the kernel's words in the message, so of a path they stay.
+    """
     kind: type[StepFailed] = CommandNotFound if number == ENOENT else CommandNotExecutable
     cause, remedy = os.strerror(number), ""
     if number == ENOENT and "/" in name:
-        cause = "no such command in the container, or no such interpreter as its first line names"
+        cause += " in the container, or no such interpreter as its first line names"
         remedy = "name a file that is there for the container"
     elif number == ENOENT:
         cause = "no such command in the container"
@@ -90,7 +93,7 @@ def command_failure(
         cause += ": it is a directory, or its mode or file system does not let this user execute it"
         remedy = "chmod +x it, or have its interpreter read it: sh FILE"
     elif number == ENOEXEC:
-        cause = "neither a program for this machine nor a script with a #! line"
+        cause += ": it is neither a program for this machine nor a script with a #! line"
         remedy = "put #!/bin/sh on its first line, or have its interpreter read it: sh FILE"
     elif number == E2BIG:
         cause += (
