@@ -113,7 +113,7 @@ def test_commands(engine: Engine, place: Path) -> None:
         (
             str(foreign),
             CommandNotExecutable,
-            "Exec format error: it is neither a program for this machine nor a script",
+            "Exec format error: it is neither a program for this machine",
         ),
     ):
         error = refused(engine, command)

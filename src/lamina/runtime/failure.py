@@ -51,7 +51,7 @@ def step_failure(
     """Step *index* of the start of *bundle* failed with errno *number*, or with 0 because of its *result*."""
     step = steps[index]
     if step.call in EXECUTING:
-        return command_failure(repr(step), index, command_name(step), number)
+        return command_failure(repr(step), index, command_name(steps, index), number)
     refused = bundle is not None and number and step.call in ("fsconfig", "mount")
     place = overlay_of(bundle, step)[0] if bundle is not None and refused else None
     if bundle is not None and number and (meaning := meaning_of(bundle, step, number)) is not None:
@@ -107,11 +107,8 @@ def command_failure(
     return kind(step, number, index=index, message=f"execute {name}: {cause}", remedy=remedy)
 
 
-def command_name(step: Step) -> str:
-    """What a step executes, or looks for."""
-    if step.call == "faccessat2":
-        path = step.args[1]
-        assert isinstance(path, bytes)
-        return path.rpartition(b"/")[2].decode(errors="replace")
+def command_name(steps: Sequence[Step], index: int) -> str:
+    """What the step *index* executes, or looks for so that the last one can execute it."""
+    step = steps[-1] if steps[index].call == "faccessat2" else steps[index]
     argv = next(arg for arg in step.args if isinstance(arg, Strings))
     return argv[step.call == "execveat"].decode(errors="replace")
