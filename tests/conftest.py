@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.leaks import Leaks
+from support.leaks import Leaks, show_sign
 from support.rootless import SOURCES, Rootless, ordinary_user, place_prefix, why_no_user_namespace
 
 MUST_RUN = os.environ.get("LAMINA_TESTS_MUST_RUN", "") not in ("", "0")
@@ -125,10 +125,12 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """After the last test there is no mount, process or control group of ours that was not there before."""
-    mark = os.environ["LAMINA_TEST_RUN"] = uuid.uuid4().hex
-    leaks = Leaks((tmp_path_factory.getbasetemp(), Path(tempfile.gettempdir(), place_prefix())), mark)
-    yield
-    left = leaks.left()
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    mark = os.environ["LAMINA_TEST_RUN"] = f"{run[:8]}-{os.environ.get('PYTEST_XDIST_WORKER') or 'alone'}"
+    with show_sign(mark):
+        leaks = Leaks((tmp_path_factory.getbasetemp(), Path(tempfile.gettempdir(), place_prefix())), mark)
+        yield
+        left = leaks.left()
     assert not left, "the tests left behind:\n" + "\n".join(left)
 
 

@@ -111,12 +111,22 @@ class MountError(KernelError):
 
 
 class StepFailed(KernelError):
-    """A step of a start's plan failed. `step` is the step as `lamina plan` prints it, `index` its number."""
+    """A step of a start's plan failed. `step` is the step as `lamina plan` prints it, `index` its number; `place` is
+    where in the container the overlay was to be that the kernel refused, None for anything else.
+    """
 
     def __init__(
-        self, step: str, errno: int, *, index: int = -1, hint: str = "", remedy: str = "", message: str = ""
+        self,
+        step: str,
+        errno: int,
+        *,
+        index: int = -1,
+        hint: str = "",
+        remedy: str = "",
+        message: str = "",
+        place: bytes | None = None,
     ) -> None:
-        self.step, self.index = step, index
+        self.step, self.index, self.place = step, index, place
         super().__init__(step, errno, hint=hint, remedy=remedy, message=message)
 
 

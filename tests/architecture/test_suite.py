@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.leaks import Leaks
+from lamina.linux.mount import mount
+from support.leaks import Leaks, show_sign, suites
+from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -101,3 +103,55 @@ def test_leaks_wait_for_what_is_going_away(tmp_path: Path, monkeypatch: pytest.M
         assert any("sleep 30" in left for left in leaks.left(patience=0))
         child.kill()
     assert leaks.left() == []
+
+
+@pytest.mark.root
+def test_a_directory_whose_name_begins_like_ours_is_not_ours(tmp_path: Path) -> None:
+    """Another run's pytest-12 is not this one's pytest-1."""
+    ours, theirs = tmp_path / "pytest-1", tmp_path / "pytest-12"
+
+    def left(place: Path) -> list[str]:
+        leaks = Leaks((ours,))
+        mount("tmpfs", place, "tmpfs")
+        return leaks.left(patience=0)
+
+    for place in (ours, theirs):
+        place.mkdir()
+    assert len(in_mount_namespace(left, ours)) == 1
+    assert in_mount_namespace(left, theirs) == []
+
+
+class Groups:
+    """A tree that plays the machine's control groups."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree / "lamina"
+        self.tree.mkdir(parents=True)
+        (self.tree / "cgroup.procs").write_text("")
+
+    def make(self, name: str, processes: str = "") -> str:
+        (self.tree / name).mkdir()
+        (self.tree / name / "cgroup.procs").write_text(processes)
+        return f"control group {self.tree / name}"
+
+
+def test_whose_a_control_group_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.leaks.CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    groups = Groups(tmp_path / "cgroup")
+    ours, theirs = tmp_path / "pytest-of-me/pytest-1", tmp_path / "pytest-of-me/pytest-2"
+    for place, identity in ((ours, "kept"), (theirs, "another")):
+        (place / "test_it0/lamina-store/containers" / identity).mkdir(parents=True)
+    groups.make("older")
+    leaks = Leaks((ours,), "me-gw0")
+    left, known = [groups.make("kept")], groups.make("another")
+    assert known  # a container that another suite's store knows is for that one to clean up after
+    groups.make("inhabited", "1\n")
+    with show_sign("another-gw0"):
+        assert {"another"} <= suites()
+        groups.make("orphan")  # whose it is nobody can say
+        assert leaks.left(patience=0.1) == left
+        assert suites() >= {"another"}
+    with monkeypatch.context() as patched:
+        patched.setattr("support.leaks.suites", lambda: {"me"})
+        assert leaks.left(patience=0.1) == sorted([*left, f"control group {groups.tree / 'orphan'}"])

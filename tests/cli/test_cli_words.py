@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.cli import when
-from lamina.cli.listing import Listing, size
+from lamina.cli.listing import Listing
 from lamina.cli.quoting import join, quote
+from lamina.cli.reviewing import summary
 from lamina.cli.style import Style
 from lamina.cli.template import Template, check
+from lamina.engine.summary import size
 from lamina.errors import InvalidInput
 from lamina.values import replace, value
 
@@ -193,6 +195,53 @@ def test_what_is_lost_comes_first() -> None:
 def test_everything_is_counted() -> None:
     assert Listing(CHANGES).total(Style()) == "4 deleted, 1 replaced, 2 changed, 3 added (2.5 kB written)"
     assert Listing([]).total(Style()) == "nothing changed"
+
+
+def added(path: str, node: Node = FILE, **more: Any) -> Any:
+    return Difference(path.encode(), "added", after=node, **more)
+
+
+CLONE: list[Any] = [
+    Difference(b"/etc/motd", "changed", frozenset({"content"}), FILE, FILE),
+    added("/srv/file"),
+    added("/srv/project", DIRECTORY),
+    *(added(f"/srv/project/{number}") for number in range(10)),
+    added("/srv/project/bin", DIRECTORY),
+    added("/srv/project/bin/su", replace(FILE, mode=0o4755), gives=("setuid: runs as uid 0",)),
+    *(added(f"/srv/project/bin/{number}") for number in range(10)),
+    added("/srv/project/pipe", Node(type="fifo")),
+    added("/srv/project.log"),
+]
+
+
+def test_what_is_new_in_a_new_directory_is_counted_at_it_where_a_summary_would_be_long() -> None:
+    assert summary(CLONE, "it", Style()) == [
+        "A /srv/project/bin/su  (setuid: runs as uid 0)  +1.2 kB",
+        "C /etc/motd  1.2 kB → 1.2 kB",
+        "A /srv/file  +1.2 kB",
+        "A /srv/project/  (and 21 below it)  +24.7 kB",
+        "A /srv/project/pipe  (fifo)",
+        "A /srv/project.log  +1.2 kB",
+        "  every path: lamina diff --stat it",
+        "1 changed, 26 added (29.6 kB written)",
+    ]
+    assert len(list(Listing(CLONE).lines(Style()))) == len(CLONE)
+    # what fits is told as it is
+    few = CLONE[:13]
+    assert summary(few, "it", Style()) == [
+        *(Listing(few).line(c, Style(), sizes=True) for c in few),
+        Listing(few).total(Style()),
+    ]
+
+
+def test_what_is_cut_from_a_summary_is_counted() -> None:
+    changes: list[Any] = [added(f"/srv/{number:02}") for number in range(30)]
+    changes += [added("/srv/d", DIRECTORY), *(added(f"/srv/d/{number}") for number in range(5))]
+    *_, cut, where, total = summary(changes, "it", Style())
+    assert cut == "  and 16 more changed or added, in /srv (11), /srv/d (5)"
+    assert where == "  every path: lamina diff --stat it"
+    assert total.startswith("36 added")
+    assert summary(changes, "", Style())[-2].startswith("  every path: -k instead of -n keeps it")
 
 
 def test_sizes() -> None:

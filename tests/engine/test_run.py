@@ -549,6 +549,22 @@ def test_a_volume_that_is_a_file_and_one_that_is_made(sh: Sh, tmp_path: Path) ->
     assert (tmp_path / "made" / "deep" / "x").exists()
 
 
+def test_a_directory_that_is_made_for_a_volume_is_named(sh: Sh, tmp_path: Path) -> None:
+    """A dry run promises that this system stays as it is, so what it makes there all the same has to be said."""
+    warnings: list[str] = []
+    before = os.umask(0o077)
+    try:
+        for _ in range(2):
+            done = sh("true", volumes=[f"{tmp_path}/made/deep:/srv/made"], on_warning=warnings.append)
+    finally:
+        os.umask(before)
+    said = f"made the directory {tmp_path}/made on this system, for the volume at /srv/made"
+    assert [warning for warning in warnings if "made" in warning] == [said]
+    assert said not in done.warnings
+    for place in (tmp_path / "made", tmp_path / "made/deep"):
+        assert (place.stat().st_mode & 0o7777, place.stat().st_uid) == (0o755, 0)
+
+
 def test_volumes_below_volumes_and_over_overlays(sh: Sh, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -12,11 +12,13 @@ import pytest
 
 from lamina import Engine
 from lamina.errors import CommandNotExecutable, CommandNotFound, KernelError, NotFound, StepFailed
+from lamina.linux.mount import mount
 from lamina.linux.program import Reg, Step
 from lamina.runtime import init
 from lamina.runtime.meaning import meaning_of
 from support.bundles import printable, small
 from support.leaks import Leaks
+from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 
 
@@ -96,16 +98,30 @@ def test_commands(engine: Engine, place: Path) -> None:
     script = place / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
+    foreign = place / "foreign"
+    foreign.write_bytes(b"\x7fELF of some other machine")
+    foreign.chmod(0o755)
     for command, kind, cause in (
         ("no-such", CommandNotFound, "no such command in the container"),
-        (str(script), CommandNotFound, "no such interpreter"),
-        (str(place / "file"), CommandNotExecutable, "Permission denied"),
-        (str(place), CommandNotExecutable, "Permission denied"),
+        (
+            str(script),
+            CommandNotFound,
+            "No such file or directory in the container, or no such interpreter",
+        ),
+        (str(place / "file"), CommandNotExecutable, "Permission denied: it is a directory, or its mode"),
+        (str(place), CommandNotExecutable, "Permission denied: it is a directory, or its mode"),
+        (
+            str(foreign),
+            CommandNotExecutable,
+            "Exec format error: it is neither a program for this machine",
+        ),
     ):
         error = refused(engine, command)
         assert type(error) is kind
-        assert error.message.startswith(f"execute {command}: {os.strerror(error.errno or 0)}")
-        assert cause in str(error)
+        assert error.message.startswith(f"execute {command}: {cause}")
+        assert error.remedy
+    assert "along PATH=/usr/local/sbin:" in refused(engine, "no-such").remedy
+    assert "PATH=/nowhere" in refused(engine, "no-such", env=["PATH=/nowhere"]).remedy
 
 
 @pytest.mark.root
@@ -133,11 +149,56 @@ def test_without_root(rootless: Rootless) -> None:
     assert "hint: name another directory with --workdir" in done.stderr
 
 
+FORBIDDEN = """if True:
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    from support.forbidden import forbid
+    from lamina.cli.entry import command_line
+    from lamina.engine import id_maps
+    id_maps._has_helpers = lambda: False  # set-user-ID programs do nothing under a filter
+    forbid(sys.argv[2], int(sys.argv[3]))
+    sys.exit(command_line(["run", "--rm", "host", "true"]))
+"""
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize(("call", "number"), [("setresgid", 1), ("unshare", 1), ("mount", 13), ("fsopen", 1)])
+def test_a_user_namespace_without_privileges(rootless: Rootless, call: str, number: int) -> None:
+    """As on Ubuntu 24.04, whose AppArmor takes them away; which call fails first depends on the user's ids."""
+    done = rootless.python(FORBIDDEN, str(Path(__file__).parents[1]), call, str(number))
+    assert done.returncode == 125
+    *_, said, hint = done.stderr.splitlines()  # behind warnings
+    assert said == (
+        "lamina: start without root: a security module or a filter of system calls forbids "
+        f"{call}(2) in a user namespace"
+    )
+    assert hint.startswith("hint: `lamina doctor`")
+
+
+@pytest.mark.root
+def test_a_user_namespace_without_privileges_by_apparmor() -> None:
+    """The sysctl is a file in the place where Ubuntu's kernels have it."""
+    asked = bundle(namespaces=[{"type": "user"}])
+
+    def on_ubuntu() -> Any:
+        mount("tmpfs", "/proc/sys/kernel", "tmpfs")
+        Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").write_text("1\n")
+        return [meaning_of(asked, step(call), number) for call, number in (("setgroups", 1), ("mount", 13))]
+
+    for meaning in in_mount_namespace(on_ubuntu):
+        assert meaning.message == (
+            "start without root: this host lets an ordinary user make a user namespace, but do nothing in it "
+            "(AppArmor: kernel.apparmor_restrict_unprivileged_userns is 1)"
+        )
+        assert "`lamina doctor`" in meaning.remedy
+    assert meaning_of(bundle(), step("setgroups"), 1) is None  # root's containers have no such namespace
+
+
 # -- what cannot be provoked here
 
 
 def step(call: str, *names: str) -> Step:
-    return Step(call, *map(Reg, names))
+    return Step(call, *(map(Reg, names) if names else (None,) * 3))
 
 
 def bundle(**more: Any) -> Any:

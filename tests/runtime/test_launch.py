@@ -310,7 +310,7 @@ def test_without_a_compiler_there_is_a_launcher_all_the_same(tmp_path, monkeypat
     running = launch(over_host(tmp_path, small("sh", "-c", "exit 3")), stdin=0, stdout=1, stderr=2)
     assert (running.wait(), running.notes) == (3, ())
     running.close()
-    with pytest.raises(CommandNotFound, match="execute no-such: No such file"):
+    with pytest.raises(CommandNotFound, match="execute no-such: no such command"):
         run(over_host(tmp_path, small("no-such")))
     with pytest.raises(CommandNotExecutable, match="execute /etc/passwd: Permission denied"):
         run(over_host(tmp_path, small("/etc/passwd")))
@@ -320,7 +320,7 @@ def test_without_a_compiler_there_is_a_launcher_all_the_same(tmp_path, monkeypat
 def test_without_a_command_to_execute_the_terminal_is_gone_too(tmp_path, terminal):
     spec = small("no-such", terminal=terminal)
     spec["mounts"] = full()["mounts"][:3]
-    with pytest.raises(CommandNotFound, match="execute no-such: No such file or directory: no such command"):
+    with pytest.raises(CommandNotFound, match="execute no-such: no such command in the container"):
         run(over_host(tmp_path, spec))
     spec["process"]["args"] = ["/etc/passwd"]
     with pytest.raises(CommandNotExecutable, match="execute /etc/passwd: Permission denied"):

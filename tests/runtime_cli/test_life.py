@@ -119,7 +119,7 @@ def test_a_command_that_cannot_be_is_said_by_create(runtime: Runtime, command: s
     bundle = runtime.bundle(command)
     bundle.config["linux"]["resources"] = {"pids": {"limit": 50}}
     (bundle.rootfs / "etc/motd").write_text("no program\n")
-    with pytest.raises(AssertionError, match=complaint.replace("$", r"\$")):
+    with pytest.raises(AssertionError, match=f"execute {command}: .*" + complaint.replace("$", r"\$")):
         runtime.create("c", bundle)
     assert not (runtime.root / "c").exists()
 

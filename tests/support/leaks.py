@@ -1,18 +1,24 @@
 """What a test could leave behind on the machine: mounts, processes, control groups.
 
-Other people's containers come and go on the machine while the suite runs, so only what can be told to be ours
-counts: mounts and processes that name one of our temporary directories or carry our mark, control groups that
-nobody lives in.
+Other people's containers come and go on the machine while the suite runs, and so do those of other workers and other
+suites. So only what can be told to be ours counts: mounts and processes that name one of our directories or carry our
+mark; control groups that nobody lives in and whose container a store of ours knows, or, as long as no other suite runs
+that could have made them, no store at all.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+SIGN = "lamina-test-run/"  # how a suite that runs is seen by others: unix(7), abstract
+DEPTH = 4  # how far below a suite's directories its stores are
+_END_OF_PATH = b"/ ,:\n\0"
 
 
 class Leaks:
@@ -20,6 +26,7 @@ class Leaks:
 
     def __init__(self, places: tuple[Path, ...], mark: str = "") -> None:
         self.places = tuple(os.fsencode(place) for place in places)
+        self.run = (mark or os.environ.get("LAMINA_TEST_RUN", "")).partition("-")[0]
         self.mark = os.fsencode(f"LAMINA_TEST_RUN={mark}") if mark else b""
         self._mounts, self._processes, self._cgroups = self.mounts(), self.processes(), self.cgroups()
 
@@ -49,7 +56,7 @@ class Leaks:
         return found
 
     def cgroups(self) -> set[str]:
-        """Control groups of Lamina's in which nobody lives."""
+        """Control groups of Lamina's in which nobody lives, whoever's they are."""
         found = set()
         for directory, subdirectories, _ in os.walk(CGROUPS):
             for name in subdirectories:
@@ -74,11 +81,55 @@ class Leaks:
                 for kind, look, before in looks
             }
             if not any(lasting.values()) or time.monotonic() > end:
+                lasting["control group"] = {path for path in lasting["control group"] if self._made(path)}
                 return [f"{kind} {what}" for kind, found in lasting.items() for what in sorted(found)]
             time.sleep(0.05)
 
     def _names_us(self, text: bytes) -> bool:
-        return any(place in text for place in self.places)
+        return any(_names(place, text) for place in self.places)
+
+    def _made(self, cgroup: str) -> bool:
+        """Whether the empty control group is ours. One that no store knows is, unless it may be another suite's."""
+        identity = os.path.basename(cgroup)
+        if _is_known(identity, map(os.fsdecode, self.places)):
+            return True
+        everywhere = Path(tempfile.gettempdir()).glob("pytest-of-*/pytest-*")
+        return not _is_known(identity, map(str, everywhere)) and not suites() - {self.run}
+
+
+def show_sign(mark: str) -> socket.socket:
+    """Let other suites see that the one with this *mark* runs; until the socket is closed, or this process ends."""
+    sign = socket.socket(socket.AF_UNIX)
+    sign.bind(f"\0{SIGN}{mark}")
+    return sign
+
+
+def suites() -> set[str]:
+    """The suites that run now; all workers of one have one name."""
+    lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    names = (line.rpartition(f"@{SIGN}")[2] for line in lines if f" @{SIGN}" in line)
+    return {name.partition("-")[0] for name in names}
+
+
+def _is_known(identity: str, places: Iterable[str]) -> bool:
+    """Whether a store in one of the *places* has a container of that name."""
+    return any(
+        next(Path(place).glob(f"{'*/' * depth}containers/{identity}"), None) is not None
+        for place in places
+        for depth in range(1, DEPTH + 1)
+        if os.path.isdir(place)
+    )
+
+
+def _names(place: bytes, text: bytes) -> bool:
+    """Whether *text* has the path *place* or one below it; one that ends with a dash is the beginning of a name."""
+    at = text.find(place)
+    while at >= 0:
+        end = text[at + len(place) : at + len(place) + 1]
+        if place.endswith(b"-") or end in _END_OF_PATH:
+            return True
+        at = text.find(place, at + 1)
+    return False
 
 
 def _is_empty(cgroup: Path) -> bool:

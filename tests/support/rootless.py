@@ -130,7 +130,7 @@ def _needed() -> list[str]:
 
 def place_prefix() -> str:
     """How the names of these users' directories begin in this run of the suite."""
-    return f"lamina-rootless-{os.environ.get('LAMINA_TEST_RUN', '')[:8]}-"
+    return f"lamina-rootless-{os.environ.get('LAMINA_TEST_RUN', '')}-"
 
 
 @contextmanager

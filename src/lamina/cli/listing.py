@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli.quoting import quote
 from lamina.cli.style import Style
+from lamina.engine.summary import size
 
 if TYPE_CHECKING:
     from lamina.engine.apply.values import HostChange
@@ -17,6 +18,7 @@ ORDER = ("deleted", "replaced", "changed", "added")
 # what is lost comes first, then what gives somebody rights, then the rest
 GRAVE = ("deleted", "replaced")
 LEGEND = "A added   C changed   D deleted   R replaced by another kind of file"
+PLAIN = ("file", "directory", "symlink")
 FIELDS = ("type", "mode", "uid", "gid", "size", "mtime_ns", "target", "rdev", "nlink")
 
 
@@ -54,13 +56,19 @@ class Listing:
             return rank
         return len(GRAVE) if change.gives else rank + 1
 
-    def line(self, change: HostChange, style: Style, *, sizes: bool = False) -> str:
-        """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank."""
+    def line(
+        self, change: HostChange, style: Style, *, sizes: bool = False, along: Sequence[HostChange] = ()
+    ) -> str:
+        """`C /etc/motd`, and what the name alone does not tell; with *sizes* how much it grew or shrank. *along* is
+        what came with it and has no line.
+        """
         said = "" if change.incidental else remark(change)
         if lost := self.below.get(change.path):
             said += f"  (and {lost:,} below it deleted)"
+        if along:
+            said += f"  (and {len(along):,} below it)"
         if sizes:
-            said += growth(change)
+            said += f"  +{size(written([change, *along]))}" if along else growth(change)
         return style(change.kind, f"{LETTERS[change.kind]} {display(change)}") + style("weak", said)
 
     def lines(self, style: Style) -> Iterator[str]:
@@ -77,8 +85,8 @@ class Listing:
         if not counts:
             return "nothing changed"
         parts = [style(kind, f"{counts[kind]:,} {kind}") for kind in ORDER if counts[kind]]
-        written = sum(change.after.size for change in self.changes if change.after and _is_written(change))
-        return ", ".join(parts) + (f" ({size(written)} written)" if written else "")
+        bytes_ = written(self.changes)
+        return ", ".join(parts) + (f" ({size(bytes_)} written)" if bytes_ else "")
 
 
 def display(change: HostChange) -> str:
@@ -139,17 +147,6 @@ def growth(change: HostChange) -> str:
     return f"  -{size(before)}" if after is None else f"  {size(before)} → {size(after)}"
 
 
-def size(number: int) -> str:
-    """Bytes in SI units, as `ls --si` and docker do: `284 B`, `1.2 kB`."""
-    if number < 1000:
-        return f"{number} B"
-    amount, units = number / 1000, iter(("kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while amount >= 999.95 and (larger := next(units, "")):
-        amount, unit = amount / 1000, larger
-    return f"{amount:.1f} {unit}"
-
-
 def document(change: HostChange) -> dict[str, Any]:
     """A change for programs. Paths are absolute; a byte that is not UTF-8 is a lone surrogate (`os.fsencode`)."""
     return {
@@ -167,6 +164,30 @@ def document(change: HostChange) -> dict[str, Any]:
 
 def _entry(entry: object | None) -> dict[str, Any] | None:
     return None if entry is None else {name: getattr(entry, name) for name in FIELDS}
+
+
+def written(changes: Iterable[HostChange]) -> int:
+    """How many bytes are new in regular files."""
+    return sum(change.after.size for change in changes if change.after and _is_written(change))
+
+
+def folded(changes: Iterable[HostChange]) -> list[tuple[HostChange, list[HostChange]]]:
+    """Each change, parents before children, and below a new directory what is new in it; devices and the like apart."""
+    found: list[tuple[HostChange, list[HostChange]]] = []
+    tops: dict[bytes, list[HostChange]] = {}
+    for change in changes:
+        above = change.path
+        while above and change.kind == "added" and change.after is not None and change.after.type in PLAIN:
+            above = above.rpartition(b"/")[0]
+            if above in tops:
+                tops[above].append(change)
+                break
+        else:
+            along: list[HostChange] = []
+            found.append((change, along))
+            if change.kind == "added" and change.after is not None and change.after.type == "directory":
+                tops[change.path] = along
+    return found
 
 
 def _is_written(change: HostChange) -> bool:

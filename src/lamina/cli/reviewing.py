@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli import output
-from lamina.cli.listing import LEGEND, Listing, document
+from lamina.cli.listing import LEGEND, Listing, document, folded
 from lamina.cli.pager import page
 from lamina.cli.quoting import harmless
 from lamina.cli.style import Style
@@ -45,7 +45,14 @@ def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
 
 
 def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]:
-    """What has to be known before deciding: every loss, some of the rest, all of it counted."""
+    """What has to be known before deciding: every loss, some of the rest, all of it counted. Where the rest would be
+    too long, what is new in a new directory is counted at that. *name* is "" for a container that is not kept.
+    """
+    where = (
+        f"lamina diff --stat {name}"
+        if name
+        else "-k instead of -n keeps it for 'lamina diff', which shows them"
+    )
     listing = Listing(changes)
     ranked = listing.ranked()
     grave = [change for change in ranked if listing.is_grave(change)]
@@ -55,11 +62,13 @@ def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]
         more = f"  and {len(grave) - MOST_GRAVE:,} more deleted or replaced"
         if giving := sum(bool(change.gives) for change in grave[MOST_GRAVE:]):
             more += f", or giving rights ({giving:,})"
-        lines.append(style("deleted", f"{more}: lamina diff --stat {name}"))
-    lines += [listing.line(change, style, sizes=True) for change in others[:MOST_OTHERS]]
+        lines.append(style("deleted", f"{more}: {where}"))
+    groups = folded(others) if len(others) > MOST_OTHERS else [(change, []) for change in others]
+    lines += [listing.line(change, style, sizes=True, along=along) for change, along in groups[:MOST_OTHERS]]
+    if cut := [each for change, along in groups[MOST_OTHERS:] for each in (change, *along)]:
+        lines.append(f"  and {len(cut):,} more changed or added, {_where(cut)}")
     if len(others) > MOST_OTHERS:
-        where = _where(others[MOST_OTHERS:])
-        lines.append(f"  and {len(others) - MOST_OTHERS:,} more changed or added, {where}")
+        lines.append(style("weak", f"  every path: {where}"))
     return [*lines, listing.total(style)]
 
 

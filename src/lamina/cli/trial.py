@@ -109,7 +109,7 @@ class Trial:
         yield self.style(meaning, f"lamina: exit status {done.returncode}") + (
             "; not yet done to this system:" if changes else ""
         )
-        yield from summary(changes, done.name, self.style)
+        yield from summary(changes, "" if self.wish == "no" else done.name, self.style)
 
     def _kept(self, container: Container) -> Iterable[str]:
         name = container.name

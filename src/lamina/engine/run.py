@@ -193,6 +193,7 @@ class _Session:
         self.log: LogWriter | None = None
         self.catcher: Catcher | None = None
         self.told: set[str] = set()
+        self.made: list[str] = []
         self.recorded = False
 
     def run(self, command: tuple[str, ...]) -> Completed:
@@ -213,7 +214,6 @@ class _Session:
         refused: dict[bytes, str] = {}
         again = AGAIN
         while True:
-            bundle = None
             try:
                 drawn = design(
                     self.store,
@@ -225,11 +225,10 @@ class _Session:
                     self.io,
                     refused,
                 )
-                bundle = drawn.bundle
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
-                place = refused_place(error, bundle) if bundle is not None else None
+                place = error.place if isinstance(error, StepFailed) else None
                 if place is not None and place not in refused:
                     refused[place] = f"the kernel does not overlay it ({error.strerror})"
                 elif again and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
@@ -251,7 +250,12 @@ class _Session:
         options = self.options
         furnish(drawn.layers)
         for volume in options.volumes:
-            _make_source(volume.source)
+            if (made := _make_source(volume.source)) is not None:
+                target = os.fsdecode(volume.target)
+                text = f"made the directory {os.fsdecode(made)} on this system, for the volume at {target}"
+                self.made.append(text)
+                if self.hooks.warn is not None:
+                    self.hooks.warn(text)
         self.home.write("container", self._asked(drawn))
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
@@ -266,7 +270,7 @@ class _Session:
             "labels": dict(options.labels),
             "overlays": record_of(drawn.layers),
             "cgroup": drawn.spec["linux"]["cgroupsPath"],
-            "warnings": list(drawn.warnings),
+            "warnings": [*drawn.warnings, *self.made],
         }
         if drawn.maps is not None:
             record["id_maps"] = {k: drawn.spec["linux"][k] for k in ("uidMappings", "gidMappings")}
@@ -365,7 +369,7 @@ class _Session:
             err,
             container=self.home.id,
             name=self.name,
-            warnings=(*drawn.warnings, *self.running.notes),
+            warnings=(*drawn.warnings, *self.made, *self.running.notes),
         )
 
     def _close(self) -> None:
@@ -399,42 +403,31 @@ class _Session:
             self.home.release()
 
 
-def _make_source(path: bytes) -> None:
-    """As Docker does: the source of a volume that is not there becomes a directory."""
-    if os.path.lexists(path):
-        return
+def _make_source(path: bytes) -> bytes | None:
+    """As Docker does: the source of a volume that is not there becomes a directory, of mode 755 whatever the umask, and
+    so do those on the way to it. Gives the topmost one that was made, None if nothing was.
+    """
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path.rstrip(b"/"))
+    made = None
     try:
-        os.makedirs(path, exist_ok=True)
+        for place in reversed(missing):
+            try:
+                os.mkdir(place, 0o700)
+            except FileExistsError:  # somebody else made it meanwhile
+                continue
+            made = made or place
+            os.chmod(place, 0o755)
+        return made
     except OSError as error:
         raise KernelError(
             "make volume source",
             error.errno or 5,
-            os.fsdecode(path),
+            os.fsdecode(missing[0]),
             remedy="name a file or directory that is there",
         ) from error
-
-
-def refused_place(error: OSError, bundle: Bundle) -> bytes | None:
-    """Where in the container the overlay would have been whose mounting failed with *error*; None for any other step,
-    and for the root, without which there is no container.
-    """
-    if not isinstance(error, StepFailed):
-        return None
-    if error.step.startswith("mount("):
-        from lamina.overlay.steps import said_of
-
-        return next((at for at, spec in bundle.overlays if error.step.endswith(said_of(spec))), None)
-    # the register of a file system context says which overlay it is: overlay_steps()
-    _, found, rest = error.step.partition("@overlay")
-    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-    if (
-        not found
-        or not digits
-        or not error.step.startswith("fsconfig(")
-        or int(digits) >= len(bundle.overlays)
-    ):
-        return None
-    return bundle.overlays[int(digits)][0]
 
 
 def _made(drawn: Design) -> list[str]:

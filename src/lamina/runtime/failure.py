@@ -14,7 +14,7 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.linux.program import Step, Strings
-from lamina.runtime.meaning import meaning_of
+from lamina.runtime.meaning import meaning_of, overlay_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,18 +46,18 @@ def step_failure(
     number: int,
     *,
     result: int = 0,
-    refused: bool = False,
     bundle: Bundle | None = None,
 ) -> StepFailed:
-    """Step *index* of the start of *bundle* failed with errno *number*, or with 0 because of its *result*. *refused*:
-    an earlier execve(2) of the same command was not permitted.
-    """
+    """Step *index* of the start of *bundle* failed with errno *number*, or with 0 because of its *result*."""
     step = steps[index]
     if step.call in EXECUTING:
-        # a command that is there but not for us counts for more than one that is not there
-        return command_failure(repr(step), index, command_name(step), EACCES if refused else number)
+        return command_failure(repr(step), index, command_name(steps, index), number)
+    refused = bundle is not None and number and step.call in ("fsconfig", "mount")
+    place = overlay_of(bundle, step)[0] if bundle is not None and refused else None
     if bundle is not None and number and (meaning := meaning_of(bundle, step, number)) is not None:
-        return StepFailed(repr(step), number, index=index, message=meaning.message, remedy=meaning.remedy)
+        return StepFailed(
+            repr(step), number, index=index, message=meaning.message, remedy=meaning.remedy, place=place
+        )
     hint = "a link is in the way of one of the container's own file systems" if number == ELOOP else ""
     text = f"step {index + 1} of {len(steps)} of the start failed: {step!r}"
     cause = os.strerror(number) if number else f"unexpected result {result}"
@@ -68,36 +68,47 @@ def step_failure(
         message=f"{text}: {cause}",
         hint=hint,
         remedy="" if hint else "see `lamina doctor`",
+        place=place,
     )
 
 
-def command_failure(step: str, index: int, name: str, number: int, *, init: bool = False) -> StepFailed:
-    """The command cannot be executed, by us or by the launcher; *init*: below one."""
+def command_failure(
+    step: str, index: int, name: str, number: int, *, init: bool = False, path: str = ""
+) -> StepFailed:
+    """The command cannot be executed, by us or by the launcher; *init*: below one. *path*: the container's PATH.
+
+    Engines look for the kernel's words in the message, so of a path they stay.
+    """
     kind: type[StepFailed] = CommandNotFound if number == ENOENT else CommandNotExecutable
-    hint = remedy = ""
-    if kind is CommandNotFound:
-        hint = "no such command in the container"
-        if "/" in name:
-            hint += ", or no such interpreter as its first line names"
+    cause, remedy = os.strerror(number), ""
+    if number == ENOENT and "/" in name:
+        cause += " in the container, or no such interpreter as its first line names"
+        remedy = "name a file that is there for the container"
+    elif number == ENOENT:
+        cause = "no such command in the container"
+        remedy = (
+            f"it is looked for along PATH={path}" if path else "it is looked for along the container's PATH"
+        )
+    elif number == EACCES:
+        cause += ": it is a directory, or its mode or file system does not let this user execute it"
+        remedy = "chmod +x it, or have its interpreter read it: sh FILE"
     elif number == ENOEXEC:
-        hint = "neither a program for this machine nor a script with a #! line"
+        cause += ": it is neither a program for this machine nor a script with a #! line"
+        remedy = "put #!/bin/sh on its first line, or have its interpreter read it: sh FILE"
     elif number == E2BIG:
-        hint = (
-            "the kernel takes no argument or variable of 128 KiB, and a quarter of the stack's limit in all"
+        cause += (
+            ": the kernel takes no argument or variable of 128 KiB, and a quarter of the stack's limit in all"
         )
         remedy = "hand large inputs over as a file, or on standard input"
     elif number == EAGAIN and init:
-        kind, hint = StepFailed, "the limit of processes leaves no room for an init and the command"
+        kind = StepFailed
+        cause += ": the limit of processes leaves no room for an init and the command"
         remedy = "allow 2 with --pids-limit, or leave --init away"
-    message = f"execute {name}: {os.strerror(number)}"
-    return kind(step, number, index=index, message=message, hint=hint, remedy=remedy)
+    return kind(step, number, index=index, message=f"execute {name}: {cause}", remedy=remedy)
 
 
-def command_name(step: Step) -> str:
-    """What a step executes, or looks for."""
-    if step.call == "faccessat2":
-        path = step.args[1]
-        assert isinstance(path, bytes)
-        return path.rpartition(b"/")[2].decode(errors="replace")
+def command_name(steps: Sequence[Step], index: int) -> str:
+    """What the step *index* executes, or looks for so that the last one can execute it."""
+    step = steps[-1] if steps[index].call == "faccessat2" else steps[index]
     argv = next(arg for arg in step.args if isinstance(arg, Strings))
     return argv[step.call == "execveat"].decode(errors="replace")

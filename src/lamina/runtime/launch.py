@@ -6,7 +6,7 @@ import _socket
 import os
 import select
 import sys
-from errno import EACCES, ECHILD, ESRCH
+from errno import ECHILD, ESRCH
 
 from lamina.errors import KernelError, LaminaError
 from lamina.linux.fd import Fd
@@ -315,9 +315,7 @@ class _Start:
 
         steps, results = self.plan().steps, child.outcome().results
         if steps[index].call in EXECUTING:
-            # a command that is there but not for us counts for more than one that is not there
-            refused = any(results[i] == -EACCES for i, s in enumerate(steps) if s.call == "execve")
-            return self._execute_failure(index, EACCES if refused else number)
+            return self._execute_failure(index, number)
         return step_failure(steps, index, number, result=results[index], bundle=self.bundle)
 
     def _execute_failure(self, index: int, number: int) -> StepFailed:
@@ -326,8 +324,10 @@ class _Start:
 
         steps = self.plan().whole_steps()
         index %= len(steps)
-        name = command_strings(self.bundle.spec["process"])[0][0].decode(errors="replace")
-        return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init)
+        args, environment = command_strings(self.bundle.spec["process"])
+        name = args[0].decode(errors="replace")
+        path = next((e[5:].decode(errors="replace") for e in environment if e.startswith(b"PATH=")), "")
+        return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init, path=path)
 
 
 def _lowered(bundle: Bundle) -> tuple[str, ...]:

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.linux.program import Step
+    from lamina.overlay.spec import MountSpec
     from lamina.runtime.bundle import Bundle
+
+# what takes a capability of the user namespace that the caller is in
+PRIVILEGED = frozenset(
+    ("setgroups", "setresgid", "setresuid", "unshare", "setns", "mount", "umount2", "open_tree", "fsopen", "fsconfig",
+     "fsmount", "move_mount", "mount_setattr", "pivot_root", "chroot", "sethostname", "setdomainname", "capset")
+)  # fmt: skip
 
 
 @value
@@ -62,9 +69,50 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
         mounts = bundle.spec.get("mounts") or []
         if kind in ("mount", "target") and 0 <= index < len(mounts):
             return _mount(mounts[index], number)
-        if kind in ("root", "overlay") and step.call in ("fsconfig", "fsmount"):
-            return _overlay(bundle, index, number)
+    place, spec = overlay_of(bundle, step)
+    if spec is not None:
+        return _overlay(spec, place or b"/", number, step.call)
+    if number in (EPERM, EACCES) and step.call in PRIVILEGED and _is_mapped(bundle):
+        return _without_privileges(step.call)
     return None
+
+
+def overlay_of(bundle: Bundle, step: Step) -> tuple[bytes | None, MountSpec | None]:
+    """The overlay that *step* mounts: its place in the container, None for the root, and its stack; (None, None) for
+    any other step.
+    """
+    if step.call == "mount" and step.args[2] == b"overlay":
+        from lamina.overlay.steps import said_of
+
+        for place, spec in ((None, bundle.rootfs), *bundle.overlays):
+            if not isinstance(spec, bytes) and step.note == said_of(spec):
+                return place, spec
+    elif step.call in ("fsconfig", "fsmount"):
+        kind, index = _of_register(str(step.args[0]))
+        if kind == "overlay" and 0 <= index < len(bundle.overlays):
+            return bundle.overlays[index]
+        if kind == "root" and not isinstance(bundle.rootfs, bytes):
+            return None, bundle.rootfs
+    return None, None
+
+
+def _is_mapped(bundle: Bundle) -> bool:
+    namespaces = (bundle.spec.get("linux") or {}).get("namespaces") or []
+    return any(namespace.get("type") == "user" for namespace in namespaces)
+
+
+def _without_privileges(call: str) -> Meaning:
+    """A user namespace could be made, and whoever made it is not privileged in it."""
+    from lamina.linux.probe_system import read_setting
+    from lamina.linux.probe_users import APPARMOR_RESTRICTION
+
+    cause = f"a security module or a filter of system calls forbids {call}(2) in a user namespace"
+    if read_setting(APPARMOR_RESTRICTION) == "1":
+        cause = (
+            "this host lets an ordinary user make a user namespace, but do nothing in it "
+            "(AppArmor: kernel.apparmor_restrict_unprivileged_userns is 1)"
+        )
+    return Meaning(f"start without root: {cause}", "`lamina doctor` says what to change, or run it as root")
 
 
 def _of_register(name: str) -> tuple[str, int]:
@@ -152,12 +200,9 @@ def _is_directory(path: str) -> bool:
         return False
 
 
-def _overlay(bundle: Bundle, index: int, number: int) -> Meaning | None:
+def _overlay(spec: MountSpec, place: bytes, number: int, call: str) -> Meaning:
     """A stack that the kernel refused: which directory, and why."""
-    spec, place = (bundle.rootfs, b"/") if index < 0 else bundle.overlays[index][::-1]
-    if isinstance(spec, bytes):
-        return None
     from lamina.overlay.refusals import explain_refusal
 
-    error = explain_refusal(spec, place, number, call="fsconfig")
+    error = explain_refusal(spec, place, number, call="mount" if call == "mount" else "fsconfig")
     return Meaning(error.message, error.remedy)
