@@ -124,6 +124,13 @@ def test_the_order_of_what_is_waited_for() -> None:
     ]  # fmt: skip
 
 
+def test_the_document_says_what_is_joined_and_waited_for() -> None:
+    bundle, wiring = combined(("made", "made", "joined", *["absent"] * 5))
+    document = compile_plan(bundle, wiring).document()
+    assert (document["enter"], document["waits"]) == (["CLONE_NEWPID"], [ID_MAPS])
+    assert document["clone3"] == ["CLONE_NEWNS", "CLONE_NEWUSER"]
+
+
 @pytest.mark.parametrize("privileges", [True, False])
 @pytest.mark.parametrize("launcher", [104, -1])
 def test_the_number_of_a_listener_is_the_lowest_that_is_free(privileges: bool, launcher: int) -> None:

@@ -79,7 +79,9 @@ class Plan:
         return tuple(step.filled(strings) if strings else step for step in self.steps)
 
     def document(self) -> dict[str, Any]:
-        """The same for programs: the flags by name, and each step's number, call, note and text."""
+        """The same for programs: the flags by name, namespaces that a helper joins before, what the caller does on the
+        way, and each step's number, call, note and text.
+        """
         from lamina.linux.constants import flag_names
         from lamina.linux.describe import describe
 
@@ -87,7 +89,12 @@ class Plan:
             {"number": number, "call": step.call, "note": step.note, "text": describe(step)}
             for number, step in enumerate(self.whole_steps(), 1)
         ]
-        return {"clone3": flag_names("CLONE_", self.flags).split("|"), "steps": steps}
+        return {
+            "enter": [flag_names("CLONE_NEW", kind) for _, kind in self.enter],
+            "clone3": flag_names("CLONE_", self.flags).split("|"),
+            "waits": [wait.kind for wait in self.waits],
+            "steps": steps,
+        }
 
 
 def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
