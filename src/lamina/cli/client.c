@@ -1,9 +1,9 @@
-/* The command `lamina`, as it is installed beside the Python it belongs to. It finds that Python, and starts it in the
- * way that costs least.
+/* The commands `lamina` and `lamina-runtime`, as they are installed beside the Python they belong to. They find that
+ * Python, and start it in the way that costs least.
  *
  *     <prefix>/bin/lamina                              this program
  *     <prefix>/bin/lamina-python                       the script that an installer writes; its first line names Python
- *     <prefix>/lib/python3.N/site-packages/lamina/     the package: cli/isolated.py is what Python executes
+ *     <prefix>/lib/python3.N/site-packages/lamina/     the package: isolated.py is what Python executes
  *
  * Python is told to be isolated from the environment and not to import `site` (-I -S): that costs one to three
  * milliseconds in a clean environment, and tens where packages put code into .pth files, of the twenty that a container
@@ -22,8 +22,8 @@
 #include "../linux/raw.h"
 
 enum { LONGEST = 4096, MOST_WORDS = 1 << 16, FAILED = 125, ENTRIES = 8192 };
-#define SCRIPT "/lamina-python"
-#define PACKAGE "/site-packages/lamina/cli/isolated.py"
+#define SCRIPT "-python"
+#define PACKAGE "/site-packages/lamina/isolated.py"
 
 struct entry {                  /* getdents64(2): struct linux_dirent64 */
     uint64_t inode;
@@ -57,16 +57,16 @@ static int join(char path[LONGEST], const char *const *parts)
     return 1;
 }
 
-/* The directory of this program, without the slash. */
-static int own_directory(char path[LONGEST])
+/* The path of this program; where the name begins in it, or 0. */
+static long own_path(char path[LONGEST])
 {
     long n = call(__NR_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, LONGEST - 1);
     if (n <= 0 || n >= LONGEST - 1)
         return 0;
+    path[n] = 0;
     while (n > 0 && path[n - 1] != '/')
         n--;
-    path[n > 0 ? n - 1 : 0] = 0;
-    return n > 1;
+    return n;
 }
 
 /* Whether a path ends in a file whose name begins so. */
@@ -110,7 +110,7 @@ static int exists(const char *path) { return call(__NR_faccessat, AT_FDCWD, (lon
 static int package(const char *own, char path[LONGEST])
 {
     (void)own;
-    return join(path, (const char *const[]){SOURCE "/lamina/cli/isolated.py", 0}) && exists(path);
+    return join(path, (const char *const[]){SOURCE "/lamina/isolated.py", 0}) && exists(path);
 }
 #else
 /* The package in the one lib/python3.N that has it; 0 if there are several, or none. */
@@ -155,17 +155,21 @@ void lamina_client(long *stack)
     long count = stack[0];
     char **words = (char **)(stack + 1), **environment = words + count + 1;
     char own[LONGEST], script[LONGEST], python[LONGEST], start[LONGEST];
-    if (!own_directory(own) || !join(script, (const char *const[]){own, SCRIPT, 0})) {
+    long name = own_path(own);
+    if (!name || !join(script, (const char *const[]){own, SCRIPT, 0})) {
         say("lamina: cannot find out where it is installed (is /proc mounted?)\n");
         leave();
     }
+    char *room = begins(own, "lamina-runtime") ? "runtime_cli" : "cli";
+    own[name - 1] = 0;
     if (count > 0 && count < MOST_WORDS && interpreter(script, python) && package(own, start)) {
-        char *argv[count + 4];
+        char *argv[count + 5];
         long n = 0;
         argv[n++] = python;
         argv[n++] = "-I";
         argv[n++] = "-S";
         argv[n++] = start;
+        argv[n++] = room;
         for (long i = 1; i < count; i++)
             argv[n++] = words[i];
         argv[n] = 0;

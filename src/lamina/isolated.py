@@ -1,4 +1,4 @@
-"""Where the command begins when the client has started Python: `python -I -S .../isolated.py` (see client.c).
+"""Where a command begins when its client has started Python: `python -I -S .../isolated.py ROOM ...` (cli/client.c).
 
 Isolated from the environment, and without `site`, which looks for packages and executes what they put into .pth files.
 Who needs more than the standard library gets it when the first such module is asked for.
@@ -10,7 +10,7 @@ import sys
 # importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
 gc.set_threshold(100_000)
 
-HERE = __file__.rpartition("/lamina/")[0]
+HERE = __file__.rpartition("/lamina/isolated.py")[0]
 
 
 class Site:
@@ -36,6 +36,6 @@ class Site:
 if __name__ == "__main__":
     sys.meta_path.append(Site)
     sys.path.append(HERE)
-    from lamina.cli.entry import main
-
-    main()
+    entry = f"lamina.{sys.argv.pop(1)}.entry"  # `cli` or `runtime_cli`
+    __import__(entry)
+    sys.modules[entry].main()
