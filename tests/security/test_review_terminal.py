@@ -34,7 +34,7 @@ def test_the_review_is_drawn_on_a_screen_of_its_own_making(tmp_path: Path) -> No
             "\x1b[?6l",
         ):
             assert sequence in undone
-        terminal.expect(r"\[k\]eep\? ")
+        terminal.expect(r"\[K\]eep\? ")
         terminal.type("d\r")
         assert terminal.wait() == 0
 
