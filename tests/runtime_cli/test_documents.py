@@ -192,7 +192,7 @@ sys.exit(status)
 """
 BUILT_IN = (
     "__future__ errno fcntl gc marshal resource select stat struct time _json _posixsubprocess _signal _socket _stat "
-    "_struct os os.path posixpath genericpath abc _abc _collections_abc codecs encodings io pwd"
+    "_struct binascii os os.path posixpath genericpath abc _abc _collections_abc codecs encodings io pwd"
 )
 ALLOWED = frozenset(BUILT_IN.split())
 
