@@ -5,7 +5,6 @@ runtime/init, refuses `--init` (see `lamina info`), and is started by scripts; s
 error.
 """
 
-import json
 from pathlib import Path
 
 from setuptools import Extension, setup  # first: it brings distutils along
@@ -15,6 +14,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 from distutils.command.build_scripts import build_scripts  # isort: skip
 
+COMMANDS = ("lamina", "lamina-runtime")
 INIT, CLIENT = Path("src/lamina/runtime/init/lamina_init.c"), Path("src/lamina/cli/client.c")
 # static programs that need no C library, and nothing in them that this compiler would like to add
 FREESTANDING = [
@@ -32,7 +32,7 @@ LINKED = ["-static", "-nostdlib", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-
 # What the client is where there is no compiler. A script of the shell's: where the path of Python is long or contains
 # a space, only the scripts that installers write themselves get a first line that works.
 SCRIPT = """#!/bin/sh
-self=$(readlink -f -- "$0") && exec "${self%/*}/lamina-python" "$@"
+self=$(readlink -f -- "$0") && exec "$self-python" "$@"
 echo "lamina: cannot find out where it is installed (is readlink there?)" >&2
 exit 125
 """
@@ -70,23 +70,23 @@ class build_native(build_ext):
 
 
 class build_client(build_scripts):
-    """The command `lamina`: a compiled client (client.c) that starts Python; a script where it cannot be built."""
+    """The commands: a compiled client (client.c) that starts Python; scripts where it cannot be built."""
 
     editable_mode = False
 
     def run(self) -> None:
         self.mkpath(self.build_dir)
-        program = Path(self.build_dir, "lamina")
         self.run_command("build_ext")  # which finds the compiler
         builder = self.get_finalized_command("build_ext")
-        text = json.dumps(str(Path("src").resolve()), ensure_ascii=False)  # in quotes, as C has them as well
-        source = [f"-DSOURCE={text}"] if self.editable_mode else []
-        try:
-            compile_freestanding(builder, CLIENT, program, *source)
-        except BUILD_ERRORS as error:
-            self.warn(f"building the client failed: {error}")
-            program.write_text(SCRIPT)
-        program.chmod(0o755)
+        source = [f'-DSOURCE="{Path("src").resolve()}"'] if self.editable_mode else []
+        for name in COMMANDS:
+            program = Path(self.build_dir, name)
+            try:
+                compile_freestanding(builder, CLIENT, program, *source)
+            except BUILD_ERRORS as error:
+                self.warn(f"building the client failed: {error}")
+                program.write_text(SCRIPT)
+            program.chmod(0o755)
 
 
 setup(

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "engine": "errors values linux overlay store runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
     "__main__": "cli",
+    "isolated": "",  # starts a face by its name, which it is told
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
 }
 

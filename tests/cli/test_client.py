@@ -1,4 +1,4 @@
-"""The compiled `lamina`: it finds the Python it belongs to, or leaves that to the script, and is never in the way."""
+"""The compiled commands: they find the Python they belong to, or leave that to the script, and are never in the way."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ LINKED = ["-static", "-nostdlib", "-no-pie"]
 # instead of the package: says how Python was started, and what it was given
 TELL = """
 import os, sys
+assert sys.argv.pop(1) == "cli"
 print(sys.flags.isolated, sys.flags.no_site, os.environb.get(b"WORD"), [os.fsencode(w) for w in sys.argv[1:]])
 sys.exit(7)
 """
@@ -61,7 +62,7 @@ def write_script(prefix: Path, first: str = f"#!{sys.executable}") -> None:
 
 
 def package(prefix: Path, version: str) -> Path:
-    place = prefix / f"lib/python{version}/site-packages/lamina/cli/isolated.py"
+    place = prefix / f"lib/python{version}/site-packages/lamina/isolated.py"
     place.parent.mkdir(parents=True)
     return place
 
@@ -101,7 +102,7 @@ def test_what_is_not_clear_is_left_to_the_script(prefix: Path, how: str) -> None
     elif how == "two":
         package(prefix, "3.12").write_text(TELL)
     elif how == "unreadable":
-        (prefix / "lib/python3.11/site-packages/lamina/cli/isolated.py").unlink()
+        (prefix / "lib/python3.11/site-packages/lamina/isolated.py").unlink()
     elif how == "a shell":  # what pip writes where the path of Python is too long, or has a space in it
         script = prefix / "bin/lamina-python"
         script.write_text(
@@ -156,6 +157,20 @@ def test_the_command_works_without_site_and_with_the_packages_it_needs(
     assert status == 2 and "Traceback" not in said
 
 
+def test_by_its_other_name_it_is_the_runtime(compiled: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "prefix"
+    (prefix / "bin").mkdir(parents=True)
+    shutil.copy(compiled, prefix / "bin/lamina-runtime")
+    (prefix / "bin/lamina-runtime-python").write_text(f"#!{sys.executable}\n")
+    packages = prefix / "lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    (packages / "lamina").symlink_to(SRC / "lamina")
+    done = subprocess.run(
+        [prefix / "bin/lamina-runtime", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.startswith("lamina-runtime "), done
+
+
 def test_without_a_compiler_it_is_a_script_that_works_where_paths_have_spaces(tmp_path: Path) -> None:
     """What setup.py installs then. Installers leave its first line alone, unlike that of a script of Python."""
     tree = ast.parse((REPOSITORY / "setup.py").read_text())
@@ -180,7 +195,7 @@ def test_without_a_compiler_it_is_a_script_that_works_where_paths_have_spaces(tm
 
 def test_a_module_that_is_nowhere_is_not_found_and_site_is_asked_once() -> None:
     code = (
-        "import sys; from lamina.cli import isolated; sys.meta_path.append(isolated.Site)\n"
+        "import sys; from lamina import isolated; sys.meta_path.append(isolated.Site)\n"
         "for _ in range(2):\n"
         "    try:\n        import no_such_module_anywhere\n"
         "    except ModuleNotFoundError: print('not found', isolated.Site in sys.meta_path, 'site' in sys.modules)\n"
