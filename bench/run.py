@@ -27,7 +27,9 @@ from machine import facts
 from measure import Case, Failed, measure, ratio
 from stage import Stage, enter_private_namespace
 
-GROUPS = {"starts": (starts, 40), "mounts": (mounts, 40), "diffs": (diffs, 10)}
+import runtime
+
+GROUPS = {"starts": (starts, 40), "runtime": (runtime, 40), "mounts": (mounts, 40), "diffs": (diffs, 10)}
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -60,7 +62,7 @@ def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "group", nargs="*", choices=[*GROUPS, []], help="starts, mounts, diffs (default: all)"
+        "group", nargs="*", choices=[*GROUPS, []], help="starts, runtime, mounts, diffs (default: all)"
     )
     parser.add_argument("--rounds", type=int, help="at most this many rounds a group")
     parser.add_argument(

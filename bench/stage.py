@@ -72,25 +72,27 @@ class Stage:
         """Executes a command line again and again, from a small process as a shell would."""
         return Worker([self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
 
-    def peer(self, *argv: str) -> Worker:
+    def peer(self, *argv: str, first: str = "true", last: str = "true") -> Worker:
         """The same for an engine that brings no overlay: one of this machine's root is mounted at `self.root`.
 
-        In one more mount namespace, for Lamina would have to put an overlay over that overlay.
+        In one more mount namespace, for Lamina would have to put an overlay over that overlay. There the shell's
+        commands *first* and *last* are executed before and after all.
         """
         above = self.root.parent / str(next(self._numbers))
         for place in (above / "upper", above / "work", self.root):
             place.mkdir(parents=True, exist_ok=True)
         options = f"lowerdir=/,upperdir={above}/upper,workdir={above}/work"
-        script = f'mount -t overlay overlay -o {options} {self.root} && exec "$@"'
+        script = f'mount -t overlay overlay -o {options} {self.root} && {first} && "$@"; {last}'
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
         return Worker([*inside, self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
 
-    def bundle(self, name: str, options: dict[str, Any]) -> Path:
+    def bundle(self, name: str, options: dict[str, Any], *command: str) -> Path:
         """An OCI bundle over `self.root` with exactly the specification that Lamina writes for these options."""
         spec: dict[str, Any] = json.loads(self.run(self.python, "-c", SPECIFICATION, json.dumps(options)))
         spec["ociVersion"] = "1.0.2"  # crun 1.8 knows no later one
         spec["root"] = {"path": str(self.root), "readonly": False}
         spec["process"]["cwd"] = "/"
+        spec["process"]["args"] = list(command) or spec["process"]["args"]
         spec["linux"]["cgroupsPath"] = f"/lamina-bench-{name}"
         bundle = self.directory / name
         bundle.mkdir()
