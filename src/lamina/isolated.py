@@ -19,7 +19,8 @@ class Site:
     @staticmethod
     def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
         """As importlib has it; None for what is not a module of its own."""
-        if path is not None:
+        # the standard library asks for modules of its own that only other systems have
+        if path is not None or name in sys.stdlib_module_names:
             return None
         sys.meta_path.remove(Site)
         import site
