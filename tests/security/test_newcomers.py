@@ -179,13 +179,18 @@ def test_cve_2024_21626_no_leaked_descriptor_is_a_working_directory(runtime: Run
         os.set_inheritable(fd, True)
     try:
         runtime.begin("c", runtime.bundle("sleep", "600"), pass_fds=held)
-        for number in range(3, 60):
-            for place in ("self", "thread-self", "1"):
-                words = ["exec", "--cwd", f"/proc/{place}/fd/{number}", "c", "sh", "-c", "pwd -P; ls"]
-                done = runtime.ask(*words, pass_fds=held)
-                assert done.returncode == 255, (place, number, done.stdout)
-            if number > 12 and number % 10:
-                continue
+        for number in range(3, 30):
+            words = ["exec", "--cwd", f"/proc/self/fd/{number}", "c", "sh", "-c", "pwd -P; ls"]
+            done = runtime.ask(*words, pass_fds=held)
+            assert done.returncode == 255, (number, done.stdout)
+        for place in (
+            "/proc/1/fd/3",
+            "/proc/thread-self/fd/4",
+            "/proc/self/cwd/fd",
+            "/proc/1/root/../../etc",
+        ):
+            assert runtime.ask("exec", "--cwd", place, "c", "true", pass_fds=held).returncode == 255, place
+        for number in range(3, 16):
             bundle = runtime.bundle("sh", "-c", "pwd -P", cwd=f"/proc/self/fd/{number}")
             with pytest.raises(AssertionError):
                 runtime.create("d", bundle, pass_fds=held)
