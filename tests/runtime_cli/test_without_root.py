@@ -1,0 +1,75 @@
+"""`lamina-runtime` as an ordinary user: in a user namespace, with one id or with the subordinate ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.oci import Bundle
+from support.rootless import Rootless
+
+pytestmark = pytest.mark.userns
+
+
+class Ordinary:
+    """The command as an ordinary user, with a bundle whose ids are mapped."""
+
+    def __init__(self, user: Rootless) -> None:
+        self.user = user
+        self.place = user.mkdir("oci")
+        self.root = self.place / "state"
+
+    def bundle(self, *args: str) -> Path:
+        """The path of a bundle of this user's."""
+        directory = self.place / "bundle"
+        directory.mkdir()
+        bundle = Bundle(directory, *args)
+        linux = bundle.config["linux"]
+        linux["namespaces"].append({"type": "user"})
+        linux.pop("cgroupsPath", None)
+        uid, gid = self.user.uid, self.user.gid
+        linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+        linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+        bundle.write()
+        self.user.give(directory)
+        return directory
+
+    def __call__(self, *words: str | Path, **options: Any) -> Any:
+        command = [sys.executable, "-m", "lamina.runtime_cli", "--root", self.root, *words]
+        return self.user.run(*command, **options)
+
+
+@pytest.fixture
+def ordinary(rootless: Rootless) -> Ordinary:
+    """Whose containers are deleted by the tests themselves."""
+    return Ordinary(rootless)
+
+
+def test_a_life_without_root(ordinary: Ordinary) -> None:
+    bundle = ordinary.bundle("sh", "-c", "id -u; hostname; cat /proc/self/uid_map; exec sleep 600")
+    log = ordinary.place / "out"
+    log.touch()
+    ordinary.user.give(log)
+    with open(log, "w") as output:
+        created = ordinary("create", "--bundle", bundle, "c", stdout=output, stderr=output)
+    assert created.returncode == 0, log.read_text()
+    assert json.loads(ordinary("state", "c").stdout)["status"] == "created"
+    assert ordinary("start", "c").returncode == 0
+    done = ordinary("exec", "c", "sh", "-c", "id -u; hostname; readlink /proc/self/ns/user")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["0", "box"]
+    assert ordinary("kill", "c", "KILL").returncode == 0
+    assert ordinary("delete", "--force", "c").returncode == 0
+    said = log.read_text().split()
+    assert said[:2] == ["0", "box"]
+    assert said[2:] == ["0", str(ordinary.user.uid), "1"]
+    assert ordinary("list", "-q").stdout == ""
+
+
+def test_run_without_root(ordinary: Ordinary) -> None:
+    done = ordinary("run", "--bundle", ordinary.bundle("sh", "-c", "echo hi; exit 3"), "c")
+    assert (done.returncode, done.stdout) == (3, "hi\n"), done.stderr
