@@ -268,3 +268,14 @@ def test_listening_sockets_are_passed_on_as_systemd_does(runtime: Runtime) -> No
         os.close(writer)
     with open(reader, "rb") as passed:
         assert passed.read() == b"1 1 web\n"
+
+
+def test_a_devices_mode_may_be_a_whole_one(runtime: Runtime) -> None:
+    """podman writes st_mode into `fileMode`, the kind of file and all (`--privileged`, `--device`)."""
+    bundle = runtime.shell("stat -c %a,%F,%t:%T /dev/mine")
+    bundle.config["linux"]["devices"] = [
+        {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o20640}
+    ]
+    runtime.begin("c", bundle)
+    runtime.wait("c")
+    assert runtime.output("c") == "640,character special file,1:3\n"

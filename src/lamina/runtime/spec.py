@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 STRING, BOOLEAN, ANY = "string", "boolean", "any"
 UINT16, UINT32, UINT64 = (0, (1 << 16) - 1), (0, (1 << 32) - 1), (0, (1 << 64) - 1)
 INT32, INT64 = (-(1 << 31), (1 << 31) - 1), (-(1 << 63), (1 << 63) - 1)
-FILE_MODE = (0, 0o7777)  # the schema says 0777; engines pass a whole mode
+FILE_MODE = (0, 0o177777)  # the schema says 0777; engines pass st_mode, the kind of file and all
 POSITIVE = (1, (1 << 63) - 1)
 STRINGS = [STRING]
 

@@ -70,9 +70,9 @@ def do(args: Arguments) -> int:
                 return 0
             if not ready:
                 _say(found.id, "stats", numbers(cgroup.stats()))
-            elif watch is not None:
-                for _ in range(watch.kills()):
-                    _say(found.id, "oom", None)
+            # v1 tells of it a moment before it counts it: so it is asked whatever woke us
+            for _ in range(watch.kills() if watch is not None else 0):
+                _say(found.id, "oom", None)
 
 
 def _watch(cgroup: Any, poll: select.poll) -> Any:
