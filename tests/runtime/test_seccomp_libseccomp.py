@@ -106,8 +106,26 @@ def test_default_profile(arch: str, capabilities: tuple[str, ...], optimize: int
         assert bpf.verdict(program, convention, number) == bpf.verdict(reference, convention, number)
 
 
+def masks_disagree(profile: Profile) -> bool:
+    """Whether several equalities of one argument can hold at once and lead to different actions: which of them decides
+    is left open by the specification, and depends on the halves of the masks with libseccomp.
+    """
+    seen: dict[tuple[str, int], set[tuple[int, str]]] = {}
+    for rule in profile["syscalls"]:
+        for argument in rule.get("args") or []:
+            if argument["op"] in EQUALITIES:
+                mask = argument["value"] if argument["op"] == "SCMP_CMP_MASKED_EQ" else (1 << 64) - 1
+                for name in rule["names"]:
+                    seen.setdefault((name, argument["index"]), set()).add((mask, rule["action"]))
+    return any(
+        len({mask for mask, _ in kinds}) > 1 < len({action for _, action in kinds}) for kinds in seen.values()
+    )
+
+
 def compare(profile: Profile) -> None:
     profile = known_to_both(profile)
+    if masks_disagree(profile):
+        return
     try:
         reference = libseccomp.reference(profile, optimize=1 + len(profile["syscalls"]) % 2)
     except libseccomp.Refused:  # two actions for the same conditions
@@ -149,13 +167,15 @@ def test_several_conditions_a_rule(profile: Profile) -> None:
 @given(st.lists(st.sampled_from(sorted(system_calls())), min_size=1, max_size=50))
 @settings(max_examples=max(10, settings().max_examples // 10))
 def test_names_alone(names: list[str]) -> None:
-    """Including those that x86 multiplexes, which without conditions are the same to both."""
+    """Including those that x86 multiplexes, which without conditions are the same to both; but not these alone: with no
+    rule for the machine's own architecture libseccomp 2.5 forgets those of x86.
+    """
     architectures = ["SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64"]
     profile = known_to_both(
         {
             "defaultAction": "SCMP_ACT_ERRNO",
             "architectures": architectures,
-            "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW", "args": []}],
+            "syscalls": [{"names": ["read", *names], "action": "SCMP_ACT_ALLOW", "args": []}],
         }
     )
     reference = libseccomp.reference(profile)

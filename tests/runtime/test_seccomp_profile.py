@@ -13,6 +13,7 @@ from lamina.linux.capabilities import CAPABILITIES
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.seccomp import architectures, default_profile, resolve_profile
 from lamina.runtime.seccomp.profile import DEFAULT
+from lamina.runtime.seccomp.words import OURS
 
 Profile = dict[str, Any]
 
@@ -163,3 +164,7 @@ def test_capabilities_open_their_calls() -> None:
     assert {"mount", "unshare", "clone", "clone3", "bpf"} <= listed("CAP_SYS_ADMIN")
     assert "socketcall" not in listed("CAP_SYS_ADMIN")
     assert "chroot" in listed()
+
+
+def test_the_architectures_that_are_ours_have_a_table() -> None:
+    assert set(architectures.BY_SCMP) == OURS

@@ -77,7 +77,7 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
     if process.get("apparmorProfile") or process.get("selinuxLabel") or linux.get("mountLabel"):
         known = replace(known, modules=security_modules())
     if linux.get("seccomp"):
-        from lamina.runtime.seccomp.rules import filter_flags
+        from lamina.runtime.seccomp.words import filter_flags
 
         known = replace(known, seccomp_flags=filter_flags(linux["seccomp"]))
     return known
@@ -204,7 +204,7 @@ def own_filter(bundle: Bundle, cache: bytes | None) -> Filter | None:
     if not seccomp:
         return None
     from lamina.runtime.seccomp.cache import Filter, filter_for
-    from lamina.runtime.seccomp.listener import check_listener
+    from lamina.runtime.seccomp.words import check_listener
 
     check_listener(seccomp)
     if cache is not None:

@@ -316,11 +316,10 @@ def rehearse(spec: Spec) -> None:
     nodes = (*devices_of(spec), *nodes_to_bind(spec, own, 0))
     flags = 0
     if linux.get("seccomp"):
-        from lamina.runtime.seccomp.listener import check_listener
-        from lamina.runtime.seccomp.rules import architectures_of, filter_flags
+        from lamina.runtime.seccomp.words import check_architectures, check_listener, filter_flags
 
         check_listener(linux["seccomp"])
-        architectures_of(linux["seccomp"])
+        check_architectures(linux["seccomp"])
         flags = filter_flags(linux["seccomp"])
     if linux.get("netDevices"):
         from lamina.runtime.net_devices import check_devices

@@ -9,6 +9,7 @@ compiler only where there is none. Everything else is for those who look closer;
     assembler.py      the tree as classic BPF
     architectures.py  what the kernel calls architectures and system calls (syscalls.txt)
     cache.py          programs by content
+    words.py          what a start needs of an object whose program was found
 
 What libseccomp decides, the programs decide (tests compare the two), with exceptions that are all in the direction of
 what the kernel will do with a call: see `rules.py`.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.runtime.seccomp.cache import default_filter, filter_for
     from lamina.runtime.seccomp.compiler import compile_filter
     from lamina.runtime.seccomp.profile import default_profile, resolve_profile
-    from lamina.runtime.seccomp.rules import filter_flags
+    from lamina.runtime.seccomp.words import filter_flags
 
 __all__ = [
     "compile_filter",
@@ -36,7 +37,7 @@ _WHERE = {
     "compile_filter": "compiler",
     "default_filter": "cache",
     "default_profile": "profile",
-    "filter_flags": "rules",
+    "filter_flags": "words",
     "filter_for": "cache",
     "resolve_profile": "profile",
 }

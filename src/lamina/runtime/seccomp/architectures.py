@@ -36,30 +36,6 @@ ARCHITECTURES = (
 )
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 BY_SCMP = {architecture.scmp: architecture for architecture in ARCHITECTURES}
-# the specification's other words: architectures that no machine of ours can execute, so that nothing is lost
-FOREIGN = frozenset(
-    f"SCMP_ARCH_{name}"
-    for name in [
-        "LOONGARCH64",
-        "M68K",
-        "MIPS",
-        "MIPS64",
-        "MIPS64N32",
-        "MIPSEL",
-        "MIPSEL64",
-        "MIPSEL64N32",
-        "PARISC",
-        "PARISC64",
-        "PPC",
-        "PPC64",
-        "PPC64LE",
-        "RISCV64",
-        "S390",
-        "S390X",
-        "SH",
-        "SHEB",
-    ]
-)
 
 
 class Call(NamedTuple):

@@ -21,6 +21,7 @@ SOURCES = tuple(
         "compiler.py",
         "assembler.py",
         "rules.py",
+        "words.py",
         "architectures.py",
         "profile.py",
         "syscalls.txt",

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 
-from lamina.errors import InvalidInput, KernelError
+from lamina.errors import KernelError
 from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
@@ -18,33 +18,7 @@ if TYPE_CHECKING:
 
     from lamina.runtime.bundle import Bundle
 
-NOTIFY = "SCMP_ACT_NOTIFY"
 SECONDS = 10  # an agent that does not take a message of a kilobyte in that time is as good as none
-
-
-def check_listener(seccomp: dict[str, Any]) -> None:
-    """Raise InvalidInput for a `linux.seccomp` whose listener could not be handed over, or that contradicts itself."""
-    path, rules = seccomp.get("listenerPath"), seccomp.get("syscalls") or []
-    if seccomp.get("listenerMetadata") and not path:
-        raise InvalidInput(
-            "read seccomp profile: listenerMetadata without listenerPath", remedy="give both or none"
-        )
-    if seccomp.get("defaultAction") == NOTIFY:
-        raise InvalidInput(
-            f"read seccomp profile: {NOTIFY} cannot be the default action: nobody could hand the listener over"
-        )
-    asking = [name for rule in rules if rule.get("action") == NOTIFY for name in rule.get("names") or []]
-    if not asking:
-        return
-    if not path:
-        raise InvalidInput(
-            f"read seccomp profile: {NOTIFY} needs a listenerPath, the socket of whoever answers"
-        )
-    if "sendmsg" in asking:
-        raise InvalidInput(
-            f"read seccomp profile: sendmsg cannot be {NOTIFY}: the listener is handed over by it",
-            remedy="permit sendmsg, and ask about socket or connect",
-        )
 
 
 def process_state(

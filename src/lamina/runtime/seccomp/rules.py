@@ -6,7 +6,9 @@ seccomp_rule_add(3). A call's rules mean what libseccomp makes of them, driven a
 * a rule whose action is the default action has no effect; names that exist nowhere are passed over;
 * conditions on different arguments must all hold; if one argument has several conditions, each is a rule of its own;
 * of a call's rules the first one without conditions decides, whatever the others say; else the first whose conditions
-  hold, lower arguments last, and for one argument: equality, then the smallest upper bound, then the largest lower one;
+  hold, lower arguments last, and for one argument: equality, then the smallest upper bound, then the largest lower one
+  (of several equalities, which hold at once only with masks, the one with the greatest value; libseccomp's answer
+  depends on where the halves of its 64 bits differ);
 * numbers above the last one that the profile knows fail with ENOSYS, as in runc, unless the default is to permit: a C
   library takes that, and not EPERM, for "this kernel is older than I am".
 
@@ -27,13 +29,13 @@ from typing import NamedTuple
 from lamina.errors import InvalidInput
 from lamina.runtime.seccomp.architectures import (
     BY_SCMP,
-    FOREIGN,
     X32_SYSCALL_BIT,
     Architecture,
     Call,
     native,
     system_calls,
 )
+from lamina.runtime.seccomp.words import check_architectures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,15 +67,6 @@ ACTIONS = {
 }
 _WITH_ERRNO = {SECCOMP_RET_ERRNO: 4095, SECCOMP_RET_TRACE: 0xFFFF}  # the largest value the kernel passes on
 _PERMISSIVE = (SECCOMP_RET_ALLOW, SECCOMP_RET_LOG, SECCOMP_RET_TRACE)
-
-SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
-FLAGS = {
-    "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a starting container has one thread
-    "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
-}
-_OF_LISTENERS = FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
 
 EQ, NE, LT, LE, GT, GE = "==", "!=", "<", "<=", ">", ">="
 OPERATORS = {
@@ -183,25 +176,11 @@ def action_of(word: str, errno_ret: int | None) -> int:
     return action | value
 
 
-def filter_flags(seccomp: Document) -> int:
-    """The flags argument of seccomp(2) for this object; with SECCOMP_FILTER_FLAG_NEW_LISTENER if an action notifies."""
-    bits = 0
-    for word in seccomp.get("flags") or []:
-        if word not in FLAGS:
-            raise InvalidInput(
-                f"read seccomp profile: unknown flag {word!r}", remedy=f"one of {', '.join(FLAGS)}"
-            )
-        bits |= FLAGS[word]
-    used = [seccomp["defaultAction"], *(rule["action"] for rule in seccomp.get("syscalls") or [])]
-    return bits | SECCOMP_FILTER_FLAG_NEW_LISTENER if "SCMP_ACT_NOTIFY" in used else bits & ~_OF_LISTENERS
-
-
 def architectures_of(seccomp: Document, arch: Architecture | None = None) -> list[Architecture]:
     """This machine's architecture and those that the object adds, without repetition."""
+    check_architectures(seccomp)
     found = [arch or native()]
     for word in seccomp.get("architectures") or []:
-        if word not in BY_SCMP and word not in FOREIGN:
-            raise InvalidInput(f"read seccomp profile: unknown architecture {word!r}")
         if word in BY_SCMP and BY_SCMP[word] not in found:
             found.append(BY_SCMP[word])
     return found

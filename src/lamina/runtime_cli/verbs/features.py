@@ -16,7 +16,8 @@ from lamina.runtime.hooks import MOMENTS
 from lamina.runtime.plan.namespaces import FLAGS as NAMESPACES
 from lamina.runtime.plan.options import option_names
 from lamina.runtime.seccomp.architectures import ARCHITECTURES
-from lamina.runtime.seccomp.rules import ACTIONS, FLAGS, OPERATORS
+from lamina.runtime.seccomp.rules import ACTIONS, OPERATORS
+from lamina.runtime.seccomp.words import FLAGS
 from lamina.runtime_cli.options import HELP
 
 TYPE_CHECKING = False
