@@ -1,10 +1,11 @@
 """Builds the native code: an extension, the minimal init, and the client. Everything else is in pyproject.toml.
 
 All are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
-runtime/init, refuses `--init` (see `lamina info`), and is a script of Python; so a failing build is a warning, not an
+runtime/init, refuses `--init` (see `lamina info`), and is started by scripts; so a failing build is a warning, not an
 error.
 """
 
+import json
 from pathlib import Path
 
 from setuptools import Extension, setup  # first: it brings distutils along
@@ -28,11 +29,12 @@ FREESTANDING = [
     "-fno-tree-loop-distribute-patterns",
 ]
 LINKED = ["-static", "-nostdlib", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"]
-# what the client is where there is no compiler; installers put the interpreter into the first line
-SCRIPT = """#!python
-from lamina.cli.entry import main
-
-main()
+# What the client is where there is no compiler. A script of the shell's: where the path of Python is long or contains
+# a space, only the scripts that installers write themselves get a first line that works.
+SCRIPT = """#!/bin/sh
+self=$(readlink -f -- "$0") && exec "${self%/*}/lamina-python" "$@"
+echo "lamina: cannot find out where it is installed (is readlink there?)" >&2
+exit 125
 """
 
 
@@ -77,7 +79,8 @@ class build_client(build_scripts):
         program = Path(self.build_dir, "lamina")
         self.run_command("build_ext")  # which finds the compiler
         builder = self.get_finalized_command("build_ext")
-        source = [f'-DSOURCE="{Path("src").resolve()}"'] if self.editable_mode else []
+        text = json.dumps(str(Path("src").resolve()), ensure_ascii=False)  # in quotes, as C has them as well
+        source = [f"-DSOURCE={text}"] if self.editable_mode else []
         try:
             compile_freestanding(builder, CLIENT, program, *source)
         except BUILD_ERRORS as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -153,6 +154,28 @@ def test_the_command_works_without_site_and_with_the_packages_it_needs(
     assert status == 0 and said.startswith("Usage: lamina ")
     status, said = run(prefix, "nosuch")
     assert status == 2 and "Traceback" not in said
+
+
+def test_without_a_compiler_it_is_a_script_that_works_where_paths_have_spaces(tmp_path: Path) -> None:
+    """What setup.py installs then. Installers leave its first line alone, unlike that of a script of Python."""
+    tree = ast.parse((REPOSITORY / "setup.py").read_text())
+    (text,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SCRIPT"
+    )
+    prefix = tmp_path / "my own"
+    (prefix / "bin").mkdir(parents=True)
+    write_script(prefix)
+    (prefix / "bin/lamina").write_text(text)
+    (prefix / "bin/lamina").chmod(0o755)
+    words = ["a b", "", "--", "*", "-n"]
+    assert text.startswith("#!/bin/sh\n")
+    assert run(prefix, *words) == (8, "the script a b  -- * -n\n")
+    assert run(prefix, *words, env={}) == (8, "the script a b  -- * -n\n")
+    (tmp_path / "link").symlink_to(prefix / "bin/lamina")
+    done = subprocess.run([tmp_path / "link", "x"], capture_output=True, text=True, cwd="/", timeout=60)
+    assert (done.returncode, done.stdout) == (8, "the script x\n")
 
 
 def test_a_module_that_is_nowhere_is_not_found_and_site_is_asked_once() -> None:
