@@ -211,10 +211,12 @@ def test_a_command_that_cannot_be_executed(tmp_path, command, error):
 
 
 def test_a_file_without_format_cannot_be_executed(tmp_path):
-    (tmp_path / "odd").write_text("no #! here")
-    (tmp_path / "odd").chmod(0o755)
+    bundle = over_host(tmp_path, small("/odd"))
+    odd = tmp_path / "upper/odd"  # not beside it: what is mounted on /tmp is not below an overlay of /
+    odd.write_text("no #! here")
+    odd.chmod(0o755)
     with pytest.raises(CommandNotExecutable, match="#!"):
-        run(over_host(tmp_path, small(str(tmp_path / "odd"))))
+        run(bundle)
 
 
 def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
