@@ -13,6 +13,22 @@ import pytest
 from support.sources import REPOSITORY
 
 
+def test_the_python_that_is_asked_for_is_taken_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(REPOSITORY / "scripts/setup", tmp_path / "scripts/setup")
+    old = tmp_path / "an old python3"
+    old.symlink_to("/bin/false")
+    done = subprocess.run(
+        [tmp_path / "scripts/setup"],
+        env={**os.environ, "PYTHON": str(old)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, f"setup: PYTHON={old} is not Python 3.11 or newer\n")
+    assert not (tmp_path / ".venv").exists()
+
+
 @pytest.mark.slow
 def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: Path) -> None:
     """As `python -m venv` leaves it where ensurepip, Debian's python3-venv, is missing; somebody then installs that."""
