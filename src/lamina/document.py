@@ -61,8 +61,8 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
     try:
         text = data.removeprefix(_BYTE_ORDER_MARK).decode().strip(_SPACE)
         value, end = make_scanner(_Reading)(text, 0)  # type: ignore[arg-type]
-    except RecursionError as error:
-        raise InvalidInput(f"read {name}: not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidInput(f"read {name}: not JSON: nested too deeply") from None
     except (StopIteration, SystemError, ValueError) as error:
         raise InvalidInput(f"read {name}: not JSON: {_complaint(data, error)}") from None
     if end != len(text):

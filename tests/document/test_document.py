@@ -41,7 +41,7 @@ def test_what_json_writes_is_read(value: dict[str, object], indent: int | None) 
         (b"[1]", "read it: not a JSON object"),
         (b'{"a":NaN}', "read it: not JSON: NaN is no JSON"),
         (b"\xff", "read it: not JSON: 'utf-8' codec"),
-        (b'{"a":' + b"[" * 100_000, "read it: not JSON: maximum recursion depth"),
+        (b'{"a":' + b"[" * 100_000, "read it: not JSON: nested too deeply"),
     ],
 )
 def test_what_is_no_json_object_is_refused_with_the_place(data: bytes, complaint: str) -> None:

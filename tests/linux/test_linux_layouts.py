@@ -102,7 +102,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, str, str, str, int | None]] = {
         "struct pidfd_info",
         "linux/pidfd.h",
         "mask cgroupid pid tgid ppid ruid rgid euid egid suid sgid fsuid fsgid exit_code",
-        None,
+        64,  # PIDFD_INFO_SIZE_VER0: it grows
     ),
 }  # fmt: skip
 

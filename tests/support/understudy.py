@@ -43,7 +43,11 @@ def _play(directory: Path, fn: Callable[[], T]) -> T:
         path for path in needed if path.stat().st_dev != home
     )  # not in the overlay: other disks
     for path in [Path("/proc"), Path("/sys"), Path("/dev"), *elsewhere]:
+        os.makedirs(
+            f"{new}{path}", exist_ok=True
+        )  # the overlay does not show what is below a mount, on /tmp or /home
         _run("mount", "--rbind", str(path), f"{new}{path}")
+    os.makedirs(f"{new}{directory}", exist_ok=True)
     _run("mount", "--bind", str(directory), f"{new}{directory}")  # itself, not the root that is mounted in it
     (new / "old-root").mkdir()
     os.chdir(new)
