@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lamina.linux.mount import pivot_root
 from support.namespaces import in_mount_namespace
 from support.sources import REPOSITORY
 
@@ -51,7 +52,7 @@ def _play(directory: Path, fn: Callable[[], T]) -> T:
     _run("mount", "--bind", str(directory), f"{new}{directory}")  # itself, not the root that is mounted in it
     (new / "old-root").mkdir()
     os.chdir(new)
-    _run("pivot_root", ".", "old-root")
+    pivot_root(".", "old-root")  # not the command: Debian 14 has it in a package of its own
     os.chdir("/")
     _run("umount", "--lazy", "/old-root")
     os.rmdir("/old-root")
