@@ -5,6 +5,7 @@ runtime/init, refuses `--init` (see `lamina info`), and is started by scripts; s
 error.
 """
 
+import json
 from pathlib import Path
 
 from setuptools import Extension, setup  # first: it brings distutils along
@@ -78,7 +79,8 @@ class build_client(build_scripts):
         self.mkpath(self.build_dir)
         self.run_command("build_ext")  # which finds the compiler
         builder = self.get_finalized_command("build_ext")
-        source = [f'-DSOURCE="{Path("src").resolve()}"'] if self.editable_mode else []
+        text = json.dumps(str(Path("src").resolve()), ensure_ascii=False)  # in quotes, as C has them as well
+        source = [f"-DSOURCE={text}"] if self.editable_mode else []
         for name in COMMANDS:
             program = Path(self.build_dir, name)
             try:

@@ -89,27 +89,42 @@ class Areas:
         self._log.append("made", id=record["id"], ino=os.fstat(made).st_ino)
 
     @contextmanager
-    def _unnoticed(self, record: dict[str, Any]) -> Iterator[None]:
-        """Give the directory around an area its times back: that an area came or went is nobody's business."""
+    def _unnoticed(self, record: dict[str, Any], *, room: bool = True) -> Iterator[None]:
+        """Give the directory around an area its times back: that an area came or went is nobody's business.
+
+        Without *room* also where the journal's disk is full: what is to be removed must not stay for that.
+        """
         if record["mountpoint"] is None:
             yield
             return
         mtime = os.fstat(self._parent(record)).st_mtime_ns
-        self._log.append("quiet", id=record["id"], mtime=mtime)
+        noted = self._note(room, "quiet", id=record["id"], mtime=mtime)
         yield
         self._give_back(record, mtime)
+        if noted:
+            self._note(room, "quieted", id=record["id"])
 
     def _give_back(self, record: dict[str, Any], mtime: int) -> None:
         directory = self._parent(record)
         with suppress(PermissionError):  # a directory of somebody else's
             self._hands.utime(directory, os.fstat(directory).st_atime_ns, mtime)
-        self._log.append("quieted", id=record["id"])
+
+    def _note(self, room: bool, kind: str, **fields: Any) -> bool:
+        """Append to the journal; False where that is full and there need not be *room*. Raises OSError."""
+        try:
+            self._log.append(kind, **fields)
+        except OSError as error:
+            if room or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        return True
 
     def _give_back_after_crash(self, record: dict[str, Any]) -> None:
         begun = [r["mtime"] for r in self._log.of("quiet") if r["id"] == record["id"]]
         if len(begun) > sum(r["id"] == record["id"] for r in self._log.of("quieted")):
             with suppress(KernelError):  # the directory itself is gone
                 self._give_back(record, begun[-1])
+                self._note(False, "quieted", id=record["id"])
 
     def _parent(self, record: dict[str, Any]) -> int:
         if record["mountpoint"] is None:
@@ -178,7 +193,7 @@ class Areas:
                 self._remove(record)
 
     def _remove(self, record: dict[str, Any]) -> None:
-        with self._unnoticed(record):
+        with self._unnoticed(record, room=False):
             self._hands.rmdir(self._parent(record), raw(record["name"]))
         self._open.pop(record["id"]).close()
 
