@@ -9,7 +9,7 @@ systemd has a property for are told to it as well, for it writes its own idea of
 A scope without a process ends at once. Until the container's first process has joined, a process of ours lives in it
 (`Keeper`), which ends with us, whatever happens.
 
-D-Bus is spoken by jeepney (decision 0021), which is imported here and nowhere else.
+D-Bus is spoken by jeepney (decision 0015), which is imported here and nowhere else.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def refuse(limits: Resources, keys: tuple[str, ...], what: str, why: str) -> Non
 def weight_of_shares(shares: int) -> int:
     """`cpu.weight` (1 to 10000, by default 100) for v1's shares (2 to 262144, by default 1024).
 
-    A parabola through minimum, default and maximum, in logarithms: runc since 1.3.2, crun since 1.23 (decision 0020).
+    A parabola through minimum, default and maximum, in logarithms: runc since 1.3.2, crun since 1.23 (decision 0014).
     """
     if shares <= 2:
         return 1
