@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from lamina.engine.layers import stacks_of
+from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt
 from lamina.store.containers import no_such
@@ -145,9 +145,15 @@ class Container:
 
         asked = self._home.asked()
         made = [os.fsencode(place) for place in asked.get("made") or ()]
-        writable = [(at, self._below(spec)) for at, spec in self.overlays() if spec.upperdir is not None]
+        inodes = [int(entry.get("inode") or 0) for entry in asked.get("overlays") or []]
+        writable = [
+            (at, self._below(spec, inode))
+            for (at, spec), inode in zip(self.overlays(), inodes, strict=True)
+            if spec.upperdir is not None
+        ]
+        nowhere = self._home.store.empty
         try:
-            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made)
+            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made, nowhere=nowhere)
         except OSError:
             self._home.asked()  # removed meanwhile: then that is what there is to say
             raise
@@ -156,12 +162,12 @@ class Container:
             return list(select(found, paths, exclude).changes)
         return found
 
-    def _below(self, spec: MountSpec) -> MountSpec:
+    def _below(self, spec: MountSpec, inode: int) -> MountSpec:
         """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or
         another program's directory in /tmp. What the container made there is then all new.
         """
-        gone = not os.path.lexists(spec.lowerdirs[0])
-        return replace(spec, lowerdirs=(self._home.store.empty,)) if gone else spec
+        there = not inode or inode_of(spec.lowerdirs[0]) == inode
+        return spec if there else replace(spec, lowerdirs=(self._home.store.empty,))
 
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""

@@ -155,10 +155,13 @@ def _copy(source: bytes, target: bytes, mode: int) -> None:
 
 
 def record_of(layers: Layers) -> list[dict[str, Any]]:
-    """The stacks as the container's record keeps them: what lies in its own directory by relative paths."""
+    """The stacks as the container's record keeps them: what lies in its own directory by relative paths. The inode of
+    the lower directory tells later whether it is still the same file system that is mounted there.
+    """
     return [
         {
             "at": at,
+            "inode": inode_of(spec.lowerdirs[0]),
             "lower": [_shortened(lower, layers.home) for lower in spec.lowerdirs],
             "upper": None if spec.upperdir is None else _shortened(spec.upperdir, layers.home),
             "work": None if spec.workdir is None else _shortened(spec.workdir, layers.home),
@@ -166,6 +169,14 @@ def record_of(layers: Layers) -> list[dict[str, Any]]:
         }
         for at, spec in layers.stacks
     ]
+
+
+def inode_of(directory: bytes) -> int:
+    """Its inode number, 0 where there is none to be seen."""
+    try:
+        return os.stat(directory).st_ino
+    except OSError:
+        return 0
 
 
 def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, MountSpec]]:

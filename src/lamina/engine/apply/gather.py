@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 
 def changes_of(
-    overlays: Iterable[tuple[bytes, MountSpec]], *, made: Collection[bytes] = ()
+    overlays: Iterable[tuple[bytes, MountSpec]], *, made: Collection[bytes] = (), nowhere: bytes = b""
 ) -> list[HostChange]:
     """All changes of a container, by host path, parents before children.
 
     *overlays* are (mount point, stack) pairs. *made* are absolute paths of mount points which the engine itself had
-    to create in the container: they and their parents are left out as long as nothing else is in them.
-    Raises OSError, errors.Corrupt.
+    to create in the container: they and their parents are left out as long as nothing else is in them. *nowhere* is the
+    lower directory of stacks whose own is not there any more. Raises OSError, errors.Corrupt.
     """
     found = []
     for mountpoint, spec in overlays:
         for change in changes(spec):
             if not change.path:
+                if spec.lowerdirs == (nowhere,):
+                    continue  # what it had before cannot be told
                 change = of_the_container(change, spec)
                 if not change.what:
                     continue
