@@ -25,6 +25,12 @@ def test_property_tests_may_use_the_suite(number: int) -> None:
     assert isinstance(number, int)
 
 
+def test_no_two_files_of_tests_have_the_same_name() -> None:
+    """pytest would take one for the other."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_rootless_is_an_ordinary_user(rootless: Rootless) -> None:
     said = rootless.python(
         "import os; print(os.getuid(), os.environ['HOME'], os.listdir(os.environ['HOME']))"
