@@ -176,8 +176,8 @@ def flags_of(steps: tuple[Step, ...], name: str) -> list[tuple[Any, ...]]:
 CGROUP = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
 
 
-def cgroups(own: bool, options: list[str], **wired: Any) -> Plan:
-    spec = small()
+def cgroups(own: bool, options: list[str], *capabilities: str, **wired: Any) -> Plan:
+    spec = small(capabilities={"bounding": list(capabilities)}) if capabilities else small()
     spec["linux"]["namespaces"] += [{"type": "cgroup"}] if own else []
     spec["mounts"] = [{**CGROUP, "options": options}]
     return compile_plan(printable(spec), replace(WIRING, **wired))
@@ -212,6 +212,22 @@ def test_cve_2023_25809_without_a_cgroup_namespace_only_the_own_groups_are_there
     assert len(readonly) == len(shown) + (wired is V1)
     with pytest.raises(InvalidInput, match="writable control groups need a cgroup namespace"):
         cgroups(False, ["rw"], **wired)
+
+
+@pytest.mark.parametrize("wired", [V1, V2], ids=["v1", "v2"])
+def test_a_privileged_container_may_write_to_its_own_groups_without_a_cgroup_namespace(
+    wired: dict[str, Any],
+) -> None:
+    """As `podman run --privileged` on cgroup v1 asks: who may mount could do it himself."""
+    steps = cgroups(False, ["rw"], "CAP_SYS_ADMIN", **wired).steps
+    shown = [s.args[1] for s in steps if s.call == "open_tree" and isinstance(s.args[1], bytes)]
+    assert [path for path in shown if b"/sys/fs" in path] == list(wired["places"])
+    assert not [a for a in flags_of(steps, "mount_attr") if a[0] & MOUNT_ATTR_RDONLY]
+    for options in ([], ["ro"]):
+        closed = cgroups(False, options, "CAP_SYS_ADMIN", **wired).steps
+        assert [a for a in flags_of(closed, "mount_attr") if a[0] & MOUNT_ATTR_RDONLY]
+    with pytest.raises(InvalidInput, match="writable control groups need a cgroup namespace"):
+        cgroups(False, ["rw"], "CAP_CHOWN", **wired)
 
 
 def test_hierarchies_with_several_controllers_and_with_none() -> None:

@@ -149,7 +149,8 @@ def furniture_steps(
         if place.fstype == "cgroup":
             from lamina.runtime.plan.cgroup_mounts import cgroup_steps
 
-            steps += cgroup_steps(place, wiring, own)
+            sets = spec["process"].get("capabilities") or {}
+            steps += cgroup_steps(place, wiring, own, sets.get("bounding") or ())
         else:
             made, needed = mount_steps(place, wiring, data=data)
             steps += made
