@@ -970,6 +970,31 @@ def test_mounts_that_are_gone_when_one_asks_what_was_done(tmp_path: Path, writte
     assert found == ([("added", os.fsencode(place) + b"/file")] if written else [])
 
 
+def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.engine import container as module
+
+    place = tmp_path / "place"
+
+    def stage() -> list[bytes]:
+        place.mkdir()
+        subprocess.run(["mount", "--bind", "/srv", place], check=True)
+        engine = Engine(tmp_path / "store")
+        assert engine.run("host", ["true"], name="x").returncode == 0
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+        kept = {
+            entry["lower"][0]: entry["inode"] for entry in engine.container("x")._home.asked()["overlays"]
+        }
+        monkeypatch.setattr(
+            module, "inode_of", lambda path: kept[os.fsdecode(path)]
+        )  # it went a moment later
+        found = [change.path for change in engine.container("x").changes()]
+        engine.container("x").remove()
+        return found
+
+    assert not [path for path in in_mount_namespace(stage) if path.startswith(os.fsencode(place))]
+
+
 def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,9 @@ def sessions() -> Iterator[list[Session]]:
 
 def test_a_shell_answers_echoes_and_ends(desk: Desk, sessions: list[Session]) -> None:
     before = desk.settings()
-    session = Session(desk, "sh", "-c", "stty size; read x; echo you said $x; exit 5")
+    # this double of a container gets its size when somebody attends to it (a real one has it from the start)
+    sized = "while test \"$(stty size)\" = '0 0'; do sleep 0.01; done; stty size"
+    session = Session(desk, "sh", "-c", f"{sized}; read x; echo you said $x; exit 5")
     sessions.append(session.start())
     desk.expect(b"33 111")
     assert desk.settings() != before, "raw while it runs"

@@ -8,6 +8,7 @@ import stat
 from lamina.engine.apply.selection import ancestors, tree_order
 from lamina.engine.apply.values import HostChange, below
 from lamina.overlay.changes import changes
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def changes_of(
     lower directory of stacks whose own is not there any more. Raises OSError, errors.Corrupt.
     """
     found = []
-    for mountpoint, spec in overlays:
-        for change in changes(spec):
+    for mountpoint, stack in overlays:
+        spec, what = _read(stack, nowhere)
+        for change in what:
             if not change.path:
                 if spec.lowerdirs == (nowhere,):
                     continue  # what it had before cannot be told
@@ -40,6 +42,17 @@ def changes_of(
     if made:
         found = without_mount_points(found, made)
     return without_idle_roots(found)
+
+
+def _read(spec: MountSpec, nowhere: bytes) -> tuple[MountSpec, list[Change]]:
+    """The changes of one stack; over *nowhere* if its lower directory goes while it is being looked at."""
+    try:
+        return spec, list(changes(spec))
+    except OSError:
+        if not nowhere or os.path.lexists(spec.lowerdirs[0]):
+            raise
+        spec = replace(spec, lowerdirs=(nowhere,))
+        return spec, list(changes(spec))
 
 
 def of_the_container(root: Change, spec: MountSpec) -> Change:
