@@ -134,6 +134,15 @@ def test_a_process_as_a_document(box: Runtime) -> None:
     assert box.ask("exec", "--process", file, "c").stdout.splitlines() == ["/tmp", "y", "5"]
     both = box.ask("exec", "--process", file, "c", "true")
     assert (both.returncode, "exclude each other" in both.stderr) == (255, True)
+    for wrong in (
+        {**process, "user": {"uid": 4294967295}},
+        {**process, "env": ["A=\ud800"]},
+        {**process, "env": 5},
+    ):
+        file.write_text(json.dumps(wrong))
+        refused = box.ask("exec", "--process", file, "c")
+        assert (refused.returncode, refused.stdout) == (255, "")
+        assert "read process: " in refused.stderr
     file.write_text("{")
     assert box.ask("exec", "--process", file, "c").returncode == 255
 

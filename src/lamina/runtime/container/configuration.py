@@ -12,7 +12,7 @@ from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.linux.fd import Fd
 from lamina.runtime import hooks
 from lamina.runtime.bundle import Bundle
-from lamina.runtime.spec import PROCESS, check, check_shape
+from lamina.runtime.spec import check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,34 +42,13 @@ def read_configuration(directory: bytes) -> tuple[bytes, Spec]:
 
 
 def _check(spec: Spec, name: str) -> None:
-    """What this room itself relies on; the plan checks what it compiles."""
-    version = spec.get("ociVersion")
-    if not isinstance(version, str) or not version.startswith("1."):
-        raise InvalidInput(f"read {name}: ociVersion {version!r} is not 1.x")
+    check(spec, name, planned=False)  # it is compiled soon enough
     for foreign in ("windows", "solaris", "vm", "zos", "freebsd"):
         if spec.get(foreign):
             raise Unsupported(f"read {name}: {foreign!r} is not for Linux containers")
-    root = spec.get("root")
-    if not isinstance(root, dict) or not isinstance(root.get("path"), str) or not root["path"]:
-        raise InvalidInput(f"read {name}: root.path is missing")
-    check_process(spec.get("process"), f"{name}: process")
+    if not spec.get("process"):
+        raise InvalidInput(f"read {name}: process is missing")
     hooks.check(spec)
-    check(spec, name, planned=False)  # it is compiled soon enough
-
-
-def check_process(process: Any, name: str) -> None:
-    """Whether *process* has the form of the specification's `process`. Raises InvalidInput."""
-    if not isinstance(process, dict):
-        raise InvalidInput(f"read {name}: there is none")
-    args = process.get("args")
-    if not isinstance(args, list) or not args or not all(isinstance(a, str) for a in args):
-        raise InvalidInput(f"read {name}: args {args!r} is not a list of at least one string")
-    if not all(isinstance(e, str) for e in process.get("env") or []):
-        raise InvalidInput(f"read {name}: env is not a list of strings")
-    cwd = process.get("cwd")
-    if not isinstance(cwd, str) or not cwd.startswith("/"):
-        raise InvalidInput(f"read {name}: cwd {cwd!r} is not an absolute path")
-    check_shape(process, PROCESS, "", name)
 
 
 def bundle_of(spec: Spec, directory: bytes) -> Bundle:

@@ -10,7 +10,7 @@ from lamina.linux.fd import Fd
 from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process
 from lamina.runtime.container.birth import Birth, own_streams, reap
-from lamina.runtime.container.configuration import check_process, with_home
+from lamina.runtime.container.configuration import with_home
 from lamina.runtime.container.create import compiled_filter, send_descriptor
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
 from lamina.runtime.facts import process_facts
@@ -18,6 +18,7 @@ from lamina.runtime.hooks import words
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
 from lamina.runtime.plan.identity import capabilities_of
 from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.spec import check_process
 from lamina.runtime.trees import own_procfs
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `console` and `warn` as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; the others as in `create`."""
 
     pid_file: bytes = b""
     console_socket: bytes = b""
     pidfd_socket: bytes = b""
     preserve_fds: int = 0
+    environment: tuple[str, ...] = ()
     cgroup: str = ""
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
@@ -68,6 +70,7 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
     StepFailed.
     """
     check_process(process, "process")
+    process["env"] = [*(process.get("env") or []), *joining.environment]
     terminal = bool(process.get("terminal"))
     if terminal and not joining.console_socket and joining.console is None:
         raise InvalidInput(

@@ -72,7 +72,6 @@ def do(args: Arguments) -> int:
         process["terminal"] = True
     env: list[str] = []
     count = preserved(args, env)
-    process["env"] = [*(process.get("env") or []), *env]
     attended = not args.detach and not args.console_socket
     from lamina.runtime_cli.attending import Attendance
 
@@ -82,6 +81,7 @@ def do(args: Arguments) -> int:
         console_socket=path(args.console_socket),
         pidfd_socket=path(args.pidfd_socket),
         preserve_fds=count,
+        environment=tuple(env),
         cgroup=args.cgroup or "",
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
