@@ -49,6 +49,46 @@ def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
         runtime.ask("delete", "--force", identity)
 
 
+LOOK = r"""
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main(int count, char **words)
+{
+    if (!strcmp(words[1], "make"))
+        return creat(words[2], 0644) < 0;
+    if (!strcmp(words[1], "wait"))
+        return sleep(60);
+    DIR *root = opendir("/");
+    for (struct dirent *entry; (entry = readdir(root));)
+        puts(entry->d_name);
+    return 0;
+}
+"""
+
+
+@pytest.mark.peer("gcc")
+@pytest.mark.parametrize("joined", [False, True], ids=["the caller's", "somebody's"])
+def test_who_joins_has_the_root_of_a_container_that_shares_its_mounts(runtime: Runtime, joined: bool) -> None:
+    """Its root is one by chroot(2): what setns(2) leads to is the host's."""
+    bundle = runtime.bundle("/look", "wait")
+    (runtime.directory / "look.c").write_text(LOOK)
+    subprocess.run(["gcc", "-static", "-o", bundle.rootfs / "look", runtime.directory / "look.c"], check=True)
+    bundle.config.pop("hostname")
+    bundle.config["mounts"] = []
+    bundle.config["hooks"] = {"startContainer": [{"path": "/look", "args": ["look", "make", "/tmp/made"]}]}
+    with somebody(FLAGS["mount"]) as pid:
+        shared = [{"type": "mount", "path": f"/proc/{pid}/ns/mnt"}] if joined else []
+        bundle.config["linux"]["namespaces"] = [{"type": "pid"}, *shared]
+        runtime.begin("c", bundle)
+        assert (bundle.rootfs / "tmp/made").exists()
+        done = runtime.ask("exec", "c", "/look", "around")
+        assert set(done.stdout.split()) - {".", ".."} == set(os.listdir(bundle.rootfs)), done.stderr
+        assert runtime.ask("delete", "--force", "c").returncode == 0
+
+
 def test_fields_that_only_steps_stand_for(runtime: Runtime) -> None:
     bundle = runtime.shell(
         "cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/timens_offsets;"

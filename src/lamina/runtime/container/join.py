@@ -7,14 +7,16 @@ import os
 from lamina.errors import Conflict, InvalidInput
 from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
 from lamina.linux.fd import Fd
+from lamina.runtime.bundle import NULL
 from lamina.runtime.container import groups
-from lamina.runtime.container.begin import first_process
+from lamina.runtime.container.begin import first_process, not_running
 from lamina.runtime.container.birth import Birth, own_streams, reap
 from lamina.runtime.container.configuration import with_home
 from lamina.runtime.container.create import compiled_filter, send_descriptor
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
 from lamina.runtime.facts import process_facts
 from lamina.runtime.hooks import words
+from lamina.runtime.launch import ready
 from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
 from lamina.runtime.plan.identity import capabilities_of
 from lamina.runtime.rlimits import effective_limits
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.linux.program import Strings
     from lamina.runtime.hooks import Hook, Starter
 
+    _Hook = tuple[tuple[bytes, Strings, Strings], tuple[int, int, int]]
     Process = dict[str, Any]
     Record = dict[str, Any]
     Spec = dict[str, Any]
@@ -85,9 +89,9 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
             f"exec in container {container.id}: cannot exec in a paused container (use --ignore-paused)"
         )
     with first_process(container, record) as pidfd:
-        with Fd(os.open(f"/proc/{record['pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        with root_of(container, record, pidfd) as root:
             with_home(process, root)
-        birth = _begin(container, record, process, pidfd, joining)
+        birth = _begin(container, record, container.spec(), process, pidfd, joining)
     try:
         _talk(birth, joining, container)
         assert birth.pidfd is not None
@@ -102,8 +106,33 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
     return Joined(birth.pid, birth.pidfd)
 
 
-def _begin(container: Container, record: Record, process: Process, pidfd: Fd, joining: Joining) -> Birth:
-    spec = container.spec()
+def root_of(container: Container, record: Record, pidfd: Fd) -> Fd:
+    """The root of its first process, and of no other. Raises Conflict when it has ended."""
+    try:
+        root = Fd(os.open(f"/proc/{record['pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except (FileNotFoundError, ProcessLookupError):
+        raise not_running(container) from None
+    if ready(0, pidfd):  # looked at after it was opened
+        root.close()
+        raise not_running(container)
+    return root
+
+
+def _shares_mounts(linux: dict[str, Any]) -> bool:
+    """Whether its mount namespace is others' as well: its root is one by chroot(2) then (plan/rootfs.py)."""
+    return not any(n["type"] == "mount" and not n.get("path") for n in linux.get("namespaces") or [])
+
+
+def _begin(
+    container: Container,
+    record: Record,
+    spec: Spec,
+    process: Process,
+    pidfd: Fd,
+    joining: Joining,
+    hook: _Hook | None = None,
+) -> Birth:
+    """Start *process* on its way; *hook* is what is executed in place of its command, and the streams of that."""
     linux = spec.get("linux") or {}
     birth = Birth(Numbers(joining.preserve_fds))
     flags = int(record["namespaces"])
@@ -119,6 +148,10 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
         if wiring.modules:  # somebody may read labels
             with own_procfs() as proc:
                 wiring = replace(wiring, proc=birth.give(proc))
+        root = NULL
+        if _shares_mounts(linux):
+            with root_of(container, record, pidfd) as place:
+                root = birth.give(place)
         steps = joined_steps(
             process,
             linux,
@@ -128,9 +161,13 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
             birth.give(pidfd),
             flags,
             tuple(birth.give(file) for file in files),
-            owned=own_streams(),
+            owned=own_streams() if hook is None else (),
+            root=root,
         )
-        birth.begin(steps, elsewhere=bool(flags & (CLONE_NEWPID | CLONE_NEWTIME)))
+        streams = (0, 1, 2)
+        if hook is not None:
+            steps[-1].args, streams = hook[0], birth.aside(hook[1])
+        birth.begin(steps, stdio=streams, elsewhere=bool(flags & (CLONE_NEWPID | CLONE_NEWTIME)))
     except BaseException:
         birth.abandon()
         raise
@@ -184,32 +221,15 @@ def _hand_on(listener: Fd, pid: int, container: Container) -> None:
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:
     """Starts startContainer hooks: files of the container, so with no more privileges than its own process has."""
-    linux = spec.get("linux") or {}
 
     def start(hook: Hook, streams: tuple[int, int, int]) -> Fd:
-        path, args, env = words(hook)
-        own: Process = {**spec["process"], "terminal": False, "cwd": "/"}
-        own["args"] = [hook["path"]]
-        wiring = replace(
-            process_facts(own, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
-        )
-        birth = Birth(Numbers())
-        files = _cgroup_files(record, "")
+        own = {**spec["process"], "terminal": False, "cwd": "/", "args": [hook["path"]]}
+        birth = _begin(container, record, spec, own, pidfd, Joining(), (words(hook), streams))
         try:
-            given = tuple(birth.give(file) for file in files)
-            flags = int(record["namespaces"])
-            held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
-            steps = joined_steps(own, linux, held, wiring, birth.numbers, birth.give(pidfd), flags, given)
-            steps[-1].args = (path, args, env)
-            born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
-            birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)
             birth.hear()
         except BaseException:
             birth.abandon()
             raise
-        finally:
-            for file in files:
-                file.close()
         birth.close()
         assert birth.pidfd is not None
         return birth.pidfd

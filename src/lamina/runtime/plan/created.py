@@ -41,6 +41,7 @@ from lamina.linux.constants import (
     TIOCSWINSZ,
 )
 from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.runtime.bundle import NULL
 from lamina.runtime.init import INIT_NAME
 from lamina.runtime.plan.devices import MASTER, SLAVE
 from lamina.runtime.plan.identity import (
@@ -175,12 +176,14 @@ def joined_steps(
     flags: int,
     tasks: tuple[int, ...],
     owned: tuple[int, ...] = (),
+    root: int = NULL,
 ) -> list[Step]:
     """A further process of a container, from the host's namespaces to its command.
 
     Everything is given up before it becomes a process of the container's pid namespace, where others could trace it
     (CVE-2016-9962): from its first instruction on it has no more than the container has. *flags* are the namespaces to
-    join, *tasks* the cgroup files to write itself into.
+    join, *tasks* the cgroup files to write itself into, *root* the container's root where its mount namespace, which is
+    others' as well, has another.
     """
     terminal = bool(process.get("terminal"))
     return [
@@ -191,6 +194,7 @@ def joined_steps(
         *[Step("write", file, b"0\n", 2, want=2, note="join the container's cgroup") for file in tasks],
         *_affinity_steps(process, "final"),
         *join_steps(pidfd, flags, wiring),
+        *(enter_root_steps(root) if root != NULL else ()),
         *(container_terminal_steps(numbers, process) if terminal else owner_steps(process, owned)),
         *entered_directory_steps(process),
         *limit_steps(wiring),
@@ -254,6 +258,11 @@ def join_steps(pidfd: int, flags: int, wiring: Wiring) -> list[Step]:
         # changed ids make a process traceable or not by a sysctl: make sure
         steps.append(Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0))
     return steps
+
+
+def enter_root_steps(root: int) -> list[Step]:
+    """Be where the container's first process is by chroot(2): setns(2) leads to the root of the mount namespace."""
+    return [Step("fchdir", root, note="the container's root"), Step("chroot", b"."), Step("chdir", b"/")]
 
 
 def birth_steps(numbers: Numbers) -> list[Step]:
