@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +16,13 @@ from support.console import ConsoleSocket, read_until
 from support.oci import PATH, Runtime
 
 pytestmark = pytest.mark.root
+MANY = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for _ in range(1100):
+    os.set_inheritable(os.dup(0), True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -248,6 +257,31 @@ def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
         read_until(master, b"got typed\r\n")
         assert running.wait(20) == 4
     os.close(master)
+
+
+def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(runtime: Runtime) -> None:
+    """More is typed than the terminal holds, by far, and all of it comes back; the descriptors are above 1023."""
+    import subprocess
+
+    much = 1 << 18
+    bundle = runtime.shell(
+        f"stty raw -echo; echo ready; head -c {much} | cat; echo; echo over", terminal=True
+    )
+    words = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    words = [sys.executable, "-c", MANY, *words]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        said, output = running.stdout.readline(), running.stdout.fileno()
+        assert said == b"ready\n"
+        writer = threading.Thread(target=running.stdin.write, args=(b"x" * much,), daemon=True)
+        writer.start()
+        watch = threading.Timer(60, running.kill)
+        watch.start()
+        said = b"".join(iter(lambda: os.read(output, 65536), b""))
+        watch.cancel()
+        assert (said.count(b"x"), said[-6:], running.wait()) == (much, b"\nover\n", 0)
+        writer.join()
 
 
 def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
