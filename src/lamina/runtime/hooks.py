@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MOMENTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 LONGEST_COMPLAINT = 4096
+LONGEST_WAIT = 24 * 3600.0  # seconds that poll(2) is told at once; it takes no more than 24 days
 
 
 def check(spec: dict[str, Any]) -> None:
@@ -87,9 +88,9 @@ def _attend(pidfd: Fd, reader: Fd, timeout: int | None, name: str) -> str:
     said = b""
     listening: list[int] = [int(pidfd), int(reader)]
     while int(pidfd) in listening:
-        left = None if end is None else max(0.0, end - monotonic())
+        left = None if end is None else min(max(0.0, end - monotonic()), LONGEST_WAIT)
         found = ready(left, *listening)
-        if not found:
+        if not found and end is not None and monotonic() >= end:
             pidfd_send_signal(pidfd, 9)
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
