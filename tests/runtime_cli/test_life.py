@@ -146,7 +146,7 @@ def test_signals_by_name_and_number(runtime: Runtime, typed: str, number: int) -
     runtime.wait_output("c", f"got {number}")
 
 
-@pytest.mark.parametrize("typed", ["0", "65", "-1", "NOSUCH", "", "RTMIN+99"])
+@pytest.mark.parametrize("typed", ["000", "65", "-1", "NOSUCH", "", "RTMIN+99"])
 def test_what_is_no_signal_is_refused(runtime: Runtime, typed: str) -> None:
     runtime.begin("c", runtime.bundle("sleep", "60"))
     assert runtime.ask("kill", "c", "--", typed).returncode == (0 if typed == "" else 1)
@@ -157,8 +157,12 @@ def test_what_is_no_signal_is_refused(runtime: Runtime, typed: str) -> None:
 
 def test_kill_of_what_does_not_run_says_so_in_the_words_that_engines_look_for(runtime: Runtime) -> None:
     assert "does not exist" in runtime.ask("kill", "none", "9").stderr
-    runtime.begin("c", runtime.bundle("true"))
+    runtime.create("c", runtime.bundle("true"))
+    assert runtime.ask("kill", "c", "0").returncode == 0
+    assert runtime.ask("kill", "--all", "c", "0").returncode == 0
+    runtime.start("c")
     runtime.wait("c")
+    assert runtime.ask("kill", "c", "0").returncode == 1
     refused = runtime.ask("kill", "c", "9")
     assert (refused.returncode, "container not running" in refused.stderr) == (1, True)
 
