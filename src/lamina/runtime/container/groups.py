@@ -44,7 +44,12 @@ def make(container: Container, linux: dict[str, Any], *, systemd: bool) -> Cgrou
     manager = "systemd" if systemd else "cgroupfs"
     try:
         return create(
-            path, resources, manager=manager, everywhere=True, own_parent=not linux.get("cgroupsPath")
+            path,
+            resources,
+            manager=manager,
+            everywhere=True,
+            own_parent=not linux.get("cgroupsPath"),
+            nodes=linux.get("devices") or [],
         )
     except Unsupported:
         if resources or linux.get("cgroupsPath") or os.geteuid() == 0:
