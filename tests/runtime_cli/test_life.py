@@ -187,6 +187,48 @@ def test_run_detached_returns_at_once(runtime: Runtime) -> None:
     runtime.wait_output("c", "hi")
 
 
+@pytest.mark.parametrize("what", ["another's", "everybody's", "another's one", "a link"])
+def test_what_others_may_write_to_keeps_no_container(runtime: Runtime, what: str) -> None:
+    """Who could put another config.json there would be executed by root."""
+    bundle, whole = runtime.bundle("sleep", "60").write(), what in ("another's", "everybody's")
+    runtime.root.mkdir(mode=0o700)
+    if what == "another's":
+        os.chown(runtime.root, 65534, 65534)
+    elif what == "everybody's":
+        runtime.root.chmod(0o777)
+    else:
+        runtime.root.chmod(0o1777)  # like /tmp
+        place = runtime.root / "c"
+        (runtime.directory / "elsewhere").mkdir()
+        if what == "a link":
+            place.symlink_to(runtime.directory / "elsewhere")
+        else:
+            place.mkdir(0o700)
+            os.chown(place, 65534, 65534)
+    for words in (("create", "--bundle", bundle, "c"), ("start", "c"), ("state", "c"), ("exec", "c", "true")):
+        refused = runtime.ask(*words)
+        assert refused.returncode in (1, 255)
+        known = "already exists" if words[0] == "create" and not whole else "would decide what is run"
+        assert known in refused.stderr, words
+    if whole:
+        assert "would decide" in runtime.ask("list").stderr
+        assert list(runtime.root.iterdir()) == []
+        os.chown(runtime.root, 0, 0)
+        runtime.root.chmod(0o700)
+    elif what == "a link":
+        place.unlink()
+    else:
+        place.rmdir()
+    assert runtime.ask("delete", "--force", "c").returncode == 0
+
+
+def test_containers_may_be_kept_where_everybody_may_make_files(runtime: Runtime) -> None:
+    runtime.root.mkdir()
+    runtime.root.chmod(0o1777)
+    runtime.begin("c", runtime.bundle("sleep", "60"))
+    assert runtime.status("c") == "running"
+
+
 def test_state_is_private(runtime: Runtime) -> None:
     before = os.umask(0)
     try:

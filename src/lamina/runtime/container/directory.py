@@ -16,6 +16,7 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
+import stat
 import time
 from errno import ECONNREFUSED, ENOENT
 
@@ -75,6 +76,7 @@ class Container:
         """A new directory, locked. Raises Conflict when there is one of that id."""
         container = Container(root, identity)
         os.makedirs(root, 0o700, exist_ok=True)
+        check_owner(root, os.stat(root))
         try:
             os.mkdir(container.path, 0o700)
         except FileExistsError:
@@ -87,10 +89,14 @@ class Container:
 
     @staticmethod
     def find(root: bytes, identity: str) -> Container:
-        """The container of that id. Raises NotFound."""
+        """The container of that id. Raises NotFound; InvalidInput where its record is not ours."""
         container = Container(root, identity)
-        if not os.path.isdir(container.path):
-            raise NotFound(f"container {identity} does not exist")
+        try:
+            check_owner(root, os.stat(root))
+            found = os.lstat(container.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"container {identity} does not exist") from None
+        check_owner(container.path, found)
         return container
 
     # -- the lock
@@ -283,6 +289,7 @@ def state_document(container: Container, record: Record, status: str, pid: int |
 def containers(root: bytes) -> Iterator[Container]:
     """Every container below *root*, by id."""
     try:
+        check_owner(root, os.stat(root))
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return
@@ -293,6 +300,26 @@ def containers(root: bytes) -> Iterator[Container]:
             continue
         if os.path.isdir(container.path):
             yield container
+
+
+def check_owner(path: bytes, found: os.stat_result) -> None:
+    """Whoever may write here decides what we execute, kill and remove. Raises InvalidInput for somebody else's
+    directory, or one that is no directory.
+    """
+    ours = found.st_uid in (0, os.geteuid())
+    sticky = found.st_mode & stat.S_ISVTX  # in such a one nobody can take the place of what we have made
+    others = found.st_mode & stat.S_IWOTH or (
+        found.st_mode & stat.S_IWGRP and found.st_gid not in (0, os.getegid())
+    )
+    if stat.S_ISDIR(found.st_mode) and ours and (sticky or not others):
+        return
+    why = "it is no directory"
+    if stat.S_ISDIR(found.st_mode):
+        why = "others may write there" if ours else f"it belongs to user {found.st_uid}"
+    raise InvalidInput(
+        f"keep containers in {os.fsdecode(path)}: {why}, and would decide what is run",
+        remedy="name a --root of your own",
+    )
 
 
 def replace_file(path: bytes, data: bytes, mode: int) -> None:
