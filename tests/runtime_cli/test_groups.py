@@ -78,6 +78,25 @@ def test_limits_are_changed_while_it_runs(runtime: Runtime) -> None:
     assert file_of(runtime, "c", "memory", "memory.limit_in_bytes", "memory.max") == str(128 * MEGABYTE)
 
 
+@pytest.mark.parametrize(
+    "resources",
+    [{"memory": 5}, {"memory": {"limit": "1"}}, {"devices": [None]}, {"blockIO": {"weightDevice": "x"}}],
+    ids=repr,
+)
+def test_limits_that_cannot_be_meant_are_refused(runtime: Runtime, resources: dict[str, Any]) -> None:
+    runtime.begin("c", runtime.bundle("sleep", "600"))
+    refused = runtime.ask("update", "--resources", "-", "c", stdin=None, input=json.dumps(resources))
+    assert (refused.returncode, "read resources: " in refused.stderr) == (1, True)
+
+
+def test_limits_of_a_container_that_had_none(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["linux"]["resources"] = None
+    runtime.begin("c", bundle)
+    said(runtime, "update", "--pids-limit", "44", "c")
+    assert file_of(runtime, "c", "pids", "pids.max", "pids.max") == "44"
+
+
 def test_what_it_uses_is_said_in_numbers(runtime: Runtime) -> None:
     bundle = runtime.shell("i=0; while [ $i -lt 5000 ]; do i=$((i+1)); done; echo done; sleep 600")
     bundle.config["linux"]["resources"] = {"memory": {"limit": 64 * MEGABYTE}, "pids": {"limit": 50}}
