@@ -18,7 +18,7 @@ import fcntl
 import os
 import stat
 import time
-from errno import ECONNREFUSED, ENOENT
+from errno import ECONNREFUSED, ENOENT, ENOTEMPTY
 
 from lamina.document import decode, encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -39,6 +39,7 @@ LONGEST_ID = 255
 LARGEST = 64 << 20
 # seconds that one transition waits for another
 PATIENCE = 10.0
+REMOVALS = 100
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _FURTHER = _LETTERS | frozenset(b"+-.")
 
@@ -189,15 +190,21 @@ class Container:
 
     def remove(self) -> None:
         """Remove the directory; what was removed before is no error, so an interrupted removal can be repeated."""
-        for name in (b"start", b"state.json.new", b"config.json.new", b"config.json", b"state.json", b"lock"):
+        names = (b"start", b"state.json.new", b"config.json.new", b"config.json", b"state.json", b"lock")
+        for left in reversed(range(REMOVALS)):
+            for name in names:
+                try:
+                    os.unlink(self.path + b"/" + name)
+                except FileNotFoundError:
+                    pass
             try:
-                os.unlink(self.path + b"/" + name)
+                os.rmdir(self.path)
+                return
             except FileNotFoundError:
-                pass
-        try:
-            os.rmdir(self.path)
-        except FileNotFoundError:
-            pass
+                return
+            except OSError as error:  # somebody who is late has made a lock for himself
+                if error.errno != ENOTEMPTY or not left:
+                    raise
 
     # -- what it is doing
 

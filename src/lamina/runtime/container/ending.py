@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import ESRCH
 
-from lamina.errors import Conflict, KernelError, LaminaError, NotFound, TimeoutExpired
+from lamina.errors import Conflict, KernelError, NotFound, TimeoutExpired
 from lamina.linux.constants import CLONE_NEWPID
 from lamina.linux.process import pidfd_send_signal
 from lamina.runtime.container import groups
@@ -113,13 +113,12 @@ def _end_first(container: Container, record: Record | None = None) -> None:
             end(pidfd)
     except (Conflict, NotFound):
         pass  # it has ended, or never began
-    except LaminaError:
-        raise
 
 
 def _remove_groups(record: Record) -> None:
     cgroup = groups.of(record)
     if cgroup is None:
+        groups.remove_left(record)
         return
     if cgroup.processes():
         cgroup.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
+from time import monotonic, sleep
 
 from lamina.errors import Unsupported
 from lamina.runtime.container.directory import default_root
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.container.directory import Container
 
+# seconds
+DYING = 1.0
 DEFAULT_PARENT = "lamina-runtime"
 
 
@@ -74,6 +77,24 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     from lamina.runtime.cgroups import find
 
     return find(path, own_parent=True)
+
+
+def remove_left(record: dict[str, Any]) -> None:
+    """Remove what a creation that was killed has made at a path that somebody chose, before it could note that. Where
+    somebody lives, who may be anybody, nothing is touched.
+    """
+    path = str(record.get("cgroups_path") or "")
+    if record.get("cgroup") or not path or of(record) is not None:
+        return
+    from lamina.runtime.cgroups import find
+
+    left = find(path)
+    end = monotonic() + DYING  # its first process ends when its maker has
+    while left.processes():
+        if monotonic() > end:
+            return
+        sleep(0.01)
+    left.remove()
 
 
 def reopen(record: dict[str, Any]) -> Cgroup:
