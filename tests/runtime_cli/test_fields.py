@@ -49,6 +49,32 @@ def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
         runtime.ask("delete", "--force", identity)
 
 
+@pytest.mark.parametrize("privileges", [False, True], ids=["gains none", "may gain privileges"])
+@pytest.mark.parametrize("init", [[], ["--init"]], ids=["alone", "init"])
+def test_a_filter_that_is_older_than_the_calls_we_make(
+    runtime: Runtime, privileges: bool, init: list[str]
+) -> None:
+    """Profiles were copied from Docker's years ago. Without no_new_privs a filter comes before the last steps."""
+    bundle = runtime.bundle("sleep", "60", noNewPrivileges=not privileges)
+    later = [
+        "close_range",
+        "openat2",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "faccessat2",
+        "clone3",
+        "mount_setattr",
+    ]
+    refused = {"names": later, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}
+    runtime.begin("c", bundle, *init)
+    done = runtime.ask("exec", "c", "grep", "Seccomp:", "/proc/self/status")
+    assert (done.stdout, done.stderr) == ("Seccomp:\t2\n", "")
+    assert runtime.ask("exec", "c", "sh", "-c", "ls /proc/self/fd | wc -l").stdout == "4\n"
+    pid = runtime.state("c")["pid"]
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+
+
 LOOK = r"""
 #include <dirent.h>
 #include <fcntl.h>

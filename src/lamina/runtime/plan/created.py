@@ -158,6 +158,8 @@ def created_steps(
         *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
         *limit_steps(wiring),
         *kernel_steps(process, linux),
+        *([] if manner.init else [Step("close", numbers.launcher)]),
+        *close_steps(numbers.more),
         *dropped_steps(process, held, wiring, numbers, keyring=bundle.new_keyring),
         *lookup_steps(process),
         *waiting_steps(numbers, manner),
@@ -199,8 +201,8 @@ def joined_steps(
         *entered_directory_steps(process),
         *limit_steps(wiring),
         *kernel_steps(process, linux),
+        *close_steps(numbers.program),
         *dropped_steps(process, held, wiring, numbers, keyring=True),
-        *close_steps(numbers),
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("setsid"),
         *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
@@ -234,7 +236,7 @@ def helper_steps(
         Step("setns", pidfd, flags, note="the container's namespaces"),
         *become_root,
         Step("chdir", directory),
-        *close_steps(numbers),
+        *close_steps(numbers.program),
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("execve", path, args, env),
     ]
@@ -267,12 +269,12 @@ def enter_root_steps(root: int) -> list[Step]:
 
 def birth_steps(numbers: Numbers) -> list[Step]:
     """Go on as a new process, for only such a one is in the pid and time namespaces that were entered; its parent is
-    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which pidfd_open(2) refuses.
+    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which tgkill(2) refuses.
     """
     child = Reg("child")
     return [
         Step("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, save=child, note="into the pid namespace"),
-        Step("pidfd_open", child, 0, tolerate=(EINVAL,), skip=1),
+        Step("tgkill", child, child, 0, tolerate=(EINVAL,), skip=1, note="which of the two is it?"),
         Step("exit_group", 0),
         say_step(numbers, PID, "who I am"),
     ]
@@ -288,11 +290,11 @@ def ask_steps(numbers: Numbers, what: bytes, note: str) -> list[Step]:
     return [say_step(numbers, what, note), Step("read", numbers.channel, Out(1), 1, want=1)]
 
 
-def close_steps(numbers: Numbers) -> list[Step]:
-    """Close everything but the container's own descriptors and the channel, really: a command or a directory such as
-    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
+def close_steps(first: int) -> list[Step]:
+    """Close everything from the number *first* on, really: a command or a directory such as /proc/self/fd/7 must find
+    nothing of the host (CVE-2024-21626). Before the filter: profiles older than close_range(2) do not permit it.
     """
-    return [Step("close_range", numbers.program, EVERY, 0, note="nothing of the host stays open")]
+    return [Step("close_range", first, EVERY, 0, note="nothing of the host stays open")]
 
 
 def _file_room_steps(wiring: Wiring) -> list[Step]:
@@ -375,7 +377,8 @@ def dropped_steps(
 ) -> list[Step]:
     """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first.
 
-    A filter that asks somebody is installed here as well: whoever takes its listener is still there.
+    Then all that follows must be permitted by it: so there are only calls that old profiles know as well. A filter that
+    asks somebody is installed here in any case: whoever takes its listener is still there.
     """
     no_new_privileges = bool(process.get("noNewPrivileges"))
     umask = (process.get("user") or {}).get("umask")
@@ -431,11 +434,8 @@ def waiting_steps(numbers: Numbers, manner: Manner) -> list[Step]:
     kind = 0 if manner.init else O_CLOEXEC  # an init reports whether its command could be executed
     vector = Struct("iovec", "PQ", (Out(8), 8))
     message = Struct("msghdr", "PIPQPQi", (0, 0, vector, 1, Out(24), 24, 0))
-    kept = [] if manner.init else [Step("close", numbers.launcher)]
     return [
         Step("close", report, tolerate=(EBADF,)),
-        *kept,
-        Step("close_range", numbers.more, EVERY, 0, note="nothing of the host stays open"),
         *ask_steps(numbers, READY, "created"),
         Step("recvmsg", numbers.socket, message, MSG_CMSG_CLOEXEC, want=1, note="wait for start"),
         Step("close", numbers.socket),
