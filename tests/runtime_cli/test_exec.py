@@ -131,6 +131,15 @@ def test_a_capability_more_is_permitted_but_never_inheritable(box: Runtime) -> N
     assert sets["CapInh:"] == sets["CapAmb:"] == 0
 
 
+def test_only_what_it_asks_for_itself_is_a_warning(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["process"]["capabilities"]["ambient"] = ["CAP_KILL"]
+    assert "CAP_KILL is not ambient" in runtime.create("c", bundle)
+    runtime.start("c")
+    assert runtime.ask("exec", "c", "true").stderr == ""
+    assert "CAP_NOSUCH is not given" in runtime.ask("exec", "--cap", "CAP_NOSUCH", "c", "true").stderr
+
+
 def test_a_process_as_a_document(box: Runtime) -> None:
     process = {
         "args": ["sh", "-c", "pwd; echo $X; id -u"],

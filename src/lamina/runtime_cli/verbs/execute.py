@@ -85,7 +85,8 @@ def do(args: Arguments) -> int:
         cgroup=args.cgroup or "",
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
-        warn=lambda text: warn(args, text),
+        # what the container itself did not get was said when it was created
+        warn=(lambda text: warn(args, text)) if args.process or args.cap else None,
     )
     joined = execute(found, process, joining)
     if args.detach:
