@@ -448,7 +448,7 @@ def last_steps(process: Process, wiring: Wiring, numbers: Numbers, *, init: bool
     """The filter where it can be last, and the command."""
     late = process.get("noNewPrivileges") and not has_listener(wiring)
     filter_ = seccomp_steps(wiring, numbers.channel, numbers.program) if late else []
-    command = command_steps(process, launched=False)
+    command = command_steps(process)
     if init:
         args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]
         argv, envp = Strings((INIT_NAME, *args)), command[-1].args[2]
