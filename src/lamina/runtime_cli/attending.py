@@ -6,7 +6,6 @@ import os
 import select
 
 from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Attendance:
                 self._resize()
                 continue
             try:
-                pidfd_send_signal(pidfd, number)
+                s.pidfd_send_signal(pidfd, number)
             except OSError:
                 pass
 

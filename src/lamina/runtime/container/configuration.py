@@ -10,9 +10,8 @@ import os
 from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.linux.fd import Fd
-from lamina.runtime import hooks
 from lamina.runtime.bundle import Bundle
-from lamina.runtime.spec import PROCESS, check, check_shape
+from lamina.runtime.container.recipe import checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +22,12 @@ if TYPE_CHECKING:
 LARGEST = 16 << 20
 
 
-def read_configuration(directory: bytes) -> tuple[bytes, Spec]:
-    """`config.json` of the bundle in *directory*, as it is and as a dict. Raises NotFound, InvalidInput."""
+def read_configuration(directory: bytes, identity: str, root: bytes) -> tuple[bytes, Spec]:
+    """`config.json` of the bundle in *directory*, as it is and as a dict. Raises NotFound, InvalidInput.
+
+    A document that was found good before, for the container *identity* or one like it, is not checked again: *root* is
+    where that is kept.
+    """
     path = directory + b"/config.json"
     name = os.fsdecode(path)
     try:
@@ -37,8 +40,26 @@ def read_configuration(directory: bytes) -> tuple[bytes, Spec]:
     if len(data) > LARGEST:
         raise InvalidInput(f"read {name}: more than {LARGEST} bytes are no specification")
     spec = decode(data, name)
-    _check(spec, name)
+    checked(_alike(spec), spec, identity, root, lambda document: _check(document, name))
     return data, spec
+
+
+def _alike(spec: Spec) -> Spec:
+    """The document with one path for every path of a root and of a namespace: they are strings without a NUL, and that
+    is all that is checked.
+    """
+    root, linux = spec.get("root"), spec.get("linux")
+    alike = {**spec}
+    if isinstance(root, dict):
+        alike["root"] = _with_any_path(root)
+    if isinstance(linux, dict) and isinstance(linux.get("namespaces"), list):
+        alike["linux"] = {**linux, "namespaces": [_with_any_path(n) for n in linux["namespaces"]]}
+    return alike
+
+
+def _with_any_path(item: Any) -> Any:
+    path = item.get("path") if isinstance(item, dict) else None
+    return {**item, "path": "/"} if isinstance(path, str) and path and "\0" not in path else item
 
 
 def _check(spec: Spec, name: str) -> None:
@@ -52,9 +73,17 @@ def _check(spec: Spec, name: str) -> None:
     root = spec.get("root")
     if not isinstance(root, dict) or not isinstance(root.get("path"), str) or not root["path"]:
         raise InvalidInput(f"read {name}: root.path is missing")
+    from lamina.runtime import hooks
+    from lamina.runtime.spec import check
+
     check_process(spec.get("process"), f"{name}: process")
     hooks.check(spec)
     check(spec, name, planned=False)  # it is compiled soon enough
+
+
+def check_further(process: Any, identity: str, root: bytes) -> None:
+    """`check_process` for a further process of the container *identity*, unless one like it was found good before."""
+    checked(process, process, identity, root, lambda document: check_process(document, "process"))
 
 
 def check_process(process: Any, name: str) -> None:
@@ -69,6 +98,8 @@ def check_process(process: Any, name: str) -> None:
     cwd = process.get("cwd")
     if not isinstance(cwd, str) or not cwd.startswith("/"):
         raise InvalidInput(f"read {name}: cwd {cwd!r} is not an absolute path")
+    from lamina.runtime.spec import PROCESS, check_shape
+
     check_shape(process, PROCESS, "", name)
 
 

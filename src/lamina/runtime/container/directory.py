@@ -1,7 +1,7 @@
 """What is kept of a container, and which state follows from it.
 
     <root>/                  0700; /run/lamina-runtime, or $XDG_RUNTIME_DIR/lamina-runtime
-    ├── .seccomp/            compiled filters by content
+    ├── .seccomp/, .plans/   compiled filters and plans by content (recipe.py)
     └── <id>/                0700
         ├── lock             flock: somebody creates, starts or deletes it
         ├── config.json      the specification it was made from

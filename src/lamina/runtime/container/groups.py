@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from binascii import crc32
 
 from lamina.errors import Unsupported
 from lamina.runtime.container.directory import default_root
@@ -24,7 +23,11 @@ def path_of(container: Container, linux: dict[str, Any], *, systemd: bool) -> st
     """
     path = str(linux.get("cgroupsPath") or "")
     if not path:
-        mark = "" if container.root == default_root() else f"-{crc32(container.root):08x}"
+        mark = ""
+        if container.root != default_root():
+            from binascii import crc32
+
+            mark = f"-{crc32(container.root):08x}"
         if systemd:
             return f":lamina{mark}:{container.id}"
         return f"{'' if os.geteuid() else '/'}{DEFAULT_PARENT}{mark}/{container.id}"

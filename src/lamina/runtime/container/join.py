@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 
 from lamina.errors import Conflict, InvalidInput
-from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process
-from lamina.runtime.container.birth import Birth, own_streams, reap
-from lamina.runtime.container.configuration import check_process, with_home
-from lamina.runtime.container.create import compiled_filter, send_descriptor
+from lamina.runtime.container.birth import Birth, own_streams, reap, send_descriptor
+from lamina.runtime.container.configuration import check_further, with_home
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
+from lamina.runtime.container.recipe import compiled_filter, plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
-from lamina.runtime.hooks import words
-from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
-from lamina.runtime.plan.identity import capabilities_of
-from lamina.runtime.rlimits import effective_limits
-from lamina.runtime.trees import own_procfs
+from lamina.runtime.talk import TERMINAL, Numbers
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
 
@@ -67,7 +62,7 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
     Raises Conflict when the container is stopped or paused, InvalidInput, CommandNotFound, CommandNotExecutable,
     StepFailed.
     """
-    check_process(process, "process")
+    check_further(process, container.id, container.root)
     terminal = bool(process.get("terminal"))
     if terminal and not joining.console_socket and joining.console is None:
         raise InvalidInput(
@@ -100,34 +95,26 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
 
 
 def _begin(container: Container, record: Record, process: Process, pidfd: Fd, joining: Joining) -> Birth:
-    spec = container.spec()
-    linux = spec.get("linux") or {}
+    linux = container.spec().get("linux") or {}
     birth = Birth(Numbers(joining.preserve_fds))
     flags = int(record["namespaces"])
-    wiring = replace(
-        process_facts(process, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
-    )
-    held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
-    for note in (*held.notes, *effective_limits(process.get("rlimits") or [])[1]):
-        if joining.warn is not None:
-            joining.warn(note)
+    wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
     files = _cgroup_files(record, joining.cgroup)
     try:
         if wiring.modules:  # somebody may read labels
+            from lamina.runtime.trees import own_procfs
+
             with own_procfs() as proc:
                 wiring = replace(wiring, proc=birth.give(proc))
-        steps = joined_steps(
-            process,
-            linux,
-            held,
-            wiring,
-            birth.numbers,
-            birth.give(pidfd),
-            flags,
-            tuple(birth.give(file) for file in files),
-            owned=own_streams(),
-        )
-        birth.begin(steps, elsewhere=bool(flags & (CLONE_NEWPID | CLONE_NEWTIME)))
+        joined = birth.give(pidfd)
+        tasks = tuple(birth.give(file) for file in files)
+        asked = (
+            "joined", birth.shape, plain(wiring), {**process}, _as_joined(linux), joined, flags, tasks,
+            own_streams(),
+        )  # fmt: skip
+        recipe = recipe_for(asked, container.id, container.root)
+        _tell((*recipe.notes, *_lowered(process)), joining)
+        birth.begin(recipe, lambda: steps_of(asked, container.root, b""))
     except BaseException:
         birth.abandon()
         raise
@@ -135,6 +122,25 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
         for file in files:
             file.close()
     return birth
+
+
+def _as_joined(linux: dict[str, Any]) -> dict[str, Any]:
+    """Of the container's `linux`, what is a matter of each of its processes (plan/stage.py, `kernel_steps`)."""
+    return {name: linux.get(name) for name in ("memoryPolicy", "personality", "seccomp")}
+
+
+def _lowered(process: Process) -> tuple[str, ...]:
+    if not process.get("rlimits"):
+        return ()
+    from lamina.runtime.rlimits import effective_limits
+
+    return effective_limits(process["rlimits"])[1]
+
+
+def _tell(notes: tuple[str, ...], joining: Joining) -> None:
+    for note in notes:
+        if joining.warn is not None:
+            joining.warn(note)
 
 
 def _cgroup_files(record: Record, below: str) -> list[Fd]:
@@ -181,6 +187,13 @@ def _hand_on(listener: Fd, pid: int, container: Container) -> None:
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:
     """Starts startContainer hooks: files of the container, so with no more privileges than its own process has."""
+    from lamina.linux.constants import CLONE_NEWUSER
+    from lamina.runtime.container.compiling import packed
+    from lamina.runtime.container.recipe import Recipe
+    from lamina.runtime.hooks import words
+    from lamina.runtime.plan.created import joined_steps
+    from lamina.runtime.plan.identity import capabilities_of
+
     linux = spec.get("linux") or {}
 
     def start(hook: Hook, streams: tuple[int, int, int]) -> Fd:
@@ -198,8 +211,8 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
             held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
             steps = joined_steps(own, linux, held, wiring, birth.numbers, birth.give(pidfd), flags, given)
             steps[-1].args = (path, args, env)
-            born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
-            birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)
+            making, first = packed(steps, birth.shape, own=flags)
+            birth.begin(Recipe(making), lambda: (first, steps), stdio=streams)
             birth.hear()
         except BaseException:
             birth.abandon()

@@ -7,9 +7,8 @@ from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound
 from lamina.runtime.container.directory import Container
 from lamina.runtime.container.join import Joining, execute
-from lamina.runtime_cli.asked import container, path, preserved
+from lamina.runtime_cli.asked import container, path, preserved, warner
 from lamina.runtime_cli.options import CONSOLE, HELP, ID, PID_FILE, PIDFD, PRESERVE
-from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def do(args: Arguments) -> int:
         cgroup=args.cgroup or "",
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
-        warn=lambda text: warn(args, text),
+        warn=warner(args),
     )
     joined = execute(found, process, joining)
     if args.detach:
