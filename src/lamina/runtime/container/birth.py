@@ -273,15 +273,17 @@ def reap(pidfd: int) -> int | None:
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
-def own_streams() -> tuple[int, ...]:
-    """Those of 0, 1 and 2 that are pipes, sockets or terminals: what a process's user has to own to open it by name."""
+def own_streams(streams: tuple[int, int, int]) -> tuple[int, ...]:
+    """Those of 0, 1 and 2 that become pipes, sockets or terminals: a process's user has to own these to open them by
+    name.
+    """
     kinds = []
-    for number in range(3):
+    for number, stream in enumerate(streams):
         try:
-            found = os.fstat(number)
+            found = os.fstat(stream)
         except OSError as error:
             raise Unsupported(f"pass standard stream {number}: it is closed") from error
-        terminal = stat.S_ISCHR(found.st_mode) and os.isatty(number)
+        terminal = stat.S_ISCHR(found.st_mode) and os.isatty(stream)
         if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) or terminal:
             kinds.append(number)
     return tuple(kinds)

@@ -67,6 +67,7 @@ class Container:
     def __init__(self, root: bytes, identity: str) -> None:
         self.root, self.id = root, checked_id(identity)
         self.path = root + b"/" + identity.encode()
+        self.pid = 0  # of the first process, for whoever created it
         self.notes: list[str] = []  # what differs from what was asked, said by whoever created it
         self._lock: Fd | None = None
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `console` and `warn` as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; the others are as in `create`."""
 
     pid_file: bytes = b""
     console_socket: bytes = b""
@@ -41,6 +41,7 @@ class Joining:
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
+    streams: tuple[int, int, int] = (0, 1, 2)
 
 
 @value
@@ -110,11 +111,11 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
         tasks = tuple(birth.give(file) for file in files)
         asked = (
             "joined", birth.shape, plain(wiring), {**process}, _as_joined(linux), joined, flags, tasks,
-            own_streams(),
+            own_streams(joining.streams),
         )  # fmt: skip
         recipe = recipe_for(asked, container.id, container.root)
         _tell((*recipe.notes, *_lowered(process)), joining)
-        birth.begin(recipe, lambda: steps_of(asked, container.root, b""))
+        birth.begin(recipe, lambda: steps_of(asked, container.root, b""), stdio=joining.streams)
     except BaseException:
         birth.abandon()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.runtime.container.create import Wishes, create
+from lamina.runtime.container.creation import Wishes, create
 from lamina.runtime_cli.asked import path, preserved, root, warner
 from lamina.runtime_cli.options import CREATION, HELP, ID
 

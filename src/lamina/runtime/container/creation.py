@@ -46,7 +46,9 @@ BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
 @value
 class Wishes:
     """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
-    is added to the process's; `warn` is told what differs from what was asked.
+    is added to the process's; `warn` is told what differs from what was asked. `streams` are the caller's descriptors
+    that become the process's 0, 1 and 2, where it has no terminal. `meanwhile` is called when the new process is on its
+    way, for what the caller has to do anyway.
     """
 
     bundle: bytes = b"."
@@ -61,6 +63,8 @@ class Wishes:
     environment: tuple[str, ...] = ()
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
+    streams: tuple[int, int, int] = (0, 1, 2)
+    meanwhile: Callable[[], None] | None = None
 
 
 def create(root: bytes, identity: str, wishes: Wishes) -> Container:
@@ -131,6 +135,8 @@ class _Creation:
             self.container.notes += self.cgroup.notes if self.cgroup is not None else []
             self.container.write(self.record)
             self._begin(bundle)
+            if self.wishes.meanwhile is not None:
+                self.wishes.meanwhile()
             self._talk()
         except BaseException as failure:
             self._undo(failure)
@@ -167,6 +173,7 @@ class _Creation:
             recipe,
             lambda: steps_of(asked, root, bundle.merged),
             root=bundle.merged,
+            stdio=wishes.streams,
             cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
             map_ids=self._map_ids if recipe.flags & CLONE_NEWUSER else None,
             enter=enter,
@@ -185,7 +192,7 @@ class _Creation:
             "linux": {**linux, "namespaces": namespaces, "resources": None, "cgroupsPath": None},
         }
         before = any((spec.get("hooks") or {}).get(moment) for moment in BEFORE_THE_ROOT)
-        manner = (own_streams(), before, self.wishes.init)
+        manner = (own_streams(self.wishes.streams), before, self.wishes.init)
         # without a directory of its own it is not only a name (plan/rootfs.py)
         root = None if bundle.merged.strip(b"/") else bundle.merged
         return (
@@ -274,6 +281,7 @@ class _Creation:
         assert self.birth is not None and self.birth.pidfd is not None
         pid = self.birth.pid
         self.record.update(identity_of(pid))
+        self.container.pid = pid
         self.container.write(self.record)
         if self.wishes.pidfd_socket:
             send_descriptor(self.wishes.pidfd_socket, self.birth.pidfd, b"pidfd")
