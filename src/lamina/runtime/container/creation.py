@@ -129,11 +129,16 @@ class _Creation:
             process["env"] = [*(process.get("env") or []), *self.wishes.environment]
             with_home_below(process, bundle.merged)
             self.record["rootfs"] = os.fsdecode(bundle.merged)
-            self.container.write(self.record)
+            # where its groups are must be written down once, whenever we are killed: those of our own choice before
+            # they are made (they are found again by their path), and at a path that somebody chose when they are ours
+            ours = groups.are_ours(self.record["cgroups_path"])
+            if ours:
+                self.container.write(self.record)
             self.cgroup = groups.make(self.container, self.linux, systemd=self.wishes.systemd_cgroup)
             self.record["cgroup"] = groups.note(self.cgroup)
             self.container.notes += self.cgroup.notes if self.cgroup is not None else []
-            self.container.write(self.record)
+            if not ours:
+                self.container.write(self.record)
             self._begin(bundle)
             if self.wishes.meanwhile is not None:
                 self.wishes.meanwhile()

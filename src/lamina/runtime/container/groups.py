@@ -60,6 +60,11 @@ def note(cgroup: Cgroup | None) -> dict[str, Any] | None:
     return None if cgroup is None else cgroup.record()
 
 
+def are_ours(path: str) -> bool:
+    """Whether groups at *path* can only be this container's; at a path that somebody chose, somebody else may live."""
+    return path.lstrip("/").startswith(DEFAULT_PARENT)
+
+
 def of(record: dict[str, Any]) -> Cgroup | None:
     """The groups of a container whose state.json is *record*: also of one whose creation was killed meanwhile. None
     where it has none.
@@ -67,8 +72,8 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     if record.get("cgroup"):
         return reopen(record["cgroup"])
     path = str(record.get("cgroups_path") or "")
-    if not path.lstrip("/").startswith(DEFAULT_PARENT):
-        return None  # at a path that somebody chose, somebody else may live
+    if not are_ours(path):
+        return None
     from lamina.runtime.cgroups import find
 
     return find(path, own_parent=True)
