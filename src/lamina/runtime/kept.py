@@ -102,7 +102,7 @@ def kept(
         return found
     made = make()
     try:
-        if made:
+        if made and HEAD + len(content) + len(made) <= LARGEST:
             _write(directory, name, content, made)
     except OSError:
         pass

@@ -108,7 +108,8 @@ def bundle_of(spec: Spec, directory: bytes) -> Bundle:
     root = os.path.join(directory, os.fsencode(spec["root"]["path"]))
     if not os.path.isdir(root):
         raise NotFound(f"open root file system {os.fsdecode(root)}: no such directory")
-    return Bundle(spec=spec, rootfs=os.path.realpath(root), merged=os.path.realpath(root))
+    real = os.path.realpath(root)
+    return Bundle(spec=spec, rootfs=real, merged=real)
 
 
 def with_home(process: dict[str, Any], root: int) -> None:

@@ -19,7 +19,6 @@ from lamina.linux.packed import Program
 from lamina.runtime.bundle import NULL, Wiring
 from lamina.runtime.kept import COMPILER, FILTERS, LENGTH, MARK, SHORT, kept, state_of
 from lamina.runtime.waits import Wait
-from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ SOURCES = (
 PLACE = b"/.plans"
 IN_MEMORY = 32
 _FACTS = tuple(name for name in Wiring.__annotations__ if name not in ("seccomp", "seccomp_flags"))
+_SETS = ("files", "procfs", "modules", "nodes")
 _DIGITS = frozenset("0123456789abcdef")
 # a program that makes containers makes many that are alike: key -> result
 _latest: dict[bytes, bytes] = {}
@@ -177,17 +177,13 @@ def steps_of(asked: Asked, root: bytes, rootfs: bytes) -> tuple[list[Step], list
 
 def plain(wiring: Wiring) -> dict[str, Any]:
     """The host's answers and the new process's descriptors as values that can be part of a key."""
-    closed = replace(wiring, stdin=NULL, stdout=NULL, stderr=NULL)
-    return {name: _plain(getattr(closed, name)) for name in _FACTS}
-
-
-def _plain(fact: Any) -> Any:
-    if isinstance(fact, frozenset):
-        return sorted(fact)
-    if isinstance(fact, tuple):
-        return tuple([_plain(part) for part in fact])
-    fields = getattr(fact, "__match_args__", None)  # a value of ours
-    return tuple([getattr(fact, name) for name in fields]) if fields else fact
+    fields = vars(wiring)
+    facts = {name: fields[name] for name in _FACTS}
+    facts.update(stdin=NULL, stdout=NULL, stderr=NULL)
+    for name in _SETS:
+        facts[name] = sorted(facts[name])
+    facts["namespaces"] = [(joined.kind, joined.fd, joined.outside) for joined in wiring.namespaces]
+    return facts
 
 
 def compiled_filter(linux: dict[str, Any], root: bytes) -> bytes:
