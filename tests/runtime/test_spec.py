@@ -191,7 +191,7 @@ def test_a_bundle_whatever_it_says_is_read_or_refused(wrong: Any, tmp_path: Path
         document = put(copy.deepcopy(spec), path, wrong)
         (tmp_path / "config.json").write_text(json.dumps(document))
         try:
-            _, found = read_configuration(os.fsencode(tmp_path))
+            _, found = read_configuration(os.fsencode(tmp_path), "c", os.fsencode(tmp_path / "state"))
             rehearse(found)
         except LaminaError as error:
             assert str(error), path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.overlay.spec import MountSpec
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.linux.packed import Reg
+    from lamina.overlay.spec import MountSpec
 
     Spec = dict[str, Any]
 

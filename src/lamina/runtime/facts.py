@@ -30,8 +30,9 @@ _PROC_ROOT_INODE = 1  # linux/proc_fs.h, PROC_ROOT_INO
 CAP_SYS_ADMIN = 21
 
 
-def facts(bundle: Bundle, held: list[Fd]) -> tuple[Wiring, dict[str, int]]:
-    """What the host says to *bundle*, and the values of the registers among it.
+def facts(bundle: Bundle, held: list[Fd], *, flags: bool = True) -> tuple[Wiring, dict[str, int]]:
+    """What the host says to *bundle*, and the values of the registers among it; without *flags* not what the
+    specification says of seccomp(2)'s.
 
     Descriptors that are opened for it are added to *held*. Raises NotFound, InvalidInput and Unsupported for what is
     not there.
@@ -40,7 +41,7 @@ def facts(bundle: Bundle, held: list[Fd]) -> tuple[Wiring, dict[str, int]]:
     linux = spec.get("linux") or {}
     _check_null()
     files, procfs = _sources(bundle)
-    known = process_facts(spec["process"], linux)
+    known = process_facts(spec["process"], linux, flags=flags)
     changes: dict[str, Any] = {"files": files, "procfs": procfs}
     opened: dict[str, int] = {}
     if any(namespace.get("path") for namespace in linux.get("namespaces") or []):
@@ -60,7 +61,7 @@ def facts(bundle: Bundle, held: list[Fd]) -> tuple[Wiring, dict[str, int]]:
     return replace(known, **changes), opened
 
 
-def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
+def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool = True) -> Wiring:
     """What the host says to a process, the first one of a container or a further one."""
     release = os.uname().release.split(".", 2)
     kernel = (int(release[0]), int("".join(c for c in release[1] if c.isdigit())))
@@ -76,7 +77,7 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
     )
     if process.get("apparmorProfile") or process.get("selinuxLabel") or linux.get("mountLabel"):
         known = replace(known, modules=security_modules())
-    if linux.get("seccomp"):
+    if linux.get("seccomp") and flags:
         from lamina.runtime.seccomp.words import filter_flags
 
         known = replace(known, seccomp_flags=filter_flags(linux["seccomp"]))

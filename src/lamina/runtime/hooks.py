@@ -19,10 +19,9 @@ from time import monotonic
 from lamina.document import encode
 from lamina.errors import HookFailed, InvalidInput, LaminaError
 from lamina.linux.constants import CLONE_VFORK, CLONE_VM
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_send_signal
 from lamina.linux.program import Step, Strings, assemble
-from lamina.runtime.launch import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_send_signal
-from lamina.runtime.launch import ready
+from lamina.linux.fd import Fd, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +103,7 @@ class Attendance:
                 self._resize()
                 continue
             try:
-                pidfd_send_signal(pidfd, number)
+                s.pidfd_send_signal(pidfd, number)
             except OSError:
                 pass
 

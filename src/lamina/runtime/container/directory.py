@@ -1,7 +1,7 @@
 """What is kept of a container, and which state follows from it.
 
     <root>/                  0700; /run/lamina-runtime, or $XDG_RUNTIME_DIR/lamina-runtime
-    ├── .seccomp/            compiled filters by content
+    ├── .seccomp/, .plans/   compiled filters and plans by content (recipe.py)
     └── <id>/                0700
         ├── lock             flock: somebody creates, starts or deletes it
         ├── config.json      the specification it was made from
@@ -69,6 +69,7 @@ class Container:
     def __init__(self, root: bytes, identity: str) -> None:
         self.root, self.id = root, checked_id(identity)
         self.path = root + b"/" + identity.encode()
+        self.pid = 0  # of the first process, for whoever created it
         self.notes: list[str] = []  # what differs from what was asked, said by whoever created it
         self._lock: Fd | None = None
 

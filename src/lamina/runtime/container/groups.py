@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from binascii import crc32
 from time import monotonic, sleep
 
 from lamina.errors import Unsupported
@@ -27,7 +26,11 @@ def path_of(container: Container, linux: dict[str, Any], *, systemd: bool) -> st
     """
     path = str(linux.get("cgroupsPath") or "")
     if not path:
-        mark = "" if container.root == default_root() else f"-{crc32(container.root):08x}"
+        mark = ""
+        if container.root != default_root():
+            from binascii import crc32
+
+            mark = f"-{crc32(container.root):08x}"
         if systemd:
             return f":lamina{mark}:{container.id}"
         return f"{'' if os.geteuid() else '/'}{DEFAULT_PARENT}{mark}/{container.id}"
@@ -65,6 +68,11 @@ def note(cgroup: Cgroup | None) -> dict[str, Any] | None:
     return None if cgroup is None else cgroup.record()
 
 
+def are_ours(path: str) -> bool:
+    """Whether groups at *path* can only be this container's; at a path that somebody chose, somebody else may live."""
+    return path.lstrip("/").startswith(DEFAULT_PARENT)
+
+
 def of(record: dict[str, Any]) -> Cgroup | None:
     """The groups of a container whose state.json is *record*: also of one whose creation was killed meanwhile. None
     where it has none.
@@ -72,8 +80,8 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     if record.get("cgroup"):
         return reopen(record["cgroup"])
     path = str(record.get("cgroups_path") or "")
-    if not path.lstrip("/").startswith(DEFAULT_PARENT):
-        return None  # at a path that somebody chose, somebody else may live
+    if not are_ours(path):
+        return None
     from lamina.runtime.cgroups import find
 
     return find(path, own_parent=True)

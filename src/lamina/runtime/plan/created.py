@@ -66,7 +66,7 @@ from lamina.runtime.plan.process import (
 from lamina.runtime.plan.rootfs import readonly_root_steps
 from lamina.runtime.plan.stage import kernel_steps, stage_steps
 from lamina.runtime.plan.waits import descriptor_message
-from lamina.values import value
+from lamina.runtime.talk import HOOKS, PID, READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,56 +75,10 @@ if TYPE_CHECKING:
     from lamina.runtime.bundle import Bundle, Wiring
     from lamina.runtime.plan.identity import Capabilities
     from lamina.runtime.plan.namespaces import Namespaces
+    from lamina.runtime.talk import Manner, Numbers
     from lamina.runtime.waits import Wait
 
     Process = dict[str, Any]
-
-PID, HOOKS, TERMINAL, READY = b"P", b"H", b"F", b"R"
-HOOKS_RUN, CREATED, START = b"h", b"g", b"s"
-
-
-@value
-class Numbers:
-    """Which descriptor is what in the new process: the container's own come first, `preserved` of them above 2."""
-
-    preserved: int = 0
-
-    @property
-    def channel(self) -> int:
-        """The socket to its maker; after the start, where a failure is reported."""
-        return 3 + self.preserved
-
-    @property
-    def program(self) -> int:
-        """The plan; closed when it is in memory, so then the lowest free number."""
-        return self.channel + 1
-
-    @property
-    def launcher(self) -> int:
-        """The program of runtime/init."""
-        return self.channel + 2
-
-    @property
-    def socket(self) -> int:
-        """Where the message comes in that starts the container."""
-        return self.channel + 3
-
-    @property
-    def more(self) -> int:
-        """The first of whatever else is passed."""
-        return self.channel + 4
-
-
-@value
-class Manner:
-    """How a container is made besides what its specification says: options of `create`.
-
-    `owned` are the standard streams that are to belong to the process's user, so that it can open them by name.
-    """
-
-    owned: tuple[int, ...] = ()
-    hooks: bool = False
-    init: bool = False
 
 
 def created_steps(

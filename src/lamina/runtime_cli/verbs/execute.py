@@ -7,9 +7,8 @@ from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound
 from lamina.runtime.container.directory import Container
 from lamina.runtime.container.join import Joining, execute
-from lamina.runtime_cli.asked import container, path, preserved
+from lamina.runtime_cli.asked import container, path, preserved, warner
 from lamina.runtime_cli.options import CONSOLE, HELP, ID, PID_FILE, PIDFD, PRESERVE
-from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def do(args: Arguments) -> int:
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
         # what the container itself did not get was said when it was created
-        warn=(lambda text: warn(args, text)) if args.process or args.cap else None,
+        warn=warner(args) if args.process or args.cap else None,
     )
     joined = execute(found, process, joining)
     if args.detach:
