@@ -228,6 +228,19 @@ def test_create_hands_the_terminal_over(runtime: Runtime) -> None:
     runtime.wait("c")
 
 
+def test_a_console_socket_may_lie_deeper_than_a_socket_can_say(runtime: Runtime) -> None:
+    bundle = runtime.shell("tty", terminal=True)
+    deep = runtime.directory / ("d" * 100)
+    deep.mkdir()
+    socket = ConsoleSocket(runtime.directory / "s")
+    socket.path.rename(deep / "s")
+    runtime.create("c", bundle, "--console-socket", str(deep / "s"))
+    os.close(socket.take())
+    socket.close()
+    with pytest.raises(AssertionError, match="File name too long"):
+        runtime.create("d", bundle, "--console-socket", str(deep / ("s" * 120)))
+
+
 def test_exec_gets_a_terminal_of_the_containers_own(box: Runtime) -> None:
     socket = ConsoleSocket(box.directory / "console")
     script = "tty; ps -o tty= -p $$; exec sleep 600"

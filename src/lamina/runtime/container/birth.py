@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import struct
-from errno import ECHILD
+from errno import ECHILD, ENAMETOOLONG
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.fd import Fd, ready
@@ -304,10 +304,13 @@ def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
     """Send *fd* over the unix socket at *path*, with *name* beside it, as runc does. Raises KernelError."""
     end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        end.connect(path)
+        # the path itself may be too long for a socket
+        directory, _, place = path.rpartition(b"/")
+        with Fd(os.open(directory + b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
+            end.connect(b"/proc/self/fd/%d/%s" % (above, place))
         number = int(fd).to_bytes(4, "little")
         end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
     except OSError as error:
-        raise KernelError("send a descriptor to", error.errno or 0, os.fsdecode(path)) from error
+        raise KernelError("send a descriptor to", error.errno or ENAMETOOLONG, os.fsdecode(path)) from error
     finally:
         end.close()
