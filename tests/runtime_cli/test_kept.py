@@ -41,7 +41,20 @@ def test_each_container_has_its_own_root_name_and_mounts(runtime: Runtime) -> No
         assert said(runtime, identity, bundle) == (
             f"{identity[:12]}\nroot of {identity}\nsource of {identity}\n1\n"
         )
+    assert len(plans(runtime)) == 1
     assert (runtime.root / ".plans").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_source_in_the_bundle_is_the_bundles_own(runtime: Runtime) -> None:
+    for name in ("one", "two"):
+        bundle = runtime.shell("cat /mnt/source")
+        for place in (bundle.rootfs / "mnt", bundle.path / "data"):
+            place.mkdir()
+        (bundle.path / "data/source").write_text(f"of {name}\n")
+        bundle.config["mounts"].append(
+            {"destination": "/mnt", "type": "none", "source": "data", "options": ["bind"]}
+        )
+        assert said(runtime, "c", bundle) == f"of {name}\n"
 
 
 def test_the_second_run_of_a_bundle_compiles_nothing(runtime: Runtime) -> None:

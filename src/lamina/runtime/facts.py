@@ -101,9 +101,7 @@ def _sources(bundle: Bundle) -> tuple[frozenset[bytes], frozenset[bytes]]:
     """Of the sources of bind mounts: those that are not directories, and those that are a procfs."""
     files, procfs = set(), set()
     for mount in bundle.spec.get("mounts") or []:
-        options = mount.get("options") or []
-        bound = mount.get("type") == "bind" or "bind" in options or "rbind" in options
-        if not bound or "remount" in options:
+        if not is_bound(mount) or "remount" in (mount.get("options") or []):
             continue
         source = absolute(os.fsencode(str(mount.get("source") or "")), bundle.directory)
         try:
@@ -118,6 +116,12 @@ def _sources(bundle: Bundle) -> tuple[frozenset[bytes], frozenset[bytes]]:
         elif status.st_ino == _PROC_ROOT_INODE and _is_procfs(source):
             procfs.add(source)
     return frozenset(files), frozenset(procfs)
+
+
+def is_bound(mount: dict[str, Any]) -> bool:
+    """Whether its source is a path of the host."""
+    options = mount.get("options") or []
+    return mount.get("type") == "bind" or "bind" in options or "rbind" in options
 
 
 def _is_procfs(path: bytes) -> bool:

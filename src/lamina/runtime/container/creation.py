@@ -19,7 +19,7 @@ from lamina.runtime.container.directory import (
     state_document,
 )
 from lamina.runtime.container.recipe import plain, recipe_for, steps_of
-from lamina.runtime.facts import PROC, facts
+from lamina.runtime.facts import PROC, facts, is_bound
 from lamina.runtime.identity import identity_of
 from lamina.runtime.talk import CREATED, HOOKS, HOOKS_RUN, READY, TERMINAL, Numbers
 from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
@@ -201,9 +201,17 @@ class _Creation:
         # without a directory of its own it is not only a name (plan/rootfs.py)
         root = None if bundle.merged.strip(b"/") else bundle.merged
         return (
-            "created", self.birth.shape, plain(wiring), reduced, bundle.directory, root, bundle.no_pivot,
+            "created", self.birth.shape, plain(wiring), reduced, self._origin(), root, bundle.no_pivot,
             bundle.new_keyring, manner,
         )  # fmt: skip
+
+    def _origin(self) -> bytes:
+        """The bundle's directory, where a source is meant from there on; else it is in no plan."""
+        for mount in self.spec.get("mounts") or []:
+            source = mount.get("source")
+            if source and not source.startswith("/") and is_bound(mount):
+                return self.directory
+        return b""
 
     def _tell(self, notes: tuple[str, ...]) -> None:
         for note in notes:
