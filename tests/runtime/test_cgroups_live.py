@@ -634,6 +634,9 @@ def test_pressure_is_shown(boxes):
 
 # -- against another runtime
 
+# crun since 1.20 (as runc since 1.2.4, again) lets every container use /dev/net/tun; here only one that is given it
+TUN = "c 10:200 rwm"
+
 
 @pytest.mark.peer("crun")
 def test_the_same_files_as_crun(boxes, tmp_path):
@@ -650,9 +653,8 @@ def test_the_same_files_as_crun(boxes, tmp_path):
     for place in map(Path, map(os.fsdecode, set(ours.paths.values()))):
         for file in place.iterdir():
             if file.name in theirs:
-                assert sorted(file.read_text().splitlines()) == sorted(theirs[file.name].splitlines()), (
-                    file.name
-                )
+                lines = sorted(line for line in theirs[file.name].splitlines() if line != TUN)
+                assert sorted(file.read_text().splitlines()) == lines, file.name
                 compared.add(file.name)
     assert len(compared) == (10 if "memory" in LAYOUT.v1 else 8), compared
 
