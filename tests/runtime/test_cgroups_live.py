@@ -673,7 +673,10 @@ def _crun(resources: dict[str, object], path: str, tmp_path: Path) -> dict[str, 
     spec["process"]["args"] = ["sleep", "60"]
     spec["process"]["terminal"] = False
     spec["process"].pop("rlimits", None)
-    spec["mounts"] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    spec["mounts"] = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+    ]
     spec["linux"] = {
         "resources": resources, "cgroupsPath": path, "namespaces": [{"type": kind} for kind in ("pid", "mount", "uts")],
     }  # fmt: skip
@@ -682,7 +685,8 @@ def _crun(resources: dict[str, object], path: str, tmp_path: Path) -> dict[str, 
     state = tmp_path / "state"
     crun = f"crun --root {state} --cgroup-manager cgroupfs"
     hide = "mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified;"
-    bind = f"mount --bind / {tmp_path}/rootfs;"
+    # read-only: crun would put its links into this machine's own /dev, the one below what is mounted there
+    bind = f"mount --bind / {tmp_path}/rootfs && mount -o remount,bind,ro {tmp_path}/rootfs &&"
     script = f"{hide} {bind} {crun} run -d -b {tmp_path} {name} >/dev/null 2>{tmp_path}/err </dev/null"
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], timeout=60)
     found: dict[str, str] = {}
