@@ -25,7 +25,7 @@ CONFIG = """
 version = 2
 root = "{place}/root"
 state = "{place}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "{place}/socket"
 [ttrpc]
@@ -101,12 +101,19 @@ class Containerd:
         self.daemon = subprocess.Popen(
             ["containerd", "-c", str(place / "config.toml")], stdout=self.log, stderr=self.log
         )
-        end = time.monotonic() + 30
-        while self("version").returncode:
-            assert self.daemon.poll() is None and time.monotonic() < end, (place / "log").read_text()
-            time.sleep(0.1)
-        image(place / "image.tar")
-        assert self("images", "import", "--snapshotter", "native", str(place / "image.tar")).returncode == 0
+        try:
+            end = time.monotonic() + 30
+            while self("version").returncode:
+                assert self.daemon.poll() is None and time.monotonic() < end, (place / "log").read_text()
+                time.sleep(0.1)
+            image(place / "image.tar")
+            # left to the daemon, as ctr of containerd 2 does, it is unpacked for the default snapshotter alone
+            here = ["--local"] if "--local" in self("images", "import", "--help").stdout else []
+            done = self("images", "import", *here, "--snapshotter", "native", str(place / "image.tar"))
+            assert done.returncode == 0, done.stderr
+        except BaseException:
+            self.stop()
+            raise
 
     def words(self, *words: str) -> list[str]:
         return ["ctr", "-a", str(self.place / "socket"), *words]
@@ -144,9 +151,16 @@ class Containerd:
             self("task", "delete", "--force", name)
         self("container", "rm", *self("container", "ls", "-q").stdout.split())
         self("images", "rm", "--sync", IMAGE)
+        self.stop()
+
+    def stop(self) -> None:
         self.daemon.terminate()
-        self.daemon.wait(30)
-        self.log.close()
+        try:
+            self.daemon.wait(30)
+        finally:
+            self.daemon.kill()
+            self.daemon.wait()
+            self.log.close()
 
 
 @pytest.fixture
