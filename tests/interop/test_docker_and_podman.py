@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.busybox import ON_TERMINAL
 from support.engines import ENGINES, Engine
 from support.peers import PATIENCE, PeerRoot
 
@@ -82,11 +83,10 @@ def test_in_the_foreground(engine: Engine) -> None:
 
 
 def test_with_a_terminal(engine: Engine) -> None:
-    script = "tty; stty rows 7 cols 70; stty size; test -t 0 && test -t 1 && test -t 2 && echo all"
-    shown = engine.in_terminal("run", "--rm", "-it", "box", "sh", "-c", script)
+    shown = engine.in_terminal("run", "--rm", "-it", "box", "sh", "-c", ON_TERMINAL)
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     engine("run", "-d", "--name", "idle", *IDLE, check=True)
-    shown = engine.in_terminal("exec", "-it", "idle", "sh", "-c", script)
+    shown = engine.in_terminal("exec", "-it", "idle", "sh", "-c", ON_TERMINAL)
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     engine("rm", "-f", "idle", check=True)
     assert engine.left() == []

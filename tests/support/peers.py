@@ -149,7 +149,7 @@ class PeerRoot:
         self, words: Sequence[str | Path], **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command with a terminal of its own as its standard streams; what it shows is the result's output."""
-        return self.run(["script", "-qec", shlex.join(map(str, words)), "/dev/null"], **options)
+        return self.run(in_terminal(words), **options)
 
     def start_daemon(
         self, words: Sequence[str | Path], *, ready: Callable[[], bool], log: Path, **options: Any
@@ -269,6 +269,11 @@ class PeerRoot:
             daemon.wait(PATIENCE)
         for group in self._groups:
             remove_group(group)
+
+
+def in_terminal(words: Sequence[str | Path]) -> list[str]:
+    """What to execute, to have *words* run on a terminal of seven lines and seventy columns."""
+    return ["script", "-qec", f"stty rows 7 cols 70; exec {shlex.join(map(str, words))}", "/dev/null"]
 
 
 def _binds_of(writable: Sequence[Path]) -> Iterator[str]:
