@@ -154,7 +154,7 @@ class _Creation:
 
     def _begin(self, bundle: Bundle) -> None:
         wishes = self.wishes
-        birth = self.birth = Birth(Numbers(wishes.preserve_fds))
+        birth = self.birth = Birth(Numbers(wishes.preserve_fds), lambda: self.bundle)
         bundle = self.bundle = replace(
             bundle, identity=self.container.id.encode(), directory=self.directory, no_pivot=wishes.no_pivot,
             new_keyring=not wishes.no_new_keyring,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.runtime.bundle import Bundle
     from lamina.runtime.hooks import Hook, Starter
 
     Process = dict[str, Any]
@@ -122,7 +123,7 @@ def _own_root(container: Container, record: Record, linux: dict[str, Any], pidfd
 
 def _begin(container: Container, record: Record, process: Process, pidfd: Fd, joining: Joining) -> Birth:
     linux = container.spec().get("linux") or {}
-    birth = Birth(Numbers(joining.preserve_fds))
+    birth = Birth(Numbers(joining.preserve_fds), lambda: _bundle(container, process))
     flags = int(record["namespaces"])
     wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
     files = _cgroup_files(record, joining.cgroup)
@@ -202,14 +203,22 @@ def _talk(birth: Birth, joining: Joining, container: Container) -> None:
                 joining.console(Fd(master.steal()))
 
 
-def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+def _bundle(container: Container, process: Process | None = None) -> Bundle:
+    """The container's bundle, with that *process* in place of its own."""
     from lamina.runtime.bundle import Bundle
-    from lamina.runtime.seccomp.listener import hand_on
 
     spec, record = container.spec(), container.record()
     directory, root = os.fsencode(record["bundle"]), os.fsencode(record["rootfs"])
-    bundle = Bundle(spec, root, root, directory=directory, identity=container.id.encode())
-    hand_on(listener, spec["linux"]["seccomp"], pid, bundle, status=container.status(record))
+    if process is not None:
+        spec = {**spec, "process": process}
+    return Bundle(spec, root, root, directory=directory, identity=container.id.encode())
+
+
+def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+    from lamina.runtime.seccomp.listener import hand_on
+
+    status = container.status(container.record())
+    hand_on(listener, container.spec()["linux"]["seccomp"], pid, _bundle(container), status=status)
 
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:
