@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
+# seconds that a process may take from its last word to its end
+ENDING = 10.0
+
 
 def start(container: Container) -> tuple[str, ...]:
     """Start it, and return once its command runs; what went wrong in poststart hooks, which stops nothing.
@@ -78,6 +81,7 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
         while chunk := os.read(reader, 16):
             said += chunk
     if said:
+        ready(ENDING, pidfd)  # it has said its last word: who looks next must not find it running
         raise _failure(container, record, said)
 
 
