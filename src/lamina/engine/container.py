@@ -249,12 +249,15 @@ class Container:
 
     # -- its end
 
-    def remove(self, force: bool = False, *, progress: Tell | None = None) -> None:
-        """Remove it and discard what it did. Raises Conflict when it runs; with *force* it is killed then."""
+    def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
+        """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
+
+        Raises Conflict when it runs; with *force* it is killed then.
+        """
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
-            discard(self._home, self.name or None, self._record, progress=progress)
+            discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
 
 
 class _Held:

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 
 def discard(
-    home: Home, name: str | None, asked: dict[str, Any] | None, *, progress: Tell | None = None
+    home: Home,
+    name: str | None,
+    asked: dict[str, Any] | None,
+    *,
+    volumes: bool = False,
+    progress: Tell | None = None,
 ) -> None:
-    """Remove the container, whose lock is held, with its originals of what it applied. Raises KernelError."""
+    """Remove the container, whose lock is held, with its originals of what it applied, and with *volumes* those that
+    are its own (always, if it was to be removed at its end). Raises KernelError.
+    """
     meter = None
     if progress is not None:
         from lamina.engine.progress import Meter
@@ -36,6 +43,17 @@ def discard(
 
         reach(lambda: maps_of(asked), forget, journal)
     home.discard(name, remover(asked, meter))
+    if asked and asked.get("volumes") and (volumes or asked.get("rm")):
+        _discard_own_volumes(home.store, asked)
+
+
+def _discard_own_volumes(store: Store, asked: dict[str, Any]) -> None:
+    from lamina.engine.mounted import own_volumes
+
+    for name in own_volumes(asked):
+        from lamina.store.volumes import remove
+
+        remove(store, name, remover(asked))
 
 
 def finish_burials(store: Store) -> None:

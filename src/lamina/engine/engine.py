@@ -63,6 +63,7 @@ class Engine:
         forward_signals: bool = False,
         on_warning: Callable[[str], None] | None = None,
         on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
     ) -> Completed:
         """Run *command* in a new container over *image* and wait for its end.
@@ -70,7 +71,8 @@ class Engine:
         The streams, `input`, `capture_output`, `text`, `encoding`, `check` and `timeout` (seconds) are those of
         subprocess.run, with one difference: standard input is empty unless `input` or `stdin` is given, or
         `interactive` asks for the caller's. `**options` are those of `docker run`; see RunOptions. With
-        `forward_signals` (main thread only) signals for this process go to the command instead.
+        `forward_signals` (main thread only) signals for this process go to the command instead. An image that is not
+        here is pulled; `on_event` is told how that goes (see `pull`).
 
         Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
         Unsupported, KernelError and others below LaminaError.
@@ -99,7 +101,7 @@ class Engine:
         if timeout is not None and not timeout >= 0:
             raise InvalidInput(f"run: timeout {timeout} is not a number of seconds")
         self._sweep()
-        hooks = Hooks(warn=on_warning, created=on_created)
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         try:
             done = run(self.store, image, words, checked, io, hooks)
         except Exception as error:
@@ -113,17 +115,22 @@ class Engine:
         return done
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
-        """What `run` would do, as the list of system calls of its start; nothing is made or started."""
+        """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
-        from lamina.engine.run import Io, design
+        from lamina.engine.design import HOST, design
         from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
         from lamina.runtime.seccomp.cache import default_filter
 
+        checked = check_options(options)
+        record = None
+        if image != HOST:
+            from lamina.engine.obtain import find
+
+            record = find(self.store, image)
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
-        io = Io(stdin=DEVNULL)
-        drawn = design(self.store, identity, home, image, _words(command), check_options(options), io)
+        drawn = design(self.store, identity, home, record, _words(command), checked, DEVNULL)
         return plan(
             drawn.bundle, seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
         )
