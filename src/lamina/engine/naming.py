@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lamina.errors import InvalidReference, NotFound
+from lamina.errors import InvalidReference
 from lamina.image.reference import Reference, parse
-from lamina.store import images
+from lamina.store import images, tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,21 +19,21 @@ def resolve(store: Store, text: str) -> tuple[ImageRecord, str | None]:
     """
     digits = text.removeprefix("sha256:")
     if digits != text and digits and len(digits) <= 64 and set(digits) <= set("0123456789abcdef"):
-        return images.resolve(store, digits, "")
+        return tags.resolve(store, digits, None)
     try:
         reference = parse(text)
     except InvalidReference:
         if len(text) == 64:  # an id, or nothing
-            return images.resolve(store, text, "")
+            return tags.resolve(store, text, None)
         raise
     if reference.digest is not None and (found := _by_digest(store, reference)) is not None:
         return found
-    return images.resolve(store, text, reference.canonical)
+    return tags.resolve(store, text, reference.canonical)
 
 
 def _by_digest(store: Store, reference: Reference) -> tuple[ImageRecord, str] | None:
     """The image of that repository with that digest: what a name was pulled as, or a manifest or index of it."""
-    for name in images.list_names(store):
+    for name in tags.list_names(store):
         if parse(name.name).name != reference.name:
             continue
         record = images.get(store, name.id)
@@ -42,8 +42,3 @@ def _by_digest(store: Store, reference: Reference) -> tuple[ImageRecord, str] | 
         if reference.digest in (record.manifest, *record.indexes, *name.digests):
             return record, name.name
     return None
-
-
-def no_such(text: str) -> NotFound:
-    """Docker's word for an image that is not here."""
-    return images.no_such(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import NotFound
-from lamina.store import images
+from lamina.store import images, tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def _local(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
 
 def find(store: Store, text: str) -> ImageRecord:
     """The image that *text*, an id or a name, means. Raises NotFound, InvalidInput."""
-    if images.quick_name(text) is not None:
-        return images.resolve(store, text)[0]
+    if tags.quick_name(text) is not None:
+        return tags.resolve(store, text)[0]
     from lamina.engine.naming import resolve
 
     return resolve(store, text)[0]
