@@ -44,6 +44,16 @@ def options(args: Arguments) -> RunOptions:
         found["volumes"] = args.volume
     if args.label:
         found["labels"] = args.label
+    if args.mount:
+        found["mounts"] = args.mount
+    if args.tmpfs:
+        found["tmpfs"] = args.tmpfs
+    if args.volumes_from:
+        found["volumes_from"] = args.volumes_from
+    if args.security_opt:
+        found["security_opt"] = args.security_opt
+    if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
+        found["pull"] = pull
     for key in (
         "name",
         "hostname",
@@ -54,6 +64,7 @@ def options(args: Arguments) -> RunOptions:
         "pids_limit",
         "network",
         "entrypoint",
+        "platform",
     ):
         given = getattr(args, key)
         if given is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.layers import ATTRIBUTES, arrange
-from lamina.engine.options import BIND, TMPFS
+from lamina.engine.options import BIND, TMPFS, VOLUME
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lamina.engine.options import Options, Volume
     from lamina.engine.translate import Spec
     from lamina.engine.within import Maps
-    from lamina.runtime.users import User
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
@@ -37,7 +36,7 @@ CGROUP_PARENT = "lamina"
 @value
 class Design:
     """A container on paper: everything of it but its directory. `lamina plan` prints what follows from it. `volumes`
-    are called by their names in the store.
+    are called by their names in the store, and are as they are mounted in `mounted`; for `files` see Circumstances.
     """
 
     bundle: Bundle
@@ -47,8 +46,9 @@ class Design:
     maps: IdMaps | None
     warnings: tuple[str, ...]
     base: Base
-    user: User
     volumes: tuple[Volume, ...]
+    mounted: tuple[Volume, ...]
+    files: tuple[tuple[bytes, bytes], ...]
 
 
 def design(
@@ -75,6 +75,8 @@ def design(
     words = arguments(command, options, base.config)
     user = resolve_user(options.user or base.config.user or None, base.read)
     volumes = _volumes(store, identity, options, base)
+    mounted = _drawn(store, home, volumes, rootless)
+    files = _own_files(home) if base.id else ()
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
@@ -82,8 +84,8 @@ def design(
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
-        volumes=_drawn(store, home, volumes, rootless),
-        files=_own_files(home) if base.id else (),
+        volumes=mounted,
+        files=files,
     )
     spec = translate(words, options, base.config, user, around)
     bundle = Bundle(
@@ -96,8 +98,9 @@ def design(
         attributes=ATTRIBUTES[1:] if options.new_privileges else ATTRIBUTES,
         identity=identity.encode(),
         init=options.init,
+        parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
     )
-    return Design(bundle, layers, spec, words, maps, base.image.warnings, base, user, volumes)
+    return Design(bundle, layers, spec, words, maps, base.image.warnings, base, volumes, mounted, files)
 
 
 def _host(store: Store, rootless: bool, refused: Mapping[bytes, str] | None) -> Base:
@@ -160,3 +163,18 @@ def _working_directory() -> str:
         return "/"
     fresh = here.split("/", 2)[1] in ("proc", "sys", "dev")
     return "/" if fresh or not here.startswith("/") else here
+
+
+def to_come(drawn: Design) -> dict[bytes, bool]:
+    """The sources of mounts that a start makes, and whether each will be a directory: for who only draws it up."""
+    found = {source: False for _, source in drawn.files}
+    asked = zip(drawn.volumes, drawn.mounted, strict=True)
+    found.update({mounted.source: True for volume, mounted in asked if volume.kind == VOLUME})
+    found.update(
+        {
+            volume.source: True
+            for volume in drawn.volumes
+            if volume.kind == BIND and volume.create and not os.path.lexists(volume.source)
+        }
+    )
+    return found

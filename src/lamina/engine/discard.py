@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EIO
 
-from lamina.errors import KernelError
+from lamina.errors import Conflict, KernelError, NotFound
 from lamina.store import containers
 from lamina.store.tree import remove_tree
 
@@ -48,12 +48,20 @@ def discard(
 
 
 def _discard_own_volumes(store: Store, asked: dict[str, Any]) -> None:
+    """Those that other containers use as well, by --volumes-from, stay."""
     from lamina.engine.mounted import own_volumes
 
-    for name in own_volumes(asked):
-        from lamina.store.volumes import remove
+    if not (names := own_volumes(asked)):
+        return
+    from lamina.store.references import ContainerUses
+    from lamina.store.volumes import remove
 
-        remove(store, name, remover(asked))
+    uses = ContainerUses(store)
+    for name in names:
+        try:
+            remove(store, name, unless_used=uses, remove=remover(asked))
+        except (Conflict, NotFound):
+            continue
 
 
 def finish_burials(store: Store) -> None:

@@ -29,7 +29,6 @@ _VOLUME_OPTIONS: dict[str, str | None] = {
     **{b: b for b in ("bind", "rbind")},
     **dict.fromkeys(("cached", "delegated", "consistent", "nocopy", "copy", "z", "Z", "U", "O")),
 }
-_LONGEST_NAME = 255
 # of the options of a tmpfs, what the file system itself takes (tmpfs(5)); the others belong to any mount
 _TMPFS_SETTINGS = frozenset(("size", "nr_blocks", "nr_inodes", "mode", "uid", "gid", "mpol", "huge"))
 _TMPFS_FLAGS = frozenset(
@@ -92,10 +91,10 @@ def _is_path(source: str) -> bool:
 
 
 def _volume_name(name: str) -> bytes:
-    """The name of a volume, "" for one without; Docker's rule."""
-    first = name[:1]
-    good = all(c.isascii() and (c.isalnum() or c in "_.-") for c in name)
-    if name and (not good or not first.isalnum() or not 1 < len(name) <= _LONGEST_NAME):
+    """The name of a volume, "" for one without."""
+    from lamina.store.names import is_name
+
+    if name and not is_name(name):
         raise InvalidInput(
             f"run: volume {name!r}: neither the name of a volume nor a path",
             remedy="a name is made of letters, digits, '_', '.' and '-'; a path begins with / or ./",

@@ -12,9 +12,13 @@ from errno import EIO
 
 from lamina.engine.layers import resemble
 from lamina.engine.options import BIND, OVER, VOLUME, Volume
-from lamina.errors import InvalidInput, KernelError
+from lamina.errors import InvalidInput, KernelError, NotFound
+from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from lamina.linux.fd import Fd
+from lamina.linux.files import openat2
 from lamina.overlay.spec import MountSpec
 from lamina.store.root import make_directory
+from lamina.store.volumes import data_of
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -69,13 +73,11 @@ def named(identity: str, volumes: tuple[Volume, ...]) -> tuple[Volume, ...]:
 
 def drawn(store: Store, home: bytes, volumes: tuple[Volume, ...], *, rootless: bool) -> tuple[Volume, ...]:
     """What is mounted in the end: a volume's directory in the store, an overlay with its own layer in *home*."""
-    from lamina.store.volumes import data_of
-
     found = []
     for number, volume in enumerate(volumes):
         if volume.kind == VOLUME:
             source = data_of(store, volume.source.decode())
-            found.append(replace(volume, source=source + b"/" + volume.subpath if volume.subpath else source))
+            found.append(replace(volume, source=source))
         elif volume.kind == OVER:
             found.append(
                 replace(volume, source=b"overlay", options=_over_options(home, number, volume, rootless))
@@ -105,7 +107,7 @@ def ready(
     """Make what the volumes need to be mounted. *tell* is told what was made on this system, *maps* see `within.reach`.
 
     The locks that come back keep the store's volumes from being removed, until the container's record names them.
-    Raises KernelError, InvalidInput.
+    Raises KernelError, InvalidInput, NotFound.
     """
     held: list[Lock] = []
     try:
@@ -118,8 +120,10 @@ def ready(
             elif volume.kind == OVER:
                 _make_over(home + b"/over-%d" % number, volume.source)
             elif volume.kind == VOLUME:
-                held.append(_hold(store, volume))
+                held.append(_hold(store, volume, os.fsdecode(os.path.basename(home))))
                 _fill(store, volume, drawn.base, maps, rootless)
+                if volume.subpath:
+                    _check_part(store, volume)
             if volume.chown:
                 _give(store, volume, drawn.spec, maps)
     except BaseException:
@@ -127,6 +131,20 @@ def ready(
             lock.release()
         raise
     return held
+
+
+def _check_part(store: Store, volume: Volume) -> None:
+    """Whether that directory is in the volume. What is mounted in the end is looked up within it once more (Bundle)."""
+    name, part = volume.source.decode(), os.fsdecode(volume.subpath)
+    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    with Fd(os.open(data_of(store, name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
+        try:
+            openat2(top, volume.subpath, os.O_PATH | os.O_DIRECTORY, resolve=inside).close()
+        except KernelError as error:
+            raise NotFound(
+                f"mount {part} of volume {name} at {os.fsdecode(volume.target)}: {error.strerror}",
+                remedy="make the directory in the volume first",
+            ) from error
 
 
 def record_of(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
@@ -168,11 +186,12 @@ def own_volumes(record: dict[str, Any] | None) -> list[str]:
     return [name for name in names if name.startswith(f"{record.get('id')}-")]
 
 
-def _hold(store: Store, volume: Volume) -> Lock:
+def _hold(store: Store, volume: Volume, identity: str) -> Lock:
     from lamina.store.volumes import hold
 
     name = volume.source.decode()
-    return hold(store, name, create=True)
+    own = name.startswith(f"{identity}-")
+    return hold(store, name, create=True, anonymous=own)
 
 
 def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | None], rootless: bool) -> None:
@@ -186,7 +205,6 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
     from lamina.engine.filling import empty, fill
     from lamina.engine.within import reach
     from lamina.store import lock
-    from lamina.store.volumes import data_of
 
     data = data_of(store, volume.source.decode())
     mark = os.path.dirname(data) + b"/filling"
@@ -234,7 +252,6 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
     """`U`: make the container's user the owner of the source, and of everything in it."""
     from lamina.engine.filling import give
     from lamina.engine.within import reach
-    from lamina.store.volumes import data_of
 
     source = (
         data_of(store, volume.source.decode()) if volume.kind == VOLUME else os.path.realpath(volume.source)

@@ -205,13 +205,13 @@ def _all_mounts(options: Options, around: Circumstances) -> list[dict[str, Any]]
         and not ("/dev" in taken and mount["destination"].startswith("/dev/"))
     ]
     how = ["rbind", "rprivate", "ro"] if options.read_only else ["rbind", "rprivate"]
-    files = [
+    asked = [
         _mount(os.fsdecode(target), "bind", os.fsdecode(source), how)
         for target, source in around.files
         if os.fsdecode(target) not in taken
     ]
-    asked = sorted(around.volumes, key=lambda volume: volume.target.count(b"/"))
-    return [*default, *files, *map(_volume_mount, asked)]
+    asked += map(_volume_mount, around.volumes)
+    return [*default, *sorted(asked, key=lambda mount: mount["destination"].count("/"))]
 
 
 def _volume_mount(volume: Volume) -> dict[str, Any]:
