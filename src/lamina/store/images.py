@@ -21,11 +21,10 @@ from __future__ import annotations
 import os
 from fcntl import LOCK_EX, LOCK_SH
 
-from lamina.errors import Corrupt, InvalidInput, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest
-from lamina.store.durable import NEW, publish, stage_record, sync_directory
 from lamina.store.names import is_id
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.leases import Lease
+    from lamina.store.references import ContainerUses
     from lamina.store.root import Store
 
 _REPAIR = "'lamina system check --repair' takes it away; then pull or build the image again"
@@ -266,6 +266,27 @@ def _merged(store: Store, record: ImageRecord) -> ImageRecord:
     )
 
 
+def forget_blobs(store: Store, identity: str) -> None:
+    """Take the blobs that are missing out of the image's record: it runs without, and cannot be pushed.
+
+    Raises NotFound, Corrupt, KernelError.
+    """
+    from lamina.store.blobs import has
+
+    place = place_of(store, identity)
+    try:
+        with turn(store):
+            record = get(store, identity)
+            if record is None:
+                raise no_such(identity[:12])
+            left = tuple([blob for blob in record.blobs if has(store, blob)])
+            manifest = record.manifest if record.manifest in left else None
+            indexes = tuple([blob for blob in record.indexes if blob in left])
+            _replace(store, place, _encoded(replace(record, blobs=left, manifest=manifest, indexes=indexes)))
+    except OSError as error:
+        raise_storage_error(error, "mend image", place)
+
+
 def _encoded(record: ImageRecord) -> dict[str, Any]:
     content = dict(vars(record))
     del content["pinned"]
@@ -273,6 +294,8 @@ def _encoded(record: ImageRecord) -> dict[str, Any]:
 
 
 def _replace(store: Store, place: bytes, content: dict[str, Any]) -> None:
+    from lamina.store.durable import publish, stage_record
+
     directory, name = os.path.split(place)
     stage_record(directory, name, content, what="image")
     try:
@@ -287,19 +310,24 @@ def _removed(store: Store, name: bytes) -> bytes:
     return store.images + b"/removed/%s.%s" % (name, os.urandom(8).hex().encode())
 
 
-def remove(store: Store, identity: str) -> list[str]:
+def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = None) -> list[str]:
     """Remove the image's record, and all names that stand for it, which are returned. Its layers and blobs stay until
-    they are collected. Waits for nobody, and does not ask who uses it: that is `garbage.users_of`.
+    they are collected. Waits for nobody.
 
-    Raises NotFound, InvalidInput, KernelError.
+    With *unless_used*, which is asked once more, it is removed only if no container is over it or about to be.
+    Raises NotFound, Conflict (it is used), InvalidInput, KernelError.
     """
     from lamina.store import tags
+    from lamina.store.durable import sync_directory
 
     place = place_of(store, identity)
+    guard = None
     try:
         with turn(store):
             if not os.path.lexists(place):
                 raise no_such(identity[:12])
+            if unless_used is not None:
+                guard = _not_used(place, identity, unless_used)
             gone = [found.name for found in tags.list_names(store) if found.id == identity]
             for name in gone:
                 tags.unlink(store, name)
@@ -311,6 +339,24 @@ def remove(store: Store, identity: str) -> list[str]:
     except OSError as error:
         raise_storage_error(error, "remove image", place)
         raise
+    finally:
+        if guard is not None:
+            guard.release()
+
+
+def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lock:
+    """The record, locked against starts that would begin now."""
+    held = lock.take(place, LOCK_EX, wait=False)
+    if held is None:
+        raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
+    if users := containers.refresh().of_image(identity):
+        held.release()
+        some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+        raise Conflict(
+            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({some})",
+            remedy="remove these first, or force it",
+        )
+    return held
 
 
 def turn(store: Store) -> lock.Lock:
@@ -328,6 +374,8 @@ def is_pinned(store: Store, identity: str) -> bool:
 
 def pin(store: Store, identity: str, pinned: bool = True) -> None:
     """Never evict the image, nor remove it with what is unused; or do so again. Raises NotFound, KernelError."""
+    from lamina.store.durable import sync_directory
+
     place = place_of(store, identity)
     try:
         with turn(store):
@@ -359,6 +407,7 @@ def sweep(store: Store) -> None:
     Raises OSError.
     """
     from lamina.store import tags
+    from lamina.store.durable import NEW
 
     with turn(store):
         for below in (b"records", b"names"):
