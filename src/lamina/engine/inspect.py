@@ -74,11 +74,18 @@ def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
         "Entrypoint": (config.get("entrypoint") if entrypoint is None else entrypoint) or None,
         "Cmd": config.get("cmd") or None,
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
-        "ExposedPorts": config.get("exposed_ports") or None,
+        "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
         "StopSignal": config.get("stop_signal") or "SIGTERM",
-        "Healthcheck": config.get("healthcheck") or None,
+        "Healthcheck": healthcheck(config.get("healthcheck")),
         "Shell": config.get("shell") or None,
     }
+
+
+def healthcheck(kept: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A health check as an image's record keeps it, in docker's words."""
+    if not kept:
+        return None
+    return {"".join(part.capitalize() for part in key.split("_")): text for key, text in kept.items() if text}
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
