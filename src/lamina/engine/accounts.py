@@ -6,7 +6,7 @@ An image is hostile: its files are of a size it chose, and are devices, fifos or
 from __future__ import annotations
 
 import os
-from errno import ELOOP, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP
+from errno import ENODATA, EOPNOTSUPP
 from stat import S_ISCHR, S_ISREG
 
 from lamina.linux.fd import Fd
@@ -24,10 +24,6 @@ _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOE
 WHITEOUT = 0  # the device of a whiteout (overlayfs.rst)
 
 
-class _Elsewhere(Exception):
-    """More than a look is needed: a link, an odd file, a mark, a permission."""
-
-
 def reader(lowers: tuple[bytes, ...], userxattr: bool, maps: Callable[[], Maps | None]) -> ReadFile:
     """Reads files of the stack of *lowers*, top first: empty where there is no such file. *maps*: see `within.reach`.
 
@@ -37,41 +33,41 @@ def reader(lowers: tuple[bytes, ...], userxattr: bool, maps: Callable[[], Maps |
 
     def read(path: str) -> bytes:
         try:
-            return _look(lowers, userxattr, os.fsencode(path))
-        except (_Elsewhere, OSError):
-            pass
+            found = _look(lowers, userxattr, os.fsencode(path))
+        except OSError:
+            found = None
+        if found is not None:
+            return found
         from lamina.engine.within import reach
 
         try:
-            found: bytes = reach(maps, read_in_stack, lowers, userxattr, path)
+            found = reach(maps, read_in_stack, lowers, userxattr, path)
         except OSError:
             return b""
-        return found
+        return found or b""
 
     return read
 
 
-def _look(lowers: tuple[bytes, ...], userxattr: bool, path: bytes) -> bytes:
-    """A file "/directory/name". Raises _Elsewhere where it is not simple, OSError."""
+def _look(lowers: tuple[bytes, ...], userxattr: bool, path: bytes) -> bytes | None:
+    """A file "/directory/name", None where it is not so simple (a link, an odd file, a mark). Raises OSError."""
     _, directory, name = path.split(b"/")
     opaque = "user.overlay.opaque" if userxattr else "trusted.overlay.opaque"
     for lower in lowers:
         with Fd(os.open(lower, _HELD)) as layer:
             try:
                 inside = Fd(os.open(directory, _HELD, dir_fd=layer))
-            except OSError as error:
-                if error.errno == ENOENT:
-                    continue
-                raise _Elsewhere if error.errno in (ENOTDIR, ELOOP) else error from None
+            except FileNotFoundError:
+                continue
             with inside:
-                found = _in_layer(inside, name, opaque)
-        if found is not None:
+                goes_on, found = _in_layer(inside, name, opaque)
+        if not goes_on:
             return found
     return b""
 
 
-def _in_layer(inside: Fd, name: bytes, opaque: str) -> bytes | None:
-    """The file in one layer's directory, None where the next layer decides."""
+def _in_layer(inside: Fd, name: bytes, opaque: str) -> tuple[bool, bytes | None]:
+    """Whether the next layer decides, and else the file in this one's directory (None: not so simple)."""
     try:
         status = os.stat(name, dir_fd=inside, follow_symlinks=False)
     except FileNotFoundError:
@@ -79,17 +75,15 @@ def _in_layer(inside: Fd, name: bytes, opaque: str) -> bytes | None:
             mark = os.getxattr(b"/proc/self/fd/%d" % inside, opaque)
         except OSError as error:
             if error.errno in (ENODATA, EOPNOTSUPP):
-                return None
+                return True, None
             raise
-        if mark == b"y":
-            return b""
-        raise _Elsewhere from None
+        return False, b"" if mark == b"y" else None
     if S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT:
-        return b""
+        return False, b""
     if not S_ISREG(status.st_mode) or not status.st_size:  # an empty one may be a whiteout of the other form
-        raise _Elsewhere
+        return False, None
     with Fd(os.open(name, _READING, dir_fd=inside)) as file:
-        return content(file)
+        return False, content(file)
 
 
 def read_in_stack(lowers: tuple[bytes, ...], userxattr: bool, path: str) -> bytes:

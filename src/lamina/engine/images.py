@@ -136,7 +136,7 @@ def remove(store: Store, reference: str, *, force: bool = False, prune: bool = T
     done = [("Untagged", parse(one).familiar) for one in sorted(gone)]
     done.append(("Deleted", f"sha256:{record.id}"))
     if prune:
-        done += [("Deleted", f"sha256:{layer}") for layer in collect(store).layers]
+        done += _deleted(collect(store))
     return done
 
 
@@ -154,6 +154,11 @@ def collect(store: Store) -> garbage.Collected:
     return garbage.collect(store, remove=remover(None))
 
 
+def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
+    """A layer whose digest nobody needed yet has none."""
+    return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
+
+
 def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
     """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
     from lamina.store.prune import prune_images
@@ -163,7 +168,7 @@ def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, st
         done += [("Untagged", parse(name).familiar) for name in gone.names]
         done.append(("Deleted", f"sha256:{gone.id}"))
     collected = collect(store)
-    done += [("Deleted", f"sha256:{layer}") for layer in collected.layers]
+    done += _deleted(collected)
     return done, collected.freed
 
 

@@ -43,6 +43,7 @@ def read_memory(given: str | int | None) -> int | None:
 
 
 def size_of(given: Any) -> int | None:
+    """The bytes that a size such as `512m` or `1.5GiB` means; None if it is none."""
     text = str(given).strip().lower()
     digits = text.rstrip("bikmgtp ")
     unit = text[len(digits) :].strip()
@@ -108,6 +109,7 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
 
 
 def listed(given: Any, what: str) -> list[Any]:
+    """*given* as a list; None is an empty one. Raises InvalidInput for a text, or what is no list."""
     if given is None:
         return []
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):

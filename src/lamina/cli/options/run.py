@@ -53,7 +53,7 @@ OPTIONS: tuple[Option, ...] = (
         "mount",
         "",
         "KEY=VALUE,...",
-        "The same in more words: type=bind|volume|tmpfs,source=...,target=...",
+        "The same in more words: type=bind|volume|tmpfs, source, target and others",
         FILES,
         multiple=True,
     ),
