@@ -29,7 +29,7 @@ def test_only_the_owner_can_enter_whatever_the_umask(tmp_path: Path, umask: int)
     assert mode(tmp_path / "s") == 0o700
     assert {mode(p) for p in (tmp_path / "s").iterdir() if p.is_dir() and p.name not in ("empty",)} == {0o700}
     assert mode(store.empty) == 0o755
-    assert (tmp_path / "s" / "version").read_text() == "1\n"
+    assert (tmp_path / "s" / "version").read_text() == "2\n"
 
 
 def test_opening_does_not_change_the_umask(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_one_whose_making_was_interrupted_is_finished(tmp_path: Path) -> None:
     (tmp_path / "containers").mkdir()
     (tmp_path / "version.123.abcd").write_text("")
     Store(tmp_path)
-    assert (tmp_path / "version").read_text() == "1\n"
+    assert (tmp_path / "version").read_text() == "2\n"
 
 
 def test_a_newer_store_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "version").write_text("2\n")
+    (tmp_path / "version").write_text("3\n")
     with pytest.raises(Unsupported, match="newer"):
         Store(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["version"]

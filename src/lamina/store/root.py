@@ -15,10 +15,16 @@
     ├── names/<name>          → id, a symbolic link: taken with one exclusive create
     ├── running/<id>          → name, one for each container that somebody looks after, or should: what to clean up
     │                         after a killed engine is found without reading every container
+    ├── blobs/sha256/<hex>    content by its digest: manifests, configs, compressed layers; see blobs.py
+    ├── layers/<id>/          an immutable layer: fs/ and layer.json; see layers.py
+    ├── images/               records, their names, pins; see images.py
+    ├── volumes/<name>/       _data/ and volume.json; see volumes.py
+    ├── leases/<id>           what somebody is about to use; see leases.py
+    ├── claims/<key>          who is making what others want as well; see claims.py
     ├── empty/                an empty directory: the second layer of what is read-only
     ├── merged/               another one: where every container's root is attached, in its own mount namespace
     ├── cache/                what can be made anew, such as compiled seccomp filters
-    └── tmp/                  what is being removed; emptied when nobody holds it
+    └── tmp/                  what is being made or removed; emptied when nobody holds it
 
 No global lock, no database. Records are staged and renamed; see record.py.
 """
@@ -36,9 +42,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
 
-SCHEMA = 1
+SCHEMA = 2
 _DIRECTORIES = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
-_KNOWN = frozenset((b"version", *_DIRECTORIES))
+# since schema 2
+_OF_IMAGES = (
+    *(b"blobs", b"blobs/sha256", b"blobs/sha512", b"blobs/partial", b"layers"),
+    *(b"images", b"images/records", b"images/names", b"images/pinned", b"images/removed"),
+    *(b"volumes", b"leases", b"claims"),
+)
+_KNOWN = frozenset((b"version", *_DIRECTORIES, *_OF_IMAGES))
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -78,6 +90,12 @@ class Store:
         self.containers = path + b"/containers"
         self.names = path + b"/names"
         self.running = path + b"/running"
+        self.blobs = path + b"/blobs"
+        self.layers = path + b"/layers"
+        self.images = path + b"/images"
+        self.volumes = path + b"/volumes"
+        self.leases = path + b"/leases"
+        self.claims = path + b"/claims"
         self.empty = path + b"/empty"
         self.merged = path + b"/merged"
         self.cache = path + b"/cache"
@@ -118,7 +136,9 @@ class Store:
         version = self._version()
         if version is None:
             self._furnish()
-        elif version != SCHEMA:
+        elif version < SCHEMA:
+            self._migrate()
+        elif version > SCHEMA:
             raise Unsupported(
                 f"open store {os.fsdecode(self.path)}: written by a newer Lamina (schema {version})",
                 remedy="upgrade Lamina, or name another store with --root",
@@ -157,9 +177,22 @@ class Store:
                 remedy="name an empty or new directory with --root or LAMINA_ROOT",
             )
         os.chmod(self.path, 0o700)
-        for name in _DIRECTORIES:
+        for name in (*_DIRECTORIES, *_OF_IMAGES):
             # `empty` is seen inside containers, by any user of theirs
             make_directory(self.path + b"/" + name, 0o755 if name == b"empty" else 0o700, exist_ok=True)
+        self._write_version()
+
+    def _migrate(self) -> None:
+        """From any older schema to this one: each step may be repeated, and be taken by several at once.
+
+        1 → 2    what images need is added. Containers are as they were, those that run meanwhile as well.
+        """
+        for name in _OF_IMAGES:
+            make_directory(self.path + b"/" + name, 0o700, exist_ok=True)
+        self._write_version()
+
+    def _write_version(self) -> None:
+        """Last of all: who is killed before leaves the older schema, and the next one begins again."""
         stage = self.path + b"/version.%d.%s" % (os.getpid(), os.urandom(4).hex().encode())
         descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -169,6 +202,11 @@ class Store:
         finally:
             os.close(descriptor)
         os.rename(stage, self.path + b"/version")
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _make_above(path: bytes) -> None:
