@@ -30,11 +30,12 @@ class Entry:
     target    of links: the text as it stands there
     device    of devices: (major, minor)
     xattrs    names as in the `os` module, in the archive's order
+    offset    how much of the archive comes before its content
     sparse    of a sparse file: (offset, length) of each piece of data in order; None of all others
     """
 
     __slots__ = (
-        "_source", "device", "gid", "kind", "mode", "mtime_ns", "name", "size", "sparse", "stored", "target", "uid",
+        "_source", "device", "gid", "kind", "mode", "mtime_ns", "name", "offset", "size", "sparse", "stored", "target", "uid",
         "xattrs",
     )  # fmt: skip
 
@@ -45,6 +46,7 @@ class Entry:
         self.uid = self.gid = 0
         self.mtime_ns = 0
         self.size = self.stored = 0
+        self.offset = 0
         self.target = b""
         self.device = (0, 0)
         self.xattrs: dict[str, bytes] = {}

@@ -150,6 +150,7 @@ class _Reader:
         if more or self.of_all:
             records = self._say_more(entry, more)
         self._sparse(entry, header, records)
+        entry.offset = self.source.offset
         if kind == "directory":
             entry.size = entry.stored = 0
         self._verify(entry)
