@@ -22,6 +22,7 @@ from lamina.store.check import DAMAGED, check
 from lamina.store.root import Store
 from support.namespaces import in_mount_namespace
 from support.store_life import VERBS, broken, live
+from support.stores import in_memory
 
 
 @pytest.fixture(autouse=True)
@@ -99,21 +100,6 @@ def test_every_write_of_the_store_has_a_step(tmp_path: Path) -> None:
     # a write that is never reached while all goes well: the source begins anew; a partial download is too old
     assert named - passed == {"blob.truncate", "collect.partial"}
     assert {"image.rename", "name.rename", "layer.syncfs", "blob.sync-directory"} <= passed
-
-
-def in_memory(test: Callable[..., None], place: Path, *args: object) -> None:
-    """Run *test* where a sync costs nothing, if we may mount that: hundreds of lives, each with dozens of them."""
-
-    def mounted() -> None:
-        from lamina.linux.mount import mount
-
-        mount("tmpfs", place, "tmpfs")
-        test(place, *args)
-
-    if os.geteuid() == 0:
-        in_mount_namespace(mounted, timeout=600)
-    else:
-        test(place, *args)
 
 
 def test_killed_at_every_step(tmp_path: Path) -> None:
