@@ -10,23 +10,30 @@ damaged is taken out of the way, so that pulling again mends it; nothing that a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from functools import partial
 from stat import S_IMODE, S_ISDIR, S_ISREG
 
 from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store import blobs, containers, garbage, images, layers, lock, record, seal, stage, tags, volumes
 from lamina.store.digest import LENGTHS, is_digest
-from lamina.store.layers import Layer
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
-from lamina.store.root import DIRECTORIES, Store, raise_storage_error
-from lamina.store.scratch import Remove, Scratch
+from lamina.store.root import DIRECTORIES, raise_storage_error
+from lamina.store.scratch import Scratch
 from lamina.store.tree import remove_tree
 from lamina.values import replace, value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lamina.store.layers import Layer
+    from lamina.store.root import Store
+    from lamina.store.scratch import Remove
+
+    Prove = Callable[[Layer], bool | None]
+
 DAMAGED, LEFT_OVER = "damaged", "left over"
-Prove = Callable[[Layer], "bool | None"]
 
 
 @value
@@ -103,9 +110,10 @@ class _Check:
         self.used_layers: set[str] = set()
 
     def run(self) -> Checked:
+        if not self._directories():
+            return Checked(0, 0, 0, 0, 0, 0, 0, tuple(self.findings))  # the rest cannot be looked at
         self.uses.refresh()
         self.used_layers = {layer for use in self.uses for layer in use.layers}
-        self._directories()
         self._mounts()
         found_blobs, found_layers = self._blobs(), self._layers()
         found_images = self._images()
@@ -145,7 +153,8 @@ class _Check:
 
     # -- the directories
 
-    def _directories(self) -> None:
+    def _directories(self) -> bool:
+        """Whether all of them are there now."""
         for name, mode in DIRECTORIES.items():
             path = self.store.path + b"/" + name
             shown = os.fsdecode(name)
@@ -159,6 +168,7 @@ class _Check:
             elif S_IMODE(found.st_mode) != mode:
                 problem = f"its mode is {S_IMODE(found.st_mode):o}, not {mode:o}"
                 self._found(DAMAGED, "store", shown, problem, partial(os.chmod, path, mode))
+        return all(os.path.isdir(self.store.path + b"/" + name) for name in DIRECTORIES)
 
     def _mounts(self) -> None:
         """In our own mount namespace there are none: every container mounts in its own."""
@@ -380,12 +390,14 @@ class _Check:
                     "" if self.repair else "lamina gc",
                 )
             )
-        for what in self._unheld():
-            self.findings.append(
-                Finding(LEFT_OVER, "garbage", what, "left by somebody who was killed", False, "lamina gc")
+        for path in self._unheld():
+            shown = os.fsdecode(os.path.relpath(path, self.store.path))
+            problem = "left by somebody who was killed"
+            self._found(
+                LEFT_OVER, "garbage", shown, problem, partial(self._discard, path), remedy="lamina gc"
             )
 
-    def _unheld(self) -> Iterator[str]:
+    def _unheld(self) -> Iterator[bytes]:
         for directory, inner in (
             *((self.store.tmp, b"/lock"), (self.store.leases, b""), (self.store.claims, b"")),
             (self.store.images + b"/removed", b""),
@@ -403,7 +415,7 @@ class _Check:
                         continue
                     held.release()
                 if os.path.lexists(path):
-                    yield os.fsdecode(os.path.relpath(path, self.store.path))
+                    yield path
 
     def _discard(self, path: bytes) -> None:
         with Scratch(self.store) as scratch:

@@ -233,8 +233,12 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
     place = place_of(store, record.id)
     try:
         with turn(store):
-            record = _merged(store, record)
-            _replace(store, place, _encoded(record))
+            old = _old(store, record.id)
+            record = record if old is None else _merged(store, record, old)
+            if record == old:
+                touch(store, record.id)
+            else:
+                _replace(store, place, _encoded(record))
             if record.pinned:
                 _pin(store, record.id)
             for name in names:
@@ -245,24 +249,27 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
     return record
 
 
-def _merged(store: Store, record: ImageRecord) -> ImageRecord:
-    """*record* with what an older one of the same image knows besides."""
+def _old(store: Store, identity: str) -> ImageRecord | None:
     try:
-        old = get(store, record.id)
+        return get(store, identity)
     except Corrupt:
-        old = None
-    if old is None:
-        return record
-    if (
-        old.layers != record.layers
-    ):  # frozen uppers that got a digest meanwhile: both are right, ours is newer
-        return replace(record, pinned=record.pinned or old.pinned)
+        return None
+
+
+def _merged(store: Store, record: ImageRecord, old: ImageRecord) -> ImageRecord:
+    """*record* with what an older one of the same image knows besides."""
+    from lamina.store.blobs import has
+
+    pinned = record.pinned or old.pinned
+    if old.layers != record.layers:  # frozen uppers got their digests: both are right, the newer one counts
+        return replace(record, pinned=pinned)
+    kept = [blob for blob in old.blobs if blob in record.blobs or has(store, blob)]
     return replace(
         record,
-        blobs=tuple(dict.fromkeys((*record.blobs, *old.blobs))),
-        indexes=tuple(dict.fromkeys((*record.indexes, *old.indexes))),
+        blobs=tuple(dict.fromkeys((*kept, *record.blobs))),
+        indexes=tuple(dict.fromkeys((*old.indexes, *record.indexes))),
         manifest=record.manifest or old.manifest,
-        pinned=record.pinned or old.pinned,
+        pinned=pinned,
     )
 
 
@@ -298,12 +305,29 @@ def _replace(store: Store, place: bytes, content: dict[str, Any]) -> None:
 
     directory, name = os.path.split(place)
     stage_record(directory, name, content, what="image")
+    old = _removed(store, name)
     try:
         point("image.keep-old")
-        os.link(place, _removed(store, name))
+        os.link(place, old)
     except FileNotFoundError:
         pass
     publish(directory, name, what="image")
+    _forget(old)
+
+
+def _forget(old: bytes) -> None:
+    """Remove a record that was moved away, if no start reads it; else it is the collector who does so later.
+
+    A start that has opened it and not locked it yet finds that it is gone, and looks for another (lock.take).
+    """
+    try:
+        held = lock.take(old, LOCK_EX, wait=False)
+        if held is not None:
+            with held:
+                point("image.forget")
+                os.unlink(old)
+    except OSError:  # there was none, or it stays for the collector
+        pass
 
 
 def _removed(store: Store, name: bytes) -> bytes:
@@ -332,9 +356,13 @@ def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = N
             for name in gone:
                 tags.unlink(store, name)
             point("image.remove")
-            os.rename(place, _removed(store, os.path.basename(place)))
+            old = _removed(store, os.path.basename(place))
+            os.rename(place, old)
             _unpin(store, identity)
             sync_directory(store.images + b"/records", what="image")
+        if guard is not None:
+            guard.release()
+        _forget(old)
         return gone
     except OSError as error:
         raise_storage_error(error, "remove image", place)
