@@ -1,0 +1,118 @@
+"""Where a saved image goes: a tar archive that is streamed, or a directory. Same content, same bytes."""
+
+from __future__ import annotations
+
+import os
+from errno import EIO
+from typing import TYPE_CHECKING
+
+from lamina.errors import Conflict, KernelError, LaminaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Target(Protocol):
+        """Takes named pieces of content, each once. Names are relative and made by us."""
+
+        def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
+            """Write *size* bytes that *read* gives. Raises KernelError, LaminaError if there are fewer."""
+
+        def finish(self) -> None:
+            """Nothing more comes."""
+
+
+BLOCK = 512
+_CHUNK = 1 << 20
+_OCTAL = 8 << 30  # sizes from here on do not fit into eleven octal digits
+
+
+def header(name: str, size: int, kind: bytes = b"0", mode: int = 0o644) -> bytes:
+    """One header of a ustar archive: without a time, an owner or a name of one. Names are short: no prefix."""
+    encoded = name.encode()
+    if len(encoded) > 100:
+        raise LaminaError(f"write archive: the name {name!r} is longer than a header holds")
+    octal = b"%011o\0" % size if size < _OCTAL else b"\x80" + size.to_bytes(11, "big")  # as GNU tar has it
+    fields = (
+        encoded.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % 0, b"%07o\0" % 0, octal, b"%011o\0" % 0, b" " * 8,
+        kind, b"\0" * 100, b"ustar\x0000", b"\0" * 64, b"%07o\0" % 0, b"%07o\0" % 0, b"\0" * 167,
+    )  # fmt: skip
+    block = b"".join(fields)
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+class Tar:
+    """A tar archive written to a descriptor, which stays the caller's."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._directories: set[str] = set()
+
+    def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
+        """See Target. Directories on the way come first."""
+        parts = name.split("/")[:-1]
+        for count in range(1, len(parts) + 1):
+            directory = "/".join(parts[:count]) + "/"
+            if directory not in self._directories:
+                self._directories.add(directory)
+                self._write(header(directory, 0, b"5", 0o755))
+        self._write(header(name, size))
+        _copy(name, size, read, self._write)
+        self._write(b"\0" * (-size % BLOCK))
+
+    def finish(self) -> None:
+        """Two blocks of zeros end an archive."""
+        self._write(b"\0" * (2 * BLOCK))
+
+    def _write(self, data: bytes) -> None:
+        _write(self._fd, data, "archive")
+
+
+class Layout:
+    """An OCI layout as a directory, which must be new or empty."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            os.makedirs(path, 0o755, exist_ok=True)
+            if os.listdir(path):
+                raise Conflict(f"save to {path}: the directory is not empty", remedy="name one that is not there yet")
+        except OSError as error:
+            raise KernelError("save to", error.errno or EIO, path) from error
+        self._path = path
+
+    def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
+        """See Target."""
+        path = os.path.join(self._path, name)
+        try:
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise KernelError("write", error.errno or EIO, path) from error
+        try:
+            _copy(name, size, read, lambda data: _write(fd, data, path))
+        finally:
+            os.close(fd)
+
+    def finish(self) -> None:
+        """Nothing is left to be done."""
+
+
+def _copy(name: str, size: int, read: Callable[[int], bytes], write: Callable[[bytes], None]) -> None:
+    left = size
+    while left:
+        data = read(min(left, _CHUNK))
+        if not data:
+            raise LaminaError(f"write {name}: {left} of its {size} bytes are missing")
+        write(data)
+        left -= len(data)
+
+
+def _write(fd: int, data: bytes, what: str) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise KernelError("write", error.errno or EIO, what) from error
