@@ -4,7 +4,8 @@
 
 The archive is hostile. Paths in it are resolved by the kernel below the directory (openat2(2), RESOLVE_IN_ROOT), each
 once, to a descriptor of the parent; everything else is done through that descriptor and a single name that is not
-followed. Source of the rules: the OCI image-spec, layer.md ("Applying Changesets"); where it is silent, what Docker does.
+followed. Source of the rules: the OCI image-spec, layer.md ("Applying Changesets"); where it is silent, what Docker
+does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.image.apply.recipe import Recipe
+
 __all__ = ["Applied", "IdMap", "apply_layer"]
 
 
@@ -32,21 +35,22 @@ def apply_layer(
     userxattr: bool = False,
     ids: IdMap | None = None,
     limits: Limits | None = None,
+    recipe: Recipe | None = None,
 ) -> Applied:
     """Unpack the archive that *next_chunk* gives (chunks of any size, b"" at its end) into the empty *directory*.
 
     *directory* is a descriptor, of a place that nobody else changes meanwhile. Whiteouts and opaque directories are
     written as overlayfs' marks, in `user.` attributes with *userxattr* (in a user namespace), else `trusted.`. *ids*
-    says which ids the archive's owners become; without, they are taken as they are.
-    What is after the archive's end is not read. After an error the directory is to be thrown away.
+    says which ids the archive's owners become; without, they are taken as they are. *recipe* gets what makes the same
+    archive again. The stream is read to its end. After an error the directory is to be thrown away.
     Raises InvalidInput (no archive, a limit, a path that leaves the directory, an entry that cannot be meant), Corrupt
     (it is cut off), Unsupported, KernelError (ENOSPC and so on).
     """
     limits = limits or Limits()
-    extractor = Extractor(directory, userxattr=userxattr, ids=ids, limits=limits)
+    extractor = Extractor(directory, userxattr=userxattr, ids=ids, limits=limits, recipe=recipe)
     name = b""
     try:
-        for entry in entries(next_chunk, limits):
+        for entry in entries(next_chunk, limits, None if recipe is None else recipe.raw):
             name = entry.name
             extractor.put(entry)
         name = b"its last entries"

@@ -52,9 +52,10 @@ class Attributes:
         return found
 
     def set_xattrs(self, place: int | bytes, xattrs: dict[str, bytes]) -> None:
-        """Set attributes on a descriptor, or on a path whose last name is not followed. Raises KernelError, InvalidInput.
+        """Set attributes on a descriptor, or on a path whose last name is not followed.
 
         Where the process may not (trusted ones in a user namespace), or the file system cannot, it is noted.
+        Raises KernelError, InvalidInput.
         """
         follow = not isinstance(place, bytes)
         for name, content in xattrs.items():

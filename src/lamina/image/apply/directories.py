@@ -92,8 +92,9 @@ class Directories:
     ) -> None:
         """*root* stays the caller's.
 
-        *before_close* is called before any is closed; *pending* is told of each path before it is looked at; *clear* takes away a whiteout, and says whether it was
-        one; *made* is told which directory is new, and whether it is opaque.
+        *before_close* is called before any is closed; *pending* is told of each path before it is looked at; *clear*
+        takes away a whiteout, and says whether it was one; *made* is told which directory is new, and whether it is
+        opaque.
         """
         self._root = root
         self._before_close, self._pending, self._clear, self._made = before_close, pending, clear, made

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lamina.image.apply.ids import IdMap
+    from lamina.image.apply.recipe import Recipe
     from lamina.image.tar.entry import Entry
     from lamina.image.tar.limits import Limits
     from lamina.linux.create import NewFile
@@ -55,13 +56,17 @@ class Applied:
 class Extractor:
     """One layer being unpacked. Call `put` for each entry, then `finish`; `close` in any case."""
 
-    def __init__(self, root: int, *, userxattr: bool, ids: IdMap | None, limits: Limits) -> None:
-        """*root* is the layer's empty directory, a descriptor that stays the caller's."""
+    def __init__(
+        self, root: int, *, userxattr: bool, ids: IdMap | None, limits: Limits, recipe: Recipe | None = None
+    ) -> None:
+        """*root* is the layer's empty directory, a descriptor that stays the caller's; *recipe* is told of files."""
+        self._recipe = recipe
         self._limits = limits
         self._attributes = Attributes(ids, namespaced=userxattr)
         self._marks = Marks(userxattr)
         self._batch: list[NewFile] = []
-        self._names: dict[bytes, Directory] = {}  # of the batch: real path -> directory, in the same order
+        # of the batch, in the same order: real path -> directory, and how many files the recipe had before it
+        self._names: dict[bytes, tuple[Directory, int]] = {}
         self._since = 0  # where in the archive the first of them is: what is kept in memory for them
         self._later: list[tuple[bytes, bytes]] = []
         self._size, self._inodes = 0, 1
@@ -95,9 +100,9 @@ class Extractor:
             self._describe(self._directories.root, entry)
             return
         base = parts.pop()
-        if base[:4] == WHITEOUT or any(part[:4] == WHITEOUT for part in parts):
-            if self._mark(entry, parts, base):
-                return
+        marked = base[:4] == WHITEOUT or any(part[:4] == WHITEOUT for part in parts)
+        if marked and self._mark(entry, parts, base):
+            return
         parent = self._directories.get(b"/".join(parts))
         kind = entry.kind
         if kind == "file":
@@ -118,7 +123,10 @@ class Extractor:
         self._directories.close_below(b"")
         root = self._directories.root
         if self._aufs:
-            remove(root.fd, AUFS_LINKS)
+            try:
+                self._remove(root, AUFS_LINKS, AUFS_LINKS)
+            except FileNotFoundError:
+                pass
             self._recount = True
         if self._recount:
             self._size, self._inodes = count(root.fd)
@@ -183,12 +191,16 @@ class Extractor:
         data = entry.at_hand() if entry.sparse is None and not xattrs else None
         self._size += entry.size
         self._inodes += 1
+        recipe = self._recipe
+        number = 0
+        if recipe is not None:
+            number = recipe.file(real, entry.sparse or ((0, entry.size),)) if entry.stored else recipe.files
         if data is None or entry.offset - self._since > BYTES_AT_ONCE:
             self.flush()
         if data is not None:
             seconds, rest = divmod(entry.mtime_ns, _NANO)
             self._batch.append((parent.fd, base, entry.mode, uid, gid, seconds, rest, data))
-            self._names[real] = parent
+            self._names[real] = parent, number
             if len(self._batch) == 1:
                 self._since = entry.offset
             elif len(self._batch) >= AT_ONCE:
@@ -197,7 +209,7 @@ class Extractor:
         try:
             fd = os.open(base, _NEW, 0o600, dir_fd=parent.fd)
         except FileExistsError:
-            self._make_room(parent, base)
+            self._make_room(parent, base, number=number)
             fd = os.open(base, _NEW, 0o600, dir_fd=parent.fd)
         try:
             write_pieces(fd, entry)
@@ -231,7 +243,7 @@ class Extractor:
                     os.fsdecode(paths[0]),
                     remedy=REMEDIES.get(error.errno or 0, ""),
                 )
-            self._make_room(names[paths[0]], batch[0][1], paths)
+            self._make_room(names[paths[0]][0], batch[0][1], paths, names[paths[0]][1])
 
     def _flush_for(self, path: bytes) -> None:
         """What is about to be looked at must be there."""
@@ -245,28 +257,45 @@ class Extractor:
                 self._flush_for(path)
                 path = path.rpartition(b"/")[0]
 
-    def _make_room(self, parent: Directory, base: bytes, later: Iterable[bytes] = ()) -> bool:
+    def _make_room(
+        self, parent: Directory, base: bytes, later: Iterable[bytes] = (), number: int | None = None
+    ) -> bool:
         """Take away what has the name already: the last entry of a name counts. Whether it hid a directory below.
 
-        *later* are the paths that wait to be made after it.
+        *later* are the paths that wait to be made after it; *number* is the recipe's of what takes its place.
         """
         status = os.stat(base, dir_fd=parent.fd, follow_symlinks=False)
+        real = _below(parent, base)
         self._directories.forget_links()
         if not stat.S_ISDIR(status.st_mode):
-            os.unlink(base, dir_fd=parent.fd)
+            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if not (size and self._lose(parent, base, real, number, size)):
+                os.unlink(base, dir_fd=parent.fd)
             if status.st_nlink == 1:
                 self._inodes -= 1
-                self._size -= status.st_size if stat.S_ISREG(status.st_mode) else 0
+                self._size -= size
             return True
-        inside = _below(parent, base) + b"/"
-        if any(path.startswith(inside) for path in later):
-            raise InvalidInput(
-                f"unpack layer: an entry is below {inside[:-1]!r}, which is no directory any more"
-            )
-        self._directories.close_below(inside[:-1])
-        remove(parent.fd, base)
+        if any(path.startswith(real + b"/") for path in later):
+            raise InvalidInput(f"unpack layer: an entry is below {real!r}, which is no directory any more")
+        self._directories.close_below(real)
         self._recount = True
+        self._remove(parent, base, real, number)
         return False
+
+    def _remove(self, parent: Directory, base: bytes, real: bytes, number: int | None = None) -> None:
+        """Take a directory away, with all that is in it."""
+        if self._recipe is not None and not self._recipe.given_up:
+            with openat2(parent.fd, base, os.O_RDONLY | os.O_DIRECTORY, resolve=PLAINLY) as fd:
+                size, _ = count(fd)
+            if self._lose(parent, base, real, number, size):
+                return
+        remove(parent.fd, base)
+
+    def _lose(self, parent: Directory, base: bytes, real: bytes, number: int | None, size: int) -> bool:
+        recipe = self._recipe
+        if recipe is None:
+            return False
+        return recipe.lose(parent.fd, base, real, recipe.files if number is None else number, size)
 
     # -- directories
 
@@ -411,7 +440,7 @@ class Extractor:
     # -- attributes
 
     def _owner(self, parent: Directory, entry: Entry) -> tuple[int, int]:
-        """Whom to give a new file to; (-1, -1) if it is his already. Some file systems give it the directory's group."""
+        """Whom to give a new file to; (-1, -1) if it is his already. It may have got its directory's group."""
         attributes = self._attributes
         uid, gid = attributes.owner(entry.uid, entry.gid)
         if uid == attributes.uid and gid == attributes.gid == parent.gid:

@@ -14,8 +14,9 @@ _HERE = 0x08 | 0x04 | 0x02  # RESOLVE_BENEATH, NO_SYMLINKS, NO_MAGICLINKS
 
 
 class Marks:
-    """The marks of one layer: a device 0/0 as a whiteout wherever one can be made (in a user namespace since Linux 5.8),
-    else the form with an attribute (overlayfs.rst, "whiteouts and opaque directories").
+    """The marks of one layer, as overlayfs.rst, "whiteouts and opaque directories", has them.
+
+    A whiteout is a device 0/0 wherever one can be made (in a user namespace since Linux 5.8), else an attribute.
     """
 
     def __init__(self, userxattr: bool) -> None:

@@ -35,8 +35,8 @@ class Entry:
     """
 
     __slots__ = (
-        "_source", "device", "gid", "kind", "mode", "mtime_ns", "name", "offset", "size", "sparse", "stored", "target", "uid",
-        "xattrs",
+        "_source", "device", "gid", "kind", "mode", "mtime_ns", "name", "offset", "size", "sparse", "stored", "target",
+        "uid", "xattrs",
     )  # fmt: skip
 
     def __init__(self, name: bytes, kind: Kind, source: Source | None = None) -> None:

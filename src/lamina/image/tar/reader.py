@@ -21,16 +21,18 @@ _NANO = 1_000_000_000
 
 
 def entries(
-    next_chunk: Callable[[], bytes | bytearray | memoryview], limits: Limits | None = None
+    next_chunk: Callable[[], bytes | bytearray | memoryview],
+    limits: Limits | None = None,
+    record: Callable[[memoryview], object] | None = None,
 ) -> Iterator[Entry]:
     """Each entry of the archive that *next_chunk* gives in chunks of any size, b"" at its end.
 
-    Two blocks of zeros end an archive, or its end where a header should be; what follows is not read. Content that
-    the caller does not read is passed over.
+    Two blocks of zeros end an archive, or its end where a header should be; what follows is read, and means nothing.
+    Content that the caller does not read is passed over. *record* is given all bytes but the content that was read.
     Raises InvalidInput for what is no archive, contradicts itself or exceeds a limit; Corrupt for one that is cut off;
     Unsupported for entries of types that are not files (parts of a multi-volume archive).
     """
-    return _Reader(Source(next_chunk), limits or Limits()).run()
+    return _Reader(Source(next_chunk, record), limits or Limits()).run()
 
 
 class _More:
@@ -74,6 +76,7 @@ class _Reader:
             self._count(entry)
             yield entry
             source.finish()
+        source.drain()
 
     def _header_block(self, more: _More) -> memoryview | None:
         block = self.source.take(BLOCK)

@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Chunk = bytes | bytearray | memoryview
+
 BLOCK = 512
 _NOTHING = memoryview(b"")
 
@@ -16,12 +18,16 @@ class Source:
     """Chunks as `next_chunk` gives them (b"" at the end), read in order. What lies in one chunk is not copied.
 
     `expect(n)` says how much content follows, which `chunks`, `at_hand` or `finish` then use up with its padding.
+    *record* is given everything that was read, but not what `chunks` and `at_hand` gave.
     """
 
-    __slots__ = ("_at", "_chunk", "_left", "_next", "_padding", "passed")
+    __slots__ = ("_at", "_chunk", "_left", "_next", "_padding", "_record", "passed")
 
-    def __init__(self, next_chunk: Callable[[], bytes | bytearray | memoryview]) -> None:
+    def __init__(
+        self, next_chunk: Callable[[], Chunk], record: Callable[[memoryview], object] | None = None
+    ) -> None:
         self._next = next_chunk
+        self._record = record
         self._chunk = _NOTHING
         self._at = 0
         self._left = self._padding = 0  # of the content that was announced
@@ -45,8 +51,14 @@ class Source:
         end = at + length
         if end <= len(self._chunk):
             self._at = end
-            return self._chunk[at:end]
-        pieces: list[memoryview] = []
+            found = self._chunk[at:end]
+        else:
+            found = memoryview(b"".join(self._pieces(length)))
+        if self._record is not None:
+            self._record(found)
+        return found
+
+    def _pieces(self, length: int) -> Iterator[memoryview]:
         while length:
             piece = self._chunk[self._at : self._at + length]
             if not piece:
@@ -55,8 +67,7 @@ class Source:
                 continue
             self._at += len(piece)
             length -= len(piece)
-            pieces.append(piece)
-        return memoryview(b"".join(pieces))
+            yield piece
 
     def expect(self, length: int) -> None:
         """*length* bytes of content follow, and what fills the last block."""
@@ -75,16 +86,12 @@ class Source:
     def chunks(self, length: int) -> Iterator[memoryview]:
         """The next *length* bytes of the content, in pieces. Raises Corrupt where they are not there."""
         length = min(length, self._left)
-        while length:
-            piece = self._chunk[self._at : self._at + length]
-            if not piece:
-                if not self._refill():
-                    raise self.cut()
-                continue
-            self._at += len(piece)
+        for piece in self._pieces(length):
             self._left -= len(piece)
             length -= len(piece)
             yield piece
+        if length:
+            raise self.cut()
 
     def content(self, length: int) -> bytes:
         """The next *length* bytes of the content in one piece; the caller knows that they are not too many."""
@@ -98,17 +105,23 @@ class Source:
         """Pass over what is left of the content and its padding. Raises Corrupt where the archive ends before."""
         rest = self._left + self._padding
         self._left = self._padding = 0
-        at = self._at + rest
-        if at <= len(self._chunk):
-            self._at = at
+        if not rest:
             return
+        for piece in self._pieces(rest):
+            rest -= len(piece)
+            if self._record is not None:
+                self._record(piece)
+        if rest:
+            raise self.cut()
+
+    def drain(self) -> None:
+        """Read what follows the archive's end."""
         while True:
-            rest = at - len(self._chunk)
+            rest = self._chunk[self._at :]
+            self._at = len(self._chunk)
+            if rest and self._record is not None:
+                self._record(rest)
             if not self._refill():
-                raise self.cut()
-            at = rest
-            if at <= len(self._chunk):
-                self._at = at
                 return
 
     def cut(self) -> Corrupt:
