@@ -72,6 +72,15 @@ def reach(
     return result
 
 
+def inside(maps: Maps, work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`."""
+    result = None
+    for kind, content in _Within(maps, work, args, keywords, False).frames():
+        if kind == RESULT:
+            result = content
+    return result
+
+
 def reach_each(
     maps: Callable[[], Maps | None], work: Callable[..., Iterator[Any]], *args: Any
 ) -> Iterator[Any]:

@@ -105,7 +105,13 @@ class _Loader:
             self.tell("progress", id=source.diff_id, bytes=count)
 
         layer = unpack(
-            self.store, piece, source.diff_id, self.lease, self.unpacking, digest=source.digest, progress=progress
+            self.store,
+            piece,
+            source.diff_id,
+            self.lease,
+            self.unpacking,
+            digest=source.digest,
+            progress=progress,
         )
         self.tell("done", id=source.diff_id)
         return layer

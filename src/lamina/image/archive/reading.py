@@ -1,17 +1,16 @@
 """Which images an archive holds: docker's manifest.json, or an OCI layout's index.json; with both, the latter.
 
-OCI image-spec, "image-layout.md"; docker's form is what `docker save` writes: a list of config, names and layers. Both are
-hostile: every document is bounded, every digest compared, and names lead to members of the archive only.
+OCI image-spec, "image-layout.md"; docker's form is what `docker save` writes: a list of config, names and layers. Both
+are hostile: every document is bounded, every digest compared, and names lead to members of the archive only.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lamina.errors import Corrupt, InvalidInput, InvalidReference, NotFound
-from lamina.image.archive.members import Members
 from lamina.image.documents import (
     DEFAULT_LIMITS,
     Descriptor,
@@ -27,6 +26,9 @@ from lamina.image.platform import Platform, best, current
 from lamina.image.reference import parse
 from lamina.store.digest import algorithm_of, digest_of, hex_of
 from lamina.values import value
+
+if TYPE_CHECKING:
+    from lamina.image.archive.members import Members
 
 MOST_IMAGES = 1000
 NAME, CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
@@ -61,7 +63,9 @@ class _Entry(msgspec.Struct, rename="pascal"):
     layers: list[str] | None = None
 
 
-def images(members: Members, platform: Platform | None = None, limits: Limits = DEFAULT_LIMITS) -> list[Found]:
+def images(
+    members: Members, platform: Platform | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[Found]:
     """The images of an archive, in its order; of one for several platforms that for *platform*, or this machine.
 
     Raises InvalidInput for what is no archive of images, NotFound for what it lacks, Corrupt.
@@ -92,7 +96,7 @@ def _docker(members: Members, limits: Limits) -> list[Found]:
 
 def _docker_entries(members: Members, limits: Limits) -> list[_Entry]:
     data = members.open("manifest.json").whole(limits.document, "manifest.json")
-    entries: list[_Entry] = read_json(data, list[_Entry], "manifest.json", limits)  # type: ignore[arg-type]
+    entries: list[_Entry] = read_json(data, list[_Entry], "manifest.json", limits)
     if len(entries) > MOST_IMAGES:
         raise InvalidInput(f"read manifest.json: {len(entries)} images, at most {MOST_IMAGES} are allowed")
     return entries
@@ -162,7 +166,10 @@ class _Layout:
         merged = {digest_of(one.config): one for one in reversed(found)}
         ordered = sorted(merged.values(), key=found.index)
         return [
-            Found(tuple(dict.fromkeys(names[digest_of(one.config)])), *[getattr(one, f) for f in Found.__match_args__[1:]])
+            Found(
+                tuple(dict.fromkeys(names[digest_of(one.config)])),
+                *[getattr(one, f) for f in Found.__match_args__[1:]],
+            )
             for one in ordered
         ]
 
@@ -181,10 +188,14 @@ class _Layout:
         if chosen is None:
             if self.platform is not None or len(there) > 1:
                 known = ", ".join(str(entry.for_platform) for entry in there)
-                raise NotFound(f"read archive: no image for {self.platform or current()}", remedy=f"there is: {known}")
+                raise NotFound(
+                    f"read archive: no image for {self.platform or current()}", remedy=f"there is: {known}"
+                )
             chosen = there[0]  # for another machine, but the only one: as docker, whoever runs it is warned
         data = self._document(chosen, "manifest")
-        document = decode_manifest(data, chosen.media_type, what=f"manifest {chosen.digest}", limits=self.limits)
+        document = decode_manifest(
+            data, chosen.media_type, what=f"manifest {chosen.digest}", limits=self.limits
+        )
         if isinstance(document, Index):
             if depth >= self.limits.nested:
                 raise InvalidInput(f"read archive: indexes in indexes, more than {self.limits.nested} deep")
@@ -196,7 +207,11 @@ class _Layout:
     def _manifest(self, manifest: Manifest, data: bytes, indexes: tuple[bytes, ...]) -> Found:
         config_data = self._document(manifest.config, "config")
         config = decode_config(config_data, len(manifest.layers), what="config", limits=self.limits)
-        if self.platform is not None and config.platform != self.platform and not self.platform.runs(config.platform):
+        if (
+            self.platform is not None
+            and config.platform != self.platform
+            and not self.platform.runs(config.platform)
+        ):
             raise NotFound(f"read archive: the image is for {config.platform}, not for {self.platform}")
         layers = [
             LayerSource(diff_id, _member(layer.digest), layer.digest)

@@ -1,7 +1,7 @@
 """Images of the store written as archives: docker's form, which is an OCI layout as well, or an OCI layout alone.
 
-Layers are written as they are kept: the compressed blobs with their manifest where these were kept, else uncompressed, to
-the byte as they came (lamina.image.pack.again), or packed anew where nobody knows how that was: then the config
+Layers are written as they are kept: the compressed blobs with their manifest where these were kept, else uncompressed,
+to the byte as they came (lamina.image.pack.again), or packed anew where nobody knows how that was: then the config
 names their new digests, the image gets another id, and that is said.
 
     blobs/sha256/<hex>    configs, manifests, layers
@@ -73,9 +73,7 @@ def save(
     """
     saver = _Saver(store, target, events)
     done = [(saver.image(record), names) for record, names in wanted]
-    descriptors = [
-        descriptor for written, names in done for descriptor in _named(written.manifest, names)
-    ]
+    descriptors = [descriptor for written, names in done for descriptor in _named(written.manifest, names)]
     index = Index(media_type=media.OCI_INDEX, manifests=tuple(descriptors))
     saver.document("index.json", encode(index))
     if docker:
@@ -173,15 +171,15 @@ class _Saver:
 
     def _rewritten(self, record: ImageRecord, config: ImageConfig, digests: tuple[str, ...]) -> bytes:
         """The config with the digests that its layers have now: everything else stays as it was."""
-        from lamina.image.documents.rewriting import with_diff_ids
-
-        data = with_diff_ids(blobs.read_blob(self.store, record.config, DEFAULT_LIMITS.document), digests)
-        if any(diff_id is not None for diff_id in config.diff_ids):
-            self.tell(
-                "warning",
-                text=f"image {record.id[:12]} is saved as {hex_of(digest_of(data))[:12]}: some of its layers had to be "
-                "packed anew",
-            )
+        document = json.loads(blobs.read_blob(self.store, record.config, DEFAULT_LIMITS.document))
+        document["rootfs"]["diff_ids"] = list(digests)
+        data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        changed = sum(old != new for old, new in zip(config.diff_ids, digests, strict=True))
+        self.tell(
+            "warning",
+            text=f"image {record.id[:12]} gets the id {hex_of(digest_of(data))[:12]} in the archive: {changed} of its "
+            "layers had to be packed anew",
+        )
         return data
 
     def _small(self, data: bytes) -> None:

@@ -75,7 +75,9 @@ class Layout:
         try:
             os.makedirs(path, 0o755, exist_ok=True)
             if os.listdir(path):
-                raise Conflict(f"save to {path}: the directory is not empty", remedy="name one that is not there yet")
+                raise Conflict(
+                    f"save to {path}: the directory is not empty", remedy="name one that is not there yet"
+                )
         except OSError as error:
             raise KernelError("save to", error.errno or EIO, path) from error
         self._path = path
