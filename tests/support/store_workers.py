@@ -17,7 +17,8 @@ from pathlib import Path
 from lamina.errors import Conflict, NotFound
 from lamina.store import blobs, claims, containers, garbage, images, layers, tags, volumes
 from lamina.store.containers import Home
-from lamina.store.leases import lease
+from lamina.store.layers import Layer
+from lamina.store.leases import Lease, lease
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
@@ -74,7 +75,7 @@ class Worker:
             kept = images.put(self.store, record, names, lease=held)
             assert kept.layers == record.layers
 
-    def layer(self, text, held):  # type: ignore[no-untyped-def]
+    def layer(self, text: str, held: Lease) -> Layer:
         known = layers.layer_id(diff_id(text))
         if held.add_layer(known):
             found = layers.find(self.store, known)

@@ -220,6 +220,8 @@ class Nested(Group):
 NESTED = {
     "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained.",
     "image": "Images: what containers are made of.",
+    "system": "Everything that is kept: counted, cleaned up, checked.",
+    "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 
 
@@ -317,7 +319,7 @@ def _term(option: Option) -> str:
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
 attach build commit container cp create events exec export history image images import kill load login logout network
-pause port pull push rename restart save search start stats stop system tag top unpause update volume wait
+pause port pull push rename restart save search start stats stop tag top unpause update wait
 """
 LATER_OPTIONS = """
 -d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --init --ipc --mount --pid --privileged

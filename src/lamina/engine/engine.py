@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
     from lamina.engine.options import RunOptions
+    from lamina.engine.storage import Storage
     from lamina.runtime.plan import Plan
 
     class HasFileno(Protocol):
@@ -36,8 +37,17 @@ RUNS_BETWEEN_SWEEPS = 64
 class Engine:
     """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina)."""
 
-    def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
+        *,
+        store_limit: str | int | None = None,
+    ) -> None:
+        """With *store_limit* (bytes, or "200g"; default: $LAMINA_STORE_LIMIT) images that were not used for the longest
+        time go when others come; see `Storage.keep_below`.
+        """
         self._root = root
+        self._limit = os.environ.get("LAMINA_STORE_LIMIT") if store_limit is None else store_limit
         self._store: Store | None = None
         self._runs = 0
 
@@ -46,7 +56,18 @@ class Engine:
         """The store, opened (and made, if need be) when it is first used."""
         if self._store is None:
             self._store = Store(self._root)
+            if self._limit:
+                from lamina.engine.storage import read_limit
+
+                self._store.limit = read_limit(str(self._limit))
         return self._store
+
+    @property
+    def storage(self) -> Storage:
+        """What the store keeps, and what can be done about it: usage, garbage, checks, pins, limits, volumes."""
+        from lamina.engine.storage import Storage
+
+        return Storage(self.store)
 
     def run(
         self,

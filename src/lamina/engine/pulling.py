@@ -35,6 +35,10 @@ def pull(
     wanted = None if platform is None else parse_platform(platform)
     with lease(store) as held:
         record = transfer.pull(store, reference, wanted, events, held)
+        if store.limit is not None:
+            from lamina.engine.storage import within_limit
+
+            within_limit(store, held, [record.id], store.limit)
     return record.id, reference.canonical
 
 

@@ -81,6 +81,7 @@ class Store:
     """
 
     def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+        self.limit: int | None = None  # bytes that layers and blobs may take, if whoever opened it said so
         asked = default_root() if root is None else os.fsencode(root)
         if not asked or b"\0" in asked:
             raise InvalidInput(f"open store {asked!r}: not a path")

@@ -6,9 +6,9 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
-IMAGES = "Images"
+IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, IMAGES, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, IMAGES, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
@@ -58,4 +58,18 @@ VERBS |= {
     "image load": (IMAGES, "load", "Read images from an archive"),
     "image save": (IMAGES, "save", "Write images to an archive"),
     "image import": (IMAGES, "import_", "Make an image of a tar archive of files"),
+}
+
+VERBS |= {
+    "volume create": (STORAGE, "volume_create", "Make a volume"),
+    "volume ls": (STORAGE, "volume_ls", "List volumes"),
+    "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
+    "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
+    "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
+    "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
+    "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
+    "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "gc": (STORAGE, "gc", "Remove layers and blobs that nothing refers to, or say why they stay"),
+    "pin": (STORAGE, "pin", "Never let an image go by itself"),
+    "unpin": (STORAGE, "unpin", "Let an image go again like others"),
 }

@@ -19,7 +19,7 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.engine import Engine
 
-    image = Engine(args.root).from_directory(
+    image = Engine(args.root, store_limit=args.store_limit).from_directory(
         args.directory, args.name, changes=args.change, message=args.message or "", platform=args.platform
     )
     output.line(f"sha256:{image.id}")

@@ -32,7 +32,7 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     with Transfer(quiet=args.quiet) as transfer:
-        image = Engine(args.root).import_(
+        image = Engine(args.root, store_limit=args.store_limit).import_(
             0 if args.file == "-" else args.file, args.name, changes=args.change, message=args.message or "",
             platform=args.platform, on_event=transfer.event,
         )  # fmt: skip

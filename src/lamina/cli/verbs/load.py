@@ -34,8 +34,9 @@ def do(args: Arguments) -> int:
     if source is None and os.isatty(0):
         raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
     with Transfer(quiet=args.quiet) as transfer:
-        loaded = Engine(args.root).load(0 if source is None else source, platform=args.platform,
-                                        on_event=transfer.event)  # fmt: skip
+        engine = Engine(args.root, store_limit=args.store_limit)
+        loaded = engine.load(0 if source is None else source, platform=args.platform,
+                             on_event=transfer.event)  # fmt: skip
     for image in loaded:
         for name in image.names:
             output.line(f"Loaded image: {name}")

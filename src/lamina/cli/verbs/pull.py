@@ -26,6 +26,8 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     with Transfer(quiet=args.quiet, stream=1) as transfer:
-        name = Engine(args.root).pull(args.name, platform=args.platform, on_event=transfer.event)
+        name = Engine(args.root, store_limit=args.store_limit).pull(
+            args.name, platform=args.platform, on_event=transfer.event
+        )
     output.line(name)
     return 0

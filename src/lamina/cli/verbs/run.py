@@ -39,7 +39,7 @@ def do(args: Arguments) -> int:
 
     check_terminal(args)
     wanted = options(args)
-    engine = Engine(args.root)
+    engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
     pulling = Pulling(quiet=args.quiet)
     try:
