@@ -1,4 +1,4 @@
-"""How this user's layers are unpacked: as root here, else where the ids of his containers exist (engine/within)."""
+"""How this user's layers are unpacked and packed: as root here, else where the ids of his containers exist."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def _within(uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Callable[
 
     maps = {"uidMappings": uids, "gidMappings": gids}
     return lambda work, *args, **keywords: inside(maps, work, *args, **keywords)
+
+
+def packing() -> Callable[..., Any] | None:
+    """For `archive.save`: calls `pack_file` with what an ordinary user has to say; None for root."""
+    found = words()
+    if not found:
+        return None
+    ids, within = outside(found["ids"]), found["within"]
+    return lambda work, layer, path: within(work, layer, path, True, ids)
+
+
+def outside(ids: IdMap) -> IdMap:
+    """The way back: what ids of files become in an archive."""
+
+    def turned(lines: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+        return tuple((there, here, count) for here, there, count in lines)
+
+    return IdMap(turned(ids.uids), turned(ids.gids))

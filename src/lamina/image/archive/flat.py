@@ -34,8 +34,10 @@ def import_(
     platform: Platform | None = None,
     events: Events | None = None,
     unpacking: Unpacking = Unpacking(),  # noqa: B008  a frozen value
+    before: Callable[[], object] | None = None,
 ) -> ImageRecord:
     """Make an image of the archive *source*, under the canonical *name* if there is one. *changes* are instructions.
+    *before* is called when everything is unpacked, and nothing is made of it yet: it may raise.
 
     Raises InvalidInput (no archive, instructions that are none), Corrupt, KernelError.
     """
@@ -47,6 +49,8 @@ def import_(
             store, source, None, held, unpacking, allowed=OF_ARCHIVES,
             progress=lambda count: tell("progress", id="archive", bytes=count),
         )  # fmt: skip
+        if before is not None:
+            before()
         tell("done", id="archive")
         assert layer.diff_id is not None
         config = _config(run, layer.diff_id, message, platform or current())

@@ -30,6 +30,7 @@ from lamina.image.documents import (
     encode,
     media,
 )
+from lamina.image.pack import has_recipe, pack_layer, repack
 from lamina.image.reference import parse
 from lamina.linux.fd import Fd
 from lamina.store import blobs, layers
@@ -40,13 +41,16 @@ from lamina.values import value
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from lamina.image.archive.writing import Target
+    from lamina.image.apply import IdMap
+    from lamina.image.archive.writing import Out, Target
     from lamina.store.images import ImageRecord
     from lamina.store.layers import Layer
     from lamina.store.root import Store
 
     Events = Callable[..., object]
+    Packing = Callable[..., Any]
 
+CHUNK = 1 << 20
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -66,12 +70,14 @@ def save(
     *,
     docker: bool = True,
     events: Events | None = None,
+    packing: Packing | None = None,
 ) -> None:
-    """Write the images *wanted*, each with its canonical names. *docker*: docker's manifest.json as well.
+    """Write the images *wanted*, each with its canonical names. *docker*: docker's manifest.json as well. *packing* calls
+    `pack_file(layer, path, userxattr, ids)` where the layers' files can be read, given the first two.
 
     Whoever calls holds the images. Raises NotFound, Corrupt (a layer was changed), KernelError.
     """
-    saver = _Saver(store, target, events)
+    saver = _Saver(store, target, events, packing)
     done = [(saver.image(record), names) for record, names in wanted]
     descriptors = [descriptor for written, names in done for descriptor in _named(written.manifest, names)]
     index = Index(media_type=media.OCI_INDEX, manifests=tuple(descriptors))
@@ -113,21 +119,16 @@ def _member(digest: str) -> str:
 
 
 class _Saver:
-    def __init__(self, store: Store, target: Target, events: Events | None) -> None:
-        self.store, self.target = store, target
+    def __init__(
+        self, store: Store, target: Target, events: Events | None, packing: Packing | None
+    ) -> None:
+        self.store, self.target, self.packing = store, target, packing
         self.tell: Events = events or (lambda kind, **facts: None)
         self.written: dict[str, int] = {}  # digest: size
 
     def document(self, name: str, data: bytes) -> None:
         """Write a small member."""
-        at = 0
-
-        def read(count: int) -> bytes:
-            nonlocal at
-            at += count
-            return data[at - count : at]
-
-        self.target.put(name, len(data), read)
+        self.target.put(name, len(data), lambda out: out.write(data))
 
     def image(self, record: ImageRecord) -> Written:
         """Write everything of an image that is not there yet."""
@@ -196,36 +197,67 @@ class _Saver:
 
     def _from(self, opened: Fd, digest: str) -> None:
         size = os.fstat(opened).st_size
+
+        def fill(out: Out) -> None:
+            while data := os.read(opened, CHUNK):
+                out.write(data)
+
+        self._member(digest, size, fill)
+
+    def _member(self, digest: str, size: int, fill: Callable[[Out], object]) -> None:
+        """Write a layer, and tell how that goes."""
         self.tell("layer", id=digest, total=size)
-
-        def read(count: int) -> bytes:
-            data = os.read(opened, count)
-            self.tell("progress", id=digest, bytes=len(data))
-            return data
-
-        self.target.put(_member(digest), size, read)
+        self.target.put(_member(digest), size, lambda out: fill(_Told(out, digest, self.tell)))
         self.written[digest] = size
         self.tell("done", id=digest)
 
     def _layer(self, identity: str) -> str:
-        """Write a layer uncompressed; its digest there. It is packed into a file first: a header names the size."""
+        """Write a layer uncompressed; its digest there."""
         layer = layers.find(self.store, identity)
         if layer is None:
             raise NotFound(f"save: layer {identity[:12]} is not in this store", remedy="pull the image again")
-        if layer.diff_id is not None and layer.diff_id in self.written:
-            return layer.diff_id
-        self.tell("packing", id=layer.diff_id or identity)
+        digest = layer.diff_id
+        if digest is not None and digest in self.written:
+            return digest
+        size = layer.extra.get("archive")
+        if digest is not None and isinstance(size, int) and self.packing is None and has_recipe(layer):
+            self._member(digest, size, lambda out: repack(layer, out))
+            return digest
+        return self._by_file(layer)
+
+    def _by_file(self, layer: Layer) -> str:
+        """Pack a layer into a file before: its size is not known, or only another process may read its files."""
+        self.tell("packing", id=layer.diff_id or layer.id)
         scratch = Scratch(self.store)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with Fd(os.open(scratch.path + b"/layer.tar", flags, 0o600)) as file:
-                digest = self._pack(layer, file)
-                os.lseek(file, 0, os.SEEK_SET)
+            path = scratch.path + b"/layer.tar"
+            run = self.packing or (lambda work, *args: work(*args, None, None))
+            digest: str = run(pack_file, layer, path)
+            with Fd(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
                 if digest not in self.written:
                     self._from(file, digest)
             return digest
         finally:
             scratch.remove()
 
-    def _pack(self, layer: Layer, file: Fd) -> str:
-        raise NotImplementedError
+
+class _Told:
+    """Tells of what is written."""
+
+    def __init__(self, out: Out, digest: str, tell: Events) -> None:
+        self._out, self._digest, self._tell = out, digest, tell
+
+    def write(self, data: bytes, /) -> None:
+        self._out.write(data)
+        self._tell("progress", id=self._digest, bytes=len(data))
+
+
+def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None) -> str:
+    """Write the archive of *layer* to the new file *path*; its digest. With a recipe it is the one that it came from,
+    else *ids* says what owners become in it. A function of a module whose arguments can be pickled.
+    """
+    with open(path, "xb") as file:
+        if has_recipe(layer):
+            return repack(layer, file).diff_id
+        with Fd(os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+            return pack_layer(directory, file, userxattr=userxattr, ids=ids).diff_id

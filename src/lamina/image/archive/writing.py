@@ -12,18 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    class Out(Protocol):
+        """What content is written to."""
+
+        def write(self, data: bytes, /) -> object:
+            """Takes all of *data*."""
+
+    Fill = Callable[[Out], object]
+
     class Target(Protocol):
         """Takes named pieces of content, each once. Names are relative and made by us."""
 
-        def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
-            """Write *size* bytes that *read* gives. Raises KernelError, LaminaError if there are fewer."""
+        def put(self, name: str, size: int, fill: Fill) -> None:
+            """Write the *size* bytes that *fill* writes. Raises KernelError, LaminaError if they are not so many."""
 
         def finish(self) -> None:
             """Nothing more comes."""
 
 
 BLOCK = 512
-_CHUNK = 1 << 20
 _OCTAL = 8 << 30  # sizes from here on do not fit into eleven octal digits
 
 
@@ -48,7 +55,7 @@ class Tar:
         self._fd = descriptor
         self._directories: set[str] = set()
 
-    def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
+    def put(self, name: str, size: int, fill: Fill) -> None:
         """See Target. Directories on the way come first."""
         parts = name.split("/")[:-1]
         for count in range(1, len(parts) + 1):
@@ -57,7 +64,7 @@ class Tar:
                 self._directories.add(directory)
                 self._write(header(directory, 0, b"5", 0o755))
         self._write(header(name, size))
-        _copy(name, size, read, self._write)
+        Counted(name, size, self._fd).take(fill)
         self._write(b"\0" * (-size % BLOCK))
 
     def finish(self) -> None:
@@ -82,7 +89,7 @@ class Layout:
             raise KernelError("save to", error.errno or EIO, path) from error
         self._path = path
 
-    def put(self, name: str, size: int, read: Callable[[int], bytes]) -> None:
+    def put(self, name: str, size: int, fill: Fill) -> None:
         """See Target."""
         path = os.path.join(self._path, name)
         try:
@@ -91,7 +98,63 @@ class Layout:
         except OSError as error:
             raise KernelError("write", error.errno or EIO, path) from error
         try:
-            _copy(name, size, read, lambda data: _write(fd, data, path))
+            Counted(name, size, fd).take(fill)
+        finally:
+            os.close(fd)
+
+    def finish(self) -> None:
+        """Nothing is left to be done."""
+
+
+class Counted:
+    """Takes what is written for one member, and no more than was said."""
+
+    def __init__(self, name: str, size: int, descriptor: int) -> None:
+        self._name, self._size, self._fd = name, size, descriptor
+        self._count = 0
+
+    def write(self, data: bytes, /) -> None:
+        """Write all of *data*. Raises KernelError, LaminaError."""
+        self._count += len(data)
+        if self._count > self._size:
+            raise LaminaError(f"write {self._name}: more than the {self._size} bytes that it should have")
+        _write(self._fd, data, self._name)
+
+    def take(self, fill: Fill) -> None:
+        """Let *fill* write all of it. Raises LaminaError where it writes less."""
+        fill(self)
+        if self._count != self._size:
+            raise LaminaError(f"write {self._name}: {self._size - self._count} of its {self._size} bytes are missing")
+
+
+def _write(self, data: bytes) -> None:
+        _write(self._fd, data, "archive")
+
+
+class Layout:
+    """An OCI layout as a directory, which must be new or empty."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            os.makedirs(path, 0o755, exist_ok=True)
+            if os.listdir(path):
+                raise Conflict(
+                    f"save to {path}: the directory is not empty", remedy="name one that is not there yet"
+                )
+        except OSError as error:
+            raise KernelError("save to", error.errno or EIO, path) from error
+        self._path = path
+
+    def put(self, name: str, size: int, fill: Fill) -> None:
+        """See Target."""
+        path = os.path.join(self._path, name)
+        try:
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise KernelError("write", error.errno or EIO, path) from error
+        try:
+            Counted(name, size, fd).take(fill)
         finally:
             os.close(fd)
 

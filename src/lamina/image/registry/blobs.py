@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from urllib3.exceptions import HTTPError
 
@@ -21,7 +21,10 @@ from lamina.errors import Corrupt, NotFound, RegistryError
 from lamina.image.documents import media
 from lamina.image.registry.client import LARGEST_ERROR, Registry
 from lamina.image.registry.transport import Response
-from lamina.store.digest import Hasher, check_digest, hasher
+from lamina.store.digest import check_digest, hasher
+
+if TYPE_CHECKING:
+    from lamina.store.digest import Hasher
 
 __all__ = ["BlobStream", "open_blob"]
 
@@ -38,14 +41,14 @@ def open_blob(
     *,
     offset: int = 0,
     progress: Callable[[int], object] | None = None,
-    resumed: Hasher | None = None,
+    verify: bool = True,
 ) -> BlobStream:
     """The blob *digest* of *size* bytes, from *offset* on. Raises NotFound, RegistryError.
 
-    *resumed* is the hash of what is before *offset* (then the whole digest is verified; without it only the size is).
-    *progress* is told how many bytes came, each time some did.
+    *verify* False, or an *offset*: the caller hashes the whole himself, only the size is verified here. *progress* is
+    told how many bytes came, each time some did.
     """
-    return BlobStream(registry, check_digest(digest), size, offset, progress, resumed)
+    return BlobStream(registry, check_digest(digest), size, offset, progress, verify)
 
 
 class BlobStream(io.RawIOBase):
@@ -61,12 +64,12 @@ class BlobStream(io.RawIOBase):
         size: int,
         offset: int,
         progress: Callable[[int], object] | None,
-        resumed: Hasher | None,
+        verify: bool,
     ) -> None:
         super().__init__()
         self.registry, self.digest, self.size, self.offset = registry, digest, size, offset
         self._progress = progress
-        self._hash: Hasher | None = resumed if resumed is not None else (None if offset else hasher(digest))
+        self._hash: Hasher | None = hasher(digest) if verify and not offset else None
         self._breaks = self._fruitless = 0
         self._since_break = 0
         self._response: Response | None = None
@@ -80,6 +83,12 @@ class BlobStream(io.RawIOBase):
     def readable(self) -> bool:
         """Always."""
         return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most *size* bytes, b"" at the end, which comes only if everything is right; all without a size."""
+        return (
+            self.readall() if size is None or size < 0 else self._some(min(size, _AT_ONCE)) if size else b""
+        )
 
     def readinto(self, buffer: Any) -> int:
         """As of every raw stream: 0 at the end, which comes only if everything is right."""

@@ -290,7 +290,7 @@ class Registry:
                 code=code or "DENIED",
                 remedy=f"lamina login {self.endpoint.host}" + (" as somebody who may" if who else ""),
             )
-        if status == 404:
+        if status == 404 and not verb.startswith("push"):
             return NotFound(f"{what}: not there{said}")
         if status in (301, 302, 303, 307, 308):
             return RegistryError(

@@ -207,6 +207,7 @@ class Transport:
                     more["ssl_context"] = context
                     more["assert_hostname"] = None if context.check_hostname else False
                 found = urllib3.ProxyManager(proxy, **more) if proxy else urllib3.PoolManager(**more)
+                found.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool, "https": _Connections}
                 self._managers[id(context), proxy] = found
             return found
 
@@ -241,6 +242,14 @@ class Transport:
             managers, self._managers = list(self._managers.values()), {}
         for manager in managers:
             manager.clear()
+
+
+class _Connections(urllib3.HTTPSConnectionPool):
+    """Without urllib3's warning about what is not verified: whoever asked for that knows."""
+
+    def _validate_conn(self, conn: Any) -> None:
+        if conn.is_closed:
+            conn.connect()
 
 
 def origin(parts: SplitResult) -> tuple[str, str, int | None]:
