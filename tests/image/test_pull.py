@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lamina.store.check import check
 
 from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
@@ -21,6 +20,7 @@ from lamina.image.reference import parse
 from lamina.image.transfer import Options, pull, pull_all
 from lamina.image.transfer.pull import nanoseconds
 from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store.check import check
 from lamina.store.claims import claim
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease

@@ -21,11 +21,16 @@ from lamina.image.pack import pack_tree
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
 from lamina.linux.fd import Fd
+from lamina.overlay.spec import MountSpec
+from lamina.overlay.stack import Overlay
 from lamina.store import images
+from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
 
+    from lamina.engine.container import Container
     from lamina.engine.engine import Source
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
@@ -63,10 +68,19 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
         if form == "oci-dir":
             if isinstance(target, int) or hasattr(target, "fileno"):
                 raise InvalidInput("save: a directory has to be named for oci-dir")
-            saving.save(store, chosen, Layout(os.fspath(target)), docker=False, events=events, packing=packing())
+            saving.save(
+                store, chosen, Layout(os.fspath(target)), docker=False, events=events, packing=packing()
+            )
             return
         with _written(target) as descriptor:
-            saving.save(store, chosen, Tar(descriptor), docker=form == "docker-archive", events=events, packing=packing())
+            saving.save(
+                store,
+                chosen,
+                Tar(descriptor),
+                docker=form == "docker-archive",
+                events=events,
+                packing=packing(),
+            )
 
 
 def import_(

@@ -72,8 +72,8 @@ def save(
     events: Events | None = None,
     packing: Packing | None = None,
 ) -> None:
-    """Write the images *wanted*, each with its canonical names. *docker*: docker's manifest.json as well. *packing* calls
-    `pack_file(layer, path, userxattr, ids)` where the layers' files can be read, given the first two.
+    """Write the images *wanted*, each with its canonical names. *docker*: docker's manifest.json as well. *packing*
+    calls `pack_file(layer, path, userxattr, ids)` where the layers' files can be read, given the first two.
 
     Whoever calls holds the images. Raises NotFound, Corrupt (a layer was changed), KernelError.
     """
@@ -119,9 +119,7 @@ def _member(digest: str) -> str:
 
 
 class _Saver:
-    def __init__(
-        self, store: Store, target: Target, events: Events | None, packing: Packing | None
-    ) -> None:
+    def __init__(self, store: Store, target: Target, events: Events | None, packing: Packing | None) -> None:
         self.store, self.target, self.packing = store, target, packing
         self.tell: Events = events or (lambda kind, **facts: None)
         self.written: dict[str, int] = {}  # digest: size

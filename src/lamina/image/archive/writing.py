@@ -62,17 +62,14 @@ class Tar:
             directory = "/".join(parts[:count]) + "/"
             if directory not in self._directories:
                 self._directories.add(directory)
-                self._write(header(directory, 0, b"5", 0o755))
-        self._write(header(name, size))
+                _write(self._fd, header(directory, 0, b"5", 0o755), "archive")
+        _write(self._fd, header(name, size), "archive")
         Counted(name, size, self._fd).take(fill)
-        self._write(b"\0" * (-size % BLOCK))
+        _write(self._fd, b"\0" * (-size % BLOCK), "archive")
 
     def finish(self) -> None:
         """Two blocks of zeros end an archive."""
-        self._write(b"\0" * (2 * BLOCK))
-
-    def _write(self, data: bytes) -> None:
-        _write(self._fd, data, "archive")
+        _write(self._fd, b"\0" * (2 * BLOCK), "archive")
 
 
 class Layout:
@@ -124,52 +121,9 @@ class Counted:
         """Let *fill* write all of it. Raises LaminaError where it writes less."""
         fill(self)
         if self._count != self._size:
-            raise LaminaError(f"write {self._name}: {self._size - self._count} of its {self._size} bytes are missing")
-
-
-def _write(self, data: bytes) -> None:
-        _write(self._fd, data, "archive")
-
-
-class Layout:
-    """An OCI layout as a directory, which must be new or empty."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            os.makedirs(path, 0o755, exist_ok=True)
-            if os.listdir(path):
-                raise Conflict(
-                    f"save to {path}: the directory is not empty", remedy="name one that is not there yet"
-                )
-        except OSError as error:
-            raise KernelError("save to", error.errno or EIO, path) from error
-        self._path = path
-
-    def put(self, name: str, size: int, fill: Fill) -> None:
-        """See Target."""
-        path = os.path.join(self._path, name)
-        try:
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise KernelError("write", error.errno or EIO, path) from error
-        try:
-            Counted(name, size, fd).take(fill)
-        finally:
-            os.close(fd)
-
-    def finish(self) -> None:
-        """Nothing is left to be done."""
-
-
-def _copy(name: str, size: int, read: Callable[[int], bytes], write: Callable[[bytes], None]) -> None:
-    left = size
-    while left:
-        data = read(min(left, _CHUNK))
-        if not data:
-            raise LaminaError(f"write {name}: {left} of its {size} bytes are missing")
-        write(data)
-        left -= len(data)
+            raise LaminaError(
+                f"write {self._name}: {self._size - self._count} of its {self._size} bytes are missing"
+            )
 
 
 def _write(fd: int, data: bytes, what: str) -> None:
