@@ -26,6 +26,13 @@ class IdMap:
     uids: tuple[tuple[int, int, int], ...]
     gids: tuple[tuple[int, int, int], ...]
 
+    def reversed(self) -> IdMap:
+        """What the ids on the disk become in an archive."""
+        turned = [
+            tuple((there, here, count) for here, there, count in ranges) for ranges in (self.uids, self.gids)
+        ]
+        return IdMap(turned[0], turned[1])
+
     def uid(self, number: int) -> int:
         """What a user's id becomes. Raises InvalidInput where none is mapped."""
         return _mapped(self.uids, number, "user")
@@ -49,8 +56,11 @@ class IdMap:
         root = int.from_bytes(content[20:24], "little") if len(content) >= 24 else 0
         if magic & _REVISION not in (_CAPABILITY_2, _CAPABILITY_3):
             return content
+        becomes = self.uid(root)
+        if not becomes:  # as root of everything writes it
+            return (magic & ~_REVISION | _CAPABILITY_2).to_bytes(4, "little") + content[4:20]
         magic = magic & ~_REVISION | _CAPABILITY_3
-        return magic.to_bytes(4, "little") + content[4:20] + self.uid(root).to_bytes(4, "little")
+        return magic.to_bytes(4, "little") + content[4:20] + becomes.to_bytes(4, "little")
 
     def _acl(self, content: bytes) -> bytes:
         if (len(content) - 4) % _ACL_ENTRY.size:
