@@ -339,15 +339,17 @@ def test_a_redirect_elsewhere_gets_no_credentials(tmp_path: Path) -> None:
         assert not {"Authorization", "Cookie"} & set(got[0])
 
 
-def test_a_challenge_from_elsewhere_is_not_answered(tmp_path: Path) -> None:
-    """CVE-2020-15157: credentials for whoever asks for them after a redirect."""
-    with FakeRegistry({"alice": "x"}) as fake, FakeRegistry({"alice": "other"}, scheme="basic") as evil:
+@pytest.mark.parametrize("scheme", ["basic", "bearer"])
+def test_a_challenge_from_elsewhere_is_not_answered(tmp_path: Path, scheme: str) -> None:
+    """CVE-2020-15157: credentials for whoever asks for them after a redirect, there or at the realm that he names."""
+    with FakeRegistry({"alice": "x"}) as fake, FakeRegistry({"alice": "x"}, scheme=scheme) as evil:
         found = fake.add_blob("team/tool", BLOB)
         target = f"http://{evil.host}/v2/team/tool/blobs/{found}"
         fake.faults.append(Fault("redirect", path="blobs/", location=target, times=9))
         with pytest.raises(RegistryError, match="access denied"):
             fetch(connect(fake, tmp_path, login=Login("alice", "x")), found)
-        assert all("Authorization" not in headers for _, _, headers in evil.requests)
+        assert len(evil.requests) == 1
+        assert "Authorization" not in evil.requests[0][2]
 
 
 @pytest.mark.parametrize(
@@ -632,6 +634,17 @@ def server_context(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.crt", directory / "server.key")
     return context
+
+
+@pytest.mark.peer("openssl")
+def test_a_page_that_is_not_encrypted_gets_no_credentials(certificate: Path, tmp_path: Path) -> None:
+    """The same host, but for everybody between to read."""
+    with FakeRegistry({"alice": "x"}, context=server_context(certificate)) as fake:
+        fake.add_image("team/tool", "1", {"a": b"b"})
+        link = (("Link", f'<http://{fake.host}/v2/team/tool/tags/list?last=0>; rel="next"'),)
+        fake.faults.append(Fault("lie", path="tags", headers=link))
+        with pytest.raises(RegistryError, match="the next page is elsewhere"):
+            list(connect(fake, tmp_path, login=Login("alice", "x")).tags())
 
 
 @pytest.mark.peer("openssl")

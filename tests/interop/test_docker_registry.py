@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from lamina.image.documents import media
 from lamina.image.platform import current
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
-from lamina.image.transfer import Options, pull
+from lamina.image.transfer import Options, Pushed, pull, push
 from lamina.store import blobs, layers
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, digest, layer_of
@@ -113,6 +114,37 @@ def test_a_registry_with_passwords(tmp_path: Path, store_root: Path) -> None:
         network.logout(guarded.host)
         with pytest.raises(RegistryError, match="access denied"):
             pull(store, parse(name), registries=network)
+
+
+@pytest.mark.parametrize("keep_blobs", [True, False])
+@pytest.mark.parametrize("chunk", [None, 4000])
+def test_what_is_pushed_is_what_skopeo_reads(
+    registry: DockerRegistry, tmp_path: Path, store_root: Path, keep_blobs: bool, chunk: int | None
+) -> None:
+    name = f"{registry.host}/team/tool:1"
+    copied(tmp_path, "--dest-tls-verify=false", f"oci:{layout(tmp_path / 'layout')}:1", f"docker://{name}")
+    store = Store(store_root)
+    with registries(tmp_path) as network, DockerRegistry(tmp_path / "other") as other:
+        record = pull(store, parse(name), options=Options(keep_blobs=keep_blobs), registries=network)
+        moved = f"{registry.host}/moved/tool:1"
+        # into another repository of the same registry: mounted
+        assert push(store, record, parse(moved), registries=network) == Pushed(
+            record.manifest or "", changed=False
+        )
+        elsewhere = f"{other.host}/else/where:1"
+        pushed = push(store, record, parse(elsewhere), options=Options(chunk=chunk), registries=network)
+        assert pushed.digest == record.manifest or not keep_blobs
+        for pulled in (moved, elsewhere):
+            read = tmp_path / f"read-{pulled.rpartition('/')[2].replace(':', '-')}-{pulled == moved}"
+            copied(tmp_path, "--src-tls-verify=false", f"docker://{pulled}", f"oci:{read}:1")
+            index = json.loads((read / "index.json").read_text())
+            manifest = json.loads((read / "blobs/sha256" / index["manifests"][0]["digest"][7:]).read_text())
+            assert manifest["config"]["digest"] == record.config
+            tars = [
+                gzip.decompress((read / "blobs/sha256" / x["digest"][7:]).read_bytes())
+                for x in manifest["layers"]
+            ]
+            assert tars == [layer_of(files) for files in FILES]
 
 
 @pytest.mark.peer("openssl")

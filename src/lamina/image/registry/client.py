@@ -23,7 +23,7 @@ from lamina.image.registry.authentication import Authenticator, scope_of
 from lamina.image.registry.challenge import parse_challenges
 from lamina.image.registry.configuration import Endpoint
 from lamina.image.registry.credentials import Login
-from lamina.image.registry.transport import Response, Transport, is_loopback
+from lamina.image.registry.transport import Response, Transport, is_loopback, origin
 from lamina.store.digest import digest_of, is_digest
 from lamina.values import value
 
@@ -32,7 +32,6 @@ __all__ = ["Fetched", "Registry"]
 HUB, HUB_HOST = "docker.io", "registry-1.docker.io"
 LARGEST_ERROR = 64 << 10
 MOST_TAGS, MOST_PAGES = 100_000, 1000
-_NO_TLS = ("does not speak TLS", "Connection refused")
 
 
 @value
@@ -90,12 +89,13 @@ class Registry:
         schemes = ("https",) if self.verify else ("https", "http")
         for scheme in schemes:
             url = f"{scheme}://{self.host}/v2/"
+            last = scheme == schemes[-1]
             try:
-                response = self.transport.request("GET", url, {}, verify=self.verify)
+                response = self.transport.request("GET", url, {}, verify=self.verify, retry=last)
             except RegistryError as error:
-                if scheme == schemes[-1] or not any(word in error.message for word in _NO_TLS):
+                if last or error.status:
                     raise
-                continue
+                continue  # whatever went wrong without an answer: perhaps it does not speak TLS
             data = self.read(response, LARGEST_ERROR)
             if response.status == 401:
                 challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
@@ -146,7 +146,7 @@ class Registry:
                 method, url, {**(headers or {}), **authorization}, body, verify=self.verify, retry=retry
             )
             # a 401 of whom we were redirected to is not the registry's: it is told nothing
-            if response.status != 401 or not self._is_ours(response.url or url, of_answer=True):
+            if response.status != 401 or not self._is_ours(response.url):
                 return response
             challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
             if attempt == 2 or not challenges or not self.authenticator.learn(challenges, scopes, sent):
@@ -157,10 +157,9 @@ class Registry:
                 body.seek(start)
         raise AssertionError("unreachable")
 
-    def _is_ours(self, url: str, of_answer: bool = False) -> bool:
-        """Whether an address is the registry's own. (urllib3 gives an answer's without its host.)"""
-        netloc = urlsplit(url).netloc
-        return netloc == self.host or (of_answer and not netloc)
+    def _is_ours(self, url: str | None) -> bool:
+        """Whether an address is the registry's own: nobody else gets, or is asked for, what authenticates us."""
+        return self._base is not None and origin(urlsplit(url or "")) == origin(urlsplit(self._base))
 
     # -- manifests
 

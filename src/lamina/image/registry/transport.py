@@ -149,6 +149,9 @@ class Transport:
         """One request with the redirects that its answer asks for."""
         for _ in range(MOST_REDIRECTS + 1):
             response = self._once(method, url, headers, body, verify, fields)
+            response.url = (
+                url  # urllib3 gives the path alone; who answered decides whether a challenge is believed
+            )
             where = response.headers.get("Location", "")
             if response.status not in REDIRECTS or not where:
                 return response

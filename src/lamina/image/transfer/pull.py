@@ -11,6 +11,7 @@ for. Everything that is kept is held by a lease until the image's record refers 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -35,7 +36,7 @@ from lamina.image.registry.session import Registries
 from lamina.image.transfer.events import Events, Telling
 from lamina.image.transfer.options import Options
 from lamina.store import blobs, images, layers, tags
-from lamina.store.claims import claim, try_claim
+from lamina.store.claims import Claim, try_claim
 from lamina.store.images import ImageRecord
 from lamina.store.layers import Layer
 from lamina.store.leases import Lease, lease
@@ -44,6 +45,7 @@ from lamina.values import value
 
 __all__ = ["pull", "pull_all"]
 
+_LOOK_AGAIN = 0.05  # seconds
 What = TypeVar("What")
 Done = TypeVar("Done")
 
@@ -264,12 +266,19 @@ class _Pull:
         if self.held.add_layer(identity) and (there := layers.find(self.store, identity)) is not None:
             self.tell("exists", id=blob.digest)
             return there
-        free = try_claim(self.store, identity)
-        if free is None:
-            self.tell("waiting", id=blob.digest)
-        else:
-            free.release()  # the unpacking claims it
+        self._claim(identity, blob).release()  # the unpacking claims it itself, and would wait without end
         return self._unpack(diff_id, blob)
+
+    def _claim(self, key: str, blob: Descriptor) -> Claim:
+        """Claim *key*; waits for another process as long as this pull shall go on."""
+        held = try_claim(self.store, key)
+        if held is None:
+            self.tell("waiting", id=blob.digest)
+        while held is None:
+            time.sleep(_LOOK_AGAIN)
+            self.tell.check()
+            held = try_claim(self.store, key)
+        return held
 
     def _unpack(self, diff_id: str, blob: Descriptor) -> Layer:
         from lamina.image.layer import unpack_blob
@@ -292,8 +301,7 @@ class _Pull:
 
     def _keep_layer(self, blob: Descriptor) -> None:
         """The compressed blob, in the store. One process fetches it; what an earlier one left of it is not fetched."""
-        with claim(self.store, blob.digest):
-            self.tell.check()
+        with self._claim(blob.digest, blob):
             if self.held.add_blob(blob.digest):
                 return
             progress = self.tell.progress(blob.digest)
