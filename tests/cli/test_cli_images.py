@@ -14,7 +14,7 @@ import pytest
 from lamina import Engine
 from lamina.cli.patterns import matches
 from lamina.cli.sizes import human
-from support.archives import ImageSource, digest, old_docker, tar
+from support.image_archives import ImageSource, digest, old_docker, tar
 from support.leaks import Leaks
 from support.small_images import busybox_tree, small_image
 

@@ -16,7 +16,7 @@ from lamina import Engine
 from lamina.errors import Corrupt, InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.image.archive.instructions import changed
 from lamina.store import layers
-from support.archives import tar, tree_tar
+from support.image_archives import tar, tree_tar
 from support.leaks import Leaks
 from support.small_images import busybox_tree, small_image
 

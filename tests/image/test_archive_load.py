@@ -20,7 +20,7 @@ from lamina.engine.images import Image
 from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound
 from lamina.store import layers
 from lamina.store.garbage import collect
-from support.archives import ImageSource, digest, gzipped, layout, new_docker, old_docker, tar, unpacked
+from support.image_archives import ImageSource, digest, gzipped, layout, new_docker, old_docker, tar, unpacked
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,7 @@ from lamina import Engine
 from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
 from lamina.image.archive.writing import header
 from lamina.store import layers
-from support.archives import ImageSource, digest, gzipped, layout, new_docker, old_docker, tar
+from support.image_archives import ImageSource, digest, gzipped, layout, new_docker, old_docker, tar
 from support.leaks import Leaks
 from support.small_images import small_image
 

@@ -1,147 +1,126 @@
-"""Archives of images as others write them: docker's old and new form, OCI archives and layouts. Made with tarfile."""
+"""Tar archives put together by hand, so that any field may be wrong, and layers made of them."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
-import json
-import tarfile
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-Files = Mapping[str, bytes]
-OCI = "application/vnd.oci.image."
+from lamina.image.apply import Applied, IdMap, apply_layer
+from lamina.image.tar import Entry, Limits, entries
 
-
-def digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+BLOCK = 512
+END = bytes(2 * BLOCK)
 
 
-def tar(files: Files, links: Mapping[str, str] | None = None) -> bytes:
-    """A tar archive of files (names that end in "/" are directories) and symbolic links."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name.rstrip("/"))
-            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
-            info.mode, info.size = 0o755, len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return buffer.getvalue()
+def block(
+    name: bytes = b"file",
+    flag: bytes = b"0",
+    *,
+    mode: bytes | int = 0o644,
+    uid: bytes | int = 0,
+    gid: bytes | int = 0,
+    size: bytes | int = 0,
+    mtime: bytes | int = 0,
+    link: bytes = b"",
+    magic: bytes = b"ustar\x0000",
+    major: bytes | int = 0,
+    minor: bytes | int = 0,
+    prefix: bytes = b"",
+    checksum: int | None = None,
+) -> bytes:
+    """One header. Numbers as bytes are written as they are."""
+
+    def number(what: bytes | int, width: int) -> bytes:
+        return what.ljust(width, b"\0") if isinstance(what, bytes) else b"%0*o\0" % (width - 1, what)
+
+    assert len(name) <= 100 and len(link) <= 100 and len(prefix) <= 167
+    made = bytearray(
+        name.ljust(100, b"\0") + number(mode, 8) + number(uid, 8) + number(gid, 8) + number(size, 12)
+        + number(mtime, 12) + b" " * 8 + flag + link.ljust(100, b"\0") + magic + bytes(64)
+        + number(major, 8) + number(minor, 8) + prefix.ljust(167, b"\0")
+    )  # fmt: skip
+    made[148:156] = b"%06o\0 " % (sum(made) if checksum is None else checksum)
+    assert len(made) == BLOCK
+    return bytes(made)
 
 
-def tree_tar(place: Path) -> bytes:
-    """A directory as a tar archive, as `tar -C DIR -c .` has it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(place, ".")
-    return buffer.getvalue()
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % BLOCK)
 
 
-class ImageSource:
-    """An image in parts: uncompressed layers and a config."""
-
-    def __init__(self, *layers: bytes, config: Mapping[str, Any] | None = None, **more: Any) -> None:
-        self.layers = layers
-        document = {
-            "architecture": "amd64",
-            "os": "linux",
-            "created": "2024-05-01T12:00:00.123456789Z",
-            "config": dict(config or {}),
-            "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]},
-            "history": [{"created_by": f"layer {n}"} for n in range(len(layers))],
-            **more,
-        }
-        self.config = json.dumps(document).encode()
-        self.id = hashlib.sha256(self.config).hexdigest()
-
-    def oci(
-        self, compress: Callable[[bytes], bytes] = lambda data: data, suffix: str = ""
-    ) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """The blobs by member name, and the descriptor of the manifest."""
-        blobs = [compress(layer) for layer in self.layers]
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI + "manifest.v1+json",
-                "config": _descriptor(OCI + "config.v1+json", self.config),
-                "layers": [_descriptor(OCI + "layer.v1.tar" + suffix, blob) for blob in blobs],
-            }
-        ).encode()
-        members = {_member(data): data for data in (*blobs, self.config, manifest)}
-        return members, _descriptor(OCI + "manifest.v1+json", manifest)
+def file(name: bytes, content: bytes = b"", **fields: object) -> bytes:
+    return block(name, size=len(content), **fields) + padded(content)  # type: ignore[arg-type]
 
 
-def _descriptor(kind: str, data: bytes) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": digest(data), "size": len(data)}
+def directory(name: bytes, mode: int = 0o755, **fields: object) -> bytes:
+    return block(name + b"/", b"5", mode=mode, **fields)  # type: ignore[arg-type]
 
 
-def _member(data: bytes) -> str:
-    return "blobs/sha256/" + hashlib.sha256(data).hexdigest()
+def symlink(name: bytes, target: bytes, **fields: object) -> bytes:
+    return block(name, b"2", link=target, mode=0o777, **fields)  # type: ignore[arg-type]
 
 
-def gzipped(data: bytes) -> bytes:
-    return gzip.compress(data, 1, mtime=0)
+def hard_link(name: bytes, target: bytes) -> bytes:
+    return block(name, b"1", link=target)
 
 
-def old_docker(*images: tuple[ImageSource, list[str]]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What `docker save` wrote from 1.10 to 24: layers in directories, the second of the same a link to the first."""
-    files: dict[str, bytes] = {}
-    links: dict[str, str] = {}
-    first: dict[bytes, str] = {}
-    entries = []
-    for number, (image, tags) in enumerate(images):
-        paths = []
-        for depth, layer in enumerate(image.layers):
-            path = f"{number}{depth}{'0' * 62}/layer.tar"
-            paths.append(path)
-            if layer in first:
-                links[path] = "../" + first[layer]
-            else:
-                files[path], first[layer] = layer, path
-        files[f"{image.id}.json"] = image.config
-        entries.append({"Config": f"{image.id}.json", "RepoTags": tags or None, "Layers": paths})
-    files["manifest.json"] = json.dumps(entries).encode()
-    files["repositories"] = b"{}"
-    return files, links
+def device(name: bytes, kind: str, major: int, minor: int) -> bytes:
+    return block(name, {"char": b"3", "block": b"4"}[kind], major=major, minor=minor, mode=0o666)
 
 
-def layout(
-    *images: tuple[ImageSource, str | None],
-    compress: Callable[[bytes], bytes] = lambda data: data,
-    suffix: str = "",
-    key: str = "io.containerd.image.name",
-) -> dict[str, bytes]:
-    """An OCI layout, the images under these names."""
-    files: dict[str, bytes] = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}'}
-    manifests = []
-    for image, name in images:
-        members, descriptor = image.oci(compress, suffix)
-        files |= members
-        manifests.append({**descriptor, **({"annotations": {key: name}} if name else {})})
-    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": manifests}).encode()
-    return files
+def record(key: bytes, content: bytes) -> bytes:
+    rest = len(key) + len(content) + 3
+    length = next(n for n in range(rest, rest + 10) if n == rest + len(str(n)))
+    return b"%d %b=%b\n" % (length, key, content)
 
 
-def new_docker(image: ImageSource, tag: str) -> dict[str, bytes]:
-    """What `docker save` writes from 25 on: a layout, and manifest.json beside it."""
-    files = layout((image, f"docker.io/library/{tag}"))
-    entry = {
-        "Config": _member(image.config),
-        "RepoTags": [tag],
-        "Layers": [_member(layer) for layer in image.layers],
-    }
-    return {**files, "manifest.json": json.dumps([entry]).encode()}
+def pax(*records: tuple[bytes, bytes], flag: bytes = b"x") -> bytes:
+    data = b"".join(record(*pair) for pair in records)
+    return block(b"PaxHeaders/x", flag, size=len(data)) + padded(data)
 
 
-def unpacked(files: Files, place: Path) -> Path:
-    """The same as a directory."""
-    for name, data in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
+def long_name(name: bytes, flag: bytes = b"L") -> bytes:
+    return block(b"././@LongLink", flag, size=len(name) + 1, magic=b"ustar  \0") + padded(name + b"\0")
+
+
+def archive(*parts: bytes) -> bytes:
+    return b"".join(parts) + END
+
+
+def chunks(data: bytes, size: int = 1 << 20) -> Callable[[], bytes]:
+    """*data* in chunks, as an archive's reader wants it."""
+    stream = io.BytesIO(data)
+    return lambda: stream.read(size)
+
+
+def read(data: bytes, limits: Limits | None = None, size: int = 1 << 20) -> list[tuple[Entry, bytes]]:
+    """The entries with what the archive holds of each."""
+    found = []
+    for entry in entries(chunks(data, size), limits):
+        found.append((entry, b"".join(map(bytes, entry.chunks()))))
+    return found
+
+
+def unpack(
+    data: bytes | Iterable[bytes],
+    place: Path | bytes,
+    *,
+    userxattr: bool = False,
+    ids: IdMap | None = None,
+    limits: Limits | None = None,
+    size: int = 1 << 20,
+) -> Applied:
+    """Unpack an archive into *place*, which is made."""
+    os.makedirs(place)
+    if isinstance(data, bytes):
+        next_chunk = chunks(data, size)
+    else:
+        pieces: Iterator[bytes] = iter(data)
+        next_chunk = lambda: next(pieces, b"")  # noqa: E731
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return apply_layer(next_chunk, fd, userxattr=userxattr, ids=ids, limits=limits)
+    finally:
+        os.close(fd)
