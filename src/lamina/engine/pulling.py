@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.naming import resolve
+from lamina.engine.unpacking import words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
+from lamina.image.transfer import Options
 from lamina.image.transfer import pull as pull_image
 from lamina.image.transfer import push as push_image
 from lamina.store.images import no_such
@@ -35,7 +37,7 @@ def pull(
     reference = parse(text)
     wanted = None if platform is None else parse_platform(platform)
     with lease(store) as held:
-        record = pull_image(store, reference, wanted, events, held)
+        record = pull_image(store, reference, wanted, events, held, Options(unpack=words()))
         if store.limit is not None:
             from lamina.engine.storage import within_limit
 
