@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "supervisor": "errors values linux overlay runtime",
     "engine": "errors values linux overlay store image runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
+    "testing": "errors values linux overlay store",  # public suites, for those who write parts of their own
     "__main__": "cli",
     "isolated": "",  # starts a face by its name, which it is told
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
