@@ -1,1 +1,1 @@
-"""For those who write parts of their own for Lamina: the suites that such a part must pass."""
+"""For the tests of those who use Lamina, and our own: fakes that work, and suites that every implementation passes."""
