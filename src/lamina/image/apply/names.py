@@ -26,7 +26,7 @@ def parts_of(name: bytes, limits: Limits) -> list[bytes]:
     if len(parts) > limits.depth:
         limits.exceeded("depth", f"a path {len(parts)} levels deep")
     for part in parts:
-        if len(part) > NAME_MAX:
+        if len(part) > NAME_MAX + (len(WHITEOUT) if part[:4] == WHITEOUT else 0):
             raise InvalidInput(
                 f"unpack layer: the name {part[:40]!r}... has {len(part)} bytes, the kernel takes {NAME_MAX}"
             )

@@ -132,7 +132,10 @@ def _key(name: str) -> bytes:
 def _map(entry: Entry) -> bytes:
     if entry.sparse is None:
         return b""
-    lines = [b"%d\n" % len(entry.sparse)]
-    lines += [b"%d\n%d\n" % piece for piece in entry.sparse]
+    pieces = list(entry.sparse)
+    if not pieces or sum(pieces[-1]) < entry.size:
+        pieces.append((entry.size, 0))  # GNU tar takes the end of the last one for the size
+    lines = [b"%d\n" % len(pieces)]
+    lines += [b"%d\n%d\n" % piece for piece in pieces]
     text = b"".join(lines)
     return text + padding(len(text))
