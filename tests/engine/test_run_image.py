@@ -188,7 +188,8 @@ def test_accounts_of_the_top_layer_count_also_through_a_link(sh: Sh) -> None:
 def test_what_is_kept_of_it_for_inspect(engine: Engine) -> None:
     image = small_image(
         engine.store, entrypoint=["sh", "-c"], cmd=["exit 3"], user="ann", workdir="/srv", labels={"a": "1", "b": "2"},
-        exposed_ports=["80/tcp"], stop_signal="SIGQUIT", healthcheck={"test": ["CMD", "true"], "retries": 0}, shell=["/bin/sh"],
+        exposed_ports=["80/tcp"], stop_signal="SIGQUIT", healthcheck={"test": ["CMD", "true"], "retries": 0},
+        shell=["/bin/sh"],
     )  # fmt: skip
     done = engine.run("tiny", labels=["b=3"])
     assert done.returncode == 3

@@ -22,6 +22,8 @@ WORDS = {
     "waiting": "Waiting",
     "done": "Pull complete",
 }
+# of archives nothing is said where no bars are drawn, as with docker
+QUIETLY = {"Load": "Loading", "Save": "Saving", "Import": "Importing"}
 PUSHED = {"layer": "Preparing", "exists": "Layer already exists", "done": "Pushed", "packing": "Packing"}
 
 
@@ -33,6 +35,9 @@ class Transfer:
         self.quiet, self.stream = quiet, stream
         self.doing = f"{verb}ing"
         self.words = {**WORDS, **PUSHED} if verb == "Push" else WORDS
+        self.plainly = verb not in QUIETLY
+        if not self.plainly:
+            self.words = {**WORDS, "layer": QUIETLY[verb], "done": "Done"}
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -61,7 +66,7 @@ class Transfer:
                 self._whole(kind, facts)
             elif self._bars is not None:
                 self._draw(kind, identity, facts)
-            elif word := self.words.get(kind):
+            elif self.plainly and (word := self.words.get(kind)):
                 self._say(f"{_short(identity)}: {word}")
 
     def _whole(self, kind: str, facts: dict[str, Any]) -> None:

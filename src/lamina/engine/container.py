@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
+    from lamina.store.root import Store
     from lamina.supervisor.log import LogEntry
 
 # how long a forced removal waits for the engine of a killed container to let go
@@ -65,6 +66,16 @@ class Container:
     def image(self) -> str:
         """The image it was made from, as it was asked for."""
         return str(self._record.get("image", ""))
+
+    @property
+    def image_id(self) -> str:
+        """The id of that image; "" over the host."""
+        return str(self._record.get("image_id") or "")
+
+    @property
+    def store(self) -> Store:
+        """The store that it is in."""
+        return self._home.store
 
     @property
     def command(self) -> list[str]:

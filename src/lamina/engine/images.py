@@ -9,6 +9,7 @@ from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
+from lamina.image.archive.load import nanoseconds
 from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
@@ -192,7 +193,7 @@ def history(store: Store, reference: str) -> list[Step]:
         steps.append(
             Step(
                 "",
-                _moment(entry.created),
+                nanoseconds(entry.created) / 1e9,
                 entry.created_by or "",
                 size,
                 entry.comment or "",
@@ -212,21 +213,6 @@ def _size(store: Store, layer: str) -> int:
     except LaminaError:
         return 0
     return 0 if found is None else found.size
-
-
-def _moment(text: str | None) -> float:
-    """Seconds since 1970 of a time as configs have it, 0 where that is none."""
-    if not text:
-        return 0.0
-    body, zone = (text[:-1], "+00:00") if text.endswith("Z") else (text, "")
-    whole, dot, part = body.partition(".")
-    digits = part[: len(part) - len(part.lstrip("0123456789"))]
-    try:
-        return datetime.fromisoformat(
-            whole + dot + digits[:6].ljust(6, "0") * bool(dot) + part[len(digits) :] + zone
-        ).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def inspect(store: Store, reference: str) -> dict[str, Any]:

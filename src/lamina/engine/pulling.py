@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.naming import resolve
+from lamina.engine.unpacking import words
 from lamina.errors import InvalidInput
-from lamina.image import transfer
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
+from lamina.image.transfer import Options
+from lamina.image.transfer import pull as pull_image
+from lamina.image.transfer import push as push_image
 from lamina.store.images import no_such
 from lamina.store.leases import lease
 
@@ -34,7 +37,7 @@ def pull(
     reference = parse(text)
     wanted = None if platform is None else parse_platform(platform)
     with lease(store) as held:
-        record = transfer.pull(store, reference, wanted, events, held)
+        record = pull_image(store, reference, wanted, events, held, Options(unpack=words()))
         if store.limit is not None:
             from lamina.engine.storage import within_limit
 
@@ -59,7 +62,7 @@ def push(store: Store, text: str, events: Events | None = None) -> str:
         raise InvalidInput(
             f"push {text}: that is an id, and says not where to", remedy="'lamina tag' gives it a name"
         )
-    return transfer.push(store, record, reference, events).digest
+    return push_image(store, record, reference, events).digest
 
 
 def login(server: str | None, username: str, password: str) -> None:

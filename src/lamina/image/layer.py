@@ -169,7 +169,12 @@ def fill(
             with _Decompressing(read, digest, limits, allowed, progress) as stream:
                 try:
                     applied = apply_layer(
-                        stream.next_chunk, directory, userxattr=userxattr, ids=ids, limits=limits, recipe=recipe
+                        stream.next_chunk,
+                        directory,
+                        userxattr=userxattr,
+                        ids=ids,
+                        limits=limits,
+                        recipe=recipe,
                     )
                     stream.finish()
                 except (InvalidInput, Corrupt) as error:

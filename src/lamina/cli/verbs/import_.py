@@ -31,7 +31,7 @@ def do(args: Arguments) -> int:
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
-    with Transfer(quiet=args.quiet) as transfer:
+    with Transfer(quiet=args.quiet, verb="Import") as transfer:
         image = Engine(args.root, store_limit=args.store_limit).import_(
             0 if args.file == "-" else args.file, args.name, changes=args.change, message=args.message or "",
             platform=args.platform, on_event=transfer.event,

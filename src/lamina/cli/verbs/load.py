@@ -33,7 +33,7 @@ def do(args: Arguments) -> int:
     source = args.input or args.file
     if source is None and os.isatty(0):
         raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
-    with Transfer(quiet=args.quiet) as transfer:
+    with Transfer(quiet=args.quiet, verb="Load") as transfer:
         engine = Engine(args.root, store_limit=args.store_limit)
         loaded = engine.load(0 if source is None else source, platform=args.platform,
                              on_event=transfer.event)  # fmt: skip

@@ -32,7 +32,7 @@ def do(args: Arguments) -> int:
     if args.output is None and (os.isatty(1) or args.format == "oci-dir"):
         what = "a directory has to be named" if args.format == "oci-dir" else "standard output is a terminal"
         raise InvalidInput(f"save: {what}", remedy="name it with -o, or pipe the archive somewhere")
-    with Transfer(quiet=args.quiet) as transfer:
+    with Transfer(quiet=args.quiet, verb="Save") as transfer:
         Engine(args.root).save(
             args.names, 1 if args.output is None else args.output, form=args.format, on_event=transfer.event
         )
