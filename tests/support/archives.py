@@ -97,10 +97,7 @@ def chunks(data: bytes, size: int = 1 << 20) -> Callable[[], bytes]:
 
 def read(data: bytes, limits: Limits | None = None, size: int = 1 << 20) -> list[tuple[Entry, bytes]]:
     """The entries with what the archive holds of each."""
-    found = []
-    for entry in entries(chunks(data, size), limits):
-        found.append((entry, b"".join(map(bytes, entry.chunks()))))
-    return found
+    return [(entry, b"".join(map(bytes, entry.chunks()))) for entry in entries(chunks(data, size), limits)]
 
 
 def unpack(
