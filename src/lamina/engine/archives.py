@@ -24,6 +24,7 @@ from lamina.linux.fd import Fd
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.store import images
+from lamina.store.leases import lease
 from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform
+    from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -47,6 +49,7 @@ def load(store: Store, source: Source, platform: str | None, events: Events | No
     wanted = _platform(platform)
     with _members(store, source) as members:
         records = loading.load(store, members, wanted, events, unpacking())
+    _keep_below(store, records)
     return [image(store, f"sha256:{record.id}") for record in records]
 
 
@@ -100,6 +103,7 @@ def import_(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
             unpacking=unpacking(),
         )  # fmt: skip
+    _keep_below(store, [record])
     return image(store, f"sha256:{record.id}")
 
 
@@ -133,7 +137,20 @@ def from_directory(
             packer.check()
             raise
         packer.join()
+    _keep_below(store, [record])
     return image(store, f"sha256:{record.id}")
+
+
+def _keep_below(store: Store, records: Sequence[ImageRecord]) -> None:
+    """Make room for what came, where the store has a limit."""
+    if store.limit is None:
+        return
+    from lamina.engine.storage import within_limit
+
+    with lease(store) as held:
+        for record in records:
+            held.add_image(record.id)
+        within_limit(store, held, [record.id for record in records], store.limit)
 
 
 class _Packer(threading.Thread):
