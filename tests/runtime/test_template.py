@@ -131,6 +131,7 @@ BUNDLED: dict[str, Any] = {
     "directory": b"/bundle",
     "no_pivot": True,
     "new_keyring": False,
+    "parts": ((b"/srv/data", b"a/b"),),
 }
 
 

@@ -1,4 +1,4 @@
-/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one.
+/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes many files at once.
  *
  * Why C: the child of a clone3(CLONE_VM) shares every byte of memory with its parent, an interpreter with threads. It
  * must not touch Python, libc's locks, malloc or errno. This walker touches a list, its own stack and the kernel, so
@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "walker.h"
+#include "create.h"
 
 enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
 
@@ -331,6 +332,7 @@ done:
 
 static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
+    {"create_files", native_create_files, METH_O, create_files_doc},
     {"walk", native_walk, METH_VARARGS, walk_doc},
     {"spawn", native_spawn, METH_VARARGS, spawn_doc},
     {"outcome", native_outcome, METH_O, outcome_doc},

@@ -1,6 +1,9 @@
 """What _native.c offers: see its docstrings."""
 
 def syscall(number: int, /, *args: int | bytes | bytearray | memoryview | None) -> int: ...
+def create_files(
+    files: list[tuple[int, bytes, int, int, int, int, int, bytes | bytearray | memoryview]], /
+) -> tuple[int, int, int]: ...
 def walk(steps: bytes, arena: bytes, relocations: bytes, registers: bytes, /) -> tuple[int, int, bytes]: ...
 def spawn(
     steps: bytes,

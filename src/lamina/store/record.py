@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 
+from lamina import document
 from lamina.document import encode
-from lamina.errors import Corrupt
+from lamina.errors import Corrupt, InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # a record that is larger was not written by us
@@ -50,21 +52,42 @@ def write(directory: bytes, name: bytes, record: object) -> None:
 
 def read(directory: bytes, name: bytes) -> dict[str, Any] | None:
     """The record in the file *name* of *directory*, or None where there is none. Raises Corrupt, OSError."""
-    path = directory + b"/" + name
+    return _read(directory + b"/" + name, decode)
+
+
+def read_light(directory: bytes, name: bytes) -> dict[str, Any] | None:
+    """As `read`, without importing json: for small records, on the way to a start."""
+    return _read(directory + b"/" + name, decode_light)
+
+
+def decode_light(data: bytes, name: str) -> dict[str, Any]:
+    """As `decode`, without importing json."""
+    try:
+        return document.decode(data, name)
+    except InvalidInput as error:
+        raise Corrupt(error.message.replace("not JSON", "not a record", 1)) from None
+
+
+def _read(path: bytes, parse: Callable[[bytes, str], dict[str, Any]]) -> dict[str, Any] | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        size = os.fstat(descriptor).st_size
-        if size > LARGEST:
-            raise Corrupt(f"read {os.fsdecode(path)}: {size} bytes are too much for a record")
-        data = b""
-        while chunk := os.read(descriptor, 1 << 20):
-            data += chunk
+        return parse(content(descriptor, path), os.fsdecode(path))
     finally:
         os.close(descriptor)
-    return decode(data, os.fsdecode(path))
+
+
+def content(descriptor: int, path: bytes) -> bytes:
+    """All of the record opened as *descriptor*. Raises Corrupt, OSError."""
+    size = os.fstat(descriptor).st_size
+    if size > LARGEST:
+        raise Corrupt(f"read {os.fsdecode(path)}: {size} bytes are too much for a record")
+    data = b""
+    while chunk := os.read(descriptor, 1 << 20):
+        data += chunk
+    return data
 
 
 def make_durable(directory: bytes, *names: bytes) -> None:

@@ -1,0 +1,128 @@
+"""flock(2) on files of the store. The kernel gives a lock up with the life of its holder, so none is ever stale.
+
+A forked child of the caller's program inherits the descriptors, and with them the locks: it lets go at once, or what
+is locked looks held as long as the child lives. (execve closes them.)
+"""
+
+from __future__ import annotations
+
+import os
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "take", "turn"]
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_descriptors: set[int] = set()
+_forks = 0
+
+
+def _let_go() -> None:
+    global _forks
+    _forks += 1
+    for descriptor in tuple(_descriptors):
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+class Lock:
+    """A held lock: given up by `release()`, at the end of a `with`, or when nobody has the object any more."""
+
+    __slots__ = ("_forks", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self._forks = fd, _forks
+        _descriptors.add(fd)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still held by this process."""
+        return self.fd >= 0 and self._forks == _forks
+
+    def release(self) -> None:
+        """Give the lock up; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0 and self._forks == _forks:
+            _descriptors.discard(fd)
+            _unlock(fd)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        try:
+            self.release()
+        except (OSError, AttributeError, TypeError):  # the interpreter is leaving
+            pass
+
+
+def take(
+    path: bytes, how: int, *, wait: bool = True, create: bool = False, named: bool = False
+) -> Lock | None:
+    """Lock the file *path* with LOCK_SH or LOCK_EX; None if somebody is in the way and *wait* is false.
+
+    What is locked in the end still has a name; with *create* or *named* it is what *path* names. What lost its name
+    meanwhile is looked for once more. Raises FileNotFoundError when there is no such file (any more), OSError.
+    """
+    while True:
+        fd = os.open(path, _OPEN | os.O_CREAT if create else _OPEN, 0o600)
+        try:
+            if not _flock(fd, how, wait):
+                return None
+            found = os.fstat(fd)
+            if create and found.st_mode & 0o777 != 0o600:
+                os.fchmod(fd, 0o600)  # whatever the caller's umask
+            if not found.st_nlink or ((create or named) and not _is_at(path, found)):
+                continue  # somebody removed or replaced it
+            lock, fd = Lock(fd), -1
+            return lock
+        finally:
+            if fd >= 0:
+                _unlock(fd)
+
+
+def turn(directory: bytes, how: int) -> Lock:
+    """Lock the directory itself, waiting for one's turn: for steps of a few system calls. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flock(fd, how)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Lock(fd)
+
+
+def _is_at(path: bytes, found: os.stat_result) -> bool:
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
+
+
+def _flock(fd: int, how: int, wait: bool) -> bool:
+    try:
+        flock(fd, how if wait else how | LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unlock(fd: int) -> None:
+    """Closing alone does not give the lock up while a child, forked by another thread in that moment, has a copy."""
+    flock(fd, LOCK_UN)
+    os.close(fd)
