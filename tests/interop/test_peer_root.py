@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.leaks import Leaks
 from support.peers import GROUP, PeerRoot, lamina_runtime, remove_dead_groups
 from support.sources import REPOSITORY
 
@@ -64,6 +65,21 @@ def test_groups_and_processes_are_its_own(peer_root: PeerRoot) -> None:
     assert peer_root.processes() == [["sleep", "1000"]]
     assert daemon.poll() is None
     peer_root.run(["sh", "-c", "for h in /sys/fs/cgroup/*/; do rmdir $h/here; done"], check=True)
+
+
+@pytest.mark.cgroup_v1("pids")
+def test_what_another_suite_does_in_its_root_is_no_leak_of_ours(peer_root: PeerRoot) -> None:
+    peer_root.run(["mkdir", "/sys/fs/cgroup/pids/empty"], check=True)
+    (place,) = (place for place, options in PeerRoot._hierarchies() if options == "pids")
+    ours = f"{place}/{peer_root.group}/empty"
+    assert ours in Leaks(()).cgroups()
+    ask = "from support.leaks import Leaks; print(*Leaks(()).cgroups(), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
+    seen = subprocess.run(
+        [sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ours not in seen.stdout.splitlines()
+    peer_root.run(["rmdir", "/sys/fs/cgroup/pids/empty"], check=True)
 
 
 def test_v2_can_be_hidden(make_peer_root: Callable[..., PeerRoot]) -> None:

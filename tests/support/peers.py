@@ -29,11 +29,11 @@ from typing import Any
 
 import pytest
 
-from support.leaks import Leaks
+from support.leaks import PEERS, Leaks
 from support.sources import REPOSITORY, SRC
 
 SCRIPT = REPOSITORY / "scripts" / "peers"
-GROUP = "lamina-peers-"  # then the pid of the suite that it belongs to
+GROUP = PEERS
 PATIENCE = 30.0  # seconds until something that comes or goes at once on an idle machine is given up
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -104,7 +104,7 @@ class PeerRoot:
         self._binds = tuple(binds)
         self._hide_v2 = hide_v2
         self._daemons: list[subprocess.Popen[str]] = []
-        self._group = f"{GROUP}{os.getpid()}-{os.urandom(3).hex()}"
+        self.group = f"{GROUP}{os.getpid()}-{os.urandom(3).hex()}"
         self._groups: list[Path] = []
         self._holder: subprocess.Popen[str] | None = None
         place.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ class PeerRoot:
 
     def _hold(self, network: str) -> None:
         hierarchies = self._hierarchies()
-        self._groups = [make_group(place, self._group) for place, _ in hierarchies]
+        self._groups = [make_group(place, self.group) for place, _ in hierarchies]
         shown = [one for one in hierarchies if not (self._hide_v2 and one[1] == "cgroup2")]
         script = BUILD.format(
             binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown))
