@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from support.busybox import IMAGE, ON_TERMINAL, write_archive
-from support.peers import PATIENCE, PeerRoot, in_terminal, lamina_runtime
+from support.peers import PATIENCE, PeerRoot, hierarchies, in_terminal, lamina_runtime, remove_group
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("containerd", "ctr", "busybox")]
 
@@ -140,6 +140,10 @@ class Containerd:
             self.root.close()  # `daemon` is only whoever entered the root for it
         self.daemon.wait(PATIENCE)
         self.log.close()
+        if self.root is None:  # what its containers' groups were below is the engine's: no runtime removes it
+            for place, _ in hierarchies():
+                if (group := place / self.namespace).exists():
+                    remove_group(group)
 
 
 @pytest.fixture(params=["the machine's", "Debian 13's"])

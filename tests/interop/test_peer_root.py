@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.leaks import Leaks
-from support.peers import GROUP, PeerRoot, lamina_runtime, remove_dead_groups
+from support.peers import GROUP, PeerRoot, hierarchies, lamina_runtime, remove_dead_groups
 from support.sources import REPOSITORY
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("unshare", "nsenter", "mount")]
@@ -70,7 +70,7 @@ def test_groups_and_processes_are_its_own(peer_root: PeerRoot) -> None:
 @pytest.mark.cgroup_v1("pids")
 def test_what_another_suite_does_in_its_root_is_no_leak_of_ours(peer_root: PeerRoot) -> None:
     peer_root.run(["mkdir", "/sys/fs/cgroup/pids/empty"], check=True)
-    (place,) = (place for place, options in PeerRoot._hierarchies() if options == "pids")
+    (place,) = (place for place, options in hierarchies() if options == "pids")
     ours = f"{place}/{peer_root.group}/empty"
     assert ours in Leaks(()).cgroups()
     ask = "from support.leaks import Leaks; print(*Leaks(()).cgroups(), sep='\\n')"
@@ -107,5 +107,5 @@ def test_a_suite_that_is_killed_leaves_nothing(
         assert time.monotonic() < end
         time.sleep(0.02)
     remove_dead_groups()
-    left = [group for place, _ in PeerRoot._hierarchies() for group in place.glob(f"{GROUP}{holder.pid}-*")]
+    left = [group for place, _ in hierarchies() for group in place.glob(f"{GROUP}{holder.pid}-*")]
     assert left == []
