@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from support.busybox import IMAGE, ON_TERMINAL, write_archive
-from support.peers import PATIENCE, PeerRoot, in_terminal, lamina_runtime
+from support.peers import PATIENCE, PeerRoot, hierarchies, in_terminal, lamina_runtime, remove_group
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("containerd", "ctr", "busybox")]
 
@@ -149,8 +149,15 @@ class Containerd:
             self.daemon.kill()
             self.daemon.wait()
             if self.root is None:
-                shutil.rmtree(f"{STATE}/{self.namespace}", ignore_errors=True)
+                self._clear()
             self.log.close()
+
+    def _clear(self) -> None:
+        """What its containers' groups were below is the engine's: no runtime removes it."""
+        shutil.rmtree(f"{STATE}/{self.namespace}", ignore_errors=True)
+        for place, _ in hierarchies():
+            if (group := place / self.namespace).exists():
+                remove_group(group)
 
 
 @pytest.fixture(params=["the machine's", "Debian 13's"])

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from support.peers import GROUP, PeerRoot, lamina_runtime, remove_dead_groups
+from support.leaks import Leaks
+from support.peers import GROUP, PeerRoot, hierarchies, lamina_runtime, remove_dead_groups
 from support.sources import REPOSITORY
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("unshare", "nsenter", "mount")]
@@ -66,6 +67,21 @@ def test_groups_and_processes_are_its_own(peer_root: PeerRoot) -> None:
     peer_root.run(["sh", "-c", "for h in /sys/fs/cgroup/*/; do rmdir $h/here; done"], check=True)
 
 
+@pytest.mark.cgroup_v1("pids")
+def test_what_another_suite_does_in_its_root_is_no_leak_of_ours(peer_root: PeerRoot) -> None:
+    peer_root.run(["mkdir", "/sys/fs/cgroup/pids/empty"], check=True)
+    (place,) = (place for place, options in hierarchies() if options == "pids")
+    ours = f"{place}/{peer_root.group}/empty"
+    assert ours in Leaks(()).cgroups()
+    ask = "from support.leaks import Leaks; print(*Leaks(()).cgroups(), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
+    seen = subprocess.run(
+        [sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ours not in seen.stdout.splitlines()
+    peer_root.run(["rmdir", "/sys/fs/cgroup/pids/empty"], check=True)
+
+
 def test_v2_can_be_hidden(make_peer_root: Callable[..., PeerRoot]) -> None:
     kinds = make_peer_root(hide_v2=True).run(["cat", "/proc/self/mounts"]).stdout
     assert "cgroup2" not in kinds
@@ -91,5 +107,5 @@ def test_a_suite_that_is_killed_leaves_nothing(
         assert time.monotonic() < end
         time.sleep(0.02)
     remove_dead_groups()
-    left = [group for place, _ in PeerRoot._hierarchies() for group in place.glob(f"{GROUP}{holder.pid}-*")]
+    left = [group for place, _ in hierarchies() for group in place.glob(f"{GROUP}{holder.pid}-*")]
     assert left == []

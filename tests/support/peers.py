@@ -29,11 +29,11 @@ from typing import Any
 
 import pytest
 
-from support.leaks import Leaks
+from support.leaks import PEERS, Leaks
 from support.sources import REPOSITORY, SRC
 
 SCRIPT = REPOSITORY / "scripts" / "peers"
-GROUP = "lamina-peers-"  # then the pid of the suite that it belongs to
+GROUP = PEERS
 PATIENCE = 30.0  # seconds until something that comes or goes at once on an idle machine is given up
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -104,7 +104,7 @@ class PeerRoot:
         self._binds = tuple(binds)
         self._hide_v2 = hide_v2
         self._daemons: list[subprocess.Popen[str]] = []
-        self._group = f"{GROUP}{os.getpid()}-{os.urandom(3).hex()}"
+        self.group = f"{GROUP}{os.getpid()}-{os.urandom(3).hex()}"
         self._groups: list[Path] = []
         self._holder: subprocess.Popen[str] | None = None
         place.mkdir(exist_ok=True)
@@ -202,9 +202,9 @@ class PeerRoot:
     # -- how it comes and goes -------------------------------------------------------------------------------------
 
     def _hold(self, network: str) -> None:
-        hierarchies = self._hierarchies()
-        self._groups = [make_group(place, self._group) for place, _ in hierarchies]
-        shown = [one for one in hierarchies if not (self._hide_v2 and one[1] == "cgroup2")]
+        mounted = hierarchies()
+        self._groups = [make_group(place, self.group) for place, _ in mounted]
+        shown = [one for one in mounted if not (self._hide_v2 and one[1] == "cgroup2")]
         script = BUILD.format(
             binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown))
         )
@@ -226,20 +226,6 @@ class PeerRoot:
             raise AssertionError(f"the peers root could not be entered: {self._holder.stderr.read()}")
         self.pid = int(first)
         self._share()
-
-    @staticmethod
-    def _hierarchies() -> list[tuple[Path, str]]:
-        """Where they are mounted out here, and "cgroup2" or the options of v1; each once."""
-        found: dict[str, Path] = {}
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            kind, _, options = after.split()
-            if kind == "cgroup":
-                kept = [o for o in options.split(",") if o not in ("rw", "ro", "xattr", "clone_children")]
-                found.setdefault(",".join(kept), Path(before.split()[4]))
-            elif kind == "cgroup2":
-                found.setdefault("cgroup2", Path(before.split()[4]))
-        return [(place, options) for options, place in found.items()]
 
     def _share(self) -> None:
         """In v2's tree groups that have processes may not pass controllers on: these live one further down."""
@@ -335,6 +321,20 @@ def lamina_runtime(place: Path) -> Path:
 # -- control groups ------------------------------------------------------------------------------------------------
 
 
+def hierarchies() -> list[tuple[Path, str]]:
+    """Where they are mounted out here, and "cgroup2" or the options of v1; each once."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split()
+        if kind == "cgroup":
+            kept = [o for o in options.split(",") if o not in ("rw", "ro", "xattr", "clone_children")]
+            found.setdefault(",".join(kept), Path(before.split()[4]))
+        elif kind == "cgroup2":
+            found.setdefault("cgroup2", Path(before.split()[4]))
+    return [(place, options) for options, place in found.items()]
+
+
 def make_group(hierarchy: Path, name: str) -> Path:
     """A group in *hierarchy* that processes can be put into."""
     group = hierarchy / name
@@ -364,7 +364,7 @@ def remove_group(group: Path) -> None:
 
 def remove_dead_groups() -> None:
     """Groups of suites that were killed: whatever lived there has ended with them."""
-    for place, _ in PeerRoot._hierarchies():
+    for place, _ in hierarchies():
         for group in place.glob(f"{GROUP}*"):
             if not Path("/proc", group.name.removeprefix(GROUP).partition("-")[0]).exists():
                 with suppress(OSError):
