@@ -202,4 +202,4 @@ def _tree_digest(path: bytes) -> str:
     try:
         return tree_digest(path)
     except PermissionError:
-        return reach(lambda: maps_of(None), tree_digest, path)
+        return str(reach(lambda: maps_of(None), tree_digest, path))
