@@ -202,6 +202,21 @@ def test_compressed_layers_are_kept_when_that_is_asked_for(puller: Puller, fake:
     assert not fake.asked("GET", "/blobs/")
 
 
+def test_layers_may_be_staged_for_somebody_else_who_unpacks_them(puller: Puller, fake: FakeRegistry) -> None:
+    fake.add_image("team/tool", "1", FIRST, SECOND, platform=HERE)
+    places: list[bytes] = []
+
+    def within(work: Any, place: bytes, *arguments: Any, **words: Any) -> Any:
+        places.append(place)
+        return work(place, *arguments, **words)
+
+    record = puller("team/tool:1", staged=True, words={"within": within, "userxattr": True})
+    assert puller.content(record, "etc/other") == b"second"
+    assert len(places) == 2
+    garbage.collect(puller.store)
+    assert len(list(blobs.identities(puller.store))) == 2  # the compressed layers are not kept
+
+
 def test_a_download_that_broke_off_goes_on_where_it_was(puller: Puller, fake: FakeRegistry) -> None:
     big = {"data": os.urandom(300_000)}
     found = fake.add_image("team/tool", "1", big, platform=HERE)

@@ -125,6 +125,23 @@ def test_without_blobs_the_image_stays_the_same_and_its_manifest_is_new(
         assert moves.pull(other, "new/place:1").id == record.id
 
 
+def test_layers_may_be_packed_by_somebody_else(moves: Moves, fake: FakeRegistry) -> None:
+    """As for an ordinary user, whose layers have files of ids that exist in a namespace alone."""
+    fake.add_image("team/tool", "1", FIRST, SECOND, platform=HERE)
+    record = moves.pull(fake, "team/tool:1")
+    asked: list[str] = []
+
+    def packing(work: Any, layer: layers.Layer, path: bytes) -> Any:
+        asked.append(layer.id)
+        return work(layer, path, None, None)
+
+    with FakeRegistry() as other:
+        elsewhere = moves.push(record, other, "new/place:1", packing=packing)
+    with FakeRegistry() as another:
+        assert moves.push(record, another, "new/place:1") == elsewhere
+    assert sorted(asked) == sorted(record.layers)
+
+
 def test_what_was_packed_for_a_push_is_collected(moves: Moves, fake: FakeRegistry) -> None:
     fake.add_image("team/tool", "1", FIRST, SECOND, platform=HERE)
     record = moves.pull(fake, "team/tool:1")

@@ -59,11 +59,16 @@ def directory(name: bytes, mode: int = 0o755, **fields: object) -> bytes:
 
 
 def symlink(name: bytes, target: bytes, **fields: object) -> bytes:
-    return block(name, b"2", link=target, mode=0o777, **fields)  # type: ignore[arg-type]
+    return longer(target) + block(name, b"2", link=target[:100], mode=0o777, **fields)  # type: ignore[arg-type]
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
-    return block(name, b"1", link=target)
+    return longer(target) + block(name, b"1", link=target[:100])
+
+
+def longer(target: bytes) -> bytes:
+    """What a target needs that does not fit a header."""
+    return long_name(target, b"K") if len(target) > 100 else b""
 
 
 def device(name: bytes, kind: str, major: int, minor: int) -> bytes:
@@ -97,10 +102,7 @@ def chunks(data: bytes, size: int = 1 << 20) -> Callable[[], bytes]:
 
 def read(data: bytes, limits: Limits | None = None, size: int = 1 << 20) -> list[tuple[Entry, bytes]]:
     """The entries with what the archive holds of each."""
-    found = []
-    for entry in entries(chunks(data, size), limits):
-        found.append((entry, b"".join(map(bytes, entry.chunks()))))
-    return found
+    return [(entry, b"".join(map(bytes, entry.chunks()))) for entry in entries(chunks(data, size), limits)]
 
 
 def unpack(

@@ -44,13 +44,23 @@ def apply_layer(
     says which ids the archive's owners become; without, they are taken as they are. *recipe* gets what makes the same
     archive again. The stream is read to its end. After an error the directory is to be thrown away.
     Raises InvalidInput (no archive, a limit, a path that leaves the directory, an entry that cannot be meant), Corrupt
-    (it is cut off), Unsupported, KernelError (ENOSPC and so on).
+    (it is cut off), Unsupported, KernelError (ENOSPC and so on), and what *next_chunk* raises.
     """
     limits = limits or Limits()
     extractor = Extractor(directory, userxattr=userxattr, ids=ids, limits=limits, recipe=recipe)
     name = b""
+    failed: BaseException | None = None
+
+    def ask() -> bytes | bytearray | memoryview:
+        nonlocal failed
+        try:
+            return next_chunk()
+        except BaseException as error:
+            failed = error
+            raise
+
     try:
-        for entry in entries(next_chunk, limits, None if recipe is None else recipe.raw):
+        for entry in entries(ask, limits, None if recipe is None else recipe.raw):
             name = entry.name
             extractor.put(entry)
         name = b"its last entries"
@@ -58,6 +68,8 @@ def apply_layer(
     except LaminaError:
         raise
     except OSError as error:
+        if error is failed:  # the stream's, which is no word about the disk
+            raise
         where = os.fsdecode(name[:200])
         remedy = REMEDIES.get(error.errno or 0, "")
         raise KernelError("unpack layer", error.errno or EIO, where, remedy=remedy) from error

@@ -6,8 +6,9 @@ See lamina/image/apply/recipe.py for what is kept.
 from __future__ import annotations
 
 import os
+from errno import ELOOP, ENOENT, ENOTDIR
 
-from lamina.errors import Corrupt, NotFound
+from lamina.errors import Corrupt, InvalidInput, NotFound
 from lamina.image.apply.recipe import FILE, FILE_HEAD, INDEX, LOST, PIECE, PIECES, RAW, RAW_HEAD, RECIPE
 from lamina.image.compression import reader
 from lamina.image.pack.sink import Packed, Sink
@@ -48,17 +49,19 @@ def repack(layer: Layer, out: Out, *, compression: Kind = "none", level: int | N
             raise NotFound(f"repack layer {layer.id[:12]}: how its archive was made is not known") from None
         with recipe:
             files = _Files(place, root)
-            items = _Items(
-                reader(lambda size: os.read(recipe, size), Limits(ratio=1 << 20), ("zstd",)).next_chunk
-            )
             try:
-                for item in items:
+                stream = reader(lambda size: os.read(recipe, size), Limits(ratio=1 << 20), ("zstd",))
+                for item in _Items(stream.next_chunk):
                     if isinstance(item, memoryview):
                         sink.write(item)
                     else:
                         files.copy(*item, sink)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise _changed(layer, f"{error.filename!r} is missing") from error
+            except InvalidInput as error:
+                raise _changed(layer, "the recipe is no recipe") from error
+            except OSError as error:
+                if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+                    raise
+                raise _changed(layer, f"{error.filename} is not there") from error
     if layer.diff_id is not None and sink.diff_id != layer.diff_id:
         raise _changed(layer, f"the archive would have the diff_id {sink.diff_id}")
     return sink.finish()

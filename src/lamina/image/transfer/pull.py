@@ -283,10 +283,8 @@ class _Pull:
     def _unpack(self, diff_id: str, blob: Descriptor) -> Layer:
         from lamina.image.layer import unpack_blob
 
-        more = self.options.unpack or {}
-        facts: dict[str, Any] = {"digest": blob.digest, "size": blob.size, **more}
-        if self.options.keep_blobs or more.get("within") is not None:
-            # what unpacks elsewhere cannot read our connection
+        facts: dict[str, Any] = {"digest": blob.digest, "size": blob.size, **self.options.words}
+        if self.options.keep_blobs or self.options.staged:
             self._keep_layer(blob)
             self.tell("unpacking", id=blob.digest)
             layer = unpack_blob(self.store, blob.digest, diff_id, self.held, **facts)

@@ -158,7 +158,7 @@ class _Push:
             return _Layer(blob, f"sha256:{identity}")
         shown = blob.digest if blob is not None else identity
         self.tell("packing", id=shown)
-        packed = pack_layer(self.store, identity, self.held, check=self.tell.check)
+        packed = pack_layer(self.store, identity, self.held, self.options.packing, check=self.tell.check)
         media_type = media.OCI_LAYER_GZIP if blob is None else _gzip_of(blob.media_type)
         descriptor = Descriptor(media_type, packed.digest, packed.size)
         if self.registry.has_blob(packed.digest) is None:
