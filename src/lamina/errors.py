@@ -13,6 +13,7 @@
     │   └── StepFailed                           125   the failing step of a start's plan
     │       ├── CommandNotFound                  127   nothing to execute under that name
     │       └── CommandNotExecutable             126   there, but cannot be executed
+    ├── RegistryError                            125   a registry that said no, answered nonsense, was not reached
     ├── HookFailed                               125   a hook that could not be run, was late, or said no
     ├── TimeoutExpired      also TimeoutError    125   a command did not end in time
     └── ContainerFailed                          125   check=True and a non-zero exit status
@@ -39,6 +40,7 @@ __all__ = [
     "LaminaError",
     "MountError",
     "NotFound",
+    "RegistryError",
     "StepFailed",
     "TimeoutExpired",
     "Unsupported",
@@ -140,6 +142,16 @@ class CommandNotExecutable(StepFailed):
     """The command is there but cannot be executed: no permission, a directory, a foreign format."""
 
     exit_code = 126
+
+
+class RegistryError(LaminaError):
+    """A registry refused, answered what is no answer, or could not be reached. `status` is that of HTTP, 0 if there was
+    none; `code` the registry's own word ("DENIED", distribution-spec "Error Codes"), "" if it gave none.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.status, self.code = status, code
 
 
 class HookFailed(LaminaError):

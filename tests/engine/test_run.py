@@ -196,9 +196,9 @@ def test_what_cannot_be_executed(
     assert engine.run("host", ["true"], name="web").returncode == 0, "the name is free again"
 
 
-def test_other_images_are_refused(engine: Engine) -> None:
-    with pytest.raises(Unsupported, match="run debian:12: images are not supported so far"):
-        engine.run("debian:12", ["true"])
+def test_an_image_that_is_not_there(engine: Engine) -> None:
+    with pytest.raises(NotFound, match="image debian:12: no such image"):
+        engine.run("debian:12", ["true"], pull="never")
     assert engine.containers(all=True) == []
 
 

@@ -15,6 +15,7 @@ from lamina.engine.translate import Circumstances, ImageConfig, arguments, trans
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.users import User
+from lamina.values import replace
 
 GOLDEN = Path(__file__).parent / "golden"
 ID = "0123456789abcdef" * 4
@@ -49,7 +50,9 @@ VARIANTS = {
 
 
 def spec(asked=None, config=IMAGE, user=None, around=AROUND, words=("true",)):
-    return translate(words, check_options(asked or {}), config, user or User(), around)
+    options = check_options(asked or {})
+    around = replace(around, volumes=options.volumes)
+    return translate(words, options, config, user or User(), around)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

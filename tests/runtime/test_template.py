@@ -130,6 +130,7 @@ BUNDLED: dict[str, Any] = {
     "directory": b"/bundle",
     "no_pivot": True,
     "new_keyring": False,
+    "parts": ((b"/srv/data", b"a/b"),),
 }
 
 

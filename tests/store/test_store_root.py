@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Corrupt, InvalidInput, KernelError, LaminaError, Unsupported
-from lamina.store.root import Store, default_root
+from lamina.store import blobs, images, layers, volumes
+from lamina.store.check import check
+from lamina.store.root import DIRECTORIES, Store, default_root
 from support.rootless import Rootless
+from support.stores import make_image
 
 
 def mode(path: str | bytes | Path) -> int:
@@ -86,6 +89,77 @@ def test_a_newer_store_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="newer"):
         Store(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["version"]
+
+
+def schema_1(place: Path) -> None:
+    """A store as Lamina wrote it before it knew images."""
+    place.mkdir(mode=0o700)
+    for name in ("containers", "names", "running", "empty", "merged", "cache", "tmp"):
+        (place / name).mkdir(mode=0o700)
+    (place / "version").write_text("1\n")
+
+
+def test_a_store_of_the_first_schema_gets_what_is_missing(tmp_path: Path) -> None:
+    schema_1(tmp_path / "s")
+    (tmp_path / "s/containers" / ("0" * 64)).mkdir()
+    before = os.umask(0)
+    try:
+        store = Store(tmp_path / "s")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "s/version").read_text() == "2\n"
+    assert {mode(store.path + b"/" + name) for name in DIRECTORIES if name not in (b"empty", b"merged")} == {
+        0o700
+    }
+    assert os.listdir(store.containers) == [b"0" * 64]
+    assert check(store).findings[1:] == ()  # the first says that `empty` is closed: it is 0755 today
+    make_image(store, "a")
+
+
+@pytest.mark.parametrize("left", [("blobs",), ("blobs", "blobs/sha256", "images", "version.1.x")])
+def test_a_migration_that_was_interrupted_is_finished(tmp_path: Path, left: tuple[str, ...]) -> None:
+    schema_1(tmp_path / "s")
+    for name in left:
+        (tmp_path / "s" / name).mkdir(mode=0o700)
+    make_image(Store(tmp_path / "s"), "a")
+    assert (tmp_path / "s/version").read_text() == "2\n"
+
+
+def test_many_migrate_at_once(tmp_path: Path) -> None:
+    schema_1(tmp_path / "s")
+    code = f"from lamina.store.root import Store; Store({str(tmp_path / 's')!r})"
+    started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
+    assert [process.wait(60) for process in started] == [0] * 6
+    assert sorted(p.name for p in (tmp_path / "s").iterdir() if p.name.startswith("version")) == ["version"]
+
+
+@pytest.mark.root
+def test_cve_2021_41103_other_users_reach_nothing_below(tmp_path: Path) -> None:
+    """Layers keep their own modes, set-uid programs and all: nobody else may get as far as them."""
+    tmp_path.chmod(0o755)
+    store = Store(tmp_path / "s")
+    image = make_image(store, "a")
+    program = layers.tree_of(store, image.layers[0]) + b"/file"
+    os.chmod(program, 0o4755)
+    volume = volumes.create(store, "v")
+    paths = [
+        program,
+        os.path.dirname(program),
+        images.place_of(store, image.id),
+        blobs.place_of(store, image.config),
+    ]
+    paths += [volume.path, store.layers, store.blobs, store.images, store.volumes, store.leases, store.claims]
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            reached = [path for path in paths if os.path.lexists(path)]
+            os._exit(1 if reached else 0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_damaged_version_is_said_to_be(tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def apply(container: Container, paths: Sequence[str], exclude: Sequence[str], fo
         return container.apply(paths, exclude, force, progress=progress)
 
 
-def remove(container: Container, force: bool = False) -> None:
+def remove(container: Container, force: bool = False, volumes: bool = False) -> None:
     """Remove, with a progress bar on a terminal. Raises what `Container.remove` raises."""
     with bar(f"removing {container.name}") as progress:
-        container.remove(force, progress=progress)
+        container.remove(force, volumes, progress=progress)
 
 
 def outcome(applied: Applied, name: str, style: Style) -> Iterator[str]:

@@ -8,7 +8,10 @@ from lamina.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.argv.declare import Arguments
+    from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
     from lamina.engine.options import RunOptions
 
@@ -44,6 +47,16 @@ def options(args: Arguments) -> RunOptions:
         found["volumes"] = args.volume
     if args.label:
         found["labels"] = args.label
+    if args.mount:
+        found["mounts"] = args.mount
+    if args.tmpfs:
+        found["tmpfs"] = args.tmpfs
+    if args.volumes_from:
+        found["volumes_from"] = args.volumes_from
+    if args.security_opt:
+        found["security_opt"] = args.security_opt
+    if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
+        found["pull"] = pull
     for key in (
         "name",
         "hostname",
@@ -54,6 +67,7 @@ def options(args: Arguments) -> RunOptions:
         "pids_limit",
         "network",
         "entrypoint",
+        "platform",
     ):
         given = getattr(args, key)
         if given is not None:
@@ -117,6 +131,30 @@ class IdFile:
             engine.container(self.identity or "-")
         except NotFound:
             os.unlink(self.path)
+
+
+class Pulling:
+    """Shows how far the pull of an image is, if there is one: what draws is loaded then."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self._transfer: Transfer | None = None
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """See `Engine.pull`. At its end the terminal is the command's."""
+        if self._transfer is None:
+            from lamina.cli.transfers import Transfer
+
+            self._transfer = Transfer(quiet=self.quiet).__enter__()
+        self._transfer.event(kind, **facts)
+        if kind == "done" and not facts.get("id"):
+            self.close()
+
+    def close(self) -> None:
+        """Leave the terminal alone; a second call does nothing."""
+        if self._transfer is not None:
+            self._transfer.__exit__(None, None, None)
+            self._transfer = None
 
 
 def warn(warning: str) -> None:

@@ -62,7 +62,10 @@ def _asking_for_help(words: list[str]) -> list[str]:
     if words[:1] == ["help"]:
         length = next((n for n in (2, 1) if " ".join(words[1 : n + 1]) in VERBS), 1)
         return [*words[1 : length + 1], "--help"]
-    return words if words and words != ["overlay"] else [*words, "--help"]
+    group = (
+        len(words) == 1 and any(name.startswith(words[0] + " ") for name in VERBS) and words[0] not in VERBS
+    )
+    return words if words and not group else [*words, "--help"]
 
 
 def parse_verb(verb: Verb, argv: Sequence[str]) -> dict[str, Any]:
@@ -215,7 +218,10 @@ class Nested(Group):
 
 
 NESTED = {
-    "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained."
+    "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained.",
+    "image": "Images: what containers are made of.",
+    "system": "Everything that is kept: counted, cleaned up, checked.",
+    "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 
 
@@ -313,7 +319,7 @@ def _term(option: Option) -> str:
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
 attach build commit container cp create events exec export history image images import kill load login logout network
-pause port pull push rename restart save search start stats stop system tag top unpause update volume wait
+pause port pull push rename restart save search start stats stop tag top unpause update wait
 """
 LATER_OPTIONS = """
 -d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --init --ipc --mount --pid --privileged

@@ -1,4 +1,4 @@
-"""What a shell may offer for a word: names of containers; files and directories are left to the shell."""
+"""What a shell may offer for a word: names of containers and images; files and directories are left to the shell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
     """The words for *kind*, or None where the shell should complete a path."""
     if kind == "container":
         return _containers(root)
+    if kind == "image":
+        return _images(root)
     return None
 
 
@@ -18,4 +20,13 @@ def _containers(root: str | None) -> list[str]:
     try:
         return sorted(container.name for container in Engine(root).containers(all=True))
     except Exception:  # a completion never complains
+        return []
+
+
+def _images(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    try:
+        return ["host", *sorted(name for image in Engine(root).images() for name in image.names)]
+    except Exception:
         return []

@@ -56,10 +56,20 @@ def perform(argv: Sequence[str]) -> int:
 
 
 def load(name: str) -> Any:
-    """The module of the verb *name*."""
+    """The module of the verb *name*, or the same under that name where the module is another verb's."""
     module = "lamina.cli.verbs." + VERBS[name][1]
     __import__(module)
-    return sys.modules[module]
+    found = sys.modules[module]
+    return found if found.VERB.name == name else Alias(name, found)
+
+
+class Alias:
+    """A verb of another name: `lamina image ls` is `lamina images`."""
+
+    def __init__(self, name: str, module: Any) -> None:
+        from lamina.values import replace
+
+        self.VERB, self.do = replace(module.VERB, name=name), module.do
 
 
 def _read(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | None:

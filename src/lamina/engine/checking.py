@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.options import Options
-from lamina.errors import Unsupported
+from lamina.errors import InvalidInput, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
 NETWORKS = ("none", "host")
+PULLS = ("missing", "always", "never")
+SOURCES = ("volumes", "mounts", "tmpfs")
 
 
 def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Options:
@@ -30,8 +32,10 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
             checked[key] = bool(given)
         elif key == "network":
             checked[key] = _network(given)
+        elif key == "pull":
+            checked[key] = _pull(given)
         else:
-            from lamina.engine.notation import READERS, read_cpus, read_env
+            from lamina.engine.notation import READERS, read_cpus, read_env, read_security
 
             if key == "env":
                 checked["env"] = read_env(given, os.environ if environ is None else environ)
@@ -39,12 +43,32 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
                 checked["cpu_quota"] = read_cpus(given)
             elif key in READERS:
                 checked[key] = READERS[key](given)
+            elif key in SOURCES:
+                from lamina.engine.mount_notation import READERS as MOUNTS
+
+                checked["volumes"] = (*checked.get("volumes", ()), *MOUNTS[key](given))
+            elif key == "volumes_from":
+                from lamina.engine.mount_notation import read_volumes_from
+
+                checked[key] = read_volumes_from(given)
+            elif key == "security_opt":
+                checked["new_privileges"] = read_security(given)
             else:
                 raise TypeError(f"run() got an unexpected keyword argument {key!r}")
+    if checked.get("volumes"):
+        from lamina.engine.mount_notation import check_targets
+
+        check_targets(checked["volumes"])
     return Options(**checked)
 
 
 def _network(given: Any) -> str:
     if given not in NETWORKS:
         raise Unsupported(f"run: network {given}: not supported so far", remedy="none or host")
+    return str(given)
+
+
+def _pull(given: Any) -> str:
+    if given not in PULLS:
+        raise InvalidInput(f"run: pull {given}: not one of {', '.join(PULLS)}")
     return str(given)

@@ -7,7 +7,7 @@ import time
 
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt
+from lamina.errors import Conflict, Corrupt, Unsupported
 from lamina.store.containers import no_such
 from lamina.values import replace
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
+    from lamina.store.root import Store
     from lamina.supervisor.log import LogEntry
 
 # how long a forced removal waits for the engine of a killed container to let go
@@ -65,6 +66,16 @@ class Container:
     def image(self) -> str:
         """The image it was made from, as it was asked for."""
         return str(self._record.get("image", ""))
+
+    @property
+    def image_id(self) -> str:
+        """The id of that image; "" over the host."""
+        return str(self._record.get("image_id") or "")
+
+    @property
+    def store(self) -> Store:
+        """The store that it is in."""
+        return self._home.store
 
     @property
     def command(self) -> list[str]:
@@ -174,12 +185,13 @@ class Container:
         from lamina.engine.apply.operations import clashes_of
         from lamina.engine.within import reach
 
+        started = self._started()
         found: list[Clash] = reach(
             self._maps,
             clashes_of,
             self.changes(),
             self._journal,
-            started_ns=self._started(),
+            started_ns=started,
             paths=list(paths),
             exclude=list(exclude),
         )
@@ -209,12 +221,13 @@ class Container:
         from lamina.engine.within import reach
 
         with _Held(self._home, "apply"):
+            started = self._started()
             applied: Applied = reach(
                 self._maps,
                 apply,
                 self.changes(),
                 self._journal,
-                started_ns=self._started(),
+                started_ns=started,
                 paths=list(paths),
                 exclude=list(exclude),
                 force=force,
@@ -242,6 +255,11 @@ class Container:
 
     def _started(self) -> int:
         asked = self._home.asked()
+        if asked.get("image_id"):
+            raise Unsupported(
+                f"apply container {self.name}: it was made from the image {self.image}, not from this system",
+                remedy="'lamina diff' shows what it did, 'lamina export' its files",
+            )
         moment = asked.get("moment")
         if not isinstance(moment, int):
             raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
@@ -249,12 +267,15 @@ class Container:
 
     # -- its end
 
-    def remove(self, force: bool = False, *, progress: Tell | None = None) -> None:
-        """Remove it and discard what it did. Raises Conflict when it runs; with *force* it is killed then."""
+    def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
+        """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
+
+        Raises Conflict when it runs; with *force* it is killed then.
+        """
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
-            discard(self._home, self.name or None, self._record, progress=progress)
+            discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
 
 
 class _Held:

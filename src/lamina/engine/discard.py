@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EIO
 
-from lamina.errors import KernelError
+from lamina.errors import Conflict, KernelError, NotFound
 from lamina.store import containers
 from lamina.store.tree import remove_tree
 
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 
 def discard(
-    home: Home, name: str | None, asked: dict[str, Any] | None, *, progress: Tell | None = None
+    home: Home,
+    name: str | None,
+    asked: dict[str, Any] | None,
+    *,
+    volumes: bool = False,
+    progress: Tell | None = None,
 ) -> None:
-    """Remove the container, whose lock is held, with its originals of what it applied. Raises KernelError."""
+    """Remove the container, whose lock is held, with its originals of what it applied, and with *volumes* those that
+    are its own (always, if it was to be removed at its end). Raises KernelError.
+    """
     meter = None
     if progress is not None:
         from lamina.engine.progress import Meter
@@ -36,6 +43,25 @@ def discard(
 
         reach(lambda: maps_of(asked), forget, journal)
     home.discard(name, remover(asked, meter))
+    if asked and asked.get("volumes") and (volumes or asked.get("rm")):
+        _discard_own_volumes(home.store, asked)
+
+
+def _discard_own_volumes(store: Store, asked: dict[str, Any]) -> None:
+    """Those that other containers use as well, by --volumes-from, stay."""
+    from lamina.engine.mounted import own_volumes
+
+    if not (names := own_volumes(asked)):
+        return
+    from lamina.store.references import ContainerUses
+    from lamina.store.volumes import remove
+
+    uses = ContainerUses(store)
+    for name in names:
+        try:
+            remove(store, name, unless_used=uses, remove=remover(asked))
+        except (Conflict, NotFound):
+            continue
 
 
 def finish_burials(store: Store) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
+    from lamina.engine.images import Image, Step
     from lamina.engine.options import RunOptions
+    from lamina.engine.storage import Storage
     from lamina.runtime.plan import Plan
 
     class HasFileno(Protocol):
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     Stream = int | HasFileno | None
+    Source = str | PathLike[str] | int | HasFileno
     Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
 
 # every so many runs an engine that does nothing else looks after what killed engines left
@@ -34,8 +37,17 @@ RUNS_BETWEEN_SWEEPS = 64
 class Engine:
     """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina)."""
 
-    def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
+        *,
+        store_limit: str | int | None = None,
+    ) -> None:
+        """With *store_limit* (bytes, or "200g"; default: $LAMINA_STORE_LIMIT) images that were not used for the longest
+        time go when others come; see `Storage.keep_below`.
+        """
         self._root = root
+        self._limit = os.environ.get("LAMINA_STORE_LIMIT") if store_limit is None else store_limit
         self._store: Store | None = None
         self._runs = 0
 
@@ -44,7 +56,18 @@ class Engine:
         """The store, opened (and made, if need be) when it is first used."""
         if self._store is None:
             self._store = Store(self._root)
+            if self._limit:
+                from lamina.engine.storage import read_limit
+
+                self._store.limit = read_limit(str(self._limit))
         return self._store
+
+    @property
+    def storage(self) -> Storage:
+        """What the store keeps, and what can be done about it: usage, garbage, checks, pins, limits, volumes."""
+        from lamina.engine.storage import Storage
+
+        return Storage(self.store)
 
     def run(
         self,
@@ -63,6 +86,7 @@ class Engine:
         forward_signals: bool = False,
         on_warning: Callable[[str], None] | None = None,
         on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
     ) -> Completed:
         """Run *command* in a new container over *image* and wait for its end.
@@ -70,7 +94,8 @@ class Engine:
         The streams, `input`, `capture_output`, `text`, `encoding`, `check` and `timeout` (seconds) are those of
         subprocess.run, with one difference: standard input is empty unless `input` or `stdin` is given, or
         `interactive` asks for the caller's. `**options` are those of `docker run`; see RunOptions. With
-        `forward_signals` (main thread only) signals for this process go to the command instead.
+        `forward_signals` (main thread only) signals for this process go to the command instead. An image that is not
+        here is pulled; `on_event` is told how that goes (see `pull`).
 
         Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
         Unsupported, KernelError and others below LaminaError.
@@ -99,7 +124,7 @@ class Engine:
         if timeout is not None and not timeout >= 0:
             raise InvalidInput(f"run: timeout {timeout} is not a number of seconds")
         self._sweep()
-        hooks = Hooks(warn=on_warning, created=on_created)
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         try:
             done = run(self.store, image, words, checked, io, hooks)
         except Exception as error:
@@ -113,20 +138,24 @@ class Engine:
         return done
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
-        """What `run` would do, as the list of system calls of its start; nothing is made or started."""
+        """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
-        from lamina.engine.run import Io, design
+        from lamina.engine.design import HOST, design, to_come
         from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
         from lamina.runtime.seccomp.cache import default_filter
 
+        checked = check_options(options)
+        record = None
+        if image != HOST:
+            from lamina.engine.obtain import find
+
+            record = find(self.store, image)
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
-        io = Io(stdin=DEVNULL)
-        drawn = design(self.store, identity, home, image, _words(command), check_options(options), io)
-        return plan(
-            drawn.bundle, seccomp=default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
-        )
+        drawn = design(self.store, identity, home, record, _words(command), checked, DEVNULL)
+        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
+        return plan(drawn.bundle, seccomp=seccomp, to_come=to_come(drawn))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
@@ -155,6 +184,166 @@ class Engine:
                 continue  # removed meanwhile, or not yet written down
         found.sort(key=lambda entry: entry[0])
         return [container for _, container in found]
+
+    # -- images
+
+    def pull(
+        self, name: str, *, platform: str | None = None, on_event: Callable[..., None] | None = None
+    ) -> str:
+        """Fetch the image *name* from its registry, unpack it and give it that name, whose full form is returned.
+
+        *platform* is such as "linux/arm64"; this machine's unless given. *on_event* is called with a word and facts
+        by name, from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
+        InvalidReference, RegistryError.
+        """
+        from lamina.engine.pulling import pull
+
+        return pull(self.store, name, platform, on_event)[1]
+
+    def push(self, name: str, *, on_event: Callable[..., None] | None = None) -> str:
+        """Send the image *name* to where the name says; its digest there. Events as of `pull`.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        from lamina.engine.pulling import push
+
+        return push(self.store, name, on_event)
+
+    def images(self) -> list[Image]:
+        """All images, the youngest first."""
+        from lamina.engine.images import list_images
+
+        return list_images(self.store)
+
+    def image(self, reference: str) -> Image:
+        """The image with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
+        from lamina.engine.images import image
+
+        return image(self.store, reference)
+
+    def tag(self, source: str, target: str) -> None:
+        """Let the name *target* stand for the image *source* as well. Raises NotFound, InvalidReference."""
+        from lamina.engine.images import tag
+
+        tag(self.store, source, target)
+
+    def remove_image(
+        self, reference: str, *, force: bool = False, prune: bool = True
+    ) -> list[tuple[str, str]]:
+        """Take the name away, and with the last one remove the image and (*prune*) the layers that nothing else needs.
+
+        What was done: pairs of "Untagged" or "Deleted", and what. Raises NotFound, Conflict.
+        """
+        from lamina.engine.images import remove
+
+        return remove(self.store, reference, force=force, prune=prune)
+
+    def prune_images(self, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+        """Remove the images without a name, with *everything* all that no container uses; what was done, as of
+        `remove_image`, and how many bytes became free.
+        """
+        from lamina.engine.images import prune
+
+        return prune(self.store, everything=everything)
+
+    def history(self, reference: str) -> list[Step]:
+        """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
+        from lamina.engine.images import history
+
+        return history(self.store, reference)
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        """Everything known of the image, in the words of `docker image inspect`. Raises NotFound, Corrupt."""
+        from lamina.engine.images import inspect
+
+        return inspect(self.store, reference)
+
+    def login(self, server: str | None, username: str, password: str) -> None:
+        """Try the password at the registry *server* (None: docker.io), and keep it. Raises RegistryError."""
+        from lamina.engine.pulling import login
+
+        login(server, username, password)
+
+    def logout(self, server: str | None = None) -> str:
+        """Forget the password of the registry; its name."""
+        from lamina.engine.pulling import logout
+
+        return logout(server)
+
+    # -- archives
+
+    def load(
+        self,
+        source: Source,
+        *,
+        platform: str | None = None,
+        on_event: Callable[..., None] | None = None,
+    ) -> list[Image]:
+        """Read every image of an archive, a file object or descriptor of one, or of an OCI layout directory.
+
+        Raises InvalidInput for what is none, Corrupt for what is damaged.
+        """
+        from lamina.engine.archives import load
+
+        return load(self.store, source, platform, on_event)
+
+    def save(
+        self,
+        references: str | Sequence[str],
+        target: Source,
+        *,
+        form: str = "docker-archive",
+        on_event: Callable[..., None] | None = None,
+    ) -> None:
+        """Write images to an archive: "docker-archive" (an OCI layout as well), "oci-archive", or "oci-dir".
+
+        A file of that path appears when it is whole. Raises NotFound, Corrupt, KernelError.
+        """
+        from lamina.engine.archives import save
+
+        names = [references] if isinstance(references, str) else list(references)
+        save(self.store, names, target, form, on_event)
+
+    def import_(
+        self,
+        source: Source,
+        name: str | None = None,
+        *,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str | None = None,
+        on_event: Callable[..., None] | None = None,
+    ) -> Image:
+        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile.
+
+        Raises InvalidInput, Corrupt.
+        """
+        from lamina.engine.archives import import_
+
+        return import_(self.store, source, name, changes, message, platform, on_event)
+
+    def from_directory(
+        self,
+        directory: str | PathLike[str],
+        name: str | None = None,
+        *,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str | None = None,
+    ) -> Image:
+        """Make an image of one layer from a directory with a root file system. Raises InvalidInput, KernelError."""
+        from lamina.engine.archives import from_directory
+
+        return from_directory(self.store, directory, name, changes, message, platform)
+
+    def export(self, reference: str, target: Source) -> None:
+        """Write the files of a container over an image as one flat tar archive, without its volumes.
+
+        Raises NotFound, Unsupported (over the host), KernelError.
+        """
+        from lamina.engine.archives import export
+
+        export(self.container(reference), target)
 
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
+PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -24,7 +25,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "Id": home.id,
         "Name": asked["name"],
-        "Image": asked["image"],
+        "Image": f"sha256:{asked['image_id']}" if asked.get("image_id") else asked["image"],
         "Created": _time(asked["created"]),
         "Path": command[0],
         "Args": command[1:],
@@ -41,12 +42,13 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         },
         "Config": {
             "Hostname": spec.get("hostname", ""),
-            "User": options.get("user") or "",
             "Tty": bool(options.get("tty")),
             "OpenStdin": bool(options.get("interactive")),
             "Env": process.get("env") or [],
             "WorkingDir": process.get("cwd") or "",
             "Labels": asked.get("labels") or {},
+            "Image": asked["image"],
+            **_of_image(asked.get("config") or {}, options),
         },
         "HostConfig": {
             "Init": bool(options.get("init")),
@@ -57,11 +59,53 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
         },
-        "Mounts": [m for m in spec.get("mounts") or [] if m.get("type") == "bind"],
+        "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": os.fsdecode(home.path + b"/log"),
         "Warnings": [*(asked.get("warnings") or []), *(state.get("notes") or [])],
     }
+
+
+def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What the image says, where nothing else was asked."""
+    entrypoint = options.get("entrypoint")
+    return {
+        "User": options.get("user") or config.get("user") or "",
+        "Entrypoint": (config.get("entrypoint") if entrypoint is None else entrypoint) or None,
+        "Cmd": config.get("cmd") or None,
+        "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
+        "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
+        "StopSignal": config.get("stop_signal") or "SIGTERM",
+        "Healthcheck": healthcheck(config.get("healthcheck")),
+        "Shell": config.get("shell") or None,
+    }
+
+
+def healthcheck(kept: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A health check as an image's record keeps it, in docker's words."""
+    if not kept:
+        return None
+    return {"".join(part.capitalize() for part in key.split("_")): text for key, text in kept.items() if text}
+
+
+def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
+    """What was mounted from elsewhere, in docker's words."""
+    found = []
+    for volume in asked.get("volumes") or ():
+        name, options = volume.get("name"), volume["options"]
+        source = f"{store}/volumes/{name}/_data" if name else volume["source"]
+        found.append(
+            {
+                "Type": {"over": "bind"}.get(volume["kind"], volume["kind"]),
+                **({"Name": name, "Driver": "local"} if name else {}),
+                "Source": "" if volume["kind"] == "tmpfs" else source,
+                "Destination": volume["target"],
+                "Mode": ",".join(options),
+                "RW": not {"ro", "rro"} & set(options),
+                "Propagation": next((word for word in options if word in PROPAGATIONS), ""),
+            }
+        )
+    return found
 
 
 def _time(nanoseconds: int | None) -> str:

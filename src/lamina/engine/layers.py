@@ -59,7 +59,7 @@ def arrange(
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
         if place.writable and not (read_only and number):
             spec = MountSpec(
-                lowerdirs=(lower,),
+                lowerdirs=(lower, *place.below),
                 upperdir=home + b"/upper-%d" % number,
                 workdir=home + b"/work-%d" % number,
                 userxattr=rootless,
@@ -67,9 +67,8 @@ def arrange(
                 options=() if rootless else OPTIONS,
             )
         else:  # without an upper the kernel wants two lowers
-            spec = MountSpec(
-                lowerdirs=(lower, store.empty), userxattr=rootless, options=() if rootless else OPTIONS
-            )
+            lowers = (lower, *place.below) if place.below else (lower, store.empty)
+            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=() if rootless else OPTIONS)
         stacks.append((place.at, spec))
     return Layers(tuple(stacks), image, home)
 
@@ -82,17 +81,17 @@ def furnish(layers: Layers) -> None:
         if spec.upperdir is not None and spec.workdir is not None:
             os.mkdir(spec.upperdir, 0o700)
             os.mkdir(spec.workdir, 0o700)
-            _resemble(spec.upperdir, place.lower)
+            resemble(spec.upperdir, place.lower)
 
 
 def unfurnish(home: bytes) -> None:
     """Remove what `furnish` made in the directory *home*, for another try. Raises OSError."""
     for name in os.listdir(home):
-        if name.startswith((b"upper-", b"work-")) or name == b"skeleton":
+        if name.startswith((b"upper-", b"work-", b"over-")) or name == b"skeleton":
             remove_tree(home + b"/" + name)
 
 
-def _resemble(upper: bytes, lower: bytes) -> None:
+def resemble(upper: bytes, lower: bytes) -> None:
     """A merged directory has the attributes of its upper: make them those of the lower, as copying up does."""
     found = os.stat(lower)
     try:
@@ -155,19 +154,19 @@ def _copy(source: bytes, target: bytes, mode: int) -> None:
 
 
 def record_of(layers: Layers) -> list[dict[str, Any]]:
-    """The stacks as the container's record keeps them: what lies in its own directory by relative paths. The inode of
-    the lower directory tells later whether it is still the same file system that is mounted there.
+    """The stacks as the container's record keeps them: what lies in the store by paths from the container's directory
+    on. The inode of a lower directory that can become another tells later whether it has.
     """
     return [
         {
             "at": at,
-            "inode": inode_of(spec.lowerdirs[0]),
+            "inode": 0 if place.lasting else inode_of(spec.lowerdirs[0]),
             "lower": [_shortened(lower, layers.home) for lower in spec.lowerdirs],
             "upper": None if spec.upperdir is None else _shortened(spec.upperdir, layers.home),
             "work": None if spec.workdir is None else _shortened(spec.workdir, layers.home),
             "userxattr": spec.userxattr,
         }
-        for at, spec in layers.stacks
+        for place, (at, spec) in zip(layers.image.places, layers.stacks, strict=True)
     ]
 
 
@@ -197,9 +196,14 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
 
 
 def _shortened(path: bytes, home: bytes) -> bytes:
-    return path[len(home) + 1 :] if path.startswith(home + b"/") else path
+    if path.startswith(home + b"/"):
+        return path[len(home) + 1 :]
+    store = home.rpartition(b"/containers/")[0]
+    return b"../.." + path[len(store) :] if store and path.startswith(store + b"/") else path
 
 
 def _lengthened(path: str, home: bytes) -> bytes:
     name = os.fsencode(path)
+    if name.startswith(b"../../"):
+        return home.rpartition(b"/containers/")[0] + name[len(b"../..") :]
     return name if name.startswith(b"/") else home + b"/" + name

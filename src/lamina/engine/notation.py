@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.engine.options import PERIOD, Volume
+from lamina.engine.options import PERIOD
 from lamina.errors import InvalidInput, Unsupported
 
 TYPE_CHECKING = False
@@ -17,17 +17,6 @@ SMALLEST_MEMORY = 6 << 20
 LARGEST_NUMBER = (1 << 63) - 1
 LONGEST_HOSTNAME = 64  # the kernel's HOST_NAME_MAX
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-# option of -v: what it means for the mount; None: nothing on Linux, accepted as Docker does
-_VOLUME_OPTIONS: dict[str, str | None] = {
-    "rw": "rw",
-    "ro": "rro",  # with all that is mounted below, as Docker from version 25 on
-    "rro": "rro",
-    **{p: p for p in ("private", "rprivate", "slave", "rslave", "shared", "rshared")},
-    **{a: a for a in ("nosuid", "nodev", "noexec", "suid", "dev", "exec")},
-    **{b: b for b in ("bind", "rbind")},
-    **dict.fromkeys(("cached", "delegated", "consistent", "nocopy")),
-}
-_PROPAGATION = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
 
 
 def text_of(given: Any, what: str) -> str:
@@ -43,7 +32,7 @@ def read_memory(given: str | int | None) -> int | None:
     """`--memory`: bytes, or a number with k, m, g, t or p (also kb, kib), a power of 1024. 0 means no limit."""
     if given is None:
         return None
-    number = given if isinstance(given, int) and not isinstance(given, bool) else _size(given)
+    number = given if isinstance(given, int) and not isinstance(given, bool) else size_of(given)
     if number is None or not 0 <= number <= LARGEST_NUMBER:
         raise InvalidInput(
             f"run: memory {given}: not a size", remedy="a number of bytes, or one with k, m or g: 512m"
@@ -53,7 +42,8 @@ def read_memory(given: str | int | None) -> int | None:
     return number or None
 
 
-def _size(given: Any) -> int | None:
+def size_of(given: Any) -> int | None:
+    """The bytes that a size such as `512m` or `1.5GiB` means; None if it is none."""
     text = str(given).strip().lower()
     digits = text.rstrip("bikmgtp ")
     unit = text[len(digits) :].strip()
@@ -103,7 +93,7 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     if hasattr(given, "items"):
         items = [(text_of(k, "environment variable"), v) for k, v in given.items()]
     else:
-        for entry in _listed(given, "env"):
+        for entry in listed(given, "env"):
             name, equals, text = text_of(entry, "environment variable").partition("=")
             items.append((name, text if equals else None))
     found = []
@@ -118,61 +108,8 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     return tuple(found)
 
 
-def read_volume(given: Any) -> Volume:
-    """`-v SOURCE:TARGET[:OPTIONS]`, or a tuple of these for paths that contain colons."""
-    parts = (
-        given.split(":")
-        if isinstance(given, str)
-        else list(given)
-        if isinstance(given, (tuple, list))
-        else []
-    )
-    if not 2 <= len(parts) <= 3:
-        raise InvalidInput(
-            f"run: volume {given!r}: not SOURCE:TARGET or SOURCE:TARGET:OPTIONS",
-            remedy="from Python, paths with colons can be given as a tuple (source, target, options)",
-        )
-    source, target = text_of(parts[0], "volume source"), text_of(parts[1], "volume target")
-    if not source.startswith(("/", "./", "../")) and source not in (".", ".."):
-        raise Unsupported(
-            f"run: volume {source}: named volumes are not supported so far",
-            remedy=f"name a directory of the host: ./{source} or an absolute path",
-        )
-    target = os.path.normpath(target) if target else ""
-    if not target.startswith("/") or target.strip("/") == "":
-        raise InvalidInput(f"run: volume target {parts[1]!r}: not an absolute path other than /")
-    options = _volume_options(text_of(parts[2], "volume options") if len(parts) == 3 else "", given)
-    return Volume(os.fsencode(os.path.abspath(source)), os.fsencode("/" + target.lstrip("/")), options)
-
-
-def _volume_options(text: str, given: Any) -> tuple[str, ...]:
-    words = [word for word in text.split(",") if word]
-    for word in words:
-        if word in ("z", "Z", "U", "O"):
-            raise Unsupported(f"run: volume {given}: option {word} is not supported so far")
-        if word not in _VOLUME_OPTIONS:
-            known = ", ".join(sorted(_VOLUME_OPTIONS))
-            raise InvalidInput(
-                f"run: volume {given}: there is no option {word!r}", remedy=f"the options are {known}"
-            )
-    if ("rw" in words and {"ro", "rro"} & set(words)) or len(_PROPAGATION & set(words)) > 1:
-        raise InvalidInput(f"run: volume {given}: its options contradict each other")
-    meant = [meaning for word in words if (meaning := _VOLUME_OPTIONS[word])]
-    how = [] if {"bind", "rbind"} & set(meant) else ["rbind"]
-    private = [] if _PROPAGATION & set(meant) else ["rprivate"]
-    return tuple(how + private + meant)
-
-
-def _volumes(given: Any) -> tuple[Volume, ...]:
-    volumes = tuple(read_volume(entry) for entry in _listed(given, "volumes"))
-    targets = [volume.target for volume in volumes]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise InvalidInput(f"run: volume target {os.fsdecode(target)}: given twice")
-    return volumes
-
-
-def _listed(given: Any, what: str) -> list[Any]:
+def listed(given: Any, what: str) -> list[Any]:
+    """*given* as a list; None is an empty one. Raises InvalidInput for a text, or what is no list."""
     if given is None:
         return []
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
@@ -216,7 +153,7 @@ def _entrypoint(given: Any) -> tuple[str, ...] | None:
     if isinstance(given, (str, bytes, os.PathLike)):
         text = text_of(given, "entrypoint")
         return (text,) if text else ()
-    return tuple(text_of(word, "entrypoint") for word in _listed(given, "entrypoint"))
+    return tuple(text_of(word, "entrypoint") for word in listed(given, "entrypoint"))
 
 
 def _labels(given: Any) -> tuple[tuple[str, str], ...]:
@@ -225,7 +162,7 @@ def _labels(given: Any) -> tuple[tuple[str, str], ...]:
     if hasattr(given, "items"):
         items = list(given.items())
     else:
-        items = [text_of(entry, "label").partition("=")[::2] for entry in _listed(given, "labels")]
+        items = [text_of(entry, "label").partition("=")[::2] for entry in listed(given, "labels")]
     found = {}
     for name, text in items:
         if not name:
@@ -244,6 +181,25 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 25
 
 
+def _platform(given: Any) -> str | None:
+    """Checked by whoever chooses the image."""
+    return None if given in (None, "") else text_of(given, "platform")
+
+
+def read_security(given: Any) -> bool:
+    """`--security-opt no-new-privileges[=false]`: whether programs of the image may give new privileges."""
+    granted = False
+    for entry in listed(given, "security_opt"):
+        key, _, setting = text_of(entry, "security option").replace(":", "=", 1).partition("=")
+        if key != "no-new-privileges" or setting.lower() not in ("", "true", "false"):
+            raise Unsupported(
+                f"run: security option {entry}: not supported so far",
+                remedy="no-new-privileges or no-new-privileges=false",
+            )
+        granted = setting.lower() == "false"
+    return granted
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "name": _name,
     "hostname": _hostname,
@@ -251,7 +207,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "user": _user,
     "memory": read_memory,
     "pids_limit": read_pids_limit,
-    "volumes": _volumes,
     "entrypoint": _entrypoint,
     "labels": _labels,
+    "platform": _platform,
 }

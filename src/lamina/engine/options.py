@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         cpus: str | float | None
         pids_limit: str | int | None
         volumes: Sequence[str | tuple[AnyPath, AnyPath] | tuple[AnyPath, AnyPath, str]]
+        mounts: Sequence[str | Mapping[str, str | bool]]
+        tmpfs: Sequence[str] | Mapping[str, str]
+        volumes_from: Sequence[str]
         network: str
         tty: bool
         interactive: bool
@@ -32,24 +35,44 @@ if TYPE_CHECKING:
         init: bool
         entrypoint: str | Sequence[str] | None
         labels: Sequence[str] | Mapping[str, str]
+        pull: str
+        platform: str | None
+        security_opt: Sequence[str]
 
 
 PERIOD = 100_000  # microseconds
 
 
+# what a Volume is
+BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
+
+
 @value
 class Volume:
-    """A directory or file of the host inside: `source` and `target` absolute; `options` in the mount's words."""
+    """Something from elsewhere inside, at the absolute path `target`; `options` are in the mount's words.
+
+    BIND shows the host's file or directory `source`, made before if it is missing and `create`. VOLUME is the store's
+    volume called `source` (b"": one of the container's own, which goes with it), filled with what the image has at its
+    place if it is empty and `copy`; `subpath` is what of it is shown. TMPFS is new and in memory. OVER shows the host's
+    directory `source` under a layer that takes what is written, and goes with the container. `chown`: the source
+    is given to the container's user before.
+    """
 
     source: bytes
     target: bytes
     options: tuple[str, ...]
+    kind: str = BIND
+    create: bool = True
+    copy: bool = True
+    chown: bool = False
+    subpath: bytes = b""
 
 
 @value
 class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
-    kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked.
+    kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
+    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw".
     """
 
     name: str | None = None
@@ -62,6 +85,7 @@ class Options:
     cpu_quota: int | None = None
     pids_limit: int | None = None
     volumes: tuple[Volume, ...] = ()
+    volumes_from: tuple[tuple[str, str], ...] = ()
     network: str = "none"
     tty: bool = False
     interactive: bool = False
@@ -69,3 +93,6 @@ class Options:
     init: bool = False
     entrypoint: tuple[str, ...] | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    pull: str = "missing"
+    platform: str | None = None
+    new_privileges: bool = False

@@ -1,4 +1,4 @@
-"""What the image `host` consists of, as values: which overlay comes where, and what is beside them."""
+"""What a container stands on, as values: which overlay comes where, what is beside them, and what is said of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ COPY = "copy"
 DIRECTORY, FILE, SPECIAL, CLOSED, GONE = "directory", "file", "special", "closed", "gone"
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.engine.translate import ImageConfig
+    from lamina.runtime.users import ReadFile
+
+
 @value
 class Place:
     """An overlay to come: the lower directory *lower* of the host appears at *at*; not `writable`: without an upper.
 
-    With a `skeleton` number the lower is that skeleton instead, which stands in for *lower*.
+    With a `skeleton` number the lower is that skeleton instead, which stands in for *lower*. `below` are further lower
+    directories under it, top first. `lasting`: they never change, so nobody need look whether they have.
     """
 
     at: bytes
     lower: bytes
     writable: bool = True
     skeleton: int | None = None
+    below: tuple[bytes, ...] = ()
+    lasting: bool = False
 
 
 @value
@@ -48,3 +57,17 @@ class HostImage:
     hide: tuple[bytes, ...] = ()
     stubs: tuple[Stub, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@value
+class Base:
+    """What a container stands on. `image` are its files, `config` says how to run it, `read` reads a file of its own,
+    such as /etc/passwd. Of an image of the store, `id` is its name there, and `layers` are those that a container
+    over it needs, base first.
+    """
+
+    image: HostImage
+    config: ImageConfig
+    read: ReadFile
+    id: str = ""
+    layers: tuple[str, ...] = ()

@@ -5,14 +5,13 @@ Whatever happens on the way, afterwards there is either a container whose end is
 
 from __future__ import annotations
 
-import os
 from time import time_ns
 
 from lamina.engine.completed import Completed
+from lamina.engine.design import HOST, design, maps_record
 from lamina.engine.discard import discard
-from lamina.engine.layers import ATTRIBUTES, arrange, furnish, record_of, unfurnish
-from lamina.engine.picture import mounts_changed, picture
-from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
+from lamina.engine.layers import furnish, record_of, unfurnish
+from lamina.engine.picture import mounts_changed
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -20,42 +19,37 @@ from lamina.errors import (
     LaminaError,
     StepFailed,
     TimeoutExpired,
-    Unsupported,
 )
-from lamina.runtime.bundle import Bundle
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
-from lamina.runtime.users import own_file, resolve_user
 from lamina.store import containers
 from lamina.store.root import raise_storage_error
-from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any
 
-    from lamina.engine.id_maps import IdMaps
-    from lamina.engine.layers import Layers
+    from lamina.engine.design import Design
     from lamina.engine.options import Options
-    from lamina.engine.translate import Spec
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
+    from lamina.store.images import Held
+    from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Ended
     from lamina.supervisor.log import LogWriter
     from lamina.supervisor.signals import Catcher
 
-HOST = "host"
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
-CGROUP_PARENT = "lamina"
 
 
 @value
@@ -72,121 +66,55 @@ class Io:
 
 @value
 class Hooks:
-    """Who wants to know: `warn` gets each warning, `created` the id, both before the command starts."""
+    """Who wants to know: `warn` gets each warning, `created` the id, both before the command starts. `events` hears how
+    the image is pulled, if it has to be.
+    """
 
     warn: Callable[[str], None] | None = None
     created: Callable[[str], None] | None = None
-
-
-@value
-class Design:
-    """A container on paper: everything of it but its directory. `lamina plan` prints what follows from it."""
-
-    bundle: Bundle
-    layers: Layers
-    spec: Spec
-    words: tuple[str, ...]
-    maps: IdMaps | None
-    warnings: tuple[str, ...]
-
-
-def design(
-    store: Store,
-    identity: str,
-    home: bytes,
-    image: str,
-    command: tuple[str, ...],
-    options: Options,
-    io: Io,
-    refused: Mapping[bytes, str] | None = None,
-) -> Design:
-    """Draw up the container *identity* in the directory *home*; nothing is changed.
-
-    *refused* are places that the kernel would not overlay. Raises Unsupported, InvalidInput, NotFound for what cannot
-    be had.
-    """
-    if image != HOST:
-        raise Unsupported(
-            f"run {image}: images are not supported so far", remedy=f"the image {HOST!r} is this machine"
-        )
-    maps = _id_maps()
-    rootless = maps is not None
-    host = picture(store, rootless=rootless, refused=refused)
-    layers = arrange(host, store, home, rootless=rootless, volatile=options.rm, read_only=options.read_only)
-    config = ImageConfig(workdir=_working_directory())
-    words = arguments(command, options, config)
-    user = resolve_user(options.user, own_file)
-    size = terminal_size(io.stdin) if options.tty else None
-    limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
-    around = Circumstances(
-        identity=identity,
-        cgroup=_cgroup_path(identity, rootless) if limited else "",
-        hostname=os.uname().nodename,
-        maps=maps,
-        size=size,
-    )
-    spec = translate(words, options, config, user, around)
-    bundle = Bundle(
-        spec=spec,
-        rootfs=layers.rootfs,
-        merged=store.merged,
-        overlays=layers.overlays,
-        readonly=host.readonly,
-        hide=host.hide,
-        attributes=ATTRIBUTES,
-        identity=identity.encode(),
-        init=options.init,
-    )
-    return Design(bundle, layers, spec, words, maps, host.warnings)
-
-
-def _id_maps() -> IdMaps | None:
-    """Root needs none."""
-    if os.geteuid() == 0:
-        return None
-    from lamina.engine.id_maps import id_maps
-
-    return id_maps()
-
-
-def _cgroup_path(identity: str, rootless: bool) -> str:
-    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
-    return f"{'' if rootless else '/'}{CGROUP_PARENT}/{identity}"
-
-
-def _working_directory() -> str:
-    """As for any command on this machine: the caller's, unless the container cannot have it."""
-    try:
-        here = os.getcwd()
-    except OSError:
-        return "/"
-    fresh = here.split("/", 2)[1] in ("proc", "sys", "dev")
-    return "/" if fresh or not here.startswith("/") else here
+    events: Callable[..., None] | None = None
 
 
 def run(
     store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
 ) -> Completed:
     """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
-    session = None
+    held, session = None, None
     try:
+        if image != HOST:
+            from lamina.engine.obtain import obtain
+
+            held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = _Session(store, home, name, image, options, io, hooks)
+            session = _Session(store, home, name, image, held, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
         if session is not None:
             session.abandon(failure)
         raise
+    finally:
+        if held is not None:
+            held.release()
 
 
 class _Session:
-    """What one call of `run` holds. Its container's lock is held by `home`."""
+    """What one call of `run` holds. Its container's lock is held by `home`; `held` keeps the image until the
+    container's record does.
+    """
 
     def __init__(
-        self, store: Store, home: Home, name: str, image: str, options: Options, io: Io, hooks: Hooks
+        self,
+        store: Store,
+        home: Home,
+        name: str,
+        image: str,
+        held: Held | None,
+        options: Options,
+        io: Io,
+        hooks: Hooks,
     ) -> None:
-        self.store, self.home, self.name, self.image = store, home, name, image
+        self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
         self.stdio: Stdio | None = None
@@ -194,6 +122,7 @@ class _Session:
         self.catcher: Catcher | None = None
         self.told: set[str] = set()
         self.made: list[str] = []
+        self.record: dict[str, Any] | None = None
         self.recorded = False
 
     def run(self, command: tuple[str, ...]) -> Completed:
@@ -219,10 +148,10 @@ class _Session:
                     self.store,
                     self.home.id,
                     self.home.path,
-                    self.image,
+                    None if self.held is None else self.held.record,
                     command,
                     self.options,
-                    self.io,
+                    self.io.stdin,
                     refused,
                 )
                 self._prepare(drawn)
@@ -231,12 +160,15 @@ class _Session:
                 place = error.place if isinstance(error, StepFailed) else None
                 if place is not None and place not in refused:
                     refused[place] = f"the kernel does not overlay it ({error.strerror})"
-                elif again and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
+                elif self._may_go_better(error) and again:
                     again -= 1  # what is mounted on this machine came or went meanwhile
                 else:
                     raise
                 self._close()
                 unfurnish(self.home.path)
+
+    def _may_go_better(self, error: OSError) -> bool:
+        return self.held is None and not isinstance(error, _OF_THE_COMMAND) and mounts_changed()
 
     def _tell(self, drawn: Design) -> None:
         """Every warning once, and before the command can write anything."""
@@ -247,19 +179,37 @@ class _Session:
                     self.told.add(warning)
 
     def _prepare(self, drawn: Design) -> None:
-        options = self.options
         furnish(drawn.layers)
-        for volume in options.volumes:
-            if (made := _make_source(volume.source)) is not None:
-                target = os.fsdecode(volume.target)
-                text = f"made the directory {os.fsdecode(made)} on this system, for the volume at {target}"
-                self.made.append(text)
-                if self.hooks.warn is not None:
-                    self.hooks.warn(text)
-        self.home.write("container", self._asked(drawn))
+        locks = self._ready(drawn) if drawn.volumes else []
+        try:
+            if drawn.base.id:
+                from lamina.engine.own_files import write
+
+                write(self.home.path, drawn.spec["hostname"], self.options.network)
+            self.record = self._asked(drawn)
+            self.home.write("container", self.record)
+        finally:
+            for lock in locks:
+                lock.release()
+        if self.held is not None:
+            self.held.touch()
+            self.held.release()
+
+    def _ready(self, drawn: Design) -> list[Lock]:
+        from lamina.engine.mounted import ready
+
+        def tell(text: str) -> None:
+            self.made.append(text)
+            if self.hooks.warn is not None:
+                self.hooks.warn(text)
+
+        maps = drawn.maps
+        return ready(
+            self.store, self.home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=tell
+        )
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
-        options = self.options
+        options, base = self.options, drawn.base
         record: dict[str, Any] = {
             "id": self.home.id,
             "name": self.name,
@@ -267,19 +217,23 @@ class _Session:
             "command": list(drawn.words),
             "created": time_ns(),
             "rm": options.rm,
-            "labels": dict(options.labels),
+            "labels": {**dict(base.config.labels), **dict(options.labels)},
             "overlays": record_of(drawn.layers),
             "cgroup": drawn.spec["linux"]["cgroupsPath"],
             "warnings": [*drawn.warnings, *self.made],
         }
-        if drawn.maps is not None:
-            record["id_maps"] = {k: drawn.spec["linux"][k] for k in ("uidMappings", "gidMappings")}
-        if not options.rm:
-            from lamina.engine.moment import moment
+        if base.id:
+            record["image_id"], record["layers"] = base.id, list(base.layers)
+        if drawn.volumes:
+            from lamina.engine import mounted
 
-            record["options"] = {k: v for k, v in vars(options).items() if k not in ("volumes", "labels")}
-            record["made"] = _made(drawn)
-            record["moment"] = moment(self.home.path + b"/moment")
+            record["volumes"] = mounted.record_of(drawn.volumes)
+        if drawn.maps is not None:
+            record["id_maps"] = maps_record(drawn.maps)
+        if not options.rm:
+            from lamina.engine.keeping import lasting
+
+            record.update(lasting(self.home.path, drawn, options))
         return record
 
     def _start(self, drawn: Design) -> Running:
@@ -336,7 +290,7 @@ class _Session:
         running.close()
         self._close()
         if self.options.rm:
-            discard(home, self.name, None)
+            discard(home, self.name, self.record)
         else:
             end = {
                 "status": ended.status,
@@ -394,43 +348,10 @@ class _Session:
         try:
             self._close()
             if self.running is None or self.options.rm:
-                discard(self.home, self.name, None)
+                discard(self.home, self.name, self.record)
             else:
                 self.home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         finally:
             self.home.release()
-
-
-def _make_source(path: bytes) -> bytes | None:
-    """As Docker does: the source of a volume that is not there becomes a directory, of mode 755 whatever the umask, and
-    so do those on the way to it. Gives the topmost one that was made, None if nothing was.
-    """
-    missing = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path.rstrip(b"/"))
-    made = None
-    try:
-        for place in reversed(missing):
-            try:
-                os.mkdir(place, 0o700)
-            except FileExistsError:  # somebody else made it meanwhile
-                continue
-            made = made or place
-            os.chmod(place, 0o755)
-        return made
-    except OSError as error:
-        raise KernelError(
-            "make volume source",
-            error.errno or 5,
-            os.fsdecode(missing[0]),
-            remedy="name a file or directory that is there",
-        ) from error
-
-
-def _made(drawn: Design) -> list[str]:
-    """Places that a start makes if they are missing: what is at them is none of the command's doing."""
-    places = [mount["destination"] for mount in drawn.spec["mounts"]]
-    return [*places, drawn.spec["process"]["cwd"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.engine.options import PERIOD
+from lamina.engine.options import OVER, PERIOD, TMPFS
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.values import value
@@ -38,12 +38,18 @@ SHM_SIZE = 64 << 20
 
 @value
 class ImageConfig:
-    """What an image says about its containers; Docker's words."""
+    """What an image says about its containers; Docker's words. `volumes` are paths; `rest` is what a start does not
+    need and a record keeps (exposed_ports, stop_signal, healthcheck, shell).
+    """
 
     env: tuple[str, ...] = (f"PATH={PATH}",)
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     workdir: str = "/"
+    user: str = ""
+    volumes: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    rest: tuple[tuple[str, Any], ...] = ()
 
 
 @value
@@ -51,6 +57,8 @@ class Circumstances:
     """What a specification depends on apart from what was asked and the image.
 
     `cgroup` is the path below each hierarchy, `hostname` the host's own, `size` the terminal's (rows, columns).
+    `volumes` are all there will be, of those of the store the paths; `files` are pairs of a path inside and the file
+    that is shown there.
     """
 
     identity: str
@@ -59,6 +67,8 @@ class Circumstances:
     maps: IdMaps | None = None
     seccomp: dict[str, Any] | None = None
     size: tuple[int, int] | None = None
+    volumes: tuple[Volume, ...] = ()
+    files: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def arguments(command: tuple[str, ...], options: Options, config: ImageConfig) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ def translate(
         "process": _process(words, options, config, user, hostname, around),
         "root": {"path": "rootfs", "readonly": options.read_only},
         "hostname": hostname,
-        "mounts": [*_mounts(options, maps), *(_volume_mount(volume) for volume in options.volumes)],
+        "mounts": _all_mounts(options, around),
         "linux": {
             "namespaces": _namespaces(options, maps),
             "resources": _resources(options),
@@ -122,7 +132,7 @@ def _process(
             "inheritable": [],
             "ambient": [],
         },
-        "noNewPrivileges": True,
+        "noNewPrivileges": not options.new_privileges,
     }
     if options.tty and around.size is not None:
         process["consoleSize"] = {"height": around.size[0], "width": around.size[1]}
@@ -151,8 +161,11 @@ def _environment(options: Options, config: ImageConfig, user: User, hostname: st
     if options.tty:
         variables["TERM"] = "xterm"
     for entry in config.env:
-        name, _, text = entry.partition("=")
-        variables[name] = text
+        name, equals, text = entry.partition("=")
+        if equals:
+            variables[name] = text
+        else:  # as in Docker, a name alone takes the variable away
+            variables.pop(name, None)
     variables.update(options.env)
     variables.setdefault("HOME", user.home)
     return [f"{name}={text}" for name, text in variables.items()]
@@ -182,8 +195,28 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
     return {"destination": destination, "type": kind, "source": source, "options": options}
 
 
+def _all_mounts(options: Options, around: Circumstances) -> list[dict[str, Any]]:
+    """The defaults, but those in whose place something was asked for; then what was asked for, parents first."""
+    taken = {os.fsdecode(volume.target) for volume in around.volumes}
+    default = [
+        mount
+        for mount in _mounts(options, around.maps)
+        if mount["destination"] not in taken
+        and not ("/dev" in taken and mount["destination"].startswith("/dev/"))
+    ]
+    how = ["rbind", "rprivate", "ro"] if options.read_only else ["rbind", "rprivate"]
+    asked = [
+        _mount(os.fsdecode(target), "bind", os.fsdecode(source), how)
+        for target, source in around.files
+        if os.fsdecode(target) not in taken
+    ]
+    asked += map(_volume_mount, around.volumes)
+    return [*default, *sorted(asked, key=lambda mount: mount["destination"].count("/"))]
+
+
 def _volume_mount(volume: Volume) -> dict[str, Any]:
-    return _mount(os.fsdecode(volume.target), "bind", os.fsdecode(volume.source), list(volume.options))
+    kind = {TMPFS: "tmpfs", OVER: "overlay"}.get(volume.kind, "bind")
+    return _mount(os.fsdecode(volume.target), kind, os.fsdecode(volume.source), list(volume.options))
 
 
 def _namespaces(options: Options, maps: IdMaps | None) -> list[dict[str, str]]:

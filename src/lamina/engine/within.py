@@ -36,7 +36,9 @@ HEADER = 8  # bytes of a frame's length
 ITEM, PROGRESS, RESULT, FAILURE = "item", "progress", "result", "failure"
 MAIN = """
 import os, sys
-sys.path.insert(0, os.fsencode(sys.argv[1]).decode('utf-8', 'surrogateescape'))
+paths = [os.fsencode(path).decode('utf-8', 'surrogateescape') for path in sys.argv[1:]]
+sys.path[:0] = paths[:1]
+sys.path += paths[1:]
 from lamina.engine.within import serve
 serve()
 """
@@ -68,6 +70,15 @@ def reach(
         if kind == PROGRESS and progress is not None:
             progress(*content)
         elif kind == RESULT:
+            result = content
+    return result
+
+
+def inside(maps: Maps, work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`."""
+    result = None
+    for kind, content in _Within(maps, work, args, keywords, False).frames():
+        if kind == RESULT:
             result = content
     return result
 
@@ -172,13 +183,19 @@ def _spawn(stdin: int, stdout: int) -> int:
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", "-B", "-c", MAIN, here],
+        [sys.executable, "-I", "-S", "-B", "-c", MAIN, here, *_libraries()],
         {"PATH": "/usr/bin:/bin"},
         file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
         setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
         setsigmask=(),
         setsigdef=(SIGINT,),
     )
+
+
+def _libraries() -> list[str]:
+    """Where the libraries are that Lamina uses; none of the other places where this program may look for modules."""
+    known = ("site-packages", "dist-packages")
+    return [path for path in sys.path if path.startswith("/") and os.path.basename(path) in known]
 
 
 def _wait(process: int) -> None:

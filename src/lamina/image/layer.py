@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         def __call__(self, count: int, /) -> object: ...
 
 
+_REST = 64  # mebibytes that are read of what cannot be unpacked, to find out whether it is what was asked for
 _WAITING = 6  # chunks of at most a mebibyte between the threads
 _MEDIA_TYPES = ("tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd")
 
@@ -166,10 +167,23 @@ def fill(
         recipe = Recipe(home) if keep_recipe else None
         try:
             with _Decompressing(read, digest, limits, allowed, progress) as stream:
-                applied = apply_layer(
-                    stream.next_chunk, directory, userxattr=userxattr, ids=ids, limits=limits, recipe=recipe
-                )
-                stream.finish()
+                try:
+                    applied = apply_layer(
+                        stream.next_chunk,
+                        directory,
+                        userxattr=userxattr,
+                        ids=ids,
+                        limits=limits,
+                        recipe=recipe,
+                    )
+                    stream.finish()
+                except (InvalidInput, Corrupt) as error:
+                    # it may be no archive because it is not what was asked for: then that is what to say
+                    if digest is not None and stream.read_rest() and stream.digest != digest:
+                        raise Corrupt(
+                            f"unpack layer {digest}: what came has the digest {stream.digest}"
+                        ) from error
+                    raise
             if recipe is not None:
                 recipe.finish()
         finally:
@@ -224,6 +238,17 @@ class _Decompressing:
         """Read whatever is left, for the digests."""
         while self.next_chunk():
             pass
+
+    def read_rest(self) -> bool:
+        """Read what the decompression left, for the digest; False if that is too much or cannot be read."""
+        self.__exit__()
+        try:
+            for _ in range(_REST):
+                if not self._count(1 << 20):
+                    return True
+        except Exception:  # whatever it is, the first problem is the one to tell
+            pass
+        return False
 
     def _count(self, size: int) -> bytes:
         data = self._read(size)

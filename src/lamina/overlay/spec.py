@@ -6,7 +6,10 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 # fsconfig(2): a string value is at most 256 bytes with its NUL; longer paths go by descriptor
 LONGEST_STRING = 255
@@ -30,6 +33,11 @@ class MountSpec:
     userxattr: bool = False
     volatile: bool = False
     options: tuple[tuple[str, str], ...] = ()
+
+
+def top_first(base_first: Sequence[T]) -> tuple[T, ...]:
+    """The layers of an image in the kernel's order. OCI lists the base first; nobody else turns it round."""
+    return tuple(reversed(base_first))
 
 
 def renamed(spec: MountSpec, name: Callable[[bytes], bytes]) -> MountSpec:

@@ -29,7 +29,8 @@ class Bundle:
     `directory` is the bundle's own, which relative sources of bind mounts belong to. With `init` process 1 is a minimal
     init (runtime/init), and the specification's process its child. With `no_pivot` the root is moved over "/" and
     entered by chroot(2), for hosts whose root cannot be pivoted (an initramfs). Without `new_keyring` the process stays
-    in the caller's session keyring.
+    in the caller's session keyring. `parts` are (destination, path) of bind mounts that show a directory within their
+    source: nothing in there, which may be anybody's, leads out of it.
     """
 
     spec: Spec
@@ -44,6 +45,7 @@ class Bundle:
     directory: bytes = b""
     no_pivot: bool = False
     new_keyring: bool = True
+    parts: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def absolute(source: bytes, directory: bytes) -> bytes:

@@ -17,6 +17,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from lamina.linux.fd import Fd
@@ -30,16 +31,19 @@ _PROC_ROOT_INODE = 1  # linux/proc_fs.h, PROC_ROOT_INO
 CAP_SYS_ADMIN = 21
 
 
-def facts(bundle: Bundle, held: list[Fd]) -> tuple[Wiring, dict[str, int]]:
+def facts(
+    bundle: Bundle, held: list[Fd], to_come: Mapping[bytes, bool] | None = None
+) -> tuple[Wiring, dict[str, int]]:
     """What the host says to *bundle*, and the values of the registers among it.
 
-    Descriptors that are opened for it are added to *held*. Raises NotFound, InvalidInput and Unsupported for what is
+    Descriptors that are opened for it are added to *held*. *to_come* are sources of bind mounts that need not be there
+    yet, and whether each will be a directory. Raises NotFound, InvalidInput and Unsupported for what is
     not there.
     """
     spec = bundle.spec
     linux = spec.get("linux") or {}
     _check_null()
-    files, procfs = _sources(bundle)
+    files, procfs = _sources(bundle, to_come or {})
     known = process_facts(spec["process"], linux)
     changes: dict[str, Any] = {"files": files, "procfs": procfs}
     opened: dict[str, int] = {}
@@ -96,7 +100,7 @@ def _check_null() -> None:
         )
 
 
-def _sources(bundle: Bundle) -> tuple[frozenset[bytes], frozenset[bytes]]:
+def _sources(bundle: Bundle, to_come: Mapping[bytes, bool]) -> tuple[frozenset[bytes], frozenset[bytes]]:
     """Of the sources of bind mounts: those that are not directories, and those that are a procfs."""
     files, procfs = set(), set()
     for mount in bundle.spec.get("mounts") or []:
@@ -105,6 +109,10 @@ def _sources(bundle: Bundle) -> tuple[frozenset[bytes], frozenset[bytes]]:
         if not bound or "remount" in options:
             continue
         source = absolute(os.fsencode(str(mount.get("source") or "")), bundle.directory)
+        if source in to_come:
+            if not to_come[source]:
+                files.add(source)
+            continue
         try:
             status = os.stat(source)
         except OSError as error:

@@ -22,6 +22,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from signal import pidfd_send_signal
     from typing import Any
 
@@ -102,8 +103,10 @@ def _reap(pidfd: Fd) -> int:
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
-def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
-    """The plan of a start as it would be made now. Starts nothing."""
+def plan(
+    bundle: Bundle, *, seccomp: Filter | None = None, to_come: Mapping[bytes, bool] | None = None
+) -> Plan:
+    """The plan of a start as it would be made now. Starts nothing. *to_come*: see `facts`."""
     from lamina.runtime.plan import compile_plan
 
     tasks, controllers = _printed_cgroups(bundle)
@@ -111,7 +114,7 @@ def plan(bundle: Bundle, *, seccomp: Filter | None = None) -> Plan:
     held: list[Fd] = []
     try:
         wiring = replace(
-            facts(bundle, held)[0],
+            facts(bundle, held, to_come)[0],
             launcher=_LAUNCHER,
             seccomp=filter_.program() if filter_ else b"",
             tasks=tasks,

@@ -19,14 +19,14 @@ from lamina.linux.constants import (
     PROC_SUPER_MAGIC,
 )
 from lamina.linux.fd import Fd
-from lamina.linux.files import fstatfs
+from lamina.linux.files import fstatfs, openat2
 from lamina.linux.mount import fsconfig, fsmount, fsopen, mount_setattr, open_tree
 from lamina.linux.program import Reg, assemble
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.steps import overlay_steps
 from lamina.runtime.id_maps import mapped_namespace
 from lamina.runtime.plan.mounts import Place, places_of
-from lamina.runtime.plan.paths import ROOT
+from lamina.runtime.plan.paths import INSIDE, ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,7 +126,14 @@ def _namespace(mount: dict[str, Any], linux: dict[str, Any], mapped: bool, joine
 
 def _tree(place: Place, namespace: Fd | None) -> Fd:
     recursive = AT_RECURSIVE if place.options.bind is None else place.options.bind
-    tree = open_tree(AT_FDCWD, place.source, OPEN_TREE_CLONE | recursive)
+    if place.part:
+        with (
+            Fd(os.open(place.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as top,
+            openat2(top, place.part, os.O_PATH | os.O_DIRECTORY, resolve=INSIDE) as inside,
+        ):
+            tree = open_tree(inside, b"", OPEN_TREE_CLONE | AT_EMPTY_PATH | recursive)
+    else:
+        tree = open_tree(AT_FDCWD, place.source, OPEN_TREE_CLONE | recursive)
     try:
         if namespace is not None:
             mount_setattr(

@@ -46,7 +46,7 @@ def file_reader(root: int) -> ReadFile:
     def read(path: str) -> bytes:
         try:
             with openat2(root, path.lstrip("/"), _READING, resolve=inside) as fd:
-                return _content(fd)
+                return content(fd)
         except OSError:
             return b""
 
@@ -60,14 +60,14 @@ def own_file(path: str) -> bytes:
     except OSError:
         return b""
     try:
-        return _content(fd)
+        return content(fd)
     except OSError:
         return b""
     finally:
         os.close(fd)
 
 
-def _content(fd: int) -> bytes:
+def content(fd: int) -> bytes:
     """No more than LARGEST bytes, and of a file only."""
     if not S_ISREG(os.fstat(fd).st_mode):
         return b""

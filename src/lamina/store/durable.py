@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 
 from lamina.document import encode
-from lamina.linux.call import syscall
 from lamina.store.trace import point
 
 TYPE_CHECKING = False
@@ -74,5 +73,7 @@ def sync_file_system(descriptor: int, *, what: str) -> None:
     """syncfs(2): everything on the file system of *descriptor* is on the disk, with the errors met since it was opened
     (Linux 5.8). For a tree of many files one call instead of one a file: measured 60 times as fast. Raises KernelError.
     """
+    from lamina.linux.call import syscall
+
     point(f"{what}.syncfs")
     syscall("syncfs", descriptor, target="the store's file system")

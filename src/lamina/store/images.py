@@ -21,11 +21,10 @@ from __future__ import annotations
 import os
 from fcntl import LOCK_EX, LOCK_SH
 
-from lamina.errors import Corrupt, InvalidInput, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest
-from lamina.store.durable import NEW, publish, stage_record, sync_directory
 from lamina.store.names import is_id
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.leases import Lease
+    from lamina.store.references import ContainerUses
     from lamina.store.root import Store
 
 _REPAIR = "'lamina system check --repair' takes it away; then pull or build the image again"
@@ -233,8 +233,12 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
     place = place_of(store, record.id)
     try:
         with turn(store):
-            record = _merged(store, record)
-            _replace(store, place, _encoded(record))
+            old = _old(store, record.id)
+            record = record if old is None else _merged(store, record, old)
+            if record == old:
+                touch(store, record.id)
+            else:
+                _replace(store, place, _encoded(record))
             if record.pinned:
                 _pin(store, record.id)
             for name in names:
@@ -245,25 +249,49 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
     return record
 
 
-def _merged(store: Store, record: ImageRecord) -> ImageRecord:
-    """*record* with what an older one of the same image knows besides."""
+def _old(store: Store, identity: str) -> ImageRecord | None:
     try:
-        old = get(store, record.id)
+        return get(store, identity)
     except Corrupt:
-        old = None
-    if old is None:
-        return record
-    if (
-        old.layers != record.layers
-    ):  # frozen uppers that got a digest meanwhile: both are right, ours is newer
-        return replace(record, pinned=record.pinned or old.pinned)
+        return None
+
+
+def _merged(store: Store, record: ImageRecord, old: ImageRecord) -> ImageRecord:
+    """*record* with what an older one of the same image knows besides."""
+    from lamina.store.blobs import has
+
+    pinned = record.pinned or old.pinned
+    if old.layers != record.layers:  # frozen uppers got their digests: both are right, the newer one counts
+        return replace(record, pinned=pinned)
+    kept = [blob for blob in old.blobs if blob in record.blobs or has(store, blob)]
     return replace(
         record,
-        blobs=tuple(dict.fromkeys((*record.blobs, *old.blobs))),
-        indexes=tuple(dict.fromkeys((*record.indexes, *old.indexes))),
+        blobs=tuple(dict.fromkeys((*kept, *record.blobs))),
+        indexes=tuple(dict.fromkeys((*old.indexes, *record.indexes))),
         manifest=record.manifest or old.manifest,
-        pinned=record.pinned or old.pinned,
+        pinned=pinned,
     )
+
+
+def forget_blobs(store: Store, identity: str) -> None:
+    """Take the blobs that are missing out of the image's record: it runs without, and cannot be pushed.
+
+    Raises NotFound, Corrupt, KernelError.
+    """
+    from lamina.store.blobs import has
+
+    place = place_of(store, identity)
+    try:
+        with turn(store):
+            record = get(store, identity)
+            if record is None:
+                raise no_such(identity[:12])
+            left = tuple([blob for blob in record.blobs if has(store, blob)])
+            manifest = record.manifest if record.manifest in left else None
+            indexes = tuple([blob for blob in record.indexes if blob in left])
+            _replace(store, place, _encoded(replace(record, blobs=left, manifest=manifest, indexes=indexes)))
+    except OSError as error:
+        raise_storage_error(error, "mend image", place)
 
 
 def _encoded(record: ImageRecord) -> dict[str, Any]:
@@ -273,44 +301,90 @@ def _encoded(record: ImageRecord) -> dict[str, Any]:
 
 
 def _replace(store: Store, place: bytes, content: dict[str, Any]) -> None:
+    from lamina.store.durable import publish, stage_record
+
     directory, name = os.path.split(place)
     stage_record(directory, name, content, what="image")
+    old = _removed(store, name)
     try:
         point("image.keep-old")
-        os.link(place, _removed(store, name))
+        os.link(place, old)
     except FileNotFoundError:
         pass
     publish(directory, name, what="image")
+    _forget(old)
+
+
+def _forget(old: bytes) -> None:
+    """Remove a record that was moved away, if no start reads it; else it is the collector who does so later.
+
+    A start that has opened it and not locked it yet finds that it is gone, and looks for another (lock.take).
+    """
+    try:
+        held = lock.take(old, LOCK_EX, wait=False)
+        if held is not None:
+            with held:
+                point("image.forget")
+                os.unlink(old)
+    except OSError:  # there was none, or it stays for the collector
+        pass
 
 
 def _removed(store: Store, name: bytes) -> bytes:
     return store.images + b"/removed/%s.%s" % (name, os.urandom(8).hex().encode())
 
 
-def remove(store: Store, identity: str) -> list[str]:
+def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = None) -> list[str]:
     """Remove the image's record, and all names that stand for it, which are returned. Its layers and blobs stay until
-    they are collected. Waits for nobody, and does not ask who uses it: that is `garbage.users_of`.
+    they are collected. Waits for nobody.
 
-    Raises NotFound, InvalidInput, KernelError.
+    With *unless_used*, which is asked once more, it is removed only if no container is over it or about to be.
+    Raises NotFound, Conflict (it is used), InvalidInput, KernelError.
     """
     from lamina.store import tags
+    from lamina.store.durable import sync_directory
 
     place = place_of(store, identity)
+    guard = None
     try:
         with turn(store):
             if not os.path.lexists(place):
                 raise no_such(identity[:12])
+            if unless_used is not None:
+                guard = _not_used(place, identity, unless_used)
             gone = [found.name for found in tags.list_names(store) if found.id == identity]
             for name in gone:
                 tags.unlink(store, name)
             point("image.remove")
-            os.rename(place, _removed(store, os.path.basename(place)))
+            old = _removed(store, os.path.basename(place))
+            os.rename(place, old)
             _unpin(store, identity)
             sync_directory(store.images + b"/records", what="image")
+        if guard is not None:
+            guard.release()
+        _forget(old)
         return gone
     except OSError as error:
         raise_storage_error(error, "remove image", place)
         raise
+    finally:
+        if guard is not None:
+            guard.release()
+
+
+def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lock:
+    """The record, locked against starts that would begin now."""
+    held = lock.take(place, LOCK_EX, wait=False)
+    if held is None:
+        raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
+    if users := containers.refresh().of_image(identity):
+        held.release()
+        some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+        raise Conflict(
+            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({some})",
+            remedy="remove these first, or force it",
+        )
+    return held
 
 
 def turn(store: Store) -> lock.Lock:
@@ -328,6 +402,8 @@ def is_pinned(store: Store, identity: str) -> bool:
 
 def pin(store: Store, identity: str, pinned: bool = True) -> None:
     """Never evict the image, nor remove it with what is unused; or do so again. Raises NotFound, KernelError."""
+    from lamina.store.durable import sync_directory
+
     place = place_of(store, identity)
     try:
         with turn(store):
@@ -359,6 +435,7 @@ def sweep(store: Store) -> None:
     Raises OSError.
     """
     from lamina.store import tags
+    from lamina.store.durable import NEW
 
     with turn(store):
         for below in (b"records", b"names"):

@@ -70,11 +70,13 @@ class Lock:
             pass
 
 
-def take(path: bytes, how: int, *, wait: bool = True, create: bool = False) -> Lock | None:
+def take(
+    path: bytes, how: int, *, wait: bool = True, create: bool = False, named: bool = False
+) -> Lock | None:
     """Lock the file *path* with LOCK_SH or LOCK_EX; None if somebody is in the way and *wait* is false.
 
-    What is locked in the end still has a name; with *create* it is what *path* names. Raises FileNotFoundError
-    when there is no such file (any more), OSError.
+    What is locked in the end still has a name; with *create* or *named* it is what *path* names. What lost its name
+    meanwhile is looked for once more. Raises FileNotFoundError when there is no such file (any more), OSError.
     """
     while True:
         fd = os.open(path, _OPEN | os.O_CREAT if create else _OPEN, 0o600)
@@ -82,13 +84,10 @@ def take(path: bytes, how: int, *, wait: bool = True, create: bool = False) -> L
             if not _flock(fd, how, wait):
                 return None
             found = os.fstat(fd)
-            if create:
-                if found.st_mode & 0o777 != 0o600:
-                    os.fchmod(fd, 0o600)  # whatever the caller's umask
-                if not found.st_nlink or not _is_at(path, found):
-                    continue  # its last holder removed it: there is, or will be, another
-            elif not found.st_nlink:
-                raise FileNotFoundError(2, os.strerror(2), path)
+            if create and found.st_mode & 0o777 != 0o600:
+                os.fchmod(fd, 0o600)  # whatever the caller's umask
+            if not found.st_nlink or ((create or named) and not _is_at(path, found)):
+                continue  # somebody removed or replaced it
             lock, fd = Lock(fd), -1
             return lock
         finally:

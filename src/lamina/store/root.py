@@ -43,14 +43,17 @@ if TYPE_CHECKING:
     from os import PathLike
 
 SCHEMA = 2
-_DIRECTORIES = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
-# since schema 2
-_OF_IMAGES = (
+_OF_CONTAINERS = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
+_OF_IMAGES = (  # since schema 2
     *(b"blobs", b"blobs/sha256", b"blobs/sha512", b"blobs/partial", b"layers"),
     *(b"images", b"images/records", b"images/names", b"images/pinned", b"images/removed"),
     *(b"volumes", b"leases", b"claims"),
 )
-_KNOWN = frozenset((b"version", *_DIRECTORIES, *_OF_IMAGES))
+# every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
+DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
+_KNOWN = frozenset((b"version", *DIRECTORIES))
+# linux/fs.h, of 64-bit machines
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00020000
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -78,6 +81,7 @@ class Store:
     """
 
     def __init__(self, root: str | bytes | PathLike[str] | PathLike[bytes] | None = None) -> None:
+        self.limit: int | None = None  # bytes that layers and blobs may take, if whoever opened it said so
         asked = default_root() if root is None else os.fsencode(root)
         if not asked or b"\0" in asked:
             raise InvalidInput(f"open store {asked!r}: not a path")
@@ -177,9 +181,9 @@ class Store:
                 remedy="name an empty or new directory with --root or LAMINA_ROOT",
             )
         os.chmod(self.path, 0o700)
-        for name in (*_DIRECTORIES, *_OF_IMAGES):
-            # `empty` is seen inside containers, by any user of theirs
-            make_directory(self.path + b"/" + name, 0o755 if name == b"empty" else 0o700, exist_ok=True)
+        for name, mode in DIRECTORIES.items():
+            make_directory(self.path + b"/" + name, mode, exist_ok=True)
+        spread(self.tmp)
         self._write_version()
 
     def _migrate(self) -> None:
@@ -189,6 +193,7 @@ class Store:
         """
         for name in _OF_IMAGES:
             make_directory(self.path + b"/" + name, 0o700, exist_ok=True)
+        spread(self.tmp)
         self._write_version()
 
     def _write_version(self) -> None:
@@ -226,6 +231,29 @@ def make_directory(path: bytes, mode: int, *, exist_ok: bool = False) -> None:
             raise
         return
     os.chmod(path, mode)
+
+
+def spread(directory: bytes) -> None:
+    """Let ext4 give each directory in *directory* a group of blocks of its own (chattr +T, ext4(5), FS_TOPDIR_FL).
+
+    Without a journal ext4 looks long for an inode that was not deleted a moment ago, in the group of the directory
+    above: where stages come and go, making a file took ten times as long. Other file systems know no such flag.
+    """
+    from fcntl import ioctl
+
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = bytearray(8)
+        ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+        ioctl(
+            descriptor,
+            _FS_IOC_SETFLAGS,
+            (int.from_bytes(flags, "little") | _FS_TOPDIR_FL).to_bytes(8, "little"),
+        )
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:

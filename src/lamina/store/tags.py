@@ -11,7 +11,6 @@ import time
 
 from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.store.digest import check_digest
-from lamina.store.durable import sync_directory, write_record
 from lamina.store.images import ImageRecord, check_id, get, identities, no_such, place_of, turn
 from lamina.store.names import is_id, is_id_prefix
 from lamina.store.record import read_light
@@ -143,6 +142,8 @@ def tag(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> 
 
 def write(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> None:
     """As `tag`, for the holder of the turn, who has looked whether the image is there. Raises OSError."""
+    from lamina.store.durable import write_record
+
     known: tuple[str, ...] = ()
     try:
         old = find_name(store, name)
@@ -164,6 +165,8 @@ def untag(store: Store, name: str, identity: str | None = None) -> str:
 
     With *identity*, only if it stands for that. Raises NotFound, Conflict, InvalidInput, KernelError.
     """
+    from lamina.store.durable import sync_directory
+
     try:
         with turn(store):
             found = find_name(store, name)

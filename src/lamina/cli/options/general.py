@@ -10,6 +10,11 @@ GLOBAL = Verb(
         Option(
             "root", metavar="DIRECTORY", complete="directory", help="Keep containers here (else $LAMINA_ROOT)"
         ),
+        Option(
+            "store-limit",
+            metavar="SIZE",
+            help="Let images go that were unused for longest when others come (else $LAMINA_STORE_LIMIT)",
+        ),
         Option("debug", help="On an error show where in the program it arose"),
         Option("version", "v", help="Show the version"),
     ),

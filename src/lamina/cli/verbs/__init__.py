@@ -6,8 +6,9 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
+IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, IMAGES, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
@@ -17,7 +18,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "undo": (TRY, "undo", "Take back what apply did"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
-    "inspect": (CONTAINERS, "inspect", "Show everything known of containers, as JSON"),
+    "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),
     "overlay umount": (LAYERS, "overlay_umount", "Unmount stacks of directories"),
@@ -28,4 +29,47 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "doctor": (ITSELF, "doctor", "Find what keeps containers from running here, and the remedy"),
     "completion": (ITSELF, "completion", "Print the completion script of a shell"),
     "version": (ITSELF, "version", "Show the version"),
+}
+
+VERBS |= {
+    "pull": (IMAGES, "pull", "Fetch an image from a registry"),
+    "push": (IMAGES, "push", "Send an image to a registry"),
+    "images": (IMAGES, "images", "List images"),
+    "tag": (IMAGES, "tag", "Give an image another name"),
+    "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
+    "history": (IMAGES, "history", "Show how an image came about"),
+    "load": (IMAGES, "load", "Read images from an archive"),
+    "save": (IMAGES, "save", "Write images to an archive"),
+    "import": (IMAGES, "import_", "Make an image of a tar archive of files"),
+    "export": (CONTAINERS, "export", "Write a container's files as a tar archive"),
+    "login": (IMAGES, "login", "Log in to a registry"),
+    "logout": (IMAGES, "logout", "Log out of a registry"),
+    "search": (IMAGES, "search", "Search a registry"),
+    # the same under the names of docker's management commands
+    "image ls": (IMAGES, "images", "List images"),
+    "image inspect": (IMAGES, "image_inspect", "Show everything known of images, as JSON"),
+    "image from-dir": (IMAGES, "image_from_dir", "Make an image of a directory"),
+    "image prune": (IMAGES, "image_prune", "Remove images that nobody uses"),
+    "image rm": (IMAGES, "rmi", "Remove images, or names of images"),
+    "image pull": (IMAGES, "pull", "Fetch an image from a registry"),
+    "image push": (IMAGES, "push", "Send an image to a registry"),
+    "image tag": (IMAGES, "tag", "Give an image another name"),
+    "image history": (IMAGES, "history", "Show how an image came about"),
+    "image load": (IMAGES, "load", "Read images from an archive"),
+    "image save": (IMAGES, "save", "Write images to an archive"),
+    "image import": (IMAGES, "import_", "Make an image of a tar archive of files"),
+}
+
+VERBS |= {
+    "volume create": (STORAGE, "volume_create", "Make a volume"),
+    "volume ls": (STORAGE, "volume_ls", "List volumes"),
+    "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
+    "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
+    "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
+    "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
+    "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
+    "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "gc": (STORAGE, "gc", "Remove layers and blobs that nothing refers to, or say why they stay"),
+    "pin": (STORAGE, "pin", "Never let an image go by itself"),
+    "unpin": (STORAGE, "unpin", "Let an image go again like others"),
 }

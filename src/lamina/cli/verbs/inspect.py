@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def _format(text: str) -> str:
     from lamina.cli.template import check
@@ -15,23 +19,45 @@ VERB = Verb(
     name="inspect",
     options=(
         Option("format", "f", "FORMAT", "json or '{{.State.Status}}'", convert=_format, default="json"),
+        Option(
+            "type",
+            "",
+            "KIND",
+            "container or image: which of two with the same name",
+            choices=("container", "image"),
+            default="",
+        ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
-    examples="lamina inspect brave_otter\nlamina inspect -f '{{.State.ExitCode}}' brave_otter",
+    details="A name that a container has means the container, else it is looked for among the images.",
+    examples="""
+lamina inspect brave_otter
+lamina inspect -f '{{.State.ExitCode}}' brave_otter
+lamina inspect debian:12
+""",
 )
 
 
 def do(args: Arguments) -> int:
-    """Print a JSON list with a document for each container, or a line for each by template."""
-    from lamina.cli import output
-    from lamina.cli.each import each
+    """Print a JSON list with a document for each container or image, or a line for each by template."""
+    from lamina.cli.inspecting import show
     from lamina.engine import Engine
 
     engine = Engine(args.root)
-    found: list[dict[str, object]] = []
-    status = each(args.names, lambda name: found.append(engine.container(name).inspect()))
-    if args.format in ("json", "table"):
-        output.json_document(found)
-    else:
-        output.templated(args.format, found)
-    return status
+
+    def look(name: str) -> dict[str, Any]:
+        from lamina.errors import InvalidInput, NotFound
+
+        if args.type == "image":
+            return engine.inspect_image(name)
+        try:
+            return engine.container(name).inspect()
+        except NotFound as missing:
+            if args.type == "container":
+                raise
+            try:
+                return engine.inspect_image(name)
+            except (NotFound, InvalidInput):
+                raise missing from None
+
+    return show(args.names, look, args.format)

@@ -6,7 +6,10 @@ from lamina.argv.declare import Argument, Arguments, Option, Verb
 
 VERB = Verb(
     name="rm",
-    options=(Option("force", "f", help="Kill what still runs; a container that is not there is no error"),),
+    options=(
+        Option("force", "f", help="Kill what still runs; a container that is not there is no error"),
+        Option("volumes", "v", help="Remove their volumes without a name as well"),
+    ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
     details="What the containers changed is discarded with them; what was applied to this system stays applied.",
     examples="lamina rm brave_otter\nlamina rm -f $(lamina ps -aq)",
@@ -25,7 +28,7 @@ def do(args: Arguments) -> int:
 
     def remove(name: str) -> None:
         try:
-            remove_container(engine.container(name), args.force)
+            remove_container(engine.container(name), args.force, args.volumes)
         except NotFound:
             if not args.force:
                 raise

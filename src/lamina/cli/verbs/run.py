@@ -12,6 +12,9 @@ VERB = Verb(
     interspersed=False,
     usage_status=125,
     details="""
+An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
+does it; its network is none unless --network host is given.
+
 The image 'host' is this system: its files, under an empty layer that takes whatever the command writes. It starts in
 the directory you are in. 'lamina diff' shows what it did, 'lamina apply' does that to this system, 'lamina rm' discards
 it.
@@ -20,6 +23,8 @@ The exit status is the command's: 128 + n after signal n, 127 if there is no suc
 125 if Lamina failed.
 """,
     examples="""
+lamina run --rm -it debian:12 bash
+lamina run --rm -v data:/var/lib/data --tmpfs /tmp registry.example/tool:1 --help
 lamina run --rm -it host -- bash
 lamina run --name build host -- make -C ~/project
 lamina run --rm --network host --memory 512m --cpus 1.5 host -- pip install -r requirements.txt
@@ -29,13 +34,14 @@ lamina run --rm --network host --memory 512m --cpus 1.5 host -- pip install -r r
 
 def do(args: Arguments) -> int:
     """Run the command and wait for it; its exit status."""
-    from lamina.cli.asked import IdFile, check_terminal, command, options, warn
+    from lamina.cli.asked import IdFile, Pulling, check_terminal, command, options, warn
     from lamina.engine.engine import Engine
 
     check_terminal(args)
     wanted = options(args)
-    engine = Engine(args.root)
+    engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
+    pulling = Pulling(quiet=args.quiet)
     try:
         done = engine.run(
             args.image,
@@ -43,9 +49,11 @@ def do(args: Arguments) -> int:
             forward_signals=True,
             on_warning=warn,
             on_created=cidfile.write,
+            on_event=pulling.event,
             **wanted,
         )
     except BaseException:
+        pulling.close()
         cidfile.close(engine)
         raise
     return done.returncode

@@ -5,7 +5,7 @@ https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts and #l
 
 from __future__ import annotations
 
-from os import O_PATH
+from os import O_CLOEXEC, O_DIRECTORY, O_PATH
 
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.constants import (
@@ -31,10 +31,18 @@ from lamina.linux.constants import (
 from lamina.linux.program import Reg, Step
 from lamina.runtime.bundle import absolute
 from lamina.runtime.plan.options import Options, parse_options, refuse_for_bind
-from lamina.runtime.plan.paths import attach_step, attribute_step, idmap_step, open_step, target_steps
+from lamina.runtime.plan.paths import (
+    INSIDE,
+    attach_step,
+    attribute_step,
+    how,
+    idmap_step,
+    open_step,
+    target_steps,
+)
 from lamina.runtime.plan.waits import lend_steps
 from lamina.runtime.waits import COPY_UP, LETTERS, Wait
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +59,9 @@ _LONGEST_DATA = 4095
 
 @value
 class Place:
-    """What the steps of one mount have in common: the entry itself, its number, and what it says."""
+    """What the steps of one mount have in common: the entry itself, its number, and what it says. `part` is the
+    directory within the source that is shown, b"" for all of it.
+    """
 
     destination: str
     fstype: str
@@ -60,6 +70,7 @@ class Place:
     save: Reg
     target: Reg
     index: int
+    part: bytes = b""
 
     @property
     def path(self) -> bytes:
@@ -119,16 +130,29 @@ def _data_steps(context: Reg, data: tuple[tuple[str, str], ...]) -> list[Step]:
     ]
 
 
-def clone_steps(source: bytes, save: Reg, recursive: int) -> list[Step]:
-    """Steps that leave a copy of the mount at the host's *source*, attached nowhere, in the register *save*."""
+def clone_steps(source: bytes, save: Reg, recursive: int, part: bytes = b"") -> list[Step]:
+    """Steps that leave a copy of the mount at the host's *source*, attached nowhere, in the register *save*. With
+    *part* it is of a directory there, from which no link leads out.
+    """
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive
+    if part:
+        top, inside = Reg(f"{save}.top"), Reg(f"{save}.part")
+        return [
+            Step("openat", AT_FDCWD, source, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=top),
+            Step("openat2", top, part, how(O_PATH | O_DIRECTORY, INSIDE), 24, save=inside),
+            Step("open_tree", inside, b"", flags | AT_EMPTY_PATH, save=save),
+        ]
     return [Step("open_tree", AT_FDCWD, source, flags, save=save)]
 
 
 def places_of(bundle: Bundle) -> tuple[Place, ...]:
     """Read `mounts`. Raises InvalidInput."""
     mounts = bundle.spec.get("mounts") or []
-    return tuple(place_of(mount, index, bundle.directory) for index, mount in enumerate(mounts))
+    found = tuple(place_of(mount, index, bundle.directory) for index, mount in enumerate(mounts))
+    if not bundle.parts:
+        return found
+    parts = dict(bundle.parts)
+    return tuple(replace(place, part=parts.get(place.path, b"")) for place in found)
 
 
 def early_steps(places: Sequence[Place], wiring: Wiring) -> list[Step]:
@@ -137,7 +161,7 @@ def early_steps(places: Sequence[Place], wiring: Wiring) -> list[Step]:
     steps = []
     for place in places:
         if _connected(place) and place.save not in made:
-            steps += clone_steps(place.source, place.save, _recursion(place))
+            steps += clone_steps(place.source, place.save, _recursion(place), place.part)
             steps[-1].note = f"bind {_shown(place.source)}, connected with the host's"
     return steps
 
@@ -218,7 +242,7 @@ def _bind_steps(place: Place, wiring: Wiring) -> list[Step]:
     steps: list[Step] = []
     if tree is place.save:
         if not _connected(place):
-            steps += clone_steps(place.source, place.save, _recursion(place))
+            steps += clone_steps(place.source, place.save, _recursion(place), place.part)
         steps += _idmap_steps(place, wiring)
     elif propagation == MS_SHARED:
         # as in a new user namespace's copy of the mounts: it sees what the host mounts, the host not what it mounts

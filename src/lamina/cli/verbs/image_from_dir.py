@@ -1,0 +1,26 @@
+"""`lamina image from-dir`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.cli.verbs.import_ import CHANGE, MESSAGE, PLATFORM
+
+VERB = Verb(
+    name="image from-dir",
+    options=(CHANGE, MESSAGE, PLATFORM),
+    arguments=(Argument("directory", "DIRECTORY", complete="directory"), Argument("name", "NAME[:TAG]", "?")),
+    details="Makes an image of one layer from a directory that holds a root file system. It is copied.",
+    examples="lamina image from-dir ./rootfs tool:1 -c 'ENTRYPOINT [\"/tool\"]'",
+)
+
+
+def do(args: Arguments) -> int:
+    """Make the image, and print its id."""
+    from lamina.cli import output
+    from lamina.engine import Engine
+
+    image = Engine(args.root, store_limit=args.store_limit).from_directory(
+        args.directory, args.name, changes=args.change, message=args.message or "", platform=args.platform
+    )
+    output.line(f"sha256:{image.id}")
+    return 0

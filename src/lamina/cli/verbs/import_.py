@@ -1,0 +1,40 @@
+"""`lamina import`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+
+CHANGE = Option(
+    "change", "c", "INSTRUCTION",
+    "As in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, "
+    "VOLUME, WORKDIR",
+    multiple=True,
+)  # fmt: skip
+MESSAGE = Option("message", "m", "TEXT", "What the history says of it")
+PLATFORM = Option("platform", "", "OS/ARCH", "What it is for, if not this kind of machine")
+
+VERB = Verb(
+    name="import",
+    options=(CHANGE, MESSAGE, PLATFORM, Option("quiet", "q", help="Say nothing about progress")),
+    arguments=(Argument("file", "FILE|-", complete="file"), Argument("name", "NAME[:TAG]", "?")),
+    details="Makes an image of one layer from a tar archive of a root file system, compressed or not.",
+    examples="""
+lamina import rootfs.tar.gz tool:1 -c 'CMD ["/bin/sh"]' -c 'ENV A=1'
+mmdebstrap --variant=minbase bookworm - | lamina import - debian:12
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Import, and print the image's id."""
+    from lamina.cli import output
+    from lamina.cli.transfers import Transfer
+    from lamina.engine import Engine
+
+    with Transfer(quiet=args.quiet, verb="Import") as transfer:
+        image = Engine(args.root, store_limit=args.store_limit).import_(
+            0 if args.file == "-" else args.file, args.name, changes=args.change, message=args.message or "",
+            platform=args.platform, on_event=transfer.event,
+        )  # fmt: skip
+    output.line(f"sha256:{image.id}")
+    return 0

@@ -1,0 +1,45 @@
+"""`lamina load`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+
+VERB = Verb(
+    name="load",
+    options=(
+        Option("input", "i", "FILE", "Read this file, or OCI layout directory, instead of standard input",
+               complete="file"),
+        Option("platform", "", "OS/ARCH", "Of an image for several kinds of machine, this one"),
+        Option("quiet", "q", help="Say nothing about progress"),
+    ),
+    arguments=(Argument("file", "FILE", "?", complete="file"),),
+    details="""
+Takes what 'docker save', 'podman save' and 'lamina save' write, old forms and new ones, OCI layouts as archives or as
+directories; compressed with gzip, zstd, bzip2 or xz, or not at all.
+""",
+    examples="lamina load -i images.tar\ncurl -s https://example.org/image.tar.gz | lamina load",
+)  # fmt: skip
+
+
+def do(args: Arguments) -> int:
+    """Load every image of the archive."""
+    import os
+
+    from lamina.cli import output
+    from lamina.cli.transfers import Transfer
+    from lamina.engine import Engine
+    from lamina.errors import InvalidInput
+
+    source = args.input or args.file
+    if source is None and os.isatty(0):
+        raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
+    with Transfer(quiet=args.quiet, verb="Load") as transfer:
+        engine = Engine(args.root, store_limit=args.store_limit)
+        loaded = engine.load(0 if source is None else source, platform=args.platform,
+                             on_event=transfer.event)  # fmt: skip
+    for image in loaded:
+        for name in image.names:
+            output.line(f"Loaded image: {name}")
+        if not image.names:
+            output.line(f"Loaded image ID: sha256:{image.id}")
+    return 0

@@ -1,0 +1,111 @@
+"""`lamina system df`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.options.general import OUTPUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERB = Verb(
+    name="system df",
+    options=(
+        Option("verbose", "v", help="Every image, layer, container and volume"),
+        Option("fast", help="Do not measure containers and volumes, which reads all of their directories"),
+        OUTPUT,
+    ),
+    details="""SHARED is in layers that other images have as well, UNIQUE would go with the image. RECLAIMABLE is what
+    would go if everything went that no container uses; pinned images stay. Blobs are the compressed layers, manifests
+    and configs that are kept to push an image again.""",
+    examples="lamina system df\nlamina system df -v\nlamina system df --format json",
+)
+
+
+def do(args: Arguments) -> int:
+    """Show it."""
+    from lamina.cli import output
+    from lamina.engine import Engine
+
+    found = Engine(args.root).storage.usage(walk=not args.fast)
+    if args.format == "json":
+        output.json_document(found)
+        return 0
+    _totals(found)
+    if args.verbose:
+        _details(found)
+    return 0
+
+
+def _totals(found: Any) -> None:
+    from lamina.cli import output
+    from lamina.cli.sizes import human
+
+    rows = []
+    for line in found.totals:
+        share = f" ({100 * line.reclaimable.bytes // line.amount.bytes}%)" if line.amount.bytes else ""
+        size, free = human(line.amount.bytes), human(line.reclaimable.bytes)
+        inodes = f"{line.amount.inodes:,}", f"{line.reclaimable.inodes:,}"
+        rows.append(
+            [line.kind, str(line.count), str(line.active), size, inodes[0], f"{free}{share}", inodes[1]]
+        )
+    output.columns(["TYPE", "TOTAL", "ACTIVE", "SIZE", "INODES", "RECLAIMABLE", "INODES"], rows)
+
+
+def _details(found: Any) -> None:
+    import time
+
+    from lamina.cli import output
+    from lamina.cli.sizes import human
+    from lamina.cli.when import ago
+
+    now = time.time()
+    names = {image.id: (image.names or (image.id[:12],))[0] for image in found.images}
+    output.line("\nImages")
+    output.columns(
+        ["IMAGE ID", "NAMES", "SHARED", "UNIQUE", "BLOBS", "CONTAINERS", "LAST USED", "PINNED"],
+        [
+            [
+                image.id[:12],
+                ", ".join(image.names) or "<none>",
+                human(image.shared.bytes),
+                human(image.unique.bytes),
+                human(image.blobs.bytes),
+                str(len(image.containers)),
+                ago(image.last_used / 1e9, now),
+                "yes" if image.pinned else "",
+            ]
+            for image in found.images
+        ],
+    )
+    output.line("\nLayers")
+    output.columns(
+        ["LAYER", "SIZE", "INODES", "RECLAIMABLE", "IMAGES", "CONTAINERS"],
+        [
+            [
+                layer.id[:12],
+                human(layer.amount.bytes),
+                f"{layer.amount.inodes:,}",
+                "yes" if layer.reclaimable else "",
+                ", ".join(names.get(image, image[:12]) for image in layer.images),
+                ", ".join(layer.containers),
+            ]
+            for layer in found.layers
+        ],
+    )
+    for heading, places in (("Containers", found.containers), ("Volumes", found.volumes)):
+        output.line(f"\n{heading}")
+        output.columns(
+            ["NAME", "SIZE", "INODES", "RECLAIMABLE", "USED BY"],
+            [
+                [
+                    place.name,
+                    human(place.amount.bytes),
+                    f"{place.amount.inodes:,}",
+                    "yes" if place.reclaimable else "",
+                    ", ".join(place.users),
+                ]
+                for place in places
+            ],
+        )

@@ -1,0 +1,31 @@
+"""`lamina volume create`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError("not KEY=VALUE")
+    return key, value
+
+
+VERB = Verb(
+    name="volume create",
+    options=(Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=_label),),
+    arguments=(Argument("name", "NAME", "?"),),
+    details="""A volume outlives the containers that mount it (-v NAME:/place). One that is there already stays as it
+    is. Without a name it gets a random one, and goes with 'volume prune' once nobody uses it.""",
+    examples="lamina volume create data\nlamina run -v data:/var/lib/postgresql postgres",
+)
+
+
+def do(args: Arguments) -> int:
+    """Make it and print its name."""
+    from lamina.cli import output
+    from lamina.engine import Engine
+
+    output.line(Engine(args.root).storage.create_volume(args.name, dict(args.label)).name)
+    return 0

@@ -1,0 +1,142 @@
+"""A new volume begins with what the image has at its place, as in Docker: copied from the layers, nothing is mounted.
+
+The image is hostile. Its tree is read by `overlay.tree`, which follows no link out of it; what is written goes by
+descriptors of directories that were made here. Nothing else is in the volume as long as this goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EACCES, ELOOP, EOPNOTSUPP, EPERM
+
+from lamina.linux.fd import Fd
+from lamina.overlay.copying import copy_content
+from lamina.overlay.spec import MountSpec
+from lamina.overlay.stack import Overlay
+from lamina.store.tree import remove_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.overlay.tree import Tree
+
+DEEPEST = 256
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# attributes that a copy has as well; security.selinux and the like are the system's
+_COPIED = ("user.", "security.capability", "system.posix_acl", "trusted.")
+
+
+def fill(volume: bytes, lowers: tuple[bytes, ...], userxattr: bool, path: str) -> None:
+    """Copy what the stack of *lowers* has at *path* into the empty directory *volume*, with the directory's own owner
+    and mode. Nothing happens if there is no directory. Raises OSError; then the directory is empty again.
+    """
+    with Overlay(MountSpec(lowerdirs=lowers, userxattr=userxattr)).open() as tree:
+        place = (tree / path).resolve()
+        if not place.is_dir():
+            return
+        try:
+            with Fd(os.open(volume, _DIRECTORY)) as target:
+                _Copier(target).directory(place, target, b"")
+        except BaseException:
+            empty(volume)
+            raise
+
+
+def empty(volume: bytes) -> None:
+    """Remove what is in the directory. Raises OSError."""
+    for name in os.listdir(volume):
+        remove_tree(volume + b"/" + name)
+
+
+class _Copier:
+    """One copy: knows where the first of the names of each file is."""
+
+    def __init__(self, top: Fd) -> None:
+        self.top = top
+        self.linked: dict[tuple[int, int], bytes] = {}
+
+    def directory(self, source: Tree, target: Fd, path: bytes) -> None:
+        if path.count(b"/") > DEEPEST:
+            raise OSError(ELOOP, os.strerror(ELOOP), os.fsdecode(path))
+        for entry in source.iterdir():
+            name = os.fsencode(entry.name)
+            found = entry.lstat()
+            if stat.S_ISDIR(found.st_mode):
+                os.mkdir(name, 0o700, dir_fd=target)
+                with Fd(os.open(name, _DIRECTORY, dir_fd=target)) as below:
+                    self.directory(entry, below, path + name + b"/")
+            elif not self._link(found, path + name, name, target):
+                self._other(entry, found, name, target)
+        _finish(source, source.lstat(), target)
+
+    def _link(self, found: os.stat_result, path: bytes, name: bytes, target: Fd) -> bool:
+        """Whether it is another name of something that is there, and now is that here as well."""
+        if found.st_nlink < 2:
+            return False
+        first = self.linked.setdefault((found.st_dev, found.st_ino), path)
+        if first == path:
+            return False
+        try:
+            os.link(first, name, src_dir_fd=self.top, dst_dir_fd=target, follow_symlinks=False)
+        except FileNotFoundError:  # a device, which was left out
+            return False
+        return True
+
+    def _other(self, entry: Tree, found: os.stat_result, name: bytes, target: Fd) -> None:
+        kind = stat.S_IFMT(found.st_mode)
+        if kind == stat.S_IFREG:
+            with Fd(os.open(name, _NEW, 0o600, dir_fd=target)) as new, entry.open_content() as old:
+                copy_content(old, new)
+                _finish(entry, found, new)
+            return
+        if kind == stat.S_IFLNK:
+            os.symlink(entry.readlink_bytes(), name, dir_fd=target)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            return  # no device of an image gets into a volume, where nothing says that it is not the host's
+        else:
+            os.mknod(name, kind | 0o600, dir_fd=target)
+            os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
+        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        times = (found.st_atime_ns, found.st_mtime_ns)
+        os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _finish(source: Tree, found: os.stat_result, target: Fd) -> None:
+    """Owner, then what a change of owner takes away: mode and attributes; times last."""
+    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    for name in source.listxattr(follow_symlinks=False):
+        if name.startswith(_COPIED):
+            try:
+                os.setxattr(target, name, source.getxattr(name, follow_symlinks=False))
+            except OSError as error:
+                if error.errno not in (EOPNOTSUPP, EPERM, EACCES):
+                    raise
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def give(path: bytes, uid: int, gid: int) -> None:
+    """Make uid and gid the owner of *path* and of all that is in it; links are given, not followed. Raises OSError."""
+    top = Fd(os.open(path, os.O_PATH | os.O_CLOEXEC))
+    with top:
+        os.chown(b"/proc/self/fd/%d" % top, uid, gid)
+        if stat.S_ISDIR(os.fstat(top).st_mode):
+            with Fd(
+                os.open(b"/proc/self/fd/%d" % top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            ) as directory:
+                _give_below(directory, uid, gid)
+
+
+def _give_below(directory: Fd, uid: int, gid: int) -> None:
+    device = os.fstat(directory).st_dev
+    for name in os.listdir(directory):
+        os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
+            try:
+                below = Fd(os.open(name, _DIRECTORY, dir_fd=directory))
+            except (NotADirectoryError, FileNotFoundError):  # exchanged, or gone, meanwhile
+                continue
+            with below:
+                _give_below(below, uid, gid)

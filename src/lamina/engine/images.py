@@ -1,0 +1,283 @@
+"""The images of a store: listed, named, removed, told of in docker's words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from lamina.engine.discard import remover
+from lamina.engine.inspect import healthcheck
+from lamina.engine.naming import resolve
+from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
+from lamina.image.archive.load import nanoseconds
+from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
+from lamina.image.reference import Reference, parse
+from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store.references import ContainerUses
+from lamina.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lamina.store.images import ImageRecord
+    from lamina.store.root import Store
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+@value
+class Image:
+    """An image of the store. `names` are as people write them ("debian:12"), `digests` likewise ("debian@sha256:...");
+    `created` is when it was made and `last_used` when a container of it was last started, in seconds since 1970; `size`
+    counts the bytes of all its files.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    created: float
+    size: int
+    labels: dict[str, str]
+    platform: str
+    pinned: bool
+    last_used: float
+
+
+@value
+class Step:
+    """One line of an image's history, the youngest first: `id` is the image's for the first, "" for others, `size` the
+    bytes that its layer brought.
+    """
+
+    id: str
+    created: float
+    created_by: str
+    size: int
+    comment: str
+    empty: bool
+
+
+def image(store: Store, reference: str) -> Image:
+    """The image that *reference*, a name or an id, means. Raises NotFound, InvalidInput."""
+    record, _ = resolve(store, reference)
+    names = [name for name in tags.list_names(store) if name.id == record.id]
+    return _image(store, record, names)
+
+
+def list_images(store: Store) -> list[Image]:
+    """All images, the youngest first."""
+    names: dict[str, list[tags.ImageName]] = {}
+    for name in tags.list_names(store):
+        names.setdefault(name.id, []).append(name)
+    found = []
+    for identity in images.identities(store):
+        try:
+            record = images.get(store, identity)
+        except Corrupt:
+            continue  # `system check` tells of it
+        if record is not None:
+            found.append(_image(store, record, names.get(identity, [])))
+    return sorted(found, key=lambda one: (-one.created, one.names, one.id))
+
+
+def _image(store: Store, record: ImageRecord, names: Iterable[tags.ImageName]) -> Image:
+    read = [(parse(name.name, default_tag=None), name) for name in names]
+    digests = {
+        Reference(reference.registry, reference.repository, None, digest).familiar
+        for reference, name in read
+        for digest in (*name.digests, *([reference.digest] if reference.digest else []))
+    }
+    return Image(
+        id=record.id,
+        names=tuple(sorted(reference.familiar for reference, _ in read if reference.tag)),
+        digests=tuple(sorted(digests)),
+        created=record.created / 1e9,
+        size=record.size,
+        labels=dict(record.run.get("labels") or {}),
+        platform="/".join(filter(None, (record.os, record.architecture, record.variant))),
+        pinned=record.pinned,
+        last_used=images.last_used(store, record.id) / 1e9,
+    )
+
+
+def tag(store: Store, source: str, target: str) -> None:
+    """Let the name *target* stand for the image *source*. Raises NotFound, InvalidReference."""
+    reference = parse(target)
+    if reference.digest is not None:
+        raise Conflict(f"tag {target}: a digest cannot be given, it is found out")
+    tags.tag(store, reference.canonical, resolve(store, source)[0].id)
+
+
+def remove(store: Store, reference: str, *, force: bool = False, prune: bool = True) -> list[tuple[str, str]]:
+    """Take the name away and, with the last one, the image: what docker's `rmi` does, and in its words: pairs of
+    "Untagged" or "Deleted" and what.
+
+    With *prune* (unless somebody else collects) layers that nobody needs any more go at once. Raises NotFound; Conflict
+    when a container is over it, or an id has names in several repositories, unless *force*.
+    """
+    record, name = resolve(store, reference)
+    names = sorted(one.name for one in tags.list_names(store) if one.id == record.id)
+    short = record.id[:12]
+    if name is not None and len(names) > 1:
+        tags.untag(store, name, record.id)
+        return [("Untagged", parse(name).familiar)]
+    if name is None and not force and len({parse(one, default_tag=None).name for one in names}) > 1:
+        some = ", ".join(parse(one).familiar for one in names[:3])
+        raise Conflict(
+            f"remove image {short}: it has names in several repositories ({some})",
+            remedy="name one of them, or force it",
+        )
+    uses = ContainerUses(store)
+    running = _running(store, record.id, uses)
+    if running:
+        raise Conflict(
+            f"remove image {short}: it is used by the running container {running}", remedy="stop it first"
+        )
+    gone = images.remove(store, record.id, unless_used=None if force else uses)
+    done = [("Untagged", parse(one).familiar) for one in sorted(gone)]
+    done.append(("Deleted", f"sha256:{record.id}"))
+    if prune:
+        done += _deleted(collect(store))
+    return done
+
+
+def _running(store: Store, identity: str, uses: ContainerUses) -> str:
+    from lamina.store.containers import RUNNING, Home
+
+    for use in uses.refresh().of_image(identity):
+        if Home(store, use.id).state() == RUNNING:
+            return use.shown
+    return ""
+
+
+def collect(store: Store) -> garbage.Collected:
+    """Remove what nobody refers to, also what belongs to subordinate ids of the user."""
+    return garbage.collect(store, remove=remover(None))
+
+
+def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
+    """A layer whose digest nobody needed yet has none."""
+    return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
+
+
+def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+    """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
+    from lamina.store.prune import prune_images
+
+    done: list[tuple[str, str]] = []
+    for gone in prune_images(store, everything=everything):
+        done += [("Untagged", parse(name).familiar) for name in gone.names]
+        done.append(("Deleted", f"sha256:{gone.id}"))
+    collected = collect(store)
+    done += _deleted(collected)
+    return done, collected.freed
+
+
+# -- what is known of it
+
+
+def config_of(store: Store, record: ImageRecord) -> ImageConfig:
+    """The config of the image. Raises NotFound, Corrupt, InvalidInput."""
+    data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
+    return decode_config(data, what=f"config of image {record.id[:12]}")
+
+
+def history(store: Store, reference: str) -> list[Step]:
+    """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
+    record, _ = resolve(store, reference)
+    config = config_of(store, record)
+    sizes = iter([_size(store, layer) for layer in record.layers])
+    steps = []
+    for entry in config.history or ():
+        size = 0 if entry.empty_layer else next(sizes, 0)
+        steps.append(
+            Step(
+                "",
+                nanoseconds(entry.created) / 1e9,
+                entry.created_by or "",
+                size,
+                entry.comment or "",
+                bool(entry.empty_layer),
+            )
+        )
+    steps += [Step("", record.created / 1e9, "", size, "", False) for size in sizes]  # layers without a word
+    steps.reverse()
+    if steps:
+        steps[0] = Step(record.id, *[getattr(steps[0], name) for name in Step.__match_args__[1:]])
+    return steps
+
+
+def _size(store: Store, layer: str) -> int:
+    try:
+        found = layers.find(store, layer)
+    except LaminaError:
+        return 0
+    return 0 if found is None else found.size
+
+
+def inspect(store: Store, reference: str) -> dict[str, Any]:
+    """Everything known of the image, in the words of `docker image inspect`. Raises NotFound, Corrupt."""
+    record, _ = resolve(store, reference)
+    known = image(store, f"sha256:{record.id}")
+    try:
+        config = config_of(store, record)
+    except NotFound:  # a store that was mended keeps the image without it
+        config = None
+    top = record.layers[-1] if record.layers else ""
+    return {
+        "Id": f"sha256:{record.id}",
+        "RepoTags": list(known.names),
+        "RepoDigests": list(known.digests),
+        "Parent": "",
+        "Comment": (config.history[-1].comment or "") if config and config.history else "",
+        "Created": timestamp(record.created),
+        "Author": (config.author or "") if config else "",
+        "Config": _run(record),
+        "Architecture": record.architecture,
+        "Variant": record.variant,
+        "Os": record.os,
+        "Size": record.size,
+        "GraphDriver": {
+            "Name": "overlay2",
+            "Data": {"Layers": list(record.layers), "Top": top},
+        },
+        "RootFS": {"Type": "layers", "Layers": list(config.diff_ids) if config else []},
+        "Metadata": {"LastTagTime": _last_tagged(store, record.id)},
+        "Manifest": record.manifest or "",
+        "Pinned": record.pinned,
+        "LastUsed": timestamp(int(known.last_used * 1e9)),
+    }
+
+
+def _run(record: ImageRecord) -> dict[str, Any]:
+    run = record.run
+    found: dict[str, Any] = {
+        "User": run.get("user") or "",
+        "ExposedPorts": {port: {} for port in run.get("exposed_ports") or ()} or None,
+        "Env": list(run.get("env") or ()),
+        "Cmd": run.get("cmd") or None,
+        "Volumes": {path: {} for path in run.get("volumes") or ()} or None,
+        "WorkingDir": run.get("workdir") or "",
+        "Entrypoint": run.get("entrypoint") or None,
+        "OnBuild": run.get("onbuild") or None,
+        "Labels": run.get("labels") or None,
+    }
+    if run.get("stop_signal"):
+        found["StopSignal"] = run["stop_signal"]
+    if run.get("healthcheck"):
+        found["Healthcheck"] = healthcheck(run["healthcheck"])
+    if run.get("shell"):
+        found["Shell"] = run["shell"]
+    return found
+
+
+def timestamp(nanoseconds: int) -> str:
+    """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
+    if not nanoseconds:
+        return NEVER
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def _last_tagged(store: Store, identity: str) -> str:
+    return timestamp(max((name.when for name in tags.list_names(store) if name.id == identity), default=0))

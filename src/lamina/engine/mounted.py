@@ -1,0 +1,304 @@
+"""What a container mounts from elsewhere: drawn up without a change (`drawn`), and made ready (`ready`).
+
+A volume that an image declares, or that was asked for without a name, is the container's own: it has the container's id
+in its name, so that two starts draw up the same plan, and goes with `--rm` or `rm -v`. What of an image is copied
+into a volume is read from its layers, so no link of the image leads outside of them (CVE-2022-23648).
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EIO
+
+from lamina.engine.layers import resemble
+from lamina.engine.options import BIND, OVER, VOLUME, Volume
+from lamina.errors import InvalidInput, KernelError, NotFound
+from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from lamina.linux.fd import Fd
+from lamina.linux.files import openat2
+from lamina.overlay.spec import MountSpec
+from lamina.store.root import make_directory
+from lamina.store.volumes import data_of
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from lamina.engine.design import Design
+    from lamina.engine.options import Options
+    from lamina.engine.places import Base
+    from lamina.engine.translate import Spec
+    from lamina.engine.within import Maps
+    from lamina.store.lock import Lock
+    from lamina.store.root import Store
+
+# podman's: whoever gives these away has lost the machine
+_NOT_GIVEN = frozenset(
+    b"/ /bin /boot /dev /etc /home /lib /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split(
+        b" "
+    )
+)
+
+
+def wanted(store: Store, options: Options, declared: Iterable[str]) -> tuple[Volume, ...]:
+    """All volumes of a container: asked for, then other containers', then the image's, each where nothing is yet.
+
+    Raises NotFound for a container that is not there.
+    """
+    found = {volume.target: volume for volume in options.volumes}
+    for name, mode in options.volumes_from:
+        for volume in _of_container(store, name):
+            if mode == "ro":
+                from lamina.engine.mount_notation import read_only
+
+                volume = read_only(volume)
+            found.setdefault(volume.target, volume)
+    for path in declared:
+        target = os.fsencode(path)
+        found.setdefault(target, Volume(b"", target, ("rbind", "rprivate", "nosuid", "nodev"), VOLUME))
+    return tuple(found.values())
+
+
+def named(identity: str, volumes: tuple[Volume, ...]) -> tuple[Volume, ...]:
+    """The same, those without a name called after the container *identity*."""
+    return tuple(
+        replace(volume, source=b"%s-%d" % (identity.encode(), number))
+        if volume.kind == VOLUME and not volume.source
+        else volume
+        for number, volume in enumerate(volumes)
+    )
+
+
+def drawn(store: Store, home: bytes, volumes: tuple[Volume, ...], *, rootless: bool) -> tuple[Volume, ...]:
+    """What is mounted in the end: a volume's directory in the store, an overlay with its own layer in *home*."""
+    found = []
+    for number, volume in enumerate(volumes):
+        if volume.kind == VOLUME:
+            source = data_of(store, volume.source.decode())
+            found.append(replace(volume, source=source))
+        elif volume.kind == OVER:
+            found.append(
+                replace(volume, source=b"overlay", options=_over_options(home, number, volume, rootless))
+            )
+        else:
+            found.append(volume)
+    return tuple(found)
+
+
+def _over_options(home: bytes, number: int, volume: Volume, rootless: bool) -> tuple[str, ...]:
+    from lamina.overlay.options import format_options
+
+    place = home + b"/over-%d" % number
+    spec = MountSpec((volume.source,), place + b"/upper", place + b"/work", userxattr=rootless)
+    return (os.fsdecode(format_options(spec)), *volume.options)
+
+
+def ready(
+    store: Store,
+    home: bytes,
+    drawn: Design,
+    maps: Callable[[], Maps | None],
+    *,
+    rootless: bool,
+    tell: Callable[[str], None],
+) -> list[Lock]:
+    """Make what the volumes need to be mounted. *tell* is told what was made on this system, *maps* see `within.reach`.
+
+    The locks that come back keep the store's volumes from being removed, until the container's record names them.
+    Raises KernelError, InvalidInput, NotFound.
+    """
+    held: list[Lock] = []
+    try:
+        for number, volume in enumerate(drawn.volumes):
+            if volume.kind == BIND and volume.create:
+                made = make_source(volume.source)
+                if made is not None:
+                    target = os.fsdecode(volume.target)
+                    tell(f"made the directory {os.fsdecode(made)} on this system, for the volume at {target}")
+            elif volume.kind == OVER:
+                _make_over(home + b"/over-%d" % number, volume.source)
+            elif volume.kind == VOLUME:
+                held.append(_hold(store, volume, os.fsdecode(os.path.basename(home))))
+                _fill(store, volume, drawn.base, maps, rootless)
+                if volume.subpath:
+                    _check_part(store, volume)
+            if volume.chown:
+                _give(store, volume, drawn.spec, maps)
+    except BaseException:
+        for lock in held:
+            lock.release()
+        raise
+    return held
+
+
+def _check_part(store: Store, volume: Volume) -> None:
+    """Whether that directory is in the volume. What is mounted in the end is looked up within it once more (Bundle)."""
+    name, part = volume.source.decode(), os.fsdecode(volume.subpath)
+    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    with Fd(os.open(data_of(store, name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as top:
+        try:
+            openat2(top, volume.subpath, os.O_PATH | os.O_DIRECTORY, resolve=inside).close()
+        except KernelError as error:
+            raise NotFound(
+                f"mount {part} of volume {name} at {os.fsdecode(volume.target)}: {error.strerror}",
+                remedy="make the directory in the volume first",
+            ) from error
+
+
+def record_of(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
+    """The volumes as the record of a container keeps them; `name` is one of the store's."""
+    return [
+        {
+            "name" if volume.kind == VOLUME else "source": os.fsdecode(volume.source),
+            "target": os.fsdecode(volume.target),
+            "options": list(volume.options),
+            "kind": volume.kind,
+            "subpath": os.fsdecode(volume.subpath),
+        }
+        for volume in volumes
+    ]
+
+
+def _of_container(store: Store, reference: str) -> list[Volume]:
+    """The volumes of another container, for `--volumes-from`. Raises NotFound."""
+    from lamina.store.containers import find
+
+    return [
+        Volume(
+            os.fsencode(entry.get("name") or entry.get("source") or ""),
+            os.fsencode(entry["target"]),
+            tuple(entry["options"]),
+            entry["kind"],
+            subpath=os.fsencode(entry.get("subpath") or ""),
+        )
+        for entry in find(store, reference).asked().get("volumes") or ()
+        if entry["kind"] in (BIND, VOLUME)
+    ]
+
+
+def own_volumes(record: dict[str, Any] | None) -> list[str]:
+    """The names of the volumes that go with the container of this *record*."""
+    if not record:
+        return []
+    names = [str(entry.get("name") or "") for entry in record.get("volumes") or ()]
+    return [name for name in names if name.startswith(f"{record.get('id')}-")]
+
+
+def _hold(store: Store, volume: Volume, identity: str) -> Lock:
+    from lamina.store.volumes import hold
+
+    name = volume.source.decode()
+    own = name.startswith(f"{identity}-")
+    return hold(store, name, create=True, anonymous=own)
+
+
+def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | None], rootless: bool) -> None:
+    """Fill a volume that is empty with what the image has at its place: one process does, others wait for it.
+
+    A file beside the volume's data is locked meanwhile. It says that somebody began, so that what was left half done is
+    done again. Over the host a volume begins empty: nobody means all of /home by a volume there.
+    """
+    if not (volume.copy and base.id) or volume.subpath:
+        return
+    from lamina.engine.filling import empty, fill
+    from lamina.engine.within import reach
+    from lamina.store import lock
+
+    data = data_of(store, volume.source.decode())
+    mark = os.path.dirname(data) + b"/filling"
+    if not _is_empty(data) and not os.path.lexists(
+        mark
+    ):  # in this order: the mark is there first and goes last
+        return
+    place = base.image.places[0]
+    held = lock.take(mark, lock.LOCK_EX, create=True)
+    assert held is not None
+    with held:
+        begun = os.fstat(held.fd).st_size > 0
+        if begun:
+            reach(maps, empty, data)
+        if begun or _is_empty(data):
+            os.write(held.fd, b"begun\n")
+            try:
+                reach(maps, fill, data, (place.lower, *place.below), rootless, os.fsdecode(volume.target))
+            except OSError as error:
+                raise KernelError(
+                    "fill volume",
+                    error.errno or EIO,
+                    volume.source.decode(),
+                    hint=f"at {os.fsdecode(volume.target)}",
+                ) from error
+        os.unlink(mark)
+
+
+def _is_empty(directory: bytes) -> bool:
+    with os.scandir(directory) as found:
+        return next(found, None) is None
+
+
+def _make_over(place: bytes, lower: bytes) -> None:
+    """The layer over a directory of the host. Raises OSError, InvalidInput."""
+    if not os.path.isdir(lower):
+        raise InvalidInput(f"run: volume {os.fsdecode(lower)}: O takes a directory, and there is none")
+    make_directory(place, 0o700)
+    for name in (b"/upper", b"/work"):
+        make_directory(place + name, 0o700)
+    resemble(place + b"/upper", lower)
+
+
+def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | None]) -> None:
+    """`U`: make the container's user the owner of the source, and of everything in it."""
+    from lamina.engine.filling import give
+    from lamina.engine.within import reach
+
+    source = (
+        data_of(store, volume.source.decode()) if volume.kind == VOLUME else os.path.realpath(volume.source)
+    )
+    if volume.kind == BIND and source in _NOT_GIVEN:
+        raise InvalidInput(
+            f"run: volume {os.fsdecode(source)}: its owner is the system, and is not changed by U"
+        )
+    user = spec["process"]["user"]
+    uid = _outside(user["uid"], spec["linux"].get("uidMappings"))
+    gid = _outside(user["gid"], spec["linux"].get("gidMappings"))
+    try:
+        reach(maps, give, source, uid, gid)
+    except OSError as error:
+        raise KernelError("change owner", error.errno or EIO, os.fsdecode(source)) from error
+
+
+def _outside(inside: int, mappings: list[dict[str, int]] | None) -> int:
+    """What the id *inside* is out here."""
+    for line in mappings or ():
+        if line["containerID"] <= inside < line["containerID"] + line["size"]:
+            return line["hostID"] + inside - line["containerID"]
+    return inside
+
+
+def make_source(path: bytes) -> bytes | None:
+    """As Docker does: the source of a volume that is not there becomes a directory, of mode 755 whatever the umask, and
+    so do those on the way to it. Gives the topmost one that was made, None if nothing was.
+    """
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path.rstrip(b"/"))
+    made = None
+    try:
+        for place in reversed(missing):
+            try:
+                os.mkdir(place, 0o700)
+            except FileExistsError:  # somebody else made it meanwhile
+                continue
+            made = made or place
+            os.chmod(place, 0o755)
+        return made
+    except OSError as error:
+        raise KernelError(
+            "make volume source",
+            error.errno or 5,
+            os.fsdecode(missing[0]),
+            remedy="name a file or directory that is there",
+        ) from error

@@ -1,0 +1,205 @@
+"""What the store keeps: counted, explained, cleaned up, checked, held below a limit; and volumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.engine.discard import finish_burials, remover
+from lamina.engine.naming import resolve
+from lamina.errors import InvalidInput, LaminaError
+from lamina.store import garbage, images, usage, volumes
+from lamina.store.check import check
+from lamina.store.prune import Gone, enforce, prune_images
+from lamina.store.references import ContainerUses
+from lamina.values import replace, value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lamina.engine.container import Container
+    from lamina.store.check import Checked
+    from lamina.store.garbage import Collected
+    from lamina.store.leases import Lease
+    from lamina.store.prune import Evicted
+    from lamina.store.root import Store
+    from lamina.store.usage import Usage
+    from lamina.store.volumes import Volume
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+
+
+@value
+class Pruned:
+    """What `prune` removed: names of containers, images, names of volumes; and the bytes that became free."""
+
+    containers: tuple[str, ...]
+    images: tuple[Gone, ...]
+    volumes: tuple[str, ...]
+    layers: tuple[str, ...]
+    freed: int
+
+
+@value
+class VolumeUse:
+    """A volume, and the names of the containers that mount it."""
+
+    volume: Volume
+    users: tuple[str, ...]
+
+
+class Storage:
+    """The store of one engine, as `Engine.storage` gives it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- what is there
+
+    def usage(self, *, walk: bool = True) -> Usage:
+        """What images, layers, blobs, containers and volumes take, and what of it could go.
+
+        Without *walk* containers and volumes are not measured: all of their directories would be read.
+        """
+        found = usage.df(self.store, walk=walk)
+        named = [replace(one, names=tuple(map(_familiar, one.names))) for one in found.images]
+        return replace(found, images=tuple(named))
+
+    def check(self, *, repair: bool = False, rehash: bool = False) -> Checked:
+        """Look whether everything is whole; *repair* what is not, and with *rehash* read all content. KernelError."""
+        from lamina.engine.recover import recover
+
+        if repair:
+            recover(self.store, thorough=True)
+        return check(self.store, repair, rehash, tree_digest=_tree_digest, remove=remover(None))
+
+    def collect(self, *, explain: bool = False, dry: bool = False) -> Collected:
+        """Remove layers and blobs that nothing refers to; *explain* why the rest stays; with *dry* only say so."""
+        if not dry:
+            finish_burials(self.store)
+        return garbage.collect(self.store, explain, dry=dry, remove=remover(None))
+
+    def prune(
+        self,
+        ended: Iterable[Container],
+        *,
+        everything: bool = False,
+        with_volumes: bool = False,
+    ) -> Pruned:
+        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
+        that were made for containers that are gone (*with_volumes*), and then the garbage.
+        """
+        before = usage.df(self.store, walk=True)
+        sizes = {use.name: use.amount.bytes for use in (*before.containers, *before.volumes)}
+        gone = []
+        for container in ended:
+            try:
+                container.remove()
+            except LaminaError:
+                continue  # it runs again, or somebody else removed it
+            gone.append(container.name or container.id[:12])
+        uses = ContainerUses(self.store).refresh()
+        gone_images = prune_images(self.store, everything=everything)
+        gone_volumes = volumes.prune(self.store, uses, remove=remover(None)) if with_volumes else []
+        collected = self.collect()
+        freed = collected.freed + sum(sizes.get(name, 0) for name in (*gone, *gone_volumes))
+        gone_images = [replace(one, names=tuple(map(_familiar, one.names))) for one in gone_images]
+        return Pruned(tuple(gone), tuple(gone_images), tuple(gone_volumes), collected.layers, freed)
+
+    # -- pins and limits
+
+    def pin(self, reference: str, pinned: bool = True) -> str:
+        """Never evict or prune the image; its id. Raises NotFound, InvalidInput."""
+        record, _ = resolve(self.store, reference)
+        images.pin(self.store, record.id, pinned)
+        return record.id
+
+    def keep_below(self, limit: int) -> Evicted:
+        """Evict what was not used for the longest time until layers and blobs take at most *limit* bytes."""
+        done = enforce(self.store, limit, remove=remover(None))
+        named = [replace(one, names=tuple(map(_familiar, one.names))) for one in done.images]
+        return replace(done, images=tuple(named))
+
+    # -- volumes
+
+    def create_volume(self, name: str | None = None, labels: dict[str, str] | None = None) -> Volume:
+        """The volume *name* (None: a random one), made if it is not there. Raises InvalidInput."""
+        return volumes.create(self.store, name, labels, anonymous=name is None)
+
+    def volumes(self) -> list[VolumeUse]:
+        """All volumes by name, with the containers that mount them."""
+        uses = ContainerUses(self.store).refresh()
+        found = (volumes.find(self.store, name) for name in volumes.identities(self.store))
+        return [
+            VolumeUse(volume, tuple([use.shown for use in uses.of_volume(volume.name)]))
+            for volume in found
+            if volume is not None
+        ]
+
+    def volume(self, name: str) -> VolumeUse:
+        """One volume. Raises NotFound, InvalidInput, Corrupt."""
+        found = volumes.find(self.store, name)
+        if found is None:
+            raise volumes.no_such(name)
+        uses = ContainerUses(self.store).refresh()
+        return VolumeUse(found, tuple([use.shown for use in uses.of_volume(name)]))
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume that no container mounts, with what is in it. Raises NotFound, Conflict."""
+        volumes.remove(self.store, name, unless_used=ContainerUses(self.store), remove=remover(None))
+
+    def prune_volumes(self, *, everything: bool = False) -> tuple[list[str], int]:
+        """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed."""
+        before = {use.name: use.amount.bytes for use in usage.df(self.store, walk=True).volumes}
+        uses = ContainerUses(self.store).refresh()
+        gone = volumes.prune(self.store, uses, named=everything, remove=remover(None))
+        return gone, sum(before.get(name, 0) for name in gone)
+
+
+def within_limit(
+    store: Store,
+    held: Lease,
+    added: Iterable[str],
+    limit: int | None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
+    """Keep the store below its limit after the images *added* came into it; they stay, whatever else goes.
+
+    *held* is the lease under which they came. *warn* hears if that was not enough.
+    """
+    if limit is None:
+        return
+    for identity in added:
+        held.add_image(identity)
+    done = enforce(store, limit, remove=remover(None))
+    if done.over and warn is not None:
+        warn(f"the store is {done.over:,} bytes above its limit: the rest is in use, or pinned")
+
+
+def read_limit(text: str) -> int:
+    """The bytes that *text* ("200g", "1.5t", "1000000") means, in powers of 1000. Raises InvalidInput."""
+    digits = text.strip().lower().removesuffix("b")
+    unit = digits[-1:] if digits[-1:] in _UNITS else ""
+    try:
+        number = float(digits.removesuffix(unit))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e18:
+        raise InvalidInput(f"store limit {text!r}: not a size", remedy="such as 200g")
+    return int(number * _UNITS[unit])
+
+
+def _familiar(name: str) -> str:
+    from lamina.image.reference import parse
+
+    return parse(name).familiar
+
+
+def _tree_digest(path: bytes) -> str:
+    """As the store does it; without root in a namespace in which every id of the tree is itself."""
+    from lamina.engine.within import maps_of, reach
+    from lamina.store.seal import tree_digest
+
+    try:
+        return tree_digest(path)
+    except PermissionError:
+        return reach(lambda: maps_of(None), tree_digest, path)

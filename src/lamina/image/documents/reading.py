@@ -1,0 +1,84 @@
+"""JSON from outside: bounded, unambiguous, typed.
+
+A document is refused where two readers could see two things in it: twice the same name in one object, text that is no
+Unicode, numbers that are none. Its size and the counts in it have limits, which `Limits` names.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from lamina.errors import InvalidInput
+from lamina.values import value
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "read_json"]
+
+T = TypeVar("T")
+
+
+@value
+class Limits:
+    """How large what describes an image may be. Each is named in the error that refuses what is larger."""
+
+    document: int = (
+        4 << 20
+    )  # bytes of a manifest, an index or a config; registries take no more (distribution)
+    manifests: int = 500  # entries of an index
+    layers: int = 500  # as many as overlayfs stacks
+    history: int = 5000  # entries of a config's history
+    volumes: int = 500  # of a config: each becomes a mount
+    nested: int = 2  # indexes within indexes
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def read_json(data: bytes, kind: type[T], what: str, limits: Limits = DEFAULT_LIMITS) -> T:
+    """*data* as a *kind*; *what* is its name in errors ("manifest of debian:12"). Raises InvalidInput."""
+    if len(data) > limits.document:
+        raise InvalidInput(f"read {what}: {len(data)} bytes, at most {limits.document} are allowed")
+    try:
+        read: T = msgspec.json.decode(data, type=kind)
+        _refuse_ambiguous(data)
+    except RecursionError:
+        raise InvalidInput(f"read {what}: nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"read {what}: {_worded(error)}") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidInput(f"read {what}: not JSON: {_worded(error)}{_looks_like(data)}") from None
+    return read
+
+
+def _refuse_ambiguous(data: bytes) -> None:
+    """Raise ValueError if an object has a name twice: readers differ in which of them counts."""
+    json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice[:100]!r} is there twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
+def _worded(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if text[1:2].islower():
+        text = text[:1].lower() + text[1:]
+    return text[:400]
+
+
+def _looks_like(data: bytes) -> str:
+    start = data.lstrip()[:200].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return " (it looks like a web page: a proxy, or not a registry at all)"
+    return " (it is empty)" if not start else ""

@@ -1,0 +1,329 @@
+"""HTTP to a registry: one connection pool, patience where it helps, redirects without handing anything on.
+
+What is retried: 408, 429, 500, 502, 503, 504 and connections that break or time out, after a pause that doubles and
+has a random part, or as long as the registry asks for (Retry-After), at most `Patience.attempts` times and
+`Patience.total` seconds. What is not: a host that is unknown or refuses before it ever answered, and bad certificates.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    SSLError,
+    TimeoutError,
+)
+
+from lamina.errors import RegistryError
+from lamina.image.registry.tls import Tls
+from lamina.values import value
+
+__all__ = ["Patience", "Response", "Transport", "host_of", "is_loopback"]
+
+Response = urllib3.BaseHTTPResponse
+Body = bytes | IO[bytes] | None
+
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+SENSITIVE = frozenset({"authorization", "cookie", "proxy-authorization"})
+_CONNECTIONS = 10  # kept open to a host
+
+
+@value
+class Patience:
+    """How often and how long is tried again. Seconds."""
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 20.0
+    total: float = 180.0  # of pauses, for one request
+    connect: float = 20.0
+    read: float = 60.0  # between two pieces of an answer
+
+
+class Transport:
+    """Sends requests. May be used from several threads.
+
+    `sleep` and `chance` (0 to 1) are for tests. *insecure* hosts are asked for by the caller; see `Registry`.
+    """
+
+    def __init__(
+        self,
+        tls: Tls,
+        patience: Patience | None = None,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._tls, self._sleep, self._chance = tls, sleep, chance
+        self._managers: dict[tuple[int, str], urllib3.PoolManager] = {}
+        self._reached: set[str] = set()
+        self._turn = threading.Lock()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body = None,
+        *,
+        verify: bool = True,
+        retry: bool = True,
+        fields: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The answer, whatever its status, unless that is one to try again and patience has ended.
+
+        Its content is not read yet: the caller reads or drains it. *body* may be a file, which is sent from where it
+        stands and rewound for another attempt. Raises RegistryError.
+        """
+        start = body.tell() if body is not None and not isinstance(body, bytes) else 0
+        waited = 0.0
+        for attempt in range(self.patience.attempts):
+            if attempt and body is not None and not isinstance(body, bytes):
+                body.seek(start)
+            pause = self._length(attempt)
+            try:
+                response = self._follow(method, url, dict(headers), body, verify, fields)
+            except HTTPError as error:
+                problem, transient = self._understood(error, method, url)
+            else:
+                if response.status not in RETRIED:
+                    return response
+                problem, transient = _busy(response, url), True
+                asked = _retry_after(response)
+                response.drain_conn()
+                response.release_conn()
+                if asked is not None:
+                    pause = asked * (1 + self._chance() / 10)
+                    if waited + asked > self.patience.total:
+                        raise RegistryError(
+                            f"{problem.message}, and asks to come back in {asked:.0f} seconds",
+                            status=problem.status,
+                            remedy="try again then; a login raises the limits of some registries",
+                        )
+            waited += pause
+            if (
+                not (retry and transient)
+                or attempt + 1 == self.patience.attempts
+                or waited > self.patience.total
+            ):
+                raise problem
+            self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    def pause(self, attempt: int) -> None:
+        """Wait before a further attempt, the *attempt*th, of what a caller tries again."""
+        self._sleep(self._length(attempt - 1))
+
+    def _length(self, attempt: int) -> float:
+        whole: float = min(self.patience.first * 2**attempt, self.patience.longest)
+        return whole * (0.5 + self._chance() / 2)
+
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body,
+        verify: bool,
+        fields: Mapping[str, str] | None,
+    ) -> Response:
+        """One request with the redirects that its answer asks for."""
+        for _ in range(MOST_REDIRECTS + 1):
+            response = self._once(method, url, headers, body, verify, fields)
+            response.url = (
+                url  # urllib3 gives the path alone; who answered decides whether a challenge is believed
+            )
+            where = response.headers.get("Location", "")
+            if response.status not in REDIRECTS or not where:
+                return response
+            if method not in ("GET", "HEAD"):
+                return response  # the caller knows whether it can go elsewhere with what it sends
+            response.drain_conn()
+            response.release_conn()
+            target = urljoin(url, where)
+            here, there = urlsplit(url), urlsplit(target)
+            if there.scheme not in ("http", "https") or not there.hostname:
+                raise _redirected(url, target, "which is no address")
+            if there.scheme == "http" and here.scheme == "https" and verify:
+                raise _redirected(url, target, "which is not encrypted")
+            if origin(here) != origin(there):
+                # nobody but the registry gets what was meant for it; nor does it tell others to believe anybody
+                headers = {name: text for name, text in headers.items() if name.lower() not in SENSITIVE}
+                verify = verify or here.hostname != there.hostname
+            url = target
+        raise RegistryError(f"request {url}: more than {MOST_REDIRECTS} redirects")
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body,
+        verify: bool,
+        fields: Mapping[str, str] | None,
+    ) -> Response:
+        parts = urlsplit(url)
+        more: dict[str, Any] = {} if fields is None else {"fields": dict(fields), "encode_multipart": False}
+        if fields is None:
+            more["body"] = body
+        response = self._manager(parts, verify).request(
+            method,
+            url,
+            headers={"User-Agent": "lamina", "Accept-Encoding": "identity", **headers},
+            preload_content=False,
+            decode_content=False,
+            redirect=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.read),
+            **more,
+        )
+        self._reached.add(parts.netloc)
+        return response
+
+    def _manager(self, parts: SplitResult, verify: bool) -> urllib3.PoolManager:
+        context = self._tls.context(host_of(parts), verify=verify) if parts.scheme == "https" else None
+        proxy = _proxy(parts)
+        with self._turn:
+            found = self._managers.get((id(context), proxy))
+            if found is None:
+                more: dict[str, Any] = {"maxsize": _CONNECTIONS, "num_pools": 20}
+                if context is not None:
+                    more["ssl_context"] = context
+                    more["assert_hostname"] = None if context.check_hostname else False
+                found = urllib3.ProxyManager(proxy, **more) if proxy else urllib3.PoolManager(**more)
+                found.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool, "https": _Connections}
+                self._managers[id(context), proxy] = found
+            return found
+
+    def _understood(self, error: HTTPError, method: str, url: str) -> tuple[RegistryError, bool]:
+        """The error in our words, and whether trying again may help."""
+        cause: BaseException = error
+        if isinstance(error, MaxRetryError) and error.reason is not None:
+            cause = error.reason
+        what = f"reach registry {urlsplit(url).netloc}"
+        reached = urlsplit(url).netloc in self._reached
+        if isinstance(cause, SSLError):
+            return _distrusted(cause, what), False
+        if isinstance(cause, ProxyError):
+            return RegistryError(
+                f"{what}: by the proxy: {_short(cause)}", remedy="see HTTPS_PROXY and NO_PROXY"
+            ), reached
+        if isinstance(cause, NameResolutionError):
+            return RegistryError(f"{what}: the host is not known", remedy="is the name right?"), reached
+        if isinstance(cause, NewConnectionError):
+            return RegistryError(f"{what}: {_short(cause)}"), reached
+        if isinstance(cause, TimeoutError):
+            return RegistryError(f"{what}: no answer in time"), True
+        if isinstance(cause, ProtocolError):
+            return RegistryError(f"{what}: the connection broke: {_short(cause)}"), True
+        if isinstance(cause, LocationParseError):
+            return RegistryError(f"{what}: {url[:200]!r} is no address"), False
+        return RegistryError(f"{what}: {method}: {_short(cause)}"), False
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._turn:
+            managers, self._managers = list(self._managers.values()), {}
+        for manager in managers:
+            manager.clear()
+
+
+class _Connections(urllib3.HTTPSConnectionPool):
+    """Without urllib3's warning about what is not verified: whoever asked for that knows."""
+
+    def _validate_conn(self, conn: Any) -> None:
+        if conn.is_closed:
+            conn.connect()
+
+
+def origin(parts: SplitResult) -> tuple[str, str, int | None]:
+    """What makes two addresses the same host's: scheme, name, port (RFC 6454)."""
+    usual = {"http": 80, "https": 443}
+    return parts.scheme, parts.hostname or "", parts.port or usual.get(parts.scheme)
+
+
+def host_of(parts: SplitResult) -> str:
+    """Host and port as people write them: without the port if it is the usual one."""
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    return host if parts.port in (None, usual) else f"{host}:{parts.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host*, with or without port, is this machine: such registries may do without TLS, as with docker."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return (
+        name == "localhost" or name == "::1" or (name.startswith("127.") and name.replace(".", "").isdigit())
+    )
+
+
+def _proxy(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if is_loopback(parts.netloc) or proxy_bypass(host):
+        return ""
+    return getproxies().get(parts.scheme, "")
+
+
+def _busy(response: Response, url: str) -> RegistryError:
+    host = urlsplit(url).netloc
+    if response.status == 429:
+        return RegistryError(f"request {host}: too many requests (429)", status=429, code="TOOMANYREQUESTS")
+    return RegistryError(
+        f"request {host}: the registry fails with status {response.status}", status=response.status
+    )
+
+
+def _retry_after(response: Response) -> float | None:
+    """What Retry-After asks for in seconds (RFC 9110: seconds, or a date), None if it asks for nothing."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(min(int(text[:9]), 10**9))
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _redirected(url: str, target: str, why: str) -> RegistryError:
+    return RegistryError(f"request {urlsplit(url).netloc}: redirected to {target[:200]!r}, {why}")
+
+
+def _distrusted(error: BaseException, what: str) -> RegistryError:
+    text = _short(error)
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text.lower():
+        return RegistryError(
+            f"{what}: it does not speak TLS",
+            remedy="--tls-verify=false, or insecure = true in registries.conf",
+        )
+    inner = getattr(error, "args", (error,))[0]
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        text = inner.verify_message or text
+    return RegistryError(
+        f"{what}: its certificate is not trusted: {text}",
+        remedy="put its root into /etc/containers/certs.d/<host:port>/ca.crt, or give --tls-verify=false",
+    )
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    # urllib3 names its own object first: "HTTPConnection(host='x', port=1): Failed to ..."
+    return (text.partition("): ")[2] or text or type(error).__name__)[:300]

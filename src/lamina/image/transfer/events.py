@@ -1,0 +1,67 @@
+"""What happens during a transfer, told to whoever draws or logs it.
+
+    events("resolving", reference="docker.io/library/debian:12")
+    events("layer", id="sha256:...", total=28_000_000)           for each layer, before anything happens to it
+    events("exists", id=...)                                     it is there already: nothing is transferred
+    events("waiting", id=...)                                    another process unpacks it
+    events("progress", id=..., bytes=262_144)                    that many more came, or went
+    events("unpacking", id=...)                                  everything came
+    events("mounted", id=...)                                    (push) the registry took it from another repository
+    events("packing", id=...)                                    (push) it has to be packed again
+    events("warning", text=...)                                  something the user should read
+    events("done", id=...)                                       a layer is done
+    events("done", image=..., digest=...)                        all is done
+
+Calls come from several threads, one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from lamina.errors import LaminaError
+
+__all__ = ["Events", "Telling", "no_events"]
+
+
+class Events(Protocol):
+    """Called with the kind of event, and its facts."""
+
+    def __call__(self, kind: str, /, **facts: Any) -> object: ...
+
+
+def no_events(kind: str, /, **facts: Any) -> None:
+    """Tell nobody."""
+
+
+class Telling:
+    """One transfer's events: one at a time, and the place where its threads find out that they shall stop."""
+
+    def __init__(self, events: Events | None, what: str) -> None:
+        self._events, self._what = events or no_events, what
+        self._turn = threading.Lock()
+        self._stopped = threading.Event()
+
+    def __call__(self, kind: str, /, **facts: Any) -> None:
+        with self._turn:
+            self._events(kind, **facts)
+
+    def progress(self, identity: str) -> Callable[[int], None]:
+        """What a stream is given to tell of its bytes: also how it is stopped."""
+
+        def came(count: int) -> None:
+            self.check()
+            self("progress", id=identity, bytes=count)
+
+        return came
+
+    def stop(self) -> None:
+        """Let all threads of the transfer end soon."""
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raise LaminaError if the transfer shall stop."""
+        if self._stopped.is_set():
+            raise LaminaError(f"{self._what}: stopped, because something else of it failed")

@@ -1,0 +1,191 @@
+"""Who refers to what: the one place that knows all of it. Everything else in layers/ and blobs/ is garbage.
+
+    lease      → layers, blobs, images      somebody is about to use them
+    image      → layers, blobs              its record, or one that a start still reads (images/removed/)
+    container  → layers, image, volumes     container.json: `layers`, `image_id`, `volumes`
+
+They are read in this order, because references only ever move down it: what a lease keeps becomes a record's, and what
+a record keeps becomes a container's, each before the former lets go. So nothing can pass unseen.
+"""
+
+from __future__ import annotations
+
+import os
+from fcntl import LOCK_EX
+
+from lamina.errors import Corrupt, InvalidInput
+from lamina.store import images, lock, record
+from lamina.store.containers import identities as container_ids
+from lamina.store.layers import is_id as is_layer
+from lamina.store.leases import leased
+from lamina.store.trace import point
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lamina.store.images import ImageRecord
+    from lamina.store.root import Store
+
+
+@value
+class ContainerUse:
+    """What a container refers to. `readable` is false where its record cannot be read: it may refer to anything."""
+
+    id: str
+    name: str
+    image: str | None
+    layers: tuple[str, ...]
+    volumes: tuple[str, ...]
+    readable: bool = True
+
+    @property
+    def shown(self) -> str:
+        """As people know it."""
+        return self.name or self.id[:12]
+
+
+class ContainerUses:
+    """What all containers refer to. What a container refers to never changes, so `refresh` reads the new ones."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._known: dict[str, ContainerUse] = {}
+
+    def refresh(self) -> ContainerUses:
+        """Look which containers there are now. Raises OSError."""
+        there = set(container_ids(self.store))
+        self._known = {
+            identity: use for identity, use in self._known.items() if identity in there and use.readable
+        }
+        for identity in there - self._known.keys():
+            if (use := self._read(identity)) is not None:
+                self._known[identity] = use
+        return self
+
+    def _read(self, identity: str) -> ContainerUse | None:
+        """None for one without a record: its maker holds whatever it will refer to."""
+        try:
+            found = record.read(self.store.containers + b"/" + identity.encode(), b"container.json")
+            return None if found is None else _use(identity, found)
+        except (Corrupt, NotADirectoryError):
+            return ContainerUse(identity, "", None, (), (), readable=False)
+
+    def __iter__(self) -> Iterator[ContainerUse]:
+        return iter(self._known.values())
+
+    def of_image(self, identity: str) -> list[ContainerUse]:
+        """The containers over that image."""
+        return [use for use in self._known.values() if use.image == identity]
+
+    def of_volume(self, name: str) -> list[ContainerUse]:
+        """The containers that mount that volume."""
+        return [use for use in self._known.values() if name in use.volumes]
+
+
+def _use(identity: str, found: dict[str, Any]) -> ContainerUse:
+    layers, volumes, image = found.get("layers") or (), found.get("volumes") or (), found.get("image_id")
+    if not isinstance(layers, list | tuple) or not isinstance(volumes, list | tuple):
+        raise Corrupt(f"container {identity[:12]}: its record is damaged")
+    known = [layer for layer in layers if isinstance(layer, str) and is_layer(layer)]
+    if len(known) != len(layers):
+        raise Corrupt(f"container {identity[:12]}: its record names a layer that is none")
+    return ContainerUse(
+        id=identity,
+        name=str(found.get("name") or ""),
+        image=image if isinstance(image, str) else None,
+        layers=tuple(known),
+        volumes=tuple(
+            [one["name"] for one in volumes if isinstance(one, dict) and isinstance(one.get("name"), str)]
+        ),
+    )
+
+
+class References:
+    """Everything that is referred to, with who does: `layers`, `blobs` and `images` map each to its users.
+
+    `unknown` names those whose references cannot be read: as long as there is one, anything may be in use.
+    `ended` are the files of leases whose holder is gone; `settled` counts removed records that went for good.
+    """
+
+    def __init__(self, store: Store, *, settle: bool = False) -> None:
+        """For the holder of the exclusive turn on the leases. With *settle* removed records that no start reads any
+        more go for good. Raises OSError.
+        """
+        self.store, self.settle = store, settle
+        self.settled = 0
+        self.layers: dict[str, list[str]] = {}
+        self.blobs: dict[str, list[str]] = {}
+        self.images: dict[str, list[str]] = {}
+        self.records: dict[str, ImageRecord] = {}
+        self.unknown: list[str] = []
+        self.ended: list[bytes] = []
+        self._leases()
+        self._records()
+        self._removed()
+        self.containers = ContainerUses(store).refresh()
+        self._containers()
+
+    def _leases(self) -> None:
+        try:
+            kept, self.ended = leased(self.store)
+        except Corrupt as error:
+            self.unknown.append(error.message)
+            return
+        for what in kept["layer"]:
+            self.layers.setdefault(what, []).append("somebody is about to use it")
+        for what in kept["blob"]:
+            self.blobs.setdefault(what, []).append("somebody is about to use it")
+        for what in kept["image"]:
+            self.images.setdefault(what, []).append("somebody is about to use it")
+
+    def _records(self) -> None:
+        for identity in images.identities(self.store):
+            try:
+                found = images.get(self.store, identity)
+            except Corrupt as error:
+                self.unknown.append(error.message)
+                continue
+            if found is not None:  # removed meanwhile: then it is in removed/, which is read next
+                self.records[identity] = found
+                self._image(found, f"image {identity[:12]}")
+
+    def _removed(self) -> None:
+        directory = self.store.images + b"/removed"
+        for entry in os.listdir(directory):
+            path = directory + b"/" + entry
+            try:
+                free = lock.take(path, LOCK_EX, wait=False)
+            except FileNotFoundError:
+                continue
+            if free is not None:
+                with free:  # as long as we hold it: a start that has just opened it must find that it is gone
+                    if self.settle:
+                        point("collect.unlink-record")
+                        os.unlink(path)
+                        self.settled += 1
+                continue
+            identity = os.fsdecode(entry).partition(".")[0]
+            try:
+                found = record.read_light(directory, entry)
+                if found is not None:
+                    self._image(images.decode(found, identity), "a container that is being started")
+            except (Corrupt, InvalidInput) as error:
+                self.unknown.append(error.message)
+
+    def _image(self, found: ImageRecord, who: str) -> None:
+        for layer in found.layers:
+            self.layers.setdefault(layer, []).append(who)
+        for blob in found.blobs:
+            self.blobs.setdefault(blob, []).append(who)
+
+    def _containers(self) -> None:
+        for use in self.containers:
+            if not use.readable:
+                self.unknown.append(f"container {use.shown}: its record cannot be read")
+            for layer in use.layers:
+                self.layers.setdefault(layer, []).append(f"container {use.shown}")
+            if use.image is not None:
+                self.images.setdefault(use.image, []).append(f"container {use.shown}")

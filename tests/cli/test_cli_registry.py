@@ -1,0 +1,123 @@
+"""pull, push, login and `run` of what is not here yet, against a real registry on loopback, as root and as a user."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.image_archives import ImageSource, old_docker, tar, tree_tar
+from support.leaks import Leaks
+from support.registries import ALICE, DockerRegistry
+from support.rootless import Rootless
+from support.small_images import busybox_tree
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox", "docker-registry")]
+
+Lamina = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    with DockerRegistry(tmp_path / "registry") as found:
+        yield found
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ImageSource:
+    place = tmp_path / "tree"
+    place.mkdir()
+    busybox_tree(place)
+    top = tar({"etc/": b"", "etc/top": b"top\n"})
+    return ImageSource(tree_tar(place), top, config={"Cmd": ["cat", "/etc/top"], "Env": ["PATH=/bin"]})
+
+
+def load(lamina: Lamina, source: ImageSource, tmp_path: Path, name: str) -> None:
+    (tmp_path / "in.tar").write_bytes(tar(*old_docker((source, [name]))))
+    assert lamina("load", "-i", tmp_path / "in.tar").returncode == 0
+
+
+def test_push_pull_and_run(
+    lamina: Lamina, registry: DockerRegistry, source: ImageSource, tmp_path: Path, untouched_host: Leaks
+) -> None:
+    name = f"{registry.host}/team/tool:1"
+    load(lamina, source, tmp_path, name)
+    done = lamina("push", name)
+    assert done.returncode == 0, done.stderr
+    digest = done.stdout.splitlines()[-1].removeprefix("digest: ")
+    assert digest.startswith("sha256:")
+    assert "Pushed" in done.stdout
+    assert lamina("rmi", name).returncode == 0
+    done = lamina("pull", name)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert (lines[-2], lines[-1]) == (f"Digest: {digest}", name)
+    assert sum(line.endswith(": Pull complete") for line in lines) == 2
+    assert lamina("images", "-q", "--no-trunc").stdout == f"sha256:{source.id}\n"  # the id it came with
+    assert lamina("images", "--digests", "--format", "{{.Digest}}").stdout == f"{digest}\n"
+    assert (
+        lamina("pull", "-q", f"{registry.host}/team/tool@{digest}").stdout
+        == f"{registry.host}/team/tool@{digest}\n"
+    )
+    assert lamina("run", "--rm", f"{registry.host}/team/tool@{digest}").stdout == "top\n"
+    lamina("rmi", "-f", source.id)
+    done = lamina("run", "--rm", name)
+    assert done.stdout == "top\n", done.stderr
+    assert f"image {name}: no such image" in done.stderr and "Pull complete" in done.stderr
+    lamina("rmi", name)
+    done = lamina("run", "--rm", "-q", name)
+    assert (done.stdout, done.stderr.count("\n")) == ("top\n", 1)
+    done = lamina("run", "--rm", "--pull", "always", name)
+    assert done.stdout == "top\n" and "Already exists" in done.stderr
+
+
+def test_what_the_registry_does_not_have(lamina: Lamina, registry: DockerRegistry) -> None:
+    for verb in (["pull"], ["run", "--rm"]):
+        done = lamina(*verb, f"{registry.host}/no/thing:1")
+        assert done.returncode == 125 and "internal error" not in done.stderr, done.stderr
+        assert "no/thing" in done.stderr
+    done = lamina("push", f"{registry.host}/no/thing:1")
+    assert done.returncode == 125 and "no such image" in done.stderr
+    assert lamina("pull", "127.0.0.1:1/x/y").returncode == 125
+    assert lamina("pull", "Upper:").returncode == 125
+    assert lamina("ps", "-a", "-q").stdout == ""
+
+
+@pytest.mark.userns
+@pytest.mark.peer("newuidmap")
+def test_an_ordinary_user_pulls_and_runs(
+    lamina: Lamina, registry: DockerRegistry, source: ImageSource, tmp_path: Path, rootless: Rootless
+) -> None:
+    name = f"{registry.host}/team/tool:1"
+    load(lamina, source, tmp_path, name)
+    assert lamina("push", "-q", name).returncode == 0
+    done = rootless.lamina("run", "--rm", name)
+    assert done.stdout == "top\n", done.stderr
+    assert rootless.lamina("images", "-q", "--no-trunc").stdout == f"sha256:{source.id}\n"
+    assert rootless.lamina("tag", name, f"{registry.host}/team/again:1").returncode == 0
+    done = rootless.lamina("push", f"{registry.host}/team/again:1")
+    assert done.returncode == 0, done.stderr
+    assert rootless.lamina("rmi", "-f", source.id).returncode == 0
+
+
+def test_login_and_logout(
+    lamina: Lamina, source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with DockerRegistry(tmp_path / "closed", users=ALICE) as registry:
+        name = f"{registry.host}/team/tool:1"
+        load(lamina, source, tmp_path, name)
+        assert lamina("push", name).returncode == 125
+        done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="wrong\n")
+        assert done.returncode == 125 and "secret" not in done.stderr
+        done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="secret\n")
+        assert (done.stdout, done.returncode) == ("Login Succeeded\n", 0), done.stderr
+        done = lamina("push", name)
+        assert done.returncode == 0, done.stderr
+        done = lamina("logout", registry.host)
+        assert done.stdout == f"Removing login credentials for {registry.host}\n"
+        assert lamina("push", name).returncode == 125
+        assert lamina("logout", registry.host).returncode == 125

@@ -1,0 +1,179 @@
+"""The life of a store as a list of verbs, each with what it promises: for tests that stop it in the middle.
+
+`live` does one verb after the other and says what is promised: a fact is withdrawn before the verb begins that ends it,
+and added when the verb has returned. `broken(store, promised)` are the facts that do not hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from lamina.errors import NotFound
+from lamina.store import blobs, claims, containers, garbage, images, layers, tags, volumes
+from lamina.store.blobs import BlobWriter
+from lamina.store.check import check
+from lamina.store.containers import Home
+from lamina.store.digest import digest_of
+from lamina.store.leases import lease
+from lamina.store.prune import enforce, prune_images
+from lamina.store.references import ContainerUses
+from lamina.store.root import Store
+from lamina.values import replace
+from support.stores import diff_id, make_image, make_layer, record_of
+
+BIG = os.urandom(64) * 1024
+BIG_DIGEST = digest_of(BIG)
+ONE, OTHER = "docker.io/library/one:1", "docker.io/library/other:1"
+Verb = Callable[[Store], None]
+
+
+def identity(*texts: str) -> str:
+    """The id of the image that `make_image` makes of *texts*."""
+    return digest_of(f"config  of {texts}".encode()).removeprefix("sha256:")
+
+
+def _download(store: Store) -> None:
+    with lease(store) as held:
+        with BlobWriter(store, BIG_DIGEST, len(BIG), held) as writer:
+            if writer.offset == 0:
+                writer.write(BIG[:20_000])  # broken off
+        with BlobWriter(store, BIG_DIGEST, len(BIG), held) as writer:
+            writer.write(BIG[writer.offset :])
+            writer.commit()
+        with claims.claim(store, diff_id("c")):
+            layer = make_layer(store, "c", held)
+        record = record_of(BIG_DIGEST, [layer], (BIG_DIGEST,))
+        images.put(store, record, (OTHER,), lease=held)
+
+
+def _put_again(store: Store) -> None:
+    with lease(store) as held:
+        record = images.get(store, identity("a", "b"))
+        assert record is not None
+        more = blobs.write_blob(store, b"a manifest", held)
+        with images.hold(
+            store, record.id
+        ):  # a start that reads the old record, which therefore stays for the collector
+            images.put(store, replace(record, blobs=(*record.blobs, more), manifest=more), lease=held)
+
+
+def _start(store: Store) -> None:
+    try:  # an earlier life was stopped
+        old = containers.find(store, "brave")
+        assert old.hold()
+        old.discard("brave")
+    except NotFound:
+        containers.bury_all(store)
+        for home in (*containers.abandoned(store), *containers.unfinished(store)):
+            home.discard(None)
+    with images.hold(store, identity("a", "b")) as held, volumes.hold(store, "data", create=True):
+        home, _ = containers.create(store, "brave")
+        home.write("container", {
+            "id": home.id, "name": "brave", "image_id": held.record.id, "layers": list(held.record.layers),
+            "volumes": [{"name": "data", "target": "/data"}],
+        })  # fmt: skip
+        held.touch()
+    home.unmark()
+    home.release()
+
+
+def _end(store: Store) -> None:
+    home = containers.find(store, "brave")
+    assert home.hold()
+    home.discard("brave")
+
+
+def _freeze(store: Store) -> None:
+    with lease(store) as held:
+        config = blobs.write_blob(store, b"frozen", held)
+        images.put(
+            store, record_of(config, [make_layer(store, "f", held, frozen=True)], (config,)), lease=held
+        )
+
+
+def _collect(store: Store) -> None:
+    with open(os.fsdecode(store.leases) + "/" + "0" * 64, "w"):  # somebody was killed
+        pass
+    garbage.collect(store)
+
+
+def _forget_volume(store: Store) -> None:
+    volumes.create(store, "data")
+    volumes.remove(store, "data", unless_used=ContainerUses(store))
+
+
+IMAGE, LAYERS = (
+    f"image {identity('a', 'b')}",
+    tuple(f"layer {layers.layer_id(diff_id(text))}" for text in "ab"),
+)
+LATER = f"image {BIG_DIGEST.removeprefix('sha256:')}"
+OF_LATER = (f"blob {BIG_DIGEST}", f"layer {layers.layer_id(diff_id('c'))}")
+# name, what it does, what it ends, what it promises
+VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("pull", lambda store: _ignore(make_image(store, "a", "b", names=(ONE,))), (), (IMAGE, f"name {ONE}", *LAYERS)),
+    ("pull", _download, (), (LATER, f"name {OTHER}", *OF_LATER)),
+    ("pull again", _put_again, (), ()),
+    ("pin", lambda store: images.pin(store, identity("a", "b")), (), ("pin",)),
+    ("volume create", lambda store: _ignore(volumes.create(store, "data")), (), ("volume data",)),
+    ("start", _start, ("container brave",), ("container brave",)),
+    ("tag", lambda store: tags.tag(store, OTHER, identity("a", "b")), (f"name {OTHER}",), (f"name {OTHER}",)),
+    ("freeze", _freeze, (), ()),
+    ("gc", _collect, (), ()),
+    ("prune", lambda store: _ignore(prune_images(store)), (LATER, *OF_LATER), ()),
+    ("gc", _collect, (), ()),
+    ("untag", lambda store: _ignore(tags.untag(store, OTHER)), (f"name {OTHER}",), ()),
+    ("rmi -f", lambda store: _ignore(images.remove(store, identity("a", "b"))), (IMAGE, f"name {ONE}", "pin"), ()),
+    ("gc", _collect, (), ()),
+    ("rm", _end, ("container brave", *LAYERS), ()),
+    ("volume rm", _forget_volume, ("volume data",), ()),
+    ("limit", lambda store: _ignore(enforce(store, 0)), (), ()),
+    ("check", lambda store: _ignore(check(store, repair=True, rehash=True)), (), ()),
+)  # fmt: skip
+
+
+def _ignore(value: object) -> None:
+    """Verbs answer; here nobody listens."""
+
+
+def live(store: Store, withdraw: Callable[[str], None], promise: Callable[[str], None]) -> Iterator[str]:
+    """Do every verb, yielding its name before."""
+    for name, verb, ends, promises in VERBS:
+        yield name
+        for fact in ends:
+            withdraw(fact)
+        verb(store)
+        for fact in promises:
+            promise(fact)
+
+
+def broken(store: Store, promised: set[str]) -> list[str]:
+    """Those of the promised facts that do not hold."""
+    return [fact for fact in sorted(promised) if not _holds(store, fact)]
+
+
+def _holds(store: Store, fact: str) -> bool:
+    kind, _, what = fact.partition(" ")
+    if kind == "image":
+        found = images.get(store, what)
+        return (
+            found is not None
+            and all(layers.find(store, layer) is not None for layer in found.layers)
+            and all(blobs.has(store, blob) for blob in found.blobs)
+        )
+    if kind == "layer":
+        layer = layers.find(store, what)
+        return layer is not None and os.listdir(layer.path) == [b"file"]
+    if kind == "blob":
+        blobs.verify(store, what)
+        return True
+    if kind == "name":
+        return tags.named(store, what) is not None
+    if kind == "pin":
+        return images.is_pinned(store, identity("a", "b"))
+    if kind == "volume":
+        return volumes.find(store, what) is not None
+    try:
+        return Home(store, containers.find(store, what).id).read("container") is not None
+    except NotFound:
+        return False
