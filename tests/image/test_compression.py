@@ -121,7 +121,7 @@ def test_rubbish_behind(kind: Kind) -> None:
 
 def test_kinds_that_are_not_allowed() -> None:
     for kind in ("bzip2", "xz"):
-        data = compress(kind)  # type: ignore[arg-type]
+        data = compress(kind)
         with pytest.raises(InvalidInput, match=kind):
             reader(io.BytesIO(data).read)
 
@@ -153,7 +153,7 @@ def test_a_window_that_is_too_large() -> None:
 
 def test_what_is_written_is_the_same_every_time() -> None:
     for kind in ("none", "gzip", "zstd"):
-        assert compress(kind) == compress(kind)  # type: ignore[arg-type]
+        assert compress(kind) == compress(kind)
     header = compress("gzip")[:10]
     assert header[3:8] == bytes(5)  # neither a name nor a time
     assert gzip.decompress(compress("gzip")) == TEXT

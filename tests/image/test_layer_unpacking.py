@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_a_directory_becomes_a_file_and_back(tmp_path: Path) -> None:
 
 
 def test_any_kind_replaces_any_other(tmp_path: Path) -> None:
-    makers = [
+    makers: list[Callable[[bytes], bytes]] = [
         lambda name: file(name, b"1"), lambda name: directory(name), lambda name: symlink(name, b"q"),
         lambda name: device(name, "char", 1, 3), lambda name: block(name, b"6"),
         lambda name: hard_link(name, b"target"),

@@ -248,7 +248,7 @@ def test_a_file_of_zeros_alone(tmp_path: Path) -> None:
 
 def test_a_file_that_becomes_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f").write_bytes(b"x" * 100)
-    monkeypatch.setattr(content_module.os, "pread", lambda *_: b"")
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
     with pytest.raises(Conflict, match="shorter"):
         pack(tmp_path)
 

@@ -59,11 +59,16 @@ def directory(name: bytes, mode: int = 0o755, **fields: object) -> bytes:
 
 
 def symlink(name: bytes, target: bytes, **fields: object) -> bytes:
-    return block(name, b"2", link=target, mode=0o777, **fields)  # type: ignore[arg-type]
+    return longer(target) + block(name, b"2", link=target[:100], mode=0o777, **fields)  # type: ignore[arg-type]
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
-    return block(name, b"1", link=target)
+    return longer(target) + block(name, b"1", link=target[:100])
+
+
+def longer(target: bytes) -> bytes:
+    """What a target needs that does not fit a header."""
+    return long_name(target, b"K") if len(target) > 100 else b""
 
 
 def device(name: bytes, kind: str, major: int, minor: int) -> bytes:

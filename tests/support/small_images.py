@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def make_layer(store: Store, fill: Fill, held: Lease) -> Layer:
     with layers.stage(store, None, held) as stage:
         place = Path(os.fsdecode(stage.path))
         fill(place)
-        files = [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
-        return stage.commit(None, sum(path.stat().st_size for path in files), len(files) + 1)
+        found = [path.lstat() for path in place.rglob("*")]  # no link is followed: some lead to /proc
+        size = sum(status.st_size for status in found if stat.S_ISREG(status.st_mode))
+        return stage.commit(None, size, len(found) + 1)
 
 
 def small_image(

@@ -414,7 +414,7 @@ class Extractor:
 
     def _special(self, parent: Directory, base: bytes, entry: Entry) -> None:
         major, minor = entry.device if entry.kind != "fifo" else (0, 0)
-        if major >= 1 << 12 or minor >= 1 << 20:
+        if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
             raise InvalidInput(f"unpack layer: {entry.name!r} is the device {major}:{minor}, which cannot be")
         number = os.makedev(major, minor)
         if entry.kind == "char" and number == WHITEOUT_DEV:
