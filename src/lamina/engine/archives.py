@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.images import Image, image
 from lamina.engine.naming import resolve
+from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import outside, packing, unpacking, words
 from lamina.errors import InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.image.archive import load as loading
@@ -47,6 +48,7 @@ def load(store: Store, source: Source, platform: str | None, events: Events | No
     wanted = _platform(platform)
     with _members(store, source) as members:
         records = loading.load(store, members, wanted, events, unpacking())
+    within_limit(store, [record.id for record in records], events)
     return [image(store, f"sha256:{record.id}") for record in records]
 
 
@@ -100,6 +102,7 @@ def import_(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
             unpacking=unpacking(),
         )  # fmt: skip
+    within_limit(store, [record.id], events)
     return image(store, f"sha256:{record.id}")
 
 
@@ -133,6 +136,7 @@ def from_directory(
             packer.check()
             raise
         packer.join()
+    within_limit(store, [record.id])
     return image(store, f"sha256:{record.id}")
 
 
