@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.rootless import Rootless
+from support.small_images import small_image
 from support.sources import SRC
 
 # what `lamina run` may load apart from Lamina's own modules; all of them are built in or a few lines
@@ -91,6 +92,21 @@ def test_run_loads_only_what_a_start_needs(tmp_path: Path) -> None:
     assert not {module for module in loaded if module.startswith(makers)}
     assert len(loaded - others(loaded)) <= MOST_OF_OURS, sorted(loaded - others(loaded))
     assert [module for module in loaded if module.startswith(CGROUPS)] == []
+
+
+# of the store, what finding an image takes; of the engine, what it adds to a start over the host
+MOST_OVER_AN_IMAGE = MOST_OF_OURS + 12
+
+
+@pytest.mark.root
+@pytest.mark.peer("busybox")
+def test_run_of_an_image_loads_only_what_a_start_needs(tmp_path: Path, store_root: Path) -> None:
+    small_image(store_root, user="ann", workdir="/srv", volumes=[], labels={"a": "b"})
+    loaded = loaded_by_second(["run", "--rm", "tiny", "true"], tmp_path / "loaded")
+    assert others(loaded) - ALLOWED - {"_sha2", "_sha256"} == set()
+    makers = ("lamina.image", "lamina.runtime.plan", "lamina.overlay.tree", "lamina.linux.constants")
+    assert not {module for module in loaded if module.startswith(makers)}
+    assert len(loaded - others(loaded)) <= MOST_OVER_AN_IMAGE, sorted(loaded - others(loaded))
 
 
 @pytest.mark.root
