@@ -1,7 +1,8 @@
 """What OCI runtimes cost as commands: the same bundle, by `lamina-runtime`, crun and runc.
 
 All namespaces but user and time, Docker's default seccomp profile, capabilities and mounts, control groups with limits.
-Each executes the container's `true` and is waited for; `create, start, delete` are three commands.
+Each executes the container's `true` and is waited for; `create, start, delete` are three commands. *warm* is the same
+by the functions of `lamina.runtime.container`, in a Python process that has done it before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from stage import Stage
 from starts import LIMITS
 
 PEERS = ("crun", "runc")
-REACH = {"run": {"crun": 0.8, "runc": 0.6}, "exec": {"runc": 1.0}}
+REACH = {"run": {"crun": 0.8}, "exec": {"runc": 1.0}}
+REACH_WARM = {"run": 0.25, "exec": 0.2}
 
 
 def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
@@ -43,6 +45,21 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
                 ("create, start, delete", stage.peer("/bin/sh", "-c", three)),
                 ("exec", stage.peer(*engine, "exec", "l", "true", first=begin, last=f"{words} delete -f l")),
             )
+        )
+    root = str(stage.directory / "state-warm")
+    words = f"{ours} --root {root}"
+    short, long = stage.bundle("short-warm", LIMITS), stage.bundle("long-warm", LIMITS, "sleep", "600")
+    begin = f"{words} run -d -b {long} l </dev/null >/dev/null 2>&1"
+    for what, argv, around in (
+        ("run", ("run", root, str(short)), {}),
+        ("exec", ("exec", root, "l"), {"first": begin, "last": f"{words} delete -f l"}),
+    ):
+        reference = f"crun {what}" if "crun" in engines else ""
+        yield Case(
+            f"{what}, warm",
+            repeat(stage.within("workers/oci.py", *argv, **around)),
+            reference,
+            REACH_WARM[what],
         )
 
 

@@ -78,13 +78,17 @@ class Stage:
         In one more mount namespace, for Lamina would have to put an overlay over that overlay. There the shell's
         commands *first* and *last* are executed before and after all.
         """
+        return self.within("measure.py", *argv, first=first, last=last)
+
+    def within(self, program: str, *argv: str, first: str = "true", last: str = "true") -> Worker:
+        """A program of this directory in such a namespace."""
         above = self.root.parent / str(next(self._numbers))
         for place in (above / "upper", above / "work", self.root):
             place.mkdir(parents=True, exist_ok=True)
         options = f"lowerdir=/,upperdir={above}/upper,workdir={above}/work"
         script = f'mount -t overlay overlay -o {options} {self.root} && {first} && "$@"; {last}'
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
-        return Worker([*inside, self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
+        return Worker([*inside, self.python, str(REPOSITORY / "bench" / program), *argv], self.env)
 
     def bundle(self, name: str, options: dict[str, Any], *command: str) -> Path:
         """An OCI bundle over `self.root` with exactly the specification that Lamina writes for these options."""

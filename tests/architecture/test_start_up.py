@@ -5,13 +5,16 @@ Not a measurement but a list, so it gives the same answer on every machine.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.oci import Bundle
 from support.rootless import Rootless
+from support.small_images import small_image
 from support.sources import SRC
 
 # what `lamina run` may load apart from Lamina's own modules; all of them are built in or a few lines
@@ -31,15 +34,20 @@ finally:
     with open({report!r}, "w") as report:
         report.write("\\n".join(sorted(set(sys.modules) - before)))
 """
+# of an OCI runtime's verbs: `run` makes, starts and removes; the others do one of these
+MOST_OF_THE_RUNTIMES = {"run": 47, "create": 43, "start": 25, "exec": 42, "kill": 26, "delete": 26}
+RUNTIME_LINE = "from lamina.runtime_cli.entry import command_line; sys.exit(command_line({words!r}))"
 COMMAND_LINE = "from lamina.cli.entry import command_line; sys.exit(command_line({words!r}))"
 
 
 def loaded_by(code: str, report: Path) -> set[str]:
     text = FOLLOW.format(src=str(SRC), code=code, report=str(report))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    said = report.with_suffix(".said")  # not a pipe: what outlives the command would hold it open
+    with open(said, "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", text], stdout=output, stderr=output, timeout=60
+        )
+    assert done.returncode == 0, said.read_text()
     return set(report.read_text().split())
 
 
@@ -93,6 +101,21 @@ def test_run_loads_only_what_a_start_needs(tmp_path: Path) -> None:
     assert [module for module in loaded if module.startswith(CGROUPS)] == []
 
 
+# of the store, what finding an image takes; of the engine, what it adds to a start over the host
+MOST_OVER_AN_IMAGE = MOST_OF_OURS + 12
+
+
+@pytest.mark.root
+@pytest.mark.peer("busybox")
+def test_run_of_an_image_loads_only_what_a_start_needs(tmp_path: Path, store_root: Path) -> None:
+    small_image(store_root, user="ann", workdir="/srv", volumes=[], labels={"a": "b"})
+    loaded = loaded_by_second(["run", "--rm", "tiny", "true"], tmp_path / "loaded")
+    assert others(loaded) - ALLOWED - {"_sha2", "_sha256"} == set()
+    makers = ("lamina.image", "lamina.runtime.plan", "lamina.overlay.tree", "lamina.linux.constants")
+    assert not {module for module in loaded if module.startswith(makers)}
+    assert len(loaded - others(loaded)) <= MOST_OVER_AN_IMAGE, sorted(loaded - others(loaded))
+
+
 @pytest.mark.root
 def test_run_with_limits_and_variables_loads_only_what_a_start_needs(tmp_path: Path) -> None:
     limits = ["--memory", "64m", "--cpus", "1", "--pids-limit", "50"]
@@ -100,6 +123,42 @@ def test_run_with_limits_and_variables_loads_only_what_a_start_needs(tmp_path: P
     loaded = loaded_by_second(["run", "--rm", *limits, *process, "host", "true"], tmp_path / "loaded")
     assert others(loaded) - ALLOWED == set()
     assert {module for module in loaded if module.startswith(CGROUPS)} <= WITH_LIMITS
+
+
+@pytest.mark.root
+def test_the_runtimes_verbs_load_only_what_they_need(tmp_path: Path) -> None:
+    """The second time: then what is compiled and checked is kept."""
+    long, short = tmp_path / "long", tmp_path / "short"
+    for place, words in ((long, ["sleep", "60"]), (short, ["true"])):
+        place.mkdir()
+        bundle = Bundle(place, *words)
+        bundle.config["process"]["env"].append("HOME=/root")
+        bundle.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 50}}
+        bundle.config["linux"]["cgroupsPath"] = f"/lamina-start-up-{os.getpid()}-{place.name}"
+        bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+        bundle.write()
+    lives = {
+        "run": ["--bundle", str(short), "r"],
+        "create": ["--bundle", str(long), "c"],
+        "start": ["c"],
+        "exec": ["c", "true"],
+        "kill": ["c", "KILL"],
+        "delete": ["--force", "c"],
+    }
+    makers = ("lamina.runtime.plan", "lamina.runtime.spec", "lamina.linux.numbers", "lamina.linux.constants")
+    loaded: dict[str, set[str]] = {}
+    for _ in range(2):
+        loaded = {
+            verb: loaded_by(
+                RUNTIME_LINE.format(words=["--root", str(tmp_path / "state"), verb, *words]), tmp_path / verb
+            )
+            for verb, words in lives.items()
+        }
+    for verb, modules in loaded.items():
+        assert others(modules) - ALLOWED == set(), verb
+        assert not {module for module in modules if module.startswith(makers)}, verb
+        ours = modules - others(modules)
+        assert len(ours) <= MOST_OF_THE_RUNTIMES[verb], (verb, len(ours), sorted(ours))
 
 
 @pytest.mark.userns

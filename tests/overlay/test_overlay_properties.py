@@ -22,7 +22,15 @@ from lamina.overlay.stack import Overlay
 from lamina.overlay.tree import Tree
 from support.namespaces import in_mount_namespace, in_user_namespace
 from support.operations import Operation, operations, perform
-from support.snapshots import broken, copy_tree, differences, snapshot, snapshot_tree, without_stale
+from support.snapshots import (
+    beside_broken,
+    broken,
+    copy_tree,
+    differences,
+    snapshot,
+    snapshot_tree,
+    without_stale,
+)
 from support.stacks import Kit, Node, layers, mounted, scratch, write_layer
 
 ROOT, USER = Kit(), Kit(root=False)
@@ -83,7 +91,7 @@ def same_as_mounted(spec: MountSpec) -> None:
         ours = snapshot_tree(tree)
     os.mkdir(b"merged")
     with mounted(spec, b"merged"):
-        theirs = snapshot(b"merged", broken(ours))
+        theirs = snapshot(b"merged", beside_broken(ours))
     wrong = differences(*without_stale(ours, theirs), CTIME if spec.upperdir else frozenset())
     assert not wrong, "\n".join(wrong)
 

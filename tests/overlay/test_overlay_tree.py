@@ -23,7 +23,7 @@ from lamina.overlay.tree import Tree
 from support.grow import WHITEOUT, XWHITEOUT, Marked, Metacopy, To, grow, moved, opaque
 from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
-from support.snapshots import Snapshot, snapshot, snapshot_tree
+from support.snapshots import Snapshot, beside_broken, differences, errno_of, snapshot, snapshot_tree
 from support.stacks import mounted
 
 FOLLOW = (("redirect_dir", "on"), ("metacopy", "on"))
@@ -202,6 +202,31 @@ def test_files_that_cannot_be_looked_up_where_whiteouts_may_be_attributes(tmp_pa
     theirs = in_mount_namespace(by_the_kernel)
     assert theirs[b"d"][8] == ours[b"d"][8] == [b"f"]
     assert theirs[b"d/k"] == ours[b"d/k"] == ("errno", "EPERM")
+
+
+@pytest.mark.root
+def test_files_that_cannot_be_looked_up_in_an_impure_directory_can_be_listed(tmp_path: Path) -> None:
+    """Found by the property test: the kernel looks everything up in such a directory, and lists none of it then."""
+    entries = {"f": "1", "k": Metacopy(1), "sub": {"x": "2"}}
+    overlay = stack(tmp_path, {"d": entries}, {"b": "1"}, options=(("metacopy", "off"),))
+    assert overlay.spec.upperdir is not None
+    os.setxattr(overlay.spec.upperdir + b"/d", "trusted.overlay.impure", b"y")
+    merged = tmp_path / "merged"
+    merged.mkdir()
+
+    def by_the_kernel(asked: list[bytes]) -> tuple[object, Snapshot]:
+        with mounted(overlay.spec, os.fsencode(merged)):
+            said = errno_of(lambda: os.listdir(merged / "d"))
+            return said, snapshot(os.fsencode(merged), asked)
+
+    with overlay.open() as tree:
+        ours = snapshot_tree(tree)
+        assert [found.name for found in (tree / "d").iterdir()] == ["f", "k", "sub"]
+    said, theirs = in_mount_namespace(by_the_kernel, beside_broken(ours))
+    assert said == ("errno", "EPERM")
+    assert ours[b"d/k"] == ("errno", "EPERM")
+    assert not differences(ours, theirs, frozenset({"ctime"}))
+    assert in_mount_namespace(by_the_kernel, [])[1][b"d"][8] == said, "nobody knows what it does not list"
 
 
 def test_an_ordinary_users_stack_follows_no_redirect(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_what_an_image_has_in_its_dev_is_covered_and_not_followed(
         assert place.read_text() == "image's"
 
 
+@pytest.mark.parametrize("what", ["nothing", "device", "file", "link", "directory"])
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_an_images_own_ptmx_gives_way_to_the_link(tmp_path: Path, user: bool, what: str) -> None:
+    """As debootstrap makes a device: without this its mode and owner were the image's. A directory stays."""
+    bundle = prepared(tmp_path, spec_for("/bin/readlink", "/dev/ptmx", user=user, fresh=False))
+    place = tmp_path / "upper/dev/ptmx"
+    if what == "device":
+        os.mknod(place, 0o20600, os.makedev(5, 2))
+    elif what == "file":
+        place.write_text("image's")
+    elif what == "link":
+        place.symlink_to("elsewhere")
+    elif what == "directory":
+        place.mkdir()
+    if what == "directory":
+        assert run(bundle) == (1, "")
+    else:
+        assert said(bundle) == "pts/ptmx\n"
+
+
+def test_a_ptmx_that_was_asked_for_stays(tmp_path: Path) -> None:
+    spec = spec_for("/usr/bin/stat", "-c", "%F %a", "/dev/ptmx", fresh=False)
+    spec["linux"]["devices"] = [{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "fileMode": 0o640}]
+    assert said(prepared(tmp_path, spec)) == "character special file 640\n"
+
+
 def test_a_root_that_is_used_twice(tmp_path: Path) -> None:
     spec = spec_for("/usr/bin/stat", "-c", "%Hr:%Lr", "/dev/full", fresh=False)
     for _ in range(2):

@@ -182,3 +182,15 @@ def test_a_start_imports_no_compiler(place: Path) -> None:
         assert ("json" not in loaded) is expected
     needed = "os os.path stat errno marshal posixpath _stat abc _abc _collections_abc genericpath __future__"
     assert {name for name in loaded if not name.startswith("lamina")} <= set(needed.split())
+
+
+def test_what_is_too_large_to_be_read_is_not_written(place: Path) -> None:
+    made = []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"x" * kept.LARGEST
+
+    for _ in range(2):
+        assert kept.kept(b"content", os.fsencode(place), b".bpf", make) == b"x" * kept.LARGEST
+    assert len(made) == 2 and not place.exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import InvalidInput, LaminaError, Unsupported
-from lamina.runtime.spec import BOOLEAN, SPEC, STRING, check, check_process
+from lamina.runtime.container.configuration import read_configuration
+from lamina.runtime.spec import BOOLEAN, SPEC, STRING, check, check_process, rehearse
 from support.bundles import full
 from support.oci import BASE
 from support.schema import EVERY, VALIDATOR, Document
@@ -174,6 +177,26 @@ def test_no_document_whatever_is_more_than_an_error(data: st.DataObject) -> None
         assert str(error)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 1, "", "x", "/\ud800", "\udc80", [], {}, [None], [1], ["x"], [{}], [[]], {"x": None}],
+    ids=repr,
+)
+def test_a_bundle_whatever_it_says_is_read_or_refused(wrong: Any, tmp_path: Path) -> None:
+    spec = {
+        **complete(),
+        "hooks": {"poststop": [{"path": "/x", "args": ["x"], "env": ["A=b"], "timeout": 1}]},
+    }
+    for path in leaves(spec):
+        document = put(copy.deepcopy(spec), path, wrong)
+        (tmp_path / "config.json").write_text(json.dumps(document))
+        try:
+            _, found = read_configuration(os.fsencode(tmp_path), "c", os.fsencode(tmp_path / "state"))
+            rehearse(found)
+        except LaminaError as error:
+            assert str(error), path
+
+
 def edited(*changes: tuple[str, Any]) -> Document:
     """The base document with fields set: "linux.sysctl", value."""
     document = copy.deepcopy(BASE)
@@ -192,6 +215,21 @@ CONTRADICTIONS: list[tuple[Document, type[Exception], str]] = [
     (edited(("process/cwd", "relative")), InvalidInput, "process.cwd is 'relative', and not an absolute path"),
     (edited(("process/args", [])), InvalidInput, "process.args is empty"),
     (edited(("process/args", ["a\0b"])), InvalidInput, r"process.args\[0\] contains a NUL"),
+    (edited(("process/args", ["a\ud800"])), InvalidInput, r"process.args\[0\] is no text"),
+    (edited(("hostname", "a\udfff")), InvalidInput, "hostname is no text"),
+    # to setresuid(2) it is "stay who you are", and that is root
+    (edited(("process/user", {"uid": 4294967295, "gid": 0})), InvalidInput, "process.user.uid is 4294967295"),
+    (edited(("process/user", {"uid": 0, "gid": 4294967295})), InvalidInput, "process.user.gid is 4294967295"),
+    (
+        edited(("process/user", {"uid": 0, "gid": 0, "additionalGids": [1, 4294967295]})),
+        InvalidInput,
+        r"process.user.additionalGids\[1\]",
+    ),
+    (
+        edited(("linux/devices", [{"type": "p", "path": "/dev/x", "uid": 4294967295}])),
+        InvalidInput,
+        r"linux.devices\[0\].uid",
+    ),
     (edited(("mounts/0/destination", "proc")), InvalidInput, r"mounts\[0\].destination is 'proc'"),
     (edited(("linux/maskedPaths", ["x"])), InvalidInput, r"linux.maskedPaths\[0\] is 'x'"),
     (edited(("process/rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}])), InvalidInput, "RLIMIT_X"),

@@ -15,9 +15,10 @@ from lamina.overlay.spec import MountSpec
 from lamina.runtime import template
 from lamina.runtime.bundle import Bundle, Joined, Wiring
 from lamina.runtime.command import launcher_strings
+from lamina.runtime.kept import COMPILER, MARK, SHORT
 from lamina.runtime.plan import compile_plan
 from lamina.runtime.seccomp import filter_for
-from lamina.runtime.template import MARK, SHORT, template_for
+from lamina.runtime.template import template_for
 from lamina.values import replace
 from support.bundles import full, over_host, printable, small
 
@@ -248,8 +249,8 @@ def test_every_module_that_compiles_a_plan_is_among_the_sources() -> None:
         for path in executed
         if path.endswith(("runtime/__init__.py", "linux/fd.py", "linux/call.py", "linux/procfs.py"))
     }
-    assert executed - beside <= set(template.SOURCES)
-    assert all(os.path.exists(path) for path in template.SOURCES)
+    assert executed - beside <= set(COMPILER)
+    assert all(os.path.exists(path) for path in COMPILER)
 
 
 @pytest.mark.root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +16,13 @@ from support.console import ConsoleSocket, read_until
 from support.oci import PATH, Runtime
 
 pytestmark = pytest.mark.root
+MANY = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for _ in range(1100):
+    os.set_inheritable(os.dup(0), True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -122,6 +131,15 @@ def test_a_capability_more_is_permitted_but_never_inheritable(box: Runtime) -> N
     assert sets["CapInh:"] == sets["CapAmb:"] == 0
 
 
+def test_only_what_it_asks_for_itself_is_a_warning(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["process"]["capabilities"]["ambient"] = ["CAP_KILL"]
+    assert "CAP_KILL is not ambient" in runtime.create("c", bundle)
+    runtime.start("c")
+    assert runtime.ask("exec", "c", "true").stderr == ""
+    assert "CAP_NOSUCH is not given" in runtime.ask("exec", "--cap", "CAP_NOSUCH", "c", "true").stderr
+
+
 def test_a_process_as_a_document(box: Runtime) -> None:
     process = {
         "args": ["sh", "-c", "pwd; echo $X; id -u"],
@@ -134,6 +152,15 @@ def test_a_process_as_a_document(box: Runtime) -> None:
     assert box.ask("exec", "--process", file, "c").stdout.splitlines() == ["/tmp", "y", "5"]
     both = box.ask("exec", "--process", file, "c", "true")
     assert (both.returncode, "exclude each other" in both.stderr) == (255, True)
+    for wrong in (
+        {**process, "user": {"uid": 4294967295}},
+        {**process, "env": ["A=\ud800"]},
+        {**process, "env": 5},
+    ):
+        file.write_text(json.dumps(wrong))
+        refused = box.ask("exec", "--process", file, "c")
+        assert (refused.returncode, refused.stdout) == (255, "")
+        assert "read process: " in refused.stderr
     file.write_text("{")
     assert box.ask("exec", "--process", file, "c").returncode == 255
 
@@ -201,6 +228,19 @@ def test_create_hands_the_terminal_over(runtime: Runtime) -> None:
     runtime.wait("c")
 
 
+def test_a_console_socket_may_lie_deeper_than_a_socket_can_say(runtime: Runtime) -> None:
+    bundle = runtime.shell("tty", terminal=True)
+    deep = runtime.directory / ("d" * 100)
+    deep.mkdir()
+    socket = ConsoleSocket(runtime.directory / "s")
+    socket.path.rename(deep / "s")
+    runtime.create("c", bundle, "--console-socket", str(deep / "s"))
+    os.close(socket.take())
+    socket.close()
+    with pytest.raises(AssertionError, match="File name too long"):
+        runtime.create("d", bundle, "--console-socket", str(deep / ("s" * 120)))
+
+
 def test_exec_gets_a_terminal_of_the_containers_own(box: Runtime) -> None:
     socket = ConsoleSocket(box.directory / "console")
     script = "tty; ps -o tty= -p $$; exec sleep 600"
@@ -239,6 +279,31 @@ def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
         read_until(master, b"got typed\r\n")
         assert running.wait(20) == 4
     os.close(master)
+
+
+def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(runtime: Runtime) -> None:
+    """More is typed than the terminal holds, by far, and all of it comes back; the descriptors are above 1023."""
+    import subprocess
+
+    much = 1 << 18
+    bundle = runtime.shell(
+        f"stty raw -echo; echo ready; head -c {much} | cat; echo; echo over", terminal=True
+    )
+    words = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    words = [sys.executable, "-c", MANY, *words]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        said, output = running.stdout.readline(), running.stdout.fileno()
+        assert said == b"ready\n"
+        writer = threading.Thread(target=running.stdin.write, args=(b"x" * much,), daemon=True)
+        writer.start()
+        watch = threading.Timer(60, running.kill)
+        watch.start()
+        said = b"".join(iter(lambda: os.read(output, 65536), b""))
+        watch.cancel()
+        assert (said.count(b"x"), said[-6:], running.wait()) == (much, b"\nover\n", 0)
+        writer.join()
 
 
 def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:

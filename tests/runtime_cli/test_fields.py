@@ -49,6 +49,72 @@ def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
         runtime.ask("delete", "--force", identity)
 
 
+@pytest.mark.parametrize("privileges", [False, True], ids=["gains none", "may gain privileges"])
+@pytest.mark.parametrize("init", [[], ["--init"]], ids=["alone", "init"])
+def test_a_filter_that_is_older_than_the_calls_we_make(
+    runtime: Runtime, privileges: bool, init: list[str]
+) -> None:
+    """Profiles were copied from Docker's years ago. Without no_new_privs a filter comes before the last steps."""
+    bundle = runtime.bundle("sleep", "60", noNewPrivileges=not privileges)
+    later = [
+        "close_range",
+        "openat2",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "faccessat2",
+        "clone3",
+        "mount_setattr",
+    ]
+    refused = {"names": later, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}
+    runtime.begin("c", bundle, *init)
+    done = runtime.ask("exec", "c", "grep", "Seccomp:", "/proc/self/status")
+    assert (done.stdout, done.stderr) == ("Seccomp:\t2\n", "")
+    assert runtime.ask("exec", "c", "sh", "-c", "ls /proc/self/fd | wc -l").stdout == "4\n"
+    pid = runtime.state("c")["pid"]
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+
+
+LOOK = r"""
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main(int count, char **words)
+{
+    if (!strcmp(words[1], "make"))
+        return creat(words[2], 0644) < 0;
+    if (!strcmp(words[1], "wait"))
+        return sleep(60);
+    DIR *root = opendir("/");
+    for (struct dirent *entry; (entry = readdir(root));)
+        puts(entry->d_name);
+    return 0;
+}
+"""
+
+
+@pytest.mark.peer("gcc")
+@pytest.mark.parametrize("joined", [False, True], ids=["the caller's", "somebody's"])
+def test_who_joins_has_the_root_of_a_container_that_shares_its_mounts(runtime: Runtime, joined: bool) -> None:
+    """Its root is one by chroot(2): what setns(2) leads to is the host's."""
+    bundle = runtime.bundle("/look", "wait")
+    (runtime.directory / "look.c").write_text(LOOK)
+    subprocess.run(["gcc", "-static", "-o", bundle.rootfs / "look", runtime.directory / "look.c"], check=True)
+    bundle.config.pop("hostname")
+    bundle.config["mounts"] = []
+    bundle.config["hooks"] = {"startContainer": [{"path": "/look", "args": ["look", "make", "/tmp/made"]}]}
+    with somebody(FLAGS["mount"]) as pid:
+        shared = [{"type": "mount", "path": f"/proc/{pid}/ns/mnt"}] if joined else []
+        bundle.config["linux"]["namespaces"] = [{"type": "pid"}, *shared]
+        runtime.begin("c", bundle)
+        assert (bundle.rootfs / "tmp/made").exists()
+        done = runtime.ask("exec", "c", "/look", "around")
+        assert set(done.stdout.split()) - {".", ".."} == set(os.listdir(bundle.rootfs)), done.stderr
+        assert runtime.ask("delete", "--force", "c").returncode == 0
+
+
 def test_fields_that_only_steps_stand_for(runtime: Runtime) -> None:
     bundle = runtime.shell(
         "cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/timens_offsets;"

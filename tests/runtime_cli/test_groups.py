@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +78,25 @@ def test_limits_are_changed_while_it_runs(runtime: Runtime) -> None:
     assert file_of(runtime, "c", "memory", "memory.limit_in_bytes", "memory.max") == str(128 * MEGABYTE)
 
 
+@pytest.mark.parametrize(
+    "resources",
+    [{"memory": 5}, {"memory": {"limit": "1"}}, {"devices": [None]}, {"blockIO": {"weightDevice": "x"}}],
+    ids=repr,
+)
+def test_limits_that_cannot_be_meant_are_refused(runtime: Runtime, resources: dict[str, Any]) -> None:
+    runtime.begin("c", runtime.bundle("sleep", "600"))
+    refused = runtime.ask("update", "--resources", "-", "c", stdin=None, input=json.dumps(resources))
+    assert (refused.returncode, "read resources: " in refused.stderr) == (1, True)
+
+
+def test_limits_of_a_container_that_had_none(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["linux"]["resources"] = None
+    runtime.begin("c", bundle)
+    said(runtime, "update", "--pids-limit", "44", "c")
+    assert file_of(runtime, "c", "pids", "pids.max", "pids.max") == "44"
+
+
 def test_what_it_uses_is_said_in_numbers(runtime: Runtime) -> None:
     bundle = runtime.shell("i=0; while [ $i -lt 5000 ]; do i=$((i+1)); done; echo done; sleep 600")
     bundle.config["linux"]["resources"] = {"memory": {"limit": 64 * MEGABYTE}, "pids": {"limit": 50}}
@@ -137,6 +159,26 @@ def test_devices_are_those_of_the_list(runtime: Runtime) -> None:
 
 
 @pytest.mark.cgroup_v1("memory")
+@pytest.mark.parametrize("resources", [None, {}, {"devices": []}, {"pids": {"limit": 50}}], ids=repr)
+def test_without_a_list_no_device_of_the_hosts_can_be_opened(
+    runtime: Runtime, resources: dict[str, Any] | None
+) -> None:
+    """Neither one that the image brings along nor one that the container makes; but one that it is given."""
+    names = "/dev/nothing /dev/given /dev/own /etc/brought"
+    bundle = runtime.shell(
+        "mknod /dev/own c 10 237; mknod /dev/nothing c 1 3; exec 2>/dev/null;"
+        f"for name in {names}; do (exec 3< $name) && echo $name; done; echo over"
+    )
+    os.mknod(bundle.rootfs / "etc/brought", stat.S_IFCHR | 0o666, os.makedev(10, 237))
+    bundle.config["linux"]["devices"] = [{"type": "c", "path": "/dev/given", "major": 10, "minor": 229}]
+    for kind in ("bounding", "effective", "permitted"):
+        bundle.config["process"]["capabilities"][kind] += ["CAP_MKNOD", "CAP_SYSLOG"]
+    if resources is not None:
+        bundle.config["linux"]["resources"] = resources
+    done = runtime("run", "--bundle", bundle.write(), "c", capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "/dev/nothing\n/dev/given\nover\n")
+
+
 def test_what_differs_from_what_was_asked_is_a_warning(runtime: Runtime, tmp_path: Path) -> None:
     """Kernels take a limit for their own memory and do nothing; older ones set it, and then there is nothing to say."""
     log = tmp_path / "log"

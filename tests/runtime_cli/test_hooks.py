@@ -188,6 +188,14 @@ def test_hooks_after_the_fact_are_only_written_down(runtime: Runtime) -> None:
     assert "poststop hook /bin/sh: exit status 5" in said[1]["msg"]
 
 
+def test_a_hook_may_have_all_the_time_that_the_specification_can_say(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    bundle.config["hooks"] = {
+        "createRuntime": [{"path": "/bin/true", "timeout": most} for most in (1 << 31, (1 << 63) - 1)]
+    }
+    runtime.create("c", bundle)
+
+
 @pytest.mark.parametrize(
     "hooks",
     [

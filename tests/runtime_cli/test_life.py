@@ -146,7 +146,7 @@ def test_signals_by_name_and_number(runtime: Runtime, typed: str, number: int) -
     runtime.wait_output("c", f"got {number}")
 
 
-@pytest.mark.parametrize("typed", ["0", "65", "-1", "NOSUCH", "", "RTMIN+99"])
+@pytest.mark.parametrize("typed", ["000", "65", "-1", "NOSUCH", "", "RTMIN+99"])
 def test_what_is_no_signal_is_refused(runtime: Runtime, typed: str) -> None:
     runtime.begin("c", runtime.bundle("sleep", "60"))
     assert runtime.ask("kill", "c", "--", typed).returncode == (0 if typed == "" else 1)
@@ -157,8 +157,12 @@ def test_what_is_no_signal_is_refused(runtime: Runtime, typed: str) -> None:
 
 def test_kill_of_what_does_not_run_says_so_in_the_words_that_engines_look_for(runtime: Runtime) -> None:
     assert "does not exist" in runtime.ask("kill", "none", "9").stderr
-    runtime.begin("c", runtime.bundle("true"))
+    runtime.create("c", runtime.bundle("true"))
+    assert runtime.ask("kill", "c", "0").returncode == 0
+    assert runtime.ask("kill", "--all", "c", "0").returncode == 0
+    runtime.start("c")
     runtime.wait("c")
+    assert runtime.ask("kill", "c", "0").returncode == 1
     refused = runtime.ask("kill", "c", "9")
     assert (refused.returncode, "container not running" in refused.stderr) == (1, True)
 
@@ -181,6 +185,48 @@ def test_run_detached_returns_at_once(runtime: Runtime) -> None:
         assert runtime("run", "-d", "--bundle", bundle.write(), "c", stdout=output).returncode == 0
     assert runtime.status("c") == "running"
     runtime.wait_output("c", "hi")
+
+
+@pytest.mark.parametrize("what", ["another's", "everybody's", "another's one", "a link"])
+def test_what_others_may_write_to_keeps_no_container(runtime: Runtime, what: str) -> None:
+    """Who could put another config.json there would be executed by root."""
+    bundle, whole = runtime.bundle("sleep", "60").write(), what in ("another's", "everybody's")
+    runtime.root.mkdir(mode=0o700)
+    if what == "another's":
+        os.chown(runtime.root, 65534, 65534)
+    elif what == "everybody's":
+        runtime.root.chmod(0o777)
+    else:
+        runtime.root.chmod(0o1777)  # like /tmp
+        place = runtime.root / "c"
+        (runtime.directory / "elsewhere").mkdir()
+        if what == "a link":
+            place.symlink_to(runtime.directory / "elsewhere")
+        else:
+            place.mkdir(0o700)
+            os.chown(place, 65534, 65534)
+    for words in (("create", "--bundle", bundle, "c"), ("start", "c"), ("state", "c"), ("exec", "c", "true")):
+        refused = runtime.ask(*words)
+        assert refused.returncode in (1, 255)
+        known = "already exists" if words[0] == "create" and not whole else "would decide what is run"
+        assert known in refused.stderr, words
+    if whole:
+        assert "would decide" in runtime.ask("list").stderr
+        assert list(runtime.root.iterdir()) == []
+        os.chown(runtime.root, 0, 0)
+        runtime.root.chmod(0o700)
+    elif what == "a link":
+        place.unlink()
+    else:
+        place.rmdir()
+    assert runtime.ask("delete", "--force", "c").returncode == 0
+
+
+def test_containers_may_be_kept_where_everybody_may_make_files(runtime: Runtime) -> None:
+    runtime.root.mkdir()
+    runtime.root.chmod(0o1777)
+    runtime.begin("c", runtime.bundle("sleep", "60"))
+    assert runtime.status("c") == "running"
 
 
 def test_state_is_private(runtime: Runtime) -> None:

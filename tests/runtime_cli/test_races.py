@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,31 @@ def test_a_creation_that_is_killed_leaves_what_delete_takes_away(runtime: Runtim
     assert runtime.ask("start", "c").returncode == 1
     assert runtime.ask("delete", "--force", "c").returncode == 0
     assert not (runtime.root / "c").exists()
+
+
+def test_a_creation_that_is_killed_before_it_noted_its_groups_leaves_none(runtime: Runtime) -> None:
+    """At a path that somebody chose; and where somebody lives by now, he stays."""
+    path = f"/lamina-test-{os.getpid()}-left"
+    bundle = runtime.bundle("sleep", "600")
+    bundle.config["linux"]["cgroupsPath"] = path
+    for lives in (False, True):
+        runtime.create("c", bundle)
+        place = runtime.root / "c" / "state.json"
+        record = json.loads(place.read_text())
+        groups = [Path(group) for group in record["cgroup"]["paths"].values()]
+        os.kill(record["pid"], signal.SIGKILL)
+        runtime.wait("c")
+        for key in ("cgroup", "pid", "start_time", "boot"):
+            record.pop(key)
+        place.write_text(json.dumps(record))
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as somebody:  # ends with us
+            if lives:
+                (groups[0] / "cgroup.procs").write_text(str(somebody.pid))
+            assert runtime.ask("delete", "--force", "c").returncode == 0
+            assert [group.exists() for group in groups] == [lives] * len(groups)
+            assert somebody.poll() is None
+    for group in dict.fromkeys(groups):
+        group.rmdir()
 
 
 def test_killed_at_any_moment_a_creation_leaves_a_defined_state(runtime: Runtime) -> None:

@@ -73,3 +73,16 @@ def test_a_life_without_root(ordinary: Ordinary) -> None:
 def test_run_without_root(ordinary: Ordinary) -> None:
     done = ordinary("run", "--bundle", ordinary.bundle("sh", "-c", "echo hi; exit 3"), "c")
     assert (done.returncode, done.stdout) == (3, "hi\n"), done.stderr
+
+
+def test_what_a_mount_that_is_refused_means(ordinary: Ordinary) -> None:
+    """A new sysfs shows the network namespace that it is mounted in, which must be the user's own."""
+    directory = ordinary.bundle("true")
+    config = json.loads((directory / "config.json").read_text())
+    config["linux"]["namespaces"].remove({"type": "network"})
+    config["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs"})
+    (directory / "config.json").write_text(json.dumps(config))
+    refused = ordinary("create", "--bundle", directory, "c")
+    assert refused.returncode == 1
+    assert "mount sysfs at /sys: this host does not permit a new sysfs" in refused.stderr
+    assert "step" not in refused.stderr

@@ -81,6 +81,16 @@ def test_cve_2019_19921_a_mount_point_that_is_a_link(
     assert status is None, text
 
 
+@pytest.mark.parametrize("up", ["", "/../../../../.."])
+def test_a_tmpfs_goes_where_a_link_leads_in_the_container(tmp_path: Path, outside: Path, up: str) -> None:
+    """As with /var/run, which is a link to /run."""
+    (tmp_path / "upper/there").mkdir(parents=True)
+    with_link(tmp_path, "/link", f"{up}/there")
+    spec = spec_with(["/proc"], "grep -c ' /there tmpfs ' /proc/mounts")
+    spec["mounts"].append({"destination": "/link", "type": "tmpfs", "source": "tmpfs"})
+    assert start(tmp_path, spec) == (0, "1\n")
+
+
 def test_cve_2019_19921_a_volume_in_place_of_proc(attacker_root: Attacker, outside: Path) -> None:
     for target in ("/proc", "/proc/self", "/proc/1/attr", "/x/../proc", "/"):
         done = attacker_root.inside("true", "-v", f"{outside}:{target}")
@@ -101,12 +111,32 @@ def test_cve_2025_31133_a_null_device_of_the_images_own(tmp_path: Path, outside:
     assert Path("/proc/sys/kernel/core_pattern").read_text() == before
 
 
-@pytest.mark.parametrize("kind", ["maskedPaths", "readonlyPaths"])
-def test_cve_2025_31133_a_masked_path_that_is_a_link(tmp_path: Path, outside: Path, kind: str) -> None:
-    """What is behind the link is not to be covered instead of it, least of all outside."""
-    with_link(tmp_path, "/masked", str(outside))
-    status, text = start(tmp_path, spec_with(["/proc"], "cat /proc/self/mountinfo", **{kind: ["/masked"]}))
-    assert status is None or f" {outside} " not in text
+@pytest.mark.parametrize("up", ["", "/../../../../.."])
+@pytest.mark.parametrize("field", ["maskedPaths", "readonlyPaths"])
+def test_cve_2025_31133_a_masked_path_that_is_a_link(
+    tmp_path: Path, outside: Path, field: str, up: str
+) -> None:
+    """What the container itself would find there is covered, and nothing outside (the fixture looks)."""
+    kept = tmp_path / "upper/kept"
+    kept.mkdir(parents=True)
+    (kept / "file").write_text("seen")
+    with_link(tmp_path, "/link", f"{up}/kept")
+    script = "cat /link/file; echo spoilt > /link/file; cat /kept/file; echo over"
+    status, text = start(
+        tmp_path, spec_with(["/proc"], f"({script}) 2>/dev/null", **{field: ["/link", "/link/file"]})
+    )
+    assert (status, text) == (0, {"maskedPaths": "over\n", "readonlyPaths": "seenseenover\n"}[field])
+    assert (kept / "file").read_text() == "seen"
+
+
+@pytest.mark.parametrize("field", ["maskedPaths", "readonlyPaths"])
+def test_cve_2025_31133_a_masked_path_by_way_of_a_descriptor(
+    tmp_path: Path, outside: Path, field: str
+) -> None:
+    """A link of procfs that stands for something open is nobody's way."""
+    with_link(tmp_path, "/link", "/proc/self/root")
+    status, text = start(tmp_path, spec_with(["/proc"], "true", **{field: ["/link/etc"]}))
+    assert (status, "a link is in the way" in text) == (None, True)
 
 
 def test_cve_2025_52565_a_console_that_is_a_link(tmp_path: Path, outside: Path) -> None:

@@ -11,7 +11,14 @@ from lamina.overlay.spec import MountSpec
 from lamina.runtime.bundle import Bundle, Wiring
 
 WIRING = Wiring(
-    channel=100, stdin=101, stdout=102, stderr=103, limits=((7, 1024, 4096),), last_cap=40, proc=105
+    channel=100,
+    stdin=101,
+    stdout=102,
+    stderr=103,
+    launcher=104,
+    limits=((7, 1024, 4096),),
+    last_cap=40,
+    proc=105,
 )
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
 SMALL: dict[str, Any] = {

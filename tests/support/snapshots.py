@@ -41,8 +41,9 @@ def errno_of(call: Callable[[], Any]) -> Any:
 def snapshot(root: bytes, broken: Iterable[bytes] = ()) -> Snapshot:
     """Everything below a directory, by descriptors: entries that cannot be looked up have their errno as record.
 
-    Whether a mount lists these depends on what it has cached, so they are not in listings; *broken* are paths to ask
-    for even if they are not listed. Nor are names that are listed but not there: a whiteout that hides nothing.
+    Whether a mount lists these depends on what it has cached, so they are not in listings; *broken* are paths to
+    ask for even if they are not listed, or if nothing is for their sake. Nor are names that are listed but not
+    there: a whiteout that hides nothing.
     """
     found: Snapshot = {}
     asked: dict[bytes, set[bytes]] = {}
@@ -61,7 +62,7 @@ def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[byte
     names = (said if isinstance(said, set) else set()) | asked.get(path, set())
     payload = []
     for name in sorted(names):
-        below = path + b"/" + name if path else name
+        below = _join(path, name)
         record = _entry(fd, name, below, found, asked)
         if isinstance(record, tuple) and record[0] == "errno":
             if record[1] != "ENOENT":
@@ -70,8 +71,13 @@ def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[byte
             payload.append(name)
             if record is not None:
                 found[below] = record
-    broken = isinstance(said, tuple)
-    found[path] = _record(os.fstat(fd), said if broken else payload, _xattrs(b"/proc/self/fd/%d" % fd, True))
+    # it cannot be listed for another reason than that one of the files asked for cannot be looked up
+    unknown = isinstance(said, tuple) and all(found.get(_join(path, name)) != said for name in names)
+    found[path] = _record(os.fstat(fd), said if unknown else payload, _xattrs(b"/proc/self/fd/%d" % fd, True))
+
+
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
 
 
 def listed(fd: int) -> Any:
@@ -79,6 +85,7 @@ def listed(fd: int) -> Any:
 
     Of a directory that may hold whiteouts of the xattr form the kernel looks every file up, and leaves out what cannot
     be; but it reports that once, as an error of this listing or not at all, as the names happen to follow each other.
+    An impure directory, which is said to hold files that were copied up, it never lists with such a file in it.
     """
     for _ in range(50):
         names = errno_of(lambda: set(map(os.fsencode, os.listdir(fd))))
@@ -113,6 +120,12 @@ def _entry(
 def broken(found: Snapshot) -> list[bytes]:
     """The entries of a snapshot that cannot be looked up."""
     return [path for path, record in found.items() if record[0] == "errno"]
+
+
+def beside_broken(found: Snapshot) -> list[bytes]:
+    """These and what is in the same directories: what a mount does not list because of them must be asked for."""
+    directories = {os.path.dirname(path) for path in broken(found)}
+    return [path for path in found if path and os.path.dirname(path) in directories]
 
 
 def _read(fd: int, name: bytes) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.naming import resolve
 from lamina.engine.storage import within_limit
-from lamina.engine.unpacking import words
+from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
@@ -37,8 +37,10 @@ def pull(
     """
     reference = parse(text)
     wanted = None if platform is None else parse_platform(platform)
+    found = words()
+    options = Options(words=found, staged=bool(found))
     with lease(store) as held:
-        record = pull_image(store, reference, wanted, events, held, Options(unpack=words()))
+        record = pull_image(store, reference, wanted, events, held, options)
         within_limit(store, [record.id], events)
     return record.id, reference.canonical
 
@@ -60,7 +62,7 @@ def push(store: Store, text: str, events: Events | None = None) -> str:
         raise InvalidInput(
             f"push {text}: that is an id, and says not where to", remedy="'lamina tag' gives it a name"
         )
-    return push_image(store, record, reference, events).digest
+    return push_image(store, record, reference, events, options=Options(packing=packing())).digest
 
 
 def login(server: str | None, username: str, password: str) -> None:

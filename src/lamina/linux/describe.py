@@ -8,7 +8,7 @@ import os
 from lamina.linux import constants
 from lamina.linux.capabilities import capability_name
 from lamina.linux.constants import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
-from lamina.linux.program import Hole, Out, Reg, Step, Strings, Struct
+from lamina.linux.program import Blank, Hole, Out, Reg, Step, Strings, Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _structure(item: Struct) -> str:
 def _argument(item: object, name: Callable[[int], str] | None) -> str:
     if item is None:
         return "NULL"
-    if isinstance(item, (Reg, Hole)):
+    if isinstance(item, (Blank, Hole, Reg)):
         return repr(item)
     if isinstance(item, str):
         return _text(item.encode("utf-8", "surrogateescape"))

@@ -1,8 +1,9 @@
-"""A file descriptor with an owner."""
+"""A file descriptor with an owner, and what is to be heard from several."""
 
 from __future__ import annotations
 
 import os
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,3 +51,11 @@ class Fd(int):
 
     def __repr__(self) -> str:
         return f"Fd({int(self)}{'' if self._owned else ', not owned'})"
+
+
+def ready(seconds: float | None, *descriptors: int) -> list[int]:
+    """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]

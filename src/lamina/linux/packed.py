@@ -79,7 +79,7 @@ class Program:
     """Packed steps, ready to be walked here (`walk`) or in a new process (`spawn`) as often as wanted.
 
     `given` are the registers whose values are still open, the first of all; `holes` are (name, place in the records)
-    of the arguments that still have to become lists of strings. Only a program without any can be walked.
+    of the arguments that still have to become lists of strings, or a string. Only a program without any can be walked.
     """
 
     __slots__ = ("arena", "given", "holes", "records", "registers", "relocations")
@@ -100,7 +100,7 @@ class Program:
         """What it consists of, to be kept: `Program(*parts)` is the same again."""
         return (self.records, self.arena, self.relocations, self.registers, self.given, self.holes)
 
-    def fill(self, values: Mapping[str, int], strings: Mapping[str, Sequence[bytes]]) -> Program:
+    def fill(self, values: Mapping[str, int], strings: Mapping[str, Sequence[bytes] | bytes]) -> Program:
         """The program with every open register and hole closed. Raises KeyError for one that is missing."""
         registers = struct.pack(f"{len(self.given)}q", *[values[name] for name in self.given])
         registers += self.registers[len(registers) :]
@@ -111,7 +111,8 @@ class Program:
         places: dict[str, int] = {}
         for name, hole in self.holes:
             if name not in places:
-                places[name] = _put_strings(arena, moved, strings[name])
+                put = strings[name]
+                places[name] = _put(arena, put) if isinstance(put, bytes) else _put_strings(arena, moved, put)
             struct.pack_into("Q", records, hole, places[name])
         relocations = self.relocations + struct.pack(f"{len(moved)}I", *moved)
         return Program(bytes(records), bytes(arena), relocations, registers)
@@ -174,13 +175,17 @@ class Program:
         return self.registers
 
 
+def _put(arena: bytearray, item: bytes) -> int:
+    """Append a string to the arena; where it is."""
+    at = len(arena)
+    arena += item
+    arena += ENDS[len(item) % 16]
+    return at
+
+
 def _put_strings(arena: bytearray, moved: list[int], items: Sequence[bytes]) -> int:
     """Append a NULL-terminated array of pointers to *items* to the arena; *moved* learns where the pointers are."""
-    offsets = []
-    for item in items:
-        offsets.append(len(arena))
-        arena += item
-        arena += ENDS[len(item) % 16]
+    offsets = [_put(arena, item) for item in items]
     start = len(arena)
     arena += struct.pack(f"{len(offsets) + 1}Q", *offsets, 0)
     arena += ENDS[8 * (len(offsets) + 1) % 16]

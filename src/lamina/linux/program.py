@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # the classes below have no `|` for their names in quotes
     Arg = Union[int, bytes, str, None, "Reg", "Strings", "Struct", "Out", "Hole"]  # noqa: UP007
 
-__all__ = ["Hole", "Out", "Reg", "Step", "Strings", "Struct", "assemble"]
+__all__ = ["Blank", "Hole", "Out", "Reg", "Step", "Strings", "Struct", "assemble"]
 
 VALUE, IN_ARENA, REGISTER = 0, 1, 2
 MOST_ERRNOS = 128
@@ -50,6 +50,15 @@ class Hole(str):
 
     def __repr__(self) -> str:
         return f"<{self!s}>"
+
+
+class Blank(bytes):
+    """A string that is not known yet, by name: `Program.fill` puts it in. As an argument only, not inside a Struct."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{self.decode()}>"
 
 
 class Out(int):
@@ -129,6 +138,8 @@ class _Packer:
         self.packed = 0  # records so far
 
     def put(self, data: bytes) -> int:
+        if type(data) is Blank:
+            raise ValueError(f"{data!r} is left open, and not an argument")
         offset = self.known.get(data)
         if offset is None:
             arena = self.arena
@@ -194,9 +205,10 @@ class _Packer:
                 values[i], kinds[i] = self.struct(arg), IN_ARENA
             elif isinstance(arg, int) and kind is not Out:
                 values[i] = arg & 0xFFFFFFFFFFFFFFFF
-            elif kind is Hole:
+            elif kind is Hole or kind is Blank:
                 kinds[i] = IN_ARENA
-                self.holes.append((str(arg), self.packed * RECORD.size + FIRST_ARGUMENT + 8 * i))
+                name = str(arg) if kind is Hole else arg.decode()
+                self.holes.append((name, self.packed * RECORD.size + FIRST_ARGUMENT + 8 * i))
             elif isinstance(arg, str):
                 values[i], kinds[i] = self.put(arg.encode("utf-8", "surrogateescape")), IN_ARENA
             elif arg is not None:

@@ -192,7 +192,8 @@ class Tree:
                     entry = self._view.find(within, name)
                 except OSError:
                     # As in a mount: listed, but what is asked of it fails. (Where a layer may hold whiteouts of the
-                    # xattr form the kernel looks each file up, reports the first that fails, and then leaves it out.)
+                    # xattr form the kernel looks each file up, reports the first that fails, and then leaves it out;
+                    # and it lists nothing of an impure directory of the upper in which a look-up fails.)
                     yield Tree(self._view, (*self.parts, name))
                 else:
                     if entry is not None:

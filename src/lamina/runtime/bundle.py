@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.overlay.spec import MountSpec
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.linux.packed import Reg
+    from lamina.overlay.spec import MountSpec
 
     Spec = dict[str, Any]
 
@@ -88,9 +88,8 @@ class Wiring:
     `tasks` files open for writing, `controllers` their hierarchies' names ("memory", "cpu,cpuacct", "name=systemd"),
     `places` the container's own directories in these, or in the one of `cgroup`, a cgroup v2 directory or -1.
     `seccomp` is a compiled filter, `seccomp_flags` are seccomp(2)'s. `launcher` is the program that executes the
-    command (runtime/init); with NULL the process executes it itself, and a script of the container gets at whatever
-    program started it. `limits` are the rlimits to set: (number, soft, hard). `permitted` are the capabilities that the
-    caller has to give, as bits.
+    command (runtime/init), and NULL for a process that begins as one. `limits` are the rlimits to set: (number, soft,
+    hard). `permitted` are the capabilities that the caller has to give, as bits.
 
     Of bind sources, as they are in the specification: `files` are those that are not directories, `procfs` those that
     are the root of a procfs. `trees` are detached mounts that the caller made because the new process may not: register

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities, in Docker's order, without
-# CAP_MKNOD: Docker can leave that to root because a device cgroup stands behind it; alone it opens the host's disks.
+# CAP_MKNOD: Docker can leave that to root because a device cgroup always stands behind it; alone it opens the host's
+# disks (decision 0009).
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

@@ -32,9 +32,10 @@ CAP_SYS_ADMIN = 21
 
 
 def facts(
-    bundle: Bundle, held: list[Fd], to_come: Mapping[bytes, bool] | None = None
+    bundle: Bundle, held: list[Fd], to_come: Mapping[bytes, bool] | None = None, *, flags: bool = True
 ) -> tuple[Wiring, dict[str, int]]:
-    """What the host says to *bundle*, and the values of the registers among it.
+    """What the host says to *bundle*, and the values of the registers among it; without *flags* not what the
+    specification says of seccomp(2)'s.
 
     Descriptors that are opened for it are added to *held*. *to_come* are sources of bind mounts that need not be there
     yet, and whether each will be a directory. Raises NotFound, InvalidInput and Unsupported for what is
@@ -44,7 +45,7 @@ def facts(
     linux = spec.get("linux") or {}
     _check_null()
     files, procfs = _sources(bundle, to_come or {})
-    known = process_facts(spec["process"], linux)
+    known = process_facts(spec["process"], linux, flags=flags)
     changes: dict[str, Any] = {"files": files, "procfs": procfs}
     opened: dict[str, int] = {}
     if any(namespace.get("path") for namespace in linux.get("namespaces") or []):
@@ -64,7 +65,7 @@ def facts(
     return replace(known, **changes), opened
 
 
-def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
+def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool = True) -> Wiring:
     """What the host says to a process, the first one of a container or a further one."""
     release = os.uname().release.split(".", 2)
     kernel = (int(release[0]), int("".join(c for c in release[1] if c.isdigit())))
@@ -80,7 +81,7 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any]) -> Wiring:
     )
     if process.get("apparmorProfile") or process.get("selinuxLabel") or linux.get("mountLabel"):
         known = replace(known, modules=security_modules())
-    if linux.get("seccomp"):
+    if linux.get("seccomp") and flags:
         from lamina.runtime.seccomp.words import filter_flags
 
         known = replace(known, seccomp_flags=filter_flags(linux["seccomp"]))
@@ -104,9 +105,7 @@ def _sources(bundle: Bundle, to_come: Mapping[bytes, bool]) -> tuple[frozenset[b
     """Of the sources of bind mounts: those that are not directories, and those that are a procfs."""
     files, procfs = set(), set()
     for mount in bundle.spec.get("mounts") or []:
-        options = mount.get("options") or []
-        bound = mount.get("type") == "bind" or "bind" in options or "rbind" in options
-        if not bound or "remount" in options:
+        if not is_bound(mount) or "remount" in (mount.get("options") or []):
             continue
         source = absolute(os.fsencode(str(mount.get("source") or "")), bundle.directory)
         if source in to_come:
@@ -125,6 +124,12 @@ def _sources(bundle: Bundle, to_come: Mapping[bytes, bool]) -> tuple[frozenset[b
         elif status.st_ino == _PROC_ROOT_INODE and _is_procfs(source):
             procfs.add(source)
     return frozenset(files), frozenset(procfs)
+
+
+def is_bound(mount: dict[str, Any]) -> bool:
+    """Whether its source is a path of the host."""
+    options = mount.get("options") or []
+    return mount.get("type") == "bind" or "bind" in options or "rbind" in options
 
 
 def _is_procfs(path: bytes) -> bool:

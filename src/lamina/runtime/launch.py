@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import sys
 from errno import ECHILD, ESRCH
 
 from lamina.errors import KernelError, LaminaError
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, ready
 from lamina.linux.packed import Reg
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
@@ -369,11 +368,3 @@ def _end(spawned: Any) -> None:
         except OSError:
             pass
         _reap(pidfd)
-
-
-def ready(seconds: float | None, *descriptors: int) -> list[int]:
-    """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]

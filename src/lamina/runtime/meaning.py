@@ -65,7 +65,9 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
     for name in names:
         kind, index = _of_register(name)
         if kind == "cwd":
-            return _working_directory(str(bundle.spec["process"].get("cwd") or "/"), number)
+            # with `cwd.root` it is only opened, elsewhere made as well
+            path = str(bundle.spec["process"].get("cwd") or "/")
+            return _joined_directory(path, number) if name == "cwd.root" else _working_directory(path, number)
         mounts = bundle.spec.get("mounts") or []
         if kind in ("mount", "target") and 0 <= index < len(mounts):
             return _mount(mounts[index], number)
@@ -150,6 +152,19 @@ def _working_directory(path: str, number: int) -> Meaning | None:
     if cause is None:
         return None
     return Meaning(f"enter working directory {path}: {cause}", "name another directory with --workdir")
+
+
+def _joined_directory(path: str, number: int) -> Meaning | None:
+    """The working directory of a further process of a container."""
+    own = {
+        ENOENT: "it is not there",
+        ENOTDIR: "it is not a directory, or something on the way to it is not",
+        ELOOP: "its symbolic links lead in a circle, or pass one of the kernel's own (/proc/self/fd)",
+    }
+    cause = own.get(number) or _PATH_CAUSES.get(number)
+    if cause is None:
+        return None
+    return Meaning(f"enter working directory {path}: {cause}", "name a directory that is there with --cwd")
 
 
 def _mount(mount: dict[str, Any], number: int) -> Meaning | None:

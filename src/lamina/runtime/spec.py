@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STRING, BOOLEAN, ANY = "string", "boolean", "any"
 UINT16, UINT32, UINT64 = (0, (1 << 16) - 1), (0, (1 << 32) - 1), (0, (1 << 64) - 1)
 INT32, INT64 = (-(1 << 31), (1 << 31) - 1), (-(1 << 63), (1 << 63) - 1)
+NOBODYS_ID = UINT32[1]
 FILE_MODE = (0, 0o177777)  # the schema says 0777; engines pass st_mode, the kind of file and all
 POSITIVE = (1, (1 << 63) - 1)
 STRINGS = [STRING]
@@ -197,6 +198,7 @@ def check(spec: object, name: str = "config.json", *, planned: bool = True) -> N
     if not (spec.get("root") or {}).get("path"):
         raise InvalidInput(f"read {name}: root.path is missing")
     _check_strings(spec, "", name)
+    _check_ids(spec, name)
     _check_paths(spec, name)
     _check_namespaces(spec.get("linux") or {}, name)
     if planned and spec.get("process"):
@@ -208,6 +210,7 @@ def check_process(process: object, name: str = "process") -> None:
     check_shape(process, PROCESS, "", name)
     assert isinstance(process, dict)
     _check_strings(process, "", name)
+    _check_user(process, "", name)
     _check_cwd(process, "", name)
 
 
@@ -259,9 +262,16 @@ def _wrong(value: object, wanted: str, path: str, name: str) -> InvalidInput:
 
 
 def _check_strings(value: object, path: str, name: str) -> None:
-    """No string can contain a NUL: the kernel would see its beginning only."""
-    if isinstance(value, str) and "\0" in value:
-        raise InvalidInput(f"read {name}: {path} contains a NUL byte")
+    """No string can contain a NUL: the kernel would see its beginning only. Nor half of a surrogate pair, for which no
+    bytes stand; but for the halves that stand for a byte which is not UTF-8 (document.py).
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InvalidInput(f"read {name}: {path} contains a NUL byte")
+        try:
+            value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise InvalidInput(f"read {name}: {path} is no text: it contains half a character") from None
     if isinstance(value, dict):
         for key, of in value.items():
             _check_strings(key, f"{path} (a name)", name)
@@ -269,6 +279,27 @@ def _check_strings(value: object, path: str, name: str) -> None:
     elif isinstance(value, list):
         for index, of in enumerate(value):
             _check_strings(of, f"{path}[{index}]", name)
+
+
+def _check_ids(spec: Spec, name: str) -> None:
+    if spec.get("process"):
+        _check_user(spec["process"], "process.", name)
+    for index, device in enumerate((spec.get("linux") or {}).get("devices") or []):
+        _check_id(device, f"linux.devices[{index}].", name)
+
+
+def _check_user(process: dict[str, Any], path: str, name: str) -> None:
+    user = process.get("user") or {}
+    _check_id(user, f"{path}user.", name)
+    for index, gid in enumerate(user.get("additionalGids") or []):
+        _check_id({"gid": gid}, f"{path}user.additionalGids[{index}] as ", name)
+
+
+def _check_id(owner: dict[str, Any], path: str, name: str) -> None:
+    """-1 is "leave it as it is" to setresuid(2) and chown(2): whoever says it would stay root."""
+    for key in ("uid", "gid"):
+        if owner.get(key) == NOBODYS_ID:
+            raise InvalidInput(f"read {name}: {path}{key} is {NOBODYS_ID}, and that is nobody's number")
 
 
 def _check_cwd(process: dict[str, Any], path: str, name: str) -> None:

@@ -15,7 +15,7 @@ from marshal import dumps, loads
 from lamina.linux.packed import Program
 from lamina.overlay.spec import MountSpec
 from lamina.runtime.bundle import NULL, Wiring
-from lamina.runtime.kept import kept, state_of
+from lamina.runtime.kept import COMPILER, LENGTH, MARK, SHORT, kept, state_of
 from lamina.runtime.waits import Wait
 
 TYPE_CHECKING = False
@@ -26,49 +26,7 @@ if TYPE_CHECKING:
     from lamina.runtime.seccomp.cache import Filter
 
 VERSION = 1  # of the meaning of what is kept; the sources' own state is part of the content as well
-# an identity is 64 digits, and its first 12 stand for it where people read it: names and paths have no such bytes
-LENGTH, SHORT = 64, 12
-MARK = (b"\1identity\1\2\3" * 6)[:LENGTH]
 IN_MEMORY = 32
-
-_HERE = os.path.dirname(__file__)
-# every module of ours that the compiler executes; a test compares
-SOURCES = tuple(
-    os.path.normpath(os.path.join(_HERE, path))
-    for path in [
-        "bundle.py",
-        "command.py",
-        "init/__init__.py",
-        "plan/__init__.py",
-        "plan/cgroup_mounts.py",
-        "plan/devices.py",
-        "plan/identity.py",
-        "plan/labels.py",
-        "plan/masks.py",
-        "plan/mounts.py",
-        "plan/namespaces.py",
-        "plan/options.py",
-        "plan/paths.py",
-        "plan/process.py",
-        "plan/procfs.py",
-        "plan/rootfs.py",
-        "plan/scheduling.py",
-        "plan/stage.py",
-        "plan/sysctl.py",
-        "plan/waits.py",
-        "waits.py",
-        "template.py",
-        "../linux/capabilities.py",
-        "../linux/constants.py",
-        "../linux/numbers.py",
-        "../linux/packed.py",
-        "../linux/program.py",
-        "../overlay/spec.py",
-        "../overlay/steps.py",
-        "../values.py",
-        "../errors.py",
-    ]
-)
 
 _FACTS = tuple(name for name in Wiring.__annotations__ if name != "seccomp")
 _STACK = tuple(MountSpec.__annotations__)
@@ -133,7 +91,7 @@ def _content(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> bytes | 
     manner = (bundle.directory, bundle.no_pivot, bundle.new_keyring, bundle.parts)
     facts = [_plain(getattr(wiring, name)) for name in _FACTS]
     machine = os.uname()
-    making = (VERSION, state_of(*SOURCES), machine.machine, filter_.content if filter_ else b"")
+    making = (VERSION, state_of(*COMPILER), machine.machine, filter_.content if filter_ else b"")
     try:
         content = dumps((making, asked, stacks, places, manner, facts), 2)
     except ValueError:  # something that JSON cannot say either: the compiler knows what to say to it

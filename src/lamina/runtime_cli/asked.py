@@ -9,6 +9,8 @@ from lamina.runtime.container.directory import Container, default_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lamina.argv.declare import Arguments
 
 
@@ -27,11 +29,22 @@ def path(text: str | None) -> bytes:
     return os.path.abspath(os.fsencode(text)) if text else b""
 
 
+def warner(args: Arguments) -> Callable[[str], None]:
+    """Says what differs from what was asked. Most commands have nothing to say."""
+
+    def warn(text: str) -> None:
+        from lamina.runtime_cli import report
+
+        report.warn(args, text)
+
+    return warn
+
+
 def preserved(args: Arguments, env: list[str]) -> int:
     """How many descriptors are passed on: `--preserve-fds`, and those of systemd's socket activation, of which *env* is
     told (sd_listen_fds(3)). Raises InvalidInput when one is not open.
     """
-    from lamina.runtime.container.create import check_preserved
+    from lamina.runtime.container.birth import check_preserved
 
     count = int(args.preserve_fds)
     activated = os.environ.get("LISTEN_FDS", "")

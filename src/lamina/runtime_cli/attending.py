@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_send_signal
+from lamina.linux.fd import Fd, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ class Attendance:
         self._master: Fd | None = None
         self._wakeup: tuple[Fd, Fd] | None = None
         self._before: Any = None
+        self._typed = b""  # and not taken by the terminal so far
+        self._typing = self._shown = True  # whether there is more to come at either end
 
     def take(self, master: Fd) -> None:
         """The process's terminal is ours to serve."""
@@ -48,28 +49,52 @@ class Attendance:
     def stay(self, pidfd: int) -> None:
         """Until the process has ended, and everything it wrote to its terminal is written here."""
         assert self._wakeup is not None
+        pidfd, signals = int(pidfd), int(self._wakeup[0])
         if self._master is not None:
+            # a process that does not read what is typed must not keep us from reading what it writes
+            os.set_blocking(self._master, False)
             self._raw()
             self._resize()
-        watched = [int(pidfd), int(self._wakeup[0])]
-        if self._master is not None:
-            watched += [int(self._master), 0]
-        while int(pidfd) in watched:
-            ready = select.select(watched, [], [])[0]
-            if int(self._wakeup[0]) in ready:
+        found: dict[int, int] = {}
+        while pidfd not in found:
+            poll = select.poll()  # select(2) knows no descriptors from 1024 on
+            for descriptor, events in ((pidfd, select.POLLIN), (signals, select.POLLIN), *self._wanted()):
+                poll.register(descriptor, events)
+            found = dict(poll.poll())
+            if signals in found:
                 self._forward(pidfd)
-            if self._master is not None and int(self._master) in ready and not self._copy(self._master, 1):
-                watched.remove(int(self._master))
-            if 0 in ready and self._master is not None and not self._copy(0, self._master):
-                watched.remove(0)
-            if int(pidfd) in ready:
-                watched.remove(int(pidfd))
+            if self._master is not None:
+                self._serve(self._master, found)
         self._drain()
 
+    def _wanted(self) -> list[tuple[int, int]]:
+        """What to wait for at the two ends of the terminal."""
+        wanted = []
+        if self._master is not None and self._shown:
+            wanted.append((int(self._master), select.POLLIN | (select.POLLOUT if self._typed else 0)))
+            if self._typing and not self._typed:
+                wanted.append((0, select.POLLIN))
+        return wanted
+
+    def _serve(self, master: Fd, found: dict[int, int]) -> None:
+        """Carry what there is from one end to the other."""
+        if 0 in found:
+            self._typed = _read(0)
+            self._typing = bool(self._typed)
+        events = found.get(int(master), 0)
+        if self._typed and events & select.POLLOUT:
+            try:
+                self._typed = self._typed[os.write(master, self._typed) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # nobody has the terminal open any more
+                self._typed, self._typing = b"", False
+        if events & ~select.POLLOUT:
+            self._shown = self._show(master)
+
     def _drain(self) -> None:
-        while self._master is not None and select.select([int(self._master)], [], [], 0.2)[0]:
-            if not self._copy(self._master, 1):
-                return
+        while self._master is not None and self._shown and ready(0.2, self._master):
+            self._shown = self._show(self._master)
 
     def _forward(self, pidfd: int) -> None:
         assert self._wakeup is not None
@@ -78,20 +103,22 @@ class Attendance:
                 self._resize()
                 continue
             try:
-                pidfd_send_signal(pidfd, number)
+                s.pidfd_send_signal(pidfd, number)
             except OSError:
                 pass
 
     @staticmethod
-    def _copy(source: int, target: int) -> bool:
+    def _show(master: Fd) -> bool:
         """One read's worth; False at the end (EIO: nobody has the terminal open any more)."""
         try:
-            data = os.read(source, CHUNK)
+            data = os.read(master, CHUNK)
+        except BlockingIOError:
+            return True
         except OSError:
             return False
         view = memoryview(data)
         while view:
-            view = view[os.write(target, view) :]
+            view = view[os.write(1, view) :]
         return bool(data)
 
     def _raw(self) -> None:
@@ -119,6 +146,13 @@ class Attendance:
 
             termios.tcsetattr(0, termios.TCSADRAIN, self._before)
             self._before = None
+
+
+def _read(source: int) -> bytes:
+    try:
+        return os.read(source, CHUNK)
+    except OSError:
+        return b""
 
 
 def _noted(number: int, frame: object) -> None:

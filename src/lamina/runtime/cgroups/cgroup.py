@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups.systemd import Keeper
 
 SIGKILL = 9
+# the hierarchies in which processes are frozen (freezer.py), v2 first: where that says so, and how when they are not
+_FREEZERS = (("", b"/cgroup.freeze", b"0"), ("freezer", b"/freezer.state", b"THAWED"))
 
 
 class Cgroup:
@@ -78,14 +80,18 @@ class Cgroup:
 
         What is gone already is no error. Raises KernelError (EBUSY) when processes still live there.
         """
-        if not self.unit and self._remove_empty():
+        if self.remove_unused():
             return
         from lamina.runtime.cgroups.removing import remove
 
         remove(self)
 
-    def _remove_empty(self) -> bool:
-        """The everyday end: empty directories, at once. False where there is more to do."""
+    def remove_unused(self) -> bool:
+        """The everyday end: groups in which is nobody, nor any other group. False where there is more to do: then the
+        group may be gone from those hierarchies in which nobody was. The kernel looks and removes at one moment.
+        """
+        if self.unit:
+            return False
         places = list(dict.fromkeys(self.paths.values()))
         for place in places:
             try:
@@ -123,10 +129,15 @@ class Cgroup:
 
     @property
     def frozen(self) -> bool:
-        """Whether it is frozen now."""
-        from lamina.runtime.cgroups.freezer import is_frozen
-
-        return is_frozen(self)
+        """Whether it is frozen: what can be and was asked to be counts, whether or not all have stopped yet."""
+        for name, file, thawed in _FREEZERS:
+            if name in self.paths:
+                try:
+                    with open(self.paths[name] + file, "rb", buffering=0) as state:
+                        return state.read(64).strip() != thawed
+                except FileNotFoundError:
+                    pass  # v2's is there since Linux 5.2
+        return False
 
     def freeze(self, timeout: float = 10.0) -> None:
         """Stop every process in it, and return once they are stopped.

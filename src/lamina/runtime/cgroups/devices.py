@@ -2,7 +2,7 @@
 
 The specification's list counts in its order, a later entry over an earlier one; what no entry speaks of is denied, and
 the devices that every container has (config-linux.md#default-devices) come last and are allowed, as in runc and crun.
-An empty list asks for nothing.
+An empty list asks for nothing; of a container of the runtime's that is `implied`, as in runc.
 """
 
 from __future__ import annotations
@@ -104,6 +104,25 @@ def apply(cgroup: Cgroup, entries: Iterable[dict[str, Any]], *, running: bool = 
         cgroup.notes.append(
             "devices are not limited: no program may be loaded in a user namespace (nor can nodes be made in one)"
         )
+
+
+def implied(nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the list is where it is absent: the default devices and *nodes* (`linux.devices`). An image can bring others
+    along, and the root that a runtime is given need not be mounted nodev. In a user namespace nobody may limit devices.
+    """
+    if _in_user_namespace():
+        return []
+    given = [node for node in nodes if node["type"] != "p"]
+    allowed = [{key: node.get(key) for key in ("type", "major", "minor")} for node in given]
+    return [{"allow": False}, *({"allow": True, **node} for node in allowed)]
+
+
+def apply_implied(cgroup: Cgroup, entries: Iterable[dict[str, Any]]) -> None:
+    """Put `implied` into force where this host can; a note says where it cannot, for nobody asked."""
+    try:
+        apply(cgroup, entries)
+    except (KernelError, Unsupported) as error:
+        cgroup.notes.append(f"devices are not limited: {error}")
 
 
 def _in_user_namespace() -> bool:

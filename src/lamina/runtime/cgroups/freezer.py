@@ -64,15 +64,6 @@ def thaw(cgroup: Cgroup) -> None:
     _write(place + (b"/cgroup.freeze" if v2 else b"/freezer.state"), b"0" if v2 else b"THAWED")
 
 
-def is_frozen(cgroup: Cgroup) -> bool:
-    """See `Cgroup.frozen`: what can be frozen and was asked to be counts, whether or not all have stopped yet."""
-    try:
-        place, v2 = _freezer(cgroup)
-        return _read(place + (b"/cgroup.freeze" if v2 else b"/freezer.state")) not in (b"0", b"THAWED")
-    except (Unsupported, FileNotFoundError):
-        return False
-
-
 def can_freeze(cgroup: Cgroup) -> bool:
     """Whether one of its hierarchies can."""
     try:

@@ -87,7 +87,7 @@ def _kill_v2(cgroup: Cgroup) -> bool:
 
 def _signal_once(cgroup: Cgroup, signal: int, end: float) -> None:
     """Frozen, so that nobody is born or gone between the list and the signal; they get it when they are thawed."""
-    if not freezer.can_freeze(cgroup) or freezer.is_frozen(cgroup):
+    if not freezer.can_freeze(cgroup) or cgroup.frozen:
         _signal_all(cgroup, signal)
         return
     try:
@@ -113,7 +113,7 @@ def _stop_forks(cgroup: Cgroup) -> None:
                 write_at(group, b"pids.max", b"0")
             except OSError:
                 pass  # going already
-    elif "freezer" in cgroup.paths and not freezer.is_frozen(cgroup):
+    elif "freezer" in cgroup.paths and not cgroup.frozen:
         try:
             freezer.freeze(cgroup, 1.0)
         except (KernelError, TimeoutExpired):

@@ -13,6 +13,8 @@ from lamina.runtime.cgroups.resources import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.runtime.cgroups.layout import Layout
     from lamina.runtime.cgroups.resources import Resources, Setting
 
@@ -34,13 +36,16 @@ def create(
     manager: str = "cgroupfs",
     everywhere: bool = False,
     own_parent: bool = False,
+    nodes: list[dict[str, Any]] | None = None,
     layout: Layout | None = None,
 ) -> Cgroup | None:
     """Make the control groups at *path* (`cgroupsPath`) and write the limits. The package says what they are.
 
     *manager* is "cgroupfs", or "systemd": then *path* is `slice:prefix:name` and systemd makes the groups. Only
     hierarchies of which something is asked get a group, unless *everywhere*; None when there is none. With
-    *own_parent* the group above is the caller's own: whoever leaves it empty removes it.
+    *own_parent* the group above is the caller's own: whoever leaves it empty removes it. With *nodes*, the devices that
+    the container is given (`linux.devices`), *resources* that say nothing of devices mean that these and the default
+    ones may be opened and no others, if this host can see to that.
 
     Raises Unsupported when a controller is missing, cannot express a limit, or this user may not write there; Conflict
     when somebody lives there; InvalidInput for a path or a value that cannot be meant; KernelError when the kernel
@@ -48,6 +53,10 @@ def create(
     """
     layout = layout or read_layout()
     rules = resources.get("devices")
+    if nodes is not None and not rules:
+        from lamina.runtime.cgroups.devices import implied
+
+        resources = {**resources, "devices": implied(nodes)}
     wanted = settings(resources, layout)  # what cannot be is refused before anything is made
     if not everywhere and not rules and not wanted:
         return None
@@ -74,6 +83,10 @@ def create(
             from lamina.runtime.cgroups.devices import apply
 
             apply(cgroup, rules)
+        elif resources.get("devices"):
+            from lamina.runtime.cgroups.devices import apply_implied
+
+            apply_implied(cgroup, resources["devices"])
     except BaseException as failure:
         cgroup.close()
         # what was there before may be somebody else's

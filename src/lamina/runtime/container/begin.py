@@ -6,21 +6,19 @@ import _socket
 import os
 from errno import ECONNREFUSED, ENOENT
 
-from lamina.errors import Conflict, KernelError, LaminaError, StepFailed
-from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_open
-from lamina.runtime import hooks
-from lamina.runtime.container.birth import FAILURE
+from lamina.errors import Conflict, LaminaError, StepFailed
+from lamina.linux.fd import Fd, ready
 from lamina.runtime.container.directory import CREATED, RUNNING, Container, alive, state_document
-from lamina.runtime.failure import command_failure
-from lamina.runtime.launch import ready
-from lamina.runtime.plan.created import START
+from lamina.runtime.talk import FAILURE, START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     Record = dict[str, Any]
+
+# seconds that a process may take from its last word to its end
+ENDING = 10.0
 
 
 def start(container: Container) -> tuple[str, ...]:
@@ -48,8 +46,8 @@ def start(container: Container) -> tuple[str, ...]:
 def first_process(container: Container, record: Record) -> Fd:
     """A descriptor of its first process, and of no other. Raises Conflict when it has ended."""
     try:
-        pidfd = pidfd_open(record["pid"])
-    except (KernelError, KeyError):
+        pidfd = Fd(os.pidfd_open(record["pid"]))
+    except (OSError, KeyError):
         raise not_running(container) from None
     if not alive(record):  # looked at after it was opened, so it is this one
         pidfd.close()
@@ -83,10 +81,13 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
         while chunk := os.read(reader, 16):
             said += chunk
     if said:
+        ready(ENDING, pidfd)  # it has said its last word: who looks next must not find it running
         raise _failure(container, record, said)
 
 
 def _failure(container: Container, record: Record, said: bytes) -> LaminaError:
+    from lamina.runtime.failure import command_failure
+
     name = str((container.spec()["process"]["args"])[0])
     if len(said) == 4:  # an init, that could not execute the command
         return command_failure("execve", -1, name, int.from_bytes(said, "little"))
@@ -102,6 +103,7 @@ def _failure(container: Container, record: Record, said: bytes) -> LaminaError:
 
 def _hooks_before(container: Container, record: Record, pidfd: Fd) -> None:
     """A hook that fails stops the container, and its life goes on behind its end (runtime.md#lifecycle)."""
+    from lamina.runtime import hooks
     from lamina.runtime.container.inside import inner_pid
     from lamina.runtime.container.join import hook_starter
 
@@ -124,6 +126,8 @@ def _hooks_after(container: Container, record: Record) -> tuple[str, ...]:
 
 def run_logged(spec: dict[str, Any], moment: str, state: Record, directory: bytes) -> tuple[str, ...]:
     """Run hooks whose failures stop nothing: what each of these says."""
+    from lamina.runtime import hooks
+
     failures = []
     where = directory if os.path.isdir(directory) else b"/"
     for _, hook in hooks.wanted(spec, moment):

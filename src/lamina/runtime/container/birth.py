@@ -7,36 +7,43 @@ import fcntl
 import os
 import stat
 import struct
-from errno import ECHILD
+from errno import ECHILD, ENAMETOOLONG
 
-from lamina.errors import KernelError, Unsupported
-from lamina.linux.constants import (
-    AT_EMPTY_PATH,
-    CLONE_NEWUSER,
-    CLONE_VFORK,
-    CLONE_VM,
-    PR_GET_DUMPABLE,
-    PR_SET_DUMPABLE,
-    SCM_CREDENTIALS,
-    SO_PASSCRED,
-)
-from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_open, pidfd_send_signal, prctl
-from lamina.linux.program import Step, Strings, assemble
-from lamina.runtime.failure import clone_failure, step_failure
-from lamina.runtime.init import WALK_NAME, init_file, sealed_file
-from lamina.runtime.launch import ready
-from lamina.runtime.plan.created import PID, Numbers
+from lamina.errors import Conflict, InvalidInput, KernelError, Unsupported
+from lamina.linux.fd import Fd, ready
+from lamina.runtime.init import init_file, sealed_file
+from lamina.runtime.talk import FAILURE, PID
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from signal import pidfd_send_signal
+
+    from lamina.errors import StepFailed
+    from lamina.linux.packed import Child
+    from lamina.linux.program import Step
+    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.container.recipe import Recipe, Shape
+    from lamina.runtime.talk import Numbers
+
+    # the steps of a recipe, before lamina-walk and after: to say which of them failed
+    Explained = Callable[[], tuple[list[Step], list[Step]]]
+else:
+    from _signal import pidfd_send_signal  # the module `signal` is enums around it
+
 
 # our own copies of what is passed lie above every number that the new process may have for it
 ASIDE = 200
 CREDENTIALS = struct.Struct("=iII")
-FAILURE = struct.Struct("=ii")
+# linux/sched.h; a process that is made by a kept recipe does not load `constants`
+CLONE_NEWUSER, CLONE_INTO_CGROUP = 0x10000000, 0x200000000
+# A process of a pid namespace that was joined may stop the new one, or trace it. Every so many seconds that nothing is
+# heard it is looked at and, if it is stopped, told to go on; after so many of these it is given up.
+LOOK = 0.5
+MOST_LOOKS = 20
+SIGKILL, SIGCONT = 9, 18
 
 
 @value
@@ -57,19 +64,22 @@ class Birth:
     """A process in the making. Descriptors are handed over by `give`, then `begin` starts it, then `hear` and `answer`.
 
     After `begin` its number and descriptor are `pid` and `pidfd`. `abandon` ends it; `close` lets go of our side.
+    *about* gives what is to be started, for the words of an error.
     """
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: Numbers, about: Callable[[], Bundle] | None = None) -> None:
         self.numbers = numbers
+        self._about = about
+        self._stopped = 0
         self.pid = -1
         self.pidfd: Fd | None = None
         self._first = False
-        self._steps: list[Step] = []
+        self._explained: Explained | None = None
         self._given: list[tuple[int, int]] = []
         self._held: list[Fd] = []
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
         self._channel = ours
-        ours.setsockopt(_socket.SOL_SOCKET, SO_PASSCRED, 1)
+        ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
         self._next = numbers.more
         with Fd(theirs.detach()) as end:
             self._give_as(end, numbers.channel)
@@ -83,75 +93,71 @@ class Birth:
         self._give_as(fd, number)
         return number
 
-    def aside(self, streams: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Copies of *streams* that nothing is put over while the new process's descriptors are put in order."""
-        for fd in streams:
-            self._held.append(Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved)))
-        first, second, third = map(int, self._held[-3:])
-        return first, second, third
-
     def give_socket(self, fd: int) -> None:
         """Hand over the socket on which it will wait for its start."""
         self._give_as(fd, self.numbers.socket)
 
     def _give_as(self, fd: int, number: int) -> None:
-        copy = Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved))
-        self._held.append(copy)
-        self._given.append((int(copy), number))
+        self._given.append((self._aside(fd), number))
+
+    def _aside(self, fd: int) -> int:
+        """A copy that nothing is put over while the new process's descriptors are put in order."""
+        self._held.append(Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved)))
+        return int(self._held[-1])
+
+    @property
+    def shape(self) -> Shape:
+        """What a recipe must know of the descriptors: all but the plan have been given."""
+        numbers = (*[number for _, number in self._given], self.numbers.program)
+        return self.numbers.preserved, numbers, self._next
 
     def begin(
         self,
-        steps: list[Step],
+        recipe: Recipe,
+        explained: Explained,
         *,
-        flags: int = 0,
-        first: tuple[Step, ...] = (),
+        root: bytes = b"",
         stdio: tuple[int, int, int] = (0, 1, 2),
         cgroup: int = -1,
         map_ids: Callable[[int], None] | None = None,
-        elsewhere: bool = False,
         enter: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        """Start it: *steps* are walked by lamina-walk, *first* before that is executed.
+        """Start it as the *recipe* says, with the root file system at *root* and the standard streams *stdio*.
 
-        *flags* are clone3(2)'s, *cgroup* a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called
-        with its number, and `first` waits for one byte. With *elsewhere* the process that counts is a child that it
-        makes itself, and which says so. *enter* are namespaces that a helper joins before (Program.spawn).
+        *cgroup* is a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called with its number, and
+        `first` waits for one byte. *enter* are namespaces that a helper joins before (Program.spawn).
         """
-        self._steps = steps
-        numbers = self.numbers
-        with sealed_file(assemble(steps).image(numbers.channel)) as plan:
-            self._give_as(plan, numbers.program)
-        tiny = [Step("dup3", fd, number, 0) for number, fd in enumerate(stdio) if fd != number]
-        tiny += [Step("dup3", fd, number, 0) for fd, number in self._given]
-        tiny += first
-        tiny += [
-            Step("close_range", self._next, 0xFFFFFFFF, 0, note="nothing else of the host goes along"),
-            Step(
-                "execveat", numbers.launcher, b"", Strings((WALK_NAME, str(numbers.program).encode())),
-                Strings(), AT_EMPTY_PATH,
-            ),
-        ]  # fmt: skip
-        self._spawn(tiny, flags, cgroup, map_ids, enter)
-        self._first = elsewhere
+        self._explained = explained
+        plan = recipe.plan.fill({}, {"root": root}) if recipe.plan.holes else recipe.plan
+        with sealed_file(plan.image(self.numbers.channel)) as image:
+            self._give_as(image, self.numbers.program)
+        streams = [self._aside(fd) for fd in stdio]
+        values = {f"stream{number}": fd for number, fd in enumerate(streams)}
+        values.update({f"given{index}": fd for index, (fd, _) in enumerate(self._given)})
+        self._spawn(recipe, values, cgroup, map_ids, enter)
+        self._first = recipe.elsewhere
 
     def _spawn(
         self,
-        tiny: list[Step],
-        flags: int,
+        recipe: Recipe,
+        values: dict[str, int],
         cgroup: int,
         map_ids: Callable[[int], None] | None,
         enter: tuple[tuple[int, int], ...],
     ) -> None:
+        flags = recipe.flags
         # a parent in vfork is stopped until execve: it could not write the maps that the child waits for
         sharing = CLONE_VM if flags & CLONE_NEWUSER else CLONE_VM | CLONE_VFORK
         if enter:
             sharing = 0
-        into = 0x200000000 if cgroup >= 0 else 0
-        dumpable = prctl(PR_GET_DUMPABLE)
+        into = CLONE_INTO_CGROUP if cgroup >= 0 else 0
+        restore = _dumpable() if recipe.marks else None
         try:
             try:
-                child = assemble(tiny).spawn(flags | sharing | into, cgroup, None, enter)
+                child = recipe.first.fill(values, {}).spawn(flags | sharing | into, cgroup, None, enter)
             except OSError as error:
+                from lamina.runtime.failure import clone_failure
+
                 raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
             self.pid, self.pidfd = child.pid, child.pidfd
             self._release()
@@ -160,16 +166,20 @@ class Birth:
                 self.answer(b"m")
             if not sharing & CLONE_VFORK:
                 # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
-                ready(None, self._channel.fileno(), self.pidfd)
-            if (failed := child.failure()) is not None:
-                raise step_failure(tiny, *failed)
+                self._await()
+            self._check(child)
         except BaseException:
             self.abandon()
             raise
         finally:
-            # ids that change in a child that shares our memory mark that memory as not dumpable, ours too (prctl(2))
-            if prctl(PR_GET_DUMPABLE) != dumpable:
-                prctl(PR_SET_DUMPABLE, dumpable)
+            if restore is not None:
+                restore()
+
+    def _check(self, child: Child) -> None:
+        """Whether it came as far as lamina-walk. Raises StepFailed."""
+        if (failed := child.failure()) is not None:
+            assert self._explained is not None
+            raise self._failure(self._explained()[0], *failed)
 
     def hear(self) -> Message:
         """The next packet. Raises StepFailed when a step failed; an empty one means that it has executed its command
@@ -181,29 +191,52 @@ class Birth:
                 self._become(message.pid)
                 continue
             if len(message.what) == FAILURE.size:
-                index, errno = FAILURE.unpack(message.what)
-                raise step_failure(self._steps, index, errno)
+                assert self._explained is not None
+                raise self._failure(self._explained()[1], *FAILURE.unpack(message.what))
             return message
+
+    def _failure(self, steps: list[Step], index: int, errno: int) -> StepFailed:
+        from lamina.runtime.failure import step_failure
+
+        return step_failure(steps, index, errno, bundle=self._about() if self._about is not None else None)
+
+    def _await(self) -> list[int]:
+        """Wait until it says something, or ends: which of the channel and its descriptor can be read.
+
+        Raises Conflict when it is kept from both.
+        """
+        assert self.pidfd is not None
+        while not (readable := ready(LOOK, self._channel.fileno(), self.pidfd)):
+            if _state(self.pid) not in (b"T", b"t"):
+                continue
+            self._stopped += 1
+            if self._stopped > MOST_LOOKS:
+                raise _kept_stopped()
+            try:
+                pidfd_send_signal(self.pidfd, SIGCONT)
+            except OSError:  # it has ended, or a filter of ours forbids it: seen at the next look
+                pass
+        return readable
 
     def _become(self, pid: int) -> None:
         """The process that counts is another one; the first has done its work."""
         assert self.pidfd is not None
         first, self._first = self.pidfd, False
-        self.pid, self.pidfd = pid, pidfd_open(pid)
+        self.pid, self.pidfd = pid, Fd(os.pidfd_open(pid))
         reap(first)
         first.close()
 
     def _receive(self) -> Message:
         assert self.pidfd is not None
-        readable = ready(None, self._channel.fileno(), self.pidfd)
+        readable = self._await()
         # whoever has ended may have said something before
         flags = _socket.MSG_CMSG_CLOEXEC | (0 if self._channel.fileno() in readable else _socket.MSG_DONTWAIT)
         if self._first and self._channel.fileno() not in readable:
-            flags &= (
-                ~_socket.MSG_DONTWAIT
-            )  # the one that counts has been born before the first one ended, or never
-            if not ready(1.0, self._channel.fileno()):
-                return Message(b"", (), 0)
+            # the one that counts was born before the first one ended, or never: then the channel is at its end. Who it
+            # is only it can say; given up it says so to nobody, and ends
+            if not ready(LOOK * MOST_LOOKS, self._channel.fileno()):
+                raise _kept_stopped()
+            flags &= ~_socket.MSG_DONTWAIT
         try:
             what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)
         except (BlockingIOError, ConnectionResetError):
@@ -213,7 +246,7 @@ class Birth:
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
-            elif level == _socket.SOL_SOCKET and kind == SCM_CREDENTIALS:
+            elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
                 pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
         return Message(what, tuple(fds), pid)
 
@@ -228,10 +261,10 @@ class Birth:
         """End it, if it was begun, and wait for its end."""
         if self.pidfd is not None:
             try:
-                pidfd_send_signal(self.pidfd, 9)
+                pidfd_send_signal(self.pidfd, SIGKILL)
             except OSError:
                 pass
-            reap(self.pidfd)
+            _reap_soon(self.pidfd)
         self.close()
 
     def _release(self) -> None:
@@ -245,6 +278,51 @@ class Birth:
         self._channel.close()
 
 
+def _dumpable() -> Callable[[], None]:
+    """Gives back to our memory what it is now: traceable by others of our user, or not (prctl(2))."""
+    from lamina.linux.constants import PR_GET_DUMPABLE, PR_SET_DUMPABLE
+    from lamina.linux.process import prctl
+
+    before = prctl(PR_GET_DUMPABLE)
+
+    def restore() -> None:
+        if prctl(PR_GET_DUMPABLE) != before:
+            prctl(PR_SET_DUMPABLE, before)
+
+    return restore
+
+
+def _state(pid: int) -> bytes:
+    """What a process is doing, a letter of proc_pid_stat(5); nothing when it is gone, or not to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.read(512).rpartition(b") ")[2][:1]
+    except OSError:
+        return b""
+
+
+def _kept_stopped() -> Conflict:
+    return Conflict(
+        "start a process in namespaces that others are in: one of them keeps it stopped (SIGSTOP, or ptrace)",
+        remedy="end the container whose processes do that",
+    )
+
+
+def _reap_soon(pidfd: int) -> None:
+    """Wait for the end of a child that was killed. If it is traced, its tracer is to wait for it first, and may never
+    do so (ptrace(2)): then it is left to whoever reaps after us.
+    """
+    for _ in range(MOST_LOOKS):
+        if not ready(LOOK, pidfd):
+            continue
+        try:
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
+                return
+        except ChildProcessError:
+            return
+        ready(LOOK / 10)
+
+
 def reap(pidfd: int) -> int | None:
     """Wait for the end of a child: its exit status, 128 + n after signal n; None if it is not our child."""
     try:
@@ -256,15 +334,44 @@ def reap(pidfd: int) -> int | None:
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
-def own_streams() -> tuple[int, ...]:
-    """Those of 0, 1 and 2 that are pipes, sockets or terminals: what a process's user has to own to open it by name."""
+def own_streams(streams: tuple[int, int, int]) -> tuple[int, ...]:
+    """Those of 0, 1 and 2 that become pipes, sockets or terminals: a process's user has to own these to open them by
+    name.
+    """
     kinds = []
-    for number in range(3):
+    for number, stream in enumerate(streams):
         try:
-            found = os.fstat(number)
+            found = os.fstat(stream)
         except OSError as error:
             raise Unsupported(f"pass standard stream {number}: it is closed") from error
-        terminal = stat.S_ISCHR(found.st_mode) and os.isatty(number)
+        terminal = stat.S_ISCHR(found.st_mode) and os.isatty(stream)
         if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) or terminal:
             kinds.append(number)
     return tuple(kinds)
+
+
+def check_preserved(count: int) -> None:
+    """Whether descriptors 3 to *count* + 2 are there to be passed on. Raises InvalidInput."""
+    for number in range(3, 3 + count):
+        try:
+            os.fstat(number)
+        except OSError:
+            raise InvalidInput(
+                f"pass descriptor {number} on: it is not open (--preserve-fds {count})"
+            ) from None
+
+
+def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
+    """Send *fd* over the unix socket at *path*, with *name* beside it, as runc does. Raises KernelError."""
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        # the path itself may be too long for a socket
+        directory, _, place = path.rpartition(b"/")
+        with Fd(os.open(directory + b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
+            end.connect(b"/proc/self/fd/%d/%s" % (above, place))
+        number = int(fd).to_bytes(4, "little")
+        end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
+    except OSError as error:
+        raise KernelError("send a descriptor to", error.errno or ENAMETOOLONG, os.fsdecode(path)) from error
+    finally:
+        end.close()

@@ -10,9 +10,8 @@ import os
 from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound, Unsupported
 from lamina.linux.fd import Fd
-from lamina.runtime import hooks
 from lamina.runtime.bundle import Bundle
-from lamina.runtime.spec import PROCESS, check, check_shape
+from lamina.runtime.container.recipe import checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +22,12 @@ if TYPE_CHECKING:
 LARGEST = 16 << 20
 
 
-def read_configuration(directory: bytes) -> tuple[bytes, Spec]:
-    """`config.json` of the bundle in *directory*, as it is and as a dict. Raises NotFound, InvalidInput."""
+def read_configuration(directory: bytes, identity: str, root: bytes) -> tuple[bytes, Spec]:
+    """`config.json` of the bundle in *directory*, as it is and as a dict. Raises NotFound, InvalidInput.
+
+    A document that was found good before, for the container *identity* or one like it, is not checked again: *root* is
+    where that is kept.
+    """
     path = directory + b"/config.json"
     name = os.fsdecode(path)
     try:
@@ -37,39 +40,54 @@ def read_configuration(directory: bytes) -> tuple[bytes, Spec]:
     if len(data) > LARGEST:
         raise InvalidInput(f"read {name}: more than {LARGEST} bytes are no specification")
     spec = decode(data, name)
-    _check(spec, name)
+    checked(_alike(spec), spec, identity, root, lambda document: _check(document, name))
     return data, spec
 
 
+def _alike(spec: Spec) -> Spec:
+    """The document with one path for every path of a root and of a namespace: they are text without a NUL, and that is
+    all that is checked.
+    """
+    root, linux = spec.get("root"), spec.get("linux")
+    alike = {**spec}
+    if isinstance(root, dict):
+        alike["root"] = _with_any_path(root)
+    if isinstance(linux, dict) and isinstance(linux.get("namespaces"), list):
+        alike["linux"] = {**linux, "namespaces": [_with_any_path(n) for n in linux["namespaces"]]}
+    return alike
+
+
+def _with_any_path(item: Any) -> Any:
+    path = item.get("path") if isinstance(item, dict) else None
+    # what is not ASCII may be no text either
+    plain = isinstance(path, str) and path and path.isascii() and "\0" not in path
+    return {**item, "path": "/"} if plain else item
+
+
 def _check(spec: Spec, name: str) -> None:
-    """What this room itself relies on; the plan checks what it compiles."""
-    version = spec.get("ociVersion")
-    if not isinstance(version, str) or not version.startswith("1."):
-        raise InvalidInput(f"read {name}: ociVersion {version!r} is not 1.x")
+    from lamina.runtime import hooks
+    from lamina.runtime.spec import check
+
+    check(spec, name, planned=False)  # it is compiled soon enough
     for foreign in ("windows", "solaris", "vm", "zos", "freebsd"):
         if spec.get(foreign):
             raise Unsupported(f"read {name}: {foreign!r} is not for Linux containers")
-    root = spec.get("root")
-    if not isinstance(root, dict) or not isinstance(root.get("path"), str) or not root["path"]:
-        raise InvalidInput(f"read {name}: root.path is missing")
-    check_process(spec.get("process"), f"{name}: process")
+    if not spec.get("process"):
+        raise InvalidInput(f"read {name}: process is missing")
     hooks.check(spec)
-    check(spec, name, planned=False)  # it is compiled soon enough
 
 
-def check_process(process: Any, name: str) -> None:
-    """Whether *process* has the form of the specification's `process`. Raises InvalidInput."""
-    if not isinstance(process, dict):
-        raise InvalidInput(f"read {name}: there is none")
-    args = process.get("args")
-    if not isinstance(args, list) or not args or not all(isinstance(a, str) for a in args):
-        raise InvalidInput(f"read {name}: args {args!r} is not a list of at least one string")
-    if not all(isinstance(e, str) for e in process.get("env") or []):
-        raise InvalidInput(f"read {name}: env is not a list of strings")
-    cwd = process.get("cwd")
-    if not isinstance(cwd, str) or not cwd.startswith("/"):
-        raise InvalidInput(f"read {name}: cwd {cwd!r} is not an absolute path")
-    check_shape(process, PROCESS, "", name)
+def check_further(process: Any, identity: str, root: bytes) -> None:
+    """Check a further process of the container *identity*, unless one like it was found good before. Raises
+    InvalidInput.
+    """
+
+    def check(document: Any) -> None:
+        from lamina.runtime.spec import check_process
+
+        check_process(document, "process")
+
+    checked(process, process, identity, root, check)
 
 
 def bundle_of(spec: Spec, directory: bytes) -> Bundle:
@@ -77,7 +95,8 @@ def bundle_of(spec: Spec, directory: bytes) -> Bundle:
     root = os.path.join(directory, os.fsencode(spec["root"]["path"]))
     if not os.path.isdir(root):
         raise NotFound(f"open root file system {os.fsdecode(root)}: no such directory")
-    return Bundle(spec=spec, rootfs=os.path.realpath(root), merged=os.path.realpath(root))
+    real = os.path.realpath(root)
+    return Bundle(spec=spec, rootfs=real, merged=real)
 
 
 def with_home(process: dict[str, Any], root: int) -> None:

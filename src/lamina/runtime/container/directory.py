@@ -1,7 +1,7 @@
 """What is kept of a container, and which state follows from it.
 
     <root>/                  0700; /run/lamina-runtime, or $XDG_RUNTIME_DIR/lamina-runtime
-    ├── .seccomp/            compiled filters by content
+    ├── .seccomp/, .plans/   compiled filters and plans by content (recipe.py)
     └── <id>/                0700
         ├── lock             flock: somebody creates, starts or deletes it
         ├── config.json      the specification it was made from
@@ -16,8 +16,9 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
+import stat
 import time
-from errno import ECONNREFUSED, ENOENT
+from errno import ECONNREFUSED, ENOENT, ENOTEMPTY
 
 from lamina.document import decode, encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -38,6 +39,7 @@ LONGEST_ID = 255
 LARGEST = 64 << 20
 # seconds that one transition waits for another
 PATIENCE = 10.0
+REMOVALS = 100
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _FURTHER = _LETTERS | frozenset(b"+-.")
 
@@ -67,6 +69,7 @@ class Container:
     def __init__(self, root: bytes, identity: str) -> None:
         self.root, self.id = root, checked_id(identity)
         self.path = root + b"/" + identity.encode()
+        self.pid = 0  # of the first process, for whoever created it
         self.notes: list[str] = []  # what differs from what was asked, said by whoever created it
         self._lock: Fd | None = None
 
@@ -75,6 +78,7 @@ class Container:
         """A new directory, locked. Raises Conflict when there is one of that id."""
         container = Container(root, identity)
         os.makedirs(root, 0o700, exist_ok=True)
+        check_owner(root, os.stat(root))
         try:
             os.mkdir(container.path, 0o700)
         except FileExistsError:
@@ -87,10 +91,14 @@ class Container:
 
     @staticmethod
     def find(root: bytes, identity: str) -> Container:
-        """The container of that id. Raises NotFound."""
+        """The container of that id. Raises NotFound; InvalidInput where its record is not ours."""
         container = Container(root, identity)
-        if not os.path.isdir(container.path):
-            raise NotFound(f"container {identity} does not exist")
+        try:
+            check_owner(root, os.stat(root))
+            found = os.lstat(container.path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"container {identity} does not exist") from None
+        check_owner(container.path, found)
         return container
 
     # -- the lock
@@ -183,15 +191,21 @@ class Container:
 
     def remove(self) -> None:
         """Remove the directory; what was removed before is no error, so an interrupted removal can be repeated."""
-        for name in (b"start", b"state.json.new", b"config.json.new", b"config.json", b"state.json", b"lock"):
+        names = (b"start", b"state.json.new", b"config.json.new", b"config.json", b"state.json", b"lock")
+        for left in reversed(range(REMOVALS)):
+            for name in names:
+                try:
+                    os.unlink(self.path + b"/" + name)
+                except FileNotFoundError:
+                    pass
             try:
-                os.unlink(self.path + b"/" + name)
+                os.rmdir(self.path)
+                return
             except FileNotFoundError:
-                pass
-        try:
-            os.rmdir(self.path)
-        except FileNotFoundError:
-            pass
+                return
+            except OSError as error:  # somebody who is late has made a lock for himself
+                if error.errno != ENOTEMPTY or not left:
+                    raise
 
     # -- what it is doing
 
@@ -283,6 +297,7 @@ def state_document(container: Container, record: Record, status: str, pid: int |
 def containers(root: bytes) -> Iterator[Container]:
     """Every container below *root*, by id."""
     try:
+        check_owner(root, os.stat(root))
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return
@@ -293,6 +308,26 @@ def containers(root: bytes) -> Iterator[Container]:
             continue
         if os.path.isdir(container.path):
             yield container
+
+
+def check_owner(path: bytes, found: os.stat_result) -> None:
+    """Whoever may write here decides what we execute, kill and remove. Raises InvalidInput for somebody else's
+    directory, or one that is no directory.
+    """
+    ours = found.st_uid in (0, os.geteuid())
+    sticky = found.st_mode & stat.S_ISVTX  # in such a one nobody can take the place of what we have made
+    others = found.st_mode & stat.S_IWOTH or (
+        found.st_mode & stat.S_IWGRP and found.st_gid not in (0, os.getegid())
+    )
+    if stat.S_ISDIR(found.st_mode) and ours and (sticky or not others):
+        return
+    why = "it is no directory"
+    if stat.S_ISDIR(found.st_mode):
+        why = "others may write there" if ours else f"it belongs to user {found.st_uid}"
+    raise InvalidInput(
+        f"keep containers in {os.fsdecode(path)}: {why}, and would decide what is run",
+        remedy="name a --root of your own",
+    )
 
 
 def replace_file(path: bytes, data: bytes, mode: int) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from errno import ESRCH
 
-from lamina.errors import Conflict, KernelError, LaminaError, NotFound, TimeoutExpired
-from lamina.linux.constants import CLONE_NEWPID
-from lamina.linux.process import pidfd_send_signal
+from lamina.errors import Conflict, KernelError, NotFound, TimeoutExpired
+from lamina.linux.fd import ready
 from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process, not_running, run_logged
 from lamina.runtime.container.directory import (
@@ -17,16 +16,19 @@ from lamina.runtime.container.directory import (
     Container,
     state_document,
 )
-from lamina.runtime.launch import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from signal import pidfd_send_signal
     from typing import Any
 
     from lamina.linux.fd import Fd
 
     Record = dict[str, Any]
+else:
+    from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+CLONE_NEWPID = 0x20000000  # linux/sched.h
 SIGKILL = 9
 # seconds that a killed process may take to end
 DYING = 10.0
@@ -48,10 +50,10 @@ def kill(container: Container, signal: int, *, everybody: bool = False) -> None:
     with first_process(container, record) as pidfd:
         try:
             pidfd_send_signal(pidfd, signal)
-        except KernelError as error:
+        except OSError as error:
             if error.errno == ESRCH:
                 raise not_running(container) from None
-            raise
+            raise KernelError("pidfd_send_signal", error.errno or 0, f"signal {signal}") from error
     if signal != SIGKILL or cgroup is None:
         return
     if cgroup.frozen:
@@ -64,7 +66,7 @@ def end(pidfd: Fd) -> None:
     """Kill a process and wait for its end, whoever its parent is. Raises TimeoutExpired."""
     try:
         pidfd_send_signal(pidfd, SIGKILL)
-    except KernelError as error:
+    except OSError as error:
         if error.errno != ESRCH:
             raise
     if not ready(DYING, pidfd):
@@ -93,6 +95,8 @@ def delete(container: Container, *, force: bool = False) -> tuple[str, ...]:
         spec = container.spec() if "poststop" in record.get("hooks", ()) else {}
         _remove_groups(record)
         container.remove()
+        if not spec:
+            return ()
         state = state_document(container, record, STOPPED)
         return run_logged(spec, "poststop", state, os.fsencode(record.get("bundle") or "/"))
     finally:
@@ -106,20 +110,21 @@ def _end_first(container: Container, record: Record | None = None) -> None:
         with first_process(container, record) as pidfd:
             try:
                 pidfd_send_signal(pidfd, SIGKILL)
-            except KernelError:
+            except OSError:
                 pass
             if thaw is not None and thaw.frozen:
                 thaw.thaw()
             end(pidfd)
     except (Conflict, NotFound):
         pass  # it has ended, or never began
-    except LaminaError:
-        raise
 
 
 def _remove_groups(record: Record) -> None:
     cgroup = groups.of(record)
     if cgroup is None:
+        groups.remove_left(record)
+        return
+    if cgroup.remove_unused():
         return
     if cgroup.processes():
         cgroup.kill()

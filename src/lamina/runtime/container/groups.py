@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from binascii import crc32
+from time import monotonic, sleep
 
 from lamina.errors import Unsupported
 from lamina.runtime.container.directory import default_root
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups import Cgroup
     from lamina.runtime.container.directory import Container
 
+# seconds
+DYING = 1.0
 DEFAULT_PARENT = "lamina-runtime"
 
 
@@ -24,7 +26,11 @@ def path_of(container: Container, linux: dict[str, Any], *, systemd: bool) -> st
     """
     path = str(linux.get("cgroupsPath") or "")
     if not path:
-        mark = "" if container.root == default_root() else f"-{crc32(container.root):08x}"
+        mark = ""
+        if container.root != default_root():
+            from binascii import crc32
+
+            mark = f"-{crc32(container.root):08x}"
         if systemd:
             return f":lamina{mark}:{container.id}"
         return f"{'' if os.geteuid() else '/'}{DEFAULT_PARENT}{mark}/{container.id}"
@@ -44,7 +50,12 @@ def make(container: Container, linux: dict[str, Any], *, systemd: bool) -> Cgrou
     manager = "systemd" if systemd else "cgroupfs"
     try:
         return create(
-            path, resources, manager=manager, everywhere=True, own_parent=not linux.get("cgroupsPath")
+            path,
+            resources,
+            manager=manager,
+            everywhere=True,
+            own_parent=not linux.get("cgroupsPath"),
+            nodes=linux.get("devices") or [],
         )
     except Unsupported:
         if resources or linux.get("cgroupsPath") or os.geteuid() == 0:
@@ -57,6 +68,11 @@ def note(cgroup: Cgroup | None) -> dict[str, Any] | None:
     return None if cgroup is None else cgroup.record()
 
 
+def are_ours(path: str) -> bool:
+    """Whether groups at *path* can only be this container's; at a path that somebody chose, somebody else may live."""
+    return path.lstrip("/").startswith(DEFAULT_PARENT)
+
+
 def of(record: dict[str, Any]) -> Cgroup | None:
     """The groups of a container whose state.json is *record*: also of one whose creation was killed meanwhile. None
     where it has none.
@@ -64,11 +80,29 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     if record.get("cgroup"):
         return reopen(record["cgroup"])
     path = str(record.get("cgroups_path") or "")
-    if not path.lstrip("/").startswith(DEFAULT_PARENT):
-        return None  # at a path that somebody chose, somebody else may live
+    if not are_ours(path):
+        return None
     from lamina.runtime.cgroups import find
 
     return find(path, own_parent=True)
+
+
+def remove_left(record: dict[str, Any]) -> None:
+    """Remove what a creation that was killed has made at a path that somebody chose, before it could note that. Where
+    somebody lives, who may be anybody, nothing is touched.
+    """
+    path = str(record.get("cgroups_path") or "")
+    if record.get("cgroup") or not path or of(record) is not None:
+        return
+    from lamina.runtime.cgroups import find
+
+    left = find(path)
+    end = monotonic() + DYING  # its first process ends when its maker has
+    while left.processes():
+        if monotonic() > end:
+            return
+        sleep(0.01)
+    left.remove()
 
 
 def reopen(record: dict[str, Any]) -> Cgroup:

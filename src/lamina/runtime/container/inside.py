@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME
 from lamina.runtime.container.birth import Birth
+from lamina.runtime.container.compiling import packed
+from lamina.runtime.container.recipe import Recipe
 from lamina.runtime.hooks import words
-from lamina.runtime.plan.created import Numbers, helper_steps
+from lamina.runtime.plan.created import helper_steps
+from lamina.runtime.talk import Numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ def inside_starter(pidfd: int, flags: int, directory: bytes) -> Starter:
         try:
             number = birth.give(pidfd)
             steps = helper_steps(path, args, env, birth.numbers, number, flags, directory)
-            born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
-            birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)
+            making, first = packed(steps, birth.shape, own=flags)
+            birth.begin(Recipe(making), lambda: (first, steps), stdio=streams)
             birth.hear()
         except BaseException:
             birth.abandon()

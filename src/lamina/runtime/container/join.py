@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 
 from lamina.errors import Conflict, InvalidInput
-from lamina.linux.constants import CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, ready
+from lamina.runtime.bundle import NULL
 from lamina.runtime.container import groups
-from lamina.runtime.container.begin import first_process
-from lamina.runtime.container.birth import Birth, own_streams, reap
-from lamina.runtime.container.configuration import check_process, with_home
-from lamina.runtime.container.create import compiled_filter, send_descriptor
+from lamina.runtime.container.begin import first_process, not_running
+from lamina.runtime.container.birth import Birth, own_streams, reap, send_descriptor
+from lamina.runtime.container.configuration import check_further, with_home
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
+from lamina.runtime.container.recipe import compiled_filter, plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
-from lamina.runtime.hooks import words
-from lamina.runtime.plan.created import TERMINAL, Numbers, joined_steps
-from lamina.runtime.plan.identity import capabilities_of
-from lamina.runtime.rlimits import effective_limits
-from lamina.runtime.trees import own_procfs
+from lamina.runtime.talk import TERMINAL, Numbers
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
 
@@ -27,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.runtime.bundle import Bundle
     from lamina.runtime.hooks import Hook, Starter
 
     Process = dict[str, Any]
@@ -36,16 +33,18 @@ if TYPE_CHECKING:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `console` and `warn` as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; the others are as in `create`."""
 
     pid_file: bytes = b""
     console_socket: bytes = b""
     pidfd_socket: bytes = b""
     preserve_fds: int = 0
+    environment: tuple[str, ...] = ()
     cgroup: str = ""
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
+    streams: tuple[int, int, int] = (0, 1, 2)
 
 
 @value
@@ -67,7 +66,8 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
     Raises Conflict when the container is stopped or paused, InvalidInput, CommandNotFound, CommandNotExecutable,
     StepFailed.
     """
-    check_process(process, "process")
+    check_further(process, container.id, container.root)
+    process["env"] = [*(process.get("env") or []), *joining.environment]
     terminal = bool(process.get("terminal"))
     if terminal and not joining.console_socket and joining.console is None:
         raise InvalidInput(
@@ -82,7 +82,7 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
             f"exec in container {container.id}: cannot exec in a paused container (use --ignore-paused)"
         )
     with first_process(container, record) as pidfd:
-        with Fd(os.open(f"/proc/{record['pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        with root_of(container, record, pidfd) as root:
             with_home(process, root)
         birth = _begin(container, record, process, pidfd, joining)
     try:
@@ -99,35 +99,50 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
     return Joined(birth.pid, birth.pidfd)
 
 
+def root_of(container: Container, record: Record, pidfd: Fd) -> Fd:
+    """The root of its first process, and of no other. Raises Conflict when it has ended."""
+    try:
+        root = Fd(os.open(f"/proc/{record['pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except (FileNotFoundError, ProcessLookupError):
+        raise not_running(container) from None
+    if ready(0, pidfd):  # looked at after it was opened
+        root.close()
+        raise not_running(container)
+    return root
+
+
+def _own_root(container: Container, record: Record, linux: dict[str, Any], pidfd: Fd, birth: Birth) -> int:
+    """The container's root, handed over where its mount namespace is others' as well: then it is one by chroot(2)
+    (plan/rootfs.py). NULL where the namespace leads to it.
+    """
+    if any(n["type"] == "mount" and not n.get("path") for n in linux.get("namespaces") or []):
+        return NULL
+    with root_of(container, record, pidfd) as root:
+        return birth.give(root)
+
+
 def _begin(container: Container, record: Record, process: Process, pidfd: Fd, joining: Joining) -> Birth:
-    spec = container.spec()
-    linux = spec.get("linux") or {}
-    birth = Birth(Numbers(joining.preserve_fds))
+    linux = container.spec().get("linux") or {}
+    birth = Birth(Numbers(joining.preserve_fds), lambda: _bundle(container, process))
     flags = int(record["namespaces"])
-    wiring = replace(
-        process_facts(process, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
-    )
-    held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
-    for note in (*held.notes, *effective_limits(process.get("rlimits") or [])[1]):
-        if joining.warn is not None:
-            joining.warn(note)
+    wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
     files = _cgroup_files(record, joining.cgroup)
     try:
         if wiring.modules:  # somebody may read labels
+            from lamina.runtime.trees import own_procfs
+
             with own_procfs() as proc:
                 wiring = replace(wiring, proc=birth.give(proc))
-        steps = joined_steps(
-            process,
-            linux,
-            held,
-            wiring,
-            birth.numbers,
-            birth.give(pidfd),
-            flags,
-            tuple(birth.give(file) for file in files),
-            owned=own_streams(),
-        )
-        birth.begin(steps, elsewhere=bool(flags & (CLONE_NEWPID | CLONE_NEWTIME)))
+        joined = birth.give(pidfd)
+        tasks = tuple(birth.give(file) for file in files)
+        root = _own_root(container, record, linux, pidfd, birth)
+        asked = (
+            "joined", birth.shape, plain(wiring), {**process}, _as_joined(linux), joined, flags, tasks,
+            own_streams(joining.streams), root,
+        )  # fmt: skip
+        recipe = recipe_for(asked, container.id, container.root)
+        _tell((*recipe.notes, *_lowered(process)), joining)
+        birth.begin(recipe, lambda: steps_of(asked, container.root, b""), stdio=joining.streams)
     except BaseException:
         birth.abandon()
         raise
@@ -135,6 +150,25 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
         for file in files:
             file.close()
     return birth
+
+
+def _as_joined(linux: dict[str, Any]) -> dict[str, Any]:
+    """Of the container's `linux`, what is a matter of each of its processes (plan/stage.py, `kernel_steps`)."""
+    return {name: linux.get(name) for name in ("memoryPolicy", "personality", "seccomp")}
+
+
+def _lowered(process: Process) -> tuple[str, ...]:
+    if not process.get("rlimits"):
+        return ()
+    from lamina.runtime.rlimits import effective_limits
+
+    return effective_limits(process["rlimits"])[1]
+
+
+def _tell(notes: tuple[str, ...], joining: Joining) -> None:
+    for note in notes:
+        if joining.warn is not None:
+            joining.warn(note)
 
 
 def _cgroup_files(record: Record, below: str) -> list[Fd]:
@@ -169,18 +203,33 @@ def _talk(birth: Birth, joining: Joining, container: Container) -> None:
                 joining.console(Fd(master.steal()))
 
 
-def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+def _bundle(container: Container, process: Process | None = None) -> Bundle:
+    """The container's bundle, with that *process* in place of its own."""
     from lamina.runtime.bundle import Bundle
-    from lamina.runtime.seccomp.listener import hand_on
 
     spec, record = container.spec(), container.record()
     directory, root = os.fsencode(record["bundle"]), os.fsencode(record["rootfs"])
-    bundle = Bundle(spec, root, root, directory=directory, identity=container.id.encode())
-    hand_on(listener, spec["linux"]["seccomp"], pid, bundle, status=container.status(record))
+    if process is not None:
+        spec = {**spec, "process": process}
+    return Bundle(spec, root, root, directory=directory, identity=container.id.encode())
+
+
+def _hand_on(listener: Fd, pid: int, container: Container) -> None:
+    from lamina.runtime.seccomp.listener import hand_on
+
+    status = container.status(container.record())
+    hand_on(listener, container.spec()["linux"]["seccomp"], pid, _bundle(container), status=status)
 
 
 def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) -> Starter:
     """Starts startContainer hooks: files of the container, so with no more privileges than its own process has."""
+    from lamina.linux.constants import CLONE_NEWUSER
+    from lamina.runtime.container.compiling import packed
+    from lamina.runtime.container.recipe import Recipe
+    from lamina.runtime.hooks import words
+    from lamina.runtime.plan.created import joined_steps
+    from lamina.runtime.plan.identity import capabilities_of
+
     linux = spec.get("linux") or {}
 
     def start(hook: Hook, streams: tuple[int, int, int]) -> Fd:
@@ -196,10 +245,12 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
             given = tuple(birth.give(file) for file in files)
             flags = int(record["namespaces"])
             held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
-            steps = joined_steps(own, linux, held, wiring, birth.numbers, birth.give(pidfd), flags, given)
+            root = _own_root(container, record, linux, pidfd, birth)
+            joined = birth.give(pidfd)
+            steps = joined_steps(own, linux, held, wiring, birth.numbers, joined, flags, given, root=root)
             steps[-1].args = (path, args, env)
-            born = bool(flags & (CLONE_NEWPID | CLONE_NEWTIME))
-            birth.begin(steps, stdio=birth.aside(streams), elsewhere=born)
+            making, first = packed(steps, birth.shape, own=flags)
+            birth.begin(Recipe(making), lambda: (first, steps), stdio=streams)
             birth.hear()
         except BaseException:
             birth.abandon()

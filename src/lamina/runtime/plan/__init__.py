@@ -9,14 +9,13 @@ from __future__ import annotations
 from lamina.errors import LaminaError
 from lamina.linux.constants import CLONE_INTO_CGROUP, CLONE_NEWUSER, CLONE_VFORK
 from lamina.linux.program import Step, Strings, assemble
-from lamina.runtime.bundle import NULL
 from lamina.runtime.command import launcher_strings
 from lamina.runtime.plan.devices import device_notes, devices_of
 from lamina.runtime.plan.identity import capabilities_of, has_listener, privilege_steps
 from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps, network_steps
 from lamina.runtime.plan.process import (
-    command_steps,
     directory_steps,
+    launched_steps,
     limit_steps,
     oom_steps,
     room_steps,
@@ -122,16 +121,16 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
         *limit_steps(wiring),
         *kernel_steps(process, linux),
         *privilege_steps(process, held, bundle, wiring, hidden=namespaces.helped),
-        *command_steps(process, wiring.launcher != NULL, init=bundle.init),
+        *launched_steps(init=bundle.init),
     ]
     waits += [*devices, *copies]
     waits += [Wait(TERMINAL)] if terminal else []
-    waits += [Wait(REPORT)] if wiring.launcher != NULL else []
+    waits.append(Wait(REPORT))
     waits += [Wait(LISTENER, linux.get("seccomp") or {})] if has_listener(wiring) else []
     notes = held.notes
     if linux.get("devices"):
         notes += device_notes(devices_of(spec), namespaces.own)
-    strings = launcher_strings(process, init=bundle.init) if wiring.launcher != NULL else {}
+    strings = launcher_strings(process, init=bundle.init)
     return Plan(
         namespaces.made & ~LATER,
         tuple(steps),

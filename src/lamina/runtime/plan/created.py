@@ -41,6 +41,7 @@ from lamina.linux.constants import (
     TIOCSWINSZ,
 )
 from lamina.linux.program import Out, Reg, Step, Strings, Struct
+from lamina.runtime.bundle import NULL
 from lamina.runtime.init import INIT_NAME
 from lamina.runtime.plan.devices import MASTER, SLAVE
 from lamina.runtime.plan.identity import (
@@ -65,7 +66,7 @@ from lamina.runtime.plan.process import (
 from lamina.runtime.plan.rootfs import readonly_root_steps
 from lamina.runtime.plan.stage import kernel_steps, stage_steps
 from lamina.runtime.plan.waits import descriptor_message
-from lamina.values import value
+from lamina.runtime.talk import HOOKS, PID, READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,56 +75,10 @@ if TYPE_CHECKING:
     from lamina.runtime.bundle import Bundle, Wiring
     from lamina.runtime.plan.identity import Capabilities
     from lamina.runtime.plan.namespaces import Namespaces
+    from lamina.runtime.talk import Manner, Numbers
     from lamina.runtime.waits import Wait
 
     Process = dict[str, Any]
-
-PID, HOOKS, TERMINAL, READY = b"P", b"H", b"F", b"R"
-HOOKS_RUN, CREATED, START = b"h", b"g", b"s"
-
-
-@value
-class Numbers:
-    """Which descriptor is what in the new process: the container's own come first, `preserved` of them above 2."""
-
-    preserved: int = 0
-
-    @property
-    def channel(self) -> int:
-        """The socket to its maker; after the start, where a failure is reported."""
-        return 3 + self.preserved
-
-    @property
-    def program(self) -> int:
-        """The plan; closed when it is in memory, so then the lowest free number."""
-        return self.channel + 1
-
-    @property
-    def launcher(self) -> int:
-        """The program of runtime/init."""
-        return self.channel + 2
-
-    @property
-    def socket(self) -> int:
-        """Where the message comes in that starts the container."""
-        return self.channel + 3
-
-    @property
-    def more(self) -> int:
-        """The first of whatever else is passed."""
-        return self.channel + 4
-
-
-@value
-class Manner:
-    """How a container is made besides what its specification says: options of `create`.
-
-    `owned` are the standard streams that are to belong to the process's user, so that it can open them by name.
-    """
-
-    owned: tuple[int, ...] = ()
-    hooks: bool = False
-    init: bool = False
 
 
 def created_steps(
@@ -157,6 +112,8 @@ def created_steps(
         *(readonly_root_steps() if (spec.get("root") or {}).get("readonly") else ()),
         *limit_steps(wiring),
         *kernel_steps(process, linux),
+        *([] if manner.init else [Step("close", numbers.launcher)]),
+        *close_steps(numbers.more),
         *dropped_steps(process, held, wiring, numbers, keyring=bundle.new_keyring),
         *lookup_steps(process),
         *waiting_steps(numbers, manner),
@@ -175,12 +132,14 @@ def joined_steps(
     flags: int,
     tasks: tuple[int, ...],
     owned: tuple[int, ...] = (),
+    root: int = NULL,
 ) -> list[Step]:
     """A further process of a container, from the host's namespaces to its command.
 
     Everything is given up before it becomes a process of the container's pid namespace, where others could trace it
     (CVE-2016-9962): from its first instruction on it has no more than the container has. *flags* are the namespaces to
-    join, *tasks* the cgroup files to write itself into.
+    join, *tasks* the cgroup files to write itself into, *root* the container's root where its mount namespace, which is
+    others' as well, has another.
     """
     terminal = bool(process.get("terminal"))
     return [
@@ -191,12 +150,13 @@ def joined_steps(
         *[Step("write", file, b"0\n", 2, want=2, note="join the container's cgroup") for file in tasks],
         *_affinity_steps(process, "final"),
         *join_steps(pidfd, flags, wiring),
+        *(enter_root_steps(root) if root != NULL else ()),
         *(container_terminal_steps(numbers, process) if terminal else owner_steps(process, owned)),
         *entered_directory_steps(process),
         *limit_steps(wiring),
         *kernel_steps(process, linux),
+        *close_steps(numbers.program),
         *dropped_steps(process, held, wiring, numbers, keyring=True),
-        *close_steps(numbers),
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("setsid"),
         *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
@@ -230,7 +190,7 @@ def helper_steps(
         Step("setns", pidfd, flags, note="the container's namespaces"),
         *become_root,
         Step("chdir", directory),
-        *close_steps(numbers),
+        *close_steps(numbers.program),
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("execve", path, args, env),
     ]
@@ -256,14 +216,19 @@ def join_steps(pidfd: int, flags: int, wiring: Wiring) -> list[Step]:
     return steps
 
 
+def enter_root_steps(root: int) -> list[Step]:
+    """Be where the container's first process is by chroot(2): setns(2) leads to the root of the mount namespace."""
+    return [Step("fchdir", root, note="the container's root"), Step("chroot", b"."), Step("chdir", b"/")]
+
+
 def birth_steps(numbers: Numbers) -> list[Step]:
     """Go on as a new process, for only such a one is in the pid and time namespaces that were entered; its parent is
-    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which pidfd_open(2) refuses.
+    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which tgkill(2) refuses.
     """
     child = Reg("child")
     return [
         Step("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, save=child, note="into the pid namespace"),
-        Step("pidfd_open", child, 0, tolerate=(EINVAL,), skip=1),
+        Step("tgkill", child, child, 0, tolerate=(EINVAL,), skip=1, note="which of the two is it?"),
         Step("exit_group", 0),
         say_step(numbers, PID, "who I am"),
     ]
@@ -279,11 +244,11 @@ def ask_steps(numbers: Numbers, what: bytes, note: str) -> list[Step]:
     return [say_step(numbers, what, note), Step("read", numbers.channel, Out(1), 1, want=1)]
 
 
-def close_steps(numbers: Numbers) -> list[Step]:
-    """Close everything but the container's own descriptors and the channel, really: a command or a directory such as
-    /proc/self/fd/7 must find nothing of the host (CVE-2024-21626).
+def close_steps(first: int) -> list[Step]:
+    """Close everything from the number *first* on, really: a command or a directory such as /proc/self/fd/7 must find
+    nothing of the host (CVE-2024-21626). Before the filter: profiles older than close_range(2) do not permit it.
     """
-    return [Step("close_range", numbers.program, EVERY, 0, note="nothing of the host stays open")]
+    return [Step("close_range", first, EVERY, 0, note="nothing of the host stays open")]
 
 
 def _file_room_steps(wiring: Wiring) -> list[Step]:
@@ -366,7 +331,8 @@ def dropped_steps(
 ) -> list[Step]:
     """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first.
 
-    A filter that asks somebody is installed here as well: whoever takes its listener is still there.
+    Then all that follows must be permitted by it: so there are only calls that old profiles know as well. A filter that
+    asks somebody is installed here in any case: whoever takes its listener is still there.
     """
     no_new_privileges = bool(process.get("noNewPrivileges"))
     umask = (process.get("user") or {}).get("umask")
@@ -422,11 +388,8 @@ def waiting_steps(numbers: Numbers, manner: Manner) -> list[Step]:
     kind = 0 if manner.init else O_CLOEXEC  # an init reports whether its command could be executed
     vector = Struct("iovec", "PQ", (Out(8), 8))
     message = Struct("msghdr", "PIPQPQi", (0, 0, vector, 1, Out(24), 24, 0))
-    kept = [] if manner.init else [Step("close", numbers.launcher)]
     return [
         Step("close", report, tolerate=(EBADF,)),
-        *kept,
-        Step("close_range", numbers.more, EVERY, 0, note="nothing of the host stays open"),
         *ask_steps(numbers, READY, "created"),
         Step("recvmsg", numbers.socket, message, MSG_CMSG_CLOEXEC, want=1, note="wait for start"),
         Step("close", numbers.socket),
@@ -439,7 +402,7 @@ def last_steps(process: Process, wiring: Wiring, numbers: Numbers, *, init: bool
     """The filter where it can be last, and the command."""
     late = process.get("noNewPrivileges") and not has_listener(wiring)
     filter_ = seccomp_steps(wiring, numbers.channel, numbers.program) if late else []
-    command = command_steps(process, launched=False)
+    command = command_steps(process)
     if init:
         args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]
         argv, envp = Strings((INIT_NAME, *args)), command[-1].args[2]

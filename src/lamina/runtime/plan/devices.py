@@ -9,7 +9,7 @@ may not make nodes: the host's are bound, which the caller has looked at.
 
 from __future__ import annotations
 
-from errno import EEXIST
+from errno import EACCES, EBUSY, EEXIST, EISDIR, ENOENT, EPERM, EROFS
 from os import O_CLOEXEC, O_CREAT, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_PATH, O_RDWR, O_WRONLY, makedev
 from stat import S_IFBLK, S_IFCHR, S_IFIFO
 
@@ -156,6 +156,10 @@ def careful_steps(devices: tuple[Node, ...], *, bind: bool, wiring: Wiring, defa
         steps += _careful_node(node, number, bind and node.kind != "p", wiring)
     if defaults:
         steps += target_steps(b"/dev", DEV, directory=True, links=False)
+        if b"/dev/ptmx" not in known:
+            # terminals are made through it: an image's own would be another one; where it cannot go it stays
+            stays = (ENOENT, EISDIR, EBUSY, EROFS, EACCES, EPERM)
+            steps.append(Step("unlinkat", DEV, b"ptmx", 0, tolerate=stays))
         steps += [Step("symlinkat", target, DEV, name, tolerate=(EEXIST,)) for target, name in LINKS]
     return steps
 

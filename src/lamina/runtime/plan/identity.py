@@ -26,7 +26,6 @@ from lamina.linux.constants import (
     SIGKILL,
 )
 from lamina.linux.program import Step, Struct
-from lamina.runtime.bundle import NULL
 from lamina.runtime.init import REPORT
 from lamina.runtime.plan.process import CHANNEL, EVERY, LAUNCHER, REPORTING
 from lamina.runtime.plan.waits import hand_over_step
@@ -175,11 +174,11 @@ def _launched_filter(wiring: Wiring, channel: int) -> list[Step]:
     """The filter, with the number that its listener gets made known."""
     if not has_listener(wiring):
         return seccomp_steps(wiring, channel, 0)
-    free = LAUNCHER + 1 if wiring.launcher != NULL else CHANNEL + 1
-    above = REPORTING + 2 if wiring.launcher != NULL else free
-    clear = [Step("close_range", above, EVERY, 0, note="the listener's number is known")]
-    if wiring.launcher != NULL:
-        clear.append(Step("close_range", free, free, 0))
+    free = LAUNCHER + 1
+    clear = [
+        Step("close_range", REPORTING + 2, EVERY, 0, note="the listener's number is known"),
+        Step("close_range", free, free, 0),
+    ]
     return [*clear, *seccomp_steps(wiring, channel, free)]
 
 
@@ -217,11 +216,10 @@ def privilege_steps(
         now = Struct("timespec", "QQ", (0, 0))
         steps.append(Step("ppoll", gone, 1, now, None, 8, want=0, note="the caller is still there"))
     channel = CHANNEL
-    if wiring.launcher != NULL:
-        if listener and no_new_privileges:
-            channel = REPORTING + 1
-            steps.append(Step("dup3", CHANNEL, channel, O_CLOEXEC, note="the listener goes through it"))
-        steps.append(Step("dup3", REPORTING, REPORT, 0, note="the channel has done its work"))
+    if listener and no_new_privileges:
+        channel = REPORTING + 1
+        steps.append(Step("dup3", CHANNEL, channel, O_CLOEXEC, note="the listener goes through it"))
+    steps.append(Step("dup3", REPORTING, REPORT, 0, note="the channel has done its work"))
     if no_new_privileges:
         steps += _launched_filter(wiring, channel)
     return steps

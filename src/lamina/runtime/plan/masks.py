@@ -1,8 +1,9 @@
 """Masked and read-only paths as steps.
 
-Each is opened without following links and then covered by descriptor, so that neither a link nor a race decides what is
-covered (CVE-2025-31133, CVE-2025-52881). What covers a file is the host's own null device, which the caller has
-verified, never the container's; and through a read-only mount, or a container's root could change its mode and owner.
+Each is opened as the container itself would open it, below its root, and then covered by descriptor: so no link and no
+race leads outside, or to what a descriptor of ours stands for (CVE-2025-31133, CVE-2025-52881). What covers a file is
+the host's own null device, which the caller has verified, never the container's; and through a read-only mount, or a
+container's root could change its mode and owner.
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ from lamina.linux.constants import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MOVE_MOUNT_F_EMPTY_PATH,
-    RESOLVE_NO_SYMLINKS,
 )
 from lamina.linux.program import Reg, Step
 from lamina.runtime.plan.mounts import clone_steps, new_mount_steps, readonly_steps
-from lamina.runtime.plan.paths import INSIDE, attach_step, attribute_step, open_step
+from lamina.runtime.plan.paths import attach_step, attribute_step, open_step
 
 _EMPTY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
-_STRICT = INSIDE | RESOLVE_NO_SYMLINKS
 
 
 def cover_steps(place: Reg, empty: Reg) -> list[Step]:
@@ -45,14 +44,12 @@ def mask_steps(paths: list[str]) -> list[Step]:
         cover[-1].leap = len(as_file)
         as_directory = [
             open_step(
-                name, directory, flags=O_PATH | O_DIRECTORY, resolve=_STRICT,
+                name, directory, flags=O_PATH | O_DIRECTORY,
                 tolerate=(ENOTDIR,), skip=len(cover), note=f"mask {path}",
             ),
             *cover,
         ]  # fmt: skip
-        found = open_step(
-            name, place, resolve=_STRICT, tolerate=(ENOENT,), skip=len(as_directory) + len(as_file)
-        )
+        found = open_step(name, place, tolerate=(ENOENT,), skip=len(as_directory) + len(as_file))
         steps += [found, *as_directory, *as_file]
     return steps
 
@@ -82,8 +79,6 @@ def readonly_path_steps(paths: list[str]) -> list[Step]:
         place = Reg(f"readonly{index}")
         make = readonly_steps(place, Reg(f"readonly{index}.tree"))
         name = path.encode("utf-8", "surrogateescape")
-        found = open_step(
-            name, place, resolve=_STRICT, tolerate=(ENOENT,), skip=len(make), note=f"make {path} read-only"
-        )
+        found = open_step(name, place, tolerate=(ENOENT,), skip=len(make), note=f"make {path} read-only")
         steps += [found, *make]
     return steps

@@ -35,6 +35,7 @@ from lamina.runtime.plan.paths import (
     INSIDE,
     attach_step,
     attribute_step,
+    components,
     how,
     idmap_step,
     open_step,
@@ -51,8 +52,9 @@ if TYPE_CHECKING:
 
     from lamina.runtime.bundle import Bundle, Wiring
 
-# where an image must not point elsewhere by a link
 _KERNELS_OWN = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"))
+# where they belong, an image must not point elsewhere by a link; a tmpfs at /var/run is one at /run
+_THEIRS = frozenset((b"proc", b"sys", b"dev"))
 # mount(2), linux/mount.h, in place of MOUNT_ATTR_*
 _LONGEST_DATA = 4095
 
@@ -207,7 +209,9 @@ def mount_steps(
     if options.propagation:
         steps += _propagation_steps(place.save, *options.propagation)
     steps += _idmap_steps(place, wiring)
-    steps += target_steps(place.path, place.target, directory=True, links=place.fstype not in _KERNELS_OWN)
+    plain = place.fstype == "tmpfs" and components(place.path)[0] not in _THEIRS
+    links = plain or place.fstype not in _KERNELS_OWN
+    steps += target_steps(place.path, place.target, directory=True, links=links)
     waits = []
     if options.copy_up:
         steps += _copy_up_steps(place, wiring.channel)

@@ -266,6 +266,6 @@ def hostname_steps(spec: Spec) -> list[Step]:
     steps = []
     for key, call in (("hostname", "sethostname"), ("domainname", "setdomainname")):
         if spec.get(key):
-            name = str(spec[key]).encode()
+            name = str(spec[key]).encode("utf-8", "surrogateescape")
             steps.append(Step(call, name, len(name)))
     return steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 from errno import EACCES, ENOENT, ENOTDIR
 from os import O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDWR
 
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -80,8 +80,6 @@ def stdio_steps(wiring: Wiring, terminal: bool) -> list[Step]:
         steps.append(Step("ioctl", 0, TIOCSCTTY, 0))
     if wiring.channel != CHANNEL:
         steps.append(Step("dup3", wiring.channel, CHANNEL, O_CLOEXEC))
-    if wiring.launcher == NULL:
-        return [*steps, Step("close_range", CHANNEL + 1, EVERY, 0, note="nothing of the host stays open")]
     steps.append(Step("dup3", wiring.launcher, LAUNCHER, O_CLOEXEC))
     steps.append(Step("close_range", LAUNCHER + 1, EVERY, 0, note="nothing of the host stays open"))
     return [*steps, *_report_steps()]
@@ -133,22 +131,22 @@ def oom_steps(process: Process, proc: int | Reg) -> list[Step]:
     return write_steps(proc, b"self/oom_score_adj", str(int(score)).encode(), note="OOM score")
 
 
-def command_steps(process: Process, launched: bool, *, init: bool = False) -> list[Step]:
-    """The command, looked for along the container's own PATH as execvp(3) does; by the launcher if it is *launched*.
-    With *init* the launcher stays, as process 1, and the command is its child.
+def launched_steps(*, init: bool = False) -> list[Step]:
+    """The command, executed by the launcher, which looks for it along the container's own PATH as execvp(3) does. With
+    *init* the launcher stays, as process 1, and the command is its child.
 
     Whoever executes a script that begins with "#!/proc/self/exe" is its interpreter: it must not be the host's
     Python, which the script could then open and change (CVE-2019-5736). Of the launcher's command the steps say only
     where it goes: `Program.fill` puts it in.
     """
-    if init and not launched:
-        raise Unsupported(
-            "start an init: lamina-init was not built when Lamina was installed",
-            remedy="install a C compiler and Lamina again, or start without --init",
-        )
-    if launched:
-        note = "an init, and the command under it" if init else "the command"
-        return [Step("execveat", LAUNCHER, b"", ARGV, ENVP, AT_EMPTY_PATH, note=note)]
+    note = "an init, and the command under it" if init else "the command"
+    return [Step("execveat", LAUNCHER, b"", ARGV, ENVP, AT_EMPTY_PATH, note=note)]
+
+
+def command_steps(process: Process) -> list[Step]:
+    """The command, looked for along the container's own PATH as execvp(3) does: for a process that is a program of ours
+    in a sealed file already (lamina-walk).
+    """
     args, environment = command_strings(process)
     argv, envp = Strings(args), Strings(environment)
     if b"/" in args[0]:

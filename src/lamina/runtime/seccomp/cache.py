@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from marshal import dumps
 
-from lamina.runtime.kept import kept, state_of
+from lamina.runtime.kept import FILTERS, kept, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 # of the meaning of what is kept; the sources' own state is part of the content as well
 COMPILER_VERSION = 1
 LONGEST_PROGRAM = 4096 * 8
-SOURCES = tuple(
-    os.path.join(os.path.dirname(__file__), name)
-    for name in (
-        "compiler.py",
-        "assembler.py",
-        "rules.py",
-        "words.py",
-        "architectures.py",
-        "profile.py",
-        "syscalls.txt",
-        "default.json",
-    )
-)
 
 
 class Filter:
@@ -75,7 +62,7 @@ def default_filter(capabilities: Collection[str], cache_dir: bytes) -> Filter:
 def _making() -> tuple[Any, ...]:
     """Everything besides the profile that a program depends on: the machine, and the state of the compiler."""
     machine = os.uname()
-    return (COMPILER_VERSION, machine.machine, machine.release, state_of(*SOURCES))
+    return (COMPILER_VERSION, machine.machine, machine.release, state_of(*FILTERS))
 
 
 def _is_program(found: bytes) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.runtime.container.create import Wishes, create
-from lamina.runtime_cli.asked import path, preserved, root
+from lamina.runtime.container.creation import Wishes, create
+from lamina.runtime_cli.asked import path, preserved, root, warner
 from lamina.runtime_cli.options import CREATION, HELP, ID
-from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ def do(args: Arguments) -> int:
 def say_notes(args: Arguments, made: Container) -> None:
     """Warn of what differs from what was asked."""
     for note in made.notes:
-        from lamina.runtime_cli.report import warn
-
-        warn(args, note)
+        warner(args)(note)
 
 
 def wishes(args: Arguments, **more: Any) -> Wishes:
@@ -46,6 +43,6 @@ def wishes(args: Arguments, **more: Any) -> Wishes:
         no_new_keyring=args.no_new_keyring,
         systemd_cgroup=args.systemd_cgroup,
         init=args.init,
-        warn=lambda text: warn(args, text),
+        warn=warner(args),
         **more,
     )

@@ -7,9 +7,8 @@ from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound
 from lamina.runtime.container.directory import Container
 from lamina.runtime.container.join import Joining, execute
-from lamina.runtime_cli.asked import container, path, preserved
+from lamina.runtime_cli.asked import container, path, preserved, warner
 from lamina.runtime_cli.options import CONSOLE, HELP, ID, PID_FILE, PIDFD, PRESERVE
-from lamina.runtime_cli.report import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +71,6 @@ def do(args: Arguments) -> int:
         process["terminal"] = True
     env: list[str] = []
     count = preserved(args, env)
-    process["env"] = [*(process.get("env") or []), *env]
     attended = not args.detach and not args.console_socket
     from lamina.runtime_cli.attending import Attendance
 
@@ -82,10 +80,12 @@ def do(args: Arguments) -> int:
         console_socket=path(args.console_socket),
         pidfd_socket=path(args.pidfd_socket),
         preserve_fds=count,
+        environment=tuple(env),
         cgroup=args.cgroup or "",
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
-        warn=lambda text: warn(args, text),
+        # what the container itself did not get was said when it was created
+        warn=warner(args) if args.process or args.cap else None,
     )
     joined = execute(found, process, joining)
     if args.detach:

@@ -30,9 +30,9 @@ def do(args: Arguments) -> int:
 
 
 def signal_number(text: str) -> int:
-    """`9`, `KILL`, `SIGKILL`, `sigkill`, `RTMIN+3`. Raises InvalidInput."""
+    """`9`, `KILL`, `SIGKILL`, `sigkill`, `RTMIN+3`; 0 only asks whether somebody is there. Raises InvalidInput."""
     if text.isascii() and text.isdigit():
-        if not 1 <= int(text) <= LAST:
+        if len(text) > 2 or int(text) > LAST:
             raise InvalidInput(f"kill: there is no signal {text}")
         return int(text)
     name = text.upper().removeprefix("SIG")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.errors import InvalidInput, LaminaError
-from lamina.runtime.container.begin import start
-from lamina.runtime.container.birth import reap
-from lamina.runtime.container.create import create
-from lamina.runtime.container.ending import delete
+from lamina.errors import LaminaError
+from lamina.runtime.container.creation import create
 from lamina.runtime_cli.asked import root
 from lamina.runtime_cli.options import CREATION, HELP, ID
 from lamina.runtime_cli.verbs.create import say_notes, wishes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.runtime.container.directory import Container
 
 VERB = Verb(
     "run",
@@ -29,32 +28,37 @@ VERB = Verb(
 
 def do(args: Arguments) -> int:
     """Run it; the exit status of its process, or 0 with --detach."""
-    attended = not args.detach and not args.console_socket
+    if args.detach:
+        return _leave(args)
+    from lamina.runtime.container.whole import run
     from lamina.runtime_cli.attending import Attendance
 
     attendance = Attendance()
-    made = create(root(args), args.id, wishes(args, console=attendance.take if attended else None))
+
+    def before(made: Container, pidfd: int) -> None:
+        say_notes(args, made)
+        attendance.catch_signals(pidfd)
+
+    asked = wishes(args, console=None if args.console_socket else attendance.take)
+    try:
+        return run(root(args), args.id, asked, keep=args.keep, before=before, stay=attendance.stay)
+    finally:
+        attendance.close()
+
+
+def _leave(args: Arguments) -> int:
+    from lamina.runtime.container.begin import start
+
+    made = create(root(args), args.id, wishes(args))
     say_notes(args, made)
     try:
-        if args.detach:
-            start(made)
-            return 0
-        pid = made.record()["pid"]
-        pidfd = os.pidfd_open(pid)
-        attendance.catch_signals(pidfd)
         start(made)
-        attendance.stay(pidfd)
-        status = reap(pidfd)
     except BaseException as failure:
-        attendance.close()
+        from lamina.runtime.container.ending import delete
+
         try:
             delete(made, force=True)
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         raise
-    attendance.close()
-    if not args.keep:
-        delete(made)
-    if status is None:
-        raise InvalidInput("run: somebody else has waited for the container")
-    return status
+    return 0

@@ -79,7 +79,7 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Change them; 0."""
     found = container(args)
-    resources = _read(args.resources) if args.resources else {}
+    resources = _checked(_read(args.resources)) if args.resources else {}
     for name, (part, key, _) in PLACES.items():
         asked = getattr(args, name.replace("-", "_"))
         if asked is not None:
@@ -108,13 +108,21 @@ def do(args: Arguments) -> int:
 def _remember(found: Any, resources: Resources) -> None:
     """The specification that is kept says what is in force."""
     spec = found.spec()
-    kept = spec.setdefault("linux", {}).setdefault("resources", {})
+    linux = spec["linux"] = spec.get("linux") or {}
+    kept = linux["resources"] = linux.get("resources") or {}
     for part, changed in resources.items():
         if isinstance(changed, dict) and isinstance(kept.get(part), dict):
             kept[part] = {**kept[part], **changed}
         elif changed is not None:
             kept[part] = changed
     found.write_file(b"config.json", encode(spec).encode())
+
+
+def _checked(resources: Resources) -> Resources:
+    from lamina.runtime.spec import RESOURCES, check_shape
+
+    check_shape(resources, RESOURCES, "", "resources")
+    return resources
 
 
 def _read(place: str) -> Resources:

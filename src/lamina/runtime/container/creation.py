@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 from time import time_ns
 
-from lamina.errors import HookFailed, InvalidInput, KernelError, LaminaError, Unsupported
-from lamina.linux.constants import CLONE_NEWUSER
+from lamina.errors import HookFailed, InvalidInput, LaminaError, Unsupported
 from lamina.linux.fd import Fd
-from lamina.runtime import hooks
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container import groups
-from lamina.runtime.container.birth import Birth, own_streams
+from lamina.runtime.container.birth import CLONE_NEWUSER, Birth, own_streams, send_descriptor
 from lamina.runtime.container.configuration import bundle_of, read_configuration, with_home_below
 from lamina.runtime.container.directory import (
     CREATING,
@@ -21,22 +18,10 @@ from lamina.runtime.container.directory import (
     replace_file,
     state_document,
 )
-from lamina.runtime.facts import PROC, facts
+from lamina.runtime.container.recipe import plain, recipe_for, steps_of
+from lamina.runtime.facts import PROC, facts, is_bound
 from lamina.runtime.identity import identity_of
-from lamina.runtime.plan.created import (
-    CREATED,
-    HOOKS,
-    HOOKS_RUN,
-    READY,
-    TERMINAL,
-    Manner,
-    Numbers,
-    created_steps,
-)
-from lamina.runtime.plan.devices import device_notes, devices_of
-from lamina.runtime.plan.identity import capabilities_of
-from lamina.runtime.plan.namespaces import LATER, arrange, entry_steps
-from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.talk import CREATED, HOOKS, HOOKS_RUN, READY, TERMINAL, Numbers
 from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
 from lamina.values import replace, value
 
@@ -45,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lamina.linux.program import Step
     from lamina.runtime.bundle import Bundle, Wiring
     from lamina.runtime.container.birth import Message
+    from lamina.runtime.container.recipe import Asked
 
     Record = dict[str, Any]
     Spec = dict[str, Any]
@@ -61,7 +46,9 @@ BEFORE_THE_ROOT = ("prestart", "createRuntime", IN_CONTAINER)
 @value
 class Wishes:
     """The options of `create`. `console` gets the terminal's master where there is no `console_socket`; `environment`
-    is added to the process's; `warn` is told what differs from what was asked.
+    is added to the process's; `warn` is told what differs from what was asked. `streams` are the caller's descriptors
+    that become the process's 0, 1 and 2, where it has no terminal. `meanwhile` is called when the new process is on its
+    way, for what the caller has to do anyway.
     """
 
     bundle: bytes = b"."
@@ -76,6 +63,8 @@ class Wishes:
     environment: tuple[str, ...] = ()
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
+    streams: tuple[int, int, int] = (0, 1, 2)
+    meanwhile: Callable[[], None] | None = None
 
 
 def create(root: bytes, identity: str, wishes: Wishes) -> Container:
@@ -85,7 +74,7 @@ def create(root: bytes, identity: str, wishes: Wishes) -> Container:
     StepFailed, HookFailed; then nothing is left behind.
     """
     directory = os.path.realpath(wishes.bundle)
-    data, spec = read_configuration(directory)
+    data, spec = read_configuration(directory, identity, root)
     _check(spec, wishes)
     container = Container.make(root, identity)
     try:
@@ -110,17 +99,6 @@ def _check(spec: Spec, wishes: Wishes) -> None:
         )
     if wishes.init and wishes.preserve_fds:
         raise Unsupported("create container: --init passes no descriptors on", remedy="leave one of them out")
-
-
-def check_preserved(count: int) -> None:
-    """Whether descriptors 3 to *count* + 2 are there to be passed on. Raises InvalidInput."""
-    for number in range(3, 3 + count):
-        try:
-            os.fstat(number)
-        except OSError:
-            raise InvalidInput(
-                f"pass descriptor {number} on: it is not open (--preserve-fds {count})"
-            ) from None
 
 
 class _Creation:
@@ -151,12 +129,19 @@ class _Creation:
             process["env"] = [*(process.get("env") or []), *self.wishes.environment]
             with_home_below(process, bundle.merged)
             self.record["rootfs"] = os.fsdecode(bundle.merged)
-            self.container.write(self.record)
+            # where its groups are must be written down once, whenever we are killed: those of our own choice before
+            # they are made (they are found again by their path), and at a path that somebody chose when they are ours
+            ours = groups.are_ours(self.record["cgroups_path"])
+            if ours:
+                self.container.write(self.record)
             self.cgroup = groups.make(self.container, self.linux, systemd=self.wishes.systemd_cgroup)
             self.record["cgroup"] = groups.note(self.cgroup)
             self.container.notes += self.cgroup.notes if self.cgroup is not None else []
-            self.container.write(self.record)
+            if not ours:
+                self.container.write(self.record)
             self._begin(bundle)
+            if self.wishes.meanwhile is not None:
+                self.wishes.meanwhile()
             self._talk()
         except BaseException as failure:
             self._undo(failure)
@@ -169,43 +154,64 @@ class _Creation:
 
     def _begin(self, bundle: Bundle) -> None:
         wishes = self.wishes
-        birth = self.birth = Birth(Numbers(wishes.preserve_fds))
+        birth = self.birth = Birth(Numbers(wishes.preserve_fds), lambda: self.bundle)
         bundle = self.bundle = replace(
             bundle, identity=self.container.id.encode(), directory=self.directory, no_pivot=wishes.no_pivot,
             new_keyring=not wishes.no_new_keyring,
         )  # fmt: skip
-        known, opened = facts(bundle, self.held)
-        enter = arrange(self.spec, known).enter()
+        known, opened = facts(bundle, self.held, flags=False)
+        enter: tuple[tuple[int, int], ...] = ()
+        if known.namespaces:
+            from lamina.runtime.plan.namespaces import arrange
+
+            enter = arrange(self.spec, known).enter()
         wiring = self._wiring(known, opened, birth)
-        namespaces = arrange(self.spec, wiring)
-        self.record["namespaces"] = namespaces.own
-        held = capabilities_of(self.spec["process"], wiring, bool(namespaces.own & CLONE_NEWUSER))
-        self._tell(
-            (
-                *held.notes,
-                *device_notes(devices_of(self.spec), namespaces.own),
-                *effective_limits(self.spec["process"].get("rlimits") or [])[1],
-            )
-        )
-        manner = Manner(
-            owned=own_streams(),
-            hooks=bool(hooks.wanted(self.spec, *BEFORE_THE_ROOT)),
-            init=wishes.init,
-        )
-        first, _ = entry_steps(self.spec, namespaces, wiring)
-        steps, self.waits = created_steps(bundle, wiring, birth.numbers, manner, namespaces, held)
-        flags = namespaces.made & ~LATER
-        self.record["last"] = _last(steps)
         with self.container.listen() as socket:
             birth.give_socket(socket)
+        asked = self._asked(wiring, bundle)
+        root = self.container.root
+        recipe = recipe_for(asked, self.container.id, root)
+        self.waits = recipe.waits
+        self.record["namespaces"], self.record["last"] = recipe.own, _last(recipe.last)
+        self._tell((*recipe.notes, *_lowered(self.spec["process"])))
         birth.begin(
-            steps,
-            first=tuple(first),
-            flags=flags,
+            recipe,
+            lambda: steps_of(asked, root, bundle.merged),
+            root=bundle.merged,
+            stdio=wishes.streams,
             cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
-            map_ids=self._map_ids if flags & CLONE_NEWUSER else None,
+            map_ids=self._map_ids if recipe.flags & CLONE_NEWUSER else None,
             enter=enter,
         )
+
+    def _asked(self, wiring: Wiring, bundle: Bundle) -> Asked:
+        """Everything that is compiled, and nothing that is not: limits, hooks and annotations make no other plan."""
+        assert self.birth is not None
+        spec, linux = self.spec, self.linux
+        namespaces = [{**n, "path": bool(n.get("path"))} for n in linux.get("namespaces") or []]
+        reduced = {
+            **spec,
+            "annotations": None,
+            "hooks": None,
+            "root": {**spec["root"], "path": None},
+            "linux": {**linux, "namespaces": namespaces, "resources": None, "cgroupsPath": None},
+        }
+        before = any((spec.get("hooks") or {}).get(moment) for moment in BEFORE_THE_ROOT)
+        manner = (own_streams(self.wishes.streams), before, self.wishes.init)
+        # without a directory of its own it is not only a name (plan/rootfs.py)
+        root = None if bundle.merged.strip(b"/") else bundle.merged
+        return (
+            "created", self.birth.shape, plain(wiring), reduced, self._origin(), root, bundle.no_pivot,
+            bundle.new_keyring, manner,
+        )  # fmt: skip
+
+    def _origin(self) -> bytes:
+        """The bundle's directory, where a source is meant from there on; else it is in no plan."""
+        for mount in self.spec.get("mounts") or []:
+            source = mount.get("source")
+            if source and not source.startswith("/") and is_bound(mount):
+                return self.directory
+        return b""
 
     def _tell(self, notes: tuple[str, ...]) -> None:
         for note in notes:
@@ -221,6 +227,9 @@ class _Creation:
         """What is *known*, with the numbers that the descriptors have in the new process."""
         tasks = self.cgroup.tasks if self.cgroup is not None else {}
         paths = self.cgroup.paths if self.cgroup is not None else {}
+        namespaces = self.linux.get("namespaces") or []
+        if any(n["type"] == "cgroup" and not n.get("path") for n in namespaces):
+            paths = {}  # what it sees of its groups, it sees as the root of its own namespace
         return replace(
             known,
             namespaces=tuple(
@@ -237,7 +246,6 @@ class _Creation:
             tasks=tuple(birth.give(fd) for fd in tasks.values()),
             controllers=tuple(name.encode() for name in tasks),
             cgroup=0 if self.cgroup is not None and self.cgroup.v2 is not None else -1,
-            seccomp=compiled_filter(self.linux, self.container.root),
         )
 
     def _talk(self) -> None:
@@ -286,6 +294,7 @@ class _Creation:
         assert self.birth is not None and self.birth.pidfd is not None
         pid = self.birth.pid
         self.record.update(identity_of(pid))
+        self.container.pid = pid
         self.container.write(self.record)
         if self.wishes.pidfd_socket:
             send_descriptor(self.wishes.pidfd_socket, self.birth.pidfd, b"pidfd")
@@ -302,6 +311,8 @@ class _Creation:
         from lamina.runtime.container.inside import inner_pid, inside_starter
 
         assert self.birth is not None and self.birth.pidfd is not None
+        from lamina.runtime import hooks
+
         outer = hooks.starter(self.directory)
         inner = inside_starter(
             self.birth.pidfd, self.record["namespaces"], os.fsencode(self.record["rootfs"])
@@ -325,6 +336,8 @@ class _Creation:
                 made.remove()
             self.container.remove()
             if isinstance(failure, HookFailed):
+                from lamina.runtime import hooks
+
                 state = state_document(self.container, self.record, STOPPED)
                 for moment, hook in hooks.wanted(self.spec, "poststop"):
                     hooks.run(moment, hook, state, hooks.starter(self.directory))
@@ -332,29 +345,15 @@ class _Creation:
             failure.add_note(f"while cleaning up: {second}")
 
 
-def _last(steps: list[Step]) -> Record:
+def _last(last: tuple[Any, ...]) -> Record:
     """What `start` must know to explain a failure after the wait: the calls from there on, and the command."""
-    first = next(i for i, step in enumerate(steps) if step.call == "recvmsg")
-    return {"first": first, "calls": [step.call for step in steps[first:]]}
+    return {"first": last[0], "calls": list(last[1])}
 
 
-def compiled_filter(linux: dict[str, Any], root: bytes) -> bytes:
-    """The filter of `linux.seccomp`, compiled or found among those compiled before."""
-    if not linux.get("seccomp"):
-        return b""
-    from lamina.runtime.seccomp.cache import filter_for
+def _lowered(process: dict[str, Any]) -> tuple[str, ...]:
+    """Which limits had to be lowered."""
+    if not process.get("rlimits"):
+        return ()
+    from lamina.runtime.rlimits import effective_limits
 
-    return filter_for(linux["seccomp"], root + b"/.seccomp").program()
-
-
-def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
-    """Send *fd* over the unix socket at *path*, with *name* beside it, as runc does. Raises KernelError."""
-    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        end.connect(path)
-        number = int(fd).to_bytes(4, "little")
-        end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
-    except OSError as error:
-        raise KernelError("send a descriptor to", error.errno or 0, os.fsdecode(path)) from error
-    finally:
-        end.close()
+    return effective_limits(process["rlimits"])[1]

@@ -1,0 +1,92 @@
+"""A process that joins namespaces may be stopped there by others: it is told to go on, and given up in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lamina.errors import Conflict
+from lamina.linux.program import Reg, Step
+from lamina.runtime.container import birth as births
+from lamina.runtime.container.birth import Birth, reap
+from lamina.runtime.container.compiling import packed
+from lamina.runtime.container.recipe import Recipe
+from lamina.runtime.plan.created import birth_steps, say_step
+from lamina.runtime.talk import PID, Numbers
+
+ME = Reg("me")
+STOP = [Step("getpid", save=ME), Step("kill", ME, signal.SIGSTOP, note="as somebody in the namespace might")]
+
+
+@pytest.fixture
+def birth(monkeypatch: pytest.MonkeyPatch) -> Iterator[Birth]:
+    monkeypatch.setattr(births, "LOOK", 0.05)
+    one = Birth(Numbers())
+    yield one
+    one.abandon()
+
+
+def begin(birth: Birth, steps: list[Step], *, elsewhere: bool = False) -> None:
+    making, first = packed(steps, birth.shape, own=0)
+    birth.begin(Recipe({**making, "elsewhere": elsewhere}), lambda: (first, steps))
+
+
+def test_one_that_is_stopped_once_goes_on(birth: Birth) -> None:
+    begin(birth, [*STOP, say_step(birth.numbers, b"!", "that it goes on"), Step("exit_group", 7)])
+    assert birth.hear().what == b"!"
+    assert birth.pidfd is not None
+    assert reap(birth.pidfd) == 7
+
+
+def test_one_that_is_stopped_again_and_again_is_given_up(birth: Birth) -> None:
+    begin(birth, [*STOP * 200, Step("exit_group", 7)])
+    with pytest.raises(Conflict, match="keeps it stopped"):
+        birth.hear()
+    pid = birth.pid
+    birth.abandon()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_one_that_is_stopped_before_it_could_say_who_it_is(birth: Birth) -> None:
+    """And when somebody lets it go on later, it finds nobody to say it to, and ends before it executes anything."""
+    *born, who = birth_steps(birth.numbers)
+    assert who.args[1] == PID
+    tail = [*STOP, who, Step("exit_group", 0)]
+    begin(birth, [*born, *tail], elsewhere=True)
+    with pytest.raises(Conflict, match="keeps it stopped"):
+        birth.hear()
+    birth.abandon()
+    stopped = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOWAIT)
+    assert stopped is not None
+    os.kill(stopped.si_pid, signal.SIGCONT)
+    ended = os.waitid(os.P_PID, stopped.si_pid, os.WEXITED)
+    assert ended is not None and ended.si_status != 0
+
+
+def test_one_that_somebody_else_traces_is_not_waited_for(birth: Birth) -> None:
+    """A tracer inside that never lets go: the runtime gives up, and does not wait for what is the tracer's to reap."""
+    reader, writer = os.pipe()
+    begin(birth, [Step("pause")])
+    tracer = os.fork()
+    if tracer == 0:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        attached = libc.ptrace(16, birth.pid, None, None)
+        os.write(writer, b"+" if attached == 0 else b"-")
+        signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(reader, 1) == b"+"
+        with pytest.raises(Conflict, match="keeps it stopped"):
+            birth.hear()
+        birth.abandon()
+    finally:
+        os.kill(tracer, signal.SIGKILL)
+        os.waitpid(tracer, 0)
+        os.close(reader)
+        os.close(writer)
+    os.waitpid(birth.pid, 0)
