@@ -23,6 +23,7 @@ from pathlib import Path
 
 import diffs
 import images
+import layers
 import mounts
 import starts
 from machine import facts
@@ -36,6 +37,7 @@ GROUPS = {
     "runtime": (runtime, 40),
     "mounts": (mounts, 40),
     "diffs": (diffs, 10),
+    "layers": (layers, 20),
     "images": (images, 5),
 }
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
