@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 
 from layered import SECOND, TAG, blobs_of, layout
-from measure import Case, Failed
+from measure import Case, Failed, Missing
 from stage import REPOSITORY, Stage
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -43,12 +43,10 @@ class Place:
         subprocess.run(["chattr", "+T", self.stores], check=False, capture_output=True)
         self._numbers = count()
         if not location().is_dir():
-            raise Failed("podman, docker, skopeo and umoci are those of the peers root: run scripts/peers")
+            raise Missing("podman, docker, skopeo and umoci are those of the peers root: run scripts/peers")
         self.root = PeerRoot(stage.directory / "peers", [stage.directory, self.layout], network="host")
         stack.callback(self.root.close)
-        self._group = next((g for g in self.root._groups if (g / "cpuacct.usage").exists()), None)
         self.registry = stack.enter_context(DockerRegistry(stage.directory / "registry"))
-        self.other = stack.enter_context(DockerRegistry(stage.directory / "other"))
         policy = 'mkdir -p /etc/containers; echo \'{"default": [{"type": "insecureAcceptAnything"}]}\''
         self.root.run(["sh", "-c", f"{policy} >/etc/containers/policy.json"], check=True)
         for tag in (TAG, SECOND):
@@ -88,12 +86,9 @@ class Place:
 
     def peer(self, *words: str | Path, env: dict[str, str] | None = None) -> tuple[float, float]:
         """A program of the peers root, and whoever works for it there."""
-        before = self._processor()
+        before = self.root.processor_time()
         took, _ = timed(self.root.argv(words, env=env), {**ENVIRONMENT})
-        return took, self._processor() - before
-
-    def _processor(self) -> float:
-        return int((self._group / "cpuacct.usage").read_text()) / 1e9 if self._group else float("nan")
+        return took, self.root.processor_time() - before
 
     def podman(self, store: Path, *words: str | Path) -> tuple[float, float]:
         engine = ["podman", f"--root={store / 'graph'}", f"--runroot={store / 'run'}", "--storage-driver=overlay",
@@ -221,10 +216,6 @@ def others(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
     place.ours(pulled, "pull", "-q", place.name())
     place.podman(graph, "pull", "-q", "--tls-verify=false", place.name())
     place.ours(pulled, "save", "-q", "-o", str(archive), place.name())
-    pushed = count()
-
-    def new() -> str:
-        return f"{place.other.host}/pushed/{next(pushed)}:1"
 
     yield case(
         "lamina load", lambda store: place.ours(store, "load", "-q", "-i", str(archive)), "podman load"
@@ -244,17 +235,29 @@ def others(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
     yield Case("lamina pull, second image", second, "podman pull, second image")
     yield Case("podman pull, second image", podmans_second)
 
-    def push() -> float:
-        name = new()
+    def pushing(do: Callable[[str], float]) -> Callable[[], float]:
+        """Into a registry that is new each time: both would take from another repository what is there already."""
+
+        def once() -> float:
+            empty = place.empty()
+            with DockerRegistry(empty / "registry") as registry:
+                took = do(f"{registry.host}/pushed:1")
+            _clear(place, empty)
+            return took
+
+        return once
+
+    def push(name: str) -> float:
         place.ours(pulled, "tag", place.name(), name)
-        return place.ours(pulled, "push", "-q", name)[0]
+        took, _ = place.ours(pulled, "push", "-q", name)
+        place.ours(pulled, "rmi", name)
+        return took
 
-    def podmans_push() -> float:
-        words = ("push", "-q", "--tls-verify=false", place.name(), f"docker://{new()}")
-        return place.podman(graph, *words)[0]
+    def podmans_push(name: str) -> float:
+        return place.podman(graph, "push", "-q", "--tls-verify=false", place.name(), f"docker://{name}")[0]
 
-    yield Case("lamina push", push, "podman push")
-    yield Case("podman push", podmans_push)
+    yield Case("lamina push", pushing(push), "podman push")
+    yield Case("podman push", pushing(podmans_push))
 
 
 MANY = """

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from measure import Failed
+from measure import Failed, Missing
 
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,python3-setuptools,python3-numpy,perl,ca-certificates"
@@ -39,7 +39,7 @@ def layout() -> Path:
     if place.is_dir():
         return place
     if shutil.which("mmdebstrap") is None:
-        raise Failed("the image that is pulled is made with mmdebstrap: install it")
+        raise Missing("the image that is pulled is made with mmdebstrap: install it")
     cache.mkdir(parents=True, exist_ok=True)
     print(f"making an image of Debian {SUITE} and Python in {place} (once) ...", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=cache) as new:

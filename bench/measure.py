@@ -44,6 +44,10 @@ class Failed(Exception):
     """A case did not do what it was meant to measure."""
 
 
+class Missing(Failed):
+    """A group of cases cannot be measured on this machine."""
+
+
 def measure(cases: Sequence[Case], rounds: int, seconds: float, warm_up: int = 2) -> int:
     """Fill `samples` of *cases*: some rounds to warm up, then at most *rounds* and *seconds*. The rounds done."""
     for _ in range(warm_up):

@@ -27,7 +27,7 @@ import layers
 import mounts
 import starts
 from machine import facts
-from measure import Case, Failed, measure, ratio
+from measure import Case, Failed, Missing, measure, ratio
 from stage import Stage, enter_private_namespace
 
 import runtime
@@ -56,7 +56,13 @@ def main() -> None:
         measured = {}
         for name in asked.group or GROUPS:
             print(f"{name} ...", file=sys.stderr)
-            measured[name] = group(name, stage, asked)
+            try:
+                measured[name] = group(name, stage, asked)
+            except Missing as error:
+                if asked.group:
+                    raise
+                print(f"{name}: left out: {error}", file=sys.stderr)
+                continue
             print("\n".join(table(name, measured[name])), flush=True)
     except Failed as error:
         sys.exit(f"bench: {error}")
