@@ -21,7 +21,18 @@ from lamina.store.root import Store
 from support.engines import ENGINES, POLICY
 from support.image_archives import ImageSource, tar, tree_tar
 from support.image_schema import validator
-from support.peer_images import ANSWER, ASK, WRITERS, Written, config_of, copy, id_of, our_tree, umocis_tree
+from support.peer_images import (
+    ANSWER,
+    ASK,
+    WRITERS,
+    Written,
+    base_archive,
+    config_of,
+    copy,
+    id_of,
+    our_tree,
+    umocis_tree,
+)
 from support.peers import PeerRoot
 from support.registries import DockerRegistry
 from support.small_images import busybox_tree
@@ -200,6 +211,35 @@ def test_what_is_saved_is_read_by_skopeo_and_umoci(
     subprocess.run(["tar", "-C", tmp_path / "layout", "-xf", archive], check=True)
     layers, config = check_layout(tmp_path / "layout")  # docker's archive is an OCI layout as well
     assert layers == config["rootfs"]["diff_ids"]
+
+
+def test_what_is_made_here_is_to_the_letter_and_runs_elsewhere(
+    root: PeerRoot, tmp_path: Path, lamina: Lamina, store_root: Path
+) -> None:
+    """`import` and `image from-dir`: manifest and config are Lamina's own."""
+    base = base_archive(tmp_path)
+    podman = ENGINES["podman"](root, tmp_path)
+    changes = ["PATH=/bin", "NAME=value"]
+    words = [word for change in changes for word in ("-c", f"ENV {change}")]
+    words += ["-c", 'CMD ["cat", "/etc/image"]', "-c", "LABEL who=me", "-c", "EXPOSE 80", "-c", "USER 0:0"]
+    for number, made in enumerate((["import", base], ["image", "from-dir", tmp_path / "base"])):
+        done = lamina(*made, "made:1", *words)
+        assert done.returncode == 0, done.stderr
+        archive, layout = tmp_path / f"made{number}.tar", tmp_path / f"made{number}"
+        assert lamina("save", "-q", "-o", archive, "made:1").returncode == 0
+        assert lamina("save", "-q", "--format", "oci-dir", "-o", layout, "made:1").returncode == 0
+        layers, config = check_layout(layout)
+        validator("config-schema.json").validate(config)
+        assert layers == config["rootfs"]["diff_ids"]
+        store = Store(store_root)
+        record = image(store, lamina)
+        assert umocis_tree(root, f"oci:{layout}", tmp_path / f"umoci{number}") == our_tree(store, record)
+        podman("load", "-q", "-i", str(archive), check=True)
+        shown = podman("inspect", "--type", "image", "--format", "{{.Id}}", "made:1", check=True).stdout
+        assert shown.strip() == record.id
+        assert podman("run", "--rm", "--network=none", "made:1", check=True).stdout == "busybox\n"
+        podman("rmi", "-f", "made:1", check=True)
+        assert lamina("rmi", "-f", record.id).returncode == 0
 
 
 @pytest.mark.parametrize("program", sorted(ENGINES))
