@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from urllib3.exceptions import HTTPError
 
@@ -23,7 +23,7 @@ from lamina.image.registry.authentication import Authenticator, scope_of
 from lamina.image.registry.challenge import parse_challenges
 from lamina.image.registry.configuration import Endpoint
 from lamina.image.registry.credentials import Login
-from lamina.image.registry.transport import Response, Transport, is_loopback, origin
+from lamina.image.registry.transport import Response, Transport, is_loopback, origin, resolved, shown
 from lamina.store.digest import digest_of, is_digest
 from lamina.values import value
 
@@ -64,7 +64,9 @@ class Registry:
         self.host = HUB_HOST if endpoint.host == HUB else endpoint.host
         self.verify = verify and not endpoint.insecure and not is_loopback(self.host)
         self.scopes = frozenset({scope_of(endpoint.repository, *actions)})
-        self.authenticator = Authenticator(endpoint.host, login, transport, verify=self.verify)
+        # that this registry is this machine's says nothing of whoever hands out its tokens
+        believing = not verify or endpoint.insecure
+        self.authenticator = Authenticator(endpoint.host, login, transport, verify=not believing)
         self._base: str | None = None
         self._turn = threading.Lock()
 
@@ -233,9 +235,10 @@ class Registry:
             following = re.match(r'\s*<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
             if following is None:
                 return
-            url = urljoin(url, following[1])
-            if not self._is_ours(url):
-                raise RegistryError(f"list tags of {self.name}: the next page is elsewhere: {url[:200]!r}")
+            url = resolved(url, following[1])
+            if not url or not self._is_ours(url):
+                where = shown(url or following[1])
+                raise RegistryError(f"list tags of {self.name}: the next page is elsewhere: {where!r}")
         raise RegistryError(f"list tags of {self.name}: more than {MOST_PAGES} pages")
 
     def has_blob(self, digest: str) -> int | None:
