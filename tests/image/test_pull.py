@@ -24,6 +24,7 @@ from lamina.store.check import check
 from lamina.store.claims import claim
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
+from lamina.store.prune import prune_images
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, Fault, digest, layer_of
 from support.registries import registries
@@ -446,6 +447,22 @@ def test_an_image_for_another_machine_is_warned_of_or_refused(puller: Puller, fa
     assert puller.heard.all("warning") == []
     with pytest.raises(NotFound, match=f"an image for {other}, not for linux/riscv64"):
         puller("team/tool:1", "linux/riscv64")
+
+
+def test_no_prune_comes_between_an_image_and_its_name(
+    puller: Puller, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add_image("team/tool", "1", FIRST, platform=HERE)
+    real = images.put
+
+    def put(store: Store, *args: Any, **words: Any) -> ImageRecord:
+        record = real(store, *args, **words)
+        assert prune_images(store) == []
+        return record
+
+    monkeypatch.setattr(images, "put", put)
+    record = puller("team/tool:1")
+    assert images.get(puller.store, record.id) == record
 
 
 def test_a_config_that_is_damaged_here_is_fetched_again(puller: Puller, fake: FakeRegistry) -> None:
