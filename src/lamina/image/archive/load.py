@@ -147,7 +147,9 @@ def unpack(
     words = {**dict(unpacking.words), **more}
     if not unpacking.staged:
         return unpack_blob(store, piece, diff_id, held, digest=digest, progress=progress, **words)
-    with BlobWriter(store, None, None, held) as writer:
+    with BlobWriter(store, digest, None, held) as writer:
+        if writer.offset:
+            writer.restart()
         while data := piece.read(1 << 20):
             writer.write(data)
             if progress is not None:
