@@ -144,6 +144,13 @@ def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
     assert clock.slept == []
 
 
+@pytest.mark.parametrize("host", ["a.org:99999", "a.org:0", "[::1]:500000", "[:::::]"])
+def test_a_host_that_cannot_be_one_is_said_at_once(tmp_path: Path, host: str) -> None:
+    """Docker's grammar of names allows it."""
+    with pytest.raises(RegistryError, match="that is no address"):
+        registries(tmp_path).repositories(parse(f"{host}/team/tool"))
+
+
 def test_an_unknown_host_is_said_at_once(tmp_path: Path) -> None:
     clock = Clock()
     network = Registries(nobody(tmp_path), transport=clock.transport(tmp_path))

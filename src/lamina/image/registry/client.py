@@ -47,7 +47,7 @@ class Registry:
     """A repository. `actions` are what is wanted of it: "pull", or "pull", "push". May be used from several threads.
 
     *verify* False: neither certificates nor encryption are insisted on. So it is for this machine's registries, and for
-    those that the configuration calls insecure.
+    those that the configuration calls insecure. Raises RegistryError for a host that cannot be one.
     """
 
     def __init__(
@@ -62,6 +62,10 @@ class Registry:
     ) -> None:
         self.endpoint, self.transport, self.limits = endpoint, transport, limits
         self.host = HUB_HOST if endpoint.host == HUB else endpoint.host
+        if not resolved(
+            "", f"https://{self.host}/"
+        ):  # what Docker's grammar of names allows is not always one
+            raise RegistryError(f"use registry {self.host}: that is no address", remedy="is the port right?")
         self.verify = verify and not endpoint.insecure and not is_loopback(self.host)
         self.scopes = frozenset({scope_of(endpoint.repository, *actions)})
         # that this registry is this machine's says nothing of whoever hands out its tokens
