@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -376,6 +377,40 @@ def test_a_redirect_to_what_is_no_address_is_refused(
     fake.faults.append(Fault("redirect", path="blobs/", location=location))
     with pytest.raises(RegistryError, match=reason):
         fetch(connect(fake, tmp_path), found)
+
+
+class Endless(io.RawIOBase):
+    """Content that has no end."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.given += len(buffer)
+        assert self.given < 10 << 20, "all of it is read"
+        return len(buffer)
+
+
+@pytest.mark.parametrize("status", [302, 401, 503])
+def test_what_nobody_wants_of_an_answer_is_not_read_to_its_end(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    found = fake.add_blob("team/tool", BLOB)
+    registry = connect(fake, tmp_path, login=Login("alice", "x"))
+    address = registry.address(f"blobs/{found}")
+    headers = {"Location": address, "WWW-Authenticate": 'Basic realm="x"'}
+    real, endless = registry.transport._once, Endless()
+
+    def once(*args: Any) -> Any:
+        if endless.given:
+            return real(*args)
+        return urllib3.HTTPResponse(endless, headers, status, preload_content=False)
+
+    monkeypatch.setattr(registry.transport, "_once", once)
+    assert fetch(registry, found) == BLOB
 
 
 @pytest.mark.parametrize("place", ["http://[", "https://a.org:x/", "//a.org:99999/"])

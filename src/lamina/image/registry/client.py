@@ -23,7 +23,15 @@ from lamina.image.registry.authentication import Authenticator, scope_of
 from lamina.image.registry.challenge import parse_challenges
 from lamina.image.registry.configuration import Endpoint
 from lamina.image.registry.credentials import Login
-from lamina.image.registry.transport import Response, Transport, is_loopback, origin, resolved, shown
+from lamina.image.registry.transport import (
+    Response,
+    Transport,
+    discard,
+    is_loopback,
+    origin,
+    resolved,
+    shown,
+)
 from lamina.store.digest import digest_of, is_digest
 from lamina.values import value
 
@@ -157,8 +165,7 @@ class Registry:
             challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
             if attempt == 2 or not challenges or not self.authenticator.learn(challenges, scopes, sent):
                 return response
-            response.drain_conn()
-            response.release_conn()
+            discard(response)
             if body is not None and not isinstance(body, bytes):
                 body.seek(start)
         raise AssertionError("unreachable")

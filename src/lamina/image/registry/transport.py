@@ -34,7 +34,7 @@ from lamina.errors import RegistryError
 from lamina.image.registry.tls import Tls
 from lamina.values import value
 
-__all__ = ["Patience", "Response", "Transport", "host_of", "is_loopback", "resolved", "shown"]
+__all__ = ["Patience", "Response", "Transport", "discard", "host_of", "is_loopback", "resolved", "shown"]
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | IO[bytes] | None
@@ -44,6 +44,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 SENSITIVE = frozenset({"authorization", "cookie", "proxy-authorization"})
 _CONNECTIONS = 10  # kept open to a host
+_READ_AWAY = 64 << 10  # bytes of what nobody wants; urllib3's drain_conn() would read all of it, into memory
 
 
 @value
@@ -109,8 +110,7 @@ class Transport:
                     return response
                 problem, transient = _busy(response, url), True
                 asked = _retry_after(response)
-                response.drain_conn()
-                response.release_conn()
+                discard(response)
                 if asked is not None:
                     pause = asked * (1 + self._chance() / 10)
                     if waited + asked > self.patience.total:
@@ -157,8 +157,7 @@ class Transport:
                 return response
             if method not in ("GET", "HEAD"):
                 return response  # the caller knows whether it can go elsewhere with what it sends
-            response.drain_conn()
-            response.release_conn()
+            discard(response)
             target = resolved(url, where)
             if not target:
                 raise _redirected(url, where, "which is no address")
@@ -253,6 +252,20 @@ class _Connections(urllib3.HTTPSConnectionPool):
     def _validate_conn(self, conn: Any) -> None:
         if conn.is_closed:
             conn.connect()
+
+
+def discard(response: Response) -> None:
+    """Let go of an answer whose content is not wanted: its connection serves again if there is little of that."""
+    left = _READ_AWAY
+    try:
+        while left and (data := response.read(left, decode_content=False)):
+            left -= len(data)
+    except (HTTPError, OSError):
+        left = 0
+    if left:
+        response.release_conn()
+    else:
+        response.close()
 
 
 def resolved(url: str, where: str) -> str:
