@@ -173,7 +173,7 @@ def test_what_comes_takes_the_place_of_what_was_unused_for_longest(
         "--store-limit", "10", "import", "-", "newer:1", input=tar_of(tmp_path / "root"), text=False
     )
     assert warned.returncode == 0, warned.stderr
-    assert b"above its limit" in warned.stderr and len(images.identities(store)) == 1
+    assert "above its limit" in str(warned.stderr) and len(images.identities(store)) == 1
 
 
 def tar_of(directory: Path) -> bytes:
