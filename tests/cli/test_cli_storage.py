@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +131,20 @@ def test_check_finds_and_mends(lamina: Lamina, store: Store) -> None:
     assert [one["kind"] for one in found["findings"]] == ["layer"] and not found["clean"]
     assert "(repaired)" in ok(lamina("system", "check", "--rehash", "--repair"))
     assert ok(lamina("system", "check")).endswith("Everything is whole.\n")
+
+
+def test_an_unpacked_archive_is_proved_by_its_digest(lamina: Lamina, store: Store, tmp_path: Path) -> None:
+    """Also the first time: nobody has sealed anything yet."""
+    archive = tmp_path / "root.tar"
+    with tarfile.open(archive, "w") as file:
+        entry = tarfile.TarInfo("file")
+        entry.size = 5
+        file.addfile(entry, io.BytesIO(b"right"))
+    ok(lamina("import", str(archive), "flat:1"))
+    (identity,) = layers.identities(store)
+    Path(os.fsdecode(layers.tree_of(store, identity)), "file").write_text("wrong")
+    done = lamina("system", "check", "--rehash")
+    assert done.returncode == 1 and "damaged: layer" in done.stdout
 
 
 def test_volumes(lamina: Lamina, store: Store) -> None:
