@@ -268,7 +268,7 @@ def test_links_in_circles_end(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "../../etc/passwd", "/etc/passwd", ""])
 def test_a_member_that_no_file_can_be_is_said_to_be_none(engine: Engine, tmp_path: Path, name: str) -> None:
-    entry = {"Config": name, "RepoTags": None, "Layers": []}
+    entry: dict[str, Any] = {"Config": name, "RepoTags": None, "Layers": []}
     (tmp_path / "manifest.json").write_text(json.dumps([entry]))
     with pytest.raises((InvalidInput, NotFound), match=f"read {tmp_path}"):
         engine.load(tmp_path)

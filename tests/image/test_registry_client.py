@@ -556,13 +556,13 @@ def test_this_machines_registry_gives_nobody_else_the_password(
         asked.append((url.partition("?")[0], verify))
         raise RegistryError("stop")
 
-    for options, realm, answer in (
-        ({}, "http://auth.example.org/t", "not encrypted"),
-        ({}, "https://auth.example.org/t", "stop"),
-        ({}, "http://127.0.0.1:1/t", "stop"),
-        ({"verify": False}, "http://auth.example.org/t", "stop"),
+    for insisting, realm, answer in (
+        (True, "http://auth.example.org/t", "not encrypted"),
+        (True, "https://auth.example.org/t", "stop"),
+        (True, "http://127.0.0.1:1/t", "stop"),
+        (False, "http://auth.example.org/t", "stop"),
     ):
-        registry = connect(fake, tmp_path, login=Login("alice", "x"), **options)
+        registry = connect(fake, tmp_path, login=Login("alice", "x"), verify=insisting)
         registry.authenticator.learn([Challenge("bearer", (("realm", realm),))], frozenset(), None)
         with monkeypatch.context() as patched, pytest.raises(RegistryError, match=answer):
             patched.setattr(registry.transport, "request", request)
