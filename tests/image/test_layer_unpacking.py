@@ -325,6 +325,22 @@ def test_opaque_directories(tmp_path: Path) -> None:
         unpack(archive(file(b".wh..wh..opq")), tmp_path / "root")
 
 
+def test_whiteouts_below_what_is_no_directory(tmp_path: Path) -> None:
+    """As umoci writes them, where a file took the place of a directory: it hides all of that already."""
+    root = tmp_path / "l"
+    unpack(
+        archive(
+            file(b"f", b"f"), file(b"f/.wh.x"), file(b"f/sub/.wh.x"), file(b"f/.wh..wh..opq"), file(b"g/.wh.x"),
+            file(b"g", b"g"),
+        ),
+        root,
+    )  # fmt: skip
+    assert listing(root) == ["f", "g"]
+    assert (root / "f").read_bytes() == b"f" and (root / "g").read_bytes() == b"g"
+    with pytest.raises(InvalidInput, match="which is no directory"):
+        unpack(archive(file(b"f", b"f"), file(b"f/x")), tmp_path / "other")
+
+
 def test_files_of_aufs(tmp_path: Path) -> None:
     root = tmp_path / "l"
     applied = unpack(

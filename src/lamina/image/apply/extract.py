@@ -9,7 +9,7 @@ from errno import EDQUOT, EEXIST, EIO, EMFILE, ENOSPC, EPERM
 from lamina.errors import InvalidInput, KernelError
 from lamina.image.apply.attributes import DEFAULT_ACL, Attributes
 from lamina.image.apply.count import count
-from lamina.image.apply.directories import PLAINLY, Directories, Directory
+from lamina.image.apply.directories import PLAINLY, Directories, Directory, NoDirectory
 from lamina.image.apply.marks import Marks
 from lamina.image.apply.names import AUFS, AUFS_LINKS, OPAQUE, WHITEOUT, hidden_by, parts_of
 from lamina.image.apply.pieces import write_pieces
@@ -158,7 +158,11 @@ class Extractor:
             return True  # aufs' own files, which mean nothing elsewhere
         if entry.kind not in ("file", "link"):
             raise InvalidInput(f"unpack layer: the whiteout {entry.name!r} is a {entry.kind}")
-        parent = self._directories.get(b"/".join(parts))
+        try:
+            parent = self._directories.get(b"/".join(parts))
+        except NoDirectory:
+            # umoci says so of all that was in a directory where a file is now: whatever was below is hidden by that
+            return True
         if base == OPAQUE:
             if not parent.path:
                 raise InvalidInput(
