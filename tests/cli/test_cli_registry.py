@@ -65,7 +65,7 @@ def test_push_pull_and_run(
     lamina("rmi", "-f", source.id)
     done = lamina("run", "--rm", name)
     assert done.stdout == "top\n", done.stderr
-    assert f"image {name}: no such image" in done.stderr and "Pull complete" in done.stderr
+    assert f"unable to find image '{name}' locally" in done.stderr and "Pull complete" in done.stderr
     lamina("rmi", name)
     done = lamina("run", "--rm", "-q", name)
     assert (done.stdout, done.stderr.count("\n")) == ("top\n", 1)

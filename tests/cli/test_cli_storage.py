@@ -157,3 +157,24 @@ def test_volumes(lamina: Lamina, store: Store) -> None:
 @pytest.mark.parametrize("verb", ["system", "volume"])
 def test_verbs_of_two_words_help(lamina: Lamina, verb: str) -> None:
     assert f"lamina {verb} VERB" in ok(lamina(verb, "--help"))
+
+
+@pytest.mark.root
+def test_what_comes_takes_the_place_of_what_was_unused_for_longest(
+    lamina: Lamina, store: Store, tmp_path: Path
+) -> None:
+    old = make_image(store, "a", names=(NAME,), size=10**6)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/file").write_text("x" * 1000)
+    told = lamina("--store-limit", "100k", "image", "from-dir", str(tmp_path / "root"), "new:1")
+    ok(told)
+    assert images.identities(store) != [old.id] and len(images.identities(store)) == 1
+    warned = lamina(
+        "--store-limit", "10", "import", "-", "newer:1", input=tar_of(tmp_path / "root"), text=False
+    )
+    assert warned.returncode == 0, warned.stderr
+    assert b"above its limit" in warned.stderr and len(images.identities(store)) == 1
+
+
+def tar_of(directory: Path) -> bytes:
+    return subprocess.run(["tar", "-C", str(directory), "-c", "."], capture_output=True, check=True).stdout

@@ -38,6 +38,15 @@ VARIANTS = {
         Circumstances(identity=ID, cgroup="/lamina/x", hostname="hosty", seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
                       size=(24, 80)),
     ),
+    "image": (
+        {"env": ["A=asked"], "tmpfs": ["/run:size=64k", "/dev/shm"],
+         "volumes": ["/a:/b/c", "/d:/b"], "mounts": ["type=bind,src=/e,dst=/etc/hosts,ro"]},
+        ImageConfig(env=("PATH=/image/bin", "A=image", "HOSTNAME"), entrypoint=("/entry",), workdir="/srv",
+                    user="ann", labels=(("a", "b"),), volumes=("/data",)),
+        User(1000, 100, (26,), "/home/ann"),
+        Circumstances(identity=ID, cgroup="", hostname="hosty",
+                      files=((b"/etc/hosts", b"/box/hosts"), (b"/etc/hostname", b"/box/hostname"))),
+    ),
     "rootless": (
         {"network": "host"}, ImageConfig(), User(0, 0, (10, 70000), "/root"),
         Circumstances(identity=ID, cgroup="", hostname="hosty", maps=WHOLE),
@@ -153,3 +162,9 @@ def test_limits_only_where_asked():
     assert spec({"memory": "10m"})["linux"]["resources"] == {"memory": {"limit": 10 << 20, "swap": 20 << 20}}
     assert spec({"cpus": 2})["linux"]["resources"] == {"cpu": {"quota": 200_000, "period": 100_000}}
     assert spec({"pids_limit": 7})["linux"]["resources"] == {"pids": {"limit": 7}}
+
+
+def test_new_privileges_only_where_they_are_asked_for() -> None:
+    assert spec()["process"]["noNewPrivileges"] is True
+    assert spec({"security_opt": ["no-new-privileges"]})["process"]["noNewPrivileges"] is True
+    assert spec({"security_opt": ["no-new-privileges=false"]})["process"]["noNewPrivileges"] is False

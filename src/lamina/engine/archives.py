@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.images import Image, image
 from lamina.engine.naming import resolve
+from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import outside, packing, unpacking, words
 from lamina.errors import InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.image.archive import load as loading
@@ -24,7 +25,6 @@ from lamina.linux.fd import Fd
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.store import images
-from lamina.store.leases import lease
 from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform
-    from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -49,7 +48,7 @@ def load(store: Store, source: Source, platform: str | None, events: Events | No
     wanted = _platform(platform)
     with _members(store, source) as members:
         records = loading.load(store, members, wanted, events, unpacking())
-    _keep_below(store, records)
+    within_limit(store, [record.id for record in records], events)
     return [image(store, f"sha256:{record.id}") for record in records]
 
 
@@ -103,7 +102,7 @@ def import_(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
             unpacking=unpacking(),
         )  # fmt: skip
-    _keep_below(store, [record])
+    within_limit(store, [record.id], events)
     return image(store, f"sha256:{record.id}")
 
 
@@ -137,20 +136,8 @@ def from_directory(
             packer.check()
             raise
         packer.join()
-    _keep_below(store, [record])
+    within_limit(store, [record.id])
     return image(store, f"sha256:{record.id}")
-
-
-def _keep_below(store: Store, records: Sequence[ImageRecord]) -> None:
-    """Make room for what came, where the store has a limit."""
-    if store.limit is None:
-        return
-    from lamina.engine.storage import within_limit
-
-    with lease(store) as held:
-        for record in records:
-            held.add_image(record.id)
-        within_limit(store, held, [record.id for record in records], store.limit)
 
 
 class _Packer(threading.Thread):

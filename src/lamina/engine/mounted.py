@@ -8,12 +8,17 @@ into a volume is read from its layers, so no link of the image leads outside of 
 from __future__ import annotations
 
 import os
-from errno import EIO
+from errno import EIO, ENOENT
 
 from lamina.engine.layers import resemble
 from lamina.engine.options import BIND, OVER, VOLUME, Volume
 from lamina.errors import InvalidInput, KernelError, NotFound
-from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from lamina.linux.constants import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+)
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
 from lamina.overlay.spec import MountSpec
@@ -200,7 +205,7 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
     A file beside the volume's data is locked meanwhile. It says that somebody began, so that what was left half done is
     done again. Over the host a volume begins empty: nobody means all of /home by a volume there.
     """
-    if not (volume.copy and base.id) or volume.subpath:
+    if not (volume.copy and base.id) or volume.subpath or not _may_have(base, volume.target):
         return
     from lamina.engine.filling import empty, fill
     from lamina.engine.within import reach
@@ -231,6 +236,21 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
                     hint=f"at {os.fsdecode(volume.target)}",
                 ) from error
         os.unlink(mark)
+
+
+def _may_have(base: Base, target: bytes) -> bool:
+    """Whether the image has anything at *target*, or a link on the way there; a look at each layer, no more."""
+    place = base.image.places[0]
+    beneath = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+    for lower in (place.lower, *place.below):
+        with Fd(os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as layer:
+            try:
+                openat2(layer, target.lstrip(b"/"), os.O_PATH, resolve=beneath).close()
+            except KernelError as error:
+                if error.errno == ENOENT:
+                    continue
+            return True
+    return False
 
 
 def _is_empty(directory: bytes) -> bool:

@@ -33,7 +33,8 @@ def obtain(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
             if options.pull == "never":
                 raise
             if hooks.warn is not None:
-                hooks.warn(missing.message)
+                said = missing.message
+                hooks.warn(f"unable to find image '{text}' locally" if "no such image" in said else said)
     from lamina.engine.pulling import pull_for_run
 
     held = images.hold(store, pull_for_run(store, text, options.platform, hooks.events))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.naming import resolve
+from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
@@ -40,10 +41,7 @@ def pull(
     options = Options(words=found, staged=bool(found))
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options)
-        if store.limit is not None:
-            from lamina.engine.storage import within_limit
-
-            within_limit(store, held, [record.id], store.limit)
+        within_limit(store, [record.id], events)
     return record.id, reference.canonical
 
 

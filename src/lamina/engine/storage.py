@@ -9,6 +9,7 @@ from lamina.engine.naming import resolve
 from lamina.errors import InvalidInput, LaminaError
 from lamina.store import garbage, images, usage, volumes
 from lamina.store.check import check
+from lamina.store.leases import lease
 from lamina.store.prune import Gone, enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.values import replace, value
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from lamina.engine.container import Container
     from lamina.store.check import Checked
     from lamina.store.garbage import Collected
-    from lamina.store.leases import Lease
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
     from lamina.store.usage import Usage
@@ -155,24 +155,21 @@ class Storage:
         return gone, sum(before.get(name, 0) for name in gone)
 
 
-def within_limit(
-    store: Store,
-    held: Lease,
-    added: Iterable[str],
-    limit: int | None,
-    warn: Callable[[str], None] | None = None,
-) -> None:
-    """Keep the store below its limit after the images *added* came into it; they stay, whatever else goes.
+def within_limit(store: Store, added: Iterable[str], events: Callable[..., None] | None = None) -> None:
+    """Keep the store below its limit, if it has one, after the images *added* came into it; these stay, whatever goes.
 
-    *held* is the lease under which they came. *warn* hears if that was not enough.
+    *events* hears a warning if that was not enough.
     """
-    if limit is None:
+    if store.limit is None:
         return
-    for identity in added:
-        held.add_image(identity)
-    done = enforce(store, limit, remove=remover(None))
-    if done.over and warn is not None:
-        warn(f"the store is {done.over:,} bytes above its limit: the rest is in use, or pinned")
+    with lease(store) as held:
+        for identity in added:
+            held.add_image(identity)
+        done = enforce(store, store.limit, remove=remover(None))
+    if done.over and events is not None:
+        events(
+            "warning", text=f"the store is {done.over:,} bytes above its limit: the rest is in use, or pinned"
+        )
 
 
 def read_limit(text: str) -> int:
@@ -202,4 +199,4 @@ def _tree_digest(path: bytes) -> str:
     try:
         return tree_digest(path)
     except PermissionError:
-        return reach(lambda: maps_of(None), tree_digest, path)
+        return str(reach(lambda: maps_of(None), tree_digest, path))

@@ -181,7 +181,7 @@ def fill(
                     # it may be no archive because it is not what was asked for: then that is what to say
                     if digest is not None and stream.read_rest() and stream.digest != digest:
                         raise Corrupt(
-                            f"unpack layer {digest}: what came has the digest {stream.digest}"
+                            f"unpack layer {digest}: what came has the digest {stream.digest} ({error.message})"
                         ) from error
                     raise
             if recipe is not None:

@@ -121,7 +121,7 @@ def _size(store: Store, what: str) -> int:
 
 def _references(store: Store) -> References:
     try:
-        with lock.turn(store.leases, lock.LOCK_EX):
+        with lock.turn(store.leases, lock.LOCK_SH):  # whoever adds meanwhile is no matter here
             return References(store)
     except OSError as error:
         raise_storage_error(error, "look for unused images", store.path)

@@ -111,8 +111,8 @@ class References:
     """
 
     def __init__(self, store: Store, *, settle: bool = False) -> None:
-        """For the holder of the exclusive turn on the leases. With *settle* removed records that no start reads any
-        more go for good. Raises OSError.
+        """For the holder of the turn on the leases; of the exclusive one if anything is to be removed by it. With
+        *settle* removed records that no start reads any more go for good. Raises OSError.
         """
         self.store, self.settle = store, settle
         self.settled = 0

@@ -99,7 +99,7 @@ def df(store: Store, *, walk: bool = False) -> Usage:
     directories. Raises KernelError.
     """
     try:
-        with lock.turn(store.leases, lock.LOCK_EX):
+        with lock.turn(store.leases, lock.LOCK_SH):  # whoever adds meanwhile is no matter here
             found = References(store)
         return _Counting(store, found).run(walk)
     except OSError as error:

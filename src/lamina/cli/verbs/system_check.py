@@ -45,8 +45,7 @@ def do(args: Arguments) -> int:
     )
     output.line(f"Looked at {', '.join(counted)}.")
     if args.rehash:
-        output.line(
-            f"Hashed: {done.proven:,} as they were written, {done.sealed:,} layers sealed for the first time."
-        )
+        sealed = plural(done.sealed, "layer", "layers")
+        output.line(f"Hashed: {done.proven:,} as they were written, {sealed} sealed for the first time.")
     output.line("Everything is whole." if done.clean else plural(len(done.findings), "finding.", "findings."))
     return int(bool(damaged))

@@ -54,6 +54,18 @@ def _totals(found: Any) -> None:
 
 
 def _details(found: Any) -> None:
+    from lamina.cli import output
+
+    output.line("\nImages")
+    _images(found)
+    output.line("\nLayers")
+    _layers(found)
+    for heading, places in (("Containers", found.containers), ("Volumes", found.volumes)):
+        output.line(f"\n{heading}")
+        _places(places)
+
+
+def _images(found: Any) -> None:
     import time
 
     from lamina.cli import output
@@ -61,8 +73,6 @@ def _details(found: Any) -> None:
     from lamina.cli.when import ago
 
     now = time.time()
-    names = {image.id: (image.names or (image.id[:12],))[0] for image in found.images}
-    output.line("\nImages")
     output.columns(
         ["IMAGE ID", "NAMES", "SHARED", "UNIQUE", "BLOBS", "CONTAINERS", "LAST USED", "PINNED"],
         [
@@ -79,7 +89,13 @@ def _details(found: Any) -> None:
             for image in found.images
         ],
     )
-    output.line("\nLayers")
+
+
+def _layers(found: Any) -> None:
+    from lamina.cli import output
+    from lamina.cli.sizes import human
+
+    names = {image.id: (image.names or (image.id[:12],))[0] for image in found.images}
     output.columns(
         ["LAYER", "SIZE", "INODES", "RECLAIMABLE", "IMAGES", "CONTAINERS"],
         [
@@ -94,18 +110,22 @@ def _details(found: Any) -> None:
             for layer in found.layers
         ],
     )
-    for heading, places in (("Containers", found.containers), ("Volumes", found.volumes)):
-        output.line(f"\n{heading}")
-        output.columns(
-            ["NAME", "SIZE", "INODES", "RECLAIMABLE", "USED BY"],
+
+
+def _places(places: Any) -> None:
+    from lamina.cli import output
+    from lamina.cli.sizes import human
+
+    output.columns(
+        ["NAME", "SIZE", "INODES", "RECLAIMABLE", "USED BY"],
+        [
             [
-                [
-                    place.name,
-                    human(place.amount.bytes),
-                    f"{place.amount.inodes:,}",
-                    "yes" if place.reclaimable else "",
-                    ", ".join(place.users),
-                ]
-                for place in places
-            ],
-        )
+                place.name,
+                human(place.amount.bytes),
+                f"{place.amount.inodes:,}",
+                "yes" if place.reclaimable else "",
+                ", ".join(place.users),
+            ]
+            for place in places
+        ],
+    )
