@@ -21,6 +21,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import diffs
+import layers
 import mounts
 import starts
 from machine import facts
@@ -29,7 +30,13 @@ from stage import Stage, enter_private_namespace
 
 import runtime
 
-GROUPS = {"starts": (starts, 40), "runtime": (runtime, 40), "mounts": (mounts, 40), "diffs": (diffs, 10)}
+GROUPS = {
+    "starts": (starts, 40),
+    "runtime": (runtime, 40),
+    "mounts": (mounts, 40),
+    "diffs": (diffs, 10),
+    "layers": (layers, 20),
+}
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -62,7 +69,10 @@ def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "group", nargs="*", choices=[*GROUPS, []], help="starts, runtime, mounts, diffs (default: all)"
+        "group",
+        nargs="*",
+        choices=[*GROUPS, []],
+        help="starts, runtime, mounts, diffs, layers (default: all)",
     )
     parser.add_argument("--rounds", type=int, help="at most this many rounds a group")
     parser.add_argument(

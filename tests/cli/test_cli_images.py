@@ -160,7 +160,7 @@ def test_save_and_load_through_pipes(lamina: Lamina, tmp_path: Path) -> None:
     archive = lamina("save", "one:1", text=False).stdout
     assert lamina("rmi", "-f", ONE.id).returncode == 0
     done = lamina("load", "-q", input=archive, text=False)
-    assert done.stdout == b"Loaded image: one:1\n"
+    assert os.fsencode(done.stdout) == b"Loaded image: one:1\n"
     assert lamina("save", "-o", tmp_path / "out", "--format", "oci-dir", "one:1").returncode == 0
     assert lamina("load", tmp_path / "out").stdout == "Loaded image: one:1\n"
     done = lamina("save", "--format", "oci-dir", "one:1")

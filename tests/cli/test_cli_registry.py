@@ -121,3 +121,26 @@ def test_login_and_logout(
         assert done.stdout == f"Removing login credentials for {registry.host}\n"
         assert lamina("push", name).returncode == 125
         assert lamina("logout", registry.host).returncode == 125
+
+
+def test_all_tags_with_their_blobs(
+    lamina: Lamina, registry: DockerRegistry, source: ImageSource, tmp_path: Path
+) -> None:
+    names = [f"{registry.host}/team/tool:{tag}" for tag in ("1", "2")]
+    load(lamina, source, tmp_path, names[0])
+    assert lamina("tag", *names).returncode == 0
+    for name in names:
+        assert lamina("push", "-q", "--tls-verify=false", name).returncode == 0
+        assert lamina("rmi", name).returncode == 0
+    done = lamina(
+        "pull", "-q", "--all-tags", "--keep-blobs", "--tls-verify=false", f"{registry.host}/team/tool"
+    )
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, names), done.stderr
+    done = lamina("pull", "-a", names[0])
+    assert (done.returncode, "all tags are asked for, and one is named" in done.stderr) == (125, True)
+    with DockerRegistry(tmp_path / "other") as other:
+        # with the blobs kept, what arrives elsewhere is the same to the byte
+        moved = f"{other.host}/team/tool:1"
+        assert lamina("tag", names[0], moved).returncode == 0
+        there = lamina("push", "-q", moved).stdout
+    assert there == lamina("images", "--digests", "--format", "{{.Digest}}", names[0]).stdout

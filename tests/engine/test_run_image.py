@@ -294,7 +294,12 @@ def test_a_kept_plan_serves_the_next_start(engine: Engine, monkeypatch: pytest.M
     small_image(engine.store, volumes=["/data"])
     compiled = []
     real = plan.compile_plan
-    monkeypatch.setattr(plan, "compile_plan", lambda *args: compiled.append(args) or real(*args))
+
+    def counted(*args: Any) -> Any:
+        compiled.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(plan, "compile_plan", counted)
     for _ in range(3):
         assert engine.run("tiny", ["true"], rm=True).returncode == 0
     assert len(compiled) == 1

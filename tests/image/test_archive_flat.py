@@ -66,7 +66,7 @@ def test_what_is_no_archive(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "files").write_bytes(tar({"a": b"x"}))
     for asked in ({"changes": ["RUN true"]}, {"name": "Tool:1"}, {"platform": "x/y/z/w"}):
         with pytest.raises(InvalidInput):
-            engine.import_(tmp_path / "files", **asked)  # type: ignore[arg-type]
+            engine.import_(tmp_path / "files", **asked)
     assert engine.images() == []
     assert os.listdir(engine.store.tmp) == []
 

@@ -273,7 +273,7 @@ def test_a_fifo_in_a_layout_is_no_file(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_million_names_are_refused(engine: Engine, tmp_path: Path) -> None:
-    entry = {"Config": "x", "RepoTags": None, "Layers": []}
+    entry: dict[str, Any] = {"Config": "x", "RepoTags": None, "Layers": []}
     with pytest.raises(InvalidInput, match="at most 1000 are allowed"):
         engine.load(written(tmp_path, tar({"manifest.json": json.dumps([entry] * 1001).encode()})))
 

@@ -102,7 +102,8 @@ def same(data: bytes, tmp_path: Path, *, unsorted: bool = False) -> None:
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ("v7", ""), ("ustar", ""), ("oldgnu", ""), ("oldgnu", "--sparse"), ("gnu", ""), ("gnu", "--sparse"), ("posix", ""),
+        ("v7", ""), ("ustar", ""), ("oldgnu", ""), ("oldgnu", "--sparse"), ("gnu", ""), ("gnu", "--sparse"),
+        ("posix", ""),
         ("posix", "--sparse"), ("posix", "--sparse --sparse-version=0.0"), ("posix", "--sparse --sparse-version=0.1"),
     ],
 )  # fmt: skip

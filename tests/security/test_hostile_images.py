@@ -46,7 +46,8 @@ def run(
     except LaminaError as error:
         assert str(error)
         return f"refused: {error}"
-    return (done.stdout + done.stderr).decode(errors="replace")
+    said: bytes = done.stdout + done.stderr
+    return said.decode(errors="replace")
 
 
 # without looking into /etc/passwd, as id(1) does
@@ -82,8 +83,9 @@ def test_cve_2024_21626_a_descriptor_as_working_directory(engine: Engine, number
 )  # fmt: skip
 def test_cve_2024_40635_the_user_of_an_image(engine: Engine, user: str, wanted: str) -> None:
     """Also CVE-2026-46680, CVE-2026-30892: what is out of range is refused, and never becomes a name or root."""
-    for how in ({"config": {"user": user}}, {"user": user}):
-        said = run(engine, "echo $(id -u):$(id -g)", **how)  # type: ignore[arg-type]
+    cases: tuple[dict[str, Any], ...] = ({"config": {"user": user}}, {"user": user})
+    for how in cases:
+        said = run(engine, "echo $(id -u):$(id -g)", **how)
         assert said.startswith(wanted), (how, said)
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -49,13 +50,15 @@ def test_a_crowd_of_which_some_are_killed(tmp_path: Path) -> None:
 
 def killed_crowd(place: Path) -> None:
     """Nobody cleans up after himself; whoever is left goes on, and nothing is damaged."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 3600
     children = []
     for number in range(12):
         pid = os.fork()
         if not pid:
             try:
                 Worker(place / "s", SEED + number, end).run()
+            except BaseException:
+                (place / f"said-{number}").write_text(traceback.format_exc())
             finally:
                 os._exit(1)
         children.append(pid)
@@ -63,7 +66,8 @@ def killed_crowd(place: Path) -> None:
     for pid in children:
         time.sleep(dice.random() * 0.2)
         os.kill(pid, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        os.waitpid(pid, 0)
+    assert (SEED, [said.read_text() for said in place.glob("said-*")]) == (SEED, [])
     store = Store(place / "s")
     damaged = [found for found in check(store).findings if found.severity == DAMAGED]
     assert (SEED, damaged) == (SEED, [])

@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 from lamina.image.registry.places import Places
@@ -40,61 +38,64 @@ class DockerRegistry:
     """`docker-registry serve`: `host` is what to write into references. It ends with this process."""
 
     def __init__(self, root: Path, *, users: str = "", tls: tuple[Path, Path] | None = None) -> None:
-        self.root = root
+        self.root, self.host = root, ""
+        self._users, self._tls = users, tls
         (root / "data").mkdir(parents=True)
+        self._log = (root / "log").open("wb")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _configure(self) -> None:
+        """Choose a port that is free now, and write that down."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             self.host = f"127.0.0.1:{taken.getsockname()[1]}"
+        tls = f", tls: {{certificate: {self._tls[0]}, key: {self._tls[1]}}}" if self._tls else ""
         lines = [
             "version: 0.1",
             "log: {level: error}",
-            f"storage: {{filesystem: {{rootdirectory: {root / 'data'}}}, delete: {{enabled: true}}}}",
-            f"http: {{addr: '{self.host}'"
-            + (f", tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else "")
-            + "}",
+            f"storage: {{filesystem: {{rootdirectory: {self.root / 'data'}}}, delete: {{enabled: true}}}}",
+            f"http: {{addr: '{self.host}'{tls}}}",
         ]
-        if users:
-            (root / "htpasswd").write_text(users + "\n")
-            lines.append(f"auth: {{htpasswd: {{realm: test, path: {root / 'htpasswd'}}}}}")
-        (root / "config.yml").write_text("\n".join(lines) + "\n")
-        self._log = (root / "log").open("wb")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._scheme = "https" if tls else "http"
+        if self._users:
+            (self.root / "htpasswd").write_text(self._users + "\n")
+            lines.append(f"auth: {{htpasswd: {{realm: test, path: {self.root / 'htpasswd'}}}}}")
+        (self.root / "config.yml").write_text("\n".join(lines) + "\n")
 
     def __enter__(self) -> DockerRegistry:
-        # setpriv: it must not outlive a test run that is killed
-        self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(self.root / "config.yml")],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
-        )
+        for _ in range(5):  # somebody else may take the port in between
+            self._configure()
+            # setpriv: it must not outlive a test run that is killed
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(self.root / "config.yml")],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
+            )
+            if self._comes_up(self._process):
+                return self
+        self._log.close()
+        raise AssertionError("docker-registry does not start: " + (self.root / "log").read_text())
+
+    def _comes_up(self, process: subprocess.Popen[bytes]) -> bool:
         host, _, port = self.host.partition(":")
-        for _ in range(400):
+        for _ in range(600):
+            if process.poll() is not None:
+                return False
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()
-                return self
+                return process.poll() is None
             except OSError:
-                if self._process.poll() is not None:
-                    break
                 time.sleep(0.05)
-        self.__exit__()
-        raise AssertionError("docker-registry does not start: " + (self.root / "log").read_text())
+        process.kill()
+        process.wait()
+        return False
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
-
-    def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """What the registry answers to a plain request."""
-        request = urllib.request.Request(f"{self._scheme}://{self.host}{path}", headers=dict(headers or {}))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=20) as answer:
-            found: bytes = answer.read()
-            return found
 
 
 def skopeo(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

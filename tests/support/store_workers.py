@@ -28,7 +28,7 @@ from support.stores import diff_id, make_layer, record_of
 ALLOWED = (NotFound, Conflict)
 TEXTS = "abcdefgh"
 NAMES = tuple(f"docker.io/library/n{number}:latest" for number in range(12))
-VOLUMES = ("one", "two", "three")
+VOLUMES = tuple(f"volume-{number}" for number in range(16))
 
 
 class Worker:
@@ -92,7 +92,7 @@ class Worker:
             home, _ = containers.create(self.store, None)
             home.write("container", {
                 "id": home.id, "image_id": identity, "layers": list(held.record.layers),
-                "volumes": [{"name": volume}] if self.random.random() < 0.2 else [],
+                "volumes": [{"name": volume}] if self.random.random() < 0.1 else [],
             })  # fmt: skip
             held.touch()
         home.unmark()

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from errno import EIO
 from typing import TYPE_CHECKING
 
-from lamina.engine.images import Image, image
+from lamina.engine.images import Image, of_record
 from lamina.engine.naming import resolve
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import outside, packing, unpacking, words
@@ -49,7 +49,7 @@ def load(store: Store, source: Source, platform: str | None, events: Events | No
     with _members(store, source) as members:
         records = loading.load(store, members, wanted, events, unpacking())
     within_limit(store, [record.id for record in records], events)
-    return [image(store, f"sha256:{record.id}") for record in records]
+    return [of_record(store, record) for record in records]
 
 
 def save(store: Store, references: Sequence[str], target: Source, form: str, events: Events | None) -> None:
@@ -103,7 +103,7 @@ def import_(
             unpacking=unpacking(),
         )  # fmt: skip
     within_limit(store, [record.id], events)
-    return image(store, f"sha256:{record.id}")
+    return of_record(store, record)
 
 
 def from_directory(
@@ -137,7 +137,7 @@ def from_directory(
             raise
         packer.join()
     within_limit(store, [record.id])
-    return image(store, f"sha256:{record.id}")
+    return of_record(store, record)
 
 
 class _Packer(threading.Thread):

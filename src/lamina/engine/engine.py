@@ -188,26 +188,47 @@ class Engine:
     # -- images
 
     def pull(
-        self, name: str, *, platform: str | None = None, on_event: Callable[..., None] | None = None
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        keep_blobs: bool = False,
+        tls_verify: bool = True,
+        on_event: Callable[..., None] | None = None,
     ) -> str:
         """Fetch the image *name* from its registry, unpack it and give it that name, whose full form is returned.
 
-        *platform* is such as "linux/arm64"; this machine's unless given. *on_event* is called with a word and facts
-        by name, from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
+        *platform* is such as "linux/arm64"; this machine's unless given. *keep_blobs*: the compressed layers are kept
+        as well. *tls_verify* False: whoever answers is believed. *on_event* is called with a word and facts by name,
+        from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
         InvalidReference, RegistryError.
         """
         from lamina.engine.pulling import pull
 
-        return pull(self.store, name, platform, on_event)[1]
+        return pull(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)[1]
 
-    def push(self, name: str, *, on_event: Callable[..., None] | None = None) -> str:
+    def pull_all(
+        self,
+        name: str,
+        *,
+        platform: str | None = None,
+        keep_blobs: bool = False,
+        tls_verify: bool = True,
+        on_event: Callable[..., None] | None = None,
+    ) -> list[str]:
+        """Fetch every tag of the repository *name*, as `pull`; their full names."""
+        from lamina.engine.pulling import pull_all
+
+        return pull_all(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)
+
+    def push(self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None) -> str:
         """Send the image *name* to where the name says; its digest there. Events as of `pull`.
 
         Raises NotFound, InvalidReference, RegistryError.
         """
         from lamina.engine.pulling import push
 
-        return push(self.store, name, on_event)
+        return push(self.store, name, on_event, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""
@@ -258,11 +279,11 @@ class Engine:
 
         return inspect(self.store, reference)
 
-    def login(self, server: str | None, username: str, password: str) -> None:
+    def login(self, server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:
         """Try the password at the registry *server* (None: docker.io), and keep it. Raises RegistryError."""
         from lamina.engine.pulling import login
 
-        login(server, username, password)
+        login(server, username, password, tls_verify=tls_verify)
 
     def logout(self, server: str | None = None) -> str:
         """Forget the password of the registry; its name."""

@@ -59,9 +59,12 @@ class Step:
 
 def image(store: Store, reference: str) -> Image:
     """The image that *reference*, a name or an id, means. Raises NotFound, InvalidInput."""
-    record, _ = resolve(store, reference)
-    names = [name for name in tags.list_names(store) if name.id == record.id]
-    return _image(store, record, names)
+    return of_record(store, resolve(store, reference)[0])
+
+
+def of_record(store: Store, record: ImageRecord) -> Image:
+    """The image of that record, which may be removed meanwhile, with the names that it has now."""
+    return _image(store, record, [name for name in tags.list_names(store) if name.id == record.id])
 
 
 def list_images(store: Store) -> list[Image]:
@@ -218,7 +221,7 @@ def _size(store: Store, layer: str) -> int:
 def inspect(store: Store, reference: str) -> dict[str, Any]:
     """Everything known of the image, in the words of `docker image inspect`. Raises NotFound, Corrupt."""
     record, _ = resolve(store, reference)
-    known = image(store, f"sha256:{record.id}")
+    known = of_record(store, record)
     try:
         config = config_of(store, record)
     except NotFound:  # a store that was mended keeps the image without it

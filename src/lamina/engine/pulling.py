@@ -9,7 +9,7 @@ from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
-from lamina.image.reference import parse
+from lamina.image.reference import Reference, parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
 from lamina.image.transfer import Options
@@ -29,18 +29,58 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def pull(
-    store: Store, text: str, platform: str | None = None, events: Events | None = None
+    store: Store,
+    text: str,
+    platform: str | None = None,
+    events: Events | None = None,
+    *,
+    keep_blobs: bool = False,
+    tls_verify: bool = True,
 ) -> tuple[str, str]:
     """Pull the image *text* and give it that name; its id, and the full name. *platform* is this machine's unless said.
 
     *events*: see lamina.image.transfer.events. Raises NotFound, InvalidReference, RegistryError.
     """
     reference = parse(text)
+    with Registries(verify=tls_verify) as registries:
+        return _pull(store, reference, platform, events, keep_blobs, registries)
+
+
+def pull_all(
+    store: Store,
+    text: str,
+    platform: str | None = None,
+    events: Events | None = None,
+    *,
+    keep_blobs: bool = False,
+    tls_verify: bool = True,
+) -> list[str]:
+    """Pull every tag of the repository *text*; the full names. Raises as `pull`."""
+    reference = parse(text, default_tag=None)
+    if reference.tag is not None or reference.digest is not None:
+        raise InvalidInput(
+            f"pull {text}: all tags are asked for, and one is named", remedy="leave out one of them"
+        )
+    with Registries(verify=tls_verify) as registries:
+        tags = list(registries.repositories(reference)[-1].tags())
+        return [
+            _pull(store, reference.with_tag(tag), platform, events, keep_blobs, registries)[1] for tag in tags
+        ]
+
+
+def _pull(
+    store: Store,
+    reference: Reference,
+    platform: str | None,
+    events: Events | None,
+    keep_blobs: bool,
+    registries: Registries,
+) -> tuple[str, str]:
     wanted = None if platform is None else parse_platform(platform)
     found = words()
-    options = Options(words=found, staged=bool(found))
+    options = Options(keep_blobs=keep_blobs, words=found, staged=bool(found))
     with lease(store) as held:
-        record = pull_image(store, reference, wanted, events, held, options)
+        record = pull_image(store, reference, wanted, events, held, options, registries)
         within_limit(store, [record.id], events)
     return record.id, reference.canonical
 
@@ -52,7 +92,7 @@ def pull_for_run(store: Store, text: str, platform: str | None, events: Events |
     return pull(store, text, platform, events)[0]
 
 
-def push(store: Store, text: str, events: Events | None = None) -> str:
+def push(store: Store, text: str, events: Events | None = None, *, tls_verify: bool = True) -> str:
     """Push the image called *text* to where its name says; the digest it has there. Raises NotFound, RegistryError."""
     reference = parse(text)
     if reference.digest is not None:
@@ -62,12 +102,14 @@ def push(store: Store, text: str, events: Events | None = None) -> str:
         raise InvalidInput(
             f"push {text}: that is an id, and says not where to", remedy="'lamina tag' gives it a name"
         )
-    return push_image(store, record, reference, events, options=Options(packing=packing())).digest
+    with Registries(verify=tls_verify) as registries:
+        options = Options(packing=packing())
+        return push_image(store, record, reference, events, options=options, registries=registries).digest
 
 
-def login(server: str | None, username: str, password: str) -> None:
+def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:
     """Try the password at the registry, and keep it. Raises RegistryError."""
-    with Registries() as registries:
+    with Registries(verify=tls_verify) as registries:
         registries.login(registry_name(server or ""), Login(username, password))
 
 

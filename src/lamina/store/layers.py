@@ -93,13 +93,14 @@ def find(store: Store, identity: str) -> Layer | None:
     """The layer, None where there is none. Raises InvalidInput, Corrupt, KernelError."""
     place = place_of(store, identity)
     try:
-        found = record.read_light(place, b"layer.json")
+        found = record.read_of(place, b"layer.json")
+    except Corrupt as error:
+        why = error.message.partition(": ")[2]
+        raise Corrupt(f"layer {identity[:12]}: {why}", remedy=_REPAIR) from None
     except OSError as error:
         raise_storage_error(error, "read layer", place)
         raise
     if found is None:
-        if os.path.lexists(place):
-            raise Corrupt(f"layer {identity[:12]}: there is no layer.json in it", remedy=_REPAIR)
         return None
     return _layer(place, identity, found)
 

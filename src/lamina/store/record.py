@@ -60,6 +60,34 @@ def read_light(directory: bytes, name: bytes) -> dict[str, Any] | None:
     return _read(directory + b"/" + name, decode_light)
 
 
+def read_of(directory: bytes, name: bytes) -> dict[str, Any] | None:
+    """The record without which *directory*, which comes and goes whole, is damaged; None where there is no directory.
+
+    As `read_light`. Directories of that name may come and go meanwhile. Raises Corrupt, OSError.
+    """
+    while True:
+        if (found := read_light(directory, name)) is not None:
+            return found
+        try:
+            held = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:  # it has come this moment; or goes; or is one without
+            if (found := read_light(b"/proc/self/fd/%d" % held, name)) is not None:
+                return found
+            if _is_still(directory, held):
+                raise Corrupt(f"read {os.fsdecode(directory)}: there is no {os.fsdecode(name)} in it")
+        finally:
+            os.close(held)
+
+
+def _is_still(directory: bytes, held: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(directory), os.fstat(held))
+    except FileNotFoundError:
+        return False
+
+
 def decode_light(data: bytes, name: str) -> dict[str, Any]:
     """As `decode`, without importing json."""
     try:

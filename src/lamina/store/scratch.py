@@ -38,9 +38,9 @@ class Scratch:
         """Raises OSError."""
         for attempt in range(_ATTEMPTS):
             self.path = store.tmp + b"/" + names.new_id().encode()
-            point("scratch.mkdir")
-            make_directory(self.path, 0o700)
             try:
+                point("scratch.mkdir")
+                make_directory(self.path, 0o700)
                 point("scratch.lock")
                 held = lock.take(self.path + b"/lock", lock.LOCK_EX, create=True)
             except FileNotFoundError:
@@ -48,7 +48,8 @@ class Scratch:
                     raise
                 continue
             except OSError:
-                os.rmdir(self.path)
+                if os.path.lexists(self.path):
+                    os.rmdir(self.path)
                 raise
             assert held is not None
             self._lock = held

@@ -73,13 +73,13 @@ def find(store: Store, name: str) -> Volume | None:
     """The volume, None where there is none. Raises InvalidInput, Corrupt, KernelError."""
     place = place_of(store, name)
     try:
-        found = record.read_light(place, b"volume.json")
+        found = record.read_of(place, b"volume.json")
+    except Corrupt as error:
+        raise _damaged(name, error.message.partition(": ")[2]) from None
     except OSError as error:
         raise_storage_error(error, "read volume", place)
         raise
     if found is None:
-        if os.path.lexists(place):
-            raise _damaged(name, "there is no volume.json in it")
         return None
     return _volume(place, name, found)
 
@@ -184,8 +184,9 @@ def hold(
             return held
         except FileNotFoundError:
             if not create:
-                if os.path.lexists(place):
-                    raise _damaged(name, "there is no volume.json in it") from None
+                find(
+                    store, name
+                )  # says if it is damaged; if it has come this moment, it is as if it came later
                 raise no_such(name) from None
         except OSError as error:
             raise_storage_error(error, "hold volume", place)

@@ -12,6 +12,14 @@ VERB = Verb(
             "password", "p", "PASSWORD", "The password or token; others may see it in the list of processes"
         ),
         Option("password-stdin", help="Read the password from standard input"),
+        Option(
+            "tls-verify",
+            "",
+            "true|false",
+            "false: neither certificates nor encryption are insisted on",
+            choices=("true", "false"),
+            default="true",
+        ),
     ),
     arguments=(Argument("server", "SERVER", "?"),),
     details="Tries the password, and keeps it where docker and podman look for it. Without SERVER it is docker.io.",
@@ -44,6 +52,6 @@ def do(args: Arguments) -> int:
 
         name = name or input("Username: ").strip()
         password = password or getpass("Password: ")
-    Engine(args.root).login(args.server, name, password)
+    Engine(args.root).login(args.server, name, password, tls_verify=args.tls_verify != "false")
     output.line("Login Succeeded")
     return 0

@@ -8,6 +8,16 @@ VERB = Verb(
     name="pull",
     options=(
         Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64"),
+        Option("all-tags", "a", help="Every tag of the repository"),
+        Option("keep-blobs", help="Keep the compressed layers as well: a push is then exact, to the byte"),
+        Option(
+            "tls-verify",
+            "",
+            "true|false",
+            "false: neither certificates nor encryption are insisted on",
+            choices=("true", "false"),
+            default="true",
+        ),
         Option("quiet", "q", help="Print the name alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG|@DIGEST]"),),
@@ -25,9 +35,15 @@ def do(args: Arguments) -> int:
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
+    engine = Engine(args.root, store_limit=args.store_limit)
     with Transfer(quiet=args.quiet, stream=1) as transfer:
-        name = Engine(args.root, store_limit=args.store_limit).pull(
-            args.name, platform=args.platform, on_event=transfer.event
-        )
-    output.line(name)
+        words = {
+            "platform": args.platform,
+            "keep_blobs": args.keep_blobs,
+            "tls_verify": args.tls_verify != "false",
+            "on_event": transfer.event,
+        }
+        names = engine.pull_all(args.name, **words) if args.all_tags else [engine.pull(args.name, **words)]
+    for name in names:
+        output.line(name)
     return 0

@@ -6,7 +6,17 @@ from lamina.argv.declare import Argument, Arguments, Option, Verb
 
 VERB = Verb(
     name="push",
-    options=(Option("quiet", "q", help="Print the digest alone"),),
+    options=(
+        Option(
+            "tls-verify",
+            "",
+            "true|false",
+            "false: neither certificates nor encryption are insisted on",
+            choices=("true", "false"),
+            default="true",
+        ),
+        Option("quiet", "q", help="Print the digest alone"),
+    ),
     arguments=(Argument("name", "NAME[:TAG]", complete="image"),),
     details="The name says where to. Layers that are there already are not sent again.",
     examples="lamina tag tool registry.example:5000/team/tool:1\nlamina push registry.example:5000/team/tool:1",
@@ -20,6 +30,8 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     with Transfer(quiet=args.quiet, stream=1, verb="Push") as transfer:
-        digest = Engine(args.root).push(args.name, on_event=transfer.event)
+        digest = Engine(args.root).push(
+            args.name, tls_verify=args.tls_verify != "false", on_event=transfer.event
+        )
     output.line(digest if args.quiet else f"digest: {digest}")
     return 0

@@ -114,6 +114,7 @@ class _Freezing:
         self.made: set[bytes] = {b""}
 
     def run(self) -> None:
+        self._hide_marks(b"", self.tree)
         self._directory(self.tree, self.below)
 
     def _directory(self, tree: _Plain, below: Tree | None) -> None:
@@ -158,10 +159,12 @@ class _Freezing:
             return
         if S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT_DEV:
             raise OSError(EPERM, "a device 0/0 means a deletion in a layer", path)
-        self.target.apply(_added(node, self.links), self.tree)  # type: ignore[arg-type]  # see _Plain
+        change = _added(node, self.links)
+        self.target.apply(change, self.tree)  # type: ignore[arg-type]  # see _Plain
         if S_ISDIR(status.st_mode):
             self.made.add(path)
-        self._hide_marks(path, node)
+        if change.link_to is None:
+            self._hide_marks(path, node)
 
     def _above(self, path: bytes) -> None:
         above = path.rpartition(b"/")[0]
