@@ -135,8 +135,11 @@ class _Pull:
         unpacked = self._layers(found.manifest, config)
         record = self._record(found, config, unpacked)
         record = images.put(self.store, record, lease=self.held)
+        known = tags.named(self.store, self.name) == record.id
         tags.tag(self.store, self.name, record.id, [found.outermost])
-        self.tell("done", image=record.id, digest=found.outermost)
+        self.tell(
+            "done", image=record.id, digest=found.outermost, reference=self.reference.familiar, known=known
+        )
         return record
 
     # -- which image
