@@ -196,7 +196,7 @@ class Group(click.Group):
             rows = [
                 (name.removeprefix(self.prefix), about)
                 for name, (where, _, about) in VERBS.items()
-                if where == group and name.startswith(self.prefix)
+                if where == group and name.startswith(self.prefix) and (self.prefix or name not in LONGER)
             ]
             if rows:
                 Heading.write(formatter, group, rows)
@@ -205,6 +205,14 @@ class Group(click.Group):
             Heading.write(formatter, "Options", [*rows, ("-h, --help", "Show this and leave")])
         formatter.write_paragraph()
         formatter.write_text(f"'lamina {self.prefix}VERB --help' says more about a verb.")
+
+
+# `image rm` is `rmi`: shown by `lamina image` alone
+LONGER = frozenset(
+    name
+    for name, (_, module, _) in VERBS.items()
+    if " " in name and any(module == other and " " not in short for short, (_, other, _) in VERBS.items())
+)
 
 
 class Nested(Group):
