@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +133,20 @@ def test_check_finds_and_mends(lamina: Lamina, store: Store) -> None:
     assert ok(lamina("system", "check")).endswith("Everything is whole.\n")
 
 
+def test_an_unpacked_archive_is_proved_by_its_digest(lamina: Lamina, store: Store, tmp_path: Path) -> None:
+    """Also the first time: nobody has sealed anything yet."""
+    archive = tmp_path / "root.tar"
+    with tarfile.open(archive, "w") as file:
+        entry = tarfile.TarInfo("file")
+        entry.size = 5
+        file.addfile(entry, io.BytesIO(b"right"))
+    ok(lamina("import", str(archive), "flat:1"))
+    (identity,) = layers.identities(store)
+    Path(os.fsdecode(layers.tree_of(store, identity)), "file").write_text("wrong")
+    done = lamina("system", "check", "--rehash")
+    assert done.returncode == 1 and "damaged: layer" in done.stdout
+
+
 def test_volumes(lamina: Lamina, store: Store) -> None:
     assert ok(lamina("volume", "create", "--label", "a=b", "data")) == "data\n"
     assert ok(lamina("volume", "create", "data")) == "data\n"
@@ -173,7 +189,7 @@ def test_what_comes_takes_the_place_of_what_was_unused_for_longest(
         "--store-limit", "10", "import", "-", "newer:1", input=tar_of(tmp_path / "root"), text=False
     )
     assert warned.returncode == 0, warned.stderr
-    assert b"above its limit" in warned.stderr and len(images.identities(store)) == 1
+    assert "above its limit" in str(warned.stderr) and len(images.identities(store)) == 1
 
 
 def tar_of(directory: Path) -> bytes:

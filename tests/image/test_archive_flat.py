@@ -59,7 +59,7 @@ def test_an_archive_of_files(engine: Engine, tree: Path, tmp_path: Path, compres
 
 @pytest.mark.root
 def test_what_is_no_archive(engine: Engine, tmp_path: Path) -> None:
-    for data in (b"nonsense" * 100, tree_tar(tmp_path)[:700], gzip.compress(b"x" * 9999)[:-9]):
+    for data in (b"", b"nonsense" * 100, tree_tar(tmp_path)[:700], gzip.compress(b"x" * 9999)[:-9]):
         (tmp_path / "files").write_bytes(data)
         with pytest.raises((InvalidInput, Corrupt)):
             engine.import_(tmp_path / "files", "tool:1")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
+from pathlib import Path
 
 import pytest
 
 from lamina.errors import Corrupt, InvalidInput, Unsupported
 from lamina.image.tar import Entry, Limits
+from lamina.image.tar.limits import given
 from support.archives import (
     BLOCK,
     END,
@@ -355,15 +358,15 @@ def test_sparse_1_0_whose_map_does_not_end() -> None:
 def test_each_limit() -> None:
     many = archive(*[file(b"f%d" % i) for i in range(11)])
     cases = [
-        (many, Limits(entries=10), "--layer-entries"),
-        (archive(file(b"a", b"x" * 600)), Limits(size=599), "--layer-size"),
-        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(extensions=2000), "--layer-header-size"),
+        (many, Limits(entries=10), "entries=N"),
+        (archive(file(b"a", b"x" * 600)), Limits(size=599), "size=N"),
+        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(extensions=2000), "extensions=N"),
         (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(name=1999), "kernel"),
         (archive(long_name(b"x" * 2000, b"K"), symlink(b"a", b"b")), Limits(name=1999), "kernel"),
         (
             sparse_of((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,1,2,1,4,1"), content=b"abc"),
             Limits(segments=2),
-            "--layer-sparse-segments",
+            "segments=N",
         ),
     ]
     for data, limits, option in cases:
@@ -392,3 +395,21 @@ def test_records_of_any_length_say_their_own() -> None:
         data = encode(b"k", b"x" * length)
         assert data == record(b"k", b"x" * length)
         assert records(data) == [(b"k", b"x" * length)]
+
+
+def test_limits_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given("") == Limits()
+    assert given("entries=5, size=2G,ratio=1k") == Limits(entries=5, size=2 << 30, ratio=1024)
+    assert given("name=100").name == 100 and given("name=100000").name == 4095
+    for text in ("entries", "entries=", "entries=-1", "entries=1.5", "speed=5", "size=5x", "size=t"):
+        with pytest.raises(InvalidInput):
+            given(text)
+    monkeypatch.setenv("LAMINA_LAYER_LIMITS", "depth=7")
+    assert given() == Limits(depth=7)
+
+
+def test_the_limits_as_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/layers.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)
+    assert given(",".join(f"{name}={default}" for name, default in rows)) == Limits()
+    assert [name for name, _ in rows] == list(Limits.__annotations__)

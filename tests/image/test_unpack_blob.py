@@ -170,7 +170,7 @@ def test_an_entry_that_fails_ends_the_reading(store: Store, held: Lease) -> None
 
 
 def test_limits_are_passed_on(store: Store, held: Lease) -> None:
-    with pytest.raises(InvalidInput, match="--layer-entries"):
+    with pytest.raises(InvalidInput, match="entries=N"):
         unpack_blob(store, io.BytesIO(SMALL), None, held, limits=Limits(entries=2))
 
 

@@ -89,6 +89,8 @@ class Worker:
         volume = self.random.choice(VOLUMES)
         with images.hold(self.store, identity) as held, volumes.hold(self.store, volume, create=True):
             self.whole(held.record.layers)
+            time.sleep(self.random.random() * 0.05)  # others remove and collect meanwhile
+            self.whole(held.record.layers)
             home, _ = containers.create(self.store, None)
             home.write("container", {
                 "id": home.id, "image_id": identity, "layers": list(held.record.layers),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lamina.engine.discard import finish_burials, remover
 from lamina.engine.naming import resolve
-from lamina.errors import InvalidInput, LaminaError
+from lamina.errors import Corrupt, InvalidInput, LaminaError
 from lamina.store import garbage, images, usage, volumes
 from lamina.store.check import check
 from lamina.store.leases import lease
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lamina.engine.container import Container
     from lamina.store.check import Checked
     from lamina.store.garbage import Collected
+    from lamina.store.layers import Layer
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
     from lamina.store.usage import Usage
@@ -70,7 +72,7 @@ class Storage:
 
         if repair:
             recover(self.store, thorough=True)
-        return check(self.store, repair, rehash, tree_digest=_tree_digest, remove=remover(None))
+        return check(self.store, repair, rehash, prove=_prove, tree_digest=_tree_digest, remove=remover(None))
 
     def collect(self, *, explain: bool = False, dry: bool = False) -> Collected:
         """Remove layers and blobs that nothing refers to; *explain* why the rest stays; with *dry* only say so."""
@@ -189,6 +191,30 @@ def _familiar(name: str) -> str:
     from lamina.image.reference import parse
 
     return parse(name).familiar
+
+
+def _prove(layer: Layer) -> bool | None:
+    """Whether the archive that is made again of the files has the layer's diff_id; None where that cannot be said."""
+    from lamina.engine.within import maps_of, reach
+    from lamina.image.pack.again import has_recipe
+
+    if not has_recipe(layer):
+        return None
+    try:
+        return _has_its_digest(layer)
+    except PermissionError:
+        return bool(reach(lambda: maps_of(None), _has_its_digest, layer))
+
+
+def _has_its_digest(layer: Layer) -> bool:
+    from lamina.image.pack.again import repack
+
+    try:
+        with open(os.devnull, "wb", buffering=0) as nowhere:
+            repack(layer, nowhere)
+    except Corrupt:
+        return False
+    return True
 
 
 def _tree_digest(path: bytes) -> str:

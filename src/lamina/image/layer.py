@@ -17,7 +17,7 @@ from lamina.errors import Corrupt, InvalidInput, NotFound
 from lamina.image.apply import IdMap, apply_layer
 from lamina.image.apply.recipe import Recipe
 from lamina.image.compression import OF_LAYERS, reader
-from lamina.image.tar.limits import Limits
+from lamina.image.tar.limits import Limits, given
 from lamina.linux.fd import Fd
 from lamina.store import blobs, layers
 from lamina.store.claims import claim
@@ -93,7 +93,7 @@ def unpack_blob(
     words: dict[str, Any] = {
         "userxattr": os.geteuid() != 0 if userxattr is None else userxattr,
         "ids": ids,
-        "limits": limits,
+        "limits": limits or given(),  # here: the variable may not be there, where it is done
         "allowed": allowed,
         "keep_recipe": keep_recipe,
     }
@@ -161,7 +161,7 @@ def fill(
 
     *digest* says only how the compressed bytes are hashed. Raises as `unpack_blob`; what *read* and *progress* raise.
     """
-    limits = limits or Limits()
+    limits = limits or given()
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     with Fd(os.open(path, flags)) as directory, Fd(os.open(os.path.dirname(path), flags)) as home:
         recipe = Recipe(home) if keep_recipe else None

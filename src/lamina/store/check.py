@@ -82,7 +82,7 @@ def check(
 ) -> Checked:
     """Look at everything in the store, with *repair* mend it, with *rehash* read all content and compare digests.
 
-    *prove* says of a layer whether its tree is that of its diff_id, None if it cannot; then its seal is compared (see
+    *prove* says of a layer whether its contents have its diff_id, None if it cannot. Its seal is compared as well (see
     seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. Raises KernelError.
     """
     try:
@@ -254,14 +254,18 @@ class _Check:
 
     def _hash_layer(self, found: Layer, place: bytes) -> None:
         try:
-            answer = None if self.prove is None else self.prove(found)
-            if answer is None:
+            whole = None if self.prove is None else self.prove(found)
+            if (
+                whole is not False
+            ):  # the archive's headers stay as they were, whatever became of modes and owners
                 digest, before = self.tree_digest(found.path), seal.sealed(place)
                 if before is None:
                     seal.seal(place, digest)
                     self.sealed += 1
-                    return
-                answer = digest == before
+                elif digest != before:
+                    whole = False
+                else:
+                    whole = True
         except FileNotFoundError:
             return  # collected meanwhile
         except Corrupt as error:
@@ -269,9 +273,9 @@ class _Check:
                 DAMAGED, "layer", found.id, error.message, partial(os.unlink, place + b"/" + seal.FILE)
             )
             return
-        if answer:
+        if whole:
             self.proven += 1
-        else:
+        elif whole is False:
             self._damaged_layer(found.id, "its content is not what was unpacked")
 
     def _damaged_layer(self, identity: str, problem: str) -> None:

@@ -1,9 +1,10 @@
 """The digest of a layer's tree, by which damage to it is found later.
 
-A tar's digest cannot be made again from the tree that was unpacked: the order of its entries, its format and padding
-are not in there. So the first `check --rehash` seals a layer: it writes down the digest of everything in the tree
-(names, types, modes, owners, sizes, times of change, extended attributes, links, contents), and the next ones compare.
-Where the layer's tar can be had, whoever calls `check` proves it by that instead.
+A tar's digest cannot be made again from the tree alone: the order of its entries, its format and padding are not in
+there. So the first `check --rehash` seals a layer: it writes down the digest of everything in the tree (names, types,
+modes, owners, sizes, times of change, extended attributes, links, contents), and the next ones compare. Where the
+layer's tar can be made again (image/pack/again.py), whoever calls `check` proves the contents by that as well, which
+finds what was damaged before there was a seal.
 """
 
 from __future__ import annotations

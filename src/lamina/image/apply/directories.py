@@ -39,7 +39,7 @@ _ALIASES = 4096
 class Directory:
     """One that is open. `path` has no links in it; `mtime_ns` is the time it is to have when it is closed."""
 
-    __slots__ = ("acl", "fd", "gid", "mode", "mtime_ns", "path")
+    __slots__ = ("acl", "fd", "gid", "mode", "mtime_ns", "path", "waiting")
 
     def __init__(self, path: bytes, fd: Fd, status: os.stat_result) -> None:
         self.path = path
@@ -48,6 +48,7 @@ class Directory:
         self.mode: int | None = None  # what to put back
         self.acl: bytes | None = None
         self.mtime_ns = status.st_mtime_ns
+        self.waiting = False  # whether files are still to be made in it
         if status.st_mode & stat.S_ISGID:
             self.mode = stat.S_IMODE(status.st_mode)
             os.fchmod(fd, self.mode & ~stat.S_ISGID)
@@ -180,8 +181,10 @@ class Directories:
         """Keep a directory that was just opened, its path without links."""
         held = self._open
         if len(held) >= HELD:
-            self._before_close()
-            held.pop(next(iter(held))).close()
+            oldest = held.pop(next(iter(held)))
+            if oldest.waiting:
+                self._before_close()
+            oldest.close()
         found = held[path] = Directory(path, fd, os.fstat(fd))
         if self.acls:
             found.take_acl()

@@ -201,6 +201,7 @@ class Extractor:
             seconds, rest = divmod(entry.mtime_ns, _NANO)
             self._batch.append((parent.fd, base, entry.mode, uid, gid, seconds, rest, data))
             self._names[real] = parent, number
+            parent.waiting = True
             if len(self._batch) == 1:
                 self._since = entry.offset
             elif len(self._batch) >= AT_ONCE:
@@ -230,6 +231,8 @@ class Extractor:
         if not batch:
             return
         self._batch, self._names = [], {}
+        for parent, _ in names.values():
+            parent.waiting = False
         while batch:
             made, error = create_files(batch)
             if error is None:

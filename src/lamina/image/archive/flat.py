@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lamina.errors import InvalidInput
 from lamina.image.archive.instructions import changed
 from lamina.image.archive.load import Unpacking, record_of, unpack
 from lamina.image.compression import OF_ARCHIVES
@@ -51,6 +52,8 @@ def import_(
         )  # fmt: skip
         if before is not None:
             before()
+        if layer.extra.get("archive") == 0:  # what was to write into the pipe has failed
+            raise InvalidInput("import: there is nothing to import", remedy="the archive has no bytes at all")
         tell("done", id="archive")
         assert layer.diff_id is not None
         config = _config(run, layer.diff_id, message, platform or current())

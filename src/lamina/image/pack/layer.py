@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 
 from lamina.errors import Unsupported
 from lamina.image.apply.names import OPAQUE, WHITEOUT
 from lamina.image.pack.packer import Packer
 from lamina.linux.fd import Fd
-from lamina.overlay.layer import TRUSTED, USER, WHITEOUT_DEV, LayerFormat
-from lamina.overlay.lookup import open_beneath
+from lamina.overlay.copying import listed
+from lamina.overlay.layer import TRUSTED, USER, LayerFormat
+from lamina.overlay.lookup import look, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +42,9 @@ def pack_layer(
     """
     marks = USER if (os.geteuid() != 0 if userxattr is None else userxattr) else TRUSTED
     packer = Packer(out, compression, level, ids)
-    pending: list[Iterator[bytes]] = []
-    root = _Place(directory, b"")
-    packer.put(b".", root.status(), root.xattrs(root.names()), b"", root.content)
-    pending.append(_walk(directory, b"", marks, packer))
+    with open_beneath(directory, b"", os.O_RDONLY | os.O_DIRECTORY) as root:
+        packer.put(b".", os.fstat(root), _xattrs(root, listed(b"/proc/self/fd/%d" % root)), b"", _no_content)
+    pending = [_walk(directory, b"", marks, packer)]
     while pending:
         below = next(pending[-1], None)
         if below is None:
@@ -56,69 +57,58 @@ def pack_layer(
 def _walk(root: int, path: bytes, family: LayerFormat, packer: Packer) -> Iterator[bytes]:
     """Pack what is in one directory; yields each directory in it, which is then to be walked."""
     prefix = path + b"/" if path else b""
-    with open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        names = sorted(map(os.fsencode, os.listdir(fd)))
-        opaque = _value(fd, family.opaque) if path else None
-    if opaque == b"y":
+    fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        others = _marks(fd, path, prefix, family, packer)
+        for name, status, stored in others:
+            for mark in (family.redirect, family.metacopy):
+                if mark in stored:
+                    raise Unsupported(
+                        f"pack {os.fsdecode(prefix + name)}: it was moved, or only its metadata were changed, which a"
+                        f" layer alone does not hold ({mark})"
+                    )
+            target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b""
+            xattrs = _xattrs(b"/proc/self/fd/%d/%b" % (fd, name), stored) if stored else {}
+            packer.put(prefix + name, status, xattrs, target, partial(_content, fd, name))
+            if stat.S_ISDIR(status.st_mode):
+                fd.close()  # what is below may be deep
+                yield prefix + name
+                fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        fd.close()
+
+
+def _marks(
+    fd: int, path: bytes, prefix: bytes, family: LayerFormat, packer: Packer
+) -> list[tuple[bytes, os.stat_result, list[str]]]:
+    """Write the marks of one directory; its other entries."""
+    opaque = _value(fd, family.opaque) == b"y" if path else False  # on the root it means nothing
+    if opaque:
         packer.mark(prefix + OPAQUE)
     others = []
-    for name in names:
-        place = _Place(root, prefix + name)
-        status = place.status()
-        stored = [] if stat.S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT_DEV else place.names()
-        if family.is_whiteout(status, stored):
-            if name.startswith(WHITEOUT):
-                raise Unsupported(f"pack {os.fsdecode(prefix + name)}: no whiteout can hide such a name")
-            if opaque != b"y":
-                packer.mark(prefix + WHITEOUT + name)
-        else:
-            others.append((name, place, status, stored))
-    for name, place, status, stored in others:
-        for mark in (family.redirect, family.metacopy):
-            if mark in stored:
-                raise Unsupported(
-                    f"pack {os.fsdecode(prefix + name)}: it was moved, or only its metadata were changed, which a"
-                    f" layer alone does not hold ({mark})"
-                )
-        target = place.target() if stat.S_ISLNK(status.st_mode) else b""
-        packer.put(prefix + name, status, place.xattrs(stored), target, place.content)
-        if stat.S_ISDIR(status.st_mode):
-            yield prefix + name
+    for name in sorted(map(os.fsencode, os.listdir(fd))):
+        status, stored = look(fd, name)
+        if not family.is_whiteout(status, stored):
+            others.append((name, status, stored))
+        elif name.startswith(WHITEOUT):
+            raise Unsupported(f"pack {os.fsdecode(prefix + name)}: no whiteout can hide such a name")
+        elif not opaque:
+            packer.mark(prefix + WHITEOUT + name)
+    return others
 
 
-class _Place:
-    """One entry of the layer, looked at through a descriptor of its own."""
+def _xattrs(place: int | bytes, names: list[str]) -> dict[str, bytes]:
+    """Those that are not overlayfs' own; of a path, the last name is not followed."""
+    wanted = [name for name in names if not name.startswith(_FAMILIES)]
+    return {name: os.getxattr(place, name, follow_symlinks=isinstance(place, int)) for name in wanted}
 
-    def __init__(self, root: int, path: bytes) -> None:
-        self._root, self._path = root, path
 
-    def _open(self, flags: int) -> Fd:
-        return open_beneath(self._root, self._path, flags)
+def _content(fd: int, name: bytes) -> Fd:
+    return open_beneath(fd, name, os.O_RDONLY | os.O_NONBLOCK)
 
-    def status(self) -> os.stat_result:
-        with self._open(os.O_PATH) as fd:
-            return os.fstat(fd)
 
-    def names(self) -> list[str]:
-        with self._open(os.O_PATH) as fd:
-            try:
-                return os.listxattr(b"/proc/self/fd/%d" % fd)
-            except OSError:
-                return []
-
-    def xattrs(self, names: list[str]) -> dict[str, bytes]:
-        wanted = [name for name in names if not name.startswith(_FAMILIES)]
-        if not wanted:
-            return {}
-        with self._open(os.O_PATH) as fd:
-            return {name: os.getxattr(b"/proc/self/fd/%d" % fd, name) for name in wanted}
-
-    def target(self) -> bytes:
-        with self._open(os.O_PATH) as fd:
-            return os.readlink(b"", dir_fd=fd)
-
-    def content(self) -> Fd:
-        return self._open(os.O_RDONLY | os.O_NONBLOCK)
+def _no_content() -> Fd:
+    raise AssertionError("a directory has none")
 
 
 def _value(fd: int, name: str) -> bytes | None:

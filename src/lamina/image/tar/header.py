@@ -6,9 +6,9 @@ pax(1), "ustar Interchange Format"; the GNU tar manual, "Basic Tar Format"; tar(
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from lamina.errors import InvalidInput
-from lamina.values import value
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -22,8 +22,7 @@ GNU_ATIME, GNU_CTIME, GNU_SPARSE, GNU_EXTENDED, GNU_REAL_SIZE = 0, 12, 41, 137, 
 MOST = (1 << 63) - 1
 
 
-@value
-class Header:
+class Header(NamedTuple):
     """The fields of one block: numbers read, text up to its NUL.
 
     `rest` are the last 167 bytes, which `gnu` says how to read.
@@ -86,11 +85,11 @@ def parse(block: memoryview) -> Header:
 
 def _verify(block: memoryview, wanted: int) -> None:
     """The sum of all bytes, those of the sum itself taken as blanks."""
-    left, right = block[:148], block[156:]
-    if sum(left) + sum(right) + 256 == wanted:
+    if sum(block) - sum(block[148:156]) + 256 == wanted:
         return
     # some old programs added signed bytes
-    if sum(left.cast("b")) + sum(right.cast("b")) + 256 != wanted:
+    signed = block.cast("b")
+    if sum(signed) - sum(signed[148:156]) + 256 != wanted:
         raise InvalidInput(
             "read archive: a header's checksum is wrong: this is no tar archive, or a damaged one"
         )

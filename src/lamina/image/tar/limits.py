@@ -1,6 +1,8 @@
-"""How much of an archive is believed before it is refused, and the option that raises each limit."""
+"""How much of an archive is believed before it is refused, and how each limit is raised."""
 
 from __future__ import annotations
+
+import os
 
 from lamina.errors import InvalidInput
 from lamina.values import value
@@ -11,17 +13,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 GIB = 1 << 30
-# field of Limits -> the option that sets it; docs/layers.md shows both
-OPTIONS = {
-    "entries": "--layer-entries",
-    "size": "--layer-size",
-    "depth": "--layer-depth",
-    "name": "--layer-name-length",
-    "extensions": "--layer-header-size",
-    "segments": "--layer-sparse-segments",
-    "ratio": "--layer-ratio",
-    "window": "--layer-window",
-}
+VARIABLE = "LAMINA_LAYER_LIMITS"  # "entries=5000000,size=1t": what is given there instead of the defaults
+_SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @value
@@ -52,7 +45,34 @@ class Limits:
     def exceeded(self, field: str, what: str) -> NoReturn:
         """Refuse *what*, which is more than *field* allows. Raises InvalidInput."""
         most = getattr(self, field)
-        remedy = f"{OPTIONS[field]} allows more, if you trust it"
+        remedy = f"if you trust it, {VARIABLE}={field}=N allows more"
         if field == "name":
             remedy = "the kernel takes no longer one"
         raise InvalidInput(f"read archive: {what}, the limit is {most}", remedy=remedy)
+
+
+def given(text: str | None = None) -> Limits:
+    """The limits with those of *text* ("entries=5000000,size=1t"; None: of the variable LAMINA_LAYER_LIMITS) instead.
+
+    Raises InvalidInput for a name that is none, or a number that is none.
+    """
+    if text is None:
+        text = os.environ.get(VARIABLE, "")
+    found: dict[str, int] = {}
+    for word in filter(None, text.replace(" ", "").split(",")):
+        name, _, number = word.partition("=")
+        digits, factor = (
+            (number[:-1], _SIZES[number[-1:].lower()]) if number[-1:].lower() in _SIZES else (number, 1)
+        )
+        if (
+            name not in Limits.__annotations__
+            or not (digits.isascii() and digits.isdigit())
+            or len(digits) > 15
+        ):
+            raise InvalidInput(
+                f"limit layers to {word!r}: not a limit",
+                remedy="they are " + ", ".join(Limits.__annotations__),
+            )
+        found[name] = int(digits) * factor
+    found["name"] = min(found.get("name", Limits.name), Limits.name)
+    return Limits(**found)
