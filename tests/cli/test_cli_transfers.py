@@ -87,3 +87,12 @@ def test_what_comes_is_downloading(screen: io.StringIO) -> None:
         transfer.event("layer", id=ONE, total=2_000_000)
         transfer.event("progress", id=ONE, bytes=1_000_000)
     assert re.search(r"1\.0/2\.0 MB.*Downloading", screen.getvalue())
+
+
+def test_a_narrow_terminal_shortens_the_bars(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> None:
+    narrow = Console(file=screen, force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr(output, "console", lambda stream=1: narrow)
+    with Transfer(stream=1) as transfer:
+        transfer.event("layer", id=ONE, total=200_000_000)
+        transfer.event("progress", id=ONE, bytes=100_000_000)
+    assert re.search(r"111111111111 \S+ +100\.0/200\.0 MB .*Downloading", screen.getvalue())

@@ -326,12 +326,12 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit container cp create events exec export history image images import kill load login logout network
-pause port pull push rename restart save search start stats stop tag top unpause update wait
+attach build commit container cp create events exec kill network pause port rename restart start stats stop top unpause
+update wait
 """
 LATER_OPTIONS = """
--d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --init --ipc --mount --pid --privileged
---publish --publish-all --pull --restart --security-opt --shm-size --sysctl --tmpfs --ulimit --userns
+-d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --ipc --pid --privileged
+--publish --publish-all --restart --shm-size --sysctl --ulimit --userns
 """
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SHORT = 12
+BESIDE = (
+    58  # columns of a line without its bar: "b5ee7cc9846e  120.0/158.6 MB 18.1 MB/s Layer already exists"
+)
 WORDS = {
     "resolving": "",
     "layer": "Pulling fs layer",
@@ -134,6 +137,7 @@ def _short(identity: str) -> str:
 
 def _bars(stream: int) -> Progress:
     from rich.progress import BarColumn, DownloadColumn, Progress, Task, TextColumn, TransferSpeedColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Size(DownloadColumn):
@@ -147,11 +151,15 @@ def _bars(stream: int) -> Progress:
             known = task.fields["sized"] and (task.finished_speed or task.speed)
             return super().render(task) if known else Text()
 
+    console = output.console(stream)
+    whole = [
+        Column(no_wrap=True) for _ in range(5)
+    ]  # a narrow terminal shortens the bars, and breaks no line
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        Size(),
-        Speed(),
-        TextColumn("{task.fields[state]}", markup=False),
-        console=output.console(stream),
+        TextColumn("{task.description}", markup=False, table_column=whole[0]),
+        BarColumn(bar_width=max(5, min(30, console.width - BESIDE)), table_column=whole[1]),
+        Size(table_column=whole[2]),
+        Speed(table_column=whole[3]),
+        TextColumn("{task.fields[state]}", markup=False, table_column=whole[4]),
+        console=console,
     )
