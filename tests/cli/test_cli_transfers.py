@@ -96,3 +96,10 @@ def test_a_narrow_terminal_shortens_the_bars(monkeypatch: pytest.MonkeyPatch, sc
         transfer.event("layer", id=ONE, total=200_000_000)
         transfer.event("progress", id=ONE, bytes=100_000_000)
     assert re.search(r"111111111111 \S+ +100\.0/200\.0 MB .*Downloading", screen.getvalue())
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_warning_is_no_output(capfd: pytest.CaptureFixture[str], quiet: bool) -> None:
+    with Transfer(stream=1, quiet=quiet) as transfer:
+        transfer.event("warning", text="for another kind of machine")
+    assert capfd.readouterr() == ("", "lamina: warning: for another kind of machine\n")

@@ -66,17 +66,28 @@ class Transfer:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something happened: see `Engine.pull`."""
+        if kind == "warning":  # also to those who want to hear of nothing else
+            self._warn(str(facts.get("text", "")))
+            return
         if self.quiet:
             return
         with self._lock:
-            if kind == "warning":
-                self._say(f"warning: {facts.get('text', '')}")
-            elif (identity := str(facts.get("id") or "")) == "":
+            if (identity := str(facts.get("id") or "")) == "":
                 self._whole(kind, facts)
             elif self._bars is not None:
                 self._draw(kind, identity, facts)
             elif self.plainly and (word := self.words.get(kind)):
                 self._say(f"{_short(identity)}: {word}")
+
+    def _warn(self, text: str) -> None:
+        """On standard error, or above the bars."""
+        from lamina.cli.report import say
+
+        with self._lock:
+            if self._bars is not None:
+                self._say(f"lamina: warning: {text}")
+            else:
+                say(f"warning: {text}")
 
     def _whole(self, kind: str, facts: dict[str, Any]) -> None:
         if kind == "resolving":
