@@ -115,6 +115,8 @@ def test_login_and_logout(
         assert lamina("push", name).returncode == 125
         done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="wrong\n")
         assert done.returncode == 125 and "secret" not in done.stderr
+        done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="\n")
+        assert done.returncode == 125 and "standard input has no password" in done.stderr
         done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="secret\n")
         assert (done.stdout, done.returncode) == ("Login Succeeded\n", 0), done.stderr
         done = lamina("push", name)

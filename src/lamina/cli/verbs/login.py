@@ -43,6 +43,8 @@ def do(args: Arguments) -> int:
         if not name:
             raise InvalidInput("login: --password-stdin needs --username", remedy="add -u NAME")
         password = sys.stdin.read().rstrip("\r\n")
+        if not password:
+            raise InvalidInput("login: standard input has no password", remedy="pipe it in")
     elif password:
         say("warning: a password on the command line is seen by others; --password-stdin is safer")
     if not name or not password:
