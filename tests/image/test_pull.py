@@ -125,7 +125,9 @@ def test_an_image_is_pulled(puller: Puller, fake: FakeRegistry, docker: bool) ->
     assert [event["id"] for event in puller.heard.all("layer")] == [
         layer["digest"] for layer in json.loads(fake.manifests["team/tool"][found][0])["layers"]
     ]
-    assert puller.heard.events[-1] == ("done", {"image": record.id, "digest": found})
+    kind, facts = puller.heard.events[-1]
+    assert (kind, facts["image"], facts["digest"], facts["known"]) == ("done", record.id, found, False)
+    assert fake.host in facts["reference"]
     assert sum(event["bytes"] for event in puller.heard.all("progress")) == sum(
         event["total"] for event in puller.heard.all("layer")
     )

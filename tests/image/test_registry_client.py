@@ -140,7 +140,7 @@ def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     clock = Clock()
     network = Registries(nobody(tmp_path), transport=clock.transport(tmp_path))
-    with pytest.raises(RegistryError, match=f"reach registry 127.0.0.1:{port}: .*Connection refused"):
+    with pytest.raises(RegistryError, match=f"^reach registry 127.0.0.1:{port}: Connection refused"):
         network.repositories(parse(f"127.0.0.1:{port}/a"))[0].get_manifest("1")
     assert clock.slept == []
 
@@ -509,7 +509,7 @@ def test_login_asks_before_it_keeps(tmp_path: Path) -> None:
 def test_login_to_a_registry_with_basic_authentication(tmp_path: Path) -> None:
     with FakeRegistry({"alice": "x"}, scheme="basic") as fake:
         network = registries(tmp_path)
-        with pytest.raises(RegistryError, match="access denied"):
+        with pytest.raises(RegistryError, match=f"log in to {fake.host}: .* not take this name and password"):
             network.login(fake.host, Login("alice", "y"))
         assert network.login(fake.host, Login("alice", "x"))
 

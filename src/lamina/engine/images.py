@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lamina.engine.design import HOST
 from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck
 from lamina.engine.naming import resolve
@@ -108,6 +109,8 @@ def tag(store: Store, source: str, target: str) -> None:
     reference = parse(target)
     if reference.digest is not None:
         raise Conflict(f"tag {target}: a digest cannot be given, it is found out")
+    if target == HOST:
+        raise Conflict(f"tag {target}: 'run host' is always this system", remedy="take another name")
     tags.tag(store, reference.canonical, resolve(store, source)[0].id)
 
 

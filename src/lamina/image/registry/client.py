@@ -130,6 +130,13 @@ class Registry:
         self.base()
         response = self.call("GET", f"{self.base()}/v2/", scopes=frozenset())
         data = self.read(response, LARGEST_ERROR)
+        if response.status == 401:
+            raise RegistryError(
+                f"log in to {self.endpoint.host}: the registry does not take this name and password",
+                status=401,
+                code=_complaint(data)[0] or "UNAUTHORIZED",
+                remedy="are both right? some registries want an access token in place of the password",
+            )
         if response.status != 200:
             raise self.refused(response, data, "log in to")
 

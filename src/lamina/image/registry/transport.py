@@ -229,7 +229,9 @@ class Transport:
         if isinstance(cause, NameResolutionError):
             return RegistryError(f"{what}: the host is not known", remedy="is the name right?"), reached
         if isinstance(cause, NewConnectionError):
-            return RegistryError(f"{what}: {_short(cause)}"), reached
+            return RegistryError(
+                f"{what}: {_refusal(cause)}", remedy="is the name, and the port, right? is it up?"
+            ), reached
         if isinstance(cause, TimeoutError):
             return RegistryError(f"{what}: no answer in time"), True
         if isinstance(cause, ProtocolError):
@@ -353,6 +355,12 @@ def _distrusted(error: BaseException, what: str) -> RegistryError:
         f"{what}: its certificate is not trusted: {text}",
         remedy="put its root into /etc/containers/certs.d/<host:port>/ca.crt, or give --tls-verify=false",
     )
+
+
+def _refusal(error: BaseException) -> str:
+    """ "Connection refused" of "Failed to establish a new connection: [Errno 111] Connection refused"."""
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or _short(error)
 
 
 def _short(error: BaseException) -> str:

@@ -134,10 +134,13 @@ class _Pull:
         self._check_platform(config)
         unpacked = self._layers(found.manifest, config)
         record = self._record(found, config, unpacked)
+        known = tags.named(self.store, self.name) == record.id
         # named in the same step: an image without a name is what a prune takes
         record = images.put(self.store, record, [self.name], lease=self.held)
         tags.tag(self.store, self.name, record.id, [found.outermost])
-        self.tell("done", image=record.id, digest=found.outermost)
+        self.tell(
+            "done", image=record.id, digest=found.outermost, reference=self.reference.familiar, known=known
+        )
         return record
 
     # -- which image
