@@ -31,8 +31,8 @@ def create_files(files: list[NewFile]) -> tuple[int, KernelError | None]:
     Names have no "/" in them and are not followed. Returns how many were made, and why not the next one (None: all
     were): EEXIST where its name is taken; after any other error it is there, but not complete.
     """
-    compiled = _create_files is not None
-    made, call, errno = _create_files(files) if compiled else create_files_one_by_one(files)
+    create = create_files_one_by_one if _create_files is None else _create_files
+    made, call, errno = create(files)
     return made, None if call < 0 else KernelError(CALLS[call], errno, os.fsdecode(files[made][1]))
 
 
