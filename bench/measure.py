@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 class Case:
     """Something to measure. `once` does it one time and returns how long it took, in seconds.
 
-    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach.
+    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach. A case of
+    `unit` "MB" returns bytes. `processor` may be filled by `once`: the processor time of each time, in seconds.
     """
 
     name: str
@@ -24,6 +25,9 @@ class Case:
     reference: str = ""
     limit: float | None = None
     samples: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    unit: str = "ms"
+    reach: str = ""
 
     @property
     def median(self) -> float:
@@ -40,11 +44,16 @@ class Failed(Exception):
     """A case did not do what it was meant to measure."""
 
 
-def measure(cases: Sequence[Case], rounds: int, seconds: float) -> int:
-    """Fill `samples` of *cases*: two rounds to warm up, then at most *rounds* and *seconds*. The rounds done."""
-    for _ in range(2):
+class Missing(Failed):
+    """A group of cases cannot be measured on this machine."""
+
+
+def measure(cases: Sequence[Case], rounds: int, seconds: float, warm_up: int = 2) -> int:
+    """Fill `samples` of *cases*: some rounds to warm up, then at most *rounds* and *seconds*. The rounds done."""
+    for _ in range(warm_up):
         for case in cases:
             case.once()
+            case.processor.clear()
     end = time.monotonic() + seconds
     order, done = list(cases), 0
     while done < rounds and (done < 3 or time.monotonic() < end):

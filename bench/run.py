@@ -15,17 +15,19 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import diffs
+import images
 import layers
 import mounts
 import starts
 from machine import facts
-from measure import Case, Failed, measure, ratio
+from measure import Case, Failed, Missing, measure, ratio
 from stage import Stage, enter_private_namespace
 
 import runtime
@@ -36,6 +38,7 @@ GROUPS = {
     "mounts": (mounts, 40),
     "diffs": (diffs, 10),
     "layers": (layers, 20),
+    "images": (images, 5),
 }
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -53,7 +56,13 @@ def main() -> None:
         measured = {}
         for name in asked.group or GROUPS:
             print(f"{name} ...", file=sys.stderr)
-            measured[name] = group(name, stage, asked)
+            try:
+                measured[name] = group(name, stage, asked)
+            except Missing as error:
+                if asked.group:
+                    raise
+                print(f"{name}: left out: {error}", file=sys.stderr)
+                continue
             print("\n".join(table(name, measured[name])), flush=True)
     except Failed as error:
         sys.exit(f"bench: {error}")
@@ -68,12 +77,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "group",
-        nargs="*",
-        choices=[*GROUPS, []],
-        help="starts, runtime, mounts, diffs, layers (default: all)",
-    )
+    parser.add_argument("group", nargs="*", choices=[*GROUPS, []], help=f"{', '.join(GROUPS)} (default: all)")
     parser.add_argument("--rounds", type=int, help="at most this many rounds a group")
     parser.add_argument(
         "--seconds", type=float, default=90, help="at most this much time a group (default 90)"
@@ -91,31 +95,41 @@ def group(name: str, stage: Stage, asked: argparse.Namespace) -> list[Case]:
     module, rounds = GROUPS[name]
     with ExitStack() as stack:
         cases = list(module.cases(stage, stack))
-        measure(cases, asked.rounds or rounds, asked.seconds)
+        measure(cases, asked.rounds or rounds, asked.seconds, getattr(module, "WARM_UP", 2))
     return cases
 
 
 def table(name: str, cases: list[Case]) -> list[str]:
     """The figures as a Markdown table."""
     by_name = {case.name: case for case in cases}
+    processor = any(case.processor for case in cases)
     lines = [
         f"| {name} | median | min | ratio | of minima | to reach | compared with |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
+    if processor:
+        lines = [f"{lines[0]} processor |", f"{lines[1]} ---: |"]
     for case in cases:
-        row = [case.name, f"{case.median * 1e3:.2f} ms", f"{case.best * 1e3:.2f} ms"]
+        row = [case.name, _figure(case.median, case.unit), _figure(case.best, case.unit)]
         if case.reference in by_name:
             paired, of_minima = ratio(case, by_name[case.reference])
             row += [
                 f"{paired:.2f}",
                 f"{of_minima:.2f}",
-                f"{case.limit}" if case.limit else "",
+                f"{case.limit}" if case.limit else case.reach,
                 case.reference,
             ]
         else:
-            row += ["1", "1", "", ""]
+            row += ["1", "1", case.reach, ""] if case.unit == "ms" else ["", "", case.reach, ""]
+        if processor:
+            row.append(_figure(statistics.median(case.processor), "ms") if case.processor else "")
         lines.append(f"| {' | '.join(row)} |")
     return [*lines, f"\n{len(cases[0].samples)} rounds\n"]
+
+
+def _figure(value: float, unit: str) -> str:
+    """Seconds as milliseconds, bytes as MB."""
+    return f"{value * 1e3:.2f} ms" if unit == "ms" else f"{value / 1e6:.0f} MB"
 
 
 def document(machine: dict[str, str], measured: dict[str, list[Case]]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -263,6 +264,20 @@ def test_hard_links_in_any_order(tmp_path: Path) -> None:
     assert (applied.size, applied.inodes) == (1, 5)
 
 
+def test_links_to_links_that_come_later_do_not_take_time_without_end(tmp_path: Path) -> None:
+    """Each round through those that wait makes one of these: a hundred thousand of them took hours."""
+
+    def chain(length: int) -> bytes:
+        names = [b"%d" % number for number in range(length)]
+        links = [hard_link(name, after) for name, after in itertools.pairwise(names)]
+        return archive(*links, file(names[-1], b"x"))
+
+    unpack(chain(20), tmp_path / "l")
+    assert (tmp_path / "l/0").stat().st_nlink == 20
+    with pytest.raises(InvalidInput, match="hard links that come later, and so on, are too many"):
+        unpack(chain(2000), tmp_path / "m")
+
+
 def test_hard_links_that_cannot_be(tmp_path: Path) -> None:
     cases = [
         [hard_link(b"a", b"nowhere")],
@@ -308,6 +323,22 @@ def test_opaque_directories(tmp_path: Path) -> None:
     assert listing(root) == ["a", "a/x", "b", "b/x"]
     with pytest.raises(InvalidInput):
         unpack(archive(file(b".wh..wh..opq")), tmp_path / "root")
+
+
+def test_whiteouts_below_what_is_no_directory(tmp_path: Path) -> None:
+    """As umoci writes them, where a file took the place of a directory: it hides all of that already."""
+    root = tmp_path / "l"
+    unpack(
+        archive(
+            file(b"f", b"f"), file(b"f/.wh.x"), file(b"f/sub/.wh.x"), file(b"f/.wh..wh..opq"), file(b"g/.wh.x"),
+            file(b"g", b"g"),
+        ),
+        root,
+    )  # fmt: skip
+    assert listing(root) == ["f", "g"]
+    assert (root / "f").read_bytes() == b"f" and (root / "g").read_bytes() == b"g"
+    with pytest.raises(InvalidInput, match="which is no directory"):
+        unpack(archive(file(b"f", b"f"), file(b"f/x")), tmp_path / "other")
 
 
 def test_files_of_aufs(tmp_path: Path) -> None:

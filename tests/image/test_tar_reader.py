@@ -373,9 +373,18 @@ def test_each_limit() -> None:
         with pytest.raises(InvalidInput, match=option):
             read(data, limits)
         read(data)
-    many_global = b"".join(pax((b"k%d" % i, b"x" * 900), flag=b"g") for i in range(5))
-    with pytest.raises(InvalidInput):
-        read(archive(many_global, file(b"a")), Limits(extensions=3000))
+
+
+def test_global_headers_cost_the_entries_nothing() -> None:
+    """Of ten thousand keys that mean nothing none is kept, or each entry would look at all of them."""
+    from lamina.image.tar.reader import _Reader
+    from lamina.image.tar.source import Source
+    from support.archives import chunks
+
+    parts = [pax(*[(b"k%d.%d" % (n, m), b"x") for m in range(100)], flag=b"g") for n in range(100)]
+    reader = _Reader(Source(chunks(archive(*parts, pax((b"uid", b"7"), flag=b"g"), file(b"a")))), Limits())
+    assert [entry.uid for entry in reader.run()] == [7]
+    assert reader.of_all == {b"uid": b"7"}
 
 
 def test_entries_that_are_no_files() -> None:

@@ -15,6 +15,7 @@ latter read-only, are at the places where they are outside.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import subprocess
@@ -186,6 +187,15 @@ class PeerRoot:
             for directory, names, _ in os.walk(top):
                 found += [os.path.relpath(os.path.join(directory, name), top) for name in names]
         return sorted(name for name in found if name != "init")
+
+    def processor_time(self) -> float:
+        """Seconds that processors spent on everything in it so far; nan where no control group counts them."""
+        for group in self._groups:
+            if (group / "cpuacct.usage").exists():
+                return int((group / "cpuacct.usage").read_text()) / 1e9
+            if (group / "cgroup.controllers").exists():
+                return int((group / "cpu.stat").read_text().split()[1]) / 1e6
+        return math.nan
 
     def argv(
         self, words: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: str | Path = "/"

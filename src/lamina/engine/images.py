@@ -10,8 +10,8 @@ from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
-from lamina.image.archive.load import nanoseconds
 from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
+from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.references import ContainerUses

@@ -36,6 +36,10 @@ HELD = 48  # directories open at once; a process may often hold no more than 102
 _ALIASES = 4096
 
 
+class NoDirectory(InvalidInput):
+    """An entry is below something that is no directory in the same layer."""
+
+
 class Directory:
     """One that is open. `path` has no links in it; `mtime_ns` is the time it is to have when it is closed."""
 
@@ -168,7 +172,7 @@ class Directories:
             os.mkdir(base, 0o700, dir_fd=parent.fd)
         except FileExistsError:
             if not self._clear(parent, base):
-                raise InvalidInput(
+                raise NoDirectory(
                     f"unpack layer: an entry is below {path!r}, which is no directory"
                 ) from None
             opaque = True  # it was deleted below, and begins anew

@@ -124,13 +124,14 @@ class _Reader:
             setattr(more, field, data.partition(b"\0")[0])
 
     def _global(self, data: bytes) -> None:
+        """Only what would be applied is kept: each entry looks at all of it."""
         for key, content in pax.global_records(data).items():
+            if key not in _APPLY:
+                continue
             if content:
                 self.of_all[key] = content
             else:  # an empty value takes an earlier one back
                 self.of_all.pop(key, None)
-        if sum(map(len, self.of_all)) + sum(map(len, self.of_all.values())) > self.limits.extensions:
-            self.limits.exceeded("extensions", "global extension headers of more bytes")
 
     # -- an entry
 
