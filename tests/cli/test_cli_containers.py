@@ -41,12 +41,7 @@ def test_the_exit_status_is_the_commands(lamina: Lamina, command: str, status: i
     [
         (["--rm", "host", "no-such-command"], 127, "execute no-such-command: ", None),
         (["--rm", "host", "/etc"], 126, "execute /etc: ", None),
-        (
-            ["--rm", "--pull", "never", "debian:12", "true"],
-            125,
-            "image debian:12: no such image",
-            "lamina pull",
-        ),
+        (["--rm", "--pull", "never", "none:1", "true"], 125, "image none:1: no such image", "'lamina pull'"),
         (["--rm", "--memory", "lots", "host", "true"], 125, "run: memory lots: not a size", "512m"),
         (["--rm", "--cpus", "none", "host", "true"], 125, "run: cpus none: ", "0.5"),
         (["--rm", "-w", "relative", "host", "true"], 125, "run: working directory 'relative': ", None),

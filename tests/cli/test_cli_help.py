@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.cli.commands import LONGER
 from lamina.cli.entry import command_line, load
 from lamina.cli.options.general import GLOBAL
 from lamina.cli.verbs import GROUPS, VERBS
@@ -30,11 +31,19 @@ def test_help_lists_every_verb_in_its_group(capfd: pytest.CaptureFixture[str]) -
     positions = [out.index(f"\n{group}\n") for group in GROUPS]
     assert positions == sorted(positions)
     for name, (_, _, about) in VERBS.items():
-        assert re.search(rf"^  {name}  ", out, re.MULTILINE), name
+        shown = re.search(rf"^  {name}  ", out, re.MULTILINE) is not None
+        assert shown == (name not in LONGER), name
         assert about.split()[0] in out
     for option in GLOBAL.options:
         assert f"--{option.name}" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_docker_s_longer_names_are_shown_by_their_group(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "image rm" in LONGER and "image prune" not in LONGER
+    _, out, _ = said(capfd, "image")
+    for name in ("rm", "ls", "pull", "prune"):
+        assert re.search(rf"^  {name}  ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("argv", [(), ("-h",), ("help",), ("--debug", "--help")])
@@ -221,6 +230,8 @@ def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:
     assert complete(lamina, "lamina run --network ") == ["none", "host"]
     assert complete(lamina, "lamina completion ") == ["bash", "zsh", "fish"]
     assert complete(lamina, "lamina diff ") == []
+    assert lamina("volume", "create", "data").returncode == 0
+    assert complete(lamina, "lamina volume rm ") == ["data"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -242,6 +253,11 @@ def test_bash_completes_with_the_script(lamina: Lamina, tmp_path: Path) -> None:
 COMP_WORDS=(lamina run --net) COMP_CWORD=2
 _lamina_completion lamina
 echo "${COMPREPLY[@]}"
+COMPREPLY=() COMP_LINE="lamina completion a:b" COMP_POINT=21
+COMP_WORDS=(lamina completion a : b) COMP_CWORD=4
+_lamina_completion() { COMPREPLY=(a:bc "a:bd"); declare -p COMP_WORDS; }
+_lamina_completion_with_colons lamina
+echo "${COMPREPLY[@]}"
 """
     )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -249,4 +265,6 @@ echo "${COMPREPLY[@]}"
     shown = subprocess.run(
         shell, capture_output=True, text=True, env=environment, start_new_session=True, check=False
     )
-    assert shown.stdout == "--network\n", shown.stderr
+    lines = shown.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("--network", "bc bd"), shown.stderr
+    assert '[2]="a:b"' in lines[-2]

@@ -83,8 +83,9 @@ def test_filters(lamina: Lamina, filters: list[str], wanted: list[str]) -> None:
 
 
 def test_filters_that_are_none(lamina: Lamina) -> None:
-    for text in ("x=y", "dangling", "dangling=perhaps"):
-        assert lamina("images", "-f", text).returncode == 2
+    for text in ("x=y", "dangling", "dangling=perhaps", "until=perhaps"):
+        done = lamina("images", "-f", text)
+        assert done.returncode == 2 and "internal error" not in done.stderr, done.stderr
 
 
 @pytest.mark.usefixtures("loaded")
@@ -104,7 +105,7 @@ def test_tag_and_rmi(lamina: Lamina) -> None:
     )
     assert lamina("images", "-q").stdout == ""
     assert lamina("tag", "one:1", "x").returncode == 125
-    for name in ("Upper", "x@sha256:" + "0" * 64):
+    for name in ("Upper", "host", "x@sha256:" + "0" * 64):
         assert lamina("tag", "one:1", name).returncode == 125
 
 
@@ -152,7 +153,7 @@ def test_history_and_inspect(lamina: Lamina) -> None:
     assert lamina("inspect", "--type", "container", "one:1").returncode == 1
     done = lamina("inspect", "nothing", "one:1")
     assert (done.returncode, len(json.loads(done.stdout))) == (1, 1)
-    assert "container nothing: no such container" in done.stderr
+    assert "inspect nothing: no such container or image" in done.stderr
 
 
 @pytest.mark.usefixtures("loaded")
@@ -181,6 +182,12 @@ def test_a_terminal_gets_no_archive(lamina: Lamina, store_root: Path) -> None:
         os.close(terminal)
 
 
+def test_what_cannot_be_written_is_named_as_it_was_typed(lamina: Lamina, store_root: Path) -> None:
+    small_image(store_root)
+    done = lamina("save", "-o", "/no/such/place.tar", "tiny")
+    assert done.returncode == 125 and "write /no/such/place.tar: No such file" in done.stderr
+
+
 def test_import_run_export(lamina: Lamina, tmp_path: Path, untouched_host: Leaks) -> None:
     place = tmp_path / "tree"
     place.mkdir()
@@ -206,7 +213,7 @@ def test_images_that_nobody_uses(lamina: Lamina, store_root: Path, untouched_hos
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("Total reclaimed space: ")
     assert len(Engine(store_root).images()) == 1
     done = lamina("image", "prune", "-a")
-    assert done.returncode == 125 and "no terminal to ask on" in done.stderr
+    assert done.returncode == 125 and "prune: there is no terminal to ask on" in done.stderr
     lamina("image", "prune", "-af")
     assert Engine(store_root).images() == []
 
@@ -231,6 +238,8 @@ def test_options_of_run(lamina: Lamina, store_root: Path, tmp_path: Path, untouc
 
 
 def test_what_is_not_there_says_so(lamina: Lamina) -> None:
+    done = lamina("inspect", "nobody")
+    assert (done.returncode, done.stdout) == (1, "[]\n") and "no such container or image" in done.stderr
     done = lamina("search", "debian")
     assert done.returncode == 125 and "no common way to be searched" in done.stderr
     assert lamina("login", "-u", "ann", "registry.example").returncode == 125

@@ -47,13 +47,15 @@ def test_push_pull_and_run(
     done = lamina("push", name)
     assert done.returncode == 0, done.stderr
     digest = done.stdout.splitlines()[-1].removeprefix("digest: ")
+    assert done.stdout.count(digest) == 1
     assert digest.startswith("sha256:")
     assert "Pushed" in done.stdout
     assert lamina("rmi", name).returncode == 0
     done = lamina("pull", name)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert (lines[-2], lines[-1]) == (f"Digest: {digest}", name)
+    assert lines[-3:] == [f"Digest: {digest}", f"Status: Downloaded newer image for {name}", name]
+    assert f"Status: Image is up to date for {name}" in lamina("pull", name).stdout.splitlines()
     assert sum(line.endswith(": Pull complete") for line in lines) == 2
     assert lamina("images", "-q", "--no-trunc").stdout == f"sha256:{source.id}\n"  # the id it came with
     assert lamina("images", "--digests", "--format", "{{.Digest}}").stdout == f"{digest}\n"
@@ -113,6 +115,8 @@ def test_login_and_logout(
         assert lamina("push", name).returncode == 125
         done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="wrong\n")
         assert done.returncode == 125 and "secret" not in done.stderr
+        done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="\n")
+        assert done.returncode == 125 and "standard input has no password" in done.stderr
         done = lamina("login", "-u", "alice", "--password-stdin", registry.host, input="secret\n")
         assert (done.stdout, done.returncode) == ("Login Succeeded\n", 0), done.stderr
         done = lamina("push", name)

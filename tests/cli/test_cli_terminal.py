@@ -299,3 +299,17 @@ def test_without_a_terminal_there_is_no_bar(tmp_path: Path) -> None:
     ):
         done = subprocess.run([*words, *argv], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_login_that_is_not_typed() -> None:
+    with at_terminal("login", "registry.invalid") as terminal:
+        terminal.expect("Username: ")
+        terminal.type("\x04")
+        terminal.expect("login: a name and a password are needed")
+        assert terminal.wait() == 125
+    with at_terminal("login", "registry.invalid") as terminal:
+        terminal.expect("Username: ")
+        terminal.type("ann\r")
+        terminal.expect("Password: ")
+        terminal.type("\x03")
+        assert terminal.wait() == 130

@@ -103,6 +103,7 @@ RECORD = {"Names": "a", "ExitCode": 3, "State": {"Running": True}, "Labels": ["x
         (r"{{.Names}}\t{{.None}}|", "a\t|"),
         ('{{join .Labels ","}}', "x,y"),
         ("{{upper .Names}} {{len .Labels}}", "A 2"),
+        ('{{index .Labels 1}}{{index .State "Running"}}{{index .State "None"}}{{index .None 0}}', "ytrue"),
     ],
 )
 def test_templates(template: str, line: str) -> None:
@@ -119,6 +120,12 @@ def test_a_table_template_has_headings() -> None:
 def test_what_is_not_understood_is_refused(template: str) -> None:
     with pytest.raises(ValueError, match="not understood"):
         check(template)
+
+
+def test_an_index_that_is_none_is_an_error() -> None:
+    for template in ("{{index .Labels 2}}", '{{index .Labels "x"}}'):
+        with pytest.raises(InvalidInput, match="wrong arguments for index"):
+            Template(template).render(RECORD)
 
 
 def test_an_unknown_field_names_the_known() -> None:

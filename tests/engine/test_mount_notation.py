@@ -173,3 +173,8 @@ def test_anything_is_read_or_refused(text: str) -> None:
 
 def test_a_relative_source_is_the_callers() -> None:
     assert read_mount("type=bind,src=./x,dst=/b").source == os.fsencode(os.path.abspath("x"))
+
+
+def test_an_option_of_mount_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidInput, match="there is no option 'sorce'"):
+        read_mount("type=bind,sorce=/a,dst=/b")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from lamina import Completed, Engine
-from lamina.engine.filling import fill
+from lamina.engine.filling import fill, give
 from lamina.errors import Conflict, InvalidInput, NotFound, StepFailed
 from lamina.store import volumes
+from lamina.store.tree import remove_tree
 from support.leaks import Leaks
 from support.small_images import small_image
 
@@ -105,6 +106,17 @@ def test_a_broken_filling_is_begun_again(engine: Engine, sh: Sh) -> None:
     (path.parent / "filling").write_text("begun\n")
     assert sh("cat /data/file; ls /data", volumes=["v:/data"]).stdout == "image\nfifo\nfile\nlink\nsub\n"
     assert sorted(os.listdir(path.parent)) == ["_data", "volume.json"]
+
+
+@pytest.mark.parametrize("volume", ["v:/data:nocopy", "v:/nothing/there"])
+def test_what_was_written_after_a_broken_filling_stays(engine: Engine, sh: Sh, volume: str) -> None:
+    small_image(engine.store, data)
+    volumes.create(engine.store, "v")
+    path = volume_path(engine, "v")
+    (path.parent / "filling").write_text("begun\n")
+    place = volume.split(":")[1]
+    assert sh(f"echo mine >{place}/own", volumes=[volume]).stdout == ""
+    assert sh("ls /data", volumes=["v:/data"]).stdout == "own\n"
 
 
 def test_a_filling_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +304,22 @@ def test_a_source_is_given_to_the_user(engine: Engine, sh: Sh, tmp_path: Path) -
     assert outside.stat().st_uid == 0
     with pytest.raises(InvalidInput, match="its owner is the system"):
         sh("true", volumes=["/etc:/e:U"])
+
+
+def test_what_is_too_deep_to_be_given_away_is_an_error(tmp_path: Path) -> None:
+    """A container can make directories as deep as it likes, in a volume as well."""
+    deep, names = tmp_path / "deep", ["d"] * 1100
+    deep.mkdir()
+    fd = os.open(deep, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    with pytest.raises(OSError, match="Too many levels"):
+        give(os.fsencode(deep), os.geteuid(), os.getegid())
+    remove_tree(os.fsencode(deep))  # too deep for who cleans up after the tests
 
 
 def test_memory(engine: Engine, sh: Sh) -> None:

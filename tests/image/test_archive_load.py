@@ -18,6 +18,8 @@ import pytest
 from lamina import Engine
 from lamina.engine.images import Image
 from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound
+from lamina.image.archive.load import Unpacking, load
+from lamina.image.archive.members import Directory
 from lamina.store import layers
 from lamina.store.garbage import collect
 from support.image_archives import ImageSource, digest, gzipped, layout, new_docker, old_docker, tar, unpacked
@@ -262,6 +264,25 @@ def test_cve_2026_20613_links_of_an_archive_lead_nowhere(engine: Engine, tmp_pat
 def test_links_in_circles_end(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="neither"):
         engine.load(written(tmp_path, tar({}, {"manifest.json": "a", "a": "manifest.json"})))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "../../etc/passwd", "/etc/passwd", ""])
+def test_a_member_that_no_file_can_be_is_said_to_be_none(engine: Engine, tmp_path: Path, name: str) -> None:
+    entry: dict[str, Any] = {"Config": name, "RepoTags": None, "Layers": []}
+    (tmp_path / "manifest.json").write_text(json.dumps([entry]))
+    with pytest.raises((InvalidInput, NotFound), match=f"read {tmp_path}"):
+        engine.load(tmp_path)
+
+
+def test_a_staged_layer_is_what_its_digest_says(engine: Engine, tmp_path: Path) -> None:
+    """As for an ordinary user, whose layers become blobs before another process unpacks them."""
+    files = layout((ONE, "tool:1"), compress=gzipped, suffix="+gzip")
+    (name,) = [name for name, data in files.items() if data == gzipped(TOP)]
+    files[name] = gzip.compress(TOP, 1)
+    place = unpacked(files, tmp_path / "layout")
+    unpacking = Unpacking((("within", lambda work, *args, **words: work(*args, **words)),), staged=True)
+    with Directory(str(place)) as members, pytest.raises(Corrupt, match="what came has the digest"):
+        load(engine.store, members, unpacking=unpacking)
 
 
 def test_a_fifo_in_a_layout_is_no_file(engine: Engine, tmp_path: Path) -> None:

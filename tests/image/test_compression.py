@@ -143,6 +143,23 @@ def test_limits() -> None:
     assert decompress(b"x" * 100, Limits(ratio=0, free=0)) == b"x" * 100
 
 
+@pytest.mark.usefixtures("gzip_library")
+@pytest.mark.parametrize(
+    "part",
+    [gzip.compress(b"", mtime=0), gzip.compress(b"12345", mtime=0), SKIPPABLE, compress("zstd", b"")],
+    ids=["gzip", "gzip of five bytes", "skippable", "zstd"],
+)
+def test_parts_without_content_cost_time_and_are_limited(part: bytes) -> None:
+    decompress(compress("gzip" if part[:1] == b"\x1f" else "zstd") + part * 1000)
+    with pytest.raises(InvalidInput, match="made to cost time"):
+        decompress(part * 2000)
+
+
+def test_parts_with_content_are_as_many_as_one_likes() -> None:
+    part = compress("zstd", bytes(range(100)))
+    assert len(decompress(part * 5000)) == 500_000
+
+
 def test_a_window_that_is_too_large() -> None:
     made = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 25})
     data = made.compress(TEXT) + made.flush()

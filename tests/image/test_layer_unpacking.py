@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -261,6 +262,20 @@ def test_hard_links_in_any_order(tmp_path: Path) -> None:
     assert len({(root / name).lstat().st_ino for name in names}) == 1
     assert (root / "of-link").lstat().st_ino == (root / "s").lstat().st_ino
     assert (applied.size, applied.inodes) == (1, 5)
+
+
+def test_links_to_links_that_come_later_do_not_take_time_without_end(tmp_path: Path) -> None:
+    """Each round through those that wait makes one of these: a hundred thousand of them took hours."""
+
+    def chain(length: int) -> bytes:
+        names = [b"%d" % number for number in range(length)]
+        links = [hard_link(name, after) for name, after in itertools.pairwise(names)]
+        return archive(*links, file(names[-1], b"x"))
+
+    unpack(chain(20), tmp_path / "l")
+    assert (tmp_path / "l/0").stat().st_nlink == 20
+    with pytest.raises(InvalidInput, match="hard links that come later, and so on, are too many"):
+        unpack(chain(2000), tmp_path / "m")
 
 
 def test_hard_links_that_cannot_be(tmp_path: Path) -> None:

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
+from lamina.engine.images import timestamp
 from lamina.errors import Corrupt, InvalidInput, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
+from lamina.image.documents.moment import nanoseconds
 from lamina.image.platform import current
 from lamina.image.platform import parse as platform
 from lamina.image.reference import parse
 from lamina.image.transfer import Options, pull, pull_all
-from lamina.image.transfer.pull import nanoseconds
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.check import check
 from lamina.store.claims import claim
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
+from lamina.store.prune import prune_images
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, Fault, digest, layer_of
 from support.registries import registries
@@ -123,7 +125,9 @@ def test_an_image_is_pulled(puller: Puller, fake: FakeRegistry, docker: bool) ->
     assert [event["id"] for event in puller.heard.all("layer")] == [
         layer["digest"] for layer in json.loads(fake.manifests["team/tool"][found][0])["layers"]
     ]
-    assert puller.heard.events[-1] == ("done", {"image": record.id, "digest": found})
+    kind, facts = puller.heard.events[-1]
+    assert (kind, facts["image"], facts["digest"], facts["known"]) == ("done", record.id, found, False)
+    assert fake.host in facts["reference"]
     assert sum(event["bytes"] for event in puller.heard.all("progress")) == sum(
         event["total"] for event in puller.heard.all("layer")
     )
@@ -448,6 +452,22 @@ def test_an_image_for_another_machine_is_warned_of_or_refused(puller: Puller, fa
         puller("team/tool:1", "linux/riscv64")
 
 
+def test_no_prune_comes_between_an_image_and_its_name(
+    puller: Puller, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add_image("team/tool", "1", FIRST, platform=HERE)
+    real = images.put
+
+    def put(store: Store, *args: Any, **words: Any) -> ImageRecord:
+        record = real(store, *args, **words)
+        assert prune_images(store) == []
+        return record
+
+    monkeypatch.setattr(images, "put", put)
+    record = puller("team/tool:1")
+    assert images.get(puller.store, record.id) == record
+
+
 def test_a_config_that_is_damaged_here_is_fetched_again(puller: Puller, fake: FakeRegistry) -> None:
     fake.add_image("team/tool", "1", FIRST, platform=HERE)
     record = puller("team/tool:1")
@@ -476,9 +496,13 @@ def test_what_is_pulled_is_kept_while_it_is_pulled(
     ("text", "expected"),
     [
         ("1970-01-01T00:00:01Z", 10**9),
-        ("2026-01-02T03:04:05.123456789Z", 1767323045123456000),
+        ("2026-01-02T03:04:05.123456789Z", 1767323045123456789),
         ("2026-01-02T04:04:05+01:00", 1767323045000000000),
         ("0001-01-01T00:00:00Z", 0),
+        ("1969-12-31T23:59:59.9Z", 0),
+        ("9998-12-31T23:59:59Z", 253370764799 * 10**9),
+        ("9999-12-31T23:59:59-23:59", 0),
+        ("2026-01-02T03:04:05", 0),
         ("nonsense", 0),
         ("", 0),
         (None, 0),
@@ -486,3 +510,4 @@ def test_what_is_pulled_is_kept_while_it_is_pulled(
 )
 def test_when_an_image_was_made(text: str | None, expected: int) -> None:
     assert nanoseconds(text) == expected
+    assert timestamp(expected)

@@ -239,6 +239,22 @@ def test_an_image_that_is_gone_is_not_pushed(moves: Moves, fake: FakeRegistry) -
         moves.push(record, fake, "own/tool:1")
 
 
+def test_an_image_that_is_removed_while_it_is_pushed_arrives_whole(moves: Moves, fake: FakeRegistry) -> None:
+    """Removed by force, and collected, before its layer is read: what was left of the tree would be another image."""
+    record = own_image(moves.store, frozen=True)
+    done: list[tuple[str, ...]] = []
+
+    def packing(work: Any, layer: layers.Layer, path: bytes) -> Any:
+        images.remove(moves.store, record.id)
+        done.append(collect(moves.store).layers)
+        return work(layer, path, None, None)
+
+    digest = moves.push(record, fake, "own/tool:1", packing=packing).digest
+    assert done == [()]
+    assert fake.manifests["own/tool"][digest]
+    assert collect(moves.store).layers == record.layers, "now nobody needs it any more"
+
+
 def test_who_may_not_push_is_told_so(moves: Moves, fake: FakeRegistry) -> None:
     fake.add_image("team/tool", "1", FIRST, platform=HERE)
     record = moves.pull(fake, "team/tool:1", keep_blobs=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from lamina.image.registry.client import Registry
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
 from lamina.image.registry.tls import Tls
-from lamina.image.registry.transport import Patience, Transport
+from lamina.image.registry.transport import Patience, Transport, shown
 from lamina.image.registry.uploads import mount_blob, upload_blob
 from lamina.testing.registry import FakeRegistry, Fault, digest
 from support.registries import nobody, registries
@@ -139,9 +140,16 @@ def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     clock = Clock()
     network = Registries(nobody(tmp_path), transport=clock.transport(tmp_path))
-    with pytest.raises(RegistryError, match=f"reach registry 127.0.0.1:{port}: .*Connection refused"):
+    with pytest.raises(RegistryError, match=f"^reach registry 127.0.0.1:{port}: Connection refused"):
         network.repositories(parse(f"127.0.0.1:{port}/a"))[0].get_manifest("1")
     assert clock.slept == []
+
+
+@pytest.mark.parametrize("host", ["a.org:99999", "a.org:0", "[::1]:500000", "[:::::]"])
+def test_a_host_that_cannot_be_one_is_said_at_once(tmp_path: Path, host: str) -> None:
+    """Docker's grammar of names allows it."""
+    with pytest.raises(RegistryError, match="that is no address"):
+        registries(tmp_path).repositories(parse(f"{host}/team/tool"))
 
 
 def test_an_unknown_host_is_said_at_once(tmp_path: Path) -> None:
@@ -357,6 +365,9 @@ def test_a_challenge_from_elsewhere_is_not_answered(tmp_path: Path, scheme: str)
     [
         ("file:///etc/passwd", "which is no address"),
         ("gopher://x/", "no address"),
+        ("http://[", "no address"),
+        ("http://a.org:99999/", "no address"),
+        ("http://a.org:x/?secret", "to 'http://a.org:x/', which is no address"),
     ],
 )
 def test_a_redirect_to_what_is_no_address_is_refused(
@@ -366,6 +377,57 @@ def test_a_redirect_to_what_is_no_address_is_refused(
     fake.faults.append(Fault("redirect", path="blobs/", location=location))
     with pytest.raises(RegistryError, match=reason):
         fetch(connect(fake, tmp_path), found)
+
+
+class Endless(io.RawIOBase):
+    """Content that has no end."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.given += len(buffer)
+        assert self.given < 10 << 20, "all of it is read"
+        return len(buffer)
+
+
+@pytest.mark.parametrize("status", [302, 401, 503])
+def test_what_nobody_wants_of_an_answer_is_not_read_to_its_end(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    found = fake.add_blob("team/tool", BLOB)
+    registry = connect(fake, tmp_path, login=Login("alice", "x"))
+    address = registry.address(f"blobs/{found}")
+    headers = {"Location": address, "WWW-Authenticate": 'Basic realm="x"'}
+    real, endless = registry.transport._once, Endless()
+
+    def once(*args: Any) -> Any:
+        if endless.given:
+            return real(*args)
+        return urllib3.HTTPResponse(endless, headers, status, preload_content=False)
+
+    monkeypatch.setattr(registry.transport, "_once", once)
+    assert fetch(registry, found) == BLOB
+
+
+@pytest.mark.parametrize("place", ["http://[", "https://a.org:x/", "//a.org:99999/"])
+def test_places_that_are_none_are_refused(fake: FakeRegistry, tmp_path: Path, place: str) -> None:
+    fake.add_image("team/tool", "1", {"a": b"b"})
+    registry = connect(fake, tmp_path, "pull", "push")
+    fake.faults.append(Fault("lie", path="tags", headers=(("Link", f'<{place}>; rel="next"'),)))
+    with pytest.raises(RegistryError, match="the next page is elsewhere"):
+        list(registry.tags())
+    fake.faults.append(Fault("status", path="uploads", times=9, status=202, headers=(("Location", place),)))
+    with pytest.raises(RegistryError, match="does not say where to upload"):
+        upload_blob(registry, digest(BLOB), len(BLOB), io.BytesIO(BLOB))
+
+
+def test_a_message_shows_no_secret_of_an_address() -> None:
+    assert shown("https://user:word@a.org/v2/x?X-Amz-Signature=1#y") == "https://a.org/v2/x"
+    assert shown("/v2/x?_state=1") == "/v2/x"
 
 
 def test_redirects_in_a_circle_end(fake: FakeRegistry, tmp_path: Path) -> None:
@@ -447,7 +509,7 @@ def test_login_asks_before_it_keeps(tmp_path: Path) -> None:
 def test_login_to_a_registry_with_basic_authentication(tmp_path: Path) -> None:
     with FakeRegistry({"alice": "x"}, scheme="basic") as fake:
         network = registries(tmp_path)
-        with pytest.raises(RegistryError, match="access denied"):
+        with pytest.raises(RegistryError, match=f"log in to {fake.host}: .* not take this name and password"):
             network.login(fake.host, Login("alice", "y"))
         assert network.login(fake.host, Login("alice", "x"))
 
@@ -474,6 +536,7 @@ def test_a_realm_that_is_not_encrypted_gets_nothing(tmp_path: Path) -> None:
         ("http://auth.example.org/token", "not encrypted"),
         ("file:///x", "no address"),
         ("", "no a"),
+        ("https://[", "no address"),
     ):
         authenticator = Authenticator("a.org", Login("alice", "x"), registries(tmp_path).transport)
         authenticator.learn([Challenge("bearer", (("realm", realm),))], frozenset(), None)
@@ -483,7 +546,46 @@ def test_a_realm_that_is_not_encrypted_gets_nothing(tmp_path: Path) -> None:
         authenticator.learn([Challenge("negotiate")], frozenset(), None)
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"token": 1}', b'{"token": "a\\nb"}', b"<html>"])
+def test_this_machines_registry_gives_nobody_else_the_password(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may do without TLS itself; whoever it names as the one who hands out tokens may not."""
+    asked: list[tuple[str, bool]] = []
+
+    def request(method: str, url: str, *_: Any, verify: bool, **__: Any) -> Any:
+        asked.append((url.partition("?")[0], verify))
+        raise RegistryError("stop")
+
+    for insisting, realm, answer in (
+        (True, "http://auth.example.org/t", "not encrypted"),
+        (True, "https://auth.example.org/t", "stop"),
+        (True, "http://127.0.0.1:1/t", "stop"),
+        (False, "http://auth.example.org/t", "stop"),
+    ):
+        registry = connect(fake, tmp_path, login=Login("alice", "x"), verify=insisting)
+        registry.authenticator.learn([Challenge("bearer", (("realm", realm),))], frozenset(), None)
+        with monkeypatch.context() as patched, pytest.raises(RegistryError, match=answer):
+            patched.setattr(registry.transport, "request", request)
+            registry.authenticator.header(registry.scopes)
+    assert asked == [
+        ("https://auth.example.org/t", True),
+        ("http://127.0.0.1:1/t", False),
+        ("http://auth.example.org/t", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"token": "a", "expires_in": 1%s}' % (b"0" * 400),
+        b"",
+        b"[]",
+        b"{}",
+        b'{"token": 1}',
+        b'{"token": "a\\nb"}',
+        b"<html>",
+    ],
+)
 def test_what_is_no_token_is_an_error(tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamina.testing.registry._Handler.token", lambda self, body: self.answer(200, answer))
     with FakeRegistry({"alice": "x"}) as fake, pytest.raises(RegistryError, match="is no token"):

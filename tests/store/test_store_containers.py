@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
-from lamina.store import containers, names, root
+from lamina.store import containers, lock, names, root
 from lamina.store.containers import Home
 from lamina.store.root import Store
+from lamina.store.tree import remove_tree
 from support.process import child_with_copies
 
 
@@ -253,6 +254,23 @@ def test_a_grave_that_is_being_emptied_is_left_alone(store: Store) -> None:
     assert entries(store.tmp) == []
 
 
+def test_who_works_in_tmp_without_a_lock_yet_loses_the_place_and_not_the_work(store: Store) -> None:
+    """Somebody who cleans up sees no lock; before he begins, its owner locks it and begins to work."""
+    begun = store.tmp + b"/" + b"b" * 64
+    os.mkdir(begun)
+    os.mkdir(begun + b"/layer")
+
+    def remove(path: bytes) -> None:
+        assert lock.take(begun + b"/lock", lock.LOCK_EX, wait=False, create=True) is None, "the owner's turn"
+        remove_tree(path)
+
+    assert containers.bury(begun, remove)
+    with open(store.tmp + b"/stray", "w"):
+        pass
+    containers.bury_all(store)
+    assert entries(store.tmp) == []
+
+
 # -- after a crash
 
 
@@ -329,6 +347,7 @@ import os, sys, random
 from lamina.errors import Conflict, NotFound
 from lamina.store import containers
 from lamina.store.root import Store
+from lamina.store.tree import remove_tree
 store = Store(sys.argv[1])
 chance = random.Random(int(sys.argv[2]))
 for _ in range(int(sys.argv[3])):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, containers, garbage, images, layers, tags, volumes
+from lamina.store import blobs, containers, garbage, images, layers, lock, tags, volumes
 from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
@@ -160,6 +160,24 @@ def test_what_those_left_who_were_killed(store: Store) -> None:
     assert entries(store.leases) == entries(store.claims) == entries(store.images + b"/records") == []
     assert garbage.collect(store, partial_age=0).freed == 4
     assert entries(store.blobs + b"/partial") == []
+
+
+def test_a_download_that_ends_meanwhile_is_none_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is opened by the collector, and then becomes a blob before it is locked."""
+    with lease(store) as held, blobs.BlobWriter(store, None, None, held) as writer:
+        writer.write(b"content")
+        real, done = lock._flock, list[str]()
+
+        def commit_first(fd: int, how: int, wait: bool) -> bool:
+            if not done and os.path.samestat(os.fstat(fd), os.stat(writer.path)):
+                done.append(writer.commit())
+            return real(fd, how, wait)
+
+        monkeypatch.setattr(lock, "_flock", commit_first)
+        assert garbage.collect(store).leftovers == 0
+        assert blobs.read_blob(store, done[0], 100) == b"content"
 
 
 def test_a_dry_run_says_the_same_and_does_nothing(store: Store) -> None:

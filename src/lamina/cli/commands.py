@@ -196,7 +196,7 @@ class Group(click.Group):
             rows = [
                 (name.removeprefix(self.prefix), about)
                 for name, (where, _, about) in VERBS.items()
-                if where == group and name.startswith(self.prefix)
+                if where == group and name.startswith(self.prefix) and (self.prefix or name not in LONGER)
             ]
             if rows:
                 Heading.write(formatter, group, rows)
@@ -205,6 +205,14 @@ class Group(click.Group):
             Heading.write(formatter, "Options", [*rows, ("-h, --help", "Show this and leave")])
         formatter.write_paragraph()
         formatter.write_text(f"'lamina {self.prefix}VERB --help' says more about a verb.")
+
+
+# `image rm` is `rmi`: shown by `lamina image` alone
+LONGER = frozenset(
+    name
+    for name, (_, module, _) in VERBS.items()
+    if " " in name and any(module == other and " " not in short for short, (_, other, _) in VERBS.items())
+)
 
 
 class Nested(Group):
@@ -318,12 +326,12 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit container cp create events exec export history image images import kill load login logout network
-pause port pull push rename restart save search start stats stop tag top unpause update wait
+attach build commit container cp create events exec kill network pause port rename restart start stats stop top unpause
+update wait
 """
 LATER_OPTIONS = """
--d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --init --ipc --mount --pid --privileged
---publish --publish-all --pull --restart --security-opt --shm-size --sysctl --tmpfs --ulimit --userns
+-d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --ipc --pid --privileged
+--publish --publish-all --restart --shm-size --sysctl --ulimit --userns
 """
 
 

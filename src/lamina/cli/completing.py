@@ -1,4 +1,4 @@
-"""What a shell may offer for a word: names of containers and images; files and directories are left to the shell."""
+"""What a shell may offer for a word: names of containers, images, volumes; files and directories are the shell's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
         return _containers(root)
     if kind == "image":
         return _images(root)
+    if kind == "volume":
+        return _volumes(root)
     return None
 
 
@@ -28,5 +30,14 @@ def _images(root: str | None) -> list[str]:
 
     try:
         return ["host", *sorted(name for image in Engine(root).images() for name in image.names)]
+    except Exception:
+        return []
+
+
+def _volumes(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    try:
+        return sorted(found.volume.name for found in Engine(root).storage.volumes())
     except Exception:
         return []

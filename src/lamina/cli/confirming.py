@@ -7,10 +7,10 @@ import sys
 from lamina.errors import InvalidInput
 
 
-def confirmed(what: str) -> bool:
-    """Whether somebody at the terminal says yes to *what*. Raises InvalidInput where nobody can be asked."""
+def confirmed(what: str, verb: str) -> bool:
+    """Whether somebody at the terminal says yes to *what*, for *verb*. Raises InvalidInput if nobody can be asked."""
     if not sys.stdin.isatty():
-        raise InvalidInput("there is no terminal to ask on", remedy="say -f if it is meant")
+        raise InvalidInput(f"{verb}: there is no terminal to ask on", remedy="say -f if it is meant")
     sys.stderr.write(f"{what}\nGo on? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,7 +1,7 @@
 """The part of Go's templates that docker users type into --format: `{{.Names}}`, `{{json .}}`, `table {{.ID}}`.
 
-Fields are looked up in plain values; anything beyond fields, `json`, `upper`, `lower`, `join` and `len` is refused
-with a message rather than guessed at.
+Fields are looked up in plain values; anything beyond fields, `json`, `index`, `upper`, `lower`, `join` and `len` is
+refused with a message rather than guessed at.
 """
 
 from __future__ import annotations
@@ -72,11 +72,22 @@ def evaluate(words: Sequence[str], record: Mapping[str, Any]) -> Any:
     """The value of one action: a field, or a function of one."""
     if len(words) == 1:
         return field(words[0], record)
-    arguments = [json.loads(word) if word[0] == '"' else field(word, record) for word in words[1:]]
+    arguments = [_argument(word, record) for word in words[1:]]
     try:
         return FUNCTIONS[words[0]](*arguments)
-    except TypeError:
+    except (TypeError, IndexError):
         raise InvalidInput(f"--format: {{{{{' '.join(words)}}}}}: wrong arguments for {words[0]}") from None
+
+
+def _argument(word: str, record: Mapping[str, Any]) -> Any:
+    return json.loads(word) if word[0] == '"' else int(word) if word.isdecimal() else field(word, record)
+
+
+def _index(value: Any, *keys: Any) -> Any:
+    """As in Go: what a mapping does not have is nothing; what a list does not have is an error."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None if value is None else value[key]
+    return value
 
 
 def field(path: str, record: Any) -> Any:
@@ -109,4 +120,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "lower": lambda value: _say(value).lower(),
     "join": lambda values, between: between.join(map(_say, values)),
     "len": lambda value: len(value),
+    "index": _index,
 }

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SHORT = 12
+BESIDE = (
+    58  # columns of a line without its bar: "b5ee7cc9846e  120.0/158.6 MB 18.1 MB/s Layer already exists"
+)
 WORDS = {
     "resolving": "",
     "layer": "Pulling fs layer",
@@ -24,6 +27,8 @@ WORDS = {
 }
 # of archives nothing is said where no bars are drawn, as with docker
 QUIETLY = {"Load": "Loading", "Save": "Saving", "Import": "Importing"}
+# while it moves, on a terminal
+MOVING = {"Pull": "Downloading", "Push": "Pushing"}
 PUSHED = {"layer": "Preparing", "exists": "Layer already exists", "done": "Pushed", "packing": "Packing"}
 
 
@@ -33,7 +38,7 @@ class Transfer:
     def __init__(self, *, quiet: bool = False, stream: int = 2, verb: str = "Pull") -> None:
         """*stream* is where it is said: 1, or 2 where standard output is the command's."""
         self.quiet, self.stream = quiet, stream
-        self.doing = f"{verb}ing"
+        self.verb, self.doing = verb, f"{verb}ing"
         self.words = {**WORDS, **PUSHED} if verb == "Push" else WORDS
         self.plainly = verb not in QUIETLY
         if not self.plainly:
@@ -42,6 +47,8 @@ class Transfer:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._totals: dict[str, int] = {}
+        self._moving: set[str] = set()
+        self._last: list[str] = []
 
     def __enter__(self) -> Transfer:
         if not self.quiet and output.is_terminal(self.stream):
@@ -54,26 +61,49 @@ class Transfer:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+            for line in self._last:  # below the bars, not among them
+                self._say(line)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something happened: see `Engine.pull`."""
+        if kind == "warning":  # also to those who want to hear of nothing else
+            self._warn(str(facts.get("text", "")))
+            return
         if self.quiet:
             return
         with self._lock:
-            if kind == "warning":
-                self._say(f"warning: {facts.get('text', '')}")
-            elif (identity := str(facts.get("id") or "")) == "":
+            if (identity := str(facts.get("id") or "")) == "":
                 self._whole(kind, facts)
             elif self._bars is not None:
                 self._draw(kind, identity, facts)
             elif self.plainly and (word := self.words.get(kind)):
                 self._say(f"{_short(identity)}: {word}")
 
+    def _warn(self, text: str) -> None:
+        """On standard error, or above the bars."""
+        from lamina.cli.report import say
+
+        with self._lock:
+            if self._bars is not None:
+                self._say(f"lamina: warning: {text}")
+            else:
+                say(f"warning: {text}")
+
     def _whole(self, kind: str, facts: dict[str, Any]) -> None:
         if kind == "resolving":
             self._say(f"{self.doing} {facts.get('reference', '')}")
-        elif kind == "done" and facts.get("digest"):
-            self._say(f"Digest: {facts['digest']}")
+        elif kind == "done" and facts.get("digest") and self.verb == "Pull":
+            said = [f"Digest: {facts['digest']}"]
+            if name := facts.get("reference"):
+                known = facts.get("known")
+                said.append(
+                    f"Status: {'Image is up to date' if known else 'Downloaded newer image'} for {name}"
+                )
+            if self._bars is not None:
+                self._last += said
+            else:
+                for line in said:
+                    self._say(line)
 
     def _say(self, text: str) -> None:
         from lamina.cli.quoting import harmless
@@ -93,14 +123,21 @@ class Transfer:
         assert self._bars is not None
         task = self._tasks.get(identity)
         if task is None:
-            total = facts.get("total")
-            task = self._tasks[identity] = self._bars.add_task(_short(identity), total=total, state="")
-            self._totals[identity] = int(total or 0)
+            total = facts.get("total") or None  # 0: nobody knows yet
+            task = self._tasks[identity] = self._bars.add_task(
+                _short(identity), total=total, state="", sized=total is not None
+            )
+            self._totals[identity] = total or 1
         if kind == "progress":
             self._bars.update(task, advance=facts.get("bytes", 0))
+            if identity not in self._moving and self.verb in MOVING:
+                self._moving.add(identity)
+                self._bars.update(task, state=MOVING[self.verb])
         elif kind in ("done", "exists", "mounted"):
-            total = self._totals[identity] or 1
+            total = self._totals[identity]
             self._bars.update(task, total=total, completed=total, state=self.words[kind])
+            if kind != "done":  # nothing was moved
+                self._bars.update(task, sized=False)
         elif kind in self.words:
             self._bars.update(task, state=self.words[kind])
 
@@ -110,13 +147,30 @@ def _short(identity: str) -> str:
 
 
 def _bars(stream: int) -> Progress:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, Task, TextColumn, TransferSpeedColumn
+    from rich.table import Column
+    from rich.text import Text
 
+    class Size(DownloadColumn):
+        """Nothing where the size is not known, or nothing moves."""
+
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.fields["sized"] else Text()
+
+    class Speed(TransferSpeedColumn):
+        def render(self, task: Task) -> Text:
+            known = task.fields["sized"] and (task.finished_speed or task.speed)
+            return super().render(task) if known else Text()
+
+    console = output.console(stream)
+    whole = [
+        Column(no_wrap=True) for _ in range(5)
+    ]  # a narrow terminal shortens the bars, and breaks no line
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[state]}", markup=False),
-        console=output.console(stream),
+        TextColumn("{task.description}", markup=False, table_column=whole[0]),
+        BarColumn(bar_width=max(5, min(30, console.width - BESIDE)), table_column=whole[1]),
+        Size(table_column=whole[2]),
+        Speed(table_column=whole[3]),
+        TextColumn("{task.fields[state]}", markup=False, table_column=whole[4]),
+        console=console,
     )

@@ -282,7 +282,7 @@ def _written(target: Source) -> Iterator[int]:
             yield descriptor
         return
     stage = f"{path}.lamina-{os.urandom(4).hex()}"
-    with _opened_for_writing(stage, os.O_CREAT | os.O_EXCL) as descriptor:
+    with _opened_for_writing(stage, os.O_CREAT | os.O_EXCL, path) as descriptor:
         try:
             yield descriptor
             os.rename(stage, path)
@@ -291,8 +291,9 @@ def _written(target: Source) -> Iterator[int]:
             raise
 
 
-def _opened_for_writing(path: str, flags: int) -> Fd:
+def _opened_for_writing(path: str, flags: int, named: str = "") -> Fd:
+    """*named* is what an error calls it."""
     try:
         return Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o666))
     except OSError as error:
-        raise KernelError("write", error.errno or EIO, path) from error
+        raise KernelError("write", error.errno or EIO, named or path) from error

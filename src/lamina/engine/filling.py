@@ -128,7 +128,9 @@ def give(path: bytes, uid: int, gid: int) -> None:
                 _give_below(directory, uid, gid)
 
 
-def _give_below(directory: Fd, uid: int, gid: int) -> None:
+def _give_below(directory: Fd, uid: int, gid: int, depth: int = 0) -> None:
+    if depth > DEEPEST:  # a container makes them as deep as it likes; each level is a descriptor here
+        raise OSError(ELOOP, os.strerror(ELOOP))
     device = os.fstat(directory).st_dev
     for name in os.listdir(directory):
         os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
@@ -139,4 +141,4 @@ def _give_below(directory: Fd, uid: int, gid: int) -> None:
             except (NotADirectoryError, FileNotFoundError):  # exchanged, or gone, meanwhile
                 continue
             with below:
-                _give_below(below, uid, gid)
+                _give_below(below, uid, gid, depth + 1)

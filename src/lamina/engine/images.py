@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lamina.engine.design import HOST
 from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
-from lamina.image.archive.load import nanoseconds
 from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
+from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.references import ContainerUses
@@ -108,6 +109,8 @@ def tag(store: Store, source: str, target: str) -> None:
     reference = parse(target)
     if reference.digest is not None:
         raise Conflict(f"tag {target}: a digest cannot be given, it is found out")
+    if target == HOST:
+        raise Conflict(f"tag {target}: 'run host' is always this system", remedy="take another name")
     tags.tag(store, reference.canonical, resolve(store, source)[0].id)
 
 

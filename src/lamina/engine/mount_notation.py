@@ -173,6 +173,12 @@ def read_mount(given: Any) -> Volume:
         raise InvalidInput(f"run: mount {given}: it has no target", remedy="add target=/PATH")
     for word in ("consistency",):
         fields.pop(word, None)
+    for key in fields:
+        if key not in _MOUNT_KEYS:
+            raise InvalidInput(
+                f"run: mount {given}: there is no option {key!r}",
+                remedy=f"the options are type, target, {', '.join(sorted(_MOUNT_KEYS))}",
+            )
     try:
         mount = readers[kind](fields, target)
     except ValueError as error:
@@ -184,6 +190,10 @@ def read_mount(given: Any) -> Volume:
     return mount
 
 
+_MOUNT_KEYS = frozenset(
+    ("source", "readonly", "consistency", "bind-create-src", "bind-nonrecursive", "bind-propagation", "bind-recursive",
+     "tmpfs-mode", "tmpfs-size", "volume-driver", "volume-nocopy", "volume-subpath")
+)  # fmt: skip
 _SHORT = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 
 

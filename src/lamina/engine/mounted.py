@@ -205,14 +205,15 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
     A file beside the volume's data is locked meanwhile. It says that somebody began, so that what was left half done is
     done again. Over the host a volume begins empty: nobody means all of /home by a volume there.
     """
+    data = data_of(store, volume.source.decode())
+    mark = os.path.dirname(data) + b"/filling"
     if not (volume.copy and base.id) or volume.subpath or not _may_have(base, volume.target):
+        _leave_as_it_is(mark)
         return
     from lamina.engine.filling import empty, fill
     from lamina.engine.within import reach
     from lamina.store import lock
 
-    data = data_of(store, volume.source.decode())
-    mark = os.path.dirname(data) + b"/filling"
     if not _is_empty(data) and not os.path.lexists(
         mark
     ):  # in this order: the mark is there first and goes last
@@ -235,6 +236,23 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
                     volume.source.decode(),
                     hint=f"at {os.fsdecode(volume.target)}",
                 ) from error
+        os.unlink(mark)
+
+
+def _leave_as_it_is(mark: bytes) -> None:
+    """Forget that a filling broke off: who mounts the volume without one may write into it, and what he writes is not
+    to be taken for half a copy by the next start that would fill it. Who fills it just now is waited for.
+    """
+    if not os.path.lexists(mark):
+        return
+    from lamina.store import lock
+
+    try:
+        held = lock.take(mark, lock.LOCK_EX)
+    except FileNotFoundError:
+        return
+    assert held is not None
+    with held:
         os.unlink(mark)
 
 

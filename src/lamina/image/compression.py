@@ -42,6 +42,9 @@ OF_LAYERS: tuple[Kind, ...] = ("none", "gzip", "zstd")
 OF_ARCHIVES: tuple[Kind, ...] = ("none", "gzip", "zstd", "bzip2", "xz")
 LONGEST_MAGIC = 6
 _IN, _OUT = 256 << 10, 1 << 20  # bytes read, and decompressed, at once
+# Members (of zstd: frames) with next to nothing in them cost time, and count for no other limit. Programs that write
+# one for each file, and for what is between (eStargz, zstd:chunked), have hundreds of bytes in them.
+_FREE_MEMBERS, _LEAST_OF_MEMBER = 1000, 64
 
 
 def kind_of(first: bytes) -> Kind:
@@ -80,6 +83,7 @@ class Decompressed:
         self._first, self._read, self._limits = first, read, limits
         self._make, self._errors = _decompressor(kind, limits)
         self._member: Decompressor | None = None
+        self._members = 0
         self._rest = b""  # read, and not yet given to a decompressor
         self._ended = False
 
@@ -112,6 +116,12 @@ class Decompressed:
             if not self._next_member():
                 self._ended = True
                 return b""
+            self._members += 1
+            if self._members > _FREE_MEMBERS + self.given // _LEAST_OF_MEMBER:
+                raise InvalidInput(
+                    f"decompress: the first {self._members} parts of the {self.kind} data hold {self.given} bytes:"
+                    " it is made to cost time"
+                )
             self._member = self._make()
         member = self._member
         data = b""

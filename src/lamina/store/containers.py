@@ -381,9 +381,13 @@ def bury_all(store: Store, remove: Remove = remove_tree) -> None:
 def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
     """Remove what `Home.discard` moved away; False while somebody else does. Raises what *remove* raises."""
     try:
-        descriptor = os.open(grave + _LOCK, _OPEN_LOCK)
+        # made where there is none: it may be missing because whoever works here has not come so far yet, and then he
+        # has to find that it is gone, not lose what he makes next
+        descriptor = os.open(grave + _LOCK, _OPEN_LOCK | os.O_CREAT, 0o600)
     except FileNotFoundError:
-        remove(grave)  # the lock goes last: nearly nothing is left
+        return True
+    except NotADirectoryError:
+        remove(grave)
         return True
     try:
         if not _lock(descriptor):

@@ -169,7 +169,7 @@ class _Collector:
         for entry in os.listdir(directory):
             path = directory + b"/" + entry
             try:
-                held = lock.take(path, lock.LOCK_EX, wait=False)
+                held = lock.take(path, lock.LOCK_EX, wait=False, named=True)  # it may be a blob by now
             except FileNotFoundError:
                 continue
             size, age = _size_and_age(path)

@@ -19,6 +19,26 @@ lamina completion fish > ~/.config/fish/completions/lamina.fish
 """,
 )
 
+# to bash a colon ends a word, so that registry.example:5000/tool:1 would be five of them; what is answered begins
+# behind the last colon
+COLONS = r"""
+_lamina_completion_with_colons() {
+    local line=${COMP_LINE:0:COMP_POINT} before words
+    if [[ $line == *:* && $line != *[\'\"\\]* ]]; then
+        read -ra words <<< "$line"
+        [[ $line == *[[:space:]] ]] && words+=("")
+        local COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
+    fi
+    _lamina_completion "$@"
+    before=${COMP_WORDS[COMP_CWORD]}
+    if [[ $before == *:* && $COMP_WORDBREAKS == *:* ]]; then
+        before=${before%"${before##*:}"}
+        COMPREPLY=("${COMPREPLY[@]#"$before"}")
+    fi
+}
+complete -o nosort -F _lamina_completion_with_colons lamina
+"""
+
 
 def do(args: Arguments) -> int:
     """Print a script that makes the shell ask Lamina what may come next."""
@@ -31,5 +51,6 @@ def do(args: Arguments) -> int:
     assert found is not None, "the choices of the argument are the shells that click knows"
     shell = found(Root(), {}, "lamina", COMPLETE)
     # not source(): for bash that runs bash to learn its version, which says nothing about the shell to come
-    output.line((shell.source_template % shell.source_vars()).strip())
+    script = (shell.source_template % shell.source_vars()).strip()
+    output.line(script + (f"\n{COLONS.rstrip()}" if args.shell == "bash" else ""))
     return 0

@@ -23,7 +23,7 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     what = "all images that no container uses" if args.all else "all images without a name"
-    if not args.force and not confirmed(f"This removes {what}."):
+    if not args.force and not confirmed(f"This removes {what}.", "image prune"):
         return 0
     done, freed = Engine(args.root).prune_images(everything=args.all)
     for word, name in done:

@@ -24,6 +24,10 @@ def _filter(text: str) -> tuple[str, str]:
         raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
     if key == "dangling" and value not in ("true", "false", "1", "0"):
         raise ValueError("dangling is true or false")
+    if key == "until":
+        from lamina.cli.when import moment
+
+        moment(value)  # raises ValueError if it is none
     return key, value
 
 

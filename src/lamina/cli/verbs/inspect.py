@@ -58,6 +58,9 @@ def do(args: Arguments) -> int:
             try:
                 return engine.inspect_image(name)
             except (NotFound, InvalidInput):
-                raise missing from None
+                raise NotFound(
+                    f"inspect {name}: no such container or image",
+                    remedy="'lamina ps -a' and 'lamina images' list what there is",
+                ) from missing
 
     return show(args.names, look, args.format)

@@ -43,15 +43,34 @@ def do(args: Arguments) -> int:
         if not name:
             raise InvalidInput("login: --password-stdin needs --username", remedy="add -u NAME")
         password = sys.stdin.read().rstrip("\r\n")
+        if not password:
+            raise InvalidInput("login: standard input has no password", remedy="pipe it in")
     elif password:
         say("warning: a password on the command line is seen by others; --password-stdin is safer")
     if not name or not password:
         if not sys.stdin.isatty():
             raise InvalidInput("login: there is no terminal to ask on", remedy="use -u NAME --password-stdin")
-        from getpass import getpass
-
-        name = name or input("Username: ").strip()
-        password = password or getpass("Password: ")
+        name, password = _ask(name, password)
     Engine(args.root).login(args.server, name, password, tls_verify=args.tls_verify != "false")
     output.line("Login Succeeded")
     return 0
+
+
+def _ask(name: str | None, password: str | None) -> tuple[str, str]:
+    """What is missing, from the terminal. Raises InvalidInput where nothing is typed."""
+    import sys
+    from getpass import getpass
+
+    from lamina.errors import InvalidInput
+
+    try:
+        name = name or input("Username: ").strip()
+        password = password or (getpass("Password: ") if name else "")
+    except (EOFError, KeyboardInterrupt) as error:
+        sys.stderr.write("\n")  # the prompt's line
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        name = password = ""
+    if not name or not password:
+        raise InvalidInput("login: a name and a password are needed", remedy="nothing was typed")
+    return name, password

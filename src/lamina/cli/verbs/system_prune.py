@@ -29,7 +29,7 @@ def do(args: Arguments) -> int:
     what.append("all images that no container uses" if args.all else "all images without a name")
     if args.volumes:
         what.append("all volumes without a name that no container uses")
-    if not args.force and not confirmed(f"This removes {', '.join(what)}."):
+    if not args.force and not confirmed(f"This removes {', '.join(what)}.", "system prune"):
         return 0
     engine = Engine(args.root)
     ended = [one for one in engine.containers(all=True) if one.state != "running"]

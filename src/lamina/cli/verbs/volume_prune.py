@@ -22,7 +22,9 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     what = "all volumes" if args.all else "all volumes without a name"
-    if not args.force and not confirmed(f"This removes {what} that no container uses, and what is in them."):
+    if not args.force and not confirmed(
+        f"This removes {what} that no container uses, and what is in them.", "volume prune"
+    ):
         return 0
     gone, freed = Engine(args.root).storage.prune_volumes(everything=args.all)
     for name in gone:

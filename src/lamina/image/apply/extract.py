@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256  # files made with one call, and how much of the archive is held in memory for them
 BYTES_AT_ONCE = 4 << 20
-_LATER = 100_000  # hard links that may come before what they are links to
+# Hard links may come before what they are links to; so many, and so often they are gone through. Of links to links
+# that come later each round may make but one.
+_LATER, _ROUNDS = 100_000, 32
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
 _NANO = 1_000_000_000
@@ -408,7 +410,9 @@ class Extractor:
         return True
 
     def _links_to_later_ones(self) -> None:
-        while self._later:
+        for _ in range(_ROUNDS):
+            if not self._later:
+                return
             left = [pair for pair in self._later if not self._try_link(*pair)]
             if len(left) == len(self._later):
                 real, target = left[0]
@@ -416,6 +420,10 @@ class Extractor:
                     f"unpack layer: {real!r} is a hard link to {target!r}, which is not in the archive"
                 )
             self._later = left
+        if self._later:
+            raise InvalidInput(
+                "unpack layer: hard links to hard links that come later, and so on, are too many"
+            )
 
     # -- devices and fifos
 

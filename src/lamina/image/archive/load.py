@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
 from lamina.image.archive.reading import Found, LayerSource, images
 from lamina.image.documents import ImageConfig, config_run
+from lamina.image.documents.moment import nanoseconds
 from lamina.image.layer import unpack_blob
 from lamina.store import images as records
 from lamina.store.blobs import BlobWriter, write_blob
@@ -147,7 +147,9 @@ def unpack(
     words = {**dict(unpacking.words), **more}
     if not unpacking.staged:
         return unpack_blob(store, piece, diff_id, held, digest=digest, progress=progress, **words)
-    with BlobWriter(store, None, None, held) as writer:
+    with BlobWriter(store, digest, None, held) as writer:
+        if writer.offset:
+            writer.restart()
         while data := piece.read(1 << 20):
             writer.write(data)
             if progress is not None:
@@ -181,20 +183,3 @@ def record_of(
         os=config.os,
         variant=config.variant or "",
     )
-
-
-def nanoseconds(text: str | None) -> int:
-    """A time as configs have it (RFC 3339) in nanoseconds since 1970; 0 for none, and for what is none."""
-    if not text:
-        return 0
-    body, zone = (text[:-1], "+00:00") if text.endswith(("Z", "z")) else (text, "")
-    whole, dot, part = body.partition(".")
-    digits = part[: len(part) - len(part.lstrip("0123456789"))] if dot else ""
-    rest = part[len(digits) :]
-    try:
-        moment = datetime.fromisoformat(whole + rest + zone)
-        if moment.tzinfo is None:
-            return 0
-        return max(0, int(moment.timestamp()) * 10**9 + int(digits[:9].ljust(9, "0")))
-    except (ValueError, OverflowError):
-        return 0

@@ -113,7 +113,9 @@ class Directory:
         try:
             fd = self._open(name)
         except KernelError as error:
-            raise NotFound(f"read {self._path}: {name}: {error.strerror}") from error
+            raise NotFound(f"read {self._path}: {name[:200]}: {error.strerror}") from error
+        except ValueError:  # a NUL, or text that no name can be
+            raise InvalidInput(f"read {self._path}: {name[:200]!r} is no name of a file") from None
         status = os.fstat(fd)
         if not S_ISREG(status.st_mode):
             fd.close()

@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from lamina.errors import RegistryError
 from lamina.image.registry.challenge import Challenge
 from lamina.image.registry.credentials import Login
-from lamina.image.registry.transport import Response, Transport, is_loopback
+from lamina.image.registry.transport import Response, Transport, is_loopback, resolved
 
 __all__ = ["Authenticator", "scope_of"]
 
@@ -33,7 +33,9 @@ def scope_of(repository: str, *actions: str) -> str:
 
 
 class Authenticator:
-    """Answers one registry's challenges. `login` None: as nobody."""
+    """Answers one registry's challenges. `login` None: as nobody. *verify* False: any realm gets what it asks for,
+    unencrypted as well; else only this machine's do.
+    """
 
     def __init__(self, host: str, login: Login | None, transport: Transport, *, verify: bool = True) -> None:
         self.host, self.login = host, login
@@ -88,10 +90,11 @@ class Authenticator:
     def _fetch(self, scopes: frozenset[str], challenge: Challenge) -> tuple[str, float]:
         """A token for *scopes*, and until when it is good."""
         realm = challenge.get("realm")
-        parts = urlsplit(realm)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not resolved("", realm):
             raise RegistryError(f"log in to {self.host}: its realm {realm[:200]!r} is no address", status=401)
-        if parts.scheme == "http" and self._verify and not is_loopback(parts.netloc):
+        parts = urlsplit(realm)
+        verify = self._verify and not is_loopback(parts.netloc)
+        if parts.scheme == "http" and verify:
             raise RegistryError(
                 f"log in to {self.host}: its realm {realm[:200]!r} is not encrypted",
                 status=401,
@@ -101,7 +104,7 @@ class Authenticator:
         wanted = sorted(scopes) or challenge.get("scope").split()
         login = self.login
         if login is not None and login.token:
-            return self._post(realm, challenge, wanted, login)
+            return self._post(realm, challenge, wanted, login, verify)
         query = [("service", challenge.get("service"))] if challenge.get("service") else []
         query += [("scope", scope) for scope in wanted]
         headers = {}
@@ -109,9 +112,11 @@ class Authenticator:
             query.append(("account", login.username))
             headers["Authorization"] = self._basic() or ""
         url = realm + ("&" if parts.query else "?") + urlencode(query)
-        return self._token(self._transport.request("GET", url, headers, verify=self._verify), realm)
+        return self._token(self._transport.request("GET", url, headers, verify=verify), realm)
 
-    def _post(self, realm: str, challenge: Challenge, scopes: list[str], login: Login) -> tuple[str, float]:
+    def _post(
+        self, realm: str, challenge: Challenge, scopes: list[str], login: Login, verify: bool
+    ) -> tuple[str, float]:
         """By OAuth 2: the identity token is a refresh token."""
         form = {
             "grant_type": "refresh_token",
@@ -122,7 +127,7 @@ class Authenticator:
         }
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         body = urlencode(form).encode()
-        return self._token(self._transport.request("POST", realm, headers, body, verify=self._verify), realm)
+        return self._token(self._transport.request("POST", realm, headers, body, verify=verify), realm)
 
     def _token(self, response: Response, realm: str) -> tuple[str, float]:
         data = response.read(LARGEST_ANSWER)
@@ -146,8 +151,9 @@ class Authenticator:
             life = found.get("expires_in") or SHORTEST_LIFE
             if not isinstance(token, str) or isinstance(life, bool) or not isinstance(life, int | float):
                 raise ValueError("no token")
-        except (ValueError, AttributeError, RecursionError):
+            seconds = max(float(life), SHORTEST_LIFE)
+        except (ValueError, AttributeError, RecursionError, OverflowError):
             raise RegistryError(f"log in to {self.host}: what {where} answered is no token") from None
         if not token.isascii() or not token.isprintable():
             raise RegistryError(f"log in to {self.host}: what {where} answered is no token")
-        return token, time.monotonic() + max(float(life), SHORTEST_LIFE) - _MARGIN
+        return token, time.monotonic() + seconds - _MARGIN

@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from urllib3.exceptions import HTTPError
 
@@ -23,7 +23,15 @@ from lamina.image.registry.authentication import Authenticator, scope_of
 from lamina.image.registry.challenge import parse_challenges
 from lamina.image.registry.configuration import Endpoint
 from lamina.image.registry.credentials import Login
-from lamina.image.registry.transport import Response, Transport, is_loopback, origin
+from lamina.image.registry.transport import (
+    Response,
+    Transport,
+    discard,
+    is_loopback,
+    origin,
+    resolved,
+    shown,
+)
 from lamina.store.digest import digest_of, is_digest
 from lamina.values import value
 
@@ -47,7 +55,7 @@ class Registry:
     """A repository. `actions` are what is wanted of it: "pull", or "pull", "push". May be used from several threads.
 
     *verify* False: neither certificates nor encryption are insisted on. So it is for this machine's registries, and for
-    those that the configuration calls insecure.
+    those that the configuration calls insecure. Raises RegistryError for a host that cannot be one.
     """
 
     def __init__(
@@ -62,9 +70,15 @@ class Registry:
     ) -> None:
         self.endpoint, self.transport, self.limits = endpoint, transport, limits
         self.host = HUB_HOST if endpoint.host == HUB else endpoint.host
+        if not resolved(
+            "", f"https://{self.host}/"
+        ):  # what Docker's grammar of names allows is not always one
+            raise RegistryError(f"use registry {self.host}: that is no address", remedy="is the port right?")
         self.verify = verify and not endpoint.insecure and not is_loopback(self.host)
         self.scopes = frozenset({scope_of(endpoint.repository, *actions)})
-        self.authenticator = Authenticator(endpoint.host, login, transport, verify=self.verify)
+        # that this registry is this machine's says nothing of whoever hands out its tokens
+        believing = not verify or endpoint.insecure
+        self.authenticator = Authenticator(endpoint.host, login, transport, verify=not believing)
         self._base: str | None = None
         self._turn = threading.Lock()
 
@@ -116,6 +130,13 @@ class Registry:
         self.base()
         response = self.call("GET", f"{self.base()}/v2/", scopes=frozenset())
         data = self.read(response, LARGEST_ERROR)
+        if response.status == 401:
+            raise RegistryError(
+                f"log in to {self.endpoint.host}: the registry does not take this name and password",
+                status=401,
+                code=_complaint(data)[0] or "UNAUTHORIZED",
+                remedy="are both right? some registries want an access token in place of the password",
+            )
         if response.status != 200:
             raise self.refused(response, data, "log in to")
 
@@ -151,8 +172,7 @@ class Registry:
             challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
             if attempt == 2 or not challenges or not self.authenticator.learn(challenges, scopes, sent):
                 return response
-            response.drain_conn()
-            response.release_conn()
+            discard(response)
             if body is not None and not isinstance(body, bytes):
                 body.seek(start)
         raise AssertionError("unreachable")
@@ -233,9 +253,10 @@ class Registry:
             following = re.match(r'\s*<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
             if following is None:
                 return
-            url = urljoin(url, following[1])
-            if not self._is_ours(url):
-                raise RegistryError(f"list tags of {self.name}: the next page is elsewhere: {url[:200]!r}")
+            url = resolved(url, following[1])
+            if not url or not self._is_ours(url):
+                where = shown(url or following[1])
+                raise RegistryError(f"list tags of {self.name}: the next page is elsewhere: {where!r}")
         raise RegistryError(f"list tags of {self.name}: more than {MOST_PAGES} pages")
 
     def has_blob(self, digest: str) -> int | None:

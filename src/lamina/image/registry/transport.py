@@ -34,7 +34,7 @@ from lamina.errors import RegistryError
 from lamina.image.registry.tls import Tls
 from lamina.values import value
 
-__all__ = ["Patience", "Response", "Transport", "host_of", "is_loopback"]
+__all__ = ["Patience", "Response", "Transport", "discard", "host_of", "is_loopback", "resolved", "shown"]
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | IO[bytes] | None
@@ -44,6 +44,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 SENSITIVE = frozenset({"authorization", "cookie", "proxy-authorization"})
 _CONNECTIONS = 10  # kept open to a host
+_READ_AWAY = 64 << 10  # bytes of what nobody wants; urllib3's drain_conn() would read all of it, into memory
 
 
 @value
@@ -109,8 +110,7 @@ class Transport:
                     return response
                 problem, transient = _busy(response, url), True
                 asked = _retry_after(response)
-                response.drain_conn()
-                response.release_conn()
+                discard(response)
                 if asked is not None:
                     pause = asked * (1 + self._chance() / 10)
                     if waited + asked > self.patience.total:
@@ -157,12 +157,11 @@ class Transport:
                 return response
             if method not in ("GET", "HEAD"):
                 return response  # the caller knows whether it can go elsewhere with what it sends
-            response.drain_conn()
-            response.release_conn()
-            target = urljoin(url, where)
+            discard(response)
+            target = resolved(url, where)
+            if not target:
+                raise _redirected(url, where, "which is no address")
             here, there = urlsplit(url), urlsplit(target)
-            if there.scheme not in ("http", "https") or not there.hostname:
-                raise _redirected(url, target, "which is no address")
             if there.scheme == "http" and here.scheme == "https" and verify:
                 raise _redirected(url, target, "which is not encrypted")
             if origin(here) != origin(there):
@@ -170,7 +169,7 @@ class Transport:
                 headers = {name: text for name, text in headers.items() if name.lower() not in SENSITIVE}
                 verify = verify or here.hostname != there.hostname
             url = target
-        raise RegistryError(f"request {url}: more than {MOST_REDIRECTS} redirects")
+        raise RegistryError(f"request {shown(url)}: more than {MOST_REDIRECTS} redirects")
 
     def _once(
         self,
@@ -230,13 +229,15 @@ class Transport:
         if isinstance(cause, NameResolutionError):
             return RegistryError(f"{what}: the host is not known", remedy="is the name right?"), reached
         if isinstance(cause, NewConnectionError):
-            return RegistryError(f"{what}: {_short(cause)}"), reached
+            return RegistryError(
+                f"{what}: {_refusal(cause)}", remedy="is the name, and the port, right? is it up?"
+            ), reached
         if isinstance(cause, TimeoutError):
             return RegistryError(f"{what}: no answer in time"), True
         if isinstance(cause, ProtocolError):
             return RegistryError(f"{what}: the connection broke: {_short(cause)}"), True
         if isinstance(cause, LocationParseError):
-            return RegistryError(f"{what}: {url[:200]!r} is no address"), False
+            return RegistryError(f"{what}: {shown(url)!r} is no address"), False
         return RegistryError(f"{what}: {method}: {_short(cause)}"), False
 
     def close(self) -> None:
@@ -253,6 +254,39 @@ class _Connections(urllib3.HTTPSConnectionPool):
     def _validate_conn(self, conn: Any) -> None:
         if conn.is_closed:
             conn.connect()
+
+
+def discard(response: Response) -> None:
+    """Let go of an answer whose content is not wanted: its connection serves again if there is little of that."""
+    left = _READ_AWAY
+    try:
+        while left and (data := response.read(left, decode_content=False)):
+            left -= len(data)
+    except (HTTPError, OSError):
+        left = 0
+    if left:
+        response.release_conn()
+    else:
+        response.close()
+
+
+def resolved(url: str, where: str) -> str:
+    """The address that *where*, which came in an answer of *url*, means; "" if it is none that can be asked."""
+    try:
+        target = urljoin(url, where)
+        parts = urlsplit(target)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets without end, ports that are no numbers, names that are no names
+        return ""
+    return target if good else ""
+
+
+def shown(url: str) -> str:
+    """An address for messages, without what may be a secret in it: a user, and the query, which signs it."""
+    plain = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, rest = plain.partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"[:200]
 
 
 def origin(parts: SplitResult) -> tuple[str, str, int | None]:
@@ -304,7 +338,7 @@ def _retry_after(response: Response) -> float | None:
 
 
 def _redirected(url: str, target: str, why: str) -> RegistryError:
-    return RegistryError(f"request {urlsplit(url).netloc}: redirected to {target[:200]!r}, {why}")
+    return RegistryError(f"request {urlsplit(url).netloc}: redirected to {shown(target)!r}, {why}")
 
 
 def _distrusted(error: BaseException, what: str) -> RegistryError:
@@ -321,6 +355,12 @@ def _distrusted(error: BaseException, what: str) -> RegistryError:
         f"{what}: its certificate is not trusted: {text}",
         remedy="put its root into /etc/containers/certs.d/<host:port>/ca.crt, or give --tls-verify=false",
     )
+
+
+def _refusal(error: BaseException) -> str:
+    """ "Connection refused" of "Failed to establish a new connection: [Errno 111] Connection refused"."""
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or _short(error)
 
 
 def _short(error: BaseException) -> str:

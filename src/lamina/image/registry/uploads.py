@@ -11,12 +11,12 @@ import io
 import re
 from collections.abc import Callable
 from typing import IO, Any
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from lamina.errors import Corrupt, RegistryError
 from lamina.image.registry.authentication import scope_of
 from lamina.image.registry.client import LARGEST_ERROR, Registry
-from lamina.image.registry.transport import Response
+from lamina.image.registry.transport import Response, resolved, shown
 from lamina.store.digest import check_digest, is_digest
 
 __all__ = ["mount_blob", "upload_blob"]
@@ -223,14 +223,15 @@ def _location(registry: Registry, response: Response, url: str) -> str:
 
     Some registries have uploads on another host; they get no credentials (`Registry.call` sees to it).
     """
-    where = urljoin(url, response.headers.get("Location", ""))
+    said = response.headers.get("Location", "")
+    where = resolved(url, said) if said else ""
     parts, asked = urlsplit(where), urlsplit(url)
-    if not response.headers.get("Location") or parts.scheme not in ("http", "https") or not parts.hostname:
+    if not where:
         raise RegistryError(f"push to {registry.name}: the registry does not say where to upload")
     if parts.scheme == "http" and asked.scheme == "https":
         if parts.hostname != asked.hostname:
             raise RegistryError(
-                f"push to {registry.name}: the registry wants the upload unencrypted, at {where[:200]!r}"
+                f"push to {registry.name}: the registry wants the upload unencrypted, at {shown(where)!r}"
             )
         # behind a proxy that ends TLS and does not say so to the registry: common, and harmless to mend
         where = urlunsplit(parts._replace(scheme="https", netloc=asked.netloc))

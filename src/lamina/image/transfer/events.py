@@ -10,7 +10,8 @@
     events("packing", id=...)                                    (push) it has to be packed again
     events("warning", text=...)                                  something the user should read
     events("done", id=...)                                       a layer is done
-    events("done", image=..., digest=...)                        all is done
+    events("done", image=..., digest=...)                        all is done; (pull) also reference=..., known=...:
+                                                                 the name stood for this image before
 
 Calls come from several threads, one at a time.
 """

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound, RegistryError, Unsupported
@@ -28,6 +27,7 @@ from lamina.image.documents import (
     decode_config,
     decode_manifest,
 )
+from lamina.image.documents.moment import nanoseconds
 from lamina.image.platform import Platform, best, current
 from lamina.image.reference import Reference
 from lamina.image.registry.blobs import open_blob
@@ -134,9 +134,13 @@ class _Pull:
         self._check_platform(config)
         unpacked = self._layers(found.manifest, config)
         record = self._record(found, config, unpacked)
-        record = images.put(self.store, record, lease=self.held)
+        known = tags.named(self.store, self.name) == record.id
+        # named in the same step: an image without a name is what a prune takes
+        record = images.put(self.store, record, [self.name], lease=self.held)
         tags.tag(self.store, self.name, record.id, [found.outermost])
-        self.tell("done", image=record.id, digest=found.outermost)
+        self.tell(
+            "done", image=record.id, digest=found.outermost, reference=self.reference.familiar, known=known
+        )
         return record
 
     # -- which image
@@ -375,14 +379,3 @@ def in_parallel(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def nanoseconds(created: str | None) -> int:
-    """A time of RFC 3339 in nanoseconds since 1970; 0 for none, for what is none, and for what was before."""
-    try:
-        when = datetime.fromisoformat(created or "")
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        return max(0, int(when.timestamp() * 1_000_000) * 1000)
-    except (ValueError, OverflowError):
-        return 0

@@ -78,8 +78,12 @@ def push(
         nullcontext(held) if held is not None else lease(store) as kept,
         nullcontext(registries) if registries is not None else Registries() as network,
     ):
-        if not kept.add_image(record.id):
+        # its layers and blobs by name as well: the record alone keeps them only until somebody forces its removal, and
+        # a tree that is collected while it is packed would be pushed with what was left of it
+        if not kept.add_image(record.id) or not all(map(kept.add_layer, record.layers)):
             raise images.no_such(record.id[:12])
+        for blob in record.blobs:
+            kept.add_blob(blob)
         return _Push(store, record, reference, events, kept, options or Options(), network).run()
 
 
