@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_an_ordinary_user_pulls_and_runs(
     done = rootless.lamina("run", "--rm", name)
     assert done.stdout == "top\n", done.stderr
     assert rootless.lamina("images", "-q", "--no-trunc").stdout == f"sha256:{source.id}\n"
+    # the layers were unpacked from blobs in the store, which go with the pull
+    assert json.loads(rootless.lamina("gc", "--dry-run", "--format", "json").stdout)["blobs"] == []
     assert rootless.lamina("tag", name, f"{registry.host}/team/again:1").returncode == 0
     done = rootless.lamina("push", f"{registry.host}/team/again:1")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from lamina.image.registry.session import Registries, registry_name
 from lamina.image.transfer import Options
 from lamina.image.transfer import pull as pull_image
 from lamina.image.transfer import push as push_image
+from lamina.store.garbage import collect
 from lamina.store.images import no_such
 from lamina.store.leases import lease
 
@@ -82,6 +83,8 @@ def _pull(
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
         within_limit(store, [record.id], events)
+    if options.staged and not keep_blobs:
+        collect(store)  # layers were unpacked by another process, from blobs that nobody needs any more
     return record.id, reference.canonical
 
 
