@@ -184,17 +184,23 @@ class Transport:
         more: dict[str, Any] = {} if fields is None else {"fields": dict(fields), "encode_multipart": False}
         if fields is None:
             more["body"] = body
-        response = self._manager(parts, verify).request(
-            method,
-            url,
-            headers={"User-Agent": "lamina", "Accept-Encoding": "identity", **headers},
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.read),
-            **more,
-        )
+        try:
+            response = self._manager(parts, verify).request(
+                method,
+                url,
+                headers={"User-Agent": "lamina", "Accept-Encoding": "identity", **headers},
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.read),
+                **more,
+            )
+        except ValueError as error:
+            # http.client closes an answer a second time when the connection that it came by is found to be broken
+            if isinstance(error, HTTPError):
+                raise
+            raise ProtocolError("Connection aborted.", error) from error
         self._reached.add(parts.netloc)
         return response
 

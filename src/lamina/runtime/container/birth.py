@@ -274,6 +274,9 @@ class Birth:
 
     def close(self) -> None:
         """Let go of our ends; the process lives on."""
+        self._about = self._explained = (
+            None  # whoever made us is behind these: a circle, and descriptors would stay
+        )
         self._release()
         self._channel.close()
 
