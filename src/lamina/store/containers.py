@@ -15,7 +15,7 @@ Lock order: a container's lock first, the names' turn (names.py) second; nobody 
 from __future__ import annotations
 
 import os
-from errno import EAGAIN
+from errno import EAGAIN, ENOENT, ENOTEMPTY
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError, NotFound
@@ -407,8 +407,10 @@ def _empty(grave: bytes, remove: Remove) -> None:
     _unlink(grave + _LOCK)
     try:
         os.rmdir(grave)
-    except FileNotFoundError:
-        pass
+    except OSError as error:
+        # gone; or somebody who buries too has just locked it anew, and removes it
+        if error.errno not in (ENOENT, ENOTEMPTY):
+            raise
 
 
 def _lock(descriptor: int) -> bool:
