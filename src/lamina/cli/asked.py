@@ -42,7 +42,7 @@ def options(args: Arguments) -> RunOptions:
     }
     # what was not typed is not asked for: each option that is handed on is checked again
     if args.env or args.env_file:
-        found["env"] = [*_variables(args.env_file), *args.env]
+        found["env"] = [*variables(args.env_file), *args.env]
     if args.volume:
         found["volumes"] = args.volume
     if args.label:
@@ -75,7 +75,7 @@ def options(args: Arguments) -> RunOptions:
     return found
 
 
-def _variables(files: tuple[str, ...]) -> list[str]:
+def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
     """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's; `#` begins a comment. Nothing is unquoted."""
     found = []
     for name in files:
@@ -84,7 +84,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
                 lines = file.read().split("\n")
         except OSError as error:
             raise InvalidInput(
-                f"run: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
+                f"{verb}: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
                 remedy="name a file of KEY=VALUE lines",
             ) from None
         for number, line in enumerate(lines, 1):
@@ -92,7 +92,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
             if entry and not entry.startswith("#"):
                 if not entry.partition("=")[0] or " " in entry.partition("=")[0]:
                     raise InvalidInput(
-                        f"run: --env-file {name}: line {number} is not KEY=VALUE",
+                        f"{verb}: --env-file {name}: line {number} is not KEY=VALUE",
                         remedy="a comment begins with #",
                     )
                 found.append(entry)
@@ -164,10 +164,10 @@ def warn(warning: str) -> None:
     say(f"warning: {warning}")
 
 
-def check_terminal(args: Arguments) -> None:
+def check_terminal(args: Arguments, verb: str = "run") -> None:
     """Raises InvalidInput for `-it` without a terminal, which would not be what was meant (as docker has it)."""
     if args.tty and args.interactive and not os.isatty(0):
         raise InvalidInput(
-            "run: -t with -i: standard input is not a terminal",
+            f"{verb}: -t with -i: standard input is not a terminal",
             remedy="leave -t out, or run it on a terminal",
         )

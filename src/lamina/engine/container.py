@@ -14,9 +14,12 @@ from lamina.values import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, Unpack
 
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
+    from lamina.engine.completed import Completed
+    from lamina.engine.engine import Command, Stream
+    from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -127,6 +130,48 @@ class Container:
     def overlays(self) -> list[tuple[bytes, MountSpec]]:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
         return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+
+    # -- further processes
+
+    def exec(
+        self,
+        command: Command,
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        forward_signals: bool = False,
+        **options: Unpack[ExecOptions],
+    ) -> Completed:
+        """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
+
+        `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
+        Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
+        """
+        from lamina.engine.engine import completed, streams_of, words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import execute
+
+        asked, words = checked(options), words_of(command, "exec")
+        io = streams_of(
+            stdin, stdout, stderr, input, capture_output, encoding, timeout, forward_signals, asked.interactive,
+            "exec",
+        )  # fmt: skip
+        return completed(lambda: execute(self._home, words, asked, io), text, encoding, check=check)
+
+    def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
+        """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
+        from lamina.engine.engine import words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import detach
+
+        return detach(self._home, words_of(command, "exec"), checked(options))
 
     # -- what it wrote
 

@@ -12,6 +12,7 @@ from lamina.engine.design import HOST, design, maps_record
 from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
+from lamina.engine.translate import joinable
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -265,6 +266,7 @@ class _Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
+        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)
         if running.cgroup is not None:
             state["cgroup"] = running.cgroup.record()
         if running.notes:

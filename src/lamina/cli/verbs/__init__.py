@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "apply": (TRY, "apply", "Carry a container's changes out on this system"),
     "undo": (TRY, "undo", "Take back what apply did"),
     "ps": (CONTAINERS, "ps", "List containers"),
+    "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
