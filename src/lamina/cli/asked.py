@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import InvalidInput, NotFound
+from lamina.errors import InvalidInput, NotFound, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lamina.argv.declare import Arguments
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
-    from lamina.engine.options import RunOptions
+    from lamina.engine.options import LifeOptions, RunOptions
 
 
 def command(args: Arguments) -> tuple[str, ...]:
@@ -68,11 +68,19 @@ def options(args: Arguments) -> RunOptions:
         "network",
         "entrypoint",
         "platform",
+        "restart",
+        "stop_signal",
+        "stop_timeout",
     ):
         given = getattr(args, key)
         if given is not None:
             found[key] = given
     return found
+
+
+def life_options(args: Arguments) -> LifeOptions:
+    """The same, and what only a container has that is made first and started then."""
+    return {**options(args), "lifetime": args.lifetime, "timeout": args.timeout}
 
 
 def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
@@ -162,6 +170,13 @@ def warn(warning: str) -> None:
     from lamina.cli.report import say
 
     say(f"warning: {warning}")
+
+
+def check_alone(args: Arguments) -> None:
+    """Raises Unsupported for what only a container has that lives by itself."""
+    if args.restart or args.timeout is not None or args.lifetime != "container":
+        option = "--restart" if args.restart else "--lifetime" if args.timeout is None else "--timeout"
+        raise Unsupported(f"run: {option} without -d is not supported so far", remedy="add -d")
 
 
 def check_terminal(args: Arguments, verb: str = "run") -> None:

@@ -326,12 +326,11 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit container cp create events exec kill network pause port rename restart start stats stop top unpause
-update wait
+attach build commit cp events exec network pause port stats top unpause update
 """
 LATER_OPTIONS = """
--d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --ipc --pid --privileged
---publish --publish-all --restart --shm-size --sysctl --ulimit --userns
+-p -P --add-host --cap-add --cap-drop --device --dns --expose --gpus --ipc --pid --privileged
+--publish --publish-all --shm-size --sysctl --ulimit --userns
 """
 
 

@@ -8,7 +8,6 @@ import time
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt, Unsupported
-from lamina.store.containers import no_such
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -97,15 +96,33 @@ class Container:
 
     @property
     def state(self) -> str:
-        """ "created", "running", "exited", or "dead" (its engine was killed)."""
-        if not self._home.exists():
-            raise no_such(self._home.short_id)
-        return self._home.state()
+        """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
+        from lamina.engine.life import state_of
+
+        return state_of(self._home)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, is paused, or is about to be started again."""
+        from lamina.store.containers import LIVING
+
+        return self.state in LIVING
+
+    @property
+    def restarts(self) -> int:
+        """How often its restart policy has started it again since somebody started it."""
+        found = self._home.read("exit") or self._home.read("state") or {}
+        return int(found.get("restarts") or 0)
+
+    @property
+    def failure(self) -> str:
+        """Why its last start failed; "" if it did not."""
+        return str((self._home.read("failed") or {}).get("message", ""))
 
     @property
     def exit_code(self) -> int | None:
         """The exit status, 128 + n after signal n; None while there is none."""
-        end = self._home.read("exit")
+        end = self._home.read("exit") or self._home.read("failed")
         return None if end is None else int(end["status"])
 
     @property
@@ -310,6 +327,50 @@ class Container:
             raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
         return moment
 
+    # -- its life
+
+    def start(self) -> list[str]:
+        """Start its command, unless it runs; warnings that are new. It lives on when this program ends.
+
+        Raises Conflict for one that is paused, or was `run` in the foreground; and what `Engine.run` raises.
+        """
+        from lamina.engine.life import start
+
+        return start(self._home)
+
+    def stop(self, timeout: float | None = None, signal: str | int | None = None) -> None:
+        """Ask its command to end, with *signal* (default: its stop signal), and kill everything of it after *timeout*
+        seconds (default: its own, else 10; negative: never). Nothing happens where it does not run.
+        """
+        from lamina.engine.life import stop
+
+        stop(self._home, timeout, signal)
+
+    def kill(self, signal: str | int = "KILL") -> None:
+        """Send *signal* to its first process. Raises Conflict where it does not run."""
+        from lamina.engine.life import kill
+
+        kill(self._home, signal)
+
+    def restart(self, timeout: float | None = None, signal: str | int | None = None) -> list[str]:
+        """Stop it, if it runs, and start it; warnings that are new."""
+        from lamina.engine.life import restart
+
+        return restart(self._home, timeout, signal)
+
+    def wait(self) -> int:
+        """Wait until it has ended; its exit status, 0 for one that never ran."""
+        from lamina.engine.life import wait
+
+        return wait(self._home)
+
+    def rename(self, name: str) -> None:
+        """Call it *name*. Raises Conflict where another has that name."""
+        from lamina.engine.life import rename
+
+        rename(self._home, name)
+        self._asked = None
+
     # -- its end
 
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
@@ -320,6 +381,7 @@ class Container:
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
+            self._asked = None  # it may have been renamed
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
 
 
@@ -350,6 +412,9 @@ class _Held:
 
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
+        from lamina.engine.life import wake
+
+        wake(self._home)
         home, deadline = self._home, time.monotonic() + PATIENCE
         while True:
             state = home.read("state")

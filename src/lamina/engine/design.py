@@ -60,17 +60,27 @@ def design(
     options: Options,
     stdin: int | None,
     refused: Mapping[bytes, str] | None = None,
+    *,
+    grouped: bool = False,
+    kept: Mapping[bytes, int] | None = None,
 ) -> Design:
     """Draw up the container *identity* in the directory *home* over *image* (None: the host); nothing is changed.
 
-    *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. Raises
-    Unsupported, InvalidInput, NotFound for what cannot be had.
+    *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. *grouped*:
+    it has control groups also where nothing is limited. *kept*: see `arrange`. Raises Unsupported, InvalidInput,
+    NotFound for what cannot be had.
     """
     maps = _id_maps()
     rootless = maps is not None
     base = _host(store, rootless, refused) if image is None else _stored(store, image, maps)
     layers = arrange(
-        base.image, store, home, rootless=rootless, volatile=options.rm, read_only=options.read_only
+        base.image,
+        store,
+        home,
+        rootless=rootless,
+        volatile=options.rm,
+        read_only=options.read_only,
+        kept=kept,
     )
     words = arguments(command, options, base.config)
     user = resolve_user(options.user or base.config.user or None, base.read)
@@ -80,7 +90,7 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=_cgroup_path(identity, rootless) if limited else "",
+        cgroup=_cgroup_path(identity, rootless) if limited or grouped else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.options import RunOptions
+    from lamina.engine.options import LifeOptions, RunOptions
     from lamina.engine.run import Io
     from lamina.engine.storage import Storage
     from lamina.runtime.plan import Plan
@@ -123,6 +123,47 @@ class Engine:
             lambda: run(self.store, image, words, checked, io, hooks), text, encoding, check=check
         )
 
+    def create(
+        self,
+        image: str,
+        command: Command = (),
+        *,
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
+        **options: Unpack[LifeOptions],
+    ) -> Container:
+        """Make a container over *image* that executes *command* once it is started (`Container.start`).
+
+        `**options` are those of `docker create`; see LifeOptions. With the `lifetime` "owner" it ends, and is removed,
+        when the process *owner* ends (default: this one). Raises as `run` does.
+        """
+        from lamina.engine.checking import check_options
+        from lamina.engine.container import Container
+        from lamina.engine.creating import create
+        from lamina.engine.run import Hooks
+
+        checked = check_options(options)
+        self._sweep()
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
+        owner = os.getpid() if owner is None else owner
+        return Container(create(self.store, image, words_of(command), checked, hooks, owner=owner))
+
+    def start(
+        self,
+        image: str,
+        command: Command = (),
+        **options: Any,
+    ) -> Container:
+        """Make a container and start it: `docker run -d`. Arguments as of `create`.
+
+        Where the start fails, a container that is not to be removed stays, "created". Raises as `run` does.
+        """
+        container = self.create(image, command, **options)
+        container.start()
+        return container
+
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
@@ -164,7 +205,7 @@ class Engine:
         for identity in identities(self.store):
             container = Container(Home(self.store, identity))
             try:
-                if all or container.state == "running":
+                if all or container.is_alive:
                     found.append((container.created, container))
             except NotFound:
                 continue  # removed meanwhile, or not yet written down
