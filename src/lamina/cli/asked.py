@@ -53,12 +53,15 @@ def options(args: Arguments) -> RunOptions:
         found["tmpfs"] = args.tmpfs
     if args.volumes_from:
         found["volumes_from"] = args.volumes_from
+    if args.log_opt:
+        found["log_opt"] = args.log_opt
     if args.security_opt:
         found["security_opt"] = args.security_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     for key in (
         "name",
+        "log_driver",
         "hostname",
         "workdir",
         "user",
