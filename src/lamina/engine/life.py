@@ -25,6 +25,7 @@ from lamina.store.containers import (
     STOPPED_MARK,
     no_such,
 )
+from lamina.store.events import about, note
 from lamina.supervisor.signals import DEFAULT, standing
 
 TYPE_CHECKING = False
@@ -50,7 +51,8 @@ def state_of(home: Home) -> str:
 
 def lives(state: dict[str, Any]) -> bool:
     """Whether the process of that state record is still there."""
-    return same_process(int(state.get("pid") or 0), state)
+    with _Process(state) as process:
+        return process.is_there
 
 
 def start(home: Home, *, attached: int = -1) -> list[str]:
@@ -90,6 +92,7 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
             if not process.ends_within(None if grace < 0 else grace):
                 process.send(SIGKILL)
         _await_end(home, process)
+    note(home.store, about(asked, "stop"))
 
 
 def kill(home: Home, signal: str | int = SIGKILL) -> None:
@@ -107,6 +110,7 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
             wake(home, number if ends else 0)
         if process.is_there:
             process.deliver(number, asked)
+        note(home.store, about(asked, "kill", signal=number))
         if number == SIGKILL:
             _thaw(home)
             _await_end(home, process)
@@ -115,7 +119,9 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
 def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
     """Stop it, if it runs, and start it. Raises as these do."""
     stop(home, seconds, signal)
-    return start(home)
+    warnings = start(home)
+    note(home.store, about(home.asked(), "restart"))
+    return warnings
 
 
 def wait(home: Home, condition: str = "not-running") -> int:
@@ -173,6 +179,7 @@ def rename(home: Home, name: str) -> str:
         raise
     home.remark(name)
     names.drop_alias(store.names, old, home.id, called)
+    note(store, about(home.asked(), "rename", oldName=old))
     return old
 
 

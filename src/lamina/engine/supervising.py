@@ -21,6 +21,7 @@ from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
 from lamina.runtime.bundle import NULL
 from lamina.runtime.identity import identity_of, same_process
 from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.store.events import about, ending, note
 from lamina.supervisor.log import LogWriter
 from lamina.supervisor.pump import Drain, Watch
 from lamina.supervisor.signals import Catcher
@@ -153,9 +154,11 @@ class Supervisor:
         return options_of(self.asked)
 
     def _is_running(self) -> bool:
+        from lamina.engine.life import lives
+
         state = self.home.read("state")
         ended = os.path.lexists(self.home.path + b"/exit.json")
-        return state is not None and not ended and same_process(int(state.get("pid") or 0), state)
+        return state is not None and not ended and lives(state)
 
     def _launch(self) -> list[str]:
         """One start; the warnings that are new. Raises, then nothing of it runs."""
@@ -178,6 +181,7 @@ class Supervisor:
         home.drop_record("exit")
         home.drop_record("failed")
         log.started(running.pty)
+        note(home.store, about(self.asked, "start"))
         return start.warnings
 
     def adopt(self, *, held: bool = False) -> dict[str, Any]:
@@ -206,6 +210,7 @@ class Supervisor:
         try:
             if home.held and home.read("state") is None and self.asked.get("rm"):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
+                note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
                 self._note_failure(failure)
                 home.unmark()
@@ -305,7 +310,9 @@ class Supervisor:
         end["restarts"] = self.restarts
         if again:
             end["restarting"] = True
+        self.asked = home.asked()  # it may have been renamed
         home.write("exit", end)
+        note(home.store, *ending({**self.asked, "rm": False}, status, int(end["oom_kills"])))
         _append(home.path + ENDS, b"%d\n" % status)
         home.drop_mark(PAUSED_MARK)
         if self.streams is not None:
@@ -352,6 +359,7 @@ class Supervisor:
             asked = home.asked()
             if asked.get("rm") or self.orphaned:
                 discard(home, asked["name"], asked, volumes=True)
+                note(home.store, about(asked, "destroy"))
             else:
                 home.make_durable()
                 home.unmark()

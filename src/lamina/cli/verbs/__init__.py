@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
+    "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),
