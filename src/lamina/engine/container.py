@@ -340,10 +340,14 @@ class Container:
         Raises Conflict when it runs; with *force* it is killed then.
         """
         from lamina.engine.discard import discard
+        from lamina.engine.settling import wake_supervisor
 
         with _Held(self._home, "remove", kill=force):
             self._asked = None  # it may have been renamed
+            state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
+            if state is not None:  # there may be somebody who waits for its owner's end to remove it
+                wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
 

@@ -53,7 +53,8 @@ def create(
             hooks.created(home.id)
         assert session.record is not None
         note(store, about(session.record, "create"))
-        home.unmark()
+        if options.lifetime != OWNER:  # the mark has every command look whether its owner is still there
+            home.unmark()
         home.release()
         return home
     except BaseException as failure:

@@ -15,8 +15,8 @@ from lamina.engine.answers import encode, error_record
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import hold, lives
-from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
 from lamina.runtime.bundle import NULL
@@ -30,7 +30,7 @@ from lamina.supervisor.signals import Catcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
     from typing import Any, NoReturn, Protocol
 
     from lamina.engine.options import Options
@@ -62,11 +62,12 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 else:
-    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
 
-# "look at the markers": what else a supervisor is sent it only wakes up from
-WAKE = SIGUSR1
-_CAUGHT = (SIGUSR1, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# what else than WAKE a supervisor is sent it only wakes up from
+_CAUGHT = (WAKE, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# seconds after which the guard of a container that has ended looks whether it is still there, if nobody says so
+LOOK_AGAIN = 60.0
 # seconds for the new parent of an adopted process to wait for it
 REAPING = 2.0
 ENDS = b"/ends"
@@ -152,7 +153,10 @@ class Supervisor:
         point("start: mark")
         self.home.mark(str(self.asked["name"]))
         point("start: marked")
+        before = self.home.read("state")
         warnings = self._launch()
+        if before is not None and self.owner is not None:
+            wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
 
@@ -259,6 +263,8 @@ class Supervisor:
             if not self._wait() or not self._again():
                 break
         self._finish()
+        if self.owner is not None and not self.orphaned:
+            self._guard()
 
     def _attend(self, process: Process) -> int:
         """Its exit status, once it has ended and all of its output was handed on."""
@@ -392,10 +398,30 @@ class Supervisor:
             else:
                 home.make_durable()
                 point("end: unmark")
-                home.unmark()
+                if self.owner is None:
+                    home.unmark()
                 point("end: release")
         finally:
             home.release()
+
+    def _guard(self) -> None:
+        """It has ended before its owner: stay, without holding it, until that ends as well; then remove it. Who starts
+        it again looks after it instead.
+        """
+        watch, home = Watch(), self.home
+        self._listen(watch)
+        while not self.orphaned:
+            if (
+                not home.exists()
+                or ((home.read("state") or {}).get("supervisor") or {}).get("pid") != os.getpid()
+            ):
+                return
+            watch.wait(LOOK_AGAIN)
+        try:
+            if hold(home):
+                self._finish()
+        except NotFound:
+            pass  # somebody was faster
 
 
 def _make_anew(path: bytes) -> None:
