@@ -1,4 +1,4 @@
-"""The log drivers: docker's and the kubelet's lines to the byte, rotation, and reading whatever becomes of the files."""
+"""The log drivers: docker's and the kubelet's lines to the byte, rotation, reading whatever becomes of the files."""
 
 from __future__ import annotations
 

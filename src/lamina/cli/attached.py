@@ -8,8 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.argv.declare import Arguments
     from lamina.engine import Container
-    from lamina.engine.attaching import Wanted
-    from lamina.supervisor.client import Attached
+    from lamina.engine.attaching import Attached, Wanted
 
 BROKEN_PIPE = 141
 
@@ -23,10 +22,9 @@ def flag(text: str) -> bool:
 
 def wanted(*, stdin: bool, keys: str | None, proxy: bool) -> Wanted:
     """What is attached: our streams, of input only with *stdin*. Raises InvalidInput for keys that are none."""
-    from lamina.engine.attaching import Wanted
-    from lamina.supervisor.keys import read_keys
+    from lamina.engine.attaching import wanted as asked
 
-    return Wanted(stdin=0 if stdin else -1, keys=read_keys(keys), proxy=proxy)
+    return asked(0 if stdin else -1, keys, proxy=proxy)
 
 
 def status_of(attached: Attached) -> int:

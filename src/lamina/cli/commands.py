@@ -227,6 +227,7 @@ class Nested(Group):
 
 NESTED = {
     "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained.",
+    "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
@@ -326,7 +327,7 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit cp events exec network pause port stats top unpause update
+build commit cp network pause port stats top unpause update
 """
 LATER_OPTIONS = """
 -p -P --add-host --cap-add --cap-drop --device --dns --expose --gpus --ipc --pid --privileged

@@ -10,7 +10,8 @@ from errno import ECONNREFUSED, ENOENT
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.store.containers import PAUSED, RESTARTING, RUNNING
-from lamina.supervisor.client import Client, greet
+from lamina.supervisor.client import Attached, Client, greet
+from lamina.supervisor.keys import read_keys
 from lamina.supervisor.streams import SOCKET
 from lamina.values import value
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.containers import Home
-    from lamina.supervisor.client import Attached
 
 # how long somebody who has just started may take to listen, or to remove what is to be removed at its end
 PATIENCE = 5.0
+
+__all__ = ["Attached", "Wanted", "attach", "start_attached", "wanted"]
 
 
 @value
@@ -37,6 +39,11 @@ class Wanted:
     stderr: int = 2
     keys: bytes = b""
     proxy: bool = True
+
+
+def wanted(stdin: int, keys: str | None, *, proxy: bool) -> Wanted:
+    """Our output, and *stdin* (-1: none); *keys* in docker's notation. Raises InvalidInput."""
+    return Wanted(stdin=stdin, keys=read_keys(keys), proxy=proxy)
 
 
 def attach(home: Home, wanted: Wanted) -> Attached:
@@ -104,7 +111,7 @@ def _client(channel: int, asked: dict[str, Any], wanted: Wanted) -> Client:
 
 
 def _check(home: Home) -> None:
-    from lamina.engine.life import state_of
+    from lamina.engine.settling import state_of
 
     state = state_of(home)
     if state == PAUSED:
@@ -144,7 +151,7 @@ def _connect(home: Home, asked: dict[str, Any]) -> int:
 
 def _ended(home: Home, asked: dict[str, Any], attached: Attached) -> Attached:
     if attached.lost:
-        from lamina.engine.life import state_of
+        from lamina.engine.settling import state_of
 
         if home.exists() and state_of(home) == RUNNING:
             raise LaminaError(

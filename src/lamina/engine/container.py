@@ -8,6 +8,7 @@ import time
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt, NotFound, Unsupported
+from lamina.store.events import about, note
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -61,6 +62,11 @@ class Container:
         return self._asked
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What was asked, as it is written down; empty when the record is damaged."""
+        return self._record
+
+    @property
     def name(self) -> str:
         """The name; "" when the record is damaged, as for all that follow."""
         return str(self._record.get("name", ""))
@@ -98,7 +104,7 @@ class Container:
     @property
     def state(self) -> str:
         """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
-        from lamina.engine.life import state_of
+        from lamina.engine.settling import state_of
 
         return state_of(self._home)
 
@@ -409,10 +415,15 @@ class Container:
         Raises Conflict when it runs; with *force* it is killed then.
         """
         from lamina.engine.discard import discard
+        from lamina.engine.settling import wake_supervisor
 
         with _Held(self._home, "remove", kill=force):
             self._asked = None  # it may have been renamed
+            state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
+            if state is not None:  # there may be somebody who waits for its owner's end to remove it
+                wake_supervisor(state)
+            note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
 
 class _Held:
@@ -422,8 +433,10 @@ class _Held:
         self._home, self._verb, self._kill = home, verb, kill
 
     def __enter__(self) -> None:
+        from lamina.engine.settling import hold
+
         home = self._home
-        if not home.hold():
+        if not hold(home):
             if not self._kill:
                 raise Conflict(
                     f"{self._verb} container {home.short_id}: it is running, or in use by another command",

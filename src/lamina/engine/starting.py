@@ -17,6 +17,7 @@ from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store.record import encode
+from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Start:
 
     def _prepare(self, drawn: Design) -> None:
         home = self.home
+        point("start: furnish")
         furnish(drawn.layers, remover(self.asked))
         if drawn.base.id:
             from lamina.engine.own_files import write
@@ -140,6 +142,7 @@ class Start:
         known = {*(self.asked.get("warnings") or ()), *self.warnings}
         self.warnings += [warning for warning in drawn.warnings if warning not in known]
         store = self.home.store
+        point("start: launch")
         return launch(
             drawn.bundle,
             stdin=self.child[0],
@@ -154,6 +157,8 @@ class Start:
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
         from lamina.runtime.seccomp.profile import default_profile
 
+        point("start: launched")
+
         drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
         self.home.write("spec", drawn.spec)
         found = {**identity_of(running.pid), "started": time_ns(), **state}
@@ -162,4 +167,5 @@ class Start:
             found["cgroup"] = running.cgroup.record()
         if running.notes:
             found["notes"] = list(running.notes)
+        point("start: write state record")
         self.home.write("state", found)

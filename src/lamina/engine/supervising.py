@@ -16,19 +16,22 @@ from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
 from lamina.engine.logging import writer
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import identity_of, same_process
 from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
-from lamina.supervisor.foreground import LOOK_AGAIN
+from lamina.store.events import about, ending, note
+from lamina.store.trace import point
+from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
 from lamina.supervisor.pump import Watch
 from lamina.supervisor.signals import Catcher, Deliverer
 from lamina.supervisor.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
     from typing import Any, NoReturn, Protocol
 
     from lamina.engine.options import Options
@@ -49,11 +52,12 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 else:
-    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
 
-# "look at the markers": what else a supervisor is sent it only wakes up from
-WAKE = SIGUSR1
-_CAUGHT = (SIGUSR1, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# what else than WAKE a supervisor is sent it only wakes up from
+_CAUGHT = (WAKE, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# seconds after which the guard of a container that has ended looks whether it is still there, if nobody says so
+LOOK_AGAIN = 60.0
 # seconds for the new parent of an adopted process to wait for it
 REAPING = 2.0
 ENDS = b"/ends"
@@ -76,8 +80,23 @@ def supervise(store: Store, identity: str, mode: str, answer: int, attached: int
     try:
         if supervisor.process is not None or supervisor.pausing:
             supervisor.run()
+    except BaseException as failure:
+        _confess(supervisor.home, failure)
     finally:
         os._exit(0)
+
+
+def _confess(home: Home, failure: BaseException) -> None:
+    """Nobody listens to a supervisor that fails, so what went wrong is put beside the container's log. The container is
+    as if its supervisor had been killed.
+    """
+    import traceback
+
+    text = "".join(traceback.format_exception(failure))
+    try:
+        _append(home.path + b"/supervisor.error", text.encode(errors="replace"))
+    except OSError:
+        pass
 
 
 def _answer(answer: int, said: dict[str, Any]) -> None:
@@ -110,19 +129,25 @@ class Supervisor:
 
     def start(self) -> dict[str, Any]:
         """Start it. Raises what the start raised, Conflict, NotFound."""
-        if not self.home.hold():
+        if not hold(self.home):
             if self.home.state() in LIVING:
                 return {"already": True}
             raise Conflict(
                 f"start container {self.home.short_id}: another command is busy with it", remedy="try again"
             )
+        point("start: held")
         self._read()
         if self._is_running():  # what looked after it was killed
             return {**self.adopt(held=True), "already": True}
         self.home.drop_mark(STOPPED_MARK)
         self.home.drop_mark(PAUSED_MARK)
+        point("start: mark")
         self.home.mark(str(self.asked["name"]))
+        point("start: marked")
+        before = self.home.read("state")
         warnings = self._launch()
+        if before is not None and self.owner is not None:
+            wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
 
@@ -146,7 +171,7 @@ class Supervisor:
     def _is_running(self) -> bool:
         state = self.home.read("state")
         ended = os.path.lexists(self.home.path + b"/exit.json")
-        return state is not None and not ended and same_process(int(state.get("pid") or 0), state)
+        return state is not None and not ended and lives(state)
 
     def _launch(self) -> list[str]:
         """One start; the warnings that are new. Raises, then nothing of it runs."""
@@ -176,9 +201,12 @@ class Supervisor:
             raise
         self.asked = start.asked
         self.process, self.began, self.timed_out = running, monotonic(), False
+        point("start: drop exit record")
         home.drop_record("exit")
         home.drop_record("failed")
+        point("start: done")
         streams.started(running.pty)
+        note(home.store, about(self.asked, "start"))
         return start.warnings
 
     def _streams(self, *, adopted: bool = False) -> Streams:
@@ -209,6 +237,7 @@ class Supervisor:
         """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""
         if not held and not self.home.hold():
             return {"already": True}
+        point("adopt: held")
         if not held:
             self._read()
         end, state = self.home.read("exit"), self.home.read("state")
@@ -221,7 +250,9 @@ class Supervisor:
             return {"adopted": True}
         self.process = _Adopted(state)
         self.began = monotonic() - max(0.0, (time_ns() - int(state.get("started") or 0)) / 1e9)
+        point("adopt: write state record")
         self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
+        point("adopt: streams")
         self.streams = self._streams(adopted=True)
         self.streams.listen()
         return {"adopted": True}
@@ -232,6 +263,7 @@ class Supervisor:
         try:
             if home.held and home.read("state") is None and self.asked.get("rm"):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
+                note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
                 self._note_failure(failure)
                 home.unmark()
@@ -257,6 +289,8 @@ class Supervisor:
             if not self._wait() or not self._again():
                 break
         self._finish()
+        if self.owner is not None and not self.orphaned:
+            self._guard()
 
     def _attend(self, process: Process) -> int:
         """Its exit status, once it has ended and all of its output was handed on."""
@@ -277,7 +311,7 @@ class Supervisor:
         while not ended:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if deliverer.unsure:
-                left = LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
+                left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
             watch.wait(left)
             if deliverer.unsure and not ended:
                 deliverer.look_again()
@@ -310,6 +344,7 @@ class Supervisor:
     def _record_end(self, process: Process, status: int) -> bool:
         """Write down how it ended; whether it is started again."""
         home = self.home
+        point("end: remove cgroup")
         cgroup = process.cgroup
         oom = 0
         if cgroup is not None:
@@ -340,7 +375,11 @@ class Supervisor:
         end["restarts"] = self.restarts
         if again:
             end["restarting"] = True
+        self.asked = home.asked()  # it may have been renamed
+        point("end: write exit record")
         home.write("exit", end)
+        point("end: tell")
+        note(home.store, *ending({**self.asked, "rm": False}, status, int(end["oom_kills"])))
         _append(home.path + ENDS, b"%d\n" % status)
         home.drop_mark(PAUSED_MARK)
         if self.streams is not None:
@@ -358,9 +397,11 @@ class Supervisor:
         while not self.orphaned and not self.home.is_marked(STOPPED_MARK):
             left = until - monotonic()
             if left <= 0:
+                point("again: start")
                 return True
             watch.wait(left)
         end = self.home.read("exit") or {}
+        point("again: given up")
         self.home.write("exit", {key: given for key, given in end.items() if key != "restarting"})
         return False
 
@@ -385,13 +426,37 @@ class Supervisor:
         home = self.home
         try:
             asked = home.asked()
+            point("end: finish")
             if asked.get("rm") or self.orphaned:
                 discard(home, asked["name"], asked, volumes=True)
+                note(home.store, about(asked, "destroy"))
             else:
                 home.make_durable()
-                home.unmark()
+                point("end: unmark")
+                if self.owner is None:
+                    home.unmark()
+                point("end: release")
         finally:
             home.release()
+
+    def _guard(self) -> None:
+        """It has ended before its owner: stay, without holding it, until that ends as well; then remove it. Who starts
+        it again looks after it instead.
+        """
+        watch, home = Watch(), self.home
+        self._listen(watch)
+        while not self.orphaned:
+            if (
+                not home.exists()
+                or ((home.read("state") or {}).get("supervisor") or {}).get("pid") != os.getpid()
+            ):
+                return
+            watch.wait(LOOK_AGAIN)
+        try:
+            if hold(home):
+                self._finish()
+        except NotFound:
+            pass  # somebody was faster
 
 
 def _make_anew(path: bytes) -> None:
