@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+# detached ones that have not been reaped yet
+_left: list[Fd] = []
 _FLAGS = ("tty", "interactive", "privileged")
 # the files in /proc/<pid>/ns, and clone3(2)'s flags for them
 NAMESPACES = {
@@ -190,14 +192,35 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    keep_terminal(execution)
-    return execution.pid
+    pid = execution.pid
+    if execution.pty is None:
+        _left.append(execution.pidfd)  # it is our child all the same
+    else:
+        keep_terminal(execution)
+    return pid
+
+
+def reap_left() -> bool:
+    """Reap those of our children that were left to themselves and have ended, as subprocess does now and then; whether
+    there are any that have not.
+    """
+    for pidfd in tuple(_left):
+        try:
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+                continue
+        except ChildProcessError:
+            pass  # somebody in this program waits for any child
+        _left.remove(pidfd)
+        pidfd.close()
+    return bool(_left)
 
 
 def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")
+    if _left:
+        reap_left()
     state = home.read("state") or {}
     with _first_process(home, state) as pidfd:
         target = _target(home, state)
@@ -392,13 +415,18 @@ def keep_terminal(execution: Execution) -> None:
     terminal and reads what is written to it. Without one there is nothing to keep. For commands, which have one thread.
     """
     if execution.pty is None:
-        execution.pidfd.close()
-        return
-    if os.fork():
         execution.close()
+        return
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        _left.append(execution.pidfd)
+        execution.pty.close()
         return
     try:
         os.setsid()
+        if os.fork():
+            return
         os.chdir("/")
         null = os.open("/dev/null", os.O_RDWR)
         for number in range(3):
