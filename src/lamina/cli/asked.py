@@ -42,7 +42,7 @@ def options(args: Arguments) -> RunOptions:
     }
     # what was not typed is not asked for: each option that is handed on is checked again
     if args.env or args.env_file:
-        found["env"] = [*_variables(args.env_file), *args.env]
+        found["env"] = [*variables(args.env_file), *args.env]
     if args.volume:
         found["volumes"] = args.volume
     if args.label:
@@ -53,12 +53,15 @@ def options(args: Arguments) -> RunOptions:
         found["tmpfs"] = args.tmpfs
     if args.volumes_from:
         found["volumes_from"] = args.volumes_from
+    if args.log_opt:
+        found["log_opt"] = args.log_opt
     if args.security_opt:
         found["security_opt"] = args.security_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     for key in (
         "name",
+        "log_driver",
         "hostname",
         "workdir",
         "user",
@@ -83,7 +86,7 @@ def life_options(args: Arguments) -> LifeOptions:
     return {**options(args), "lifetime": args.lifetime, "timeout": args.timeout}
 
 
-def _variables(files: tuple[str, ...]) -> list[str]:
+def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
     """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's; `#` begins a comment. Nothing is unquoted."""
     found = []
     for name in files:
@@ -92,7 +95,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
                 lines = file.read().split("\n")
         except OSError as error:
             raise InvalidInput(
-                f"run: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
+                f"{verb}: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
                 remedy="name a file of KEY=VALUE lines",
             ) from None
         for number, line in enumerate(lines, 1):
@@ -100,7 +103,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
             if entry and not entry.startswith("#"):
                 if not entry.partition("=")[0] or " " in entry.partition("=")[0]:
                     raise InvalidInput(
-                        f"run: --env-file {name}: line {number} is not KEY=VALUE",
+                        f"{verb}: --env-file {name}: line {number} is not KEY=VALUE",
                         remedy="a comment begins with #",
                     )
                 found.append(entry)
@@ -179,10 +182,10 @@ def check_alone(args: Arguments) -> None:
         raise Unsupported(f"run: {option} without -d is not supported so far", remedy="add -d")
 
 
-def check_terminal(args: Arguments) -> None:
+def check_terminal(args: Arguments, verb: str = "run") -> None:
     """Raises InvalidInput for `-it` without a terminal, which would not be what was meant (as docker has it)."""
     if args.tty and args.interactive and not os.isatty(0):
         raise InvalidInput(
-            "run: -t with -i: standard input is not a terminal",
+            f"{verb}: -t with -i: standard input is not a terminal",
             remedy="leave -t out, or run it on a terminal",
         )

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         pull: str
         platform: str | None
         security_opt: Sequence[str]
+        log_driver: str | None
+        log_opt: Sequence[str] | Mapping[str, str]
         restart: str | None
         stop_signal: str | int | None
         stop_timeout: int | None
@@ -88,9 +90,9 @@ class Options:
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw".
 
-    `restart` is a policy (RESTARTS) and how often at most, 0 for no end. `stop_timeout` are the seconds between the
-    stop signal and the end, -1 for no end; `timeout` those that it may run at all. With the `lifetime` OWNER it is
-    removed when the process that started it ends.
+    `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
+    most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
+    those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
     """
 
     name: str | None = None
@@ -114,6 +116,7 @@ class Options:
     pull: str = "missing"
     platform: str | None = None
     new_privileges: bool = False
+    log: tuple[str, tuple[tuple[str, str], ...]] | None = None
     restart: tuple[str, int] = ("no", 0)
     stop_signal: int | None = None
     stop_timeout: int | None = None

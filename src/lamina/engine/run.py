@@ -12,6 +12,7 @@ from lamina.engine.design import HOST, design, maps_record
 from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
+from lamina.engine.translate import joinable
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Ended
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
@@ -122,7 +123,7 @@ class Session:
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
         self.stdio: Stdio | None = None
-        self.log: LogWriter | None = None
+        self.log: Writer | None = None
         self.catcher: Catcher | None = None
         self.told: set[str] = set()
         self.made: list[str] = []
@@ -257,6 +258,10 @@ class Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
+        if options.log is not None:
+            from lamina.engine.logging import record_of as log_record_of
+
+            record["log"] = log_record_of(options)
         if stop := options.stop_signal or dict(base.config.rest).get("stop_signal"):
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
@@ -269,10 +274,10 @@ class Session:
         return record
 
     def _start(self, drawn: Design) -> Running:
-        if not self.options.rm:
-            from lamina.supervisor.log import LogWriter
+        if self.options.log is not None or not self.options.rm:
+            from lamina.engine.logging import writer
 
-            self.log = LogWriter(self.home.path + b"/log")
+            self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
@@ -297,6 +302,7 @@ class Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
+        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)
         if running.cgroup is not None:
             state["cgroup"] = running.cgroup.record()
         if running.notes:

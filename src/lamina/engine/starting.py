@@ -10,6 +10,7 @@ from lamina.engine.keeping import image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
 from lamina.engine.run import AGAIN
+from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
@@ -39,10 +40,19 @@ class Start:
     """
 
     def __init__(
-        self, home: Home, asked: dict[str, Any], child: tuple[int, int, int], *, dependent: bool
+        self,
+        home: Home,
+        asked: dict[str, Any],
+        child: tuple[int, int, int],
+        *,
+        dependent: bool,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """*child* are its standard streams; *dependent*: it dies with this process."""
+        """*child* are its standard streams; *dependent*: it dies with this process; *size* is its terminal's, in rows
+        and columns.
+        """
         self.home, self.asked, self.child, self.dependent = home, asked, child, dependent
+        self.size = size
         self.options, self.image = options_of(asked), image_of(asked)
         self.warnings: list[str] = []
 
@@ -65,6 +75,9 @@ class Start:
         while True:
             try:
                 drawn = self._draw(refused)
+                if self.size is not None and self.options.tty:
+                    rows, columns = self.size
+                    drawn.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -149,6 +162,7 @@ class Start:
         drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
         self.home.write("spec", drawn.spec)
         found = {**identity_of(running.pid), "started": time_ns(), **state}
+        found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)
         if running.cgroup is not None:
             found["cgroup"] = running.cgroup.record()
         if running.notes:
