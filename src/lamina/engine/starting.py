@@ -18,6 +18,7 @@ from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store.record import encode
 from lamina.store.trace import point
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Start:
         """
         self.home, self.asked, self.child, self.dependent = home, asked, child, dependent
         self.size = size
-        self.options, self.image = options_of(asked), image_of(asked)
+        self.image = image_of(asked)
+        self.options = replace(options_of(asked), entrypoint=())  # it is among the words of the command
         self.warnings: list[str] = []
 
     def run(self, state: dict[str, Any]) -> Running:
@@ -100,7 +102,7 @@ class Start:
             self.home.id,
             self.home.path,
             self.image,
-            tuple(self.asked.get("words") or ()),
+            tuple(self.asked["command"]),
             self.options,
             None,
             refused,

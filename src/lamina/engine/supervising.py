@@ -12,16 +12,17 @@ from select import POLLIN
 from time import monotonic, sleep, time_ns
 
 from lamina.engine.answers import encode, error_record
+from lamina.engine.design import cgroup_path
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
 from lamina.engine.logging import writer
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
+from lamina.engine.settling import WAKE, hold, is_kept, lives, wake_supervisor
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
-from lamina.runtime.identity import identity_of, same_process
-from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.runtime.identity import age, identity_of, same_process
+from lamina.store.containers import KEPT_MARK, LIVING, PAUSED_MARK, STOPPED_MARK, Home
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -141,15 +142,23 @@ class Supervisor:
             return {**self.adopt(held=True), "already": True}
         self.home.drop_mark(STOPPED_MARK)
         self.home.drop_mark(PAUSED_MARK)
+        if not self.asked.get("detached"):
+            self._take_over()
         point("start: mark")
         self.home.mark(str(self.asked["name"]))
         point("start: marked")
         before = self.home.read("state")
         warnings = self._launch()
+        self.home.drop_mark(KEPT_MARK)
         if before is not None and self.owner is not None:
             wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
+
+    def _take_over(self) -> None:
+        """It was run by a command that stayed with it: from now on it is like others."""
+        path = cgroup_path(self.home.id)
+        self.asked = self.home.change_asked(lambda asked: {**asked, "detached": True, "cgroup": path})
 
     def _read(self) -> None:
         self.asked = self.home.asked()
@@ -249,7 +258,7 @@ class Supervisor:
             self.pausing = True
             return {"adopted": True}
         self.process = _Adopted(state)
-        self.began = monotonic() - max(0.0, (time_ns() - int(state.get("started") or 0)) / 1e9)
+        self.began = monotonic() - age(state)
         point("adopt: write state record")
         self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
         point("adopt: streams")
@@ -261,12 +270,17 @@ class Supervisor:
         """The start failed: note why, or remove what was to be removed at its end."""
         home = self.home
         try:
+            if self.process is not None:
+                self.process.kill(SIGKILL)
+                self.process.wait()
+                self.process.close()
             if home.held and home.read("state") is None and self.asked.get("rm"):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
                 note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
                 self._note_failure(failure)
-                home.unmark()
+                if self.owner is None:
+                    home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         finally:
@@ -427,13 +441,13 @@ class Supervisor:
         try:
             asked = home.asked()
             point("end: finish")
-            if asked.get("rm") or self.orphaned:
+            if (asked.get("rm") and not is_kept(home)) or self.orphaned:
                 discard(home, asked["name"], asked, volumes=True)
                 note(home.store, about(asked, "destroy"))
             else:
                 home.make_durable()
                 point("end: unmark")
-                if self.owner is None:
+                if self.owner is None and not asked.get("rm"):
                     home.unmark()
                 point("end: release")
         finally:

@@ -11,9 +11,9 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused` and `stopped` are empty or hold a number. `paused` is made before the freezing and goes after the
-thawing. `stopped` says that somebody wants it to stay stopped: made before the signal is sent, gone with the next
-start.
+The files `paused`, `stopped` and `kept` say something by being there. `paused` is made before the freezing and goes
+after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the next
+start. `kept` names the process that will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -43,7 +43,7 @@ PAUSED, RESTARTING = "paused", "restarting"
 # those in which something of it runs, or will in a moment
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
-PAUSED_MARK, STOPPED_MARK = "paused", "stopped"
+PAUSED_MARK, STOPPED_MARK, KEPT_MARK = "paused", "stopped", "kept"
 _LOCK = b"/lock"
 _OPEN_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
