@@ -385,3 +385,15 @@ def test_those_left_to_themselves_are_reaped_later(box: Container) -> None:
         time.sleep(0.01)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_it_is_told(box: Container, engine: Engine) -> None:
+    box.exec(["sh", "-c", "exit 3"])
+    told = [event for event in engine.events(since=0, until=time.time()) if event.action.startswith("exec")]
+    assert [event.action for event in told] == [
+        "exec_create: sh -c exit 3",
+        "exec_start: sh -c exit 3",
+        "exec_die",
+    ]
+    assert (told[2].attributes["exitCode"], told[2].attributes["name"]) == ("3", "box")
+    assert len({event.attributes["execID"] for event in told}) == 1

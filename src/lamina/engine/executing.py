@@ -26,6 +26,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
 from lamina.runtime.users import file_reader, resolve_user
+from lamina.store.events import about, note
 from lamina.supervisor.foreground import attend, terminal_size
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
@@ -33,7 +34,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
     from typing import Any, TypedDict
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.runtime.users import User
     from lamina.store.containers import Home
+    from lamina.store.events import Event
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
@@ -162,6 +164,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             catcher = Catcher()
         execution = start(home, words, asked, stdio, io.stdin)
         try:
+            tell = _told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
@@ -169,7 +172,9 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             raise
         if ended.detached:
             keep_terminal(execution)
+            tell("exec_detach")
             return Completed(list(words), 0, container=home.id)
+        tell("exec_die", exitCode=ended.status)
         execution.close()
     finally:
         stdio.close()
@@ -192,12 +197,26 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
+    _told(home, words)
     pid = execution.pid
     if execution.pty is None:
         _left.append(execution.pidfd)  # it is our child all the same
     else:
         keep_terminal(execution)
     return pid
+
+
+def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+    """Note that it began; what notes the rest of its life."""
+    identity = os.urandom(32).hex()
+    record = home.asked()
+
+    def event(action: str, **more: object) -> Event:
+        return about(record, action, execID=identity, **more)
+
+    said = " ".join(words)
+    note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
+    return lambda action, **more: note(home.store, event(action, **more))
 
 
 def reap_left() -> bool:
