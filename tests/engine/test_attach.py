@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -264,6 +265,32 @@ def test_a_container_in_a_directory_with_a_long_name(
     box = Engine(root).create("tiny", ["echo", "hi"], name="box")
     assert lamina("--root", root, "start", "-a", "box").stdout == "hi\n"
     box.remove(force=True)
+
+
+def test_who_speaks_nonsense_is_not_served_and_disturbs_nobody(engine: Engine) -> None:
+    box = engine.start("tiny", ["cat"], name="box", interactive=True)
+    place = os.path.join(os.fsdecode(engine.store.containers), box.id)
+    for nonsense in (b"h{", b"h[]", b"hnull", b"r1", b"", b"h" + b"x" * 70_000, b"i" * 65_538):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, contextlib.chdir(place):
+            client.connect("attach")
+            client.send(nonsense)
+            client.settimeout(30)
+            assert client.recv(10) == b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, contextlib.chdir(place):
+        client.connect("attach")
+        for packet in (
+            b"ihidden",
+            b"c",
+            b"q",
+            b"s",
+            b'h{"stdout": true, "stdin": true}',
+            b"ihello",
+            b"s\xff",
+        ):
+            client.send(packet)
+        client.settimeout(30)
+        assert [client.recv(99), client.recv(99)] == [b"h", b"ohello"]
+    assert box.state == "running"
 
 
 # -- terminals
