@@ -170,6 +170,15 @@ class Home:
             _locks.discard(descriptor)
             _unlock(descriptor)
 
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock that this object holds, -1 where it holds none."""
+        return self._lock
+
+    def inherit(self, descriptor: int) -> None:
+        """The lock is held by *descriptor*, which this process had open before it executed this program."""
+        self._keep(descriptor)
+
     def _keep(self, descriptor: int) -> None:
         self._lock = descriptor
         _locks.add(descriptor)
