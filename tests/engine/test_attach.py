@@ -217,8 +217,11 @@ def test_who_reads_no_more_leaves_and_the_container_goes_on(engine: Engine) -> N
 def test_a_client_that_does_not_read_holds_the_container_back_and_loses_nothing(engine: Engine) -> None:
     box = engine.create("tiny", ["sh", "-c", "seq 200000; echo end"], name="box")
     with command("start", "-a", "box") as client:
-        time.sleep(0.5)
+        until(lambda: len(said(box)) > 200_000)  # more than all pipes on the way hold
+        held = len(said(box))
+        time.sleep(0.2)
         assert box.state == "running"
+        assert len(said(box)) < 1_000_000, held
         assert client.stdout is not None
         text = client.stdout.read()
         assert client.wait(30) == 0
