@@ -102,7 +102,7 @@ class Home:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        return record.read(self.path, name.encode() + b".json")
+        return record.read_light(self.path, name.encode() + b".json")
 
     def drop_record(self, name: str) -> None:
         """Remove the record *name*, if it is there. Needs the lock."""
