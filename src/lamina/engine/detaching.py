@@ -142,7 +142,7 @@ def alone(answer: int, attached: int) -> tuple[int, int]:
     kept = [_high(fd) if fd >= 0 else -1 for fd in (answer, attached)]
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
-        os.dup2(null, number, inheritable=False)
+        os.dup2(null, number)
     first = 3
     for fd in sorted(fd for fd in kept if fd >= 0):
         if fd > first:

@@ -1,4 +1,6 @@
-"""Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py)."""
+"""Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,11 @@ def main() -> NoReturn:
     """Answer on descriptor 3. Whoever started this waits for the first process, which leaves at once."""
     try:
         root, identity, mode, attached = sys.argv[1:5]
+        if mode == "awake":
+            from lamina.engine.supervising import go_on
+            from lamina.store.root import Store
+
+            go_on(Store(root), identity, attached)
         try:
             if os.fork():
                 os._exit(0)

@@ -157,11 +157,8 @@ class Start:
         )
 
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
-        from lamina.runtime.seccomp.profile import default_profile
-
         point("start: launched")
-
-        drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
+        # without the seccomp profile, which takes longer to read than all else: `joining` says which one it is
         self.home.write("spec", drawn.spec)
         found = {**identity_of(running.pid), "started": time_ns(), **state}
         found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)

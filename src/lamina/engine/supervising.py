@@ -15,6 +15,7 @@ from lamina.engine.answers import encode, error_record
 from lamina.engine.design import cgroup_path
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
+from lamina.engine.idling import Kept, awoken, fall_asleep, patience
 from lamina.engine.logging import writer
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import WAKE, hold, is_kept, lives, wake_supervisor
@@ -32,7 +33,7 @@ from lamina.supervisor.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
+    from signal import SIG_UNBLOCK, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2, pthread_sigmask
     from typing import Any, NoReturn, Protocol
 
     from lamina.engine.options import Options
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 else:
-    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
+    from _signal import SIG_UNBLOCK, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2, pthread_sigmask
 
 # what else than WAKE a supervisor is sent it only wakes up from
 _CAUGHT = (WAKE, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
@@ -83,6 +84,19 @@ def supervise(store: Store, identity: str, mode: str, answer: int, attached: int
             supervisor.run()
     except BaseException as failure:
         _confess(supervisor.home, failure)
+    finally:
+        os._exit(0)
+
+
+def go_on(store: Store, identity: str, note: str) -> NoReturn:
+    """Look after the container again, in the same process, after a sleep that *note* tells of (idling)."""
+    supervisor = None
+    try:
+        supervisor = Supervisor(store, identity)
+        supervisor.awake(awoken(note))
+        supervisor.run()
+    except BaseException as failure:
+        _confess(Home(store, identity), failure)
     finally:
         os._exit(0)
 
@@ -125,6 +139,7 @@ class Supervisor:
         self.restarts, self.pause, self.began = 0, 0.0, monotonic()
         self.timed_out = self.orphaned = False
         self.asked: dict[str, Any] = {}
+        self.patience = patience()  # how long it stays awake while nothing happens
 
     # -- the beginning
 
@@ -218,7 +233,7 @@ class Supervisor:
         note(home.store, about(self.asked, "start"))
         return start.warnings
 
-    def _streams(self, *, adopted: bool = False) -> Streams:
+    def _streams(self, *, adopted: bool = False, has_input: bool = True) -> Streams:
         options, asked = self.options, self.asked
         env = [
             *((asked.get("config") or {}).get("env") or ()),
@@ -226,7 +241,7 @@ class Supervisor:
         ]
         return Streams(
             self.home.path,
-            interactive=options.interactive,
+            interactive=options.interactive and has_input,
             once=bool(asked.get("stdin_once")),
             tty=options.tty,
             log=writer(self.home.path, self.home.id, options, env),
@@ -265,6 +280,55 @@ class Supervisor:
         self.streams = self._streams(adopted=True)
         self.streams.listen()
         return {"adopted": True}
+
+    def awake(self, kept: Kept) -> None:
+        """Go on where `_sleep` ended: with the descriptors that were kept, and everything else from the records."""
+        home = self.home
+        home.inherit(kept.lock)
+        self.asked = home.asked()
+        state = home.read("state") or {}
+        self.restarts, self.pause, self.patience = kept.restarts, kept.pause, kept.patience
+        if kept.owner >= 0:
+            self.owner = Fd(kept.owner)
+        pidfd = Fd(kept.pidfd)
+        if kept.child:
+            from lamina.runtime.cgroups import reopen
+            from lamina.runtime.launch import Running
+
+            group = reopen(state["cgroup"]) if state.get("cgroup") else None
+            self.process = Running(int(state["pid"]), pidfd, None, group, ())
+        else:
+            self.process = _Adopted(state, pidfd)
+        self.began = monotonic() - age(state)
+        self.streams = streams = self._streams(adopted=True, has_input=kept.has_input)
+        streams.listen(kept.listener)
+        for number in kept.others:  # until now, when they have been opened anew, the fifos had to stay open
+            os.close(number)
+        pthread_sigmask(SIG_UNBLOCK, _CAUGHT)
+
+    def _sleep(self, process: Process, deadline: float | None) -> None:
+        """Nothing has happened for a while: let a smaller program wait. Returns where that cannot be."""
+        streams = self.streams
+        if streams is None or not streams.may_rest or self.patience is None:
+            return
+        # what is waited for must stay open, also where it is opened anew afterwards
+        inputs = [streams.input] if streams.input >= 0 else []
+        kept = Kept(
+            lock=self.home.lock,
+            pidfd=int(process.pidfd),
+            owner=-1 if self.owner is None else int(self.owner),
+            listener=streams.listener,
+            others=(*streams.outputs, *inputs),
+            child=not isinstance(process, _Adopted),
+            has_input=bool(inputs),
+            restarts=self.restarts,
+            pause=self.pause,
+            patience=self.patience,
+        )
+        waking = [kept.pidfd, kept.listener, *streams.outputs, *([kept.owner] if kept.owner >= 0 else [])]
+        left = None if deadline is None else deadline - monotonic()
+        fall_asleep(self.home.store.path, self.home.id, kept, waking, left, _CAUGHT)
+        self.patience = None  # not on this machine
 
     def abandon(self, failure: BaseException) -> None:
         """The start failed: note why, or remove what was to be removed at its end."""
@@ -326,7 +390,13 @@ class Supervisor:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if deliverer.unsure:
                 left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
-            watch.wait(left)
+            quiet = self.patience
+            if quiet is not None and (left is None or quiet < left):
+                happened = watch.wait(quiet)
+                if not happened and not deliverer.unsure:
+                    self._sleep(process, deadline)
+            else:
+                watch.wait(left)
             if deliverer.unsure and not ended:
                 deliverer.look_again()
             late = deadline is not None and monotonic() >= deadline
@@ -505,11 +575,11 @@ def _process(state: dict[str, Any]) -> Fd | None:
 class _Adopted:
     """The first process of a container whose supervisor was killed: no child of ours, and perhaps gone already."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], pidfd: Fd | None = None) -> None:
+        self.pid = int(state["pid"])
+        found = _process(state) if pidfd is None else pidfd
         from lamina.runtime.cgroups import reopen
 
-        self.pid = int(state["pid"])
-        found = _process(state)
         self.unknown = found is None
         self.pidfd: Fd = Fd(os.eventfd(1, os.EFD_CLOEXEC)) if found is None else found
         self.cgroup: Cgroup | None = reopen(state["cgroup"]) if state.get("cgroup") else None

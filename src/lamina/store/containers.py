@@ -102,7 +102,7 @@ class Home:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        return record.read(self.path, name.encode() + b".json")
+        return record.read_light(self.path, name.encode() + b".json")
 
     def drop_record(self, name: str) -> None:
         """Remove the record *name*, if it is there. Needs the lock."""
@@ -170,6 +170,15 @@ class Home:
             descriptor, self._lock = self._lock, -1
             _locks.discard(descriptor)
             _unlock(descriptor)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock that this object holds, -1 where it holds none."""
+        return self._lock
+
+    def inherit(self, descriptor: int) -> None:
+        """The lock is held by *descriptor*, which this process had open before it executed this program."""
+        self._keep(descriptor)
 
     def _keep(self, descriptor: int) -> None:
         self._lock = descriptor
