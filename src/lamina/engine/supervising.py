@@ -309,7 +309,7 @@ class Supervisor:
     def _sleep(self, process: Process, deadline: float | None) -> None:
         """Nothing has happened for a while: let a smaller program wait. Returns where that cannot be."""
         streams = self.streams
-        if streams is None or not streams.may_rest or self.patience is None:
+        if streams is None or not streams.may_rest or self.patience is None or not streams.rest():
             return
         # what is waited for must stay open, also where it is opened anew afterwards
         inputs = [streams.input] if streams.input >= 0 else []

@@ -256,6 +256,10 @@ class Streams:
         busy = self._clients or self.tty or (self._input is not None and self._input.pending)
         return not busy and self._listener is not None
 
+    def rest(self) -> bool:
+        """Have the log in such a state that another writer can go on with it; whether it is."""
+        return self.log is None or self.log.rest()
+
     @property
     def listener(self) -> int:
         """The socket for those who attach, -1 where there is none."""
