@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from signal import pidfd_send_signal
     from typing import Any, TypedDict
 
-    from lamina.engine.run import Io
+    from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
@@ -139,9 +139,11 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
     Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
     InvalidInput, NotFound (the user, the directory) and others below LaminaError.
     """
-    from lamina.supervisor.keys import Keys
+    keys: Keys | None = None
+    if asked.tty:
+        from lamina.supervisor.keys import Keys
 
-    keys = Keys(asked.keys) if asked.tty else None
+        keys = Keys(asked.keys)
     stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
     catcher: Catcher | None = None
     try:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
-    from lamina.engine.options import Options
+    from lamina.engine.options import Io, Options
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.images import Held
@@ -52,18 +52,6 @@ if TYPE_CHECKING:
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
-
-
-@value
-class Io:
-    """What was asked of the standard streams: descriptors, PIPE, STDOUT, DEVNULL, or None to inherit."""
-
-    stdin: int | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    data: bytes | None = None
-    timeout: float | None = None
-    forward_signals: bool = False
 
 
 @value
