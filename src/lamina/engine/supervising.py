@@ -12,7 +12,6 @@ from select import POLLIN
 from time import monotonic, sleep, time_ns
 
 from lamina.engine.answers import encode, error_record
-from lamina.engine.design import cgroup_path
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
 from lamina.engine.idling import Kept, awoken, fall_asleep, patience
@@ -172,6 +171,8 @@ class Supervisor:
 
     def _take_over(self) -> None:
         """It was run by a command that stayed with it: from now on it is like others."""
+        from lamina.engine.design import cgroup_path
+
         path = cgroup_path(self.home.id)
         self.asked = self.home.change_asked(lambda asked: {**asked, "detached": True, "cgroup": path})
 
