@@ -142,3 +142,14 @@ def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
     )
     until(lambda: ok(user, "ps", "-aq") == "")
     until(lambda: not list((store(user) / "tmp").iterdir()) and not supervisors(user))
+
+
+def test_its_supervisor_sleeps(user: Rootless) -> None:
+    env = {**user.env, "LAMINA_SUPERVISOR_IDLE": "0.1"}
+    ok(user, "run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
+    (pid,) = supervisors(user)
+    until(lambda: ok(user, "logs", "box") == "x\n")
+    until(lambda: Path(f"/proc/{pid}/comm").read_text() == "lamina-idle\n")
+    assert supervisors(user) == [pid]
+    ok(user, "stop", "box")
+    assert state(user, "box") == "exited 143"

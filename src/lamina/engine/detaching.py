@@ -70,7 +70,7 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
     except OSError as error:
         raise KernelError("fork a supervisor", error.errno or 0) from None
     if child:
-        os.waitpid(child, 0)
+        _reap(child)
         return
     try:
         if os.fork() == 0:
@@ -80,6 +80,13 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
         os.write(answer, encode({"error": error_record(failure)}))
     finally:
         os._exit(0)
+
+
+def _reap(child: int) -> None:
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        pass  # this program lets the kernel reap, or waits for any child
 
 
 def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -> None:
@@ -102,10 +109,7 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
             )
         except OSError as error:
             raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
-    try:
-        os.waitpid(child, 0)  # it forks at once, and leaves
-    except ChildProcessError:
-        pass  # this program lets the kernel reap, or waits for any child
+    _reap(child)  # it forks at once, and leaves
 
 
 def _high(fd: int) -> int:
@@ -118,7 +122,7 @@ def _supervise(store: Store, identity: str, mode: str, answer: int, attached: in
     """In the forked process: become a supervisor. Never returns into what was forked."""
     try:
         answer, attached = alone(answer, attached)
-        from lamina.engine.supervising import supervise
+        from lamina.engine.becoming import supervise
 
         supervise(store, identity, mode, answer, attached)
     finally:

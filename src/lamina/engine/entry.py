@@ -19,7 +19,7 @@ def main() -> NoReturn:
     try:
         root, identity, mode, attached = sys.argv[1:5]
         if mode == "awake":
-            from lamina.engine.supervising import go_on
+            from lamina.engine.becoming import go_on
             from lamina.store.root import Store
 
             go_on(Store(root), identity, attached)
@@ -34,8 +34,8 @@ def main() -> NoReturn:
                 ANSWER, encode({"error": error_record(KernelError("fork a supervisor", error.errno or 0))})
             )
             os._exit(0)
+        from lamina.engine.becoming import supervise
         from lamina.engine.detaching import alone
-        from lamina.engine.supervising import supervise
 
         answer, client = alone(ANSWER, ATTACHED if attached else -1)
         from lamina.store.root import Store

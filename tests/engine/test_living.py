@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -315,3 +317,71 @@ def test_a_kill_for_want_of_memory_is_told_apart(engine: Engine) -> None:
     other = engine.start("host", ["sleep", "1000"], memory="24m")
     other.kill()
     assert other.inspect()["State"]["OOMKilled"] is False
+
+
+def test_a_supervisor_inherits_no_descriptor(engine: Engine) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        box = engine.start("host", ["sleep", "1000"])
+        os.close(writer)
+        writer = -1
+        assert os.read(reader, 1) == b"", "nobody else has the other end"
+        assert box.state == "running"
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+def test_several_threads_start_at_once(engine: Engine, store_root: Path) -> None:
+    errors: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            for _ in range(2):
+                Engine(store_root).start("host", ["sleep", "1000"])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert len(engine.containers()) == 12
+
+
+IGNORING = """if True:
+    import os, signal, sys
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.execv(sys.executable, [sys.executable, "-m", "lamina", *sys.argv[1:]])
+"""
+
+
+def test_a_caller_that_ignores_the_end_of_children_is_no_hindrance(engine: Engine) -> None:
+    words = ["run", "-d", "--name", "box", "host", "sh", "-c", "exit 3"]
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORING, *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert engine.container("box").wait() == 3
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert engine.start("host", ["sh", "-c", "exit 4"]).wait() == 4
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_signals_that_the_caller_ignores_or_blocks_are_as_usual_inside(engine: Engine) -> None:
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        box = engine.start("host", ["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGUSR2, handler)
+    box.wait()
+    lines = said(box).decode().split()
+    assert lines[1::2] == ["0" * 16, "0" * 16]
