@@ -393,6 +393,47 @@ def test_a_client_that_is_killed_leaves_the_container(engine: Engine) -> None:
     assert engine.container("box").state == "running"
 
 
+# -- a supervisor that sleeps
+
+
+def asleep(container: Container) -> bool:
+    return Path(f"/proc/{supervisor_of(container)}/comm").read_text() == "lamina-idle\n"
+
+
+def test_a_terminal_survives_that_its_supervisor_sleeps(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMINA_SUPERVISOR_IDLE", "0.05")
+    script = "tty; while read line; do echo got $line; done"
+    box = engine.start("tiny", ["sh", "-c", script], name="box", tty=True, interactive=True)
+    for word in ("one", "two", "three"):
+        until(lambda: asleep(box))
+        with Terminal(lamina("attach", "--detach-keys", "Z", "box"), size=(20, 30)) as terminal:
+            until(lambda: not terminal.settings()[3] & 0o10)
+            terminal.type(f"{word}\n")
+            terminal.expect(f"got {word}\r\n")
+            terminal.type("Z")
+            assert terminal.wait() == 0
+    text = b"/dev/pts/0\r\n" + b"".join(b"%s\r\ngot %s\r\n" % (w, w) for w in (b"one", b"two", b"three"))
+    until(lambda: said(box) == text)
+    box.kill()
+    assert box.wait() == 137
+
+
+def test_who_attaches_wakes_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_SUPERVISOR_IDLE", "0.05")
+    box = engine.start("tiny", ["cat"], name="box", interactive=True, log_driver="json-file")
+    for word in (b"one", b"two"):
+        until(lambda: asleep(box))
+        with command("attach", "--sig-proxy=false", "box") as client:
+            _typed(client, word + b"\n")
+            assert client.stdout is not None
+            assert client.stdout.readline() == word + b"\n"
+            client.terminate()
+            client.wait(30)
+    assert said(box) == b"one\ntwo\n"
+
+
 # -- a supervisor that is killed
 
 

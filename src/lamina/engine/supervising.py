@@ -239,6 +239,8 @@ class Supervisor:
         self.began = monotonic() - age(state)
         self.streams = streams = self._streams(adopted=True, has_input=kept.has_input)
         streams.listen(kept.listener)
+        if kept.pty >= 0:
+            streams.started(kept.pty)
         for number in kept.others:  # until now, when they have been opened anew, the fifos had to stay open
             os.close(number)
         pthread_sigmask(SIG_UNBLOCK, _CAUGHT)
@@ -255,6 +257,7 @@ class Supervisor:
             pidfd=int(process.pidfd),
             owner=-1 if self.owner is None else int(self.owner),
             listener=streams.listener,
+            pty=streams.pty,
             others=(*streams.outputs, *inputs),
             child=not isinstance(process, Adopted),
             has_input=bool(inputs),

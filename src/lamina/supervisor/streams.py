@@ -253,8 +253,9 @@ class Streams:
     @property
     def may_rest(self) -> bool:
         """Whether nobody is attached, nothing is on its way, and somebody else could wait in our place."""
-        busy = self._clients or self.tty or (self._input is not None and self._input.pending)
-        return not busy and self._listener is not None
+        busy = self._clients or (self._input is not None and self._input.pending)
+        lost = self.tty and self.pty < 0  # adopted: it is being hung up on
+        return not busy and not lost and self._listener is not None
 
     def rest(self) -> bool:
         """Have the log in such a state that another writer can go on with it; whether it is."""
