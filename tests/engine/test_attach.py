@@ -96,6 +96,13 @@ def test_without_i_there_is_no_input(engine: Engine, lamina: Command) -> None:
     assert lamina("start", "-ai", "box", input="hello").stdout == ""
 
 
+def test_who_is_not_root_opens_its_standard_streams_by_name(engine: Engine, lamina: Command) -> None:
+    script = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin"
+    engine.create("tiny", ["sh", "-c", script], name="box", user="ann", interactive=True, stdin_once=True)
+    done = lamina("start", "-ai", "box", input="in\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\nin\n", "err\n")
+
+
 def test_one_at_a_time(engine: Engine, lamina: Command) -> None:
     for name in ("one", "two"):
         engine.create("tiny", ["true"], name=name)

@@ -266,6 +266,8 @@ class Session:
             self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
+        if uid := drawn.spec["process"]["user"]["uid"]:
+            stdio.give_to(uid if drawn.maps is None else -1)
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
             from lamina.supervisor.signals import Catcher
 
