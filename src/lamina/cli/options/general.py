@@ -24,3 +24,12 @@ GLOBAL = Verb(
 OUTPUT = Option(
     "format", metavar="FORMAT", choices=("table", "json"), default="table", help="table (default) or json"
 )
+
+TLS_VERIFY = Option(
+    "tls-verify",
+    "",
+    "true|false",
+    "false: neither certificates nor encryption are insisted on",
+    choices=("true", "false"),
+    default="true",
+)
