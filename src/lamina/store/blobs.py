@@ -72,7 +72,6 @@ def open_blob(store: Store, digest: str) -> Fd:
                 f"blob {digest}: it is a symbolic link", remedy="lamina system check --repair"
             ) from None
         raise_storage_error(error, "open blob", place)
-        raise
     if not S_ISREG(os.fstat(opened).st_mode):
         opened.close()
         raise Corrupt(f"blob {digest}: it is no file", remedy="lamina system check --repair")
@@ -149,7 +148,6 @@ class BlobWriter:
             self._resume()
         except OSError as error:
             raise_storage_error(error, "write blob", store.blobs)
-            raise
 
     def _open(self) -> lock.Lock:
         partial = self.store.blobs + b"/partial/"

@@ -89,7 +89,6 @@ def check(
         return _Check(store, repair, rehash, prove, tree_digest, remove).run()
     except OSError as error:
         raise_storage_error(error, "check the store", store.path)
-        raise
 
 
 class _Check:

@@ -72,7 +72,6 @@ def _claim(store: Store, key: str, *, wait: bool) -> Claim | None:
         held = lock.take(path, lock.LOCK_EX, wait=wait, create=True)
     except OSError as error:
         raise_storage_error(error, f"claim {key}", path)
-        raise
     return None if held is None else Claim(held, path, key)
 
 

@@ -223,7 +223,6 @@ def create(store: Store, name: str | None) -> tuple[Home, str]:
         home = _make(store)
     except OSError as error:
         raise_storage_error(error, "create container", store.containers)
-        raise
     try:
         return home, _name(home, name)
     except BaseException as error:

@@ -138,7 +138,6 @@ def hold(store: Store, identity: str) -> Held:
         raise no_such(identity[:12]) from None
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     assert held is not None
     try:
         data = records.content(held.fd, path)
@@ -155,7 +154,6 @@ def get(store: Store, identity: str) -> ImageRecord | None:
         found = records.read_light(*os.path.split(path))
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     return None if found is None else _record(store, identity, found)
 
 
@@ -245,7 +243,6 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
                 tags.write(store, name, record.id)
     except OSError as error:
         raise_storage_error(error, "keep image", place)
-        raise
     return record
 
 
@@ -366,7 +363,6 @@ def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = N
         return gone
     except OSError as error:
         raise_storage_error(error, "remove image", place)
-        raise
     finally:
         if guard is not None:
             guard.release()

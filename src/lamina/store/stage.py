@@ -91,7 +91,6 @@ class Stage:
             sync_directory(self.store.layers, what="layer")
         except OSError as error:
             raise_storage_error(error, "make layer", self._home)
-            raise
         finally:
             self.close()
         return Layer(

@@ -77,7 +77,6 @@ def find_name(store: Store, name: str) -> ImageName | None:
         found = read_light(directory, file)
     except OSError as error:
         raise_storage_error(error, "read image name", directory + b"/" + file)
-        raise
     if found is None:
         return None
     read = decode_name(found, file)
@@ -137,7 +136,6 @@ def tag(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> 
             write(store, name, identity, digests)
     except OSError as error:
         raise_storage_error(error, f"tag {name}", store.images)
-        raise
 
 
 def write(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> None:
@@ -179,7 +177,6 @@ def untag(store: Store, name: str, identity: str | None = None) -> str:
             return found.id
     except OSError as error:
         raise_storage_error(error, f"untag {name}", store.images)
-        raise
 
 
 def unlink(store: Store, name: str) -> None:

@@ -104,7 +104,6 @@ def df(store: Store, *, walk: bool = False) -> Usage:
         return _Counting(store, found).run(walk)
     except OSError as error:
         raise_storage_error(error, "count what the store keeps", store.path)
-        raise
 
 
 def total(store: Store) -> Amount:

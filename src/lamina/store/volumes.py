@@ -78,7 +78,6 @@ def find(store: Store, name: str) -> Volume | None:
         raise _damaged(name, error.message.partition(": ")[2]) from None
     except OSError as error:
         raise_storage_error(error, "read volume", place)
-        raise
     if found is None:
         return None
     return _volume(place, name, found)
@@ -229,7 +228,6 @@ def remove(
         if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
             raise no_such(name) from None
         raise_storage_error(error, "remove volume", place)
-        raise
 
 
 def prune(

@@ -70,7 +70,6 @@ def read(driver: str, place: bytes) -> State:
         found = record.read_light(place, FILE)
     except OSError as error:
         raise_storage_error(error, "read a state of layers", place)
-        raise
     if found is None:
         raise NotFound(f"no state of layers at {os.fsdecode(place)}")
     if found.get("driver") != driver:
