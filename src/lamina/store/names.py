@@ -7,9 +7,9 @@ name is never half taken; nobody follows the link.
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_UN, flock
 
 from lamina.errors import Conflict, InvalidInput
+from lamina.store import lock
 
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
@@ -117,15 +117,10 @@ def drop_stale(names: bytes, name: str, alive: bytes) -> None:
     Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names.
     """
     link = names + b"/" + name.encode()
-    directory = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flock(directory, LOCK_EX)
+    with lock.turn(names, lock.LOCK_EX):
         try:
             identity = os.readlink(link)
         except FileNotFoundError:
             return
         if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
             os.unlink(link)
-    finally:
-        flock(directory, LOCK_UN)  # a child forked meanwhile has a copy, and with it the lock
-        os.close(directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
-from lamina.cli.options.general import OUTPUT
+from lamina.cli.options import OUTPUT
 
 NAME = Argument("name", "NAME", complete="container")
 PATHS = Argument("paths", "PATH", "*", complete="file")

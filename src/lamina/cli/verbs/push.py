@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.options.general import TLS_VERIFY
+from lamina.cli.options import TLS_VERIFY
 
 VERB = Verb(
     name="push",
