@@ -263,14 +263,8 @@ def _find(store: Store, reference: str) -> Home | None:
         return home
     if not names.is_id_prefix(reference):
         return None
-    matches = sorted(identity for identity in identities(store) if identity.startswith(reference))
-    if len(matches) > 1:
-        some = ", ".join(identity[:12] for identity in matches[:4]) + (", ..." if len(matches) > 4 else "")
-        raise InvalidInput(
-            f"container {reference}: {len(matches)} containers have an id that begins so ({some})",
-            remedy="give more digits of it, or the name",
-        )
-    return Home(store, matches[0]) if matches else None
+    identity = names.only_one("container", reference, identities(store))
+    return None if identity is None else Home(store, identity)
 
 
 def abandoned(store: Store) -> Iterator[Home]:

@@ -25,7 +25,7 @@ from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest
-from lamina.store.names import is_id
+from lamina.store.names import is_id, some
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
 from lamina.values import replace, value
@@ -372,9 +372,9 @@ def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lo
         raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
     if users := containers.refresh().of_image(identity):
         held.release()
-        some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+        shown = some([user.shown for user in users])
         raise Conflict(
-            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({some})",
+            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({shown})",
             remedy="remove these first, or force it",
         )
     return held

@@ -11,6 +11,10 @@ import os
 from lamina.errors import Conflict, InvalidInput
 from lamina.store import lock
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
 _HEX = frozenset("0123456789abcdef")
@@ -76,6 +80,26 @@ def random_name(attempt: int = 0) -> str:
     qualities, things = _QUALITIES.split(), _THINGS.split()
     name = f"{qualities[first % len(qualities)]}_{things[second % len(things)]}"
     return f"{name}{number}" if attempt >= 2 else name
+
+
+def only_one(what: str, reference: str, found: Iterable[str]) -> str | None:
+    """The only id among *found* that begins with *reference*, None where there is none; *what* they are the ids of.
+
+    Raises InvalidInput when there are several.
+    """
+    matches = sorted(identity for identity in found if identity.startswith(reference))
+    if len(matches) > 1:
+        raise InvalidInput(
+            f"{what} {reference}: {len(matches)} {what}s have an id that begins so ({some(matches, 4)})",
+            remedy="give more digits of it, or the name",
+        )
+    return matches[0] if matches else None
+
+
+def some(what: Sequence[str], most: int = 3) -> str:
+    """Ids and names for a message, in short and not all of them: `one, another, ...`."""
+    shown = [text[:12] if is_id(text) else text for text in what[:most]]
+    return ", ".join([*shown, "..."] if len(what) > most else shown)
 
 
 def take(names: bytes, name: str, identity: str, alive: bytes) -> None:

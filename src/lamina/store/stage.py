@@ -16,9 +16,8 @@ import os
 import time
 from errno import EEXIST, ENOTEMPTY
 
-from lamina.document import encode
 from lamina.errors import Corrupt, InvalidInput, LaminaError
-from lamina.store.durable import sync_directory, sync_file_system, write_all
+from lamina.store.durable import sync_directory, sync_file_system, write_unseen
 from lamina.store.layers import Layer, find, layer_id, new_id, place_of
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.scratch import Scratch
@@ -165,15 +164,7 @@ def write_facts(
         "driver": driver,
         "extra": extra or {},
     }
-    point("layer.write-record")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(place + b"/layer.json", flags, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        write_all(descriptor, (encode(facts) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_unseen(place + b"/layer.json", facts, what="layer")
     return created
 
 
