@@ -19,6 +19,7 @@ import errno
 import os
 import stat
 from secrets import token_hex
+from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamina.errors import Conflict, KernelError
@@ -201,7 +202,9 @@ class Target:
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- how

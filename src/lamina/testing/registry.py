@@ -22,6 +22,7 @@ import ssl
 import tarfile
 import threading
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -111,7 +112,9 @@ class FakeRegistry:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.shutdown()
         self._server.close_connections()
         self._server.server_close()

@@ -58,6 +58,7 @@ def pack_layer(
             return made
     except OSError as error:
         raise_storage_error(error, f"pack layer {identity[:12]}", layer.path)
+        raise
 
 
 def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None) -> tuple[str, str, int]:
