@@ -13,7 +13,7 @@ import pytest
 
 from lamina.cli.commands import LONGER
 from lamina.cli.entry import command_line, load
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.verbs import GROUPS, VERBS
 
 Lamina = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lamina.engine.images import timestamp
+from lamina.engine.inspect import timestamp
 from lamina.errors import Corrupt, InvalidInput, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
 from lamina.image.documents.moment import nanoseconds

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli import output
 from lamina.cli.entry import load
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
 from lamina.cli.verbs import GROUPS, VERBS
 

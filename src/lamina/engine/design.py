@@ -116,7 +116,7 @@ def _stored(store: Store, image: ImageRecord, maps: IdMaps | None) -> Base:
 
 def maps_record(maps: IdMaps | None) -> Maps | None:
     """As a container's record keeps them."""
-    return None if maps is None else {"uidMappings": maps.spec("uids"), "gidMappings": maps.spec("gids")}
+    return None if maps is None else maps.spec()
 
 
 def _volumes(store: Store, identity: str, options: Options, base: Base) -> tuple[Volume, ...]:

@@ -135,7 +135,6 @@ class _Session:
             ended = self._attend(running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
-            raise
         self._record_end(ended)
         return self._result(drawn, ended)
 

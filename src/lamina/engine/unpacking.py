@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lamina.image.apply import IdMap
@@ -22,19 +23,13 @@ def unpacking() -> Unpacking:
 def words() -> dict[str, Any]:
     """What `unpack_blob` has to be told by an ordinary user; nothing by root."""
     from lamina.engine.id_maps import id_maps
+    from lamina.engine.within import inside
 
     maps = id_maps()
     if maps is None:
         return {}
     ids = IdMap(maps.uids, maps.gids)
-    return {"userxattr": True, "ids": ids, "within": _within(maps.spec("uids"), maps.spec("gids"))}
-
-
-def _within(uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Callable[..., Any]:
-    from lamina.engine.within import inside
-
-    maps = {"uidMappings": uids, "gidMappings": gids}
-    return lambda work, *args, **keywords: inside(maps, work, *args, **keywords)
+    return {"userxattr": True, "ids": ids, "within": partial(inside, maps.spec())}
 
 
 def packing() -> Callable[..., Any] | None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import select
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class Fd(int):
     """An open descriptor that closes itself at the end of a `with`, at `close()`, or when nobody holds it any more.
@@ -34,9 +30,7 @@ class Fd(int):
     def __enter__(self) -> Fd:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -25,7 +25,6 @@ from lamina.store.trace import point
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from lamina.store.leases import Lease
     from lamina.store.root import Store
@@ -72,7 +71,6 @@ def open_blob(store: Store, digest: str) -> Fd:
                 f"blob {digest}: it is a symbolic link", remedy="lamina system check --repair"
             ) from None
         raise_storage_error(error, "open blob", place)
-        raise
     if not S_ISREG(os.fstat(opened).st_mode):
         opened.close()
         raise Corrupt(f"blob {digest}: it is no file", remedy="lamina system check --repair")
@@ -149,7 +147,6 @@ class BlobWriter:
             self._resume()
         except OSError as error:
             raise_storage_error(error, "write blob", store.blobs)
-            raise
 
     def _open(self) -> lock.Lock:
         partial = self.store.blobs + b"/partial/"
@@ -248,7 +245,5 @@ class BlobWriter:
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

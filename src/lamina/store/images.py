@@ -25,7 +25,7 @@ from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest
-from lamina.store.names import is_id
+from lamina.store.names import is_id, some
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
 from lamina.values import replace, value
@@ -33,7 +33,6 @@ from lamina.values import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
     from typing import Any
 
     from lamina.store.leases import Lease
@@ -120,9 +119,7 @@ class Held:
     def __enter__(self) -> Held:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -138,7 +135,6 @@ def hold(store: Store, identity: str) -> Held:
         raise no_such(identity[:12]) from None
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     assert held is not None
     try:
         data = records.content(held.fd, path)
@@ -155,7 +151,6 @@ def get(store: Store, identity: str) -> ImageRecord | None:
         found = records.read_light(*os.path.split(path))
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     return None if found is None else _record(store, identity, found)
 
 
@@ -245,7 +240,6 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
                 tags.write(store, name, record.id)
     except OSError as error:
         raise_storage_error(error, "keep image", place)
-        raise
     return record
 
 
@@ -366,7 +360,6 @@ def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = N
         return gone
     except OSError as error:
         raise_storage_error(error, "remove image", place)
-        raise
     finally:
         if guard is not None:
             guard.release()
@@ -379,9 +372,9 @@ def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lo
         raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
     if users := containers.refresh().of_image(identity):
         held.release()
-        some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+        shown = some([user.shown for user in users])
         raise Conflict(
-            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({some})",
+            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({shown})",
             remedy="remove these first, or force it",
         )
     return held

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
+# said of what a lease keeps
+LEASED = "somebody is about to use it"
+
+
 @value
 class ContainerUse:
     """What a container refers to. `readable` is false where its record cannot be read: it may refer to anything."""
@@ -134,12 +138,9 @@ class References:
         except Corrupt as error:
             self.unknown.append(error.message)
             return
-        for what in kept["layer"]:
-            self.layers.setdefault(what, []).append("somebody is about to use it")
-        for what in kept["blob"]:
-            self.blobs.setdefault(what, []).append("somebody is about to use it")
-        for what in kept["image"]:
-            self.images.setdefault(what, []).append("somebody is about to use it")
+        for kind, users in (("layer", self.layers), ("blob", self.blobs), ("image", self.images)):
+            for what in kept[kind]:
+                users.setdefault(what, []).append(LEASED)
 
     def _records(self) -> None:
         for identity in images.identities(self.store):

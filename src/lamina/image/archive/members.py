@@ -24,7 +24,6 @@ from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Protocol
 
     from lamina.store.root import Store
@@ -45,9 +44,7 @@ if TYPE_CHECKING:
             """Let go of it; what was opened stays readable no longer."""
 
         def __enter__(self) -> Members: ...
-        def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
 
 
 _CHUNK = 1 << 20
