@@ -261,7 +261,9 @@ class _Pull:
         for blob in todo.values():
             self.tell("layer", id=blob.digest, total=blob.size)
         done: dict[str, Layer] = {}
-        if not self.options.keep_blobs:  # of images that share their layers most are there: no work for threads
+        if (
+            not self.options.keep_blobs
+        ):  # of images that share their layers most are there: no work for threads
             for diff_id, blob in todo.items():
                 if (layer := self._there(diff_id, blob)) is not None:
                     done[diff_id] = layer
