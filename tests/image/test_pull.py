@@ -19,7 +19,8 @@ from lamina.image.documents.moment import nanoseconds
 from lamina.image.platform import current
 from lamina.image.platform import parse as platform
 from lamina.image.reference import parse
-from lamina.image.transfer import Options, pull, pull_all
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull, pull_all
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.check import check
 from lamina.store.claims import claim

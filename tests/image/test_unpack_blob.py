@@ -75,6 +75,20 @@ def test_a_stream_becomes_a_layer(store: Store, held: Lease, kind: str) -> None:
     assert layers.find(store, layer.id) == layer
 
 
+@pytest.mark.parametrize("kind", ["none", "gzip"])
+def test_a_stream_with_another_digest_than_its_layer(store: Store, held: Lease, kind: str) -> None:
+    """The diff_id is a sha256, whatever the blob is called; and what is not compressed may have another one as well."""
+    data = compressed(SMALL, kind)
+    named = f"sha512:{hashlib.sha512(data).hexdigest()}"
+    layer = unpack_blob(store, io.BytesIO(data), digest(SMALL), held, digest=named, size=len(data))
+    assert layer.diff_id == digest(SMALL)
+    for wrong in (digest(b"other"), f"sha512:{hashlib.sha512(b'other').hexdigest()}"):
+        with pytest.raises(Corrupt, match="has the digest"):
+            unpack_blob(store, io.BytesIO(data), None, held, digest=wrong)
+    with pytest.raises(Corrupt, match="promises the diff_id"):
+        unpack_blob(store, io.BytesIO(data), digest(b"other"), held)
+
+
 def test_a_blob_of_the_store_becomes_a_layer(store: Store, held: Lease) -> None:
     data = compressed(SMALL)
     kept = blobs.write_blob(store, data, held)

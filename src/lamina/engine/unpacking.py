@@ -6,15 +6,17 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lamina.image.apply import IdMap
-from lamina.image.archive.load import Unpacking
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lamina.image.apply import IdMap
+    from lamina.image.archive.load import Unpacking
 
 
 def unpacking() -> Unpacking:
     """For archives. Raises Unsupported where this host lets nobody make a user namespace, when it is used."""
+    from lamina.image.archive.load import Unpacking
+
     if os.geteuid() == 0:
         return Unpacking()
     return Unpacking(tuple(words().items()), staged=True)
@@ -28,6 +30,8 @@ def words() -> dict[str, Any]:
     maps = id_maps()
     if maps is None:
         return {}
+    from lamina.image.apply import IdMap
+
     ids = IdMap(maps.uids, maps.gids)
     return {"userxattr": True, "ids": ids, "within": partial(inside, maps.spec())}
 
@@ -43,6 +47,7 @@ def packing() -> Callable[..., Any] | None:
 
 def outside(ids: IdMap) -> IdMap:
     """The way back: what ids of files become in an archive."""
+    from lamina.image.apply import IdMap
 
     def turned(lines: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
         return tuple((there, here, count) for here, there, count in lines)

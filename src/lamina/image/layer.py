@@ -211,7 +211,7 @@ class _Decompressing:
         self._algorithm = digest.partition(":")[0] if digest else "sha256"
         self._archive = hasher("sha256")
         self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_WAITING)
-        self._stop = False
+        self._stop = self._as_it_came = False
         self.taken = self.given = 0
         self._thread = threading.Thread(target=self._run, name="lamina-decompress", daemon=True)
 
@@ -223,7 +223,7 @@ class _Decompressing:
     @property
     def diff_id(self) -> str:
         """Of the archive."""
-        return f"sha256:{self._archive.hexdigest()}"
+        return self.digest if self._as_it_came else f"sha256:{self._archive.hexdigest()}"
 
     def next_chunk(self) -> bytes:
         """The next bytes of the archive, b"" at its end. Raises what went wrong in the thread."""
@@ -261,9 +261,12 @@ class _Decompressing:
     def _run(self) -> None:
         try:
             stream = reader(self._count, self._limits, self._allowed)
+            # what is not compressed need not be hashed twice
+            self._as_it_came = stream.kind == "none" and self._algorithm == "sha256"
             while not self._stop:
                 chunk = stream.next_chunk()
-                self._archive.update(chunk)
+                if not self._as_it_came:
+                    self._archive.update(chunk)
                 self.given += len(chunk)
                 self._chunks.put(chunk)
                 if not chunk:

@@ -35,16 +35,20 @@ def stage_record(directory: bytes, name: bytes, content: dict[str, Any], *, what
     write_unseen(directory + b"/" + name + NEW, content, what=what)
 
 
-def write_unseen(path: bytes, content: dict[str, Any], *, what: str) -> None:
-    """Write the JSON file *path*, which nobody reads yet; it is on the disk when this returns. Raises OSError."""
+def write_unseen(path: bytes, content: dict[str, Any], *, what: str, sync: bool = True) -> None:
+    """Write the JSON file *path*, which nobody reads yet; with *sync* it is on the disk when this returns.
+
+    Raises OSError.
+    """
     point(f"{what}.write")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
         os.fchmod(descriptor, 0o600)  # whatever the caller's umask
         write_all(descriptor, (encode(content) + "\n").encode())
-        point(f"{what}.fsync")
-        os.fsync(descriptor)
+        if sync:
+            point(f"{what}.fsync")
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -210,15 +210,18 @@ def touch(store: Store, identity: str) -> None:
 # -- changing
 
 
-def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: Lease) -> ImageRecord:
+def put(
+    store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: Lease, digests: Iterable[str] = ()
+) -> ImageRecord:
     """Keep *record*, and let *names* (canonical) stand for it. What is kept now: an image that was there already keeps
-    its blobs as well.
+    its blobs as well. *digests* are those under which the names' registry knows it.
 
     Everything it refers to must be there; *lease* keeps it meanwhile. Raises NotFound, InvalidInput, KernelError.
     """
     from lamina.store import tags
 
     names = [tags.check_name(name) for name in names]
+    digests = [check_digest(digest) for digest in digests]
     for layer in record.layers:
         if not lease.add_layer(layer):
             raise NotFound(f"keep image {record.id[:12]}: its layer {layer[:12]} is not in this store")
@@ -237,7 +240,7 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
             if record.pinned:
                 _pin(store, record.id)
             for name in names:
-                tags.write(store, name, record.id)
+                tags.write(store, name, record.id, digests)
     except OSError as error:
         raise_storage_error(error, "keep image", place)
     return record

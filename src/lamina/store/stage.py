@@ -80,7 +80,9 @@ class Stage:
             raise LaminaError(f"layer {identity[:12]}: its stage is closed")
         self.lease.add_layer(identity)
         try:
-            created = write_facts(self._home, identity, diff_id, size, inodes, extra, driver=driver)
+            created = write_facts(
+                self._home, identity, diff_id, size, inodes, extra, driver=driver, sync=False
+            )
             sync_file_system(self._file_system, what="layer")
             if not self._rename(identity):
                 theirs = self._theirs(identity)
@@ -152,8 +154,12 @@ def write_facts(
     extra: dict[str, Any] | None = None,
     *,
     driver: str = "overlay2",
+    sync: bool = True,
 ) -> int:
-    """Write the layer.json of the directory *place*, which nobody else writes to; when, in ns. Raises OSError."""
+    """Write the layer.json of the directory *place*, which nobody else writes to; when, in ns. Raises OSError.
+
+    *sync* False: the caller syncs the file system next, and that with it.
+    """
     created = time.time_ns()
     facts = {
         "id": identity,
@@ -164,7 +170,7 @@ def write_facts(
         "driver": driver,
         "extra": extra or {},
     }
-    write_unseen(place + b"/layer.json", facts, what="layer")
+    write_unseen(place + b"/layer.json", facts, what="layer", sync=sync)
     return created
 
 
