@@ -14,7 +14,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
-from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.template import template_for
 from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, attend
 from lamina.values import replace
@@ -188,7 +188,7 @@ class _Start:
         try:
             self._wire()
             child, pty = self._go(cache)
-            notes = _lowered(self.bundle)
+            notes = lowered_limits(self.bundle.spec["process"], self.bundle.spec.get("linux") or {})
             if self.cgroup is not None:
                 self.cgroup.close()
                 notes = (*notes, *self.cgroup.notes)
@@ -330,11 +330,6 @@ class _Start:
         name = args[0].decode(errors="replace")
         path = next((e[5:].decode(errors="replace") for e in environment if e.startswith(b"PATH=")), "")
         return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init, path=path)
-
-
-def _lowered(bundle: Bundle) -> tuple[str, ...]:
-    asked = bundle.spec["process"].get("rlimits") or []
-    return effective_limits(asked)[1] if asked else ()
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
