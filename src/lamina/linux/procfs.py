@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from os import stat
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FIRST_USER_NAMESPACE = 0xEFFFFFFD  # linux/proc_ns.h, PROC_USER_INIT_INO
 INFINITY = (1 << 64) - 1
 
 
@@ -31,6 +34,13 @@ def hard_limits() -> dict[int, int]:
     """
     with open("/proc/self/limits", "rb", buffering=0) as file:
         return dict(enumerate(_hard_column(file.read(1 << 16))))
+
+
+def in_first_user_namespace() -> bool:
+    """Whether the calling process is in the user namespace that the machine began with: some capabilities count in no
+    other one (user_namespaces(7)). Raises OSError.
+    """
+    return stat("/proc/self/ns/user").st_ino == FIRST_USER_NAMESPACE
 
 
 def _hard_column(text: bytes) -> Iterator[int]:

@@ -14,9 +14,9 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
-from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.template import template_for
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, attend
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, Watch, attend, heard
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -180,6 +180,7 @@ class _Start:
         self.die_with_parent = die_with_parent
         self.notes: tuple[str, ...] = ()
         self.cgroup: Cgroup | None = None
+        self.watch: Watch | None = None
         self.spawned: list[Any] = []
         self.held: list[Fd] = []
 
@@ -188,7 +189,7 @@ class _Start:
         try:
             self._wire()
             child, pty = self._go(cache)
-            notes = _lowered(self.bundle)
+            notes = lowered_limits(self.bundle.spec["process"], self.bundle.spec.get("linux") or {})
             if self.cgroup is not None:
                 self.cgroup.close()
                 notes = (*notes, *self.cgroup.notes)
@@ -200,7 +201,7 @@ class _Start:
     def abandon(self, failure: BaseException) -> None:
         """It failed: nothing stays."""
         if self.spawned:
-            _end(self.spawned[0])
+            _end(self.spawned[0], self.watch)
         if self.cgroup is not None:
             self.cgroup.close()
             try:
@@ -265,6 +266,7 @@ class _Start:
 
             raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
         self.theirs.close()
+        self.watch = Watch() if enter else None
         if not flags & CLONE_VM or flags & CLONE_VFORK:
             return child, self._attend(child, waits)
         try:
@@ -290,10 +292,10 @@ class _Start:
         said = b""
         try:
             for wait in waits:
-                if (fd := attend(wait, child, self.ours, self.bundle)) is not None:
+                if (fd := attend(wait, child, self.ours, self.bundle, self.watch)) is not None:
                     given[wait.kind] = fd
             report = given.get(REPORT)
-            if report is not None and report in ready(None, report, child.pidfd):
+            if report is not None and heard(child, self.watch, report):
                 said = os.read(report, 4)
             failed = child.failure()
             if failed is not None:
@@ -332,11 +334,6 @@ class _Start:
         return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init, path=path)
 
 
-def _lowered(bundle: Bundle) -> tuple[str, ...]:
-    asked = bundle.spec["process"].get("rlimits") or []
-    return effective_limits(asked)[1] if asked else ()
-
-
 def _socket_pair() -> tuple[Fd, Fd]:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
     with Fd(theirs.detach()) as low:
@@ -359,7 +356,7 @@ def _aside(fd: int) -> Fd:
     return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
 
 
-def _end(spawned: Any) -> None:
+def _end(spawned: Any, watch: Watch | None) -> None:
     """Kill what `Program.spawn` noted, and reap it: a Child, or less where that was interrupted."""
     pidfd = Fd(os.pidfd_open(spawned[0])) if isinstance(spawned, tuple) else spawned.pidfd
     with pidfd:
@@ -367,4 +364,7 @@ def _end(spawned: Any) -> None:
             pidfd_send_signal(pidfd, 9)
         except OSError:
             pass
-        _reap(pidfd)
+        if watch is not None:
+            watch.reap(pidfd)
+        else:
+            _reap(pidfd)

@@ -14,6 +14,7 @@ from lamina.runtime.container.configuration import check_further, with_home
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container, replace_file
 from lamina.runtime.container.recipe import compiled_filter, plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.talk import TERMINAL, Numbers
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.bundle import Bundle, Wiring
     from lamina.runtime.hooks import Hook, Starter
 
     Process = dict[str, Any]
@@ -128,11 +129,7 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
     wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
     files = _cgroup_files(record, joining.cgroup)
     try:
-        if wiring.modules:  # somebody may read labels
-            from lamina.runtime.trees import own_procfs
-
-            with own_procfs() as proc:
-                wiring = replace(wiring, proc=birth.give(proc))
+        wiring = _with_procfs(wiring, birth)
         joined = birth.give(pidfd)
         tasks = tuple(birth.give(file) for file in files)
         root = _own_root(container, record, linux, pidfd, birth)
@@ -141,7 +138,7 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
             own_streams(joining.streams), root,
         )  # fmt: skip
         recipe = recipe_for(asked, container.id, container.root)
-        _tell((*recipe.notes, *_lowered(process)), joining)
+        _tell((*recipe.notes, *lowered_limits(process, linux)), joining)
         birth.begin(recipe, lambda: steps_of(asked, container.root, b""), stdio=joining.streams)
     except BaseException:
         birth.abandon()
@@ -152,17 +149,19 @@ def _begin(container: Container, record: Record, process: Process, pidfd: Fd, jo
     return birth
 
 
+def _with_procfs(wiring: Wiring, birth: Birth) -> Wiring:
+    """With a procfs to write labels to, where somebody may read them."""
+    if not wiring.modules:
+        return wiring
+    from lamina.runtime.trees import own_procfs
+
+    with own_procfs() as proc:
+        return replace(wiring, proc=birth.give(proc))
+
+
 def _as_joined(linux: dict[str, Any]) -> dict[str, Any]:
     """Of the container's `linux`, what is a matter of each of its processes (plan/stage.py, `kernel_steps`)."""
     return {name: linux.get(name) for name in ("memoryPolicy", "personality", "seccomp")}
-
-
-def _lowered(process: Process) -> tuple[str, ...]:
-    if not process.get("rlimits"):
-        return ()
-    from lamina.runtime.rlimits import effective_limits
-
-    return effective_limits(process["rlimits"])[1]
 
 
 def _tell(notes: tuple[str, ...], joining: Joining) -> None:
@@ -242,6 +241,7 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         birth = Birth(Numbers())
         files = _cgroup_files(record, "")
         try:
+            wiring = _with_procfs(wiring, birth)
             given = tuple(birth.give(file) for file in files)
             flags = int(record["namespaces"])
             held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))
