@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 from errno import EAGAIN, ENOENT, ENOTEMPTY
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from lamina.store import names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import remove_tree

@@ -7,9 +7,9 @@ name is never half taken; nobody follows the link.
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_UN, flock
 
 from lamina.errors import Conflict, InvalidInput
+from lamina.linux.descriptors import LOCK_EX, LOCK_UN, flock
 
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
