@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "engine": "errors values linux overlay store image runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
     "__main__": "cli",
-    "isolated": "",  # starts a face by its name, which it is told
+    "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told
+    "isolated": "bytecode",  # where the commands begin
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
 }
 

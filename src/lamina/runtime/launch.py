@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import sys
 from errno import ECHILD, ESRCH
 
 from lamina.errors import KernelError, LaminaError
+from lamina.linux.descriptors import SOCK_STREAM, duplicate, socketpair
 from lamina.linux.fd import Fd, ready
 from lamina.linux.packed import Reg
 from lamina.runtime.bundle import NULL
@@ -335,9 +335,9 @@ class _Start:
 
 
 def _socket_pair() -> tuple[Fd, Fd]:
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
-    with Fd(theirs.detach()) as low:
-        return Fd(ours.detach()), _aside(low)
+    ours, theirs = map(Fd, socketpair(SOCK_STREAM))
+    with theirs as low:
+        return ours, _aside(low)
 
 
 def _above_stdio(fd: int, held: list[Fd]) -> int:
@@ -351,9 +351,7 @@ def _above_stdio(fd: int, held: list[Fd]) -> int:
 
 def _aside(fd: int) -> Fd:
     """A copy that is in nobody's way."""
-    import fcntl
-
-    return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+    return Fd(duplicate(fd, 10))
 
 
 def _end(spawned: Any, watch: Watch | None) -> None:

@@ -6,10 +6,10 @@ parent's side.
 
 from __future__ import annotations
 
-import _socket
 import os
 
 from lamina.errors import Conflict, LaminaError
+from lamina.linux.descriptors import receive
 from lamina.linux.fd import Fd, ready
 from lamina.values import value
 
@@ -191,16 +191,9 @@ def receive_descriptors(ours: Fd, child: Child, watch: Watch | None = None) -> l
     """The next descriptors that the child hands over; none when it has ended, or closed the channel, before that."""
     if not heard(child, watch, ours):
         return []
-    channel = _socket.socket(fileno=os.dup(ours))
-    try:
-        _, ancillary, flags, _ = channel.recvmsg(1, 16 + 8 * _MOST_RIGHTS, _socket.MSG_CMSG_CLOEXEC)
-    finally:
-        channel.close()
-    received: list[Fd] = []
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            received += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
-    if flags & _socket.MSG_CTRUNC:
+    numbers, more = receive(ours, _MOST_RIGHTS)
+    received = [Fd(number) for number in numbers]
+    if more:
         for fd in received:
             fd.close()
         raise LaminaError("start: the descriptors that were handed over are more than there is room for")

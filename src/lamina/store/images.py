@@ -19,9 +19,9 @@ what it refers to as long as somebody holds it. Those who change records and nam
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_SH
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_SH
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest

@@ -11,9 +11,9 @@ a record keeps becomes a container's, each before the former lets go. So nothing
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX
 
 from lamina.errors import Corrupt, InvalidInput
+from lamina.linux.descriptors import LOCK_EX
 from lamina.store import images, lock, record
 from lamina.store.containers import identities as container_ids
 from lamina.store.layers import is_id as is_layer

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import time
 from errno import EEXIST, ENOTEMPTY
-from fcntl import LOCK_EX, LOCK_SH
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_SH
 from lamina.store import lock, names, record
 from lamina.store.events import event, note
 from lamina.store.root import make_directory, raise_storage_error

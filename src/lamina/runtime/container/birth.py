@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import stat
-import struct
 from errno import ECHILD, ENAMETOOLONG
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd
 from lamina.runtime.init import init_file, sealed_file
-from lamina.runtime.talk import FAILURE, PID
+from lamina.runtime.talk import FAILURE, PID, failure
 from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch
 from lamina.values import value
 
@@ -36,7 +35,6 @@ else:
 
 # our own copies of what is passed lie above every number that the new process may have for it
 ASIDE = 200
-CREDENTIALS = struct.Struct("=iII")
 # linux/sched.h; a process that is made by a kept recipe does not load `constants`
 CLONE_NEWUSER, CLONE_INTO_CGROUP = 0x10000000, 0x200000000
 SIGKILL = 9
@@ -98,7 +96,7 @@ class Birth:
 
     def _aside(self, fd: int) -> int:
         """A copy that nothing is put over while the new process's descriptors are put in order."""
-        self._held.append(Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved)))
+        self._held.append(Fd(duplicate(fd, ASIDE + self.numbers.preserved)))
         return int(self._held[-1])
 
     @property
@@ -186,9 +184,9 @@ class Birth:
             if self._first and message.what == PID:
                 self._become(message.pid)
                 continue
-            if len(message.what) == FAILURE.size:
+            if len(message.what) == FAILURE:
                 assert self._explained is not None
-                raise self._failure(self._explained()[1], *FAILURE.unpack(message.what))
+                raise self._failure(self._explained()[1], *failure(message.what))
             return message
 
     def _failure(self, steps: list[Step], index: int, errno: int) -> StepFailed:
@@ -224,7 +222,7 @@ class Birth:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
             elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
-                pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
+                pid = memoryview(data).cast("i")[0]  # struct ucred: pid, uid, gid
         return Message(what, tuple(fds), pid)
 
     def answer(self, what: bytes) -> None:
