@@ -20,10 +20,8 @@ from lamina.errors import (
     StepFailed,
     TimeoutExpired,
 )
-from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
-from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
 from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
@@ -249,14 +247,13 @@ class _Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
-                seccomp=seccomp,
+                seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
             )
@@ -274,10 +271,7 @@ class _Session:
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
-            from lamina.runtime.seccomp.profile import default_profile
-
-            drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
-            self.home.write("spec", drawn.spec)
+            self.home.write("spec", drawn.written_spec())
 
     def _attend(self, running: Running) -> Ended:
         assert self.stdio is not None
@@ -290,6 +284,8 @@ class _Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
+            running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
         assert self.record is not None
