@@ -375,3 +375,23 @@ def test_all_devices_of_this_machine_can_be_asked_for() -> None:
     paths = [device["path"] for device in amended(privileged=True)["linux"].get("devices", [])]
     assert len(paths) == len(set(paths))
     assert not {"/dev/null", "/dev/tty", "/dev/ptmx"} & set(paths)
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+@pytest.mark.usefixtures("vendor")
+def test_it_comes_back_from_the_record(gpus: bool, tmp_path: Path) -> None:
+    from lamina.engine.further import of_record, record_of
+
+    asked: dict[str, Any] = {
+        "cap_add": ["kill"], "devices": ["/dev/a:/dev/b:r", "vendor.com/gpu=1"], "ulimits": ["nofile=1:2"],
+        "sysctls": ["net.a=1"], "device_read_bps": ["/dev/a:1mb"], "time_offsets": ["boottime=2"], "memory_swap": -1,
+        "security_opt": ["mask=/a", "label=type:t", "seccomp=unconfined"], "pid": "container:x", "privileged": True,
+    }  # fmt: skip
+    if gpus:
+        asked["gpus"] = "all"
+    one = further(**asked)
+    kept = json.loads(json.dumps(record_of(one)))
+    assert of_record(kept, {}) == one
+    assert record_of(Further()) == {}
+    with pytest.raises(Unsupported, match="newfangled"):
+        of_record({**kept, "newfangled": 1}, {"id": "0" * 64})

@@ -65,7 +65,10 @@ def test_seccomp_of_ones_own(tmp_path: Path) -> None:
 
 def test_masks() -> None:
     assert inside("cat /proc/timer_list | head -c 1 | wc -c").strip() == "0"
-    assert inside("cat /proc/timer_list | head -c 1 | wc -c", security_opt=["unmask=/proc/timer_list"]).strip() == "1"
+    assert (
+        inside("cat /proc/timer_list | head -c 1 | wc -c", security_opt=["unmask=/proc/timer_list"]).strip()
+        == "1"
+    )
     assert inside("wc -c < /etc/passwd", security_opt=["mask=/etc/passwd"]).strip() == "0"
 
 
@@ -97,7 +100,9 @@ def test_a_parameter_of_the_host_is_refused() -> None:
 
 def test_namespaces_of_the_host() -> None:
     def own(kind: str, **options: Any) -> bool:
-        return inside(f"readlink /proc/self/ns/{kind}", **options).strip() != os.readlink(f"/proc/self/ns/{kind}")
+        return inside(f"readlink /proc/self/ns/{kind}", **options).strip() != os.readlink(
+            f"/proc/self/ns/{kind}"
+        )
 
     for kind, key in (("uts", "uts"), ("ipc", "ipc"), ("pid", "pid"), ("cgroup", "cgroupns")):
         assert own(kind)

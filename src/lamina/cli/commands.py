@@ -331,11 +331,10 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit container cp create events exec kill network pause port rename restart start stats stop top unpause
-update wait
+attach build commit cp events exec network pause port stats top unpause update
 """
 LATER_OPTIONS = """
--d -p -P --add-host --detach --dns --expose --publish --publish-all --restart
+-p -P --add-host --dns --expose --publish --publish-all
 """
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
+NEVER = ("no", 0)
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
@@ -64,6 +65,10 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
         from lamina.engine.mount_notation import check_targets
 
         check_targets(checked["volumes"])
+    if checked.get("rm") and checked.get("restart", NEVER) != NEVER:
+        raise InvalidInput(
+            "run: --rm and --restart contradict each other: what is removed is not started again"
+        )
     return Options(**checked)
 
 

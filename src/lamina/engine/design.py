@@ -60,15 +60,21 @@ class Design:
 
     def seccomp(self, store: Store) -> Filter | None:
         """The filter of the built-in profile, unless the specification's counts."""
-        bounding = self.spec["process"]["capabilities"]["bounding"]
-        return default_filter(bounding, store.cache + b"/seccomp") if self.profiled else None
+        bounding = self.bounding
+        return None if bounding is None else default_filter(bounding, store.cache + b"/seccomp")
+
+    @property
+    def bounding(self) -> list[str] | None:
+        """The capabilities by which the built-in profile goes; None where another one is in force, or none."""
+        found: list[str] = self.spec["process"]["capabilities"]["bounding"]
+        return found if self.profiled else None
 
     def written_spec(self) -> Spec:
         """The specification with the profile that is in force, which takes long to be read."""
         from lamina.runtime.seccomp.profile import default_profile
 
-        if self.profiled:
-            self.spec["linux"]["seccomp"] = default_profile(self.spec["process"]["capabilities"]["bounding"])
+        if self.bounding is not None:
+            self.spec["linux"]["seccomp"] = default_profile(self.bounding)
         return self.spec
 
 
@@ -81,17 +87,27 @@ def design(
     options: Options,
     stdin: int | None,
     refused: Mapping[bytes, str] | None = None,
+    *,
+    grouped: bool = False,
+    kept: Mapping[bytes, int] | None = None,
 ) -> Design:
     """Draw up the container *identity* in the directory *home* over *image* (None: the host); nothing is changed.
 
-    *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. Raises
-    Unsupported, InvalidInput, NotFound for what cannot be had.
+    *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. *grouped*:
+    it has control groups also where nothing is limited. *kept*: see `arrange`. Raises Unsupported, InvalidInput,
+    NotFound for what cannot be had.
     """
     maps = _id_maps()
     rootless = maps is not None
     base = _host(store, rootless, refused) if image is None else _stored(store, image, maps)
     layers = arrange(
-        base.image, store, home, rootless=rootless, volatile=options.rm, read_only=options.read_only
+        base.image,
+        store,
+        home,
+        rootless=rootless,
+        volatile=options.rm,
+        read_only=options.read_only,
+        kept=kept,
     )
     words = arguments(command, options, base.config)
     user = resolve_user(options.user or base.config.user or None, base.read)
@@ -102,7 +118,7 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=_cgroup_path(identity, rootless) if limited or further is not None else "",
+        cgroup=_cgroup_path(identity, rootless) if limited or grouped or further is not None else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,

@@ -337,3 +337,32 @@ def _check(further: Further) -> None:
         return
     if further.cpu_period is not None and further.cpu_quota not in (None, -1) and further.cpu_quota < 1000:
         raise InvalidInput(f"run: cpu quota {further.cpu_quota}: the least is 1000 microseconds")
+
+
+# -- what was asked, in the record of a container
+
+
+def record_of(further: Further) -> dict[str, Any]:
+    """*further* as a record keeps it: what was not asked is not in it."""
+    unset = vars(Further())
+    found = {key: given for key, given in vars(further).items() if given != unset[key]}
+    if further.devices:
+        found["devices"] = [[device.source, device.target, device.access] for device in further.devices]
+    return found
+
+
+def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Further:
+    """The way back, for the container of the record *asked*. Raises Unsupported for what a newer Lamina wrote."""
+    if unknown := sorted(kept.keys() - set(Further.__match_args__)):
+        raise Unsupported(
+            f"start container {str(asked.get('id'))[:12]}: its record has {', '.join(unknown)}, "
+            "which this Lamina does not know",
+            remedy="use the newer Lamina that made it",
+        )
+    found = {key: _frozen(given) for key, given in kept.items()}
+    found["devices"] = tuple(Device(*device) for device in found.get("devices", ()))
+    return Further(**found)
+
+
+def _frozen(given: Any) -> Any:
+    return tuple(_frozen(one) for one in given) if isinstance(given, list) else given

@@ -75,11 +75,25 @@ if TYPE_CHECKING:
         device_write_iops: Sequence[str]
         annotations: Sequence[str] | Mapping[str, str]
         time_offsets: Sequence[str] | Mapping[str, str | float]
+        restart: str | None
+        stop_signal: str | int | None
+        stop_timeout: int | None
+
+    class LifeOptions(RunOptions, total=False):
+        """Those that a container has besides which is made first and started then."""
+
+        timeout: float | None
+        lifetime: str
 
 
 PERIOD = 100_000  # microseconds
 
 
+# when a container that ended is started again
+NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED = "no", "on-failure", "always", "unless-stopped"
+RESTARTS = (NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED)
+# whose end ends a container
+CONTAINER, OWNER = "container", "owner"
 # what a Volume is
 BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
 
@@ -111,6 +125,10 @@ class Options:
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw". What is
     rarely asked is in `further`.
+
+    `restart` is a policy (RESTARTS) and how often at most, 0 for no end. `stop_timeout` are the seconds between the
+    stop signal and the end, -1 for no end; `timeout` those that it may run at all. With the `lifetime` OWNER it is
+    removed when the process that started it ends.
     """
 
     name: str | None = None
@@ -135,3 +153,8 @@ class Options:
     platform: str | None = None
     new_privileges: bool = False
     further: Further | None = None
+    restart: tuple[str, int] = ("no", 0)
+    stop_signal: int | None = None
+    stop_timeout: int | None = None
+    timeout: float | None = None
+    lifetime: str = CONTAINER

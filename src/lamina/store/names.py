@@ -11,6 +11,10 @@ from fcntl import LOCK_EX, LOCK_UN, flock
 
 from lamina.errors import Conflict, InvalidInput
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
 _HEX = frozenset("0123456789abcdef")
@@ -112,10 +116,19 @@ def holder(names: bytes, name: str) -> str | None:
 
 
 def drop_stale(names: bytes, name: str, alive: bytes) -> None:
-    """Release *name* if its container is gone.
+    """Release *name* if its container is gone."""
+    _drop_if(
+        names, name, lambda owner: not is_id(owner) or not os.path.lexists(alive + b"/" + owner.encode())
+    )
 
-    Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names.
-    """
+
+def drop_alias(names: bytes, name: str, identity: str, own: Callable[[], str]) -> None:
+    """Release *name* if it is the container *identity*'s, but not what *own* says it is called: it was renamed."""
+    _drop_if(names, name, lambda owner: owner == identity and own() != name)
+
+
+def _drop_if(names: bytes, name: str, condition: Callable[[str], bool]) -> None:
+    """Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names."""
     link = names + b"/" + name.encode()
     directory = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -124,7 +137,7 @@ def drop_stale(names: bytes, name: str, alive: bytes) -> None:
             identity = os.readlink(link)
         except FileNotFoundError:
             return
-        if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
+        if condition(os.fsdecode(identity)):
             os.unlink(link)
     finally:
         flock(directory, LOCK_UN)  # a child forked meanwhile has a copy, and with it the lock

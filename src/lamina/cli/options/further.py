@@ -55,7 +55,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("cpuset-cpus", "", "LIST", "The processors it runs on: 0-2,4", FINER),
     Option("cpuset-mems", "", "LIST", "The memory nodes it uses", FINER),
     Option("blkio-weight", "", "NUMBER", "Its weight on disks: 10 to 1000", FINER),
-    Option("blkio-weight-device", "", "DEVICE:WEIGHT", "The same on one disk", FINER, multiple=True),
+    Option("blkio-weight-device", "", "DISK:WEIGHT", "The same on one disk", FINER, multiple=True),
     Option("device-read-bps", "", "DEVICE:RATE", "Read at most so many bytes a second", FINER, multiple=True),
     Option(
         "device-write-bps", "", "DEVICE:RATE", "Write at most so many bytes a second", FINER, multiple=True
