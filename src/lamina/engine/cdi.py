@@ -96,7 +96,7 @@ def _read(path: str) -> dict[str, Any]:
         document = decode(data, path)
     else:
         try:
-            import yaml  # type: ignore[import-untyped]
+            import yaml
         except ImportError:
             raise Unsupported(
                 f"read {path}: Python's package PyYAML is not installed",
