@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
     "supervisor": "errors values linux overlay runtime",
-    "engine": "errors values linux overlay store image runtime supervisor",
+    "engine": "errors values document linux overlay store image runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
     "__main__": "cli",
     "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told

@@ -81,8 +81,8 @@ def created(
 
 def joined(identity: str = ONE, **process: Any) -> Any:
     """As `exec` asks."""
-    asked = {**full()["process"], "env": [f"ID={identity}"], **process}
-    return ("joined", SHAPE, plain(WIRING), asked, {"seccomp": SECCOMP}, 10, 0x20000000, (11, 12), (), -1)
+    asked = {**full()["process"], "args": None, "env": None, "cwd": f"/of/{identity}", **process}
+    return ("joined", SHAPE, plain(WIRING), asked, {"seccomp": SECCOMP}, 10, 0x20000000, (11, 12), (), -1, 6)
 
 
 def content(found: Recipe) -> Any:

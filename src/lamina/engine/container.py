@@ -8,16 +8,18 @@ import time
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt, Unsupported
-from lamina.store.containers import no_such
 from lamina.store.events import about, note
 from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, Unpack
 
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
+    from lamina.engine.completed import Completed
+    from lamina.engine.engine import Command, Stream
+    from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -100,15 +102,33 @@ class Container:
 
     @property
     def state(self) -> str:
-        """ "created", "running", "exited", or "dead" (its engine was killed)."""
-        if not self._home.exists():
-            raise no_such(self._home.short_id)
-        return self._home.state()
+        """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
+        from lamina.engine.life import state_of
+
+        return state_of(self._home)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, is paused, or is about to be started again."""
+        from lamina.store.containers import LIVING
+
+        return self.state in LIVING
+
+    @property
+    def restarts(self) -> int:
+        """How often its restart policy has started it again since somebody started it."""
+        found = self._home.read("exit") or self._home.read("state") or {}
+        return int(found.get("restarts") or 0)
+
+    @property
+    def failure(self) -> str:
+        """Why its last start failed; "" if it did not."""
+        return str((self._home.read("failed") or {}).get("message", ""))
 
     @property
     def exit_code(self) -> int | None:
         """The exit status, 128 + n after signal n; None while there is none."""
-        end = self._home.read("exit")
+        end = self._home.read("exit") or self._home.read("failed")
         return None if end is None else int(end["status"])
 
     @property
@@ -133,6 +153,48 @@ class Container:
     def overlays(self) -> list[tuple[bytes, MountSpec]]:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
         return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+
+    # -- further processes
+
+    def exec(
+        self,
+        command: Command,
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        forward_signals: bool = False,
+        **options: Unpack[ExecOptions],
+    ) -> Completed:
+        """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
+
+        `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
+        Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
+        """
+        from lamina.engine.engine import completed, streams_of, words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import execute
+
+        asked, words = checked(options), words_of(command, "exec")
+        io = streams_of(
+            stdin, stdout, stderr, input, capture_output, encoding, timeout, forward_signals, asked.interactive,
+            "exec",
+        )  # fmt: skip
+        return completed(lambda: execute(self._home, words, asked, io), text, encoding, check=check)
+
+    def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
+        """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
+        from lamina.engine.engine import words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import detach
+
+        return detach(self._home, words_of(command, "exec"), checked(options))
 
     # -- what it wrote
 
@@ -271,6 +333,50 @@ class Container:
             raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
         return moment
 
+    # -- its life
+
+    def start(self) -> list[str]:
+        """Start its command, unless it runs; warnings that are new. It lives on when this program ends.
+
+        Raises Conflict for one that is paused, or was `run` in the foreground; and what `Engine.run` raises.
+        """
+        from lamina.engine.life import start
+
+        return start(self._home)
+
+    def stop(self, timeout: float | None = None, signal: str | int | None = None) -> None:
+        """Ask its command to end, with *signal* (default: its stop signal), and kill everything of it after *timeout*
+        seconds (default: its own, else 10; negative: never). Nothing happens where it does not run.
+        """
+        from lamina.engine.life import stop
+
+        stop(self._home, timeout, signal)
+
+    def kill(self, signal: str | int = "KILL") -> None:
+        """Send *signal* to its first process. Raises Conflict where it does not run."""
+        from lamina.engine.life import kill
+
+        kill(self._home, signal)
+
+    def restart(self, timeout: float | None = None, signal: str | int | None = None) -> list[str]:
+        """Stop it, if it runs, and start it; warnings that are new."""
+        from lamina.engine.life import restart
+
+        return restart(self._home, timeout, signal)
+
+    def wait(self) -> int:
+        """Wait until it has ended; its exit status, 0 for one that never ran."""
+        from lamina.engine.life import wait
+
+        return wait(self._home)
+
+    def rename(self, name: str) -> None:
+        """Call it *name*. Raises Conflict where another has that name."""
+        from lamina.engine.life import rename
+
+        rename(self._home, name)
+        self._asked = None
+
     # -- its end
 
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
@@ -281,6 +387,7 @@ class Container:
         from lamina.engine.discard import discard
 
         with _Held(self._home, "remove", kill=force):
+            self._asked = None  # it may have been renamed
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
@@ -312,6 +419,9 @@ class _Held:
 
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
+        from lamina.engine.life import wake
+
+        wake(self._home)
         home, deadline = self._home, time.monotonic() + PATIENCE
         while True:
             state = home.read("state")

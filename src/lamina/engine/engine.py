@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.options import RunOptions
+    from lamina.engine.options import LifeOptions, RunOptions
+    from lamina.engine.run import Io
     from lamina.engine.storage import Storage
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
@@ -102,49 +103,73 @@ class Engine:
         Unsupported, KernelError and others below LaminaError.
         """
         from lamina.engine.checking import check_options
-        from lamina.engine.run import Hooks, Io, run
+        from lamina.engine.run import Hooks, run
 
         checked = check_options(options)
-        words = _words(command)
-        if capture_output:
-            if stdout is not None or stderr is not None:
-                raise InvalidInput("run: capture_output and stdout or stderr contradict each other")
-            stdout = stderr = PIPE
-        if input is not None and stdin is not None:
-            raise InvalidInput("run: input and stdin contradict each other")
-        if stdin is None and not checked.interactive:
-            stdin = DEVNULL
-        io = Io(
-            stdin=_descriptor(stdin),
-            stdout=_descriptor(stdout),
-            stderr=_descriptor(stderr),
-            data=_encoded(input, encoding),
-            timeout=timeout,
-            forward_signals=forward_signals,
+        words = words_of(command)
+        io = streams_of(
+            stdin,
+            stdout,
+            stderr,
+            input,
+            capture_output,
+            encoding,
+            timeout,
+            forward_signals,
+            checked.interactive,
         )
-        if timeout is not None and not timeout >= 0:
-            raise InvalidInput(f"run: timeout {timeout} is not a number of seconds")
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
-        try:
-            done = run(self.store, image, words, checked, io, hooks)
-        except Exception as error:
-            if text or encoding:
-                _decode_partial(error, encoding)
-            raise
-        if text or encoding:
-            done = _decoded(done, encoding)
-        if check:
-            done.check_returncode()
-        return done
+        return completed(
+            lambda: run(self.store, image, words, checked, io, hooks), text, encoding, check=check
+        )
+
+    def create(
+        self,
+        image: str,
+        command: Command = (),
+        *,
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
+        **options: Unpack[LifeOptions],
+    ) -> Container:
+        """Make a container over *image* that executes *command* once it is started (`Container.start`).
+
+        `**options` are those of `docker create`; see LifeOptions. With the `lifetime` "owner" it ends, and is removed,
+        when the process *owner* ends (default: this one). Raises as `run` does.
+        """
+        from lamina.engine.checking import check_options
+        from lamina.engine.container import Container
+        from lamina.engine.creating import create
+        from lamina.engine.run import Hooks
+
+        checked = check_options(options)
+        self._sweep()
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
+        owner = os.getpid() if owner is None else owner
+        return Container(create(self.store, image, words_of(command), checked, hooks, owner=owner))
+
+    def start(
+        self,
+        image: str,
+        command: Command = (),
+        **options: Any,
+    ) -> Container:
+        """Make a container and start it: `docker run -d`. Arguments as of `create`.
+
+        Where the start fails, a container that is not to be removed stays, "created". Raises as `run` does.
+        """
+        container = self.create(image, command, **options)
+        container.start()
+        return container
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
-        from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
-        from lamina.runtime.seccomp.cache import default_filter
 
         checked = check_options(options)
         record = None
@@ -154,9 +179,8 @@ class Engine:
             record = find(self.store, image)
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
-        drawn = design(self.store, identity, home, record, _words(command), checked, DEVNULL)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
-        return plan(drawn.bundle, seccomp=seccomp, to_come=to_come(drawn))
+        drawn = design(self.store, identity, home, record, words_of(command), checked, DEVNULL)
+        return plan(drawn.bundle, seccomp=drawn.seccomp(self.store), to_come=to_come(drawn))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
@@ -179,7 +203,7 @@ class Engine:
         for identity in identities(self.store):
             container = Container(Home(self.store, identity))
             try:
-                if all or container.state == "running":
+                if all or container.is_alive:
                     found.append((container.created, container))
             except NotFound:
                 continue  # removed meanwhile, or not yet written down
@@ -399,19 +423,72 @@ def run(image: str, command: Command = (), **keywords: Any) -> Completed:
     return Engine().run(image, command, **keywords)
 
 
-def _words(command: Command) -> tuple[str, ...]:
+def words_of(command: Command, verb: str = "run") -> tuple[str, ...]:
+    """A command as its words. Raises InvalidInput for what is none."""
     if isinstance(command, (str, bytes, os.PathLike)):
         command = (command,)
     try:
         return tuple(os.fsdecode(word) for word in command)
     except TypeError:
-        raise InvalidInput(f"run {command!r}: a command is a list of texts") from None
+        raise InvalidInput(f"{verb} {command!r}: a command is a list of texts") from None
 
 
-def _descriptor(stream: Stream) -> int | None:
+def streams_of(
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    input: bytes | str | None,
+    capture_output: bool,
+    encoding: str | None,
+    timeout: float | None,
+    forward_signals: bool,
+    interactive: bool,
+    verb: str = "run",
+) -> Io:
+    """The parameters of subprocess.run, checked. Raises InvalidInput."""
+    from lamina.engine.run import Io
+
+    if capture_output:
+        if stdout is not None or stderr is not None:
+            raise InvalidInput(f"{verb}: capture_output and stdout or stderr contradict each other")
+        stdout = stderr = PIPE
+    if input is not None and stdin is not None:
+        raise InvalidInput(f"{verb}: input and stdin contradict each other")
+    if stdin is None and not interactive:
+        stdin = DEVNULL
+    if timeout is not None and not timeout >= 0:
+        raise InvalidInput(f"{verb}: timeout {timeout} is not a number of seconds")
+    return Io(
+        stdin=_descriptor(stdin, verb),
+        stdout=_descriptor(stdout, verb),
+        stderr=_descriptor(stderr, verb),
+        data=_encoded(input, encoding),
+        timeout=timeout,
+        forward_signals=forward_signals,
+    )
+
+
+def completed(work: Callable[[], Completed], text: bool, encoding: str | None, *, check: bool) -> Completed:
+    """What *work* gives, its output decoded if *text* or *encoding* are given; also that in an error. Raises
+    ContainerFailed with *check* and an exit status that is not 0.
+    """
+    try:
+        done = work()
+    except Exception as error:
+        if text or encoding:
+            _decode_partial(error, encoding)
+        raise
+    if text or encoding:
+        done = _decoded(done, encoding)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def _descriptor(stream: Stream, verb: str) -> int | None:
     if stream is None or isinstance(stream, int):
         if stream is not None and stream < 0 and stream not in (PIPE, STDOUT, DEVNULL):
-            raise InvalidInput(f"run: {stream} is not a descriptor")
+            raise InvalidInput(f"{verb}: {stream} is not a descriptor")
         return stream
     return stream.fileno()
 

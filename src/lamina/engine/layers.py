@@ -17,6 +17,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lamina.engine.places import HostImage
@@ -46,15 +47,24 @@ class Layers:
 
 
 def arrange(
-    image: HostImage, store: Store, home: bytes, *, rootless: bool, volatile: bool, read_only: bool
+    image: HostImage,
+    store: Store,
+    home: bytes,
+    *,
+    rootless: bool,
+    volatile: bool,
+    read_only: bool,
+    kept: Mapping[bytes, int] | None = None,
 ) -> Layers:
     """The stacks of a container in the directory *home*. With *volatile* a crash of the machine may lose them; with
-    *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later).
+    *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later). *kept*
+    are the numbers of the uppers that it has from an earlier start, by their places.
     """
     stacks = []
-    for number, place in enumerate(image.places):
+    numbers = _numbers(image, kept) if kept else range(len(image.places))
+    for position, (number, place) in enumerate(zip(numbers, image.places, strict=True)):
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
-        if place.writable and not (read_only and number):
+        if place.writable and not (read_only and position):
             spec = MountSpec(
                 lowerdirs=(lower, *place.below),
                 upperdir=home + b"/upper-%d" % number,
@@ -70,14 +80,36 @@ def arrange(
     return Layers(tuple(stacks), image, home)
 
 
-def furnish(layers: Layers) -> None:
-    """Make the directories that the stacks name. Raises OSError."""
+def _numbers(image: HostImage, kept: Mapping[bytes, int]) -> list[int]:
+    """A place keeps the upper that was its own; new ones get numbers that nobody had."""
+    free = max(kept.values()) + 1
+    found = []
+    for place in image.places:
+        number = kept.get(place.at)
+        if number is None:
+            number, free = free, free + 1
+        found.append(number)
+    return found
+
+
+def furnish(layers: Layers, again: Callable[[bytes], None] | None = None) -> None:
+    """Make the directories that the stacks name. Raises OSError.
+
+    *again* is for a container that may have been started before: its uppers stay as they are, and what else there is
+    is removed by *again* first (the kernel does not mount over a work directory of a mount that was not synced).
+    """
+    if again is not None:
+        for name in os.listdir(layers.home):
+            if name.startswith(b"work-") or name == b"skeleton":
+                again(layers.home + b"/" + name)
     if layers.image.stubs:
         _build_skeletons(layers)
     for place, (_, spec) in zip(layers.image.places, layers.stacks, strict=True):
         if spec.upperdir is not None and spec.workdir is not None:
-            os.mkdir(spec.upperdir, 0o700)
             os.mkdir(spec.workdir, 0o700)
+            if again is not None and os.path.lexists(spec.upperdir):
+                continue
+            os.mkdir(spec.upperdir, 0o700)
             resemble(spec.upperdir, place.lower)
 
 
@@ -163,6 +195,15 @@ def record_of(layers: Layers) -> list[dict[str, Any]]:
         }
         for place, (at, spec) in zip(layers.image.places, layers.stacks, strict=True)
     ]
+
+
+def uppers_of(record: list[dict[str, Any]]) -> dict[bytes, int]:
+    """The numbers of the uppers in that record, by their places: what `arrange` takes as *kept*."""
+    return {
+        os.fsencode(entry["at"]): int(entry["upper"].rpartition("-")[2])
+        for entry in record
+        if entry["upper"] is not None
+    }
 
 
 def inode_of(directory: bytes) -> int:

@@ -57,6 +57,11 @@ def _settle(home: Home) -> None:
         state = home.read("state")
     except Corrupt:
         return  # it stays as it is, for somebody to look at; `remove` takes it away
+    if asked is not None and asked.get("detached"):
+        from lamina.engine.resuming import resume
+
+        resume(home, asked, state)
+        return
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
     ended = os.path.lexists(home.path + b"/exit.json")

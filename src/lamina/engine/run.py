@@ -12,6 +12,7 @@ from lamina.engine.design import HOST, design, maps_record
 from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
+from lamina.engine.translate import joinable
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -20,17 +21,15 @@ from lamina.errors import (
     StepFailed,
     TimeoutExpired,
 )
-from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
-from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
 from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def run(
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = _Session(store, home, name, image, held, options, io, hooks)
+            session = Session(store, home, name, image, held, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
         if session is not None:
@@ -99,9 +98,9 @@ def run(
             held.release()
 
 
-class _Session:
-    """What one call of `run` holds. Its container's lock is held by `home`; `held` keeps the image until the
-    container's record does.
+class Session:
+    """What one call of `run` holds, or one of `create` until the container is written down. Its container's lock is
+    held by `home`; `held` keeps the image until the container's record does.
     """
 
     def __init__(
@@ -114,7 +113,10 @@ class _Session:
         options: Options,
         io: Io,
         hooks: Hooks,
+        further: dict[str, Any] | None = None,
     ) -> None:
+        """*further* goes into the record of a container that is to be started, perhaps often, by a supervisor."""
+        self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
@@ -126,7 +128,30 @@ class _Session:
         self.record: dict[str, Any] | None = None
         self.recorded = False
 
+    def prepare(self, command: tuple[str, ...]) -> None:
+        """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
+        image = None if self.held is None else self.held.record
+        try:
+            drawn = design(
+                self.store,
+                self.home.id,
+                self.home.path,
+                image,
+                command,
+                self.options,
+                self.io.stdin,
+                grouped=True,
+            )
+            if image is None:  # later starts are not made in the directory of this one's caller
+                self.options = replace(self.options, workdir=drawn.spec["process"]["cwd"])
+            self._prepare(drawn)
+            self._tell(drawn)
+        except OSError as error:
+            raise_storage_error(error, "create", self.home.path)
+            raise
+
     def run(self, command: tuple[str, ...]) -> Completed:
+        """Start it, and stay with it to its end."""
         if self.hooks.created is not None:
             self.hooks.created(self.home.id)
         try:
@@ -230,10 +255,15 @@ class _Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
-        if not options.rm:
+        if stop := options.stop_signal or dict(base.config.rest).get("stop_signal"):
+            record["stop_signal"] = stop
+        if options.stop_timeout is not None:
+            record["stop_timeout"] = options.stop_timeout
+        if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
+            record.update(self.further or {})
         return record
 
     def _start(self, drawn: Design) -> Running:
@@ -248,14 +278,13 @@ class _Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
-                seccomp=seccomp,
+                seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
             )
@@ -265,6 +294,7 @@ class _Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
+        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
         if running.cgroup is not None:
             state["cgroup"] = running.cgroup.record()
         if running.notes:
@@ -273,10 +303,7 @@ class _Session:
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
-            from lamina.runtime.seccomp.profile import default_profile
-
-            drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
-            self.home.write("spec", drawn.spec)
+            self.home.write("spec", drawn.written_spec())
 
     def _attend(self, running: Running) -> Ended:
         assert self.stdio is not None
@@ -289,6 +316,8 @@ class _Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
+            running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
         assert self.record is not None

@@ -20,9 +20,18 @@ def cap_last_cap() -> int:
 
 def effective_capabilities() -> int:
     """The calling process's effective set, bit n for capability n. proc_pid_status(5). Raises OSError."""
+    return _capabilities(b"CapEff:")
+
+
+def bounding_capabilities() -> int:
+    """Its bounding set: what it could ever have, or give to a program that it executes. Raises OSError."""
+    return _capabilities(b"CapBnd:")
+
+
+def _capabilities(field: bytes) -> int:
     with open("/proc/self/status", "rb", buffering=0) as status:
         for line in status.read(1 << 16).splitlines():
-            if line.startswith(b"CapEff:"):
+            if line.startswith(field):
                 return int(line.split()[1], 16)
     return 0
 

@@ -147,18 +147,20 @@ def launch(
     seccomp: Filter | None = None,
     die_with_parent: bool = True,
     cache: bytes | None = None,
+    groups: tuple[str, ...] = (),
 ) -> Running:
     """Start *bundle* with the given descriptors and return once its command runs.
 
     A descriptor that is NULL stands for the container's own null device; with a terminal none of them is used.
 
     `seccomp` is the filter; without one it is that of the specification, if it has one. With *die_with_parent* the
-    container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. Nothing
-    about the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
+    container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. *groups*
+    are controllers in which it gets a control group although nothing is asked of them, where that can be. Nothing about
+    the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
     failed, Unsupported, InvalidInput; then nothing is left behind.
     """
     filter_ = seccomp or own_filter(bundle, cache)
-    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent)
+    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent, groups)
     try:
         return start.run(cache)
     except BaseException as failure:
@@ -174,10 +176,15 @@ class _Start:
     """
 
     def __init__(
-        self, bundle: Bundle, standard: tuple[int, int, int], seccomp: Filter | None, die_with_parent: bool
+        self,
+        bundle: Bundle,
+        standard: tuple[int, int, int],
+        seccomp: Filter | None,
+        die_with_parent: bool,
+        groups: tuple[str, ...],
     ) -> None:
         self.bundle, self.standard, self.seccomp = bundle, standard, seccomp
-        self.die_with_parent = die_with_parent
+        self.die_with_parent, self.groups = die_with_parent, groups
         self.notes: tuple[str, ...] = ()
         self.cgroup: Cgroup | None = None
         self.watch: Watch | None = None
@@ -213,10 +220,11 @@ class _Start:
         """Open what the plan names."""
         bundle, linux = self.bundle, self.bundle.spec.get("linux") or {}
         known, opened = facts(bundle, self.held)
-        if linux.get("resources"):
+        if linux.get("resources") or self.groups:
             from lamina.runtime.cgroups.making import create
 
-            self.cgroup = create(linux.get("cgroupsPath") or "", linux["resources"], own_parent=True)
+            path, resources = linux.get("cgroupsPath") or "", linux.get("resources") or {}
+            self.cgroup = create(path, resources, own_parent=True, also=self.groups)
         self.ours, self.theirs = _socket_pair()
         self.held += [self.ours, self.theirs]
         with init_file() if bundle.init else exec_file() as file:

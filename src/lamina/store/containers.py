@@ -4,10 +4,16 @@ Whoever looks after a container (the engine that runs it, somebody who removes o
 flock on its `lock`. The kernel gives it up with the holder's life, so the state of a container is derived and cannot
 be stale:
 
-    exit.json is there              exited
-    lock held, state.json there     running
-    state.json there                dead: the engine that looked after it was killed
-    none of these                   created
+    exit.json is there                          exited
+    the same, "restarting" in it, lock held     restarting: whoever looks after it starts it again in a moment
+    state.json there, lock held                 running; or paused, where the file `paused` is there
+    state.json there                            running, if its process lives (only the engine can tell): what
+                                                looked after it was killed; else dead
+    none of these                               created
+
+The files `paused` and `stopped` are empty or hold a number. `paused` is made before the freezing and goes after the
+thawing. `stopped` says that somebody wants it to stay stopped: made before the signal is sent, gone with the next
+start.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -32,6 +38,11 @@ if TYPE_CHECKING:
     Remove = Callable[[bytes], None]
 
 CREATED, RUNNING, EXITED, DEAD = "created", "running", "exited", "dead"
+PAUSED, RESTARTING = "paused", "restarting"
+# those in which something of it runs, or will in a moment
+LIVING = (RUNNING, PAUSED, RESTARTING)
+# markers
+PAUSED_MARK, STOPPED_MARK = "paused", "stopped"
 _LOCK = b"/lock"
 
 
@@ -75,6 +86,10 @@ class Home:
         """The record *name*, None where there is none. Raises Corrupt."""
         return record.read(self.path, name.encode() + b".json")
 
+    def drop_record(self, name: str) -> None:
+        """Remove the record *name*, if it is there. Needs the lock."""
+        _unlink(self.path + b"/" + name.encode() + b".json")
+
     def asked(self) -> dict[str, Any]:
         """The record of what was asked. Raises NotFound when the container is gone or was never finished."""
         found = self.read("container")
@@ -87,6 +102,25 @@ class Home:
     def make_durable(self) -> None:
         """Wait until the records and the log are on the disk."""
         record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", b"log")
+
+    def change_asked(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
+        """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is
+        there now.
+
+        For whoever: those who do so take turns, by a lock on the directory; the container's lock is not needed.
+        Raises NotFound, Corrupt, KernelError.
+        """
+        try:
+            turn = lock.turn(self.path, lock.LOCK_EX)
+        except FileNotFoundError:
+            raise no_such(self.short_id) from None
+        with turn:
+            asked = self.asked()
+            changed = change(asked)
+            if changed is None:
+                return asked
+            self.write("container", changed)
+            return changed
 
     # -- the lock
 
@@ -119,14 +153,52 @@ class Home:
             free.release()
         return free is None
 
-    def state(self) -> str:
-        """ "created", "running", "exited" or "dead"; see the module's text."""
+    def state(self, lives: Callable[[dict[str, Any]], bool] | None = None) -> str:
+        """One of the states in the module's text. *lives* says whether the process of a state record is still there;
+        without it, whom nobody looks after counts as dead. Raises Corrupt.
+        """
         held = self.is_looked_after()  # before the records: the holder writes exit.json before it lets go
         if os.path.lexists(self.path + b"/exit.json"):
-            return EXITED
+            return RESTARTING if held and (self.read("exit") or {}).get("restarting") else EXITED
         if not os.path.lexists(self.path + b"/state.json"):
             return CREATED
-        return RUNNING if held else DEAD
+        if not held and not (lives is not None and (state := self.read("state")) and lives(state)):
+            return DEAD
+        return PAUSED if self.is_marked(PAUSED_MARK) else RUNNING
+
+    # -- markers: files that say something by being there; anybody may make them
+
+    def set_mark(self, marker: str, text: str = "") -> None:
+        """Make the file *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError."""
+        place = self.path + b"/" + marker.encode()
+        stage = place + b".%s" % os.urandom(4).hex().encode()
+        try:
+            descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+            os.rename(stage, place)
+        except FileNotFoundError:
+            raise no_such(self.short_id) from None
+        except OSError as error:
+            raise_storage_error(error, "mark container", self.path)
+
+    def drop_mark(self, marker: str) -> None:
+        """Remove the file *marker*, if it is there."""
+        _unlink(self.path + b"/" + marker.encode())
+
+    def is_marked(self, marker: str) -> bool:
+        """Whether the file *marker* is there."""
+        return os.path.lexists(self.path + b"/" + marker.encode())
+
+    def mark_text(self, marker: str) -> str:
+        """What the file *marker* says, "" where there is none."""
+        try:
+            with open(self.path + b"/" + marker.encode(), "rb", buffering=0) as file:
+                return file.read(64).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     # -- the marks of those who are looked after
 
@@ -135,7 +207,20 @@ class Home:
 
         Needs the lock. The mark is a symbolic link for the same reason as a name is one: made and filled at once.
         """
-        os.symlink(name, os.fsdecode(self.store.running) + "/" + self.id)
+        place = os.fsdecode(self.store.running) + "/" + self.id
+        try:
+            os.symlink(name, place)
+        except FileExistsError:  # of a holder that died
+            os.unlink(place)
+            os.symlink(name, place)
+
+    def remark(self, name: str) -> None:
+        """The container is called *name* from now on. Nobody need look after it."""
+        place = os.fsdecode(self.store.running) + "/" + self.id
+        if os.path.lexists(place):
+            stage = os.fsdecode(self.path) + "/mark." + os.urandom(4).hex()
+            os.symlink(name, stage)
+            os.rename(stage, place)
 
     def unmark(self) -> None:
         """There is nothing left to clean up."""

@@ -15,6 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
 _HEX = frozenset("0123456789abcdef")
@@ -136,15 +140,24 @@ def holder(names: bytes, name: str) -> str | None:
 
 
 def drop_stale(names: bytes, name: str, alive: bytes) -> None:
-    """Release *name* if its container is gone.
+    """Release *name* if its container is gone."""
+    _drop_if(
+        names, name, lambda owner: not is_id(owner) or not os.path.lexists(alive + b"/" + owner.encode())
+    )
 
-    Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names.
-    """
+
+def drop_alias(names: bytes, name: str, identity: str, own: Callable[[], str]) -> None:
+    """Release *name* if it is the container *identity*'s, but not what *own* says it is called: it was renamed."""
+    _drop_if(names, name, lambda owner: owner == identity and own() != name)
+
+
+def _drop_if(names: bytes, name: str, condition: Callable[[str], bool]) -> None:
+    """Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names."""
     link = names + b"/" + name.encode()
     with lock.turn(names, lock.LOCK_EX):
         try:
             identity = os.readlink(link)
         except FileNotFoundError:
             return
-        if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
+        if condition(os.fsdecode(identity)):
             os.unlink(link)

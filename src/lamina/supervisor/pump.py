@@ -17,9 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.supervisor.keys import Keys
     from lamina.supervisor.log import LogWriter
 
 CHUNK = 1 << 16
+FIONREAD = 0x541B  # asm-generic/ioctls.h
 PTMX = os.makedev(5, 2)
 # pipe(7): poll promises room for PIPE_BUF bytes
 PROMISED = 4096
@@ -108,6 +110,7 @@ class Drain:
         self.log, self.stream, self.hold = log, stream, hold
         self.error: OSError | None = None
         self.pending = memoryview(b"")
+        self._left: int | None = None
 
     def arm(self, watch: Watch) -> None:
         """Say what this waits for now."""
@@ -124,7 +127,7 @@ class Drain:
 
     def _read(self, _events: int) -> None:
         try:
-            data = os.read(self.source, CHUNK)
+            data = os.read(self.source, CHUNK if self._left is None else min(CHUNK, self._left))
         except BlockingIOError:
             return
         except OSError as error:
@@ -134,6 +137,10 @@ class Drain:
         if not data:
             self.close_source()
             return
+        if self._left is not None:
+            self._left -= len(data)
+            if not self._left:
+                self.close_source()
         if self.log is not None:
             self.log.write(self.stream, data)
         if self.chunks is not None:
@@ -156,6 +163,17 @@ class Drain:
             self.drop_consumer()
             return
         self.arm(self._watch)
+
+    def finish(self) -> None:
+        """Whoever is to be heard has ended: of a pipe only what is in it is read, whoever else still writes to it."""
+        if self.source >= 0 and not self.hold:
+            from fcntl import ioctl
+
+            room = bytearray(4)
+            ioctl(self.source, FIONREAD, room)
+            self._left = int.from_bytes(room, "little")
+            if not self._left:
+                self.close_source()
 
     def drop_consumer(self) -> None:
         """The consumer is gone, or nobody waits for it any more."""
@@ -188,7 +206,7 @@ class Feed:
     """From *data*, or the caller's descriptor *source* (a copy, ours), to a container's input *target* (ours too).
 
     At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
-    container closes its end, nothing more is read from the caller.
+    container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed.
     """
 
     def __init__(
@@ -198,9 +216,11 @@ class Feed:
         data: bytes = b"",
         source: int = -1,
         end_of_file: Callable[[int], bytes] | None = None,
+        keys: Keys | None = None,
     ) -> None:
         os.set_blocking(target, False)
         self.target, self.source, self.end_of_file = target, source, end_of_file
+        self.keys = keys
         self.pending = memoryview(data)
         self._line_begins = True
 
@@ -231,13 +251,17 @@ class Feed:
             return
         except OSError:
             data = b""  # such as EIO: a terminal that was hung up, or that we may not read in the background
+        over, pressed = not data, False
+        if self.keys is not None:
+            data = self.keys.rest() if over else self.keys.pass_on(data)
+            pressed = self.keys.pressed
         if data:
             self._line_begins = data.endswith(b"\n")
-        else:
+        if over or pressed:
             self._close_source()
-            if self.end_of_file is not None:
+            if self.end_of_file is not None and not pressed:
                 # within a line the first one only hands the line over (termios(3), VEOF)
-                data = self.end_of_file(self.target) * (1 if self._line_begins else 2)
+                data += self.end_of_file(self.target) * (1 if self._line_begins else 2)
         self.pending = memoryview(data)
         self._write(0)
 

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.supervisor.keys import Keys
     from lamina.supervisor.log import LogWriter
 
 # as in subprocess, with the same numbers; None inherits
@@ -30,7 +31,7 @@ class Stdio:
 
     `child` are the descriptors for the container (NULL: its null device), valid until `started` is called. `captured`
     holds what was collected from output and error, None for what was not. `terminal` is the caller's terminal for a
-    container with one, -1 else.
+    container with one, -1 else. `keys` are those that detach from it.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Stdio:
         data: bytes | None = None,
         log: LogWriter | None = None,
         tty: bool = False,
+        keys: Keys | None = None,
     ) -> None:
         self.feed: Feed | None = None
         self.drains: list[Drain] = []
@@ -50,6 +52,7 @@ class Stdio:
         self._owned: list[int] = []
         self._chunks: dict[int, list[bytes]] = {}
         self._log, self._tty = log, tty
+        self.keys = keys
         self._asked = (stdin, stdout, stderr, data)
         try:
             if not tty:
@@ -125,7 +128,8 @@ class Stdio:
     ) -> None:
         """Pump from *data* or a copy of the caller's *source* (-1 for none) to *target* (ours)."""
         copy = self._own(_copy(source)) if source >= 0 else -1
-        self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file)
+        keys = self.keys if end_of_file is not None else None
+        self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file, keys=keys)
         self._owned.remove(target)
         if copy >= 0:
             self._owned.remove(copy)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
 
-RUN, PROCESS, FILES, LIMITS = "Container", "Process", "Files and network", "Limits"
+RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 
 OPTIONS: tuple[Option, ...] = (
+    Option("detach", "d", "", "Let it run by itself, and print its id", RUN),
     Option("name", "", "NAME", "Call the container this (else a name is made up)", RUN),
     Option("rm", "", "", "Remove the container, and what it changed, when the command ends", RUN),
     Option("hostname", "h", "NAME", "The host name inside", RUN),
@@ -25,20 +26,31 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64", RUN),
     Option("quiet", "q", "", "Say nothing about a pull", RUN),
+    Option(
+        "restart",
+        "",
+        "POLICY",
+        "When it ends: no (default), on-failure[:TIMES], always or unless-stopped",
+        LIFE,
+    ),
+    Option("stop-signal", "", "SIGNAL", "What asks it to end: TERM (default)", LIFE),
+    Option("stop-timeout", "", "SECONDS", "What a stop waits before it kills: 10 (default)", LIFE),
+    Option("timeout", "", "SECONDS", "Kill it after so long", LIFE),
+    Option(
+        "lifetime",
+        "",
+        "WHOSE",
+        "container (default), or owner: remove it when the process that calls this ends",
+        LIFE,
+        choices=("container", "owner"),
+        default="container",
+    ),
     Option("interactive", "i", "", "Let the command read standard input", PROCESS),
     Option("tty", "t", "", "Give the command a terminal", PROCESS),
     Option("env", "e", "KEY=VALUE", "Set a variable; KEY alone takes it from here", PROCESS, multiple=True),
     Option("env-file", "", "FILE", "Read variables from a file", PROCESS, multiple=True, complete="file"),
     Option("workdir", "w", "DIRECTORY", "Where the command starts", PROCESS),
     Option("user", "u", "USER[:GROUP]", "Whom the command runs as: names or numbers", PROCESS),
-    Option(
-        "security-opt",
-        "",
-        "OPTION",
-        "no-new-privileges=false: set-uid programs of the image have effect",
-        PROCESS,
-        multiple=True,
-    ),
     Option("init", "", "", "Process 1 reaps what ends and hands signals on to the command", PROCESS),
     Option("entrypoint", "", "COMMAND", "Run this, with COMMAND as its arguments", PROCESS),
     Option(
@@ -82,3 +94,5 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 ARGUMENTS = (Argument("image", "IMAGE", complete="image"), Argument("words", "COMMAND", "*"))
+
+MORE = "lamina.cli.options.further"

@@ -8,7 +8,14 @@ from errno import ECONNREFUSED, ENOENT
 
 from lamina.errors import Conflict, LaminaError, StepFailed
 from lamina.linux.fd import Fd, ready
-from lamina.runtime.container.directory import CREATED, RUNNING, Container, alive, state_document
+from lamina.runtime.container.directory import (
+    CREATED,
+    RUNNING,
+    Container,
+    alive,
+    not_running,
+    state_document,
+)
 from lamina.runtime.talk import START, failure
 
 TYPE_CHECKING = False
@@ -48,16 +55,11 @@ def first_process(container: Container, record: Record) -> Fd:
     try:
         pidfd = Fd(os.pidfd_open(record["pid"]))
     except (OSError, KeyError):
-        raise not_running(container) from None
+        raise not_running(container.id) from None
     if not alive(record):  # looked at after it was opened, so it is this one
         pidfd.close()
-        raise not_running(container)
+        raise not_running(container.id)
     return pidfd
-
-
-def not_running(container: Container) -> Conflict:
-    """What callers look for in the text: "container not running"."""
-    return Conflict(f"container {container.id}: container not running")
 
 
 def _send(container: Container, record: Record, pidfd: Fd) -> None:

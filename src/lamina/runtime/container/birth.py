@@ -110,19 +110,19 @@ class Birth:
         recipe: Recipe,
         explained: Explained,
         *,
-        root: bytes = b"",
+        strings: dict[str, list[bytes] | bytes] | None = None,
         stdio: tuple[int, int, int] = (0, 1, 2),
         cgroup: int = -1,
         map_ids: Callable[[int], None] | None = None,
         enter: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        """Start it as the *recipe* says, with the root file system at *root* and the standard streams *stdio*.
+        """Start it as the *recipe* says, with the *strings* that it leaves open and the standard streams *stdio*.
 
         *cgroup* is a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called with its number, and
         `first` waits for one byte. *enter* are namespaces that a helper joins before (Program.spawn).
         """
         self._explained = explained
-        plan = recipe.plan.fill({}, {"root": root}) if recipe.plan.holes else recipe.plan
+        plan = recipe.plan.fill({}, strings or {}) if recipe.plan.holes else recipe.plan
         with sealed_file(plan.image(self.numbers.channel)) as image:
             self._give_as(image, self.numbers.program)
         streams = [self._aside(fd) for fd in stdio]

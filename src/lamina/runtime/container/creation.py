@@ -175,10 +175,11 @@ class _Creation:
         self.waits = recipe.waits
         self.record["namespaces"], self.record["last"] = recipe.own, _last(recipe.last)
         self._tell((*recipe.notes, *lowered_limits(self.spec["process"], self.linux)))
+        strings: dict[str, list[bytes] | bytes] = {"root": bundle.merged}
         birth.begin(
             recipe,
-            lambda: steps_of(asked, root, bundle.merged),
-            root=bundle.merged,
+            lambda: steps_of(asked, root, strings),
+            strings=strings,
             stdio=wishes.streams,
             cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
             map_ids=self._map_ids if recipe.flags & CLONE_NEWUSER else None,

@@ -264,6 +264,11 @@ class Container:
             pass
 
 
+def not_running(identity: str) -> Conflict:
+    """What callers look for in the text: "container not running"."""
+    return Conflict(f"container {identity}: container not running")
+
+
 def alive(record: Record) -> bool:
     """Whether the first process lives: it is there, it is the same, and it is no zombie (proc_pid_stat(5))."""
     try:

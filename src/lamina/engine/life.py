@@ -1,0 +1,290 @@
+"""What can be done about a container from outside: start, stop, kill, wait, rename.
+
+Signals are sent from here, to a process that is looked at first (its number may be another's by now); that it ended is
+written down by who looks after it, and waited for here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import ESRCH
+
+from lamina.engine.detaching import start_supervised
+from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, TimeoutExpired
+from lamina.linux.fd import Fd, ready
+from lamina.linux.process import pidfd_open, pidfd_send_signal
+from lamina.linux.signals import signal_number
+from lamina.runtime.identity import same_process
+from lamina.store import names
+from lamina.store.containers import (
+    LIVING,
+    PAUSED,
+    RESTARTING,
+    RUNNING,
+    STOPPED_MARK,
+    no_such,
+)
+from lamina.supervisor.signals import DEFAULT, standing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.containers import Home
+
+SIGKILL, SIGTERM, SIGCONT, WAKE = 9, 15, 18, 10
+STOP_TIMEOUT = 10.0
+# how long who looks after a container may take to write down that it ended
+PATIENCE = 30.0
+# signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
+_DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
+
+
+def state_of(home: Home) -> str:
+    """Its state, the process looked at as well. Raises NotFound, Corrupt."""
+    if not home.exists():
+        raise no_such(home.short_id)
+    return home.state(lives)
+
+
+def lives(state: dict[str, Any]) -> bool:
+    """Whether the process of that state record is still there."""
+    return same_process(int(state.get("pid") or 0), state)
+
+
+def start(home: Home, *, attached: int = -1) -> list[str]:
+    """Start it, unless it runs; the warnings that are new. Raises Conflict while it is paused, NotFound, and what a
+    start raises.
+    """
+    asked = home.asked()
+    state = state_of(home)
+    if state == PAUSED:
+        raise Conflict(f"start container {home.short_id}: it is paused", remedy="unpause it")
+    if state in (RUNNING, RESTARTING):
+        return []
+    if not asked.get("detached"):
+        raise Conflict(
+            f"start container {asked['name']}: it was run by a command that stayed with it, and is not started again",
+            remedy="make one with 'lamina create' or 'lamina run -d'",
+        )
+    answer = start_supervised(home.store, home.id, attached=attached)
+    return list(answer.get("warnings") or ())
+
+
+def stop(home: Home, seconds: float | None = None, signal: str | int | None = None) -> None:
+    """Ask it to end, with *signal* (its own stop signal), and after *seconds* (its own, else 10; negative: never) kill
+    it. Nothing happens where it does not run. Raises NotFound, InvalidInput, TimeoutExpired.
+    """
+    asked = home.asked()
+    number = _stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
+    grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
+    if state_of(home) not in LIVING:
+        return
+    with _process(home) as process:
+        # before the signal: who looks after it must not start it again
+        wake(home, number if process.would_end(number, asked) else 0)
+        if process.is_there:
+            process.deliver(number, asked)
+            _thaw(home)
+            if not process.ends_within(None if grace < 0 else grace):
+                process.send(SIGKILL)
+        _await_end(home, process)
+
+
+def kill(home: Home, signal: str | int = SIGKILL) -> None:
+    """Send *signal* to its first process. Raises Conflict where it does not run, NotFound, InvalidInput."""
+    asked = home.asked()
+    number = signal_number(str(signal), "kill")
+    state = state_of(home)
+    if state not in LIVING:
+        raise Conflict(
+            f"kill container {asked['name']}: it is not running", remedy="'lamina start' starts it"
+        )
+    with _process(home) as process:
+        ends = process.would_end(number, asked)
+        if number in (SIGKILL, _stop_signal(asked)):
+            wake(home, number if ends else 0)
+        if process.is_there:
+            process.deliver(number, asked)
+        if number == SIGKILL:
+            _thaw(home)
+            _await_end(home, process)
+
+
+def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
+    """Stop it, if it runs, and start it. Raises as these do."""
+    stop(home, seconds, signal)
+    return start(home)
+
+
+def wait(home: Home, condition: str = "not-running") -> int:
+    """Wait until it has ended, and give its exit status; 0 for one that never ran. Raises NotFound."""
+    try:
+        ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except FileNotFoundError:
+        ends = None
+    while True:
+        state = _state_or_none(home)
+        if state not in (RUNNING, PAUSED):
+            break
+        with _process(home) as process:
+            if process.is_there:
+                process.ends_within(None)
+        time.sleep(0.002)
+        if ends is not None and (said := os.pread(ends, 64, 0)):
+            return int(said.split()[0])
+    if ends is not None and (said := os.pread(ends, 64, 0)):
+        return int(said.split()[-1])
+    if state is None:
+        raise no_such(home.short_id)
+    end = home.read("exit")
+    return 0 if end is None else int(end["status"])
+
+
+def _state_or_none(home: Home) -> str | None:
+    try:
+        return state_of(home)
+    except NotFound:
+        return None
+
+
+def rename(home: Home, name: str) -> str:
+    """Call it *name*; the name it had. Raises Conflict where that is taken, InvalidInput, NotFound."""
+    names.check_name(name)
+    store, old = home.store, ""
+
+    def change(asked: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal old
+        old = str(asked["name"])
+        if old == name:
+            raise InvalidInput(f"rename container {name}: that is its name already")
+        names.take(store.names, name, home.id, store.containers)
+        return {**asked, "name": name}
+
+    def called() -> str:
+        return str(home.asked()["name"])
+
+    try:
+        home.change_asked(change)
+    except BaseException:
+        if old and old != name:
+            names.drop_alias(store.names, name, home.id, called)
+        raise
+    home.remark(name)
+    names.drop_alias(store.names, old, home.id, called)
+    return old
+
+
+def _stop_signal(asked: dict[str, Any]) -> int:
+    """The record's, which may be an image's own words."""
+    try:
+        return signal_number(str(asked.get("stop_signal") or SIGTERM), "stop") or SIGTERM
+    except InvalidInput:
+        return SIGTERM
+
+
+def wake(home: Home, carried: int = 0) -> None:
+    """Note that it is to stay stopped, and have who looks after it see that.
+
+    *carried* is the signal whose default action is carried out by us: the exit status tells of that, not of SIGKILL.
+    """
+    home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
+    supervisor = (home.read("state") or {}).get("supervisor")
+    if supervisor:
+        with _Process(supervisor) as process:
+            process.send(WAKE)
+
+
+def _thaw(home: Home) -> None:
+    """What is frozen sees no signal, and does not end."""
+    if not home.is_marked("paused"):
+        return
+    record = (home.read("state") or {}).get("cgroup")
+    if record:
+        from lamina.runtime.cgroups import reopen
+
+        reopen(record).thaw()
+    home.drop_mark("paused")
+
+
+def _await_end(home: Home, process: _Process) -> None:
+    """Until it is written down that it ended, and nobody looks after it or it begins anew."""
+    if not process.ends_within(PATIENCE):
+        raise TimeoutExpired(
+            f"end container {home.short_id}: its first process does not end, although it was killed",
+            remedy="it waits within the kernel, for a disk or a network file system",
+        )
+    deadline, pause = time.monotonic() + PATIENCE, 0.001
+    while _state_or_none(home) in LIVING or home.is_looked_after():
+        if process.state is not None and (home.read("state") or {}).get("pid") != process.pid:
+            return
+        if time.monotonic() > deadline:
+            raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def _process(home: Home) -> _Process:
+    """Its first process; in the pause before another start there is none."""
+    return _Process(None if os.path.lexists(home.path + b"/exit.json") else home.read("state"))
+
+
+class _Process:
+    """A process of a record, held by descriptor: it is that one or nobody."""
+
+    def __init__(self, state: dict[str, Any] | None) -> None:
+        self.state = state
+        self.pid = int((state or {}).get("pid") or 0)
+        self._pidfd: Fd | None = None
+        if state is None or not self.pid:
+            return
+        try:
+            found = pidfd_open(self.pid)
+        except KernelError as error:
+            if error.errno != ESRCH:
+                raise
+            return
+        if same_process(self.pid, state):
+            self._pidfd = found
+        else:
+            found.close()
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pidfd is not None:
+            self._pidfd.close()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it runs."""
+        return self._pidfd is not None and not ready(0, self._pidfd)
+
+    def would_end(self, signal: int, asked: dict[str, Any]) -> bool:
+        """Whether *signal* would end an ordinary process here, but not the first of a pid namespace."""
+        return (
+            self.is_there
+            and signal in _DEFAULT_ENDS
+            and not (asked.get("options") or {}).get("init")
+            and standing(self.pid, signal) == DEFAULT
+        )
+
+    def deliver(self, signal: int, asked: dict[str, Any]) -> None:
+        """Send *signal*, or do what it would have done to an ordinary process."""
+        self.send(SIGKILL if self.would_end(signal, asked) else signal)
+
+    def send(self, signal: int) -> None:
+        """Send *signal*; nothing happens when it has ended already."""
+        if self._pidfd is None:
+            return
+        try:
+            pidfd_send_signal(self._pidfd, signal)
+        except KernelError as error:
+            if error.errno != ESRCH:
+                raise
+
+    def ends_within(self, seconds: float | None) -> bool:
+        """Whether it has ended, after up to *seconds*."""
+        return self._pidfd is None or bool(ready(seconds, self._pidfd))

@@ -1,0 +1,493 @@
+"""What a supervisor does: one container from its start to its end, and to its next start, in one thread.
+
+It holds the container's lock, is the parent of its first process, keeps its streams, and writes down how it ended. When
+it is killed, the container lives on (unless it is its owner's), and the next command has another supervisor adopt it.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ESRCH
+from select import POLLIN
+from time import monotonic, sleep, time_ns
+
+from lamina.engine.answers import encode, error_record
+from lamina.engine.detaching import ADOPT
+from lamina.engine.discard import discard
+from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
+from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
+from lamina.runtime.bundle import NULL
+from lamina.runtime.identity import identity_of, same_process
+from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.supervisor.log import LogWriter
+from lamina.supervisor.pump import Drain, Watch
+from lamina.supervisor.signals import Catcher
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from typing import Any, NoReturn, Protocol
+
+    from lamina.engine.options import Options
+    from lamina.runtime.cgroups import Cgroup
+    from lamina.store.root import Store
+
+    class Process(Protocol):
+        """The first process of a container: a child (runtime.launch.Running), or adopted."""
+
+        pid: int
+
+        @property
+        def pidfd(self) -> int: ...
+        @property
+        def cgroup(self) -> Cgroup | None: ...
+        def kill(self, signal: int) -> None: ...
+        def wait(self) -> int: ...
+        def close(self) -> None: ...
+
+    class Streams(Protocol):
+        """Its streams, of which the supervisor need not know more."""
+
+        child: tuple[int, int, int]
+
+        def started(self, pty: int | None) -> None: ...
+        def arm(self, watch: Watch) -> None: ...
+        def finish(self, watch: Watch) -> None: ...
+        def ended(self, status: int) -> None: ...
+        def close(self) -> None: ...
+
+else:
+    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+
+# "look at the markers": what else a supervisor is sent it only wakes up from
+WAKE = SIGUSR1
+_CAUGHT = (SIGUSR1, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# seconds for the new parent of an adopted process to wait for it
+REAPING = 2.0
+ENDS = b"/ends"
+
+
+def supervise(store: Store, identity: str, mode: str, answer: int, attached: int) -> NoReturn:
+    """Look after the container until it has ended for good, and end this process. Answers once on *answer*."""
+    supervisor = None
+    try:
+        supervisor = Supervisor(store, identity, attached)
+        said = supervisor.adopt() if mode == ADOPT else supervisor.start()
+    except BaseException as failure:
+        try:
+            if supervisor is not None:
+                supervisor.abandon(failure)
+        finally:
+            _answer(answer, {"error": error_record(failure)})
+            os._exit(1)
+    _answer(answer, said)
+    try:
+        if supervisor.process is not None or supervisor.pausing:
+            supervisor.run()
+    finally:
+        os._exit(0)
+
+
+def _answer(answer: int, said: dict[str, Any]) -> None:
+    data = encode(said)
+    try:
+        while data:
+            data = data[os.write(answer, data) :]
+    except OSError:
+        pass  # who asked is gone; the container is not
+    os.close(answer)
+
+
+class Supervisor:
+    """Looks after one container."""
+
+    def __init__(self, store: Store, identity: str, attached: int = -1) -> None:
+        self.home = Home(store, identity)
+        self.attached = attached
+        self.process: Process | None = None
+        self.streams: Streams | None = None
+        self.catcher = Catcher(_CAUGHT)
+        self.owner: Fd | None = None
+        self.pausing = False  # between an end and the next start
+        self.restarts, self.pause, self.began = 0, 0.0, monotonic()
+        self.timed_out = self.orphaned = False
+        self.asked: dict[str, Any] = {}
+
+    # -- the beginning
+
+    def start(self) -> dict[str, Any]:
+        """Start it. Raises what the start raised, Conflict, NotFound."""
+        if not self.home.hold():
+            if self.home.state() in LIVING:
+                return {"already": True}
+            raise Conflict(
+                f"start container {self.home.short_id}: another command is busy with it", remedy="try again"
+            )
+        self._read()
+        if self._is_running():  # what looked after it was killed
+            return {**self.adopt(held=True), "already": True}
+        self.home.drop_mark(STOPPED_MARK)
+        self.home.drop_mark(PAUSED_MARK)
+        self.home.mark(str(self.asked["name"]))
+        warnings = self._launch()
+        state = self.home.read("state") or {}
+        return {"started": state, "warnings": warnings}
+
+    def _read(self) -> None:
+        self.asked = self.home.asked()
+        if self.asked.get("owner"):
+            self.owner = _process(self.asked["owner"])
+            if self.owner is None:
+                raise Conflict(
+                    f"start container {self.home.short_id}: the process that owned it has ended",
+                    remedy="it is removed by the next command",
+                )
+
+    @property
+    def options(self) -> Options:
+        """What was asked of it."""
+        from lamina.engine.keeping import options_of
+
+        return options_of(self.asked)
+
+    def _is_running(self) -> bool:
+        state = self.home.read("state")
+        ended = os.path.lexists(self.home.path + b"/exit.json")
+        return state is not None and not ended and same_process(int(state.get("pid") or 0), state)
+
+    def _launch(self) -> list[str]:
+        """One start; the warnings that are new. Raises, then nothing of it runs."""
+        from lamina.engine.starting import Start
+
+        home = self.home
+        log, self.streams = None, None
+        try:
+            _make_anew(home.path + ENDS)
+            self.streams = log = _Logged(home.path)
+            start = Start(home, self.asked, log.child, dependent=self.asked.get("owner") is not None)
+            state = {"supervisor": identity_of(os.getpid()), "restarts": self.restarts, "pause": self.pause}
+            running = start.run(state)
+        except BaseException:
+            if log is not None:
+                log.close()
+            raise
+        self.asked = start.asked
+        self.process, self.began, self.timed_out = running, monotonic(), False
+        home.drop_record("exit")
+        home.drop_record("failed")
+        log.started(running.pty)
+        return start.warnings
+
+    def adopt(self, *, held: bool = False) -> dict[str, Any]:
+        """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""
+        if not held and not self.home.hold():
+            return {"already": True}
+        if not held:
+            self._read()
+        end, state = self.home.read("exit"), self.home.read("state")
+        if state is None or (end is not None and not end.get("restarting")):
+            self.home.release()
+            return {"already": True}
+        self.restarts, self.pause = int(state.get("restarts") or 0), float(state.get("pause") or 0)
+        if end is not None:
+            self.pausing = True
+            return {"adopted": True}
+        self.process = _Adopted(state)
+        self.began = monotonic() - max(0.0, (time_ns() - int(state.get("started") or 0)) / 1e9)
+        self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
+        self.streams = _Logged(self.home.path, adopted=True)
+        return {"adopted": True}
+
+    def abandon(self, failure: BaseException) -> None:
+        """The start failed: note why, or remove what was to be removed at its end."""
+        home = self.home
+        try:
+            if home.held and home.read("state") is None and self.asked.get("rm"):
+                discard(home, str(self.asked.get("name") or ""), self.asked)
+            elif home.held and isinstance(failure, LaminaError) and self.asked:
+                self._note_failure(failure)
+                home.unmark()
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while cleaning up: {second}")
+        finally:
+            home.release()
+
+    def _note_failure(self, failure: LaminaError) -> None:
+        self.home.write("failed", {"status": failure.exit_code, "message": failure.message, "at": time_ns()})
+
+    # -- its life
+
+    def run(self) -> None:
+        """Until it has ended and is not started again."""
+        while True:
+            if self.process is not None:
+                status = self._attend(self.process)
+                again = self._record_end(self.process, status)
+                self.process = None
+                if not again:
+                    break
+            if not self._wait() or not self._again():
+                break
+        self._finish()
+
+    def _attend(self, process: Process) -> int:
+        """Its exit status, once it has ended and all of its output was handed on."""
+        assert self.streams is not None
+        watch, ended = Watch(), False
+
+        def on_end(_events: int) -> None:
+            nonlocal ended
+            ended = True
+            watch.drop(process.pidfd)
+
+        watch.set(process.pidfd, POLLIN, on_end)
+        self._listen(watch)
+        self.streams.arm(watch)
+        seconds = self.options.timeout
+        deadline = None if seconds is None else self.began + seconds
+        while not ended:
+            watch.wait(None if deadline is None else max(0.0, deadline - monotonic()))
+            late = deadline is not None and monotonic() >= deadline
+            if (late or self.orphaned) and not ended:
+                self.timed_out, deadline = late, None
+                process.kill(SIGKILL)
+        self.streams.finish(watch)
+        return process.wait()
+
+    def _listen(self, watch: Watch) -> None:
+        """For signals, and for the end of the owner."""
+        watch.set(self.catcher.fd, POLLIN, self._woken)
+        owner = self.owner
+        if owner is not None and not self.orphaned:
+
+            def orphan(_events: int) -> None:
+                self.orphaned = True
+                watch.drop(owner)
+
+            watch.set(owner, POLLIN, orphan)
+
+    def _woken(self, _events: int) -> None:
+        """Whatever it is about, it is to be seen in the markers."""
+        self.catcher.take()
+
+    def _record_end(self, process: Process, status: int) -> bool:
+        """Write down how it ended; whether it is started again."""
+        home = self.home
+        cgroup = process.cgroup
+        oom = 0
+        if cgroup is not None:
+            oom = cgroup.oom_kills()
+            if not cgroup.remove_unused():
+                cgroup.kill()
+        process.close()
+        stopped = home.is_marked(STOPPED_MARK)
+        carried = home.mark_text(STOPPED_MARK)
+        if carried.isdigit() and status == 128 + SIGKILL:
+            status = 128 + int(carried)  # its default action, carried out by us
+        unknown = status == UNKNOWN and isinstance(process, _Adopted) and process.unknown
+        end: dict[str, Any] = {
+            "status": status,
+            "finished": time_ns(),
+            "oom_kills": oom,
+            "timed_out": self.timed_out,
+        }
+        if unknown:
+            end["unknown"] = True
+        return self._ended(end, stopped=stopped)
+
+    def _ended(self, end: dict[str, Any], *, stopped: bool) -> bool:
+        home, status = self.home, int(end["status"])
+        again = not self.orphaned and is_restarted(
+            self.options.restart, status, self.restarts, stopped=stopped
+        )
+        end["restarts"] = self.restarts
+        if again:
+            end["restarting"] = True
+        home.write("exit", end)
+        _append(home.path + ENDS, b"%d\n" % status)
+        home.drop_mark(PAUSED_MARK)
+        if self.streams is not None:
+            self.streams.ended(status)
+            self.streams.close()
+            self.streams = None
+        if again:
+            self.pause = pause_after(self.pause, monotonic() - self.began)
+        return again
+
+    def _wait(self) -> bool:
+        """The pause before the next start; False when somebody stops it meanwhile."""
+        watch, until = Watch(), monotonic() + self.pause
+        self._listen(watch)
+        while not self.orphaned and not self.home.is_marked(STOPPED_MARK):
+            left = until - monotonic()
+            if left <= 0:
+                return True
+            watch.wait(left)
+        end = self.home.read("exit") or {}
+        self.home.write("exit", {key: given for key, given in end.items() if key != "restarting"})
+        return False
+
+    def _again(self) -> bool:
+        """Start it once more; whether there is something to look after. A start that fails counts as an end."""
+        while True:
+            self.restarts += 1
+            try:
+                self.asked = self.home.asked()
+                self._launch()
+                return True
+            except (OSError, LaminaError) as error:
+                failure = error if isinstance(error, LaminaError) else KernelError("start", error.errno or 0)
+                end = {"status": failure.exit_code, "finished": time_ns(), "oom_kills": 0, "timed_out": False}
+                self._note_failure(failure)
+                self.began = monotonic()
+                if not self._ended(end, stopped=self.home.is_marked(STOPPED_MARK)) or not self._wait():
+                    return False
+
+    def _finish(self) -> None:
+        """It has ended for good: nobody looks after it any more, or it is removed."""
+        home = self.home
+        try:
+            asked = home.asked()
+            if asked.get("rm") or self.orphaned:
+                discard(home, asked["name"], asked, volumes=True)
+            else:
+                home.make_durable()
+                home.unmark()
+        finally:
+            home.release()
+
+
+def _make_anew(path: bytes) -> None:
+    """Another file of that name, empty: who reads the old one goes on with that."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _append(path: bytes, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _process(state: dict[str, Any]) -> Fd | None:
+    """The process of that record, None if it is not there any more."""
+    try:
+        found = pidfd_open(int(state["pid"]))
+    except KernelError:
+        return None
+    if same_process(int(state["pid"]), state):
+        return found
+    found.close()
+    return None
+
+
+class _Adopted:
+    """The first process of a container whose supervisor was killed: no child of ours, and perhaps gone already."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        from lamina.runtime.cgroups import reopen
+
+        self.pid = int(state["pid"])
+        found = _process(state)
+        self.unknown = found is None
+        self.pidfd: Fd = Fd(os.eventfd(1, os.EFD_CLOEXEC)) if found is None else found
+        self.cgroup: Cgroup | None = reopen(state["cgroup"]) if state.get("cgroup") else None
+
+    def kill(self, signal: int) -> None:
+        """Send *signal*; nothing happens when the process has ended already."""
+        if not self.unknown:
+            try:
+                pidfd_send_signal(self.pidfd, signal)
+            except KernelError as error:
+                if error.errno != ESRCH:
+                    raise
+
+    def wait(self) -> int:
+        """The exit status, 128 + n after signal n; UNKNOWN where nobody can tell (pidfd_open(2), PIDFD_GET_INFO)."""
+        deadline = monotonic() + REAPING
+        while not self.unknown:
+            try:
+                code = pidfd_get_info(self.pidfd).exit_status
+            except KernelError:
+                break
+            if code is not None:
+                return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+            if monotonic() > deadline:  # its new parent does not wait for it
+                break
+            sleep(0.005)
+        self.unknown = True
+        return UNKNOWN
+
+    def close(self) -> None:
+        """Let go, and remove the control groups."""
+        self.pidfd.close()
+        if self.cgroup is not None:
+            self.cgroup.remove()
+
+
+class _Logged:
+    """Its output, written to the log by way of fifos in its directory: they are there when this process is not.
+
+    The container has them open for reading as well, so writing to one that nobody reads is no broken pipe.
+    """
+
+    def __init__(self, directory: bytes, *, adopted: bool = False) -> None:
+        self.child: tuple[int, int, int] = (NULL, NULL, NULL)
+        self._log = LogWriter(directory + b"/log")
+        self._owned: list[int] = []
+        self._drains: list[Drain] = []
+        try:
+            for name, stream in ((b"/out", b"o"), (b"/err", b"e")):
+                self._open(directory + name, stream, adopted)
+            if not adopted:
+                self.child = (NULL, self._owned[0], self._owned[1])
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: bytes, stream: bytes, adopted: bool) -> None:
+        try:
+            os.mkfifo(path, 0o600)
+        except FileExistsError:
+            pass
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._drains.append(Drain(reader, log=self._log, stream=stream))
+        if not adopted:
+            self._owned.append(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+    def started(self, pty: int | None) -> None:
+        """The container has its descriptors."""
+        for fd in self._owned:
+            os.close(fd)
+        self._owned.clear()
+        if pty is not None:
+            self._drains.append(Drain(os.dup(pty), log=self._log, hold=True))
+
+    def arm(self, watch: Watch) -> None:
+        """Begin to pump."""
+        for drain in self._drains:
+            drain.arm(watch)
+
+    def finish(self, watch: Watch) -> None:
+        """It has ended: what was written is still on its way."""
+        while any(drain.source >= 0 for drain in self._drains) and watch.wait(0):
+            pass
+
+    def ended(self, status: int) -> None:
+        """Nobody is told."""
+
+    def close(self) -> None:
+        """Close everything."""
+        for fd in self._owned:
+            os.close(fd)
+        self._owned.clear()
+        for drain in self._drains:
+            drain.close()
+        self._log.close()
