@@ -232,6 +232,7 @@ class Nested(Group):
 
 NESTED = {
     "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained.",
+    "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
     "volume": "Volumes: directories that outlive the containers that mount them.",

@@ -103,7 +103,7 @@ class Container:
     @property
     def state(self) -> str:
         """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
-        from lamina.engine.life import state_of
+        from lamina.engine.settling import state_of
 
         return state_of(self._home)
 
@@ -399,8 +399,10 @@ class _Held:
         self._home, self._verb, self._kill = home, verb, kill
 
     def __enter__(self) -> None:
+        from lamina.engine.settling import hold
+
         home = self._home
-        if not home.hold():
+        if not hold(home):
             if not self._kill:
                 raise Conflict(
                     f"{self._verb} container {home.short_id}: it is running, or in use by another command",

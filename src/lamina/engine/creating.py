@@ -8,6 +8,7 @@ from lamina.engine.run import Io, Session
 from lamina.errors import InvalidInput
 from lamina.runtime.identity import identity_of
 from lamina.store import containers
+from lamina.store.events import about, note
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL
 
@@ -50,6 +51,8 @@ def create(
         session.prepare(command)
         if hooks.created is not None:
             hooks.created(home.id)
+        assert session.record is not None
+        note(store, about(session.record, "create"))
         home.unmark()
         home.release()
         return home

@@ -226,6 +226,16 @@ class Engine:
 
         return events(self.store, since, until, filters)
 
+    def prune_containers(
+        self, *, before: float | None = None, labels: Sequence[str] = (), without: Sequence[str] = ()
+    ) -> tuple[list[str], int]:
+        """Remove the containers that do not run: those made *before* that time (seconds since 1970), which have all of
+        *labels* (KEY or KEY=VALUE) and none of those *without*. Their ids, and how many bytes became free.
+        """
+        from lamina.engine.pruning import prune_containers
+
+        return prune_containers(self.containers(all=True), before, labels, without)
+
     # -- images
 
     def pull(

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from errno import ESRCH
 
 from lamina.engine.detaching import start_supervised
-from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, TimeoutExpired
-from lamina.linux.fd import Fd, ready
-from lamina.linux.process import pidfd_open, pidfd_send_signal
+from lamina.engine.settling import SIGKILL, Process, state_of
+from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
+from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
-from lamina.runtime.identity import same_process
 from lamina.store import names
 from lamina.store.containers import (
+    DEAD,
     LIVING,
     PAUSED,
     RESTARTING,
@@ -25,7 +24,7 @@ from lamina.store.containers import (
     STOPPED_MARK,
     no_such,
 )
-from lamina.supervisor.signals import DEFAULT, standing
+from lamina.store.events import about, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,24 +32,10 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
-SIGKILL, SIGTERM, SIGCONT, WAKE = 9, 15, 18, 10
+SIGTERM, WAKE = 15, 10
 STOP_TIMEOUT = 10.0
 # how long who looks after a container may take to write down that it ended
 PATIENCE = 30.0
-# signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
-_DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
-
-
-def state_of(home: Home) -> str:
-    """Its state, the process looked at as well. Raises NotFound, Corrupt."""
-    if not home.exists():
-        raise no_such(home.short_id)
-    return home.state(lives)
-
-
-def lives(state: dict[str, Any]) -> bool:
-    """Whether the process of that state record is still there."""
-    return same_process(int(state.get("pid") or 0), state)
 
 
 def start(home: Home, *, attached: int = -1) -> list[str]:
@@ -90,6 +75,7 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
             if not process.ends_within(None if grace < 0 else grace):
                 process.send(SIGKILL)
         _await_end(home, process)
+    note(home.store, about(asked, "stop"))
 
 
 def kill(home: Home, signal: str | int = SIGKILL) -> None:
@@ -107,6 +93,7 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
             wake(home, number if ends else 0)
         if process.is_there:
             process.deliver(number, asked)
+        note(home.store, about(asked, "kill", signal=number))
         if number == SIGKILL:
             _thaw(home)
             _await_end(home, process)
@@ -115,7 +102,9 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
 def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
     """Stop it, if it runs, and start it. Raises as these do."""
     stop(home, seconds, signal)
-    return start(home)
+    warnings = start(home)
+    note(home.store, about(home.asked(), "restart"))
+    return warnings
 
 
 def wait(home: Home, condition: str = "not-running") -> int:
@@ -136,6 +125,7 @@ def wait(home: Home, condition: str = "not-running") -> int:
             return int(said.split()[0])
     if ends is not None and (said := os.pread(ends, 64, 0)):
         return int(said.split()[-1])
+    _settle(home)
     if state is None:
         raise no_such(home.short_id)
     end = home.read("exit")
@@ -173,6 +163,7 @@ def rename(home: Home, name: str) -> str:
         raise
     home.remark(name)
     names.drop_alias(store.names, old, home.id, called)
+    note(store, about(home.asked(), "rename", oldName=old))
     return old
 
 
@@ -192,7 +183,7 @@ def wake(home: Home, carried: int = 0) -> None:
     home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
     supervisor = (home.read("state") or {}).get("supervisor")
     if supervisor:
-        with _Process(supervisor) as process:
+        with Process(supervisor) as process:
             process.send(WAKE)
 
 
@@ -208,7 +199,7 @@ def _thaw(home: Home) -> None:
     home.drop_mark("paused")
 
 
-def _await_end(home: Home, process: _Process) -> None:
+def _await_end(home: Home, process: Process) -> None:
     """Until it is written down that it ended, and nobody looks after it or it begins anew."""
     if not process.ends_within(PATIENCE):
         raise TimeoutExpired(
@@ -223,68 +214,20 @@ def _await_end(home: Home, process: _Process) -> None:
             raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
+    _settle(home)
 
 
-def _process(home: Home) -> _Process:
+def _settle(home: Home) -> None:
+    """If who looked after it was killed before it had written down the end, do that."""
+    if _state_or_none(home) == DEAD:
+        from lamina.engine.recover import recover
+
+        recover(home.store)
+        hold_out = time.monotonic() + PATIENCE
+        while _state_or_none(home) in LIVING and home.is_looked_after() and time.monotonic() < hold_out:
+            time.sleep(0.005)  # an adopted one that has ended is written down in a moment
+
+
+def _process(home: Home) -> Process:
     """Its first process; in the pause before another start there is none."""
-    return _Process(None if os.path.lexists(home.path + b"/exit.json") else home.read("state"))
-
-
-class _Process:
-    """A process of a record, held by descriptor: it is that one or nobody."""
-
-    def __init__(self, state: dict[str, Any] | None) -> None:
-        self.state = state
-        self.pid = int((state or {}).get("pid") or 0)
-        self._pidfd: Fd | None = None
-        if state is None or not self.pid:
-            return
-        try:
-            found = pidfd_open(self.pid)
-        except KernelError as error:
-            if error.errno != ESRCH:
-                raise
-            return
-        if same_process(self.pid, state):
-            self._pidfd = found
-        else:
-            found.close()
-
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pidfd is not None:
-            self._pidfd.close()
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it runs."""
-        return self._pidfd is not None and not ready(0, self._pidfd)
-
-    def would_end(self, signal: int, asked: dict[str, Any]) -> bool:
-        """Whether *signal* would end an ordinary process here, but not the first of a pid namespace."""
-        return (
-            self.is_there
-            and signal in _DEFAULT_ENDS
-            and not (asked.get("options") or {}).get("init")
-            and standing(self.pid, signal) == DEFAULT
-        )
-
-    def deliver(self, signal: int, asked: dict[str, Any]) -> None:
-        """Send *signal*, or do what it would have done to an ordinary process."""
-        self.send(SIGKILL if self.would_end(signal, asked) else signal)
-
-    def send(self, signal: int) -> None:
-        """Send *signal*; nothing happens when it has ended already."""
-        if self._pidfd is None:
-            return
-        try:
-            pidfd_send_signal(self._pidfd, signal)
-        except KernelError as error:
-            if error.errno != ESRCH:
-                raise
-
-    def ends_within(self, seconds: float | None) -> bool:
-        """Whether it has ended, after up to *seconds*."""
-        return self._pidfd is None or bool(ready(seconds, self._pidfd))
+    return Process(None if os.path.lexists(home.path + b"/exit.json") else home.read("state"))

@@ -9,6 +9,7 @@ from lamina.engine.keeping import options_of
 from lamina.engine.restarting import UNKNOWN, is_restarted
 from lamina.runtime.identity import boot_id, same_process
 from lamina.store.containers import PAUSED_MARK, STOPPED_MARK
+from lamina.store.events import about, ending, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
     end_processes(asked, state or {})
     if (asked.get("rm") and (state is not None or end is not None)) or orphaned:
         discard(home, asked["name"], asked, volumes=True)
+        note(home.store, about(asked, "destroy"))
         return
     if end is None and state is not None:
         home.write("exit", {"status": UNKNOWN, "finished": time_ns(), "oom_kills": 0, "unknown": True})
+        note(home.store, *ending({**asked, "rm": False}, UNKNOWN, 0))
     elif end is not None and end.get("restarting"):
         home.write("exit", {key: given for key, given in end.items() if key != "restarting"})
     home.drop_mark(PAUSED_MARK)

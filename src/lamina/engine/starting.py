@@ -15,6 +15,7 @@ from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
+from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Start:
 
     def _prepare(self, drawn: Design) -> None:
         home = self.home
+        point("start: furnish")
         furnish(drawn.layers, remover(self.asked))
         if drawn.base.id:
             from lamina.engine.own_files import write
@@ -126,6 +128,7 @@ class Start:
         known = {*(self.asked.get("warnings") or ()), *self.warnings}
         self.warnings += [warning for warning in drawn.warnings if warning not in known]
         store = self.home.store
+        point("start: launch")
         return launch(
             drawn.bundle,
             stdin=self.child[0],
@@ -138,6 +141,7 @@ class Start:
         )
 
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
+        point("start: launched")
         found = {**identity_of(running.pid), "started": time_ns(), **state}
         found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
         self.home.write("spec", drawn.written_spec())
@@ -145,4 +149,5 @@ class Start:
             found["cgroup"] = running.cgroup.record()
         if running.notes:
             found["notes"] = list(running.notes)
+        point("start: write state record")
         self.home.write("state", found)

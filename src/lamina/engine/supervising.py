@@ -15,12 +15,15 @@ from lamina.engine.answers import encode, error_record
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
+from lamina.engine.settling import hold, lives
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
 from lamina.runtime.bundle import NULL
 from lamina.runtime.identity import identity_of, same_process
 from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.store.events import about, ending, note
+from lamina.store.trace import point
 from lamina.supervisor.log import LogWriter
 from lamina.supervisor.pump import Drain, Watch
 from lamina.supervisor.signals import Catcher
@@ -86,8 +89,23 @@ def supervise(store: Store, identity: str, mode: str, answer: int, attached: int
     try:
         if supervisor.process is not None or supervisor.pausing:
             supervisor.run()
+    except BaseException as failure:
+        _confess(supervisor.home, failure)
     finally:
         os._exit(0)
+
+
+def _confess(home: Home, failure: BaseException) -> None:
+    """Nobody listens to a supervisor that fails, so what went wrong is put beside the container's log. The container is
+    as if its supervisor had been killed.
+    """
+    import traceback
+
+    text = "".join(traceback.format_exception(failure))
+    try:
+        _append(home.path + b"/supervisor.error", text.encode(errors="replace"))
+    except OSError:
+        pass
 
 
 def _answer(answer: int, said: dict[str, Any]) -> None:
@@ -119,18 +137,21 @@ class Supervisor:
 
     def start(self) -> dict[str, Any]:
         """Start it. Raises what the start raised, Conflict, NotFound."""
-        if not self.home.hold():
+        if not hold(self.home):
             if self.home.state() in LIVING:
                 return {"already": True}
             raise Conflict(
                 f"start container {self.home.short_id}: another command is busy with it", remedy="try again"
             )
+        point("start: held")
         self._read()
         if self._is_running():  # what looked after it was killed
             return {**self.adopt(held=True), "already": True}
         self.home.drop_mark(STOPPED_MARK)
         self.home.drop_mark(PAUSED_MARK)
+        point("start: mark")
         self.home.mark(str(self.asked["name"]))
+        point("start: marked")
         warnings = self._launch()
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
@@ -155,7 +176,7 @@ class Supervisor:
     def _is_running(self) -> bool:
         state = self.home.read("state")
         ended = os.path.lexists(self.home.path + b"/exit.json")
-        return state is not None and not ended and same_process(int(state.get("pid") or 0), state)
+        return state is not None and not ended and lives(state)
 
     def _launch(self) -> list[str]:
         """One start; the warnings that are new. Raises, then nothing of it runs."""
@@ -175,15 +196,19 @@ class Supervisor:
             raise
         self.asked = start.asked
         self.process, self.began, self.timed_out = running, monotonic(), False
+        point("start: drop exit record")
         home.drop_record("exit")
         home.drop_record("failed")
+        point("start: done")
         log.started(running.pty)
+        note(home.store, about(self.asked, "start"))
         return start.warnings
 
     def adopt(self, *, held: bool = False) -> dict[str, Any]:
         """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""
         if not held and not self.home.hold():
             return {"already": True}
+        point("adopt: held")
         if not held:
             self._read()
         end, state = self.home.read("exit"), self.home.read("state")
@@ -196,7 +221,9 @@ class Supervisor:
             return {"adopted": True}
         self.process = _Adopted(state)
         self.began = monotonic() - max(0.0, (time_ns() - int(state.get("started") or 0)) / 1e9)
+        point("adopt: write state record")
         self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
+        point("adopt: streams")
         self.streams = _Logged(self.home.path, adopted=True)
         return {"adopted": True}
 
@@ -206,6 +233,7 @@ class Supervisor:
         try:
             if home.held and home.read("state") is None and self.asked.get("rm"):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
+                note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
                 self._note_failure(failure)
                 home.unmark()
@@ -275,6 +303,7 @@ class Supervisor:
     def _record_end(self, process: Process, status: int) -> bool:
         """Write down how it ended; whether it is started again."""
         home = self.home
+        point("end: remove cgroup")
         cgroup = process.cgroup
         oom = 0
         if cgroup is not None:
@@ -305,7 +334,11 @@ class Supervisor:
         end["restarts"] = self.restarts
         if again:
             end["restarting"] = True
+        self.asked = home.asked()  # it may have been renamed
+        point("end: write exit record")
         home.write("exit", end)
+        point("end: tell")
+        note(home.store, *ending({**self.asked, "rm": False}, status, int(end["oom_kills"])))
         _append(home.path + ENDS, b"%d\n" % status)
         home.drop_mark(PAUSED_MARK)
         if self.streams is not None:
@@ -323,9 +356,11 @@ class Supervisor:
         while not self.orphaned and not self.home.is_marked(STOPPED_MARK):
             left = until - monotonic()
             if left <= 0:
+                point("again: start")
                 return True
             watch.wait(left)
         end = self.home.read("exit") or {}
+        point("again: given up")
         self.home.write("exit", {key: given for key, given in end.items() if key != "restarting"})
         return False
 
@@ -350,11 +385,15 @@ class Supervisor:
         home = self.home
         try:
             asked = home.asked()
+            point("end: finish")
             if asked.get("rm") or self.orphaned:
                 discard(home, asked["name"], asked, volumes=True)
+                note(home.store, about(asked, "destroy"))
             else:
                 home.make_durable()
+                point("end: unmark")
                 home.unmark()
+                point("end: release")
         finally:
             home.release()
 

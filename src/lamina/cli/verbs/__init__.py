@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
+    "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
@@ -81,4 +82,25 @@ VERBS |= {
     "gc": (STORAGE, "gc", "Remove layers and blobs that nothing refers to, or say why they stay"),
     "pin": (STORAGE, "pin", "Never let an image go by itself"),
     "unpin": (STORAGE, "unpin", "Let an image go again like others"),
+}
+
+# the same under the names of docker's management command
+_OWN = (
+    "create",
+    "diff",
+    "export",
+    "inspect",
+    "kill",
+    "logs",
+    "rename",
+    "restart",
+    "rm",
+    "run",
+    "start",
+    "stop",
+    "wait",
+)
+VERBS |= {
+    f"container {short}": (CONTAINERS, VERBS[name][1], VERBS[name][2])
+    for short, name in {**{name: name for name in _OWN}, "ls": "ps"}.items()
 }

@@ -84,16 +84,17 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
 
 
 def status(container: Container) -> str:
-    """`Up 5 minutes`, `Exited (0) 2 hours ago`, `Created`, `Dead`."""
+    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
     import time
 
     from lamina.cli.when import ago, lasting
 
     state, now = container.state, time.time()
-    if state == "running":
-        return f"Up {lasting(now - (container.started or now))}"
-    if state == "exited":
-        return f"Exited ({container.exit_code}) {ago(container.finished or now, now)}"
+    if state in ("running", "paused"):
+        said = f"Up {lasting(now - (container.started or now))}"
+        return f"{said} (Paused)" if state == "paused" else said
+    if state in ("exited", "restarting"):
+        return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()
 
 
