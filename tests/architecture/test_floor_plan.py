@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "testing": "errors values document linux overlay store image",  # beside the house: fakes, conformance suites
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
-    "supervisor": "errors values linux overlay runtime",
+    "supervisor": "errors values document linux overlay runtime",
     "engine": "errors values document linux overlay store image runtime supervisor",
     "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
     "__main__": "cli",

@@ -57,10 +57,13 @@ def options(args: Arguments) -> RunOptions:
         from lamina.cli.options.further import asked
 
         found.update(asked(vars(args)))  # type: ignore[typeddict-item]
+    if args.log_opt:
+        found["log_opt"] = args.log_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     for key in (
         "name",
+        "log_driver",
         "hostname",
         "workdir",
         "user",

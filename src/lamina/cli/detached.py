@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from lamina.engine import Container
 
 
-def made(args: Arguments) -> Container:
-    """The container that *args*, of `run` or `create`, ask for."""
+def made(args: Arguments, *, stdin_once: bool = False) -> Container:
+    """The container that *args*, of `run` or `create`, ask for; *stdin_once*: see `Engine.create`."""
     from lamina.cli.asked import IdFile, Pulling, command, life_options, warn
     from lamina.engine.engine import Engine
 
@@ -24,6 +24,7 @@ def made(args: Arguments) -> Container:
             args.image,
             command(args),
             owner=os.getppid(),
+            stdin_once=stdin_once,
             on_warning=warn,
             on_created=cidfile.write,
             on_event=pulling.event,

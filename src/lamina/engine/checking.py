@@ -19,6 +19,7 @@ FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 NEVER = ("no", 0)
+LOGGING = ("log_driver", "log_opt")
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
@@ -53,6 +54,11 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
                 from lamina.engine.mount_notation import read_volumes_from
 
                 checked[key] = read_volumes_from(given)
+            elif key in LOGGING:
+                if "log" not in checked:
+                    from lamina.engine.logging import read_log_options
+
+                    checked["log"] = read_log_options(*map(asked.get, LOGGING))
             else:
                 rest[key] = given
     if rest:

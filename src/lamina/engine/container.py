@@ -7,16 +7,17 @@ import time
 
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt, Unsupported
+from lamina.errors import Conflict, Corrupt, NotFound, Unsupported
 from lamina.store.events import about, note
 from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Unpack
 
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
+    from lamina.engine.attaching import Wanted
     from lamina.engine.completed import Completed
     from lamina.engine.engine import Command, Stream
     from lamina.engine.executing import ExecOptions
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.root import Store
-    from lamina.supervisor.log import LogEntry
+    from lamina.supervisor.client import Attached
+    from lamina.supervisor.logs import LogEntry
 
 # how long a forced removal waits for the engine of a killed container to let go
 PATIENCE = 15.0
-FOLLOW_EVERY = 0.1
 
 
 class Container:
@@ -154,6 +155,24 @@ class Container:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
         return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
 
+    # -- being attached to it
+
+    def attach(self, wanted: Wanted | None = None) -> Attached:
+        """Show here what it writes, and let it read what is typed here, until it ends or the detach keys are typed. For
+        the main thread of a command: its terminal and its signals are the container's meanwhile.
+        """
+        from lamina.engine.attaching import Wanted, attach
+
+        return attach(self._home, wanted or Wanted())
+
+    def start_attached(
+        self, wanted: Wanted | None = None, on_warnings: Callable[[list[str]], None] | None = None
+    ) -> Attached:
+        """Start it, attached from before its first instruction on. As `attach`."""
+        from lamina.engine.attaching import Wanted, start_attached
+
+        return start_attached(self._home, wanted or Wanted(), on_warnings)
+
     # -- further processes
 
     def exec(
@@ -198,19 +217,30 @@ class Container:
 
     # -- what it wrote
 
-    def logs(self, *, follow: bool = False) -> Iterator[LogEntry]:
-        """What it wrote, oldest first; with *follow* also what it still writes, until it ends."""
-        from lamina.supervisor.log import read_log
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Iterator[LogEntry]:
+        """What it wrote, oldest first, or the last *tail* lines of it; with *follow* also what it still writes, until
+        it ends. *since* and *until* are seconds since 1970.
 
-        path, seen = self._home.path + b"/log", 0
-        while True:
-            running = follow and self.state == "running"  # before reading: what comes after is read next time
-            for entry in read_log(path, seen):
-                seen = entry.end
-                yield entry
-            if not running:
-                return
-            time.sleep(FOLLOW_EVERY)
+        Raises Unsupported where its driver keeps nothing, NotFound where its log is gone, Corrupt.
+        """
+        from lamina.engine.logging import log_of
+
+        log = log_of(self._home, self._home.asked())
+
+        def goes_on() -> bool:
+            try:
+                return self.is_alive
+            except NotFound:  # it has ended, and with that it was removed
+                return False
+
+        return log.read(goes_on if follow else None, since=since, until=until, tail=tail)
 
     # -- what it did
 
@@ -385,10 +415,14 @@ class Container:
         Raises Conflict when it runs; with *force* it is killed then.
         """
         from lamina.engine.discard import discard
+        from lamina.engine.settling import wake_supervisor
 
         with _Held(self._home, "remove", kill=force):
             self._asked = None  # it may have been renamed
+            state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
+            if state is not None:  # there may be somebody who waits for its owner's end to remove it
+                wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
 

@@ -9,6 +9,7 @@ from lamina.errors import InvalidInput
 from lamina.runtime.identity import identity_of
 from lamina.store import containers
 from lamina.store.events import about, note
+from lamina.supervisor.logs import PASSTHROUGH
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL
 
@@ -30,13 +31,22 @@ def create(
     hooks: Hooks,
     *,
     owner: int | None = None,
+    stdin_once: bool = False,
 ) -> Home:
     """Make a container over *image* that executes *command* once it is started; nobody holds it afterwards.
 
-    *owner* is the process whose end ends it, where that was asked for. Raises as `run` does; then there is no
+    *owner* is the process whose end ends it, where that was asked for. With *stdin_once* the end of input of the first
+    who attaches to it is its own. Raises as `run` does; then there is no
     container.
     """
     further: dict[str, Any] = {"detached": True, "words": list(command)}
+    if stdin_once:
+        further["stdin_once"] = True
+    if options.log is not None and options.log[0] == PASSTHROUGH:
+        raise InvalidInput(
+            f"create container: the log driver {PASSTHROUGH} is for one that 'run' stays with, without a terminal",
+            remedy="another --log-driver",
+        )
     if options.lifetime == OWNER:
         further["owner"] = _identity(owner)
     held, session = None, None
@@ -53,7 +63,8 @@ def create(
             hooks.created(home.id)
         assert session.record is not None
         note(store, about(session.record, "create"))
-        home.unmark()
+        if options.lifetime != OWNER:  # the mark has every command look whether its owner is still there
+            home.unmark()
         home.release()
         return home
     except BaseException as failure:

@@ -130,6 +130,7 @@ class Engine:
         command: Command = (),
         *,
         owner: int | None = None,
+        stdin_once: bool = False,
         on_warning: Callable[[str], None] | None = None,
         on_created: Callable[[str], None] | None = None,
         on_event: Callable[..., None] | None = None,
@@ -138,7 +139,8 @@ class Engine:
         """Make a container over *image* that executes *command* once it is started (`Container.start`).
 
         `**options` are those of `docker create`; see LifeOptions. With the `lifetime` "owner" it ends, and is removed,
-        when the process *owner* ends (default: this one). Raises as `run` does.
+        when the process *owner* ends (default: this one). With *stdin_once*, and `interactive`, the end of input of who
+        attaches is its own; else that never ends. Raises as `run` does.
         """
         from lamina.engine.checking import check_options
         from lamina.engine.container import Container
@@ -149,7 +151,9 @@ class Engine:
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         owner = os.getpid() if owner is None else owner
-        return Container(create(self.store, image, words_of(command), checked, hooks, owner=owner))
+        return Container(
+            create(self.store, image, words_of(command), checked, hooks, owner=owner, stdin_once=stdin_once)
+        )
 
     def start(
         self,

@@ -10,7 +10,7 @@ import os
 import time
 
 from lamina.engine.detaching import start_supervised
-from lamina.engine.settling import SIGKILL, Process, state_of
+from lamina.engine.settling import SIGKILL, Process, state_of, wake_supervisor
 from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
-SIGTERM, WAKE = 15, 10
+SIGTERM = 15
 STOP_TIMEOUT = 10.0
 # how long who looks after a container may take to write down that it ended
 PATIENCE = 30.0
@@ -181,10 +181,7 @@ def wake(home: Home, carried: int = 0) -> None:
     *carried* is the signal whose default action is carried out by us: the exit status tells of that, not of SIGKILL.
     """
     home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
-    supervisor = (home.read("state") or {}).get("supervisor")
-    if supervisor:
-        with Process(supervisor) as process:
-            process.send(WAKE)
+    wake_supervisor(home.read("state") or {})
 
 
 def _thaw(home: Home) -> None:

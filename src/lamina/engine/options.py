@@ -75,6 +75,8 @@ if TYPE_CHECKING:
         device_write_iops: Sequence[str]
         annotations: Sequence[str] | Mapping[str, str]
         time_offsets: Sequence[str] | Mapping[str, str | float]
+        log_driver: str | None
+        log_opt: Sequence[str] | Mapping[str, str]
         restart: str | None
         stop_signal: str | int | None
         stop_timeout: int | None
@@ -126,9 +128,9 @@ class Options:
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw". What is
     rarely asked is in `further`.
 
-    `restart` is a policy (RESTARTS) and how often at most, 0 for no end. `stop_timeout` are the seconds between the
-    stop signal and the end, -1 for no end; `timeout` those that it may run at all. With the `lifetime` OWNER it is
-    removed when the process that started it ends.
+    `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
+    most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
+    those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
     """
 
     name: str | None = None
@@ -153,6 +155,7 @@ class Options:
     platform: str | None = None
     new_privileges: bool = False
     further: Further | None = None
+    log: tuple[str, tuple[tuple[str, str], ...]] | None = None
     restart: tuple[str, int] = ("no", 0)
     stop_signal: int | None = None
     stop_timeout: int | None = None

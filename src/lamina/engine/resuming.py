@@ -48,7 +48,8 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
     elif end is not None and end.get("restarting"):
         home.write("exit", {key: given for key, given in end.items() if key != "restarting"})
     home.drop_mark(PAUSED_MARK)
-    home.unmark()
+    if owner is None:
+        home.unmark()
 
 
 def _hand_over(home: Home) -> None:

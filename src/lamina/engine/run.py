@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Ended
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
@@ -121,7 +121,7 @@ class Session:
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
         self.stdio: Stdio | None = None
-        self.log: LogWriter | None = None
+        self.log: Writer | None = None
         self.catcher: Catcher | None = None
         self.told: set[str] = set()
         self.made: list[str] = []
@@ -255,6 +255,10 @@ class Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
+        if options.log is not None:
+            from lamina.engine.logging import record_of as log_record_of
+
+            record["log"] = log_record_of(options)
         if stop := options.stop_signal or dict(base.config.rest).get("stop_signal"):
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
@@ -267,10 +271,10 @@ class Session:
         return record
 
     def _start(self, drawn: Design) -> Running:
-        if not self.options.rm:
-            from lamina.supervisor.log import LogWriter
+        if self.options.log is not None or not self.options.rm:
+            from lamina.engine.logging import writer
 
-            self.log = LogWriter(self.home.path + b"/log")
+            self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits

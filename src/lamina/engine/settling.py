@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
-SIGKILL = 9
+SIGKILL, WAKE = 9, 10
 # how long who looks after a container may take to let go of it, once it has ended
 LETTING_GO = 10.0
 # signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
@@ -36,6 +36,13 @@ def lives(state: dict[str, Any]) -> bool:
     """Whether the process of that state record is still there."""
     with Process(state) as process:
         return process.is_there
+
+
+def wake_supervisor(state: dict[str, Any]) -> None:
+    """Have the supervisor in that state record look at the markers of its container, and whether it is still there."""
+    if state.get("supervisor"):
+        with Process(state["supervisor"]) as process:
+            process.send(WAKE)
 
 
 def hold(home: Home) -> bool:

@@ -38,10 +38,19 @@ class Start:
     """
 
     def __init__(
-        self, home: Home, asked: dict[str, Any], child: tuple[int, int, int], *, dependent: bool
+        self,
+        home: Home,
+        asked: dict[str, Any],
+        child: tuple[int, int, int],
+        *,
+        dependent: bool,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        """*child* are its standard streams; *dependent*: it dies with this process."""
+        """*child* are its standard streams; *dependent*: it dies with this process; *size* is its terminal's, in rows
+        and columns.
+        """
         self.home, self.asked, self.child, self.dependent = home, asked, child, dependent
+        self.size = size
         self.options, self.image = options_of(asked), image_of(asked)
         self.warnings: list[str] = []
 
@@ -64,6 +73,9 @@ class Start:
         while True:
             try:
                 drawn = self._draw(refused)
+                if self.size is not None and self.options.tty:
+                    rows, columns = self.size
+                    drawn.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:

@@ -14,23 +14,24 @@ from time import monotonic, sleep, time_ns
 from lamina.engine.answers import encode, error_record
 from lamina.engine.detaching import ADOPT
 from lamina.engine.discard import discard
+from lamina.engine.logging import writer
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import hold, lives
-from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
-from lamina.runtime.bundle import NULL
 from lamina.runtime.identity import identity_of, same_process
 from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
-from lamina.supervisor.log import LogWriter
-from lamina.supervisor.pump import Drain, Watch
-from lamina.supervisor.signals import Catcher
+from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
+from lamina.supervisor.pump import Watch
+from lamina.supervisor.signals import Catcher, Deliverer
+from lamina.supervisor.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
     from typing import Any, NoReturn, Protocol
 
     from lamina.engine.options import Options
@@ -50,23 +51,13 @@ if TYPE_CHECKING:
         def wait(self) -> int: ...
         def close(self) -> None: ...
 
-    class Streams(Protocol):
-        """Its streams, of which the supervisor need not know more."""
-
-        child: tuple[int, int, int]
-
-        def started(self, pty: int | None) -> None: ...
-        def arm(self, watch: Watch) -> None: ...
-        def finish(self, watch: Watch) -> None: ...
-        def ended(self, status: int) -> None: ...
-        def close(self) -> None: ...
-
 else:
-    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
 
-# "look at the markers": what else a supervisor is sent it only wakes up from
-WAKE = SIGUSR1
-_CAUGHT = (SIGUSR1, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# what else than WAKE a supervisor is sent it only wakes up from
+_CAUGHT = (WAKE, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+# seconds after which the guard of a container that has ended looks whether it is still there, if nobody says so
+LOOK_AGAIN = 60.0
 # seconds for the new parent of an adopted process to wait for it
 REAPING = 2.0
 ENDS = b"/ends"
@@ -126,6 +117,7 @@ class Supervisor:
         self.attached = attached
         self.process: Process | None = None
         self.streams: Streams | None = None
+        self.deliverer: Deliverer | None = None
         self.catcher = Catcher(_CAUGHT)
         self.owner: Fd | None = None
         self.pausing = False  # between an end and the next start
@@ -152,7 +144,10 @@ class Supervisor:
         point("start: mark")
         self.home.mark(str(self.asked["name"]))
         point("start: marked")
+        before = self.home.read("state")
         warnings = self._launch()
+        if before is not None and self.owner is not None:
+            wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
 
@@ -183,16 +178,26 @@ class Supervisor:
         from lamina.engine.starting import Start
 
         home = self.home
-        log, self.streams = None, None
+        streams, self.streams = None, None
         try:
             _make_anew(home.path + ENDS)
-            self.streams = log = _Logged(home.path)
-            start = Start(home, self.asked, log.child, dependent=self.asked.get("owner") is not None)
+            self.streams = streams = self._streams()
+            if self.attached >= 0:
+                attached, self.attached = self.attached, -1
+                streams.join(attached)
+            streams.listen()
+            start = Start(
+                home,
+                self.asked,
+                streams.child,
+                dependent=self.asked.get("owner") is not None,
+                size=streams.size,
+            )
             state = {"supervisor": identity_of(os.getpid()), "restarts": self.restarts, "pause": self.pause}
             running = start.run(state)
         except BaseException:
-            if log is not None:
-                log.close()
+            if streams is not None:
+                streams.close()
             raise
         self.asked = start.asked
         self.process, self.began, self.timed_out = running, monotonic(), False
@@ -200,9 +205,33 @@ class Supervisor:
         home.drop_record("exit")
         home.drop_record("failed")
         point("start: done")
-        log.started(running.pty)
+        streams.started(running.pty)
         note(home.store, about(self.asked, "start"))
         return start.warnings
+
+    def _streams(self, *, adopted: bool = False) -> Streams:
+        options, asked = self.options, self.asked
+        env = [
+            *((asked.get("config") or {}).get("env") or ()),
+            *(f"{name}={text}" for name, text in options.env),
+        ]
+        return Streams(
+            self.home.path,
+            interactive=options.interactive,
+            once=bool(asked.get("stdin_once")),
+            tty=options.tty,
+            log=writer(self.home.path, self.home.id, options, env),
+            deliver=self._deliver,
+            adopt=adopted,
+        )
+
+    def _deliver(self, signal: int) -> None:
+        """A client hands a signal on."""
+        if self.deliverer is not None and self.process is not None:
+            if self.options.init:  # which does something about every signal
+                self.process.kill(signal)
+            else:
+                self.deliverer.send(signal)
 
     def adopt(self, *, held: bool = False) -> dict[str, Any]:
         """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""
@@ -224,7 +253,8 @@ class Supervisor:
         point("adopt: write state record")
         self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
         point("adopt: streams")
-        self.streams = _Logged(self.home.path, adopted=True)
+        self.streams = self._streams(adopted=True)
+        self.streams.listen()
         return {"adopted": True}
 
     def abandon(self, failure: BaseException) -> None:
@@ -259,6 +289,8 @@ class Supervisor:
             if not self._wait() or not self._again():
                 break
         self._finish()
+        if self.owner is not None and not self.orphaned:
+            self._guard()
 
     def _attend(self, process: Process) -> int:
         """Its exit status, once it has ended and all of its output was handed on."""
@@ -275,14 +307,23 @@ class Supervisor:
         self.streams.arm(watch)
         seconds = self.options.timeout
         deadline = None if seconds is None else self.began + seconds
+        self.deliverer = deliverer = Deliverer(process)
         while not ended:
-            watch.wait(None if deadline is None else max(0.0, deadline - monotonic()))
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if deliverer.unsure:
+                left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
+            watch.wait(left)
+            if deliverer.unsure and not ended:
+                deliverer.look_again()
             late = deadline is not None and monotonic() >= deadline
             if (late or self.orphaned) and not ended:
                 self.timed_out, deadline = late, None
                 process.kill(SIGKILL)
         self.streams.finish(watch)
-        return process.wait()
+        status = process.wait()
+        if deliverer.carried_out is not None and status == 128 + SIGKILL:
+            status = 128 + deliverer.carried_out
+        return status
 
     def _listen(self, watch: Watch) -> None:
         """For signals, and for the end of the owner."""
@@ -392,10 +433,30 @@ class Supervisor:
             else:
                 home.make_durable()
                 point("end: unmark")
-                home.unmark()
+                if self.owner is None:
+                    home.unmark()
                 point("end: release")
         finally:
             home.release()
+
+    def _guard(self) -> None:
+        """It has ended before its owner: stay, without holding it, until that ends as well; then remove it. Who starts
+        it again looks after it instead.
+        """
+        watch, home = Watch(), self.home
+        self._listen(watch)
+        while not self.orphaned:
+            if (
+                not home.exists()
+                or ((home.read("state") or {}).get("supervisor") or {}).get("pid") != os.getpid()
+            ):
+                return
+            watch.wait(LOOK_AGAIN)
+        try:
+            if hold(home):
+                self._finish()
+        except NotFound:
+            pass  # somebody was faster
 
 
 def _make_anew(path: bytes) -> None:
@@ -469,64 +530,3 @@ class _Adopted:
         self.pidfd.close()
         if self.cgroup is not None:
             self.cgroup.remove()
-
-
-class _Logged:
-    """Its output, written to the log by way of fifos in its directory: they are there when this process is not.
-
-    The container has them open for reading as well, so writing to one that nobody reads is no broken pipe.
-    """
-
-    def __init__(self, directory: bytes, *, adopted: bool = False) -> None:
-        self.child: tuple[int, int, int] = (NULL, NULL, NULL)
-        self._log = LogWriter(directory + b"/log")
-        self._owned: list[int] = []
-        self._drains: list[Drain] = []
-        try:
-            for name, stream in ((b"/out", b"o"), (b"/err", b"e")):
-                self._open(directory + name, stream, adopted)
-            if not adopted:
-                self.child = (NULL, self._owned[0], self._owned[1])
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, path: bytes, stream: bytes, adopted: bool) -> None:
-        try:
-            os.mkfifo(path, 0o600)
-        except FileExistsError:
-            pass
-        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._drains.append(Drain(reader, log=self._log, stream=stream))
-        if not adopted:
-            self._owned.append(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
-
-    def started(self, pty: int | None) -> None:
-        """The container has its descriptors."""
-        for fd in self._owned:
-            os.close(fd)
-        self._owned.clear()
-        if pty is not None:
-            self._drains.append(Drain(os.dup(pty), log=self._log, hold=True))
-
-    def arm(self, watch: Watch) -> None:
-        """Begin to pump."""
-        for drain in self._drains:
-            drain.arm(watch)
-
-    def finish(self, watch: Watch) -> None:
-        """It has ended: what was written is still on its way."""
-        while any(drain.source >= 0 for drain in self._drains) and watch.wait(0):
-            pass
-
-    def ended(self, status: int) -> None:
-        """Nobody is told."""
-
-    def close(self) -> None:
-        """Close everything."""
-        for fd in self._owned:
-            os.close(fd)
-        self._owned.clear()
-        for drain in self._drains:
-            drain.close()
-        self._log.close()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lamina.supervisor.keys import Keys
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.logs import Writer
 
 CHUNK = 1 << 16
 FIONREAD = 0x541B  # asm-generic/ioctls.h
@@ -101,7 +101,7 @@ class Drain:
         *,
         sink: Sink | None = None,
         chunks: list[bytes] | None = None,
-        log: LogWriter | None = None,
+        log: Writer | None = None,
         stream: bytes = b"o",
         hold: bool = False,
     ) -> None:

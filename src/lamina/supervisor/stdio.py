@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lamina.supervisor.keys import Keys
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.logs import Writer
 
 # as in subprocess, with the same numbers; None inherits
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -41,7 +41,7 @@ class Stdio:
         stderr: int | None,
         *,
         data: bytes | None = None,
-        log: LogWriter | None = None,
+        log: Writer | None = None,
         tty: bool = False,
         keys: Keys | None = None,
     ) -> None:

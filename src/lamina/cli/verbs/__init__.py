@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
+    "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),

@@ -24,5 +24,5 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.detached import made
 
-    output.line(made(args).id)
+    output.line(made(args, stdin_once=args.interactive).id)
     return 0

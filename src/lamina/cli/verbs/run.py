@@ -43,6 +43,10 @@ def do(args: Arguments) -> int:
     from lamina.engine.engine import Engine
 
     check_terminal(args)
+    if args.tty:
+        from lamina.cli.attached import run_attached
+
+        return run_attached(args)
     check_alone(args)
     wanted = options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
