@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.completed import Completed
 from lamina.engine.design import HOST, design, maps_record
-from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -26,7 +24,6 @@ from lamina.runtime.launch import launch
 from lamina.store import containers
 from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
-from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import replace, value
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.engine.completed import Completed
     from lamina.engine.design import Design
     from lamina.engine.options import Options
     from lamina.runtime.launch import Running
@@ -98,6 +96,13 @@ def run(
             held.release()
 
 
+def _load_the_rest() -> None:
+    """What is needed when the command has ended: imported while it runs, not later, when the files may be others."""
+    import lamina.engine.completed
+    import lamina.engine.discard
+    import lamina.supervisor.foreground  # noqa: F401
+
+
 class Session:
     """What one call of `run` holds, or one of `create` until the container is written down. Its container's lock is
     held by `home`; `held` keeps the image until the container's record does.
@@ -156,6 +161,7 @@ class Session:
             self.hooks.created(self.home.id)
         try:
             drawn, running = self._launch(command)
+            _load_the_rest()
             self._record_start(drawn, running)
             ended = self._attend(running)
         except OSError as error:
@@ -310,6 +316,8 @@ class Session:
             self.home.write("spec", drawn.written_spec())
 
     def _attend(self, running: Running) -> Ended:
+        from lamina.supervisor.foreground import attend
+
         assert self.stdio is not None
         return attend(
             running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
@@ -327,6 +335,8 @@ class Session:
         assert self.record is not None
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
+            from lamina.engine.discard import discard
+
             discard(home, self.name, self.record)
         else:
             end = {
@@ -342,6 +352,8 @@ class Session:
         self.recorded = True
 
     def _result(self, drawn: Design, ended: Ended) -> Completed:
+        from lamina.engine.completed import Completed
+
         assert self.stdio is not None and self.running is not None
         out, err = self.stdio.captured(1), self.stdio.captured(2)
         if ended.timed_out:
@@ -373,6 +385,8 @@ class Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
+        from lamina.engine.discard import discard
+
         try:
             if self.running is not None:
                 self.running.kill(9)

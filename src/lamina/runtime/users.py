@@ -72,7 +72,7 @@ def content(fd: int) -> bytes:
     if not S_ISREG(os.fstat(fd).st_mode):
         return b""
     chunks, left = [], LARGEST
-    while left and (chunk := os.read(fd, min(left, 1 << 20))):
+    while left and (chunk := os.read(fd, min(left, 1 << 16))):
         chunks.append(chunk)
         left -= len(chunk)
     return b"".join(chunks)
