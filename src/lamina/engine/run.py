@@ -23,7 +23,6 @@ from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
-from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -101,6 +100,7 @@ def _load_the_rest() -> None:
     """What is needed when the command has ended: imported while it runs, not later, when the files may be others."""
     import lamina.engine.completed
     import lamina.engine.discard
+    import lamina.store.events
     import lamina.supervisor.foreground  # noqa: F401
 
 
@@ -277,6 +277,8 @@ class _Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        from lamina.store.events import about, note
+
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
@@ -300,6 +302,8 @@ class _Session:
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
         running.close()
         self._close()
+        from lamina.store.events import ending, note
+
         assert self.record is not None
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
