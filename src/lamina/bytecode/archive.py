@@ -8,7 +8,7 @@ As Python writes .pyc files: the first command that misses something writes it, 
 renamed; whoever may not write the directory does without. It is made of valid .pyc files and nothing else, so it tells
 nothing that Python would not have believed anyway, and belongs to a directory where only somebody may write who may
 change the modules. It holds what commands have loaded until now. Several that write at once do not disturb each other:
-the last one stays, and what it lacks is added by the next command that misses it.
+what one adds while another one writes is added again by the next command that misses it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ ABANDONED = 600
 
 
 def write(finder: Finder) -> None:
-    """Write the archive with what is loaded, and with what the archive of *finder* has, as far as that holds.
+    """Write the archive with what is loaded, and with what an archive has by now, as far as that holds.
 
     Raises OSError where it cannot be written.
     """
     pieces: dict[str, Piece | None] = {}
-    for name, file in sorted(wanted(finder).items()):
+    kept = {**present(finder), **finder.index}
+    for name, file in sorted(wanted(finder, kept).items()):
         piece = compiled(finder, file)
         # what Python found elsewhere, or not at all, is to be left to it; others are added when they are asked for
-        if piece or name in finder.missed or finder.index.get(name, "") is None:
+        if piece or name in finder.missed or kept.get(name, "") is None:
             pieces[name] = piece
     first = pieces.get(FINDER)
     if first is not None:  # else there is nothing to begin with
@@ -53,12 +54,25 @@ def write(finder: Finder) -> None:
         replace(finder.archive, arranged(pieces, first), mode)
 
 
-def wanted(finder: Finder) -> dict[str, str]:
-    """The modules that were loaded or asked for, and those of the archive, with their files below the package; "" for
+def present(finder: Finder) -> Index:
+    """The index of the archive that is there now: another command may have written one since we began."""
+    try:
+        with open(finder.archive, "rb", 0) as file:
+            head = file.read(HEAD)
+        if head.startswith(MAGIC_NUMBER + b"lamina "):
+            index: Index = marshal.loads(head[HEADER:])[2]
+            return dict(index)
+    except Exception:
+        pass  # as good as none
+    return {}
+
+
+def wanted(finder: Finder, kept: Index) -> dict[str, str]:
+    """The modules that were loaded or asked for, and those that are *kept*, with their files below the package; "" for
     what has none there.
     """
     files = dict.fromkeys(finder.missed, "")
-    files.update((name, held[0] if held else "") for name, held in finder.index.items())
+    files.update((name, held[0] if held else "") for name, held in kept.items())
     for name, module in list(sys.modules.items()):
         if name == "lamina" or name.startswith("lamina."):
             file = getattr(module, "__file__", None) or ""

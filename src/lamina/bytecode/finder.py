@@ -109,8 +109,8 @@ class Finder:
             if piece[:TAG] == self.tag:
                 code: CodeType = loads(memoryview(piece)[TAG:])
                 return code
-        except (OSError, EOFError, ValueError, TypeError):
-            pass
+        except Exception:
+            pass  # whatever marshal says to something that it did not write
         return None
 
     def keep(self) -> None:

@@ -22,7 +22,6 @@ from lamina.errors import (
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.store import containers
-from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -100,6 +99,7 @@ def _load_the_rest() -> None:
     """What is needed when the command has ended: imported while it runs, not later, when the files may be others."""
     import lamina.engine.completed
     import lamina.engine.discard
+    import lamina.store.events
     import lamina.supervisor.foreground  # noqa: F401
 
 
@@ -310,6 +310,8 @@ class Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        from lamina.store.events import about, note
+
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
@@ -332,6 +334,8 @@ class Session:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        from lamina.store.events import ending, note
+
         assert self.record is not None
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:

@@ -185,7 +185,8 @@ class Container:
     def _read(self, name: bytes) -> bytes | None:
         try:
             with open(self.path + b"/" + name, "rb", buffering=0) as file:
-                return file.read(LARGEST)
+                # room that is made and not needed is a mapping of memory: several times what reading such a file costs
+                return file.read(min(LARGEST, max(os.fstat(file.fileno()).st_size + 1, 1 << 16)))
         except FileNotFoundError:
             return None
 
