@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.engine.checking import check_options
 from lamina.engine.mount_notation import read_mount, read_only, read_tmpfs, read_volume, read_volumes_from
-from lamina.engine.options import BIND, OVER, TMPFS, VOLUME, Volume
+from lamina.engine.options import BIND, OVER, TMPFS, VOLUME, Volume, check_options
 from lamina.errors import InvalidInput, LaminaError, Unsupported
 
 CLOSED = ("rbind", "rprivate", "nosuid", "nodev")

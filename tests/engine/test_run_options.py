@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.engine.checking import check_options
 from lamina.engine.mount_notation import read_volume
 from lamina.engine.notation import (
     LARGEST_NUMBER,
@@ -17,7 +16,7 @@ from lamina.engine.notation import (
     read_memory,
     read_pids_limit,
 )
-from lamina.engine.options import Options, Volume
+from lamina.engine.options import Options, Volume, check_options
 from lamina.errors import InvalidInput, LaminaError, Unsupported
 
 G = 1 << 30

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.checking import check_options
 from lamina.engine.id_maps import IdMaps
-from lamina.engine.options import Options
+from lamina.engine.options import Options, check_options
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES

@@ -100,7 +100,7 @@ class Engine:
         Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
         Unsupported, KernelError and others below LaminaError.
         """
-        from lamina.engine.checking import check_options
+        from lamina.engine.options import check_options
         from lamina.engine.run import Hooks, Io, run
 
         checked = check_options(options)
@@ -139,8 +139,8 @@ class Engine:
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
-        from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
+        from lamina.engine.options import check_options
         from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
         from lamina.runtime.seccomp.cache import default_filter

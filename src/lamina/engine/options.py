@@ -1,14 +1,20 @@
-"""What can be asked of a container, as values: what people give (RunOptions), and the same checked (Options)."""
+"""What can be asked of a container: as people give it (RunOptions), and the same checked (Options).
+
+On the path of every start, so what takes more than a look is read by `notation`, which is loaded for who uses it.
+"""
 
 from __future__ import annotations
 
+import os
+
+from lamina.errors import InvalidInput, Unsupported
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from os import PathLike
-    from typing import TypedDict
+    from typing import Any, TypedDict
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -41,8 +47,10 @@ if TYPE_CHECKING:
 
 
 PERIOD = 100_000  # microseconds
-
-
+FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
+NETWORKS = ("none", "host")
+PULLS = ("missing", "always", "never")
+SOURCES = ("volumes", "mounts", "tmpfs")
 # what a Volume is
 BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
 
@@ -96,3 +104,56 @@ class Options:
     pull: str = "missing"
     platform: str | None = None
     new_privileges: bool = False
+
+
+def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Options:
+    """The checked form of RunOptions. `environ` is the caller's environment (for `-e NAME`).
+
+    Raises InvalidInput or Unsupported, naming the option; TypeError for one that does not exist.
+    """
+    checked: dict[str, Any] = {}
+    for key, given in asked.items():
+        if key in FLAGS:
+            checked[key] = bool(given)
+        elif key == "network":
+            checked[key] = _network(given)
+        elif key == "pull":
+            checked[key] = _pull(given)
+        else:
+            from lamina.engine.notation import READERS, read_cpus, read_env, read_security
+
+            if key == "env":
+                checked["env"] = read_env(given, os.environ if environ is None else environ)
+            elif key == "cpus":
+                checked["cpu_quota"] = read_cpus(given)
+            elif key in READERS:
+                checked[key] = READERS[key](given)
+            elif key in SOURCES:
+                from lamina.engine.mount_notation import READERS as MOUNTS
+
+                checked["volumes"] = (*checked.get("volumes", ()), *MOUNTS[key](given))
+            elif key == "volumes_from":
+                from lamina.engine.mount_notation import read_volumes_from
+
+                checked[key] = read_volumes_from(given)
+            elif key == "security_opt":
+                checked["new_privileges"] = read_security(given)
+            else:
+                raise TypeError(f"run() got an unexpected keyword argument {key!r}")
+    if checked.get("volumes"):
+        from lamina.engine.mount_notation import check_targets
+
+        check_targets(checked["volumes"])
+    return Options(**checked)
+
+
+def _network(given: Any) -> str:
+    if given not in NETWORKS:
+        raise Unsupported(f"run: network {given}: not supported so far", remedy="none or host")
+    return str(given)
+
+
+def _pull(given: Any) -> str:
+    if given not in PULLS:
+        raise InvalidInput(f"run: pull {given}: not one of {', '.join(PULLS)}")
+    return str(given)
