@@ -56,7 +56,7 @@ def do(args: Arguments) -> int:
     records = [
         line
         for image in _chosen(found, wanted, engine.image)
-        for line in lines(image, wanted, full=args.no_trunc, digests=args.digests)
+        for line in lines(image, wanted, full=args.no_trunc)
     ]
     if args.quiet:
         output.text("".join(f"{identity}\n" for identity in dict.fromkeys(one["ID"] for one in records)))
@@ -67,7 +67,7 @@ def do(args: Arguments) -> int:
 
 
 def lines(
-    image: Image, filters: Sequence[tuple[str, str]], *, full: bool = False, digests: bool = False
+    image: Image, filters: Sequence[tuple[str, str]], *, full: bool = False
 ) -> Iterator[dict[str, Any]]:
     """A record for each of the image's names, in docker's words; without a name it is `<none>`."""
     import time
