@@ -17,7 +17,7 @@ import pytest
 from lamina.errors import Corrupt, InvalidInput, KernelError, NotFound
 from lamina.image.apply import recipe as recipe_module
 from lamina.image.compression import writer
-from lamina.image.layer import check_media_type, fill_from_file, unpack_blob
+from lamina.image.layer import fill_from_file, unpack_blob
 from lamina.image.pack import has_recipe, repack
 from lamina.image.tar import Limits
 from lamina.store import blobs, layers
@@ -202,25 +202,6 @@ def test_somewhere_else(store: Store, held: Lease) -> None:
     kept = blobs.write_blob(store, compressed(SMALL), held)
     assert unpack_blob(store, kept, digest(SMALL), held, within=within).size == 7  # type: ignore[arg-type]
     assert calls == [fill_from_file]
-
-
-def test_media_types() -> None:
-    for name in (
-        "application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip",
-        "application/vnd.oci.image.layer.v1.tar+zstd", "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-    ):  # fmt: skip
-        check_media_type(name)
-    for name in (
-        "",
-        "application/vnd.oci.image.config.v1+json",
-        "application/wasm",
-        "application/vnd.x.tar+xz",
-        "text/html",
-    ):
-        with pytest.raises(InvalidInput):
-            check_media_type(name)
 
 
 # -- the same archive again

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 _REST = 64  # mebibytes that are read of what cannot be unpacked, to find out whether it is what was asked for
 _WAITING = 6  # chunks of at most a mebibyte between the threads
-_MEDIA_TYPES = ("tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd")
 
 
 @value
@@ -286,15 +285,3 @@ class _Decompressing:
             except queue.Empty:
                 pass
             self._thread.join(0.01)
-
-
-def check_media_type(media_type: str) -> None:
-    """Whether a descriptor's media type is that of a layer. Raises InvalidInput for anything else.
-
-    How it is compressed is found out from the bytes.
-    """
-    if media_type.rpartition(".")[2] in _MEDIA_TYPES or media_type.endswith(
-        (".diff.tar.gzip", ".diff.tar", ".diff.tar.zstd")
-    ):
-        return
-    raise InvalidInput(f"unpack layer: {media_type!r} is not the media type of a layer")

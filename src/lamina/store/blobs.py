@@ -139,6 +139,7 @@ class BlobWriter:
         self.digest = None if digest is None else check_digest(digest)
         self.size = size
         self.offset = 0
+        self._resumable = False  # whether it is where the next attempt looks for what came so far
         self._hash = hasher(digest or "sha256")
         if digest is not None:
             lease.add_blob(digest)
@@ -155,6 +156,7 @@ class BlobWriter:
             self.path = partial + self.digest.replace(":", "-").encode()
             held = lock.take(self.path, lock.LOCK_EX, wait=False, create=True)
             if held is not None:
+                self._resumable = True
                 return held
         self.path = partial + names.new_id().encode()
         held = lock.take(self.path, lock.LOCK_EX, create=True)
@@ -235,12 +237,9 @@ class BlobWriter:
 
     def close(self) -> None:
         """Stop. What came so far is kept if the digest is known and it can be resumed; a second call does nothing."""
-        if self._lock.held and (not self.offset or not self.path.endswith(self._resumable())):
+        if self._lock.held and not (self.offset and self._resumable):
             self._discard()
         self._lock.release()
-
-    def _resumable(self) -> bytes:
-        return b"/" if self.digest is None else self.digest.replace(":", "-").encode()
 
     def __enter__(self) -> BlobWriter:
         return self

@@ -33,3 +33,15 @@ TLS_VERIFY = Option(
     choices=("true", "false"),
     default="true",
 )
+
+
+def format_option(example: str, default: str = "table", short: str = "") -> Option:
+    """`--format`: a template such as *example*, or json, or (where that is the default) a table."""
+    words = "table, json" if default == "table" else "json"
+    return Option("format", short, "FORMAT", f"{words} or '{example}'", convert=_template, default=default)
+
+
+def _template(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.options.records import filter_option, format_option, is_true, labelled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +12,27 @@ if TYPE_CHECKING:
     from lamina.engine.images import Image
 
 
+def _format(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)
+
+
+def _filter(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or key not in FILTERS:
+        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
+    if key == "dangling" and value not in ("true", "false", "1", "0"):
+        raise ValueError("dangling is true or false")
+    if key == "until":
+        from lamina.cli.when import moment
+
+        moment(value)  # raises ValueError if it is none
+    return key, value
+
+
+FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+
 VERB = Verb(
     name="images",
     options=(
@@ -20,8 +40,21 @@ VERB = Verb(
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids in full"),
         Option("digests", help="Digests as well"),
-        filter_option("reference", "dangling", "label", "before", "since", "until"),
-        format_option("{{.Repository}}"),
+        Option(
+            "filter",
+            "f",
+            "KEY=VALUE",
+            f"Only those; keys: {', '.join(FILTERS)}",
+            multiple=True,
+            convert=_filter,
+        ),
+        Option(
+            "format",
+            metavar="FORMAT",
+            convert=_format,
+            default="table",
+            help="table, json or '{{.Repository}}'",
+        ),
     ),
     arguments=(Argument("name", "NAME[:TAG]", "?", complete="image"),),
     examples="""
@@ -60,9 +93,14 @@ def do(args: Arguments) -> int:
     ]
     if args.quiet:
         output.text("".join(f"{identity}\n" for identity in dict.fromkeys(one["ID"] for one in records)))
-    else:
+    elif args.format == "table":
         shown = {key: text for key, text in HEADINGS.items() if args.digests or key != "Digest"}
-        output.records(records, args.format, shown)
+        output.columns([*shown.values()], [[one[key] for key in shown] for one in records])
+    elif args.format == "json":
+        for one in records:
+            output.json_line(one)
+    else:
+        output.templated(args.format, records)
     return 0
 
 
@@ -107,15 +145,16 @@ def _matches(repository: str, tag: str, pattern: str) -> bool:
 
 
 def _chosen(found: list[Image], filters: Sequence[tuple[str, str]], look: Any) -> list[Image]:
-    """Those for which all *filters* hold; `reference` is asked of each name (`lines`)."""
+    """Values of one key are alternatives, keys must all hold (labels: all of them), as in docker."""
     from lamina.cli.when import moment
 
     chosen = found
     for key, value in filters:
         if key == "label":
-            chosen = [i for i in chosen if labelled(i.labels, value)]
+            name, equals, text = value.partition("=")
+            chosen = [i for i in chosen if name in i.labels and (not equals or i.labels[name] == text)]
         elif key == "dangling":
-            chosen = [i for i in chosen if (not i.names) == is_true(value)]
+            chosen = [i for i in chosen if (not i.names) == (value in ("true", "1"))]
         elif key == "before":
             chosen = [i for i in chosen if i.created < look(value).created]
         elif key == "since":

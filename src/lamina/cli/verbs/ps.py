@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options.records import filter_option, format_option, labelled, matches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.engine import Container
 
+
+def _format(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)
+
+
+def _filter(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or key not in FILTERS:
+        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
+    return key, value
+
+
+FILTERS = ("name", "id", "status", "exited", "label", "ancestor")
+_FILTER_HELP = f"Only those; keys: {', '.join(FILTERS)}"
 
 VERB = Verb(
     name="ps",
@@ -18,8 +34,10 @@ VERB = Verb(
         Option("all", "a", help="Also those which have ended"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
-        filter_option("name", "id", "status", "exited", "label", "ancestor"),
-        format_option("{{.Names}}"),
+        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=_filter),
+        Option(
+            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Names}}'"
+        ),
     ),
     examples="""
 lamina ps -a
@@ -40,8 +58,6 @@ HEADINGS = {
 
 def do(args: Arguments) -> int:
     """List containers, the youngest first."""
-    from functools import partial
-
     from lamina.cli import output
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
@@ -50,12 +66,16 @@ def do(args: Arguments) -> int:
     # an explicit wish to see ended ones is reason enough to look at all
     everything = args.all or any(key in ("status", "exited") for key, _ in args.filter)
     found = sorted(Engine(args.root).containers(all=everything), key=lambda c: c.created, reverse=True)
-    chosen = [one for one in found if matches(args.filter, partial(_passes, one))]
-    records = [record(container, args.no_trunc) for container in chosen]
+    records = [record(container, args.no_trunc) for container in found if matches(container, args.filter)]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
+    elif args.format == "table":
+        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
+    elif args.format == "json":
+        for one in records:
+            output.json_line(one)
     else:
-        output.records(records, args.format, HEADINGS)
+        output.templated(args.format, records)
     return 0
 
 
@@ -98,9 +118,19 @@ def status(container: Container) -> str:
     return state.capitalize()
 
 
+def matches(container: Container, filters: Sequence[tuple[str, str]]) -> bool:
+    """Whether the container passes: values of one key are alternatives, keys must all hold (as in docker)."""
+    for key in {key for key, _ in filters}:
+        wanted = [value for other, value in filters if other == key]
+        if not any(_passes(container, key, value) for value in wanted):
+            return False
+    return True
+
+
 def _passes(container: Container, key: str, value: str) -> bool:
     if key == "label":
-        return labelled(container.labels, value)
+        name, equals, wanted = value.partition("=")
+        return name in container.labels and (not equals or container.labels[name] == wanted)
     if key == "exited":
         return str(container.exit_code) == value
     if key == "id":

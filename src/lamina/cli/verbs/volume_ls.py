@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options.records import filter_option, format_option, is_true, labelled, matches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,12 +11,38 @@ if TYPE_CHECKING:
     from lamina.engine.storage import VolumeUse
 
 
+def _format(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)
+
+
+def _filter(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or key not in FILTERS:
+        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
+    if key == "dangling" and value not in ("true", "false", "1", "0"):
+        raise ValueError("dangling is true or false")
+    return key, value
+
+
+FILTERS = ("name", "label", "dangling")
+
 VERB = Verb(
     name="volume ls",
     options=(
         Option("quiet", "q", help="Names only"),
-        filter_option("name", "label", "dangling"),
-        format_option("{{.Name}}"),
+        Option(
+            "filter",
+            "f",
+            "KEY=VALUE",
+            f"Only those; keys: {', '.join(FILTERS)}",
+            multiple=True,
+            convert=_filter,
+        ),
+        Option(
+            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Name}}'"
+        ),
     ),
     examples="lamina volume ls\nlamina volume ls --filter dangling=true -q",
 )
@@ -26,17 +51,20 @@ HEADINGS = {"Driver": "DRIVER", "Name": "VOLUME NAME", "Users": "USED BY", "Crea
 
 def do(args: Arguments) -> int:
     """List them by name."""
-    from functools import partial
-
     from lamina.cli import output
     from lamina.engine import Engine
 
-    volumes = Engine(args.root).storage.volumes()
-    found = [one for one in volumes if matches(args.filter, partial(_passes, one))]
+    found = [one for one in Engine(args.root).storage.volumes() if matches(one, args.filter)]
+    records = [record(one) for one in found]
     if args.quiet:
         output.text("".join(f"{one.volume.name}\n" for one in found))
+    elif args.format == "table":
+        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
+    elif args.format == "json":
+        for one in records:
+            output.json_line(one)
     else:
-        output.records([record(one) for one in found], args.format, HEADINGS)
+        output.templated(args.format, records)
     return 0
 
 
@@ -57,9 +85,18 @@ def record(use: VolumeUse) -> dict[str, Any]:
     }
 
 
+def matches(use: VolumeUse, filters: list[tuple[str, str]]) -> bool:
+    """Whether it passes: values of one key are alternatives, keys must all hold (as in docker)."""
+    for key in {key for key, _ in filters}:
+        if not any(_passes(use, key, value) for other, value in filters if other == key):
+            return False
+    return True
+
+
 def _passes(use: VolumeUse, key: str, value: str) -> bool:
     if key == "name":
         return value in use.volume.name
     if key == "dangling":
-        return (not use.users) == is_true(value)
-    return labelled(use.volume.labels, value)
+        return (not use.users) == (value in ("true", "1"))
+    name, equals, wanted = value.partition("=")
+    return name in use.volume.labels and (not equals or use.volume.labels[name] == wanted)
