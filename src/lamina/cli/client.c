@@ -1,5 +1,5 @@
 /* The commands `lamina` and `lamina-runtime`, as they are installed beside the Python they belong to. They find that
- * Python, and start it in the way that costs least.
+ * Python, and start it in the way that costs least; `lamina` asks a warm process first (warm_client.h).
  *
  *     <prefix>/bin/lamina                              this program
  *     <prefix>/bin/lamina-python                       the script that an installer writes; its first line names Python
@@ -140,6 +140,8 @@ static int package(const char *own, char path[LONGEST])
 }
 #endif
 
+#include "warm_client.h"
+
 static void say(const char *text) { call(__NR_write, 2, (long)text, length(text), 0); }
 
 static void leave(void) __attribute__((noreturn));
@@ -163,6 +165,8 @@ void lamina_client(long *stack)
     char *room = begins(own, "lamina-runtime") ? "runtime_cli" : "cli";
     own[name - 1] = 0;
     if (count > 0 && count < MOST_WORDS && interpreter(script, python) && package(own, start)) {
+        if (equal(room, "cli"))
+            try_warm(&(struct client){words, environment, count, python, start});
         char *argv[count + 5];
         long n = 0;
         argv[n++] = python;

@@ -1,0 +1,278 @@
+"""A parked process that takes one command, becomes what the client would have been, and does it.
+
+Until it says that it is ready it can refuse, and the client starts Python. When the client says "go" the command is
+this process's, and dies with the client: by the kernel's hand, whatever becomes of anybody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
+
+from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_PDEATHSIG
+from lamina.linux.process import pidfd_open, prctl
+from lamina.values import value
+from lamina.warm.request import receive
+from lamina.warm.surroundings import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+    from lamina.warm.request import Request
+
+
+READY, REFUSED, GO = b"r", b"n", b"g"
+# seconds for a client to say "go": it is waiting to
+PATIENCE = 5.0
+SO_PEERPIDFD = 77  # Linux 6.5
+F_SETSIG = 10
+# what Python ignores when it starts
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+NOT_TO_BE_CHANGED = (signal.SIGKILL, signal.SIGSTOP, 32, 33)  # the last two are the C library's, nptl(7)
+
+
+@value
+class Face:
+    """Whose commands are done: `whole` does the command line it is given, `does_well_without` says whether that may be
+    done here, given which standard streams are terminals.
+    """
+
+    whole: Callable[[Sequence[str]], int]
+    does_well_without: Callable[[Sequence[str], Sequence[int]], bool]
+
+
+class Worker:
+    """Takes commands from *listener* until one is done. `begun` is called when it has taken one; *coerced*: variables
+    that Python sets by itself when it starts in such surroundings; *stale*: whether what was imported has changed.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        face: Face,
+        *,
+        begun: Callable[[], None],
+        stale: Callable[[], bool],
+        coerced: tuple[bytes, ...],
+    ) -> None:
+        self.listener, self.face, self.begun, self.stale, self.coerced = listener, face, begun, stale, coerced
+
+    def serve(self) -> NoReturn:
+        """Refuse until there is something to do, do it, end."""
+        while True:
+            connection = _accept(self.listener)
+            try:
+                taken = self._consider(connection)
+            except OSError:  # the client went away, or is hidden from us
+                taken = None
+            if taken is not None:
+                self._take_over(connection, *taken)
+            connection.close()
+
+    def _consider(self, connection: socket.socket) -> tuple[Request, Process] | None:
+        """What *connection* asks for, if it is for us to do."""
+        caller = _caller(connection)
+        request = receive(connection) if caller is not None else None
+        if request is None:
+            return None
+        assert caller is not None
+        if not self.stale() and self._is_for_us(request, caller):
+            return request, caller
+        request.close()
+        with pidfd_open(os.getpid()) as ourselves:
+            _say(connection, REFUSED, ourselves)
+        return None
+
+    def _is_for_us(self, request: Request, caller: Process) -> bool:
+        if caller.same is None or caller.same != Process(os.getpid()).same:
+            return False
+        terminals = [
+            number
+            for number, descriptor in zip(request.numbers, request.descriptors, strict=True)
+            if number < 3 and os.isatty(descriptor)
+        ]
+        words = [os.fsdecode(word) for word in request.words[1:]]
+        return self.face.does_well_without(words, terminals)
+
+    def _take_over(self, connection: socket.socket, request: Request, caller: Process) -> NoReturn:
+        """Become the client, and do what it was asked for. Whatever goes wrong before "go" leaves it to the client."""
+        try:
+            self.begun()
+            private = _descriptors(request, connection)
+            os.fchdir(private.cwd)
+            os.close(private.cwd)
+            os.umask(caller.umask)
+            _environment(request.variables, self.coerced)
+            _signals(caller)
+            _standard_streams()
+            sys.argv[1:] = map(os.fsdecode, request.words[1:])
+            os.setpgid(0, 0)
+            prctl(PR_SET_PDEATHSIG, 0)
+            prctl(PR_SET_DUMPABLE, 1)
+            with pidfd_open(os.getpid()) as ourselves:
+                _say(private.connection, READY, ourselves)
+            if not _told_to_go(private.connection):
+                os._exit(0)
+        except BaseException:
+            os._exit(0)
+        self._do(private.connection)
+
+    def _do(self, connection: socket.socket) -> NoReturn:
+        """What the face's own `main` does, with an end that the client hears of."""
+        try:
+            _die_with(connection)
+            status = self.face.whole(sys.argv[1:])
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            status = 1
+        # who waits for the client may rely on everything being closed: locks, pipes
+        number = connection.fileno()
+        os.closerange(0, number)
+        os.closerange(number + 1, 1 << 20)
+        try:
+            connection.send(bytes([status & 0xFF]))
+        except OSError:
+            pass
+        os._exit(status & 0xFF)
+
+
+def _accept(listener: socket.socket) -> socket.socket:
+    while True:
+        try:
+            connection, _ = listener.accept()
+            return connection
+        except ConnectionAbortedError:
+            continue
+
+
+def _caller(connection: socket.socket) -> Process | None:
+    """Who asks; None where that is another user, or cannot be said for certain."""
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid = (int.from_bytes(peer[at : at + 4], sys.byteorder) for at in (0, 4))
+    if uid != os.geteuid() or not pid:
+        return None
+    try:
+        alive = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:  # an older kernel
+        alive = pidfd_open(pid).steal()
+    try:
+        found = Process(pid)
+        poll = select.poll()
+        poll.register(alive, select.POLLIN)
+        # it lives: so the number was its own all the time
+        return None if poll.poll(0) else found
+    finally:
+        os.close(alive)
+
+
+def _say(connection: socket.socket, word: bytes, descriptor: int) -> None:
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, int(descriptor).to_bytes(4, sys.byteorder))
+    connection.sendmsg([word], [rights], socket.MSG_NOSIGNAL)
+
+
+def _told_to_go(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(PATIENCE * 1000)) and connection.recv(1) == GO
+
+
+def _die_with(connection: socket.socket) -> None:
+    """Have the kernel kill this process when the client is gone. It says nothing more, so whatever comes is its end."""
+    number = connection.fileno()
+    fcntl.fcntl(number, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(number, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    if poll.poll(0):  # gone before that
+        os._exit(0)
+
+
+# -- becoming the client
+
+
+class _Private:
+    """What the worker has above all numbers that the client uses."""
+
+    def __init__(self, connection: socket.socket, cwd: int) -> None:
+        self.connection, self.cwd = connection, cwd
+
+
+def _descriptors(request: Request, connection: socket.socket) -> _Private:
+    """Open exactly what the client had open, under the same numbers; of ours the connection stays, out of the way."""
+    above = max(request.numbers, default=2) + 1
+    # first above everything that is open now, wherever it goes
+    base = max(above, *request.descriptors, request.cwd, connection.fileno()) + 1
+    moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, base) for number in request.descriptors]
+    cwd = fcntl.fcntl(request.cwd, fcntl.F_DUPFD_CLOEXEC, base)
+    kept = fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, base)
+    os.closerange(0, base)
+    for number, descriptor in zip(request.numbers, moved, strict=True):
+        os.dup2(descriptor, number, inheritable=True)
+        os.close(descriptor)
+    return _Private(socket.socket(fileno=kept), cwd)
+
+
+def _environment(variables: Sequence[bytes], coerced: tuple[bytes, ...]) -> None:
+    """The client's environment and nothing of ours. As Python reads it when it starts: of two of a name the first."""
+    os.environ.clear()
+    for variable in (*variables, *coerced):
+        name, equals, content = variable.partition(b"=")
+        if not equals or name in os.environb:
+            continue
+        if name:
+            os.environb[name] = content
+        else:  # putenv(3) takes no such name, Python's dictionary does
+            os.environb._data[name] = content  # type: ignore[attr-defined]
+    time.tzset()
+
+
+def _signals(caller: Process) -> None:
+    """What the client ignores is ignored, what it blocks is blocked, the rest is as in a Python that has just begun."""
+    signal.set_wakeup_fd(-1)
+    for number in range(1, signal.NSIG):
+        if number in NOT_TO_BE_CHANGED:
+            continue
+        if number in caller.ignored or number in IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_IGN)
+        elif number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, caller.blocked)
+
+
+def _standard_streams() -> None:
+    """sys.stdin, stdout and stderr as Python makes them when it starts: None for one that is closed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        before: TextIOWrapper = getattr(sys, f"__{name}__")
+        stream = None
+        if _is_open(number):
+            file = FileIO(number, "rb" if number == 0 else "wb", closefd=False)
+            buffered = BufferedReader(file) if number == 0 else BufferedWriter(file)
+            stream = TextIOWrapper(
+                buffered,
+                before.encoding,
+                before.errors,
+                newline=None if number == 0 else "\n",
+                line_buffering=number == 2 or os.isatty(number),
+            )
+            stream.mode = before.mode  # type: ignore[misc]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
