@@ -2,13 +2,15 @@
  *
  *     client                                       a worker, forked and parked by the warm process
  *       connect to a socket named by surroundings
- *       request: words, environment, descriptors ─▶  compares surroundings, takes the request over
- *                                          ready ◀─  and a descriptor of its process
- *       go                                       ─▶  from now on it is the command, and dies with this client
- *       forwards signals, stops with it    status ◀─  what it exits with
+ *       request: words, environment          ─▶  compares surroundings
+ *                                      ready ◀─  and a descriptor of its process
+ *       go, descriptors, working directory   ─▶  from now on it is the command, and dies with this client
+ *       forwards signals, stops with it
+ *                                     status ◀─  what it exits with
  *
  * Until "go" nothing was done: whatever is unlike, missing, slow or broken until then is left to Python, as if there
- * were no warm process. After it nothing is ever done a second time.
+ * were no warm process. After it nothing is ever done a second time. Nor are descriptors sent before it: what lies in the
+ * queue of a process that hangs would keep pipes open.
  *
  * A caller whose surroundings differ in anything that a command could notice asks at another name. The worker does not
  * believe that: it reads what matters for safety in /proc itself.
@@ -39,7 +41,8 @@ enum { LOCK_NOW = 2 | 4 };
 struct message { void *name; uint32_t name_size; struct { const void *base; uint64_t size; } *parts; uint64_t count;
                  void *control; uint64_t control_size; int flags; };
 struct rights { uint64_t size; int32_t level, type, descriptors[MOST_DESCRIPTORS + 1]; };
-struct head { uint32_t version, descriptors, words, variables; uint64_t size; int32_t numbers[MOST_DESCRIPTORS]; };
+struct head { uint32_t version, descriptors, words, variables, terminals, padding; uint64_t size;
+              int32_t numbers[MOST_DESCRIPTORS]; };
 struct client { char **words, **environment; long count; const char *python, *start; };
 
 static int equal(const char *a, const char *b)
@@ -255,7 +258,7 @@ static long connected(const char *directory, const char *name)
 /* -- the request */
 
 /* Every open descriptor that is not close-on-exec, so all that the caller left open; 0 if there are too many. */
-static int descriptors(struct head *head, struct rights *rights)
+static int descriptors(struct head *head)
 {
     char buffer[ENTRIES] __attribute__((aligned(8)));
     long directory = call(__NR_openat, AT_FDCWD, (long)"/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0), n = directory;
@@ -272,20 +275,23 @@ static int descriptors(struct head *head, struct rights *rights)
                 continue;
             if (head->descriptors == MOST_DESCRIPTORS)
                 n = -EMFILE;
-            else {
-                rights->descriptors[head->descriptors] = number;
+            else
                 head->numbers[head->descriptors++] = number;
-            }
             if (n < 0)
                 break;
         }
     if (directory >= 0)
         shut(directory);
+    for (int number = 0; number < 3; number++) {
+        char settings[64];
+        if (call(__NR_ioctl, number, 0x5401 /* TCGETS */, (long)settings, 0) == 0)
+            head->terminals |= 1 << number;
+    }
     return n >= 0;
 }
 
-/* Send everything, the descriptors with the first byte; 0 if it does not go through. */
-static int sent(long connection, struct head *head, const struct rights *rights, const char *strings)
+/* Send everything; 0 if it does not go through. */
+static int sent(long connection, const struct head *head, const char *strings)
 {
     uint64_t size = sizeof *head + head->size, done = 0;
     while (done < size) {
@@ -299,10 +305,6 @@ static int sent(long connection, struct head *head, const struct rights *rights,
         uint64_t from = done < sizeof *head ? 0 : done - sizeof *head;
         parts[message.count].base = strings + from;
         parts[message.count++].size = head->size - from;
-        if (!done) {
-            message.control = (void *)rights;
-            message.control_size = (rights->size + 7) & ~7ull;
-        }
         long n = call(__NR_sendmsg, connection, (long)&message, NO_SIGNAL, 0);
         if (n > 0)
             done += n;
@@ -351,20 +353,27 @@ static long answered(long connection)
     return -EAGAIN;
 }
 
-static long requested(long connection, const struct client *client)
+static long requested(long connection, const struct client *client, struct head *head)
 {
-    struct head head = {.version = VERSION};
-    struct rights rights = {.level = LEVEL, .type = RIGHTS};
-    if (!(head.size = strings_size(client, &head)) || !descriptors(&head, &rights))
+    if (!(head->size = strings_size(client, head)) || !descriptors(head) || !sent(connection, head, client->words[0]))
         return -EAGAIN;
-    long here = call(__NR_openat, AT_FDCWD, (long)".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-    if (here < 0)
-        return here;
-    rights.descriptors[head.descriptors] = here;
-    rights.size = 16 + 4 * (head.descriptors + 1);
-    int through = sent(connection, &head, &rights, client->words[0]);
-    shut(here);
-    return through ? answered(connection) : -EAGAIN;
+    return answered(connection);
+}
+
+/* "go", with the descriptors and, after them, the working directory `here`; 0 if it did not leave this process. */
+static int told_to_go(long connection, const struct head *head, long here)
+{
+    struct rights rights = {16 + 4 * (head->descriptors + 1), LEVEL, RIGHTS, {0}};
+    struct message message = {0};
+    typeof(*message.parts) part = {"g", 1};
+    message.parts = &part;
+    message.count = 1;
+    message.control = &rights;
+    message.control_size = (rights.size + 7) & ~7ull;
+    for (uint32_t i = 0; i < head->descriptors; i++)
+        rights.descriptors[i] = head->numbers[i];
+    rights.descriptors[head->descriptors] = here;
+    return call(__NR_sendmsg, connection, (long)&message, NO_SIGNAL, 0) == 1;
 }
 
 /* -- while a worker does it */
@@ -465,7 +474,7 @@ static void attend(long connection, long worker, long signals, uint64_t mask)
 }
 
 /* Every signal that is not ignored waits to be forwarded. SIGCHLD is nobody's: this process has no children. */
-static void handed_over(long connection, long worker)
+static void hand_over(long connection, long worker, const struct head *head)
 {
     uint64_t mask = 0, action[4];
     for (int signal = 1; signal <= LAST_SIGNAL; signal++)
@@ -475,8 +484,11 @@ static void handed_over(long connection, long worker)
     raw(__NR_rt_sigprocmask, SIG_BLOCK, (long)&mask, (long)&before, 8, 0, 0);
     uint64_t ours = mask & ~before;     /* what the caller blocked stays pending, as it would have */
     long signals = call(__NR_signalfd4, -1, (long)&ours, 8, O_CLOEXEC | O_NONBLOCK);
-    if (signals >= 0 && call(__NR_write, connection, (long)"g", 1, 0) == 1)
+    long here = call(__NR_openat, AT_FDCWD, (long)".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (signals >= 0 && here >= 0 && told_to_go(connection, head, here))
         attend(connection, worker, signals, mask | before);
+    if (here >= 0)
+        shut(here);
     if (signals >= 0)
         shut(signals);
     set_mask(before);
@@ -590,9 +602,10 @@ static void try_warm(const struct client *client)
         leave_behind(client, above, directory, name);
     if (connection < 0)
         return;
-    long worker = requested(connection, client);
+    struct head head = {.version = VERSION};
+    long worker = requested(connection, client, &head);
     if (worker >= 0) {
-        handed_over(connection, worker);
+        hand_over(connection, worker, &head);
         shut(worker);
     }
     shut(connection);

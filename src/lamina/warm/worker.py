@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,7 +19,7 @@ from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_PDEATHSIG
 from lamina.linux.process import pidfd_open, prctl
 from lamina.values import value
-from lamina.warm.request import receive
+from lamina.warm.request import receive, told_to_go
 from lamina.warm.surroundings import Process
 
 TYPE_CHECKING = False
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from lamina.warm.request import Request
 
 
-READY, REFUSED, GO = b"r", b"n", b"g"
-# seconds for a client to say "go": it is waiting to
-PATIENCE = 5.0
+READY, REFUSED = b"r", b"n"
 SO_PEERPIDFD = 77  # Linux 6.5
 F_SETSIG = 10
+# no descriptor of the server's has such a number
+ABOVE = 32
 # what Python ignores when it starts
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 NOT_TO_BE_CHANGED = (signal.SIGKILL, signal.SIGSTOP, 32, 33)  # the last two are the C library's, nptl(7)
@@ -86,7 +87,6 @@ class Worker:
         assert caller is not None
         if not self.stale() and self._is_for_us(request, caller):
             return request, caller
-        request.close()
         with pidfd_open(os.getpid()) as ourselves:
             _say(connection, REFUSED, ourselves)
         return None
@@ -94,41 +94,39 @@ class Worker:
     def _is_for_us(self, request: Request, caller: Process) -> bool:
         if caller.same is None or caller.same != Process(os.getpid()).same:
             return False
-        terminals = [
-            number
-            for number, descriptor in zip(request.numbers, request.descriptors, strict=True)
-            if number < 3 and os.isatty(descriptor)
-        ]
+        # each descriptor is opened twice for a moment, above all numbers
+        room = 2 * (max(request.numbers, default=0) + len(request.numbers)) + ABOVE
+        if room > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            return False
         words = [os.fsdecode(word) for word in request.words[1:]]
-        return self.face.does_well_without(words, terminals)
+        return self.face.does_well_without(words, request.terminals)
 
     def _take_over(self, connection: socket.socket, request: Request, caller: Process) -> NoReturn:
         """Become the client, and do what it was asked for. Whatever goes wrong before "go" leaves it to the client."""
         try:
             self.begun()
-            private = _descriptors(request, connection)
-            os.fchdir(private.cwd)
-            os.close(private.cwd)
             os.umask(caller.umask)
             _environment(request.variables, self.coerced)
             _signals(caller)
-            _standard_streams()
             sys.argv[1:] = map(os.fsdecode, request.words[1:])
             os.setpgid(0, 0)
             prctl(PR_SET_PDEATHSIG, 0)
             prctl(PR_SET_DUMPABLE, 1)
             with pidfd_open(os.getpid()) as ourselves:
-                _say(private.connection, READY, ourselves)
-            if not _told_to_go(private.connection):
+                _say(connection, READY, ourselves)
+            received = told_to_go(connection, len(request.numbers))
+            if received is None:
                 os._exit(0)
         except BaseException:
             os._exit(0)
-        self._do(private.connection)
+        self._do(connection, request.numbers, received)
 
-    def _do(self, connection: socket.socket) -> NoReturn:
+    def _do(self, connection: socket.socket, numbers: Sequence[int], received: list[int]) -> NoReturn:
         """What the face's own `main` does, with an end that the client hears of."""
         try:
             _die_with(connection)
+            connection = _descriptors(numbers, received, connection)
+            _standard_streams()
             status = self.face.whole(sys.argv[1:])
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
@@ -178,12 +176,6 @@ def _say(connection: socket.socket, word: bytes, descriptor: int) -> None:
     connection.sendmsg([word], [rights], socket.MSG_NOSIGNAL)
 
 
-def _told_to_go(connection: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(PATIENCE * 1000)) and connection.recv(1) == GO
-
-
 def _die_with(connection: socket.socket) -> None:
     """Have the kernel kill this process when the client is gone. It says nothing more, so whatever comes is its end."""
     number = connection.fileno()
@@ -199,26 +191,20 @@ def _die_with(connection: socket.socket) -> None:
 # -- becoming the client
 
 
-class _Private:
-    """What the worker has above all numbers that the client uses."""
-
-    def __init__(self, connection: socket.socket, cwd: int) -> None:
-        self.connection, self.cwd = connection, cwd
-
-
-def _descriptors(request: Request, connection: socket.socket) -> _Private:
-    """Open exactly what the client had open, under the same numbers; of ours the connection stays, out of the way."""
-    above = max(request.numbers, default=2) + 1
-    # first above everything that is open now, wherever it goes
-    base = max(above, *request.descriptors, request.cwd, connection.fileno()) + 1
-    moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, base) for number in request.descriptors]
-    cwd = fcntl.fcntl(request.cwd, fcntl.F_DUPFD_CLOEXEC, base)
+def _descriptors(numbers: Sequence[int], received: list[int], connection: socket.socket) -> socket.socket:
+    """Open exactly what the client had open, under the same *numbers*, and go where it was; of ours only the connection
+    stays, out of the way.
+    """
+    *descriptors, cwd = received
+    os.fchdir(cwd)
+    base = max(*numbers, *received, connection.fileno(), ABOVE) + 1
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, base) for descriptor in descriptors]
     kept = fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, base)
     os.closerange(0, base)
-    for number, descriptor in zip(request.numbers, moved, strict=True):
+    for number, descriptor in zip(numbers, moved, strict=True):
         os.dup2(descriptor, number, inheritable=True)
         os.close(descriptor)
-    return _Private(socket.socket(fileno=kept), cwd)
+    return socket.socket(fileno=kept)
 
 
 def _environment(variables: Sequence[bytes], coerced: tuple[bytes, ...]) -> None:
