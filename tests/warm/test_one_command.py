@@ -51,7 +51,7 @@ def test_standard_input_is_the_containers(tiny: House, server: int, way: str) ->
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
 def test_closed_and_full_streams(house: House, server: int, way: str, closed: str) -> None:
     with house.expected(server, warm=way == "warm"):
-        status, out, err = house.run("version", way=way, wrap=["sh", "-c", f'exec "$@" {closed}', "sh"])
+        status, out, _ = house.run("version", way=way, wrap=["sh", "-c", f'exec "$@" {closed}', "sh"])
     assert status == (125 if "full" in closed else 0)
     assert (b"lamina" in out) == (">&-" not in closed.replace("2>&-", "") and "full" not in closed)
 

@@ -496,15 +496,17 @@ static void hand_over(long connection, long worker, const struct head *head)
 
 /* -- leaving one behind */
 
-/* Whether the user switched it off for good (lamina system warm off). */
+/* The file whose presence says that the user wants none (lamina system warm off); "" where nothing can say so, or
+ * LAMINA_WARM=1 says otherwise. */
 static void switch_of(const struct client *client, char path[LONGEST])
 {
+    const char *wish = variable(client->environment, "LAMINA_WARM=");
     const char *home = variable(client->environment, "XDG_CONFIG_HOME="), *below = "/lamina/warm-off";
     if (!home || *home != '/') {
         home = variable(client->environment, "HOME=");
         below = "/.config/lamina/warm-off";
     }
-    if (!home || *home != '/' || !join(path, (const char *const[]){home, below, 0}))
+    if ((wish && equal(wish, "1")) || !home || *home != '/' || !join(path, (const char *const[]){home, below, 0}))
         path[0] = 0;
 }
 
@@ -536,11 +538,11 @@ static long locked(const char *directory, const char *name)
 
 /* In a process of its own, which has nothing of the caller's: wait until the command is done, or takes long, and be
  * the warm process. */
-static void become(const struct client *client, const char *directory, const char *name, long command) __attribute__((noreturn));
-static void become(const struct client *client, const char *directory, const char *name, long command)
+static void become(const struct client *client, const char *directory, const char *name, const char *off, long command)
+    __attribute__((noreturn));
+static void become(const struct client *client, const char *directory, const char *name, const char *off, long command)
 {
-    char off[LONGEST], *environment[MOST_WORDS / 16];
-    const char *wish = variable(client->environment, "LAMINA_WARM=");
+    char *environment[MOST_WORDS / 16];
     long n = 0;
     raw(__NR_close_range, 0, ~0u, 0, 0, 0, 0);
     for (int i = 0; i < 3; i++)
@@ -551,7 +553,6 @@ static void become(const struct client *client, const char *directory, const cha
     for (int signal = 1; signal <= LAST_SIGNAL; signal++)
         set_default(signal);
     set_mask(0);
-    switch_of(client, off);
     if (locked(directory, name) == 3) {
         long running = call(__NR_pidfd_open, command, 0, 0, 0);
         if (running >= 0) {
@@ -562,11 +563,8 @@ static void become(const struct client *client, const char *directory, const cha
             if (read_early(*one))
                 environment[n++] = *one;
         environment[n] = 0;
-        if (wish && equal(wish, "1"))
-            off[0] = 0;
         const char *argv[] = {client->python, "-I", "-S", client->start, "warm", "cli", directory, name, off, 0};
-        if (!off[0] || !exists(off))
-            call(__NR_execve, (long)client->python, (long)argv, (long)environment, 0);
+        call(__NR_execve, (long)client->python, (long)argv, (long)environment, 0);
     }
     for (;;)
         call(__NR_exit_group, 0, 0, 0, 0);
@@ -577,12 +575,16 @@ static long forked(void) { return raw(__NR_clone, SIGCHLD, 0, 0, 0, 0, 0); }
 static void leave_behind(const struct client *client, const char *above, const char *directory, const char *name)
 {
     long command = call(__NR_getpid, 0, 0, 0, 0);
+    char off[LONGEST];
+    switch_of(client, off);
+    if (off[0] && exists(off))
+        return;
     if (!exists(directory) && call(__NR_faccessat, AT_FDCWD, (long)above, 2 /* W_OK */, 0) != 0)
         return;
     long child = forked();
     if (child == 0) {           /* its child is no child of the command's: that may wait for all it has */
         if (forked() == 0)
-            become(client, directory, name, command);
+            become(client, directory, name, off, command);
         for (;;)
             call(__NR_exit_group, 0, 0, 0, 0);
     }
