@@ -117,9 +117,15 @@ def test_one_that_has_no_lock_does_not_begin(house: House, server: int) -> None:
         assert house.run("version")[0] == 0
 
 
-def test_what_a_killed_one_left_is_swept_up(house: House, server: int) -> None:
+def kill(house: House, server: int) -> None:
+    """Kill it, and wait until its worker has followed."""
+    parked = until(lambda: house.parked(server), "no worker")
     os.kill(server, signal.SIGKILL)
-    until(lambda: not alive(server), "it lives")
+    until(lambda: not alive(server) and not alive(parked), "it lives")
+
+
+def test_what_a_killed_one_left_is_swept_up(house: House, server: int) -> None:
+    kill(house, server)
     (left,) = house.sockets()
     with start(house, "0123456789abcdef", 60) as process:
         until(lambda: [path.name for path in house.sockets()] == ["0123456789abcdef"], f"{left} is there")
@@ -133,8 +139,7 @@ def test_the_parked_worker_dies_with_it(house: House, server: int) -> None:
 
 
 def test_one_that_was_killed_is_replaced(house: House, server: int) -> None:
-    os.kill(server, signal.SIGKILL)
-    until(lambda: not alive(server), "it lives")
+    kill(house, server)
     (name,) = house.sockets()
     os.utime(f"{name}.lock", (0, 0))  # it did not live long enough to be started again at once
     assert house.run("version")[0] == 0
@@ -143,8 +148,7 @@ def test_one_that_was_killed_is_replaced(house: House, server: int) -> None:
 
 
 def test_one_that_does_not_come_to_life_is_not_tried_again_at_once(house: House, server: int) -> None:
-    os.kill(server, signal.SIGKILL)
-    until(lambda: not alive(server), "it lives")
+    kill(house, server)
     (name,) = house.sockets()
     os.utime(f"{name}.lock")
     assert house.run("version")[0] == 0
@@ -181,6 +185,7 @@ def test_it_is_switched_off_and_on(house: House, server: int) -> None:
     time.sleep(0.7)
     assert house.sockets() == []
     assert house.run("system", "warm", "on")[1] == b"on\n"
+    assert house.run("version")[0] == 0
     until(house.sockets, "no warm process came")
 
 

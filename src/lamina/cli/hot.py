@@ -87,3 +87,14 @@ def does_well_without(argv: Sequence[str], terminals: Sequence[int]) -> bool:
         return False
     values = quick.parse(load(name).VERB, rest)
     return values is not None and not any(values.get(key) for key in TAKING)
+
+
+def rehearse() -> None:
+    """Touch what reading a command line takes."""
+    from lamina.cli.entry import load, named
+
+    words = quick.options(GLOBAL.options, ("run", "--rm", "-e", "A=1", "image", "true"), interspersed=False)
+    assert words is not None
+    found = named(words[1])
+    assert found is not None
+    quick.parse(load(found[0]).VERB, found[1])

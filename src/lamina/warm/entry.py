@@ -66,7 +66,7 @@ def _preload(face: str) -> Face:
         __import__(module)
     gc.collect()
     gc.freeze()  # a collection in a worker must not touch, and so copy, what all share
-    return Face(entry.whole, hot.does_well_without)
+    return Face(entry.whole, hot.does_well_without, hot.rehearse)
 
 
 class Server:
@@ -131,6 +131,7 @@ class Server:
             os.close(LOCK)  # or it would be held as long as the command takes
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             taking = self.taking
             Worker(
                 self.listener,

@@ -10,7 +10,6 @@ import fcntl
 import os
 import resource
 import select
-import signal
 import socket
 import sys
 import time
@@ -24,10 +23,13 @@ from lamina.warm.surroundings import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as s
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from lamina.warm.request import Request
+else:  # the module `signal` makes an enumeration member of every number that it is given
+    import _signal as s
 
 
 READY, REFUSED = b"r", b"n"
@@ -35,19 +37,19 @@ SO_PEERPIDFD = 77  # Linux 6.5
 F_SETSIG = 10
 # no descriptor of the server's has such a number
 ABOVE = 32
-# what Python ignores when it starts
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-NOT_TO_BE_CHANGED = (signal.SIGKILL, signal.SIGSTOP, 32, 33)  # the last two are the C library's, nptl(7)
+NOT_TO_BE_CHANGED = (9, 19, 32, 33)  # SIGKILL, SIGSTOP; the last two are the C library's, nptl(7)
 
 
 @value
 class Face:
     """Whose commands are done: `whole` does the command line it is given, `does_well_without` says whether that may be
-    done here, given which standard streams are terminals.
+    done here, given which standard streams are terminals, `rehearse` does what most command lines take and has no
+    effect.
     """
 
     whole: Callable[[Sequence[str]], int]
     does_well_without: Callable[[Sequence[str], Sequence[int]], bool]
+    rehearse: Callable[[], None]
 
 
 class Worker:
@@ -68,6 +70,7 @@ class Worker:
 
     def serve(self) -> NoReturn:
         """Refuse until there is something to do, do it, end."""
+        self._rehearse()
         while True:
             connection = _accept(self.listener)
             try:
@@ -77,6 +80,17 @@ class Worker:
             if taken is not None:
                 self._take_over(connection, *taken)
             connection.close()
+
+    def _rehearse(self) -> None:
+        """Do now, without consequences, what every command needs. The first touch of a page after a fork copies it,
+        and these copies are a third of what a short command would take.
+        """
+        ourselves = Process(os.getpid())
+        _signals(ourselves)
+        _environment([key + b"=" + content for key, content in os.environb.items()], ())
+        _standard_streams()
+        self.stale()
+        self.face.rehearse()
 
     def _consider(self, connection: socket.socket) -> tuple[Request, Process] | None:
         """What *connection* asks for, if it is for us to do."""
@@ -180,7 +194,7 @@ def _die_with(connection: socket.socket) -> None:
     """Have the kernel kill this process when the client is gone. It says nothing more, so whatever comes is its end."""
     number = connection.fileno()
     fcntl.fcntl(number, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(number, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(number, F_SETSIG, s.SIGKILL)
     fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(number, select.POLLIN)
@@ -222,18 +236,10 @@ def _environment(variables: Sequence[bytes], coerced: tuple[bytes, ...]) -> None
 
 
 def _signals(caller: Process) -> None:
-    """What the client ignores is ignored, what it blocks is blocked, the rest is as in a Python that has just begun."""
-    signal.set_wakeup_fd(-1)
-    for number in range(1, signal.NSIG):
-        if number in NOT_TO_BE_CHANGED:
-            continue
-        if number in caller.ignored or number in IGNORED_BY_PYTHON:
-            signal.signal(number, signal.SIG_IGN)
-        elif number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-        else:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, caller.blocked)
+    """What the client ignores is ignored, what it blocks is blocked; the rest is as in a Python that has just begun."""
+    for number in caller.ignored.difference(NOT_TO_BE_CHANGED):
+        s.signal(number, s.SIG_IGN)
+    s.pthread_sigmask(s.SIG_SETMASK, caller.blocked)
 
 
 def _standard_streams() -> None:
