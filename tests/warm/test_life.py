@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from lamina.cli.hot import MODULES
 from support.sources import REPOSITORY
 from support.warm import House, alive, until
 
@@ -198,28 +197,3 @@ def test_one_command_can_do_without_it_or_insist(house: House) -> None:
 def test_without_a_home_it_cannot_be_switched_off(house: House) -> None:
     status, _, err = house.run("system", "warm", "off", env={"XDG_CONFIG_HOME": "", "HOME": ""})
     assert status == 125 and b"LAMINA_WARM=0" in err
-
-
-# -- what it imports
-
-
-@pytest.mark.parametrize("module", ["click", "rich", "urllib3", "httpx", "asyncio"])
-def test_it_imports_nothing_that_hot_verbs_do_not_need(module: str) -> None:
-    names = " ".join(MODULES)
-    code = (
-        "import sys; from lamina import isolated; sys.meta_path.append(isolated.Site)\n"
-        f"for name in {names!r}.split(): __import__(name)\n"
-        f"sys.exit({module!r} in sys.modules)\n"
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            f"import sys; sys.path.append({str(REPOSITORY / 'src')!r})\n{code}",
-        ],
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0

@@ -24,7 +24,7 @@ _WITHIN = {
         "template transcript usage waiting when"
     ),
     "lamina.cli.options": "general run",
-    "lamina.cli.verbs": "images inspect logs ps rm run version",
+    "lamina.cli.verbs": "image_inspect images inspect logs ps rm run version",
     "lamina.engine": (
         "accounts base checking completed container design discard engine host images inspect keeping "
         "layers moment mount_notation mounted naming notation obtain options own_files picture places "

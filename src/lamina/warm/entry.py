@@ -45,13 +45,14 @@ def main() -> NoReturn:
         os.pwrite(LOCK, b"%d\n" % os.getpid(), 0)
         place.sweep(at, but=name)
         prctl(PR_SET_NAME, b"lamina-warm")
-        prctl(PR_SET_DUMPABLE, 0)  # what is in a worker's memory is nobody's to read or change
         entry = _preload(face)
         if (
             len(os.listdir("/proc/self/task")) > 1
         ):  # something that `site` brought in has threads: not to be forked
             os._exit(1)
-        Server(at, name, entry, switch, float(more[0]) if more else IDLE).serve()
+        server = Server(at, name, entry, switch, float(more[0]) if more else IDLE)
+        prctl(PR_SET_DUMPABLE, 0)  # what is in its memory is nobody's to read or change
+        server.serve()
     except (OSError, ImportError):
         os._exit(1)
     os._exit(0)
