@@ -24,6 +24,16 @@ from support.sources import REPOSITORY, SRC
 CLIENT = REPOSITORY / "src/lamina/cli/client.c"
 OPTIONS = "-Os -Wall -Wextra -Werror -std=gnu11 -ffreestanding -fno-stack-protector -fno-pie -static -nostdlib -no-pie"
 PATIENCE = 30.0
+# for `python -I -S -c`: what isolated.py does before anything of ours is imported
+ISOLATED = f"""
+import sys
+sys.path.append({str(SRC)!r})
+try:
+    from lamina.bytecode.finder import Site
+except ImportError:
+    from lamina.isolated import Site
+sys.meta_path.append(Site)
+"""
 
 
 def compile_client(target: Path) -> Path:
@@ -196,10 +206,10 @@ def ask(path: str, data: bytes, timeout: float = PATIENCE) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         client.connect(path)
-        client.sendall(data)
         try:
+            client.sendall(data)
             return client.recv(1)
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             return b""
 
 

@@ -25,13 +25,13 @@ def main() -> NoReturn:
     """The console script. Leaves without the interpreter's finalisation: there is nothing left to finalise."""
     # importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
     gc.set_threshold(100_000)
-    os._exit(whole(sys.argv[1:]))
+    os._exit(run())
 
 
-def whole(argv: Sequence[str]) -> int:
-    """A process's one command, from its standard streams to its last output; the exit status."""
+def run() -> int:
+    """Do what the program was called for; the exit status. All that was printed is written out."""
     _open_standard_streams()
-    return _flush(command_line(argv))
+    return _flush(command_line(sys.argv[1:]))
 
 
 def command_line(argv: Sequence[str]) -> int:

@@ -3,7 +3,7 @@ are better off in a process of their own.
 
 A worker belongs to no terminal: it has the caller's descriptors, so it can write to one, ask for its size and read
 from it, but it is in nobody's foreground or background, and has no /dev/tty. So on a terminal it does what only
-writes. tests/warm/test_hot.py compares MODULES with what the verbs load.
+writes. tests/warm/test_warm_hot.py compares MODULES with what the verbs load.
 """
 
 from __future__ import annotations
@@ -65,15 +65,34 @@ MODULES = (*(f"{package}.{name}" for package, names in _WITHIN.items() for name 
 # verbs that many people, or programs, call often
 HOT = ("run", "ps", "images", "inspect", "logs", "rm", "version", "image ls", "image inspect")
 # verbs that may be done with standard streams on a terminal: they read nothing from it and start no pager
-ONLY_WRITING = frozenset(
-    {*HOT, "rmi", "tag", "history", "volume ls", "volume inspect", "volume create", "completion"}
+_FURTHER = (
+    "create",
+    "start",
+    "stop",
+    "restart",
+    "kill",
+    "rename",
+    "wait",
+    "exec",
+    "top",
+    "port",
+    "rmi",
+    "tag",
+    "history",
 )
-# of `run`: these read from the terminal, or make it the container's
-TAKING = ("interactive", "tty")
+ONLY_WRITING = frozenset(
+    {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},
+)
+# options with which they do: these read from the terminal, or make it the container's
+TAKING = ("interactive", "tty", "attach")
+# an option that says something of the caller's parent, which a worker's is not
+OF_THE_PARENT = "--lifetime"
 
 
 def does_well_without(argv: Sequence[str], terminals: Sequence[int]) -> bool:
     """Whether a worker may do the command *argv*; *terminals* are those of 0, 1 and 2 that are terminals."""
+    if any(word.startswith(OF_THE_PARENT) for word in argv):
+        return False
     if not terminals:
         return True
     from lamina.cli.entry import load, named

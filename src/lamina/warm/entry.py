@@ -35,7 +35,12 @@ MOST_FAILURES = 3  # workers in a row that died without having taken a command
 
 
 def main() -> NoReturn:
-    """The whole life of the process. Silent: there is nobody to speak to."""
+    """The whole life of the process."""
+    os._exit(run())
+
+
+def run() -> int:
+    """The whole life of the process; its exit status. Silent: there is nobody to speak to."""
     face, directory, name, switch, *more = sys.argv[1:]
     try:
         at = place.opened(directory)
@@ -49,13 +54,13 @@ def main() -> NoReturn:
         if (
             len(os.listdir("/proc/self/task")) > 1
         ):  # something that `site` brought in has threads: not to be forked
-            os._exit(1)
+            return 1
         server = Server(at, name, entry, switch, float(more[0]) if more else IDLE)
         prctl(PR_SET_DUMPABLE, 0)  # what is in its memory is nobody's to read or change
         server.serve()
-    except (OSError, ImportError):
-        os._exit(1)
-    os._exit(0)
+    except OSError:
+        return 1
+    return 0
 
 
 def _preload(face: str) -> Face:
@@ -64,10 +69,13 @@ def _preload(face: str) -> Face:
         __import__(f"lamina.{face}.{part}")
     entry, hot = sys.modules[f"lamina.{face}.entry"], sys.modules[f"lamina.{face}.hot"]
     for module in hot.MODULES:
-        __import__(module)
+        try:
+            __import__(module)
+        except ImportError:  # whoever needs it says so, better than we could
+            continue
     gc.collect()
     gc.freeze()  # a collection in a worker must not touch, and so copy, what all share
-    return Face(entry.whole, hot.does_well_without, hot.rehearse)
+    return Face(entry.run, hot.does_well_without, hot.rehearse)
 
 
 class Server:

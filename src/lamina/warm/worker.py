@@ -15,7 +15,7 @@ import sys
 import time
 from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 
-from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_PDEATHSIG
+from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_PDEATHSIG
 from lamina.linux.process import pidfd_open, prctl
 from lamina.values import value
 from lamina.warm.request import receive, told_to_go
@@ -42,12 +42,12 @@ NOT_TO_BE_CHANGED = (9, 19, 32, 33)  # SIGKILL, SIGSTOP; the last two are the C 
 
 @value
 class Face:
-    """Whose commands are done: `whole` does the command line it is given, `does_well_without` says whether that may be
+    """Whose commands are done: `run` does the command line in `sys.argv`, `does_well_without` says whether that may be
     done here, given which standard streams are terminals, `rehearse` does what most command lines take and has no
     effect.
     """
 
-    whole: Callable[[Sequence[str]], int]
+    run: Callable[[], int]
     does_well_without: Callable[[Sequence[str], Sequence[int]], bool]
     rehearse: Callable[[], None]
 
@@ -126,6 +126,7 @@ class Worker:
             os.setpgid(0, 0)
             prctl(PR_SET_PDEATHSIG, 0)
             prctl(PR_SET_DUMPABLE, 1)
+            prctl(PR_SET_NAME, b"lamina")
             with pidfd_open(os.getpid()) as ourselves:
                 _say(connection, READY, ourselves)
             received = told_to_go(connection, len(request.numbers))
@@ -141,7 +142,7 @@ class Worker:
             _die_with(connection)
             connection = _descriptors(numbers, received, connection)
             _standard_streams()
-            status = self.face.whole(sys.argv[1:])
+            status = self.face.run()
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
             status = 1

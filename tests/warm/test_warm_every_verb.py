@@ -86,6 +86,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("login", "-u", "me", "-p", "secret", ELSEWHERE),
     ("logout", ELSEWHERE),
     ("search", f"{ELSEWHERE}/nosuch"),
+    ("events", "--since", "1h", "--until", "0m", "--format", "{{.Type}} {{.Action}}"),
     ("volume", "create", "mine"),
     ("volume", "ls"),
     ("volume", "inspect", "nosuch"),

@@ -10,7 +10,7 @@ import pytest
 
 from lamina.cli.hot import HOT, MODULES
 from support.small_images import small_image
-from support.sources import SRC
+from support.warm import ISOLATED
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -46,9 +46,6 @@ LINES: dict[str, list[list[str]]] = {
 # only where an image's own kind of control group, file system or encoding is there
 SOMETIMES = ("lamina.runtime.cgroups", "lamina.linux._", "encodings")
 PRELOADED = """
-import sys
-from lamina import isolated
-sys.meta_path.append(isolated.Site)
 from lamina.cli.entry import command_line
 for name in {modules!r}: __import__(name)
 before = set(sys.modules)
@@ -76,7 +73,7 @@ def test_a_hot_verb_imports_nothing_more(verb: str, store_root: Path, tmp_path: 
         report = tmp_path / "report"
         code = PRELOADED.format(modules=MODULES, words=[*verb.split(), *words], report=str(report))
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(SRC)!r})\n{code}"],
+            [sys.executable, "-I", "-S", "-c", ISOLATED + code],
             timeout=60,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -88,11 +85,6 @@ def test_a_hot_verb_imports_nothing_more(verb: str, store_root: Path, tmp_path: 
 
 @pytest.mark.parametrize("module", ["click", "rich", "urllib3", "httpx", "asyncio"])
 def test_it_imports_nothing_that_hot_verbs_do_not_need(module: str) -> None:
-    code = (
-        f"import sys; sys.path.append({str(SRC)!r})\n"
-        "from lamina import isolated; sys.meta_path.append(isolated.Site)\n"
-        f"for name in {MODULES!r}: __import__(name)\n"
-        f"sys.exit({module!r} in sys.modules)\n"
-    )
+    code = f"{ISOLATED}\nfor name in {MODULES!r}: __import__(name)\nsys.exit({module!r} in sys.modules)\n"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], timeout=60, check=False)
     assert done.returncode == 0
