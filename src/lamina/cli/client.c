@@ -35,6 +35,23 @@ struct entry {                  /* getdents64(2): struct linux_dirent64 */
 
 static long call(long n, long a, long b, long c, long d) { return raw(n, a, b, c, d, 0, 0); }
 
+/* What compilers expect to be there even without a library, to fill in and copy structures; `volatile` keeps them from
+ * finding out what these loops are, and calling themselves. */
+void *memset(void *to, int byte, __SIZE_TYPE__ size)
+{
+    for (volatile char *at = to; size--; at++)
+        *at = (char)byte;
+    return to;
+}
+
+void *memcpy(void *to, const void *from, __SIZE_TYPE__ size)
+{
+    const char *source = from;
+    for (volatile char *at = to; size--; at++)
+        *at = *source++;
+    return to;
+}
+
 static long length(const char *text)
 {
     long n = 0;
