@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
     "supervisor": "errors values document linux overlay runtime",
     "engine": "errors values document linux overlay store image runtime supervisor",
-    "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
+    "cli": "errors values argv engine warm lamina",  # of `lamina` itself the public names
+    "warm": "errors values linux",  # does the commands of a face by its name, which it is told
     "__main__": "cli",
     "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told
     "isolated": "bytecode",  # where the commands begin

@@ -86,11 +86,20 @@ def _read(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
     values, words = before
     if values["version"]:
         words = ["version"]
+    found = named(words)
+    if found is None:
+        return None
+    name, rest = found
+    own = quick.parse(load(name).VERB, rest)
+    return None if own is None else (name, {**values, **own})
+
+
+def named(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The verb that *words* begin with, and the words behind it."""
     for length in (1, 2):
         name = " ".join(words[:length])
         if len(words) >= length and name in VERBS:
-            own = quick.parse(load(name).VERB, words[length:])
-            return None if own is None else (name, {**values, **own})
+            return name, [*words[length:]]
     return None
 
 
