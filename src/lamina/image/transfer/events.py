@@ -5,6 +5,9 @@
     events("exists", id=...)                                     it is there already: nothing is transferred
     events("waiting", id=...)                                    another process unpacks it
     events("progress", id=..., bytes=262_144)                    that many more came, or went
+    events("retrying", id=..., seconds=5, left=3,                something failed, and is tried again when the `left`
+           attempt=2, reason=...)                                of `seconds` are over; told once a second. Without id:
+                                                                 not of a layer
     events("unpacking", id=...)                                  everything came
     events("mounted", id=...)                                    (push) the registry took it from another repository
     events("packing", id=...)                                    (push) it has to be packed again
@@ -23,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lamina.errors import LaminaError
+from lamina.image.registry.waits import Listener, Wait
 
 __all__ = ["Events", "Telling", "no_events"]
 
@@ -57,6 +61,22 @@ class Telling:
             self("progress", id=identity, bytes=count)
 
         return came
+
+    def waiting(self, identity: str | None = None) -> Listener:
+        """What hears of pauses before something is tried again: also how they are cut short."""
+
+        def waits(wait: Wait) -> None:
+            self.check()
+            whose = {} if identity is None else {"id": identity}
+            facts = {
+                "seconds": wait.seconds,
+                "left": wait.left,
+                "attempt": wait.attempt,
+                "reason": wait.reason,
+            }
+            self("retrying", **whose, **facts)
+
+        return waits
 
     def stop(self) -> None:
         """Let all threads of the transfer end soon."""

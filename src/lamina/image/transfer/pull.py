@@ -69,7 +69,9 @@ def pull(
         nullcontext(held) if held is not None else lease(store) as kept,
         nullcontext(registries) if registries is not None else Registries() as network,
     ):
-        return _Pull(store, reference, platform, events, kept, options or Options(), network).run()
+        work = _Pull(store, reference, platform, events, kept, options or Options(), network)
+        with network.transport.waits.telling(work.tell.waiting()):
+            return work.run()
 
 
 def pull_all(
@@ -253,6 +255,10 @@ class _Pull:
                 self.tell("warning", text=f"{registry.name}: {error.message}")
         return open_blob(self.places[-1], descriptor.digest, descriptor.size, **options)
 
+    def _told(self, blob: Descriptor) -> dict[str, Any]:
+        """Who hears of the layer's bytes, and of pauses."""
+        return {"progress": self.tell.progress(blob.digest), "waiting": self.tell.waiting(blob.digest)}
+
     # -- layers
 
     def _layers(self, manifest: Manifest, config: ImageConfig) -> dict[str, Layer]:
@@ -294,9 +300,7 @@ class _Pull:
             layer = unpack_blob(self.store, blob.digest, diff_id, self.held, **facts)
             self.tell("done", id=blob.digest)
             return layer
-        with _Late(
-            lambda: self._open(blob, progress=self.tell.progress(blob.digest), verify=False)
-        ) as stream:
+        with _Late(lambda: self._open(blob, **self._told(blob), verify=False)) as stream:
             layer = unpack_blob(self.store, stream, diff_id, self.held, **facts)
             self.tell("done" if stream.opened else "exists", id=blob.digest)
             return layer
@@ -306,11 +310,11 @@ class _Pull:
         with self._claim(blob.digest, blob):
             if self.held.add_blob(blob.digest):
                 return
-            progress = self.tell.progress(blob.digest)
+            told = self._told(blob)
             with blobs.BlobWriter(self.store, blob.digest, blob.size, self.held) as writer:
                 if writer.offset:
-                    progress(writer.offset)
-                with self._open(blob, offset=writer.offset, progress=progress, verify=False) as stream:
+                    told["progress"](writer.offset)
+                with self._open(blob, offset=writer.offset, **told, verify=False) as stream:
                     while chunk := stream.read(1 << 20):
                         writer.write(chunk)
                 writer.commit()
