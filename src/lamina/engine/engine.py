@@ -366,6 +366,12 @@ class Engine:
 
         export(self.container(reference), target)
 
+    def abandon(self) -> None:
+        """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""
+        from lamina.engine.recover import abandon
+
+        abandon(self.store)
+
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""
         count, self._runs = self._runs, self._runs + 1

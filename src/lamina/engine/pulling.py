@@ -92,6 +92,8 @@ def pull_for_run(store: Store, text: str, platform: str | None, events: Events |
     """As `pull`, for a start that did not find it; the id. Raises NotFound also for an id, which no registry knows."""
     if text.startswith("sha256:") or (len(text) == 64 and _HEX.issuperset(text)):
         raise no_such(text)
+    if events is not None:
+        events("missing", image=text)
     return pull(store, text, platform, events)[0]
 
 

@@ -34,7 +34,9 @@ def _within(uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Callable[
     from lamina.engine.within import inside
 
     maps = {"uidMappings": uids, "gidMappings": gids}
-    return lambda work, *args, **keywords: inside(maps, work, *args, **keywords)
+    return lambda work, *args, progress=None, **keywords: inside(
+        maps, work, *args, progress=progress, **keywords
+    )
 
 
 def packing() -> Callable[..., Any] | None:

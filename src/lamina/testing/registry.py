@@ -47,7 +47,9 @@ class Fault:
 
     kind: "status" (with `status` and `headers`), "break" (the connection, `after` that many bytes of the body),
     "web page", "other bytes" (of the same length), "more bytes", "redirect" (to `location`), "other part" (of a range),
-    "no range" (all of it is sent whatever was asked), "no length" (no Content-Length), "lie" (`headers` are replaced).
+    "no range" (all of it is sent whatever was asked), "no length" (no Content-Length), "lie" (`headers` are replaced),
+    "stall" (nothing comes after that many bytes of the body, of what is no GET not even an answer, until the registry
+    ends; `stalled` is set when it begins).
     """
 
     kind: str
@@ -96,6 +98,7 @@ class FakeRegistry:
         self.faults: list[Fault] = []
         self.token_life = 300
         self.page = 100
+        self.stalled, self.ended = threading.Event(), threading.Event()
         self._turn = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.registry = self
@@ -115,6 +118,7 @@ class FakeRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.close_connections()
         self._server.server_close()
@@ -292,6 +296,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "break" and self.command not in ("GET", "HEAD"):
             self.close_connection = True
             return None
+        if fault is not None and fault.kind == "stall" and self.command != "GET":
+            return self.stall()
         if self.path.startswith("/token"):
             return self.token(body)
         return self.serve(body)
@@ -478,8 +484,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD" and status != 204:
-            self.wfile.write(body[: fault.after] if kind == "break" and fault is not None else body)
+            cut = fault is not None and kind in ("break", "stall")
+            self.wfile.write(body[: fault.after] if cut and fault is not None else body)
         self.wfile.flush()
+        if kind == "stall":
+            self.stall()
+
+    def stall(self) -> None:
+        self.close_connection = True
+        self.server.registry.stalled.set()
+        self.server.registry.ended.wait()
 
 
 def _covers(scope: str, name: str, action: str) -> bool:

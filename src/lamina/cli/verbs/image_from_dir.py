@@ -17,10 +17,13 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Make the image, and print its id."""
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
     from lamina.engine import Engine
 
-    image = Engine(args.root, store_limit=args.store_limit).from_directory(
-        args.directory, args.name, changes=args.change, message=args.message or "", platform=args.platform
-    )
+    engine = Engine(args.root, store_limit=args.store_limit)
+    with CleanEnd("image from-dir", engine):
+        image = engine.from_directory(
+            args.directory, args.name, changes=args.change, message=args.message or "", platform=args.platform
+        )
     output.line(f"sha256:{image.id}")
     return 0

@@ -28,11 +28,13 @@ mmdebstrap --variant=minbase bookworm - | lamina import - debian:12
 def do(args: Arguments) -> int:
     """Import, and print the image's id."""
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
-    with Transfer(quiet=args.quiet, verb="Import") as transfer:
-        image = Engine(args.root, store_limit=args.store_limit).import_(
+    engine = Engine(args.root, store_limit=args.store_limit)
+    with CleanEnd("import", engine), Transfer(quiet=args.quiet, verb="Import") as transfer:
+        image = engine.import_(
             0 if args.file == "-" else args.file, args.name, changes=args.change, message=args.message or "",
             platform=args.platform, on_event=transfer.event,
         )  # fmt: skip

@@ -26,6 +26,7 @@ def do(args: Arguments) -> int:
     import os
 
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
     from lamina.errors import InvalidInput
@@ -33,8 +34,8 @@ def do(args: Arguments) -> int:
     source = args.input or args.file
     if source is None and os.isatty(0):
         raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
-    with Transfer(quiet=args.quiet, verb="Load") as transfer:
-        engine = Engine(args.root, store_limit=args.store_limit)
+    engine = Engine(args.root, store_limit=args.store_limit)
+    with CleanEnd("load", engine), Transfer(quiet=args.quiet, verb="Load") as transfer:
         loaded = engine.load(0 if source is None else source, platform=args.platform,
                              on_event=transfer.event)  # fmt: skip
     for image in loaded:

@@ -32,11 +32,12 @@ here already are not fetched again, downloads that broke off are resumed.
 def do(args: Arguments) -> int:
     """Pull and unpack."""
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
     engine = Engine(args.root, store_limit=args.store_limit)
-    with Transfer(quiet=args.quiet, stream=1) as transfer:
+    with CleanEnd("pull", engine), Transfer(quiet=args.quiet, stream=1) as transfer:
         words = {
             "platform": args.platform,
             "keep_blobs": args.keep_blobs,

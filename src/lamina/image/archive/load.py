@@ -155,7 +155,9 @@ def unpack(
             if progress is not None:
                 progress(len(data))
         blob = writer.commit()
-    return unpack_blob(store, blob, diff_id, held, **words)
+    # its bytes were told of: this is only to be stopped
+    again = None if progress is None else lambda count: progress(0)
+    return unpack_blob(store, blob, diff_id, held, progress=again, **words)
 
 
 def record_of(

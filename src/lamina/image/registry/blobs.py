@@ -83,6 +83,15 @@ class BlobStream(io.RawIOBase):
             except HTTPError as error:
                 self._broke(str(error))
 
+    def abort(self) -> None:
+        """Let whichever thread reads from this end soon. For another thread."""
+        response = self._response
+        if response is not None:
+            try:
+                response.shutdown()
+            except (RuntimeError, ValueError, OSError):  # it has no connection any more
+                pass
+
     def readable(self) -> bool:
         """Always."""
         return True

@@ -1,5 +1,6 @@
 """What happens during a transfer, told to whoever draws or logs it.
 
+    events("missing", image="debian:12")                         (run) it is not here: a pull begins
     events("resolving", reference="docker.io/library/debian:12")
     events("layer", id="sha256:...", total=28_000_000)           for each layer, before anything happens to it
     events("exists", id=...)                                     it is there already: nothing is transferred
@@ -48,6 +49,7 @@ class Telling:
         self._events, self._what = events or no_events, what
         self._turn = threading.Lock()
         self._stopped = threading.Event()
+        self._stopping: list[Callable[[], object]] = []
 
     def __call__(self, kind: str, /, **facts: Any) -> None:
         with self._turn:
@@ -81,6 +83,14 @@ class Telling:
     def stop(self) -> None:
         """Let all threads of the transfer end soon."""
         self._stopped.set()
+        for wake in tuple(self._stopping):
+            wake()
+
+    def at_stop(self, wake: Callable[[], object]) -> None:
+        """Call *wake* when the transfer shall stop, from whichever thread says so: what waits for a peer is woken."""
+        self._stopping.append(wake)
+        if self._stopped.is_set():
+            wake()
 
     def check(self) -> None:
         """Raise LaminaError if the transfer shall stop."""

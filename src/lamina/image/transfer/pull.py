@@ -250,10 +250,15 @@ class _Pull:
         """The blob from the first registry that has it."""
         for registry in self.places[:-1]:
             try:
-                return open_blob(registry, descriptor.digest, descriptor.size, **options)
+                return self._from(registry, descriptor, options)
             except (NotFound, RegistryError) as error:
                 self.tell("warning", text=f"{registry.name}: {error.message}")
-        return open_blob(self.places[-1], descriptor.digest, descriptor.size, **options)
+        return self._from(self.places[-1], descriptor, options)
+
+    def _from(self, registry: Registry, descriptor: Descriptor, options: dict[str, Any]) -> io.RawIOBase:
+        stream = open_blob(registry, descriptor.digest, descriptor.size, **options)
+        self.tell.at_stop(stream.abort)
+        return stream
 
     def _told(self, blob: Descriptor) -> dict[str, Any]:
         """Who hears of the layer's bytes, and of pauses."""
@@ -297,7 +302,9 @@ class _Pull:
         if self.options.keep_blobs or self.options.staged:
             self._keep_layer(blob)
             self.tell("unpacking", id=blob.digest)
-            layer = unpack_blob(self.store, blob.digest, diff_id, self.held, **facts)
+            layer = unpack_blob(
+                self.store, blob.digest, diff_id, self.held, progress=lambda count: self.tell.check(), **facts
+            )
             self.tell("done", id=blob.digest)
             return layer
         with _Late(lambda: self._open(blob, **self._told(blob), verify=False)) as stream:
