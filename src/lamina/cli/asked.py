@@ -58,6 +58,10 @@ def options(args: Arguments) -> RunOptions:
         found["security_opt"] = args.security_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
+    if limits := vars(args).get("layer_limit"):
+        from lamina.cli.options.layers import layer_limits
+
+        found["layer_limits"] = layer_limits(limits)
     for key in (
         "name",
         "hostname",

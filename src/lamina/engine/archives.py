@@ -21,6 +21,7 @@ from lamina.image.archive.writing import Layout, Tar
 from lamina.image.pack import pack_tree
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
+from lamina.image.tar.limits import given
 from lamina.linux.fd import Fd
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.container import Container
-    from lamina.engine.engine import Source
+    from lamina.engine.engine import LayerLimits, Source
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform
+    from lamina.image.tar.limits import Limits
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -43,11 +45,17 @@ if TYPE_CHECKING:
 FORMS = ("docker-archive", "oci-archive", "oci-dir")
 
 
-def load(store: Store, source: Source, platform: str | None, events: Events | None) -> list[Image]:
+def load(
+    store: Store,
+    source: Source,
+    platform: str | None,
+    events: Events | None,
+    limits: LayerLimits | None = None,
+) -> list[Image]:
     """See `Engine.load`."""
-    wanted = _platform(platform)
-    with _members(store, source) as members:
-        records = loading.load(store, members, wanted, events, unpacking())
+    wanted, allowed = _platform(platform), given(wanted=limits)
+    with _members(store, source, allowed) as members:
+        records = loading.load(store, members, wanted, events, unpacking(allowed))
     within_limit(store, [record.id for record in records], events)
     return [of_record(store, record) for record in records]
 
@@ -93,6 +101,7 @@ def import_(
     message: str,
     platform: str | None,
     events: Events | None,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Engine.import_`."""
     wanted = _platform(platform)
@@ -100,7 +109,7 @@ def import_(
     with _opened(source) as descriptor:
         record = import_flat(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
-            unpacking=unpacking(),
+            unpacking=unpacking(given(wanted=limits)),
         )  # fmt: skip
     within_limit(store, [record.id], events)
     return of_record(store, record)
@@ -113,6 +122,7 @@ def from_directory(
     changes: Sequence[str],
     message: str,
     platform: str | None,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Engine.from_directory`. One thread packs, this one unpacks: nothing is kept in between."""
     wanted = _platform(platform)
@@ -128,7 +138,7 @@ def from_directory(
         try:
             record = import_flat(
                 store, Reading(reading), canonical, changes=changes, message=said, platform=wanted,
-                unpacking=unpacking(), before=packer.check,
+                unpacking=unpacking(given(wanted=limits)), before=packer.check,
             )  # fmt: skip
         except BaseException:
             reading.close()
@@ -241,12 +251,12 @@ class Reading:
 
 
 @contextmanager
-def _members(store: Store, source: Source) -> Iterator[Members]:
+def _members(store: Store, source: Source, limits: Limits) -> Iterator[Members]:
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         with Directory(os.fspath(source)) as directory:
             yield directory
         return
-    with _opened(source) as descriptor, Archive(store, descriptor) as archive:
+    with _opened(source) as descriptor, Archive(store, descriptor, limits) as archive:
         yield archive
 
 

@@ -10,7 +10,7 @@ from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
     from typing import Any, Protocol, Unpack
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     Stream = int | HasFileno | None
+    LayerLimits = Mapping[str, int | str]  # {"size": "1t"}
     Source = str | PathLike[str] | int | HasFileno
     Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
 
@@ -194,18 +195,22 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> str:
         """Fetch the image *name* from its registry, unpack it and give it that name, whose full form is returned.
 
         *platform* is such as "linux/arm64"; this machine's unless given. *keep_blobs*: the compressed layers are kept
-        as well. *tls_verify* False: whoever answers is believed. *on_event* is called with a word and facts by name,
+        as well. *tls_verify* False: whoever answers is believed. *limits* are of each layer, {"size": "1t"}: see
+        docs/layers.md for their names. *on_event* is called with a word and facts by name,
         from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
         InvalidReference, RegistryError.
         """
         from lamina.engine.pulling import pull
 
-        return pull(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)[1]
+        return pull(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )[1]
 
     def pull_all(
         self,
@@ -214,12 +219,15 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[str]:
         """Fetch every tag of the repository *name*, as `pull`; their full names."""
         from lamina.engine.pulling import pull_all
 
-        return pull_all(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)
+        return pull_all(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )
 
     def push(self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None) -> str:
         """Send the image *name* to where the name says; its digest there. Events as of `pull`.
@@ -298,15 +306,17 @@ class Engine:
         source: Source,
         *,
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[Image]:
         """Read every image of an archive, a file object or descriptor of one, or of an OCI layout directory.
 
-        Raises InvalidInput for what is none, Corrupt for what is damaged.
+        *limits*: see `pull`; they bound a compressed archive as well. Raises InvalidInput for what is none, Corrupt for
+        what is damaged.
         """
         from lamina.engine.archives import load
 
-        return load(self.store, source, platform, on_event)
+        return load(self.store, source, platform, on_event, limits)
 
     def save(
         self,
@@ -333,15 +343,17 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> Image:
-        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile.
+        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile; *limits*:
+        see `pull`.
 
         Raises InvalidInput, Corrupt.
         """
         from lamina.engine.archives import import_
 
-        return import_(self.store, source, name, changes, message, platform, on_event)
+        return import_(self.store, source, name, changes, message, platform, on_event, limits)
 
     def from_directory(
         self,
@@ -351,11 +363,15 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
     ) -> Image:
-        """Make an image of one layer from a directory with a root file system. Raises InvalidInput, KernelError."""
+        """Make an image of one layer from a directory with a root file system; *limits*: see `pull`.
+
+        Raises InvalidInput, KernelError.
+        """
         from lamina.engine.archives import from_directory
 
-        return from_directory(self.store, directory, name, changes, message, platform)
+        return from_directory(self.store, directory, name, changes, message, platform, limits)
 
     def export(self, reference: str, target: Source) -> None:
         """Write the files of a container over an image as one flat tar archive, without its volumes.

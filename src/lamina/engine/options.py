@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         labels: Sequence[str] | Mapping[str, str]
         pull: str
         platform: str | None
+        layer_limits: Mapping[str, int | str]
         security_opt: Sequence[str]
 
 
@@ -95,4 +96,5 @@ class Options:
     labels: tuple[tuple[str, str], ...] = ()
     pull: str = "missing"
     platform: str | None = None
+    layer_limits: tuple[tuple[str, int | str], ...] = ()
     new_privileges: bool = False

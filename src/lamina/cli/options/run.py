@@ -24,6 +24,7 @@ OPTIONS: tuple[Option, ...] = (
         default="missing",
     ),
     Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64", RUN),
+    Option("layer-limit", "", "NAME=NUMBER", "What a layer may have at most, as of pull", RUN, multiple=True),
     Option("quiet", "q", "", "Say nothing about a pull", RUN),
     Option("interactive", "i", "", "Let the command read standard input", PROCESS),
     Option("tty", "t", "", "Give the command a terminal", PROCESS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.layers import LAYER_LIMIT
 
 VERB = Verb(
     name="pull",
@@ -18,6 +19,7 @@ VERB = Verb(
             choices=("true", "false"),
             default="true",
         ),
+        LAYER_LIMIT,
         Option("quiet", "q", help="Print the name alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG|@DIGEST]"),),
@@ -33,6 +35,7 @@ def do(args: Arguments) -> int:
     """Pull and unpack."""
     from lamina.cli import output
     from lamina.cli.ending import CleanEnd
+    from lamina.cli.options.layers import layer_limits
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
@@ -42,6 +45,7 @@ def do(args: Arguments) -> int:
             "platform": args.platform,
             "keep_blobs": args.keep_blobs,
             "tls_verify": args.tls_verify != "false",
+            "limits": layer_limits(args.layer_limit),
             "on_event": transfer.event,
         }
         names = engine.pull_all(args.name, **words) if args.all_tags else [engine.pull(args.name, **words)]

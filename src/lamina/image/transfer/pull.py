@@ -11,13 +11,23 @@ for. Everything that is kept is held by a lease until the image's record refers 
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
+from errno import ENOSPC
 from typing import Any, TypeVar
 
-from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound, RegistryError, Unsupported
+from lamina.errors import (
+    Corrupt,
+    InvalidInput,
+    KernelError,
+    LaminaError,
+    NotFound,
+    RegistryError,
+    Unsupported,
+)
 from lamina.image.documents import (
     Descriptor,
     ImageConfig,
@@ -33,6 +43,7 @@ from lamina.image.reference import Reference
 from lamina.image.registry.blobs import open_blob
 from lamina.image.registry.client import Fetched, Registry
 from lamina.image.registry.session import Registries
+from lamina.image.tar.limits import given
 from lamina.image.transfer.events import Events, Telling
 from lamina.image.transfer.options import Options
 from lamina.store import blobs, images, layers, tags
@@ -270,9 +281,31 @@ class _Pull:
         """All layers by their diff_ids, several at once."""
         todo = dict(zip(reversed(config.diff_ids), reversed(manifest.layers), strict=True))
         todo = dict(reversed(todo.items()))  # base first, which are the large ones
+        self._check_sizes(todo)
         for layer in todo.values():
             self.tell("layer", id=layer.digest, total=layer.size)
         return in_parallel(self.tell, self.options.parallel, self._layer, todo)
+
+    def _check_sizes(self, todo: dict[str, Descriptor]) -> None:
+        """Of what is to be fetched. What a manifest says of sizes is all that bounds a download that is kept."""
+        limits = self.options.words.get("limits") or given()
+        wanted = [
+            blob for diff_id, blob in todo.items()
+            if not os.path.lexists(layers.place_of(self.store, layers.layer_id(diff_id)))
+        ]  # fmt: skip
+        for blob in wanted:
+            if blob.size > limits.size:
+                limits.exceeded("size", f"the layer {blob.digest} has {blob.size} bytes, compressed")
+        if not (self.options.keep_blobs or self.options.staged):
+            return
+        room = os.statvfs(self.store.blobs)
+        free, needed = room.f_bavail * room.f_frsize, sum(blob.size for blob in wanted)
+        if needed > free:
+            raise KernelError(
+                "pull", ENOSPC, self.reference.familiar,
+                hint=f"its layers have {needed} bytes, compressed, and {free} are free",
+                remedy="free some space, or use another --root",
+            )  # fmt: skip
 
     def _layer(self, diff_id: str, blob: Descriptor) -> Layer:
         identity = layers.layer_id(diff_id)
