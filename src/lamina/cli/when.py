@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 
 _UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -47,7 +48,8 @@ def moment(text: str) -> float:
         before = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
         return (datetime.now(UTC) - timedelta(seconds=before)).timestamp()
     try:
-        return float(text)
+        if isfinite(number := float(text)):
+            return number
     except ValueError:
         pass
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamina.engine.images import Image, Step
     from lamina.engine.options import RunOptions
     from lamina.engine.storage import Storage
+    from lamina.image.registry.search import Repository
     from lamina.runtime.plan import Plan
 
     class HasFileno(Protocol):
@@ -237,6 +238,15 @@ class Engine:
         from lamina.engine.pulling import push
 
         return push(self.store, name, on_event, tls_verify=tls_verify)
+
+    def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
+        """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
+
+        Raises InvalidInput, RegistryError, Unsupported for a registry that cannot be searched.
+        """
+        from lamina.engine.pulling import search
+
+        return search(text, limit, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""

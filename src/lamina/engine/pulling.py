@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lamina.engine.engine import LayerLimits
+    from lamina.image.registry.search import Repository as Repository
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -119,6 +120,14 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
     with Registries(verify=tls_verify) as registries:
         options = Options(packing=packing())
         return push_image(store, record, reference, events, options=options, registries=registries).digest
+
+
+def search(text: str, limit: int, *, tls_verify: bool = True) -> list[Repository]:
+    """See `Engine.search`."""
+    from lamina.image.registry import search as searching
+
+    with Registries(verify=tls_verify) as registries:
+        return searching.search(text, limit, registries)
 
 
 def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:

@@ -4,6 +4,7 @@
         registry.add_image("library/tiny", "1", {"bin/sh": b"..."}, {"etc/hosts": b"127.0.0.1 localhost\\n"})
         registry.faults.append(Fault("break", path="/blobs/", after=1000))    # the next answer breaks there
         ... pull f"{registry.host}/library/tiny:1" ...
+        registry.found = [{"name": "team/tool", "description": "...", "star_count": 3}]    # what a search finds
         registry.requests        # what was asked: (method, path, headers)
 
 It keeps everything in memory, believes nobody's digest, and can want tokens (`users`), or TLS (`context`).
@@ -39,6 +40,7 @@ _ROUTES = (
     ("blobs", re.compile(_NAME + r"/blobs/(?P<what>[^/]+)$")),
     ("tags", re.compile(_NAME + r"/tags/list$")),
 )
+_LISTS = {"/v1/search": "search", "/v2/_catalog": "catalog"}
 
 
 @value
@@ -98,6 +100,8 @@ class FakeRegistry:
         self.faults: list[Fault] = []
         self.token_life = 300
         self.page = 100
+        self.found: list[dict[str, Any]] | None = None  # what /v1/search finds; None: there is no such thing
+        self.catalog = True
         self.stalled, self.ended = threading.Event(), threading.Event()
         self._turn = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -319,6 +323,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self.may("", ""):
                 self.answer(200, b"{}")
             return
+        if parts.path in _LISTS:
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            return getattr(self, f"serve_{_LISTS[parts.path]}")(query)  # type: ignore[no-any-return]
         self.error(404, "NAME_UNKNOWN")
 
     # -- authentication
@@ -399,6 +406,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         page, more = tags[: registry.page], tags[registry.page :]
         headers = {"Link": f'</v2/{name}/tags/list?last={page[-1]}>; rel="next"'} if more else {}
         return self.answer(200, json.dumps({"name": name, "tags": page}).encode(), headers)
+
+    def serve_search(self, query: dict[str, str]) -> None:
+        registry = self.server.registry
+        if registry.found is None:
+            return self.error(404, "UNSUPPORTED")
+        found = [one for one in registry.found if query["q"] in json.dumps(one)][: int(query["n"])]
+        answer = {"num_results": len(found), "query": query["q"], "results": found}
+        return self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def serve_catalog(self, query: dict[str, str]) -> None:
+        registry = self.server.registry
+        if not registry.catalog:
+            return self.error(404, "UNSUPPORTED")
+        names = sorted(name for name in registry.manifests if name > query.get("last", ""))
+        page, more = names[: registry.page], names[registry.page :]
+        headers = {"Link": f'</v2/_catalog?last={page[-1]}>; rel="next"'} if more else {}
+        return self.answer(200, json.dumps({"repositories": page}).encode(), headers)
 
     def serve_blobs(self, name: str, what: str, query: dict[str, str], body: bytes) -> None:
         data = self.server.registry.blobs.get(name, {}).get(what)
