@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from support.registries import DockerRegistry, registries
 
 Lamina = Callable[..., subprocess.CompletedProcess[str]]
 
-RESULTS = [
+RESULTS: list[dict[str, Any]] = [
     {
         "name": "debian",
         "description": "Debian is a\nLinux  distribution",

@@ -10,28 +10,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     Check = Callable[[str], object]
+    Checks = Mapping[str, Check]
 
 TRUE = ("true", "1", "t")
 FALSE = ("false", "0", "f")
 ALL_HOLD = ("label", "label!")
 
 
-def reader(
-    keys: Sequence[str], checks: Mapping[str, Check] | None = None
-) -> Callable[[str], tuple[str, str]]:
-    """A converter for the option: key and value. *checks* raise ValueError for a value that is none of their key's."""
+def reader(checks: Checks) -> Callable[[str], tuple[str, str]]:
+    """A converter for the option: key and value. *checks* has the keys, and raises ValueError for what is no value."""
 
     def read(text: str) -> tuple[str, str]:
         key, equals, value = text.partition("=")
-        if key not in keys:
-            raise ValueError(_unknown(key, keys))
+        if key not in checks:
+            raise ValueError(_unknown(key, [*checks]))
         if not equals:
             raise ValueError(f"not KEY=VALUE: {key}=...")
-        if checks is not None and key in checks:
-            checks[key](value)
+        checks[key](value)
         return key, value
 
     return read
+
+
+def anything(value: str) -> None:
+    """Any value."""
 
 
 def _unknown(key: str, keys: Sequence[str]) -> str:

@@ -277,13 +277,23 @@ class Engine:
 
         return remove(self.store, reference, force=force, prune=prune)
 
-    def prune_images(self, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+    def prune_images(
+        self,
+        *,
+        everything: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
+    ) -> tuple[list[tuple[str, str]], int]:
         """Remove the images without a name, with *everything* all that no container uses; what was done, as of
-        `remove_image`, and how many bytes became free.
+        `remove_image`, and how many bytes became free. Only those made before *until* (seconds since 1970), that have
+        all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         from lamina.engine.images import prune
 
-        return prune(self.store, everything=everything)
+        return prune(
+            self.store, everything=everything, until=until, labels=labels, without_labels=without_labels
+        )
 
     def history(self, reference: str) -> list[Step]:
         """How the image came about, the youngest step first. Raises NotFound, Corrupt."""

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.cli.filters import Checks
     from lamina.engine.pulling import Repository
 
 
@@ -24,7 +25,7 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-FILTERS = {"is-official": truth, "is-automated": truth, "stars": number}
+FILTERS: Checks = {"is-official": truth, "is-automated": truth, "stars": number}
 HEADINGS = {"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"}
 WIDEST = 45  # columns of a description, as docker has it
 
@@ -33,7 +34,7 @@ VERB = Verb(
     options=(
         Option("limit", "", "NUMBER", "At most so many (1 to 100)", convert=_limit, default=25),
         Option("filter", "f", "KEY=VALUE", f"Only those; keys: {', '.join(FILTERS)}", multiple=True,
-               convert=reader([*FILTERS], FILTERS)),
+               convert=reader(FILTERS)),
         Option("format", "", "FORMAT", "table, json or '{{.Name}}'", convert=_format, default="table"),
         Option("no-trunc", help="Descriptions in full"),
         Option("tls-verify", "", "true|false", "false: neither certificates nor encryption are insisted on",
