@@ -107,10 +107,10 @@ def remove(place: bytes) -> None:
 
 
 def lower(store: Store, chain: Sequence[str], userxattr: bool) -> MountSpec:
-    """What a chain shows, without anything above it: here the order of layers is turned round."""
-    from lamina.overlay.spec import MountSpec
+    """What a chain shows, without anything above it."""
+    from lamina.overlay.spec import MountSpec, top_first
 
-    trees = tuple([layers.tree_of(store, layer) for layer in reversed(chain)])
+    trees = top_first([layers.tree_of(store, layer) for layer in chain])
     return MountSpec(
         lowerdirs=trees or (store.empty,), userxattr=userxattr, options=() if userxattr else OPTIONS
     )
