@@ -16,6 +16,7 @@ from lamina.image.tar.limits import given
 from lamina.image.transfer import Options
 from lamina.image.transfer import pull as pull_image
 from lamina.image.transfer import push as push_image
+from lamina.store.events import event, note
 from lamina.store.garbage import collect
 from lamina.store.images import no_such
 from lamina.store.leases import lease
@@ -90,6 +91,7 @@ def _pull(
     wanted = None if platform is None else parse_platform(platform)
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
+        note(store, event("image", "pull", reference.familiar, name=reference.familiar))
         within_limit(store, [record.id], events)
     if options.staged and not options.keep_blobs:
         collect(store)  # layers were unpacked by another process, from blobs that nobody needs any more
@@ -119,7 +121,9 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         )
     with Registries(verify=tls_verify) as registries:
         options = Options(packing=packing())
-        return push_image(store, record, reference, events, options=options, registries=registries).digest
+        digest = push_image(store, record, reference, events, options=options, registries=registries).digest
+    note(store, event("image", "push", reference.familiar, name=reference.familiar))
+    return digest
 
 
 def search(text: str, limit: int, *, tls_verify: bool = True) -> list[Repository]:
