@@ -37,7 +37,7 @@ class CleanEnd:
 
     def __enter__(self) -> CleanEnd:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._over = threading.Event()
+        self._over, self._last = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="lamina-signals", daemon=True)
         self._thread.start()
         # the interpreter's own handler writes there, whatever the main thread is in
@@ -55,6 +55,7 @@ class CleanEnd:
         if self.signal:
             # further ones find a handler that does nothing, until the process has ended
             abandon(self.engine)
+            self._last.acquire()  # one of us says the word: the thread, and nothing comes after that, or the caller
             self._over.set()
             if not isinstance(error, Stopped):
                 raise Stopped(self.verb, self.signal) from error
@@ -83,7 +84,7 @@ class CleanEnd:
             # one that was ignored when we came is not among them: no handler, no byte
             if found := wanted.intersection(numbers):
                 break
-        if not self._over.wait(GRACE):
+        if not self._over.wait(GRACE) and self._last.acquire(blocking=False):
             number = self.signal or min(found)
             abandon(self.engine)
             show_cursor()
