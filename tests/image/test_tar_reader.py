@@ -388,8 +388,8 @@ def test_each_limit() -> None:
         (many, Limits(entries=10), "entries=N"),
         (archive(file(b"a", b"x" * 600)), Limits(size=599), "size=N"),
         (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(extensions=2000), "extensions=N"),
-        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(name=1999), "kernel"),
-        (archive(long_name(b"x" * 2000, b"K"), symlink(b"a", b"b")), Limits(name=1999), "kernel"),
+        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(name=1999), "name=N"),
+        (archive(long_name(b"x" * 2000, b"K"), symlink(b"a", b"b")), Limits(name=1999), "name=N"),
         (
             sparse_of((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,1,2,1,4,1"), content=b"abc"),
             Limits(segments=2),

@@ -19,7 +19,7 @@ from lamina.store.references import ContainerUses
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
@@ -178,12 +178,32 @@ def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
     return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
 
 
-def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, equals, text = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == text)
+
+
+def prune(
+    store: Store,
+    *,
+    everything: bool = False,
+    until: float | None = None,
+    labels: Sequence[str] = (),
+    without_labels: Sequence[str] = (),
+) -> tuple[list[tuple[str, str]], int]:
     """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
     from lamina.store.prune import prune_images
 
+    def wanted(record: ImageRecord) -> bool:
+        if until is not None and record.created >= until * 1e9:
+            return False
+        found = record.run.get("labels") or {}
+        return all(_has_label(found, one) for one in labels) and not any(
+            _has_label(found, one) for one in without_labels
+        )
+
     done: list[tuple[str, str]] = []
-    for gone in prune_images(store, everything=everything):
+    for gone in prune_images(store, everything=everything, wanted=wanted):
         note(store, *gone_events(gone.id, gone.names))
         done += [("Untagged", parse(name).familiar) for name in gone.names]
         done.append(("Deleted", f"sha256:{gone.id}"))

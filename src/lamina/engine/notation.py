@@ -241,6 +241,19 @@ def _lifetime(given: Any) -> str:
     return str(given)
 
 
+def _layer_limits(given: Any) -> tuple[tuple[str, int | str], ...]:
+    """Each limit has to be one, whether something is pulled or not."""
+    if given is None:
+        return ()
+    if not hasattr(given, "items"):
+        raise InvalidInput(f"run: layer_limits {given!r}: no limits by name")
+    from lamina.image.tar.limits import given as read
+
+    found = tuple((text_of(name, "layer_limits"), str(number)) for name, number in given.items())
+    read(wanted=dict(found))
+    return found
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "name": _name,
     "hostname": _hostname,
@@ -256,4 +269,5 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": _stop_timeout,
     "timeout": _timeout,
     "lifetime": _lifetime,
+    "layer_limits": _layer_limits,
 }

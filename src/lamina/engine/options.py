@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         labels: Sequence[str] | Mapping[str, str]
         pull: str
         platform: str | None
+        layer_limits: Mapping[str, int | str]
         security_opt: Sequence[str]
         # what follows is read by engine.further and engine.grants
         cap_add: Sequence[str]
@@ -153,6 +154,7 @@ class Options:
     labels: tuple[tuple[str, str], ...] = ()
     pull: str = "missing"
     platform: str | None = None
+    layer_limits: tuple[tuple[str, int | str], ...] = ()
     new_privileges: bool = False
     further: Further | None = None
     log: tuple[str, tuple[tuple[str, str], ...]] | None = None

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 
     from lamina.image.apply import IdMap
     from lamina.image.archive.load import Unpacking
+    from lamina.image.tar.limits import Limits
 
 
-def unpacking() -> Unpacking:
+def unpacking(limits: Limits) -> Unpacking:
     """For archives. Raises Unsupported where this host lets nobody make a user namespace, when it is used."""
     from lamina.image.archive.load import Unpacking
 
     if os.geteuid() == 0:
-        return Unpacking()
-    return Unpacking(tuple(words().items()), staged=True)
+        return Unpacking((("limits", limits),))
+    return Unpacking((("limits", limits), *words().items()), staged=True)
 
 
 def words() -> dict[str, Any]:

@@ -72,11 +72,22 @@ def reach(
     return result
 
 
-def inside(maps: Maps, work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`."""
+def inside(
+    maps: Maps,
+    work: Callable[..., Any],
+    *args: Any,
+    progress: Callable[..., object] | None = None,
+    **keywords: Any,
+) -> Any:
+    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`.
+
+    *progress* is handed to *work*, if there is one; what it raises here ends the work there.
+    """
     result = None
-    for kind, content in _Within(maps, work, args, keywords, False).frames():
-        if kind == RESULT:
+    for kind, content in _Within(maps, work, args, keywords, progress is not None).frames():
+        if kind == PROGRESS and progress is not None:
+            progress(*content)
+        elif kind == RESULT:
             result = content
     return result
 

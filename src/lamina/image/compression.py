@@ -133,6 +133,10 @@ class Decompressed:
         try:
             chunk = member.decompress(data, _OUT)
         except self._errors as error:
+            if (
+                "memory" in str(error).lower()
+            ):  # liblzma: "Memory usage limit exceeded"; libzstd: "too much memory"
+                self._limits.exceeded("window", f"the {self.kind} data want more memory to be decompressed")
             raise Corrupt(f"decompress: the {self.kind} data are damaged: {error}") from error
         if member.eof:
             self._rest = member.unused_data
@@ -161,7 +165,9 @@ def _decompressor(
         return _gzip_decompressor()
     if kind == "zstd":
         zstd = _zstd()
-        options = {zstd.DecompressionParameter.window_log_max: max(10, limits.window.bit_length() - 1)}
+        options = {
+            zstd.DecompressionParameter.window_log_max: min(31, max(10, limits.window.bit_length() - 1))
+        }
         return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
     if kind == "bzip2":
         import bz2

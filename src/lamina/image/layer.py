@@ -85,7 +85,7 @@ def unpack_blob(
     *source* is a stream, or the digest of a blob of the store; it need not be read to its end when the layer is there.
     *digest* and *size* are those of the compressed bytes and are verified in the same pass. *diff_id* None: it is found
     out. *userxattr* None: whether this is not root. *within* calls a function of this module with its arguments
-    somewhere else, in a user namespace, and returns its result; then *source* is a blob.
+    somewhere else, in a user namespace, and returns its result; then *source* is a blob. *progress* may raise, to stop.
     Raises Corrupt (wrong digest or size, damaged, cut off), InvalidInput (no archive, a limit, a hostile entry),
     Unsupported, NotFound, KernelError.
     """
@@ -106,7 +106,9 @@ def unpack_blob(
                 if within is None:
                     filled = fill_from_file(place, stage.path, digest or source, progress=progress, **words)
                 else:
-                    filled = within(fill_from_file, place, stage.path, digest or source, **words)
+                    filled = within(
+                        fill_from_file, place, stage.path, digest or source, progress=progress, **words
+                    )
             _verify(filled, digest or (source if isinstance(source, str) else None), size, diff_id)
             extra: dict[str, Any] = {"archive": filled.archive, "recipe": filled.recipe}
             if filled.skipped:

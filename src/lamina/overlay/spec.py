@@ -40,8 +40,12 @@ class MountSpec:
 
 
 def top_first(base_first: Sequence[T]) -> tuple[T, ...]:
-    """The layers of an image in the kernel's order. OCI lists the base first; nobody else turns it round."""
-    return tuple(reversed(base_first))
+    """The layers of an image in the kernel's order. OCI lists the base first; nobody else turns it round.
+
+    A layer that is in an image several times (empty ones are, for each step that changed nothing) counts where it is
+    topmost: whatever it says is said there already, and the kernel takes no directory twice (ELOOP).
+    """
+    return tuple(dict.fromkeys(reversed(base_first)))
 
 
 def steady_options(userxattr: bool) -> tuple[tuple[str, str], ...]:

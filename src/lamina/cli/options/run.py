@@ -32,6 +32,7 @@ OPTIONS: tuple[Option, ...] = (
         default="missing",
     ),
     Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64", RUN),
+    Option("layer-limit", "", "NAME=NUMBER", "What a layer may have at most, as of pull", RUN, multiple=True),
     Option("quiet", "q", "", "Say nothing about a pull", RUN),
     Option(
         "restart",

@@ -51,7 +51,7 @@ def do(args: Arguments) -> int:
     wanted = options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
-    pulling = Pulling(quiet=args.quiet)
+    pulling = Pulling(engine, quiet=args.quiet)
     try:
         done = engine.run(
             args.image,
@@ -62,8 +62,8 @@ def do(args: Arguments) -> int:
             on_event=pulling.event,
             **wanted,
         )
-    except BaseException:
-        pulling.close()
+    except BaseException as error:
         cidfile.close(engine)
+        pulling.close(error)
         raise
     return done.returncode

@@ -85,7 +85,9 @@ def push(
             raise images.no_such(record.id[:12])
         for blob in record.blobs:
             kept.add_blob(blob)
-        return _Push(store, record, reference, events, kept, options or Options(), network).run()
+        work = _Push(store, record, reference, events, kept, options or Options(), network)
+        with network.transport.waits.telling(work.tell.waiting()):
+            return work.run()
 
 
 class _Push:
@@ -158,10 +160,14 @@ class _Push:
     # -- layers
 
     def _layer(self, identity: str, blob: Descriptor | None) -> _Layer:
+        shown = blob.digest if blob is not None else identity
+        with self.registry.transport.waits.telling(self.tell.waiting(shown)):
+            return self._pushed(identity, blob, shown)
+
+    def _pushed(self, identity: str, blob: Descriptor | None, shown: str) -> _Layer:
         self.tell.check()
         if blob is not None and self._without_packing(blob):
             return _Layer(blob, f"sha256:{identity}")
-        shown = blob.digest if blob is not None else identity
         self.tell("packing", id=shown)
         with packed_layer(self.store, identity, self.options.packing, check=self.tell.check) as (made, file):
             media_type = media.OCI_LAYER_GZIP if blob is None else _gzip_of(blob.media_type)
