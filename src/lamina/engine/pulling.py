@@ -11,6 +11,7 @@ from lamina.image.reference import Reference, parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
 from lamina.image.transfer.options import Options
+from lamina.store.events import event, note
 from lamina.store.images import no_such
 from lamina.store.leases import lease
 
@@ -79,6 +80,7 @@ def _pull(
     options = Options(keep_blobs=keep_blobs, words=found, staged=bool(found))
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
+        note(store, event("image", "pull", reference.familiar, name=reference.familiar))
         if store.limit is not None:
             from lamina.engine.storage import within_limit
 
@@ -112,7 +114,9 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         )
     with Registries(verify=tls_verify) as registries:
         options = Options(packing=packing())
-        return push_image(store, record, reference, events, options=options, registries=registries).digest
+        digest = push_image(store, record, reference, events, options=options, registries=registries).digest
+    note(store, event("image", "push", reference.familiar, name=reference.familiar))
+    return digest
 
 
 def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:
