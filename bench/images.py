@@ -24,6 +24,7 @@ from pathlib import Path
 from disk import in_memory, on_disk
 from layered import SECOND, TAG, blobs_of, layout
 from measure import Case, Failed, Missing
+from shares import own_share
 from stage import REPOSITORY, Stage
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -47,7 +48,10 @@ class Place:
         shown = [stage.directory, self.disk, self.memory, self.layout]
         self.root = PeerRoot(stage.directory / "peers", shown, network="host")
         stack.callback(self.root.close)
+        own_share(os.getpid(), "measured", stack)
         self.registry = stack.enter_context(DockerRegistry(stage.directory / "registry"))
+        if self.registry.pid is not None:
+            own_share(self.registry.pid, "registry", stack)
         policy = 'mkdir -p /etc/containers; echo \'{"default": [{"type": "insecureAcceptAnything"}]}\''
         self.root.run(["sh", "-c", f"{policy} >/etc/containers/policy.json"], check=True)
         for tag in (TAG, SECOND):

@@ -9,8 +9,6 @@ from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
-from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
-from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.events import event, note
@@ -21,6 +19,7 @@ from lamina.values import replace, value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from lamina.image.documents import ImageConfig
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
@@ -217,12 +216,16 @@ def prune(
 
 def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     """The config of the image. Raises NotFound, Corrupt, InvalidInput."""
+    from lamina.image.documents import DEFAULT_LIMITS, decode_config
+
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
     return decode_config(data, what=f"config of image {record.id[:12]}")
 
 
 def history(store: Store, reference: str) -> list[Step]:
     """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
+    from lamina.image.documents.moment import nanoseconds
+
     record, _ = resolve(store, reference)
     config = config_of(store, record)
     sizes = iter([_size(store, layer) for layer in record.layers])
