@@ -13,7 +13,7 @@ import pytest
 
 from lamina.cli.commands import LONGER
 from lamina.cli.entry import command_line, load
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.verbs import GROUPS, VERBS
 
 Lamina = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -117,7 +117,7 @@ WRONG = [
     ("--rot x ps", 2, "no such option --rot", "did you mean --root"),
     ("--root", 2, "--root needs a value", "'lamina --help'"),
     ("run", 125, "run: IMAGE is missing", "usage: lamina run [OPTIONS] IMAGE [COMMAND...]"),
-    ("run --mem 5m host", 125, "run: no such option --mem", "did you mean --memory?"),
+    ("run --mem 5m host", 125, "run: no such option --mem", "did you mean --memory, --memory-swap or"),
     ("run --nmae x host", 125, "run: no such option --nmae", "did you mean --name"),
     ("run -Z host", 125, "run: no such option -Z", "'lamina run --help'"),
     ("run --rm=yes host", 125, "run: --rm takes no value", "'lamina run --help'"),
@@ -138,7 +138,7 @@ WRONG = [
     ("overlay diff -p --format json", 2, "overlay diff: --patch and --format json contradict each other", ""),
     ("overlay mount", 2, "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
     ("commit c i", 2, "commit is not supported so far", ""),
-    ("run --privileged host true", 125, "run: --privileged is not supported so far", ""),
+    ("run --add-host a:b host true", 125, "run: --add-host is not supported so far", ""),
     ("logs --tail x c", 2, "logs: --tail x: is not a whole number", ""),
     ("logs --since x c", 2, "logs: --since x: not a time such as 10m", ""),
 ]
@@ -225,7 +225,7 @@ def complete(lamina: Lamina, words: str) -> list[str]:
 def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:
     assert complete(lamina, "lamina d") == ["diff", "doctor"]
     assert complete(lamina, "lamina overlay m") == ["mount"]
-    assert complete(lamina, "lamina run --me") == ["--memory"]
+    assert complete(lamina, "lamina run --memory-s") == ["--memory-swap", "--memory-swappiness"]
     assert complete(lamina, "lamina run --network ") == ["none", "host"]
     assert complete(lamina, "lamina completion ") == ["bash", "zsh", "fish"]
     assert complete(lamina, "lamina diff ") == []

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from lamina.engine.images import timestamp
+from lamina.engine.inspect import timestamp
 from lamina.errors import Corrupt, InvalidInput, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
 from lamina.image.documents.moment import nanoseconds
 from lamina.image.platform import current
 from lamina.image.platform import parse as platform
 from lamina.image.reference import parse
-from lamina.image.transfer import Options, pull, pull_all
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull, pull_all
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.check import check
 from lamina.store.claims import claim

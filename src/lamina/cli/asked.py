@@ -53,10 +53,12 @@ def options(args: Arguments) -> RunOptions:
         found["tmpfs"] = args.tmpfs
     if args.volumes_from:
         found["volumes_from"] = args.volumes_from
+    if "cap_add" in vars(args):  # one of the rare options was typed
+        from lamina.cli.options.further import asked
+
+        found.update(asked(vars(args)))  # type: ignore[typeddict-item]
     if args.log_opt:
         found["log_opt"] = args.log_opt
-    if args.security_opt:
-        found["security_opt"] = args.security_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     for key in (

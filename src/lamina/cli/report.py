@@ -7,7 +7,7 @@ import os
 import sys
 
 from lamina.argv import quick
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.errors import HostChanged, LaminaError
 
 TYPE_CHECKING = False

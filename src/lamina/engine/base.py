@@ -12,7 +12,7 @@ from lamina.engine.accounts import reader
 from lamina.engine.places import Base, HostImage, Place
 from lamina.engine.translate import ImageConfig
 from lamina.errors import Corrupt, InvalidInput, Unsupported
-from lamina.overlay.spec import top_first
+from lamina.overlay.spec import MOST_LAYERS, top_first
 from lamina.store.layers import tree_of
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
-MOST_LAYERS = 500  # OVL_MAX_STACK in fs/overlayfs/params.h
 # kept in the record of a container, for what has no part in a start
 KEPT = ("exposed_ports", "stop_signal", "healthcheck", "shell")
 

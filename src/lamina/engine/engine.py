@@ -173,9 +173,7 @@ class Engine:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
-        from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
-        from lamina.runtime.seccomp.cache import default_filter
 
         checked = check_options(options)
         record = None
@@ -186,8 +184,7 @@ class Engine:
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
         drawn = design(self.store, identity, home, record, words_of(command), checked, DEVNULL)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
-        return plan(drawn.bundle, seccomp=seccomp, to_come=to_come(drawn))
+        return plan(drawn.bundle, seccomp=drawn.seccomp(self.store), to_come=to_come(drawn))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.design import HOST
 from lamina.engine.discard import remover
-from lamina.engine.inspect import healthcheck
+from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
@@ -15,8 +14,9 @@ from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.events import event, note
+from lamina.store.names import some
 from lamina.store.references import ContainerUses
-from lamina.values import value
+from lamina.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
-
-NEVER = "0001-01-01T00:00:00Z"
 
 
 @value
@@ -133,9 +131,9 @@ def remove(store: Store, reference: str, *, force: bool = False, prune: bool = T
         note(store, event("image", "untag", f"sha256:{record.id}", name=parse(name).familiar))
         return [("Untagged", parse(name).familiar)]
     if name is None and not force and len({parse(one, default_tag=None).name for one in names}) > 1:
-        some = ", ".join(parse(one).familiar for one in names[:3])
+        shown = some([parse(one).familiar for one in names])
         raise Conflict(
-            f"remove image {short}: it has names in several repositories ({some})",
+            f"remove image {short}: it has names in several repositories ({shown})",
             remedy="name one of them, or force it",
         )
     uses = ContainerUses(store)
@@ -224,7 +222,7 @@ def history(store: Store, reference: str) -> list[Step]:
     steps += [Step("", record.created / 1e9, "", size, "", False) for size in sizes]  # layers without a word
     steps.reverse()
     if steps:
-        steps[0] = Step(record.id, *[getattr(steps[0], name) for name in Step.__match_args__[1:]])
+        steps[0] = replace(steps[0], id=record.id)
     return steps
 
 
@@ -290,14 +288,6 @@ def _run(record: ImageRecord) -> dict[str, Any]:
     if run.get("shell"):
         found["Shell"] = run["shell"]
     return found
-
-
-def timestamp(nanoseconds: int) -> str:
-    """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
-    if not nanoseconds:
-        return NEVER
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def _last_tagged(store: Store, identity: str) -> str:

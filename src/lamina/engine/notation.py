@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.options import CONTAINER, ON_FAILURE, OWNER, PERIOD, RESTARTS
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,20 +185,6 @@ def _is_number(text: str) -> bool:
 def _platform(given: Any) -> str | None:
     """Checked by whoever chooses the image."""
     return None if given in (None, "") else text_of(given, "platform")
-
-
-def read_security(given: Any) -> bool:
-    """`--security-opt no-new-privileges[=false]`: whether programs of the image may give new privileges."""
-    granted = False
-    for entry in listed(given, "security_opt"):
-        key, _, setting = text_of(entry, "security option").replace(":", "=", 1).partition("=")
-        if key != "no-new-privileges" or setting.lower() not in ("", "true", "false"):
-            raise Unsupported(
-                f"run: security option {entry}: not supported so far",
-                remedy="no-new-privileges or no-new-privileges=false",
-            )
-        granted = setting.lower() == "false"
-    return granted
 
 
 def read_restart(given: Any) -> tuple[str, int]:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.engine.naming import resolve
-from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import Reference, parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
-from lamina.image.transfer import Options
-from lamina.image.transfer import pull as pull_image
-from lamina.image.transfer import push as push_image
+from lamina.image.transfer.options import Options
 from lamina.store.events import event, note
-from lamina.store.garbage import collect
 from lamina.store.images import no_such
 from lamina.store.leases import lease
 
@@ -78,14 +73,21 @@ def _pull(
     keep_blobs: bool,
     registries: Registries,
 ) -> tuple[str, str]:
+    from lamina.image.transfer.pull import pull as pull_image
+
     wanted = None if platform is None else parse_platform(platform)
     found = words()
     options = Options(keep_blobs=keep_blobs, words=found, staged=bool(found))
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
         note(store, event("image", "pull", reference.familiar, name=reference.familiar))
-        within_limit(store, [record.id], events)
+        if store.limit is not None:
+            from lamina.engine.storage import within_limit
+
+            within_limit(store, [record.id], events)
     if options.staged and not keep_blobs:
+        from lamina.store.garbage import collect
+
         collect(store)  # layers were unpacked by another process, from blobs that nobody needs any more
     return record.id, reference.canonical
 
@@ -99,6 +101,9 @@ def pull_for_run(store: Store, text: str, platform: str | None, events: Events |
 
 def push(store: Store, text: str, events: Events | None = None, *, tls_verify: bool = True) -> str:
     """Push the image called *text* to where its name says; the digest it has there. Raises NotFound, RegistryError."""
+    from lamina.engine.naming import resolve
+    from lamina.image.transfer.push import push as push_image
+
     reference = parse(text)
     if reference.digest is not None:
         raise InvalidInput(f"push {text}: a digest is what comes of it", remedy="name a tag")

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Maps = dict[str, list[dict[str, int]]]
 
-CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG = 1
 SIGINT, SIGKILL = 2, 9
 HEADER = 8  # bytes of a frame's length
 ITEM, PROGRESS, RESULT, FAILURE = "item", "progress", "result", "failure"
@@ -114,7 +112,7 @@ def maps_of(asked: dict[str, Any] | None) -> Maps | None:
     from lamina.engine.id_maps import id_maps
 
     maps = id_maps()
-    return None if maps is None else {"uidMappings": maps.spec("uids"), "gidMappings": maps.spec("gids")}
+    return None if maps is None else maps.spec()
 
 
 def _themselves(maps: Maps) -> Maps:
@@ -257,6 +255,7 @@ def _read(descriptor: int, size: int, alive: int) -> bytes:
 
 def serve() -> None:
     """The life of the process: enter the namespace, hear what to do, do it, say what came of it."""
+    from lamina.linux.constants import CLONE_NEWUSER, PR_SET_PDEATHSIG
     from lamina.linux.namespaces import unshare
     from lamina.linux.process import prctl
 

@@ -74,7 +74,6 @@ def collect(
         return _Collector(store, dry, remove, partial_age).run(explain)
     except OSError as error:
         raise_storage_error(error, "collect garbage", store.path)
-        raise
 
 
 class _Collector:

@@ -7,7 +7,8 @@ is locked looks held as long as the child lives. (execve closes them.)
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
     LAMINA_STORE_TRACE=fail:17+:28             as do all that follow: a disk that stays full
 
 The variable is read once, when this module is imported. Without it `point` does nothing. Every call that changes what
-is on the disk has a point before it, and the names are those of the drawing in docs/store.md.
+is on the disk has a point before it.
 """
 
 from __future__ import annotations

@@ -58,14 +58,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("env-file", "", "FILE", "Read variables from a file", PROCESS, multiple=True, complete="file"),
     Option("workdir", "w", "DIRECTORY", "Where the command starts", PROCESS),
     Option("user", "u", "USER[:GROUP]", "Whom the command runs as: names or numbers", PROCESS),
-    Option(
-        "security-opt",
-        "",
-        "OPTION",
-        "no-new-privileges=false: set-uid programs of the image have effect",
-        PROCESS,
-        multiple=True,
-    ),
     Option("init", "", "", "Process 1 reaps what ends and hands signals on to the command", PROCESS),
     Option("entrypoint", "", "COMMAND", "Run this, with COMMAND as its arguments", PROCESS),
     Option(
@@ -121,3 +113,5 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 ARGUMENTS = (Argument("image", "IMAGE", complete="image"), Argument("words", "COMMAND", "*"))
+
+MORE = "lamina.cli.options.further"

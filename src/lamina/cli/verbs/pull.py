@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import TLS_VERIFY
 
 VERB = Verb(
     name="pull",
@@ -10,14 +11,7 @@ VERB = Verb(
         Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64"),
         Option("all-tags", "a", help="Every tag of the repository"),
         Option("keep-blobs", help="Keep the compressed layers as well: a push is then exact, to the byte"),
-        Option(
-            "tls-verify",
-            "",
-            "true|false",
-            "false: neither certificates nor encryption are insisted on",
-            choices=("true", "false"),
-            default="true",
-        ),
+        TLS_VERIFY,
         Option("quiet", "q", help="Print the name alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG|@DIGEST]"),),

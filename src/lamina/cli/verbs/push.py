@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import TLS_VERIFY
 
 VERB = Verb(
     name="push",
     options=(
-        Option(
-            "tls-verify",
-            "",
-            "true|false",
-            "false: neither certificates nor encryption are insisted on",
-            choices=("true", "false"),
-            default="true",
-        ),
+        TLS_VERIFY,
         Option("quiet", "q", help="Print the digest alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG]", complete="image"),),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.run import ARGUMENTS, OPTIONS
+from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="run",
@@ -11,6 +11,7 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
 does it; its network is none unless --network host is given.

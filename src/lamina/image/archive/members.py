@@ -24,7 +24,6 @@ from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Protocol
 
     from lamina.store.root import Store
@@ -45,12 +44,11 @@ if TYPE_CHECKING:
             """Let go of it; what was opened stays readable no longer."""
 
         def __enter__(self) -> Members: ...
-        def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
 
 
 _CHUNK = 1 << 20
+_HEADERS = 16 << 10  # read at once where content is passed over
 _MOST_LINKS = 8  # of one name to another, as old archives of docker's have them
 # an archive of images has few entries, of which some are large
 LIMITS = Limits(entries=100_000, size=1 << 50, ratio=1000)
@@ -159,7 +157,9 @@ class Archive:
             stream = decompressed(lambda count: os.read(source, count), limits, OF_ARCHIVES)
             if stream.kind == "none":
                 os.lseek(source, start, os.SEEK_SET)
-                self._index(lambda: os.read(source, _CHUNK), limits, start)
+                self._index(
+                    lambda: os.read(source, _HEADERS), limits, start, lambda count: _skip(source, count)
+                )
                 return source
         else:
             stream = decompressed(lambda count: os.read(source, count), limits, OF_ARCHIVES)
@@ -179,8 +179,14 @@ class Archive:
             pass
         return spool
 
-    def _index(self, chunk: Callable[[], bytes], limits: Limits, start: int) -> None:
-        for entry in entries(chunk, limits):
+    def _index(
+        self,
+        chunk: Callable[[], bytes],
+        limits: Limits,
+        start: int,
+        skip: Callable[[int], int] | None = None,
+    ) -> None:
+        for entry in entries(chunk, limits, skip=skip):
             name = _plain(entry.name)
             if entry.kind == "file" and entry.sparse is None:
                 self._places[name] = (start + entry.offset, entry.size)
@@ -226,6 +232,14 @@ class Archive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _skip(file: int, count: int) -> int:
+    """Go *count* bytes on in a plain file; how many there were."""
+    at = os.lseek(file, 0, os.SEEK_CUR)
+    count = min(count, max(0, os.fstat(file).st_size - at))
+    os.lseek(file, at + count, os.SEEK_SET)
+    return count
 
 
 def _plain(name: bytes) -> str:

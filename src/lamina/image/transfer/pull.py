@@ -136,8 +136,7 @@ class _Pull:
         record = self._record(found, config, unpacked)
         known = tags.named(self.store, self.name) == record.id
         # named in the same step: an image without a name is what a prune takes
-        record = images.put(self.store, record, [self.name], lease=self.held)
-        tags.tag(self.store, self.name, record.id, [found.outermost])
+        record = images.put(self.store, record, [self.name], lease=self.held, digests=[found.outermost])
         self.tell(
             "done", image=record.id, digest=found.outermost, reference=self.reference.familiar, known=known
         )
@@ -259,17 +258,32 @@ class _Pull:
         """All layers by their diff_ids, several at once."""
         todo = dict(zip(reversed(config.diff_ids), reversed(manifest.layers), strict=True))
         todo = dict(reversed(todo.items()))  # base first, which are the large ones
-        for layer in todo.values():
-            self.tell("layer", id=layer.digest, total=layer.size)
-        return in_parallel(self.tell, self.options.parallel, self._layer, todo)
+        for blob in todo.values():
+            self.tell("layer", id=blob.digest, total=blob.size)
+        done: dict[str, Layer] = {}
+        if (
+            not self.options.keep_blobs
+        ):  # of images that share their layers most are there: no work for threads
+            for diff_id, blob in todo.items():
+                if (layer := self._there(diff_id, blob)) is not None:
+                    done[diff_id] = layer
+        todo = {diff_id: blob for diff_id, blob in todo.items() if diff_id not in done}
+        return {**done, **in_parallel(self.tell, self.options.parallel, self._layer, todo)}
+
+    def _there(self, diff_id: str, blob: Descriptor) -> Layer | None:
+        """The layer, if it is in the store; kept from now on."""
+        identity = layers.layer_id(diff_id)
+        if not self.held.add_layer(identity) or (found := layers.find(self.store, identity)) is None:
+            return None
+        self.tell("exists", id=blob.digest)
+        return found
 
     def _layer(self, diff_id: str, blob: Descriptor) -> Layer:
         identity = layers.layer_id(diff_id)
         if self.options.keep_blobs:
             self._keep_layer(blob)
-        if self.held.add_layer(identity) and (there := layers.find(self.store, identity)) is not None:
-            self.tell("exists", id=blob.digest)
-            return there
+            if (there := self._there(diff_id, blob)) is not None:
+                return there
         self._claim(identity, blob).release()  # the unpacking claims it itself, and would wait without end
         return self._unpack(diff_id, blob)
 
@@ -370,6 +384,8 @@ def in_parallel(
     tell: Telling, parallel: int, work: Callable[[str, What], Done], todo: dict[str, What]
 ) -> dict[str, Done]:
     """Do *work* for each of *todo* in threads. When one fails, or the user interrupts, the others end soon as well."""
+    if len(todo) == 1:
+        return {key: work(key, descriptor) for key, descriptor in todo.items()}
     pool = ThreadPoolExecutor(max(1, min(parallel, len(todo))), thread_name_prefix="lamina-transfer")
     try:
         running = {pool.submit(work, key, descriptor): key for key, descriptor in todo.items()}
