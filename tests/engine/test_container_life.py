@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -200,3 +202,186 @@ def test_it_outlives_its_maker(engine: Engine, lamina: Callable[..., object]) ->
     assert os.readlink(f"/proc/{supervisor}/cwd") == "/"
     for number in (0, 1, 2):
         assert os.readlink(f"/proc/{supervisor}/fd/{number}") == "/dev/null"
+
+
+def test_one_that_was_run_in_the_foreground_is_started_like_others(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = engine.run("host", ["sh", "-c", "pwd; echo x >>mark; cat mark"], name="box", capture_output=True)
+    assert done.stdout == f"{tmp_path}\nx\n".encode()
+    monkeypatch.chdir("/")
+    box = engine.container("box")
+    box.start()
+    assert box.wait() == 0
+    until(lambda: box.state == "exited")
+    assert said(box) == f"{tmp_path}\nx\n{tmp_path}\nx\nx\n".encode()
+
+
+def test_an_entrypoint_is_not_put_before_itself(engine: Engine) -> None:
+    box = engine.create("host", ["b", "c"], entrypoint=["echo", "a"])
+    for _ in range(2):
+        box.start()
+        box.wait()
+        until(lambda: box.state == "exited")
+    assert said(box) == b"a b c\n" * 2
+
+
+def test_restarting_one_that_is_to_be_removed_does_not_remove_it(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], rm=True)
+    pid = pid_of(box)
+    box.restart()
+    assert box.state == "running"
+    assert pid_of(box) != pid
+    box.stop()
+    until(lambda: engine.containers(all=True) == [])
+
+
+def test_it_runs_no_longer_than_it_may(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], timeout=0.3)
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"] is True
+
+
+def test_one_that_fails_is_started_again_as_often_as_was_asked(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "echo x; exit 3"], restart="on-failure:2")
+    until(lambda: said(box) == b"x\n" * 3)
+    until(lambda: box.state == "exited")
+    assert (box.restarts, box.exit_code) == (2, 3)
+    assert box.inspect()["RestartCount"] == 2
+    box.start()
+    until(lambda: said(box) == b"x\n" * 6)
+
+
+def test_one_that_succeeds_is_not_started_again_after_failures_only(engine: Engine) -> None:
+    box = engine.start("host", ["true"], restart="on-failure")
+    assert box.wait() == 0
+    until(lambda: box.state == "exited")
+    assert box.restarts == 0
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+def test_what_is_stopped_stays_stopped(engine: Engine, policy: str) -> None:
+    box = engine.start("host", ["sh", "-c", "echo x; exit 0"], restart=policy)
+    until(lambda: box.restarts >= 2)
+    box.stop()
+    assert box.state == "exited"
+    written = said(box)
+    time.sleep(0.5)
+    assert (box.state, said(box)) == ("exited", written)
+    assert not box._home.is_looked_after()
+
+
+def test_stopping_at_any_moment_of_a_loop_of_restarts(engine: Engine) -> None:
+    for delay in (0, 0.01, 0.03, 0.06, 0.1):
+        box = engine.start("host", ["sh", "-c", "echo x; sleep 0.02; exit 1"], restart="always")
+        time.sleep(delay)
+        box.stop()
+        assert box.state == "exited"
+        box.remove()
+
+
+def test_one_that_is_killed_by_hand_is_not_started_again(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    box.kill()
+    assert (box.state, box.exit_code) == ("exited", 137)
+
+
+def test_one_that_is_killed_otherwise_is_started_again(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    pid = pid_of(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: box.state == "running" and pid_of(box) not in (0, pid))
+    assert box.restarts == 1
+
+
+def test_a_start_again_that_fails_counts_as_an_end(engine: Engine, tmp_path: Path) -> None:
+    """The command removes itself: what is there at the first start is not at the second."""
+    script = tmp_path / "once"
+    script.write_text('#!/bin/sh\nrm "$0"\nexit 1\n')
+    script.chmod(0o755)
+    box = engine.start("host", [str(script)], restart="on-failure:2")
+    until(lambda: box.state == "exited")
+    assert (box.exit_code, box.restarts) == (127, 2)
+    assert "No such file" in box.inspect()["State"]["Error"]
+
+
+@pytest.mark.cgroup_v1("memory")
+def test_a_kill_for_want_of_memory_is_told_apart(engine: Engine) -> None:
+    grow = "import time\nx = []\nwhile True: x.append(bytearray(1 << 20))"
+    box = engine.start("host", ["python3", "-c", grow], memory="24m")
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["OOMKilled"] is True
+    other = engine.start("host", ["sleep", "1000"], memory="24m")
+    other.kill()
+    assert other.inspect()["State"]["OOMKilled"] is False
+
+
+def test_a_supervisor_inherits_no_descriptor(engine: Engine) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        box = engine.start("host", ["sleep", "1000"])
+        os.close(writer)
+        writer = -1
+        assert os.read(reader, 1) == b"", "nobody else has the other end"
+        assert box.state == "running"
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+def test_several_threads_start_at_once(engine: Engine, store_root: Path) -> None:
+    errors: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            for _ in range(2):
+                Engine(store_root).start("host", ["sleep", "1000"])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert len(engine.containers()) == 12
+
+
+IGNORING = """if True:
+    import os, signal, sys
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.execv(sys.executable, [sys.executable, "-m", "lamina", *sys.argv[1:]])
+"""
+
+
+def test_a_caller_that_ignores_the_end_of_children_is_no_hindrance(engine: Engine) -> None:
+    words = ["run", "-d", "--name", "box", "host", "sh", "-c", "exit 3"]
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORING, *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert engine.container("box").wait() == 3
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert engine.start("host", ["sh", "-c", "exit 4"]).wait() == 4
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_signals_that_the_caller_ignores_or_blocks_are_as_usual_inside(engine: Engine) -> None:
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        box = engine.start("host", ["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGUSR2, handler)
+    box.wait()
+    lines = said(box).decode().split()
+    assert lines[1::2] == ["0" * 16, "0" * 16]

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import LaminaError, NotFound
+from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store import trace
 from support.leaks import Leaks
 
@@ -206,3 +206,52 @@ def test_killed_at_random_moments(engine: Engine, untouched_host: Leaks) -> None
         assert box.state == "exited"
         box.remove()
     assert untouched_host.left() == []
+
+
+def as_after_a_boot(box: Container) -> None:
+    """What a machine that was switched off leaves: records of another boot, and nobody."""
+    pid = int(box.inspect()["State"]["Pid"])
+    kill_supervisor(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    state = box._home.read("state")
+    box._home.write("state", {**(state or {}), "boot": "another"})
+
+
+@pytest.mark.parametrize("policy", ["no", "always"])
+def test_after_a_boot_it_has_ended_and_waits_to_be_started(engine: Engine, policy: str) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart=policy)
+    as_after_a_boot(box)
+    found = engine.container(box.id)
+    assert (found.state, found.exit_code) == ("exited", 255)
+    assert not list(Path(os.fsdecode(engine.store.running)).iterdir())
+    found.start()
+    assert found.state == "running"
+
+
+def test_its_policy_is_followed_when_nobody_saw_its_end(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="on-failure:1")
+    pid = int(box.inspect()["State"]["Pid"])
+    kill_supervisor(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    engine.containers()
+    until(lambda: box.state == "running" and int(box.inspect()["State"]["Pid"]) not in (0, pid))
+    assert box.restarts == 1
+
+
+@pytest.mark.parametrize("record", ["state.json", "exit.json", "container.json"])
+def test_a_damaged_record_is_said_and_keeps_nobody_from_removing_it(engine: Engine, record: str) -> None:
+    box = engine.start("host", ["true"], name="box")
+    other = engine.create("host", ["true"], name="other")
+    box.wait()
+    until(lambda: not box._home.is_looked_after())
+    (Path(os.fsdecode(box._home.path)) / record).write_text('{"pid": ')
+    with pytest.raises(Corrupt, match=record):
+        engine.container("box").inspect()
+    if record != "exit.json":  # which the next start replaces
+        with pytest.raises(Corrupt, match=record):
+            engine.container("box").start()
+    assert other.id in [one.id for one in engine.containers(all=True)]
+    engine.container("box").remove(force=True)
+    engine.create("host", ["true"], name="box")  # nobody has that name any more

@@ -10,6 +10,7 @@ from errno import ECONNREFUSED, ENOENT
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.store.containers import PAUSED, RESTARTING, RUNNING
+from lamina.store.events import about, note
 from lamina.supervisor.client import Attached, Client, greet
 from lamina.supervisor.keys import read_keys
 from lamina.supervisor.streams import SOCKET
@@ -53,6 +54,7 @@ def attach(home: Home, wanted: Wanted) -> Attached:
     channel = _connect(home, asked)
     client = _client(channel, asked, wanted)
     greet_as(channel, asked, wanted)
+    note(home.store, about(asked, "attach"))
     return _ended(home, asked, client.stay())
 
 
@@ -78,6 +80,7 @@ def start_attached(
         except BaseException:
             client.close()
             raise
+    note(home.store, about(asked, "attach"))
     if on_warnings is not None:
         on_warnings(warnings)
     return _ended(home, asked, client.stay())
@@ -150,6 +153,8 @@ def _connect(home: Home, asked: dict[str, Any]) -> int:
 
 
 def _ended(home: Home, asked: dict[str, Any], attached: Attached) -> Attached:
+    if attached.keys:
+        note(home.store, about(asked, "detach"))
     if attached.lost:
         from lamina.engine.settling import state_of
 

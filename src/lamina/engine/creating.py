@@ -39,7 +39,7 @@ def create(
     who attaches to it is its own. Raises as `run` does; then there is no
     container.
     """
-    further: dict[str, Any] = {"detached": True, "words": list(command)}
+    further: dict[str, Any] = {"detached": True}
     if stdin_once:
         further["stdin_once"] = True
     if options.log is not None and options.log[0] == PASSTHROUGH:

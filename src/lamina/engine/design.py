@@ -118,7 +118,7 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=_cgroup_path(identity, rootless) if limited or grouped or further is not None else "",
+        cgroup=cgroup_path(identity) if limited or grouped or further is not None else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
@@ -222,9 +222,9 @@ def _id_maps() -> IdMaps | None:
     return id_maps()
 
 
-def _cgroup_path(identity: str, rootless: bool) -> str:
+def cgroup_path(identity: str) -> str:
     """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
-    return f"{'' if rootless else '/'}{CGROUP_PARENT}/{identity}"
+    return f"{'' if os.geteuid() else '/'}{CGROUP_PARENT}/{identity}"
 
 
 def _working_directory() -> str:

@@ -70,7 +70,7 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
     except OSError as error:
         raise KernelError("fork a supervisor", error.errno or 0) from None
     if child:
-        os.waitpid(child, 0)
+        _reap(child)
         return
     try:
         if os.fork() == 0:
@@ -80,6 +80,13 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
         os.write(answer, encode({"error": error_record(failure)}))
     finally:
         os._exit(0)
+
+
+def _reap(child: int) -> None:
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        pass  # this program lets the kernel reap, or waits for any child
 
 
 def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -> None:
@@ -102,10 +109,7 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
             )
         except OSError as error:
             raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
-    try:
-        os.waitpid(child, 0)  # it forks at once, and leaves
-    except ChildProcessError:
-        pass  # this program lets the kernel reap, or waits for any child
+    _reap(child)  # it forks at once, and leaves
 
 
 def _high(fd: int) -> int:
@@ -118,7 +122,7 @@ def _supervise(store: Store, identity: str, mode: str, answer: int, attached: in
     """In the forked process: become a supervisor. Never returns into what was forked."""
     try:
         answer, attached = alone(answer, attached)
-        from lamina.engine.supervising import supervise
+        from lamina.engine.becoming import supervise
 
         supervise(store, identity, mode, answer, attached)
     finally:
@@ -142,7 +146,7 @@ def alone(answer: int, attached: int) -> tuple[int, int]:
     kept = [_high(fd) if fd >= 0 else -1 for fd in (answer, attached)]
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
-        os.dup2(null, number, inheritable=False)
+        os.dup2(null, number)
     first = 3
     for fd in sorted(fd for fd in kept if fd >= 0):
         if fd > first:

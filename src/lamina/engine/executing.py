@@ -26,6 +26,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
 from lamina.runtime.users import file_reader, resolve_user
+from lamina.store.events import about, note
 from lamina.supervisor.foreground import attend, terminal_size
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
@@ -33,7 +34,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
     from typing import Any, TypedDict
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.runtime.users import User
     from lamina.store.containers import Home
+    from lamina.store.events import Event
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+# detached ones that have not been reaped yet
+_left: list[Fd] = []
 _FLAGS = ("tty", "interactive", "privileged")
 # the files in /proc/<pid>/ns, and clone3(2)'s flags for them
 NAMESPACES = {
@@ -160,6 +164,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             catcher = Catcher()
         execution = start(home, words, asked, stdio, io.stdin)
         try:
+            tell = _told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
@@ -167,7 +172,9 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             raise
         if ended.detached:
             keep_terminal(execution)
+            tell("exec_detach")
             return Completed(list(words), 0, container=home.id)
+        tell("exec_die", exitCode=ended.status)
         execution.close()
     finally:
         stdio.close()
@@ -190,14 +197,49 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    keep_terminal(execution)
-    return execution.pid
+    _told(home, words)
+    pid = execution.pid
+    if execution.pty is None:
+        _left.append(execution.pidfd)  # it is our child all the same
+    else:
+        keep_terminal(execution)
+    return pid
+
+
+def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+    """Note that it began; what notes the rest of its life."""
+    identity = os.urandom(32).hex()
+    record = home.asked()
+
+    def event(action: str, **more: object) -> Event:
+        return about(record, action, execID=identity, **more)
+
+    said = " ".join(words)
+    note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
+    return lambda action, **more: note(home.store, event(action, **more))
+
+
+def reap_left() -> bool:
+    """Reap those of our children that were left to themselves and have ended, as subprocess does now and then; whether
+    there are any that have not.
+    """
+    for pidfd in tuple(_left):
+        try:
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+                continue
+        except ChildProcessError:
+            pass  # somebody in this program waits for any child
+        _left.remove(pidfd)
+        pidfd.close()
+    return bool(_left)
 
 
 def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")
+    if _left:
+        reap_left()
     state = home.read("state") or {}
     with _first_process(home, state) as pidfd:
         target = _target(home, state)
@@ -392,13 +434,18 @@ def keep_terminal(execution: Execution) -> None:
     terminal and reads what is written to it. Without one there is nothing to keep. For commands, which have one thread.
     """
     if execution.pty is None:
-        execution.pidfd.close()
-        return
-    if os.fork():
         execution.close()
+        return
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        _left.append(execution.pidfd)
+        execution.pty.close()
         return
     try:
         os.setsid()
+        if os.fork():
+            return
         os.chdir("/")
         null = os.open("/dev/null", os.O_RDWR)
         for number in range(3):

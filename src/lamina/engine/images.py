@@ -159,10 +159,10 @@ def gone_events(identity: str, names: Iterable[str]) -> list[Event]:
 
 
 def _running(store: Store, identity: str, uses: ContainerUses) -> str:
-    from lamina.store.containers import RUNNING, Home
+    from lamina.store.containers import LIVING, Home
 
     for use in uses.refresh().of_image(identity):
-        if Home(store, use.id).state() == RUNNING:
+        if Home(store, use.id).state() in LIVING:
             return use.shown
     return ""
 

@@ -22,6 +22,8 @@ _ELSEWHERE = ("volumes",)
 
 def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
     """The further entries of the record of the container in the directory *home*. Raises OSError."""
+    if not drawn.base.id:  # later starts are not made in the directory of this one's caller
+        options = replace(options, workdir=drawn.spec["process"]["cwd"])
     return {
         "options": options_record(options),
         "config": _config_record(drawn.base.config),

@@ -10,7 +10,7 @@ import os
 import time
 
 from lamina.engine.detaching import start_supervised
-from lamina.engine.settling import SIGKILL, Process, state_of, wake_supervisor
+from lamina.engine.settling import SIGKILL, Process, keep, state_of, wake_supervisor
 from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
@@ -42,17 +42,11 @@ def start(home: Home, *, attached: int = -1) -> list[str]:
     """Start it, unless it runs; the warnings that are new. Raises Conflict while it is paused, NotFound, and what a
     start raises.
     """
-    asked = home.asked()
     state = state_of(home)
     if state == PAUSED:
         raise Conflict(f"start container {home.short_id}: it is paused", remedy="unpause it")
     if state in (RUNNING, RESTARTING):
         return []
-    if not asked.get("detached"):
-        raise Conflict(
-            f"start container {asked['name']}: it was run by a command that stayed with it, and is not started again",
-            remedy="make one with 'lamina create' or 'lamina run -d'",
-        )
     answer = start_supervised(home.store, home.id, attached=attached)
     return list(answer.get("warnings") or ())
 
@@ -66,15 +60,16 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
     grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
     if state_of(home) not in LIVING:
         return
-    with _process(home) as process:
-        # before the signal: who looks after it must not start it again
-        wake(home, number if process.would_end(number, asked) else 0)
-        if process.is_there:
-            process.deliver(number, asked)
-            _thaw(home)
-            if not process.ends_within(None if grace < 0 else grace):
-                process.send(SIGKILL)
-        _await_end(home, process)
+    while _state_or_none(home) in LIVING:  # it may be started again before who looks after it hears of us
+        with _process(home) as process:
+            # before the signal: who looks after it must not start it again
+            wake(home, number if process.would_end(number, asked) else 0)
+            if process.is_there:
+                process.deliver(number, asked)
+                _thaw(home)
+                if not process.ends_within(None if grace < 0 else grace):
+                    process.send(SIGKILL)
+            _await_end(home, process)
     note(home.store, about(asked, "stop"))
 
 
@@ -101,6 +96,9 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
 
 def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
     """Stop it, if it runs, and start it. Raises as these do."""
+    asked = home.asked()
+    if asked.get("rm"):
+        keep(home)
     stop(home, seconds, signal)
     warnings = start(home)
     note(home.store, about(home.asked(), "restart"))
@@ -204,9 +202,10 @@ def _await_end(home: Home, process: Process) -> None:
             remedy="it waits within the kernel, for a disk or a network file system",
         )
     deadline, pause = time.monotonic() + PATIENCE, 0.001
-    while _state_or_none(home) in LIVING or home.is_looked_after():
-        if process.state is not None and (home.read("state") or {}).get("pid") != process.pid:
-            return
+    while (state := _state_or_none(home)) in LIVING or home.is_looked_after():
+        runs = state in (RUNNING, PAUSED) and os.path.lexists(home.path + b"/state.json")
+        if runs and (home.read("state") or {}).get("pid") != process.pid:
+            return  # begun anew
         if time.monotonic() > deadline:
             raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
         time.sleep(pause)

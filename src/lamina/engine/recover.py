@@ -105,6 +105,10 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     if cgroup is not None:
         cgroup.kill(timeout=PATIENCE)
         cgroup.remove()
+    if asked.get("detached") and (cgroup is None or not cgroup.paths):
+        from lamina.engine.strays import kill_strays
+
+        kill_strays(str(asked["id"]))
 
 
 def kill_and_wait(pid: int, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from time import time_ns
 from lamina.engine.discard import discard
 from lamina.engine.keeping import options_of
 from lamina.engine.restarting import UNKNOWN, is_restarted
+from lamina.engine.settling import is_kept
 from lamina.runtime.identity import boot_id, same_process
 from lamina.store.containers import PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
@@ -38,6 +39,8 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
 
     # of a start that was cut short, there may be a process that no record knows
     end_processes(asked, state or {})
+    if is_kept(home) and not orphaned:
+        return
     if (asked.get("rm") and (state is not None or end is not None)) or orphaned:
         discard(home, asked["name"], asked, volumes=True)
         note(home.store, about(asked, "destroy"))

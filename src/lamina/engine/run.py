@@ -25,7 +25,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import replace, value
+from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,8 +147,6 @@ class Session:
                 self.io.stdin,
                 grouped=True,
             )
-            if image is None:  # later starts are not made in the directory of this one's caller
-                self.options = replace(self.options, workdir=drawn.spec["process"]["cwd"])
             self._prepare(drawn)
             self._tell(drawn)
         except OSError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from errno import ESRCH
 
 from lamina.errors import KernelError
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_open, pidfd_send_signal
-from lamina.runtime.identity import same_process
-from lamina.store.containers import LIVING, no_such
+from lamina.runtime.identity import boot_id, identity_of, same_process
+from lamina.store.containers import KEPT_MARK, LIVING, no_such
 from lamina.supervisor.signals import DEFAULT, standing
 
 TYPE_CHECKING = False
@@ -43,6 +44,21 @@ def wake_supervisor(state: dict[str, Any]) -> None:
     if state.get("supervisor"):
         with Process(state["supervisor"]) as process:
             process.send(WAKE)
+
+
+def keep(home: Home) -> None:
+    """Whatever it ends by, do not remove it: this process starts it again."""
+    own = identity_of(os.getpid())
+    home.set_mark(KEPT_MARK, f"{own['pid']} {own['start_time']}")
+
+
+def is_kept(home: Home) -> bool:
+    """Whether the process that said so is still there."""
+    said = home.mark_text(KEPT_MARK).split()
+    if len(said) != 2 or not all(word.isdigit() for word in said):
+        return False
+    state = {"pid": int(said[0]), "start_time": int(said[1]), "boot": boot_id()}
+    return lives(state)
 
 
 def hold(home: Home) -> bool:

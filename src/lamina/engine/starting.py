@@ -16,6 +16,7 @@ from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
 from lamina.store.trace import point
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Start:
         """
         self.home, self.asked, self.child, self.dependent = home, asked, child, dependent
         self.size = size
-        self.options, self.image = options_of(asked), image_of(asked)
+        self.image = image_of(asked)
+        self.options = replace(options_of(asked), entrypoint=())  # it is among the words of the command
         self.warnings: list[str] = []
 
     def run(self, state: dict[str, Any]) -> Running:
@@ -98,7 +100,7 @@ class Start:
             self.home.id,
             self.home.path,
             self.image,
-            tuple(self.asked.get("words") or ()),
+            tuple(self.asked["command"]),
             self.options,
             None,
             refused,
@@ -154,9 +156,10 @@ class Start:
 
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
         point("start: launched")
+        # without the seccomp profile, which takes longer to read than all else: `joining` says which one it is
+        self.home.write("spec", drawn.spec)
         found = {**identity_of(running.pid), "started": time_ns(), **state}
         found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
-        self.home.write("spec", drawn.written_spec())
         if running.cgroup is not None:
             found["cgroup"] = running.cgroup.record()
         if running.notes:

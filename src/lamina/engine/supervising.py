@@ -7,21 +7,19 @@ it is killed, the container lives on (unless it is its owner's), and the next co
 from __future__ import annotations
 
 import os
-from errno import ESRCH
 from select import POLLIN
-from time import monotonic, sleep, time_ns
+from time import monotonic, time_ns
 
-from lamina.engine.answers import encode, error_record
-from lamina.engine.detaching import ADOPT
+from lamina.engine.adopted import Adopted, process_of
 from lamina.engine.discard import discard
+from lamina.engine.idling import Kept, fall_asleep, patience
 from lamina.engine.logging import writer
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
+from lamina.engine.settling import WAKE, hold, is_kept, lives, wake_supervisor
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_get_info, pidfd_open, pidfd_send_signal
-from lamina.runtime.identity import identity_of, same_process
-from lamina.store.containers import LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.runtime.identity import age, identity_of
+from lamina.store.containers import KEPT_MARK, LIVING, PAUSED_MARK, STOPPED_MARK, Home
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -31,8 +29,8 @@ from lamina.supervisor.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
-    from typing import Any, NoReturn, Protocol
+    from signal import SIG_UNBLOCK, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2, pthread_sigmask
+    from typing import Any, Protocol
 
     from lamina.engine.options import Options
     from lamina.runtime.cgroups import Cgroup
@@ -52,61 +50,13 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 else:
-    from _signal import SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2
+    from _signal import SIG_UNBLOCK, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR2, pthread_sigmask
 
 # what else than WAKE a supervisor is sent it only wakes up from
 _CAUGHT = (WAKE, SIGUSR2, SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 # seconds after which the guard of a container that has ended looks whether it is still there, if nobody says so
 LOOK_AGAIN = 60.0
-# seconds for the new parent of an adopted process to wait for it
-REAPING = 2.0
 ENDS = b"/ends"
-
-
-def supervise(store: Store, identity: str, mode: str, answer: int, attached: int) -> NoReturn:
-    """Look after the container until it has ended for good, and end this process. Answers once on *answer*."""
-    supervisor = None
-    try:
-        supervisor = Supervisor(store, identity, attached)
-        said = supervisor.adopt() if mode == ADOPT else supervisor.start()
-    except BaseException as failure:
-        try:
-            if supervisor is not None:
-                supervisor.abandon(failure)
-        finally:
-            _answer(answer, {"error": error_record(failure)})
-            os._exit(1)
-    _answer(answer, said)
-    try:
-        if supervisor.process is not None or supervisor.pausing:
-            supervisor.run()
-    except BaseException as failure:
-        _confess(supervisor.home, failure)
-    finally:
-        os._exit(0)
-
-
-def _confess(home: Home, failure: BaseException) -> None:
-    """Nobody listens to a supervisor that fails, so what went wrong is put beside the container's log. The container is
-    as if its supervisor had been killed.
-    """
-    import traceback
-
-    text = "".join(traceback.format_exception(failure))
-    try:
-        _append(home.path + b"/supervisor.error", text.encode(errors="replace"))
-    except OSError:
-        pass
-
-
-def _answer(answer: int, said: dict[str, Any]) -> None:
-    data = encode(said)
-    try:
-        while data:
-            data = data[os.write(answer, data) :]
-    except OSError:
-        pass  # who asked is gone; the container is not
-    os.close(answer)
 
 
 class Supervisor:
@@ -124,6 +74,7 @@ class Supervisor:
         self.restarts, self.pause, self.began = 0, 0.0, monotonic()
         self.timed_out = self.orphaned = False
         self.asked: dict[str, Any] = {}
+        self.patience = patience()  # how long it stays awake while nothing happens
 
     # -- the beginning
 
@@ -141,20 +92,30 @@ class Supervisor:
             return {**self.adopt(held=True), "already": True}
         self.home.drop_mark(STOPPED_MARK)
         self.home.drop_mark(PAUSED_MARK)
+        if not self.asked.get("detached"):
+            self._take_over()
         point("start: mark")
         self.home.mark(str(self.asked["name"]))
         point("start: marked")
         before = self.home.read("state")
         warnings = self._launch()
+        self.home.drop_mark(KEPT_MARK)
         if before is not None and self.owner is not None:
             wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
 
+    def _take_over(self) -> None:
+        """It was run by a command that stayed with it: from now on it is like others."""
+        from lamina.engine.design import cgroup_path
+
+        path = cgroup_path(self.home.id)
+        self.asked = self.home.change_asked(lambda asked: {**asked, "detached": True, "cgroup": path})
+
     def _read(self) -> None:
         self.asked = self.home.asked()
         if self.asked.get("owner"):
-            self.owner = _process(self.asked["owner"])
+            self.owner = process_of(self.asked["owner"])
             if self.owner is None:
                 raise Conflict(
                     f"start container {self.home.short_id}: the process that owned it has ended",
@@ -209,7 +170,7 @@ class Supervisor:
         note(home.store, about(self.asked, "start"))
         return start.warnings
 
-    def _streams(self, *, adopted: bool = False) -> Streams:
+    def _streams(self, *, adopted: bool = False, has_input: bool = True) -> Streams:
         options, asked = self.options, self.asked
         env = [
             *((asked.get("config") or {}).get("env") or ()),
@@ -217,7 +178,7 @@ class Supervisor:
         ]
         return Streams(
             self.home.path,
-            interactive=options.interactive,
+            interactive=options.interactive and has_input,
             once=bool(asked.get("stdin_once")),
             tty=options.tty,
             log=writer(self.home.path, self.home.id, options, env),
@@ -248,8 +209,8 @@ class Supervisor:
         if end is not None:
             self.pausing = True
             return {"adopted": True}
-        self.process = _Adopted(state)
-        self.began = monotonic() - max(0.0, (time_ns() - int(state.get("started") or 0)) / 1e9)
+        self.process = Adopted(state)
+        self.began = monotonic() - age(state)
         point("adopt: write state record")
         self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
         point("adopt: streams")
@@ -257,16 +218,70 @@ class Supervisor:
         self.streams.listen()
         return {"adopted": True}
 
+    def awake(self, kept: Kept) -> None:
+        """Go on where `_sleep` ended: with the descriptors that were kept, and everything else from the records."""
+        home = self.home
+        home.inherit(kept.lock)
+        self.asked = home.asked()
+        state = home.read("state") or {}
+        self.restarts, self.pause, self.patience = kept.restarts, kept.pause, kept.patience
+        if kept.owner >= 0:
+            self.owner = Fd(kept.owner)
+        pidfd = Fd(kept.pidfd)
+        if kept.child:
+            from lamina.runtime.cgroups import reopen
+            from lamina.runtime.launch import Running
+
+            group = reopen(state["cgroup"]) if state.get("cgroup") else None
+            self.process = Running(int(state["pid"]), pidfd, None, group, ())
+        else:
+            self.process = Adopted(state, pidfd)
+        self.began = monotonic() - age(state)
+        self.streams = streams = self._streams(adopted=True, has_input=kept.has_input)
+        streams.listen(kept.listener)
+        for number in kept.others:  # until now, when they have been opened anew, the fifos had to stay open
+            os.close(number)
+        pthread_sigmask(SIG_UNBLOCK, _CAUGHT)
+
+    def _sleep(self, process: Process, deadline: float | None) -> None:
+        """Nothing has happened for a while: let a smaller program wait. Returns where that cannot be."""
+        streams = self.streams
+        if streams is None or not streams.may_rest or self.patience is None:
+            return
+        # what is waited for must stay open, also where it is opened anew afterwards
+        inputs = [streams.input] if streams.input >= 0 else []
+        kept = Kept(
+            lock=self.home.lock_fd,
+            pidfd=int(process.pidfd),
+            owner=-1 if self.owner is None else int(self.owner),
+            listener=streams.listener,
+            others=(*streams.outputs, *inputs),
+            child=not isinstance(process, Adopted),
+            has_input=bool(inputs),
+            restarts=self.restarts,
+            pause=self.pause,
+            patience=self.patience,
+        )
+        waking = [kept.pidfd, kept.listener, *streams.outputs, *([kept.owner] if kept.owner >= 0 else [])]
+        left = None if deadline is None else deadline - monotonic()
+        fall_asleep(self.home.store.path, self.home.id, kept, waking, left, _CAUGHT)
+        self.patience = None  # not on this machine
+
     def abandon(self, failure: BaseException) -> None:
         """The start failed: note why, or remove what was to be removed at its end."""
         home = self.home
         try:
+            if self.process is not None:
+                self.process.kill(SIGKILL)
+                self.process.wait()
+                self.process.close()
             if home.held and home.read("state") is None and self.asked.get("rm"):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
                 note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
                 self._note_failure(failure)
-                home.unmark()
+                if self.owner is None:
+                    home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         finally:
@@ -312,7 +327,13 @@ class Supervisor:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if deliverer.unsure:
                 left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
-            watch.wait(left)
+            quiet = self.patience
+            if quiet is not None and (left is None or quiet < left):
+                happened = watch.wait(quiet)
+                if not happened and not deliverer.unsure:
+                    self._sleep(process, deadline)
+            else:
+                watch.wait(left)
             if deliverer.unsure and not ended:
                 deliverer.look_again()
             late = deadline is not None and monotonic() >= deadline
@@ -356,7 +377,7 @@ class Supervisor:
         carried = home.mark_text(STOPPED_MARK)
         if carried.isdigit() and status == 128 + SIGKILL:
             status = 128 + int(carried)  # its default action, carried out by us
-        unknown = status == UNKNOWN and isinstance(process, _Adopted) and process.unknown
+        unknown = status == UNKNOWN and isinstance(process, Adopted) and process.unknown
         end: dict[str, Any] = {
             "status": status,
             "finished": time_ns(),
@@ -380,7 +401,7 @@ class Supervisor:
         home.write("exit", end)
         point("end: tell")
         note(home.store, *ending({**self.asked, "rm": False}, status, int(end["oom_kills"])))
-        _append(home.path + ENDS, b"%d\n" % status)
+        append(home.path + ENDS, b"%d\n" % status)
         home.drop_mark(PAUSED_MARK)
         if self.streams is not None:
             self.streams.ended(status)
@@ -427,13 +448,13 @@ class Supervisor:
         try:
             asked = home.asked()
             point("end: finish")
-            if asked.get("rm") or self.orphaned:
+            if (asked.get("rm") and not is_kept(home)) or self.orphaned:
                 discard(home, asked["name"], asked, volumes=True)
                 note(home.store, about(asked, "destroy"))
             else:
                 home.make_durable()
                 point("end: unmark")
-                if self.owner is None:
+                if self.owner is None and not asked.get("rm"):
                     home.unmark()
                 point("end: release")
         finally:
@@ -468,65 +489,10 @@ def _make_anew(path: bytes) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _append(path: bytes, data: bytes) -> None:
+def append(path: bytes, data: bytes) -> None:
+    """Append *data* to the file *path*, made if it is missing, by one write. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, data)
     finally:
         os.close(descriptor)
-
-
-def _process(state: dict[str, Any]) -> Fd | None:
-    """The process of that record, None if it is not there any more."""
-    try:
-        found = pidfd_open(int(state["pid"]))
-    except KernelError:
-        return None
-    if same_process(int(state["pid"]), state):
-        return found
-    found.close()
-    return None
-
-
-class _Adopted:
-    """The first process of a container whose supervisor was killed: no child of ours, and perhaps gone already."""
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        from lamina.runtime.cgroups import reopen
-
-        self.pid = int(state["pid"])
-        found = _process(state)
-        self.unknown = found is None
-        self.pidfd: Fd = Fd(os.eventfd(1, os.EFD_CLOEXEC)) if found is None else found
-        self.cgroup: Cgroup | None = reopen(state["cgroup"]) if state.get("cgroup") else None
-
-    def kill(self, signal: int) -> None:
-        """Send *signal*; nothing happens when the process has ended already."""
-        if not self.unknown:
-            try:
-                pidfd_send_signal(self.pidfd, signal)
-            except KernelError as error:
-                if error.errno != ESRCH:
-                    raise
-
-    def wait(self) -> int:
-        """The exit status, 128 + n after signal n; UNKNOWN where nobody can tell (pidfd_open(2), PIDFD_GET_INFO)."""
-        deadline = monotonic() + REAPING
-        while not self.unknown:
-            try:
-                code = pidfd_get_info(self.pidfd).exit_status
-            except KernelError:
-                break
-            if code is not None:
-                return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
-            if monotonic() > deadline:  # its new parent does not wait for it
-                break
-            sleep(0.005)
-        self.unknown = True
-        return UNKNOWN
-
-    def close(self) -> None:
-        """Let go, and remove the control groups."""
-        self.pidfd.close()
-        if self.cgroup is not None:
-            self.cgroup.remove()

@@ -11,9 +11,9 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused` and `stopped` are empty or hold a number. `paused` is made before the freezing and goes after the
-thawing. `stopped` says that somebody wants it to stay stopped: made before the signal is sent, gone with the next
-start.
+The files `paused`, `stopped` and `kept` say something by being there. `paused` is made before the freezing and goes
+after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the next
+start. `kept` names the process that will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -42,7 +42,7 @@ PAUSED, RESTARTING = "paused", "restarting"
 # those in which something of it runs, or will in a moment
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
-PAUSED_MARK, STOPPED_MARK = "paused", "stopped"
+PAUSED_MARK, STOPPED_MARK, KEPT_MARK = "paused", "stopped", "kept"
 _LOCK = b"/lock"
 
 
@@ -84,7 +84,7 @@ class Home:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        return record.read(self.path, name.encode() + b".json")
+        return record.read_light(self.path, name.encode() + b".json")
 
     def drop_record(self, name: str) -> None:
         """Remove the record *name*, if it is there. Needs the lock."""
@@ -139,6 +139,15 @@ class Home:
         """Give the lock up; a second call does nothing."""
         if self._lock is not None:
             self._lock.release()
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor of the lock that this object holds, -1 where it holds none."""
+        return -1 if self._lock is None else self._lock.fd
+
+    def inherit(self, descriptor: int) -> None:
+        """The lock is held by *descriptor*, which this process had open before it executed this program."""
+        self._lock = lock.Lock(descriptor)
 
     def is_looked_after(self) -> bool:
         """Whether anybody, this process included, holds the lock."""

@@ -149,8 +149,11 @@ class Streams:
                 return rows, columns
         return None
 
-    def listen(self) -> None:
-        """Let clients attach from now on. Raises OSError."""
+    def listen(self, inherited: int = -1) -> None:
+        """Let clients attach from now on, by the socket *inherited* where there is one. Raises OSError."""
+        if inherited >= 0:
+            self._listener = _socket.socket(fileno=inherited)
+            return
         listener = _socket.socket(
             _socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         )
@@ -259,6 +262,29 @@ class Streams:
     def watch(self) -> Watch | None:
         """What waits for us, once it does."""
         return self._watch
+
+    # -- its sleep
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether nobody is attached, nothing is on its way, and somebody else could wait in our place."""
+        busy = self._clients or self.tty or (self._input is not None and self._input.pending)
+        return not busy and self._listener is not None
+
+    @property
+    def listener(self) -> int:
+        """The socket for those who attach, -1 where there is none."""
+        return -1 if self._listener is None else self._listener.fileno()
+
+    @property
+    def outputs(self) -> list[int]:
+        """What the container's output is read from, as far as it is open."""
+        return [source.fd for source in self._sources if source.fd >= 0]
+
+    @property
+    def input(self) -> int:
+        """What the container's input is written to, -1 where it has none, or that has ended."""
+        return -1 if self._input is None else self._input.fd
 
     # -- the end
 
