@@ -100,7 +100,7 @@ setup(
         Extension(
             "lamina.linux._native",
             ["src/lamina/linux/_native.c"],
-            depends=["src/lamina/linux/walker.h", "src/lamina/linux/raw.h", "src/lamina/linux/create.h"],
+            depends=[f"src/lamina/linux/{name}.h" for name in ("walker", "raw", "create", "descriptors")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-std=gnu11"],
             py_limited_api=True,

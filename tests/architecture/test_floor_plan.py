@@ -23,10 +23,12 @@ MAY_IMPORT = {
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
     "supervisor": "errors values document linux overlay runtime",
-    "engine": "errors values linux overlay store image runtime supervisor",
-    "cli": "errors values argv engine lamina",  # of `lamina` itself the public names
+    "engine": "errors values document linux overlay store image runtime supervisor",
+    "cli": "errors values argv engine warm lamina",  # of `lamina` itself the public names
+    "warm": "errors values linux",  # does the commands of a face by its name, which it is told
     "__main__": "cli",
-    "isolated": "",  # starts a face by its name, which it is told
+    "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told
+    "isolated": "bytecode",  # where the commands begin
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
 }
 

@@ -11,7 +11,7 @@ import pytest
 from lamina import errors
 from support.sources import REPOSITORY, functions, modules, room, tree
 
-EXPLAINED = ("linux", "overlay", "store", "image", "testing", "runtime", "supervisor", "engine")
+EXPLAINED = ("linux", "overlay", "store", "image", "testing", "runtime", "supervisor", "engine", "warm")
 
 
 def test_error_tree_is_drawn_as_it_is() -> None:

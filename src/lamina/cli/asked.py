@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.argv.declare import Arguments
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
     from lamina.engine.options import LifeOptions, RunOptions
@@ -53,12 +54,18 @@ def options(args: Arguments) -> RunOptions:
         found["tmpfs"] = args.tmpfs
     if args.volumes_from:
         found["volumes_from"] = args.volumes_from
+    if "cap_add" in vars(args):  # one of the rare options was typed
+        from lamina.cli.options.further import asked
+
+        found.update(asked(vars(args)))  # type: ignore[typeddict-item]
     if args.log_opt:
         found["log_opt"] = args.log_opt
-    if args.security_opt:
-        found["security_opt"] = args.security_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
+    if limits := vars(args).get("layer_limit"):
+        from lamina.cli.options.layers import layer_limits
+
+        found["layer_limits"] = layer_limits(limits)
     for key in (
         "name",
         "log_driver",
@@ -145,27 +152,36 @@ class IdFile:
 
 
 class Pulling:
-    """Shows how far the pull of an image is, if there is one: what draws is loaded then."""
+    """Shows how far the pull of an image is, if there is one, and ends it cleanly: what does so is loaded then."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, engine: Engine, *, quiet: bool) -> None:
+        self.engine, self.quiet = engine, quiet
         self._transfer: Transfer | None = None
+        self._end: CleanEnd | None = None
 
     def event(self, kind: str, **facts: Any) -> None:
         """See `Engine.pull`. At its end the terminal is the command's."""
         if self._transfer is None:
+            if kind == "warning":  # after its end
+                warn(str(facts.get("text", "")))
+                return
+            from lamina.cli.ending import CleanEnd
             from lamina.cli.transfers import Transfer
 
+            self._end = CleanEnd("run", self.engine).__enter__()
             self._transfer = Transfer(quiet=self.quiet).__enter__()
         self._transfer.event(kind, **facts)
         if kind == "done" and not facts.get("id"):
             self.close()
 
-    def close(self) -> None:
-        """Leave the terminal alone; a second call does nothing."""
-        if self._transfer is not None:
-            self._transfer.__exit__(None, None, None)
-            self._transfer = None
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the terminal, and signals, alone; a second call does nothing. *error* is why. Raises Stopped."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            transfer.__exit__(None, None, None)
+        end, self._end = self._end, None
+        if end is not None:
+            end.__exit__(None if error is None else type(error), error, None)
 
 
 def warn(warning: str) -> None:

@@ -1,5 +1,5 @@
 /* The commands `lamina` and `lamina-runtime`, as they are installed beside the Python they belong to. They find that
- * Python, and start it in the way that costs least.
+ * Python, and start it in the way that costs least; `lamina` asks a warm process first (warm_client.h).
  *
  *     <prefix>/bin/lamina                              this program
  *     <prefix>/bin/lamina-python                       the script that an installer writes; its first line names Python
@@ -34,6 +34,23 @@ struct entry {                  /* getdents64(2): struct linux_dirent64 */
 };
 
 static long call(long n, long a, long b, long c, long d) { return raw(n, a, b, c, d, 0, 0); }
+
+/* What compilers expect to be there even without a library, to fill in and copy structures; `volatile` keeps them from
+ * finding out what these loops are, and calling themselves. */
+void *memset(void *to, int byte, __SIZE_TYPE__ size)
+{
+    for (volatile char *at = to; size--; at++)
+        *at = (char)byte;
+    return to;
+}
+
+void *memcpy(void *to, const void *from, __SIZE_TYPE__ size)
+{
+    const char *source = from;
+    for (volatile char *at = to; size--; at++)
+        *at = *source++;
+    return to;
+}
 
 static long length(const char *text)
 {
@@ -140,6 +157,8 @@ static int package(const char *own, char path[LONGEST])
 }
 #endif
 
+#include "warm_client.h"
+
 static void say(const char *text) { call(__NR_write, 2, (long)text, length(text), 0); }
 
 static void leave(void) __attribute__((noreturn));
@@ -163,6 +182,8 @@ void lamina_client(long *stack)
     char *room = begins(own, "lamina-runtime") ? "runtime_cli" : "cli";
     own[name - 1] = 0;
     if (count > 0 && count < MOST_WORDS && interpreter(script, python) && package(own, start)) {
+        if (equal(room, "cli"))
+            try_warm(&(struct client){words, environment, count, python, start});
         char *argv[count + 5];
         long n = 0;
         argv[n++] = python;

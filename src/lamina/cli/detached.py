@@ -18,7 +18,7 @@ def made(args: Arguments, *, stdin_once: bool = False) -> Container:
     wanted = life_options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
-    pulling = Pulling(quiet=args.quiet)
+    pulling = Pulling(engine, quiet=args.quiet)
     try:
         return engine.create(
             args.image,
@@ -30,9 +30,9 @@ def made(args: Arguments, *, stdin_once: bool = False) -> Container:
             on_event=pulling.event,
             **wanted,
         )
-    except BaseException:
-        pulling.close()
+    except BaseException as error:
         cidfile.close(engine)
+        pulling.close(error)
         raise
 
 

@@ -12,7 +12,7 @@ import sys
 
 from lamina.argv import quick
 from lamina.argv.declare import Arguments
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.verbs import VERBS
 
 TYPE_CHECKING = False
@@ -25,9 +25,13 @@ def main() -> NoReturn:
     """The console script. Leaves without the interpreter's finalisation: there is nothing left to finalise."""
     # importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
     gc.set_threshold(100_000)
+    os._exit(run())
+
+
+def run() -> int:
+    """Do what the program was called for; the exit status. All that was printed is written out."""
     _open_standard_streams()
-    status = command_line(sys.argv[1:])
-    os._exit(_flush(status))
+    return _flush(command_line(sys.argv[1:]))
 
 
 def command_line(argv: Sequence[str]) -> int:
@@ -82,11 +86,20 @@ def _read(argv: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
     values, words = before
     if values["version"]:
         words = ["version"]
+    found = named(words)
+    if found is None:
+        return None
+    name, rest = found
+    own = quick.parse(load(name).VERB, rest)
+    return None if own is None else (name, {**values, **own})
+
+
+def named(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The verb that *words* begin with, and the words behind it."""
     for length in (1, 2):
         name = " ".join(words[:length])
         if len(words) >= length and name in VERBS:
-            own = quick.parse(load(name).VERB, words[length:])
-            return None if own is None else (name, {**values, **own})
+            return name, [*words[length:]]
     return None
 
 

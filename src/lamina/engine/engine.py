@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamina.engine.images import Image, Step
     from lamina.engine.options import Io, LifeOptions, RunOptions
     from lamina.engine.storage import Storage
+    from lamina.image.registry.search import Repository
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     Stream = int | HasFileno | None
+    LayerLimits = Mapping[str, int | str]  # {"size": "1t"}
     Source = str | PathLike[str] | int | HasFileno
     Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
 
@@ -172,9 +174,7 @@ class Engine:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
-        from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
-        from lamina.runtime.seccomp.cache import default_filter
 
         checked = check_options(options)
         record = None
@@ -185,8 +185,7 @@ class Engine:
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
         drawn = design(self.store, identity, home, record, words_of(command), checked, DEVNULL)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
-        return plan(drawn.bundle, seccomp=seccomp, to_come=to_come(drawn))
+        return plan(drawn.bundle, seccomp=drawn.seccomp(self.store), to_come=to_come(drawn))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
@@ -251,18 +250,22 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> str:
         """Fetch the image *name* from its registry, unpack it and give it that name, whose full form is returned.
 
         *platform* is such as "linux/arm64"; this machine's unless given. *keep_blobs*: the compressed layers are kept
-        as well. *tls_verify* False: whoever answers is believed. *on_event* is called with a word and facts by name,
+        as well. *tls_verify* False: whoever answers is believed. *limits* are of each layer, {"size": "1t"}: see
+        docs/layers.md for their names. *on_event* is called with a word and facts by name,
         from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
         InvalidReference, RegistryError.
         """
         from lamina.engine.pulling import pull
 
-        return pull(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)[1]
+        return pull(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )[1]
 
     def pull_all(
         self,
@@ -271,12 +274,15 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[str]:
         """Fetch every tag of the repository *name*, as `pull`; their full names."""
         from lamina.engine.pulling import pull_all
 
-        return pull_all(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)
+        return pull_all(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )
 
     def push(self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None) -> str:
         """Send the image *name* to where the name says; its digest there. Events as of `pull`.
@@ -286,6 +292,15 @@ class Engine:
         from lamina.engine.pulling import push
 
         return push(self.store, name, on_event, tls_verify=tls_verify)
+
+    def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
+        """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
+
+        Raises InvalidInput, RegistryError, Unsupported for a registry that cannot be searched.
+        """
+        from lamina.engine.pulling import search
+
+        return search(text, limit, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""
@@ -316,13 +331,23 @@ class Engine:
 
         return remove(self.store, reference, force=force, prune=prune)
 
-    def prune_images(self, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+    def prune_images(
+        self,
+        *,
+        everything: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
+    ) -> tuple[list[tuple[str, str]], int]:
         """Remove the images without a name, with *everything* all that no container uses; what was done, as of
-        `remove_image`, and how many bytes became free.
+        `remove_image`, and how many bytes became free. Only those made before *until* (seconds since 1970), that have
+        all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         from lamina.engine.images import prune
 
-        return prune(self.store, everything=everything)
+        return prune(
+            self.store, everything=everything, until=until, labels=labels, without_labels=without_labels
+        )
 
     def history(self, reference: str) -> list[Step]:
         """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
@@ -355,15 +380,17 @@ class Engine:
         source: Source,
         *,
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[Image]:
         """Read every image of an archive, a file object or descriptor of one, or of an OCI layout directory.
 
-        Raises InvalidInput for what is none, Corrupt for what is damaged.
+        *limits*: see `pull`; they bound a compressed archive as well. Raises InvalidInput for what is none, Corrupt for
+        what is damaged.
         """
         from lamina.engine.archives import load
 
-        return load(self.store, source, platform, on_event)
+        return load(self.store, source, platform, on_event, limits)
 
     def save(
         self,
@@ -390,15 +417,17 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> Image:
-        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile.
+        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile; *limits*:
+        see `pull`.
 
         Raises InvalidInput, Corrupt.
         """
         from lamina.engine.archives import import_
 
-        return import_(self.store, source, name, changes, message, platform, on_event)
+        return import_(self.store, source, name, changes, message, platform, on_event, limits)
 
     def from_directory(
         self,
@@ -408,11 +437,15 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
     ) -> Image:
-        """Make an image of one layer from a directory with a root file system. Raises InvalidInput, KernelError."""
+        """Make an image of one layer from a directory with a root file system; *limits*: see `pull`.
+
+        Raises InvalidInput, KernelError.
+        """
         from lamina.engine.archives import from_directory
 
-        return from_directory(self.store, directory, name, changes, message, platform)
+        return from_directory(self.store, directory, name, changes, message, platform, limits)
 
     def export(self, reference: str, target: Source) -> None:
         """Write the files of a container over an image as one flat tar archive, without its volumes.
@@ -422,6 +455,12 @@ class Engine:
         from lamina.engine.archives import export
 
         export(self.container(reference), target)
+
+    def abandon(self) -> None:
+        """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""
+        from lamina.engine.recover import abandon
+
+        abandon(self.store)
 
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""

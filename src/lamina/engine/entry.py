@@ -7,14 +7,10 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
 ANSWER, ATTACHED = 3, 4
 
 
-def main() -> NoReturn:
+def run() -> int:
     """Answer on descriptor 3. Whoever started this waits for the first process, which leaves at once."""
     try:
         root, identity, mode, attached = sys.argv[1:5]

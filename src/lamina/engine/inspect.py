@@ -33,7 +33,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "Id": home.id,
         "Name": asked["name"],
         "Image": f"sha256:{asked['image_id']}" if asked.get("image_id") else asked["image"],
-        "Created": _time(asked["created"]),
+        "Created": timestamp(asked["created"]),
         "Path": command[0],
         "Args": command[1:],
         "State": {
@@ -47,8 +47,8 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "Error": failed.get("message", ""),
             "OOMKilled": bool(end.get("oom_kills")),
             "TimedOut": bool(end.get("timed_out")),
-            "StartedAt": _time(state.get("started")),
-            "FinishedAt": _time(end.get("finished")),
+            "StartedAt": timestamp(state.get("started")),
+            "FinishedAt": timestamp(end.get("finished")),
         },
         "RestartCount": (end or state).get("restarts", 0),
         "Config": {
@@ -148,7 +148,7 @@ def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
     return found
 
 
-def _time(nanoseconds: int | None) -> str:
+def timestamp(nanoseconds: int | None) -> str:
     """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
     if not nanoseconds:
         return NEVER

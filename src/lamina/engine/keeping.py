@@ -34,7 +34,12 @@ def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
 
 def options_record(options: Options) -> dict[str, Any]:
     """*options* as a record keeps them, but for the volumes (engine/mounted)."""
-    return {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
+    found = {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
+    if options.further is not None:
+        from lamina.engine.further import record_of
+
+        found["further"] = record_of(options.further)
+    return found
 
 
 def options_of(asked: dict[str, Any]) -> Options:
@@ -53,6 +58,10 @@ def options_of(asked: dict[str, Any]) -> Options:
             remedy="use the newer Lamina that made it",
         )
     found = {key: _frozen(given) for key, given in kept.items() if key not in _ELSEWHERE}
+    if kept.get("further"):
+        from lamina.engine.further import of_record
+
+        found["further"] = of_record(kept["further"], asked)
     if asked.get("volumes"):
         from lamina.engine.mounted import volumes_of
 

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENODATA, ENOENT, ENOTSUP, EPERM
+from errno import EACCES, EEXIST, EINVAL, ENODATA, ENOENT, ENOTSUP, EPERM
 from stat import S_IMODE
 
 from lamina.engine.places import COPY, DIRECTORY
-from lamina.overlay.spec import MountSpec
+from lamina.overlay.spec import MountSpec, steady_options
 from lamina.store.root import make_directory
 from lamina.store.tree import remove_tree
 from lamina.values import value
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lamina.engine.places import HostImage
     from lamina.store.root import Store
 
-# Said, not left to the kernel's build: nobody else's redirects are followed, whole files are copied up, and a lower
-# that was restored from a backup still fits (overlayfs.rst, "redirect_dir", "Metadata only copy up", "index")
-OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 # no set-uid program and no device of the host is anything but a file here (CVE-2023-0386)
 ATTRIBUTES = ("nosuid", "nodev")
 
@@ -74,11 +71,11 @@ def arrange(
                 workdir=home + b"/work-%d" % number,
                 userxattr=rootless,
                 volatile=volatile,
-                options=() if rootless else OPTIONS,
+                options=steady_options(rootless),
             )
         else:  # without an upper the kernel wants two lowers
             lowers = (lower, *place.below) if place.below else (lower, store.empty)
-            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=() if rootless else OPTIONS)
+            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=steady_options(rootless))
         stacks.append((place.at, spec))
     return Layers(tuple(stacks), image, home)
 
@@ -129,10 +126,8 @@ def resemble(upper: bytes, lower: bytes) -> None:
     try:
         os.chown(upper, found.st_uid, found.st_gid)
     except OSError as error:
-        if error.errno not in (
-            EPERM,
-            22,
-        ):  # an ordinary user's container; EINVAL: an id that is not mapped here
+        # an ordinary user's container; an id that is not mapped here
+        if error.errno not in (EPERM, EINVAL):
             raise
     os.chmod(upper, S_IMODE(found.st_mode))
     try:
@@ -140,7 +135,7 @@ def resemble(upper: bytes, lower: bytes) -> None:
             if not name.startswith(("trusted.overlay.", "user.overlay.")):
                 os.setxattr(upper, name, os.getxattr(lower, name))
     except OSError as error:
-        if error.errno not in (ENOTSUP, EPERM, ENODATA, 13):
+        if error.errno not in (ENOTSUP, EPERM, ENODATA, EACCES):
             raise
     os.utime(upper, ns=(found.st_atime_ns, found.st_mtime_ns))
 
@@ -229,7 +224,7 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
                 upperdir=None if entry["upper"] is None else _lengthened(entry["upper"], home),
                 workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
                 userxattr=bool(entry["userxattr"]),
-                options=() if entry["userxattr"] else OPTIONS,
+                options=steady_options(bool(entry["userxattr"])),
             ),
         )
         for entry in record

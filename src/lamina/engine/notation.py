@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.options import CONTAINER, ON_FAILURE, OWNER, PERIOD, RESTARTS
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,20 +187,6 @@ def _platform(given: Any) -> str | None:
     return None if given in (None, "") else text_of(given, "platform")
 
 
-def read_security(given: Any) -> bool:
-    """`--security-opt no-new-privileges[=false]`: whether programs of the image may give new privileges."""
-    granted = False
-    for entry in listed(given, "security_opt"):
-        key, _, setting = text_of(entry, "security option").replace(":", "=", 1).partition("=")
-        if key != "no-new-privileges" or setting.lower() not in ("", "true", "false"):
-            raise Unsupported(
-                f"run: security option {entry}: not supported so far",
-                remedy="no-new-privileges or no-new-privileges=false",
-            )
-        granted = setting.lower() == "false"
-    return granted
-
-
 def read_restart(given: Any) -> tuple[str, int]:
     """`--restart no|always|unless-stopped|on-failure[:TIMES]`."""
     policy, colon, times = ("no" if given in (None, "") else text_of(given, "restart policy")).partition(":")
@@ -255,6 +241,19 @@ def _lifetime(given: Any) -> str:
     return str(given)
 
 
+def _layer_limits(given: Any) -> tuple[tuple[str, int | str], ...]:
+    """Each limit has to be one, whether something is pulled or not."""
+    if given is None:
+        return ()
+    if not hasattr(given, "items"):
+        raise InvalidInput(f"run: layer_limits {given!r}: no limits by name")
+    from lamina.image.tar.limits import given as read
+
+    found = tuple((text_of(name, "layer_limits"), str(number)) for name, number in given.items())
+    read(wanted=dict(found))
+    return found
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "name": _name,
     "hostname": _hostname,
@@ -270,4 +269,5 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "stop_timeout": _stop_timeout,
     "timeout": _timeout,
     "lifetime": _lifetime,
+    "layer_limits": _layer_limits,
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SIGKILL = 9
 # a process that was killed may sit in a system call for a while (a disk, NFS)
 PATIENCE = 10.0
+LOOKS, BETWEEN_LOOKS = 5, 0.02
 
 
 def recover(store: Store, *, thorough: bool = False) -> None:
@@ -48,6 +49,24 @@ def recover(store: Store, *, thorough: bool = False) -> None:
             except (OSError, LaminaError):
                 pass
     finish_burials(store)
+
+
+def abandon(store: Store) -> None:
+    """Let go of everything that this process has in its hands, and remove what it was making. It is about to end:
+    threads that are still at work find that the ground is gone. What others are making is theirs. Raises OSError.
+    """
+    from time import sleep
+
+    from lamina.store import lock
+    from lamina.store.garbage import tidy
+
+    lock.unlock_all()
+    tidy(store)
+    for _ in range(LOOKS):
+        finish_burials(store)
+        if not os.listdir(store.tmp):
+            return
+        sleep(BETWEEN_LOOKS)  # somebody else's, or a thread has just made another file in it
 
 
 def _settle(home: Home) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.completed import Completed
 from lamina.engine.design import HOST, design, maps_record
-from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -21,14 +19,10 @@ from lamina.errors import (
     StepFailed,
     TimeoutExpired,
 )
-from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
-from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
-from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
-from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.engine.completed import Completed
     from lamina.engine.design import Design
     from lamina.engine.options import Io, Options
     from lamina.runtime.launch import Running
@@ -86,6 +81,14 @@ def run(
     finally:
         if held is not None:
             held.release()
+
+
+def _load_the_rest() -> None:
+    """What is needed when the command has ended: imported while it runs, not later, when the files may be others."""
+    import lamina.engine.completed
+    import lamina.engine.discard
+    import lamina.store.events
+    import lamina.supervisor.foreground  # noqa: F401
 
 
 class Session:
@@ -144,11 +147,11 @@ class Session:
             self.hooks.created(self.home.id)
         try:
             drawn, running = self._launch(command)
+            _load_the_rest()
             self._record_start(drawn, running)
             ended = self._attend(running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
-            raise
         self._record_end(ended)
         return self._result(drawn, ended)
 
@@ -273,14 +276,13 @@ class Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
-                seccomp=seccomp,
+                seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
             )
@@ -290,21 +292,22 @@ class Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
-        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)
+        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
         if running.cgroup is not None:
             state["cgroup"] = running.cgroup.record()
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        from lamina.store.events import about, note
+
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
-            from lamina.runtime.seccomp.profile import default_profile
-
-            drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
-            self.home.write("spec", drawn.spec)
+            self.home.write("spec", drawn.written_spec())
 
     def _attend(self, running: Running) -> Ended:
+        from lamina.supervisor.foreground import attend
+
         assert self.stdio is not None
         return attend(
             running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
@@ -315,11 +318,17 @@ class Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
+            running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        from lamina.store.events import ending, note
+
         assert self.record is not None
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
+            from lamina.engine.discard import discard
+
             discard(home, self.name, self.record)
         else:
             end = {
@@ -335,6 +344,8 @@ class Session:
         self.recorded = True
 
     def _result(self, drawn: Design, ended: Ended) -> Completed:
+        from lamina.engine.completed import Completed
+
         assert self.stdio is not None and self.running is not None
         out, err = self.stdio.captured(1), self.stdio.captured(2)
         if ended.timed_out:
@@ -366,6 +377,8 @@ class Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
+        from lamina.engine.discard import discard
+
         try:
             if self.running is not None:
                 self.running.kill(9)

@@ -12,10 +12,8 @@ from lamina.engine.picture import mounts_changed
 from lamina.engine.run import AGAIN
 from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
-from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
-from lamina.runtime.seccomp.cache import default_filter
 from lamina.store.record import encode
 from lamina.store.trace import point
 from lamina.values import replace
@@ -150,7 +148,7 @@ class Start:
             stdin=self.child[0],
             stdout=self.child[1],
             stderr=self.child[2],
-            seccomp=default_filter(DEFAULT_CAPABILITIES, store.cache + b"/seccomp"),
+            seccomp=drawn.seccomp(store),
             die_with_parent=self.dependent,
             cache=store.cache + b"/plans",
             groups=GROUPS,
@@ -161,7 +159,7 @@ class Start:
         # without the seccomp profile, which takes longer to read than all else: `joining` says which one it is
         self.home.write("spec", drawn.spec)
         found = {**identity_of(running.pid), "started": time_ns(), **state}
-        found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, DEFAULT_CAPABILITIES)
+        found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
         if running.cgroup is not None:
             found["cgroup"] = running.cgroup.record()
         if running.notes:

@@ -253,7 +253,7 @@ class Supervisor:
         # what is waited for must stay open, also where it is opened anew afterwards
         inputs = [streams.input] if streams.input >= 0 else []
         kept = Kept(
-            lock=self.home.lock,
+            lock=self.home.lock_fd,
             pidfd=int(process.pidfd),
             owner=-1 if self.owner is None else int(self.owner),
             listener=streams.listener,

@@ -106,8 +106,7 @@ def translate(
         },
     }
     if maps is not None:
-        spec["linux"]["uidMappings"] = maps.spec("uids")
-        spec["linux"]["gidMappings"] = maps.spec("gids")
+        spec["linux"].update(maps.spec())
     if around.seccomp is not None:
         spec["linux"]["seccomp"] = around.seccomp
     return spec

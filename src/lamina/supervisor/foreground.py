@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from select import POLLIN
 from time import monotonic
 
+from lamina.linux.descriptors import POLLIN
 from lamina.supervisor.pump import Watch
 from lamina.supervisor.signals import Deliverer, PipeSignalBlocked
 from lamina.values import value

@@ -7,11 +7,11 @@ written at once as poll(2) has promised room for.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from errno import EIO, EPIPE
-from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from stat import S_ISCHR, S_ISFIFO, S_ISREG
+
+from lamina.linux.descriptors import POLLERR, POLLHUP, POLLIN, POLLOUT, duplicate, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,26 +31,23 @@ class Watch:
     """Descriptors, what each is waited for, and whom to tell. A number is watched for one purpose at a time."""
 
     def __init__(self) -> None:
-        self._poll = poll()
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
 
     def set(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Wait for *mask* (0: for errors only) on *fd*, instead of what was said before."""
-        if self._masks.get(fd) != mask:
-            self._poll.register(fd, mask)
-            self._masks[fd] = mask
+        self._masks[fd] = mask
         self._handlers[fd] = handler
 
     def drop(self, fd: int) -> None:
         """Forget *fd*; to be called before it is closed."""
         if self._masks.pop(fd, None) is not None:
-            self._poll.unregister(fd)
             del self._handlers[fd]
 
     def wait(self, seconds: float | None) -> bool:
         """Tell whoever waits what happened, for up to *seconds* (None: for ever); whether anything did."""
-        happened = self._poll.poll(None if seconds is None else max(0, int(seconds * 1000 + 0.999)))
+        milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
+        happened = poll([*self._masks.items()], milliseconds)
         for fd, events in happened:
             handler = self._handlers.get(fd)
             if handler is not None:  # else dropped by one that was told before
@@ -75,7 +72,7 @@ class Sink:
             except OSError:
                 pass  # another user's, or its reader is gone
         if self.fd < 0:
-            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            self.fd = duplicate(fd, 3)
 
     def write(self, data: memoryview) -> int:
         """Write what can be written without waiting; unless `unblocked` only after poll(2)."""
@@ -170,8 +167,10 @@ class Drain:
     def finish(self) -> None:
         """Whoever is to be heard has ended: of a pipe only what is in it is read, whoever else still writes to it."""
         if self.source >= 0 and not self.hold:
+            from fcntl import ioctl
+
             room = bytearray(4)
-            fcntl.ioctl(self.source, FIONREAD, room)
+            ioctl(self.source, FIONREAD, room)
             self._left = int.from_bytes(room, "little")
             if not self._left:
                 self.close_source()

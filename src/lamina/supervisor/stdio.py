@@ -8,10 +8,10 @@ it gets its own, of which there is nothing but the word NULL before the start.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
+from lamina.linux.descriptors import duplicate
 from lamina.runtime.bundle import NULL
 from lamina.supervisor.pump import Drain, Feed, Sink
 
@@ -224,4 +224,4 @@ def _may_go_in(fd: int) -> bool:
 
 def _copy(fd: int) -> int:
     """A copy above the standard descriptors, of which nobody else has the number."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    return duplicate(fd, 3)

@@ -32,6 +32,7 @@ OPTIONS: tuple[Option, ...] = (
         default="missing",
     ),
     Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64", RUN),
+    Option("layer-limit", "", "NAME=NUMBER", "What a layer may have at most, as of pull", RUN, multiple=True),
     Option("quiet", "q", "", "Say nothing about a pull", RUN),
     Option(
         "restart",
@@ -58,14 +59,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("env-file", "", "FILE", "Read variables from a file", PROCESS, multiple=True, complete="file"),
     Option("workdir", "w", "DIRECTORY", "Where the command starts", PROCESS),
     Option("user", "u", "USER[:GROUP]", "Whom the command runs as: names or numbers", PROCESS),
-    Option(
-        "security-opt",
-        "",
-        "OPTION",
-        "no-new-privileges=false: set-uid programs of the image have effect",
-        PROCESS,
-        multiple=True,
-    ),
     Option("init", "", "", "Process 1 reaps what ends and hands signals on to the command", PROCESS),
     Option("entrypoint", "", "COMMAND", "Run this, with COMMAND as its arguments", PROCESS),
     Option(
@@ -121,3 +114,5 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 ARGUMENTS = (Argument("image", "IMAGE", complete="image"), Argument("words", "COMMAND", "*"))
+
+MORE = "lamina.cli.options.further"

@@ -80,6 +80,11 @@ VERBS |= {
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
     "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "system warm": (
+        ITSELF,
+        "system_warm",
+        "Show the warm process that does commands, or switch it on or off",
+    ),
     "gc": (STORAGE, "gc", "Remove layers and blobs that nothing refers to, or say why they stay"),
     "pin": (STORAGE, "pin", "Never let an image go by itself"),
     "unpin": (STORAGE, "unpin", "Let an image go again like others"),

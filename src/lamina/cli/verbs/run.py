@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.run import ARGUMENTS, OPTIONS
+from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="run",
@@ -11,6 +11,7 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
 does it; its network is none unless --network host is given.
@@ -49,7 +50,7 @@ def do(args: Arguments) -> int:
     wanted = options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
-    pulling = Pulling(quiet=args.quiet)
+    pulling = Pulling(engine, quiet=args.quiet)
     try:
         done = engine.run(
             args.image,
@@ -60,8 +61,8 @@ def do(args: Arguments) -> int:
             on_event=pulling.event,
             **wanted,
         )
-    except BaseException:
-        pulling.close()
+    except BaseException as error:
         cidfile.close(engine)
+        pulling.close(error)
         raise
     return done.returncode

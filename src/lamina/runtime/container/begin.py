@@ -16,7 +16,7 @@ from lamina.runtime.container.directory import (
     not_running,
     state_document,
 )
-from lamina.runtime.talk import FAILURE, START
+from lamina.runtime.talk import START, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _failure(container: Container, record: Record, said: bytes) -> LaminaError:
     name = str((container.spec()["process"]["args"])[0])
     if len(said) == 4:  # an init, that could not execute the command
         return command_failure("execve", -1, name, int.from_bytes(said, "little"))
-    index, errno = FAILURE.unpack(said[: FAILURE.size])
+    index, errno = failure(said)
     last = record["last"]
     at = index - last["first"]
     call = last["calls"][at] if 0 <= at < len(last["calls"]) else "an unknown step"

@@ -15,6 +15,7 @@ from lamina.runtime.container.birth import Birth, own_streams, reap, send_descri
 from lamina.runtime.container.directory import not_running, replace_file
 from lamina.runtime.container.recipe import plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.talk import TERMINAL, Numbers
 from lamina.runtime.waits import LETTERS, LISTENER
 from lamina.values import replace, value
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lamina.runtime.bundle import Bundle
+    from lamina.runtime.bundle import Bundle, Wiring
     from lamina.runtime.cgroups import Cgroup
 
     Process = dict[str, Any]
@@ -122,6 +123,16 @@ def own_root(target: Target, pidfd: Fd, birth: Birth) -> int:
         return birth.give(root)
 
 
+def with_procfs(wiring: Wiring, birth: Birth) -> Wiring:
+    """With a procfs to write labels to, where somebody may read them."""
+    if not wiring.modules:
+        return wiring
+    from lamina.runtime.trees import own_procfs
+
+    with own_procfs() as proc:
+        return replace(wiring, proc=birth.give(proc))
+
+
 def cgroup_files(target: Target, below: str = "") -> list[Fd]:
     """The files into which a process of the container writes a 0 to join its groups."""
     cgroup = target.cgroup
@@ -144,11 +155,7 @@ def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Bir
     wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
     files = cgroup_files(target, joining.cgroup)
     try:
-        if wiring.modules:  # somebody may read labels
-            from lamina.runtime.trees import own_procfs
-
-            with own_procfs() as proc:
-                wiring = replace(wiring, proc=birth.give(proc))
+        wiring = with_procfs(wiring, birth)
         joined = birth.give(pidfd)
         tasks = tuple(birth.give(file) for file in files)
         root = own_root(target, pidfd, birth)
@@ -157,7 +164,7 @@ def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Bir
             target.namespaces, tasks, own_streams(joining.streams), root, len(strings) - 2,
         )  # fmt: skip
         recipe = recipe_for(asked, target.id, target.kept)
-        _tell((*recipe.notes, *_lowered(process)), joining)
+        _tell((*recipe.notes, *lowered_limits(process, linux)), joining)
         birth.begin(
             recipe, lambda: steps_of(asked, target.kept, strings), stdio=joining.streams, strings=strings
         )
@@ -187,14 +194,6 @@ def _command(process: Process) -> dict[str, list[bytes] | bytes]:
 def _as_joined(linux: dict[str, Any]) -> dict[str, Any]:
     """Of the container's `linux`, what is a matter of each of its processes (plan/stage.py, `kernel_steps`)."""
     return {name: linux.get(name) for name in ("memoryPolicy", "personality", "seccomp", "defaultFilter")}
-
-
-def _lowered(process: Process) -> tuple[str, ...]:
-    if not process.get("rlimits"):
-        return ()
-    from lamina.runtime.rlimits import effective_limits
-
-    return effective_limits(process["rlimits"])[1]
 
 
 def _tell(notes: tuple[str, ...], joining: Joining) -> None:

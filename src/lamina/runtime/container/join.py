@@ -9,7 +9,7 @@ from lamina.runtime.container import groups
 from lamina.runtime.container.begin import first_process
 from lamina.runtime.container.configuration import check_further, with_home
 from lamina.runtime.container.directory import PAUSED, STOPPED, Container
-from lamina.runtime.container.further import Joined, Joining, Target, further, root_of
+from lamina.runtime.container.further import Joined, Joining, Target, further, root_of, with_procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         birth = Birth(Numbers())
         files = cgroup_files(target)
         try:
+            wiring = with_procfs(wiring, birth)
             given = tuple(birth.give(file) for file in files)
             flags = target.namespaces
             held = capabilities_of(own, wiring, bool(flags & CLONE_NEWUSER))

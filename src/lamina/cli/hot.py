@@ -1,0 +1,119 @@
+"""What the warm process of this face needs to know (lamina.warm): which modules commands import, and which commands
+are better off in a process of their own.
+
+A worker belongs to no terminal: it has the caller's descriptors, so it can write to one, ask for its size and read
+from it, but it is in nobody's foreground or background, and has no /dev/tty. So on a terminal it does what only
+writes. tests/warm/test_warm_hot.py compares MODULES with what the verbs load.
+"""
+
+from __future__ import annotations
+
+from lamina.argv import quick
+from lamina.cli.options import GLOBAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# what the verbs of HOT import, by package
+_WITHIN = {
+    "lamina": "document errors values",
+    "lamina.argv": "declare quick",
+    "lamina.cli": (
+        "applying asked convert each entry inspecting listing output pager quoting report sizes style "
+        "template transcript usage waiting when"
+    ),
+    "lamina.cli.options": "general run",
+    "lamina.cli.verbs": "image_inspect images inspect logs ps rm run version",
+    "lamina.engine": (
+        "accounts base checking completed container design discard engine host images inspect keeping "
+        "layers moment mount_notation mounted naming notation obtain options own_files picture places "
+        "recover run summary translate"
+    ),
+    "lamina.image": "platform reference",
+    "lamina.image.documents": "config manifest media moment reading",
+    "lamina.linux": "call capabilities constants fd files mountinfo numbers packed process procfs program",
+    "lamina.overlay": "spec steps",
+    "lamina.runtime": "bundle capabilities command facts identity kept launch rlimits template users waits",
+    "lamina.runtime.cgroups": "cgroup layout making resources v1",
+    "lamina.runtime.plan": (
+        "cgroup_mounts devices identity masks mounts namespaces options paths process procfs rootfs "
+        "stage waits"
+    ),
+    "lamina.runtime.seccomp": "architectures assembler cache compiler profile rules words",
+    "lamina.store": (
+        "blobs claims containers digest durable garbage images layers leases lock names record "
+        "references root scratch stage tags trace tree volumes way"
+    ),
+    "lamina.supervisor": "foreground log pump signals stdio",
+}
+_OTHERS = (
+    "datetime",
+    "hashlib",
+    "json",
+    "locale",
+    "msgspec",
+    "pathlib",
+    "re",
+    "shutil",
+    "subprocess",
+    "threading",
+    "time",
+)
+MODULES = (*(f"{package}.{name}" for package, names in _WITHIN.items() for name in names.split()), *_OTHERS)
+
+# verbs that many people, or programs, call often
+HOT = ("run", "ps", "images", "inspect", "logs", "rm", "version", "image ls", "image inspect")
+# verbs that may be done with standard streams on a terminal: they read nothing from it and start no pager
+_FURTHER = (
+    "create",
+    "start",
+    "stop",
+    "restart",
+    "kill",
+    "rename",
+    "wait",
+    "exec",
+    "top",
+    "port",
+    "rmi",
+    "tag",
+    "history",
+)
+ONLY_WRITING = frozenset(
+    {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},
+)
+# options with which they do: these read from the terminal, or make it the container's
+TAKING = ("interactive", "tty", "attach")
+# an option that says something of the caller's parent, which a worker's is not
+OF_THE_PARENT = "--lifetime"
+
+
+def does_well_without(argv: Sequence[str], terminals: Sequence[int]) -> bool:
+    """Whether a worker may do the command *argv*; *terminals* are those of 0, 1 and 2 that are terminals."""
+    if any(word.startswith(OF_THE_PARENT) for word in argv):
+        return False
+    if not terminals:
+        return True
+    from lamina.cli.entry import load, named
+
+    words = quick.options(GLOBAL.options, argv, interspersed=False)
+    found = named(words[1]) if words is not None else None
+    if found is None:
+        return False
+    name, rest = found
+    if name not in ONLY_WRITING:
+        return False
+    values = quick.parse(load(name).VERB, rest)
+    return values is not None and not any(values.get(key) for key in TAKING)
+
+
+def rehearse() -> None:
+    """Touch what reading a command line takes."""
+    from lamina.cli.entry import load, named
+
+    words = quick.options(GLOBAL.options, ("run", "--rm", "-e", "A=1", "image", "true"), interspersed=False)
+    assert words is not None
+    found = named(words[1])
+    assert found is not None
+    quick.parse(load(found[0]).VERB, found[1])

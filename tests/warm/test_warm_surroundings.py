@@ -1,0 +1,259 @@
+"""Whose surroundings differ has the command done where he is, not where the warm process is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina.warm.surroundings import Process
+from support.sources import REPOSITORY
+from support.warm import House, alive, request, until
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("unshare", "setpriv")]
+
+# what executes a command in other surroundings; a client that lies gets nothing done there either
+PRLIMIT = ["prlimit", "--nofile=1000"]
+DIFFERENT = {
+    "user": ["setpriv", "--reuid=65534", "--clear-groups"],
+    "group": ["setpriv", "--regid=12345", "--clear-groups"],
+    "supplementary groups": ["setpriv", "--groups=12345"],
+    "bounding set": ["setpriv", "--bounding-set=-sys_chroot"],
+    "inheritable capabilities": ["setpriv", "--inh-caps=+chown"],
+    "no new privileges": ["setpriv", "--no-new-privs"],
+    "hard limit": PRLIMIT,
+    "soft limit": ["prlimit", "--core=1234:"],
+    "network namespace": ["unshare", "--net"],
+    "uts namespace": ["unshare", "--uts"],
+    "ipc namespace": ["unshare", "--ipc"],
+    "cgroup namespace": ["unshare", "--cgroup"],
+    "mount namespace": ["unshare", "--mount"],
+    "pid namespace": ["unshare", "--pid", "--fork"],
+    "pid namespace of children": ["unshare", "--pid", "sh", "-c", '"$@"', "sh"],
+    "time namespace": ["unshare", "--time"],
+    "user namespace": ["unshare", "--user", "--map-root-user"],
+    "processors": ["taskset", "-c", "0"],
+    "out-of-memory score": ["sh", "-c", 'echo 17 > /proc/self/oom_score_adj; exec "$@"', "sh"],
+}
+# what a client tells by the name at which it asks, and a liar gains nothing by
+ONLY_ASKED = {
+    "niceness": ["nice", "-n", "5"],
+    "scheduler": ["chrt", "--batch", "0"],
+    "priority of input and output": ["ionice", "-c", "3"],
+    "personality": ["setarch", "-R"],
+    "locale": ["env", "LC_ALL=C.UTF-8"],
+    "loader": ["env", "LD_BIND_NOW=1"],
+    "allocator": ["env", "MALLOC_ARENA_MAX=1"],
+}
+
+
+@pytest.mark.parametrize("what", [*DIFFERENT, *ONLY_ASKED][1:])  # another user cannot even reach this command
+def test_a_caller_who_differs_gets_another_warm_process_or_none(house: House, server: int, what: str) -> None:
+    if what == "processors" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    wrap = {**DIFFERENT, **ONLY_ASKED}[what]
+    if (
+        what == "pid namespace of children"
+    ):  # the second child of the shell would be in none: the first is init
+        wrap = ["unshare", "--pid", "sh", "-c", 'exec "$@"', "sh"]
+    with house.expected(server, warm=False):
+        status, out, err = house.run("version", wrap=wrap, env={"XDG_RUNTIME_DIR": ""})
+    # a process whose children would be in a namespace that has no init cannot fork for Python either
+    assert (status, out[:7]) == (0, b"lamina "), err
+    with house.expected(server, warm=True):
+        assert house.run("version")[0] == 0
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_a_client_that_lies_about_its_surroundings_is_refused(house: House, server: int, what: str) -> None:
+    if what == "processors" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    wrap = DIFFERENT[what] if "children" not in what else ["unshare", "--pid", "sh", "-c", 'exec "$@"', "sh"]
+    (name,) = house.sockets()
+    house.run_directory.chmod(0o755)  # the directory keeps others out already
+    name.chmod(0o666)
+    with house.expected(server, warm=False):
+        done = subprocess.run(
+            [*wrap, sys.executable, "-m", "support.warm", f"/run/lamina/{name.name}"],
+            cwd=REPOSITORY / "tests",
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], "LD_BIND_NOW": ""},
+            preexec_fn=lambda: house._enter(str(REPOSITORY / "tests")),
+            capture_output=True,
+            timeout=60,
+        )
+    assert done.stdout in (b"n\n", b"\n"), done
+    house.run_directory.chmod(0o700)
+    with house.expected(server, warm=True):
+        assert house.run("version")[0] == 0
+
+
+def test_the_same_client_is_served_where_it_does_not_differ(house: House, server: int) -> None:
+    """That the test above refuses for the reason it names."""
+    (name,) = house.sockets()
+    done = subprocess.run(
+        [sys.executable, "-m", "support.warm", f"/run/lamina/{name.name}"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"]},
+        cwd=REPOSITORY / "tests",
+        preexec_fn=lambda: house._enter(str(REPOSITORY / "tests")),
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == b"r\n", done
+
+
+def test_a_caller_in_another_control_group(house: House, server: int, group: Path) -> None:
+    into = ["sh", "-c", f'echo 0 > {group}/cgroup.procs; exec "$@"', "sh"]
+    with house.expected(server, warm=False):
+        assert house.run("version", wrap=into)[0] == 0
+    until(lambda: len(house.sockets()) == 2, "no warm process of that group")
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of this test's."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    tree = next(
+        tree for tree in ("pids", "unified", "") if Path("/sys/fs/cgroup", tree, "cgroup.procs").exists()
+    )
+    path = next(line.split(":", 2)[2] for line in lines if tree in line.split(":")[1])
+    made = Path("/sys/fs/cgroup", tree, path.lstrip("/"), f"lamina-warm-test-{os.getpid()}")
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        for pid in map(int, (made / "cgroup.procs").read_text().split()):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not (made / "cgroup.procs").read_text(), "somebody stays in the group")
+        made.rmdir()
+
+
+def test_a_traced_caller_is_not_done_elsewhere(house: House, server: int) -> None:
+    """Who runs a command under strace wants to see it."""
+    assert Process(os.getpid()).same is not None
+    script = (
+        "import ctypes, os, sys\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
+        "    os.execv(sys.argv[1], sys.argv[1:])\n"
+        "while True:\n"
+        "    _, status = os.waitpid(pid, 0)\n"
+        "    if not os.WIFSTOPPED(status): break\n"
+        "    ctypes.CDLL(None).ptrace(7, pid, None, ctypes.c_void_p(0))\n"
+        "sys.exit(os.waitstatus_to_exitcode(status))\n"
+    )
+    with house.expected(server, warm=False):
+        status, out, _ = house.run("version", wrap=[sys.executable, "-c", script])
+    assert (status, out[:7]) == (0, b"lamina ")
+
+
+def test_a_filtered_caller_is_like_nobody() -> None:
+    """seccomp(2) filters cannot be compared, let alone passed on."""
+    script = (
+        "import ctypes, os\n"
+        "from lamina.warm.surroundings import Process\n"
+        "assert Process(os.getpid()).same is not None\n"
+        "libc = ctypes.CDLL(None)\n"
+        "allow = ctypes.create_string_buffer(b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f', 8)\n"
+        "program = (ctypes.c_void_p * 2)(1, ctypes.addressof(allow))\n"
+        "assert libc.prctl(22, 2, program, 0, 0) == 0\n"
+        "assert Process(os.getpid()).same is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+# -- the private place
+
+
+@pytest.mark.parametrize("how", ["open to others", "another's", "a link"])
+def test_a_directory_that_is_not_ours_alone_is_not_used(house: House, server: int, how: str) -> None:
+    place = house.run_directory
+    if how == "open to others":
+        place.chmod(0o711)
+    elif how == "another's":
+        os.chown(place, 65534, 65534)
+    else:
+        place.rename(place.with_name("elsewhere"))
+        place.symlink_to("elsewhere")
+    before = set(os.listdir(place))
+    with house.expected(server, warm=False):
+        assert house.run("version")[0] == 0
+    time.sleep(0.1)
+    assert set(os.listdir(place)) == before
+
+
+def test_a_socket_of_another_user_is_not_spoken_to(house: House, server: int) -> None:
+    """Somebody who got one into the directory: its name is right, the peer is not."""
+    (name,) = house.sockets()
+    code = (
+        "import os, socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "s.bind(sys.argv[1])\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "s.listen()\n"
+        "print('listening', flush=True)\n"
+        "c, _ = s.accept()\n"
+        "print(c.recv(100), flush=True)\n"
+    )
+    os.kill(server, signal.SIGSTOP)
+    name.unlink()
+    planted = subprocess.Popen([sys.executable, "-c", code, name], stdout=subprocess.PIPE)
+    assert planted.stdout is not None and planted.stdout.readline() == b"listening\n"
+    assert house.run("version")[0] == 0
+    assert planted.communicate(timeout=60)[0] == b"b''\n"
+
+
+def test_others_cannot_reach_the_socket(house: House, server: int) -> None:
+    (name,) = house.sockets()
+    assert name.stat().st_mode & 0o777 == 0o600
+    assert house.run_directory.stat().st_mode & 0o7777 == 0o700
+    listed = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "ls", "/run/lamina"],
+        preexec_fn=lambda: house._enter("/"),
+        capture_output=True,
+        timeout=60,
+    )
+    assert listed.returncode != 0
+
+
+def test_the_memory_of_the_warm_process_is_nobodys(house: House, server: int) -> None:
+    """PR_SET_DUMPABLE: its files below /proc are root's, whoever it is."""
+    worker = until(lambda: house.parked(server), "no worker")
+    for pid in (server, worker):
+        core = subprocess.run(
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "cat", f"/proc/{pid}/environ"],
+            capture_output=True,
+            timeout=60,
+        )
+        assert core.returncode != 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x",
+        b"\xff" * 5000,
+        request([b"lamina", b"version"])[:100],
+        request([]),
+        request([b"lamina"], [b"A=1"])[:-1],
+        b"\x63" + request([b"lamina"])[1:],
+    ],
+)
+def test_nonsense_does_not_hurt_it(house: House, server: int, data: bytes) -> None:
+    (name,) = house.sockets()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"/proc/{house.holder.pid}/root{str(name).partition('/root')[2]}")
+        client.sendall(data)
+    until(lambda: house.parked(server), "no worker")
+    with house.expected(server, warm=True):
+        assert house.run("version")[0] == 0
+    assert alive(server)
