@@ -117,6 +117,7 @@ WIRED: dict[str, Any] = {
     "modules": frozenset(("selinux",)),
     "nodes": frozenset((("/dev/fuse", "c", 10, 229),)),
     "permitted": (1 << 64) - 2,
+    "mknod": False,
     "release": (6, 1),
 }
 BUNDLED: dict[str, Any] = {

@@ -10,6 +10,7 @@ from lamina.errors import Conflict, LaminaError, StepFailed
 from lamina.linux.fd import Fd, ready
 from lamina.runtime.container.directory import CREATED, RUNNING, Container, alive, state_document
 from lamina.runtime.talk import FAILURE, START
+from lamina.runtime.waits import ended_early, not_permitted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
     if said:
         ready(ENDING, pidfd)  # it has said its last word: who looks next must not find it running
         raise _failure(container, record, said)
+    if ended_early(record["pid"], pidfd):
+        raise not_permitted("execve")
 
 
 def _failure(container: Container, record: Record, said: bytes) -> LaminaError:
