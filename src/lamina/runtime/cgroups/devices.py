@@ -41,7 +41,7 @@ class Rule:
         return f"{self.kind} {major}:{minor} {self.access}"
 
 
-# to make any node (what may be opened is another matter); null zero full random urandom tty console ptmx, terminals, and
+# to make any node (what may be opened is another matter); null zero full random urandom tty console ptmx and terminals;
 # net/tun (decision 0035)
 DEFAULTS = (
     Rule(True, "c", ANY, ANY, "m"),
