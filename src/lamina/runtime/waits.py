@@ -29,7 +29,9 @@ CLONE_VM, CLONE_VFORK = 0x100, 0x4000
 SIGCONT = 18
 # names of a process that is about to execute its command
 STARTING = b"lamina:starting"
+# the launcher (runtime/init) has its file's, before Linux 6.14 its descriptor's; for the moment that it takes
 LAUNCHERS = (b"4", b"memfd:lamina-in")
+MOST_LOOKS = 100  # for a command may be called so as well
 # the parent does something, and then writes GO
 ID_MAPS = "id_maps"  # write `linux.uidMappings` and `linux.gidMappings`; the child says nothing before
 NET_DEVICES = (
@@ -134,15 +136,11 @@ def ended_early(pid: int, pidfd: Fd) -> bool:
     filter of system calls, which may let nobody speak, takes a name before (plan/identity.py, `name_step`); execve(2)
     closes the report, and gives it another name a moment later.
     """
-    while _name(pid) == STARTING:
+    looks = 0
+    while (name := _name(pid)) == STARTING or (name in LAUNCHERS and looks < MOST_LOOKS):
         if ready(0.001, pidfd):
             return True
-    # the launcher (runtime/init) has the name of its file, before Linux 6.14 of its descriptor, for the moment it takes
-    for _ in range(100):
-        if _name(pid) not in LAUNCHERS:
-            break
-        if ready(0.001, pidfd):
-            return True
+        looks += 1
     return False
 
 
