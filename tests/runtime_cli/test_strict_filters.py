@@ -106,6 +106,19 @@ def test_what_the_library_cannot_start(tmp_path: Path, confined: bool, names: tu
         run(over_host(tmp_path, spec))
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "listed"])
+@pytest.mark.parametrize("names", [(), ("execveat",)])
+def test_what_may_not_even_exit_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], compiled: bool
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("lamina.runtime.init._compiled", lambda: b"")
+    spec = small("/bin/true")
+    spec["linux"]["seccomp"] = permitting(*names, otherwise=REFUSE)
+    with pytest.raises(LaminaError, match=r"killed before it could execute its command|not permitted"):
+        run(over_host(tmp_path, spec))
+
+
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_nothing_is_left_of_what_the_filter_took(runtime: Runtime, tmp_path: Path, uid: int) -> None:
     """CAP_SYS_ADMIN, which is kept for as long as that is to be done."""
