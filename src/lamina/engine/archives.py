@@ -25,6 +25,7 @@ from lamina.linux.fd import Fd
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.store import images
+from lamina.store.events import about, event, note
 from lamina.store.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load(store: Store, source: Source, platform: str | None, events: Events | No
     wanted = _platform(platform)
     with _members(store, source) as members:
         records = loading.load(store, members, wanted, events, unpacking())
+    note(store, *[event("image", "load", f"sha256:{record.id}") for record in records])
     within_limit(store, [record.id for record in records], events)
     return [of_record(store, record) for record in records]
 
@@ -67,12 +69,14 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
             if name is not None and parse(name).digest is None and name not in wanted[record.id][1]:
                 wanted[record.id][1].append(name)
         chosen = [(held.record, names) for held, names in wanted.values()]
+        saved = [event("image", "save", f"sha256:{record.id}") for record, _ in chosen]
         if form == "oci-dir":
             if isinstance(target, int) or hasattr(target, "fileno"):
                 raise InvalidInput("save: a directory has to be named for oci-dir")
             saving.save(
                 store, chosen, Layout(os.fspath(target)), docker=False, events=events, packing=packing()
             )
+            note(store, *saved)
             return
         with _written(target) as descriptor:
             saving.save(
@@ -83,6 +87,7 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
                 events=events,
                 packing=packing(),
             )
+        note(store, *saved)
 
 
 def import_(
@@ -102,6 +107,7 @@ def import_(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
             unpacking=unpacking(),
         )  # fmt: skip
+    _note_import(store, record)
     within_limit(store, [record.id], events)
     return of_record(store, record)
 
@@ -136,6 +142,7 @@ def from_directory(
             packer.check()
             raise
         packer.join()
+    _note_import(store, record)
     within_limit(store, [record.id])
     return of_record(store, record)
 
@@ -178,6 +185,7 @@ def export(container: Container, target: Source) -> None:
         )
     spec = stacks[0][1]
     found = words()
+    note(container.store, about(container.record, "export"))
     with _written(target) as descriptor:
         if not found:
             with Overlay(spec).open() as tree:
@@ -198,6 +206,10 @@ def export_file(spec: MountSpec, path: bytes, ids: IdMap) -> None:
     """Write what the stack shows to the new file *path*: where its files can be read."""
     with open(path, "xb") as file, Overlay(spec).open() as tree:
         pack_tree(tree, file, ids=ids)
+
+
+def _note_import(store: Store, record: images.ImageRecord) -> None:
+    note(store, event("image", "import", f"sha256:{record.id}"))
 
 
 def _tag(name: str) -> str:

@@ -9,6 +9,7 @@ from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
 from lamina.errors import Conflict, Corrupt, Unsupported
 from lamina.store.containers import no_such
+from lamina.store.events import about, note
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -56,6 +57,11 @@ class Container:
             except Corrupt:
                 self._asked = {}
         return self._asked
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was asked, as it is written down; empty when the record is damaged."""
+        return self._record
 
     @property
     def name(self) -> str:
@@ -276,6 +282,7 @@ class Container:
 
         with _Held(self._home, "remove", kill=force):
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
+            note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
 
 class _Held:

@@ -10,7 +10,7 @@ from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import Any, Protocol, Unpack
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lamina.engine.options import RunOptions
     from lamina.engine.storage import Storage
     from lamina.runtime.plan import Plan
+    from lamina.store.events import Event
 
     class HasFileno(Protocol):
         """A file object."""
@@ -184,6 +185,22 @@ class Engine:
                 continue  # removed meanwhile, or not yet written down
         found.sort(key=lambda entry: entry[0])
         return [container for _, container in found]
+
+    def events(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        filters: Mapping[str, Sequence[str]] | None = None,
+    ) -> Iterator[Event]:
+        """What happens to containers, images and volumes, also by other programs, as it happens.
+
+        *since* and *until* are in seconds since 1970: without *since* only what comes from now on, without *until* for
+        ever. *filters* by "type", "event", "container", "image", "volume", "label". Raises InvalidInput.
+        """
+        from lamina.engine.watching import events
+
+        return events(self.store, since, until, filters)
 
     # -- images
 

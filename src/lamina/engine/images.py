@@ -14,12 +14,14 @@ from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
 from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store.events import event, note
 from lamina.store.references import ContainerUses
 from lamina.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lamina.store.events import Event
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
@@ -111,7 +113,9 @@ def tag(store: Store, source: str, target: str) -> None:
         raise Conflict(f"tag {target}: a digest cannot be given, it is found out")
     if target == HOST:
         raise Conflict(f"tag {target}: 'run host' is always this system", remedy="take another name")
-    tags.tag(store, reference.canonical, resolve(store, source)[0].id)
+    identity = resolve(store, source)[0].id
+    tags.tag(store, reference.canonical, identity)
+    note(store, event("image", "tag", f"sha256:{identity}", name=reference.familiar))
 
 
 def remove(store: Store, reference: str, *, force: bool = False, prune: bool = True) -> list[tuple[str, str]]:
@@ -126,6 +130,7 @@ def remove(store: Store, reference: str, *, force: bool = False, prune: bool = T
     short = record.id[:12]
     if name is not None and len(names) > 1:
         tags.untag(store, name, record.id)
+        note(store, event("image", "untag", f"sha256:{record.id}", name=parse(name).familiar))
         return [("Untagged", parse(name).familiar)]
     if name is None and not force and len({parse(one, default_tag=None).name for one in names}) > 1:
         some = ", ".join(parse(one).familiar for one in names[:3])
@@ -140,11 +145,20 @@ def remove(store: Store, reference: str, *, force: bool = False, prune: bool = T
             f"remove image {short}: it is used by the running container {running}", remedy="stop it first"
         )
     gone = images.remove(store, record.id, unless_used=None if force else uses)
+    note(store, *gone_events(record.id, gone))
     done = [("Untagged", parse(one).familiar) for one in sorted(gone)]
     done.append(("Deleted", f"sha256:{record.id}"))
     if prune:
         done += _deleted(collect(store))
     return done
+
+
+def gone_events(identity: str, names: Iterable[str]) -> list[Event]:
+    """What is to be said of an image that was removed with those full names."""
+    said = [
+        event("image", "untag", f"sha256:{identity}", name=parse(name).familiar) for name in sorted(names)
+    ]
+    return [*said, event("image", "delete", f"sha256:{identity}")]
 
 
 def _running(store: Store, identity: str, uses: ContainerUses) -> str:
@@ -172,6 +186,7 @@ def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, st
 
     done: list[tuple[str, str]] = []
     for gone in prune_images(store, everything=everything):
+        note(store, *gone_events(gone.id, gone.names))
         done += [("Untagged", parse(name).familiar) for name in gone.names]
         done.append(("Deleted", f"sha256:{gone.id}"))
     collected = collect(store)

@@ -15,6 +15,7 @@ from lamina.image.registry.session import Registries, registry_name
 from lamina.image.transfer import Options
 from lamina.image.transfer import pull as pull_image
 from lamina.image.transfer import push as push_image
+from lamina.store.events import event, note
 from lamina.store.garbage import collect
 from lamina.store.images import no_such
 from lamina.store.leases import lease
@@ -82,6 +83,7 @@ def _pull(
     options = Options(keep_blobs=keep_blobs, words=found, staged=bool(found))
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
+        note(store, event("image", "pull", reference.familiar, name=reference.familiar))
         within_limit(store, [record.id], events)
     if options.staged and not keep_blobs:
         collect(store)  # layers were unpacked by another process, from blobs that nobody needs any more
@@ -107,7 +109,9 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         )
     with Registries(verify=tls_verify) as registries:
         options = Options(packing=packing())
-        return push_image(store, record, reference, events, options=options, registries=registries).digest
+        digest = push_image(store, record, reference, events, options=options, registries=registries).digest
+    note(store, event("image", "push", reference.familiar, name=reference.familiar))
+    return digest
 
 
 def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:

@@ -25,6 +25,7 @@ from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
+from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
@@ -270,6 +271,8 @@ class _Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        assert self.record is not None
+        note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             from lamina.runtime.seccomp.profile import default_profile
 
@@ -289,6 +292,8 @@ class _Session:
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
         running.close()
         self._close()
+        assert self.record is not None
+        note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
             discard(home, self.name, self.record)
         else:

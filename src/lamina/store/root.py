@@ -21,6 +21,7 @@
     ├── volumes/<name>/       _data/ and volume.json; see volumes.py
     ├── leases/<id>           what somebody is about to use; see leases.py
     ├── claims/<key>          who is making what others want as well; see claims.py
+    ├── events/               what happened; made by the first event, see events.py
     ├── empty/                an empty directory: the second layer of what is read-only
     ├── merged/               another one: where every container's root is attached, in its own mount namespace
     ├── cache/                what can be made anew, such as compiled seccomp filters
@@ -51,7 +52,7 @@ _OF_IMAGES = (  # since schema 2
 )
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
-_KNOWN = frozenset((b"version", *DIRECTORIES))
+_KNOWN = frozenset((b"version", b"events", *DIRECTORIES))
 # linux/fs.h, of 64-bit machines
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00020000
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
@@ -100,6 +101,7 @@ class Store:
         self.volumes = path + b"/volumes"
         self.leases = path + b"/leases"
         self.claims = path + b"/claims"
+        self.events = path + b"/events"
         self.empty = path + b"/empty"
         self.merged = path + b"/merged"
         self.cache = path + b"/cache"

@@ -17,6 +17,7 @@ from fcntl import LOCK_EX, LOCK_SH
 from lamina.document import encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock, names, record
+from lamina.store.events import event, note
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.trace import point
 from lamina.store.tree import remove_tree
@@ -143,6 +144,8 @@ def _make(store: Store, name: str, labels: dict[str, str], anonymous: bool) -> N
         except OSError as error:
             if error.errno not in (EEXIST, ENOTEMPTY):  # somebody else has just made it
                 raise
+        else:
+            note(store, event("volume", "create", name, driver="local"))
         sync_directory(store.volumes, what="volume")
 
 
@@ -223,6 +226,7 @@ def remove(
             point("volume.remove")
             os.rename(place, scratch.path + b"/volume")
             sync_directory(store.volumes, what="volume")
+            note(store, event("volume", "destroy", name, driver="local"))
             held.release()
             scratch.remove(remove)
     except OSError as error:

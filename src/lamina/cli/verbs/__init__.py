@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "undo": (TRY, "undo", "Take back what apply did"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
+    "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),

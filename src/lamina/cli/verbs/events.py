@@ -1,0 +1,100 @@
+"""`lamina events`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Arguments, Option, Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.engine.watching import Event
+
+
+def _moment(text: str) -> float:
+    from lamina.cli.when import moment
+
+    return moment(text)
+
+
+def _format(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)
+
+
+def _filter(text: str) -> tuple[str, str]:
+    from lamina.engine.watching import FILTERS
+
+    key, equals, value = text.partition("=")
+    if not equals or key not in FILTERS:
+        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
+    return key, value
+
+
+VERB = Verb(
+    name="events",
+    options=(
+        Option("since", "", "TIME", "Also what came after: 10m, 2024-05-01T12:00:00", convert=_moment),
+        Option("until", "", "TIME", "Not what comes after, and end then", convert=_moment),
+        Option("filter", "f", "KEY=VALUE", "Only those", multiple=True, convert=_filter),
+        Option("format", "", "FORMAT", "json, or a template: '{{.Type}} {{.Action}}'", convert=_format),
+    ),
+    details="""
+What happens to containers, images and volumes: a line each, as it happens, whoever does it.
+
+Keys of --filter: type, event, container, image, volume, label. Of one key any value may hold, of several keys each
+must.
+""",
+    examples="""
+lamina events --filter type=container --filter event=die
+lamina events --since 1h --until 0m --format json
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Write events until there are no more, or somebody interrupts."""
+    from lamina.cli import output
+    from lamina.engine import Engine
+
+    filters: dict[str, list[str]] = {}
+    for key, value in args.filter:
+        filters.setdefault(key, []).append(value)
+    for one in Engine(args.root).events(since=args.since, until=args.until, filters=filters):
+        if args.format == "json":
+            output.json_line(record(one))
+        elif args.format and args.format != "table":
+            output.templated(args.format, [record(one)])
+        else:
+            output.text(line(one))
+    return 0
+
+
+def record(one: Event) -> dict[str, Any]:
+    """An event in docker's words."""
+    found: dict[str, Any] = {
+        "Type": one.type,
+        "Action": one.action,
+        "Actor": {"ID": one.id, "Attributes": one.attributes},
+        "scope": "local",
+        "time": one.time_ns // 1_000_000_000,
+        "timeNano": one.time_ns,
+    }
+    if one.type == "volume":
+        return found
+    found = {"status": one.action, "id": one.id, **found}
+    if one.type == "container":
+        found["from"] = one.attributes.get("image", "")
+    return found
+
+
+def line(one: Event) -> str:
+    """`2024-05-01T12:00:00.123456789Z container start ID (image=debian:12, name=brave_otter)`."""
+    from lamina.cli.quoting import harmless
+    from lamina.cli.when import timestamp
+
+    seconds = timestamp(one.time_ns // 1_000_000_000)[:19]
+    said = ", ".join(f"{name}={what}" for name, what in sorted(one.attributes.items()))
+    moment = f"{seconds}.{one.time_ns % 1_000_000_000:09d}Z"
+    return harmless(f"{moment} {one.type} {one.action} {one.id} ({said})") + "\n"
