@@ -95,8 +95,10 @@ class Leaks:
         identity = os.path.basename(cgroup)
         if _is_known(identity, map(os.fsdecode, self.places)):
             return True
+        if suites() - {self.run}:  # before everything in their directories is looked through
+            return False
         everywhere = Path(tempfile.gettempdir()).glob("pytest-of-*/pytest-*")
-        return not _is_known(identity, map(str, everywhere)) and not suites() - {self.run}
+        return not _is_known(identity, map(str, everywhere))
 
 
 def show_sign(mark: str) -> socket.socket:
