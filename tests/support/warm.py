@@ -141,6 +141,21 @@ class House:
                 raise
             return process.returncode, out, err
 
+    def ask(self, *data: bytes, wrap: Sequence[str] = ()) -> bytes:
+        """What the one warm process answers a client in here that speaks for itself, or *data*; in a line."""
+        (name,) = self.sockets()
+        words = [f"/run/lamina/{name.name}", *(text.hex() for text in data)]
+        done = subprocess.run(
+            [*wrap, sys.executable, "-m", "support.warm", *words],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"]},
+            preexec_fn=lambda: self._enter(str(REPOSITORY / "tests")),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE * 2,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
     # -- the warm process
 
     def sockets(self) -> list[Path]:
@@ -213,5 +228,6 @@ def ask(path: str, data: bytes, timeout: float = PATIENCE) -> bytes:
             return b""
 
 
-if __name__ == "__main__":  # a client that lies about its surroundings: python -m support.warm SOCKET
-    print(ask(sys.argv[1], request([b"lamina", b"version"])).decode())
+if __name__ == "__main__":  # a client that lies about its surroundings: python -m support.warm SOCKET [DATA]
+    data = bytes.fromhex(sys.argv[2]) if sys.argv[2:] else request([b"lamina", b"version"])
+    print(ask(sys.argv[1], data).decode())
