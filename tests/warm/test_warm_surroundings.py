@@ -97,6 +97,30 @@ def test_a_caller_in_another_control_group(house: House, server: int, group: Pat
     until(lambda: len(house.sockets()) == 2, "no warm process of that group")
 
 
+def test_it_does_not_keep_a_control_group_in_use_that_everybody_else_has_left(group: Path) -> None:
+    script = (
+        "import os, sys; from lamina.warm.groups import is_alone\n"
+        "print(is_alone({os.getpid()}), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(is_alone({os.getpid()}), flush=True)\n"
+    )
+    other = subprocess.Popen(["sleep", "60"])
+    asking = subprocess.Popen(
+        ["sh", "-c", f'echo 0 > {group}/cgroup.procs; exec "$@"', "sh", sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other, asking:
+        assert asking.stdin is not None and asking.stdout is not None
+        assert asking.stdout.readline() == "True\n"
+        (group / "cgroup.procs").write_text(str(other.pid))
+        asking.stdin.write("\n")
+        asking.stdin.close()
+        assert asking.stdout.readline() == "False\n"
+        other.kill()
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A control group of this test's."""
