@@ -6,6 +6,7 @@ Everything that lives in that namespace is ended with it.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -207,6 +208,22 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def unlike_others() -> str:
+    """Seconds for a sleep that no other test sleeps: about a minute."""
+    return f"60.{random.randrange(10**9):09}"
+
+
+def sleeper(seconds: str) -> int:
+    """The process that sleeps so long, 0 if there is none."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2:] == [seconds.encode(), b""]:
+                return int(pid)
+        except OSError:
+            continue
+    return 0
 
 
 def request(words: Sequence[bytes], variables: Sequence[bytes] = ()) -> bytes:

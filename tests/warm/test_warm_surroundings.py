@@ -214,6 +214,7 @@ def test_a_directory_that_is_not_ours_alone_is_not_used(house: House, server: in
         assert house.run("version")[0] == 0
     time.sleep(0.1)
     assert set(os.listdir(place)) == before
+    assert house.run("system", "warm")[1].startswith(b"off (")
 
 
 def test_a_socket_of_another_user_is_not_spoken_to(house: House, server: int) -> None:
