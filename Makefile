@@ -33,7 +33,7 @@ format: setup ## rewrite the sources as `make lint` wants them
 clean: ## remove what was built
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
-	rm -f src/lamina/linux/*.so src/lamina/runtime/init/lamina-init
+	rm -f src/lamina/linux/*.so src/lamina/runtime/init/lamina-init src/lamina/supervisor/lamina-idle
 	rm -rf src/*.egg-info
 
 setup:

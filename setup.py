@@ -1,8 +1,9 @@
-"""Builds the native code: an extension, the minimal init, and the client. Everything else is in pyproject.toml.
+"""Builds the native code: an extension, the minimal init, the client, and what waits for a supervisor. Everything else
+is in pyproject.toml.
 
 All are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
-runtime/init, refuses `--init` (see `lamina info`), and is started by scripts; so a failing build is a warning, not an
-error.
+runtime/init, refuses `--init` (see `lamina info`), is started by scripts, and its supervisors stay as large as they
+are; so a failing build is a warning, not an error.
 """
 
 import json
@@ -17,6 +18,8 @@ from distutils.command.build_scripts import build_scripts  # isort: skip
 
 COMMANDS = ("lamina", "lamina-runtime")
 INIT, CLIENT = Path("src/lamina/runtime/init/lamina_init.c"), Path("src/lamina/cli/client.c")
+# what a supervisor is while nothing happens
+IDLE = Path("src/lamina/supervisor/idle.c")
 # static programs that need no C library, and nothing in them that this compiler would like to add
 FREESTANDING = [
     "-Os",
@@ -57,17 +60,18 @@ def compile_freestanding(command: build_ext, source: Path, target: Path, *option
 
 
 class build_native(build_ext):
-    """Build the extension, then the init beside its source, or beside the package that is being built."""
+    """Build the extension, then the small programs beside their sources, or beside the package that is being built."""
 
     def run(self) -> None:
         super().run()
         here = self.inplace or getattr(self, "editable_mode", False)
-        target = INIT.parent if here else Path(self.build_lib, *INIT.parent.parts[1:])
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            compile_freestanding(self, INIT, target / "lamina-init")
-        except BUILD_ERRORS as error:
-            self.warn(f"building lamina-init failed: {error}")
+        for source, name in ((INIT, "lamina-init"), (IDLE, "lamina-idle")):
+            target = source.parent if here else Path(self.build_lib, *source.parent.parts[1:])
+            target.mkdir(parents=True, exist_ok=True)
+            try:
+                compile_freestanding(self, source, target / name)
+            except BUILD_ERRORS as error:
+                self.warn(f"building {name} failed: {error}")
 
 
 class build_client(build_scripts):
@@ -96,7 +100,7 @@ setup(
         Extension(
             "lamina.linux._native",
             ["src/lamina/linux/_native.c"],
-            depends=["src/lamina/linux/walker.h", "src/lamina/linux/raw.h", "src/lamina/linux/create.h"],
+            depends=[f"src/lamina/linux/{name}.h" for name in ("walker", "raw", "create", "descriptors")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-std=gnu11"],
             py_limited_api=True,

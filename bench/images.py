@@ -2,8 +2,10 @@
 
 `docker-registry` serves an image of Debian and Python (layered.py) on loopback. podman, docker, skopeo and umoci are
 those of the peers root (scripts/peers); *tar* is `tar xzf` of the same layers in turn, which neither transfers nor
-verifies anything. Each begins with an empty store in a directory of its own, after a sync; what it made is removed
-outside the measurement. *processor* is the time of everybody who worked for it, the registry apart.
+verifies anything, and syncs nothing. Each begins with an empty store in a directory of its own on a file system that
+the benchmark made (disk.py), after a sync; what it made is removed outside the measurement. *in memory* the same is
+done on one whose file lies in memory, so that nobody waits for the disk. *processor* is the time of everybody who
+worked for it, the registry and the disk's driver apart.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 
+from disk import in_memory, on_disk
 from layered import SECOND, TAG, blobs_of, layout
 from measure import Case, Failed, Missing
+from shares import own_share
 from stage import REPOSITORY, Stage
 
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -29,7 +33,7 @@ from support.peers import ENVIRONMENT, PeerRoot, location
 from support.registries import DockerRegistry
 
 WARM_UP = 0  # rounds that are not counted: everything lies in the page cache from having been written
-PODMAN, TAR = "podman pull", "tar xzf, layers in turn"
+PODMAN, TAR, MEMORY = "podman pull", "tar xzf, layers in turn", ", in memory"
 
 
 class Place:
@@ -37,16 +41,17 @@ class Place:
 
     def __init__(self, stage: Stage, stack: ExitStack) -> None:
         self.stage, self.layout = stage, layout()
-        self.stores = stage.directory / "stores"
-        self.stores.mkdir()
-        # ext4 then puts each store into a group of blocks of its own, instead of where the last one was removed
-        subprocess.run(["chattr", "+T", self.stores], check=False, capture_output=True)
         self._numbers = count()
         if not location().is_dir():
             raise Missing("podman, docker, skopeo and umoci are those of the peers root: run scripts/peers")
-        self.root = PeerRoot(stage.directory / "peers", [stage.directory, self.layout], network="host")
+        self.disk, self.memory = on_disk(stage.directory / "disk"), in_memory(stage.directory / "memory")
+        shown = [stage.directory, self.disk, self.memory, self.layout]
+        self.root = PeerRoot(stage.directory / "peers", shown, network="host")
         stack.callback(self.root.close)
+        own_share(os.getpid(), "measured", stack)
         self.registry = stack.enter_context(DockerRegistry(stage.directory / "registry"))
+        if self.registry.pid is not None:
+            own_share(self.registry.pid, "registry", stack)
         policy = 'mkdir -p /etc/containers; echo \'{"default": [{"type": "insecureAcceptAnything"}]}\''
         self.root.run(["sh", "-c", f"{policy} >/etc/containers/policy.json"], check=True)
         for tag in (TAG, SECOND):
@@ -58,7 +63,7 @@ class Place:
         return f"{self.registry.host}/bench/python:{tag}"
 
     def _start_docker(self) -> dict[str, str]:
-        place = self.stage.directory / "docker"
+        place = self.disk / "docker"
         place.mkdir()
         address = {"DOCKER_HOST": f"unix://{place}/socket"}
         words = ["dockerd", f"--host={address['DOCKER_HOST']}", f"--data-root={place / 'data'}", "--bridge=none",
@@ -70,9 +75,9 @@ class Place:
         self.root.start_daemon(words, ready=ready, log=place / "log")
         return address
 
-    def empty(self) -> Path:
-        """A new directory, after what others wrote has gone to the disk."""
-        place = self.stores / f"{next(self._numbers)}-{os.urandom(4).hex()}"
+    def empty(self, where: Path) -> Path:
+        """A new directory of the file system *where*, after what others wrote has gone to the disk."""
+        place = where / f"{next(self._numbers)}-{os.urandom(4).hex()}"
         place.mkdir()
         os.sync()
         return place
@@ -151,9 +156,17 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
     """All of them; the first half is about pulling."""
     place = Place(stage, stack)
 
-    def case(name: str, do: Callable[[Path], tuple[float, float]], *compared: object) -> Case:
+    def case(
+        name: str,
+        do: Callable[[Path], tuple[float, float]],
+        reference: str = "",
+        limit: float | None = None,
+        *,
+        where: Path = place.disk,
+        beside: tuple[tuple[str, float | None], ...] = (),
+    ) -> Case:
         def once() -> float:
-            store = place.empty()
+            store = place.empty(where)
             try:
                 took, processor = do(store)
             finally:
@@ -161,12 +174,12 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
             made.processor.append(processor)
             return took
 
-        made = Case(name, once, *compared)  # type: ignore[arg-type]
+        made = Case(name, once, reference, limit, beside=beside)
         return made
 
     yield from pulls(place, case)
     yield from others(place, case)
-    yield from large_store(place)
+    yield from large_store(place, case)
 
 
 def _clear(place: Place, store: Path) -> None:
@@ -192,14 +205,24 @@ def pulls(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
         each = " && ".join(f"tar -C {store} -xzpf {blob}" for blob in blobs_of(place.layout))
         return timed(["/bin/sh", "-c", each], place.stage.env)
 
-    yield case("lamina pull", lambda store: place.ours(store, "pull", "-q", place.name()), PODMAN, 0.6)
-    yield case(PODMAN, lambda store: place.podman(store, *quiet, place.name()))
+    def ours(store: Path) -> tuple[float, float]:
+        return place.ours(store, "pull", "-q", place.name())
+
+    def podman(store: Path) -> tuple[float, float]:
+        return place.podman(store, *quiet, place.name())
+
+    yield case("lamina pull", ours, PODMAN, 0.6, beside=((TAR, 1.0),))
+    yield case(PODMAN, podman)
     yield case("docker pull", docker, PODMAN)
     yield case("skopeo copy, umoci unpack", umoci, PODMAN)
     yield case(TAR, tar, PODMAN)
+    there = place.memory
+    yield case(f"lamina pull{MEMORY}", ours, PODMAN + MEMORY, 0.6, beside=((TAR + MEMORY, 1.0),), where=there)
+    yield case(PODMAN + MEMORY, podman, where=there)
+    yield case(TAR + MEMORY, tar, PODMAN + MEMORY, where=there)
 
     def memory() -> float:
-        store = place.empty()
+        store = place.empty(place.disk)
         rss: list[int] = []
         place.ours(store, "pull", "-q", place.name(), rss=rss)
         _clear(place, store)
@@ -210,9 +233,7 @@ def pulls(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
 
 def others(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
     """`load`, a second image, `push`."""
-    archive, pulled, graph = (
-        place.stage.directory / name for name in ("image.tar", "pulled", "graph-pulled")
-    )
+    archive, pulled, graph = (place.disk / name for name in ("image.tar", "pulled", "graph-pulled"))
     place.ours(pulled, "pull", "-q", place.name())
     place.podman(graph, "pull", "-q", "--tls-verify=false", place.name())
     place.ours(pulled, "save", "-q", "-o", str(archive), place.name())
@@ -222,42 +243,39 @@ def others(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
     )
     yield case("podman load", lambda store: place.podman(store, "load", "-q", "-i", archive))
 
-    def second() -> float:
-        took, _ = place.ours(pulled, "pull", "-q", place.name(SECOND))
+    def second(_: Path) -> tuple[float, float]:
+        took = place.ours(pulled, "pull", "-q", place.name(SECOND))
         place.ours(pulled, "rmi", place.name(SECOND))
         return took
 
-    def podmans_second() -> float:
-        took, _ = place.podman(graph, "pull", "-q", "--tls-verify=false", place.name(SECOND))
+    def podmans_second(_: Path) -> tuple[float, float]:
+        took = place.podman(graph, "pull", "-q", "--tls-verify=false", place.name(SECOND))
         place.podman(graph, "rmi", place.name(SECOND))
         return took
 
-    yield Case("lamina pull, second image", second, "podman pull, second image")
-    yield Case("podman pull, second image", podmans_second)
+    yield case("lamina pull, second image", second, "podman pull, second image")
+    yield case("podman pull, second image", podmans_second)
 
-    def pushing(do: Callable[[str], float]) -> Callable[[], float]:
+    def pushing(do: Callable[[str], tuple[float, float]]) -> Callable[[Path], tuple[float, float]]:
         """Into a registry that is new each time: both would take from another repository what is there already."""
 
-        def once() -> float:
-            empty = place.empty()
+        def once(empty: Path) -> tuple[float, float]:
             with DockerRegistry(empty / "registry") as registry:
-                took = do(f"{registry.host}/pushed:1")
-            _clear(place, empty)
-            return took
+                return do(f"{registry.host}/pushed:1")
 
         return once
 
-    def push(name: str) -> float:
+    def push(name: str) -> tuple[float, float]:
         place.ours(pulled, "tag", place.name(), name)
-        took, _ = place.ours(pulled, "push", "-q", name)
+        took = place.ours(pulled, "push", "-q", name)
         place.ours(pulled, "rmi", name)
         return took
 
-    def podmans_push(name: str) -> float:
-        return place.podman(graph, "push", "-q", "--tls-verify=false", place.name(), f"docker://{name}")[0]
+    def podmans_push(name: str) -> tuple[float, float]:
+        return place.podman(graph, "push", "-q", "--tls-verify=false", place.name(), f"docker://{name}")
 
-    yield Case("lamina push", pushing(push), "podman push")
-    yield Case("podman push", pushing(podmans_push))
+    yield case("lamina push", pushing(push), "podman push")
+    yield case("podman push", pushing(podmans_push))
 
 
 MANY = """
@@ -283,12 +301,12 @@ for image in range(50):
 """
 
 
-def large_store(place: Place) -> Iterator[Case]:
+def large_store(place: Place, case: Callable[..., Case]) -> Iterator[Case]:
     """`system df` and `gc` of a store of 1,000 layers; *find* has seen each file."""
-    many = place.stage.directory / "many"
+    many = place.disk / "many"
     place.stage.run(place.stage.python, "-c", MANY, str(many))
     reference = "find, 1,000 layers"
-    yield Case("lamina system df, 1,000 layers", lambda: place.ours(many, "system", "df")[0], reference)
-    yield Case("lamina gc, 1,000 layers", lambda: place.ours(many, "gc")[0], reference)
     words = ["/usr/bin/find", str(many), "-printf", ""]
-    yield Case(reference, lambda: timed(words, place.stage.env)[0])
+    yield case("lamina system df, 1,000 layers", lambda _: place.ours(many, "system", "df"), reference)
+    yield case("lamina gc, 1,000 layers", lambda _: place.ours(many, "gc"), reference)
+    yield case(reference, lambda _: timed(words, place.stage.env))

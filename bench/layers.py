@@ -1,21 +1,20 @@
 """What it costs to make a layer's files, against `tar`, which is the floor of a program that is started for it.
 
-The layers are the files of the Python that runs this, some thousands, as two archives of gzip. All trees are made in a
-directory that ext4 spreads its directories from (chattr +T), as the store's stage is: elsewhere what was removed a
-moment ago would be measured.
+The layers are the files of the Python that runs this, some thousands, as two archives of gzip. All trees are made on a
+file system of the benchmark's own (disk.py).
 """
 
 from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sysconfig
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from disk import on_disk
 from measure import Case, Worker
 from stage import REPOSITORY, Stage
 
@@ -33,11 +32,7 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
         argv = [stage.python, str(REPOSITORY / "bench/workers/layers.py"), what, str(place), *map(str, paths)]
         return repeat(Worker(argv, stage.env))
 
-    place = stage.directory / "layers"
-    place.mkdir()
-    subprocess.run(
-        ["chattr", "+T", str(place)], check=False, capture_output=True
-    )  # not every file system has it
+    place = on_disk(stage.directory / "layers")
     layers = _layers(stage.directory)
     first = layers[0]
     yield Case("unpack one gzip layer, both digests", worker("unpack", first), "tar xzf, one layer", 1.0)

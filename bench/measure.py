@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 class Case:
     """Something to measure. `once` does it one time and returns how long it took, in seconds.
 
-    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach. A case of
-    `unit` "MB" returns bytes. `processor` may be filled by `once`: the processor time of each time, in seconds.
+    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach; `beside` are
+    further references with their limits. A case of `unit` "MB" returns bytes. `processor` may be filled by `once`: the
+    processor time of each time, in seconds.
     """
 
     name: str
@@ -28,6 +29,12 @@ class Case:
     processor: list[float] = field(default_factory=list)
     unit: str = "ms"
     reach: str = ""
+    beside: tuple[tuple[str, float | None], ...] = ()
+
+    @property
+    def compared(self) -> list[tuple[str, float | None]]:
+        """All references, and the ratios to reach."""
+        return [(self.reference, self.limit), *self.beside]
 
     @property
     def median(self) -> float:
@@ -68,8 +75,18 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float, warm_up: int = 2
 
 def ratio(case: Case, reference: Case) -> tuple[float, float]:
     """(median of the ratios within a round, ratio of the minima)."""
-    pairs = [one / other for one, other in zip(case.samples, reference.samples, strict=True)]
-    return statistics.median(pairs), case.best / reference.best
+    return _paired(case.samples, reference.samples), case.best / reference.best
+
+
+def processor_ratio(case: Case, reference: Case) -> float | None:
+    """The median of the ratios within a round of processor times, None where one of them has none."""
+    if not (case.processor and reference.processor):
+        return None
+    return _paired(case.processor, reference.processor)
+
+
+def _paired(samples: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median([one / other for one, other in zip(samples, others, strict=True)])
 
 
 def command(argv: list[str], environment: Mapping[str, str]) -> Callable[[], float]:

@@ -27,7 +27,7 @@ import layers
 import mounts
 import starts
 from machine import facts
-from measure import Case, Failed, Missing, measure, ratio
+from measure import Case, Failed, Missing, measure, processor_ratio, ratio
 from stage import Stage, enter_private_namespace
 
 import runtime
@@ -108,23 +108,28 @@ def table(name: str, cases: list[Case]) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     if processor:
-        lines = [f"{lines[0]} processor |", f"{lines[1]} ---: |"]
+        lines = [f"{lines[0]} processor | its ratio |", f"{lines[1]} ---: | ---: |"]
     for case in cases:
-        row = [case.name, _figure(case.median, case.unit), _figure(case.best, case.unit)]
-        if case.reference in by_name:
-            paired, of_minima = ratio(case, by_name[case.reference])
-            row += [
-                f"{paired:.2f}",
-                f"{of_minima:.2f}",
-                f"{case.limit}" if case.limit else case.reach,
-                case.reference,
-            ]
-        else:
-            row += ["1", "1", case.reach, ""] if case.unit == "ms" else ["", "", case.reach, ""]
-        if processor:
-            row.append(_figure(statistics.median(case.processor), "ms") if case.processor else "")
-        lines.append(f"| {' | '.join(row)} |")
+        for number, (name, limit) in enumerate(case.compared):
+            row = _row(case, by_name.get(name), limit, processor)
+            lines.append(f"| {' | '.join(row if not number else [case.name, '', '', *row[3:]])} |")
     return [*lines, f"\n{len(cases[0].samples)} rounds\n"]
+
+
+def _row(case: Case, reference: Case | None, limit: float | None, processor: bool) -> list[str]:
+    """One case beside one that it is compared with."""
+    row = [case.name, _figure(case.median, case.unit), _figure(case.best, case.unit)]
+    cheaper = None
+    if reference is not None:
+        paired, of_minima = ratio(case, reference)
+        row += [f"{paired:.2f}", f"{of_minima:.2f}", f"{limit}" if limit else case.reach, reference.name]
+        cheaper = processor_ratio(case, reference)
+    else:
+        row += ["1", "1", case.reach, ""] if case.unit == "ms" else ["", "", case.reach, ""]
+    if processor:
+        row.append(_figure(statistics.median(case.processor), "ms") if case.processor else "")
+        row.append("" if cheaper is None else f"{cheaper:.2f}")
+    return row
 
 
 def _figure(value: float, unit: str) -> str:
@@ -136,7 +141,14 @@ def document(machine: dict[str, str], measured: dict[str, list[Case]]) -> dict[s
     """Everything, for a program to read; times in seconds."""
     groups = {
         name: [
-            {"name": c.name, "reference": c.reference, "limit": c.limit, "samples": c.samples} for c in cases
+            {
+                "name": c.name,
+                "reference": c.reference,
+                "limit": c.limit,
+                "samples": c.samples,
+                "processor": c.processor,
+            }
+            for c in cases
         ]
         for name, cases in measured.items()
     }

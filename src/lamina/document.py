@@ -7,8 +7,6 @@ JSON escape of such a surrogate: `os.fsencode` of what was read gives the bytes 
 from __future__ import annotations
 
 import os
-from _json import encode_basestring_ascii as _quote
-from _json import make_scanner
 
 from lamina.errors import InvalidInput
 
@@ -43,6 +41,23 @@ def encode(value: object) -> str:
     raise TypeError(f"a record cannot hold {value!r}")
 
 
+def _quote(text: str) -> str:
+    """A string as JSON. Most need no escape, and no module that knows them, which costs as much as it takes to write a
+    record.
+    """
+    if (
+        isinstance(text, str)
+        and text.isascii()
+        and text.isprintable()
+        and '"' not in text
+        and "\\" not in text
+    ):
+        return f'"{text}"'
+    from _json import encode_basestring_ascii
+
+    return encode_basestring_ascii(text)
+
+
 class _Reading:
     """What the C scanner asks of json.JSONDecoder."""
 
@@ -58,6 +73,8 @@ class _Reading:
 
 def decode(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in *data*. Raises InvalidInput, naming *name* and the place, for anything else."""
+    from _json import make_scanner
+
     try:
         text = data.removeprefix(_BYTE_ORDER_MARK).decode().strip(_SPACE)
         value, end = make_scanner(_Reading)(text, 0)  # type: ignore[arg-type]

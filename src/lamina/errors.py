@@ -146,12 +146,14 @@ class CommandNotExecutable(StepFailed):
 
 class RegistryError(LaminaError):
     """A registry refused, answered what is no answer, or could not be reached. `status` is that of HTTP, 0 if there was
-    none; `code` the registry's own word ("DENIED", distribution-spec "Error Codes"), "" if it gave none.
+    none; `code` the registry's own word ("DENIED", distribution-spec "Error Codes"), "" if it gave none; `retry_after`
+    the seconds after which it asked to be tried again, None if it did not.
     """
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.status, self.code = status, code
+        self.retry_after: float | None = None
 
 
 class HookFailed(LaminaError):

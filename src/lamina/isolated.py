@@ -1,42 +1,30 @@
 """Where a command begins when its client has started Python: `python -I -S .../isolated.py ROOM ...` (cli/client.c).
 
 Isolated from the environment, and without `site`, which looks for packages and executes what they put into .pth files.
-Who needs more than the standard library gets it when the first such module is asked for.
+Python compiles this file anew each time, so it only fetches the module that does the rest, bytecode/finder.py: from the
+archive of compiled modules, or, where there is none for this Python and this very source, as Python does.
 """
 
-import gc
 import sys
-
-# importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
-gc.set_threshold(100_000)
-
-HERE = __file__.rpartition("/lamina/isolated.py")[0]
-
-
-class Site:
-    """The last to be asked for a module: brings the packages in, and asks again. Once."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
-        """As importlib has it; None for what is not a module of its own."""
-        # the standard library asks for modules of its own that only other systems have
-        if path is not None or name in sys.stdlib_module_names:
-            return None
-        sys.meta_path.remove(Site)
-        import site
-        from importlib.machinery import PathFinder
-
-        site.main()
-        if (
-            HERE not in sys.path
-        ):  # a user's own packages are left out by -I, and ours may be there with what they need
-            site.addsitedir(HERE)
-        return PathFinder.find_spec(name)
-
+from _frozen_importlib_external import MAGIC_NUMBER
+from marshal import loads
+from posix import _exit, stat
 
 if __name__ == "__main__":
-    sys.meta_path.append(Site)
-    sys.path.append(HERE)
-    entry = f"lamina.{sys.argv.pop(1)}.entry"  # `cli` or `runtime_cli`
-    __import__(entry)
-    sys.modules[entry].main()
+    here = __file__[: -len("/isolated.py")]
+    source = f"{here}/bytecode/finder.py"
+    try:
+        with open(f"{here}/__pycache__/isolated.{sys.implementation.cache_tag}.pyc", "rb", 0) as file:
+            head = file.read(1 << 16)
+        found = stat(source)
+        if head[:64] != (b"%blamina %d %d" % (MAGIC_NUMBER, found.st_mtime_ns, found.st_size)).ljust(64):
+            raise ImportError
+        code, *archive = loads(head[64:])
+        finder = {"__name__": "lamina.bytecode.finder", "__file__": source}
+        exec(code, finder)
+        start = finder["start"]
+    except Exception:
+        archive = []
+        sys.path.append(here[: -len("/lamina")])
+        from lamina.bytecode.finder import start  # type: ignore[assignment]
+    _exit(start(here, *archive))  # type: ignore[operator]

@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "testing": "errors values document linux overlay store image",  # beside the house: fakes, conformance suites
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
-    "supervisor": "errors values linux overlay runtime",
-    "engine": "errors values linux overlay store image runtime supervisor",
+    "supervisor": "errors values document linux overlay runtime",
+    "engine": "errors values document linux overlay store image runtime supervisor",
     "cli": "errors values argv engine warm lamina",  # of `lamina` itself the public names
     "warm": "errors values linux",  # does the commands of a face by its name, which it is told
     "__main__": "cli",
-    "isolated": "",  # starts a face by its name, which it is told
+    "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told
+    "isolated": "bytecode",  # where the commands begin
     "lamina": "errors values linux overlay store runtime supervisor engine",  # the package: re-exports lazily
 }
 

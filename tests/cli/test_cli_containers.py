@@ -271,7 +271,7 @@ def test_ps_filters(lamina: Lamina, demo: Path, filters: list[str], there: bool)
 def test_logs(lamina: Lamina, demo: Path) -> None:
     done = lamina("logs", "demo")
     assert (done.stdout, done.stderr) == ("said\n", "complained\n")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z said\n", lamina("logs", "-t", "demo").stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z said\n", lamina("logs", "-t", "demo").stdout)
     assert lamina("logs", "--tail", "0", "demo").stdout == ""
     assert lamina("logs", "--tail", "1", "demo").stdout == ""
     assert lamina("logs", "--tail", "all", "demo").stdout == "said\n"

@@ -240,8 +240,6 @@ def test_options_of_run(lamina: Lamina, store_root: Path, tmp_path: Path, untouc
 def test_what_is_not_there_says_so(lamina: Lamina) -> None:
     done = lamina("inspect", "nobody")
     assert (done.returncode, done.stdout) == (1, "[]\n") and "no such container or image" in done.stderr
-    done = lamina("search", "debian")
-    assert done.returncode == 125 and "no common way to be searched" in done.stderr
     assert lamina("login", "-u", "ann", "registry.example").returncode == 125
     assert "Usage: lamina image VERB" in lamina("image").stdout
 

@@ -12,7 +12,7 @@ from lamina.argv import quick
 from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli.commands import explain
 from lamina.cli.entry import load
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
 from lamina.cli.verbs import VERBS
 

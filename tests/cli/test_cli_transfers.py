@@ -103,3 +103,47 @@ def test_a_warning_is_no_output(capfd: pytest.CaptureFixture[str], quiet: bool) 
     with Transfer(stream=1, quiet=quiet) as transfer:
         transfer.event("warning", text="for another kind of machine")
     assert capfd.readouterr() == ("", "lamina: warning: for another kind of machine\n")
+
+
+RETRIES = [{"seconds": 2, "left": left, "attempt": 2, "reason": "it broke"} for left in (2, 1)]
+
+
+def test_a_retry_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with Transfer(stream=1) as transfer:
+        transfer.event("resolving", reference=NAME)
+        for facts in RETRIES:
+            transfer.event("retrying", **facts)
+        transfer.event("layer", id=ONE, total=2_000_000)
+        for facts in RETRIES:
+            transfer.event("retrying", id=ONE, **facts)
+        transfer.event("done", id=ONE)
+    assert capfd.readouterr().out.splitlines() == [
+        f"Pulling {NAME}",
+        "Retrying in 2 seconds (it broke)",
+        "111111111111: Pulling fs layer",
+        "111111111111: Retrying in 2 seconds (it broke)",
+        "111111111111: Pull complete",
+    ]
+
+
+def test_a_retry_counts_down_beside_its_bar(screen: io.StringIO) -> None:
+    with Transfer(stream=1) as transfer:
+        transfer.event("layer", id=ONE, total=2_000_000)
+        transfer.event("progress", id=ONE, bytes=1_000_000)
+        assert transfer._bars is not None
+        seen = []
+        for facts in RETRIES:
+            transfer.event("retrying", id=ONE, **facts)
+            seen.append(transfer._bars.tasks[0].fields["state"])
+        transfer.event("progress", id=ONE, bytes=1_000_000)
+        seen.append(transfer._bars.tasks[0].fields["state"])
+        transfer.event("retrying", **RETRIES[0])
+    assert seen == ["Retrying in 2 seconds", "Retrying in 1 second", "Downloading"]
+    assert "Retrying in 2 seconds (it broke)" in screen.getvalue(), "of what has no bar, above the bars"
+
+
+def test_who_wants_quiet_hears_of_no_retry(capfd: pytest.CaptureFixture[str]) -> None:
+    with Transfer(stream=1, quiet=True) as transfer:
+        transfer.event("retrying", id=ONE, **RETRIES[0])
+        transfer.event("retrying", **RETRIES[0])
+    assert capfd.readouterr() == ("", "")

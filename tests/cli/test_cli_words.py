@@ -110,24 +110,6 @@ def test_templates(template: str, line: str) -> None:
     assert Template(check(template)).render(RECORD) == line
 
 
-def test_a_table_template_has_headings() -> None:
-    assert Template(r"table {{.Names}}\t{{.RunningFor}}").headings() == "NAMES\tRUNNING FOR"
-
-
-@pytest.mark.parametrize(
-    "template", ["{{range .Labels}}{{.}}{{end}}", "{{if .Names}}x{{end}}", "{{}}", "{{.A | x}}"]
-)
-def test_what_is_not_understood_is_refused(template: str) -> None:
-    with pytest.raises(ValueError, match="not understood"):
-        check(template)
-
-
-def test_an_index_that_is_none_is_an_error() -> None:
-    for template in ("{{index .Labels 2}}", '{{index .Labels "x"}}'):
-        with pytest.raises(InvalidInput, match="wrong arguments for index"):
-            Template(template).render(RECORD)
-
-
 def test_an_unknown_field_names_the_known() -> None:
     with pytest.raises(InvalidInput, match=r"no field \.Nmae.*\.Names, \.ExitCode"):
         Template("{{.Nmae}}").render(RECORD)

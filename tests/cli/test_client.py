@@ -191,20 +191,3 @@ def test_without_a_compiler_it_is_a_script_that_works_where_paths_have_spaces(tm
     (tmp_path / "link").symlink_to(prefix / "bin/lamina")
     done = subprocess.run([tmp_path / "link", "x"], capture_output=True, text=True, cwd="/", timeout=60)
     assert (done.returncode, done.stdout) == (8, "the script x\n")
-
-
-def test_a_module_that_is_nowhere_is_not_found_and_site_is_asked_once() -> None:
-    code = (
-        "import sys; from lamina import isolated; sys.meta_path.append(isolated.Site)\n"
-        "try:\n    import _winapi\n"
-        "except ModuleNotFoundError: print('site' in sys.modules)\n"
-        "for _ in range(2):\n"
-        "    try:\n        import no_such_module_anywhere\n"
-        "    except ModuleNotFoundError: print('not found', isolated.Site in sys.meta_path, 'site' in sys.modules)\n"
-        "import click; print(click.__name__)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(SRC)!r})\n{code}"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout == "False\nnot found False True\nnot found False True\nclick\n"

@@ -47,3 +47,14 @@ def test_what_json_writes_is_read(value: dict[str, object], indent: int | None) 
 def test_what_is_no_json_object_is_refused_with_the_place(data: bytes, complaint: str) -> None:
     with pytest.raises(InvalidInput, match=complaint):
         decode(data, "it")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "plain", 'a"b', "back\\slash", "line\n", "\x7f", "\x00", "é", "\udcff", "~ !"]
+)
+def test_strings_are_written_as_json_writes_them(text: str) -> None:
+    assert encode(text) == json.dumps(text) and encode({text: [text]}) == json.dumps(
+        {text: [text]}, separators=(",", ":")
+    )
+    with pytest.raises(TypeError):
+        encode({1: text})

@@ -64,7 +64,7 @@ def test_which_ids_there_are() -> None:
 
 
 def test_as_the_specification_writes_them() -> None:
-    assert maps(b"ann:100000:10\n").spec("uids") == [
+    assert maps(b"ann:100000:10\n").spec()["uidMappings"] == [
         {"containerID": 0, "hostID": 1000, "size": 1},
         {"containerID": 1, "hostID": 100000, "size": 10},
     ]

@@ -911,14 +911,15 @@ def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("when", ["furnish", "default_filter"])
+@pytest.mark.parametrize("when", ["run.furnish", "design.default_filter"])
 def test_mounts_that_go_while_a_container_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """As other engines' do all the time: looked at once more, and started without them."""
-    from lamina.engine import run
+    from lamina.engine import design, run
 
-    really = getattr(run, when)
+    module, name = {"run": run, "design": design}[when.partition(".")[0]], when.partition(".")[2]
+    really = getattr(module, name)
     places = [tmp_path / "first", tmp_path / "second"]
 
     def meanwhile(*args: object) -> object:
@@ -933,7 +934,7 @@ def test_mounts_that_go_while_a_container_starts(
             place.mkdir()
             subprocess.run(["mount", "--bind", "/srv", place], check=True)
         engine = Engine(tmp_path / "store")
-        monkeypatch.setattr(run, when, meanwhile)
+        monkeypatch.setattr(module, name, meanwhile)
         done = engine.run("host", ["ls", tmp_path], name="x", capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "store\n")
         assert [

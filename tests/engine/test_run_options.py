@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.engine.checking import check_options
+from lamina.engine.further import KEYS as FURTHER
 from lamina.engine.mount_notation import read_volume
 from lamina.engine.notation import (
     LARGEST_NUMBER,
@@ -176,7 +177,9 @@ def test_nothing_asked_is_docker_s_default() -> None:
 
 
 KEYS = sorted(
-    vars(Options()).keys() - {"cpu_quota", "new_privileges"} | {"cpus", "mounts", "tmpfs", "security_opt"}
+    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further"}
+    | {"cpus", "mounts", "tmpfs"}
+    | FURTHER
 )
 ANYTHING = st.none() | st.text() | st.integers() | st.floats() | st.binary() | st.lists(st.text(), max_size=3)
 

@@ -351,7 +351,7 @@ NO_MANIFEST: dict[str, tuple[bytes, str | None, str]] = {
     "ten thousand layers": (
         raw(manifest(layers=[descriptor(LAYER)] * 10_000)),
         None,
-        "a manifest of 10000 layers, at most 500",
+        "an image of 10000 layers, at most 5000",
     ),
     "an index of a thousand manifests": (
         raw(index(*["linux/amd64"] * 1000)),
@@ -425,7 +425,7 @@ def test_what_is_no_config_is_refused_with_the_reason(name: str) -> None:
 
 
 def test_limits_can_be_raised() -> None:
-    document = raw(manifest(layers=[descriptor(LAYER)] * 501))
+    document = raw(manifest(layers=[descriptor(LAYER, f"sha256:{number:064x}") for number in range(501)]))
     with pytest.raises(InvalidInput, match="501 layers"):
         decode_manifest(document)
     found = decode_manifest(document, limits=Limits(layers=501))

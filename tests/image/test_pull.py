@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from lamina.engine.images import timestamp
+from lamina.engine.inspect import timestamp
 from lamina.errors import Corrupt, InvalidInput, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
 from lamina.image.documents.moment import nanoseconds
 from lamina.image.platform import current
 from lamina.image.platform import parse as platform
 from lamina.image.reference import parse
-from lamina.image.transfer import Options, pull, pull_all
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull, pull_all
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.check import check
 from lamina.store.claims import claim
@@ -28,6 +29,7 @@ from lamina.store.leases import lease
 from lamina.store.prune import prune_images
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, Fault, digest, layer_of
+from lamina.values import replace
 from support.registries import registries
 
 HERE = str(current())
@@ -511,3 +513,28 @@ def test_what_is_pulled_is_kept_while_it_is_pulled(
 def test_when_an_image_was_made(text: str | None, expected: int) -> None:
     assert nanoseconds(text) == expected
     assert timestamp(expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "whose"),
+    [
+        (Fault("status", path="/manifests/", status=503), None),
+        (Fault("status", path="/blobs/", status=429, times=3, headers=(("Retry-After", "1"),)), "layer"),
+        (Fault("break", path="/blobs/", after=30, times=2), "layer"),
+    ],
+    ids=["manifest", "busy", "broken"],
+)
+@pytest.mark.parametrize("keep_blobs", [False, True])
+def test_a_retry_is_told(
+    puller: Puller, fake: FakeRegistry, fault: Fault, whose: str | None, keep_blobs: bool
+) -> None:
+    """`left` counts down from `seconds`, so that whoever draws it can do so; nobody waits in silence."""
+    found = fake.add_image("team/tool", "1", FIRST, platform=HERE)
+    layers_of = json.loads(fake.manifests["team/tool"][found][0])["layers"]
+    fake.faults.append(replace(fault, path=f"/blobs/{layers_of[0]['digest']}") if whose else fault)
+    puller("team/tool:1", keep_blobs=keep_blobs)
+    told = puller.heard.all("retrying")
+    assert len([one for one in told if one["left"] == one["seconds"]]) >= fault.times
+    assert {one.get("id") for one in told} == ({layers_of[0]["digest"]} if whose else {None})
+    assert [one["attempt"] for one in told] == sorted(one["attempt"] for one in told)
+    assert all(one["reason"] and one["left"] >= 1 for one in told)

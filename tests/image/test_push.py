@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from lamina.image.documents import (
 from lamina.image.platform import current
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
-from lamina.image.transfer import Options, Pushed, pull, push
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull
+from lamina.image.transfer.push import Pushed, push
 from lamina.store import blobs, images, layers, tags
 from lamina.store.garbage import collect
 from lamina.store.images import ImageRecord
@@ -119,6 +122,10 @@ def test_without_blobs_the_image_stays_the_same_and_its_manifest_is_new(
         validator("image-manifest-schema.json").validate(json.loads(data))
         again = moves.push(record, other, "new/place:2")
         assert again.digest == pushed.digest
+        # what was packed for the way is gone: neither a blob nor a left-over
+        kept = {record.config, record.manifest, pushed.digest}
+        assert set(blobs.identities(moves.store)) <= kept
+        assert os.listdir(moves.store.tmp) == []
         if pushed.changed:
             assert any("packed again" in event["text"] for event in moves.told("warning"))
         # who pulls it gets the same image: the same id, and the same layers

@@ -30,6 +30,7 @@ from lamina.image.registry.session import Registries, registry_name
 from lamina.image.registry.tls import Tls
 from lamina.image.registry.transport import Patience, Transport, shown
 from lamina.image.registry.uploads import mount_blob, upload_blob
+from lamina.image.registry.waits import Wait
 from lamina.testing.registry import FakeRegistry, Fault, digest
 from support.registries import nobody, registries
 
@@ -86,8 +87,8 @@ def test_a_busy_registry_is_asked_again_after_longer_and_longer_pauses(
 def test_pauses_have_a_random_part(tmp_path: Path) -> None:
     slept: list[float] = []
     transport = Transport(Tls(nobody(tmp_path)), sleep=slept.append, chance=iter([0.0, 1.0]).__next__)
-    transport.pause(1)
-    transport.pause(1)
+    transport.pause(1, "")
+    transport.pause(1, "")
     assert slept == [0.25, 0.5]
 
 
@@ -124,6 +125,64 @@ def test_a_registry_may_say_it_with_a_date(fake: FakeRegistry, tmp_path: Path) -
     clock = Clock()
     clock.registry(fake, tmp_path).get_manifest("1")
     assert 20 <= clock.slept[0] <= 70
+
+
+def test_a_pause_is_told_every_second_to_who_listens_in_this_thread(
+    fake: FakeRegistry, tmp_path: Path
+) -> None:
+    fake.add_image("team/tool", "1", {"a": b"b"})
+    fake.faults.append(
+        Fault("status", path="manifests", status=429, headers=(("Retry-After", "2"),)),
+    )
+    clock = Clock()
+    heard: list[Wait] = []
+    registry = clock.registry(fake, tmp_path)
+    with registry.transport.waits.telling(heard.append):
+        registry.get_manifest("1")
+    assert [(wait.seconds, wait.left, wait.attempt) for wait in heard] == [(3, 3, 2), (3, 2, 2), (3, 1, 2)]
+    assert all("too many requests (429)" in wait.reason for wait in heard)
+    assert clock.slept == pytest.approx([1.0, 1.0, 0.2])
+    registry.transport.pause(1, "nobody listens any more")
+    assert len(heard) == 3
+
+
+def test_a_listener_that_raises_ends_the_pause(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.faults.append(Fault("status", path="manifests", status=429, headers=(("Retry-After", "60"),)))
+    clock = Clock()
+    registry = clock.registry(fake, tmp_path)
+
+    def stop(wait: Wait) -> None:
+        if wait.left < 60:
+            raise LaminaError("stopped")
+
+    with registry.transport.waits.telling(stop), pytest.raises(LaminaError, match="stopped"):
+        registry.get_manifest("1")
+    assert sum(clock.slept) < 10
+    assert len(fake.asked("GET", "manifests")) == 1
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_an_upload_waits_as_long_as_the_registry_asks(
+    fake: FakeRegistry, tmp_path: Path, method: str
+) -> None:
+    fake.faults.append(Fault("status", method=method, status=429, headers=(("Retry-After", "7"),)))
+    clock = Clock()
+    registry = Registries(nobody(tmp_path), transport=clock.transport(tmp_path)).repositories(
+        parse(f"{fake.host}/team/tool"), "pull", "push"
+    )[0]
+    upload_blob(registry, digest(BLOB), len(BLOB), io.BytesIO(BLOB), chunk=100_000)
+    assert clock.slept == [pytest.approx(7.7)]
+    assert fake.blobs["team/tool"] == {digest(BLOB): BLOB}
+
+
+def test_an_upload_does_not_wait_for_hours(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.faults.append(Fault("status", method="PUT", status=429, times=9, headers=(("Retry-After", "9999"),)))
+    clock = Clock()
+    registry = clock.registry(fake, tmp_path)
+    with pytest.raises(RegistryError, match="asks to come back in 9999 seconds"):
+        upload_blob(registry, digest(BLOB), len(BLOB), io.BytesIO(BLOB))
+    assert clock.slept == []
+    assert len(fake.asked("PUT")) == 1
 
 
 def test_a_wait_that_is_too_long_is_refused_with_the_length(fake: FakeRegistry, tmp_path: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from pathlib import Path
 
 import pytest
 
 from lamina.errors import Corrupt, InvalidInput, Unsupported
-from lamina.image.tar import Entry, Limits
+from lamina.image.tar import Entry, Limits, entries
 from lamina.image.tar.limits import given
 from support.archives import (
     BLOCK,
     END,
     archive,
     block,
+    chunks,
     device,
     directory,
     file,
@@ -44,11 +46,36 @@ def test_content_arrives_whole_whatever_the_chunks(size: int) -> None:
 
 
 def test_content_that_nobody_reads_is_passed_over() -> None:
-    from lamina.image.tar import entries
-    from support.archives import chunks
-
     data = archive(file(b"a", b"x" * 3000), file(b"b", b"y"))
     assert [entry.name for entry in entries(chunks(data, 100))] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("size", [1, 512, 700, 1 << 14, 1 << 20])
+def test_content_that_nobody_reads_need_not_be_given(size: int) -> None:
+    """As of an archive in a file, of which only the headers are read."""
+    parts = [file(b"%d" % n, b"x" * n) for n in (0, 1, 511, 512, 513, 5000, 70_000)]
+    data = archive(*parts, long_name(b"n" * 300), file(b"last", b"y" * 900))
+    stream, given = io.BytesIO(data), 0
+
+    def chunk() -> bytes:
+        nonlocal given
+        found = stream.read(size)
+        given += len(found)
+        return found
+
+    def skipping(count: int) -> int:
+        before = stream.tell()
+        stream.seek(min(before + count, len(data)))
+        return stream.tell() - before
+
+    plain = [(entry.name, entry.size, entry.offset) for entry, _ in read(data)]
+    assert [(entry.name, entry.size, entry.offset) for entry in entries(chunk, skip=skipping)] == plain
+    if size < 70_000:
+        assert given < len(data) - 40_000, "content was not passed over"
+    data = data[: plain[6][2] + 1000]
+    stream = io.BytesIO(data)
+    with pytest.raises(Corrupt, match=f"after {len(data)} bytes"):
+        list(entries(chunk, skip=skipping))
 
 
 def test_the_kinds() -> None:
@@ -361,8 +388,8 @@ def test_each_limit() -> None:
         (many, Limits(entries=10), "entries=N"),
         (archive(file(b"a", b"x" * 600)), Limits(size=599), "size=N"),
         (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(extensions=2000), "extensions=N"),
-        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(name=1999), "kernel"),
-        (archive(long_name(b"x" * 2000, b"K"), symlink(b"a", b"b")), Limits(name=1999), "kernel"),
+        (archive(pax((b"path", b"x" * 2000)), file(b"a")), Limits(name=1999), "name=N"),
+        (archive(long_name(b"x" * 2000, b"K"), symlink(b"a", b"b")), Limits(name=1999), "name=N"),
         (
             sparse_of((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,1,2,1,4,1"), content=b"abc"),
             Limits(segments=2),

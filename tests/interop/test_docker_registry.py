@@ -15,7 +15,9 @@ from lamina.image.documents import media
 from lamina.image.platform import current
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
-from lamina.image.transfer import Options, Pushed, pull, push
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull
+from lamina.image.transfer.push import Pushed, push
 from lamina.store import blobs, layers
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, digest, layer_of

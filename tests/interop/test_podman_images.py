@@ -10,7 +10,9 @@ import pytest
 
 from lamina.image.platform import current
 from lamina.image.reference import parse
-from lamina.image.transfer import Options, pull, push
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull
+from lamina.image.transfer.push import push
 from lamina.store import layers
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry

@@ -15,6 +15,7 @@ from lamina.linux.constants import PR_GET_DUMPABLE
 from lamina.linux.process import prctl
 from lamina.runtime.launch import launch, plan
 from support.bundles import full, over_host, small
+from support.starting import run
 
 pytestmark = pytest.mark.root
 
@@ -25,22 +26,6 @@ def walker(request, monkeypatch):
     if request.param == "python":
         monkeypatch.setattr(packed, "engine", runner)
     return request.param
-
-
-def run(bundle, **more):
-    """(exit status, what it wrote)."""
-    reader, writer = os.pipe()
-    null = os.open("/dev/null", os.O_RDWR)
-    with open(reader, "rb") as output:
-        try:
-            running = launch(bundle, stdin=null, stdout=writer, stderr=writer, **more)
-        finally:
-            os.close(writer)
-            os.close(null)
-        written = output.read().decode()
-    status = running.wait()
-    running.close()
-    return status, written
 
 
 def shell(script, **process):

@@ -81,8 +81,8 @@ def created(
 
 def joined(identity: str = ONE, **process: Any) -> Any:
     """As `exec` asks."""
-    asked = {**full()["process"], "env": [f"ID={identity}"], **process}
-    return ("joined", SHAPE, plain(WIRING), asked, {"seccomp": SECCOMP}, 10, 0x20000000, (11, 12), (), -1)
+    asked = {**full()["process"], "args": None, "env": None, "cwd": f"/of/{identity}", **process}
+    return ("joined", SHAPE, plain(WIRING), asked, {"seccomp": SECCOMP}, 10, 0x20000000, (11, 12), (), -1, 6)
 
 
 def content(found: Recipe) -> Any:
@@ -104,7 +104,7 @@ def seen(program: Program) -> list[Any]:
         return found
 
     calls = []
-    for record in RECORD.iter_unpack(program.records):
+    for record in struct.iter_unpack(RECORD, program.records):
         number, values, kinds, rest = record[0], record[1:7], record[7], record[8:]
         shown = [text(value) if kind == 1 else value for value, kind in zip(values, kinds, strict=True)]
         calls.append((number, shown, rest))
@@ -266,7 +266,15 @@ def test_every_module_that_compiles_or_checks_is_among_the_sources() -> None:
     assert done.returncode == 0, done.stderr
     executed = {os.path.normpath(path) for path in done.stdout.split() if path.endswith(".py")}
     # rooms without code of their own, what looks at the host, and the walker: no compilers
-    beside = ["__init__", "document", "linux/fd", "linux/call", "linux/procfs", "linux/process"]
+    beside = [
+        "__init__",
+        "document",
+        "linux/descriptors",
+        "linux/fd",
+        "linux/call",
+        "linux/procfs",
+        "linux/process",
+    ]
     beside += ["runtime/launch", "runtime/facts", "runtime/identity"]
     left = {
         path

@@ -10,7 +10,7 @@ import pytest
 
 from lamina.errors import InvalidInput
 from lamina.linux.procfs import INFINITY
-from lamina.runtime.rlimits import NUMBERS, effective_limits
+from lamina.runtime.rlimits import NUMBERS, effective_limits, lowered_limits
 
 
 def test_every_limit_is_set():
@@ -52,6 +52,35 @@ print([l for l in limits if l[0] == 7], lowered)
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("[(7, 60, 60)] (")
     assert "RLIMIT_NOFILE is 60" in said
+
+
+@pytest.mark.userns
+def test_root_of_a_user_namespace_may_not_raise_a_hard_limit():
+    """It has CAP_SYS_RESOURCE, and that counts in the first user namespace only."""
+    code = """
+import resource
+from lamina.runtime.rlimits import effective_limits
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
+limits, lowered = effective_limits([{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}])
+print([l for l in limits if l[0] == 7], lowered)
+"""
+    said = subprocess.run(
+        ["unshare", "-Ur", sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == "[(7, 60, 60)] ()\n"
+
+
+def test_in_a_user_namespace_nobody_may_raise_a_hard_limit():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    asked = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": hard + 1}]
+    limits, lowered = effective_limits(asked, mapped=True)
+    assert (7, 1, hard) in limits
+    assert lowered == (
+        f"RLIMIT_NOFILE is {hard}: the hard limit of the caller, which cannot be raised in a user namespace",
+    )
+    linux = {"namespaces": [{"type": "mount"}, {"type": "user", "path": "/proc/1/ns/user"}]}
+    assert lowered_limits({"rlimits": asked}, linux) == lowered
+    assert lowered_limits({}, linux) == ()
 
 
 def test_unlimited_is_all_ones():

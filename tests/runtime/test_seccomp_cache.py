@@ -194,3 +194,21 @@ def test_what_is_too_large_to_be_read_is_not_written(place: Path) -> None:
     for _ in range(2):
         assert kept.kept(b"content", os.fsencode(place), b".bpf", make) == b"x" * kept.LARGEST
     assert len(made) == 2 and not place.exists()
+
+
+def test_every_module_that_compiles_a_filter_is_among_the_sources() -> None:
+    """Or a program of an older Lamina would be found where the compiler is another."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from lamina.runtime.seccomp import compile_filter, default_profile\n"
+        "compile_filter(default_profile(()))\n"
+        "print(*(m.__file__ for n, m in sorted(sys.modules.items()) if n.startswith('lamina.') and m.__file__))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    executed = {os.path.normpath(path) for path in done.stdout.split() if path.endswith(".py")}
+    # packages, which only have names; errors that are raised
+    beside = {path for path in executed if path.endswith(("__init__.py", "/errors.py"))}
+    assert executed - beside <= set(kept.FILTERS)
+    assert all(os.path.exists(path) for path in kept.FILTERS)

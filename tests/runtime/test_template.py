@@ -244,11 +244,8 @@ def test_every_module_that_compiles_a_plan_is_among_the_sources() -> None:
     executed = {os.path.normpath(path) for path in done.stdout.split() if path.endswith(".py")}
     # rooms without code of their own, and the walker, which is no compiler
     beside = {path for path in executed if path.endswith(("linux/__init__.py", "overlay/__init__.py"))}
-    beside |= {
-        path
-        for path in executed
-        if path.endswith(("runtime/__init__.py", "linux/fd.py", "linux/call.py", "linux/procfs.py"))
-    }
+    ends = ("runtime/__init__.py", *(f"linux/{n}.py" for n in ("call", "descriptors", "fd", "procfs")))
+    beside |= {path for path in executed if path.endswith(ends)}
     assert executed - beside <= set(COMPILER)
     assert all(os.path.exists(path) for path in COMPILER)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.oci import Bundle
+from support.oci import COMMAND, Bundle
 from support.rootless import Rootless
 
 pytestmark = pytest.mark.userns
@@ -86,3 +88,20 @@ def test_what_a_mount_that_is_refused_means(ordinary: Ordinary) -> None:
     assert refused.returncode == 1
     assert "mount sysfs at /sys: this host does not permit a new sysfs" in refused.stderr
     assert "step" not in refused.stderr
+
+
+@pytest.mark.parametrize("further", [[], [{"type": "user"}]], ids=["in it", "in another one"])
+def test_root_of_a_user_namespace_is_no_more_than_that(tmp_path: Path, further: list[Any]) -> None:
+    """As podman without root runs it: with every capability, but only over what belongs to its user namespace."""
+    bundle = Bundle(tmp_path, "sh", "-c", "ulimit -Hn; echo $(cat /proc/self/uid_map)")
+    namespaces = bundle.config["linux"]["namespaces"]
+    bundle.config["linux"]["namespaces"] = [n for n in namespaces if n["type"] != "cgroup"] + further
+    if further:
+        one = [{"containerID": 0, "hostID": 0, "size": 1}]
+        bundle.config["linux"].update(uidMappings=one, gidMappings=one)
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["type"] != "devpts"]
+    entered = ["unshare", "-Urmp", "--fork", "--mount-proc", "sh", "-c", 'ulimit -n 300; exec "$@"', "sh"]
+    command = [*COMMAND, "--root", str(tmp_path / "state"), "run", "c", "--bundle", str(bundle.write())]
+    done = subprocess.run([*entered, *command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == f"300\n0 {os.geteuid() if not further else 0} 1\n"

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lamina.errors import Conflict
 from lamina.linux.program import Reg, Step
-from lamina.runtime.container import birth as births
+from lamina.runtime import launch as launching
+from lamina.runtime.bundle import Bundle
 from lamina.runtime.container.birth import Birth, reap
 from lamina.runtime.container.compiling import packed
 from lamina.runtime.container.recipe import Recipe
+from lamina.runtime.launch import _Start
+from lamina.runtime.plan import Plan
 from lamina.runtime.plan.created import birth_steps, say_step
 from lamina.runtime.talk import PID, Numbers
+from lamina.runtime.waits import Watch
+from lamina.values import replace
+from support.bundles import over_host, small
+from support.starting import run, waiting
 
 ME = Reg("me")
 STOP = [Step("getpid", save=ME), Step("kill", ME, signal.SIGSTOP, note="as somebody in the namespace might")]
@@ -23,7 +31,7 @@ STOP = [Step("getpid", save=ME), Step("kill", ME, signal.SIGSTOP, note="as someb
 
 @pytest.fixture
 def birth(monkeypatch: pytest.MonkeyPatch) -> Iterator[Birth]:
-    monkeypatch.setattr(births, "LOOK", 0.05)
+    monkeypatch.setattr(Watch, "look", 0.05)
     one = Birth(Numbers())
     yield one
     one.abandon()
@@ -90,3 +98,59 @@ def test_one_that_somebody_else_traces_is_not_waited_for(birth: Birth) -> None:
         os.close(reader)
         os.close(writer)
     os.waitpid(birth.pid, 0)
+
+
+# -- what `launch` starts in a pid namespace of others
+
+
+class Stopping(_Start):
+    """A start that stops itself, as others might, at these places of its plan."""
+
+    before: int = 0
+    after: int = 0
+
+    def plan(self) -> Plan:
+        compiled = super().plan()
+        *steps, last = compiled.steps
+        return replace(compiled, steps=(*STOP * self.before, *steps, *STOP * self.after, last))
+
+
+@pytest.fixture
+def joining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundle]:
+    """A bundle that joins another container's pid namespace; `Stopping` says how it fares there."""
+    monkeypatch.setattr(Watch, "look", 0.05)
+    monkeypatch.setattr(launching, "_Start", Stopping)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with waiting(over_host(tmp_path / "one", small("/bin/cat"))) as other:
+        spec = small("/bin/sh", "-c", "echo on")
+        spec["linux"]["namespaces"] = [
+            {"type": "mount"},
+            {"type": "pid", "path": f"/proc/{other.pid}/ns/pid"},
+        ]
+        yield over_host(tmp_path / "two", spec)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_launched_one_that_is_stopped_once_goes_on(
+    joining: Bundle, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(Stopping, where, 1)
+    assert run(joining) == (0, "on\n")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_launched_one_that_is_stopped_again_and_again_is_given_up(
+    joining: Bundle, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(Stopping, where, 200)
+    before = children()
+    with pytest.raises(Conflict, match="keeps it stopped"):
+        run(joining)
+    assert children() == before
+
+
+def children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()

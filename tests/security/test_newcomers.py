@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamina.runtime.container.directory import Container
-from lamina.runtime.container.join import Joining, execute
+from lamina.runtime.container.further import Joining
+from lamina.runtime.container.join import execute
 from support.oci import PATH, Bundle, Runtime
 
 pytestmark = pytest.mark.root

@@ -21,7 +21,8 @@ from lamina.image.documents import decode_config, decode_manifest, media
 from lamina.image.platform import current
 from lamina.image.reference import parse
 from lamina.image.registry.credentials import Login
-from lamina.image.transfer import Options, pull
+from lamina.image.transfer.options import Options
+from lamina.image.transfer.pull import pull
 from lamina.store import blobs, garbage, images, layers
 from lamina.store.images import ImageRecord
 from lamina.store.root import Store

@@ -137,6 +137,23 @@ def test_a_forked_child_of_the_caller_does_not_keep_the_lock(store: Store) -> No
         os.close(writer)
 
 
+def test_a_forked_child_that_lets_go_leaves_descriptors_of_its_own_alone(store: Store) -> None:
+    """The number of the lock's descriptor is free in the child, for whatever it opens next."""
+    home = made(store)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            files = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(64)]
+            holds = home.held
+            home.release()
+            for file in files:
+                os.fstat(file)
+            os._exit(1 if holds else 0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_a_child_that_was_forked_while_a_removal_failed_does_not_keep_it_from_going_on(store: Store) -> None:
     home = made(store)
     held = ExitStack()

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 
 from lamina.errors import KernelError
-from lamina.overlay.spec import MountSpec
+from lamina.overlay.spec import MountSpec, steady_options
 from lamina.overlay.stack import Overlay
 from lamina.store import layers, trace
 from lamina.store.check import check
 from lamina.store.drivers.contract import Driver
 from lamina.store.drivers.freezing import copy, freeze
 from lamina.store.drivers.overlay2 import Overlay2
-from lamina.store.drivers.places import OPTIONS
 from lamina.store.drivers.vfs import Vfs
 from lamina.store.leases import lease
 from lamina.store.root import Store
@@ -128,7 +127,7 @@ def test_freeze_is_the_inverse_of_copy(tmp_path: Path) -> None:
                 write_layer(path, layer, PLAIN)
             for name in (b"empty", b"copy", b"upper", b"work"):
                 os.mkdir(place + b"/" + name)
-            whole = MountSpec(lowerdirs=tuple(paths), options=OPTIONS)
+            whole = MountSpec(lowerdirs=tuple(paths), options=steady_options(False))
             below = replace(whole, lowerdirs=whole.lowerdirs[1:] or (place + b"/empty",))
             copy(whole, place + b"/copy")
             freeze(place + b"/copy", below, place + b"/upper")
@@ -145,7 +144,7 @@ def test_freezing_what_did_not_change_gives_nothing(tmp_path: Path) -> None:
     for name in ("layer", "copy", "upper"):
         (tmp_path / name).mkdir()
     fill(os.fsencode(tmp_path / "layer"))
-    spec = MountSpec(lowerdirs=(os.fsencode(tmp_path / "layer"),), options=OPTIONS)
+    spec = MountSpec(lowerdirs=(os.fsencode(tmp_path / "layer"),), options=steady_options(False))
     copy(spec, os.fsencode(tmp_path / "copy"))
     assert (
         different(snapshot(os.fsencode(tmp_path / "copy")), snapshot(os.fsencode(tmp_path / "layer"))) == []

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import Corrupt
-from lamina.supervisor.log import ERR, HEADER, OUT, LogWriter, read_log
+from lamina.supervisor.logs import LogEntry
+from lamina.supervisor.logs.following import Log
+from lamina.supervisor.logs.frames import ERR, HEADER, OUT, LogWriter
 
 pieces = st.lists(st.tuples(st.sampled_from([OUT, ERR]), st.binary(min_size=1, max_size=50)), max_size=12)
 
@@ -26,8 +28,12 @@ def write(path: Path, entries: list[tuple[bytes, bytes]]) -> None:
     log.close()
 
 
-def read(path: Path, begin: int = 0) -> list[tuple[bytes, bytes]]:
-    return [(entry.stream.encode()[3:4], entry.data) for entry in read_log(os.fsencode(path), begin)]
+def entries_of(path: Path) -> list[LogEntry]:
+    return list(Log(os.fsencode(path.parent), "local", "").read())
+
+
+def read(path: Path) -> list[tuple[bytes, bytes]]:
+    return [(entry.stream.encode()[3:4], entry.data) for entry in entries_of(path)]
 
 
 @given(pieces, st.integers(0, 600))
@@ -35,10 +41,10 @@ def test_cut_anywhere_all_that_is_whole_is_read(entries: list[tuple[bytes, bytes
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "log")
         write(path, entries)
-        size = path.stat().st_size
+        size = path.stat().st_size - (HEADER.size if entries else 0)  # without the word that it was closed
         wanted = [(stream, data) for stream, data in entries]
         assert [data for _, data in read(path)] == [data for _, data in wanted]
-        assert [e.stream for e in read_log(os.fsencode(path))] == [
+        assert [e.stream for e in entries_of(path)] == [
             {OUT: "stdout", ERR: "stderr"}[stream] for stream, _ in wanted
         ]
         os.truncate(path, min(cut, size))
@@ -51,14 +57,24 @@ def test_cut_anywhere_all_that_is_whole_is_read(entries: list[tuple[bytes, bytes
 def test_times_are_now(tmp_path: Path) -> None:
     before = time.time_ns()
     write(tmp_path / "log", [(OUT, b"x")])
-    (entry,) = read_log(os.fsencode(tmp_path / "log"))
+    (entry,) = entries_of(tmp_path / "log")
     assert before <= entry.time_ns <= time.time_ns()
 
 
-def test_reading_goes_on_where_it_ended(tmp_path: Path) -> None:
-    write(tmp_path / "log", [(OUT, b"one"), (OUT, b"two")])
-    first, _ = read_log(os.fsencode(tmp_path / "log"))
-    assert [data for _, data in read(tmp_path / "log", first.end)] == [b"two"]
+@given(pieces, pieces, st.integers(0, 600))
+def test_cut_anywhere_a_log_is_gone_on_with(
+    before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]], cut: int
+) -> None:
+    """What a crash left of the last frame goes, nothing else, and what is written then is whole."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "log")
+        write(path, before)
+        if path.stat().st_size > cut:
+            os.truncate(path, cut)
+        left = read(path)
+        write(path, after)
+        found = read(path)
+        assert [data for _, data in found] == [data for _, data in left] + [data for _, data in after]
 
 
 def test_no_log_is_empty(tmp_path: Path) -> None:
@@ -69,7 +85,7 @@ def test_a_damaged_log_is_said_to_be(tmp_path: Path) -> None:
     write(tmp_path / "log", [(OUT, b"x")])
     with open(tmp_path / "log", "ab") as file:
         file.write(b"z" * 40)
-    with pytest.raises(Corrupt, match="byte 17"):
+    with pytest.raises(Corrupt, match="byte 33"):
         read(tmp_path / "log")
 
 

@@ -19,7 +19,8 @@ import pytest
 
 from lamina.runtime.bundle import NULL
 from lamina.supervisor.foreground import Ended, attend
-from lamina.supervisor.log import LogWriter, read_log
+from lamina.supervisor.logs.following import Log
+from lamina.supervisor.logs.frames import LogWriter
 from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT, Stdio
 from support.process import FakeContainer
 
@@ -99,7 +100,7 @@ def test_a_hundred_megabytes_through_a_pipe_and_the_log(run: Run, tmp_path: Path
     assert ended.status == 0
     assert received.hexdigest() == wanted
     logged = hashlib.sha256()
-    for entry in read_log(os.fsencode(tmp_path / "log")):
+    for entry in Log(os.fsencode(tmp_path), "local", "").read():
         logged.update(entry.data)
     assert logged.hexdigest() == wanted
 
@@ -117,7 +118,7 @@ def test_both_streams_are_told_apart(run: Run, tmp_path: Path) -> None:
     log.close()
     assert stdio.captured(1) == b"".join(b"%d\n" % n for n in range(0, 2000, 2))
     assert stdio.captured(2) == b"".join(b"%d\n" % n for n in range(1, 2000, 2))
-    entries = list(read_log(os.fsencode(tmp_path / "log")))
+    entries = list(Log(os.fsencode(tmp_path), "local", "").read())
     assert b"".join(e.data for e in entries if e.stream == "stderr") == stdio.captured(2)
 
 

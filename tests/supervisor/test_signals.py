@@ -252,7 +252,7 @@ def test_a_slow_consumer_does_not_hold_up_who_wants_to_leave() -> None:
     code = """if True:
         import os, sys, threading, time
         from lamina.supervisor.foreground import attend
-        from lamina.supervisor.log import LogWriter
+        from lamina.supervisor.logs.frames import LogWriter
         from lamina.supervisor.signals import Catcher
         from lamina.supervisor.stdio import DEVNULL, Stdio
         from support.process import FakeContainer

@@ -77,6 +77,11 @@ class DockerRegistry:
         self._log.close()
         raise AssertionError("docker-registry does not start: " + (self.root / "log").read_text())
 
+    @property
+    def pid(self) -> int | None:
+        """The process, None as long as there is none."""
+        return None if self._process is None else self._process.pid
+
     def _comes_up(self, process: subprocess.Popen[bytes]) -> bool:
         host, _, port = self.host.partition(":")
         for _ in range(600):

@@ -65,7 +65,8 @@ class Verb:
     """What a verb accepts and says about itself; the doing is the function `do` beside it.
 
     `interspersed` is False where everything after the first argument belongs to another command (`run`).
-    `usage_status` is the exit status of a command line that does not parse.
+    `usage_status` is the exit status of a command line that does not parse. `more` is a module with further OPTIONS,
+    which is loaded when they are needed: what was not loaded is not among the values.
     """
 
     name: str
@@ -75,6 +76,17 @@ class Verb:
     examples: str = ""
     interspersed: bool = True
     usage_status: int = 2
+    more: str = ""
+
+    @property
+    def all_options(self) -> tuple[Option, ...]:
+        """Those of `more` as well."""
+        if not self.more:
+            return self.options
+        import sys
+
+        __import__(self.more)
+        return (*self.options, *sys.modules[self.more].OPTIONS)
 
 
 class Arguments:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def parse(verb: Verb, argv: Sequence[str]) -> dict[str, Any] | None:
     """The values of *argv* by key, or None where click must explain."""
     read = options(verb.options, argv, verb.interspersed)
+    if read is None and verb.more:
+        read = options(verb.all_options, argv, verb.interspersed)
     if read is None:
         return None
     values, words = read

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import InvalidInput, NotFound
+from lamina.errors import InvalidInput, NotFound, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.argv.declare import Arguments
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
-    from lamina.engine.options import RunOptions
+    from lamina.engine.options import LifeOptions, RunOptions
 
 
 def command(args: Arguments) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def options(args: Arguments) -> RunOptions:
     }
     # what was not typed is not asked for: each option that is handed on is checked again
     if args.env or args.env_file:
-        found["env"] = [*_variables(args.env_file), *args.env]
+        found["env"] = [*variables(args.env_file), *args.env]
     if args.volume:
         found["volumes"] = args.volume
     if args.label:
@@ -53,12 +54,21 @@ def options(args: Arguments) -> RunOptions:
         found["tmpfs"] = args.tmpfs
     if args.volumes_from:
         found["volumes_from"] = args.volumes_from
-    if args.security_opt:
-        found["security_opt"] = args.security_opt
+    if "cap_add" in vars(args):  # one of the rare options was typed
+        from lamina.cli.options.further import asked
+
+        found.update(asked(vars(args)))  # type: ignore[typeddict-item]
+    if args.log_opt:
+        found["log_opt"] = args.log_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
+    if limits := vars(args).get("layer_limit"):
+        from lamina.cli.options.layers import layer_limits
+
+        found["layer_limits"] = layer_limits(limits)
     for key in (
         "name",
+        "log_driver",
         "hostname",
         "workdir",
         "user",
@@ -68,6 +78,9 @@ def options(args: Arguments) -> RunOptions:
         "network",
         "entrypoint",
         "platform",
+        "restart",
+        "stop_signal",
+        "stop_timeout",
     ):
         given = getattr(args, key)
         if given is not None:
@@ -75,7 +88,12 @@ def options(args: Arguments) -> RunOptions:
     return found
 
 
-def _variables(files: tuple[str, ...]) -> list[str]:
+def life_options(args: Arguments) -> LifeOptions:
+    """The same, and what only a container has that is made first and started then."""
+    return {**options(args), "lifetime": args.lifetime, "timeout": args.timeout}
+
+
+def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
     """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's; `#` begins a comment. Nothing is unquoted."""
     found = []
     for name in files:
@@ -84,7 +102,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
                 lines = file.read().split("\n")
         except OSError as error:
             raise InvalidInput(
-                f"run: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
+                f"{verb}: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
                 remedy="name a file of KEY=VALUE lines",
             ) from None
         for number, line in enumerate(lines, 1):
@@ -92,7 +110,7 @@ def _variables(files: tuple[str, ...]) -> list[str]:
             if entry and not entry.startswith("#"):
                 if not entry.partition("=")[0] or " " in entry.partition("=")[0]:
                     raise InvalidInput(
-                        f"run: --env-file {name}: line {number} is not KEY=VALUE",
+                        f"{verb}: --env-file {name}: line {number} is not KEY=VALUE",
                         remedy="a comment begins with #",
                     )
                 found.append(entry)
@@ -134,27 +152,36 @@ class IdFile:
 
 
 class Pulling:
-    """Shows how far the pull of an image is, if there is one: what draws is loaded then."""
+    """Shows how far the pull of an image is, if there is one, and ends it cleanly: what does so is loaded then."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, engine: Engine, *, quiet: bool) -> None:
+        self.engine, self.quiet = engine, quiet
         self._transfer: Transfer | None = None
+        self._end: CleanEnd | None = None
 
     def event(self, kind: str, **facts: Any) -> None:
         """See `Engine.pull`. At its end the terminal is the command's."""
         if self._transfer is None:
+            if kind == "warning":  # after its end
+                warn(str(facts.get("text", "")))
+                return
+            from lamina.cli.ending import CleanEnd
             from lamina.cli.transfers import Transfer
 
+            self._end = CleanEnd("run", self.engine).__enter__()
             self._transfer = Transfer(quiet=self.quiet).__enter__()
         self._transfer.event(kind, **facts)
         if kind == "done" and not facts.get("id"):
             self.close()
 
-    def close(self) -> None:
-        """Leave the terminal alone; a second call does nothing."""
-        if self._transfer is not None:
-            self._transfer.__exit__(None, None, None)
-            self._transfer = None
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the terminal, and signals, alone; a second call does nothing. *error* is why. Raises Stopped."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            transfer.__exit__(None, None, None)
+        end, self._end = self._end, None
+        if end is not None:
+            end.__exit__(None if error is None else type(error), error, None)
 
 
 def warn(warning: str) -> None:
@@ -164,10 +191,17 @@ def warn(warning: str) -> None:
     say(f"warning: {warning}")
 
 
-def check_terminal(args: Arguments) -> None:
+def check_alone(args: Arguments) -> None:
+    """Raises Unsupported for what only a container has that lives by itself."""
+    if args.restart or args.timeout is not None or args.lifetime != "container":
+        option = "--restart" if args.restart else "--lifetime" if args.timeout is None else "--timeout"
+        raise Unsupported(f"run: {option} without -d is not supported so far", remedy="add -d")
+
+
+def check_terminal(args: Arguments, verb: str = "run") -> None:
     """Raises InvalidInput for `-it` without a terminal, which would not be what was meant (as docker has it)."""
     if args.tty and args.interactive and not os.isatty(0):
         raise InvalidInput(
-            "run: -t with -i: standard input is not a terminal",
+            f"{verb}: -t with -i: standard input is not a terminal",
             remedy="leave -t out, or run it on a terminal",
         )

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli import output
 from lamina.cli.entry import load
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
 from lamina.cli.verbs import GROUPS, VERBS
 
@@ -109,10 +109,10 @@ class Command(click.Command):
     def __init__(self, verb: Verb) -> None:
         self.verb = verb
         about = VERBS[verb.name][2]
-        names = ["--help"] if any(option.short == "h" for option in verb.options) else ["-h", "--help"]
+        names = ["--help"] if any(option.short == "h" for option in verb.all_options) else ["-h", "--help"]
         super().__init__(
             verb.name.rpartition(" ")[2],
-            params=[*map(_option, verb.options), *map(_argument, verb.arguments)],
+            params=[*map(_option, verb.all_options), *map(_argument, verb.arguments)],
             callback=self._answer,
             help=about,
             context_settings={"help_option_names": names, "allow_interspersed_args": verb.interspersed},
@@ -120,9 +120,14 @@ class Command(click.Command):
 
     def _answer(self, **values: Any) -> tuple[str, dict[str, Any]]:
         before = click.get_current_context().find_root().params
-        unset = {option.key: option.unset for option in self.verb.options}
+        unset = {option.key: option.unset for option in self.verb.all_options}
         given = {key: value for key, value in values.items() if value is not None}
-        return self.verb.name, {**_globals(before), **dict.fromkeys(values), **unset, **given}
+        found = {**_globals(before), **dict.fromkeys(values), **unset, **given}
+        rare = self.verb.all_options[len(self.verb.options) :]
+        if all(found[option.key] == option.unset for option in rare):
+            for option in rare:  # as if they had not been loaded
+                del found[option.key]
+        return self.verb.name, found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -150,12 +155,12 @@ class Command(click.Command):
 
     def _write_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
-        for option in self.verb.options:
+        for option in self.verb.all_options:
             if option.help:
                 groups.setdefault(option.group, []).append((_term(option), option.help))
         for name, rows in groups.items():
             Heading.write(formatter, name, rows)
-        short = "" if any(option.short == "h" for option in self.verb.options) else "-h, "
+        short = "" if any(option.short == "h" for option in self.verb.all_options) else "-h, "
         Heading.write(formatter, "Help", [(f"{short or '    '}--help", "Show this and leave")])
 
 
@@ -227,6 +232,7 @@ class Nested(Group):
 
 NESTED = {
     "overlay": "Stacks of directories as the kernel's overlayfs knows them: mounted, compared, explained.",
+    "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
@@ -326,12 +332,10 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-attach build commit container cp create events exec kill network pause port rename restart start stats stop top unpause
-update wait
+build commit cp network pause port stats top unpause update
 """
 LATER_OPTIONS = """
--d -p -P --add-host --cap-add --cap-drop --detach --device --dns --expose --gpus --ipc --pid --privileged
---publish --publish-all --restart --shm-size --sysctl --ulimit --userns
+-p -P --add-host --dns --expose --publish --publish-all
 """
 
 
@@ -366,7 +370,7 @@ def _translate(error: click.UsageError) -> UsageError:
 
 def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[str]]:
     """The message in our manner, and the nearest names of what is there."""
-    options = verb.options if verb else GLOBAL.options
+    options = verb.all_options if verb else GLOBAL.options
     if isinstance(error, click.NoSuchOption) and error.option_name in LATER_OPTIONS.split():
         return f"{error.option_name} is not supported so far", ()
     if isinstance(error, click.NoSuchOption):

@@ -12,7 +12,7 @@ import sys
 
 from lamina.argv import quick
 from lamina.argv.declare import Arguments
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 from lamina.cli.verbs import VERBS
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ writes. tests/warm/test_warm_hot.py compares MODULES with what the verbs load.
 from __future__ import annotations
 
 from lamina.argv import quick
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import KernelError
@@ -120,12 +120,23 @@ def json_line(document: Any) -> None:
     write(body.encode("utf-8", "backslashreplace") + b"\n")
 
 
-def templated(template: str, records: Sequence[dict[str, Any]]) -> None:
+def records(found: Sequence[dict[str, Any]], form: str, headings: Mapping[str, str]) -> None:
+    """Write records as `--format` says: a table of the fields that have a heading, JSON lines, or by a template."""
+    if form == "table":
+        columns([*headings.values()], [[one[key] for key in headings] for one in found])
+    elif form == "json":
+        for one in found:
+            json_line(one)
+    else:
+        templated(form, found)
+
+
+def templated(template: str, found: Sequence[dict[str, Any]]) -> None:
     """Write a line a record as a `--format` template says; `table ...` aligns them under headings."""
     from lamina.cli.template import Template
 
     parsed = Template(template)
-    lines = [parsed.render(record) for record in records]
+    lines = [parsed.render(record) for record in found]
     if parsed.is_table:
         columns(parsed.headings().split("\t"), [shown.split("\t") for shown in lines])
     else:

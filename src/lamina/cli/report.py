@@ -7,7 +7,8 @@ import os
 import sys
 
 from lamina.argv import quick
-from lamina.cli.options.general import GLOBAL
+from lamina.cli.options import GLOBAL
+from lamina.cli.stopped import Stopped
 from lamina.errors import HostChanged, LaminaError
 
 TYPE_CHECKING = False
@@ -21,12 +22,15 @@ BROKEN_PIPE = 141
 def report(error: BaseException, argv: Sequence[str]) -> int:
     """Say what *error* means for the user of the command line *argv*; the exit status.
 
-    A KeyboardInterrupt and a reader that went away are silent. A bug of ours asks to be reported; `--debug` (or
-    LAMINA_DEBUG=1) shows the traceback of anything.
+    A KeyboardInterrupt (unless a verb has a word for it, `Stopped`) and a reader that went away are silent. A bug of
+    ours asks to be reported; `--debug` (or LAMINA_DEBUG=1) shows the traceback of anything.
     """
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, Stopped):
+            say(str(error))
+            return 128 + error.signal
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         _silence_stdout()

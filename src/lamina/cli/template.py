@@ -1,20 +1,43 @@
-"""The part of Go's templates that docker users type into --format: `{{.Names}}`, `{{json .}}`, `table {{.ID}}`.
+"""Go's templates, as far as docker users type them into --format: `{{.Names}}`, `{{range .Mounts}}...{{end}}`.
 
-Fields are looked up in plain values; anything beyond fields, `json`, `index`, `upper`, `lower`, `join` and `len` is
-refused with a message rather than guessed at.
+    text {{ pipeline }}                            its value; {{- and -}} take the white space beside them away
+    {{if p}} ... {{else if p}} ... {{else}} ... {{end}}
+    {{range p}} ... {{else}} ... {{end}}           of a list, or of a mapping by its keys
+    {{range $key, $value := p}} ...
+    {{with p}} ... {{else}} ... {{end}}    {{$name := p}}    {{$name = p}}    {{/* nothing */}}
+    pipeline   command | command ...               the value of one is the last argument of the next
+    command    operand ..., or a function with operands: see `template_functions`
+    operand    .  .Field.Field  $  $name.Field  "text"  `text`  1  -1.5  true  false  nil  (pipeline)
+
+Values print as Go prints them: `[a b]`, `map[key:value]`, but what is not there prints as nothing. A field that a
+record does not have is an error, not silence. What else Go has (define, template, block, break, methods) is refused.
+Source: the documentation of Go's text/template.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lamina.cli import template_functions as functions
+from lamina.cli.template_functions import is_true, show
+from lamina.cli.template_parser import (
+    Action,
+    Assign,
+    Call,
+    Field,
+    Literal,
+    Node,
+    Pipeline,
+    Range,
+    Text,
+    Variable,
+    With,
+    parse,
+)
 from lamina.errors import InvalidInput
 
-_PART = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
 
 
@@ -27,98 +50,183 @@ def check(text: str) -> str:
     try:
         Template(text)
     except InvalidInput as error:
-        raise ValueError(error.message) from None
+        raise ValueError(error.message.removeprefix("--format: ")) from None
     return text
 
 
 class Template:
-    """A parsed template. `render` gives the line of one record; `headings` those of a `table` template."""
+    """A parsed template. `render` gives the line of one record; `headings` those of a `table` template.
+
+    Raises InvalidInput for what is not understood.
+    """
 
     def __init__(self, text: str) -> None:
         self.is_table = text.startswith("table ")
-        body = text.removeprefix("table ") if self.is_table else text
-        for typed, meant in _ESCAPES.items():
-            body = body.replace(typed, meant)
-        self.parts: list[str | list[str]] = []
-        for number, piece in enumerate(_PART.split(body)):
-            if "{{" in piece and not number % 2:
-                raise InvalidInput(
-                    f"--format: {piece[piece.index('{{') :]} is not closed", remedy="write {{.Names}}"
-                )
-            self.parts.append(_action(piece) if number % 2 else piece)
+        self.nodes = parse(text.removeprefix("table ") if self.is_table else text, _unescaped)
 
-    def render(self, record: Mapping[str, Any]) -> str:
+    def render(self, record: Any) -> str:
         """The record as the template says; raises InvalidInput for a field it does not have."""
-        return "".join(part if isinstance(part, str) else _say(evaluate(part, record)) for part in self.parts)
+        return self._run(record, functions.FUNCTIONS)
 
     def headings(self) -> str:
         """The template with every field's name in its place, as docker heads such tables."""
-        named = [part if isinstance(part, str) else _heading(part[-1]) for part in self.parts]
-        return "".join(named)
+        return self._run(_Heading(""), functions.OF_HEADINGS)
+
+    def _run(self, record: Any, known: Mapping[str, Callable[..., Any]]) -> str:
+        run = _Run(record, known)
+        try:
+            run.all(self.nodes, record)
+        except RecursionError:
+            raise InvalidInput("--format: too much in one another") from None
+        return "".join(run.out)
 
 
-def _action(inside: str) -> list[str]:
-    words = _WORD.findall(inside.strip().strip("-"))
-    known = len(words) == 1 or (words and words[0] in FUNCTIONS)
-    if not known or not any(word.startswith(".") for word in words):
-        raise InvalidInput(
-            f"--format: {{{{{inside}}}}} is not understood",
-            remedy="fields such as {{.Names}} and {{json .}} are; the whole record is --format json",
-        )
-    return words
+def _unescaped(text: str) -> str:
+    """What a shell leaves of a tabulator in single quotes, as docker takes it."""
+    for typed, meant in _ESCAPES.items():
+        text = text.replace(typed, meant)
+    return text
 
 
-def evaluate(words: Sequence[str], record: Mapping[str, Any]) -> Any:
-    """The value of one action: a field, or a function of one."""
-    if len(words) == 1:
-        return field(words[0], record)
-    arguments = [_argument(word, record) for word in words[1:]]
-    try:
-        return FUNCTIONS[words[0]](*arguments)
-    except (TypeError, IndexError):
-        raise InvalidInput(f"--format: {{{{{' '.join(words)}}}}}: wrong arguments for {words[0]}") from None
+class _Heading(str):
+    """Stands for a record, or a field of one, while the headings of a table are made."""
+
+    __slots__ = ()
+
+    def field(self, name: str) -> _Heading:
+        """`.RunningFor` is headed RUNNING FOR."""
+        return _Heading(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper())
 
 
-def _argument(word: str, record: Mapping[str, Any]) -> Any:
-    return json.loads(word) if word[0] == '"' else int(word) if word.isdecimal() else field(word, record)
+class _Run:
+    """One execution: what was written, and what variables are."""
+
+    def __init__(self, record: Any, known: Mapping[str, Callable[..., Any]]) -> None:
+        self.out: list[str] = []
+        self._scopes: list[dict[str, Any]] = [{"$": record}]
+        self._known = known
+
+    def all(self, nodes: Sequence[Node], dot: Any) -> None:
+        for node in nodes:
+            if isinstance(node, Text):
+                self.out.append(node.text)
+            elif isinstance(node, Action):
+                self.out.append(show(self.value(node.pipeline, dot)))
+            elif isinstance(node, Assign):
+                self._assign(node, dot)
+            elif isinstance(node, Range):
+                self._range(node, dot)
+            else:
+                self._branch(node, dot)
+
+    def _branch(self, node: With, dot: Any) -> None:
+        """if and with: they differ in what the dot is inside."""
+        with _Scope(self._scopes):
+            value = self.value(node.pipeline, dot)
+            if node.variable:
+                self._scopes[-1][node.variable] = value
+            if is_true(value):
+                self.all(node.then, value if node.dots else dot)
+            else:
+                self.all(node.otherwise, dot)
+
+    def _range(self, node: Range, dot: Any) -> None:
+        value = self.value(node.pipeline, dot)
+        if isinstance(value, _Heading):
+            items: list[tuple[Any, Any]] = [("", value)]
+        elif isinstance(value, Mapping):
+            items = sorted(value.items())
+        elif isinstance(value, (list, tuple)):
+            items = list(enumerate(value))
+        elif value is None:
+            items = []
+        else:
+            raise InvalidInput(f"--format: {{{{range}}}} of {show(value)[:60]!r}, which is no list")
+        for key, one in items:
+            with _Scope(self._scopes) as scope:
+                if node.key:
+                    scope[node.key] = key
+                if node.variable:
+                    scope[node.variable] = one
+                self.all(node.then, one)
+        if not items:
+            self.all(node.otherwise, dot)
+
+    def _assign(self, node: Assign, dot: Any) -> None:
+        value = self.value(node.pipeline, dot)
+        if node.declares:
+            self._scopes[-1][node.name] = value
+            return
+        for scope in reversed(self._scopes):
+            if node.name in scope:
+                scope[node.name] = value
+                return
+
+    # -- values
+
+    def value(self, pipeline: Pipeline, dot: Any) -> Any:
+        """What a pipeline gives."""
+        result: Any = None
+        for number, call in enumerate(pipeline.calls):
+            last = [result] if number else []
+            result = self._call(call, dot, last)
+        return result
+
+    def _call(self, call: Call, dot: Any, last: list[Any]) -> Any:
+        if not call.name:
+            return self._operand(call.arguments[0], dot)
+        if call.name in ("and", "or"):
+            return self._junction(call, dot, last)
+        given = [self._operand(one, dot) for one in call.arguments] + last
+        try:
+            return self._known[call.name](*given)
+        except InvalidInput:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, MemoryError):
+            said = " ".join(show(one)[:40] for one in given)
+            raise InvalidInput(f"--format: {call.name} {said}".rstrip() + ": wrong arguments") from None
+
+    def _junction(self, call: Call, dot: Any, last: list[Any]) -> Any:
+        """and, or: the first that decides; what follows is not looked at."""
+        value: Any = None
+        for number, one in enumerate((*call.arguments, *last)):
+            value = one if number >= len(call.arguments) else self._operand(one, dot)
+            if is_true(value) == (call.name == "or"):
+                break
+        return value
+
+    def _operand(self, operand: Any, dot: Any) -> Any:
+        if isinstance(operand, Literal):
+            return operand.value
+        if isinstance(operand, Pipeline):
+            return self.value(operand, dot)
+        if isinstance(operand, Variable):
+            return next(scope[operand.name] for scope in reversed(self._scopes) if operand.name in scope)
+        assert isinstance(operand, Field)
+        return _field(dot if operand.of is None else self._operand(operand.of, dot), operand.names)
 
 
-def _index(value: Any, *keys: Any) -> Any:
-    """As in Go: what a mapping does not have is nothing; what a list does not have is an error."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None if value is None else value[key]
-    return value
+class _Scope:
+    """The variables of a block."""
+
+    def __init__(self, scopes: list[dict[str, Any]]) -> None:
+        self._scopes = scopes
+
+    def __enter__(self) -> dict[str, Any]:
+        self._scopes.append({})
+        return self._scopes[-1]
+
+    def __exit__(self, *_: object) -> None:
+        self._scopes.pop()
 
 
-def field(path: str, record: Any) -> Any:
-    """`.State.Status` in nested mappings; `.` is everything."""
-    value = record
-    for name in filter(None, path.split(".")):
+def _field(value: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        if isinstance(value, _Heading):
+            value = value.field(name)
+            continue
         if not isinstance(value, Mapping) or name not in value:
             known = ", ".join(f".{key}" for key in value) if isinstance(value, Mapping) else "nothing"
-            raise InvalidInput(f"--format: there is no field {path}", remedy=f"there is {known}")
+            raise InvalidInput(f"--format: there is no field .{'.'.join(names)}", remedy=f"there is {known}")
         value = value[name]
     return value
-
-
-def _say(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _heading(path: str) -> str:
-    """`.RunningFor` is headed RUNNING FOR."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.rpartition(".")[2]).upper()
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "json": lambda value: json.dumps(value, ensure_ascii=False, default=str),
-    "upper": lambda value: _say(value).upper(),
-    "lower": lambda value: _say(value).lower(),
-    "join": lambda values, between: between.join(map(_say, values)),
-    "len": lambda value: len(value),
-    "index": _index,
-}

@@ -1,18 +1,15 @@
-"""A container's log, written out: by time, by its last lines, with the time of each line."""
+"""A container's log, written out: with the time of each line, and what the driver noted with it."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from lamina.cli.when import timestamp
+from lamina.cli.when import nanoseconds
 
 if TYPE_CHECKING:
     from typing import Protocol
-
-    from lamina.engine import Container
 
     class LogEntry(Protocol):
         """What `Container.logs` gives."""
@@ -24,60 +21,44 @@ if TYPE_CHECKING:
         @property
         def data(self) -> bytes: ...
         @property
-        def end(self) -> int: ...
+        def attributes(self) -> tuple[tuple[str, str], ...]: ...
 
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
 
-class Transcript:
-    """How to write a log. *since* and *until* are seconds since 1970."""
+def write(entries: Iterable[LogEntry], *, timestamps: bool, details: bool) -> None:
+    """Write *entries* out, each as soon as it comes."""
+    if timestamps or details:
+        for stream, line in _lines(entries, timestamps, details):
+            put(stream, line)
+    else:
+        for entry in entries:  # as it was written: half a line is half a line
+            put(entry.stream, entry.data)
 
-    def __init__(self, timestamps: bool, since: float | None, until: float | None) -> None:
-        self.timestamps, self.since, self.until = timestamps, since, until
 
-    def write(self, container: Container, tail: int | None, follow: bool) -> None:
-        """Write what is there, or the last *tail* lines of it, then what comes, if *follow*."""
-        written = 0
-        if tail is not None:
-            entries = list(container.logs())
-            written = entries[-1].end if entries else 0
-            for stream, line in deque(self._lines(entries), maxlen=tail):
-                put(stream, line)
-        rest = (entry for entry in container.logs(follow=follow) if entry.end > written)
-        if tail is not None and not follow:
-            return
-        for stream, piece in self._lines(rest) if self.timestamps else self._pieces(rest):
-            put(stream, piece)
+def _lines(entries: Iterable[LogEntry], timestamps: bool, details: bool) -> Iterator[tuple[str, bytes]]:
+    """Whole lines, each stream's put together on its own; what is said of a line is of its beginning."""
+    begun: dict[str, tuple[bytes, bytes]] = {}
+    for entry in entries:
+        said = _said(entry, timestamps, details)
+        head, before = begun.pop(entry.stream, (said, b""))
+        *lines, rest = (before + entry.data).split(b"\n")
+        for line in lines:
+            yield entry.stream, head + line + b"\n"
+            head = said
+        if rest:
+            begun[entry.stream] = (head, rest)
+    for stream, (head, rest) in begun.items():
+        yield stream, head + rest
 
-    def _wanted(self, entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
-        for entry in entries:
-            moment = entry.time_ns / 1e9
-            if self.until is not None and moment > self.until:
-                return
-            if self.since is None or moment >= self.since:
-                yield entry
 
-    def _pieces(self, entries: Iterable[LogEntry]) -> Iterator[tuple[str, bytes]]:
-        """As it was written: half a line is half a line."""
-        return ((entry.stream, entry.data) for entry in self._wanted(entries))
-
-    def _lines(self, entries: Iterable[LogEntry]) -> Iterator[tuple[str, bytes]]:
-        """Whole lines, each stream's put together on its own; the time of a line is that of its beginning."""
-        begun: dict[str, tuple[int, bytes]] = {}
-        for entry in self._wanted(entries):
-            since, before = begun.pop(entry.stream, (entry.time_ns, b""))
-            *lines, rest = (before + entry.data).split(b"\n")
-            for line in lines:
-                yield entry.stream, self._stamped(since, line) + b"\n"
-                since = entry.time_ns
-            if rest:
-                begun[entry.stream] = (since, rest)
-        for stream, (since, rest) in begun.items():
-            yield stream, self._stamped(since, rest)
-
-    def _stamped(self, time_ns: int, line: bytes) -> bytes:
-        return f"{timestamp(time_ns / 1e9)} ".encode() + line if self.timestamps else line
+def _said(entry: LogEntry, timestamps: bool, details: bool) -> bytes:
+    """What comes before a line, as docker has it."""
+    said = f"{nanoseconds(entry.time_ns)} " if timestamps else ""
+    if details:
+        said += ",".join(f"{key}={text}" for key, text in entry.attributes) + " "
+    return said.encode("utf-8", "replace")
 
 
 def put(stream: str, data: bytes) -> None:

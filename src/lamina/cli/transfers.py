@@ -76,6 +76,8 @@ class Transfer:
                 self._whole(kind, facts)
             elif self._bars is not None:
                 self._draw(kind, identity, facts)
+            elif kind == "retrying":
+                self._say_retry(f"{_short(identity)}: ", facts)
             elif self.plainly and (word := self.words.get(kind)):
                 self._say(f"{_short(identity)}: {word}")
 
@@ -90,7 +92,9 @@ class Transfer:
                 say(f"warning: {text}")
 
     def _whole(self, kind: str, facts: dict[str, Any]) -> None:
-        if kind == "resolving":
+        if kind == "retrying":
+            self._say_retry("", facts)
+        elif kind == "resolving":
             self._say(f"{self.doing} {facts.get('reference', '')}")
         elif kind == "done" and facts.get("digest") and self.verb == "Pull":
             said = [f"Digest: {facts['digest']}"]
@@ -104,6 +108,11 @@ class Transfer:
             else:
                 for line in said:
                     self._say(line)
+
+    def _say_retry(self, whose: str, facts: dict[str, Any]) -> None:
+        """Once for each pause: `left` counts down, for those who can draw it."""
+        if facts["left"] == facts["seconds"]:
+            self._say(f"{whose}{_retrying(facts)} ({facts['reason']})")
 
     def _say(self, text: str) -> None:
         from lamina.cli.quoting import harmless
@@ -138,8 +147,17 @@ class Transfer:
             self._bars.update(task, total=total, completed=total, state=self.words[kind])
             if kind != "done":  # nothing was moved
                 self._bars.update(task, sized=False)
+        elif kind == "retrying":
+            self._bars.update(task, state=_retrying(facts))
+            self._moving.discard(identity)  # when it moves again, that is said
         elif kind in self.words:
             self._bars.update(task, state=self.words[kind])
+
+
+def _retrying(facts: dict[str, Any]) -> str:
+    """docker's words."""
+    left = facts["left"]
+    return f"Retrying in {left} second{'' if left == 1 else 's'}"
 
 
 def _short(identity: str) -> str:

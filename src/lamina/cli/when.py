@@ -6,8 +6,9 @@ import re
 from datetime import UTC, datetime, timedelta
 
 _UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_UNIX = re.compile(r"-?\d+(\.\d*)?", re.ASCII)
 
 
 def lasting(seconds: float) -> str:
@@ -38,6 +39,12 @@ def timestamp(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def nanoseconds(moment_ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 in UTC with nine digits, as docker says it."""
+    seconds, rest = divmod(moment_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
 def moment(text: str) -> float:
     """A point in time as docker's --since takes it: `10m`, `1h30m` (before now), a Unix time, or RFC 3339.
 
@@ -46,10 +53,8 @@ def moment(text: str) -> float:
     if text and not _DURATION.sub("", text):
         before = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
         return (datetime.now(UTC) - timedelta(seconds=before)).timestamp()
-    try:
+    if _UNIX.fullmatch(text):
         return float(text)
-    except ValueError:
-        pass
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:

@@ -21,6 +21,7 @@ from lamina.image.archive.writing import Layout, Tar
 from lamina.image.pack import pack_tree
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import parse
+from lamina.image.tar.limits import given
 from lamina.linux.fd import Fd
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.container import Container
-    from lamina.engine.engine import Source
+    from lamina.engine.engine import LayerLimits, Source
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform
+    from lamina.image.tar.limits import Limits
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -44,11 +46,17 @@ if TYPE_CHECKING:
 FORMS = ("docker-archive", "oci-archive", "oci-dir")
 
 
-def load(store: Store, source: Source, platform: str | None, events: Events | None) -> list[Image]:
+def load(
+    store: Store,
+    source: Source,
+    platform: str | None,
+    events: Events | None,
+    limits: LayerLimits | None = None,
+) -> list[Image]:
     """See `Engine.load`."""
-    wanted = _platform(platform)
-    with _members(store, source) as members:
-        records = loading.load(store, members, wanted, events, unpacking())
+    wanted, allowed = _platform(platform), given(wanted=limits)
+    with _members(store, source, allowed) as members:
+        records = loading.load(store, members, wanted, events, unpacking(allowed))
     note(store, *[event("image", "load", f"sha256:{record.id}") for record in records])
     within_limit(store, [record.id for record in records], events)
     return [of_record(store, record) for record in records]
@@ -98,6 +106,7 @@ def import_(
     message: str,
     platform: str | None,
     events: Events | None,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Engine.import_`."""
     wanted = _platform(platform)
@@ -105,7 +114,7 @@ def import_(
     with _opened(source) as descriptor:
         record = import_flat(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
-            unpacking=unpacking(),
+            unpacking=unpacking(given(wanted=limits)),
         )  # fmt: skip
     _note_import(store, record)
     within_limit(store, [record.id], events)
@@ -119,6 +128,7 @@ def from_directory(
     changes: Sequence[str],
     message: str,
     platform: str | None,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Engine.from_directory`. One thread packs, this one unpacks: nothing is kept in between."""
     wanted = _platform(platform)
@@ -134,7 +144,7 @@ def from_directory(
         try:
             record = import_flat(
                 store, Reading(reading), canonical, changes=changes, message=said, platform=wanted,
-                unpacking=unpacking(), before=packer.check,
+                unpacking=unpacking(given(wanted=limits)), before=packer.check,
             )  # fmt: skip
         except BaseException:
             reading.close()
@@ -253,12 +263,12 @@ class Reading:
 
 
 @contextmanager
-def _members(store: Store, source: Source) -> Iterator[Members]:
+def _members(store: Store, source: Source, limits: Limits) -> Iterator[Members]:
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         with Directory(os.fspath(source)) as directory:
             yield directory
         return
-    with _opened(source) as descriptor, Archive(store, descriptor) as archive:
+    with _opened(source) as descriptor, Archive(store, descriptor, limits) as archive:
         yield archive
 
 

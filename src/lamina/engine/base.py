@@ -12,7 +12,7 @@ from lamina.engine.accounts import reader
 from lamina.engine.places import Base, HostImage, Place
 from lamina.engine.translate import ImageConfig
 from lamina.errors import Corrupt, InvalidInput, Unsupported
-from lamina.overlay.spec import top_first
+from lamina.overlay.spec import MOST_LAYERS, top_first
 from lamina.store.layers import tree_of
 
 TYPE_CHECKING = False
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
-MOST_LAYERS = 500  # OVL_MAX_STACK in fs/overlayfs/params.h
 # kept in the record of a container, for what has no part in a start
 KEPT = ("exposed_ports", "stop_signal", "healthcheck", "shell")
 
 
 def stored(store: Store, record: ImageRecord, *, rootless: bool, maps: Callable[[], Maps | None]) -> Base:
     """The image *record*, whose layers must be held. Raises Corrupt when one is missing, Unsupported, InvalidInput."""
-    lowers = top_first([tree_of(store, layer) for layer in record.layers]) or (store.empty,)
+    trees = [tree_of(store, layer) for layer in record.layers]
+    lowers = top_first(trees) or (store.empty,)
     if len(lowers) > MOST_LAYERS:
         raise Unsupported(
             f"run image {record.id[:12]}: it has {len(lowers)} layers, and an overlay takes {MOST_LAYERS}",
-            remedy="export a container of fewer layers and import that",
+            remedy="build it with fewer: 'podman build --squash-all', or several commands in one RUN",
         )
-    for layer, lower in zip(record.layers, reversed(lowers), strict=False):
-        if not os.path.isdir(lower):
+    for layer, tree in zip(record.layers, trees, strict=True):
+        if not os.path.isdir(tree):
             raise Corrupt(
                 f"run image {record.id[:12]}: its layer {layer[:12]} is not there",
                 remedy="pull or load the image again; 'lamina system check' finds what else is missing",

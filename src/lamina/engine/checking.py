@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
+NEVER = ("no", 0)
+LOGGING = ("log_driver", "log_opt")
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
@@ -27,6 +29,7 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
     Raises InvalidInput or Unsupported, naming the option; TypeError for one that does not exist.
     """
     checked: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for key, given in asked.items():
         if key in FLAGS:
             checked[key] = bool(given)
@@ -35,7 +38,7 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
         elif key == "pull":
             checked[key] = _pull(given)
         else:
-            from lamina.engine.notation import READERS, read_cpus, read_env, read_security
+            from lamina.engine.notation import READERS, read_cpus, read_env
 
             if key == "env":
                 checked["env"] = read_env(given, os.environ if environ is None else environ)
@@ -51,14 +54,27 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
                 from lamina.engine.mount_notation import read_volumes_from
 
                 checked[key] = read_volumes_from(given)
-            elif key == "security_opt":
-                checked["new_privileges"] = read_security(given)
+            elif key in LOGGING:
+                if "log" not in checked:
+                    from lamina.engine.logging import read_log_options
+
+                    checked["log"] = read_log_options(*map(asked.get, LOGGING))
             else:
-                raise TypeError(f"run() got an unexpected keyword argument {key!r}")
+                rest[key] = given
+    if rest:
+        from lamina.engine.further import KEYS, read_further
+
+        if unknown := rest.keys() - KEYS:
+            raise TypeError(f"run() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        checked["further"], checked["new_privileges"] = read_further(rest)
     if checked.get("volumes"):
         from lamina.engine.mount_notation import check_targets
 
         check_targets(checked["volumes"])
+    if checked.get("rm") and checked.get("restart", NEVER) != NEVER:
+        raise InvalidInput(
+            "run: --rm and --restart contradict each other: what is removed is not started again"
+        )
     return Options(**checked)
 
 

@@ -7,26 +7,29 @@ import time
 
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt, Unsupported
-from lamina.store.containers import no_such
+from lamina.errors import Conflict, Corrupt, NotFound, Unsupported
 from lamina.store.events import about, note
 from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Unpack
 
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
+    from lamina.engine.attaching import Wanted
+    from lamina.engine.completed import Completed
+    from lamina.engine.engine import Command, Stream
+    from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.root import Store
-    from lamina.supervisor.log import LogEntry
+    from lamina.supervisor.client import Attached
+    from lamina.supervisor.logs import LogEntry
 
 # how long a forced removal waits for the engine of a killed container to let go
 PATIENCE = 15.0
-FOLLOW_EVERY = 0.1
 
 
 class Container:
@@ -100,15 +103,33 @@ class Container:
 
     @property
     def state(self) -> str:
-        """ "created", "running", "exited", or "dead" (its engine was killed)."""
-        if not self._home.exists():
-            raise no_such(self._home.short_id)
-        return self._home.state()
+        """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
+        from lamina.engine.settling import state_of
+
+        return state_of(self._home)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, is paused, or is about to be started again."""
+        from lamina.store.containers import LIVING
+
+        return self.state in LIVING
+
+    @property
+    def restarts(self) -> int:
+        """How often its restart policy has started it again since somebody started it."""
+        found = self._home.read("exit") or self._home.read("state") or {}
+        return int(found.get("restarts") or 0)
+
+    @property
+    def failure(self) -> str:
+        """Why its last start failed; "" if it did not."""
+        return str((self._home.read("failed") or {}).get("message", ""))
 
     @property
     def exit_code(self) -> int | None:
         """The exit status, 128 + n after signal n; None while there is none."""
-        end = self._home.read("exit")
+        end = self._home.read("exit") or self._home.read("failed")
         return None if end is None else int(end["status"])
 
     @property
@@ -134,21 +155,92 @@ class Container:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
         return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
 
+    # -- being attached to it
+
+    def attach(self, wanted: Wanted | None = None) -> Attached:
+        """Show here what it writes, and let it read what is typed here, until it ends or the detach keys are typed. For
+        the main thread of a command: its terminal and its signals are the container's meanwhile.
+        """
+        from lamina.engine.attaching import Wanted, attach
+
+        return attach(self._home, wanted or Wanted())
+
+    def start_attached(
+        self, wanted: Wanted | None = None, on_warnings: Callable[[list[str]], None] | None = None
+    ) -> Attached:
+        """Start it, attached from before its first instruction on. As `attach`."""
+        from lamina.engine.attaching import Wanted, start_attached
+
+        return start_attached(self._home, wanted or Wanted(), on_warnings)
+
+    # -- further processes
+
+    def exec(
+        self,
+        command: Command,
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        input: bytes | str | None = None,
+        capture_output: bool = False,
+        text: bool = False,
+        encoding: str | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        forward_signals: bool = False,
+        **options: Unpack[ExecOptions],
+    ) -> Completed:
+        """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
+
+        `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
+        Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
+        """
+        from lamina.engine.engine import completed, streams_of, words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import execute
+
+        asked, words = checked(options), words_of(command, "exec")
+        io = streams_of(
+            stdin, stdout, stderr, input, capture_output, encoding, timeout, forward_signals, asked.interactive,
+            "exec",
+        )  # fmt: skip
+        return completed(lambda: execute(self._home, words, asked, io), text, encoding, check=check)
+
+    def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
+        """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
+        from lamina.engine.engine import words_of
+        from lamina.engine.executing import check as checked
+        from lamina.engine.executing import detach
+
+        return detach(self._home, words_of(command, "exec"), checked(options))
+
     # -- what it wrote
 
-    def logs(self, *, follow: bool = False) -> Iterator[LogEntry]:
-        """What it wrote, oldest first; with *follow* also what it still writes, until it ends."""
-        from lamina.supervisor.log import read_log
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Iterator[LogEntry]:
+        """What it wrote, oldest first, or the last *tail* lines of it; with *follow* also what it still writes, until
+        it ends. *since* and *until* are seconds since 1970.
 
-        path, seen = self._home.path + b"/log", 0
-        while True:
-            running = follow and self.state == "running"  # before reading: what comes after is read next time
-            for entry in read_log(path, seen):
-                seen = entry.end
-                yield entry
-            if not running:
-                return
-            time.sleep(FOLLOW_EVERY)
+        Raises Unsupported where its driver keeps nothing, NotFound where its log is gone, Corrupt.
+        """
+        from lamina.engine.logging import log_of
+
+        log = log_of(self._home, self._home.asked())
+
+        def goes_on() -> bool:
+            try:
+                return self.is_alive
+            except NotFound:  # it has ended, and with that it was removed
+                return False
+
+        return log.read(goes_on if follow else None, since=since, until=until, tail=tail)
 
     # -- what it did
 
@@ -271,6 +363,50 @@ class Container:
             raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
         return moment
 
+    # -- its life
+
+    def start(self) -> list[str]:
+        """Start its command, unless it runs; warnings that are new. It lives on when this program ends.
+
+        Raises Conflict for one that is paused, or was `run` in the foreground; and what `Engine.run` raises.
+        """
+        from lamina.engine.life import start
+
+        return start(self._home)
+
+    def stop(self, timeout: float | None = None, signal: str | int | None = None) -> None:
+        """Ask its command to end, with *signal* (default: its stop signal), and kill everything of it after *timeout*
+        seconds (default: its own, else 10; negative: never). Nothing happens where it does not run.
+        """
+        from lamina.engine.life import stop
+
+        stop(self._home, timeout, signal)
+
+    def kill(self, signal: str | int = "KILL") -> None:
+        """Send *signal* to its first process. Raises Conflict where it does not run."""
+        from lamina.engine.life import kill
+
+        kill(self._home, signal)
+
+    def restart(self, timeout: float | None = None, signal: str | int | None = None) -> list[str]:
+        """Stop it, if it runs, and start it; warnings that are new."""
+        from lamina.engine.life import restart
+
+        return restart(self._home, timeout, signal)
+
+    def wait(self) -> int:
+        """Wait until it has ended; its exit status, 0 for one that never ran."""
+        from lamina.engine.life import wait
+
+        return wait(self._home)
+
+    def rename(self, name: str) -> None:
+        """Call it *name*. Raises Conflict where another has that name."""
+        from lamina.engine.life import rename
+
+        rename(self._home, name)
+        self._asked = None
+
     # -- its end
 
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
@@ -279,9 +415,14 @@ class Container:
         Raises Conflict when it runs; with *force* it is killed then.
         """
         from lamina.engine.discard import discard
+        from lamina.engine.settling import wake_supervisor
 
         with _Held(self._home, "remove", kill=force):
+            self._asked = None  # it may have been renamed
+            state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
+            if state is not None:  # there may be somebody who waits for its owner's end to remove it
+                wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
 
 
@@ -292,8 +433,10 @@ class _Held:
         self._home, self._verb, self._kill = home, verb, kill
 
     def __enter__(self) -> None:
+        from lamina.engine.settling import hold
+
         home = self._home
-        if not home.hold():
+        if not hold(home):
             if not self._kill:
                 raise Conflict(
                     f"{self._verb} container {home.short_id}: it is running, or in use by another command",
@@ -312,6 +455,9 @@ class _Held:
 
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
+        from lamina.engine.life import wake
+
+        wake(self._home)
         home, deadline = self._home, time.monotonic() + PATIENCE
         while True:
             state = home.read("state")

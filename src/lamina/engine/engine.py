@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.options import RunOptions
+    from lamina.engine.options import LifeOptions, RunOptions
+    from lamina.engine.run import Io
     from lamina.engine.storage import Storage
+    from lamina.image.registry.search import Repository
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
     Stream = int | HasFileno | None
+    LayerLimits = Mapping[str, int | str]  # {"size": "1t"}
     Source = str | PathLike[str] | int | HasFileno
     Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
 
@@ -102,49 +105,77 @@ class Engine:
         Unsupported, KernelError and others below LaminaError.
         """
         from lamina.engine.checking import check_options
-        from lamina.engine.run import Hooks, Io, run
+        from lamina.engine.run import Hooks, run
 
         checked = check_options(options)
-        words = _words(command)
-        if capture_output:
-            if stdout is not None or stderr is not None:
-                raise InvalidInput("run: capture_output and stdout or stderr contradict each other")
-            stdout = stderr = PIPE
-        if input is not None and stdin is not None:
-            raise InvalidInput("run: input and stdin contradict each other")
-        if stdin is None and not checked.interactive:
-            stdin = DEVNULL
-        io = Io(
-            stdin=_descriptor(stdin),
-            stdout=_descriptor(stdout),
-            stderr=_descriptor(stderr),
-            data=_encoded(input, encoding),
-            timeout=timeout,
-            forward_signals=forward_signals,
+        words = words_of(command)
+        io = streams_of(
+            stdin,
+            stdout,
+            stderr,
+            input,
+            capture_output,
+            encoding,
+            timeout,
+            forward_signals,
+            checked.interactive,
         )
-        if timeout is not None and not timeout >= 0:
-            raise InvalidInput(f"run: timeout {timeout} is not a number of seconds")
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
-        try:
-            done = run(self.store, image, words, checked, io, hooks)
-        except Exception as error:
-            if text or encoding:
-                _decode_partial(error, encoding)
-            raise
-        if text or encoding:
-            done = _decoded(done, encoding)
-        if check:
-            done.check_returncode()
-        return done
+        return completed(
+            lambda: run(self.store, image, words, checked, io, hooks), text, encoding, check=check
+        )
+
+    def create(
+        self,
+        image: str,
+        command: Command = (),
+        *,
+        owner: int | None = None,
+        stdin_once: bool = False,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
+        **options: Unpack[LifeOptions],
+    ) -> Container:
+        """Make a container over *image* that executes *command* once it is started (`Container.start`).
+
+        `**options` are those of `docker create`; see LifeOptions. With the `lifetime` "owner" it ends, and is removed,
+        when the process *owner* ends (default: this one). With *stdin_once*, and `interactive`, the end of input of who
+        attaches is its own; else that never ends. Raises as `run` does.
+        """
+        from lamina.engine.checking import check_options
+        from lamina.engine.container import Container
+        from lamina.engine.creating import create
+        from lamina.engine.run import Hooks
+
+        checked = check_options(options)
+        self._sweep()
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
+        owner = os.getpid() if owner is None else owner
+        return Container(
+            create(self.store, image, words_of(command), checked, hooks, owner=owner, stdin_once=stdin_once)
+        )
+
+    def start(
+        self,
+        image: str,
+        command: Command = (),
+        **options: Any,
+    ) -> Container:
+        """Make a container and start it: `docker run -d`. Arguments as of `create`.
+
+        Where the start fails, a container that is not to be removed stays, "created". Raises as `run` does.
+        """
+        container = self.create(image, command, **options)
+        container.start()
+        return container
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
-        from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
         from lamina.runtime.launch import plan
-        from lamina.runtime.seccomp.cache import default_filter
 
         checked = check_options(options)
         record = None
@@ -154,9 +185,8 @@ class Engine:
             record = find(self.store, image)
         identity = "0" * 64
         home = self.store.containers + b"/" + identity.encode()
-        drawn = design(self.store, identity, home, record, _words(command), checked, DEVNULL)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
-        return plan(drawn.bundle, seccomp=seccomp, to_come=to_come(drawn))
+        drawn = design(self.store, identity, home, record, words_of(command), checked, DEVNULL)
+        return plan(drawn.bundle, seccomp=drawn.seccomp(self.store), to_come=to_come(drawn))
 
     def container(self, reference: str) -> Container:
         """The container with that name, id, or unique beginning of an id. Raises NotFound, InvalidInput."""
@@ -179,7 +209,7 @@ class Engine:
         for identity in identities(self.store):
             container = Container(Home(self.store, identity))
             try:
-                if all or container.state == "running":
+                if all or container.is_alive:
                     found.append((container.created, container))
             except NotFound:
                 continue  # removed meanwhile, or not yet written down
@@ -202,6 +232,16 @@ class Engine:
 
         return events(self.store, since, until, filters)
 
+    def prune_containers(
+        self, *, before: float | None = None, labels: Sequence[str] = (), without: Sequence[str] = ()
+    ) -> tuple[list[str], int]:
+        """Remove the containers that do not run: those made *before* that time (seconds since 1970), which have all of
+        *labels* (KEY or KEY=VALUE) and none of those *without*. Their ids, and how many bytes became free.
+        """
+        from lamina.engine.pruning import prune_containers
+
+        return prune_containers(self.containers(all=True), before, labels, without)
+
     # -- images
 
     def pull(
@@ -211,18 +251,22 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> str:
         """Fetch the image *name* from its registry, unpack it and give it that name, whose full form is returned.
 
         *platform* is such as "linux/arm64"; this machine's unless given. *keep_blobs*: the compressed layers are kept
-        as well. *tls_verify* False: whoever answers is believed. *on_event* is called with a word and facts by name,
+        as well. *tls_verify* False: whoever answers is believed. *limits* are of each layer, {"size": "1t"}: see
+        docs/layers.md for their names. *on_event* is called with a word and facts by name,
         from several threads but one at a time: see `lamina.image.transfer.events`. Raises NotFound,
         InvalidReference, RegistryError.
         """
         from lamina.engine.pulling import pull
 
-        return pull(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)[1]
+        return pull(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )[1]
 
     def pull_all(
         self,
@@ -231,12 +275,15 @@ class Engine:
         platform: str | None = None,
         keep_blobs: bool = False,
         tls_verify: bool = True,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[str]:
         """Fetch every tag of the repository *name*, as `pull`; their full names."""
         from lamina.engine.pulling import pull_all
 
-        return pull_all(self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify)
+        return pull_all(
+            self.store, name, platform, on_event, keep_blobs=keep_blobs, tls_verify=tls_verify, limits=limits
+        )
 
     def push(self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None) -> str:
         """Send the image *name* to where the name says; its digest there. Events as of `pull`.
@@ -246,6 +293,15 @@ class Engine:
         from lamina.engine.pulling import push
 
         return push(self.store, name, on_event, tls_verify=tls_verify)
+
+    def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
+        """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
+
+        Raises InvalidInput, RegistryError, Unsupported for a registry that cannot be searched.
+        """
+        from lamina.engine.pulling import search
+
+        return search(text, limit, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""
@@ -276,13 +332,23 @@ class Engine:
 
         return remove(self.store, reference, force=force, prune=prune)
 
-    def prune_images(self, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+    def prune_images(
+        self,
+        *,
+        everything: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
+    ) -> tuple[list[tuple[str, str]], int]:
         """Remove the images without a name, with *everything* all that no container uses; what was done, as of
-        `remove_image`, and how many bytes became free.
+        `remove_image`, and how many bytes became free. Only those made before *until* (seconds since 1970), that have
+        all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         from lamina.engine.images import prune
 
-        return prune(self.store, everything=everything)
+        return prune(
+            self.store, everything=everything, until=until, labels=labels, without_labels=without_labels
+        )
 
     def history(self, reference: str) -> list[Step]:
         """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
@@ -315,15 +381,17 @@ class Engine:
         source: Source,
         *,
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> list[Image]:
         """Read every image of an archive, a file object or descriptor of one, or of an OCI layout directory.
 
-        Raises InvalidInput for what is none, Corrupt for what is damaged.
+        *limits*: see `pull`; they bound a compressed archive as well. Raises InvalidInput for what is none, Corrupt for
+        what is damaged.
         """
         from lamina.engine.archives import load
 
-        return load(self.store, source, platform, on_event)
+        return load(self.store, source, platform, on_event, limits)
 
     def save(
         self,
@@ -350,15 +418,17 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
         on_event: Callable[..., None] | None = None,
     ) -> Image:
-        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile.
+        """Make an image of one layer from a tar archive of a root file system. *changes* as in a Dockerfile; *limits*:
+        see `pull`.
 
         Raises InvalidInput, Corrupt.
         """
         from lamina.engine.archives import import_
 
-        return import_(self.store, source, name, changes, message, platform, on_event)
+        return import_(self.store, source, name, changes, message, platform, on_event, limits)
 
     def from_directory(
         self,
@@ -368,11 +438,15 @@ class Engine:
         changes: Sequence[str] = (),
         message: str = "",
         platform: str | None = None,
+        limits: LayerLimits | None = None,
     ) -> Image:
-        """Make an image of one layer from a directory with a root file system. Raises InvalidInput, KernelError."""
+        """Make an image of one layer from a directory with a root file system; *limits*: see `pull`.
+
+        Raises InvalidInput, KernelError.
+        """
         from lamina.engine.archives import from_directory
 
-        return from_directory(self.store, directory, name, changes, message, platform)
+        return from_directory(self.store, directory, name, changes, message, platform, limits)
 
     def export(self, reference: str, target: Source) -> None:
         """Write the files of a container over an image as one flat tar archive, without its volumes.
@@ -382,6 +456,12 @@ class Engine:
         from lamina.engine.archives import export
 
         export(self.container(reference), target)
+
+    def abandon(self) -> None:
+        """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""
+        from lamina.engine.recover import abandon
+
+        abandon(self.store)
 
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""
@@ -399,19 +479,72 @@ def run(image: str, command: Command = (), **keywords: Any) -> Completed:
     return Engine().run(image, command, **keywords)
 
 
-def _words(command: Command) -> tuple[str, ...]:
+def words_of(command: Command, verb: str = "run") -> tuple[str, ...]:
+    """A command as its words. Raises InvalidInput for what is none."""
     if isinstance(command, (str, bytes, os.PathLike)):
         command = (command,)
     try:
         return tuple(os.fsdecode(word) for word in command)
     except TypeError:
-        raise InvalidInput(f"run {command!r}: a command is a list of texts") from None
+        raise InvalidInput(f"{verb} {command!r}: a command is a list of texts") from None
 
 
-def _descriptor(stream: Stream) -> int | None:
+def streams_of(
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    input: bytes | str | None,
+    capture_output: bool,
+    encoding: str | None,
+    timeout: float | None,
+    forward_signals: bool,
+    interactive: bool,
+    verb: str = "run",
+) -> Io:
+    """The parameters of subprocess.run, checked. Raises InvalidInput."""
+    from lamina.engine.run import Io
+
+    if capture_output:
+        if stdout is not None or stderr is not None:
+            raise InvalidInput(f"{verb}: capture_output and stdout or stderr contradict each other")
+        stdout = stderr = PIPE
+    if input is not None and stdin is not None:
+        raise InvalidInput(f"{verb}: input and stdin contradict each other")
+    if stdin is None and not interactive:
+        stdin = DEVNULL
+    if timeout is not None and not timeout >= 0:
+        raise InvalidInput(f"{verb}: timeout {timeout} is not a number of seconds")
+    return Io(
+        stdin=_descriptor(stdin, verb),
+        stdout=_descriptor(stdout, verb),
+        stderr=_descriptor(stderr, verb),
+        data=_encoded(input, encoding),
+        timeout=timeout,
+        forward_signals=forward_signals,
+    )
+
+
+def completed(work: Callable[[], Completed], text: bool, encoding: str | None, *, check: bool) -> Completed:
+    """What *work* gives, its output decoded if *text* or *encoding* are given; also that in an error. Raises
+    ContainerFailed with *check* and an exit status that is not 0.
+    """
+    try:
+        done = work()
+    except Exception as error:
+        if text or encoding:
+            _decode_partial(error, encoding)
+        raise
+    if text or encoding:
+        done = _decoded(done, encoding)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def _descriptor(stream: Stream, verb: str) -> int | None:
     if stream is None or isinstance(stream, int):
         if stream is not None and stream < 0 and stream not in (PIPE, STDOUT, DEVNULL):
-            raise InvalidInput(f"run: {stream} is not a descriptor")
+            raise InvalidInput(f"{verb}: {stream} is not a descriptor")
         return stream
     return stream.fileno()
 

@@ -34,10 +34,13 @@ class IdMaps:
         """Whether both ids exist in the namespace."""
         return _covers(self.uids, uid) and _covers(self.gids, gid)
 
-    def spec(self, kind: str) -> list[Mapping]:
-        """`uidMappings` or `gidMappings` (*kind* "uids" or "gids") of the specification."""
-        keys = ("containerID", "hostID", "size")
-        return [dict(zip(keys, line, strict=True)) for line in getattr(self, kind)]
+    def spec(self) -> dict[str, list[Mapping]]:
+        """`uidMappings` and `gidMappings` of the specification."""
+        return {"uidMappings": _mappings(self.uids), "gidMappings": _mappings(self.gids)}
+
+
+def _mappings(lines: tuple[tuple[int, int, int], ...]) -> list[Mapping]:
+    return [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in lines]
 
 
 def _covers(lines: tuple[tuple[int, int, int], ...], number: int) -> bool:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.design import HOST
 from lamina.engine.discard import remover
-from lamina.engine.inspect import healthcheck
+from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
-from lamina.image.documents import DEFAULT_LIMITS, ImageConfig, decode_config
-from lamina.image.documents.moment import nanoseconds
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.events import event, note
+from lamina.store.names import some
 from lamina.store.references import ContainerUses
-from lamina.values import value
+from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from lamina.image.documents import ImageConfig
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
-
-NEVER = "0001-01-01T00:00:00Z"
 
 
 @value
@@ -133,9 +130,9 @@ def remove(store: Store, reference: str, *, force: bool = False, prune: bool = T
         note(store, event("image", "untag", f"sha256:{record.id}", name=parse(name).familiar))
         return [("Untagged", parse(name).familiar)]
     if name is None and not force and len({parse(one, default_tag=None).name for one in names}) > 1:
-        some = ", ".join(parse(one).familiar for one in names[:3])
+        shown = some([parse(one).familiar for one in names])
         raise Conflict(
-            f"remove image {short}: it has names in several repositories ({some})",
+            f"remove image {short}: it has names in several repositories ({shown})",
             remedy="name one of them, or force it",
         )
     uses = ContainerUses(store)
@@ -162,10 +159,10 @@ def gone_events(identity: str, names: Iterable[str]) -> list[Event]:
 
 
 def _running(store: Store, identity: str, uses: ContainerUses) -> str:
-    from lamina.store.containers import RUNNING, Home
+    from lamina.store.containers import LIVING, Home
 
     for use in uses.refresh().of_image(identity):
-        if Home(store, use.id).state() == RUNNING:
+        if Home(store, use.id).state() in LIVING:
             return use.shown
     return ""
 
@@ -180,12 +177,32 @@ def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
     return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
 
 
-def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, str]], int]:
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, equals, text = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == text)
+
+
+def prune(
+    store: Store,
+    *,
+    everything: bool = False,
+    until: float | None = None,
+    labels: Sequence[str] = (),
+    without_labels: Sequence[str] = (),
+) -> tuple[list[tuple[str, str]], int]:
     """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
     from lamina.store.prune import prune_images
 
+    def wanted(record: ImageRecord) -> bool:
+        if until is not None and record.created >= until * 1e9:
+            return False
+        found = record.run.get("labels") or {}
+        return all(_has_label(found, one) for one in labels) and not any(
+            _has_label(found, one) for one in without_labels
+        )
+
     done: list[tuple[str, str]] = []
-    for gone in prune_images(store, everything=everything):
+    for gone in prune_images(store, everything=everything, wanted=wanted):
         note(store, *gone_events(gone.id, gone.names))
         done += [("Untagged", parse(name).familiar) for name in gone.names]
         done.append(("Deleted", f"sha256:{gone.id}"))
@@ -199,12 +216,16 @@ def prune(store: Store, *, everything: bool = False) -> tuple[list[tuple[str, st
 
 def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     """The config of the image. Raises NotFound, Corrupt, InvalidInput."""
+    from lamina.image.documents import DEFAULT_LIMITS, decode_config
+
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
     return decode_config(data, what=f"config of image {record.id[:12]}")
 
 
 def history(store: Store, reference: str) -> list[Step]:
     """How the image came about, the youngest step first. Raises NotFound, Corrupt."""
+    from lamina.image.documents.moment import nanoseconds
+
     record, _ = resolve(store, reference)
     config = config_of(store, record)
     sizes = iter([_size(store, layer) for layer in record.layers])
@@ -224,7 +245,7 @@ def history(store: Store, reference: str) -> list[Step]:
     steps += [Step("", record.created / 1e9, "", size, "", False) for size in sizes]  # layers without a word
     steps.reverse()
     if steps:
-        steps[0] = Step(record.id, *[getattr(steps[0], name) for name in Step.__match_args__[1:]])
+        steps[0] = replace(steps[0], id=record.id)
     return steps
 
 
@@ -290,14 +311,6 @@ def _run(record: ImageRecord) -> dict[str, Any]:
     if run.get("shell"):
         found["Shell"] = run["shell"]
     return found
-
-
-def timestamp(nanoseconds: int) -> str:
-    """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
-    if not nanoseconds:
-        return NEVER
-    seconds, rest = divmod(nanoseconds, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def _last_tagged(store: Store, identity: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+from lamina.engine.options import CONTAINER, NO
+from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -17,7 +20,11 @@ NEVER = "0001-01-01T00:00:00Z"
 
 def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     """The document of one container, whose record is *asked*. Raises Corrupt, NotFound."""
-    state, end, status = home.read("state") or {}, home.read("exit") or {}, home.state()
+    from lamina.engine.settling import state_of
+
+    state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
+    failed = home.read("failed") or {}
+    alive = status in LIVING
     options = asked.get("options") or {}
     command = [str(word) for word in asked["command"]]
     spec = home.read("spec") or {}
@@ -26,20 +33,24 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "Id": home.id,
         "Name": asked["name"],
         "Image": f"sha256:{asked['image_id']}" if asked.get("image_id") else asked["image"],
-        "Created": _time(asked["created"]),
+        "Created": timestamp(asked["created"]),
         "Path": command[0],
         "Args": command[1:],
         "State": {
             "Status": status,
-            "Running": status == "running",
-            "Dead": status == "dead",
-            "Pid": state.get("pid", 0) if status == "running" else 0,
-            "ExitCode": end.get("status", 0),
+            "Running": alive,
+            "Paused": status == PAUSED,
+            "Restarting": status == RESTARTING,
+            "Dead": status == DEAD,
+            "Pid": state.get("pid", 0) if status in (RUNNING, PAUSED) else 0,
+            "ExitCode": end.get("status", failed.get("status", 0)),
+            "Error": failed.get("message", ""),
             "OOMKilled": bool(end.get("oom_kills")),
             "TimedOut": bool(end.get("timed_out")),
-            "StartedAt": _time(state.get("started")),
-            "FinishedAt": _time(end.get("finished")),
+            "StartedAt": timestamp(state.get("started")),
+            "FinishedAt": timestamp(end.get("finished")),
         },
+        "RestartCount": (end or state).get("restarts", 0),
         "Config": {
             "Hostname": spec.get("hostname", ""),
             "Tty": bool(options.get("tty")),
@@ -49,10 +60,15 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "Labels": asked.get("labels") or {},
             "Image": asked["image"],
             **_of_image(asked.get("config") or {}, options),
+            "StopSignal": _signal(asked.get("stop_signal")),
+            "StopTimeout": asked.get("stop_timeout"),
         },
         "HostConfig": {
             "Init": bool(options.get("init")),
             "AutoRemove": bool(asked.get("rm")),
+            "RestartPolicy": _policy(options.get("restart")),
+            "Lifetime": options.get("lifetime") or CONTAINER,
+            "Timeout": options.get("timeout") or 0,
             "NetworkMode": options.get("network") or "",
             "Memory": options.get("memory") or 0,
             "CpuQuota": options.get("cpu_quota") or 0,
@@ -75,10 +91,21 @@ def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
         "Cmd": config.get("cmd") or None,
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
         "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
-        "StopSignal": config.get("stop_signal") or "SIGTERM",
         "Healthcheck": healthcheck(config.get("healthcheck")),
         "Shell": config.get("shell") or None,
     }
+
+
+def _signal(given: Any) -> str:
+    """Its name, or an image's own word for one that there is not."""
+    from lamina.linux.signals import signal_name
+
+    return signal_name(given) if isinstance(given, int) else str(given or "SIGTERM")
+
+
+def _policy(given: Any) -> dict[str, Any]:
+    name, most = given or (NO, 0)
+    return {"Name": name, "MaximumRetryCount": most}
 
 
 def healthcheck(kept: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -108,7 +135,7 @@ def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
     return found
 
 
-def _time(nanoseconds: int | None) -> str:
+def timestamp(nanoseconds: int | None) -> str:
     """RFC 3339 with nanoseconds, UTC; docker's year 1 for never."""
     if not nanoseconds:
         return NEVER

@@ -1,33 +1,107 @@
-"""What the record of a container holds besides, if it stays after its end: for `inspect`, `diff` and `apply`."""
+"""What the record of a container holds besides, if it stays after its end or is started again: for `inspect`, `diff`
+and `apply`, and to draw it up once more.
+"""
 
 from __future__ import annotations
 
 from lamina.engine.moment import moment
+from lamina.engine.options import Options
+from lamina.errors import Corrupt, Unsupported
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
-    from lamina.engine.options import Options
+    from lamina.engine.translate import ImageConfig
+    from lamina.store.images import ImageRecord
 
-_ELSEWHERE = ("volumes", "labels")
+_ELSEWHERE = ("volumes",)
 
 
 def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
     """The further entries of the record of the container in the directory *home*. Raises OSError."""
-    config = drawn.base.config
+    if not drawn.base.id:  # later starts are not made in the directory of this one's caller
+        options = replace(options, workdir=drawn.spec["process"]["cwd"])
     return {
-        "options": {key: given for key, given in vars(options).items() if key not in _ELSEWHERE},
-        "config": {
-            **dict(config.rest),
-            "entrypoint": list(config.entrypoint),
-            "cmd": list(config.cmd),
-            "user": config.user,
-            "volumes": list(config.volumes),
-        },
+        "options": options_record(options),
+        "config": _config_record(drawn.base.config),
         "made": _made(drawn),
         "moment": moment(home + b"/moment"),
+    }
+
+
+def options_record(options: Options) -> dict[str, Any]:
+    """*options* as a record keeps them, but for the volumes (engine/mounted)."""
+    found = {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
+    if options.further is not None:
+        from lamina.engine.further import record_of
+
+        found["further"] = record_of(options.further)
+    return found
+
+
+def options_of(asked: dict[str, Any]) -> Options:
+    """The options in the record *asked* of a container, its volumes as they were found when it was made.
+
+    Raises Unsupported for what a newer Lamina wrote, Corrupt.
+    """
+    kept = asked.get("options")
+    if not isinstance(kept, dict):
+        raise Corrupt("read the record of a container: it has no options")
+    known = Options.__match_args__
+    if unknown := sorted(kept.keys() - set(known)):
+        raise Unsupported(
+            f"start container {str(asked.get('id'))[:12]}: its record has {', '.join(unknown)}, "
+            "which this Lamina does not know",
+            remedy="use the newer Lamina that made it",
+        )
+    found = {key: _frozen(given) for key, given in kept.items() if key not in _ELSEWHERE}
+    if kept.get("further"):
+        from lamina.engine.further import of_record
+
+        found["further"] = of_record(kept["further"], asked)
+    if asked.get("volumes"):
+        from lamina.engine.mounted import volumes_of
+
+        found["volumes"] = volumes_of(asked["volumes"])
+    return replace(Options(**found), volumes_from=())
+
+
+def _frozen(given: Any) -> Any:
+    """Options are made of tuples, JSON of lists."""
+    return tuple(_frozen(one) for one in given) if isinstance(given, list) else given
+
+
+def image_of(asked: dict[str, Any]) -> ImageRecord | None:
+    """What the container of the record *asked* was made from, as far as a start needs it; None for the host. The image
+    itself may be gone: the layers stay as long as the container does.
+    """
+    if not asked.get("image_id"):
+        return None
+    from lamina.store.images import ImageRecord
+
+    return ImageRecord(
+        id=asked["image_id"],
+        config="",
+        layers=tuple(asked["layers"]),
+        blobs=(),
+        run=asked.get("config") or {},
+    )
+
+
+def _config_record(config: ImageConfig) -> dict[str, Any]:
+    """In the words of `ImageRecord.run`."""
+    return {
+        **dict(config.rest),
+        "env": list(config.env),
+        "entrypoint": list(config.entrypoint),
+        "cmd": list(config.cmd),
+        "workdir": config.workdir,
+        "user": config.user,
+        "volumes": list(config.volumes),
+        "labels": dict(config.labels),
     }
 
 

@@ -6,25 +6,23 @@
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENODATA, ENOENT, ENOTSUP, EPERM
+from errno import EACCES, EEXIST, EINVAL, ENODATA, ENOENT, ENOTSUP, EPERM
 from stat import S_IMODE
 
 from lamina.engine.places import COPY, DIRECTORY
-from lamina.overlay.spec import MountSpec
+from lamina.overlay.spec import MountSpec, steady_options
 from lamina.store.root import make_directory
 from lamina.store.tree import remove_tree
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lamina.engine.places import HostImage
     from lamina.store.root import Store
 
-# Said, not left to the kernel's build: nobody else's redirects are followed, whole files are copied up, and a lower
-# that was restored from a backup still fits (overlayfs.rst, "redirect_dir", "Metadata only copy up", "index")
-OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 # no set-uid program and no device of the host is anything but a file here (CVE-2023-0386)
 ATTRIBUTES = ("nosuid", "nodev")
 
@@ -49,38 +47,69 @@ class Layers:
 
 
 def arrange(
-    image: HostImage, store: Store, home: bytes, *, rootless: bool, volatile: bool, read_only: bool
+    image: HostImage,
+    store: Store,
+    home: bytes,
+    *,
+    rootless: bool,
+    volatile: bool,
+    read_only: bool,
+    kept: Mapping[bytes, int] | None = None,
 ) -> Layers:
     """The stacks of a container in the directory *home*. With *volatile* a crash of the machine may lose them; with
-    *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later).
+    *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later). *kept*
+    are the numbers of the uppers that it has from an earlier start, by their places.
     """
     stacks = []
-    for number, place in enumerate(image.places):
+    numbers = _numbers(image, kept) if kept else range(len(image.places))
+    for position, (number, place) in enumerate(zip(numbers, image.places, strict=True)):
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
-        if place.writable and not (read_only and number):
+        if place.writable and not (read_only and position):
             spec = MountSpec(
                 lowerdirs=(lower, *place.below),
                 upperdir=home + b"/upper-%d" % number,
                 workdir=home + b"/work-%d" % number,
                 userxattr=rootless,
                 volatile=volatile,
-                options=() if rootless else OPTIONS,
+                options=steady_options(rootless),
             )
         else:  # without an upper the kernel wants two lowers
             lowers = (lower, *place.below) if place.below else (lower, store.empty)
-            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=() if rootless else OPTIONS)
+            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=steady_options(rootless))
         stacks.append((place.at, spec))
     return Layers(tuple(stacks), image, home)
 
 
-def furnish(layers: Layers) -> None:
-    """Make the directories that the stacks name. Raises OSError."""
+def _numbers(image: HostImage, kept: Mapping[bytes, int]) -> list[int]:
+    """A place keeps the upper that was its own; new ones get numbers that nobody had."""
+    free = max(kept.values()) + 1
+    found = []
+    for place in image.places:
+        number = kept.get(place.at)
+        if number is None:
+            number, free = free, free + 1
+        found.append(number)
+    return found
+
+
+def furnish(layers: Layers, again: Callable[[bytes], None] | None = None) -> None:
+    """Make the directories that the stacks name. Raises OSError.
+
+    *again* is for a container that may have been started before: its uppers stay as they are, and what else there is
+    is removed by *again* first (the kernel does not mount over a work directory of a mount that was not synced).
+    """
+    if again is not None:
+        for name in os.listdir(layers.home):
+            if name.startswith(b"work-") or name == b"skeleton":
+                again(layers.home + b"/" + name)
     if layers.image.stubs:
         _build_skeletons(layers)
     for place, (_, spec) in zip(layers.image.places, layers.stacks, strict=True):
         if spec.upperdir is not None and spec.workdir is not None:
-            os.mkdir(spec.upperdir, 0o700)
             os.mkdir(spec.workdir, 0o700)
+            if again is not None and os.path.lexists(spec.upperdir):
+                continue
+            os.mkdir(spec.upperdir, 0o700)
             resemble(spec.upperdir, place.lower)
 
 
@@ -97,10 +126,8 @@ def resemble(upper: bytes, lower: bytes) -> None:
     try:
         os.chown(upper, found.st_uid, found.st_gid)
     except OSError as error:
-        if error.errno not in (
-            EPERM,
-            22,
-        ):  # an ordinary user's container; EINVAL: an id that is not mapped here
+        # an ordinary user's container; an id that is not mapped here
+        if error.errno not in (EPERM, EINVAL):
             raise
     os.chmod(upper, S_IMODE(found.st_mode))
     try:
@@ -108,7 +135,7 @@ def resemble(upper: bytes, lower: bytes) -> None:
             if not name.startswith(("trusted.overlay.", "user.overlay.")):
                 os.setxattr(upper, name, os.getxattr(lower, name))
     except OSError as error:
-        if error.errno not in (ENOTSUP, EPERM, ENODATA, 13):
+        if error.errno not in (ENOTSUP, EPERM, ENODATA, EACCES):
             raise
     os.utime(upper, ns=(found.st_atime_ns, found.st_mtime_ns))
 
@@ -170,6 +197,15 @@ def record_of(layers: Layers) -> list[dict[str, Any]]:
     ]
 
 
+def uppers_of(record: list[dict[str, Any]]) -> dict[bytes, int]:
+    """The numbers of the uppers in that record, by their places: what `arrange` takes as *kept*."""
+    return {
+        os.fsencode(entry["at"]): int(entry["upper"].rpartition("-")[2])
+        for entry in record
+        if entry["upper"] is not None
+    }
+
+
 def inode_of(directory: bytes) -> int:
     """Its inode number, 0 where there is none to be seen."""
     try:
@@ -188,7 +224,7 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
                 upperdir=None if entry["upper"] is None else _lengthened(entry["upper"], home),
                 workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
                 userxattr=bool(entry["userxattr"]),
-                options=() if entry["userxattr"] else OPTIONS,
+                options=steady_options(bool(entry["userxattr"])),
             ),
         )
         for entry in record

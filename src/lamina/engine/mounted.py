@@ -161,9 +161,32 @@ def record_of(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
             "options": list(volume.options),
             "kind": volume.kind,
             "subpath": os.fsdecode(volume.subpath),
+            **{flag: given for flag, given in _flags(volume).items() if given != _USUAL[flag]},
         }
         for volume in volumes
     ]
+
+
+def volumes_of(record: Iterable[dict[str, Any]]) -> tuple[Volume, ...]:
+    """The way back from `record_of`. A volume of the store is not filled once more."""
+    return tuple(
+        Volume(
+            os.fsencode(entry["name"] if entry["kind"] == VOLUME else entry["source"]),
+            os.fsencode(entry["target"]),
+            tuple(entry["options"]),
+            entry["kind"],
+            **{flag: bool(entry.get(flag, usual)) for flag, usual in _USUAL.items()},
+            subpath=os.fsencode(entry.get("subpath") or ""),
+        )
+        for entry in record
+    )
+
+
+_USUAL = {"create": True, "copy": True, "chown": False}
+
+
+def _flags(volume: Volume) -> dict[str, bool]:
+    return {"create": volume.create, "copy": volume.copy, "chown": volume.chown}
 
 
 def _of_container(store: Store, reference: str) -> list[Volume]:
@@ -277,13 +300,15 @@ def _is_empty(directory: bytes) -> bool:
 
 
 def _make_over(place: bytes, lower: bytes) -> None:
-    """The layer over a directory of the host. Raises OSError, InvalidInput."""
+    """The layer over a directory of the host; it stays if it is there. Raises OSError, InvalidInput."""
+    if os.path.lexists(place + b"/work"):
+        return
     if not os.path.isdir(lower):
         raise InvalidInput(f"run: volume {os.fsdecode(lower)}: O takes a directory, and there is none")
-    make_directory(place, 0o700)
-    for name in (b"/upper", b"/work"):
-        make_directory(place + name, 0o700)
+    make_directory(place, 0o700, exist_ok=True)
+    make_directory(place + b"/upper", 0o700, exist_ok=True)
     resemble(place + b"/upper", lower)
+    make_directory(place + b"/work", 0o700)
 
 
 def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | None]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from lamina.engine.options import PERIOD
-from lamina.errors import InvalidInput, Unsupported
+from lamina.engine.options import CONTAINER, ON_FAILURE, OWNER, PERIOD, RESTARTS
+from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SMALLEST_MEMORY = 6 << 20
 LARGEST_NUMBER = (1 << 63) - 1
 LONGEST_HOSTNAME = 64  # the kernel's HOST_NAME_MAX
+LONGEST_WAIT = 10**9  # seconds
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 
 
@@ -186,18 +187,71 @@ def _platform(given: Any) -> str | None:
     return None if given in (None, "") else text_of(given, "platform")
 
 
-def read_security(given: Any) -> bool:
-    """`--security-opt no-new-privileges[=false]`: whether programs of the image may give new privileges."""
-    granted = False
-    for entry in listed(given, "security_opt"):
-        key, _, setting = text_of(entry, "security option").replace(":", "=", 1).partition("=")
-        if key != "no-new-privileges" or setting.lower() not in ("", "true", "false"):
-            raise Unsupported(
-                f"run: security option {entry}: not supported so far",
-                remedy="no-new-privileges or no-new-privileges=false",
-            )
-        granted = setting.lower() == "false"
-    return granted
+def read_restart(given: Any) -> tuple[str, int]:
+    """`--restart no|always|unless-stopped|on-failure[:TIMES]`."""
+    policy, colon, times = ("no" if given in (None, "") else text_of(given, "restart policy")).partition(":")
+    if policy not in RESTARTS:
+        raise InvalidInput(f"run: restart policy {given}: not one of {', '.join(RESTARTS)}")
+    if colon and policy != ON_FAILURE:
+        raise InvalidInput(f"run: restart policy {given}: only {ON_FAILURE} takes a number of times")
+    if colon and not _is_number(times):
+        raise InvalidInput(
+            f"run: restart policy {given}: {times!r} is not a number of times", remedy=f"{ON_FAILURE}:5"
+        )
+    return policy, int(times or 0)
+
+
+def _stop_signal(given: Any) -> int | None:
+    from lamina.linux.signals import signal_number
+
+    if given in (None, ""):
+        return None
+    number = signal_number(str(given), "run: stop signal")
+    if not number:
+        raise InvalidInput("run: stop signal 0: it stops nobody")
+    return number
+
+
+def _stop_timeout(given: Any) -> int | None:
+    if given in (None, ""):
+        return None
+    text = str(given).strip()
+    if (text != "-1" and not _is_number(text)) or int(text) > LONGEST_WAIT:
+        raise InvalidInput(
+            f"run: stop timeout {given}: not a number of seconds", remedy="-1 waits without end"
+        )
+    return int(text)
+
+
+def _timeout(given: Any) -> float | None:
+    if given in (None, ""):
+        return None
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise InvalidInput(f"run: timeout {given}: not a number of seconds")
+    return seconds or None
+
+
+def _lifetime(given: Any) -> str:
+    if given not in (CONTAINER, OWNER):
+        raise InvalidInput(f"run: lifetime {given}: not one of {CONTAINER}, {OWNER}")
+    return str(given)
+
+
+def _layer_limits(given: Any) -> tuple[tuple[str, int | str], ...]:
+    """Each limit has to be one, whether something is pulled or not."""
+    if given is None:
+        return ()
+    if not hasattr(given, "items"):
+        raise InvalidInput(f"run: layer_limits {given!r}: no limits by name")
+    from lamina.image.tar.limits import given as read
+
+    found = tuple((text_of(name, "layer_limits"), str(number)) for name, number in given.items())
+    read(wanted=dict(found))
+    return found
 
 
 READERS: dict[str, Callable[[Any], Any]] = {
@@ -210,4 +264,10 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "entrypoint": _entrypoint,
     "labels": _labels,
     "platform": _platform,
+    "restart": read_restart,
+    "stop_signal": _stop_signal,
+    "stop_timeout": _stop_timeout,
+    "timeout": _timeout,
+    "lifetime": _lifetime,
+    "layer_limits": _layer_limits,
 }

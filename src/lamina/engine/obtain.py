@@ -37,7 +37,9 @@ def obtain(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
                 hooks.warn(f"unable to find image '{text}' locally" if "no such image" in said else said)
     from lamina.engine.pulling import pull_for_run
 
-    held = images.hold(store, pull_for_run(store, text, options.platform, hooks.events))
+    held = images.hold(
+        store, pull_for_run(store, text, options.platform, hooks.events, dict(options.layer_limits))
+    )
     _warn_of_platform(held.record, options, hooks)
     return held
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import TypedDict
 
+    from lamina.engine.further import Further
+
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
     class RunOptions(TypedDict, total=False):
@@ -37,12 +39,64 @@ if TYPE_CHECKING:
         labels: Sequence[str] | Mapping[str, str]
         pull: str
         platform: str | None
+        layer_limits: Mapping[str, int | str]
         security_opt: Sequence[str]
+        # what follows is read by engine.further and engine.grants
+        cap_add: Sequence[str]
+        cap_drop: Sequence[str]
+        privileged: bool
+        devices: Sequence[str]
+        device_cgroup_rules: Sequence[str]
+        gpus: str
+        group_add: Sequence[str]
+        domainname: str
+        uts: str
+        ipc: str
+        pid: str
+        cgroupns: str
+        userns: str
+        ulimits: Sequence[str] | Mapping[str, str | int]
+        sysctls: Sequence[str] | Mapping[str, str | int]
+        shm_size: str | int
+        oom_score_adj: int | str
+        oom_kill_disable: bool
+        memory_swap: str | int
+        memory_reservation: str | int
+        memory_swappiness: int | str
+        cpu_shares: int | str
+        cpu_period: int | str
+        cpu_quota: int | str
+        cpuset_cpus: str
+        cpuset_mems: str
+        blkio_weight: int | str
+        blkio_weight_device: Sequence[str]
+        device_read_bps: Sequence[str]
+        device_write_bps: Sequence[str]
+        device_read_iops: Sequence[str]
+        device_write_iops: Sequence[str]
+        annotations: Sequence[str] | Mapping[str, str]
+        time_offsets: Sequence[str] | Mapping[str, str | float]
+        log_driver: str | None
+        log_opt: Sequence[str] | Mapping[str, str]
+        restart: str | None
+        stop_signal: str | int | None
+        stop_timeout: int | None
+
+    class LifeOptions(RunOptions, total=False):
+        """Those that a container has besides which is made first and started then."""
+
+        timeout: float | None
+        lifetime: str
 
 
 PERIOD = 100_000  # microseconds
 
 
+# when a container that ended is started again
+NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED = "no", "on-failure", "always", "unless-stopped"
+RESTARTS = (NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED)
+# whose end ends a container
+CONTAINER, OWNER = "container", "owner"
 # what a Volume is
 BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
 
@@ -72,7 +126,12 @@ class Volume:
 class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
-    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw".
+    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw". What is
+    rarely asked is in `further`.
+
+    `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
+    most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
+    those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
     """
 
     name: str | None = None
@@ -95,4 +154,12 @@ class Options:
     labels: tuple[tuple[str, str], ...] = ()
     pull: str = "missing"
     platform: str | None = None
+    layer_limits: tuple[tuple[str, int | str], ...] = ()
     new_privileges: bool = False
+    further: Further | None = None
+    log: tuple[str, tuple[tuple[str, str], ...]] | None = None
+    restart: tuple[str, int] = ("no", 0)
+    stop_signal: int | None = None
+    stop_timeout: int | None = None
+    timeout: float | None = None
+    lifetime: str = CONTAINER

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.engine.naming import resolve
-from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import Reference, parse
 from lamina.image.registry.credentials import Login
 from lamina.image.registry.session import Registries, registry_name
-from lamina.image.transfer import Options
-from lamina.image.transfer import pull as pull_image
-from lamina.image.transfer import push as push_image
+from lamina.image.tar.limits import given
+from lamina.image.transfer.options import Options
 from lamina.store.events import event, note
-from lamina.store.garbage import collect
 from lamina.store.images import no_such
 from lamina.store.leases import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.engine.engine import LayerLimits
+    from lamina.image.registry.search import Repository as Repository
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -38,14 +36,15 @@ def pull(
     *,
     keep_blobs: bool = False,
     tls_verify: bool = True,
+    limits: LayerLimits | None = None,
 ) -> tuple[str, str]:
     """Pull the image *text* and give it that name; its id, and the full name. *platform* is this machine's unless said.
 
-    *events*: see lamina.image.transfer.events. Raises NotFound, InvalidReference, RegistryError.
+    *events*: see lamina.image.transfer.events. Raises NotFound, InvalidReference, InvalidInput (limits), RegistryError.
     """
-    reference = parse(text)
+    reference, options = parse(text), _options(keep_blobs, limits)
     with Registries(verify=tls_verify) as registries:
-        return _pull(store, reference, platform, events, keep_blobs, registries)
+        return _pull(store, reference, platform, events, options, registries)
 
 
 def pull_all(
@@ -56,9 +55,10 @@ def pull_all(
     *,
     keep_blobs: bool = False,
     tls_verify: bool = True,
+    limits: LayerLimits | None = None,
 ) -> list[str]:
     """Pull every tag of the repository *text*; the full names. Raises as `pull`."""
-    reference = parse(text, default_tag=None)
+    reference, options = parse(text, default_tag=None), _options(keep_blobs, limits)
     if reference.tag is not None or reference.digest is not None:
         raise InvalidInput(
             f"pull {text}: all tags are asked for, and one is named", remedy="leave out one of them"
@@ -66,8 +66,13 @@ def pull_all(
     with Registries(verify=tls_verify) as registries:
         tags = list(registries.repositories(reference)[-1].tags())
         return [
-            _pull(store, reference.with_tag(tag), platform, events, keep_blobs, registries)[1] for tag in tags
+            _pull(store, reference.with_tag(tag), platform, events, options, registries)[1] for tag in tags
         ]
+
+
+def _options(keep_blobs: bool, limits: LayerLimits | None) -> Options:
+    found = words()
+    return Options(keep_blobs=keep_blobs, words={**found, "limits": given(wanted=limits)}, staged=bool(found))
 
 
 def _pull(
@@ -75,30 +80,42 @@ def _pull(
     reference: Reference,
     platform: str | None,
     events: Events | None,
-    keep_blobs: bool,
+    options: Options,
     registries: Registries,
 ) -> tuple[str, str]:
+    from lamina.image.transfer.pull import pull as pull_image
+
     wanted = None if platform is None else parse_platform(platform)
-    found = words()
-    options = Options(keep_blobs=keep_blobs, words=found, staged=bool(found))
     with lease(store) as held:
         record = pull_image(store, reference, wanted, events, held, options, registries)
         note(store, event("image", "pull", reference.familiar, name=reference.familiar))
-        within_limit(store, [record.id], events)
-    if options.staged and not keep_blobs:
+        if store.limit is not None:
+            from lamina.engine.storage import within_limit
+
+            within_limit(store, [record.id], events)
+    if options.staged and not options.keep_blobs:
+        from lamina.store.garbage import collect
+
         collect(store)  # layers were unpacked by another process, from blobs that nobody needs any more
     return record.id, reference.canonical
 
 
-def pull_for_run(store: Store, text: str, platform: str | None, events: Events | None) -> str:
+def pull_for_run(
+    store: Store, text: str, platform: str | None, events: Events | None, limits: LayerLimits
+) -> str:
     """As `pull`, for a start that did not find it; the id. Raises NotFound also for an id, which no registry knows."""
     if text.startswith("sha256:") or (len(text) == 64 and _HEX.issuperset(text)):
         raise no_such(text)
-    return pull(store, text, platform, events)[0]
+    if events is not None:
+        events("missing", image=text)
+    return pull(store, text, platform, events, limits=limits)[0]
 
 
 def push(store: Store, text: str, events: Events | None = None, *, tls_verify: bool = True) -> str:
     """Push the image called *text* to where its name says; the digest it has there. Raises NotFound, RegistryError."""
+    from lamina.engine.naming import resolve
+    from lamina.image.transfer.push import push as push_image
+
     reference = parse(text)
     if reference.digest is not None:
         raise InvalidInput(f"push {text}: a digest is what comes of it", remedy="name a tag")
@@ -112,6 +129,14 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         digest = push_image(store, record, reference, events, options=options, registries=registries).digest
     note(store, event("image", "push", reference.familiar, name=reference.familiar))
     return digest
+
+
+def search(text: str, limit: int, *, tls_verify: bool = True) -> list[Repository]:
+    """See `Engine.search`."""
+    from lamina.image.registry import search as searching
+
+    with Registries(verify=tls_verify) as registries:
+        return searching.search(text, limit, registries)
 
 
 def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:

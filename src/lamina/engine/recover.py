@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SIGKILL = 9
 # a process that was killed may sit in a system call for a while (a disk, NFS)
 PATIENCE = 10.0
+LOOKS, BETWEEN_LOOKS = 5, 0.02
 
 
 def recover(store: Store, *, thorough: bool = False) -> None:
@@ -50,6 +51,24 @@ def recover(store: Store, *, thorough: bool = False) -> None:
     finish_burials(store)
 
 
+def abandon(store: Store) -> None:
+    """Let go of everything that this process has in its hands, and remove what it was making. It is about to end:
+    threads that are still at work find that the ground is gone. What others are making is theirs. Raises OSError.
+    """
+    from time import sleep
+
+    from lamina.store import lock
+    from lamina.store.garbage import tidy
+
+    lock.unlock_all()
+    tidy(store)
+    for _ in range(LOOKS):
+        finish_burials(store)
+        if not os.listdir(store.tmp):
+            return
+        sleep(BETWEEN_LOOKS)  # somebody else's, or a thread has just made another file in it
+
+
 def _settle(home: Home) -> None:
     """One container whose engine was killed; its lock is held."""
     try:
@@ -57,6 +76,11 @@ def _settle(home: Home) -> None:
         state = home.read("state")
     except Corrupt:
         return  # it stays as it is, for somebody to look at; `remove` takes it away
+    if asked is not None and asked.get("detached"):
+        from lamina.engine.resuming import resume
+
+        resume(home, asked, state)
+        return
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
     ended = os.path.lexists(home.path + b"/exit.json")
@@ -81,6 +105,10 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     if cgroup is not None:
         cgroup.kill(timeout=PATIENCE)
         cgroup.remove()
+    if asked.get("detached") and (cgroup is None or not cgroup.paths):
+        from lamina.engine.strays import kill_strays
+
+        kill_strays(str(asked["id"]))
 
 
 def kill_and_wait(pid: int, state: dict[str, Any]) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.completed import Completed
 from lamina.engine.design import HOST, design, maps_record
-from lamina.engine.discard import discard
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
+from lamina.engine.translate import joinable
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -20,14 +19,10 @@ from lamina.errors import (
     StepFailed,
     TimeoutExpired,
 )
-from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
-from lamina.runtime.seccomp.cache import default_filter
 from lamina.store import containers
-from lamina.store.events import about, ending, note
 from lamina.store.root import raise_storage_error
-from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
 from lamina.values import value
@@ -37,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from lamina.engine.completed import Completed
     from lamina.engine.design import Design
     from lamina.engine.options import Options
     from lamina.runtime.launch import Running
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
     from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Ended
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
@@ -88,7 +84,7 @@ def run(
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = _Session(store, home, name, image, held, options, io, hooks)
+            session = Session(store, home, name, image, held, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
         if session is not None:
@@ -99,9 +95,17 @@ def run(
             held.release()
 
 
-class _Session:
-    """What one call of `run` holds. Its container's lock is held by `home`; `held` keeps the image until the
-    container's record does.
+def _load_the_rest() -> None:
+    """What is needed when the command has ended: imported while it runs, not later, when the files may be others."""
+    import lamina.engine.completed
+    import lamina.engine.discard
+    import lamina.store.events
+    import lamina.supervisor.foreground  # noqa: F401
+
+
+class Session:
+    """What one call of `run` holds, or one of `create` until the container is written down. Its container's lock is
+    held by `home`; `held` keeps the image until the container's record does.
     """
 
     def __init__(
@@ -114,28 +118,52 @@ class _Session:
         options: Options,
         io: Io,
         hooks: Hooks,
+        further: dict[str, Any] | None = None,
     ) -> None:
+        """*further* goes into the record of a container that is to be started, perhaps often, by a supervisor."""
+        self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
         self.running: Running | None = None
         self.stdio: Stdio | None = None
-        self.log: LogWriter | None = None
+        self.log: Writer | None = None
         self.catcher: Catcher | None = None
         self.told: set[str] = set()
         self.made: list[str] = []
         self.record: dict[str, Any] | None = None
         self.recorded = False
 
+    def prepare(self, command: tuple[str, ...]) -> None:
+        """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
+        image = None if self.held is None else self.held.record
+        try:
+            drawn = design(
+                self.store,
+                self.home.id,
+                self.home.path,
+                image,
+                command,
+                self.options,
+                self.io.stdin,
+                grouped=True,
+            )
+            self._prepare(drawn)
+            self._tell(drawn)
+        except OSError as error:
+            raise_storage_error(error, "create", self.home.path)
+            raise
+
     def run(self, command: tuple[str, ...]) -> Completed:
+        """Start it, and stay with it to its end."""
         if self.hooks.created is not None:
             self.hooks.created(self.home.id)
         try:
             drawn, running = self._launch(command)
+            _load_the_rest()
             self._record_start(drawn, running)
             ended = self._attend(running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
-            raise
         self._record_end(ended)
         return self._result(drawn, ended)
 
@@ -231,17 +259,26 @@ class _Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
-        if not options.rm:
+        if options.log is not None:
+            from lamina.engine.logging import record_of as log_record_of
+
+            record["log"] = log_record_of(options)
+        if stop := options.stop_signal or dict(base.config.rest).get("stop_signal"):
+            record["stop_signal"] = stop
+        if options.stop_timeout is not None:
+            record["stop_timeout"] = options.stop_timeout
+        if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
+            record.update(self.further or {})
         return record
 
     def _start(self, drawn: Design) -> Running:
-        if not self.options.rm:
-            from lamina.supervisor.log import LogWriter
+        if self.options.log is not None or not self.options.rm:
+            from lamina.engine.logging import writer
 
-            self.log = LogWriter(self.home.path + b"/log")
+            self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
@@ -249,14 +286,13 @@ class _Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
-        seccomp = default_filter(DEFAULT_CAPABILITIES, self.store.cache + b"/seccomp")
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
-                seccomp=seccomp,
+                seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
             )
@@ -266,20 +302,22 @@ class _Session:
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
         state["started"] = time_ns()
+        state["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
         if running.cgroup is not None:
             state["cgroup"] = running.cgroup.record()
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        from lamina.store.events import about, note
+
         assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
-            from lamina.runtime.seccomp.profile import default_profile
-
-            drawn.spec["linux"]["seccomp"] = default_profile(DEFAULT_CAPABILITIES)
-            self.home.write("spec", drawn.spec)
+            self.home.write("spec", drawn.written_spec())
 
     def _attend(self, running: Running) -> Ended:
+        from lamina.supervisor.foreground import attend
+
         assert self.stdio is not None
         return attend(
             running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
@@ -290,11 +328,17 @@ class _Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
+            running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        from lamina.store.events import ending, note
+
         assert self.record is not None
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
+            from lamina.engine.discard import discard
+
             discard(home, self.name, self.record)
         else:
             end = {
@@ -310,6 +354,8 @@ class _Session:
         self.recorded = True
 
     def _result(self, drawn: Design, ended: Ended) -> Completed:
+        from lamina.engine.completed import Completed
+
         assert self.stdio is not None and self.running is not None
         out, err = self.stdio.captured(1), self.stdio.captured(2)
         if ended.timed_out:
@@ -341,6 +387,8 @@ class _Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
+        from lamina.engine.discard import discard
+
         try:
             if self.running is not None:
                 self.running.kill(9)

@@ -17,6 +17,7 @@ from lamina.values import replace, value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
     from lamina.engine.container import Container
     from lamina.store.check import Checked
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from lamina.store.layers import Layer
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
-    from lamina.store.usage import Usage
+    from lamina.store.usage import ImageUse, Usage
     from lamina.store.volumes import Volume
+
+    Shown = TypeVar("Shown", Gone, ImageUse)
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 
@@ -63,8 +66,7 @@ class Storage:
         Without *walk* containers and volumes are not measured: all of their directories would be read.
         """
         found = usage.df(self.store, walk=walk)
-        named = [replace(one, names=tuple(map(_familiar, one.names))) for one in found.images]
-        return replace(found, images=tuple(named))
+        return replace(found, images=_named(found.images))
 
     def check(self, *, repair: bool = False, rehash: bool = False) -> Checked:
         """Look whether everything is whole; *repair* what is not, and with *rehash* read all content. KernelError."""
@@ -104,8 +106,7 @@ class Storage:
         gone_volumes = volumes.prune(self.store, uses, remove=remover(None)) if with_volumes else []
         collected = self.collect()
         freed = collected.freed + sum(sizes.get(name, 0) for name in (*gone, *gone_volumes))
-        gone_images = [replace(one, names=tuple(map(_familiar, one.names))) for one in gone_images]
-        return Pruned(tuple(gone), tuple(gone_images), tuple(gone_volumes), collected.layers, freed)
+        return Pruned(tuple(gone), _named(gone_images), tuple(gone_volumes), collected.layers, freed)
 
     # -- pins and limits
 
@@ -118,8 +119,7 @@ class Storage:
     def keep_below(self, limit: int) -> Evicted:
         """Evict what was not used for the longest time until layers and blobs take at most *limit* bytes."""
         done = enforce(self.store, limit, remove=remover(None))
-        named = [replace(one, names=tuple(map(_familiar, one.names))) for one in done.images]
-        return replace(done, images=tuple(named))
+        return replace(done, images=_named(done.images))
 
     # -- volumes
 
@@ -187,10 +187,11 @@ def read_limit(text: str) -> int:
     return int(number * _UNITS[unit])
 
 
-def _familiar(name: str) -> str:
+def _named(found: Iterable[Shown]) -> tuple[Shown, ...]:
+    """The same, with names as people write them."""
     from lamina.image.reference import parse
 
-    return parse(name).familiar
+    return tuple([replace(one, names=tuple([parse(name).familiar for name in one.names])) for one in found])
 
 
 def _prove(layer: Layer) -> bool | None:
@@ -200,10 +201,7 @@ def _prove(layer: Layer) -> bool | None:
 
     if not has_recipe(layer):
         return None
-    try:
-        return _has_its_digest(layer)
-    except PermissionError:
-        return bool(reach(lambda: maps_of(None), _has_its_digest, layer))
+    return bool(reach(lambda: maps_of(None), _has_its_digest, layer))
 
 
 def _has_its_digest(layer: Layer) -> bool:
@@ -222,7 +220,4 @@ def _tree_digest(path: bytes) -> str:
     from lamina.engine.within import maps_of, reach
     from lamina.store.seal import tree_digest
 
-    try:
-        return tree_digest(path)
-    except PermissionError:
-        return str(reach(lambda: maps_of(None), tree_digest, path))
+    return str(reach(lambda: maps_of(None), tree_digest, path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from lamina.overlay.options import printable
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -100,7 +101,7 @@ class Summary:
         if counts:
             yield f"{', '.join(counts)}: {size(self.bytes_added)} written"
         yield "most changes in:"
-        shown = [f"  {_shown(path)}  {count}" for path, count in self.directories]
+        shown = [f"  {printable(path)}  {count}" for path, count in self.directories]
         yield from _cut(shown, most, f"lamina diff --stat {name}")
 
     @property
@@ -116,18 +117,12 @@ def _cut(lines: list[str], most: int, where: str) -> Iterator[str]:
 
 
 def _loss(loss: Loss) -> str:
-    text = f"  {_shown(loss.path)}"
+    text = f"  {printable(loss.path)}"
     if loss.becomes:
         text += f" ({loss.type} becomes {loss.becomes})"
     if loss.entries > 1:
         text += f" and {plural(loss.entries - 1, 'entry', 'entries')} in it"
     return text
-
-
-def _shown(path: bytes) -> str:
-    """On one line and with nothing that a terminal would obey."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def plural(number: int, one: str, many: str) -> str:

@@ -15,6 +15,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.engine.id_maps import IdMaps
@@ -34,6 +35,9 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 TTY_GROUP = 5
 SHM_SIZE = 64 << 20
+# of the first process alone: its words, its terminal; and what of `linux` each process gets
+_OWN = ("args", "terminal", "consoleSize")
+_OF_EACH = ("uidMappings", "gidMappings", "seccomp", "personality", "memoryPolicy")
 
 
 @value
@@ -102,8 +106,7 @@ def translate(
         },
     }
     if maps is not None:
-        spec["linux"]["uidMappings"] = maps.spec("uids")
-        spec["linux"]["gidMappings"] = maps.spec("gids")
+        spec["linux"].update(maps.spec())
     if around.seccomp is not None:
         spec["linux"]["seccomp"] = around.seccomp
     return spec
@@ -238,3 +241,24 @@ def _resources(options: Options) -> dict[str, Any]:
     if options.pids_limit is not None:
         resources["pids"] = {"limit": options.pids_limit}
     return resources
+
+
+def joinable(
+    spec: Spec, options: Options, config: ImageConfig, default_filter: Sequence[str] | None
+) -> dict[str, Any]:
+    """The part of state.json for `exec`: the specification's `process` and, of its `linux`, what each process gets.
+
+    *default_filter* are the capabilities by which the default seccomp profile went, None where that is not in effect. A
+    home directory that is merely that of the user is left out: another user has another one.
+    """
+    process = {key: part for key, part in spec["process"].items() if key not in _OWN}
+    if not _has_home(options, config):
+        process["env"] = [entry for entry in process["env"] if not entry.startswith("HOME=")]
+    linux = {key: spec["linux"][key] for key in _OF_EACH if spec["linux"].get(key)}
+    if default_filter is not None:
+        linux["defaultFilter"] = sorted(default_filter)
+    return {"process": process, "linux": linux}
+
+
+def _has_home(options: Options, config: ImageConfig) -> bool:
+    return any(name == "HOME" for name, _ in options.env) or any(e.startswith("HOME=") for e in config.env)

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from lamina.image.apply import IdMap
-from lamina.image.archive.load import Unpacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.image.apply import IdMap
+    from lamina.image.archive.load import Unpacking
+    from lamina.image.tar.limits import Limits
 
-def unpacking() -> Unpacking:
+
+def unpacking(limits: Limits) -> Unpacking:
     """For archives. Raises Unsupported where this host lets nobody make a user namespace, when it is used."""
+    from lamina.image.archive.load import Unpacking
+
     if os.geteuid() == 0:
-        return Unpacking()
-    return Unpacking(tuple(words().items()), staged=True)
+        return Unpacking((("limits", limits),))
+    return Unpacking((("limits", limits), *words().items()), staged=True)
 
 
 def words() -> dict[str, Any]:
     """What `unpack_blob` has to be told by an ordinary user; nothing by root."""
     from lamina.engine.id_maps import id_maps
+    from lamina.engine.within import inside
 
     maps = id_maps()
     if maps is None:
         return {}
+    from lamina.image.apply import IdMap
+
     ids = IdMap(maps.uids, maps.gids)
-    return {"userxattr": True, "ids": ids, "within": _within(maps.spec("uids"), maps.spec("gids"))}
-
-
-def _within(uids: list[dict[str, int]], gids: list[dict[str, int]]) -> Callable[..., Any]:
-    from lamina.engine.within import inside
-
-    maps = {"uidMappings": uids, "gidMappings": gids}
-    return lambda work, *args, **keywords: inside(maps, work, *args, **keywords)
+    return {"userxattr": True, "ids": ids, "within": partial(inside, maps.spec())}
 
 
 def packing() -> Callable[..., Any] | None:
@@ -48,6 +48,7 @@ def packing() -> Callable[..., Any] | None:
 
 def outside(ids: IdMap) -> IdMap:
     """The way back: what ids of files become in an archive."""
+    from lamina.image.apply import IdMap
 
     def turned(lines: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
         return tuple((there, here, count) for here, there, count in lines)

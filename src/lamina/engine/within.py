@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Maps = dict[str, list[dict[str, int]]]
 
-CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG = 1
 SIGINT, SIGKILL = 2, 9
 HEADER = 8  # bytes of a frame's length
 ITEM, PROGRESS, RESULT, FAILURE = "item", "progress", "result", "failure"
@@ -74,11 +72,22 @@ def reach(
     return result
 
 
-def inside(maps: Maps, work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`."""
+def inside(
+    maps: Maps,
+    work: Callable[..., Any],
+    *args: Any,
+    progress: Callable[..., object] | None = None,
+    **keywords: Any,
+) -> Any:
+    """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`.
+
+    *progress* is handed to *work*, if there is one; what it raises here ends the work there.
+    """
     result = None
-    for kind, content in _Within(maps, work, args, keywords, False).frames():
-        if kind == RESULT:
+    for kind, content in _Within(maps, work, args, keywords, progress is not None).frames():
+        if kind == PROGRESS and progress is not None:
+            progress(*content)
+        elif kind == RESULT:
             result = content
     return result
 
@@ -114,7 +123,7 @@ def maps_of(asked: dict[str, Any] | None) -> Maps | None:
     from lamina.engine.id_maps import id_maps
 
     maps = id_maps()
-    return None if maps is None else {"uidMappings": maps.spec("uids"), "gidMappings": maps.spec("gids")}
+    return None if maps is None else maps.spec()
 
 
 def _themselves(maps: Maps) -> Maps:
@@ -257,6 +266,7 @@ def _read(descriptor: int, size: int, alive: int) -> bytes:
 
 def serve() -> None:
     """The life of the process: enter the namespace, hear what to do, do it, say what came of it."""
+    from lamina.linux.constants import CLONE_NEWUSER, PR_SET_PDEATHSIG
     from lamina.linux.namespaces import unshare
     from lamina.linux.process import prctl
 

@@ -2,9 +2,9 @@
 
     layer = unpack_blob(store, stream, diff_id, lease, digest=descriptor.digest, size=descriptor.size)
 
-Two threads do it: one reads, hashes and decompresses, which the libraries do without the interpreter's lock, the other
-makes the files. Between them at most a few megabytes wait. So memory does not grow with the layer, and several layers
-may be unpacked at once, each by a call of its own in a thread of its own.
+Memory does not grow with the layer, and several may be unpacked at once, each by a call of its own in a thread of its
+own. Where that leaves processors without work, a second thread reads, hashes and decompresses ahead of the one that
+makes the files: the libraries do that without the interpreter's lock, and at most a few megabytes wait between the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from lamina.image.compression import Kind
+    from lamina.image.compression import Decompressed, Kind
     from lamina.store.layers import Layer
     from lamina.store.leases import Lease
     from lamina.store.root import Store
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _REST = 64  # mebibytes that are read of what cannot be unpacked, to find out whether it is what was asked for
 _WAITING = 6  # chunks of at most a mebibyte between the threads
-_MEDIA_TYPES = ("tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd")
+_WORTH = 4  # chunks that come before a second thread is started
 
 
 @value
@@ -86,7 +86,7 @@ def unpack_blob(
     *source* is a stream, or the digest of a blob of the store; it need not be read to its end when the layer is there.
     *digest* and *size* are those of the compressed bytes and are verified in the same pass. *diff_id* None: it is found
     out. *userxattr* None: whether this is not root. *within* calls a function of this module with its arguments
-    somewhere else, in a user namespace, and returns its result; then *source* is a blob.
+    somewhere else, in a user namespace, and returns its result; then *source* is a blob. *progress* may raise, to stop.
     Raises Corrupt (wrong digest or size, damaged, cut off), InvalidInput (no archive, a limit, a hostile entry),
     Unsupported, NotFound, KernelError.
     """
@@ -107,7 +107,9 @@ def unpack_blob(
                 if within is None:
                     filled = fill_from_file(place, stage.path, digest or source, progress=progress, **words)
                 else:
-                    filled = within(fill_from_file, place, stage.path, digest or source, **words)
+                    filled = within(
+                        fill_from_file, place, stage.path, digest or source, progress=progress, **words
+                    )
             _verify(filled, digest or (source if isinstance(source, str) else None), size, diff_id)
             extra: dict[str, Any] = {"archive": filled.archive, "recipe": filled.recipe}
             if filled.skipped:
@@ -195,8 +197,29 @@ def fill(
     )  # fmt: skip
 
 
+class _Active:
+    """How many layers are being unpacked in this process, and whether a processor has nothing to do meanwhile."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._processors = len(os.sched_getaffinity(0))
+        self._count = 0
+
+    def change(self, by: int) -> None:
+        """One more, or one less."""
+        with self._turn:
+            self._count += by
+
+    def leaves_room(self) -> bool:
+        """Whether a second thread for a layer would have a processor of its own."""
+        return self._count < self._processors
+
+
+_active = _Active()
+
+
 class _Decompressing:
-    """The thread that reads, hashes and decompresses ahead of who unpacks."""
+    """Reads, hashes and decompresses: when it is asked, or in a thread, ahead of who unpacks."""
 
     def __init__(
         self,
@@ -210,10 +233,12 @@ class _Decompressing:
         self._compressed = hasher(digest or "sha256")
         self._algorithm = digest.partition(":")[0] if digest else "sha256"
         self._archive = hasher("sha256")
-        self._chunks: queue.Queue[bytes | BaseException] = queue.Queue(_WAITING)
-        self._stop = False
-        self.taken = self.given = 0
-        self._thread = threading.Thread(target=self._run, name="lamina-decompress", daemon=True)
+        self._stream: Decompressed | None = None
+        self._as_it_came = False
+        self.taken = self.given = self._chunks = 0
+        self._entered = self._stop = False
+        self._thread: threading.Thread | None = None
+        self._ahead: queue.Queue[bytes | BaseException] = queue.Queue(_WAITING)
 
     @property
     def digest(self) -> str:
@@ -223,14 +248,19 @@ class _Decompressing:
     @property
     def diff_id(self) -> str:
         """Of the archive."""
-        return f"sha256:{self._archive.hexdigest()}"
+        return self.digest if self._as_it_came else f"sha256:{self._archive.hexdigest()}"
 
     def next_chunk(self) -> bytes:
-        """The next bytes of the archive, b"" at its end. Raises what went wrong in the thread."""
-        found = self._chunks.get()
+        """The next bytes of the archive, b"" at its end. Raises what went wrong."""
+        if self._thread is None:
+            if self._chunks < _WORTH or not _active.leaves_room():
+                return self._next()
+            self._thread = threading.Thread(target=self._run, name="lamina-decompress", daemon=True)
+            self._thread.start()
+        found = self._ahead.get()
         if isinstance(found, bytes):
             if not found:
-                self._chunks.put(b"")  # for whoever asks again
+                self._ahead.put(b"")  # for whoever asks again
             return found
         raise found
 
@@ -258,40 +288,42 @@ class _Decompressing:
             self._progress(len(data))
         return data
 
+    def _next(self) -> bytes:
+        """Decompress some more, and hash it; in one thread at a time."""
+        if self._stream is None:
+            self._stream = reader(self._count, self._limits, self._allowed)
+            # what is not compressed need not be hashed twice
+            self._as_it_came = self._stream.kind == "none" and self._algorithm == "sha256"
+        chunk = self._stream.next_chunk()
+        if not self._as_it_came:
+            self._archive.update(chunk)
+        self.given += len(chunk)
+        self._chunks += 1
+        return chunk
+
     def _run(self) -> None:
         try:
-            stream = reader(self._count, self._limits, self._allowed)
             while not self._stop:
-                chunk = stream.next_chunk()
-                self._archive.update(chunk)
-                self.given += len(chunk)
-                self._chunks.put(chunk)
+                chunk = self._next()
+                self._ahead.put(chunk)
                 if not chunk:
                     return
         except BaseException as error:  # the other thread raises it
-            self._chunks.put(error)
+            self._ahead.put(error)
 
     def __enter__(self) -> _Decompressing:
-        self._thread.start()
+        self._entered = True
+        _active.change(1)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._entered:
+            self._entered = False
+            _active.change(-1)
         self._stop = True
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             try:
-                self._chunks.get_nowait()
+                self._ahead.get_nowait()
             except queue.Empty:
                 pass
             self._thread.join(0.01)
-
-
-def check_media_type(media_type: str) -> None:
-    """Whether a descriptor's media type is that of a layer. Raises InvalidInput for anything else.
-
-    How it is compressed is found out from the bytes.
-    """
-    if media_type.rpartition(".")[2] in _MEDIA_TYPES or media_type.endswith(
-        (".diff.tar.gzip", ".diff.tar", ".diff.tar.zstd")
-    ):
-        return
-    raise InvalidInput(f"unpack layer: {media_type!r} is not the media type of a layer")

@@ -1,4 +1,5 @@
-/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes many files at once.
+/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes many files at once;
+ * and has some calls on descriptors.
  *
  * Why C: the child of a clone3(CLONE_VM) shares every byte of memory with its parent, an interpreter with threads. It
  * must not touch Python, libc's locks, malloc or errno. This walker touches a list, its own stack and the kernel, so
@@ -23,6 +24,7 @@
 
 #include "walker.h"
 #include "create.h"
+#include "descriptors.h"
 
 enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
 
@@ -333,6 +335,11 @@ done:
 static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
     {"create_files", native_create_files, METH_O, create_files_doc},
+    {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},
+    {"flock", native_flock, METH_VARARGS, flock_doc},
+    {"poll", native_poll, METH_VARARGS, poll_doc},
+    {"receive", native_receive, METH_VARARGS, receive_doc},
+    {"socketpair", native_socketpair, METH_VARARGS, socketpair_doc},
     {"walk", native_walk, METH_VARARGS, walk_doc},
     {"spawn", native_spawn, METH_VARARGS, spawn_doc},
     {"outcome", native_outcome, METH_O, outcome_doc},

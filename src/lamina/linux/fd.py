@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import select
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
+from lamina.linux.descriptors import POLLIN, poll
 
 
 class Fd(int):
@@ -34,9 +31,7 @@ class Fd(int):
     def __enter__(self) -> Fd:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -55,7 +50,5 @@ class Fd(int):
 
 def ready(seconds: float | None, *descriptors: int) -> list[int]:
     """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+    milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
+    return [number for number, _ in poll([(int(fd), POLLIN) for fd in descriptors], milliseconds)]

@@ -6,7 +6,7 @@ values of some registers (descriptors), and lists of strings (arguments, environ
 
 from __future__ import annotations
 
-import struct
+import sys
 
 from lamina.linux.fd import Fd
 from lamina.values import value
@@ -18,14 +18,15 @@ except ImportError:  # no compiler when the package was built: `lamina info` say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-# struct step of _native.c: number, six arguments, six kinds, has_wanted, wanted, tolerated, skip, leap, save, result
-RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
-# struct image of lamina_init.c: magic, count, registers, relocations, report, then where in the file they are: values,
-# steps, arena, offsets, its end
-IMAGE = struct.Struct("=8sIIIi5Q")
+# struct step of _native.c, as the module struct has it (which a start does not import): number, six arguments, six
+# kinds, has_wanted, wanted, tolerated, skip, leap, save, result
+RECORD, RECORD_SIZE = "=q6Q6sBxqQQHHiq", 104
+# struct image of lamina_init.c: magic; count, registers, relocations, report (of 4 bytes each); then where in the file
+# they are (8): values, steps, arena, offsets, its end
+IMAGE_SIZE = 64
 MAGIC = b"lamina 1"
 FIRST_ARGUMENT = 8  # where in a record; each takes 8 bytes
 # what follows data of each length modulo 16: at least a NUL, and then as many as the next needs to be aligned
@@ -102,7 +103,7 @@ class Program:
 
     def fill(self, values: Mapping[str, int], strings: Mapping[str, Sequence[bytes] | bytes]) -> Program:
         """The program with every open register and hole closed. Raises KeyError for one that is missing."""
-        registers = struct.pack(f"{len(self.given)}q", *[values[name] for name in self.given])
+        registers = _numbers(8, [values[name] for name in self.given])
         registers += self.registers[len(registers) :]
         if not self.holes:
             return Program(self.records, self.arena, self.relocations, registers)
@@ -113,8 +114,8 @@ class Program:
             if name not in places:
                 put = strings[name]
                 places[name] = _put(arena, put) if isinstance(put, bytes) else _put_strings(arena, moved, put)
-            struct.pack_into("Q", records, hole, places[name])
-        relocations = self.relocations + struct.pack(f"{len(moved)}I", *moved)
+            records[hole : hole + 8] = places[name].to_bytes(8, sys.byteorder)
+        relocations = self.relocations + _numbers(4, moved)
         return Program(bytes(records), bytes(arena), relocations, registers)
 
     def walk(self) -> Outcome:
@@ -128,14 +129,13 @@ class Program:
         """
         registers = self._closed()
         steps, arena, relocations = self.records, self.arena, self.relocations
-        values = IMAGE.size
+        values = IMAGE_SIZE
         first = values + len(registers)
         data = first + len(steps)
         offsets = data + len(arena) + -len(arena) % 16
-        head = IMAGE.pack(
-            MAGIC, len(steps) // RECORD.size, len(registers) // 8, len(relocations) // 4, report,
-            values, first, data, offsets, offsets + len(relocations),
-        )  # fmt: skip
+        counts = (len(steps) // RECORD_SIZE, len(registers) // 8, len(relocations) // 4, report)
+        head = MAGIC + _numbers(4, counts)
+        head += _numbers(8, (values, first, data, offsets, offsets + len(relocations)))
         return b"".join((head, registers, steps, arena, bytes(-len(arena) % 16), relocations))
 
     def spawn(
@@ -175,6 +175,11 @@ class Program:
         return self.registers
 
 
+def _numbers(width: int, numbers: Iterable[int]) -> bytes:
+    """Each as so many bytes in the machine's order. Raises OverflowError for one that is larger."""
+    return b"".join([number.to_bytes(width, sys.byteorder, signed=True) for number in numbers])
+
+
 def _put(arena: bytearray, item: bytes) -> int:
     """Append a string to the arena; where it is."""
     at = len(arena)
@@ -187,7 +192,7 @@ def _put_strings(arena: bytearray, moved: list[int], items: Sequence[bytes]) -> 
     """Append a NULL-terminated array of pointers to *items* to the arena; *moved* learns where the pointers are."""
     offsets = [_put(arena, item) for item in items]
     start = len(arena)
-    arena += struct.pack(f"{len(offsets) + 1}Q", *offsets, 0)
+    arena += _numbers(8, (*offsets, 0))
     arena += ENDS[8 * (len(offsets) + 1) % 16]
     moved += range(start, start + 8 * len(offsets), 8)
     return start
@@ -195,5 +200,8 @@ def _put_strings(arena: bytearray, moved: list[int], items: Sequence[bytes]) -> 
 
 def _outcome(report: tuple[int, int, bytes]) -> Outcome:
     failed, errno, records = report
-    results = tuple(record[-1] for record in RECORD.iter_unpack(records))
+    results = tuple(
+        int.from_bytes(records[end - 8 : end], sys.byteorder, signed=True)
+        for end in range(RECORD_SIZE, len(records) + 1, RECORD_SIZE)
+    )
     return Outcome(failed if failed >= 0 else None, errno, results)

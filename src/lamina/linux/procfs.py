@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from os import stat
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FIRST_USER_NAMESPACE = 0xEFFFFFFD  # linux/proc_ns.h, PROC_USER_INIT_INO
 INFINITY = (1 << 64) - 1
 
 
@@ -17,9 +20,18 @@ def cap_last_cap() -> int:
 
 def effective_capabilities() -> int:
     """The calling process's effective set, bit n for capability n. proc_pid_status(5). Raises OSError."""
+    return _capabilities(b"CapEff:")
+
+
+def bounding_capabilities() -> int:
+    """Its bounding set: what it could ever have, or give to a program that it executes. Raises OSError."""
+    return _capabilities(b"CapBnd:")
+
+
+def _capabilities(field: bytes) -> int:
     with open("/proc/self/status", "rb", buffering=0) as status:
         for line in status.read(1 << 16).splitlines():
-            if line.startswith(b"CapEff:"):
+            if line.startswith(field):
                 return int(line.split()[1], 16)
     return 0
 
@@ -31,6 +43,13 @@ def hard_limits() -> dict[int, int]:
     """
     with open("/proc/self/limits", "rb", buffering=0) as file:
         return dict(enumerate(_hard_column(file.read(1 << 16))))
+
+
+def in_first_user_namespace() -> bool:
+    """Whether the calling process is in the user namespace that the machine began with: some capabilities count in no
+    other one (user_namespaces(7)). Raises OSError.
+    """
+    return stat("/proc/self/ns/user").st_ino == FIRST_USER_NAMESPACE
 
 
 def _hard_column(text: bytes) -> Iterator[int]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import struct
 
 from lamina.linux.numbers import number
-from lamina.linux.packed import ENDS, FIRST_ARGUMENT, RECORD, Program, Reg
+from lamina.linux.packed import ENDS, FIRST_ARGUMENT, RECORD, RECORD_SIZE, Program, Reg
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -208,7 +208,7 @@ class _Packer:
             elif kind is Hole or kind is Blank:
                 kinds[i] = IN_ARENA
                 name = str(arg) if kind is Hole else arg.decode()
-                self.holes.append((name, self.packed * RECORD.size + FIRST_ARGUMENT + 8 * i))
+                self.holes.append((name, self.packed * RECORD_SIZE + FIRST_ARGUMENT + 8 * i))
             elif isinstance(arg, str):
                 values[i], kinds[i] = self.put(arg.encode("utf-8", "surrogateescape")), IN_ARENA
             elif arg is not None:
@@ -219,7 +219,8 @@ class _Packer:
         save = -1 if step.save is None else self.register(step.save)
         want = step.want
         self.packed += 1
-        return RECORD.pack(
+        return struct.pack(
+            RECORD,
             number(step.call), *values, bytes(kinds), want is not None, want or 0,
             tolerated & 0xFFFFFFFFFFFFFFFF, tolerated >> 64, step.skip, step.leap, save, 0,
         )  # fmt: skip

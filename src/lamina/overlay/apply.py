@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from secrets import token_hex
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -111,7 +110,7 @@ class Target:
         node = tree.root / (b"/" + change.path)
         if self._in_place(change, parent):
             return Staged(change, parent, where, b"", node.xattrs())
-        name = b".lamina-" + token_hex(8).encode()
+        name = b".lamina-" + os.urandom(8).hex().encode()
         try:
             if change.link_to is not None:
                 self._link(change.link_to, where, name)
@@ -270,7 +269,7 @@ class Target:
         return staged.name
 
     def _take_away(self, change: Change, parent: Fd, where: int) -> bytes | None:
-        name = b".lamina-" + token_hex(8).encode()
+        name = b".lamina-" + os.urandom(8).hex().encode()
         try:
             renameat2(parent, _base(change.path), where, name, RENAME_NOREPLACE)
         except KernelError as error:

@@ -22,9 +22,8 @@ from lamina.overlay.directories import (
 )
 from lamina.overlay.options import printable
 from lamina.overlay.page import OPTION_PAGE
-from lamina.overlay.spec import MountSpec
+from lamina.overlay.spec import MOST_LAYERS, MountSpec
 
-MOST_LAYERS = 500  # OVL_MAX_STACK
 _NETWORKS = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "virtiofs", "lustre", "glusterfs")
 # file systems that compare names their own way, or are no place for files
 _NO_LAYERS = ("vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus", "autofs", "proc")

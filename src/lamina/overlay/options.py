@@ -23,15 +23,12 @@ from dataclasses import dataclass
 from lamina.errors import InvalidInput
 from lamina.linux.constants import (
     MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME,
 )
+from lamina.linux.mount_options import ATTRIBUTES
 from lamina.overlay.page import option_data
 from lamina.overlay.spec import MountSpec
 
@@ -70,26 +67,13 @@ _PATHS = ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir")
 
 # word of mount(8): (MOUNT_ATTR flags it sets, flags it clears)
 _NOTHING_RUNS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
-_ATTRIBUTES: dict[str, tuple[int, int]] = {
+_ATTRIBUTES = {
+    **ATTRIBUTES,
     "defaults": (0, MOUNT_ATTR_RDONLY | _NOTHING_RUNS),
-    "ro": (MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, MOUNT_ATTR_RDONLY),
-    "nosuid": (MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, MOUNT_ATTR_NOSUID),
-    "nodev": (MOUNT_ATTR_NODEV, 0),
-    "dev": (0, MOUNT_ATTR_NODEV),
-    "noexec": (MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, MOUNT_ATTR_NOEXEC),
-    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-    "atime": (0, MOUNT_ATTR__ATIME),
-    "relatime": (0, MOUNT_ATTR__ATIME),
-    "norelatime": (0, MOUNT_ATTR__ATIME),
-    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-    "nostrictatime": (0, MOUNT_ATTR__ATIME),
-    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
+    "norelatime": (
+        0,
+        MOUNT_ATTR__ATIME,
+    ),  # mount(8) only takes the flag back, which the kernel sets by itself
     "user": (_NOTHING_RUNS, 0),
     "users": (_NOTHING_RUNS, 0),
     "owner": (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0),

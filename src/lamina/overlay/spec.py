@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 # fsconfig(2): a string value is at most 256 bytes with its NUL; longer paths go by descriptor
 LONGEST_STRING = 255
+MOST_LAYERS = 500  # OVL_MAX_STACK in fs/overlayfs/params.h
+# Said, not left to the kernel's build: nobody else's redirects are followed, whole files are copied up, and a lower
+# that was moved, or restored from a backup, fits (overlayfs.rst, "redirect_dir", "Metadata only copy up", "index")
+_STEADY = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 
 
 @value
@@ -36,8 +40,17 @@ class MountSpec:
 
 
 def top_first(base_first: Sequence[T]) -> tuple[T, ...]:
-    """The layers of an image in the kernel's order. OCI lists the base first; nobody else turns it round."""
-    return tuple(reversed(base_first))
+    """The layers of an image in the kernel's order. OCI lists the base first; nobody else turns it round.
+
+    A layer that is in an image several times (empty ones are, for each step that changed nothing) counts where it is
+    topmost: whatever it says is said there already, and the kernel takes no directory twice (ELOOP).
+    """
+    return tuple(dict.fromkeys(reversed(base_first)))
+
+
+def steady_options(userxattr: bool) -> tuple[tuple[str, str], ...]:
+    """What every stack of Lamina's own is mounted with; with `userxattr` the kernel knows no other way."""
+    return () if userxattr else _STEADY
 
 
 def renamed(spec: MountSpec, name: Callable[[bytes], bytes]) -> MountSpec:

@@ -89,7 +89,7 @@ class Wiring:
     `places` the container's own directories in these, or in the one of `cgroup`, a cgroup v2 directory or -1.
     `seccomp` is a compiled filter, `seccomp_flags` are seccomp(2)'s. `launcher` is the program that executes the
     command (runtime/init), and NULL for a process that begins as one. `limits` are the rlimits to set: (number, soft,
-    hard). `permitted` are the capabilities that the caller has to give, as bits.
+    hard). `permitted` are the capabilities that the caller has to give, as bits; `mknod`: device nodes can be made.
 
     Of bind sources, as they are in the specification: `files` are those that are not directories, `procfs` those that
     are the root of a procfs. `trees` are detached mounts that the caller made because the new process may not: register
@@ -121,6 +121,7 @@ class Wiring:
     limits: tuple[tuple[int, int, int], ...] = ()
     last_cap: int = 40
     permitted: int = ALL_CAPABILITIES
+    mknod: bool = True
     setgroups: bool = True
     lowerdir_plus: bool = True
     release: tuple[int, int] = (6, 12)

@@ -10,9 +10,9 @@ import stat
 
 from lamina.errors import NotFound, Unsupported
 from lamina.linux.packed import Reg
-from lamina.linux.procfs import cap_last_cap, effective_capabilities
+from lamina.linux.procfs import cap_last_cap, effective_capabilities, in_first_user_namespace
 from lamina.runtime.bundle import Wiring, absolute
-from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.rlimits import effective_limits, is_mapped
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
 PROC = Reg("proc")
 _PROC_ROOT_INODE = 1  # linux/proc_fs.h, PROC_ROOT_INO
-CAP_SYS_ADMIN = 21
+CAP_SYS_ADMIN, CAP_MKNOD = 21, 27
 
 
 def facts(
@@ -69,13 +69,15 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool
     """What the host says to a process, the first one of a container or a further one."""
     release = os.uname().release.split(".", 2)
     kernel = (int(release[0]), int("".join(c for c in release[1] if c.isdigit())))
-    permitted = effective_capabilities()
+    permitted, first = effective_capabilities(), in_first_user_namespace()
     known = replace(
         _OPEN,
-        limits=effective_limits(process.get("rlimits") or [], permitted)[0],
+        limits=effective_limits(process.get("rlimits") or [], permitted, mapped=is_mapped(linux))[0],
         last_cap=cap_last_cap(),
         permitted=permitted,
-        setgroups=not _single(linux.get("gidMappings") or []),
+        # root of another user namespace than the first has the capability, and nothing that it is good for
+        mknod=bool(permitted >> CAP_MKNOD & 1) and first,
+        setgroups=(first or _may_set_groups()) and not _single(linux.get("gidMappings") or []),
         release=kernel,
         lowerdir_plus=_takes_layers_one_by_one(kernel),
     )
@@ -86,6 +88,12 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool
 
         known = replace(known, seccomp_flags=filter_flags(linux["seccomp"]))
     return known
+
+
+def _may_set_groups() -> bool:
+    """Whether this user namespace permits setgroups(2), to us and to those that are made in it (user_namespaces(7))."""
+    with open("/proc/self/setgroups", "rb", buffering=0) as file:
+        return file.read(5) == b"allow"
 
 
 def _takes_layers_one_by_one(kernel: tuple[int, int]) -> bool:
@@ -149,7 +157,7 @@ def _devices(bundle: Bundle, joined: tuple[Joined, ...], known: Wiring) -> dict[
     linux = bundle.spec.get("linux") or {}
     foreign = {namespace.kind for namespace in joined if namespace.fd < 0}
     kinds = {namespace["type"] for namespace in linux.get("namespaces") or []} - foreign
-    if "user" not in kinds and not linux.get("devices"):
+    if known.mknod and "user" not in kinds and not linux.get("devices"):
         return {}
     fresh = any(
         m["destination"] == "/dev" and m.get("type") == "tmpfs" for m in bundle.spec.get("mounts") or []
@@ -161,7 +169,7 @@ def _devices(bundle: Bundle, joined: tuple[Joined, ...], known: Wiring) -> dict[
 
     nodes = set()
     own = sum(FLAGS[kind] for kind in kinds if kind in FLAGS)
-    for node in nodes_to_bind(bundle.spec, own, known.permitted):
+    for node in nodes_to_bind(bundle.spec, own, mknod=known.mknod):
         path = os.fsdecode(node.path)
         try:
             status = os.stat(path)

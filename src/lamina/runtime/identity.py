@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -17,6 +19,15 @@ def identity_of(pid: int) -> dict[str, Any]:
 def same_process(pid: int, state: dict[str, Any]) -> bool:
     """Whether *pid* is still the process whose `identity_of` is in *state*."""
     return state.get("boot") == boot_id() and _start_time(pid) == state.get("start_time") is not None
+
+
+def age(state: dict[str, Any]) -> float:
+    """Seconds since the process of `identity_of` in *state* started; no change of the clock disturbs that."""
+    import time
+
+    return max(
+        0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(state["start_time"]) / os.sysconf("SC_CLK_TCK")
+    )
 
 
 def boot_id() -> str:

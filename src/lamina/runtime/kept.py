@@ -59,6 +59,7 @@ COMPILER = tuple(
         "kept.py",
         "../linux/capabilities.py",
         "../linux/constants.py",
+        "../linux/mount_options.py",
         "../linux/numbers.py",
         "../linux/packed.py",
         "../linux/program.py",
@@ -70,7 +71,7 @@ COMPILER = tuple(
 )
 # the same of the compiler of filters, and the tables that it reads
 FILTERS = tuple(
-    os.path.join(_HERE, "seccomp", name)
+    os.path.normpath(os.path.join(_HERE, "seccomp", name))
     for name in (
         "compiler.py",
         "assembler.py",
@@ -80,6 +81,7 @@ FILTERS = tuple(
         "profile.py",
         "syscalls.txt",
         "default.json",
+        "../../linux/constants.py",
     )
 )
 

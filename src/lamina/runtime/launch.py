@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import sys
 from errno import ECHILD, ESRCH
 
 from lamina.errors import KernelError, LaminaError
+from lamina.linux.descriptors import SOCK_STREAM, duplicate, socketpair
 from lamina.linux.fd import Fd, ready
 from lamina.linux.packed import Reg
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings, launcher_strings
 from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
-from lamina.runtime.rlimits import effective_limits
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.template import template_for
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, attend
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, Watch, attend, heard
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -147,18 +147,20 @@ def launch(
     seccomp: Filter | None = None,
     die_with_parent: bool = True,
     cache: bytes | None = None,
+    groups: tuple[str, ...] = (),
 ) -> Running:
     """Start *bundle* with the given descriptors and return once its command runs.
 
     A descriptor that is NULL stands for the container's own null device; with a terminal none of them is used.
 
     `seccomp` is the filter; without one it is that of the specification, if it has one. With *die_with_parent* the
-    container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. Nothing
-    about the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
+    container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. *groups*
+    are controllers in which it gets a control group although nothing is asked of them, where that can be. Nothing about
+    the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
     failed, Unsupported, InvalidInput; then nothing is left behind.
     """
     filter_ = seccomp or own_filter(bundle, cache)
-    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent)
+    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent, groups)
     try:
         return start.run(cache)
     except BaseException as failure:
@@ -174,12 +176,18 @@ class _Start:
     """
 
     def __init__(
-        self, bundle: Bundle, standard: tuple[int, int, int], seccomp: Filter | None, die_with_parent: bool
+        self,
+        bundle: Bundle,
+        standard: tuple[int, int, int],
+        seccomp: Filter | None,
+        die_with_parent: bool,
+        groups: tuple[str, ...],
     ) -> None:
         self.bundle, self.standard, self.seccomp = bundle, standard, seccomp
-        self.die_with_parent = die_with_parent
+        self.die_with_parent, self.groups = die_with_parent, groups
         self.notes: tuple[str, ...] = ()
         self.cgroup: Cgroup | None = None
+        self.watch: Watch | None = None
         self.spawned: list[Any] = []
         self.held: list[Fd] = []
 
@@ -188,7 +196,7 @@ class _Start:
         try:
             self._wire()
             child, pty = self._go(cache)
-            notes = _lowered(self.bundle)
+            notes = lowered_limits(self.bundle.spec["process"], self.bundle.spec.get("linux") or {})
             if self.cgroup is not None:
                 self.cgroup.close()
                 notes = (*notes, *self.cgroup.notes)
@@ -200,7 +208,7 @@ class _Start:
     def abandon(self, failure: BaseException) -> None:
         """It failed: nothing stays."""
         if self.spawned:
-            _end(self.spawned[0])
+            _end(self.spawned[0], self.watch)
         if self.cgroup is not None:
             self.cgroup.close()
             try:
@@ -212,10 +220,11 @@ class _Start:
         """Open what the plan names."""
         bundle, linux = self.bundle, self.bundle.spec.get("linux") or {}
         known, opened = facts(bundle, self.held)
-        if linux.get("resources"):
+        if linux.get("resources") or self.groups:
             from lamina.runtime.cgroups.making import create
 
-            self.cgroup = create(linux.get("cgroupsPath") or "", linux["resources"], own_parent=True)
+            path, resources = linux.get("cgroupsPath") or "", linux.get("resources") or {}
+            self.cgroup = create(path, resources, own_parent=True, also=self.groups)
         self.ours, self.theirs = _socket_pair()
         self.held += [self.ours, self.theirs]
         with init_file() if bundle.init else exec_file() as file:
@@ -265,6 +274,7 @@ class _Start:
 
             raise clone_failure(error, bool(flags & CLONE_NEWUSER)) from error
         self.theirs.close()
+        self.watch = Watch() if enter else None
         if not flags & CLONE_VM or flags & CLONE_VFORK:
             return child, self._attend(child, waits)
         try:
@@ -290,10 +300,10 @@ class _Start:
         said = b""
         try:
             for wait in waits:
-                if (fd := attend(wait, child, self.ours, self.bundle)) is not None:
+                if (fd := attend(wait, child, self.ours, self.bundle, self.watch)) is not None:
                     given[wait.kind] = fd
             report = given.get(REPORT)
-            if report is not None and report in ready(None, report, child.pidfd):
+            if report is not None and heard(child, self.watch, report):
                 said = os.read(report, 4)
             failed = child.failure()
             if failed is not None:
@@ -332,15 +342,10 @@ class _Start:
         return command_failure(repr(steps[index]), index, name, number, init=self.bundle.init, path=path)
 
 
-def _lowered(bundle: Bundle) -> tuple[str, ...]:
-    asked = bundle.spec["process"].get("rlimits") or []
-    return effective_limits(asked)[1] if asked else ()
-
-
 def _socket_pair() -> tuple[Fd, Fd]:
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
-    with Fd(theirs.detach()) as low:
-        return Fd(ours.detach()), _aside(low)
+    ours, theirs = map(Fd, socketpair(SOCK_STREAM))
+    with theirs as low:
+        return ours, _aside(low)
 
 
 def _above_stdio(fd: int, held: list[Fd]) -> int:
@@ -354,12 +359,10 @@ def _above_stdio(fd: int, held: list[Fd]) -> int:
 
 def _aside(fd: int) -> Fd:
     """A copy that is in nobody's way."""
-    import fcntl
-
-    return Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10))
+    return Fd(duplicate(fd, 10))
 
 
-def _end(spawned: Any) -> None:
+def _end(spawned: Any, watch: Watch | None) -> None:
     """Kill what `Program.spawn` noted, and reap it: a Child, or less where that was interrupted."""
     pidfd = Fd(os.pidfd_open(spawned[0])) if isinstance(spawned, tuple) else spawned.pidfd
     with pidfd:
@@ -367,4 +370,7 @@ def _end(spawned: Any) -> None:
             pidfd_send_signal(pidfd, 9)
         except OSError:
             pass
-        _reap(pidfd)
+        if watch is not None:
+            watch.reap(pidfd)
+        else:
+            _reap(pidfd)

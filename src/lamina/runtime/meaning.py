@@ -68,6 +68,8 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
             # with `cwd.root` it is only opened, elsewhere made as well
             path = str(bundle.spec["process"].get("cwd") or "/")
             return _joined_directory(path, number) if name == "cwd.root" else _working_directory(path, number)
+        if kind == "proc" and name in _LABELS:
+            return _label(bundle.spec["process"], name, number)
         mounts = bundle.spec.get("mounts") or []
         if kind in ("mount", "target") and 0 <= index < len(mounts):
             return _mount(mounts[index], number)
@@ -77,6 +79,26 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
     if number in (EPERM, EACCES) and step.call in PRIVILEGED and _is_mapped(bundle):
         return _without_privileges(step.call)
     return None
+
+
+# the files of procfs that take labels (plan/labels.py), and which field says them
+_LABELS = {
+    "proc.self/attr/apparmor/exec": ("AppArmor profile", "apparmorProfile"),
+    "proc.self/attr/exec": ("SELinux label", "selinuxLabel"),
+}
+
+
+def _label(process: dict[str, Any], register: str, number: int) -> Meaning:
+    """The kernel does not take a label for the process."""
+    what, field = _LABELS[register]
+    said = f"start with {what} {process.get(field)}"
+    if number == ENOENT:
+        return Meaning(f"{said}: it is not loaded", "load it with apparmor_parser(8), or name another one")
+    if number == EINVAL:
+        return Meaning(f"{said}: the kernel does not know it", "see that the host's policy has it")
+    if number in (EACCES, EPERM):
+        return Meaning(f"{said}: the host's policy does not permit this change")
+    return Meaning(f"{said}: {os.strerror(number)}")
 
 
 def overlay_of(bundle: Bundle, step: Step) -> tuple[bytes | None, MountSpec | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import InvalidInput
-from lamina.linux.procfs import INFINITY, effective_capabilities, hard_limits
+from lamina.linux.procfs import INFINITY, effective_capabilities, hard_limits, in_first_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ _DEFAULTS = {
 
 
 def effective_limits(
-    asked: list[dict[str, Any]], capabilities: int | None = None
+    asked: list[dict[str, Any]], capabilities: int | None = None, *, mapped: bool = False
 ) -> tuple[tuple[tuple[int, int, int], ...], tuple[str, ...]]:
     """Every limit as (number, soft, hard), and which of those asked for had to be lowered to the caller's hard limit.
 
-    *capabilities* are the caller's effective ones, if they are known already. Raises InvalidInput for an unknown name,
-    one that is listed twice, or a soft limit above the hard one.
+    *capabilities* are the caller's effective ones, if they are known already. *mapped*: the process will be in a user
+    namespace. Hard limits are raised by root of the first one alone, whatever capabilities another one's root has
+    (getrlimit(2); kernel/sys.c, do_prlimit). Raises InvalidInput for an unknown name, one that is listed twice, or a
+    soft limit above the hard one.
     """
     wanted = {}
     for limit in asked:
@@ -65,15 +67,27 @@ def effective_limits(
         wanted[name] = (soft, hard)
     if capabilities is None:
         capabilities = 0 if os.geteuid() else effective_capabilities()
-    may_raise = not os.geteuid() and capabilities >> _CAP_SYS_RESOURCE & 1
-    ceilings = {} if may_raise else hard_limits()
+    may_raise = not mapped and not os.geteuid() and capabilities >> _CAP_SYS_RESOURCE & 1
+    ceilings = {} if may_raise and in_first_user_namespace() else hard_limits()
+    whose = "which cannot be raised in a user namespace" if mapped else "who may not raise it"
     limits, lowered = [], []
     for name, number in NUMBERS.items():
         ceiling = ceilings.get(number, INFINITY)
         soft, hard = wanted.get(name) or _DEFAULTS.get(name, (INFINITY, INFINITY))
         if hard > ceiling:
             if name in wanted:
-                lowered.append(f"{name} is {ceiling}: the hard limit of the caller, who may not raise it")
+                lowered.append(f"{name} is {ceiling}: the hard limit of the caller, {whose}")
             hard = ceiling
         limits.append((number, min(soft, hard), hard))
     return tuple(limits), tuple(lowered)
+
+
+def lowered_limits(process: dict[str, Any], linux: dict[str, Any]) -> tuple[str, ...]:
+    """Which of the limits of `process` had to be lowered, in words."""
+    asked = process.get("rlimits")
+    return effective_limits(asked, mapped=is_mapped(linux))[1] if asked else ()
+
+
+def is_mapped(linux: dict[str, Any]) -> bool:
+    """Whether `linux.namespaces` has a user namespace, made or joined."""
+    return any(namespace["type"] == "user" for namespace in linux.get("namespaces") or [])

@@ -344,7 +344,7 @@ def rehearse(spec: Spec) -> None:
         if n.get("path") and n["type"] in FLAGS
     ]
     own = sum({FLAGS[n["type"]] for n in linux.get("namespaces") or [] if n["type"] in FLAGS})
-    nodes = (*devices_of(spec), *nodes_to_bind(spec, own, 0))
+    nodes = (*devices_of(spec), *nodes_to_bind(spec, own, mknod=False))
     flags = 0
     if linux.get("seccomp"):
         from lamina.runtime.seccomp.words import check_architectures, check_listener, filter_flags

@@ -5,16 +5,20 @@ Apart from the compiler, for a start by a plan that is kept needs no more than t
 
 from __future__ import annotations
 
-import struct
-
 from lamina.values import value
 
 # what the new process says: see plan/created.py
 PID, HOOKS, TERMINAL, READY = b"P", b"H", b"F", b"R"
 # what it is told
 HOOKS_RUN, CREATED, START = b"h", b"g", b"s"
-# a step that failed: its index and errno
-FAILURE = struct.Struct("=ii")
+# a step that failed: its index and errno, of four bytes each
+FAILURE = 8
+
+
+def failure(said: bytes) -> tuple[int, int]:
+    """The index and the errno of what was said about a step that failed."""
+    index, errno = memoryview(said[:FAILURE]).cast("i")
+    return index, errno
 
 
 @value

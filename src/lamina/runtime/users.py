@@ -72,7 +72,7 @@ def content(fd: int) -> bytes:
     if not S_ISREG(os.fstat(fd).st_mode):
         return b""
     chunks, left = [], LARGEST
-    while left and (chunk := os.read(fd, min(left, 1 << 20))):
+    while left and (chunk := os.read(fd, min(left, 1 << 16))):
         chunks.append(chunk)
         left -= len(chunk)
     return b"".join(chunks)
@@ -93,7 +93,7 @@ def resolve_user(asked: str | None, read: ReadFile) -> User:
         raise NotFound(f"user {name}: there is no such user in the container's /etc/passwd")
     user = entry or (name, number or 0, 0, "/")
     if group:
-        return User(user[1], _group(group, asked, read), (), user[3])
+        return User(user[1], _group(group, f"user {asked!r}", read), (), user[3])
     members = _memberships(user[0], read) if entry else ()
     return User(user[1], user[2], tuple(gid for gid in members if gid != user[2]), user[3])
 
@@ -135,8 +135,13 @@ def _passwd_entry(wanted: str, read: ReadFile) -> tuple[str, int, int, str] | No
     return None
 
 
-def _group(wanted: str, asked: str | None, read: ReadFile) -> int:
-    number = _number(wanted, f"user {asked!r}")
+def group_number(wanted: str, read: ReadFile) -> int:
+    """The id of the group *wanted*, a name or number. Raises NotFound, InvalidInput."""
+    return _group(wanted, f"group {wanted!r}", read)
+
+
+def _group(wanted: str, what: str, read: ReadFile) -> int:
+    number = _number(wanted, what)
     if number is not None:
         return number
     name = os.fsencode(wanted)

@@ -6,24 +6,27 @@ parent's side.
 
 from __future__ import annotations
 
-import _socket
 import os
-import select
 
-from lamina.errors import LaminaError
-from lamina.linux.fd import Fd
+from lamina.errors import Conflict, LaminaError
+from lamina.linux.descriptors import receive
+from lamina.linux.fd import Fd, ready
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from signal import pidfd_send_signal
     from typing import Any
 
     from lamina.linux.packed import Child
     from lamina.runtime.bundle import Bundle
+else:
+    from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
 # linux/sched.h; a start by a kept plan does not load `constants`
 CLONE_VM, CLONE_VFORK = 0x100, 0x4000
+SIGCONT = 18
 # the parent does something, and then writes GO
 ID_MAPS = "id_maps"  # write `linux.uidMappings` and `linux.gidMappings`; the child says nothing before
 NET_DEVICES = (
@@ -60,19 +63,82 @@ def sharing_of(waits: Sequence[Wait], enter: Sequence[tuple[int, int]]) -> int:
     return CLONE_VM if acts else CLONE_VM | CLONE_VFORK
 
 
+class Watch:
+    """Waits for a new process that joins namespaces: whoever is in there may stop it, or trace it.
+
+    Every `look` seconds that nothing is heard it is looked at and, if it is stopped, told to go on; after `most` of
+    these it is given up.
+    """
+
+    look = 0.5
+    most = 20
+
+    def __init__(self) -> None:
+        self._stopped = 0
+
+    def ready(self, pid: int, pidfd: Fd, *descriptors: int) -> list[int]:
+        """Which of *descriptors* and *pidfd* can be read, or have ended. Raises Conflict when it is kept from it."""
+        while not (readable := ready(self.look, *descriptors, pidfd)):
+            if _state(pid) not in (b"T", b"t"):
+                continue
+            self._stopped += 1
+            if self._stopped > self.most:
+                raise _kept_stopped()
+            try:
+                pidfd_send_signal(pidfd, SIGCONT)
+            except OSError:  # it has ended, or a filter of ours forbids it: seen at the next look
+                pass
+        return readable
+
+    def hear_of_another(self, descriptor: int) -> None:
+        """Wait for what another process says of itself, whose pid is not known yet. Raises Conflict likewise."""
+        if not ready(self.look * self.most, descriptor):
+            raise _kept_stopped()
+
+    def reap(self, pidfd: Fd) -> None:
+        """Wait for the end of a child that was killed. If it is traced, its tracer is to wait for it first, and may
+        never do so (ptrace(2)): then it is left to whoever reaps after us.
+        """
+        for _ in range(self.most):
+            if not ready(self.look, pidfd):
+                continue
+            try:
+                if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
+                    return
+            except ChildProcessError:
+                return
+            ready(self.look / 10)
+
+
+def _state(pid: int) -> bytes:
+    """What a process is doing, a letter of proc_pid_stat(5); nothing when it is gone, or not to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.read(512).rpartition(b") ")[2][:1]
+    except OSError:
+        return b""
+
+
+def _kept_stopped() -> Conflict:
+    return Conflict(
+        "start a process in namespaces that others are in: one of them keeps it stopped (SIGSTOP, or ptrace)",
+        remedy="end the container whose processes do that",
+    )
+
+
 _MOST_RIGHTS = 4
 
 
-def attend(wait: Wait, child: Child, ours: Fd, bundle: Bundle) -> Fd | None:
+def attend(wait: Wait, child: Child, ours: Fd, bundle: Bundle, watch: Watch | None = None) -> Fd | None:
     """Do what the child waits for at this point, and let it go on; gives the descriptor if that is what it is about.
 
     None when the child has ended before it came to this point, or there is nothing to give: the walk's outcome says
-    why. Raises what the work itself raises; then the child still waits, and is to be ended.
+    why. Raises what the work itself raises, and Conflict of *watch*; then the child still waits, and is to be ended.
     """
     received: list[Fd] = []
     try:
         if HANDED_OVER[wait.kind]:
-            received = receive_descriptors(ours, child)
+            received = receive_descriptors(ours, child, watch)
             if len(received) != HANDED_OVER[wait.kind]:
                 return None
         do(wait, child.pid, bundle, received)
@@ -114,23 +180,20 @@ def _answer(ours: Fd) -> None:
         pass
 
 
-def receive_descriptors(ours: Fd, child: Child) -> list[Fd]:
+def heard(child: Child, watch: Watch | None, descriptor: int) -> bool:
+    """Wait until *descriptor* can be read, or the child has ended: whether it is the former."""
+    if watch is not None:
+        return descriptor in watch.ready(child.pid, child.pidfd, descriptor)
+    return descriptor in ready(None, descriptor, child.pidfd)
+
+
+def receive_descriptors(ours: Fd, child: Child, watch: Watch | None = None) -> list[Fd]:
     """The next descriptors that the child hands over; none when it has ended, or closed the channel, before that."""
-    poll = select.poll()  # not select(2), which knows no numbers from 1024 on
-    for fd in (ours, child.pidfd):
-        poll.register(fd, select.POLLIN)
-    if int(ours) not in [number for number, _ in poll.poll()]:
+    if not heard(child, watch, ours):
         return []
-    channel = _socket.socket(fileno=os.dup(ours))
-    try:
-        _, ancillary, flags, _ = channel.recvmsg(1, 16 + 8 * _MOST_RIGHTS, _socket.MSG_CMSG_CLOEXEC)
-    finally:
-        channel.close()
-    received: list[Fd] = []
-    for level, kind, data in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            received += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
-    if flags & _socket.MSG_CTRUNC:
+    numbers, more = receive(ours, _MOST_RIGHTS)
+    received = [Fd(number) for number in numbers]
+    if more:
         for fd in received:
             fd.close()
         raise LaminaError("start: the descriptors that were handed over are more than there is room for")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import select
 
+from lamina.linux.descriptors import POLLIN, POLLOUT, poll
 from lamina.linux.fd import Fd, ready
 
 TYPE_CHECKING = False
@@ -57,10 +57,7 @@ class Attendance:
             self._resize()
         found: dict[int, int] = {}
         while pidfd not in found:
-            poll = select.poll()  # select(2) knows no descriptors from 1024 on
-            for descriptor, events in ((pidfd, select.POLLIN), (signals, select.POLLIN), *self._wanted()):
-                poll.register(descriptor, events)
-            found = dict(poll.poll())
+            found = dict(poll([(pidfd, POLLIN), (signals, POLLIN), *self._wanted()], -1))
             if signals in found:
                 self._forward(pidfd)
             if self._master is not None:
@@ -71,9 +68,9 @@ class Attendance:
         """What to wait for at the two ends of the terminal."""
         wanted = []
         if self._master is not None and self._shown:
-            wanted.append((int(self._master), select.POLLIN | (select.POLLOUT if self._typed else 0)))
+            wanted.append((int(self._master), POLLIN | (POLLOUT if self._typed else 0)))
             if self._typing and not self._typed:
-                wanted.append((0, select.POLLIN))
+                wanted.append((0, POLLIN))
         return wanted
 
     def _serve(self, master: Fd, found: dict[int, int]) -> None:
@@ -82,14 +79,14 @@ class Attendance:
             self._typed = _read(0)
             self._typing = bool(self._typed)
         events = found.get(int(master), 0)
-        if self._typed and events & select.POLLOUT:
+        if self._typed and events & POLLOUT:
             try:
                 self._typed = self._typed[os.write(master, self._typed) :]
             except BlockingIOError:
                 pass
             except OSError:  # nobody has the terminal open any more
                 self._typed, self._typing = b"", False
-        if events & ~select.POLLOUT:
+        if events & ~POLLOUT:
             self._shown = self._show(master)
 
     def _drain(self) -> None:

@@ -46,13 +46,18 @@ def main() -> NoReturn:
     """The console script. Leaves without the interpreter's finalisation: there is nothing left to finalise."""
     # importing makes many objects and no garbage
     gc.set_threshold(100_000)
+    os._exit(run())
+
+
+def run() -> int:
+    """Do what the program was called for; the exit status. All that was printed is written out."""
     open_standard_streams()
     status = command_line(sys.argv[1:])
     try:
         sys.stdout.flush()
     except OSError:
         status = status or 1
-    os._exit(status)
+    return status
 
 
 def command_line(argv: Sequence[str]) -> int:

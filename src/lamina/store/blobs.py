@@ -25,7 +25,6 @@ from lamina.store.trace import point
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from lamina.store.leases import Lease
     from lamina.store.root import Store
@@ -72,7 +71,6 @@ def open_blob(store: Store, digest: str) -> Fd:
                 f"blob {digest}: it is a symbolic link", remedy="lamina system check --repair"
             ) from None
         raise_storage_error(error, "open blob", place)
-        raise
     if not S_ISREG(os.fstat(opened).st_mode):
         opened.close()
         raise Corrupt(f"blob {digest}: it is no file", remedy="lamina system check --repair")
@@ -141,6 +139,7 @@ class BlobWriter:
         self.digest = None if digest is None else check_digest(digest)
         self.size = size
         self.offset = 0
+        self._resumable = False  # whether it is where the next attempt looks for what came so far
         self._hash = hasher(digest or "sha256")
         if digest is not None:
             lease.add_blob(digest)
@@ -149,7 +148,6 @@ class BlobWriter:
             self._resume()
         except OSError as error:
             raise_storage_error(error, "write blob", store.blobs)
-            raise
 
     def _open(self) -> lock.Lock:
         partial = self.store.blobs + b"/partial/"
@@ -158,6 +156,7 @@ class BlobWriter:
             self.path = partial + self.digest.replace(":", "-").encode()
             held = lock.take(self.path, lock.LOCK_EX, wait=False, create=True)
             if held is not None:
+                self._resumable = True
                 return held
         self.path = partial + names.new_id().encode()
         held = lock.take(self.path, lock.LOCK_EX, create=True)
@@ -238,17 +237,12 @@ class BlobWriter:
 
     def close(self) -> None:
         """Stop. What came so far is kept if the digest is known and it can be resumed; a second call does nothing."""
-        if self._lock.held and (not self.offset or not self.path.endswith(self._resumable())):
+        if self._lock.held and not (self.offset and self._resumable):
             self._discard()
         self._lock.release()
-
-    def _resumable(self) -> bytes:
-        return b"/" if self.digest is None else self.digest.replace(":", "-").encode()
 
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -18,7 +18,7 @@ from lamina.store import blobs, containers, garbage, images, layers, lock, recor
 from lamina.store.digest import LENGTHS, is_digest
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
-from lamina.store.root import DIRECTORIES, raise_storage_error
+from lamina.store.root import DIRECTORIES, make_directory, raise_storage_error
 from lamina.store.scratch import Scratch
 from lamina.store.tree import remove_tree
 from lamina.values import replace, value
@@ -89,7 +89,6 @@ def check(
         return _Check(store, repair, rehash, prove, tree_digest, remove).run()
     except OSError as error:
         raise_storage_error(error, "check the store", store.path)
-        raise
 
 
 class _Check:
@@ -161,7 +160,7 @@ class _Check:
             try:
                 found = os.lstat(path)
             except FileNotFoundError:
-                self._found(DAMAGED, "store", shown, "missing", partial(_make, path, mode))
+                self._found(DAMAGED, "store", shown, "missing", partial(make_directory, path, mode))
                 continue
             if not S_ISDIR(found.st_mode):
                 self._found(DAMAGED, "store", shown, "no directory", remedy="move it away")
@@ -369,7 +368,7 @@ class _Check:
                     "volume",
                     name,
                     "its data is missing",
-                    partial(_make, place + b"/_data", 0o755),
+                    partial(make_directory, place + b"/_data", 0o755),
                 )
         return len(volumes.identities(self.store))
 
@@ -448,11 +447,6 @@ def _describe_anew(place: bytes, identity: str) -> None:
     stage.write_facts(
         place, identity, None if identity[0] == "x" else f"sha256:{identity}", amount.bytes, amount.inodes
     )
-
-
-def _make(path: bytes, mode: int) -> None:
-    os.mkdir(path, mode)
-    os.chmod(path, mode)
 
 
 def _unlink(path: bytes) -> None:

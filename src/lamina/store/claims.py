@@ -19,8 +19,6 @@ from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from lamina.store.root import Store
 
 
@@ -44,9 +42,7 @@ class Claim:
     def __enter__(self) -> Claim:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -72,7 +68,6 @@ def _claim(store: Store, key: str, *, wait: bool) -> Claim | None:
         held = lock.take(path, lock.LOCK_EX, wait=wait, create=True)
     except OSError as error:
         raise_storage_error(error, f"claim {key}", path)
-        raise
     return None if held is None else Claim(held, path, key)
 
 

@@ -4,10 +4,16 @@ Whoever looks after a container (the engine that runs it, somebody who removes o
 flock on its `lock`. The kernel gives it up with the holder's life, so the state of a container is derived and cannot
 be stale:
 
-    exit.json is there              exited
-    lock held, state.json there     running
-    state.json there                dead: the engine that looked after it was killed
-    none of these                   created
+    exit.json is there                          exited
+    the same, "restarting" in it, lock held     restarting: whoever looks after it starts it again in a moment
+    state.json there, lock held                 running; or paused, where the file `paused` is there
+    state.json there                            running, if its process lives (only the engine can tell): what
+                                                looked after it was killed; else dead
+    none of these                               created
+
+The files `paused`, `stopped` and `kept` say something by being there. `paused` is made before the freezing and goes
+after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the next
+start. `kept` names the process that will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -15,11 +21,10 @@ Lock order: a container's lock first, the names' turn (names.py) second; nobody 
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, ENOENT, ENOTEMPTY
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from errno import ENOENT, ENOTEMPTY
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError, NotFound
-from lamina.store import names, record
+from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import remove_tree
 
@@ -33,24 +38,12 @@ if TYPE_CHECKING:
     Remove = Callable[[bytes], None]
 
 CREATED, RUNNING, EXITED, DEAD = "created", "running", "exited", "dead"
+PAUSED, RESTARTING = "paused", "restarting"
+# those in which something of it runs, or will in a moment
+LIVING = (RUNNING, PAUSED, RESTARTING)
+# markers
+PAUSED_MARK, STOPPED_MARK, KEPT_MARK = "paused", "stopped", "kept"
 _LOCK = b"/lock"
-_OPEN_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-
-# A forked child of the caller's program inherits the descriptors, and with them the locks: it must let go, or a
-# container looks alive as long as that child lives. (execve closes them.)
-_locks: set[int] = set()
-
-
-def _let_go() -> None:
-    for descriptor in tuple(_locks):
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 class Home:
@@ -61,7 +54,7 @@ class Home:
     def __init__(self, store: Store, identity: str) -> None:
         self.store, self.id = store, identity
         self.path = store.containers + b"/" + identity.encode()
-        self._lock = -1
+        self._lock: lock.Lock | None = None
 
     def __repr__(self) -> str:
         return f"Home({self.id[:12]}{', held' if self.held else ''})"
@@ -69,7 +62,7 @@ class Home:
     @property
     def held(self) -> bool:
         """Whether this object holds the container's lock."""
-        return self._lock >= 0
+        return self._lock is not None and self._lock.held
 
     @property
     def short_id(self) -> str:
@@ -91,7 +84,11 @@ class Home:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        return record.read(self.path, name.encode() + b".json")
+        return record.read_light(self.path, name.encode() + b".json")
+
+    def drop_record(self, name: str) -> None:
+        """Remove the record *name*, if it is there. Needs the lock."""
+        _unlink(self.path + b"/" + name.encode() + b".json")
 
     def asked(self) -> dict[str, Any]:
         """The record of what was asked. Raises NotFound when the container is gone or was never finished."""
@@ -106,63 +103,111 @@ class Home:
         """Wait until the records and the log are on the disk."""
         record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", b"log")
 
+    def change_asked(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
+        """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is
+        there now.
+
+        For whoever: those who do so take turns, by a lock on the directory; the container's lock is not needed.
+        Raises NotFound, Corrupt, KernelError.
+        """
+        try:
+            turn = lock.turn(self.path, lock.LOCK_EX)
+        except FileNotFoundError:
+            raise no_such(self.short_id) from None
+        with turn:
+            asked = self.asked()
+            changed = change(asked)
+            if changed is None:
+                return asked
+            self.write("container", changed)
+            return changed
+
     # -- the lock
 
     def hold(self) -> bool:
         """Take the lock if nobody has it. Raises NotFound when the container is gone."""
         try:
-            descriptor = os.open(self.path + _LOCK, _OPEN_LOCK)
+            taken = _take(self.path)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
-        try:
-            if not _lock(descriptor):
-                return False
-            if os.fstat(descriptor).st_nlink == 0:
-                raise NotFound(f"container {self.short_id}: removed meanwhile")
-            self._keep(descriptor)
-            descriptor = -1
-            return True
-        finally:
-            if descriptor >= 0:
-                _unlock(descriptor)
+        if taken is None:
+            return False
+        self._lock = taken
+        return True
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing."""
-        if self._lock >= 0:
-            descriptor, self._lock = self._lock, -1
-            _locks.discard(descriptor)
-            _unlock(descriptor)
+        if self._lock is not None:
+            self._lock.release()
 
-    def _keep(self, descriptor: int) -> None:
-        self._lock = descriptor
-        _locks.add(descriptor)
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor of the lock that this object holds, -1 where it holds none."""
+        return -1 if self._lock is None else self._lock.fd
+
+    def inherit(self, descriptor: int) -> None:
+        """The lock is held by *descriptor*, which this process had open before it executed this program."""
+        self._lock = lock.Lock(descriptor)
 
     def is_looked_after(self) -> bool:
         """Whether anybody, this process included, holds the lock."""
         if self.held:
             return True
         try:
-            descriptor = os.open(self.path + _LOCK, _OPEN_LOCK)
+            # shared: two who look do not mistake each other for the holder
+            free = lock.take(self.path + _LOCK, lock.LOCK_SH, wait=False)
         except FileNotFoundError:
             return False
-        try:
-            flock(
-                descriptor, LOCK_SH | LOCK_NB
-            )  # shared: two who look do not mistake each other for the holder
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            _unlock(descriptor)
+        if free is not None:
+            free.release()
+        return free is None
 
-    def state(self) -> str:
-        """ "created", "running", "exited" or "dead"; see the module's text."""
+    def state(self, lives: Callable[[dict[str, Any]], bool] | None = None) -> str:
+        """One of the states in the module's text. *lives* says whether the process of a state record is still there;
+        without it, whom nobody looks after counts as dead. Raises Corrupt.
+        """
         held = self.is_looked_after()  # before the records: the holder writes exit.json before it lets go
         if os.path.lexists(self.path + b"/exit.json"):
-            return EXITED
+            return RESTARTING if held and (self.read("exit") or {}).get("restarting") else EXITED
         if not os.path.lexists(self.path + b"/state.json"):
             return CREATED
-        return RUNNING if held else DEAD
+        if not held and not (lives is not None and (state := self.read("state")) and lives(state)):
+            return DEAD
+        return PAUSED if self.is_marked(PAUSED_MARK) else RUNNING
+
+    # -- markers: files that say something by being there; anybody may make them
+
+    def set_mark(self, marker: str, text: str = "") -> None:
+        """Make the file *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError."""
+        place = self.path + b"/" + marker.encode()
+        stage = place + b".%s" % os.urandom(4).hex().encode()
+        try:
+            descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+            os.rename(stage, place)
+        except FileNotFoundError:
+            raise no_such(self.short_id) from None
+        except OSError as error:
+            raise_storage_error(error, "mark container", self.path)
+
+    def drop_mark(self, marker: str) -> None:
+        """Remove the file *marker*, if it is there."""
+        _unlink(self.path + b"/" + marker.encode())
+
+    def is_marked(self, marker: str) -> bool:
+        """Whether the file *marker* is there."""
+        return os.path.lexists(self.path + b"/" + marker.encode())
+
+    def mark_text(self, marker: str) -> str:
+        """What the file *marker* says, "" where there is none."""
+        try:
+            with open(self.path + b"/" + marker.encode(), "rb", buffering=0) as file:
+                return file.read(64).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     # -- the marks of those who are looked after
 
@@ -171,7 +216,20 @@ class Home:
 
         Needs the lock. The mark is a symbolic link for the same reason as a name is one: made and filled at once.
         """
-        os.symlink(name, os.fsdecode(self.store.running) + "/" + self.id)
+        place = os.fsdecode(self.store.running) + "/" + self.id
+        try:
+            os.symlink(name, place)
+        except FileExistsError:  # of a holder that died
+            os.unlink(place)
+            os.symlink(name, place)
+
+    def remark(self, name: str) -> None:
+        """The container is called *name* from now on. Nobody need look after it."""
+        place = os.fsdecode(self.store.running) + "/" + self.id
+        if os.path.lexists(place):
+            stage = os.fsdecode(self.path) + "/mark." + os.urandom(4).hex()
+            os.symlink(name, stage)
+            os.rename(stage, place)
 
     def unmark(self) -> None:
         """There is nothing left to clean up."""
@@ -223,7 +281,6 @@ def create(store: Store, name: str | None) -> tuple[Home, str]:
         home = _make(store)
     except OSError as error:
         raise_storage_error(error, "create container", store.containers)
-        raise
     try:
         return home, _name(home, name)
     except BaseException as error:
@@ -238,26 +295,17 @@ def _make(store: Store) -> Home:
         home = Home(store, names.new_id())
         try:
             make_directory(home.path, 0o700)
-            descriptor = os.open(home.path + _LOCK, _OPEN_LOCK | os.O_CREAT, 0o600)
+            # waits for who is just looking, or cleaning up
+            home._lock = lock.take(home.path + _LOCK, lock.LOCK_EX, create=True)
+            return home
         except FileNotFoundError:
             # somebody who cleans up took the directory without a lock for a left-over; or the store itself is gone
             if attempt == 99 or not os.path.isdir(store.containers):
                 raise
-            continue
         except OSError:
             if os.path.lexists(home.path):
-                os.rmdir(home.path)
+                remove_tree(home.path)
             raise
-        try:
-            os.fchmod(descriptor, 0o600)
-            flock(descriptor, LOCK_EX)  # waits for who is just looking, or cleaning up
-            if os.fstat(descriptor).st_nlink:
-                home._keep(descriptor)
-                descriptor = -1
-                return home
-        finally:
-            if descriptor >= 0:
-                _unlock(descriptor)
     raise Conflict("create container: others remove it again and again")
 
 
@@ -309,14 +357,8 @@ def _find(store: Store, reference: str) -> Home | None:
         return home
     if not names.is_id_prefix(reference):
         return None
-    matches = sorted(identity for identity in identities(store) if identity.startswith(reference))
-    if len(matches) > 1:
-        some = ", ".join(identity[:12] for identity in matches[:4]) + (", ..." if len(matches) > 4 else "")
-        raise InvalidInput(
-            f"container {reference}: {len(matches)} containers have an id that begins so ({some})",
-            remedy="give more digits of it, or the name",
-        )
-    return Home(store, matches[0]) if matches else None
+    identity = names.only_one("container", reference, identities(store))
+    return None if identity is None else Home(store, identity)
 
 
 def abandoned(store: Store) -> Iterator[Home]:
@@ -383,20 +425,17 @@ def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
     try:
         # made where there is none: it may be missing because whoever works here has not come so far yet, and then he
         # has to find that it is gone, not lose what he makes next
-        descriptor = os.open(grave + _LOCK, _OPEN_LOCK | os.O_CREAT, 0o600)
+        held = _take(grave, create=True)
     except FileNotFoundError:
         return True
     except NotADirectoryError:
         remove(grave)
         return True
-    try:
-        if not _lock(descriptor):
-            return False
-        if os.fstat(descriptor).st_nlink:
-            _empty(grave, remove)
-        return True
-    finally:
-        _unlock(descriptor)
+    if held is None:
+        return False
+    with held:
+        _empty(grave, remove)
+    return True
 
 
 def _empty(grave: bytes, remove: Remove) -> None:
@@ -413,28 +452,17 @@ def _empty(grave: bytes, remove: Remove) -> None:
             raise
 
 
-def _lock(descriptor: int) -> bool:
-    """Try for the exclusive lock; those who merely look (shared, for microseconds) are waited for."""
-    while True:
-        try:
-            flock(descriptor, LOCK_EX | LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno != EAGAIN:
-                raise
-        try:
-            flock(descriptor, LOCK_SH | LOCK_NB)
-        except BlockingIOError:
-            return False
-        flock(descriptor, LOCK_UN)
-
-
-def _unlock(descriptor: int) -> None:
-    """Close a descriptor that may hold a lock. Closing alone does not give the lock up while a child, which another
-    thread forked in that moment, has a copy (flock(2)).
+def _take(directory: bytes, *, create: bool = False) -> lock.Lock | None:
+    """The exclusive lock of the container in *directory*, None while somebody has it; those who merely look (shared,
+    for microseconds) are waited for.
     """
-    flock(descriptor, LOCK_UN)
-    os.close(descriptor)
+    path = directory + _LOCK
+    while (held := lock.take(path, lock.LOCK_EX, wait=False, create=create)) is None:
+        looking = lock.take(path, lock.LOCK_SH, wait=False)
+        if looking is None:
+            return None
+        looking.release()
+    return held
 
 
 def _unlink(path: bytes) -> None:

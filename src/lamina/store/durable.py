@@ -32,14 +32,23 @@ def write_record(directory: bytes, name: bytes, content: dict[str, Any], *, what
 
 def stage_record(directory: bytes, name: bytes, content: dict[str, Any], *, what: str) -> None:
     """The first half of `write_record`: the new content is on the disk beside its place, and nobody sees it."""
+    write_unseen(directory + b"/" + name + NEW, content, what=what)
+
+
+def write_unseen(path: bytes, content: dict[str, Any], *, what: str, sync: bool = True) -> None:
+    """Write the JSON file *path*, which nobody reads yet; with *sync* it is on the disk when this returns.
+
+    Raises OSError.
+    """
     point(f"{what}.write")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(directory + b"/" + name + NEW, flags, 0o600)
+    descriptor = os.open(path, flags, 0o600)
     try:
         os.fchmod(descriptor, 0o600)  # whatever the caller's umask
         write_all(descriptor, (encode(content) + "\n").encode())
-        point(f"{what}.fsync")
-        os.fsync(descriptor)
+        if sync:
+            point(f"{what}.fsync")
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

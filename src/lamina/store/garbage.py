@@ -16,6 +16,7 @@ from errno import ENOENT
 from lamina.errors import Corrupt
 from lamina.store import blobs, claims, images, layers, lock, stage
 from lamina.store.durable import sync_directory
+from lamina.store.leases import leased
 from lamina.store.references import References
 from lamina.store.root import raise_storage_error
 from lamina.store.scratch import Scratch
@@ -74,7 +75,20 @@ def collect(
         return _Collector(store, dry, remove, partial_age).run(explain)
     except OSError as error:
         raise_storage_error(error, "collect garbage", store.path)
-        raise
+
+
+def tidy(store: Store) -> None:
+    """Remove what those left who ended in the middle, and nothing that anybody could use: leases, claims, and content
+    that has no name yet. (`containers.bury_all` does the same for tmp/.) Raises OSError, KernelError.
+    """
+    with lock.turn(store.leases, lock.LOCK_EX):
+        for path in leased(store)[1]:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+    _Collector(store, False, remove_tree, PARTIAL_AGE).partials()
+    claims.sweep(store)
 
 
 class _Collector:
@@ -102,7 +116,7 @@ class _Collector:
                     self._blob(digest, scratch)
                 if scratch is not None:
                     sync_directory(self.store.layers, what="collect")
-            self._partials()
+            self.partials()
             if not self.dry:
                 claims.sweep(self.store)
                 images.sweep(self.store)
@@ -164,7 +178,8 @@ class _Collector:
         self.freed += size
         self.inodes += 1
 
-    def _partials(self) -> None:
+    def partials(self) -> None:
+        """Downloads that nobody goes on with."""
         directory = self.store.blobs + b"/partial"
         for entry in os.listdir(directory):
             path = directory + b"/" + entry

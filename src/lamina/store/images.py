@@ -19,13 +19,13 @@ what it refers to as long as somebody holds it. Those who change records and nam
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_SH
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_SH
 from lamina.store import lock
 from lamina.store import record as records
 from lamina.store.digest import check_digest
-from lamina.store.names import is_id
+from lamina.store.names import is_id, some
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
 from lamina.values import replace, value
@@ -33,7 +33,6 @@ from lamina.values import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
     from typing import Any
 
     from lamina.store.leases import Lease
@@ -120,9 +119,7 @@ class Held:
     def __enter__(self) -> Held:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -138,7 +135,6 @@ def hold(store: Store, identity: str) -> Held:
         raise no_such(identity[:12]) from None
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     assert held is not None
     try:
         data = records.content(held.fd, path)
@@ -155,7 +151,6 @@ def get(store: Store, identity: str) -> ImageRecord | None:
         found = records.read_light(*os.path.split(path))
     except OSError as error:
         raise_storage_error(error, "read image", path)
-        raise
     return None if found is None else _record(store, identity, found)
 
 
@@ -215,15 +210,18 @@ def touch(store: Store, identity: str) -> None:
 # -- changing
 
 
-def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: Lease) -> ImageRecord:
+def put(
+    store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: Lease, digests: Iterable[str] = ()
+) -> ImageRecord:
     """Keep *record*, and let *names* (canonical) stand for it. What is kept now: an image that was there already keeps
-    its blobs as well.
+    its blobs as well. *digests* are those under which the names' registry knows it.
 
     Everything it refers to must be there; *lease* keeps it meanwhile. Raises NotFound, InvalidInput, KernelError.
     """
     from lamina.store import tags
 
     names = [tags.check_name(name) for name in names]
+    digests = [check_digest(digest) for digest in digests]
     for layer in record.layers:
         if not lease.add_layer(layer):
             raise NotFound(f"keep image {record.id[:12]}: its layer {layer[:12]} is not in this store")
@@ -242,10 +240,9 @@ def put(store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: 
             if record.pinned:
                 _pin(store, record.id)
             for name in names:
-                tags.write(store, name, record.id)
+                tags.write(store, name, record.id, digests)
     except OSError as error:
         raise_storage_error(error, "keep image", place)
-        raise
     return record
 
 
@@ -366,7 +363,6 @@ def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = N
         return gone
     except OSError as error:
         raise_storage_error(error, "remove image", place)
-        raise
     finally:
         if guard is not None:
             guard.release()
@@ -379,9 +375,9 @@ def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lo
         raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
     if users := containers.refresh().of_image(identity):
         held.release()
-        some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+        shown = some([user.shown for user in users])
         raise Conflict(
-            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({some})",
+            f"remove image {identity[:12]}: it is used by {len(users)} container{'s' * (len(users) > 1)} ({shown})",
             remedy="remove these first, or force it",
         )
     return held

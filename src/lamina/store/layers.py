@@ -99,7 +99,6 @@ def find(store: Store, identity: str) -> Layer | None:
         raise Corrupt(f"layer {identity[:12]}: {why}", remedy=_REPAIR) from None
     except OSError as error:
         raise_storage_error(error, "read layer", place)
-        raise
     if found is None:
         return None
     return _layer(place, identity, found)
@@ -142,4 +141,3 @@ def stage(store: Store, id_hint: str | None, lease: Lease) -> Stage:
         return making.Stage(store, id_hint, lease)
     except OSError as error:
         raise_storage_error(error, "make layer", store.tmp)
-        raise

@@ -76,7 +76,6 @@ class Lease:
                 return os.path.lexists(place)
         except OSError as error:
             raise_storage_error(error, f"keep {kind} {what}", self.path)
-            raise
 
     def close(self) -> None:
         """End the lease; a second call does nothing."""
@@ -98,7 +97,6 @@ def lease(store: Store) -> Iterator[Lease]:
         held = Lease(store)
     except OSError as error:
         raise_storage_error(error, "make a lease", store.leases)
-        raise
     try:
         yield held
     finally:

@@ -7,13 +7,14 @@ is locked looks held as long as the child lives. (execve closes them.)
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "take", "turn"]
+__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "take", "turn", "unlock_all"]
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _descriptors: set[int] = set()
@@ -93,6 +94,18 @@ def take(
         finally:
             if fd >= 0:
                 _unlock(fd)
+
+
+def unlock_all() -> None:
+    """Give up every lock of this process, for one that is about to end while threads of it may still be at work.
+
+    The files stay open: a thread that writes to one must not find another file under the same number.
+    """
+    for descriptor in tuple(_descriptors):
+        try:
+            flock(descriptor, LOCK_UN)
+        except OSError:
+            pass
 
 
 def turn(directory: bytes, how: int) -> Lock:

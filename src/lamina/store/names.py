@@ -7,9 +7,17 @@ name is never half taken; nobody follows the link.
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX, LOCK_UN, flock
 
 from lamina.errors import Conflict, InvalidInput
+from lamina.store import lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
@@ -78,6 +86,26 @@ def random_name(attempt: int = 0) -> str:
     return f"{name}{number}" if attempt >= 2 else name
 
 
+def only_one(what: str, reference: str, found: Iterable[str]) -> str | None:
+    """The only id among *found* that begins with *reference*, None where there is none; *what* they are the ids of.
+
+    Raises InvalidInput when there are several.
+    """
+    matches = sorted(identity for identity in found if identity.startswith(reference))
+    if len(matches) > 1:
+        raise InvalidInput(
+            f"{what} {reference}: {len(matches)} {what}s have an id that begins so ({some(matches, 4)})",
+            remedy="give more digits of it, or the name",
+        )
+    return matches[0] if matches else None
+
+
+def some(what: Sequence[str], most: int = 3) -> str:
+    """Ids and names for a message, in short and not all of them: `one, another, ...`."""
+    shown = [text[:12] if is_id(text) else text for text in what[:most]]
+    return ", ".join([*shown, "..."] if len(what) > most else shown)
+
+
 def take(names: bytes, name: str, identity: str, alive: bytes) -> None:
     """Take the checked *name* for the container *identity*.
 
@@ -112,20 +140,24 @@ def holder(names: bytes, name: str) -> str | None:
 
 
 def drop_stale(names: bytes, name: str, alive: bytes) -> None:
-    """Release *name* if its container is gone.
+    """Release *name* if its container is gone."""
+    _drop_if(
+        names, name, lambda owner: not is_id(owner) or not os.path.lexists(alive + b"/" + owner.encode())
+    )
 
-    Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names.
-    """
+
+def drop_alias(names: bytes, name: str, identity: str, own: Callable[[], str]) -> None:
+    """Release *name* if it is the container *identity*'s, but not what *own* says it is called: it was renamed."""
+    _drop_if(names, name, lambda owner: owner == identity and own() != name)
+
+
+def _drop_if(names: bytes, name: str, condition: Callable[[str], bool]) -> None:
+    """Those who do so take turns: else one could remove what another has just taken anew. Nobody else removes names."""
     link = names + b"/" + name.encode()
-    directory = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flock(directory, LOCK_EX)
+    with lock.turn(names, lock.LOCK_EX):
         try:
             identity = os.readlink(link)
         except FileNotFoundError:
             return
-        if not is_id(os.fsdecode(identity)) or not os.path.lexists(alive + b"/" + identity):
+        if condition(os.fsdecode(identity)):
             os.unlink(link)
-    finally:
-        flock(directory, LOCK_UN)  # a child forked meanwhile has a copy, and with it the lock
-        os.close(directory)

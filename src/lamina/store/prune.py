@@ -81,7 +81,6 @@ def enforce(store: Store, limit: int, *, remove: Remove = remove_tree) -> Evicte
         amount = total(store)
     except OSError as error:
         raise_storage_error(error, "keep the store below its limit", store.path)
-        raise
     return Evicted(tuple(gone), freed, amount, max(0, amount.bytes - limit))
 
 
@@ -125,7 +124,6 @@ def _references(store: Store) -> References:
             return References(store)
     except OSError as error:
         raise_storage_error(error, "look for unused images", store.path)
-        raise
 
 
 def _remove(store: Store, record: ImageRecord, found: References, names: dict[str, list[str]]) -> Gone | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina import document
-from lamina.document import encode
+from lamina.document import encode as encode  # for who compares records
 from lamina.errors import Corrupt, InvalidInput
 
 TYPE_CHECKING = False

@@ -11,9 +11,9 @@ a record keeps becomes a container's, each before the former lets go. So nothing
 from __future__ import annotations
 
 import os
-from fcntl import LOCK_EX
 
 from lamina.errors import Corrupt, InvalidInput
+from lamina.linux.descriptors import LOCK_EX
 from lamina.store import images, lock, record
 from lamina.store.containers import identities as container_ids
 from lamina.store.layers import is_id as is_layer
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
+
+
+# said of what a lease keeps
+LEASED = "somebody is about to use it"
 
 
 @value
@@ -134,12 +138,9 @@ class References:
         except Corrupt as error:
             self.unknown.append(error.message)
             return
-        for what in kept["layer"]:
-            self.layers.setdefault(what, []).append("somebody is about to use it")
-        for what in kept["blob"]:
-            self.blobs.setdefault(what, []).append("somebody is about to use it")
-        for what in kept["image"]:
-            self.images.setdefault(what, []).append("somebody is about to use it")
+        for kind, users in (("layer", self.layers), ("blob", self.blobs), ("image", self.images)):
+            for what in kept[kind]:
+                users.setdefault(what, []).append(LEASED)
 
     def _records(self) -> None:
         for identity in images.identities(self.store):

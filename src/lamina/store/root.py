@@ -33,7 +33,7 @@ No global lock, no database. Records are staged and renamed; see record.py.
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENOENT, ENOTDIR
+from errno import EDQUOT, EEXIST, EMFILE, ENOENT, ENOSPC, ENOTDIR
 from stat import S_IMODE, S_ISDIR
 
 from lamina.errors import Corrupt, InvalidInput, KernelError, Unsupported
@@ -42,6 +42,7 @@ from lamina.store.way import resolve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import PathLike
+    from typing import NoReturn
 
 SCHEMA = 2
 _OF_CONTAINERS = (b"containers", b"names", b"running", b"empty", b"merged", b"cache", b"tmp")
@@ -53,8 +54,6 @@ _OF_IMAGES = (  # since schema 2
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
 _KNOWN = frozenset((b"version", b"events", *DIRECTORIES))
-# linux/fs.h, of 64-bit machines
-_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00020000
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -243,22 +242,21 @@ def spread(directory: bytes) -> None:
     """
     from fcntl import ioctl
 
+    from lamina.linux.constants import FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL
+
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = bytearray(8)
-        ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
-        ioctl(
-            descriptor,
-            _FS_IOC_SETFLAGS,
-            (int.from_bytes(flags, "little") | _FS_TOPDIR_FL).to_bytes(8, "little"),
-        )
+        ioctl(descriptor, FS_IOC_GETFLAGS, flags)
+        wanted = int.from_bytes(flags, "little") | FS_TOPDIR_FL
+        ioctl(descriptor, FS_IOC_SETFLAGS, wanted.to_bytes(8, "little"))
     except OSError:
         pass
     finally:
         os.close(descriptor)
 
 
-def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:
+def raise_storage_error(error: OSError, doing: str, path: bytes) -> NoReturn:
     """Raise *error*, met while *doing* something in the store at *path*, as one of Lamina's own."""
     if isinstance(error, KernelError):
         raise error
@@ -268,8 +266,8 @@ def raise_storage_error(error: OSError, doing: str, path: bytes) -> None:
         error.errno or EEXIST,
         os.fsdecode(where),
         remedy={
-            24: "allow this program more open files (ulimit -n)",
-            28: "free some space, or name another store with --root",
-            122: "free some space within your quota",
+            EMFILE: "allow this program more open files (ulimit -n)",
+            ENOSPC: "free some space, or name another store with --root",
+            EDQUOT: "free some space within your quota",
         }.get(error.errno or 0, ""),
     ) from error

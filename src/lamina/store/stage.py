@@ -16,9 +16,8 @@ import os
 import time
 from errno import EEXIST, ENOTEMPTY
 
-from lamina.document import encode
 from lamina.errors import Corrupt, InvalidInput, LaminaError
-from lamina.store.durable import sync_directory, sync_file_system, write_all
+from lamina.store.durable import sync_directory, sync_file_system, write_unseen
 from lamina.store.layers import Layer, find, layer_id, new_id, place_of
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.scratch import Scratch
@@ -27,7 +26,6 @@ from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from lamina.store.leases import Lease
@@ -82,7 +80,9 @@ class Stage:
             raise LaminaError(f"layer {identity[:12]}: its stage is closed")
         self.lease.add_layer(identity)
         try:
-            created = write_facts(self._home, identity, diff_id, size, inodes, extra, driver=driver)
+            created = write_facts(
+                self._home, identity, diff_id, size, inodes, extra, driver=driver, sync=False
+            )
             sync_file_system(self._file_system, what="layer")
             if not self._rename(identity):
                 theirs = self._theirs(identity)
@@ -91,7 +91,6 @@ class Stage:
             sync_directory(self.store.layers, what="layer")
         except OSError as error:
             raise_storage_error(error, "make layer", self._home)
-            raise
         finally:
             self.close()
         return Layer(
@@ -142,9 +141,7 @@ class Stage:
     def __enter__(self) -> Stage:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -157,8 +154,12 @@ def write_facts(
     extra: dict[str, Any] | None = None,
     *,
     driver: str = "overlay2",
+    sync: bool = True,
 ) -> int:
-    """Write the layer.json of the directory *place*, which nobody else writes to; when, in ns. Raises OSError."""
+    """Write the layer.json of the directory *place*, which nobody else writes to; when, in ns. Raises OSError.
+
+    *sync* False: the caller syncs the file system next, and that with it.
+    """
     created = time.time_ns()
     facts = {
         "id": identity,
@@ -169,15 +170,7 @@ def write_facts(
         "driver": driver,
         "extra": extra or {},
     }
-    point("layer.write-record")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(place + b"/layer.json", flags, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        write_all(descriptor, (encode(facts) + "\n").encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_unseen(place + b"/layer.json", facts, what="layer", sync=sync)
     return created
 
 

@@ -12,7 +12,7 @@ import time
 from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.store.digest import check_digest
 from lamina.store.images import ImageRecord, check_id, get, identities, no_such, place_of, turn
-from lamina.store.names import is_id, is_id_prefix
+from lamina.store.names import is_id, is_id_prefix, only_one
 from lamina.store.record import read_light
 from lamina.store.root import raise_storage_error
 from lamina.store.trace import point
@@ -77,7 +77,6 @@ def find_name(store: Store, name: str) -> ImageName | None:
         found = read_light(directory, file)
     except OSError as error:
         raise_storage_error(error, "read image name", directory + b"/" + file)
-        raise
     if found is None:
         return None
     read = decode_name(found, file)
@@ -137,7 +136,6 @@ def tag(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> 
             write(store, name, identity, digests)
     except OSError as error:
         raise_storage_error(error, f"tag {name}", store.images)
-        raise
 
 
 def write(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> None:
@@ -179,7 +177,6 @@ def untag(store: Store, name: str, identity: str | None = None) -> str:
             return found.id
     except OSError as error:
         raise_storage_error(error, f"untag {name}", store.images)
-        raise
 
 
 def unlink(store: Store, name: str) -> None:
@@ -209,14 +206,8 @@ def resolve(store: Store, text: str, name: str | None = "") -> tuple[ImageRecord
     if identity is not None and (record := get(store, identity)) is not None:
         return record, name
     if is_id_prefix(digits):
-        matches = sorted(found for found in identities(store) if found.startswith(digits))
-        if len(matches) > 1:
-            some = ", ".join(found[:12] for found in matches[:4]) + (", ..." if len(matches) > 4 else "")
-            raise InvalidInput(
-                f"image {text}: {len(matches)} images have an id that begins so ({some})",
-                remedy="give more digits of it, or the name",
-            )
-        if matches and (record := get(store, matches[0])) is not None:
+        identity = only_one("image", digits, identities(store))
+        if identity is not None and (record := get(store, identity)) is not None:
             return record, None
     raise no_such(text)
 

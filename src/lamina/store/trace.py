@@ -2,11 +2,12 @@
 
     LAMINA_STORE_TRACE=log:/tmp/steps          appends the name of every step to that file
     LAMINA_STORE_TRACE=kill:17                 kills this process (SIGKILL) before the 17th step
+    LAMINA_STORE_TRACE=signal:17:15            sends this process signal 15 (SIGTERM) before the 17th step
     LAMINA_STORE_TRACE=fail:17:28              the 17th step fails with errno 28 (ENOSPC)
     LAMINA_STORE_TRACE=fail:17+:28             as do all that follow: a disk that stays full
 
 The variable is read once, when this module is imported. Without it `point` does nothing. Every call that changes what
-is on the disk has a point before it, and the names are those of the drawing in docs/store.md.
+is on the disk has a point before it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ def parse(text: str) -> Callable[[str], None]:
         return _logger(rest)
     if what == "kill":
         return _killer(int(rest))
+    if what == "signal":
+        number, _, signal = rest.partition(":")
+        return _killer(int(number), int(signal))
     if what == "fail":
         number, _, errno = rest.partition(":")
         return _failer(int(number.rstrip("+")), int(errno), number.endswith("+"))
-    raise ValueError(f"{VARIABLE}={text}: not log:, kill: or fail:")
+    raise ValueError(f"{VARIABLE}={text}: not log:, kill:, signal: or fail:")
 
 
 def _logger(path: str) -> Callable[[str], None]:
@@ -54,14 +58,14 @@ def _logger(path: str) -> Callable[[str], None]:
     return log
 
 
-def _killer(number: int) -> Callable[[str], None]:
+def _killer(number: int, signal: int = SIGKILL) -> Callable[[str], None]:
     left = number
 
     def kill(name: str) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), SIGKILL)
+            os.kill(os.getpid(), signal)
 
     return kill
 

@@ -15,7 +15,7 @@ from lamina.store import blobs, images, layers, lock, volumes
 from lamina.store.containers import DEAD, EXITED, Home
 from lamina.store.containers import identities as container_ids
 from lamina.store.garbage import names_by_image, size_of_layer
-from lamina.store.references import References
+from lamina.store.references import LEASED, References
 from lamina.store.root import raise_storage_error
 from lamina.values import value
 
@@ -104,7 +104,6 @@ def df(store: Store, *, walk: bool = False) -> Usage:
         return _Counting(store, found).run(walk)
     except OSError as error:
         raise_storage_error(error, "count what the store keeps", store.path)
-        raise
 
 
 def total(store: Store) -> Amount:
@@ -158,9 +157,7 @@ class _Counting:
     def run(self, walk: bool) -> Usage:
         found_images = tuple(self._images())
         stay = {layer for one in found_images if one.pinned for layer in self.found.records[one.id].layers}
-        stay |= {
-            layer for layer, because in self.found.layers.items() if "somebody is about to use it" in because
-        }
+        stay |= {layer for layer, because in self.found.layers.items() if LEASED in because}
         found_layers = tuple([
             LayerUse(
                 id=one,
@@ -256,9 +253,7 @@ class _Counting:
         stay = {
             blob for one in found if one.pinned or one.containers for blob in self.found.records[one.id].blobs
         }
-        stay |= {
-            blob for blob, because in self.found.blobs.items() if "somebody is about to use it" in because
-        }
+        stay |= {blob for blob, because in self.found.blobs.items() if LEASED in because}
         free = [
             amount for one, amount in self.blob_sizes.items() if one not in stay and not self.found.unknown
         ]

@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import time
 from errno import EEXIST, ENOTEMPTY
-from fcntl import LOCK_EX, LOCK_SH
 
-from lamina.document import encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_SH
 from lamina.store import lock, names, record
 from lamina.store.events import event, note
 from lamina.store.root import make_directory, raise_storage_error
@@ -79,7 +78,6 @@ def find(store: Store, name: str) -> Volume | None:
         raise _damaged(name, error.message.partition(": ")[2]) from None
     except OSError as error:
         raise_storage_error(error, "read volume", place)
-        raise
     if found is None:
         return None
     return _volume(place, name, found)
@@ -151,19 +149,10 @@ def _make(store: Store, name: str, labels: dict[str, str], anonymous: bool) -> N
 
 def write_facts(place: bytes, name: str, labels: dict[str, str], anonymous: bool) -> None:
     """Write volume.json in a directory that nobody else sees, or that has none. Raises OSError."""
-    from lamina.store.durable import write_all
+    from lamina.store.durable import write_unseen
 
-    point("volume.write-record")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(place + b"/volume.json", flags, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        facts = {"name": name, "created": time.time_ns(), "labels": labels, "anonymous": anonymous}
-        write_all(descriptor, (encode(facts) + "\n").encode())
-        point("volume.fsync")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    facts = {"name": name, "created": time.time_ns(), "labels": labels, "anonymous": anonymous}
+    write_unseen(place + b"/volume.json", facts, what="volume")
 
 
 def hold(
@@ -219,9 +208,9 @@ def remove(
             raise Conflict(f"remove volume {name}: a container is being started with it")
         with held, Scratch(store) as scratch:
             if unless_used is not None and (users := unless_used.refresh().of_volume(name)):
-                some = ", ".join(user.shown for user in users[:3]) + (", ..." if len(users) > 3 else "")
+                shown = names.some([user.shown for user in users])
                 raise Conflict(
-                    f"remove volume {name}: in use by {some}", remedy="remove these containers first"
+                    f"remove volume {name}: in use by {shown}", remedy="remove these containers first"
                 )
             point("volume.remove")
             os.rename(place, scratch.path + b"/volume")
@@ -233,7 +222,6 @@ def remove(
         if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
             raise no_such(name) from None
         raise_storage_error(error, "remove volume", place)
-        raise
 
 
 def prune(

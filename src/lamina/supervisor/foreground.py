@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from select import POLLIN
 from time import monotonic
 
+from lamina.linux.descriptors import POLLIN
 from lamina.supervisor.pump import Watch
 from lamina.supervisor.signals import Deliverer, PipeSignalBlocked
 from lamina.values import value
@@ -42,11 +42,14 @@ _GIVE_UP = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 
 @value
 class Ended:
-    """How it ended: `status` is the exit status, 128 + n after signal n; `errors` met while writing its output."""
+    """How it ended: `status` is the exit status, 128 + n after signal n; `errors` met while writing its output.
+    `detached`: it has not ended at all, the keys for that were typed.
+    """
 
     status: int
     timed_out: bool = False
     errors: tuple[OSError, ...] = ()
+    detached: bool = False
 
 
 def attend(
@@ -82,6 +85,8 @@ class _Attendance:
             self._take_terminal()
             self._begin()
             while not self.ended:
+                if self._detached():
+                    return Ended(0, detached=True)
                 self.watch.wait(self._left())
                 self._check_deadline()
                 if self.deliverer.unsure and not self.ended:
@@ -96,6 +101,10 @@ class _Attendance:
             status = 128 + self.deliverer.carried_out
         errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
         return Ended(status, self.timed_out, errors)
+
+    def _detached(self) -> bool:
+        keys, feed = self.stdio.keys, self.stdio.feed
+        return keys is not None and keys.pressed and (feed is None or not feed.pending)
 
     def _take_terminal(self) -> None:
         terminal = self.stdio.terminal
@@ -162,10 +171,11 @@ class _Attendance:
                 drain.drop_consumer()
 
     def _drain(self) -> None:
-        """The first process has ended, and with it, by the kernel's hand, all others of its pid namespace: nothing more
-        is written, but what was is still on its way. (Waiting for the end of the pipes instead could take for ever:
-        a child that this program forks has them open too.)
+        """The process has ended, but what it wrote is still on its way. (Waiting for the end of the pipes instead could
+        take for ever: others of the container may write on, and a child that this program forks has them open too.)
         """
+        for drain in self.stdio.drains:
+            drain.finish()
         patience = PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
         while any(drain.pending for drain in self.stdio.drains) or any(
             d.source >= 0 for d in self.stdio.drains

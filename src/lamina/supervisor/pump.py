@@ -7,19 +7,21 @@ written at once as poll(2) has promised room for.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from errno import EIO, EPIPE
-from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from stat import S_ISCHR, S_ISFIFO, S_ISREG
+
+from lamina.linux.descriptors import POLLERR, POLLHUP, POLLIN, POLLOUT, duplicate, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.keys import Keys
+    from lamina.supervisor.logs import Writer
 
 CHUNK = 1 << 16
+FIONREAD = 0x541B  # asm-generic/ioctls.h
 PTMX = os.makedev(5, 2)
 # pipe(7): poll promises room for PIPE_BUF bytes
 PROMISED = 4096
@@ -29,26 +31,23 @@ class Watch:
     """Descriptors, what each is waited for, and whom to tell. A number is watched for one purpose at a time."""
 
     def __init__(self) -> None:
-        self._poll = poll()
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
 
     def set(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Wait for *mask* (0: for errors only) on *fd*, instead of what was said before."""
-        if self._masks.get(fd) != mask:
-            self._poll.register(fd, mask)
-            self._masks[fd] = mask
+        self._masks[fd] = mask
         self._handlers[fd] = handler
 
     def drop(self, fd: int) -> None:
         """Forget *fd*; to be called before it is closed."""
         if self._masks.pop(fd, None) is not None:
-            self._poll.unregister(fd)
             del self._handlers[fd]
 
     def wait(self, seconds: float | None) -> bool:
         """Tell whoever waits what happened, for up to *seconds* (None: for ever); whether anything did."""
-        happened = self._poll.poll(None if seconds is None else max(0, int(seconds * 1000 + 0.999)))
+        milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
+        happened = poll([*self._masks.items()], milliseconds)
         for fd, events in happened:
             handler = self._handlers.get(fd)
             if handler is not None:  # else dropped by one that was told before
@@ -73,7 +72,7 @@ class Sink:
             except OSError:
                 pass  # another user's, or its reader is gone
         if self.fd < 0:
-            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            self.fd = duplicate(fd, 3)
 
     def write(self, data: memoryview) -> int:
         """Write what can be written without waiting; unless `unblocked` only after poll(2)."""
@@ -102,7 +101,7 @@ class Drain:
         *,
         sink: Sink | None = None,
         chunks: list[bytes] | None = None,
-        log: LogWriter | None = None,
+        log: Writer | None = None,
         stream: bytes = b"o",
         hold: bool = False,
     ) -> None:
@@ -111,6 +110,7 @@ class Drain:
         self.log, self.stream, self.hold = log, stream, hold
         self.error: OSError | None = None
         self.pending = memoryview(b"")
+        self._left: int | None = None
 
     def arm(self, watch: Watch) -> None:
         """Say what this waits for now."""
@@ -127,7 +127,7 @@ class Drain:
 
     def _read(self, _events: int) -> None:
         try:
-            data = os.read(self.source, CHUNK)
+            data = os.read(self.source, CHUNK if self._left is None else min(CHUNK, self._left))
         except BlockingIOError:
             return
         except OSError as error:
@@ -137,6 +137,10 @@ class Drain:
         if not data:
             self.close_source()
             return
+        if self._left is not None:
+            self._left -= len(data)
+            if not self._left:
+                self.close_source()
         if self.log is not None:
             self.log.write(self.stream, data)
         if self.chunks is not None:
@@ -159,6 +163,17 @@ class Drain:
             self.drop_consumer()
             return
         self.arm(self._watch)
+
+    def finish(self) -> None:
+        """Whoever is to be heard has ended: of a pipe only what is in it is read, whoever else still writes to it."""
+        if self.source >= 0 and not self.hold:
+            from fcntl import ioctl
+
+            room = bytearray(4)
+            ioctl(self.source, FIONREAD, room)
+            self._left = int.from_bytes(room, "little")
+            if not self._left:
+                self.close_source()
 
     def drop_consumer(self) -> None:
         """The consumer is gone, or nobody waits for it any more."""
@@ -191,7 +206,7 @@ class Feed:
     """From *data*, or the caller's descriptor *source* (a copy, ours), to a container's input *target* (ours too).
 
     At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
-    container closes its end, nothing more is read from the caller.
+    container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed.
     """
 
     def __init__(
@@ -201,9 +216,11 @@ class Feed:
         data: bytes = b"",
         source: int = -1,
         end_of_file: Callable[[int], bytes] | None = None,
+        keys: Keys | None = None,
     ) -> None:
         os.set_blocking(target, False)
         self.target, self.source, self.end_of_file = target, source, end_of_file
+        self.keys = keys
         self.pending = memoryview(data)
         self._line_begins = True
 
@@ -234,13 +251,17 @@ class Feed:
             return
         except OSError:
             data = b""  # such as EIO: a terminal that was hung up, or that we may not read in the background
+        over, pressed = not data, False
+        if self.keys is not None:
+            data = self.keys.rest() if over else self.keys.pass_on(data)
+            pressed = self.keys.pressed
         if data:
             self._line_begins = data.endswith(b"\n")
-        else:
+        if over or pressed:
             self._close_source()
-            if self.end_of_file is not None:
+            if self.end_of_file is not None and not pressed:
                 # within a line the first one only hands the line over (termios(3), VEOF)
-                data = self.end_of_file(self.target) * (1 if self._line_begins else 2)
+                data += self.end_of_file(self.target) * (1 if self._line_begins else 2)
         self.pending = memoryview(data)
         self._write(0)
 

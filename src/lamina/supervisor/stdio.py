@@ -8,10 +8,10 @@ it gets its own, of which there is nothing but the word NULL before the start.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
+from lamina.linux.descriptors import duplicate
 from lamina.runtime.bundle import NULL
 from lamina.supervisor.pump import Drain, Feed, Sink
 
@@ -19,7 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lamina.supervisor.log import LogWriter
+    from lamina.supervisor.keys import Keys
+    from lamina.supervisor.logs import Writer
 
 # as in subprocess, with the same numbers; None inherits
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -30,7 +31,7 @@ class Stdio:
 
     `child` are the descriptors for the container (NULL: its null device), valid until `started` is called. `captured`
     holds what was collected from output and error, None for what was not. `terminal` is the caller's terminal for a
-    container with one, -1 else.
+    container with one, -1 else. `keys` are those that detach from it.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Stdio:
         stderr: int | None,
         *,
         data: bytes | None = None,
-        log: LogWriter | None = None,
+        log: Writer | None = None,
         tty: bool = False,
+        keys: Keys | None = None,
     ) -> None:
         self.feed: Feed | None = None
         self.drains: list[Drain] = []
@@ -50,6 +52,7 @@ class Stdio:
         self._owned: list[int] = []
         self._chunks: dict[int, list[bytes]] = {}
         self._log, self._tty = log, tty
+        self.keys = keys
         self._asked = (stdin, stdout, stderr, data)
         try:
             if not tty:
@@ -125,7 +128,8 @@ class Stdio:
     ) -> None:
         """Pump from *data* or a copy of the caller's *source* (-1 for none) to *target* (ours)."""
         copy = self._own(_copy(source)) if source >= 0 else -1
-        self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file)
+        keys = self.keys if end_of_file is not None else None
+        self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file, keys=keys)
         self._owned.remove(target)
         if copy >= 0:
             self._owned.remove(copy)
@@ -199,4 +203,4 @@ def _may_go_in(fd: int) -> bool:
 
 def _copy(fd: int) -> int:
     """A copy above the standard descriptors, of which nobody else has the number."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    return duplicate(fd, 3)

@@ -4,6 +4,7 @@
         registry.add_image("library/tiny", "1", {"bin/sh": b"..."}, {"etc/hosts": b"127.0.0.1 localhost\\n"})
         registry.faults.append(Fault("break", path="/blobs/", after=1000))    # the next answer breaks there
         ... pull f"{registry.host}/library/tiny:1" ...
+        registry.found = [{"name": "team/tool", "description": "...", "star_count": 3}]    # what a search finds
         registry.requests        # what was asked: (method, path, headers)
 
 It keeps everything in memory, believes nobody's digest, and can want tokens (`users`), or TLS (`context`).
@@ -39,6 +40,7 @@ _ROUTES = (
     ("blobs", re.compile(_NAME + r"/blobs/(?P<what>[^/]+)$")),
     ("tags", re.compile(_NAME + r"/tags/list$")),
 )
+_LISTS = {"/v1/search": "search", "/v2/_catalog": "catalog"}
 
 
 @value
@@ -47,7 +49,9 @@ class Fault:
 
     kind: "status" (with `status` and `headers`), "break" (the connection, `after` that many bytes of the body),
     "web page", "other bytes" (of the same length), "more bytes", "redirect" (to `location`), "other part" (of a range),
-    "no range" (all of it is sent whatever was asked), "no length" (no Content-Length), "lie" (`headers` are replaced).
+    "no range" (all of it is sent whatever was asked), "no length" (no Content-Length), "lie" (`headers` are replaced),
+    "stall" (nothing comes after that many bytes of the body, of what is no GET not even an answer, until the registry
+    ends; `stalled` is set when it begins).
     """
 
     kind: str
@@ -96,6 +100,9 @@ class FakeRegistry:
         self.faults: list[Fault] = []
         self.token_life = 300
         self.page = 100
+        self.found: list[dict[str, Any]] | None = None  # what /v1/search finds; None: there is no such thing
+        self.catalog = True
+        self.stalled, self.ended = threading.Event(), threading.Event()
         self._turn = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.registry = self
@@ -115,6 +122,7 @@ class FakeRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.close_connections()
         self._server.server_close()
@@ -292,6 +300,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "break" and self.command not in ("GET", "HEAD"):
             self.close_connection = True
             return None
+        if fault is not None and fault.kind == "stall" and self.command != "GET":
+            return self.stall()
         if self.path.startswith("/token"):
             return self.token(body)
         return self.serve(body)
@@ -313,6 +323,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if self.may("", ""):
                 self.answer(200, b"{}")
             return
+        if parts.path in _LISTS:
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            return getattr(self, f"serve_{_LISTS[parts.path]}")(query)  # type: ignore[no-any-return]
         self.error(404, "NAME_UNKNOWN")
 
     # -- authentication
@@ -393,6 +406,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         page, more = tags[: registry.page], tags[registry.page :]
         headers = {"Link": f'</v2/{name}/tags/list?last={page[-1]}>; rel="next"'} if more else {}
         return self.answer(200, json.dumps({"name": name, "tags": page}).encode(), headers)
+
+    def serve_search(self, query: dict[str, str]) -> None:
+        registry = self.server.registry
+        if registry.found is None:
+            return self.error(404, "UNSUPPORTED")
+        found = [one for one in registry.found if query["q"] in json.dumps(one)][: int(query["n"])]
+        answer = {"num_results": len(found), "query": query["q"], "results": found}
+        return self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def serve_catalog(self, query: dict[str, str]) -> None:
+        registry = self.server.registry
+        if not registry.catalog:
+            return self.error(404, "UNSUPPORTED")
+        names = sorted(name for name in registry.manifests if name > query.get("last", ""))
+        page, more = names[: registry.page], names[registry.page :]
+        headers = {"Link": f'</v2/_catalog?last={page[-1]}>; rel="next"'} if more else {}
+        return self.answer(200, json.dumps({"repositories": page}).encode(), headers)
 
     def serve_blobs(self, name: str, what: str, query: dict[str, str], body: bytes) -> None:
         data = self.server.registry.blobs.get(name, {}).get(what)
@@ -478,8 +508,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD" and status != 204:
-            self.wfile.write(body[: fault.after] if kind == "break" and fault is not None else body)
+            cut = fault is not None and kind in ("break", "stall")
+            self.wfile.write(body[: fault.after] if cut and fault is not None else body)
         self.wfile.flush()
+        if kind == "stall":
+            self.stall()
+
+    def stall(self) -> None:
+        self.close_connection = True
+        self.server.registry.stalled.set()
+        self.server.registry.ended.wait()
 
 
 def _covers(scope: str, name: str, action: str) -> bool:

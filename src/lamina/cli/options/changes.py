@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
+from lamina.cli.options import OUTPUT
 
 NAME = Argument("name", "NAME", complete="container")
 PATHS = Argument("paths", "PATH", "*", complete="file")
@@ -19,9 +20,7 @@ SHOW = (
     Option("stat", help="Deletions first, with sizes, and the sum"),
     Option("patch", "p", help="A unified diff of text files"),
     Option("all", "a", help="A line also for each entry of a deleted directory"),
-    Option(
-        "format", metavar="FORMAT", choices=("table", "json"), default="table", help="table (default) or json"
-    ),
+    OUTPUT,
 )
 
 PATHS_EXPLAINED = """

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
 
-RUN, PROCESS, FILES, LIMITS = "Container", "Process", "Files and network", "Limits"
+RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 
+
+def _flag(text: str) -> bool:
+    from lamina.cli.attached import flag
+
+    return flag(text)
+
+
 OPTIONS: tuple[Option, ...] = (
+    Option("detach", "d", "", "Let it run by itself, and print its id", RUN),
     Option("name", "", "NAME", "Call the container this (else a name is made up)", RUN),
     Option("rm", "", "", "Remove the container, and what it changed, when the command ends", RUN),
     Option("hostname", "h", "NAME", "The host name inside", RUN),
@@ -24,21 +32,33 @@ OPTIONS: tuple[Option, ...] = (
         default="missing",
     ),
     Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64", RUN),
+    Option("layer-limit", "", "NAME=NUMBER", "What a layer may have at most, as of pull", RUN, multiple=True),
     Option("quiet", "q", "", "Say nothing about a pull", RUN),
+    Option(
+        "restart",
+        "",
+        "POLICY",
+        "When it ends: no (default), on-failure[:TIMES], always or unless-stopped",
+        LIFE,
+    ),
+    Option("stop-signal", "", "SIGNAL", "What asks it to end: TERM (default)", LIFE),
+    Option("stop-timeout", "", "SECONDS", "What a stop waits before it kills: 10 (default)", LIFE),
+    Option("timeout", "", "SECONDS", "Kill it after so long", LIFE),
+    Option(
+        "lifetime",
+        "",
+        "WHOSE",
+        "container (default), or owner: remove it when the process that calls this ends",
+        LIFE,
+        choices=("container", "owner"),
+        default="container",
+    ),
     Option("interactive", "i", "", "Let the command read standard input", PROCESS),
     Option("tty", "t", "", "Give the command a terminal", PROCESS),
     Option("env", "e", "KEY=VALUE", "Set a variable; KEY alone takes it from here", PROCESS, multiple=True),
     Option("env-file", "", "FILE", "Read variables from a file", PROCESS, multiple=True, complete="file"),
     Option("workdir", "w", "DIRECTORY", "Where the command starts", PROCESS),
     Option("user", "u", "USER[:GROUP]", "Whom the command runs as: names or numbers", PROCESS),
-    Option(
-        "security-opt",
-        "",
-        "OPTION",
-        "no-new-privileges=false: set-uid programs of the image have effect",
-        PROCESS,
-        multiple=True,
-    ),
     Option("init", "", "", "Process 1 reaps what ends and hands signals on to the command", PROCESS),
     Option("entrypoint", "", "COMMAND", "Run this, with COMMAND as its arguments", PROCESS),
     Option(
@@ -78,7 +98,21 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),
+    Option("detach-keys", "", "KEYS", "What is typed to leave it running: ctrl-p,ctrl-q (default)", PROCESS),
+    Option(
+        "sig-proxy",
+        "",
+        "true|false",
+        "Hand signals on to it (default: true)",
+        PROCESS,
+        convert=_flag,
+        default=True,
+    ),
+    Option("log-driver", "", "DRIVER", "local (default), json-file, k8s-file, none or passthrough", RUN),
+    Option("log-opt", "", "KEY=VALUE", "max-size=10m, max-file=3 and others", RUN, multiple=True),
     Option("pids-limit", "", "NUMBER", "At most this many processes", LIMITS),
 )
 
 ARGUMENTS = (Argument("image", "IMAGE", complete="image"), Argument("words", "COMMAND", "*"))
+
+MORE = "lamina.cli.options.further"

@@ -16,7 +16,17 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "diff": (TRY, "diff", "Show what a container changed"),
     "apply": (TRY, "apply", "Carry a container's changes out on this system"),
     "undo": (TRY, "undo", "Take back what apply did"),
+    "create": (CONTAINERS, "create", "Make a container without starting it"),
+    "start": (CONTAINERS, "start", "Start containers"),
+    "stop": (CONTAINERS, "stop", "Stop containers"),
+    "restart": (CONTAINERS, "restart", "Stop containers, and start them again"),
+    "kill": (CONTAINERS, "kill", "Send containers a signal"),
+    "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
+    "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
+    "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
+    "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
+    "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
@@ -78,4 +88,25 @@ VERBS |= {
     "gc": (STORAGE, "gc", "Remove layers and blobs that nothing refers to, or say why they stay"),
     "pin": (STORAGE, "pin", "Never let an image go by itself"),
     "unpin": (STORAGE, "unpin", "Let an image go again like others"),
+}
+
+# the same under the names of docker's management command
+_OWN = (
+    "create",
+    "diff",
+    "export",
+    "inspect",
+    "kill",
+    "logs",
+    "rename",
+    "restart",
+    "rm",
+    "run",
+    "start",
+    "stop",
+    "wait",
+)
+VERBS |= {
+    f"container {short}": (CONTAINERS, VERBS[name][1], VERBS[name][2])
+    for short, name in {**{name: name for name in _OWN}, "ls": "ps"}.items()
 }

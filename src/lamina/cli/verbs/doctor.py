@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.general import OUTPUT
+from lamina.cli.options import OUTPUT
 
 VERB = Verb(
     name="doctor",

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.images import Step
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
 
 
 VERB = Verb(
@@ -24,13 +19,7 @@ VERB = Verb(
         Option("raw", help="Sizes in bytes, times in full"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
-        Option(
-            "format",
-            metavar="FORMAT",
-            convert=_format,
-            default="table",
-            help="table, json or '{{.CreatedBy}}'",
-        ),
+        format_option("{{.CreatedBy}}"),
     ),
     arguments=(Argument("name", "IMAGE", complete="image"),),
     examples="lamina history debian:12",
@@ -39,6 +28,13 @@ VERB = Verb(
 HEADINGS = {
     "ID": "IMAGE",
     "CreatedSince": "CREATED",
+    "CreatedBy": "CREATED BY",
+    "Size": "SIZE",
+    "Comment": "COMMENT",
+}
+RAW_HEADINGS = {
+    "ID": "IMAGE",
+    "CreatedAt": "CREATED",
     "CreatedBy": "CREATED BY",
     "Size": "SIZE",
     "Comment": "COMMENT",
@@ -54,16 +50,8 @@ def do(args: Arguments) -> int:
     records = [_record(step, args) for step in Engine(args.root).history(args.name)]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
-    elif args.format == "table":
-        shown = {**HEADINGS, "CreatedAt": "CREATED"} if args.raw else HEADINGS
-        keys = [key for key in shown if not (args.raw and key == "CreatedSince")]
-        keys.sort(key=["ID", "CreatedSince", "CreatedAt", "CreatedBy", "Size", "Comment"].index)
-        output.columns([shown[key] for key in keys], [[one[key] for key in keys] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
     else:
-        output.templated(args.format, records)
+        output.records(records, args.format, RAW_HEADINGS if args.raw else HEADINGS)
     return 0
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Argument, Arguments, Option, Verb
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
+from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.cli.options import format_option
 
 VERB = Verb(
     name="image inspect",
-    options=(Option("format", "f", "FORMAT", "json or '{{.Config.Env}}'", convert=_format, default="json"),),
+    options=(format_option("{{.Config.Env}}", "json", "f"),),
     arguments=(Argument("names", "IMAGE", "+", complete="image"),),
     examples="lamina image inspect debian:12\nlamina image inspect -f '{{json .Config}}' debian:12",
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.filters import anything, labelled, moment, reader, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from lamina.cli.filters import Checks
     from lamina.engine.images import Image
 
 
@@ -18,20 +20,14 @@ def _format(text: str) -> str:
     return check(text)
 
 
-def _filter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or key not in FILTERS:
-        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
-    if key == "dangling" and value not in ("true", "false", "1", "0"):
-        raise ValueError("dangling is true or false")
-    if key == "until":
-        from lamina.cli.when import moment
-
-        moment(value)  # raises ValueError if it is none
-    return key, value
-
-
-FILTERS = ("reference", "dangling", "label", "before", "since", "until")
+FILTERS: Checks = {
+    "reference": anything,
+    "dangling": truth,
+    "label": anything,
+    "before": anything,
+    "since": anything,
+    "until": moment,
+}
 
 VERB = Verb(
     name="images",
@@ -46,7 +42,7 @@ VERB = Verb(
             "KEY=VALUE",
             f"Only those; keys: {', '.join(FILTERS)}",
             multiple=True,
-            convert=_filter,
+            convert=reader(FILTERS),
         ),
         Option(
             "format",
@@ -146,15 +142,12 @@ def _matches(repository: str, tag: str, pattern: str) -> bool:
 
 def _chosen(found: list[Image], filters: Sequence[tuple[str, str]], look: Any) -> list[Image]:
     """Values of one key are alternatives, keys must all hold (labels: all of them), as in docker."""
-    from lamina.cli.when import moment
-
     chosen = found
     for key, value in filters:
         if key == "label":
-            name, equals, text = value.partition("=")
-            chosen = [i for i in chosen if name in i.labels and (not equals or i.labels[name] == text)]
+            chosen = [i for i in chosen if labelled(i.labels, value)]
         elif key == "dangling":
-            chosen = [i for i in chosen if (not i.names) == (value in ("true", "1"))]
+            chosen = [i for i in chosen if (not i.names) == truth(value)]
         elif key == "before":
             chosen = [i for i in chosen if i.created < look(value).created]
         elif key == "since":

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
-
 VERB = Verb(
     name="inspect",
     options=(
-        Option("format", "f", "FORMAT", "json or '{{.State.Status}}'", convert=_format, default="json"),
+        format_option("{{.State.Status}}", "json", "f"),
         Option(
             "type",
             "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.layers import LAYER_LIMIT
 
 VERB = Verb(
     name="load",
@@ -10,6 +11,7 @@ VERB = Verb(
         Option("input", "i", "FILE", "Read this file, or OCI layout directory, instead of standard input",
                complete="file"),
         Option("platform", "", "OS/ARCH", "Of an image for several kinds of machine, this one"),
+        LAYER_LIMIT,
         Option("quiet", "q", help="Say nothing about progress"),
     ),
     arguments=(Argument("file", "FILE", "?", complete="file"),),
@@ -26,6 +28,8 @@ def do(args: Arguments) -> int:
     import os
 
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
+    from lamina.cli.options.layers import layer_limits
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
     from lamina.errors import InvalidInput
@@ -33,10 +37,14 @@ def do(args: Arguments) -> int:
     source = args.input or args.file
     if source is None and os.isatty(0):
         raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
-    with Transfer(quiet=args.quiet, verb="Load") as transfer:
-        engine = Engine(args.root, store_limit=args.store_limit)
-        loaded = engine.load(0 if source is None else source, platform=args.platform,
-                             on_event=transfer.event)  # fmt: skip
+    engine = Engine(args.root, store_limit=args.store_limit)
+    with CleanEnd("load", engine), Transfer(quiet=args.quiet, verb="Load") as transfer:
+        loaded = engine.load(
+            0 if source is None else source,
+            platform=args.platform,
+            limits=layer_limits(args.layer_limit),
+            on_event=transfer.event,
+        )
     for image in loaded:
         for name in image.names:
             output.line(f"Loaded image: {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import TLS_VERIFY
 
 VERB = Verb(
     name="login",
@@ -12,14 +13,7 @@ VERB = Verb(
             "password", "p", "PASSWORD", "The password or token; others may see it in the list of processes"
         ),
         Option("password-stdin", help="Read the password from standard input"),
-        Option(
-            "tls-verify",
-            "",
-            "true|false",
-            "false: neither certificates nor encryption are insisted on",
-            choices=("true", "false"),
-            default="true",
-        ),
+        TLS_VERIFY,
     ),
     arguments=(Argument("server", "SERVER", "?"),),
     details="Tries the password, and keeps it where docker and podman look for it. Without SERVER it is docker.io.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Verb
-from lamina.cli.options.general import OUTPUT
+from lamina.cli.options import OUTPUT
 from lamina.cli.options.overlay import EXPLAINED, STACK
 
 VERB = Verb(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options.run import ARGUMENTS, OPTIONS
+from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="plan",
     options=(
-        *(option for option in OPTIONS if option.name not in ("cidfile", "pull", "quiet")),
+        *(option for option in OPTIONS if option.name not in ("cidfile", "pull", "layer-limit", "quiet")),
         Option(
             "format",
             "",
@@ -22,6 +22,7 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    more=MORE,
     details="""
 Takes what 'lamina run' takes, and starts nothing: it prints the system calls that would make the container, one a
 line, in order, as the start itself would carry them out.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.filters import anything, choice, number, reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
+    from lamina.cli.filters import Checks
     from lamina.engine import Container
 
 
@@ -18,14 +19,27 @@ def _format(text: str) -> str:
     return check(text)
 
 
-def _filter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or key not in FILTERS:
-        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
-    return key, value
+def _pattern(text: str) -> None:
+    import re
+
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
 
 
-FILTERS = ("name", "id", "status", "exited", "label", "ancestor")
+STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+FILTERS: Checks = {
+    "name": _pattern,
+    "id": anything,
+    "status": choice(*STATES),
+    "exited": number,
+    "label": anything,
+    "ancestor": anything,
+    "volume": anything,
+    "before": anything,
+    "since": anything,
+}
 _FILTER_HELP = f"Only those; keys: {', '.join(FILTERS)}"
 
 VERB = Verb(
@@ -34,7 +48,7 @@ VERB = Verb(
         Option("all", "a", help="Also those which have ended"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
-        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=_filter),
+        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=reader(FILTERS)),
         Option(
             "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Names}}'"
         ),
@@ -65,8 +79,13 @@ def do(args: Arguments) -> int:
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
     # an explicit wish to see ended ones is reason enough to look at all
     everything = args.all or any(key in ("status", "exited") for key, _ in args.filter)
-    found = sorted(Engine(args.root).containers(all=everything), key=lambda c: c.created, reverse=True)
-    records = [record(container, args.no_trunc) for container in found if matches(container, args.filter)]
+    engine = Engine(args.root)
+    found = sorted(engine.containers(all=everything), key=lambda c: c.created, reverse=True)
+    if args.filter:
+        from lamina.cli.chosen import containers
+
+        found = containers(engine, found, args.filter)
+    records = [record(container, args.no_trunc) for container in found]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
     elif args.format == "table":
@@ -104,36 +123,15 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
 
 
 def status(container: Container) -> str:
-    """`Up 5 minutes`, `Exited (0) 2 hours ago`, `Created`, `Dead`."""
+    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
     import time
 
     from lamina.cli.when import ago, lasting
 
     state, now = container.state, time.time()
-    if state == "running":
-        return f"Up {lasting(now - (container.started or now))}"
-    if state == "exited":
-        return f"Exited ({container.exit_code}) {ago(container.finished or now, now)}"
+    if state in ("running", "paused"):
+        said = f"Up {lasting(now - (container.started or now))}"
+        return f"{said} (Paused)" if state == "paused" else said
+    if state in ("exited", "restarting"):
+        return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()
-
-
-def matches(container: Container, filters: Sequence[tuple[str, str]]) -> bool:
-    """Whether the container passes: values of one key are alternatives, keys must all hold (as in docker)."""
-    for key in {key for key, _ in filters}:
-        wanted = [value for other, value in filters if other == key]
-        if not any(_passes(container, key, value) for value in wanted):
-            return False
-    return True
-
-
-def _passes(container: Container, key: str, value: str) -> bool:
-    if key == "label":
-        name, equals, wanted = value.partition("=")
-        return name in container.labels and (not equals or container.labels[name] == wanted)
-    if key == "exited":
-        return str(container.exit_code) == value
-    if key == "id":
-        return container.id.startswith(value)
-    if key == "name":
-        return value in container.name
-    return value == (container.state if key == "status" else container.image)

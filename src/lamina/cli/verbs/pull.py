@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import TLS_VERIFY
+from lamina.cli.options.layers import LAYER_LIMIT
 
 VERB = Verb(
     name="pull",
@@ -10,14 +12,8 @@ VERB = Verb(
         Option("platform", "", "OS/ARCH", "The image for another kind of machine: linux/arm64"),
         Option("all-tags", "a", help="Every tag of the repository"),
         Option("keep-blobs", help="Keep the compressed layers as well: a push is then exact, to the byte"),
-        Option(
-            "tls-verify",
-            "",
-            "true|false",
-            "false: neither certificates nor encryption are insisted on",
-            choices=("true", "false"),
-            default="true",
-        ),
+        TLS_VERIFY,
+        LAYER_LIMIT,
         Option("quiet", "q", help="Print the name alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG|@DIGEST]"),),
@@ -32,15 +28,18 @@ here already are not fetched again, downloads that broke off are resumed.
 def do(args: Arguments) -> int:
     """Pull and unpack."""
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
+    from lamina.cli.options.layers import layer_limits
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
     engine = Engine(args.root, store_limit=args.store_limit)
-    with Transfer(quiet=args.quiet, stream=1) as transfer:
+    with CleanEnd("pull", engine), Transfer(quiet=args.quiet, stream=1) as transfer:
         words = {
             "platform": args.platform,
             "keep_blobs": args.keep_blobs,
             "tls_verify": args.tls_verify != "false",
+            "limits": layer_limits(args.layer_limit),
             "on_event": transfer.event,
         }
         names = engine.pull_all(args.name, **words) if args.all_tags else [engine.pull(args.name, **words)]

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import TLS_VERIFY
 
 VERB = Verb(
     name="push",
     options=(
-        Option(
-            "tls-verify",
-            "",
-            "true|false",
-            "false: neither certificates nor encryption are insisted on",
-            choices=("true", "false"),
-            default="true",
-        ),
+        TLS_VERIFY,
         Option("quiet", "q", help="Print the digest alone"),
     ),
     arguments=(Argument("name", "NAME[:TAG]", complete="image"),),
@@ -26,12 +20,12 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Push."""
     from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
 
-    with Transfer(quiet=args.quiet, stream=1, verb="Push") as transfer:
-        digest = Engine(args.root).push(
-            args.name, tls_verify=args.tls_verify != "false", on_event=transfer.event
-        )
+    engine = Engine(args.root)
+    with CleanEnd("push", engine), Transfer(quiet=args.quiet, stream=1, verb="Push") as transfer:
+        digest = engine.push(args.name, tls_verify=args.tls_verify != "false", on_event=transfer.event)
     output.line(digest if args.quiet else f"digest: {digest}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.run import ARGUMENTS, OPTIONS
+from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="run",
@@ -11,6 +11,7 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
 does it; its network is none unless --network host is given.
@@ -34,14 +35,23 @@ lamina run --rm --network host --memory 512m --cpus 1.5 host -- pip install -r r
 
 def do(args: Arguments) -> int:
     """Run the command and wait for it; its exit status."""
-    from lamina.cli.asked import IdFile, Pulling, check_terminal, command, options, warn
+    if args.detach:
+        from lamina.cli.detached import run_detached
+
+        return run_detached(args)
+    from lamina.cli.asked import IdFile, Pulling, check_alone, check_terminal, command, options, warn
     from lamina.engine.engine import Engine
 
     check_terminal(args)
+    if args.tty:
+        from lamina.cli.attached import run_attached
+
+        return run_attached(args)
+    check_alone(args)
     wanted = options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)
-    pulling = Pulling(quiet=args.quiet)
+    pulling = Pulling(engine, quiet=args.quiet)
     try:
         done = engine.run(
             args.image,
@@ -52,8 +62,8 @@ def do(args: Arguments) -> int:
             on_event=pulling.event,
             **wanted,
         )
-    except BaseException:
-        pulling.close()
+    except BaseException as error:
         cidfile.close(engine)
+        pulling.close(error)
         raise
     return done.returncode

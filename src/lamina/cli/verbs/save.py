@@ -25,6 +25,7 @@ def do(args: Arguments) -> int:
     """Write the archive; a file appears when it is whole."""
     import os
 
+    from lamina.cli.ending import CleanEnd
     from lamina.cli.transfers import Transfer
     from lamina.engine import Engine
     from lamina.errors import InvalidInput
@@ -32,8 +33,9 @@ def do(args: Arguments) -> int:
     if args.output is None and (os.isatty(1) or args.format == "oci-dir"):
         what = "a directory has to be named" if args.format == "oci-dir" else "standard output is a terminal"
         raise InvalidInput(f"save: {what}", remedy="name it with -o, or pipe the archive somewhere")
-    with Transfer(quiet=args.quiet, verb="Save") as transfer:
-        Engine(args.root).save(
+    engine = Engine(args.root)
+    with CleanEnd("save", engine), Transfer(quiet=args.quiet, verb="Save") as transfer:
+        engine.save(
             args.names, 1 if args.output is None else args.output, form=args.format, on_event=transfer.event
         )
     return 0

@@ -2,20 +2,96 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.filters import number, reader, truth
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.cli.filters import Checks
+    from lamina.engine.pulling import Repository
+
+
+def _format(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text)
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100:
+        raise ValueError("not a number from 1 to 100")
+    return int(text)
+
+
+FILTERS: Checks = {"is-official": truth, "is-automated": truth, "stars": number}
+HEADINGS = {"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"}
+WIDEST = 45  # columns of a description, as docker has it
 
 VERB = Verb(
     name="search",
-    arguments=(Argument("term", "TERM"),),
-    details="Registries have no common way to be searched; most hosts have a web page for it.",
-)
+    options=(
+        Option("limit", "", "NUMBER", "At most so many (1 to 100)", convert=_limit, default=25),
+        Option("filter", "f", "KEY=VALUE", f"Only those; keys: {', '.join(FILTERS)}", multiple=True,
+               convert=reader(FILTERS)),
+        Option("format", "", "FORMAT", "table, json or '{{.Name}}'", convert=_format, default="table"),
+        Option("no-trunc", help="Descriptions in full"),
+        Option("tls-verify", "", "true|false", "false: neither certificates nor encryption are insisted on",
+               choices=("true", "false"), default="true"),
+    ),
+    arguments=(Argument("term", "[REGISTRY/]TERM"),),
+    details="""
+Docker Hub, unless a registry is named before the first slash. One that has no search is asked for the list of its
+repositories, of which those with TERM in their name are shown; 'REGISTRY/' alone shows all.
+""",
+    examples="""
+lamina search debian --filter is-official=true
+lamina search localhost:5000/ --format '{{.Name}}'
+""",
+)  # fmt: skip
 
 
 def do(args: Arguments) -> int:
-    """Say that it cannot be done, and what can."""
-    from lamina.errors import Unsupported
+    """Search, and list what was found, the registry's best first."""
+    from lamina.cli import output
+    from lamina.cli.filters import passes
+    from lamina.engine import Engine
 
-    raise Unsupported(
-        f"search {args.term}: registries have no common way to be searched",
-        remedy="search on the registry's web page; 'lamina pull NAME' fetches by name",
-    )
+    found = Engine(args.root).search(args.term, limit=args.limit, tls_verify=args.tls_verify != "false")
+    records = [
+        record(one, full=args.no_trunc)
+        for one in found
+        if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
+    ]
+    if args.format == "table":
+        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
+    elif args.format == "json":
+        for one in records:
+            output.json_line(one)
+    else:
+        output.templated(args.format, records)
+    return 0
+
+
+def record(found: Repository, *, full: bool = False) -> dict[str, Any]:
+    """A repository in docker's words, all values text as docker has them. What a registry says commands no terminal."""
+    from lamina.cli.quoting import harmless
+
+    description = harmless(found.description)
+    if not full and len(description) > WIDEST:
+        description = description[: WIDEST - 1] + "…"
+    return {
+        "Name": harmless(found.name),
+        "Index": found.index,
+        "Description": description,
+        "StarCount": str(found.stars),
+        "IsOfficial": "[OK]" if found.official else "",
+        "IsAutomated": "[OK]" if found.automated else "",
+    }
+
+
+def _holds(found: Repository, key: str, value: str) -> bool:
+    if key == "stars":
+        return found.stars >= number(value)
+    return truth(value) == (found.official if key == "is-official" else found.automated)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options.general import OUTPUT
+from lamina.cli.options import OUTPUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def do(args: Arguments) -> int:
     if not args.force and not confirmed(f"This removes {', '.join(what)}.", "system prune"):
         return 0
     engine = Engine(args.root)
-    ended = [one for one in engine.containers(all=True) if one.state != "running"]
+    ended = [one for one in engine.containers(all=True) if not one.is_alive]
     done = engine.storage.prune(ended, everything=args.all, with_volumes=args.volumes)
     for heading, lines in (
         ("Deleted containers", done.containers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.general import OUTPUT
+from lamina.cli.options import OUTPUT
 
 VERB = Verb(name="version", options=(OUTPUT,))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,15 +12,9 @@ if TYPE_CHECKING:
     from lamina.engine.storage import VolumeUse
 
 
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
-
 VERB = Verb(
     name="volume inspect",
-    options=(Option("format", "f", "FORMAT", "json or '{{.Mountpoint}}'", convert=_format, default="json"),),
+    options=(format_option("{{.Mountpoint}}", "json", "f"),),
     arguments=(Argument("names", "VOLUME", "+", complete="volume"),),
     examples="lamina volume inspect -f '{{.Mountpoint}}' data",
 )
@@ -27,18 +22,11 @@ VERB = Verb(
 
 def do(args: Arguments) -> int:
     """Print a JSON list with a document for each volume, or a line for each by template."""
-    from lamina.cli import output
-    from lamina.cli.each import each
+    from lamina.cli.inspecting import show
     from lamina.engine import Engine
 
     storage = Engine(args.root).storage
-    found: list[dict[str, Any]] = []
-    status = each(args.names, lambda name: found.append(document(storage.volume(name))))
-    if args.format in ("json", "table"):
-        output.json_document(found)
-    else:
-        output.templated(args.format, found)
-    return status
+    return show(args.names, lambda name: document(storage.volume(name)), args.format)
 
 
 def document(use: VolumeUse) -> dict[str, Any]:

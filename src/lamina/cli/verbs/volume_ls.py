@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.filters import anything, labelled, passes, reader, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.cli.filters import Checks
     from lamina.engine.storage import VolumeUse
 
 
@@ -17,16 +19,7 @@ def _format(text: str) -> str:
     return check(text)
 
 
-def _filter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or key not in FILTERS:
-        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
-    if key == "dangling" and value not in ("true", "false", "1", "0"):
-        raise ValueError("dangling is true or false")
-    return key, value
-
-
-FILTERS = ("name", "label", "dangling")
+FILTERS: Checks = {"name": anything, "label": anything, "dangling": truth, "driver": anything}
 
 VERB = Verb(
     name="volume ls",
@@ -38,7 +31,7 @@ VERB = Verb(
             "KEY=VALUE",
             f"Only those; keys: {', '.join(FILTERS)}",
             multiple=True,
-            convert=_filter,
+            convert=reader(FILTERS),
         ),
         Option(
             "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Name}}'"
@@ -54,7 +47,11 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.engine import Engine
 
-    found = [one for one in Engine(args.root).storage.volumes() if matches(one, args.filter)]
+    found = [
+        one
+        for one in Engine(args.root).storage.volumes()
+        if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
+    ]
     records = [record(one) for one in found]
     if args.quiet:
         output.text("".join(f"{one.volume.name}\n" for one in found))
@@ -85,18 +82,11 @@ def record(use: VolumeUse) -> dict[str, Any]:
     }
 
 
-def matches(use: VolumeUse, filters: list[tuple[str, str]]) -> bool:
-    """Whether it passes: values of one key are alternatives, keys must all hold (as in docker)."""
-    for key in {key for key, _ in filters}:
-        if not any(_passes(use, key, value) for other, value in filters if other == key):
-            return False
-    return True
-
-
-def _passes(use: VolumeUse, key: str, value: str) -> bool:
+def _holds(use: VolumeUse, key: str, value: str) -> bool:
     if key == "name":
         return value in use.volume.name
+    if key == "driver":
+        return value == "local"  # there is no other
     if key == "dangling":
-        return (not use.users) == (value in ("true", "1"))
-    name, equals, wanted = value.partition("=")
-    return name in use.volume.labels and (not equals or use.volume.labels[name] == wanted)
+        return (not use.users) == truth(value)
+    return labelled(use.volume.labels, value)

@@ -6,19 +6,17 @@ Files are named by a directory's descriptor and one name in it, or by a descript
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 
 from lamina.engine.progress import NOBODY
 from lamina.linux.call import syscall
-from lamina.linux.files import renameat2
+from lamina.linux.files import ficlone, renameat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 COPY_AT_ONCE = 1 << 26
 
 
@@ -69,9 +67,9 @@ class Hands:
             view, offset = view[done:], offset + done
 
     def clone(self, source: int, fd: int) -> None:
-        """Share the content of *source* (FICLONE): as good as a copy, but free."""
+        """Share the content of *source*: as good as a copy, but free."""
         self.before("clone", b"")
-        fcntl.ioctl(fd, FICLONE, source)
+        ficlone(fd, source)
 
     def copy_range(self, source: int, fd: int, start: int, end: int) -> None:
         """Copy the bytes from *start* to *end*, in the kernel; OSError where it will not do it for these two."""

@@ -23,7 +23,6 @@ from lamina.linux.fd import Fd
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
     from typing import Any
 
     from lamina.engine.apply.conflicts import Handle, Known
@@ -131,9 +130,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # closing alone does not give it up while a child, which another thread forked meanwhile, has a copy (flock(2))
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         self._lock.close()
@@ -197,9 +194,7 @@ class Work:
     def __enter__(self) -> Work:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

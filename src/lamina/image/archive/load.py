@@ -11,6 +11,7 @@ from lamina.image.archive.reading import Found, LayerSource, images
 from lamina.image.documents import ImageConfig, config_run
 from lamina.image.documents.moment import nanoseconds
 from lamina.image.layer import unpack_blob
+from lamina.image.tar.limits import given
 from lamina.store import images as records
 from lamina.store.blobs import BlobWriter, write_blob
 from lamina.store.digest import digest_of, hex_of
@@ -147,15 +148,20 @@ def unpack(
     words = {**dict(unpacking.words), **more}
     if not unpacking.staged:
         return unpack_blob(store, piece, diff_id, held, digest=digest, progress=progress, **words)
+    limits = words.get("limits") or given()
     with BlobWriter(store, digest, None, held) as writer:
         if writer.offset:
             writer.restart()
         while data := piece.read(1 << 20):
+            if writer.offset + len(data) > limits.size:
+                limits.exceeded("size", f"a layer has {writer.offset + len(data)} bytes or more, compressed")
             writer.write(data)
             if progress is not None:
                 progress(len(data))
         blob = writer.commit()
-    return unpack_blob(store, blob, diff_id, held, **words)
+    # its bytes were told of: this is only to be stopped
+    again = None if progress is None else lambda count: progress(0)
+    return unpack_blob(store, blob, diff_id, held, progress=again, **words)
 
 
 def record_of(

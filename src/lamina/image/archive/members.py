@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 from lamina.errors import Corrupt, InvalidInput, KernelError, NotFound
 from lamina.image.compression import OF_ARCHIVES
 from lamina.image.compression import reader as decompressed
-from lamina.image.tar.limits import Limits
+from lamina.image.tar.limits import Limits, given
 from lamina.image.tar.reader import entries
 from lamina.linux.constants import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
+from lamina.store.durable import write_all
+from lamina.store.root import raise_storage_error
 from lamina.store.scratch import Scratch
+from lamina.store.trace import point
+from lamina.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Protocol
 
     from lamina.store.root import Store
@@ -45,15 +48,15 @@ if TYPE_CHECKING:
             """Let go of it; what was opened stays readable no longer."""
 
         def __enter__(self) -> Members: ...
-        def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
 
 
 _CHUNK = 1 << 20
+_HEADERS = 16 << 10  # read at once where content is passed over
 _MOST_LINKS = 8  # of one name to another, as old archives of docker's have them
-# an archive of images has few entries, of which some are large
-LIMITS = Limits(entries=100_000, size=1 << 50, ratio=1000)
+# an archive of images has few entries, and all of them are remembered: so many, or a part of what a layer may have
+_FEW, _PART = 100_000, 20
+_ANY_SIZE = 1 << 50  # of what is on a disk already, and stays there
 
 
 class Piece:
@@ -140,8 +143,12 @@ class Directory:
 class Archive:
     """A tar archive, plain or compressed, from a file or a pipe. *source* stays the caller's."""
 
-    def __init__(self, store: Store, source: int, limits: Limits = LIMITS) -> None:
-        """Reads it once, to know what is where. Raises InvalidInput (no archive), Corrupt, KernelError."""
+    def __init__(self, store: Store, source: int, limits: Limits | None = None) -> None:
+        """Reads it once, to know what is where. What has to be kept is bounded by *limits* (None: `given()`), as a
+        layer is. Raises InvalidInput (no archive, a limit), Corrupt, KernelError.
+        """
+        limits = limits or given()
+        limits = replace(limits, entries=min(limits.entries, max(_FEW, limits.entries // _PART)))
         self._scratch: Scratch | None = None
         self._spool: Fd | None = None
         self._places: dict[str, tuple[int, int]] = {}
@@ -159,28 +166,43 @@ class Archive:
             stream = decompressed(lambda count: os.read(source, count), limits, OF_ARCHIVES)
             if stream.kind == "none":
                 os.lseek(source, start, os.SEEK_SET)
-                self._index(lambda: os.read(source, _CHUNK), limits, start)
+                self._index(
+                    lambda: os.read(source, _HEADERS),
+                    replace(limits, size=_ANY_SIZE),
+                    start,
+                    lambda count: _skip(source, count),
+                )
                 return source
         else:
             stream = decompressed(lambda count: os.read(source, count), limits, OF_ARCHIVES)
         self._scratch = Scratch(store)
         path = self._scratch.path + b"/archive"
+        point("archive.create")
         self._spool = spool = Fd(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
         def chunk() -> bytes:
             data = stream.next_chunk()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(spool, view) :]
+            try:
+                point("archive.write")
+                write_all(spool, data)
+            except OSError as error:
+                raise_storage_error(error, "keep archive", path)
+                raise
             return data
 
         self._index(chunk, limits, 0)
-        while chunk():  # what is after the end of the archive: or its writer would be told that nobody reads
+        while stream.next_chunk():  # what is after its end: or its writer would be told that nobody reads
             pass
         return spool
 
-    def _index(self, chunk: Callable[[], bytes], limits: Limits, start: int) -> None:
-        for entry in entries(chunk, limits):
+    def _index(
+        self,
+        chunk: Callable[[], bytes],
+        limits: Limits,
+        start: int,
+        skip: Callable[[int], int] | None = None,
+    ) -> None:
+        for entry in entries(chunk, limits, skip=skip):
             name = _plain(entry.name)
             if entry.kind == "file" and entry.sparse is None:
                 self._places[name] = (start + entry.offset, entry.size)
@@ -226,6 +248,14 @@ class Archive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _skip(file: int, count: int) -> int:
+    """Go *count* bytes on in a plain file; how many there were."""
+    at = os.lseek(file, 0, os.SEEK_CUR)
+    count = min(count, max(0, os.fstat(file).st_size - at))
+    os.lseek(file, at + count, os.SEEK_SET)
+    return count
 
 
 def _plain(name: bytes) -> str:

@@ -105,8 +105,6 @@ def _docker_entries(members: Members, limits: Limits) -> list[_Entry]:
 def _docker_image(members: Members, entry: _Entry, limits: Limits) -> Found:
     data = members.open(entry.config).whole(limits.document, entry.config)
     paths = entry.layers or []
-    if len(paths) > limits.layers:
-        raise InvalidInput(f"read manifest.json: {len(paths)} layers, at most {limits.layers} are allowed")
     config = decode_config(data, len(paths), what=entry.config, limits=limits)
     layers = [LayerSource(diff_id, path, None) for diff_id, path in zip(config.diff_ids, paths, strict=True)]
     return Found(_tags(entry), data, config, tuple(layers))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lamina.errors import InvalidInput
-from lamina.image.documents.reading import DEFAULT_LIMITS, Limits, read_json
+from lamina.image.documents.reading import DEFAULT_LIMITS, Limits, check_layers, read_json
 from lamina.image.platform import Platform, normalise
 from lamina.store.digest import check_digest
 
@@ -116,10 +116,10 @@ def decode_config(
             f"read {what}: it has {len(config.diff_ids)} diff_ids, its manifest {layers} layers"
         )
     counted = {
-        "layers": len(config.diff_ids),
         "history": len(config.history or ()),
         "volumes": len(config.config.volumes or ()) if config.config else 0,
     }
+    check_layers(config.diff_ids, what, limits)
     for name, count in counted.items():
         if count > (allowed := getattr(limits, name)):
             raise InvalidInput(f"read {what}: {count} entries of {name}, at most {allowed} are allowed")

@@ -15,7 +15,7 @@ import msgspec
 
 from lamina.errors import InvalidInput
 from lamina.image.documents import media
-from lamina.image.documents.reading import DEFAULT_LIMITS, Limits, read_json
+from lamina.image.documents.reading import DEFAULT_LIMITS, Limits, check_layers, read_json
 from lamina.image.platform import Platform, normalise
 from lamina.store.digest import check_digest
 
@@ -206,10 +206,7 @@ def _check_image(manifest: Manifest, what: str, limits: Limits) -> None:
         raise InvalidInput(
             f"read {what}: its config has {manifest.config.size} bytes, at most {limits.document} are allowed"
         )
-    if len(manifest.layers) > limits.layers:
-        raise InvalidInput(
-            f"read {what}: a manifest of {len(manifest.layers)} layers, at most {limits.layers} are allowed"
-        )
+    check_layers([layer.digest for layer in manifest.layers], what, limits)
     for layer in manifest.layers:
         kind = layer.media_type
         if kind in media.LAYERS:

@@ -7,6 +7,7 @@ Unicode, numbers that are none. Its size and the counts in it have limits, which
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from lamina.errors import InvalidInput
 from lamina.values import value
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "read_json"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "check_layers", "read_json"]
 
 T = TypeVar("T")
 
@@ -27,13 +28,29 @@ class Limits:
         4 << 20
     )  # bytes of a manifest, an index or a config; registries take no more (distribution)
     manifests: int = 500  # entries of an index
-    layers: int = 500  # as many as overlayfs stacks
+    layers: int = 500  # different ones: as many as overlayfs stacks (OVL_MAX_STACK)
+    repeats: int = 5000  # layers, those counted again that are in an image several times
     history: int = 5000  # entries of a config's history
     volumes: int = 500  # of a config: each becomes a mount
     nested: int = 2  # indexes within indexes
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def check_layers(names: Sequence[str], what: str, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Refuse an image whose layers, by what names them, could not be stacked: before anything of it is fetched.
+
+    Raises InvalidInput.
+    """
+    count, most = len(set(names)), limits.layers
+    if len(names) > limits.repeats:
+        count, most = len(names), limits.repeats
+    if count > most:
+        raise InvalidInput(
+            f"read {what}: an image of {count} layers, at most {most} can be stacked",
+            remedy="build it with fewer: 'podman build --squash-all', or several commands in one RUN",
+        )
 
 
 def read_json(data: bytes, kind: type[T], what: str, limits: Limits = DEFAULT_LIMITS) -> T:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lamina.store.layers import Layer
 
 _AT_ONCE = 1 << 20
-_GIB = 1 << 30
 
 
 def has_recipe(layer: Layer) -> bool:

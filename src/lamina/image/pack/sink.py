@@ -44,7 +44,8 @@ class Sink:
         self._out = out
         self._kind: Kind = compression
         self._compressor = writer(compression, level)
-        self._archive, self._compressed = hasher("sha256"), hasher("sha256")
+        self._archive = hasher("sha256")
+        self._compressed = self._archive if compression == "none" else hasher("sha256")
         self._waiting = bytearray()
         self.written = self._size = 0
 
@@ -66,7 +67,8 @@ class Sink:
             self._pass(data)
 
     def _pass(self, data: bytes | memoryview) -> None:
-        self._archive.update(data)
+        if self._compressed is not self._archive:
+            self._archive.update(data)
         self._emit(self._compressor.compress(data))
 
     def _emit(self, data: bytes) -> None:

@@ -21,6 +21,7 @@ from lamina.errors import Corrupt, NotFound, RegistryError
 from lamina.image.documents import media
 from lamina.image.registry.client import LARGEST_ERROR, Registry
 from lamina.image.registry.transport import Response
+from lamina.image.registry.waits import Listener
 from lamina.store.digest import check_digest, hasher
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ def open_blob(
     *,
     offset: int = 0,
     progress: Callable[[int], object] | None = None,
+    waiting: Listener | None = None,
     verify: bool = True,
 ) -> BlobStream:
     """The blob *digest* of *size* bytes, from *offset* on. Raises NotFound, RegistryError.
 
     *verify* False, or an *offset*: the caller hashes the whole himself, only the size is verified here. *progress* is
-    told how many bytes came, each time some did.
+    told how many bytes came, each time some did; *waiting* of pauses before another attempt (see `waits`).
     """
-    return BlobStream(registry, check_digest(digest), size, offset, progress, verify)
+    return BlobStream(registry, check_digest(digest), size, offset, progress, verify, waiting)
 
 
 class BlobStream(io.RawIOBase):
@@ -65,10 +67,11 @@ class BlobStream(io.RawIOBase):
         offset: int,
         progress: Callable[[int], object] | None,
         verify: bool,
+        waiting: Listener | None = None,
     ) -> None:
         super().__init__()
         self.registry, self.digest, self.size, self.offset = registry, digest, size, offset
-        self._progress = progress
+        self._progress, self._waiting = progress, waiting
         self._hash: Hasher | None = hasher(digest) if verify and not offset else None
         self._breaks = self._fruitless = 0
         self._since_break = 0
@@ -79,6 +82,15 @@ class BlobStream(io.RawIOBase):
                 self._response = self._open()
             except HTTPError as error:
                 self._broke(str(error))
+
+    def abort(self) -> None:
+        """Let whichever thread reads from this end soon. For another thread."""
+        response = self._response
+        if response is not None:
+            try:
+                response.shutdown()
+            except (RuntimeError, ValueError, OSError):  # it has no connection any more
+                pass
 
     def readable(self) -> bool:
         """Always."""
@@ -146,11 +158,13 @@ class BlobStream(io.RawIOBase):
                 f"fetch blob {self.digest} from {self.registry.name}: the connection breaks again and again: "
                 f"{problem[:200]}"
             )
-        self.registry.transport.pause(self._fruitless)
+        with self.registry.transport.waits.telling(self._waiting):
+            self.registry.transport.pause(self._fruitless, problem[:200])
 
     def _open(self) -> Response:
         headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
-        response = self.registry.call("GET", self.registry.address(f"blobs/{self.digest}"), headers)
+        with self.registry.transport.waits.telling(self._waiting):  # whichever thread reads
+            response = self.registry.call("GET", self.registry.address(f"blobs/{self.digest}"), headers)
         if response.status in (200, 206):
             self._check_answer(response)
             return response

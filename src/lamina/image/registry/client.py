@@ -238,26 +238,33 @@ class Registry:
 
     def tags(self) -> Iterator[str]:
         """All tags, page by page. Raises NotFound, RegistryError."""
-        url, count = self.address("tags/list"), 0
-        for _ in range(MOST_PAGES):
-            response = self.call("GET", url)
-            data = self.read(response, self.limits.document)
-            if response.status == 404:
-                raise NotFound(f"list tags of {self.name}: the registry has no such repository")
-            if response.status != 200:
-                raise self.refused(response, data, "list tags of")
-            for tag in self._json(data).get("tags") or ():
+        count = 0
+        for page in self.pages(self.address("tags/list"), f"list tags of {self.name}"):
+            for tag in page.get("tags") or ():
                 if not isinstance(tag, str) or (count := count + 1) > MOST_TAGS:
                     raise RegistryError(f"list tags of {self.name}: more than {MOST_TAGS}, or no tags at all")
                 yield tag
+
+    def pages(self, url: str, what: str, scopes: frozenset[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The answers of a list that comes in pages (distribution-spec: `Link: <...>; rel="next"`), from *url* on.
+
+        *what* begins an error. Raises NotFound, RegistryError.
+        """
+        for _ in range(MOST_PAGES):
+            response = self.call("GET", url, scopes=scopes)
+            data = self.read(response, self.limits.document)
+            if response.status == 404:
+                raise NotFound(f"{what}: the registry has no such repository")
+            if response.status != 200:
+                raise self.refused(response, data, what.rpartition(" ")[0])
+            yield self._json(data)
             following = re.match(r'\s*<([^>]*)>\s*;\s*rel="?next"?', response.headers.get("Link", ""))
             if following is None:
                 return
             url = resolved(url, following[1])
             if not url or not self._is_ours(url):
-                where = shown(url or following[1])
-                raise RegistryError(f"list tags of {self.name}: the next page is elsewhere: {where!r}")
-        raise RegistryError(f"list tags of {self.name}: more than {MOST_PAGES} pages")
+                raise RegistryError(f"{what}: the next page is elsewhere: {shown(url or following[1])!r}")
+        raise RegistryError(f"{what}: more than {MOST_PAGES} pages")
 
     def has_blob(self, digest: str) -> int | None:
         """The size of a blob that is in the repository, None if it is not there. Raises RegistryError."""

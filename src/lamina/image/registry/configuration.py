@@ -18,7 +18,6 @@ docker) and `credential-helpers` (they are read from the files with credentials)
 from __future__ import annotations
 
 import os
-import tomllib
 from typing import Any
 
 from lamina.errors import InvalidInput, RegistryError
@@ -123,6 +122,8 @@ def read_configuration(places: Places) -> Configuration:
 
 
 def _read(path: str) -> list[Rule]:
+    import tomllib
+
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)

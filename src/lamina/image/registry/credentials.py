@@ -16,8 +16,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +31,7 @@ HUB = "https://index.docker.io/v1/"  # what docker calls Docker Hub here
 _HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _TOKEN_USER = "<token>"
 # What a helper may need: the user, the session's key ring, the clouds' own settings. Nothing that loads code.
-_KEPT = re.compile(
+_KEPT = (
     r"(HOME|PATH|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|TMPDIR|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|XDG_[A-Z_]+"
     r"|DBUS_SESSION_BUS_ADDRESS|GNUPGHOME|GPG_[A-Z_]+|PASSWORD_STORE_[A-Z_]+|SSH_AUTH_SOCK|DOCKER_CONFIG"
     r"|(AWS|AZURE|GOOGLE|CLOUDSDK|GCR|ECR|ACR|OCI)_[A-Z0-9_]+|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY)"
@@ -160,9 +158,12 @@ class Credentials:
 
     def _run(self, name: str, verb: str, message: str) -> str | None:
         """Run the helper; None if it says that it has no such credentials. Raises RegistryError."""
+        import shutil
+        import subprocess
+
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InvalidInput(f"run credential helper {name!r}: not the name of one")
-        environment = {key: text for key, text in self.places.environment.items() if _KEPT.fullmatch(key)}
+        environment = {key: text for key, text in self.places.environment.items() if re.fullmatch(_KEPT, key)}
         program = shutil.which(f"docker-credential-{name}", path=environment.get("PATH"))
         if program is None:
             raise RegistryError(

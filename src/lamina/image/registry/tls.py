@@ -33,8 +33,10 @@ class Tls:
             return self._contexts[host, verify]
 
     def _make(self, host: str, verify: bool) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        if not verify:
+        if verify:
+            context = ssl.create_default_context()
+        else:  # without the system's roots, which nobody is compared with: reading them takes 16 ms
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         for directory in self._places.certificates(host):

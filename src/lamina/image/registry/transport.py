@@ -32,6 +32,7 @@ from urllib3.exceptions import (
 
 from lamina.errors import RegistryError
 from lamina.image.registry.tls import Tls
+from lamina.image.registry.waits import Waits
 from lamina.values import value
 
 __all__ = ["Patience", "Response", "Transport", "discard", "host_of", "is_loopback", "resolved", "shown"]
@@ -62,7 +63,8 @@ class Patience:
 class Transport:
     """Sends requests. May be used from several threads.
 
-    `sleep` and `chance` (0 to 1) are for tests. *insecure* hosts are asked for by the caller; see `Registry`.
+    `waits` tells of pauses. `sleep` and `chance` (0 to 1) are for tests. *insecure* hosts
+    are asked for by the caller; see `Registry`.
     """
 
     def __init__(
@@ -74,7 +76,8 @@ class Transport:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.patience = patience or Patience()
-        self._tls, self._sleep, self._chance = tls, sleep, chance
+        self.waits = Waits(sleep)
+        self._tls, self._chance = tls, chance
         self._managers: dict[tuple[int, str], urllib3.PoolManager] = {}
         self._reached: set[str] = set()
         self._turn = threading.Lock()
@@ -113,12 +116,9 @@ class Transport:
                 discard(response)
                 if asked is not None:
                     pause = asked * (1 + self._chance() / 10)
+                    problem.retry_after = pause
                     if waited + asked > self.patience.total:
-                        raise RegistryError(
-                            f"{problem.message}, and asks to come back in {asked:.0f} seconds",
-                            status=problem.status,
-                            remedy="try again then; a login raises the limits of some registries",
-                        )
+                        raise _too_long(problem, asked)
             waited += pause
             if (
                 not (retry and transient)
@@ -126,12 +126,12 @@ class Transport:
                 or waited > self.patience.total
             ):
                 raise problem
-            self._sleep(pause)
+            self.waits.wait(pause, attempt + 2, problem.message)
         raise AssertionError("unreachable")
 
-    def pause(self, attempt: int) -> None:
-        """Wait before a further attempt, the *attempt*th, of what a caller tries again."""
-        self._sleep(self._length(attempt - 1))
+    def pause(self, attempt: int, reason: str, asked: float | None = None) -> None:
+        """Wait before a further attempt, the *attempt*th, of what a caller tries again; as long as was *asked* for."""
+        self.waits.wait(self._length(attempt - 1) if asked is None else asked, attempt + 1, reason)
 
     def _length(self, attempt: int) -> float:
         whole: float = min(self.patience.first * 2**attempt, self.patience.longest)
@@ -330,6 +330,17 @@ def _busy(response: Response, url: str) -> RegistryError:
     return RegistryError(
         f"request {host}: the registry fails with status {response.status}", status=response.status
     )
+
+
+def _too_long(problem: RegistryError, asked: float) -> RegistryError:
+    """For a registry that wants to be left alone for longer than anybody waits."""
+    error = RegistryError(
+        f"{problem.message}, and asks to come back in {asked:.0f} seconds",
+        status=problem.status,
+        remedy="try again then; a login raises the limits of some registries",
+    )
+    error.retry_after = asked
+    return error
 
 
 def _retry_after(response: Response) -> float | None:

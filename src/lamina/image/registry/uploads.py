@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from lamina.errors import Corrupt, RegistryError
 from lamina.image.registry.authentication import scope_of
 from lamina.image.registry.client import LARGEST_ERROR, Registry
-from lamina.image.registry.transport import Response, resolved, shown
+from lamina.image.registry.transport import RETRIED, Response, resolved, shown
 from lamina.store.digest import check_digest, is_digest
 
 __all__ = ["mount_blob", "upload_blob"]
@@ -58,15 +58,18 @@ def upload_blob(
 ) -> None:
     """Upload *size* bytes of the seekable *source*. Raises RegistryError, Corrupt when they are not *digest*."""
     upload = _Upload(registry, check_digest(digest), size, source, chunk, progress)
+    waited = 0.0
     for attempt in range(ATTEMPTS):
         try:
             upload.run()
             return
         except RegistryError as error:
             lost = error.status in _BEGIN_ANEW
-            if (error.status and not lost and error.status < 500) or attempt + 1 == ATTEMPTS:
+            final = error.status and not lost and error.status not in RETRIED and error.status < 500
+            waited += error.retry_after or 0
+            if final or attempt + 1 == ATTEMPTS or waited > registry.transport.patience.total:
                 raise
-            registry.transport.pause(attempt + 1)
+            registry.transport.pause(attempt + 1, error.message, error.retry_after)
             if lost or not upload.ask():
                 upload.begin_anew()
 

@@ -9,10 +9,13 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import NoReturn
 
+PATH_MAX = 4095  # linux/limits.h, without its NUL
 MIB = 1 << 20
 GIB = 1 << 30
+OPTION = "--layer-limit"
 VARIABLE = "LAMINA_LAYER_LIMITS"  # "entries=5000000,size=1t": what is given there instead of the defaults
 _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -35,7 +38,7 @@ class Limits:
     entries: int = 2_000_000
     size: int = 256 * GIB
     depth: int = 200
-    name: int = 4095
+    name: int = PATH_MAX
     extensions: int = 4 * MIB
     segments: int = 100_000
     ratio: int = 250
@@ -45,34 +48,41 @@ class Limits:
     def exceeded(self, field: str, what: str) -> NoReturn:
         """Refuse *what*, which is more than *field* allows. Raises InvalidInput."""
         most = getattr(self, field)
-        remedy = f"if you trust it, {VARIABLE}={field}=N allows more"
-        if field == "name":
+        remedy = f"if you trust it, {OPTION} {field}=N allows more"
+        if field == "name" and most >= PATH_MAX:
             remedy = "the kernel takes no longer one"
         raise InvalidInput(f"read archive: {what}, the limit is {most}", remedy=remedy)
 
 
-def given(text: str | None = None) -> Limits:
-    """The limits with those of *text* ("entries=5000000,size=1t"; None: of the variable LAMINA_LAYER_LIMITS) instead.
+def given(text: str | None = None, wanted: Mapping[str, int | str] | None = None) -> Limits:
+    """The limits with those of *text* ("entries=5000000,size=1t"; None: of the variable LAMINA_LAYER_LIMITS) instead,
+    and those of *wanted* ({"size": "1t"}) before both.
 
     Raises InvalidInput for a name that is none, or a number that is none.
     """
     if text is None:
         text = os.environ.get(VARIABLE, "")
+    words = [word.partition("=")[::2] for word in text.replace(" ", "").split(",") if word]
     found: dict[str, int] = {}
-    for word in filter(None, text.replace(" ", "").split(",")):
-        name, _, number = word.partition("=")
-        digits, factor = (
-            (number[:-1], _SIZES[number[-1:].lower()]) if number[-1:].lower() in _SIZES else (number, 1)
-        )
-        if (
-            name not in Limits.__annotations__
-            or not (digits.isascii() and digits.isdigit())
-            or len(digits) > 15
-        ):
-            raise InvalidInput(
-                f"limit layers to {word!r}: not a limit",
-                remedy="they are " + ", ".join(Limits.__annotations__),
-            )
-        found[name] = int(digits) * factor
-    found["name"] = min(found.get("name", Limits.name), Limits.name)
+    for name, number in (*words, *(wanted or {}).items()):
+        found[name] = _number(name, str(number))
+    found["name"] = min(found.get("name", PATH_MAX), PATH_MAX)
     return Limits(**found)
+
+
+def _number(name: str, number: str) -> int:
+    digits, factor = number, 1
+    if (unit := number[-1:].lower()) in _SIZES:
+        digits, factor = number[:-1], _SIZES[unit]
+    names = Limits.__annotations__
+    if name not in names:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        remedy = (f"did you mean {near[0]}? " if near else "") + "they are " + ", ".join(names)
+        raise InvalidInput(f"limit layers to {name}={number}: there is no such limit", remedy=remedy)
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 15:
+        raise InvalidInput(
+            f"limit layers to {name}={number}: {number!r} is no number", remedy="such as 5000000, 512m, 1t"
+        )
+    return int(digits) * factor

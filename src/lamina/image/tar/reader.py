@@ -24,15 +24,17 @@ def entries(
     next_chunk: Callable[[], bytes | bytearray | memoryview],
     limits: Limits | None = None,
     record: Callable[[memoryview], object] | None = None,
+    skip: Callable[[int], int] | None = None,
 ) -> Iterator[Entry]:
     """Each entry of the archive that *next_chunk* gives in chunks of any size, b"" at its end.
 
     Two blocks of zeros end an archive, or its end where a header should be; what follows is read, and means nothing.
-    Content that the caller does not read is passed over. *record* is given all bytes but the content that was read.
+    Content that the caller does not read is passed over. *record* is given all bytes but the content that was read;
+    without it *skip* may pass over content that is not read (`Source`).
     Raises InvalidInput for what is no archive, contradicts itself or exceeds a limit; Corrupt for one that is cut off;
     Unsupported for entries of types that are not files (parts of a multi-volume archive).
     """
-    return _Reader(Source(next_chunk, record), limits or Limits()).run()
+    return _Reader(Source(next_chunk, record, skip), limits or Limits()).run()
 
 
 class _More:

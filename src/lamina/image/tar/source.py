@@ -18,16 +18,22 @@ class Source:
     """Chunks as `next_chunk` gives them (b"" at the end), read in order. What lies in one chunk is not copied.
 
     `expect(n)` says how much content follows, which `chunks`, `at_hand` or `finish` then use up with its padding.
-    *record* is given everything that was read, but not what `chunks` and `at_hand` gave.
+    *record* is given everything that was read, but not what `chunks` and `at_hand` gave. *skip*, of an archive that
+    need not be read as a whole, passes over so many of the bytes that `next_chunk` would give next, and says how many
+    there were.
     """
 
-    __slots__ = ("_at", "_chunk", "_left", "_next", "_padding", "_record", "passed")
+    __slots__ = ("_at", "_chunk", "_left", "_next", "_padding", "_record", "_skip", "passed")
 
     def __init__(
-        self, next_chunk: Callable[[], Chunk], record: Callable[[memoryview], object] | None = None
+        self,
+        next_chunk: Callable[[], Chunk],
+        record: Callable[[memoryview], object] | None = None,
+        skip: Callable[[int], int] | None = None,
     ) -> None:
         self._next = next_chunk
         self._record = record
+        self._skip = skip
         self._chunk = _NOTHING
         self._at = 0
         self._left = self._padding = 0  # of the content that was announced
@@ -106,6 +112,15 @@ class Source:
         rest = self._left + self._padding
         self._left = self._padding = 0
         if not rest:
+            return
+        ahead = rest - (len(self._chunk) - self._at)
+        if ahead > 0 and self._skip is not None:
+            self.passed += len(self._chunk)
+            self._chunk, self._at = _NOTHING, 0
+            rest = ahead - self._skip(ahead)
+            self.passed += ahead - rest
+            if rest:
+                raise self.cut()
             return
         for piece in self._pieces(rest):
             rest -= len(piece)

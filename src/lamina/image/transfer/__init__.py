@@ -1,10 +1,4 @@
-"""Images from registries into the store, and back: `pull` and `push`."""
+"""Images from registries into the store, and back: `pull` and `push`, each in the module of its name.
 
-from __future__ import annotations
-
-from lamina.image.transfer.events import Events, no_events
-from lamina.image.transfer.options import Options
-from lamina.image.transfer.pull import pull, pull_all
-from lamina.image.transfer.push import Pushed, push
-
-__all__ = ["Events", "Options", "Pushed", "no_events", "pull", "pull_all", "push"]
+Nothing is imported here: who pulls need not load what packs layers.
+"""

@@ -1,10 +1,14 @@
 """What happens during a transfer, told to whoever draws or logs it.
 
+    events("missing", image="debian:12")                         (run) it is not here: a pull begins
     events("resolving", reference="docker.io/library/debian:12")
     events("layer", id="sha256:...", total=28_000_000)           for each layer, before anything happens to it
     events("exists", id=...)                                     it is there already: nothing is transferred
     events("waiting", id=...)                                    another process unpacks it
     events("progress", id=..., bytes=262_144)                    that many more came, or went
+    events("retrying", id=..., seconds=5, left=3,                something failed, and is tried again when the `left`
+           attempt=2, reason=...)                                of `seconds` are over; told once a second. Without id:
+                                                                 not of a layer
     events("unpacking", id=...)                                  everything came
     events("mounted", id=...)                                    (push) the registry took it from another repository
     events("packing", id=...)                                    (push) it has to be packed again
@@ -23,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lamina.errors import LaminaError
+from lamina.image.registry.waits import Listener, Wait
 
 __all__ = ["Events", "Telling", "no_events"]
 
@@ -44,6 +49,7 @@ class Telling:
         self._events, self._what = events or no_events, what
         self._turn = threading.Lock()
         self._stopped = threading.Event()
+        self._stopping: list[Callable[[], object]] = []
 
     def __call__(self, kind: str, /, **facts: Any) -> None:
         with self._turn:
@@ -58,9 +64,33 @@ class Telling:
 
         return came
 
+    def waiting(self, identity: str | None = None) -> Listener:
+        """What hears of pauses before something is tried again: also how they are cut short."""
+
+        def waits(wait: Wait) -> None:
+            self.check()
+            whose = {} if identity is None else {"id": identity}
+            facts = {
+                "seconds": wait.seconds,
+                "left": wait.left,
+                "attempt": wait.attempt,
+                "reason": wait.reason,
+            }
+            self("retrying", **whose, **facts)
+
+        return waits
+
     def stop(self) -> None:
         """Let all threads of the transfer end soon."""
         self._stopped.set()
+        for wake in tuple(self._stopping):
+            wake()
+
+    def at_stop(self, wake: Callable[[], object]) -> None:
+        """Call *wake* when the transfer shall stop, from whichever thread says so: what waits for a peer is woken."""
+        self._stopping.append(wake)
+        if self._stopped.is_set():
+            wake()
 
     def check(self) -> None:
         """Raise LaminaError if the transfer shall stop."""

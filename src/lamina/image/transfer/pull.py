@@ -11,13 +11,23 @@ for. Everything that is kept is held by a lease until the image's record refers 
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
+from errno import ENOSPC
 from typing import Any, TypeVar
 
-from lamina.errors import Corrupt, InvalidInput, LaminaError, NotFound, RegistryError, Unsupported
+from lamina.errors import (
+    Corrupt,
+    InvalidInput,
+    KernelError,
+    LaminaError,
+    NotFound,
+    RegistryError,
+    Unsupported,
+)
 from lamina.image.documents import (
     Descriptor,
     ImageConfig,
@@ -33,6 +43,7 @@ from lamina.image.reference import Reference
 from lamina.image.registry.blobs import open_blob
 from lamina.image.registry.client import Fetched, Registry
 from lamina.image.registry.session import Registries
+from lamina.image.tar.limits import given
 from lamina.image.transfer.events import Events, Telling
 from lamina.image.transfer.options import Options
 from lamina.store import blobs, images, layers, tags
@@ -69,7 +80,9 @@ def pull(
         nullcontext(held) if held is not None else lease(store) as kept,
         nullcontext(registries) if registries is not None else Registries() as network,
     ):
-        return _Pull(store, reference, platform, events, kept, options or Options(), network).run()
+        work = _Pull(store, reference, platform, events, kept, options or Options(), network)
+        with network.transport.waits.telling(work.tell.waiting()):
+            return work.run()
 
 
 def pull_all(
@@ -136,8 +149,7 @@ class _Pull:
         record = self._record(found, config, unpacked)
         known = tags.named(self.store, self.name) == record.id
         # named in the same step: an image without a name is what a prune takes
-        record = images.put(self.store, record, [self.name], lease=self.held)
-        tags.tag(self.store, self.name, record.id, [found.outermost])
+        record = images.put(self.store, record, [self.name], lease=self.held, digests=[found.outermost])
         self.tell(
             "done", image=record.id, digest=found.outermost, reference=self.reference.familiar, known=known
         )
@@ -248,10 +260,19 @@ class _Pull:
         """The blob from the first registry that has it."""
         for registry in self.places[:-1]:
             try:
-                return open_blob(registry, descriptor.digest, descriptor.size, **options)
+                return self._from(registry, descriptor, options)
             except (NotFound, RegistryError) as error:
                 self.tell("warning", text=f"{registry.name}: {error.message}")
-        return open_blob(self.places[-1], descriptor.digest, descriptor.size, **options)
+        return self._from(self.places[-1], descriptor, options)
+
+    def _from(self, registry: Registry, descriptor: Descriptor, options: dict[str, Any]) -> io.RawIOBase:
+        stream = open_blob(registry, descriptor.digest, descriptor.size, **options)
+        self.tell.at_stop(stream.abort)
+        return stream
+
+    def _told(self, blob: Descriptor) -> dict[str, Any]:
+        """Who hears of the layer's bytes, and of pauses."""
+        return {"progress": self.tell.progress(blob.digest), "waiting": self.tell.waiting(blob.digest)}
 
     # -- layers
 
@@ -259,17 +280,54 @@ class _Pull:
         """All layers by their diff_ids, several at once."""
         todo = dict(zip(reversed(config.diff_ids), reversed(manifest.layers), strict=True))
         todo = dict(reversed(todo.items()))  # base first, which are the large ones
-        for layer in todo.values():
-            self.tell("layer", id=layer.digest, total=layer.size)
-        return in_parallel(self.tell, self.options.parallel, self._layer, todo)
+        self._check_sizes(todo)
+        for blob in todo.values():
+            self.tell("layer", id=blob.digest, total=blob.size)
+        done: dict[str, Layer] = {}
+        if (
+            not self.options.keep_blobs
+        ):  # of images that share their layers most are there: no work for threads
+            for diff_id, blob in todo.items():
+                if (layer := self._there(diff_id, blob)) is not None:
+                    done[diff_id] = layer
+        todo = {diff_id: blob for diff_id, blob in todo.items() if diff_id not in done}
+        return {**done, **in_parallel(self.tell, self.options.parallel, self._layer, todo)}
+
+    def _there(self, diff_id: str, blob: Descriptor) -> Layer | None:
+        """The layer, if it is in the store; kept from now on."""
+        identity = layers.layer_id(diff_id)
+        if not self.held.add_layer(identity) or (found := layers.find(self.store, identity)) is None:
+            return None
+        self.tell("exists", id=blob.digest)
+        return found
+
+    def _check_sizes(self, todo: dict[str, Descriptor]) -> None:
+        """Of what is to be fetched. What a manifest says of sizes is all that bounds a download that is kept."""
+        limits = self.options.words.get("limits") or given()
+        wanted = [
+            blob for diff_id, blob in todo.items()
+            if not os.path.lexists(layers.place_of(self.store, layers.layer_id(diff_id)))
+        ]  # fmt: skip
+        for blob in wanted:
+            if blob.size > limits.size:
+                limits.exceeded("size", f"the layer {blob.digest} has {blob.size} bytes, compressed")
+        if not (self.options.keep_blobs or self.options.staged):
+            return
+        room = os.statvfs(self.store.blobs)
+        free, needed = room.f_bavail * room.f_frsize, sum(blob.size for blob in wanted)
+        if needed > free:
+            raise KernelError(
+                "pull", ENOSPC, self.reference.familiar,
+                hint=f"its layers have {needed} bytes, compressed, and {free} are free",
+                remedy="free some space, or use another --root",
+            )  # fmt: skip
 
     def _layer(self, diff_id: str, blob: Descriptor) -> Layer:
         identity = layers.layer_id(diff_id)
         if self.options.keep_blobs:
             self._keep_layer(blob)
-        if self.held.add_layer(identity) and (there := layers.find(self.store, identity)) is not None:
-            self.tell("exists", id=blob.digest)
-            return there
+            if (there := self._there(diff_id, blob)) is not None:
+                return there
         self._claim(identity, blob).release()  # the unpacking claims it itself, and would wait without end
         return self._unpack(diff_id, blob)
 
@@ -291,12 +349,12 @@ class _Pull:
         if self.options.keep_blobs or self.options.staged:
             self._keep_layer(blob)
             self.tell("unpacking", id=blob.digest)
-            layer = unpack_blob(self.store, blob.digest, diff_id, self.held, **facts)
+            layer = unpack_blob(
+                self.store, blob.digest, diff_id, self.held, progress=lambda count: self.tell.check(), **facts
+            )
             self.tell("done", id=blob.digest)
             return layer
-        with _Late(
-            lambda: self._open(blob, progress=self.tell.progress(blob.digest), verify=False)
-        ) as stream:
+        with _Late(lambda: self._open(blob, **self._told(blob), verify=False)) as stream:
             layer = unpack_blob(self.store, stream, diff_id, self.held, **facts)
             self.tell("done" if stream.opened else "exists", id=blob.digest)
             return layer
@@ -306,11 +364,11 @@ class _Pull:
         with self._claim(blob.digest, blob):
             if self.held.add_blob(blob.digest):
                 return
-            progress = self.tell.progress(blob.digest)
+            told = self._told(blob)
             with blobs.BlobWriter(self.store, blob.digest, blob.size, self.held) as writer:
                 if writer.offset:
-                    progress(writer.offset)
-                with self._open(blob, offset=writer.offset, progress=progress, verify=False) as stream:
+                    told["progress"](writer.offset)
+                with self._open(blob, offset=writer.offset, **told, verify=False) as stream:
                     while chunk := stream.read(1 << 20):
                         writer.write(chunk)
                 writer.commit()
@@ -370,6 +428,8 @@ def in_parallel(
     tell: Telling, parallel: int, work: Callable[[str, What], Done], todo: dict[str, What]
 ) -> dict[str, Done]:
     """Do *work* for each of *todo* in threads. When one fails, or the user interrupts, the others end soon as well."""
+    if len(todo) == 1:
+        return {key: work(key, descriptor) for key, descriptor in todo.items()}
     pool = ThreadPoolExecutor(max(1, min(parallel, len(todo))), thread_name_prefix="lamina-transfer")
     try:
         running = {pool.submit(work, key, descriptor): key for key, descriptor in todo.items()}

@@ -8,6 +8,7 @@ packed, so the manifest is a new one, of the same config: the image keeps its id
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import IO
 
 import msgspec
 
@@ -30,7 +31,7 @@ from lamina.image.registry.session import Registries
 from lamina.image.registry.uploads import mount_blob, upload_blob
 from lamina.image.transfer.events import Events, Telling
 from lamina.image.transfer.options import Options
-from lamina.image.transfer.packing import pack_layer
+from lamina.image.transfer.packing import packed_layer
 from lamina.image.transfer.pull import in_parallel
 from lamina.store import blobs, images, tags
 from lamina.store.images import ImageRecord
@@ -84,7 +85,9 @@ def push(
             raise images.no_such(record.id[:12])
         for blob in record.blobs:
             kept.add_blob(blob)
-        return _Push(store, record, reference, events, kept, options or Options(), network).run()
+        work = _Push(store, record, reference, events, kept, options or Options(), network)
+        with network.transport.waits.telling(work.tell.waiting()):
+            return work.run()
 
 
 class _Push:
@@ -157,18 +160,22 @@ class _Push:
     # -- layers
 
     def _layer(self, identity: str, blob: Descriptor | None) -> _Layer:
+        shown = blob.digest if blob is not None else identity
+        with self.registry.transport.waits.telling(self.tell.waiting(shown)):
+            return self._pushed(identity, blob, shown)
+
+    def _pushed(self, identity: str, blob: Descriptor | None, shown: str) -> _Layer:
         self.tell.check()
         if blob is not None and self._without_packing(blob):
             return _Layer(blob, f"sha256:{identity}")
-        shown = blob.digest if blob is not None else identity
         self.tell("packing", id=shown)
-        packed = pack_layer(self.store, identity, self.held, self.options.packing, check=self.tell.check)
-        media_type = media.OCI_LAYER_GZIP if blob is None else _gzip_of(blob.media_type)
-        descriptor = Descriptor(media_type, packed.digest, packed.size)
-        if self.registry.has_blob(packed.digest) is None:
-            self._upload(descriptor, shown)
+        with packed_layer(self.store, identity, self.options.packing, check=self.tell.check) as (made, file):
+            media_type = media.OCI_LAYER_GZIP if blob is None else _gzip_of(blob.media_type)
+            descriptor = Descriptor(media_type, made.digest, made.size)
+            if self.registry.has_blob(made.digest) is None:
+                self._send(descriptor, file, shown)
         self.tell("done", id=shown)
-        return _Layer(descriptor, packed.diff_id)
+        return _Layer(descriptor, made.diff_id)
 
     def _without_packing(self, blob: Descriptor) -> bool:
         """Whether the registry has the blob now, without that anything had to be made for it."""
@@ -192,14 +199,17 @@ class _Push:
 
     def _upload(self, blob: Descriptor, shown: str) -> None:
         with open(blobs.open_blob(self.store, blob.digest).steal(), "rb", buffering=0) as file:
-            upload_blob(
-                self.registry,
-                blob.digest,
-                blob.size,
-                file,
-                chunk=self.options.chunk,
-                progress=self.tell.progress(shown),
-            )
+            self._send(blob, file, shown)
+
+    def _send(self, blob: Descriptor, file: IO[bytes], shown: str) -> None:
+        upload_blob(
+            self.registry,
+            blob.digest,
+            blob.size,
+            file,
+            chunk=self.options.chunk,
+            progress=self.tell.progress(shown),
+        )
 
     # -- documents
 

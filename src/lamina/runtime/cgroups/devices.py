@@ -221,15 +221,21 @@ def read_v1(text: str) -> Exceptions:
 def _write_v1(place: bytes, rules: list[Rule], running: bool) -> None:
     now = None
     if running:
-        with open(place + b"/devices.list") as file:
-            now = read_v1(file.read())
-    for name, text in lines_v1(reduce_rules(rules), now):
-        file_name = place + b"/" + name.encode()
-        try:
-            with open(file_name, "wb", buffering=0) as setting:
-                setting.write(text.encode())
-        except OSError as error:
-            hint = "the group above does not allow it" if error.errno == EPERM else ""
-            raise KernelError(
-                f"write {text} to", error.errno or 0, os.fsdecode(file_name), hint=hint
-            ) from error
+        with open(place + b"/devices.list") as listed:
+            now = read_v1(listed.read())
+    files: dict[str, int] = {}  # a line is a call, but not each an open file
+    try:
+        for name, text in lines_v1(reduce_rules(rules), now):
+            file_name = place + b"/" + name.encode()
+            try:
+                if name not in files:
+                    files[name] = os.open(file_name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+                os.write(files[name], text.encode())
+            except OSError as error:
+                hint = "the group above does not allow it" if error.errno == EPERM else ""
+                raise KernelError(
+                    f"write {text} to", error.errno or 0, os.fsdecode(file_name), hint=hint
+                ) from error
+    finally:
+        for file in files.values():
+            os.close(file)

@@ -38,11 +38,13 @@ def create(
     own_parent: bool = False,
     nodes: list[dict[str, Any]] | None = None,
     layout: Layout | None = None,
+    also: tuple[str, ...] = (),
 ) -> Cgroup | None:
     """Make the control groups at *path* (`cgroupsPath`) and write the limits. The package says what they are.
 
     *manager* is "cgroupfs", or "systemd": then *path* is `slice:prefix:name` and systemd makes the groups. Only
-    hierarchies of which something is asked get a group, unless *everywhere*; None when there is none. With
+    hierarchies of which something is asked get a group, those of the controllers *also* where that can be, or all of
+    them with *everywhere*; None when there is none. With
     *own_parent* the group above is the caller's own: whoever leaves it empty removes it. With *nodes*, the devices that
     the container is given (`linux.devices`), *resources* that say nothing of devices mean that these and the default
     ones may be opened and no others, if this host can see to that.
@@ -58,7 +60,7 @@ def create(
 
         resources = {**resources, "devices": implied(nodes)}
     wanted = settings(resources, layout)  # what cannot be is refused before anything is made
-    if not everywhere and not rules and not wanted:
+    if not everywhere and not rules and not wanted and not also:
         return None
     cgroup = Cgroup({}, own_parent=own_parent)
     try:
@@ -74,11 +76,15 @@ def create(
 
             layout = settle(layout)
             wanted = settings(resources, layout)
-        _make_v1(cgroup, layout, relative, wanted, bool(rules), everywhere)
-        if rules or everywhere or not layout.v1.keys() >= wanted.keys():
+        further = frozenset((*layout.v1, *layout.v2_controllers) if everywhere else also)
+        _make_v1(cgroup, layout, relative, wanted, bool(rules), further)
+        if rules or further or not layout.v1.keys() >= wanted.keys():
             from lamina.runtime.cgroups.making_v2 import make_v2
 
-            make_v2(cgroup, layout, relative, wanted, bool(rules) and "devices" not in layout.v1, everywhere)
+            # what is frozen and killed as a whole takes no controller of v2
+            whole = everywhere or not layout.v1.keys() >= further
+            devices = bool(rules) and "devices" not in layout.v1
+            make_v2(cgroup, layout, relative, wanted, devices, whole, further)
         if rules:
             from lamina.runtime.cgroups.devices import apply
 
@@ -87,6 +93,8 @@ def create(
             from lamina.runtime.cgroups.devices import apply_implied
 
             apply_implied(cgroup, resources["devices"])
+        if not cgroup.paths:
+            return None  # nothing was asked, and nothing can be
     except BaseException as failure:
         cgroup.close()
         # what was there before may be somebody else's
@@ -100,12 +108,17 @@ def create(
 
 
 def _make_v1(
-    cgroup: Cgroup, layout: Layout, relative: bytes, wanted: Wanted, devices: bool, everywhere: bool
+    cgroup: Cgroup,
+    layout: Layout,
+    relative: bytes,
+    wanted: Wanted,
+    devices: bool,
+    further: frozenset[str],
 ) -> None:
     joined: dict[bytes, list[str]] = {}
     for controller, root in layout.v1.items():
         asked = controller in wanted or (devices and controller == "devices")
-        if not asked and not everywhere:
+        if not asked and controller not in further:
             continue
         place = root + b"/" + relative
         try:

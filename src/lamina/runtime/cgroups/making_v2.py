@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 
 
 def make_v2(
-    cgroup: Cgroup, layout: Layout, relative: bytes, wanted: Wanted, devices: bool, everywhere: bool
+    cgroup: Cgroup,
+    layout: Layout,
+    relative: bytes,
+    wanted: Wanted,
+    devices: bool,
+    whole: bool,
+    further: frozenset[str],
 ) -> None:
-    """The group in the v2 tree, when something is asked of it there; its limits, and the descriptor to join it with."""
+    """The group in the v2 tree, when something is asked of it there, or it is to be there (*whole*); its limits, and
+    the descriptor to join it with. *further* are controllers that it is to have where that can be.
+    """
     asked = [name for name in wanted if name not in layout.v1]
-    if layout.v2 is None or not (asked or devices or everywhere):
+    if layout.v2 is None or not (asked or devices or whole):
         if devices:
             raise Unsupported("limit devices: this host has neither the v1 controller nor cgroup v2")
         return
@@ -29,7 +37,7 @@ def make_v2(
     try:
         # the group first: the groups above cannot be removed any more, and hand down to it also what they do later
         make_below(cgroup, "", layout.v2, relative)
-        others = layout.v2_controllers.difference(asked) if everywhere else ()
+        others = layout.v2_controllers.intersection(further).difference(asked)
         _delegate(layout.v2, relative, [name for name in asked if name], sorted(others))
     except Unsupported:
         if asked or devices:

@@ -17,6 +17,7 @@ them, which may have threads. The first process is its child: `run` waits for it
     birth       how a process that outlives us is made, and what it says meanwhile
     creation    from a bundle to a container that waits for its start
     begin       start it
+    further     a further process in one, whoever keeps its record
     join        a further process in it
     ending      signals, and the end
     whole       all of it, by somebody who stays
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from lamina.runtime.container.creation import Wishes, create
     from lamina.runtime.container.directory import Container
     from lamina.runtime.container.ending import delete, kill
-    from lamina.runtime.container.join import Joined, Joining, execute
+    from lamina.runtime.container.further import Joined, Joining
+    from lamina.runtime.container.join import execute
     from lamina.runtime.container.whole import run
 
 __all__ = [
@@ -50,8 +52,8 @@ __all__ = [
 
 _WHERE = {
     "Container": "directory",
-    "Joined": "join",
-    "Joining": "join",
+    "Joined": "further",
+    "Joining": "further",
     "Wishes": "creation",
     "create": "creation",
     "delete": "ending",

@@ -8,8 +8,15 @@ from errno import ECONNREFUSED, ENOENT
 
 from lamina.errors import Conflict, LaminaError, StepFailed
 from lamina.linux.fd import Fd, ready
-from lamina.runtime.container.directory import CREATED, RUNNING, Container, alive, state_document
-from lamina.runtime.talk import FAILURE, START
+from lamina.runtime.container.directory import (
+    CREATED,
+    RUNNING,
+    Container,
+    alive,
+    not_running,
+    state_document,
+)
+from lamina.runtime.talk import START, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,16 +55,11 @@ def first_process(container: Container, record: Record) -> Fd:
     try:
         pidfd = Fd(os.pidfd_open(record["pid"]))
     except (OSError, KeyError):
-        raise not_running(container) from None
+        raise not_running(container.id) from None
     if not alive(record):  # looked at after it was opened, so it is this one
         pidfd.close()
-        raise not_running(container)
+        raise not_running(container.id)
     return pidfd
-
-
-def not_running(container: Container) -> Conflict:
-    """What callers look for in the text: "container not running"."""
-    return Conflict(f"container {container.id}: container not running")
 
 
 def _send(container: Container, record: Record, pidfd: Fd) -> None:
@@ -91,7 +93,7 @@ def _failure(container: Container, record: Record, said: bytes) -> LaminaError:
     name = str((container.spec()["process"]["args"])[0])
     if len(said) == 4:  # an init, that could not execute the command
         return command_failure("execve", -1, name, int.from_bytes(said, "little"))
-    index, errno = FAILURE.unpack(said[: FAILURE.size])
+    index, errno = failure(said)
     last = record["last"]
     at = index - last["first"]
     call = last["calls"][at] if 0 <= at < len(last["calls"]) else "an unknown step"

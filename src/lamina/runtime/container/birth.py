@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import stat
-import struct
 from errno import ECHILD, ENAMETOOLONG
 
-from lamina.errors import Conflict, InvalidInput, KernelError, Unsupported
-from lamina.linux.fd import Fd, ready
+from lamina.errors import InvalidInput, KernelError, Unsupported
+from lamina.linux.descriptors import duplicate
+from lamina.linux.fd import Fd
 from lamina.runtime.init import init_file, sealed_file
-from lamina.runtime.talk import FAILURE, PID
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM
+from lamina.runtime.talk import FAILURE, PID, failure
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -36,14 +35,9 @@ else:
 
 # our own copies of what is passed lie above every number that the new process may have for it
 ASIDE = 200
-CREDENTIALS = struct.Struct("=iII")
 # linux/sched.h; a process that is made by a kept recipe does not load `constants`
 CLONE_NEWUSER, CLONE_INTO_CGROUP = 0x10000000, 0x200000000
-# A process of a pid namespace that was joined may stop the new one, or trace it. Every so many seconds that nothing is
-# heard it is looked at and, if it is stopped, told to go on; after so many of these it is given up.
-LOOK = 0.5
-MOST_LOOKS = 20
-SIGKILL, SIGCONT = 9, 18
+SIGKILL = 9
 
 
 @value
@@ -70,7 +64,7 @@ class Birth:
     def __init__(self, numbers: Numbers, about: Callable[[], Bundle] | None = None) -> None:
         self.numbers = numbers
         self._about = about
-        self._stopped = 0
+        self._watch = Watch()
         self.pid = -1
         self.pidfd: Fd | None = None
         self._first = False
@@ -102,7 +96,7 @@ class Birth:
 
     def _aside(self, fd: int) -> int:
         """A copy that nothing is put over while the new process's descriptors are put in order."""
-        self._held.append(Fd(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ASIDE + self.numbers.preserved)))
+        self._held.append(Fd(duplicate(fd, ASIDE + self.numbers.preserved)))
         return int(self._held[-1])
 
     @property
@@ -116,19 +110,19 @@ class Birth:
         recipe: Recipe,
         explained: Explained,
         *,
-        root: bytes = b"",
+        strings: dict[str, list[bytes] | bytes] | None = None,
         stdio: tuple[int, int, int] = (0, 1, 2),
         cgroup: int = -1,
         map_ids: Callable[[int], None] | None = None,
         enter: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        """Start it as the *recipe* says, with the root file system at *root* and the standard streams *stdio*.
+        """Start it as the *recipe* says, with the *strings* that it leaves open and the standard streams *stdio*.
 
         *cgroup* is a cgroup v2 directory to be born in. With CLONE_NEWUSER *map_ids* is called with its number, and
         `first` waits for one byte. *enter* are namespaces that a helper joins before (Program.spawn).
         """
         self._explained = explained
-        plan = recipe.plan.fill({}, {"root": root}) if recipe.plan.holes else recipe.plan
+        plan = recipe.plan.fill({}, strings or {}) if recipe.plan.holes else recipe.plan
         with sealed_file(plan.image(self.numbers.channel)) as image:
             self._give_as(image, self.numbers.program)
         streams = [self._aside(fd) for fd in stdio]
@@ -166,7 +160,7 @@ class Birth:
                 self.answer(b"m")
             if not sharing & CLONE_VFORK:
                 # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
-                self._await()
+                self._watch.ready(self.pid, self.pidfd, self._channel.fileno())
             self._check(child)
         except BaseException:
             self.abandon()
@@ -190,33 +184,15 @@ class Birth:
             if self._first and message.what == PID:
                 self._become(message.pid)
                 continue
-            if len(message.what) == FAILURE.size:
+            if len(message.what) == FAILURE:
                 assert self._explained is not None
-                raise self._failure(self._explained()[1], *FAILURE.unpack(message.what))
+                raise self._failure(self._explained()[1], *failure(message.what))
             return message
 
     def _failure(self, steps: list[Step], index: int, errno: int) -> StepFailed:
         from lamina.runtime.failure import step_failure
 
         return step_failure(steps, index, errno, bundle=self._about() if self._about is not None else None)
-
-    def _await(self) -> list[int]:
-        """Wait until it says something, or ends: which of the channel and its descriptor can be read.
-
-        Raises Conflict when it is kept from both.
-        """
-        assert self.pidfd is not None
-        while not (readable := ready(LOOK, self._channel.fileno(), self.pidfd)):
-            if _state(self.pid) not in (b"T", b"t"):
-                continue
-            self._stopped += 1
-            if self._stopped > MOST_LOOKS:
-                raise _kept_stopped()
-            try:
-                pidfd_send_signal(self.pidfd, SIGCONT)
-            except OSError:  # it has ended, or a filter of ours forbids it: seen at the next look
-                pass
-        return readable
 
     def _become(self, pid: int) -> None:
         """The process that counts is another one; the first has done its work."""
@@ -228,14 +204,13 @@ class Birth:
 
     def _receive(self) -> Message:
         assert self.pidfd is not None
-        readable = self._await()
+        readable = self._watch.ready(self.pid, self.pidfd, self._channel.fileno())
         # whoever has ended may have said something before
         flags = _socket.MSG_CMSG_CLOEXEC | (0 if self._channel.fileno() in readable else _socket.MSG_DONTWAIT)
         if self._first and self._channel.fileno() not in readable:
             # the one that counts was born before the first one ended, or never: then the channel is at its end. Who it
             # is only it can say; given up it says so to nobody, and ends
-            if not ready(LOOK * MOST_LOOKS, self._channel.fileno()):
-                raise _kept_stopped()
+            self._watch.hear_of_another(self._channel.fileno())
             flags &= ~_socket.MSG_DONTWAIT
         try:
             what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)
@@ -247,7 +222,7 @@ class Birth:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
             elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
-                pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
+                pid = memoryview(data).cast("i")[0]  # struct ucred: pid, uid, gid
         return Message(what, tuple(fds), pid)
 
     def answer(self, what: bytes) -> None:
@@ -264,7 +239,7 @@ class Birth:
                 pidfd_send_signal(self.pidfd, SIGKILL)
             except OSError:
                 pass
-            _reap_soon(self.pidfd)
+            self._watch.reap(self.pidfd)
         self.close()
 
     def _release(self) -> None:
@@ -293,37 +268,6 @@ def _dumpable() -> Callable[[], None]:
             prctl(PR_SET_DUMPABLE, before)
 
     return restore
-
-
-def _state(pid: int) -> bytes:
-    """What a process is doing, a letter of proc_pid_stat(5); nothing when it is gone, or not to be seen."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            return file.read(512).rpartition(b") ")[2][:1]
-    except OSError:
-        return b""
-
-
-def _kept_stopped() -> Conflict:
-    return Conflict(
-        "start a process in namespaces that others are in: one of them keeps it stopped (SIGSTOP, or ptrace)",
-        remedy="end the container whose processes do that",
-    )
-
-
-def _reap_soon(pidfd: int) -> None:
-    """Wait for the end of a child that was killed. If it is traced, its tracer is to wait for it first, and may never
-    do so (ptrace(2)): then it is left to whoever reaps after us.
-    """
-    for _ in range(MOST_LOOKS):
-        if not ready(LOOK, pidfd):
-            continue
-        try:
-            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
-                return
-        except ChildProcessError:
-            return
-        ready(LOOK / 10)
 
 
 def reap(pidfd: int) -> int | None:

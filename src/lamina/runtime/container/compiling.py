@@ -5,7 +5,7 @@ is not in the result, so that a recipe may be kept by them (recipe.py).
 from __future__ import annotations
 
 from lamina.linux.constants import AT_EMPTY_PATH, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER
-from lamina.linux.program import Blank, Reg, Step, Strings, assemble
+from lamina.linux.program import Blank, Hole, Reg, Step, Strings, assemble
 from lamina.runtime.bundle import Bundle, Joined, Wiring
 from lamina.runtime.init import WALK_NAME
 from lamina.runtime.plan.created import created_steps, joined_steps
@@ -18,9 +18,10 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from lamina.linux.program import Arg
     from lamina.runtime.container.recipe import Asked, Making, Shape
 
 
@@ -29,12 +30,21 @@ def made(asked: Asked, seccomp: bytes) -> Making:
     return _compiled(asked, seccomp)[0]
 
 
-def steps(asked: Asked, seccomp: bytes, rootfs: bytes) -> tuple[list[Step], list[Step]]:
-    """The same as steps: those before lamina-walk, and those that it walks, with *rootfs* where it was left open."""
+def steps(
+    asked: Asked, seccomp: bytes, strings: Mapping[str, list[bytes] | bytes]
+) -> tuple[list[Step], list[Step]]:
+    """The same as steps: those before lamina-walk, and those that it walks, with *strings* where some were open."""
     _, first, walked = _compiled(asked, seccomp)
     for step in walked:
-        step.args = tuple(rootfs if isinstance(arg, Blank) else arg for arg in step.args)
+        step.args = tuple(_closed(arg, strings) for arg in step.args)
     return first, walked
+
+
+def _closed(arg: Arg, strings: Mapping[str, list[bytes] | bytes]) -> Arg:
+    if not isinstance(arg, (Hole, Blank)):
+        return arg
+    found = strings[arg.decode() if isinstance(arg, Blank) else str(arg)]
+    return found if isinstance(found, bytes) else Strings(found)
 
 
 def linux_of(asked: Asked) -> dict[str, Any]:
@@ -69,7 +79,7 @@ def _tuples(fact: Any) -> Any:
 
 def _filtered(wiring: Wiring, seccomp: bytes, linux: dict[str, Any]) -> Wiring:
     if not linux.get("seccomp"):
-        return wiring
+        return replace(wiring, seccomp=seccomp)
     return replace(wiring, seccomp=seccomp, seccomp_flags=filter_flags(linux["seccomp"]))
 
 
@@ -117,12 +127,15 @@ def _joined(
     tasks: tuple[int, ...],
     owned: tuple[int, ...],
     root: int,
+    places: int,
 ) -> tuple[Making, list[Step], list[Step]]:
-    """A further process of a container."""
+    """A further process of a container, whose command, looked for at so many *places*, is left open."""
     wiring = _filtered(wiring, seccomp, linux)
     held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
     numbers = Numbers(shape[0])
-    steps = joined_steps(process, linux, held, wiring, numbers, pidfd, flags, tasks, owned=owned, root=root)
+    steps = joined_steps(
+        process, linux, held, wiring, numbers, pidfd, flags, tasks, owned=owned, root=root, places=places
+    )
     making = {**_joining(flags), "notes": held.notes}
     return _packed(making, [], steps, shape)
 

@@ -32,7 +32,8 @@ def read_configuration(directory: bytes, identity: str, root: bytes) -> tuple[by
     name = os.fsdecode(path)
     try:
         with open(path, "rb", buffering=0) as file:
-            data = file.read(LARGEST + 1)
+            # no more room than it takes: see Container._read
+            data = file.read(min(LARGEST + 1, max(os.fstat(file.fileno()).st_size + 1, 1 << 16)))
     except FileNotFoundError:
         raise NotFound(f"read bundle {os.fsdecode(directory)}: there is no config.json") from None
     except OSError as error:

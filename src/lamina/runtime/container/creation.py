@@ -21,6 +21,7 @@ from lamina.runtime.container.directory import (
 from lamina.runtime.container.recipe import plain, recipe_for, steps_of
 from lamina.runtime.facts import PROC, facts, is_bound
 from lamina.runtime.identity import identity_of
+from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.talk import CREATED, HOOKS, HOOKS_RUN, READY, TERMINAL, Numbers
 from lamina.runtime.waits import ANSWERED, GO, LETTERS, Wait, do
 from lamina.values import replace, value
@@ -173,11 +174,12 @@ class _Creation:
         recipe = recipe_for(asked, self.container.id, root)
         self.waits = recipe.waits
         self.record["namespaces"], self.record["last"] = recipe.own, _last(recipe.last)
-        self._tell((*recipe.notes, *_lowered(self.spec["process"])))
+        self._tell((*recipe.notes, *lowered_limits(self.spec["process"], self.linux)))
+        strings: dict[str, list[bytes] | bytes] = {"root": bundle.merged}
         birth.begin(
             recipe,
-            lambda: steps_of(asked, root, bundle.merged),
-            root=bundle.merged,
+            lambda: steps_of(asked, root, strings),
+            strings=strings,
             stdio=wishes.streams,
             cgroup=int(self.cgroup.v2) if self.cgroup is not None and self.cgroup.v2 is not None else -1,
             map_ids=self._map_ids if recipe.flags & CLONE_NEWUSER else None,
@@ -348,12 +350,3 @@ class _Creation:
 def _last(last: tuple[Any, ...]) -> Record:
     """What `start` must know to explain a failure after the wait: the calls from there on, and the command."""
     return {"first": last[0], "calls": list(last[1])}
-
-
-def _lowered(process: dict[str, Any]) -> tuple[str, ...]:
-    """Which limits had to be lowered."""
-    if not process.get("rlimits"):
-        return ()
-    from lamina.runtime.rlimits import effective_limits
-
-    return effective_limits(process["rlimits"])[1]

@@ -14,7 +14,6 @@ Nothing says "running": what a container is doing is asked of the kernel, every 
 from __future__ import annotations
 
 import _socket
-import fcntl
 import os
 import stat
 import time
@@ -22,6 +21,7 @@ from errno import ECONNREFUSED, ENOENT, ENOTEMPTY
 
 from lamina.document import decode, encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import boot_id
 
@@ -116,7 +116,7 @@ class Container:
         pause = 0.001
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(lock, LOCK_EX | LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
@@ -139,7 +139,7 @@ class Container:
     def unlock(self) -> None:
         """Let others."""
         if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            flock(self._lock, LOCK_UN)
             self._lock.close()
             self._lock = None
 
@@ -147,8 +147,8 @@ class Container:
         """Whether somebody else is changing it."""
         try:
             with Fd(os.open(self.path + b"/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)) as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(lock, fcntl.LOCK_UN)
+                flock(lock, LOCK_SH | LOCK_NB)
+                flock(lock, LOCK_UN)
         except BlockingIOError:
             return True
         except FileNotFoundError:
@@ -185,7 +185,8 @@ class Container:
     def _read(self, name: bytes) -> bytes | None:
         try:
             with open(self.path + b"/" + name, "rb", buffering=0) as file:
-                return file.read(LARGEST)
+                # room that is made and not needed is a mapping of memory: several times what reading such a file costs
+                return file.read(min(LARGEST, max(os.fstat(file.fileno()).st_size + 1, 1 << 16)))
         except FileNotFoundError:
             return None
 
@@ -262,6 +263,11 @@ class Container:
             os.unlink(self.path + b"/start")
         except FileNotFoundError:
             pass
+
+
+def not_running(identity: str) -> Conflict:
+    """What callers look for in the text: "container not running"."""
+    return Conflict(f"container {identity}: container not running")
 
 
 def alive(record: Record) -> bool:

@@ -8,12 +8,13 @@ from errno import ESRCH
 from lamina.errors import Conflict, KernelError, NotFound, TimeoutExpired
 from lamina.linux.fd import ready
 from lamina.runtime.container import groups
-from lamina.runtime.container.begin import first_process, not_running, run_logged
+from lamina.runtime.container.begin import first_process, run_logged
 from lamina.runtime.container.directory import (
     CREATED,
     CREATING,
     STOPPED,
     Container,
+    not_running,
     state_document,
 )
 
@@ -52,7 +53,7 @@ def kill(container: Container, signal: int, *, everybody: bool = False) -> None:
             pidfd_send_signal(pidfd, signal)
         except OSError as error:
             if error.errno == ESRCH:
-                raise not_running(container) from None
+                raise not_running(container.id) from None
             raise KernelError("pidfd_send_signal", error.errno or 0, f"signal {signal}") from error
     if signal != SIGKILL or cgroup is None:
         return

@@ -22,7 +22,7 @@ from lamina.runtime.waits import Wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lamina.linux.program import Step
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Asked = tuple[Any, ...]
     Making = dict[str, Any]
 
-VERSION = 1  # of the meaning of what is kept; the sources' own state is part of the key as well
+VERSION = 2  # of the meaning of what is kept; the sources' own state is part of the key as well
 _HERE = os.path.dirname(__file__)
 # what this room's compiler executes besides, and what checks a specification; a test compares
 SOURCES = (
@@ -174,11 +174,13 @@ def _made(asked: Asked, root: bytes) -> Making:
     return made(asked, compiled_filter(linux_of(asked), root))
 
 
-def steps_of(asked: Asked, root: bytes, rootfs: bytes) -> tuple[list[Step], list[Step]]:
-    """The steps before lamina-walk and those that it walks, to say which one failed."""
+def steps_of(
+    asked: Asked, root: bytes, strings: Mapping[str, list[bytes] | bytes]
+) -> tuple[list[Step], list[Step]]:
+    """The steps before lamina-walk and those that it walks, to say which one failed; *strings*: what was left open."""
     from lamina.runtime.container.compiling import linux_of, steps
 
-    return steps(asked, compiled_filter(linux_of(asked), root), rootfs)
+    return steps(asked, compiled_filter(linux_of(asked), root), strings)
 
 
 def plain(wiring: Wiring) -> dict[str, Any]:
@@ -193,7 +195,13 @@ def plain(wiring: Wiring) -> dict[str, Any]:
 
 
 def compiled_filter(linux: dict[str, Any], root: bytes) -> bytes:
-    """The filter of `linux.seccomp`, compiled or found among those compiled before."""
+    """The filter of `linux.seccomp`, compiled or found among those compiled before. `defaultFilter`, no word of the
+    specification's, has the capabilities by which the default profile goes: to say these is to say all of it.
+    """
+    if linux.get("defaultFilter") is not None:
+        from lamina.runtime.seccomp.cache import default_filter
+
+        return default_filter(linux["defaultFilter"], root + b"/.seccomp").program()
     if not linux.get("seccomp"):
         return b""
     from lamina.runtime.seccomp.cache import filter_for

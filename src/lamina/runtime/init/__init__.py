@@ -11,9 +11,16 @@ from __future__ import annotations
 
 import os
 from errno import EACCES, EINVAL
-from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
 from lamina.errors import Unsupported
+from lamina.linux.descriptors import (
+    F_ADD_SEALS,
+    F_SEAL_GROW,
+    F_SEAL_SEAL,
+    F_SEAL_SHRINK,
+    F_SEAL_WRITE,
+    fcntl,
+)
 from lamina.linux.fd import Fd
 
 # argv[0] of the three

@@ -62,6 +62,7 @@ from lamina.runtime.plan.process import (
     directory_steps,
     limit_steps,
     oom_steps,
+    open_command_steps,
 )
 from lamina.runtime.plan.rootfs import readonly_root_steps
 from lamina.runtime.plan.stage import kernel_steps, stage_steps
@@ -133,13 +134,14 @@ def joined_steps(
     tasks: tuple[int, ...],
     owned: tuple[int, ...] = (),
     root: int = NULL,
+    places: int = 0,
 ) -> list[Step]:
     """A further process of a container, from the host's namespaces to its command.
 
     Everything is given up before it becomes a process of the container's pid namespace, where others could trace it
     (CVE-2016-9962): from its first instruction on it has no more than the container has. *flags* are the namespaces to
     join, *tasks* the cgroup files to write itself into, *root* the container's root where its mount namespace, which is
-    others' as well, has another.
+    others' as well, has another. With *places* the command is left open but for how many there are to look at.
     """
     terminal = bool(process.get("terminal"))
     return [
@@ -160,7 +162,7 @@ def joined_steps(
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("setsid"),
         *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
-        *last_steps(process, wiring, numbers),
+        *last_steps(process, wiring, numbers, places=places),
     ]
 
 
@@ -398,11 +400,13 @@ def waiting_steps(numbers: Numbers, manner: Manner) -> list[Step]:
     ]
 
 
-def last_steps(process: Process, wiring: Wiring, numbers: Numbers, *, init: bool = False) -> list[Step]:
+def last_steps(
+    process: Process, wiring: Wiring, numbers: Numbers, *, init: bool = False, places: int = 0
+) -> list[Step]:
     """The filter where it can be last, and the command."""
     late = process.get("noNewPrivileges") and not has_listener(wiring)
     filter_ = seccomp_steps(wiring, numbers.channel, numbers.program) if late else []
-    command = command_steps(process)
+    command = open_command_steps(places) if places else command_steps(process)
     if init:
         args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]
         argv, envp = Strings((INIT_NAME, *args)), command[-1].args[2]

@@ -15,10 +15,13 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO
 
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.constants import (
+    AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
     CLONE_NEWUSER,
+    MNT_DETACH,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
+    MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
     RESOLVE_NO_SYMLINKS,
@@ -152,8 +155,12 @@ def careful_steps(devices: tuple[Node, ...], *, bind: bool, wiring: Wiring, defa
             "tmpfs", FORGE, attributes=MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, data=(("mode", "755"),)
         )
         steps[0].note = "devices"
+        # before Linux 6.15 only of what is attached a copy can be made: on top of everything, where no path leads
+        steps.append(Step("move_mount", FORGE, b"", AT_FDCWD, b"/", MOVE_MOUNT_F_EMPTY_PATH))
     for number, node in enumerate(nodes):
         steps += _careful_node(node, number, bind and node.kind != "p", wiring)
+    if forged:
+        steps += [Step("fchdir", FORGE), Step("umount2", b".", MNT_DETACH), Step("chdir", b"/")]
     if defaults:
         steps += target_steps(b"/dev", DEV, directory=True, links=False)
         if b"/dev/ptmx" not in known:

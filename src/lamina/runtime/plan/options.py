@@ -6,16 +6,10 @@ https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-mount-o
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
+from lamina.linux import mount_options
 from lamina.linux.constants import (
     AT_RECURSIVE,
     MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
-    MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_STRICTATIME,
     MS_PRIVATE,
     MS_SHARED,
@@ -26,23 +20,7 @@ from lamina.values import value
 
 # option: (attributes to set, attributes to clear); with an "r" in front the whole tree below (rro, rnosuid, ...)
 ATTRIBUTES = {
-    "ro": (MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, MOUNT_ATTR_RDONLY),
-    "nosuid": (MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, MOUNT_ATTR_NOSUID),
-    "nodev": (MOUNT_ATTR_NODEV, 0),
-    "dev": (0, MOUNT_ATTR_NODEV),
-    "noexec": (MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, MOUNT_ATTR_NOEXEC),
-    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
-    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, MOUNT_ATTR_NODIRATIME),
-    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-    "atime": (0, MOUNT_ATTR__ATIME),
-    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-    "nostrictatime": (0, MOUNT_ATTR__ATIME),
-    "relatime": (0, MOUNT_ATTR__ATIME),
+    **mount_options.ATTRIBUTES,
     "norelatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
     "defaults": (0, 0),
 }

@@ -18,7 +18,7 @@ from lamina.linux.constants import (
     RLIMIT_NOFILE,
     TIOCSCTTY,
 )
-from lamina.linux.program import Hole, Out, Reg, Step, Strings, Struct
+from lamina.linux.program import Blank, Hole, Out, Reg, Step, Strings, Struct
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings
 from lamina.runtime.init import REPORT
@@ -29,6 +29,7 @@ from lamina.runtime.plan.waits import hand_over_step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.runtime.bundle import Wiring
@@ -153,6 +154,15 @@ def command_steps(process: Process) -> list[Step]:
         return [Step("execve", args[0], argv, envp)]
     path = next((e[5:] for e in environment if e.startswith(b"PATH=")), DEFAULT_PATH.encode())
     places = [directory or b"." for directory in path.split(b":")]
-    steps = [Step("execve", place + b"/" + args[0], argv, envp, tolerate=_LOOK_ON) for place in places]
+    return _search_steps([place + b"/" + args[0] for place in places], argv, envp)
+
+
+def open_command_steps(places: int) -> list[Step]:
+    """The same for a command that is not known yet: its words, its variables, and so many places to look for it."""
+    return _search_steps([Blank(b"place%d" % number) for number in range(places)], ARGV, ENVP)
+
+
+def _search_steps(places: Sequence[bytes], argv: Strings | Hole, envp: Strings | Hole) -> list[Step]:
+    steps = [Step("execve", place, argv, envp, tolerate=_LOOK_ON) for place in places]
     steps[-1].tolerate = ()
     return steps

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lamina.runtime.plan.namespaces import Namespaces
     from lamina.runtime.waits import Wait
 
-CAP_MKNOD, CAP_SYS_ADMIN = 27, 21
+CAP_SYS_ADMIN = 21
 FRESH, BOUND, IMAGES = "fresh", "bound", "the image's"
 # single files of procfs that may be covered, by what emulates them for one container (runc, checkProcMount)
 _PROC_FILES = frozenset(
@@ -134,7 +134,7 @@ def furniture_steps(
     steps: list[Step] = []
     waits: list[Wait] = []
     spec, own = bundle.spec, namespaces.own
-    bind = binds_nodes(own, wiring.permitted)
+    bind = binds_nodes(own, mknod=wiring.mknod)
     devices = devices_of(spec)
     kind, devices_at = dev_kind(spec)
     here = tuple(node for node in devices if kind == FRESH and _in_fresh_dev(node, bind))
@@ -176,14 +176,14 @@ def dev_kind(spec: Spec) -> tuple[str, int | None]:
     return kind, at
 
 
-def binds_nodes(own: int, permitted: int) -> bool:
+def binds_nodes(own: int, *, mknod: bool) -> bool:
     """Whether device nodes must be bound because none can be made."""
-    return bool(own & CLONE_NEWUSER) or not permitted >> CAP_MKNOD & 1
+    return bool(own & CLONE_NEWUSER) or not mknod
 
 
-def nodes_to_bind(spec: Spec, own: int, permitted: int) -> tuple[Node, ...]:
+def nodes_to_bind(spec: Spec, own: int, *, mknod: bool) -> tuple[Node, ...]:
     """The nodes of the host that the caller has to look at before they are bound."""
-    if not own & CLONE_NEWNS or not binds_nodes(own, permitted):
+    if not own & CLONE_NEWNS or not binds_nodes(own, mknod=mknod):
         return ()
     nodes = tuple(node for node in devices_of(spec) if node.kind != "p")
     if dev_kind(spec)[0] == IMAGES:

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import struct
 
+from lamina.linux.constants import (
+    BPF_ABS,
+    BPF_ALU,
+    BPF_AND,
+    BPF_JA,
+    BPF_JEQ,
+    BPF_JGE,
+    BPF_JGT,
+    BPF_JMP,
+    BPF_K,
+    BPF_LD,
+    BPF_RET,
+    BPF_W,
+)
+
 MAXIMUM = 4096  # BPF_MAXINSNS
 
-# linux/bpf_common.h: class, size, mode and operation of what a filter may use
-BPF_LD_W_ABS = 0x00 | 0x00 | 0x20
-BPF_ALU_AND_K = 0x04 | 0x50
-BPF_JMP_JA = 0x05
-BPF_RET_K = 0x06
-BPF_JUMPS = {"==": 0x05 | 0x10, ">": 0x05 | 0x20, ">=": 0x05 | 0x30}
+# class, size, mode and operation of what a filter may use
+BPF_LD_W_ABS = BPF_LD | BPF_W | BPF_ABS
+BPF_ALU_AND_K = BPF_ALU | BPF_AND | BPF_K
+BPF_JMP_JA = BPF_JMP | BPF_JA
+BPF_RET_K = BPF_RET | BPF_K
+BPF_JUMPS = {"==": BPF_JMP | BPF_JEQ, ">": BPF_JMP | BPF_JGT, ">=": BPF_JMP | BPF_JGE}
 FARTHEST = 255
 
 

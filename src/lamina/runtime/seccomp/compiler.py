@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from lamina.errors import InvalidInput
+from lamina.linux.constants import SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_THREAD
 from lamina.runtime.seccomp.architectures import BY_NAME, X32_SYSCALL_BIT
 from lamina.runtime.seccomp.assembler import MAXIMUM, Code, assemble
 from lamina.runtime.seccomp.rules import (
@@ -22,8 +23,6 @@ from lamina.runtime.seccomp.rules import (
     LOW,
     LT,
     NE,
-    SECCOMP_RET_ERRNO,
-    SECCOMP_RET_KILL_THREAD,
     Clause,
     Condition,
     Decision,

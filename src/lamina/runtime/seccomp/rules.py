@@ -27,6 +27,17 @@ import errno
 from typing import NamedTuple
 
 from lamina.errors import InvalidInput
+from lamina.linux.constants import (
+    SECCOMP_RET_ACTION_FULL,
+    SECCOMP_RET_ALLOW,
+    SECCOMP_RET_ERRNO,
+    SECCOMP_RET_KILL_PROCESS,
+    SECCOMP_RET_KILL_THREAD,
+    SECCOMP_RET_LOG,
+    SECCOMP_RET_TRACE,
+    SECCOMP_RET_TRAP,
+    SECCOMP_RET_USER_NOTIF,
+)
 from lamina.runtime.seccomp.architectures import (
     BY_SCMP,
     X32_SYSCALL_BIT,
@@ -42,17 +53,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Document = dict[str, Any]
-
-# linux/seccomp.h; in the kernel's order: of several filters the smallest (as a signed number) wins
-SECCOMP_RET_KILL_PROCESS = 0x80000000
-SECCOMP_RET_KILL_THREAD = 0x00000000
-SECCOMP_RET_TRAP = 0x00030000
-SECCOMP_RET_ERRNO = 0x00050000
-SECCOMP_RET_USER_NOTIF = 0x7FC00000
-SECCOMP_RET_TRACE = 0x7FF00000
-SECCOMP_RET_LOG = 0x7FFC0000
-SECCOMP_RET_ALLOW = 0x7FFF0000
-SECCOMP_RET_ACTION_FULL = 0xFFFF0000
 
 ACTIONS = {
     "SCMP_ACT_KILL": SECCOMP_RET_KILL_THREAD,

@@ -6,7 +6,8 @@ from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound
 from lamina.runtime.container.directory import Container
-from lamina.runtime.container.join import Joining, execute
+from lamina.runtime.container.further import Joining
+from lamina.runtime.container.join import execute
 from lamina.runtime_cli.asked import container, path, preserved, warner
 from lamina.runtime_cli.options import CONSOLE, HELP, ID, PID_FILE, PIDFD, PRESERVE
 

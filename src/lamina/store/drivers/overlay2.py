@@ -95,7 +95,9 @@ class Overlay2:
         try:
             descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                stage.write_facts(home, identity, None, amount.bytes, amount.inodes, driver=self.name)
+                stage.write_facts(
+                    home, identity, None, amount.bytes, amount.inodes, driver=self.name, sync=False
+                )
                 sync_file_system(descriptor, what="driver")
             finally:
                 os.close(descriptor)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 FILE = b"state.json"
-# nobody else's redirects are followed, files are copied up whole, a store can be moved (overlayfs.rst)
-OPTIONS = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 
 
 @value
@@ -70,7 +68,6 @@ def read(driver: str, place: bytes) -> State:
         found = record.read_light(place, FILE)
     except OSError as error:
         raise_storage_error(error, "read a state of layers", place)
-        raise
     if found is None:
         raise NotFound(f"no state of layers at {os.fsdecode(place)}")
     if found.get("driver") != driver:
@@ -107,10 +104,10 @@ def remove(place: bytes) -> None:
 
 
 def lower(store: Store, chain: Sequence[str], userxattr: bool) -> MountSpec:
-    """What a chain shows, without anything above it: here the order of layers is turned round."""
-    from lamina.overlay.spec import MountSpec
+    """What a chain shows, without anything above it."""
+    from lamina.overlay.spec import MountSpec, steady_options, top_first
 
-    trees = tuple([layers.tree_of(store, layer) for layer in reversed(chain)])
+    trees = top_first([layers.tree_of(store, layer) for layer in chain])
     return MountSpec(
-        lowerdirs=trees or (store.empty,), userxattr=userxattr, options=() if userxattr else OPTIONS
+        lowerdirs=trees or (store.empty,), userxattr=userxattr, options=steady_options(userxattr)
     )

@@ -1,0 +1,76 @@
+"""Containers that pass the filters of `ps`, in docker's words."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lamina.cli.filters import labelled, passes
+from lamina.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lamina.engine import Container, Engine
+
+
+def containers(engine: Engine, found: list[Container], filters: Sequence[tuple[str, str]]) -> list[Container]:
+    """Those of *found* that pass all *filters*. Raises NotFound for a container that `before` or `since` names."""
+    known = _Known(engine)
+    for key, value in filters:
+        if key in ("before", "since"):
+            known.created(value)  # or one that is not there would be an empty list
+    return [
+        one for one in found
+        if passes(filters, lambda key, value, one=one: _holds(one, key, value, known))  # type: ignore[misc]
+    ]  # fmt: skip
+
+
+class _Known:
+    """What filters name, looked up once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._created: dict[str, float] = {}
+        self._images: dict[str, str] = {}
+
+    def created(self, container: str) -> float:
+        if container not in self._created:
+            self._created[container] = self._engine.container(container).created
+        return self._created[container]
+
+    def image(self, reference: str) -> str:
+        """The id of an image that is here, "" of one that is not."""
+        if reference not in self._images:
+            try:
+                self._images[reference] = self._engine.image(reference).id
+            except (NotFound, ValueError):
+                self._images[reference] = ""
+        return self._images[reference]
+
+
+def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
+    if key == "label":
+        return labelled(one.labels, value)
+    if key == "exited":
+        return one.exit_code == int(value)
+    if key == "id":
+        return one.id.startswith(value)
+    if key == "name":  # docker's names have a slash in front, so people write it
+        return re.search(value, one.name) is not None or re.search(value, "/" + one.name) is not None
+    if key == "status":
+        return one.state == value
+    if key == "volume":
+        return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
+    if key == "before":
+        return one.created < known.created(value)
+    if key == "since":
+        return one.created > known.created(value)
+    return _descends(one, value, known)
+
+
+def _descends(one: Container, reference: str, known: _Known) -> bool:
+    """Whether it was made from the image, by the name it was asked for with, any name of the same image, or its id."""
+    if reference == one.image:
+        return True
+    return bool(one.image_id) and known.image(reference) == one.image_id

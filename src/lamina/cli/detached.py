@@ -1,0 +1,54 @@
+"""Containers that are made by one command and live on after it."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.argv.declare import Arguments
+    from lamina.engine import Container
+
+
+def made(args: Arguments, *, stdin_once: bool = False) -> Container:
+    """The container that *args*, of `run` or `create`, ask for; *stdin_once*: see `Engine.create`."""
+    from lamina.cli.asked import IdFile, Pulling, command, life_options, warn
+    from lamina.engine.engine import Engine
+
+    wanted = life_options(args)
+    engine = Engine(args.root, store_limit=args.store_limit)
+    cidfile = IdFile(args.cidfile)
+    pulling = Pulling(engine, quiet=args.quiet)
+    try:
+        return engine.create(
+            args.image,
+            command(args),
+            owner=os.getppid(),
+            stdin_once=stdin_once,
+            on_warning=warn,
+            on_created=cidfile.write,
+            on_event=pulling.event,
+            **wanted,
+        )
+    except BaseException as error:
+        cidfile.close(engine)
+        pulling.close(error)
+        raise
+
+
+def run_detached(args: Arguments) -> int:
+    """`run -d`: make it, start it, and print its id."""
+    from lamina.cli import output
+
+    container = made(args)
+    started(container)
+    output.line(container.id)
+    return 0
+
+
+def started(container: Container) -> None:
+    """Start it, and say what is not as it could be."""
+    from lamina.cli.asked import warn
+
+    for warning in container.start():
+        warn(warning)

@@ -1,0 +1,92 @@
+"""`--filter KEY=VALUE`: its keys are those of the verb, and one that is none is an error that names the nearest.
+
+Of several filters, values of one key are alternatives and keys must all hold, but every `label` must hold (as docker).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Check = Callable[[str], object]
+    Checks = Mapping[str, Check]
+
+TRUE = ("true", "1", "t")
+FALSE = ("false", "0", "f")
+ALL_HOLD = ("label", "label!")
+
+
+def reader(checks: Checks) -> Callable[[str], tuple[str, str]]:
+    """A converter for the option: key and value. *checks* has the keys, and raises ValueError for what is no value."""
+
+    def read(text: str) -> tuple[str, str]:
+        key, equals, value = text.partition("=")
+        if key not in checks:
+            raise ValueError(_unknown(key, [*checks]))
+        if not equals:
+            raise ValueError(f"not KEY=VALUE: {key}=...")
+        checks[key](value)
+        return key, value
+
+    return read
+
+
+def anything(value: str) -> None:
+    """Any value."""
+
+
+def _unknown(key: str, keys: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, keys, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"there is no filter {key!r}; {meant}there is {', '.join(keys)}"
+
+
+def truth(value: str) -> bool:
+    """What Go reads as a boolean. Raises ValueError."""
+    if value.lower() in TRUE:
+        return True
+    if value.lower() in FALSE:
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def number(value: str) -> int:
+    """A whole number. Raises ValueError."""
+    if not (value.isascii() and value.isdecimal()):
+        raise ValueError(f"{value!r} is no number")
+    return int(value)
+
+
+def choice(*words: str) -> Check:
+    """A check for one of *words*."""
+
+    def check(value: str) -> None:
+        if value not in words:
+            raise ValueError(f"{value!r} is none of {', '.join(words)}")
+
+    return check
+
+
+def moment(value: str) -> float:
+    """Seconds since 1970, of docker's ways to say when. Raises ValueError."""
+    from lamina.cli.when import moment
+
+    return moment(value)
+
+
+def labelled(labels: Mapping[str, str], wanted: str) -> bool:
+    """Whether there is the label KEY, or KEY=VALUE."""
+    name, equals, value = wanted.partition("=")
+    return name in labels and (not equals or labels[name] == value)
+
+
+def passes(filters: Sequence[tuple[str, str]], holds: Callable[[str, str], bool]) -> bool:
+    """Whether something for which single filters hold as *holds* says passes all of *filters*."""
+    for key in {key for key, _ in filters}:
+        found = [holds(key, value) for other, value in filters if other == key]
+        if not (all(found) if key in ALL_HOLD else any(found)):
+            return False
+    return True

@@ -1,0 +1,91 @@
+"""The options of `lamina run` that are rarely given: loaded when one of them is, and for help."""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Option
+
+RIGHTS, SHARED, DEVICES, FINER = "Rights", "What is shared with the host", "Devices", "Finer limits"
+
+OPTIONS: tuple[Option, ...] = (
+    Option("cap-add", "", "NAME", "Give a capability, or ALL", RIGHTS, multiple=True),
+    Option("cap-drop", "", "NAME", "Take a capability away, or ALL", RIGHTS, multiple=True),
+    Option(
+        "privileged", "", "", "Give every capability and device, hide nothing, filter no system call", RIGHTS
+    ),
+    Option(
+        "security-opt",
+        "",
+        "OPTION",
+        "no-new-privileges=false, seccomp=FILE|unconfined, apparmor=, label=, mask=, unmask=, systempaths=unconfined",
+        RIGHTS,
+        multiple=True,
+    ),
+    Option(
+        "group-add", "", "GROUP", "A further group of the process: a name or number", RIGHTS, multiple=True
+    ),
+    Option("userns", "", "MODE", "host: ids are the host's, as they are for root in any case", RIGHTS),
+    Option("uts", "", "host", "host: the host's name is the container's", SHARED),
+    Option("ipc", "", "MODE", "private (default), host, or none: without /dev/shm", SHARED),
+    Option("pid", "", "MODE", "private (default), host, or container:NAME", SHARED, complete="container"),
+    Option("cgroupns", "", "MODE", "private (default), or host", SHARED),
+    Option("domainname", "", "NAME", "The NIS domain name inside", SHARED),
+    Option(
+        "time-offset", "", "CLOCK=SECONDS", "Set monotonic or boottime forward or back", SHARED, multiple=True
+    ),
+    Option(
+        "sysctl", "", "NAME=VALUE", "A kernel parameter of the container's namespaces", SHARED, multiple=True
+    ),
+    Option(
+        "device", "", "DEVICE[:INSIDE][:rwm]", "A device of the host, or a CDI name", DEVICES, multiple=True
+    ),
+    Option("device-cgroup-rule", "", "RULE", "Allow devices: 'c 42:* rmw'", DEVICES, multiple=True),
+    Option("gpus", "", "all|NUMBER|device=ID", "GPUs that CDI files describe", DEVICES),
+    Option("ulimit", "", "NAME=SOFT[:HARD]", "A resource limit: nofile=1024:2048", FINER, multiple=True),
+    Option("shm-size", "", "SIZE", "The size of /dev/shm (64m)", FINER),
+    Option(
+        "oom-score-adj", "", "NUMBER", "Rather kill this (1000) or never (-1000) when memory is out", FINER
+    ),
+    Option("oom-kill-disable", "", "", "Let it wait instead when its own memory is out (cgroup v1)", FINER),
+    Option("memory-swap", "", "SIZE", "Memory and swap together; -1: no limit of swap", FINER),
+    Option("memory-reservation", "", "SIZE", "What it is left with when memory is short", FINER),
+    Option("memory-swappiness", "", "NUMBER", "0 to 100 (cgroup v1)", FINER),
+    Option("cpu-shares", "c", "NUMBER", "Its weight against others (1024)", FINER),
+    Option("cpu-period", "", "MICROSECONDS", "The period of --cpu-quota", FINER),
+    Option("cpu-quota", "", "MICROSECONDS", "Processor time in each period", FINER),
+    Option("cpuset-cpus", "", "LIST", "The processors it runs on: 0-2,4", FINER),
+    Option("cpuset-mems", "", "LIST", "The memory nodes it uses", FINER),
+    Option("blkio-weight", "", "NUMBER", "Its weight on disks: 10 to 1000", FINER),
+    Option("blkio-weight-device", "", "DISK:WEIGHT", "The same on one disk", FINER, multiple=True),
+    Option("device-read-bps", "", "DEVICE:RATE", "Read at most so many bytes a second", FINER, multiple=True),
+    Option(
+        "device-write-bps", "", "DEVICE:RATE", "Write at most so many bytes a second", FINER, multiple=True
+    ),
+    Option(
+        "device-read-iops", "", "DEVICE:RATE", "Read at most so many times a second", FINER, multiple=True
+    ),
+    Option(
+        "device-write-iops", "", "DEVICE:RATE", "Write at most so many times a second", FINER, multiple=True
+    ),
+    Option(
+        "annotation", "", "NAME=VALUE", "Note something in the runtime specification", FINER, multiple=True
+    ),
+)
+
+# what is called otherwise in Python, where a list has a plural
+PLURALS = {
+    "sysctl": "sysctls",
+    "device": "devices",
+    "device_cgroup_rule": "device_cgroup_rules",
+    "ulimit": "ulimits",
+    "annotation": "annotations",
+    "time_offset": "time_offsets",
+}
+
+
+def asked(values: dict[str, object]) -> dict[str, object]:
+    """The engine's options among *values*, the parsed command line; what was not typed is not asked for."""
+    return {
+        PLURALS.get(option.key, option.key): values[option.key]
+        for option in OPTIONS
+        if values.get(option.key) not in (None, (), False)
+    }

@@ -1,0 +1,171 @@
+"""Being attached to a container: to one that runs, or from before its start on."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import time
+from errno import ECONNREFUSED, ENOENT
+
+from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.linux.fd import Fd
+from lamina.store.containers import PAUSED, RESTARTING, RUNNING
+from lamina.store.events import about, note
+from lamina.supervisor.client import Attached, Client, greet
+from lamina.supervisor.keys import read_keys
+from lamina.supervisor.streams import SOCKET
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lamina.store.containers import Home
+
+# how long somebody who has just started may take to listen, or to remove what is to be removed at its end
+PATIENCE = 5.0
+
+__all__ = ["Attached", "Wanted", "attach", "start_attached", "wanted"]
+
+
+@value
+class Wanted:
+    """What is attached: descriptors of the caller, -1 for none; `keys` are the bytes that detach from a terminal; with
+    `proxy` signals are the container's, where it has no terminal.
+    """
+
+    stdin: int = 0
+    stdout: int = 1
+    stderr: int = 2
+    keys: bytes = b""
+    proxy: bool = True
+
+
+def wanted(stdin: int, keys: str | None, *, proxy: bool) -> Wanted:
+    """Our output, and *stdin* (-1: none); *keys* in docker's notation. Raises InvalidInput."""
+    return Wanted(stdin=stdin, keys=read_keys(keys), proxy=proxy)
+
+
+def attach(home: Home, wanted: Wanted) -> Attached:
+    """Attach to a running container and stay. Raises Conflict where it does not run, or is not to be attached to."""
+    asked = home.asked()
+    _check(home)
+    channel = _connect(home, asked)
+    client = _client(channel, asked, wanted)
+    greet_as(channel, asked, wanted)
+    note(home.store, about(asked, "attach"))
+    return _ended(home, asked, client.stay())
+
+
+def start_attached(
+    home: Home, wanted: Wanted, on_warnings: Callable[[list[str]], None] | None = None
+) -> Attached:
+    """Start it, attached from before its first instruction on, so that nothing of what it writes is missed; stay.
+
+    One that runs already is attached to. Raises what a start raises.
+    """
+    from lamina.engine.life import start
+
+    asked = home.asked()
+    if home.state() in (RUNNING, PAUSED, RESTARTING):
+        return attach(home, wanted)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+    with Fd(theirs.detach()) as their:
+        channel = ours.detach()
+        client = _client(channel, asked, wanted)
+        try:
+            greet_as(channel, asked, wanted)
+            warnings = start(home, attached=their)
+        except BaseException:
+            client.close()
+            raise
+    note(home.store, about(asked, "attach"))
+    if on_warnings is not None:
+        on_warnings(warnings)
+    return _ended(home, asked, client.stay())
+
+
+def greet_as(channel: int, asked: dict[str, Any], wanted: Wanted) -> None:
+    """Say hello as is *wanted* of the container whose record is *asked*."""
+    options = asked.get("options") or {}
+    greet(
+        channel,
+        stdin=wanted.stdin >= 0 and bool(options.get("interactive")),
+        stdout=wanted.stdout >= 0,
+        stderr=wanted.stderr >= 0,
+        terminal=max(wanted.stdin, 0) if options.get("tty") else -1,
+    )
+
+
+def _client(channel: int, asked: dict[str, Any], wanted: Wanted) -> Client:
+    options = asked.get("options") or {}
+    tty = bool(options.get("tty"))
+    stdin = wanted.stdin if options.get("interactive") else -1
+    return Client(
+        channel,
+        stdin,
+        wanted.stdout,
+        wanted.stderr,
+        tty=tty,
+        keys=wanted.keys,
+        proxy=wanted.proxy and not tty,
+    )
+
+
+def _check(home: Home) -> None:
+    from lamina.engine.settling import state_of
+
+    state = state_of(home)
+    if state == PAUSED:
+        raise Conflict(f"attach to container {home.short_id}: it is paused", remedy="unpause it first")
+    if state == RESTARTING:
+        raise Conflict(f"attach to container {home.short_id}: it is restarting", remedy="wait until it runs")
+    if state != RUNNING:
+        raise Conflict(
+            f"attach to container {home.short_id}: it is not running",
+            remedy=f"lamina start -a {home.short_id}",
+        )
+
+
+def _connect(home: Home, asked: dict[str, Any]) -> int:
+    if not asked.get("detached"):
+        raise Conflict(
+            f"attach to container {home.short_id}: the command that runs it is attached to it",
+            remedy="start containers with -d to attach to them",
+        )
+    end = time.monotonic() + PATIENCE
+    while True:
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            with Fd(os.open(home.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+                # the path itself may be too long for a socket (unix(7))
+                channel.connect(b"/proc/self/fd/%d/%s" % (place, SOCKET))
+            return channel.detach()
+        except OSError as error:
+            channel.close()
+            if error.errno not in (ENOENT, ECONNREFUSED):
+                raise KernelError("connect", error.errno or 0, os.fsdecode(home.path)) from error
+            _check(home)
+            if time.monotonic() > end:
+                raise Conflict(f"attach to container {home.short_id}: nobody looks after it") from None
+        time.sleep(0.02)
+
+
+def _ended(home: Home, asked: dict[str, Any], attached: Attached) -> Attached:
+    if attached.keys:
+        note(home.store, about(asked, "detach"))
+    if attached.lost:
+        from lamina.engine.settling import state_of
+
+        if home.exists() and state_of(home) == RUNNING:
+            raise LaminaError(
+                f"attach to container {home.short_id}: what looked after it was killed; it runs on",
+                remedy=f"lamina attach {home.short_id}",
+            )
+        raise LaminaError(f"attach to container {home.short_id}: what looked after it was killed")
+    if attached.status is not None and asked.get("rm"):  # who waits for its end expects it to be gone
+        end = time.monotonic() + PATIENCE
+        while home.exists() and time.monotonic() < end:
+            time.sleep(0.002)
+    return attached

@@ -1,0 +1,41 @@
+"""Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ANSWER, ATTACHED = 3, 4
+
+
+def run() -> int:
+    """Answer on descriptor 3. Whoever started this waits for the first process, which leaves at once."""
+    try:
+        root, identity, mode, attached = sys.argv[1:5]
+        if mode == "awake":
+            from lamina.engine.becoming import go_on
+            from lamina.store.root import Store
+
+            go_on(Store(root), identity, attached)
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError as error:
+            from lamina.engine.answers import encode, error_record
+            from lamina.errors import KernelError
+
+            os.write(
+                ANSWER, encode({"error": error_record(KernelError("fork a supervisor", error.errno or 0))})
+            )
+            os._exit(0)
+        from lamina.engine.becoming import supervise
+        from lamina.engine.detaching import alone
+
+        answer, client = alone(ANSWER, ATTACHED if attached else -1)
+        from lamina.store.root import Store
+
+        supervise(Store(root), identity, mode, answer, client)
+    finally:
+        os._exit(0)

@@ -1,0 +1,461 @@
+"""A further process in a running container, for whoever calls: `exec`.
+
+The process is a child of the caller's and lives in the container's namespaces and control groups, with what the
+container's first process may, and no more; the container's end is its end. Who supervises the container is not asked.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ESRCH
+from stat import S_ISCHR
+
+from lamina.engine.completed import Completed
+from lamina.errors import (
+    Conflict,
+    InvalidInput,
+    KernelError,
+    LaminaError,
+    NotFound,
+    StepFailed,
+    TimeoutExpired,
+    Unsupported,
+)
+from lamina.linux.fd import Fd
+from lamina.runtime.bundle import NULL
+from lamina.runtime.container.directory import alive
+from lamina.runtime.container.further import Joining, Target, further, root_of
+from lamina.runtime.users import file_reader, resolve_user
+from lamina.store.events import about, note
+from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.signals import Undisturbed
+from lamina.supervisor.stdio import DEVNULL, Stdio
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from signal import pidfd_send_signal
+    from typing import Any, TypedDict
+
+    from lamina.engine.run import Io
+    from lamina.runtime.container.further import Joined
+    from lamina.runtime.users import User
+    from lamina.store.containers import Home
+    from lamina.store.events import Event
+    from lamina.supervisor.signals import Catcher
+
+    Process = dict[str, Any]
+
+    class ExecOptions(TypedDict, total=False):
+        """The options of a further process; each as the option of `docker exec` of that name."""
+
+        env: Any
+        workdir: Any
+        user: str | int | None
+        tty: bool
+        interactive: bool
+        privileged: bool
+        detach_keys: str | None
+
+else:
+    from _signal import pidfd_send_signal  # the module `signal` is enums around it
+
+# detached ones that have not been reaped yet
+_left: list[Fd] = []
+_FLAGS = ("tty", "interactive", "privileged")
+# the files in /proc/<pid>/ns, and clone3(2)'s flags for them
+NAMESPACES = {
+    "cgroup": 0x02000000,
+    "ipc": 0x08000000,
+    "mnt": 0x00020000,
+    "net": 0x40000000,
+    "pid": 0x20000000,
+    "time": 0x00000080,
+    "user": 0x10000000,
+    "uts": 0x04000000,
+}
+
+
+@value
+class Asked:
+    """The options of one further process, checked; see ExecOptions. `keys` are the bytes that detach from it."""
+
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    tty: bool = False
+    interactive: bool = False
+    privileged: bool = False
+    keys: bytes = b""
+
+
+def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
+    """The checked form of ExecOptions. Raises InvalidInput, and TypeError for an option that does not exist."""
+    checked: dict[str, Any] = {name: bool(options[name]) for name in _FLAGS if name in options}
+    for key, given in options.items():
+        if key in _FLAGS or (key == "detach_keys" and not checked.get("tty")):
+            continue
+        if key == "env":
+            from lamina.engine.notation import read_env
+
+            checked[key] = read_env(given, os.environ if environ is None else environ)
+        elif key in ("workdir", "user"):
+            from lamina.engine.notation import READERS
+
+            checked[key] = READERS[key](given)
+        elif key == "detach_keys":
+            from lamina.supervisor.keys import read_keys
+
+            checked["keys"] = read_keys(given)
+        else:
+            raise TypeError(f"exec() got an unexpected keyword argument {key!r}")
+    if checked.get("tty") and "keys" not in checked:
+        from lamina.supervisor.keys import read_keys
+
+        checked["keys"] = read_keys(options.get("detach_keys"))
+    return Asked(**checked)
+
+
+class Execution:
+    """The process while it lives, a child of ours. `pid`, `pidfd`, and `pty`, the master of its terminal or None."""
+
+    def __init__(self, joined: Joined, pty: Fd | None) -> None:
+        self._joined, self.pty = joined, pty
+        self.pid, self.pidfd = joined.pid, joined.pidfd
+        self._status: int | None = None
+
+    def kill(self, signal: int) -> None:
+        """Send *signal*; nothing happens when the process has ended already."""
+        try:
+            pidfd_send_signal(self.pidfd, signal)
+        except OSError as error:
+            if error.errno != ESRCH:
+                raise
+
+    def wait(self) -> int:
+        """Wait for the end and give the exit status, 128 + n after signal n."""
+        if self._status is None:
+            self._status = self._joined.wait()
+        return self._status
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self.pidfd.close()
+        if self.pty is not None:
+            self.pty.close()
+
+
+def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Completed:
+    """Run *words* in the container and stay until they have ended, or the detach keys are typed (`returncode` 0 then).
+
+    Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
+    InvalidInput, NotFound (the user, the directory) and others below LaminaError.
+    """
+    from lamina.supervisor.keys import Keys
+
+    keys = Keys(asked.keys) if asked.tty else None
+    stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+    catcher: Catcher | None = None
+    try:
+        if io.forward_signals:
+            from lamina.supervisor.signals import Catcher
+
+            catcher = Catcher()
+        execution = start(home, words, asked, stdio, io.stdin)
+        try:
+            tell = _told(home, words)
+            ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
+        except BaseException:
+            execution.kill(9)
+            execution.wait()
+            raise
+        if ended.detached:
+            keep_terminal(execution)
+            tell("exec_detach")
+            return Completed(list(words), 0, container=home.id)
+        tell("exec_die", exitCode=ended.status)
+        execution.close()
+    finally:
+        stdio.close()
+        if catcher is not None:
+            catcher.close()
+    out, err = stdio.captured(1), stdio.captured(2)
+    if ended.timed_out:
+        raise TimeoutExpired(
+            f"exec {' '.join(words)}: not ended within {io.timeout:g} s, and killed", stdout=out, stderr=err
+        )
+    if ended.errors:
+        raise KernelError("write the output of the command", ended.errors[0].errno or 5)
+    return Completed(list(words), ended.status, out, err, container=home.id)
+
+
+def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
+    """Run *words* in the container and leave them to themselves once they run; their pid here. Raises as `execute`."""
+    stdio = Stdio(DEVNULL, DEVNULL, DEVNULL, tty=asked.tty)
+    try:
+        execution = start(home, words, asked, stdio, None)
+    finally:
+        stdio.close()
+    _told(home, words)
+    pid = execution.pid
+    if execution.pty is None:
+        _left.append(execution.pidfd)  # it is our child all the same
+    else:
+        keep_terminal(execution)
+    return pid
+
+
+def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+    """Note that it began; what notes the rest of its life."""
+    identity = os.urandom(32).hex()
+    record = home.asked()
+
+    def event(action: str, **more: object) -> Event:
+        return about(record, action, execID=identity, **more)
+
+    said = " ".join(words)
+    note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
+    return lambda action, **more: note(home.store, event(action, **more))
+
+
+def reap_left() -> bool:
+    """Reap those of our children that were left to themselves and have ended, as subprocess does now and then; whether
+    there are any that have not.
+    """
+    for pidfd in tuple(_left):
+        try:
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+                continue
+        except ChildProcessError:
+            pass  # somebody in this program waits for any child
+        _left.remove(pidfd)
+        pidfd.close()
+    return bool(_left)
+
+
+def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
+    """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
+    if not words or not words[0]:
+        raise InvalidInput("exec: no command is given", remedy="name one behind the container")
+    if _left:
+        reap_left()
+    state = home.read("state") or {}
+    with _first_process(home, state) as pidfd:
+        target = _target(home, state)
+        if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
+            raise Conflict(
+                f"exec in container {home.short_id}: it is paused",
+                remedy="unpause the container before exec",
+            )
+        with root_of(target, pidfd) as root:
+            process = _process(words, asked, state["joining"]["process"], target.linux, root, terminal)
+            null = _null(root) if NULL in stdio.child or asked.tty else None
+        masters: list[Fd] = []
+        streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
+        joining = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
+        try:
+            with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
+                execution = Execution(
+                    further(target, pidfd, process, joining), masters.pop() if masters else None
+                )
+        except StepFailed as failure:
+            raise _of_directory(failure, process["cwd"]) or failure from failure.__cause__
+        finally:
+            if null is not None:
+                null.close()
+    stdio.started(execution.pty)
+    return execution
+
+
+def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:
+    """What the failure is in words, if it is one to enter the working directory."""
+    if "@cwd" not in failure.step:
+        return None
+    return NotFound(
+        f"exec in directory {directory}: {failure.strerror}",
+        remedy="name a directory of the container with -w",
+    )
+
+
+def _first_process(home: Home, state: dict[str, Any]) -> Fd:
+    """A descriptor of the container's first process, and of no other."""
+    try:
+        pidfd = Fd(os.pidfd_open(state["pid"]))
+    except (OSError, KeyError):
+        raise _not_running(home) from None
+    if not alive(state):  # looked at after it was opened, so it is this one
+        pidfd.close()
+        raise _not_running(home)
+    return pidfd
+
+
+def _not_running(home: Home) -> Conflict:
+    home.asked()  # it may be gone altogether, and that is said first
+    return Conflict(
+        f"exec in container {home.short_id}: it is not running", remedy=f"lamina start {home.short_id}"
+    )
+
+
+def _target(home: Home, state: dict[str, Any]) -> Target:
+    if "joining" not in state:
+        raise Unsupported(
+            f"exec in container {home.short_id}: it was started by an older Lamina", remedy="start it again"
+        )
+    cgroup = None
+    if state.get("cgroup"):
+        from lamina.runtime.cgroups.cgroup import reopen
+
+        cgroup = reopen(state["cgroup"])
+    linux = {**state["joining"]["linux"], "namespaces": [{"type": "mount"}]}
+    return Target(home.id, state["pid"], linux, _apart(home, state["pid"]), home.store.cache, cgroup)
+
+
+def _apart(home: Home, pid: int) -> int:
+    """The namespaces of process *pid* that are not ours, as flags."""
+    flags = 0
+    try:
+        for name, flag in NAMESPACES.items():
+            try:
+                own = os.readlink(f"/proc/self/ns/{name}")
+            except FileNotFoundError:  # a kernel without
+                continue
+            if os.readlink(f"/proc/{pid}/ns/{name}") != own:
+                flags |= flag
+    except (FileNotFoundError, ProcessLookupError):
+        raise _not_running(home) from None
+    return flags
+
+
+def _null(root: Fd) -> Fd:
+    """The container's null device: the host's has a mode that a container must not be able to change."""
+    from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+    from lamina.linux.files import openat2
+
+    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    try:
+        with openat2(root, "dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=inside) as found:
+            status = os.fstat(found)
+            if S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+                return Fd(os.open(f"/proc/self/fd/{int(found)}", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        pass
+    raise Unsupported(
+        "exec: /dev/null of the container is not the null device, and a standard stream is to be that",
+        remedy="give it all three, or repair /dev/null in the container: mknod -m 666 /dev/null c 1 3",
+    )
+
+
+def _process(
+    words: tuple[str, ...],
+    asked: Asked,
+    own: Process,
+    linux: dict[str, Any],
+    root: Fd,
+    terminal: int | None,
+) -> Process:
+    """The specification's `process`: the container's *own*, with what is asked."""
+    process: Process = {**own, "args": list(words), "terminal": asked.tty}
+    if asked.workdir is not None:
+        process["cwd"] = asked.workdir
+    user = _user(asked, process, linux, root)
+    process["env"] = _environment(asked, process["env"], user)
+    if asked.tty and (size := terminal_size(terminal)) is not None:
+        process["consoleSize"] = {"height": size[0], "width": size[1]}
+    if asked.privileged:
+        _privileged(process, linux)
+    if user.uid:
+        process["capabilities"] = {**process["capabilities"], "effective": [], "permitted": []}
+    elif asked.user is not None and not asked.privileged:  # root, where the container itself is somebody else
+        bounding = process["capabilities"]["bounding"]
+        process["capabilities"] = {**process["capabilities"], "effective": bounding, "permitted": bounding}
+    return process
+
+
+def _user(asked: Asked, process: Process, linux: dict[str, Any], root: Fd) -> User:
+    """Whom it runs as; looked up in the container's own files, which are not trusted. `process` is told."""
+    read = file_reader(root)
+    own = process["user"]
+    if asked.user is None:
+        from lamina.values import replace
+
+        found = resolve_user(f"{own['uid']}:{own['gid']}", read)
+        return replace(found, groups=tuple(own.get("additionalGids") or ()))
+    user = resolve_user(asked.user, read)
+    groups = user.groups
+    if linux.get("uidMappings"):
+        uids, gids = linux["uidMappings"], linux["gidMappings"]
+        if not (_mapped(user.uid, uids) and _mapped(user.gid, gids)):
+            raise Unsupported(
+                f"exec as user {user.uid}:{user.gid}: the container has no such ids",
+                remedy="'lamina doctor' says how containers of this user get more ids",
+            )
+        whole = sum(line["size"] for line in gids) > 1
+        groups = tuple(gid for gid in groups if whole and _mapped(gid, gids))
+    process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(groups)}
+    return user
+
+
+def _mapped(number: int, lines: list[dict[str, int]]) -> bool:
+    return any(0 <= number - line["containerID"] < line["size"] for line in lines)
+
+
+def _environment(asked: Asked, own: list[str], user: User) -> list[str]:
+    variables = dict(entry.partition("=")[::2] for entry in own)
+    if asked.tty:
+        variables.setdefault("TERM", "xterm")
+    variables.update(asked.env)
+    variables.setdefault("HOME", user.home)
+    return [f"{name}={text}" for name, text in variables.items()]
+
+
+def _privileged(process: Process, linux: dict[str, Any]) -> None:
+    """Every capability, with a default profile that goes by that, and no confinement by AppArmor (docker exec)."""
+    from lamina.linux.capabilities import CAPABILITIES
+    from lamina.linux.procfs import cap_last_cap, effective_capabilities
+
+    most, held = cap_last_cap(), effective_capabilities()
+    inside = bool(linux.get("uidMappings"))  # in a user namespace of its own there are all
+    names = [name for name, n in CAPABILITIES.items() if n <= most and (inside or held >> n & 1)]
+    process["capabilities"] = {
+        "bounding": names,
+        "effective": names,
+        "permitted": names,
+        "inheritable": [],
+        "ambient": [],
+    }
+    process.pop("apparmorProfile", None)
+    if linux.get("defaultFilter") is not None:
+        linux["defaultFilter"] = sorted(names)
+
+
+def keep_terminal(execution: Execution) -> None:
+    """Let a process go on whose terminal nobody serves any more: a process of ours, which has nothing else, holds the
+    terminal and reads what is written to it. Without one there is nothing to keep. For commands, which have one thread.
+    """
+    if execution.pty is None:
+        execution.close()
+        return
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        _left.append(execution.pidfd)
+        execution.pty.close()
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            return
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        master, pidfd = os.dup2(execution.pty, 3), os.dup2(execution.pidfd, 4)
+        os.closerange(5, 1 << 16)
+        from lamina.linux.fd import ready
+
+        while master in ready(None, master, pidfd):
+            if not os.read(master, 1 << 16):
+                break
+    finally:
+        os._exit(0)

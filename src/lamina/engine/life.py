@@ -1,0 +1,229 @@
+"""What can be done about a container from outside: start, stop, kill, wait, rename.
+
+Signals are sent from here, to a process that is looked at first (its number may be another's by now); that it ended is
+written down by who looks after it, and waited for here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from lamina.engine.detaching import start_supervised
+from lamina.engine.settling import SIGKILL, Process, keep, state_of, wake_supervisor
+from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
+from lamina.linux.fd import Fd
+from lamina.linux.signals import signal_number
+from lamina.store import names
+from lamina.store.containers import (
+    DEAD,
+    LIVING,
+    PAUSED,
+    RESTARTING,
+    RUNNING,
+    STOPPED_MARK,
+    no_such,
+)
+from lamina.store.events import about, note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.containers import Home
+
+SIGTERM = 15
+STOP_TIMEOUT = 10.0
+# how long who looks after a container may take to write down that it ended
+PATIENCE = 30.0
+
+
+def start(home: Home, *, attached: int = -1) -> list[str]:
+    """Start it, unless it runs; the warnings that are new. Raises Conflict while it is paused, NotFound, and what a
+    start raises.
+    """
+    state = state_of(home)
+    if state == PAUSED:
+        raise Conflict(f"start container {home.short_id}: it is paused", remedy="unpause it")
+    if state in (RUNNING, RESTARTING):
+        return []
+    answer = start_supervised(home.store, home.id, attached=attached)
+    return list(answer.get("warnings") or ())
+
+
+def stop(home: Home, seconds: float | None = None, signal: str | int | None = None) -> None:
+    """Ask it to end, with *signal* (its own stop signal), and after *seconds* (its own, else 10; negative: never) kill
+    it. Nothing happens where it does not run. Raises NotFound, InvalidInput, TimeoutExpired.
+    """
+    asked = home.asked()
+    number = _stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
+    grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
+    if state_of(home) not in LIVING:
+        return
+    while _state_or_none(home) in LIVING:  # it may be started again before who looks after it hears of us
+        with _process(home) as process:
+            # before the signal: who looks after it must not start it again
+            wake(home, number if process.would_end(number, asked) else 0)
+            if process.is_there:
+                process.deliver(number, asked)
+                _thaw(home)
+                if not process.ends_within(None if grace < 0 else grace):
+                    process.send(SIGKILL)
+            _await_end(home, process)
+    note(home.store, about(asked, "stop"))
+
+
+def kill(home: Home, signal: str | int = SIGKILL) -> None:
+    """Send *signal* to its first process. Raises Conflict where it does not run, NotFound, InvalidInput."""
+    asked = home.asked()
+    number = signal_number(str(signal), "kill")
+    state = state_of(home)
+    if state not in LIVING:
+        raise Conflict(
+            f"kill container {asked['name']}: it is not running", remedy="'lamina start' starts it"
+        )
+    with _process(home) as process:
+        ends = process.would_end(number, asked)
+        if number in (SIGKILL, _stop_signal(asked)):
+            wake(home, number if ends else 0)
+        if process.is_there:
+            process.deliver(number, asked)
+        note(home.store, about(asked, "kill", signal=number))
+        if number == SIGKILL:
+            _thaw(home)
+            _await_end(home, process)
+
+
+def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
+    """Stop it, if it runs, and start it. Raises as these do."""
+    asked = home.asked()
+    if asked.get("rm"):
+        keep(home)
+    stop(home, seconds, signal)
+    warnings = start(home)
+    note(home.store, about(home.asked(), "restart"))
+    return warnings
+
+
+def wait(home: Home, condition: str = "not-running") -> int:
+    """Wait until it has ended, and give its exit status; 0 for one that never ran. Raises NotFound."""
+    try:
+        ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except FileNotFoundError:
+        ends = None
+    while True:
+        state = _state_or_none(home)
+        if state not in (RUNNING, PAUSED):
+            break
+        with _process(home) as process:
+            if process.is_there:
+                process.ends_within(None)
+        time.sleep(0.002)
+        if ends is not None and (said := os.pread(ends, 64, 0)):
+            return int(said.split()[0])
+    if ends is not None and (said := os.pread(ends, 64, 0)):
+        return int(said.split()[-1])
+    _settle(home)
+    if state is None:
+        raise no_such(home.short_id)
+    end = home.read("exit")
+    return 0 if end is None else int(end["status"])
+
+
+def _state_or_none(home: Home) -> str | None:
+    try:
+        return state_of(home)
+    except NotFound:
+        return None
+
+
+def rename(home: Home, name: str) -> str:
+    """Call it *name*; the name it had. Raises Conflict where that is taken, InvalidInput, NotFound."""
+    names.check_name(name)
+    store, old = home.store, ""
+
+    def change(asked: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal old
+        old = str(asked["name"])
+        if old == name:
+            raise InvalidInput(f"rename container {name}: that is its name already")
+        names.take(store.names, name, home.id, store.containers)
+        return {**asked, "name": name}
+
+    def called() -> str:
+        return str(home.asked()["name"])
+
+    try:
+        home.change_asked(change)
+    except BaseException:
+        if old and old != name:
+            names.drop_alias(store.names, name, home.id, called)
+        raise
+    home.remark(name)
+    names.drop_alias(store.names, old, home.id, called)
+    note(store, about(home.asked(), "rename", oldName=old))
+    return old
+
+
+def _stop_signal(asked: dict[str, Any]) -> int:
+    """The record's, which may be an image's own words."""
+    try:
+        return signal_number(str(asked.get("stop_signal") or SIGTERM), "stop") or SIGTERM
+    except InvalidInput:
+        return SIGTERM
+
+
+def wake(home: Home, carried: int = 0) -> None:
+    """Note that it is to stay stopped, and have who looks after it see that.
+
+    *carried* is the signal whose default action is carried out by us: the exit status tells of that, not of SIGKILL.
+    """
+    home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
+    wake_supervisor(home.read("state") or {})
+
+
+def _thaw(home: Home) -> None:
+    """What is frozen sees no signal, and does not end."""
+    if not home.is_marked("paused"):
+        return
+    record = (home.read("state") or {}).get("cgroup")
+    if record:
+        from lamina.runtime.cgroups import reopen
+
+        reopen(record).thaw()
+    home.drop_mark("paused")
+
+
+def _await_end(home: Home, process: Process) -> None:
+    """Until it is written down that it ended, and nobody looks after it or it begins anew."""
+    if not process.ends_within(PATIENCE):
+        raise TimeoutExpired(
+            f"end container {home.short_id}: its first process does not end, although it was killed",
+            remedy="it waits within the kernel, for a disk or a network file system",
+        )
+    deadline, pause = time.monotonic() + PATIENCE, 0.001
+    while (state := _state_or_none(home)) in LIVING or home.is_looked_after():
+        runs = state in (RUNNING, PAUSED) and os.path.lexists(home.path + b"/state.json")
+        if runs and (home.read("state") or {}).get("pid") != process.pid:
+            return  # begun anew
+        if time.monotonic() > deadline:
+            raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    _settle(home)
+
+
+def _settle(home: Home) -> None:
+    """If who looked after it was killed before it had written down the end, do that."""
+    if _state_or_none(home) == DEAD:
+        from lamina.engine.recover import recover
+
+        recover(home.store)
+        hold_out = time.monotonic() + PATIENCE
+        while _state_or_none(home) in LIVING and home.is_looked_after() and time.monotonic() < hold_out:
+            time.sleep(0.005)  # an adopted one that has ended is written down in a moment
+
+
+def _process(home: Home) -> Process:
+    """Its first process; in the pause before another start there is none."""
+    return Process(None if os.path.lexists(home.path + b"/exit.json") else home.read("state"))

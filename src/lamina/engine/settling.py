@@ -1,0 +1,134 @@
+"""In what state a container is, and its first process, held so that it is that one or nobody."""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import ESRCH
+
+from lamina.errors import KernelError
+from lamina.linux.fd import Fd, ready
+from lamina.linux.process import pidfd_open, pidfd_send_signal
+from lamina.runtime.identity import boot_id, identity_of, same_process
+from lamina.store.containers import KEPT_MARK, LIVING, no_such
+from lamina.supervisor.signals import DEFAULT, standing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.containers import Home
+
+SIGKILL, WAKE = 9, 10
+# how long who looks after a container may take to let go of it, once it has ended
+LETTING_GO = 10.0
+# signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
+_DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
+
+
+def state_of(home: Home) -> str:
+    """Its state, the process looked at as well. Raises NotFound, Corrupt."""
+    if not home.exists():
+        raise no_such(home.short_id)
+    return home.state(lives)
+
+
+def lives(state: dict[str, Any]) -> bool:
+    """Whether the process of that state record is still there."""
+    with Process(state) as process:
+        return process.is_there
+
+
+def wake_supervisor(state: dict[str, Any]) -> None:
+    """Have the supervisor in that state record look at the markers of its container, and whether it is still there."""
+    if state.get("supervisor"):
+        with Process(state["supervisor"]) as process:
+            process.send(WAKE)
+
+
+def keep(home: Home) -> None:
+    """Whatever it ends by, do not remove it: this process starts it again."""
+    own = identity_of(os.getpid())
+    home.set_mark(KEPT_MARK, f"{own['pid']} {own['start_time']}")
+
+
+def is_kept(home: Home) -> bool:
+    """Whether the process that said so is still there."""
+    said = home.mark_text(KEPT_MARK).split()
+    if len(said) != 2 or not all(word.isdigit() for word in said):
+        return False
+    state = {"pid": int(said[0]), "start_time": int(said[1]), "boot": boot_id()}
+    return lives(state)
+
+
+def hold(home: Home) -> bool:
+    """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for; False
+    where the container lives, or somebody is busy with it for longer. Raises NotFound.
+    """
+    deadline, pause = time.monotonic() + LETTING_GO, 0.001
+    while not home.hold():
+        if home.state() in LIVING or time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return True
+
+
+class Process:
+    """A process of a record, held by descriptor: it is that one or nobody."""
+
+    def __init__(self, state: dict[str, Any] | None) -> None:
+        self.state = state
+        self.pid = int((state or {}).get("pid") or 0)
+        self._pidfd: Fd | None = None
+        if state is None or not self.pid:
+            return
+        try:
+            found = pidfd_open(self.pid)
+        except KernelError as error:
+            if error.errno != ESRCH:
+                raise
+            return
+        if same_process(self.pid, state):
+            self._pidfd = found
+        else:
+            found.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pidfd is not None:
+            self._pidfd.close()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it runs."""
+        return self._pidfd is not None and not ready(0, self._pidfd)
+
+    def would_end(self, signal: int, asked: dict[str, Any]) -> bool:
+        """Whether *signal* would end an ordinary process here, but not the first of a pid namespace."""
+        return (
+            self.is_there
+            and signal in _DEFAULT_ENDS
+            and not (asked.get("options") or {}).get("init")
+            and standing(self.pid, signal) == DEFAULT
+        )
+
+    def deliver(self, signal: int, asked: dict[str, Any]) -> None:
+        """Send *signal*, or do what it would have done to an ordinary process."""
+        self.send(SIGKILL if self.would_end(signal, asked) else signal)
+
+    def send(self, signal: int) -> None:
+        """Send *signal*; nothing happens when it has ended already."""
+        if self._pidfd is None:
+            return
+        try:
+            pidfd_send_signal(self._pidfd, signal)
+        except KernelError as error:
+            if error.errno != ESRCH:
+                raise
+
+    def ends_within(self, seconds: float | None) -> bool:
+        """Whether it has ended, after up to *seconds*."""
+        return self._pidfd is None or bool(ready(seconds, self._pidfd))

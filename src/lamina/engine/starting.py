@@ -1,0 +1,168 @@
+"""A container that was made before, started: drawn up anew from its record, with the uppers that it has."""
+
+from __future__ import annotations
+
+from time import time_ns
+
+from lamina.engine.design import design, maps_record
+from lamina.engine.discard import remover
+from lamina.engine.keeping import image_of, options_of
+from lamina.engine.layers import furnish, record_of, uppers_of
+from lamina.engine.picture import mounts_changed
+from lamina.engine.run import AGAIN
+from lamina.engine.translate import joinable
+from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.runtime.identity import identity_of
+from lamina.runtime.launch import launch
+from lamina.store.record import encode
+from lamina.store.trace import point
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.engine.design import Design
+    from lamina.runtime.launch import Running
+    from lamina.store.containers import Home
+
+# every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
+GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct")
+_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
+
+
+class Start:
+    """One start of the container at *home*, whose lock is held and whose record is *asked*.
+
+    After `run` the command runs, and there is a new state record; until the exit record of the run before is gone as
+    well, it counts as ended. `warnings` are those which its record does not have.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        asked: dict[str, Any],
+        child: tuple[int, int, int],
+        *,
+        dependent: bool,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """*child* are its standard streams; *dependent*: it dies with this process; *size* is its terminal's, in rows
+        and columns.
+        """
+        self.home, self.asked, self.child, self.dependent = home, asked, child, dependent
+        self.size = size
+        self.image = image_of(asked)
+        self.options = replace(options_of(asked), entrypoint=())  # it is among the words of the command
+        self.warnings: list[str] = []
+
+    def run(self, state: dict[str, Any]) -> Running:
+        """Start it; *state* is what else the state record shall say. Raises what `Engine.run` raises."""
+        drawn, running = self._launch()
+        try:
+            self._record(drawn, running, state)
+        except BaseException:
+            running.kill(9)
+            running.wait()
+            running.close()
+            raise
+        return running
+
+    def _launch(self) -> tuple[Design, Running]:
+        """With file systems read-only of which the kernel turns out not to take them as a lower layer."""
+        refused: dict[bytes, str] = {}
+        again = AGAIN
+        while True:
+            try:
+                drawn = self._draw(refused)
+                if self.size is not None and self.options.tty:
+                    rows, columns = self.size
+                    drawn.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
+                self._prepare(drawn)
+                return drawn, self._start(drawn)
+            except OSError as error:
+                place = error.place if isinstance(error, StepFailed) else None
+                if place is not None and place not in refused:
+                    refused[place] = f"the kernel does not overlay it ({error.strerror})"
+                elif (
+                    self.image is None
+                    and not isinstance(error, _OF_THE_COMMAND)
+                    and again
+                    and mounts_changed()
+                ):
+                    again -= 1
+                else:
+                    raise
+
+    def _draw(self, refused: dict[bytes, str]) -> Design:
+        return design(
+            self.home.store,
+            self.home.id,
+            self.home.path,
+            self.image,
+            tuple(self.asked["command"]),
+            self.options,
+            None,
+            refused,
+            grouped=True,
+            kept=uppers_of(self.asked.get("overlays") or []),
+        )
+
+    def _prepare(self, drawn: Design) -> None:
+        home = self.home
+        point("start: furnish")
+        furnish(drawn.layers, remover(self.asked))
+        if drawn.base.id:
+            from lamina.engine.own_files import write
+
+            write(home.path, drawn.spec["hostname"], self.options.network)
+        if drawn.volumes:
+            from lamina.engine.mounted import ready
+
+            maps = drawn.maps
+            locks = ready(
+                home.store,
+                home.path,
+                drawn,
+                lambda: maps_record(maps),
+                rootless=maps is not None,
+                tell=self.warnings.append,
+            )
+            for lock in locks:  # its record names them already, which keeps them
+                lock.release()
+        overlays = record_of(drawn.layers)
+
+        def change(asked: dict[str, Any]) -> dict[str, Any] | None:
+            same = encode(asked.get("overlays")) == encode(overlays)
+            return None if same else {**asked, "overlays": overlays}
+
+        self.asked = home.change_asked(change)
+
+    def _start(self, drawn: Design) -> Running:
+        known = {*(self.asked.get("warnings") or ()), *self.warnings}
+        self.warnings += [warning for warning in drawn.warnings if warning not in known]
+        store = self.home.store
+        point("start: launch")
+        return launch(
+            drawn.bundle,
+            stdin=self.child[0],
+            stdout=self.child[1],
+            stderr=self.child[2],
+            seccomp=drawn.seccomp(store),
+            die_with_parent=self.dependent,
+            cache=store.cache + b"/plans",
+            groups=GROUPS,
+        )
+
+    def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
+        point("start: launched")
+        # without the seccomp profile, which takes longer to read than all else: `joining` says which one it is
+        self.home.write("spec", drawn.spec)
+        found = {**identity_of(running.pid), "started": time_ns(), **state}
+        found["joining"] = joinable(drawn.spec, self.options, drawn.base.config, drawn.bounding)
+        if running.cgroup is not None:
+            found["cgroup"] = running.cgroup.record()
+        if running.notes:
+            found["notes"] = list(running.notes)
+        point("start: write state record")
+        self.home.write("state", found)

@@ -1,0 +1,40 @@
+"""What lamina/linux/descriptors.py has, by the standard library: for where the native extension was not built."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+from fcntl import fcntl, flock
+
+__all__ = ["fcntl", "flock", "poll", "receive", "socketpair"]
+
+
+def poll(wanted: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, int]]:
+    """As _native.poll."""
+    polling = select.poll()
+    for fd, events in wanted:
+        polling.register(fd, events)
+    return polling.poll(None if milliseconds < 0 else milliseconds)
+
+
+def receive(fd: int, most: int, /) -> tuple[list[int], bool]:
+    """As _native.receive."""
+    channel = _socket.socket(fileno=os.dup(fd))
+    try:
+        _, parts, flags, _ = channel.recvmsg(1, _socket.CMSG_SPACE(4 * most), _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        channel.close()
+    received = [
+        number
+        for level, kind, data in parts
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+        for number in memoryview(data).cast("i")
+    ]
+    return received, bool(flags & _socket.MSG_CTRUNC)
+
+
+def socketpair(type: int, /) -> tuple[int, int]:
+    """As _native.socketpair."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, type | _socket.SOCK_CLOEXEC, 0)
+    return ours.detach(), theirs.detach()

@@ -1,0 +1,180 @@
+"""Reading a container's log: all that is there, and what comes, through rotation, removal and cutting."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+from lamina.supervisor.logs import JSON_FILE, K8S_FILE, LOCAL, LogEntry, path_of
+from lamina.supervisor.logs.rotation import names
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol
+
+    class Parser(Protocol):
+        """From a file's bytes, as they come, to entries."""
+
+        def feed(self, data: bytes) -> Iterator[LogEntry]: ...
+
+
+BLOCK = 1 << 20
+# seconds between two looks at a log that is followed
+OFTEN = 0.05
+
+
+def _parser(driver: str, name: str) -> Parser:
+    if driver == LOCAL:
+        from lamina.supervisor.logs.frames import Frames
+
+        return Frames(name)
+    if driver == JSON_FILE:
+        from lamina.supervisor.logs.json_lines import JsonLines
+
+        return JsonLines(name)
+    assert driver == K8S_FILE
+    from lamina.supervisor.logs.cri import CriLines
+
+    return CriLines(name)
+
+
+class Log:
+    """The log that *driver* wrote in the *directory* of the container *identity*."""
+
+    def __init__(self, directory: bytes, driver: str, identity: str) -> None:
+        self.driver, self.path = driver, path_of(directory, driver, identity)
+
+    def exists(self) -> bool:
+        """Whether there is any file of it."""
+        return any(map(os.path.lexists, names(self.path)))
+
+    def read(
+        self,
+        goes_on: Callable[[], bool] | None = None,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        tail: int | None = None,
+    ) -> Iterator[LogEntry]:
+        """The entries of the time from *since* to *until* (seconds since 1970), the oldest first, or of what is there
+        the last *tail* lines. Raises Corrupt, OSError.
+
+        As long as *goes_on* says so, also those that come.
+        """
+        reader = _Reader(self)
+        try:
+            while True:
+                # before reading: what comes after that is read at the next turn
+                more = goes_on is not None and (until is None or time.time() <= until) and goes_on()
+                found = _between(reader.available(), since, until)
+                yield from found if tail is None else last_lines(found, tail)
+                tail = None
+                if not more:
+                    return
+                time.sleep(OFTEN)
+        finally:
+            reader.close()
+
+
+def _between(entries: Iterator[LogEntry], since: float | None, until: float | None) -> Iterator[LogEntry]:
+    for entry in entries:
+        moment = entry.time_ns / 1e9
+        if (since is None or moment >= since) and (until is None or moment <= until):
+            yield entry
+
+
+def last_lines(entries: Iterable[LogEntry], most: int) -> Iterator[LogEntry]:
+    """The end of *entries*, from where so many lines begin; what has no line break at the end counts as one."""
+    kept: deque[LogEntry] = deque()
+    lines = 0
+    for entry in entries:
+        kept.append(entry)
+        lines += entry.data.count(b"\n")
+        while lines - kept[0].data.count(b"\n") > most:
+            lines -= kept.popleft().data.count(b"\n")
+    if kept and not kept[-1].data.endswith(b"\n"):
+        lines += 1
+    for entry in kept:
+        data = entry.data
+        while lines > most and data:
+            _, newline, data = data.partition(b"\n")
+            lines -= 1 if newline or entry is kept[-1] else 0
+        if data:
+            yield replace(entry, data=data)
+
+
+class _Reader:
+    """Where somebody is in a log: in which file, how far."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._fd = -1
+        self._at = 0
+        self._parser: Parser | None = None
+
+    def available(self) -> Iterator[LogEntry]:
+        """What is there, from where we are to the end of the newest file."""
+        if self._fd < 0 and not self._open_oldest():
+            return
+        while True:
+            yield from self._rest_of_file()
+            if not self._next():
+                return
+
+    def _rest_of_file(self) -> Iterator[LogEntry]:
+        if os.fstat(self._fd).st_size < self._at:  # it was cut, and begun anew
+            self._begin()
+        assert self._parser is not None
+        while data := os.pread(self._fd, BLOCK, self._at):
+            self._at += len(data)
+            yield from self._parser.feed(data)
+
+    def _open_oldest(self) -> bool:
+        return any(self._open(name) for name in names(self._log.path))
+
+    def _open(self, name: bytes) -> bool:
+        try:
+            found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        self.close()
+        self._fd = found
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self._at = 0
+        self._parser = _parser(self._log.driver, os.fsdecode(self._log.path))
+
+    def _next(self) -> bool:
+        """Go on with the file after this one, if there is one. It is found by where this one is by now: between two
+        looks it may have been renamed more than once.
+        """
+        mine = os.fstat(self._fd)
+        found = names(self._log.path)
+        for number, name in enumerate(found):
+            try:
+                status = os.stat(name, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if (status.st_dev, status.st_ino) == (mine.st_dev, mine.st_ino):
+                if number + 1 == len(found):
+                    return False  # the newest
+                return self._after_rest(found[number + 1])
+        # removed, or rotated away: what is there now came later
+        return any(self._after_rest(name) for name in found)
+
+    def _after_rest(self, name: bytes) -> bool:
+        # it may have grown between our last look and its renaming
+        if os.fstat(self._fd).st_size > self._at:
+            return True
+        return self._open(name)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

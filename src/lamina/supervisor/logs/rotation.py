@@ -1,0 +1,81 @@
+"""A file that is appended to, and has predecessors: `log`, `log.1` before that, `log.2` before that.
+
+Whoever owns the directory may remove or cut the file at any time; then it is begun anew. A reader follows by inode
+(following.py), so a file is only ever renamed or, where there is to be one alone, cut to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ENOSPC
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Rotated:
+    """Appends records to the file *path*, which is made, and rotates it when it would exceed *most* bytes (0: never),
+    keeping *files* in all. A disk that is full ends it: `error` keeps what went wrong.
+    """
+
+    def __init__(self, path: bytes, most: int, files: int) -> None:
+        self.path, self.most, self.files = path, most, files
+        self.error: OSError | None = None
+        self.fd = -1
+        self._open()
+
+    def _open(self) -> None:
+        self.fd = os.open(self.path, _FLAGS, 0o600)
+        os.fchmod(self.fd, 0o600)
+
+    def end_line(self) -> None:
+        """A line that a crash cut short is ended, so that the next one is whole."""
+        size = os.fstat(self.fd).st_size
+        if size and os.pread(self.fd, 1, size - 1) != b"\n":
+            self.append(b"\n")
+
+    def append(self, *pieces: bytes) -> None:
+        """Append one record, in one write: it is there whole or, when the disk is full, not at all."""
+        if self.error is not None or self.fd < 0:
+            return
+        length = sum(map(len, pieces))
+        try:
+            status = os.fstat(self.fd)
+            if not status.st_nlink:  # somebody removed it
+                os.close(self.fd)
+                self._open()
+            elif self.most and status.st_size and status.st_size + length > self.most:
+                self._rotate()
+            if (written := os.writev(self.fd, pieces)) != length:
+                os.ftruncate(self.fd, os.fstat(self.fd).st_size - written)
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError as error:
+            self.error = error
+
+    def _rotate(self) -> None:
+        if self.files == 1:
+            os.ftruncate(self.fd, 0)
+            return
+        for number in range(self.files - 1, 1, -1):
+            try:
+                os.rename(b"%s.%d" % (self.path, number - 1), b"%s.%d" % (self.path, number))
+            except FileNotFoundError:
+                pass
+        os.rename(self.path, self.path + b".1")
+        os.close(self.fd)
+        self._open()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def names(path: bytes) -> list[bytes]:
+    """The files that there are, the oldest first."""
+    found = []
+    number = 1
+    while os.path.lexists(older := b"%s.%d" % (path, number)):
+        found.append(older)
+        number += 1
+    return [*reversed(found), path]

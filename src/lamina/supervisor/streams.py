@@ -1,0 +1,600 @@
+"""The standard streams of a container that outlives whoever started it: logged, and shown to those who attach.
+
+    <container>/out, err    fifos; the container has them open for reading as well, so that it can go on writing while
+                            nobody of ours is there, and whoever adopts it reads what it wrote meanwhile
+    <container>/in          the same for its input, if it has one
+    <container>/attach      the socket of those who attach (SOCK_SEQPACKET), in whose packets everything is said:
+
+    to a client             o, e + bytes   what was written to standard output (and a terminal), to standard error
+                            h              its hello was heard: what is written from now on it gets
+                            x + JSON       the end: {"status": n}
+    from a client           h + JSON       hello: which of "stdin", "stdout", "stderr" it wants
+                            i + bytes      input; c: the end of input
+                            r + 4 bytes    the size of its terminal: rows and columns (uint16, little endian)
+                            s + byte       a signal for the container
+
+A client that does not read holds the container back, as whoever reads a pipe does: nothing is lost and nothing grows.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import struct
+from errno import EAGAIN, EIO
+from select import POLLIN, POLLOUT
+
+from lamina.document import decode, encode
+from lamina.errors import InvalidInput
+from lamina.linux.fd import Fd
+from lamina.runtime.bundle import NULL
+from lamina.supervisor.pump import FIONREAD, Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lamina.supervisor.logs import Writer
+
+CHUNK = 1 << 16
+SIZE = struct.Struct("<HH")
+SOCKET = b"attach"
+TIOCSWINSZ = 0x5414
+# what was written to a terminal comes through a kernel worker: seconds of silence after which there is no more
+PATIENCE = 2.0
+BACKLOG = 64
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+# a full packet takes little more than a chunk; the default of 208 KiB would do as well
+_LONGEST = CHUNK + 1
+
+
+class Streams:
+    """The streams of one start.
+
+    `child` are the descriptors for the container (NULL: its null device), until `started` is called. With *once* the
+    end of a client's input is the container's end of input, as for a pipe; else it never ends. *adopt*: the container
+    runs already. *deliver* is called with a signal that a client hands on.
+    """
+
+    def __init__(
+        self,
+        directory: bytes,
+        *,
+        interactive: bool = False,
+        once: bool = False,
+        tty: bool = False,
+        log: Writer | None = None,
+        deliver: Callable[[int], None] | None = None,
+        adopt: bool = False,
+    ) -> None:
+        self.child: tuple[int, int, int] = (NULL, NULL, NULL)
+        self.once, self.tty, self.log, self.deliver = once, tty, log, deliver
+        self.pty = -1
+        self._directory = directory
+        self._theirs: list[int] = []
+        self._sources: list[_Source] = []
+        self._input: _Input | None = None
+        self._clients: list[_Client] = []
+        self._listener: _socket.socket | None = None
+        self._watch: Watch | None = None
+        try:
+            if not tty:
+                self._open_fifos(interactive, adopt)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- the beginning
+
+    def _open_fifos(self, interactive: bool, adopt: bool) -> None:
+        out, err = self._output(b"/out", b"o", adopt), self._output(b"/err", b"e", adopt)
+        self.child = (self._open_input(adopt) if interactive else NULL, out, err)
+
+    def _output(self, name: bytes, letter: bytes, adopt: bool) -> int:
+        path = self._directory + name
+        if not adopt:
+            _make_fifo(path)
+        self._sources.append(_Source(self, os.open(path, _READING), letter))
+        return NULL if adopt else self._their(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+    def _open_input(self, adopt: bool) -> int:
+        path = self._directory + b"/in"
+        theirs = NULL
+        if not adopt:
+            _make_fifo(path)
+            # with a writer of its own it never meets the end of input, whatever becomes of us
+            how = os.O_RDONLY | os.O_NONBLOCK if self.once else os.O_RDWR
+            theirs = self._their(os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC))
+            os.set_blocking(theirs, True)
+        try:
+            writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # ENXIO: adopted, and its input is closed
+            return theirs
+        self._input = _Input(self, writer)
+        return theirs
+
+    def _their(self, fd: int) -> int:
+        self._theirs.append(fd)
+        return fd
+
+    def started(self, pty: int | None) -> None:
+        """The container runs and has its descriptors: ours of them are closed. *pty* is the terminal's master."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+        if pty is None:
+            return
+        self.pty = fcntl.fcntl(pty, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.set_blocking(self.pty, False)
+        self._sources.append(_Source(self, self.pty, b"o"))
+        self._input = _Input(self, fcntl.fcntl(pty, fcntl.F_DUPFD_CLOEXEC, 3))
+        for client in self._clients:  # who has said how large his terminal is
+            client.resize()
+
+    def join(self, fd: int) -> None:
+        """*fd*, ours from now on, is a client's end of a socket pair; if its hello is there already, nothing of what
+        the container writes escapes it.
+        """
+        client = _Client(self, fd)
+        self._clients.append(client)
+        client.hear(0)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns of the terminal of a client that joined, None where none has said."""
+        for client in self._clients:
+            if client.size:
+                rows, columns = SIZE.unpack(client.size)
+                return rows, columns
+        return None
+
+    def listen(self, inherited: int = -1) -> None:
+        """Let clients attach from now on, by the socket *inherited* where there is one. Raises OSError."""
+        if inherited >= 0:
+            self._listener = _socket.socket(fileno=inherited)
+            return
+        listener = _socket.socket(
+            _socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        )
+        self._listener = listener
+        with Fd(os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+            try:
+                os.unlink(SOCKET, dir_fd=place)
+            except FileNotFoundError:
+                pass
+            # the path itself may be too long for a socket (unix(7))
+            listener.bind(b"/proc/self/fd/%d/%s" % (place, SOCKET))
+            os.chmod(SOCKET, 0o600, dir_fd=place)
+        listener.listen(BACKLOG)
+
+    # -- its life
+
+    def arm(self, watch: Watch) -> None:
+        """Begin to pump, and to hear clients."""
+        self._watch = watch
+        for client in self._clients:
+            client.arm()
+        self._arm_sources()
+        if self._input is not None:
+            self._input.arm()
+        self._arm_listener()
+
+    def _arm_listener(self) -> None:
+        if self._listener is not None and self._watch is not None:
+            self._watch.set(self._listener.fileno(), POLLIN, self._accept)
+
+    def _accept(self, _events: int) -> None:
+        assert self._listener is not None and self._watch is not None
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno != EAGAIN:  # no descriptor is left: until a client goes
+                self._watch.drop(self._listener.fileno())
+            return
+        self._clients.append(client := _Client(self, fd))
+        client.arm()
+
+    def _arm_sources(self) -> None:
+        """Read on, unless a client has not taken yet what was read before."""
+        if self._watch is None:
+            return
+        held = any(client.pending for client in self._clients)
+        for source in self._sources:
+            if source.fd >= 0:
+                if held:
+                    self._watch.drop(source.fd)
+                else:
+                    self._watch.set(source.fd, POLLIN, source.read)
+
+    def give(self, letter: bytes, data: bytes) -> None:
+        """Something was read: to the log, and to whoever wants it."""
+        if self.log is not None:
+            self.log.write(letter, data)
+        waiting = False
+        for client in tuple(self._clients):
+            if letter in client.wanted:
+                client.send(letter + data)
+                waiting = waiting or bool(client.pending)
+        if waiting:
+            self._arm_sources()
+
+    def typed(self, data: bytes) -> None:
+        """Input of a client."""
+        if self._input is not None:
+            self._input.add(data)
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether there is no input on its way that the container has not taken yet."""
+        return self._input is None or not self._input.pending
+
+    def input_ended(self) -> None:
+        """The end of a client's input."""
+        if self.once and self._input is not None:
+            self._input.end()
+
+    def input_taken(self) -> None:
+        """The container has taken what was typed: clients are heard again."""
+        for client in self._clients:
+            client.arm()
+
+    def client_took(self) -> None:
+        """A client has taken everything: the container is read on, if the others have as well."""
+        self._arm_sources()
+
+    def gone(self, client: _Client) -> None:
+        """A client has left."""
+        if client in self._clients:
+            self._clients.remove(client)
+            client.close()
+            if client.has_input and not self.tty:
+                self.input_ended()
+            self._arm_sources()
+            self._arm_listener()
+
+    def forget(self, fd: int) -> None:
+        """Do not wait for *fd* any more; it is about to be closed."""
+        if self._watch is not None:
+            self._watch.drop(fd)
+
+    @property
+    def watch(self) -> Watch | None:
+        """What waits for us, once it does."""
+        return self._watch
+
+    # -- its sleep
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether nobody is attached, nothing is on its way, and somebody else could wait in our place."""
+        busy = self._clients or self.tty or (self._input is not None and self._input.pending)
+        return not busy and self._listener is not None
+
+    @property
+    def listener(self) -> int:
+        """The socket for those who attach, -1 where there is none."""
+        return -1 if self._listener is None else self._listener.fileno()
+
+    @property
+    def outputs(self) -> list[int]:
+        """What the container's output is read from, as far as it is open."""
+        return [source.fd for source in self._sources if source.fd >= 0]
+
+    @property
+    def input(self) -> int:
+        """What the container's input is written to, -1 where it has none, or that has ended."""
+        return -1 if self._input is None else self._input.fd
+
+    # -- the end
+
+    def finish(self, watch: Watch) -> None:
+        """It has ended: read what is on its way, and no more, whoever else may still write."""
+        if self._listener is not None:
+            watch.drop(self._listener.fileno())
+        if self._input is not None:
+            watch.drop(self._input.fd)
+        for client in self._clients:
+            watch.drop(client.fd)
+        for source in self._sources:
+            watch.drop(source.fd)
+        self._watch = None
+        for source in self._sources:
+            source.drain()
+
+    def ended(self, status: int) -> None:
+        """Tell the clients, and let them go. One that is slow is told the rest by a process of its own: what it waits
+        for is nothing that should keep us.
+        """
+        end = b"x" + encode({"status": status}).encode()
+        for client in tuple(self._clients):
+            if client.wanted or client.has_input:
+                client.send(end)
+                if client.pending:
+                    _flush_apart(client)
+
+    def close(self) -> None:
+        """Close everything, when nobody watches any more; a second call does nothing."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs.clear()
+        for source in self._sources:
+            source.close()
+        if self._input is not None:
+            self._input.close()
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            try:
+                os.unlink(self._directory + b"/" + SOCKET)
+            except OSError:
+                pass
+        if self.log is not None:
+            self.log.close()
+
+
+def _make_fifo(path: bytes) -> None:
+    """A new one: the container before this one may have left something in the old one. For every user of the
+    container, who may open /dev/stdout by name; nobody else comes into the directory.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.mkfifo(path, 0o600)
+    os.chmod(path, 0o666)
+
+
+class _Source:
+    """A fifo or a terminal that the container writes to."""
+
+    def __init__(self, streams: Streams, fd: int, letter: bytes) -> None:
+        self.streams, self.fd, self.letter = streams, fd, letter
+
+    def read(self, _events: int) -> None:
+        try:
+            data = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != EIO:  # a terminal whose last user is gone
+                raise
+            data = b""
+        if data:
+            self.streams.give(self.letter, data)
+        elif self.fd == self.streams.pty:
+            self.streams.forget(self.fd)  # another may open it; and closing it would hang up on the container
+        else:
+            self.close()
+
+    def drain(self) -> None:
+        if self.fd < 0:
+            return
+        if self.fd == self.streams.pty:
+            self._drain_terminal()
+            return
+        room = bytearray(4)
+        fcntl.ioctl(self.fd, FIONREAD, room)
+        left = int.from_bytes(room, "little")
+        while left > 0 and (data := os.read(self.fd, min(left, CHUNK))):
+            left -= len(data)
+            self.streams.give(self.letter, data)
+
+    def _drain_terminal(self) -> None:
+        from lamina.linux.fd import ready
+
+        while ready(PATIENCE, self.fd):
+            try:
+                data = os.read(self.fd, CHUNK)
+            except OSError:
+                return
+            if not data:
+                return
+            self.streams.give(self.letter, data)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self.streams.forget(self.fd)
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+class _Input:
+    """What goes into the container."""
+
+    def __init__(self, streams: Streams, fd: int) -> None:
+        self.streams, self.fd = streams, fd
+        self.pending = b""
+        self._ending = False
+        self._line_begins = True
+
+    def arm(self) -> None:
+        watch = self.streams.watch
+        if watch is None or self.fd < 0:
+            return
+        if self.pending:
+            watch.set(self.fd, POLLOUT, self._write)
+        else:
+            watch.drop(self.fd)
+
+    def add(self, data: bytes) -> None:
+        if self.fd < 0 or not data:
+            return
+        self.pending += data
+        self._line_begins = data.endswith(b"\n")
+        self._write(0)
+
+    def end(self) -> None:
+        """There is no more: a pipe is closed when everything is written, at a terminal that is typed."""
+        if self.fd < 0:
+            return
+        if self.streams.tty:
+            from lamina.supervisor.terminal import end_of_file
+
+            # within a line the first one only hands the line over (termios(3), VEOF)
+            self.add(end_of_file(self.fd) * (1 if self._line_begins else 2))
+            return
+        self._ending = True
+        if not self.pending:
+            self.close()
+
+    def _write(self, _events: int) -> None:
+        if self.fd < 0:
+            return
+        try:
+            self.pending = self.pending[os.write(self.fd, self.pending[:CHUNK]) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone
+            self.pending = b""
+            if not self.streams.tty:
+                self.close()
+        if not self.pending:
+            if self._ending:
+                self.close()
+            self.streams.input_taken()
+        self.arm()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self.streams.forget(self.fd)
+            fd, self.fd = self.fd, -1
+            self.pending = b""
+            os.close(fd)
+
+
+class _Client:
+    """Somebody who has attached. `wanted` are the letters of what is sent to him, `pending` what he has not taken yet;
+    `has_input`: he is who types.
+    """
+
+    def __init__(self, streams: Streams, fd: int) -> None:
+        self.streams, self.fd = streams, fd
+        self._socket = _socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self.wanted: tuple[bytes, ...] = ()
+        self.has_input = False
+        self.pending: list[bytes] = []
+        self.size = b""
+
+    def arm(self) -> None:
+        watch = self.streams.watch
+        if watch is None or self.fd < 0:
+            return
+        mask = (POLLIN if self.streams.takes_input else 0) | (POLLOUT if self.pending else 0)
+        if mask:
+            watch.set(self.fd, mask, self._on_events)
+        else:  # if it has hung up, that is heard when its turn comes
+            watch.drop(self.fd)
+
+    def _on_events(self, events: int) -> None:
+        if self.pending and events & POLLOUT:
+            self.flush()
+        if events & ~POLLOUT and self.fd >= 0:
+            self.hear(events)
+
+    def hear(self, _events: int) -> None:
+        """What it says, as long as the container takes what it types."""
+        while self.fd >= 0 and self.streams.takes_input:
+            try:
+                packet = self._socket.recv(_LONGEST)
+            except BlockingIOError:
+                return self.arm()
+            except OSError:
+                packet = b""
+            if not packet:
+                self.streams.gone(self)
+                return None
+            try:
+                self._said(packet[:1], packet[1:])
+            except (InvalidInput, ValueError, AttributeError):  # one that speaks nonsense is not served
+                self.streams.gone(self)
+                return None
+        return self.arm()
+
+    def _said(self, word: bytes, rest: bytes) -> None:
+        if word == b"h":
+            asked = decode(rest, "hello")
+            letters = {"stdout": b"o", "stderr": b"e"}
+            self.wanted = tuple(letter for name, letter in letters.items() if asked.get(name))
+            self.has_input = bool(asked.get("stdin"))
+            self.send(b"h")
+        elif word == b"r":
+            SIZE.unpack(rest)
+            self.size = rest
+            self.resize()
+        elif word == b"i" and self.has_input:
+            self.streams.typed(rest)
+        elif word == b"c" and self.has_input:
+            self.has_input = False
+            self.streams.input_ended()
+        elif word == b"s" and len(rest) == 1 and self.streams.deliver is not None:
+            self.streams.deliver(rest[0])
+
+    def resize(self) -> None:
+        if self.size and self.streams.pty >= 0:
+            rows, columns = SIZE.unpack(self.size)
+            try:
+                fcntl.ioctl(self.streams.pty, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            except OSError:
+                pass  # hung up
+
+    def send(self, packet: bytes) -> None:
+        self.pending.append(packet)
+        if len(self.pending) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what can be sent now."""
+        if self.fd < 0:
+            return
+        waited = bool(self.pending)
+        while self.pending:
+            try:
+                self._socket.send(self.pending[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.streams.gone(self)
+                return
+            del self.pending[0]
+        self.arm()
+        if waited and not self.pending:
+            self.streams.client_took()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self.streams.forget(self.fd)
+            self.fd = -1
+            self.pending.clear()
+            self._socket.close()
+
+
+def _flush_apart(client: _Client) -> None:
+    """Forked twice: it is nobody's child, and has nothing but the socket."""
+    try:
+        child = os.fork()
+    except OSError:
+        return  # no more processes: then what is on its way to a slow client ends early
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        if os.fork():
+            return
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2 and number != client.fd:
+                try:
+                    os.close(number)
+                except OSError:
+                    pass
+        client._socket.setblocking(True)
+        for packet in client.pending:
+            client._socket.send(packet)
+    except OSError:
+        pass
+    finally:
+        os._exit(0)

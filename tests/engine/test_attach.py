@@ -1,0 +1,442 @@
+"""Being attached to containers of a supervisor: nothing is lost or reordered, and it feels as if it were here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.errors import Conflict
+from support.leaks import Leaks
+from support.small_images import small_image
+from support.terminal import Terminal, lamina
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    small_image(store_root)
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def said(container: Container) -> bytes:
+    return b"".join(entry.data for entry in container.logs())
+
+
+def supervisor_of(container: Container) -> int:
+    state = container._home.read("state")
+    assert state is not None
+    return int(state["supervisor"]["pid"])
+
+
+@contextlib.contextmanager
+def command(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A `lamina` that runs meanwhile."""
+    process = subprocess.Popen(
+        lamina(*words),
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout, process.stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    file.close()
+
+
+# -- start -a, and run through a supervisor
+
+
+def test_nothing_of_the_beginning_is_missed(engine: Engine, lamina: Command) -> None:
+    for number in range(10):
+        made = engine.create("tiny", ["sh", "-c", "echo out; echo err >&2; exit 7"], name=f"box{number}")
+        done = lamina("start", "-a", made.name)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+        assert made.exit_code == 7
+
+
+def test_input_and_its_end_are_the_containers(engine: Engine, lamina: Command) -> None:
+    engine.create("tiny", ["sh", "-c", "cat; echo end"], name="box", interactive=True, stdin_once=True)
+    for text in ("hello\n", "", "x" * 300_000):
+        done = lamina("start", "-ai", "box", input=text)
+        assert (done.returncode, done.stdout) == (0, text + "end\n"), done.stderr
+
+
+def test_without_i_there_is_no_input(engine: Engine, lamina: Command) -> None:
+    engine.create("tiny", ["cat"], name="box")
+    assert lamina("start", "-ai", "box", input="hello").stdout == ""
+
+
+def test_one_at_a_time(engine: Engine, lamina: Command) -> None:
+    for name in ("one", "two"):
+        engine.create("tiny", ["true"], name=name)
+    done = lamina("start", "-a", "one", "two")
+    assert (done.returncode, "one container only" in done.stderr) == (125, True)
+
+
+def test_what_cannot_be_started_is_said(engine: Engine, lamina: Command) -> None:
+    engine.create("tiny", ["nosuch"], name="box")
+    done = lamina("start", "-a", "box")
+    assert (done.returncode, "nosuch" in done.stderr) == (127, True)
+
+
+def test_a_container_that_is_removed_at_its_end_is_gone_when_the_command_is(engine: Engine) -> None:
+    for _ in range(3):
+        with Terminal(
+            lamina("run", "-t", "--rm", "--name", "box", "tiny", "sh", "-c", "echo hi; exit 3")
+        ) as terminal:
+            terminal.expect("hi\r+\n")
+            assert terminal.wait() == 3
+        assert engine.containers(all=True) == []
+
+
+# -- attach
+
+
+def test_several_see_the_same_and_type_into_the_same(engine: Engine) -> None:
+    box = engine.start("tiny", ["cat"], name="box", interactive=True)
+    with command("attach", "box") as one, command("attach", "box") as two:
+        seen: dict[int, bytes] = {0: b"", 1: b""}
+
+        def read(number: int, process: subprocess.Popen[bytes]) -> None:
+            assert process.stdout is not None
+            while data := os.read(process.stdout.fileno(), 4096):
+                seen[number] += data
+
+        readers = [threading.Thread(target=read, args=pair) for pair in enumerate((one, two))]
+        for reader in readers:
+            reader.start()
+        assert one.stdin is not None and two.stdin is not None
+        # which of them is attached when cannot be seen from outside: until each has seen something
+        until(lambda: _typed(one, b"ping\n") and all(seen.values()))
+        for number, process in enumerate((one, two)):
+            _typed(process, b"from %d\n" % number)
+            until(lambda: _all_saw(seen, b"from %d\n" % number))  # noqa: B023
+        two.terminate()  # handed on: it ends the container, and with it both
+        assert one.wait(30) == two.wait(30) == 143
+        for reader in readers:
+            reader.join(30)
+    assert box.exit_code == 143
+
+
+def _all_saw(seen: dict[int, bytes], text: bytes) -> bool:
+    return all(text in one for one in seen.values())
+
+
+def _typed(process: subprocess.Popen[bytes], data: bytes) -> bool:
+    assert process.stdin is not None
+    process.stdin.write(data)
+    process.stdin.flush()
+    time.sleep(0.05)
+    return True
+
+
+def test_the_end_of_a_clients_input_is_not_the_end_for_the_next(engine: Engine, lamina: Command) -> None:
+    box = engine.start(
+        "tiny", ["sh", "-c", "while read line; do echo got $line; done"], interactive=True, name="box"
+    )
+    for word in ("one", "two"):
+        with command("attach", "--sig-proxy=false", "box") as client:
+            assert client.stdin is not None and client.stdout is not None
+            client.stdin.write(f"{word}\n".encode())
+            client.stdin.close()
+            assert client.stdout.readline() == f"got {word}\n".encode()
+            client.terminate()
+            assert client.wait(30) == -signal.SIGTERM
+    assert box.state == "running"
+
+
+def test_no_stdin(engine: Engine) -> None:
+    box = engine.start("tiny", ["cat"], name="box", interactive=True)
+    with command("attach", "--no-stdin", "box") as client:
+        _typed(client, b"hello\n")
+        time.sleep(0.3)
+        assert said(box) == b""
+
+
+@pytest.mark.parametrize(("proxy", "ends"), [("true", True), ("false", False)])
+def test_signals_are_the_containers_or_ours(engine: Engine, proxy: str, ends: bool) -> None:
+    script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    box = engine.create("tiny", ["sh", "-c", script], name="box")
+    with command("start", "-a", f"--sig-proxy={proxy}", "box") as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        client.terminate()
+        assert client.wait(30) == (9 if ends else -signal.SIGTERM)
+    assert box.is_alive is not ends
+
+
+def test_a_default_action_that_process_1_is_spared_is_carried_out(engine: Engine) -> None:
+    box = engine.create("tiny", ["sh", "-c", "echo ready; exec sleep 600"], name="box")
+    with command("start", "-a", "box") as client:
+        assert client.stdout is not None
+        client.stdout.readline()
+        client.send_signal(signal.SIGINT)
+        assert client.wait(30) == 130
+    assert box.exit_code == 130
+
+
+def test_who_reads_no_more_leaves_and_the_container_goes_on(engine: Engine) -> None:
+    box = engine.start("tiny", ["sh", "-c", "while :; do echo line; sleep 0.05; done"], name="box")
+    with command("attach", "box") as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"line\n"
+        client.stdout.close()
+        assert client.wait(30) == 141
+    assert box.state == "running"
+
+
+def test_a_client_that_does_not_read_holds_the_container_back_and_loses_nothing(engine: Engine) -> None:
+    box = engine.create("tiny", ["sh", "-c", "seq 200000; echo end"], name="box")
+    with command("start", "-a", "box") as client:
+        until(lambda: len(said(box)) > 200_000)  # more than all pipes on the way hold
+        held = len(said(box))
+        time.sleep(0.2)
+        assert box.state == "running"
+        assert len(said(box)) < 1_000_000, held
+        assert client.stdout is not None
+        text = client.stdout.read()
+        assert client.wait(30) == 0
+    assert text == b"".join(b"%d\n" % n for n in range(1, 200001)) + b"end\n"
+    assert said(box) == text
+
+
+def test_a_client_that_is_stopped_does_not_keep_the_end_from_being_noted(engine: Engine) -> None:
+    box = engine.create("tiny", ["sh", "-c", "seq 60000"], name="box")
+    with command("start", "-a", "box") as client:
+        until(lambda: box.state == "running")
+        client.send_signal(signal.SIGSTOP)
+        box.kill()
+        assert box.wait() == 137
+        until(lambda: box.state == "exited")
+        client.send_signal(signal.SIGCONT)
+        assert client.stdout is not None
+        text = client.stdout.read()
+        assert client.wait(30) == 137
+    assert text == said(box)
+
+
+def test_states_that_cannot_be_attached_to(engine: Engine, lamina: Command) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    with pytest.raises(Conflict, match="not running"):
+        box.attach()
+    engine.run("tiny", ["true"], name="foreground")
+    done = lamina("attach", "foreground")
+    assert (done.returncode, "not running" in done.stderr) == (125, True)
+    assert lamina("attach", "none").returncode == 125
+    assert lamina("attach", "--detach-keys", "nonsense", "box").returncode == 125
+
+
+def test_a_container_in_a_directory_with_a_long_name(
+    tmp_path: Path, untouched_host: Leaks, lamina: Command
+) -> None:
+    """Longer than a socket's path may be (unix(7))."""
+    root = tmp_path / ("d" * 120)
+    small_image(root)
+    box = Engine(root).create("tiny", ["echo", "hi"], name="box")
+    assert lamina("--root", root, "start", "-a", "box").stdout == "hi\n"
+    box.remove(force=True)
+
+
+# -- terminals
+
+
+def test_a_terminal_feels_local(engine: Engine) -> None:
+    with Terminal(lamina("run", "-it", "--name", "box", "tiny", "sh"), size=(31, 97)) as terminal:
+        before = terminal.settings()
+        terminal.expect("# ")
+        terminal.type("stty size; tty; echo $TERM\n")
+        terminal.expect("31 97\r\n/dev/pts/\\d+\r\nxterm\r\n")
+        assert terminal.settings() != before
+        terminal.resize(20, 40)
+        terminal.type("stty size\n")
+        terminal.expect("20 40\r\n")
+        terminal.type("sh -c 'echo go; exec sleep 600'\n")
+        terminal.expect("600'\r\ngo\r\n")
+        terminal.type("\x03")
+        terminal.type("echo $?\n")
+        terminal.expect("130\r\n")
+        terminal.type("sh -c 'echo go; exec sleep 600'\n")
+        terminal.expect("600'\r\ngo\r\n")
+        terminal.type("\x1a")
+        terminal.expect("Stopped")
+        terminal.type("fg\n")
+        terminal.expect("fg\r\n.*sleep 600.*\r\n")
+        terminal.type("\x03")
+        terminal.expect("# ")
+        terminal.type("exit 5\n")
+        assert terminal.wait() == 5
+        assert terminal.settings() == before
+    assert engine.container("box").exit_code == 5
+
+
+RAW = """
+import os, sys, termios, tty
+tty.setraw(0)
+os.write(1, b"ready")
+while (key := os.read(0, 1)) != b"q":
+    os.write(1, b"<%d>" % key[0])
+"""
+
+
+def test_a_program_in_raw_mode_gets_every_key(engine: Engine) -> None:
+    keys = bytes(number for number in range(1, 128) if number not in (0x10, 0x11, ord("q")))
+    words = ("run", "-it", "--rm", "host", sys.executable, "-I", "-S", "-c", RAW)
+    with Terminal(lamina(*words)) as terminal:
+        terminal.expect("ready")
+        terminal.type(keys.decode())
+        terminal.expect("".join(f"<{key}>" for key in keys))
+        terminal.type("q")
+        assert terminal.wait() == 0
+
+
+def test_its_size_is_there_before_its_first_instruction(engine: Engine) -> None:
+    for _ in range(5):
+        with Terminal(
+            lamina("run", "-t", "--rm", "tiny", "sh", "-c", "stty size"), size=(33, 44)
+        ) as terminal:
+            assert terminal.wait() == 0
+            assert terminal.output.strip() == "33 44"
+
+
+@pytest.mark.parametrize(("keys", "typed"), [(None, "\x10\x11"), ("ctrl-x,y", "\x18y"), ("Z", "Z")])
+def test_detach_and_attach_again(engine: Engine, keys: str | None, typed: str) -> None:
+    more = [] if keys is None else ["--detach-keys", keys]
+    script = "echo ready; while read line; do echo got $line; done"
+    with Terminal(lamina("run", "-it", *more, "--name", "box", "tiny", "sh", "-c", script)) as terminal:
+        before = terminal.settings()
+        terminal.expect("ready\r\n")
+        terminal.type("one\n")
+        terminal.expect("got one\r\n")
+        for key in typed:
+            terminal.type(key)
+            time.sleep(0.05)
+        assert terminal.wait() == 0
+        assert terminal.settings() == before
+    box = engine.container("box")
+    assert box.state == "running"
+    with Terminal(lamina("attach", *more, "box")) as terminal:
+        until(lambda: not terminal.settings()[3] & 0o10)  # raw: no ECHO of ours any more
+        terminal.type("two\n")
+        terminal.expect("got two\r\n")
+        terminal.type(typed)
+        assert terminal.wait() == 0
+    assert box.state == "running"
+
+
+def test_a_terminal_that_is_closed_leaves_the_container(engine: Engine) -> None:
+    with Terminal(lamina("run", "-it", "--name", "box", "tiny", "sh")) as terminal:
+        terminal.expect("# ")
+        os.kill(terminal.pid, signal.SIGHUP)
+        assert terminal.wait() == 128 + signal.SIGHUP
+    assert engine.container("box").state == "running"
+
+
+def test_a_client_that_is_killed_leaves_the_container(engine: Engine) -> None:
+    with Terminal(lamina("run", "-it", "--name", "box", "tiny", "sh")) as terminal:
+        terminal.expect("# ")
+        os.kill(terminal.pid, signal.SIGKILL)
+        terminal.wait()
+    assert engine.container("box").state == "running"
+
+
+# -- a supervisor that is killed
+
+
+def test_who_adopts_goes_on_with_the_log_and_with_those_who_attach(engine: Engine) -> None:
+    script = "while read line; do echo got $line; done"
+    box = engine.start("tiny", ["sh", "-c", script], name="box", interactive=True)
+    for word in ("one", "two", "three"):
+        with command("attach", "--sig-proxy=false", "box") as client:
+            assert client.stdin is not None and client.stdout is not None
+            _typed(client, f"{word}\n".encode())
+            assert client.stdout.readline() == f"got {word}\n".encode()
+            os.kill(supervisor_of(box), signal.SIGKILL)
+            assert client.wait(30) == 125
+            assert client.stderr is not None
+            assert b"what looked after it was killed; it runs on" in client.stderr.read()
+        engine.containers()
+    assert said(box) == b"got one\ngot two\ngot three\n"
+    box.kill()
+    assert box.wait() == 137
+
+
+def test_what_is_written_while_nobody_is_there_is_kept(engine: Engine, tmp_path: Path) -> None:
+    """In the fifo, until somebody adopts it."""
+    script = (
+        f"for n in $(seq 300); do echo $n; done; until [ -e {tmp_path}/one ]; do sleep 0.02; done; echo more;"
+        f" touch {tmp_path}/two; until [ -e {tmp_path}/three ]; do sleep 0.02; done; echo end"
+    )
+    box = engine.create("tiny", ["sh", "-c", script], name="box", volumes=[f"{tmp_path}:{tmp_path}"])
+    box.start()
+    until(lambda: said(box).endswith(b"\n300\n"))
+    os.kill(supervisor_of(box), signal.SIGKILL)
+    (tmp_path / "one").touch()
+    until((tmp_path / "two").exists)
+    assert not said(box).endswith(b"more\n")
+    engine.containers(all=True)  # which adopts it
+    (tmp_path / "three").touch()
+    until(lambda: box.state == "exited")
+    assert said(box) == b"".join(b"%d\n" % n for n in range(1, 301)) + b"more\nend\n"
+
+
+# -- how much there ever is
+
+
+@pytest.mark.parametrize("megabytes", [pytest.param(1024, marks=pytest.mark.slow), 64])
+def test_a_gigabyte_through_both_ways(engine: Engine, megabytes: int) -> None:
+    """What goes in comes out, to the byte, with a log that is rotated on the way."""
+    engine.create(
+        "tiny", ["cat"], name="box", interactive=True, stdin_once=True, log_opt=["max-size=1m", "max-file=2"]
+    )
+    block = os.urandom(1 << 20)
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    with command("start", "-ai", "box", stderr=subprocess.DEVNULL) as client:
+        assert client.stdin is not None and client.stdout is not None
+        count = 0
+
+        def feed() -> None:
+            assert client.stdin is not None
+            for number in range(megabytes):
+                piece = number.to_bytes(8, "little") + block[8:]
+                sent.update(piece)
+                client.stdin.write(piece)
+            client.stdin.close()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        while data := client.stdout.read1(1 << 20):  # type: ignore[attr-defined]
+            received.update(data)
+            count += len(data)
+        feeder.join(60)
+        assert client.wait(60) == 0
+    assert count == megabytes << 20
+    assert received.digest() == sent.digest()

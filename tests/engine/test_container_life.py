@@ -1,0 +1,387 @@
+"""Containers that live by themselves: made, started, stopped, started again, waited for, renamed and removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.errors import CommandNotFound, Conflict, InvalidInput, NotFound
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def said(container: Container) -> bytes:
+    return b"".join(entry.data for entry in container.logs())
+
+
+def pid_of(container: Container) -> int:
+    return int(container.inspect()["State"]["Pid"])
+
+
+def test_a_container_lives_from_its_creation_to_its_removal(engine: Engine) -> None:
+    made = engine.create("host", ["sh", "-c", "echo begun; exec sleep 1000"], name="box")
+    assert (made.state, made.exit_code, engine.containers()) == ("created", None, [])
+    made.start()
+    until(lambda: said(made) == b"begun\n")
+    assert (made.state, made.exit_code) == ("running", None)
+    assert [one.name for one in engine.containers()] == ["box"]
+    made.stop()
+    assert (made.state, made.exit_code) == ("exited", 128 + signal.SIGTERM)
+    made.start()
+    until(lambda: said(made) == b"begun\nbegun\n")
+    made.kill()
+    assert (made.state, made.exit_code) == ("exited", 128 + signal.SIGKILL)
+    made.remove()
+    with pytest.raises(NotFound):
+        engine.container("box")
+
+
+def test_what_it_wrote_is_there_at_the_next_start(engine: Engine, tmp_path: Path) -> None:
+    script = "test -e mark && echo again; echo x >mark; mkdir -p d; rm -rf d; mkdir d"
+    box = engine.start("host", ["sh", "-c", script], workdir=str(tmp_path))
+    for _ in range(3):
+        assert box.wait() == 0
+        until(lambda: box.state == "exited")
+        box.start()
+    box.wait()
+    assert said(box) == b"again\n" * 3
+    assert {os.fsdecode(change.path) for change in box.changes()} >= {f"{tmp_path}/mark"}
+
+
+def test_its_standard_streams_keep_their_names(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "echo out; echo err >&2; cat; exit 3"])
+    assert box.wait() == 3
+    until(lambda: box.state == "exited")
+    assert {(entry.stream, entry.data) for entry in box.logs()} == {
+        ("stdout", b"out\n"),
+        ("stderr", b"err\n"),
+    }
+
+
+def test_it_starts_in_the_directory_where_it_was_made(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    box = engine.create("host", ["pwd"])
+    monkeypatch.chdir("/")
+    box.start()
+    box.wait()
+    assert said(box) == f"{tmp_path}\n".encode()
+
+
+def test_a_command_that_is_not_there_leaves_a_container_that_never_ran(engine: Engine) -> None:
+    with pytest.raises(CommandNotFound, match="no-such-command") as raised:
+        engine.start("host", ["no-such-command"], name="box")
+    assert raised.value.exit_code == 127
+    box = engine.container("box")
+    assert (box.state, box.exit_code) == ("created", 127)
+    assert "no-such-command" in box.failure
+    box.remove()
+
+
+def test_a_container_to_be_removed_at_its_end_is_removed(engine: Engine, store_root: Path) -> None:
+    box = engine.start("host", ["sleep", "1000"], rm=True, name="box")
+    waited: list[int] = []
+    waiter = threading.Thread(target=lambda: waited.append(box.wait()))
+    waiter.start()
+    box.stop()
+    waiter.join(20)
+    assert waited == [143]
+    for place in ("containers", "names", "running", "tmp"):
+        until(lambda place=place: not list((store_root / place).iterdir()))  # type: ignore[misc]
+    with pytest.raises(CommandNotFound):
+        engine.start("host", ["no-such-command"], rm=True, name="box")
+    assert engine.containers(all=True) == []
+
+
+def test_starting_what_runs_and_stopping_what_does_not_is_no_error(engine: Engine) -> None:
+    box = engine.create("host", ["sleep", "1000"])
+    box.stop()
+    assert (box.state, box.wait()) == ("created", 0)
+    box.start()
+    pid = pid_of(box)
+    box.start()
+    assert pid_of(box) == pid
+    box.stop()
+    box.stop()
+    with pytest.raises(Conflict, match="not running"):
+        box.kill()
+
+
+def test_one_that_ignores_the_stop_signal_is_killed_after_its_time(engine: Engine) -> None:
+    script = "trap '' TERM; echo ready; while :; do sleep 1; done"
+    box = engine.start("host", ["sh", "-c", script], stop_timeout=1)
+    until(lambda: said(box) == b"ready\n")
+    box.stop()
+    assert box.exit_code == 137
+
+
+def test_the_stop_signal_is_the_containers_own(engine: Engine) -> None:
+    script = "trap 'echo told; exit 5' USR1; trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done"
+    box = engine.start("host", ["sh", "-c", script], stop_signal="SIGUSR1")
+    until(lambda: said(box) == b"ready\n")
+    box.stop()
+    assert box.exit_code == 5
+    box.start()
+    until(lambda: said(box).count(b"ready\n") == 2)
+    box.stop(signal="TERM")
+    assert box.exit_code == 6
+
+
+def test_a_signal_reaches_the_command(engine: Engine) -> None:
+    script = "trap 'echo hup' HUP; echo ready; while :; do sleep 0.1; done"
+    box = engine.start("host", ["sh", "-c", script])
+    until(lambda: said(box) == b"ready\n")
+    box.kill("HUP")
+    until(lambda: said(box) == b"ready\nhup\n")
+    assert box.state == "running"
+    with pytest.raises(InvalidInput, match="no signal 'NONSENSE'"):
+        box.kill("NONSENSE")
+
+
+def test_another_name_is_the_only_one(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], name="old")
+    other = engine.create("host", ["true"], name="taken")
+    with pytest.raises(Conflict, match="name taken: taken by"):
+        box.rename("taken")
+    assert engine.container("taken").id == other.id
+    box.rename("new")
+    assert (box.name, engine.container("new").id) == ("new", box.id)
+    with pytest.raises(NotFound):
+        engine.container("old")
+    engine.create("host", ["true"], name="old")
+    box.stop()
+    box.start()
+    assert engine.container("new").state == "running"
+    box.remove(force=True)
+    engine.create("host", ["true"], name="new")
+
+
+def test_removing_one_that_runs_takes_force(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    with pytest.raises(Conflict, match="running"):
+        box.remove()
+    box.remove(force=True)
+    assert engine.containers(all=True) == []
+
+
+def test_it_outlives_its_maker(engine: Engine, lamina: Callable[..., object]) -> None:
+    assert lamina("run", "-d", "--name", "box", "host", "sleep", "1000").returncode == 0  # type: ignore[attr-defined]
+    box = engine.container("box")
+    state = box.inspect()["State"]
+    assert state["Status"] == "running"
+    supervisor = int(Path(f"/proc/{state['Pid']}/status").read_text().partition("PPid:\t")[2].split()[0])
+    # alone: a session of its own, nowhere, without anything of the command that made it
+    assert os.getsid(supervisor) == supervisor or os.getpgid(supervisor) == os.getsid(supervisor)
+    assert os.readlink(f"/proc/{supervisor}/cwd") == "/"
+    for number in (0, 1, 2):
+        assert os.readlink(f"/proc/{supervisor}/fd/{number}") == "/dev/null"
+
+
+def test_one_that_was_run_in_the_foreground_is_started_like_others(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = engine.run("host", ["sh", "-c", "pwd; echo x >>mark; cat mark"], name="box", capture_output=True)
+    assert done.stdout == f"{tmp_path}\nx\n".encode()
+    monkeypatch.chdir("/")
+    box = engine.container("box")
+    box.start()
+    assert box.wait() == 0
+    until(lambda: box.state == "exited")
+    assert said(box) == f"{tmp_path}\nx\n{tmp_path}\nx\nx\n".encode()
+
+
+def test_an_entrypoint_is_not_put_before_itself(engine: Engine) -> None:
+    box = engine.create("host", ["b", "c"], entrypoint=["echo", "a"])
+    for _ in range(2):
+        box.start()
+        box.wait()
+        until(lambda: box.state == "exited")
+    assert said(box) == b"a b c\n" * 2
+
+
+def test_restarting_one_that_is_to_be_removed_does_not_remove_it(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], rm=True)
+    pid = pid_of(box)
+    box.restart()
+    assert box.state == "running"
+    assert pid_of(box) != pid
+    box.stop()
+    until(lambda: engine.containers(all=True) == [])
+
+
+def test_it_runs_no_longer_than_it_may(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], timeout=0.3)
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"] is True
+
+
+def test_one_that_fails_is_started_again_as_often_as_was_asked(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "echo x; exit 3"], restart="on-failure:2")
+    until(lambda: said(box) == b"x\n" * 3)
+    until(lambda: box.state == "exited")
+    assert (box.restarts, box.exit_code) == (2, 3)
+    assert box.inspect()["RestartCount"] == 2
+    box.start()
+    until(lambda: said(box) == b"x\n" * 6)
+
+
+def test_one_that_succeeds_is_not_started_again_after_failures_only(engine: Engine) -> None:
+    box = engine.start("host", ["true"], restart="on-failure")
+    assert box.wait() == 0
+    until(lambda: box.state == "exited")
+    assert box.restarts == 0
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped"])
+def test_what_is_stopped_stays_stopped(engine: Engine, policy: str) -> None:
+    box = engine.start("host", ["sh", "-c", "echo x; exit 0"], restart=policy)
+    until(lambda: box.restarts >= 2)
+    box.stop()
+    assert box.state == "exited"
+    written = said(box)
+    time.sleep(0.5)
+    assert (box.state, said(box)) == ("exited", written)
+    assert not box._home.is_looked_after()
+
+
+def test_stopping_at_any_moment_of_a_loop_of_restarts(engine: Engine) -> None:
+    for delay in (0, 0.01, 0.03, 0.06, 0.1):
+        box = engine.start("host", ["sh", "-c", "echo x; sleep 0.02; exit 1"], restart="always")
+        time.sleep(delay)
+        box.stop()
+        assert box.state == "exited"
+        box.remove()
+
+
+def test_one_that_is_killed_by_hand_is_not_started_again(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    box.kill()
+    assert (box.state, box.exit_code) == ("exited", 137)
+
+
+def test_one_that_is_killed_otherwise_is_started_again(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    pid = pid_of(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: box.state == "running" and pid_of(box) not in (0, pid))
+    assert box.restarts == 1
+
+
+def test_a_start_again_that_fails_counts_as_an_end(engine: Engine, tmp_path: Path) -> None:
+    """The command removes itself: what is there at the first start is not at the second."""
+    script = tmp_path / "once"
+    script.write_text('#!/bin/sh\nrm "$0"\nexit 1\n')
+    script.chmod(0o755)
+    box = engine.start("host", [str(script)], restart="on-failure:2")
+    until(lambda: box.state == "exited")
+    assert (box.exit_code, box.restarts) == (127, 2)
+    assert "No such file" in box.inspect()["State"]["Error"]
+
+
+@pytest.mark.cgroup_v1("memory")
+def test_a_kill_for_want_of_memory_is_told_apart(engine: Engine) -> None:
+    grow = "import time\nx = []\nwhile True: x.append(bytearray(1 << 20))"
+    box = engine.start("host", ["python3", "-c", grow], memory="24m")
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["OOMKilled"] is True
+    other = engine.start("host", ["sleep", "1000"], memory="24m")
+    other.kill()
+    assert other.inspect()["State"]["OOMKilled"] is False
+
+
+def test_a_supervisor_inherits_no_descriptor(engine: Engine) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        box = engine.start("host", ["sleep", "1000"])
+        os.close(writer)
+        writer = -1
+        assert os.read(reader, 1) == b"", "nobody else has the other end"
+        assert box.state == "running"
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+def test_several_threads_start_at_once(engine: Engine, store_root: Path) -> None:
+    errors: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            for _ in range(2):
+                Engine(store_root).start("host", ["sleep", "1000"])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert len(engine.containers()) == 12
+
+
+IGNORING = """if True:
+    import os, signal, sys
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.execv(sys.executable, [sys.executable, "-m", "lamina", *sys.argv[1:]])
+"""
+
+
+def test_a_caller_that_ignores_the_end_of_children_is_no_hindrance(engine: Engine) -> None:
+    words = ["run", "-d", "--name", "box", "host", "sh", "-c", "exit 3"]
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORING, *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert engine.container("box").wait() == 3
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert engine.start("host", ["sh", "-c", "exit 4"]).wait() == 4
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_signals_that_the_caller_ignores_or_blocks_are_as_usual_inside(engine: Engine) -> None:
+    handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        box = engine.start("host", ["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGUSR2, handler)
+    box.wait()
+    lines = said(box).decode().split()
+    assert lines[1::2] == ["0" * 16, "0" * 16]

@@ -1,0 +1,250 @@
+"""A supervisor with nothing to do sleeps in a program of a page; nobody can tell but by its size."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.document import encode
+from lamina.engine import idling
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+
+PROGRAM = "lamina-idle"
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """Whose supervisors fall asleep at once."""
+    monkeypatch.setenv(idling.VARIABLE, "0.05")
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def supervisor_of(container: Container) -> int:
+    state = container._home.read("state")
+    assert state is not None
+    return int(state["supervisor"]["pid"])
+
+
+def program_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def asleep(container: Container) -> bool:
+    return program_of(supervisor_of(container)) == PROGRAM
+
+
+def said(container: Container) -> bytes:
+    return b"".join(entry.data for entry in container.logs())
+
+
+def pid_of(container: Container) -> int:
+    return int(container.inspect()["State"]["Pid"])
+
+
+def test_it_is_the_same_process_and_a_small_one(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"])
+    pid = supervisor_of(box)
+    until(lambda: asleep(box))
+    assert (box.state, supervisor_of(box)) == ("running", pid)
+    assert box._home.is_looked_after()
+    status = Path(f"/proc/{pid_of(box)}/status").read_text()
+    assert f"PPid:\t{pid}\n" in status
+    sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    assert int(sizes.partition("Pss:")[2].split()[0]) < 100, "kilobytes"
+
+
+def test_it_holds_nothing_that_it_does_not_need(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"])
+    until(lambda: asleep(box))
+    place = Path(f"/proc/{supervisor_of(box)}/fd")
+    held = sorted(os.readlink(link) for link in place.iterdir())
+    own = os.fsdecode(box._home.path)
+    kinds = [link.replace(own, "").partition(":")[0] for link in held]
+    assert sorted(kinds) == sorted(
+        ["/dev/null"] * 3 + ["/lock", "/out", "/err", "socket", "anon_inode", "anon_inode"]
+    )
+
+
+def test_whatever_it_writes_is_logged_however_often_that_wakes_it(engine: Engine) -> None:
+    script = "i=0; while [ $i -lt 12 ]; do echo $i; i=$((i+1)); sleep 0.2; done; seq 1000; exit 4"
+    box = engine.start("host", ["sh", "-c", script])
+    slept = 0
+    while box.state == "running":
+        slept += asleep(box)
+        time.sleep(0.02)
+    assert box.exit_code == 4
+    assert slept
+    expected = [*map(str, range(12)), *map(str, range(1, 1001))]
+    assert said(box).decode().split() == expected
+
+
+def test_it_wakes_for_every_verb(engine: Engine) -> None:
+    script = "trap 'echo hup' HUP; trap 'exit 7' TERM; echo on; while :; do sleep 1000 & wait; done"
+    box = engine.start("host", ["sh", "-c", script])
+    until(lambda: asleep(box))
+    box.kill("HUP")
+    until(lambda: said(box) == b"on\nhup\n")
+    until(lambda: asleep(box))
+    box.stop()
+    assert (box.state, box.exit_code) == ("exited", 7)
+    box.start()
+    until(lambda: asleep(box))
+    box.restart()
+    until(lambda: asleep(box))
+    box.kill()
+    assert box.exit_code == 137
+    box.start()
+    until(lambda: asleep(box))
+    box.remove(force=True)
+
+
+def test_it_wakes_when_the_command_ends(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "sleep 0.7; exit 9"])
+    until(lambda: asleep(box))
+    assert box.wait() == 9
+    until(lambda: box.state == "exited")
+    assert box.exit_code == 9
+
+
+def test_it_starts_it_again_when_it_ends(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], restart="always")
+    for count in (1, 2, 3):
+        until(lambda: asleep(box))
+        pid = pid_of(box)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda count=count, pid=pid: box.restarts == count and pid_of(box) not in (0, pid))  # type: ignore[misc]
+    box.stop()
+    assert box.state == "exited"
+
+
+def test_its_time_runs_while_it_sleeps(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], timeout=1.5)
+    until(lambda: asleep(box))
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"] is True
+
+
+def test_killed_in_its_sleep_it_is_replaced(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"])
+    for _ in range(2):  # the second one has adopted the container
+        until(lambda: asleep(box))
+        pid = supervisor_of(box)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: program_of(pid) == "")  # type: ignore[misc]
+        assert [one.id for one in engine.containers()] == [box.id]
+        until(lambda pid=pid: supervisor_of(box) != pid)  # type: ignore[misc]
+    until(lambda: asleep(box))
+    box.stop()
+    assert (box.state, box.exit_code) == ("exited", 143)
+
+
+def test_the_owner_of_a_container_that_sleeps_ends(engine: Engine, store_root: Path) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as owner:
+        box = engine.create("host", ["sleep", "1000"], lifetime="owner", owner=owner.pid)
+        box.start()
+        until(lambda: asleep(box))
+        owner.kill()
+    until(lambda: not list((store_root / "containers").iterdir()))
+
+
+def test_somebody_attaches_while_it_sleeps(engine: Engine, store_root: Path) -> None:
+    box = engine.start(
+        "host", ["sh", "-c", "while read line; do echo got $line; done; echo end"], interactive=True
+    )
+    until(lambda: asleep(box))
+    for text in ("one", "two"):
+        command = [sys.executable, "-m", "lamina", "attach", "--detach-keys", "ctrl-x", box.id]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(f"{text}\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == f"got {text}\n"
+            client.kill()
+        until(lambda: asleep(box))
+    assert said(box) == b"got one\ngot two\n"
+    assert box.state == "running"
+
+
+def test_it_stays_awake_where_that_is_wanted(
+    store_root: Path, untouched_host: Leaks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(idling.VARIABLE, "0")
+    engine = Engine(store_root)
+    box = engine.start("host", ["sleep", "1000"])
+    time.sleep(0.5)
+    assert not asleep(box)
+    box.remove(force=True)
+
+
+def test_who_is_woken_again_and_again_stays_awake_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(idling, "monotonic", lambda: now)
+
+    def after(slept: float, patience: float) -> float:
+        kept = idling.Kept(lock=-1, pidfd=-1, patience=patience, since=now - slept)
+        return idling.awoken(encode(vars(kept))).patience
+
+    assert after(1, 10) == 20
+    assert after(1, 300) == idling.MOST
+    assert after(1000, 300) == idling.AFTER
+
+
+@pytest.mark.parametrize("words", [[], ["3"], ["3", "-1"]])
+def test_the_program_does_nothing_without_all_of_its_words(words: list[str]) -> None:
+    assert subprocess.run([idling.PROGRAM, *words], check=False).returncode == 125
+
+
+def test_the_program_goes_on_when_time_is_over_or_something_is_said_or_a_signal_is_there() -> None:
+    reader, writer = os.pipe()
+    went_on = ["/bin/sh", "-c", "echo went on"]
+
+    def run(*words: str, before: Callable[[], object] = lambda: None) -> str:
+        done = subprocess.run(
+            [idling.PROGRAM, *words],
+            capture_output=True,
+            text=True,
+            pass_fds=(reader,),
+            preexec_fn=before,
+            timeout=20,
+        )
+        return done.stdout
+
+    try:
+        assert run(str(reader), "10", *went_on) == "went on\n"
+
+        def pending() -> None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        assert run(str(reader), "-1", *went_on, before=pending) == "went on\n"
+        os.write(writer, b"x")
+        assert run(str(reader), "-1", *went_on) == "went on\n"
+        assert run("", "0", "/no/such/program") == ""
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -1,0 +1,155 @@
+"""Containers that live, of an ordinary user: in a user namespace, and often without any control group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.rootless import Rootless
+
+pytestmark = pytest.mark.userns
+
+
+@pytest.fixture
+def user(rootless: Rootless) -> Iterator[Rootless]:
+    yield rootless
+    names = rootless.lamina("ps", "-aq").stdout.split()
+    if names:
+        rootless.lamina("rm", "-f", *names)
+
+
+def ok(user: Rootless, *words: str, **options: Any) -> str:
+    done = user.lamina(*words, **options)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def state(user: Rootless, name: str) -> str:
+    return ok(user, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name).strip()
+
+
+def store(user: Rootless) -> Path:
+    return user.tmp / "data/lamina"
+
+
+def supervisors(user: Rootless) -> list[int]:
+    """Processes that are not in a namespace of their own and have that store's descriptors open."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            links = [os.readlink(link) for link in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        if any(link.startswith(f"{store(user)}/containers/") and link.endswith("/lock") for link in links):
+            found.append(int(entry.name))
+    return found
+
+
+def test_it_lives_from_one_command_to_another(user: Rootless) -> None:
+    script = "echo x >>file; cat file; exec sleep 1000"
+    ok(user, "run", "-d", "--name", "box", "-w", str(user.home), "host", "sh", "-c", script)
+    assert ok(user, "ps", "--format", "{{.Names}} {{.State}}") == "box running\n"
+    until(lambda: ok(user, "logs", "box") == "x\n")
+    ok(user, "stop", "box")
+    assert state(user, "box") == "exited 143"
+    ok(user, "start", "box")
+    until(lambda: ok(user, "logs", "box") == "x\nx\nx\n")
+    assert not (user.home / "file").exists()
+    assert user.lamina("rm", "box").returncode == 1
+    ok(user, "rm", "-f", "box")
+    assert ok(user, "ps", "-aq") == ""
+
+
+def test_it_survives_its_supervisor(user: Rootless) -> None:
+    ok(
+        user,
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "host",
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; echo on; while :; do sleep 0.1; done",
+    )
+    until(lambda: ok(user, "logs", "box") == "on\n")
+    (pid,) = supervisors(user)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not supervisors(user))
+    assert state(user, "box") == "running 0"
+    until(lambda: supervisors(user))
+    assert supervisors(user) != [pid]
+    ok(user, "stop", "box")
+    assert state(user, "box") == "exited 9"
+
+
+def test_a_start_that_was_cut_short_leaves_no_process(user: Rootless) -> None:
+    """Killed when it had started the command and not yet written that down; there may be no control group either."""
+    seconds = str(1000 + os.getpid())  # nobody else sleeps so long
+    ok(user, "create", "--name", "box", "host", "sleep", seconds)
+    steps = store(user) / "steps"
+    ok(user, "create", "--name", "other", "host", "true")
+    ok(user, "start", "other", env={**user.env, "LAMINA_STORE_TRACE": f"log:{steps}"})
+    lines = steps.read_text().splitlines()
+    at = lines.index("start: launched") + 1
+    done = user.lamina("start", "box", env={**user.env, "LAMINA_STORE_TRACE": f"kill:{at}"})
+    assert done.returncode == 1
+    assert sleeping(seconds), "the command runs, and nobody knows"
+    assert state(user, "box") == "created 0"
+    until(lambda: not sleeping(seconds))
+    ok(user, "start", "box")
+    assert state(user, "box") == "running 0"
+
+
+def sleeping(seconds: str) -> list[Path]:
+    return [entry for entry in Path("/proc").iterdir() if command_of(entry) == f"sleep\0{seconds}\0".encode()]
+
+
+def command_of(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+    except OSError:
+        return b""
+
+
+def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
+    ok(
+        user,
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        "box",
+        "host",
+        "sh",
+        "-c",
+        "mkdir /tmp/d; echo x >/tmp/d/f; exit 4",
+    )
+    until(lambda: ok(user, "ps", "-aq") == "")
+    until(lambda: not list((store(user) / "tmp").iterdir()) and not supervisors(user))
+
+
+def test_its_supervisor_sleeps(user: Rootless) -> None:
+    env = {**user.env, "LAMINA_SUPERVISOR_IDLE": "0.1"}
+    ok(user, "run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
+    (pid,) = supervisors(user)
+    until(lambda: ok(user, "logs", "box") == "x\n")
+    until(lambda: Path(f"/proc/{pid}/comm").read_text() == "lamina-idle\n")
+    assert supervisors(user) == [pid]
+    ok(user, "stop", "box")
+    assert state(user, "box") == "exited 143"
