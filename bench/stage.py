@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,7 @@ class Stage:
             "HOME": str(directory),
             "LANG": "C.UTF-8",
             "LAMINA_ROOT": str(self.store),
+            "LAMINA_WARM": "0",  # what is measured as a command is one that starts Python
         }
 
     def _environment(self, venv: Path) -> str:
@@ -71,6 +76,32 @@ class Stage:
     def shell(self, *argv: str) -> Worker:
         """Executes a command line again and again, from a small process as a shell would."""
         return Worker([self.python, str(REPOSITORY / "bench" / "measure.py"), *argv], self.env)
+
+    @contextmanager
+    def warm(self) -> Iterator[Callable[..., Worker]]:
+        """As `shell`, of commands that the warm process does; it is ended afterwards."""
+        environment, others = {**self.env, "LAMINA_WARM": "1"}, self._warm_processes()
+        # in these very surroundings, with a program's command that goes through the worker
+        begin = Worker(
+            [self.python, str(REPOSITORY / "bench/measure.py"), self.lamina, "version"], environment
+        )
+        try:
+            begin.once()
+            end = time.monotonic() + 60
+            while not self._warm_processes() - others:
+                if time.monotonic() > end:
+                    raise SystemExit("bench: no warm process came")
+                time.sleep(0.1)
+            yield lambda *argv: Worker(
+                [self.python, str(REPOSITORY / "bench/measure.py"), *argv], environment
+            )
+        finally:
+            begin.close()
+            for pid in self._warm_processes() - others:
+                os.kill(pid, signal.SIGTERM)
+
+    def _warm_processes(self) -> set[int]:
+        return {int(line.split()[0]) for line in self.run(self.lamina, "system", "warm").splitlines()[2:]}
 
     def peer(self, *argv: str, first: str = "true", last: str = "true") -> Worker:
         """The same for an engine that brings no overlay: one of this machine's root is mounted at `self.root`.

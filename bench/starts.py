@@ -36,6 +36,18 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
     yield Case("lamina run, shell", repeat(stage.shell(*run, "host", "--", "true")), reference, 0.8)
     limited = stage.shell(*run, *OPTIONS, "host", "--", "true")
     yield Case("lamina run, shell, limits", repeat(limited), reference, 0.8)
+    begun = stack.enter_context(stage.warm())
+    yield Case("lamina run, warm process", repeat(begun(*run, "host", "--", "true")), reference, 0.3)
+    yield Case(
+        "lamina run, warm process, limits",
+        repeat(begun(*run, *OPTIONS, "host", "--", "true")),
+        reference,
+        0.3,
+    )
+    stage.run(stage.lamina, "run", "--name", "one", "host", "--", "true")
+    for verb in (("ps", "-a"), ("images",), ("inspect", "one")):
+        yield Case(f"lamina {verb[0]}, shell", repeat(stage.shell(stage.lamina, *verb)), reference)
+        yield Case(f"lamina {verb[0]}, warm process", repeat(begun(stage.lamina, *verb)), reference)
     yield Case("Engine.run, warm", warm("1", "0", "{}"), reference, 0.25)
     yield Case("Engine.run, warm, limits", warm("1", "0", json.dumps(LIMITS)), reference, 0.25)
     yield Case("Engine.run, warm, in 1 GB", warm("1000", "0", "{}"), reference)

@@ -6,6 +6,7 @@ Everything that lives in that namespace is ended with it.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -141,6 +142,21 @@ class House:
                 raise
             return process.returncode, out, err
 
+    def ask(self, *data: bytes, wrap: Sequence[str] = ()) -> bytes:
+        """What the one warm process answers a client in here that speaks for itself, or *data*; in a line."""
+        (name,) = self.sockets()
+        words = [f"/run/lamina/{name.name}", *(text.hex() for text in data)]
+        done = subprocess.run(
+            [*wrap, sys.executable, "-m", "support.warm", *words],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"]},
+            preexec_fn=lambda: self._enter(str(REPOSITORY / "tests")),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE * 2,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
     # -- the warm process
 
     def sockets(self) -> list[Path]:
@@ -194,6 +210,22 @@ def alive(pid: int) -> bool:
         return False
 
 
+def unlike_others() -> str:
+    """Seconds for a sleep that no other test sleeps: about a minute."""
+    return f"60.{random.randrange(10**9):09}"
+
+
+def sleeper(seconds: str) -> int:
+    """The process that sleeps so long, 0 if there is none."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2:] == [seconds.encode(), b""]:
+                return int(pid)
+        except OSError:
+            continue
+    return 0
+
+
 def request(words: Sequence[bytes], variables: Sequence[bytes] = ()) -> bytes:
     """What a client sends that has no descriptor open."""
     strings = b"".join(word + b"\0" for word in (*words, *variables))
@@ -213,5 +245,6 @@ def ask(path: str, data: bytes, timeout: float = PATIENCE) -> bytes:
             return b""
 
 
-if __name__ == "__main__":  # a client that lies about its surroundings: python -m support.warm SOCKET
-    print(ask(sys.argv[1], request([b"lamina", b"version"])).decode())
+if __name__ == "__main__":  # a client that lies about its surroundings: python -m support.warm SOCKET [DATA]
+    data = bytes.fromhex(sys.argv[2]) if sys.argv[2:] else request([b"lamina", b"version"])
+    print(ask(sys.argv[1], data).decode())

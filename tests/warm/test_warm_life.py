@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,15 +156,35 @@ def test_one_that_does_not_come_to_life_is_not_tried_again_at_once(house: House,
     assert Path(f"{name}.lock").read_text() == f"{server}\n"
 
 
-def test_a_package_that_changed_is_another_one(house: House, server: int) -> None:
+def own_package(house: House, *own: str) -> Path:
+    """Make the package of the installation one whose entries *own* are copies."""
     package = house.command.parent.parent / "lib/python3.11/site-packages/lamina"
     sources = package.resolve()
     package.unlink()
     package.mkdir()
     for entry in sources.iterdir():
-        if entry.name != "isolated.py":
+        if entry.name not in own:
             (package / entry.name).symlink_to(entry)
-    (package / "isolated.py").write_text((sources / "isolated.py").read_text())
+        elif entry.is_dir():
+            shutil.copytree(entry, package / entry.name)
+        else:
+            shutil.copy(entry, package / entry.name)
+    return package
+
+
+def test_code_that_changes_is_not_what_runs(house: House) -> None:
+    package = own_package(house, "warm")
+    server = house.warm_up()
+    with house.expected(server, warm=True):
+        assert house.run("version")[0] == 0
+    (package / "warm/entry.py").write_text((package / "warm/entry.py").read_text() + "\n")
+    with house.expected(server, warm=False):
+        assert house.run("version")[0] == 0
+    until(lambda: not alive(server), "it stays, although nobody can use it")
+
+
+def test_a_package_that_changed_is_another_one(house: House, server: int) -> None:
+    own_package(house, "isolated.py")
     with house.expected(server, warm=False):
         assert house.run("version")[0] == 0
     until(lambda: len(house.sockets()) == 2, "no warm process of the changed package")

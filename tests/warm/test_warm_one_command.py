@@ -7,11 +7,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.small_images import small_image
-from support.warm import House, alive, until
+from support.warm import House, alive, sleeper, unlike_others, until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox", "unshare")]
 WAYS = pytest.mark.parametrize("way", ["cold", "warm"])
@@ -165,10 +166,15 @@ def test_further_descriptors_are_the_commands_under_their_numbers(tiny: House, s
 
 
 def sleeping(
-    house: House, way: str, script: str = "echo begun; exec sleep 60", **options: object
+    house: House, way: str, script: str = "", *, seconds: str = "", **options: Any
 ) -> subprocess.Popen[bytes]:
-    process = house.popen("run", "--rm", "tiny", "sh", "-c", script, way=way, **options)  # type: ignore[arg-type]
+    """A command whose container has begun; without a script it is a sleep, and has nothing of a shell any more."""
+    seconds = seconds or unlike_others()
+    script = script or f"echo begun; exec sleep {seconds}"
+    process = house.popen("run", "--rm", "tiny", "sh", "-c", script, way=way, **options)
     assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+    if seconds in script:
+        until(lambda: sleeper(seconds), "no container")
     return process
 
 
@@ -244,33 +250,25 @@ def test_it_stops_and_goes_on(tiny: House, server: int, way: str) -> None:
 
 @WAYS
 def test_a_command_that_is_killed_takes_its_container_along(tiny: House, server: int, way: str) -> None:
+    seconds = unlike_others()
     with (
         tiny.expected(server, warm=way == "warm"),
-        sleeping(tiny, way, "echo begun; exec sleep 61.5") as process,
+        sleeping(tiny, way, seconds=seconds) as process,
     ):
-        inside = until(lambda: sleeper("61.5"), "no container")
+        inside = sleeper(seconds)
         process.kill()
         process.wait(60)
         until(lambda: not alive(inside), "the container outlived the command")
-
-
-def sleeper(seconds: str) -> int:
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2:] == [seconds.encode(), b""]:
-                return int(pid)
-        except OSError:
-            continue
-    return 0
 
 
 # -- nobody is needed
 
 
 def test_a_worker_that_is_killed_is_reported_as_the_command_would_be(tiny: House, server: int) -> None:
+    seconds = unlike_others()
     parked = until(lambda: tiny.parked(server), "no worker")
-    with sleeping(tiny, "warm", "echo begun; exec sleep 62.5") as process:
-        inside = until(lambda: sleeper("62.5"), "no container")
+    with sleeping(tiny, "warm", seconds=seconds) as process:
+        inside = sleeper(seconds)
         os.kill(parked, signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -80,15 +79,7 @@ def test_a_client_that_lies_about_its_surroundings_is_refused(house: House, serv
     house.run_directory.chmod(0o755)  # the directory keeps others out already
     name.chmod(0o666)
     with house.expected(server, warm=False):
-        done = subprocess.run(
-            [*wrap, sys.executable, "-m", "support.warm", f"/run/lamina/{name.name}"],
-            cwd=REPOSITORY / "tests",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"], "LD_BIND_NOW": ""},
-            preexec_fn=lambda: house._enter(str(REPOSITORY / "tests")),
-            capture_output=True,
-            timeout=60,
-        )
-    assert done.stdout in (b"n\n", b"\n"), done
+        assert house.ask(wrap=wrap) in (b"n\n", b"\n")
     house.run_directory.chmod(0o700)
     with house.expected(server, warm=True):
         assert house.run("version")[0] == 0
@@ -96,16 +87,7 @@ def test_a_client_that_lies_about_its_surroundings_is_refused(house: House, serv
 
 def test_the_same_client_is_served_where_it_does_not_differ(house: House, server: int) -> None:
     """That the test above refuses for the reason it names."""
-    (name,) = house.sockets()
-    done = subprocess.run(
-        [sys.executable, "-m", "support.warm", f"/run/lamina/{name.name}"],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.environ["PYTHONPATH"]},
-        cwd=REPOSITORY / "tests",
-        preexec_fn=lambda: house._enter(str(REPOSITORY / "tests")),
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.stdout == b"r\n", done
+    assert house.ask() == b"r\n"
 
 
 def test_a_caller_in_another_control_group(house: House, server: int, group: Path) -> None:
@@ -113,6 +95,30 @@ def test_a_caller_in_another_control_group(house: House, server: int, group: Pat
     with house.expected(server, warm=False):
         assert house.run("version", wrap=into)[0] == 0
     until(lambda: len(house.sockets()) == 2, "no warm process of that group")
+
+
+def test_it_does_not_keep_a_control_group_in_use_that_everybody_else_has_left(group: Path) -> None:
+    script = (
+        "import os, sys; from lamina.warm.groups import is_alone\n"
+        "print(is_alone({os.getpid()}), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(is_alone({os.getpid()}), flush=True)\n"
+    )
+    other = subprocess.Popen(["sleep", "60"])
+    asking = subprocess.Popen(
+        ["sh", "-c", f'echo 0 > {group}/cgroup.procs; exec "$@"', "sh", sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other, asking:
+        assert asking.stdin is not None and asking.stdout is not None
+        assert asking.stdout.readline() == "True\n"
+        (group / "cgroup.procs").write_text(str(other.pid))
+        asking.stdin.write("\n")
+        asking.stdin.close()
+        assert asking.stdout.readline() == "False\n"
+        other.kill()
 
 
 @pytest.fixture
@@ -170,6 +176,26 @@ def test_a_filtered_caller_is_like_nobody() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_container_reaches_nothing_through_the_socket(house: House, server: int) -> None:
+    """Also where somebody shows it the socket, and it is root in there."""
+    (name,) = house.sockets()
+    words = [
+        "run",
+        "--rm",
+        "-v",
+        "/run/lamina:/mnt",
+        "-e",
+        "PYTHONPATH",
+        "-w",
+        str(REPOSITORY / "tests"),
+        "host",
+        "--",
+    ]
+    with house.expected(server, warm=False):
+        done = house.run(*words, sys.executable, "-m", "support.warm", f"/mnt/{name.name}", way="cold")
+    assert done[1] in (b"n\n", b"\n"), done
+
+
 # -- the private place
 
 
@@ -188,6 +214,7 @@ def test_a_directory_that_is_not_ours_alone_is_not_used(house: House, server: in
         assert house.run("version")[0] == 0
     time.sleep(0.1)
     assert set(os.listdir(place)) == before
+    assert house.run("system", "warm")[1].startswith(b"off (")
 
 
 def test_a_socket_of_another_user_is_not_spoken_to(house: House, server: int) -> None:
@@ -249,10 +276,7 @@ def test_the_memory_of_the_warm_process_is_nobodys(house: House, server: int) ->
     ],
 )
 def test_nonsense_does_not_hurt_it(house: House, server: int, data: bytes) -> None:
-    (name,) = house.sockets()
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(f"/proc/{house.holder.pid}/root{str(name).partition('/root')[2]}")
-        client.sendall(data)
+    assert house.ask(data) == b"\n"
     until(lambda: house.parked(server), "no worker")
     with house.expected(server, warm=True):
         assert house.run("version")[0] == 0

@@ -10,7 +10,7 @@ import pytest
 
 from support.small_images import small_image
 from support.terminal import Terminal
-from support.warm import House, alive, until
+from support.warm import House, alive, sleeper, unlike_others, until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox", "unshare", "nsenter", "bash")]
 WAYS = pytest.mark.parametrize("way", ["cold", "warm"])
@@ -73,9 +73,11 @@ def test_a_shell_in_a_container_has_the_terminal(tiny: House, server: int) -> No
 @WAYS
 @pytest.mark.parametrize(("key", "status"), [("\x03", 130), ("\x1c", 131)])
 def test_keys_are_signals(tiny: House, server: int, way: str, key: str, status: int) -> None:
-    words = ("run", "--rm", "tiny", "sh", "-c", "echo begun; exec sleep 60")
+    seconds = unlike_others()
+    words = ("run", "--rm", "tiny", "sh", "-c", f"echo begun; exec sleep {seconds}")
     with tiny.expected(server, warm=way == "warm"), terminal(tiny, way, tiny.command, *words) as screen:
         screen.expect("begun")
+        until(lambda: sleeper(seconds), "no container")
         screen.type(key)
         assert screen.wait() == status
 
@@ -97,9 +99,11 @@ def test_a_job_is_stopped_and_fetched_back(tiny: House, server: int, way: str) -
 
 @WAYS
 def test_a_terminal_that_goes_away_ends_the_command(tiny: House, server: int, way: str) -> None:
-    words = ("run", "--rm", "tiny", "sh", "-c", "echo begun; exec sleep 60")
+    seconds = unlike_others()
+    words = ("run", "--rm", "tiny", "sh", "-c", f"echo begun; exec sleep {seconds}")
     with tiny.expected(server, warm=way == "warm"), terminal(tiny, way, tiny.command, *words) as screen:
         screen.expect("begun")
+        until(lambda: sleeper(seconds), "no container")
         os.close(screen.slave)
         os.close(screen.master)
         screen.master, screen.slave = os.open(os.devnull, os.O_RDWR), os.open(os.devnull, os.O_RDWR)

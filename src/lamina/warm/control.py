@@ -77,8 +77,15 @@ def why_off(environment: Mapping[str, str]) -> str:
     wish = environment.get("LAMINA_WARM")
     if wish == "0":
         return "LAMINA_WARM=0"
-    if place.directory(environment) is None:
+    directory = place.directory(environment)
+    if directory is None:
         return "there is no directory for it, XDG_RUNTIME_DIR is not set"
+    try:
+        os.close(place.opened(directory))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return str(error)
     path = place.switch(environment)
     if wish != "1" and path is not None and os.path.exists(path):
         return path

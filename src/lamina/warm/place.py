@@ -45,7 +45,7 @@ def opened(path: str) -> int:
     about = os.fstat(found)
     if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != 0o700:
         os.close(found)
-        raise PermissionError(f"{path} is not this user's alone")
+        raise PermissionError(f"{path} is not this user's alone (0700)")
     return found
 
 

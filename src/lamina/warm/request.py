@@ -21,7 +21,7 @@ MOST_DESCRIPTORS = 200
 HEAD = struct.Struct(f"=6IQ{MOST_DESCRIPTORS}i")
 GO = b"g"
 # seconds for a client to send it all: it has the whole in memory
-PATIENCE = 5.0
+PATIENCE = 2.0
 # execve(2) takes a quarter of the limit of the stack, at most 6 MiB
 MOST_BYTES = 8 << 20
 
@@ -52,7 +52,7 @@ def receive(connection: socket.socket) -> Request | None:
         return None
     strings = text.split(b"\0")
     known = numbers[:descriptors]
-    if len(strings) != words + variables + 1 or strings[-1]:
+    if not words or len(strings) != words + variables + 1 or strings[-1]:
         return None
     if min(known, default=0) < 0 or len(set(known)) != len(known):
         return None

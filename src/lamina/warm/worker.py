@@ -93,24 +93,24 @@ class Worker:
         self.face.rehearse()
 
     def _consider(self, connection: socket.socket) -> tuple[Request, Process] | None:
-        """What *connection* asks for, if it is for us to do."""
+        """What *connection* asks for, if it is for us to do. Who lives otherwise is not even listened to."""
         caller = _caller(connection)
-        request = receive(connection) if caller is not None else None
-        if request is None:
+        if caller is None:
             return None
-        assert caller is not None
-        if not self.stale() and self._is_for_us(request, caller):
-            return request, caller
+        if caller.same is not None and caller.same == Process(os.getpid()).same:
+            request = receive(connection)
+            if request is None:
+                return None
+            if self._is_for_us(request):
+                return request, caller
         with pidfd_open(os.getpid()) as ourselves:
             _say(connection, REFUSED, ourselves)
         return None
 
-    def _is_for_us(self, request: Request, caller: Process) -> bool:
-        if caller.same is None or caller.same != Process(os.getpid()).same:
-            return False
+    def _is_for_us(self, request: Request) -> bool:
         # each descriptor is opened twice for a moment, above all numbers
         room = 2 * (max(request.numbers, default=0) + len(request.numbers)) + ABOVE
-        if room > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        if self.stale() or room > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
             return False
         words = [os.fsdecode(word) for word in request.words[1:]]
         return self.face.does_well_without(words, request.terminals)
