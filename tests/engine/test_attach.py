@@ -238,7 +238,7 @@ def test_a_client_that_does_not_read_holds_the_container_back_and_loses_nothing(
 
 
 def test_a_client_that_is_stopped_does_not_keep_the_end_from_being_noted(engine: Engine) -> None:
-    box = engine.create("tiny", ["sh", "-c", "seq 60000"], name="box")
+    box = engine.create("tiny", ["sh", "-c", "while :; do seq 1000; done"], name="box")
     with command("start", "-a", "box") as client:
         until(lambda: box.state == "running")
         client.send_signal(signal.SIGSTOP)
