@@ -15,8 +15,9 @@ demo: setup ## run commands on this machine's own files, look at what they would
 test: setup lint ## lint, and all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-vm: setup ## what needs another kernel: cgroup v2 and systemd, in a virtual machine (needs root)
+test-vm: setup ## what needs another kernel: cgroup v2, systemd, AppArmor, SELinux: in virtual machines (needs root)
 	@scripts/test-vm $(ARGS)
+	@scripts/test-vm --legacy $(ARGS)
 
 bench: setup ## measure, as ratios against the engines that are installed
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from lamina import Engine
 from support.oci import Bundle
 from support.rootless import Rootless
+from support.running import running
 from support.small_images import small_image
 from support.sources import SRC
 
@@ -161,6 +163,25 @@ def test_the_runtimes_verbs_load_only_what_they_need(tmp_path: Path) -> None:
         assert not {module for module in modules if module.startswith(makers)}, verb
         ours = modules - others(modules)
         assert len(ours) <= MOST_OF_THE_RUNTIMES[verb], (verb, len(ours), sorted(ours))
+
+
+# of the rooms above the runtime, what finds a container and serves its streams
+MOST_TO_JOIN = 70
+
+
+@pytest.mark.root
+@pytest.mark.peer("busybox")
+def test_exec_loads_only_what_joining_needs(tmp_path: Path, store_root: Path) -> None:
+    """Whatever the command: what is compiled is not about that."""
+    small_image(store_root)
+    with running(Engine(store_root), "sleep", "600", options=("--rm",)):
+        loaded_by(COMMAND_LINE.format(words=["exec", "box", "true"]), tmp_path / "loaded")
+        words = ["exec", "-e", "A=1", "box", "sh", "-c", "true"]
+        loaded = loaded_by(COMMAND_LINE.format(words=words), tmp_path / "loaded")
+    assert others(loaded) - ALLOWED - ALSO_THE_RUNTIMES - STRUCTURES - {"fcntl", "select"} == set()
+    makers = ("lamina.runtime.plan", "lamina.runtime.container.compiling", "lamina.linux.program")
+    assert not {module for module in loaded if module.startswith(makers)}
+    assert len(loaded - others(loaded)) <= MOST_TO_JOIN, sorted(loaded - others(loaded))
 
 
 @pytest.mark.userns

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -93,6 +94,13 @@ def test_input_and_its_end_are_the_containers(engine: Engine, lamina: Command) -
 def test_without_i_there_is_no_input(engine: Engine, lamina: Command) -> None:
     engine.create("tiny", ["cat"], name="box")
     assert lamina("start", "-ai", "box", input="hello").stdout == ""
+
+
+def test_who_is_not_root_opens_its_standard_streams_by_name(engine: Engine, lamina: Command) -> None:
+    script = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin"
+    engine.create("tiny", ["sh", "-c", script], name="box", user="ann", interactive=True, stdin_once=True)
+    done = lamina("start", "-ai", "box", input="in\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\nin\n", "err\n")
 
 
 def test_one_at_a_time(engine: Engine, lamina: Command) -> None:
@@ -217,7 +225,7 @@ def test_who_reads_no_more_leaves_and_the_container_goes_on(engine: Engine) -> N
 def test_a_client_that_does_not_read_holds_the_container_back_and_loses_nothing(engine: Engine) -> None:
     box = engine.create("tiny", ["sh", "-c", "seq 200000; echo end"], name="box")
     with command("start", "-a", "box") as client:
-        until(lambda: len(said(box)) > 200_000)  # more than all pipes on the way hold
+        until(lambda: len(said(box)) > 60_000)
         held = len(said(box))
         time.sleep(0.2)
         assert box.state == "running"
@@ -266,6 +274,30 @@ def test_a_container_in_a_directory_with_a_long_name(
     box.remove(force=True)
 
 
+def test_who_speaks_nonsense_is_not_served_and_disturbs_nobody(engine: Engine) -> None:
+    box = engine.start("tiny", ["cat"], name="box", interactive=True)
+    place = os.path.join(os.fsdecode(engine.store.containers), box.id)
+    for nonsense in (b"h{", b"h[]", b"hnull", b"r1", b"", b"h" + b"x" * 70_000, b"i" * 65_538):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, contextlib.chdir(place):
+            client.connect("attach")
+            client.send(nonsense)
+            client.settimeout(30)
+            assert client.recv(10) == b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, contextlib.chdir(place):
+        client.connect("attach")
+        for packet in (
+            b"ihidden",
+            b"c",
+            b"q",
+            b'h{"stdout": true, "stdin": true}',
+            b"ihello",
+        ):
+            client.send(packet)
+        client.settimeout(30)
+        assert [client.recv(99), client.recv(99)] == [b"h", b"ohello"]
+    assert box.state == "running"
+
+
 # -- terminals
 
 
@@ -284,12 +316,12 @@ def test_a_terminal_feels_local(engine: Engine) -> None:
         terminal.type("\x03")
         terminal.type("echo $?\n")
         terminal.expect("130\r\n")
-        terminal.type("sh -c 'echo go; exec sleep 600'\n")
-        terminal.expect("600'\r\ngo\r\n")
+        terminal.type("sh -c 'trap \"echo back\" CONT; echo go; while :; do sleep 0.05; done'\n")
+        terminal.expect("done'\r\ngo\r\n")
         terminal.type("\x1a")
         terminal.expect("Stopped")
         terminal.type("fg\n")
-        terminal.expect("fg\r\n.*sleep 600.*\r\n")
+        terminal.expect("back\r\n")
         terminal.type("\x03")
         terminal.expect("# ")
         terminal.type("exit 5\n")
@@ -366,6 +398,47 @@ def test_a_client_that_is_killed_leaves_the_container(engine: Engine) -> None:
         os.kill(terminal.pid, signal.SIGKILL)
         terminal.wait()
     assert engine.container("box").state == "running"
+
+
+# -- a supervisor that sleeps
+
+
+def asleep(container: Container) -> bool:
+    return Path(f"/proc/{supervisor_of(container)}/comm").read_text() == "lamina-idle\n"
+
+
+def test_a_terminal_survives_that_its_supervisor_sleeps(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMINA_SUPERVISOR_IDLE", "0.05")
+    script = "tty; while read line; do echo got $line; done"
+    box = engine.start("tiny", ["sh", "-c", script], name="box", tty=True, interactive=True)
+    for word in ("one", "two", "three"):
+        until(lambda: asleep(box))
+        with Terminal(lamina("attach", "--detach-keys", "Z", "box"), size=(20, 30)) as terminal:
+            until(lambda: not terminal.settings()[3] & 0o10)
+            terminal.type(f"{word}\n")
+            terminal.expect(f"got {word}\r\n")
+            terminal.type("Z")
+            assert terminal.wait() == 0
+    text = b"/dev/pts/0\r\n" + b"".join(b"%s\r\ngot %s\r\n" % (w, w) for w in (b"one", b"two", b"three"))
+    until(lambda: said(box) == text)
+    box.kill()
+    assert box.wait() == 137
+
+
+def test_who_attaches_wakes_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_SUPERVISOR_IDLE", "0.05")
+    box = engine.start("tiny", ["cat"], name="box", interactive=True, log_driver="json-file")
+    for word in (b"one", b"two"):
+        until(lambda: asleep(box))
+        with command("attach", "--sig-proxy=false", "box") as client:
+            _typed(client, word + b"\n")
+            assert client.stdout is not None
+            assert client.stdout.readline() == word + b"\n"
+            client.terminate()
+            client.wait(30)
+    assert said(box) == b"one\ntwo\n"
 
 
 # -- a supervisor that is killed

@@ -352,6 +352,8 @@ while not os.path.exists("/tmp/stop"):
         except OSError:
             pass
 print("end")
+import time
+time.sleep(600)
 """
 
 

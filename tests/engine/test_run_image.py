@@ -313,3 +313,17 @@ def test_a_plan_of_an_image(engine: Engine) -> None:
     with pytest.raises(NotFound):
         engine.plan("nothing")
     assert engine.containers(all=True) == []
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_who_is_not_root_opens_its_standard_streams_by_name(engine: Engine, logged: bool) -> None:
+    small_image(engine.store)
+    reader, writer = os.pipe()
+    try:
+        script = ["sh", "-c", "echo out >/dev/stdout; echo err >/dev/stderr"]
+        done = engine.run("tiny", script, user="ann", rm=not logged, stdout=writer, stderr=writer)
+    finally:
+        os.close(writer)
+    with open(reader) as output:
+        assert output.read() == "out\nerr\n"
+    assert done.returncode == 0

@@ -124,6 +124,7 @@ def test_the_list_begins_with_nothing_and_ends_with_what_everybody_has():
     assert rules[3:] == list(DEFAULTS)
     assert str(rules[1]) == "c 10:229 rwm"
     assert [str(rule) for rule in DEFAULTS[:3]] == ["c *:* m", "b *:* m", "c 1:3 rwm"]
+    assert str(DEFAULTS[-1]) == "c 10:200 rwm"  # net/tun, as runc and crun have it again
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,18 @@ def test_nothing_of_the_host_is_open_when_the_image_decides_what_is_opened():
     assert names.index("pivot_root") < closed < names.index("fchdir", closed) < names.index("execveat")
 
 
-def test_the_filter_comes_last_with_no_new_privileges_and_before_the_capabilities_go_without():
-    wiring = replace(WIRING, seccomp=bytes(8))
-    names = calls(small(), wiring)
-    assert names[-2:] == ["seccomp", "execveat"]
-    names = calls(small(noNewPrivileges=False), wiring)
+@pytest.mark.parametrize("confined", [True, False])
+def test_the_filter_comes_last(confined: bool) -> None:
+    names = calls(small(noNewPrivileges=confined), replace(WIRING, seccomp=bytes(8)))
+    assert names[-3:] == ["prctl", "seccomp", "execveat"]
+
+
+def test_a_filter_that_asks_somebody_comes_before_the_capabilities_go_where_privileges_are_gained():
+    asking = replace(WIRING, seccomp=bytes(8), seccomp_flags=8)
+    names = calls(small(noNewPrivileges=False), asking)
     assert names.index("seccomp") < names.index("capset")
+    names = calls(small(), asking)
+    assert names.index("capset") < names.index("seccomp")
 
 
 def test_a_command_without_slash_is_looked_for_along_the_containers_path():

@@ -270,6 +270,11 @@ def test_labels_are_refused_where_nobody_reads_them(tmp_path: Path, field: str) 
     assert run(over_host(tmp_path, small("/bin/true", apparmorProfile="unconfined")))[0] == 0
 
 
+def test_variables_are_those_given_and_a_command_line_for_windows_has_no_effect(tmp_path: Path) -> None:
+    spec = small("/usr/bin/env", env=["PATH=/usr/bin:/bin", "B=a b=c", "A="], commandLine="false")
+    assert said(over_host(tmp_path, spec)).splitlines() == ["PATH=/usr/bin:/bin", "B=a b=c", "A="]
+
+
 def test_host_and_domain_name_are_the_containers(tmp_path: Path) -> None:
     spec = small("/bin/sh", "-c", "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname")
     spec.update(hostname="box", domainname="example.org")

@@ -170,6 +170,7 @@ OTHERWISE = {
     "limits": lambda: created(wiring=replace(WIRING, limits=((7, 1024, 4097),))),
     "capabilities of the kernel": lambda: created(wiring=replace(WIRING, last_cap=41)),
     "capabilities of the caller": lambda: created(wiring=replace(WIRING, permitted=1)),
+    "nodes that cannot be made": lambda: created(wiring=replace(WIRING, mknod=False)),
     "files": lambda: created(wiring=replace(WIRING, files=frozenset((b"/srv/data",)))),
     "procfs": lambda: created(wiring=replace(WIRING, procfs=frozenset((b"/srv/data",)))),
     "groups": lambda: created(wiring=replace(WIRING, tasks=(11,), controllers=(b"pids",))),

@@ -17,6 +17,7 @@ from lamina.runtime.bundle import Bundle, Joined, Wiring
 from lamina.runtime.command import launcher_strings
 from lamina.runtime.kept import COMPILER, MARK, SHORT
 from lamina.runtime.plan import compile_plan
+from lamina.runtime.plan.devices import NODES
 from lamina.runtime.seccomp import filter_for
 from lamina.runtime.template import template_for
 from lamina.values import replace
@@ -117,6 +118,7 @@ WIRED: dict[str, Any] = {
     "modules": frozenset(("selinux",)),
     "nodes": frozenset((("/dev/fuse", "c", 10, 229),)),
     "permitted": (1 << 64) - 2,
+    "mknod": False,
     "release": (6, 1),
 }
 BUNDLED: dict[str, Any] = {
@@ -146,6 +148,9 @@ def test_whatever_a_plan_depends_on_is_part_of_what_it_is_kept_by(
         wiring = replace(wiring, **{name: WIRED[name]})
         if name == "tasks":
             wiring = replace(wiring, controllers=(b"pids",))
+        elif name == "mknod":
+            default = frozenset((f"/dev/{node.decode()}", "c", *numbers) for node, *numbers in NODES)
+            wiring = replace(wiring, nodes=default)
     else:
         bundle = replace(bundle, **{name: BUNDLED[name]})
     given = {name: DESCRIPTORS.get(name, 15) for name in (*DESCRIPTORS, "stdout")}

@@ -54,7 +54,7 @@ def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
 def test_a_filter_that_is_older_than_the_calls_we_make(
     runtime: Runtime, privileges: bool, init: list[str]
 ) -> None:
-    """Profiles were copied from Docker's years ago. Without no_new_privs a filter comes before the last steps."""
+    """Profiles were copied from Docker's years ago."""
     bundle = runtime.bundle("sleep", "60", noNewPrivileges=not privileges)
     later = [
         "close_range",

@@ -179,6 +179,7 @@ def test_without_a_list_no_device_of_the_hosts_can_be_opened(
     assert (done.returncode, done.stdout) == (0, "/dev/nothing\n/dev/given\nover\n")
 
 
+@pytest.mark.cgroup_v1("memory")
 def test_what_differs_from_what_was_asked_is_a_warning(runtime: Runtime, tmp_path: Path) -> None:
     """Kernels take a limit for their own memory and do nothing; older ones set it, and then there is nothing to say."""
     log = tmp_path / "log"

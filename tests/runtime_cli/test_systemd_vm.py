@@ -13,7 +13,7 @@ import pytest
 
 from support.oci import COMMAND, Bundle, Runtime
 
-pytestmark = [pytest.mark.root, pytest.mark.vm]
+pytestmark = [pytest.mark.root, pytest.mark.vm, pytest.mark.cgroup_v2("memory", "pids")]
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
 
 

@@ -20,6 +20,7 @@ from lamina.errors import KernelError, LaminaError
 from lamina.store import containers, garbage, trace
 from lamina.store.check import DAMAGED, check
 from lamina.store.root import Store
+from lamina.store.scratch import Scratch
 from support.namespaces import in_mount_namespace
 from support.store_life import VERBS, broken, live
 from support.stores import in_memory
@@ -222,3 +223,24 @@ def test_the_life_has_every_verb() -> None:
         "prune",
         "limit",
     }
+
+
+def test_somebody_buries_what_is_just_being_removed(tmp_path: Path) -> None:
+    """Between the lock's removal and the directory's he makes a lock of his own, and then removes both."""
+    store = Store(tmp_path / "s")
+    scratch = Scratch(store)
+    buriers: list[int] = []
+
+    def meanwhile(name: str) -> None:
+        if name == "scratch.rmdir":
+            buriers.append(os.open(scratch.path + b"/lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    trace.hook = meanwhile
+    try:
+        scratch.remove()
+    finally:
+        trace.hook = None
+    os.close(buriers.pop())
+    assert not scratch._lock.held
+    containers.bury_all(store)
+    assert os.listdir(store.tmp) == []

@@ -180,6 +180,22 @@ def test_going_on_after_a_crash(driver: str, tmp_path: Path) -> None:
 
 
 @everywhere
+def test_another_one_goes_on_where_one_rests(driver: str, tmp_path: Path) -> None:
+    made = writer(tmp_path, driver)
+    made.write(b"o", b"first\n")
+    assert made.rest()
+    made.write(b"o", b"sec")
+    assert made.rest() is (driver != JSON_FILE)  # which waits for the end of the line
+    made.write(b"o", b"ond\n")
+    assert made.rest()
+    assert made.rest()
+    again = writer(tmp_path, driver)
+    again.write(b"o", b"third\n")
+    again.close()
+    assert whole(tmp_path, driver) == [("stdout", b"first\nsecond\nthird\n")]
+
+
+@everywhere
 def test_a_file_that_is_removed_underneath_is_begun_anew(driver: str, tmp_path: Path) -> None:
     made = writer(tmp_path, driver)
     made.write(b"o", b"lost\n")

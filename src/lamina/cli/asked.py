@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import InvalidInput, NotFound, Unsupported
+from lamina.errors import InvalidInput, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,13 +189,6 @@ def warn(warning: str) -> None:
     from lamina.cli.report import say
 
     say(f"warning: {warning}")
-
-
-def check_alone(args: Arguments) -> None:
-    """Raises Unsupported for what only a container has that lives by itself."""
-    if args.restart or args.timeout is not None or args.lifetime != "container":
-        option = "--restart" if args.restart else "--lifetime" if args.timeout is None else "--timeout"
-        raise Unsupported(f"run: {option} without -d is not supported so far", remedy="add -d")
 
 
 def check_terminal(args: Arguments, verb: str = "run") -> None:

@@ -40,7 +40,7 @@ def status_of(attached: Attached) -> int:
 
 
 def run_attached(args: Arguments) -> int:
-    """`run -t`: make it, start it with us attached, and stay; its exit status."""
+    """`run` of what a supervisor is needed for: make it, start it with us attached, and stay; its exit status."""
     from lamina.cli.detached import made
 
     asked = wanted(stdin=args.interactive, keys=args.detach_keys, proxy=args.sig_proxy)

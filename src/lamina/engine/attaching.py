@@ -13,7 +13,7 @@ from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 from lamina.store.events import about, note
 from lamina.supervisor.client import Attached, Client, greet
 from lamina.supervisor.keys import read_keys
-from lamina.supervisor.streams import SOCKET
+from lamina.supervisor.packets import SOCKET
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -156,16 +156,26 @@ def _ended(home: Home, asked: dict[str, Any], attached: Attached) -> Attached:
     if attached.keys:
         note(home.store, about(asked, "detach"))
     if attached.lost:
-        from lamina.engine.settling import state_of
-
-        if home.exists() and state_of(home) == RUNNING:
-            raise LaminaError(
-                f"attach to container {home.short_id}: what looked after it was killed; it runs on",
-                remedy=f"lamina attach {home.short_id}",
-            )
-        raise LaminaError(f"attach to container {home.short_id}: what looked after it was killed")
+        return _unattended(home)
     if attached.status is not None and asked.get("rm"):  # who waits for its end expects it to be gone
         end = time.monotonic() + PATIENCE
         while home.exists() and time.monotonic() < end:
             time.sleep(0.002)
     return attached
+
+
+def _unattended(home: Home) -> Attached:
+    """Nobody said that it ended: whoever looked after it was killed, or we came in the moment of its end."""
+    from lamina.engine.settling import state_of
+
+    if not home.exists():
+        raise Conflict(f"attach to container {home.short_id}: it has ended, and was removed")
+    if state_of(home) in (RUNNING, PAUSED):
+        raise LaminaError(
+            f"attach to container {home.short_id}: what looked after it was killed; it runs on",
+            remedy=f"lamina attach {home.short_id}",
+        )
+    end = home.read("exit") or {}
+    if "status" not in end or end.get("unknown"):
+        raise LaminaError(f"attach to container {home.short_id}: what looked after it was killed")
+    return Attached(status=int(end["status"]))

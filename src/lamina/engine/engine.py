@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.options import LifeOptions, RunOptions
-    from lamina.engine.run import Io
+    from lamina.engine.options import Io, LifeOptions, RunOptions
     from lamina.engine.storage import Storage
     from lamina.image.registry.search import Repository
     from lamina.runtime.plan import Plan
@@ -502,7 +501,7 @@ def streams_of(
     verb: str = "run",
 ) -> Io:
     """The parameters of subprocess.run, checked. Raises InvalidInput."""
-    from lamina.engine.run import Io
+    from lamina.engine.options import Io
 
     if capture_output:
         if stdout is not None or stderr is not None:

@@ -7,9 +7,12 @@ container's first process may, and no more; the container's end is its end. Who 
 from __future__ import annotations
 
 import os
+import sys
 from errno import ESRCH
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_ISCHR
 
+from lamina.engine.beside import Asked, process_of
 from lamina.engine.completed import Completed
 from lamina.errors import (
     Conflict,
@@ -21,16 +24,14 @@ from lamina.errors import (
     TimeoutExpired,
     Unsupported,
 )
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, ready
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
-from lamina.runtime.users import file_reader, resolve_user
 from lamina.store.events import about, note
-from lamina.supervisor.foreground import attend, terminal_size
+from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
-from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
     from signal import pidfd_send_signal
     from typing import Any, TypedDict
 
-    from lamina.engine.run import Io
+    from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
-    from lamina.runtime.users import User
     from lamina.store.containers import Home
     from lamina.store.events import Event
     from lamina.supervisor.signals import Catcher
@@ -75,19 +75,6 @@ NAMESPACES = {
     "user": 0x10000000,
     "uts": 0x04000000,
 }
-
-
-@value
-class Asked:
-    """The options of one further process, checked; see ExecOptions. `keys` are the bytes that detach from it."""
-
-    env: tuple[tuple[str, str], ...] = ()
-    workdir: str | None = None
-    user: str | None = None
-    tty: bool = False
-    interactive: bool = False
-    privileged: bool = False
-    keys: bytes = b""
 
 
 def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
@@ -152,9 +139,11 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
     Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
     InvalidInput, NotFound (the user, the directory) and others below LaminaError.
     """
-    from lamina.supervisor.keys import Keys
+    keys: Keys | None = None
+    if asked.tty:
+        from lamina.supervisor.keys import Keys
 
-    keys = Keys(asked.keys) if asked.tty else None
+        keys = Keys(asked.keys)
     stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
     catcher: Catcher | None = None
     try:
@@ -199,10 +188,7 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         stdio.close()
     _told(home, words)
     pid = execution.pid
-    if execution.pty is None:
-        _left.append(execution.pidfd)  # it is our child all the same
-    else:
-        keep_terminal(execution)
+    keep_terminal(execution)
     return pid
 
 
@@ -249,7 +235,7 @@ def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, termin
                 remedy="unpause the container before exec",
             )
         with root_of(target, pidfd) as root:
-            process = _process(words, asked, state["joining"]["process"], target.linux, root, terminal)
+            process = process_of(words, asked, state["joining"]["process"], target.linux, root, terminal)
             null = _null(root) if NULL in stdio.child or asked.tty else None
         masters: list[Fd] = []
         streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
@@ -260,6 +246,8 @@ def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, termin
                     further(target, pidfd, process, joining), masters.pop() if masters else None
                 )
         except StepFailed as failure:
+            if ready(0, pidfd):  # the container has ended meanwhile, and with it what was begun
+                raise _not_running(home) from failure
             raise _of_directory(failure, process["cwd"]) or failure from failure.__cause__
         finally:
             if null is not None:
@@ -346,116 +334,46 @@ def _null(root: Fd) -> Fd:
     )
 
 
-def _process(
-    words: tuple[str, ...],
-    asked: Asked,
-    own: Process,
-    linux: dict[str, Any],
-    root: Fd,
-    terminal: int | None,
-) -> Process:
-    """The specification's `process`: the container's *own*, with what is asked."""
-    process: Process = {**own, "args": list(words), "terminal": asked.tty}
-    if asked.workdir is not None:
-        process["cwd"] = asked.workdir
-    user = _user(asked, process, linux, root)
-    process["env"] = _environment(asked, process["env"], user)
-    if asked.tty and (size := terminal_size(terminal)) is not None:
-        process["consoleSize"] = {"height": size[0], "width": size[1]}
-    if asked.privileged:
-        _privileged(process, linux)
-    if user.uid:
-        process["capabilities"] = {**process["capabilities"], "effective": [], "permitted": []}
-    elif asked.user is not None and not asked.privileged:  # root, where the container itself is somebody else
-        bounding = process["capabilities"]["bounding"]
-        process["capabilities"] = {**process["capabilities"], "effective": bounding, "permitted": bounding}
-    return process
-
-
-def _user(asked: Asked, process: Process, linux: dict[str, Any], root: Fd) -> User:
-    """Whom it runs as; looked up in the container's own files, which are not trusted. `process` is told."""
-    read = file_reader(root)
-    own = process["user"]
-    if asked.user is None:
-        from lamina.values import replace
-
-        found = resolve_user(f"{own['uid']}:{own['gid']}", read)
-        return replace(found, groups=tuple(own.get("additionalGids") or ()))
-    user = resolve_user(asked.user, read)
-    groups = user.groups
-    if linux.get("uidMappings"):
-        uids, gids = linux["uidMappings"], linux["gidMappings"]
-        if not (_mapped(user.uid, uids) and _mapped(user.gid, gids)):
-            raise Unsupported(
-                f"exec as user {user.uid}:{user.gid}: the container has no such ids",
-                remedy="'lamina doctor' says how containers of this user get more ids",
-            )
-        whole = sum(line["size"] for line in gids) > 1
-        groups = tuple(gid for gid in groups if whole and _mapped(gid, gids))
-    process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(groups)}
-    return user
-
-
-def _mapped(number: int, lines: list[dict[str, int]]) -> bool:
-    return any(0 <= number - line["containerID"] < line["size"] for line in lines)
-
-
-def _environment(asked: Asked, own: list[str], user: User) -> list[str]:
-    variables = dict(entry.partition("=")[::2] for entry in own)
-    if asked.tty:
-        variables.setdefault("TERM", "xterm")
-    variables.update(asked.env)
-    variables.setdefault("HOME", user.home)
-    return [f"{name}={text}" for name, text in variables.items()]
-
-
-def _privileged(process: Process, linux: dict[str, Any]) -> None:
-    """Every capability, with a default profile that goes by that, and no confinement by AppArmor (docker exec)."""
-    from lamina.linux.capabilities import CAPABILITIES
-    from lamina.linux.procfs import cap_last_cap, effective_capabilities
-
-    most, held = cap_last_cap(), effective_capabilities()
-    inside = bool(linux.get("uidMappings"))  # in a user namespace of its own there are all
-    names = [name for name, n in CAPABILITIES.items() if n <= most and (inside or held >> n & 1)]
-    process["capabilities"] = {
-        "bounding": names,
-        "effective": names,
-        "permitted": names,
-        "inheritable": [],
-        "ambient": [],
-    }
-    process.pop("apparmorProfile", None)
-    if linux.get("defaultFilter") is not None:
-        linux["defaultFilter"] = sorted(names)
-
-
 def keep_terminal(execution: Execution) -> None:
-    """Let a process go on whose terminal nobody serves any more: a process of ours, which has nothing else, holds the
-    terminal and reads what is written to it. Without one there is nothing to keep. For commands, which have one thread.
+    """Let a process go on whose terminal nobody serves any more: a program of its own, which has nothing else, holds
+    the terminal and reads what is written to it. Without one there is nothing to keep.
     """
+    _left.append(execution.pidfd)
     if execution.pty is None:
-        execution.close()
         return
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        _left.append(execution.pidfd)
-        execution.pty.close()
-        return
-    try:
-        os.setsid()
-        if os.fork():
-            return
-        os.chdir("/")
-        null = os.open("/dev/null", os.O_RDWR)
-        for number in range(3):
-            os.dup2(null, number)
-        master, pidfd = os.dup2(execution.pty, 3), os.dup2(execution.pidfd, 4)
-        os.closerange(5, 1 << 16)
-        from lamina.linux.fd import ready
+    master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    with master, null:
+        actions = [(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)]
+        keeper = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _KEEPER],
+            {},
+            file_actions=[*actions, (os.POSIX_SPAWN_DUP2, int(master), 3)],
+            setsid=True,
+            setsigmask=(),
+        )
+    _left.append(Fd(os.pidfd_open(keeper)))
+    execution.pty.close()
 
-        while master in ready(None, master, pidfd):
-            if not os.read(master, 1 << 16):
+
+# poll first: the file's flags are those of whoever served the terminal before
+_KEEPER = """
+import os, select
+poll = select.poll()
+poll.register(3, select.POLLIN)
+os.chdir("/")
+try:
+    while poll.poll():
+        try:
+            if not os.read(3, 65536):
                 break
-    finally:
-        os._exit(0)
+        except BlockingIOError:
+            pass
+except OSError:
+    pass
+"""
+
+
+def _high(fd: int) -> int:
+    """A copy with a number that is not overwritten while the new process's descriptors are put in order."""
+    return fcntl(fd, F_DUPFD_CLOEXEC, 100)

@@ -36,14 +36,16 @@ AWAKE = "awake"
 class Kept:
     """What outlives the sleep, apart from what is in the container's records: descriptors, and what was counted.
 
-    `lock` and `pidfd` are the container's, `owner` its owner's, `listener` the socket for those who attach, -1 where
-    there is none; `others` are open for no other reason than to stay so, or to wake it.
+    `lock` and `pidfd` are the container's, `owner` its owner's, `listener` the socket for those who attach, `pty` the
+    master of its terminal (among the `others` as well), -1 where there is none; `others` are open for no other reason
+    than to stay so, or to wake it.
     """
 
     lock: int
     pidfd: int
     owner: int = -1
     listener: int = -1
+    pty: int = -1
     others: tuple[int, ...] = ()
     child: bool = True
     has_input: bool = False

@@ -64,6 +64,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "StopTimeout": asked.get("stop_timeout"),
         },
         "HostConfig": {
+            "LogConfig": _log_config(asked),
             "Init": bool(options.get("init")),
             "AutoRemove": bool(asked.get("rm")),
             "RestartPolicy": _policy(options.get("restart")),
@@ -77,9 +78,21 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         },
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
-        "LogPath": os.fsdecode(home.path + b"/log"),
+        "LogPath": _log_path(home, asked),
         "Warnings": [*(asked.get("warnings") or []), *(state.get("notes") or [])],
     }
+
+
+def _log_path(home: Home, asked: dict[str, Any]) -> str:
+    from lamina.engine.logging import NONE, PASSTHROUGH, driver_of, path_of
+
+    driver = driver_of(asked)
+    return "" if driver in (NONE, PASSTHROUGH) else os.fsdecode(path_of(home.path, driver, home.id))
+
+
+def _log_config(asked: dict[str, Any]) -> dict[str, Any]:
+    kept = asked.get("log") or {}
+    return {"Type": kept.get("driver") or "local", "Config": kept.get("options") or {}}
 
 
 def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

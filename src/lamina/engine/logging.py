@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import NotFound, Unsupported
-from lamina.supervisor.logs import LOCAL, NONE, PASSTHROUGH, check_log, open_log
+from lamina.supervisor.logs import LOCAL, NONE, PASSTHROUGH, check_log, open_log, path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs.following import Log
 
     Asked = tuple[str, tuple[tuple[str, str], ...]]
+
+
+__all__ = [
+    "LOCAL",
+    "NONE",
+    "PASSTHROUGH",
+    "driver_of",
+    "log_of",
+    "path_of",
+    "read_log_options",
+    "record_of",
+    "writer",
+]
 
 
 def read_log_options(driver: Any, options: Any) -> Asked:

@@ -163,3 +163,15 @@ class Options:
     stop_timeout: int | None = None
     timeout: float | None = None
     lifetime: str = CONTAINER
+
+
+@value
+class Io:
+    """What was asked of the standard streams: descriptors, PIPE, STDOUT, DEVNULL, or None to inherit."""
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    data: bytes | None = None
+    timeout: float | None = None
+    forward_signals: bool = False

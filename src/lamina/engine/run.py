@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.design import Design
-    from lamina.engine.options import Options
+    from lamina.engine.options import Io, Options
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.images import Held
@@ -47,18 +47,6 @@ if TYPE_CHECKING:
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
-
-
-@value
-class Io:
-    """What was asked of the standard streams: descriptors, PIPE, STDOUT, DEVNULL, or None to inherit."""
-
-    stdin: int | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    data: bytes | None = None
-    timeout: float | None = None
-    forward_signals: bool = False
 
 
 @value
@@ -281,6 +269,8 @@ class Session:
             self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
+        if uid := drawn.spec["process"]["user"]["uid"]:
+            stdio.give_to(uid if drawn.maps is None else -1)
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
             from lamina.supervisor.signals import Catcher
 

@@ -239,6 +239,8 @@ class Supervisor:
         self.began = monotonic() - age(state)
         self.streams = streams = self._streams(adopted=True, has_input=kept.has_input)
         streams.listen(kept.listener)
+        if kept.pty >= 0:
+            streams.started(kept.pty)
         for number in kept.others:  # until now, when they have been opened anew, the fifos had to stay open
             os.close(number)
         pthread_sigmask(SIG_UNBLOCK, _CAUGHT)
@@ -246,7 +248,7 @@ class Supervisor:
     def _sleep(self, process: Process, deadline: float | None) -> None:
         """Nothing has happened for a while: let a smaller program wait. Returns where that cannot be."""
         streams = self.streams
-        if streams is None or not streams.may_rest or self.patience is None:
+        if streams is None or not streams.may_rest or self.patience is None or not streams.rest():
             return
         # what is waited for must stay open, also where it is opened anew afterwards
         inputs = [streams.input] if streams.input >= 0 else []
@@ -255,6 +257,7 @@ class Supervisor:
             pidfd=int(process.pidfd),
             owner=-1 if self.owner is None else int(self.owner),
             listener=streams.listener,
+            pty=streams.pty,
             others=(*streams.outputs, *inputs),
             child=not isinstance(process, Adopted),
             has_input=bool(inputs),

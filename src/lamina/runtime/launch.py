@@ -16,7 +16,17 @@ from lamina.runtime.facts import facts, own_filter
 from lamina.runtime.init import exec_file, init_file
 from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.template import template_for
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, REPORT, TERMINAL, Watch, attend, heard
+from lamina.runtime.waits import (
+    CLONE_VFORK,
+    CLONE_VM,
+    REPORT,
+    TERMINAL,
+    Watch,
+    attend,
+    ended_early,
+    heard,
+    not_permitted,
+)
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -310,6 +320,8 @@ class _Start:
                 raise self._failure(child, *failed)
             if said:
                 raise self._execute_failure(-1, int.from_bytes(said, sys.byteorder))
+            if self.seccomp is not None and ended_early(child.pid, child.pidfd):
+                raise not_permitted("execveat, execve, and one of fcntl, ioctl and close")
             if any(wait.kind in (TERMINAL, REPORT) and wait.kind not in given for wait in waits):
                 raise LaminaError("start: the container ended before its command was executed")
         except BaseException:

@@ -27,6 +27,11 @@ else:
 # linux/sched.h; a start by a kept plan does not load `constants`
 CLONE_VM, CLONE_VFORK = 0x100, 0x4000
 SIGCONT = 18
+# names of a process that is about to execute its command
+STARTING = b"lamina:starting"
+# the launcher (runtime/init) has its file's, before Linux 6.14 its descriptor's; for the moment that it takes
+LAUNCHERS = (b"4", b"memfd:lamina-in")
+MOST_LOOKS = 100  # for a command may be called so as well
 # the parent does something, and then writes GO
 ID_MAPS = "id_maps"  # write `linux.uidMappings` and `linux.gidMappings`; the child says nothing before
 NET_DEVICES = (
@@ -124,6 +129,37 @@ def _kept_stopped() -> Conflict:
         "start a process in namespaces that others are in: one of them keeps it stopped (SIGSTOP, or ptrace)",
         remedy="end the container whose processes do that",
     )
+
+
+def ended_early(pid: int, pidfd: Fd) -> bool:
+    """Of a process whose report is at its end: whether it ended without having executed its command. Who installs a
+    filter of system calls, which may let nobody speak, takes a name before (plan/identity.py, `name_step`); execve(2)
+    closes the report, and gives it another name a moment later.
+    """
+    looks = 0
+    while (name := _name(pid)) == STARTING or (name in LAUNCHERS and looks < MOST_LOOKS):
+        if ready(0.001, pidfd):
+            return True
+        looks += 1
+    return False
+
+
+def not_permitted(calls: str) -> LaminaError:
+    """The error for one that `ended_early`; *calls* are those that a start takes after its filter was installed."""
+    return LaminaError(
+        "start: the process was killed before it could execute its command: by its filter of system calls "
+        "(linux.seccomp), or by somebody",
+        remedy=f"see that the filter permits {calls}",
+    )
+
+
+def _name(pid: int) -> bytes:
+    """Its name, also when it is a zombie (proc_pid_comm(5)); nothing when it is gone, or not to be seen."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return file.read(64).rstrip(b"\n")
+    except OSError:
+        return b""
 
 
 _MOST_RIGHTS = 4

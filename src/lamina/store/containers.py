@@ -101,7 +101,8 @@ class Home:
 
     def make_durable(self) -> None:
         """Wait until the records and the log are on the disk."""
-        record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", b"log")
+        logs = (b"log", b"ctr.log", self.id.encode() + b"-json.log")  # of the log drivers
+        record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", *logs)
 
     def change_asked(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
         """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is

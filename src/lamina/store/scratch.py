@@ -10,6 +10,7 @@ Whoever dies leaves one that nobody holds; `containers.bury_all`, which every ve
 from __future__ import annotations
 
 import os
+from errno import ENOTEMPTY
 
 from lamina.store import lock, names
 from lamina.store.root import make_directory
@@ -68,11 +69,20 @@ class Scratch:
                 if entry != b"lock":
                     remove(self.path + b"/" + entry)
             os.unlink(self.path + b"/lock")
-            os.rmdir(self.path)
+            point("scratch.rmdir")
+            self._rmdir()
         except FileNotFoundError:
             pass
         finally:
             self._lock.release()
+
+    def _rmdir(self) -> None:
+        try:
+            os.rmdir(self.path)
+        except OSError as error:
+            # somebody who buries has just locked it anew, and removes it (containers.py, `bury`)
+            if error.errno != ENOTEMPTY:
+                raise
 
     def leave(self) -> None:
         """Let go without removing anything: somebody else will."""

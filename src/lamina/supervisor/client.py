@@ -1,6 +1,6 @@
 """Being attached to a container: what it writes is shown here, what is typed here it reads, until one of both ends.
 
-The other side, and what is said, is in streams.py.
+The other side, and what is said, is in packets.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from select import POLLIN, POLLOUT
 
 from lamina.document import decode, encode
 from lamina.supervisor.keys import Keys
+from lamina.supervisor.packets import CHUNK, LONGEST, SIZE
 from lamina.supervisor.pump import Sink, Watch
 from lamina.supervisor.signals import Catcher, PipeSignalBlocked
-from lamina.supervisor.streams import CHUNK, SIZE
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -150,7 +150,7 @@ class Client:
 
     def _hear(self) -> None:
         try:
-            packet = self._channel.recv(CHUNK + 1)
+            packet = self._channel.recv(LONGEST)
         except BlockingIOError:
             return
         except OSError:
@@ -197,6 +197,8 @@ class Client:
             self._watch.drop(self._stdin)
             self._stdin = -1
         self._send()
+        if self._keys.pressed:  # also if the container takes nothing: who wants to leave may
+            self._end = Attached(keys=True)
 
     def _send(self) -> None:
         while self._typed:
@@ -207,8 +209,6 @@ class Client:
                     self._typed.clear()  # what became of it, is heard
                 return
             del self._typed[0]
-        if self._keys.pressed and self._end is None:
-            self._end = Attached(keys=True)
 
     # -- signals
 

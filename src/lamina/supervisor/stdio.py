@@ -50,6 +50,7 @@ class Stdio:
         self.terminal = -1
         self.child: tuple[int, int, int] = (NULL, NULL, NULL)
         self._owned: list[int] = []
+        self._copies: set[int] = set()
         self._chunks: dict[int, list[bytes]] = {}
         self._log, self._tty = log, tty
         self.keys = keys
@@ -73,7 +74,7 @@ class Stdio:
         if source < 0:
             return NULL
         if _may_go_in(source):
-            return self._own(_copy(source))
+            return self._lend(source)
         reader, writer = self._pipe()
         self._fill(writer, source, b"")
         return reader
@@ -85,7 +86,7 @@ class Stdio:
         if sink < 0 and self._log is None:
             return NULL
         if sink >= 0 and self._log is None and _may_go_in(sink):
-            return self._own(_copy(sink))
+            return self._lend(sink)
         return self._collect(number, sink)
 
     def _error(self, asked: int | None, out: int) -> int:
@@ -154,9 +155,29 @@ class Stdio:
             os.close(reader)
             os.close(writer)
 
+    def _lend(self, fd: int) -> int:
+        """The caller's own goes in."""
+        copy = self._own(_copy(fd))
+        self._copies.add(copy)
+        return copy
+
     def _own(self, fd: int) -> int:
         self._owned.append(fd)
         return fd
+
+    def give_to(self, uid: int) -> None:
+        """Let the container's user *uid*, of this machine, open /dev/stdout and the like by name: the pipes become his,
+        the caller's as well (runc does so). Where we may not, or cannot say who he is (-1), ours are opened for
+        everybody: they have no name here.
+        """
+        for fd in set(self.child) - {NULL}:
+            try:
+                if uid < 0:
+                    raise PermissionError
+                os.fchown(fd, uid, -1)
+            except OSError:
+                if fd in self._owned and fd not in self._copies:
+                    os.fchmod(fd, 0o666)
 
     # -- after the start
 

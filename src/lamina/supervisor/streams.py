@@ -3,15 +3,7 @@
     <container>/out, err    fifos; the container has them open for reading as well, so that it can go on writing while
                             nobody of ours is there, and whoever adopts it reads what it wrote meanwhile
     <container>/in          the same for its input, if it has one
-    <container>/attach      the socket of those who attach (SOCK_SEQPACKET), in whose packets everything is said:
-
-    to a client             o, e + bytes   what was written to standard output (and a terminal), to standard error
-                            h              its hello was heard: what is written from now on it gets
-                            x + JSON       the end: {"status": n}
-    from a client           h + JSON       hello: which of "stdin", "stdout", "stderr" it wants
-                            i + bytes      input; c: the end of input
-                            r + 4 bytes    the size of its terminal: rows and columns (uint16, little endian)
-                            s + byte       a signal for the container
+    <container>/attach      the socket of those who attach (packets.py says in what words)
 
 A client that does not read holds the container back, as whoever reads a pipe does: nothing is lost and nothing grows.
 """
@@ -21,32 +13,25 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
-import struct
-from errno import EAGAIN, EIO
-from select import POLLIN, POLLOUT
+from errno import EAGAIN
+from select import POLLIN
 
-from lamina.document import decode, encode
-from lamina.errors import InvalidInput
+from lamina.document import encode
 from lamina.linux.fd import Fd
 from lamina.runtime.bundle import NULL
-from lamina.supervisor.pump import FIONREAD, Watch
+from lamina.supervisor.flows import Input, Source
+from lamina.supervisor.guests import Guest, flush_apart
+from lamina.supervisor.packets import SIZE, SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lamina.supervisor.logs import Writer
+    from lamina.supervisor.pump import Watch
 
-CHUNK = 1 << 16
-SIZE = struct.Struct("<HH")
-SOCKET = b"attach"
-TIOCSWINSZ = 0x5414
-# what was written to a terminal comes through a kernel worker: seconds of silence after which there is no more
-PATIENCE = 2.0
 BACKLOG = 64
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-# a full packet takes little more than a chunk; the default of 208 KiB would do as well
-_LONGEST = CHUNK + 1
 
 
 class Streams:
@@ -73,9 +58,9 @@ class Streams:
         self.pty = -1
         self._directory = directory
         self._theirs: list[int] = []
-        self._sources: list[_Source] = []
-        self._input: _Input | None = None
-        self._clients: list[_Client] = []
+        self._sources: list[Source] = []
+        self._input: Input | None = None
+        self._clients: list[Guest] = []
         self._listener: _socket.socket | None = None
         self._watch: Watch | None = None
         try:
@@ -95,7 +80,7 @@ class Streams:
         path = self._directory + name
         if not adopt:
             _make_fifo(path)
-        self._sources.append(_Source(self, os.open(path, _READING), letter))
+        self._sources.append(Source(self, os.open(path, _READING), letter))
         return NULL if adopt else self._their(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
 
     def _open_input(self, adopt: bool) -> int:
@@ -111,7 +96,7 @@ class Streams:
             writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:  # ENXIO: adopted, and its input is closed
             return theirs
-        self._input = _Input(self, writer)
+        self._input = Input(self, writer)
         return theirs
 
     def _their(self, fd: int) -> int:
@@ -127,8 +112,8 @@ class Streams:
             return
         self.pty = fcntl.fcntl(pty, fcntl.F_DUPFD_CLOEXEC, 3)
         os.set_blocking(self.pty, False)
-        self._sources.append(_Source(self, self.pty, b"o"))
-        self._input = _Input(self, fcntl.fcntl(pty, fcntl.F_DUPFD_CLOEXEC, 3))
+        self._sources.append(Source(self, self.pty, b"o"))
+        self._input = Input(self, fcntl.fcntl(pty, fcntl.F_DUPFD_CLOEXEC, 3))
         for client in self._clients:  # who has said how large his terminal is
             client.resize()
 
@@ -136,7 +121,7 @@ class Streams:
         """*fd*, ours from now on, is a client's end of a socket pair; if its hello is there already, nothing of what
         the container writes escapes it.
         """
-        client = _Client(self, fd)
+        client = Guest(self, fd)
         self._clients.append(client)
         client.hear(0)
 
@@ -192,7 +177,7 @@ class Streams:
             if error.errno != EAGAIN:  # no descriptor is left: until a client goes
                 self._watch.drop(self._listener.fileno())
             return
-        self._clients.append(client := _Client(self, fd))
+        self._clients.append(client := Guest(self, fd))
         client.arm()
 
     def _arm_sources(self) -> None:
@@ -243,7 +228,7 @@ class Streams:
         """A client has taken everything: the container is read on, if the others have as well."""
         self._arm_sources()
 
-    def gone(self, client: _Client) -> None:
+    def gone(self, client: Guest) -> None:
         """A client has left."""
         if client in self._clients:
             self._clients.remove(client)
@@ -268,8 +253,13 @@ class Streams:
     @property
     def may_rest(self) -> bool:
         """Whether nobody is attached, nothing is on its way, and somebody else could wait in our place."""
-        busy = self._clients or self.tty or (self._input is not None and self._input.pending)
-        return not busy and self._listener is not None
+        busy = self._clients or (self._input is not None and self._input.pending)
+        lost = self.tty and self.pty < 0  # adopted: it is being hung up on
+        return not busy and not lost and self._listener is not None
+
+    def rest(self) -> bool:
+        """Have the log in such a state that another writer can go on with it; whether it is."""
+        return self.log is None or self.log.rest()
 
     @property
     def listener(self) -> int:
@@ -311,7 +301,7 @@ class Streams:
             if client.wanted or client.has_input:
                 client.send(end)
                 if client.pending:
-                    _flush_apart(client)
+                    flush_apart(client)
 
     def close(self) -> None:
         """Close everything, when nobody watches any more; a second call does nothing."""
@@ -346,255 +336,3 @@ def _make_fifo(path: bytes) -> None:
         pass
     os.mkfifo(path, 0o600)
     os.chmod(path, 0o666)
-
-
-class _Source:
-    """A fifo or a terminal that the container writes to."""
-
-    def __init__(self, streams: Streams, fd: int, letter: bytes) -> None:
-        self.streams, self.fd, self.letter = streams, fd, letter
-
-    def read(self, _events: int) -> None:
-        try:
-            data = os.read(self.fd, CHUNK)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != EIO:  # a terminal whose last user is gone
-                raise
-            data = b""
-        if data:
-            self.streams.give(self.letter, data)
-        elif self.fd == self.streams.pty:
-            self.streams.forget(self.fd)  # another may open it; and closing it would hang up on the container
-        else:
-            self.close()
-
-    def drain(self) -> None:
-        if self.fd < 0:
-            return
-        if self.fd == self.streams.pty:
-            self._drain_terminal()
-            return
-        room = bytearray(4)
-        fcntl.ioctl(self.fd, FIONREAD, room)
-        left = int.from_bytes(room, "little")
-        while left > 0 and (data := os.read(self.fd, min(left, CHUNK))):
-            left -= len(data)
-            self.streams.give(self.letter, data)
-
-    def _drain_terminal(self) -> None:
-        from lamina.linux.fd import ready
-
-        while ready(PATIENCE, self.fd):
-            try:
-                data = os.read(self.fd, CHUNK)
-            except OSError:
-                return
-            if not data:
-                return
-            self.streams.give(self.letter, data)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            self.streams.forget(self.fd)
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-
-class _Input:
-    """What goes into the container."""
-
-    def __init__(self, streams: Streams, fd: int) -> None:
-        self.streams, self.fd = streams, fd
-        self.pending = b""
-        self._ending = False
-        self._line_begins = True
-
-    def arm(self) -> None:
-        watch = self.streams.watch
-        if watch is None or self.fd < 0:
-            return
-        if self.pending:
-            watch.set(self.fd, POLLOUT, self._write)
-        else:
-            watch.drop(self.fd)
-
-    def add(self, data: bytes) -> None:
-        if self.fd < 0 or not data:
-            return
-        self.pending += data
-        self._line_begins = data.endswith(b"\n")
-        self._write(0)
-
-    def end(self) -> None:
-        """There is no more: a pipe is closed when everything is written, at a terminal that is typed."""
-        if self.fd < 0:
-            return
-        if self.streams.tty:
-            from lamina.supervisor.terminal import end_of_file
-
-            # within a line the first one only hands the line over (termios(3), VEOF)
-            self.add(end_of_file(self.fd) * (1 if self._line_begins else 2))
-            return
-        self._ending = True
-        if not self.pending:
-            self.close()
-
-    def _write(self, _events: int) -> None:
-        if self.fd < 0:
-            return
-        try:
-            self.pending = self.pending[os.write(self.fd, self.pending[:CHUNK]) :]
-        except BlockingIOError:
-            pass
-        except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone
-            self.pending = b""
-            if not self.streams.tty:
-                self.close()
-        if not self.pending:
-            if self._ending:
-                self.close()
-            self.streams.input_taken()
-        self.arm()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            self.streams.forget(self.fd)
-            fd, self.fd = self.fd, -1
-            self.pending = b""
-            os.close(fd)
-
-
-class _Client:
-    """Somebody who has attached. `wanted` are the letters of what is sent to him, `pending` what he has not taken yet;
-    `has_input`: he is who types.
-    """
-
-    def __init__(self, streams: Streams, fd: int) -> None:
-        self.streams, self.fd = streams, fd
-        self._socket = _socket.socket(fileno=fd)
-        self._socket.setblocking(False)
-        self.wanted: tuple[bytes, ...] = ()
-        self.has_input = False
-        self.pending: list[bytes] = []
-        self.size = b""
-
-    def arm(self) -> None:
-        watch = self.streams.watch
-        if watch is None or self.fd < 0:
-            return
-        mask = (POLLIN if self.streams.takes_input else 0) | (POLLOUT if self.pending else 0)
-        if mask:
-            watch.set(self.fd, mask, self._on_events)
-        else:  # if it has hung up, that is heard when its turn comes
-            watch.drop(self.fd)
-
-    def _on_events(self, events: int) -> None:
-        if self.pending and events & POLLOUT:
-            self.flush()
-        if events & ~POLLOUT and self.fd >= 0:
-            self.hear(events)
-
-    def hear(self, _events: int) -> None:
-        """What it says, as long as the container takes what it types."""
-        while self.fd >= 0 and self.streams.takes_input:
-            try:
-                packet = self._socket.recv(_LONGEST)
-            except BlockingIOError:
-                return self.arm()
-            except OSError:
-                packet = b""
-            if not packet:
-                self.streams.gone(self)
-                return None
-            try:
-                self._said(packet[:1], packet[1:])
-            except (InvalidInput, ValueError, AttributeError):  # one that speaks nonsense is not served
-                self.streams.gone(self)
-                return None
-        return self.arm()
-
-    def _said(self, word: bytes, rest: bytes) -> None:
-        if word == b"h":
-            asked = decode(rest, "hello")
-            letters = {"stdout": b"o", "stderr": b"e"}
-            self.wanted = tuple(letter for name, letter in letters.items() if asked.get(name))
-            self.has_input = bool(asked.get("stdin"))
-            self.send(b"h")
-        elif word == b"r":
-            SIZE.unpack(rest)
-            self.size = rest
-            self.resize()
-        elif word == b"i" and self.has_input:
-            self.streams.typed(rest)
-        elif word == b"c" and self.has_input:
-            self.has_input = False
-            self.streams.input_ended()
-        elif word == b"s" and len(rest) == 1 and self.streams.deliver is not None:
-            self.streams.deliver(rest[0])
-
-    def resize(self) -> None:
-        if self.size and self.streams.pty >= 0:
-            rows, columns = SIZE.unpack(self.size)
-            try:
-                fcntl.ioctl(self.streams.pty, TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            except OSError:
-                pass  # hung up
-
-    def send(self, packet: bytes) -> None:
-        self.pending.append(packet)
-        if len(self.pending) == 1:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what can be sent now."""
-        if self.fd < 0:
-            return
-        waited = bool(self.pending)
-        while self.pending:
-            try:
-                self._socket.send(self.pending[0])
-            except BlockingIOError:
-                break
-            except OSError:
-                self.streams.gone(self)
-                return
-            del self.pending[0]
-        self.arm()
-        if waited and not self.pending:
-            self.streams.client_took()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            self.streams.forget(self.fd)
-            self.fd = -1
-            self.pending.clear()
-            self._socket.close()
-
-
-def _flush_apart(client: _Client) -> None:
-    """Forked twice: it is nobody's child, and has nothing but the socket."""
-    try:
-        child = os.fork()
-    except OSError:
-        return  # no more processes: then what is on its way to a slow client ends early
-    if child:
-        os.waitpid(child, 0)
-        return
-    try:
-        if os.fork():
-            return
-        for number in map(int, os.listdir("/proc/self/fd")):
-            if number > 2 and number != client.fd:
-                try:
-                    os.close(number)
-                except OSError:
-                    pass
-        client._socket.setblocking(True)
-        for packet in client.pending:
-            client._socket.send(packet)
-    except OSError:
-        pass
-    finally:
-        os._exit(0)

@@ -39,15 +39,14 @@ def do(args: Arguments) -> int:
         from lamina.cli.detached import run_detached
 
         return run_detached(args)
-    from lamina.cli.asked import IdFile, Pulling, check_alone, check_terminal, command, options, warn
+    from lamina.cli.asked import IdFile, Pulling, check_terminal, command, options, warn
     from lamina.engine.engine import Engine
 
     check_terminal(args)
-    if args.tty:
+    if args.tty or args.restart or args.timeout is not None or args.lifetime != "container":
         from lamina.cli.attached import run_attached
 
         return run_attached(args)
-    check_alone(args)
     wanted = options(args)
     engine = Engine(args.root, store_limit=args.store_limit)
     cidfile = IdFile(args.cidfile)

@@ -41,13 +41,15 @@ class Rule:
         return f"{self.kind} {major}:{minor} {self.access}"
 
 
-# to make any node (what may be opened is another matter); null zero full random urandom tty console ptmx and terminals
+# to make any node (what may be opened is another matter); null zero full random urandom tty console ptmx and terminals;
+# net/tun (decision 0035)
 DEFAULTS = (
     Rule(True, "c", ANY, ANY, "m"),
     Rule(True, "b", ANY, ANY, "m"),
     *[Rule(True, "c", 1, minor, "rwm") for minor in (3, 5, 7, 8, 9)],
     *[Rule(True, "c", 5, minor, "rwm") for minor in (0, 1, 2)],
     Rule(True, "c", 136, ANY, "rwm"),
+    Rule(True, "c", 10, 200, "rwm"),
 )
 DENY_ALL = Rule(False, "a", ANY, ANY, "rwm")
 

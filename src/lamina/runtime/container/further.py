@@ -17,7 +17,7 @@ from lamina.runtime.container.recipe import plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
 from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.talk import TERMINAL, Numbers
-from lamina.runtime.waits import LETTERS, LISTENER
+from lamina.runtime.waits import LETTERS, LISTENER, ended_early, not_permitted
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -212,6 +212,8 @@ def _talk(birth: Birth, joining: Joining, target: Target) -> None:
                     target.listener(listener, birth.pid)
             continue
         if message.what != TERMINAL or message.fd is None:
+            if birth.pidfd is not None and ended_early(birth.pid, birth.pidfd):
+                raise not_permitted("execve")
             return
         with message.fd as master:
             if joining.console_socket:

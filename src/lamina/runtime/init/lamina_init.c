@@ -48,8 +48,8 @@ static long call(long n, long a, long b, long c, long d, long e)
 static void leave(int status) __attribute__((noreturn));
 static void leave(int status)
 {
-    for (;;)
-        call(__NR_exit_group, status, 0, 0, 0, 0);
+    call(__NR_exit_group, status, 0, 0, 0, 0);
+    __builtin_trap();     /* a filter of system calls may refuse even that */
 }
 
 /* Whether a path ends in the file name. */

@@ -49,6 +49,7 @@ from lamina.runtime.plan.identity import (
     has_listener,
     identity_steps,
     keyring_step,
+    name_step,
     seccomp_steps,
 )
 from lamina.runtime.plan.namespaces import network_steps
@@ -331,15 +332,14 @@ def host_oom_steps(process: Process) -> list[Step]:
 def dropped_steps(
     process: Process, held: Capabilities, wiring: Wiring, numbers: Numbers, *, keyring: bool
 ) -> list[Step]:
-    """User, groups, capabilities. Without no_new_privs a filter takes CAP_SYS_ADMIN to install, so it comes first.
-
-    Then all that follows must be permitted by it: so there are only calls that old profiles know as well. A filter that
-    asks somebody is installed here in any case: whoever takes its listener is still there.
+    """User, groups, capabilities. A filter that asks somebody is installed here, while whoever takes its listener is
+    there; without no_new_privs before the capabilities go, and then all that follows must be permitted by it. Every
+    other one comes last (plan/identity.py).
     """
     no_new_privileges = bool(process.get("noNewPrivileges"))
     umask = (process.get("user") or {}).get("umask")
     steps = [keyring_step()] if keyring else []
-    if not no_new_privileges:
+    if not no_new_privileges and has_listener(wiring):
         steps += _filter_steps(wiring, numbers)
     steps += identity_steps(process, held, wiring)
     steps.append(Step("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0))
@@ -353,11 +353,9 @@ def dropped_steps(
 
 def _filter_steps(wiring: Wiring, numbers: Numbers) -> list[Step]:
     """The filter; the number of its listener is that of the plan's file, which is in memory by now."""
+    clear = Step("close", numbers.program, tolerate=(EBADF,), note="the listener's number is known")
     steps = seccomp_steps(wiring, numbers.channel, numbers.program)
-    if has_listener(wiring):
-        clear = Step("close", numbers.program, tolerate=(EBADF,), note="the listener's number is known")
-        steps = [clear, *steps, Step("close", numbers.program)]
-    return steps
+    return [clear, *steps, Step("close", numbers.program)]
 
 
 def lookup_steps(process: Process) -> list[Step]:
@@ -404,8 +402,9 @@ def last_steps(
     process: Process, wiring: Wiring, numbers: Numbers, *, init: bool = False, places: int = 0
 ) -> list[Step]:
     """The filter where it can be last, and the command."""
-    late = process.get("noNewPrivileges") and not has_listener(wiring)
-    filter_ = seccomp_steps(wiring, numbers.channel, numbers.program) if late else []
+    filter_ = []
+    if wiring.seccomp and not has_listener(wiring):
+        filter_ = [name_step(), *seccomp_steps(wiring, numbers.channel, numbers.program)]
     command = open_command_steps(places) if places else command_steps(process)
     if init:
         args = [str(a).encode("utf-8", "surrogateescape") for a in process["args"]]

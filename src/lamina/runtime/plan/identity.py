@@ -19,6 +19,7 @@ from lamina.linux.constants import (
     PR_CAPBSET_DROP,
     PR_SET_DUMPABLE,
     PR_SET_KEEPCAPS,
+    PR_SET_NAME,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
@@ -29,7 +30,7 @@ from lamina.linux.program import Step, Struct
 from lamina.runtime.init import REPORT
 from lamina.runtime.plan.process import CHANNEL, EVERY, LAUNCHER, REPORTING
 from lamina.runtime.plan.waits import hand_over_step
-from lamina.runtime.waits import LETTERS, LISTENER
+from lamina.runtime.waits import LETTERS, LISTENER, STARTING
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -41,18 +42,23 @@ if TYPE_CHECKING:
     Process = dict[str, Any]
 
 DEFAULT_UMASK = 0o022
+CAP_SYS_ADMIN = 21
 SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 
 
 @value
 class Capabilities:
-    """The five sets as bits, and what of them cannot be given."""
+    """The five sets as bits, and what of them cannot be given.
+
+    `installing` is what the filter of system calls takes that is installed last; execve(2) leaves nothing of it.
+    """
 
     bounding: int = 0
     effective: int = 0
     permitted: int = 0
     inheritable: int = 0
     ambient: int = 0
+    installing: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -75,7 +81,10 @@ def capabilities_of(process: Process, wiring: Wiring, everything: bool) -> Capab
             bits[name] &= bits[carrier]
         for lone in _names(lost & ~bits[name]):
             notes[f"{lone} {name}"] = f"{lone} is not {name}: it is not {' and '.join(carriers)}"
-    return Capabilities(**bits, notes=tuple(notes.values()))
+    administrator = everything or wiring.permitted >> CAP_SYS_ADMIN & 1
+    late = wiring.seccomp and not process.get("noNewPrivileges") and not has_listener(wiring)
+    installing = 1 << CAP_SYS_ADMIN if late and administrator else 0
+    return Capabilities(**bits, installing=installing, notes=tuple(notes.values()))
 
 
 _CARRIED = (("effective", ("permitted",)), ("ambient", ("permitted", "inheritable")))
@@ -111,8 +120,9 @@ def identity_steps(process: Process, held: Capabilities, wiring: Wiring) -> list
     steps += _user_steps(uid, gid, groups, wiring.setgroups)
     header = Struct("cap_header", "Ii", (LINUX_CAPABILITY_VERSION_3, 0))
     words: list[int] = []
+    sets = (held.effective | held.installing, held.permitted | held.installing, held.inheritable)
     for shift in (0, 32):
-        words += [s >> shift & EVERY for s in (held.effective, held.permitted, held.inheritable)]
+        words += [s >> shift & EVERY for s in sets]
     steps.append(Step("capset", header, Struct("cap_data", "6I", tuple(words)), note="capabilities"))
     steps.append(Step("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     steps += [
@@ -144,6 +154,11 @@ def keyring_step() -> Step:
     """A session keyring that nobody else has, where the kernel and the caller's filter permit it (keyrings(7))."""
     note = "a keyring of its own"
     return Step("keyctl", KEYCTL_JOIN_SESSION_KEYRING, None, tolerate=(EPERM, ENOSYS), note=note)
+
+
+def name_step() -> Step:
+    """What it is called until it executes something: who ends under that name has not come so far (waits.py)."""
+    return Step("prctl", PR_SET_NAME, STARTING + b"\0", 0, 0, 0, note="not started yet")
 
 
 def has_listener(wiring: Wiring) -> bool:
@@ -192,8 +207,9 @@ def privilege_steps(
 ) -> list[Step]:
     """Everything between the finished root and execve, ending in the command. *hidden*: somebody is there already.
 
-    Without no_new_privs a filter can only be installed with CAP_SYS_ADMIN, so before the capabilities go; with it as
-    late as possible, so that the filter need not allow what we do.
+    A filter comes last, so that it need not allow what we do. Without no_new_privs that takes CAP_SYS_ADMIN, which is
+    kept for it: what was permitted before an execve(2) is no part of what is permitted after it (capabilities(7)). One
+    that asks somebody comes before the capabilities go then.
     """
     no_new_privileges = bool(process.get("noNewPrivileges"))
     listener = has_listener(wiring)
@@ -201,7 +217,8 @@ def privilege_steps(
     steps: list[Step] = []
     if bundle.new_keyring:
         steps.append(keyring_step())
-    if not no_new_privileges:
+    early = listener and not no_new_privileges
+    if early:
         steps += _launched_filter(wiring, CHANNEL)
     steps += identity_steps(process, held, wiring)
     if hidden:
@@ -220,6 +237,6 @@ def privilege_steps(
         channel = REPORTING + 1
         steps.append(Step("dup3", CHANNEL, channel, O_CLOEXEC, note="the listener goes through it"))
     steps.append(Step("dup3", REPORTING, REPORT, 0, note="the channel has done its work"))
-    if no_new_privileges:
-        steps += _launched_filter(wiring, channel)
+    if wiring.seccomp and not early:
+        steps += [name_step(), *_launched_filter(wiring, channel)]
     return steps

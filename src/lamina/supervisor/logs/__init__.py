@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Writer(Protocol):
-        """Takes what a container writes. A disk that is full ends the log, never the container: see `error`."""
+        """Takes what a container writes. A disk that is full ends the log, never the container: see `error`.
+
+        `rest` says whether everything is written down, so that another one can go on with the file.
+        """
 
         @property
         def error(self) -> OSError | None: ...
         def write(self, stream: bytes, data: bytes) -> None: ...
+        def rest(self) -> bool: ...
         def close(self) -> None: ...
 
 

@@ -44,6 +44,10 @@ class CriWriter:
         for at in range(0, len(rest), LONGEST_LINE):
             self._file.append(head, b" P ", rest[at : at + LONGEST_LINE], b"\n")
 
+    def rest(self) -> bool:
+        """Everything is written down at once."""
+        return True
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         self._file.close()

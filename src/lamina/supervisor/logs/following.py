@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from lamina.supervisor.logs import JSON_FILE, K8S_FILE, LOCAL, LogEntry, path_of
-from lamina.supervisor.logs.rotation import names
+from lamina.supervisor.logs.rotation import TRIES, files
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ class Log:
 
     def exists(self) -> bool:
         """Whether there is any file of it."""
-        return any(map(os.path.lexists, names(self.path)))
+        return bool(files(self.path))
 
     def read(
         self,
@@ -133,45 +133,53 @@ class _Reader:
             yield from self._parser.feed(data)
 
     def _open_oldest(self) -> bool:
-        return any(self._open(name) for name in names(self._log.path))
+        return self._open(lambda found: 0)
 
-    def _open(self, name: bytes) -> bool:
-        try:
-            found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        self.close()
-        self._fd = found
-        self._begin()
-        return True
+    def _open(self, choose: Callable[[list[int]], int | None]) -> bool:
+        """Open the file that *choose* chooses, by its place among the inodes of all, the oldest first. Whether there is
+        one. Between the look and the opening the name may have become another file's: then all is looked at again.
+        """
+        for _ in range(TRIES):
+            found = files(self._log.path)
+            at = choose([inode for _, inode in found])
+            if at is None or not found:
+                return False
+            name, inode = found[at]
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            if os.fstat(fd).st_ino != inode:
+                os.close(fd)
+                continue
+            self.close()
+            self._fd = fd
+            self._begin()
+            return True
+        return False  # at the next look
 
     def _begin(self) -> None:
         self._at = 0
         self._parser = _parser(self._log.driver, os.fsdecode(self._log.path))
 
     def _next(self) -> bool:
-        """Go on with the file after this one, if there is one. It is found by where this one is by now: between two
-        looks it may have been renamed more than once.
+        """Go on with the file after this one, if there is one; whether there is more to read. It is found by where this
+        one is by now: between two looks it may have been renamed more than once.
         """
-        mine = os.fstat(self._fd)
-        found = names(self._log.path)
-        for number, name in enumerate(found):
-            try:
-                status = os.stat(name, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if (status.st_dev, status.st_ino) == (mine.st_dev, mine.st_ino):
-                if number + 1 == len(found):
-                    return False  # the newest
-                return self._after_rest(found[number + 1])
-        # removed, or rotated away: what is there now came later
-        return any(self._after_rest(name) for name in found)
+        mine = os.fstat(self._fd).st_ino
 
-    def _after_rest(self, name: bytes) -> bool:
-        # it may have grown between our last look and its renaming
+        def after(inodes: list[int]) -> int | None:
+            if mine not in inodes:
+                return 0  # removed, or rotated away: what is there now came later
+            at = inodes.index(mine) + 1
+            return at if at < len(inodes) else None
+
+        if after([inode for _, inode in files(self._log.path)]) is None:
+            return False
+        # it has got its last record, perhaps between our last look and its renaming
         if os.fstat(self._fd).st_size > self._at:
             return True
-        return self._open(name)
+        return self._open(after)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -49,10 +49,16 @@ class LogWriter:
             self._wrote = True
             self._file.append(HEADER.pack(stream, len(data), time.time_ns()), data)
 
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
+    def rest(self) -> bool:
+        """Everything is written down: note that, so that who goes on need not look for the end."""
         if self._wrote and self._file.fd >= 0:
             self._file.append(HEADER.pack(CLOSED, 0, time.time_ns()))
+            self._wrote = False
+        return True
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self.rest()
         self._file.close()
 
 

@@ -68,6 +68,10 @@ class JsonWriter:
         end = b'"time":"' + now + b'"}\n'
         self._file.append(b'{"log":"', text, b'","stream":"', name, b'",', self._attributes, end)
 
+    def rest(self) -> bool:
+        """Whether everything is written down: not while a line has no end."""
+        return not any(self._begun.values())
+
     def close(self) -> None:
         """Append what has no end of line, and close the file; a second call does nothing."""
         if self._file.fd >= 0:

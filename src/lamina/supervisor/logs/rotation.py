@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from errno import ENOSPC
 
+# how often a directory is looked at that changes all the time
+TRIES = 100
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -71,11 +73,37 @@ class Rotated:
             self.fd = -1
 
 
-def names(path: bytes) -> list[bytes]:
-    """The files that there are, the oldest first."""
+def files(path: bytes) -> list[tuple[bytes, int]]:
+    """The files that there are at one moment and their inodes, the oldest first.
+
+    A rotation is several renames, and in between there is a gap: so all of the directory is looked at, again until
+    nothing has changed meanwhile. (A file's number only grows: what is the same twice was so all the time.)
+    """
+    before = None
+    for _ in range(TRIES):
+        found = _files(path)
+        if found == before:
+            break
+        before = found
+    return [(name, inode) for _, name, inode in sorted(before or [], reverse=True)]
+
+
+def _files(path: bytes) -> list[tuple[int, bytes, int]]:
+    directory, _, name = path.rpartition(b"/")
     found = []
-    number = 1
-    while os.path.lexists(older := b"%s.%d" % (path, number)):
-        found.append(older)
-        number += 1
-    return [*reversed(found), path]
+    try:
+        entries = os.listdir(directory)
+    except FileNotFoundError:  # the container was removed
+        return []
+    for entry in entries:
+        if entry != name and not entry.startswith(name + b"."):
+            continue
+        number = entry[len(name) + 1 :]
+        if not number.isdigit() and entry != name:
+            continue
+        place = directory + b"/" + entry
+        try:
+            found.append((int(number or b"0"), place, os.stat(place, follow_symlinks=False).st_ino))
+        except FileNotFoundError:
+            continue
+    return sorted(found)

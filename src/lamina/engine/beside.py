@@ -1,0 +1,111 @@
+"""What a further process of a container is: the container's own `process`, with what is asked of this one."""
+
+from __future__ import annotations
+
+from lamina.errors import Unsupported
+from lamina.runtime.users import file_reader, resolve_user
+from lamina.supervisor.foreground import terminal_size
+from lamina.values import replace, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.linux.fd import Fd
+    from lamina.runtime.users import User
+
+    Process = dict[str, Any]
+
+
+@value
+class Asked:
+    """The options of one further process, checked; see ExecOptions. `keys` are the bytes that detach from it."""
+
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    tty: bool = False
+    interactive: bool = False
+    privileged: bool = False
+    keys: bytes = b""
+
+
+def process_of(
+    words: tuple[str, ...],
+    asked: Asked,
+    own: Process,
+    linux: dict[str, Any],
+    root: Fd,
+    terminal: int | None,
+) -> Process:
+    """The specification's `process`: the container's *own*, with what is asked."""
+    process: Process = {**own, "args": list(words), "terminal": asked.tty}
+    if asked.workdir is not None:
+        process["cwd"] = asked.workdir
+    user = _user(asked, process, linux, root)
+    process["env"] = _environment(asked, process["env"], user)
+    if asked.tty and (size := terminal_size(terminal)) is not None:
+        process["consoleSize"] = {"height": size[0], "width": size[1]}
+    if asked.privileged:
+        _privileged(process, linux)
+    if user.uid:
+        process["capabilities"] = {**process["capabilities"], "effective": [], "permitted": []}
+    elif asked.user is not None and not asked.privileged:  # root, where the container itself is somebody else
+        bounding = process["capabilities"]["bounding"]
+        process["capabilities"] = {**process["capabilities"], "effective": bounding, "permitted": bounding}
+    return process
+
+
+def _user(asked: Asked, process: Process, linux: dict[str, Any], root: Fd) -> User:
+    """Whom it runs as; looked up in the container's own files, which are not trusted. `process` is told."""
+    read = file_reader(root)
+    own = process["user"]
+    if asked.user is None:
+        found = resolve_user(f"{own['uid']}:{own['gid']}", read)
+        return replace(found, groups=tuple(own.get("additionalGids") or ()))
+    user = resolve_user(asked.user, read)
+    groups = user.groups
+    if linux.get("uidMappings"):
+        uids, gids = linux["uidMappings"], linux["gidMappings"]
+        if not (_mapped(user.uid, uids) and _mapped(user.gid, gids)):
+            raise Unsupported(
+                f"exec as user {user.uid}:{user.gid}: the container has no such ids",
+                remedy="'lamina doctor' says how containers of this user get more ids",
+            )
+        whole = sum(line["size"] for line in gids) > 1
+        groups = tuple(gid for gid in groups if whole and _mapped(gid, gids))
+    process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(groups)}
+    return user
+
+
+def _mapped(number: int, lines: list[dict[str, int]]) -> bool:
+    return any(0 <= number - line["containerID"] < line["size"] for line in lines)
+
+
+def _environment(asked: Asked, own: list[str], user: User) -> list[str]:
+    variables = dict(entry.partition("=")[::2] for entry in own)
+    if asked.tty:
+        variables.setdefault("TERM", "xterm")
+    variables.update(asked.env)
+    variables.setdefault("HOME", user.home)
+    return [f"{name}={text}" for name, text in variables.items()]
+
+
+def _privileged(process: Process, linux: dict[str, Any]) -> None:
+    """Every capability, with a default profile that goes by that, and no confinement by AppArmor (docker exec)."""
+    from lamina.linux.capabilities import CAPABILITIES
+    from lamina.linux.procfs import cap_last_cap, effective_capabilities
+
+    most, held = cap_last_cap(), effective_capabilities()
+    inside = bool(linux.get("uidMappings"))  # in a user namespace of its own there are all
+    names = [name for name, n in CAPABILITIES.items() if n <= most and (inside or held >> n & 1)]
+    process["capabilities"] = {
+        "bounding": names,
+        "effective": names,
+        "permitted": names,
+        "inheritable": [],
+        "ambient": [],
+    }
+    process.pop("apparmorProfile", None)
+    if linux.get("defaultFilter") is not None:
+        linux["defaultFilter"] = sorted(names)
