@@ -46,6 +46,7 @@ class Rootless:
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(SOURCES),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "LAMINA_WARM": "0",
             "TMPDIR": str(self.mkdir("tmp")),
             "XDG_RUNTIME_DIR": str(self.mkdir("run", 0o700)),
             **{

@@ -87,20 +87,31 @@ class House:
         self.run_directory = Path(f"/proc/{self.holder.pid}/root/run/lamina")
 
     def close(self) -> None:
-        """End everything that lives here."""
-        ours = os.fstat(self.namespace).st_ino
-        for _ in range(5):  # one may have been forking
-            for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        """End everything that lives here, or was left behind by a command of this installation."""
+        quiet = 0
+        while quiet < 3:  # one may be forking
+            ours = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
+            for pid in ours:
                 try:
-                    if pid != self.holder.pid and os.stat(f"/proc/{pid}/ns/mnt").st_ino == ours:
-                        os.kill(pid, 9)
-                except OSError:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
                     continue
+            quiet = 0 if ours else quiet + 1
+            time.sleep(0.005)
         self.holder.kill()
         self.holder.wait()
         assert self.holder.stdout is not None
         self.holder.stdout.close()
         os.close(self.namespace)
+
+    def _is_ours(self, pid: int) -> bool:
+        if pid in (self.holder.pid, os.getpid()) or not alive(pid):
+            return False
+        try:
+            inside = os.stat(f"/proc/{pid}/ns/mnt").st_ino == os.fstat(self.namespace).st_ino
+            return inside or os.fsencode(self.command.parent) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def _enter(self, cwd: str) -> None:
         setns(self.namespace, CLONE_NEWNS)

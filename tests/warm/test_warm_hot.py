@@ -41,6 +41,14 @@ LINES: dict[str, list[list[str]]] = {
     "image inspect": [["tiny"]],
     "logs": [["one"]],
     "version": [[]],
+    "exec": [["one", "true"]],
+    "create": [["--name", "two", "tiny", "true"]],
+    "start": [["two"]],
+    "restart": [["-t", "0", "one"]],
+    "kill": [["one"]],
+    "stop": [["-t", "0", "one"]],
+    "wait": [["nosuch"]],
+    "rename": [["one", "other"], ["other", "one"]],
     "rm": [["nosuch"]],
 }
 # only where an image's own kind of control group, file system or encoding is there
@@ -67,10 +75,25 @@ def test_nothing_but_ours_and_the_standard_librarys_is_named() -> None:
 def test_a_hot_verb_imports_nothing_more(verb: str, store_root: Path, tmp_path: Path) -> None:
     """Add what it says to `lamina.cli.hot`: every command would import it."""
     small_image(store_root)
-    run = [sys.executable, "-m", "lamina", "run", "--name", "one", "tiny", "true"]
-    subprocess.run(run, check=True, timeout=60)
+    lamina("run", "-d", "--name", "one", "tiny", "sleep", "60")
+    lamina("create", "--name", "two", "tiny", "true")
+    if verb == "create":
+        lamina("rm", "two")
+    try:
+        look_at(verb, tmp_path / "report")
+    finally:
+        lamina("rm", "-f", "one", "two")
+
+
+def lamina(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lamina", *words], timeout=60, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done
+
+
+def look_at(verb: str, report: Path) -> None:
     for words in LINES[verb]:
-        report = tmp_path / "report"
         code = PRELOADED.format(modules=MODULES, words=[*verb.split(), *words], report=str(report))
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", ISOLATED + code],

@@ -20,32 +20,42 @@ _WITHIN = {
     "lamina": "document errors values",
     "lamina.argv": "declare quick",
     "lamina.cli": (
-        "applying asked convert each entry inspecting listing output pager quoting report sizes style "
-        "template transcript usage waiting when"
+        "applying asked convert detached each entry inspecting listing output pager quoting report "
+        "sizes style template transcript usage waiting when"
     ),
-    "lamina.cli.options": "general run",
-    "lamina.cli.verbs": "image_inspect images inspect logs ps rm run version",
+    "lamina.cli.options": "attached run",
+    "lamina.cli.verbs": (
+        "create execute image_inspect images inspect kill logs ps rename restart rm run start stop "
+        "version wait"
+    ),
     "lamina.engine": (
-        "accounts base checking completed container design discard engine host images inspect keeping "
-        "layers moment mount_notation mounted naming notation obtain options own_files picture places "
-        "recover run summary translate"
+        "accounts answers base checking completed container creating design detaching discard engine "
+        "executing host images inspect keeping layers life logging moment mount_notation mounted "
+        "naming notation obtain options own_files picture places recover run settling summary "
+        "translate"
     ),
     "lamina.image": "platform reference",
     "lamina.image.documents": "config manifest media moment reading",
-    "lamina.linux": "call capabilities constants fd files mountinfo numbers packed process procfs program",
+    "lamina.linux": (
+        "call capabilities constants fd files mountinfo numbers packed process procfs program signals"
+    ),
     "lamina.overlay": "spec steps",
-    "lamina.runtime": "bundle capabilities command facts identity kept launch rlimits template users waits",
-    "lamina.runtime.cgroups": "cgroup layout making resources v1",
+    "lamina.runtime": (
+        "bundle capabilities command facts identity kept launch rlimits talk template users waits"
+    ),
+    "lamina.runtime.cgroups": "cgroup joining layout making resources v1",
+    "lamina.runtime.container": "birth compiling directory further recipe",
     "lamina.runtime.plan": (
-        "cgroup_mounts devices identity masks mounts namespaces options paths process procfs rootfs "
-        "stage waits"
+        "cgroup_mounts created devices identity masks mounts namespaces options paths process procfs "
+        "rootfs stage waits"
     ),
     "lamina.runtime.seccomp": "architectures assembler cache compiler profile rules words",
     "lamina.store": (
         "blobs claims containers digest durable garbage images layers leases lock names record "
         "references root scratch stage tags trace tree volumes way"
     ),
-    "lamina.supervisor": "foreground log pump signals stdio",
+    "lamina.supervisor": "foreground keys pump signals stdio",
+    "lamina.supervisor.logs": "following frames rotation",
 }
 _OTHERS = (
     "datetime",
@@ -63,17 +73,12 @@ _OTHERS = (
 MODULES = (*(f"{package}.{name}" for package, names in _WITHIN.items() for name in names.split()), *_OTHERS)
 
 # verbs that many people, or programs, call often
-HOT = ("run", "ps", "images", "inspect", "logs", "rm", "version", "image ls", "image inspect")
+HOT = (
+    *("run", "exec", "create", "start", "stop", "restart", "kill", "wait", "rename", "rm"),
+    *("ps", "images", "inspect", "logs", "version", "image ls", "image inspect"),
+)
 # verbs that may be done with standard streams on a terminal: they read nothing from it and start no pager
 _FURTHER = (
-    "create",
-    "start",
-    "stop",
-    "restart",
-    "kill",
-    "rename",
-    "wait",
-    "exec",
     "top",
     "port",
     "rmi",
