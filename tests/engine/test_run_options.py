@@ -177,8 +177,8 @@ def test_nothing_asked_is_docker_s_default() -> None:
 
 
 KEYS = sorted(
-    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further"}
-    | {"cpus", "mounts", "tmpfs"}
+    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log"}
+    | {"cpus", "mounts", "tmpfs", "log_driver", "log_opt"}
     | FURTHER
 )
 ANYTHING = st.none() | st.text() | st.integers() | st.floats() | st.binary() | st.lists(st.text(), max_size=3)
