@@ -388,6 +388,20 @@ class Container:
 
         kill(self._home, signal)
 
+    def pause(self) -> None:
+        """Stop every process in it. Raises Conflict where it does not run or is paused already, Unsupported where it
+        is in no control group that can be frozen.
+        """
+        from lamina.engine.pausing import pause
+
+        pause(self._home)
+
+    def unpause(self) -> None:
+        """Let what was paused go on. Raises Conflict where it is not paused."""
+        from lamina.engine.pausing import unpause
+
+        unpause(self._home)
+
     def restart(self, timeout: float | None = None, signal: str | int | None = None) -> list[str]:
         """Stop it, if it runs, and start it; warnings that are new."""
         from lamina.engine.life import restart
@@ -455,11 +469,12 @@ class _Held:
 
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
-        from lamina.engine.life import wake
+        from lamina.engine.life import thaw, wake
 
         wake(self._home)
         home, deadline = self._home, time.monotonic() + PATIENCE
         while True:
+            thaw(home)
             state = home.read("state")
             if state is not None:
                 from lamina.engine.recover import kill_and_wait

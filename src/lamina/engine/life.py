@@ -19,6 +19,7 @@ from lamina.store.containers import (
     DEAD,
     LIVING,
     PAUSED,
+    PAUSED_MARK,
     RESTARTING,
     RUNNING,
     STOPPED_MARK,
@@ -66,7 +67,7 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
             wake(home, number if process.would_end(number, asked) else 0)
             if process.is_there:
                 process.deliver(number, asked)
-                _thaw(home)
+                thaw(home)
                 if not process.ends_within(None if grace < 0 else grace):
                     process.send(SIGKILL)
             _await_end(home, process)
@@ -89,8 +90,9 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))
+        if ends or number in (SIGKILL, _stop_signal(asked)):
+            thaw(home)
         if number == SIGKILL:
-            _thaw(home)
             _await_end(home, process)
 
 
@@ -182,21 +184,17 @@ def wake(home: Home, carried: int = 0) -> None:
     wake_supervisor(home.read("state") or {})
 
 
-def _thaw(home: Home) -> None:
-    """What is frozen sees no signal, and does not end."""
-    if not home.is_marked("paused"):
-        return
-    record = (home.read("state") or {}).get("cgroup")
-    if record:
-        from lamina.runtime.cgroups import reopen
+def thaw(home: Home) -> None:
+    """What is paused sees no signal, and does not end."""
+    if home.is_marked(PAUSED_MARK):
+        from lamina.engine.pausing import thaw
 
-        reopen(record).thaw()
-    home.drop_mark("paused")
+        thaw(home)
 
 
 def _await_end(home: Home, process: Process) -> None:
     """Until it is written down that it ended, and nobody looks after it or it begins anew."""
-    if not process.ends_within(PATIENCE):
+    if not _dies(home, process):
         raise TimeoutExpired(
             f"end container {home.short_id}: its first process does not end, although it was killed",
             remedy="it waits within the kernel, for a disk or a network file system",
@@ -211,6 +209,16 @@ def _await_end(home: Home, process: Process) -> None:
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     _settle(home)
+
+
+def _dies(home: Home, process: Process) -> bool:
+    """Whether one that was killed has ended, after a while; somebody may have paused it at the same moment."""
+    end = time.monotonic() + PATIENCE
+    while not process.ends_within(0.5):
+        if time.monotonic() > end:
+            return False
+        thaw(home)
+    return True
 
 
 def _settle(home: Home) -> None:

@@ -92,9 +92,6 @@ def _settle(home: Home) -> None:
 
 def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     """Kill what is left of a container, wait until it is gone, and remove its control groups. Raises KernelError."""
-    pid = state.get("pid")
-    if isinstance(pid, int) and same_process(pid, state):
-        kill_and_wait(pid, state)
     from lamina.runtime.cgroups import find, reopen
 
     cgroup = None
@@ -102,6 +99,11 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
         cgroup = reopen(state["cgroup"])
     elif asked.get("cgroup"):  # the engine died before it wrote down what it had made
         cgroup = find(str(asked["cgroup"]), own_parent=True)
+    pid = state.get("pid")
+    if isinstance(pid, int) and same_process(pid, state):
+        if cgroup is not None and cgroup.frozen:  # paused: then nothing of it dies
+            cgroup.thaw()
+        kill_and_wait(pid, state)
     if cgroup is not None:
         cgroup.kill(timeout=PATIENCE)
         cgroup.remove()

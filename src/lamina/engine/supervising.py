@@ -343,6 +343,10 @@ class Supervisor:
             if (late or self.orphaned) and not ended:
                 self.timed_out, deadline = late, None
                 process.kill(SIGKILL)
+                if self.home.is_marked(PAUSED_MARK):
+                    from lamina.engine.pausing import thaw
+
+                    thaw(self.home)
         self.streams.finish(watch)
         status = process.wait()
         if deliverer.carried_out is not None and status == 128 + SIGKILL:

@@ -21,6 +21,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "stop": (CONTAINERS, "stop", "Stop containers"),
     "restart": (CONTAINERS, "restart", "Stop containers, and start them again"),
     "kill": (CONTAINERS, "kill", "Send containers a signal"),
+    "pause": (CONTAINERS, "pause", "Stop every process of containers until they are unpaused"),
+    "unpause": (CONTAINERS, "unpause", "Let paused containers go on"),
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
@@ -98,12 +100,14 @@ _OWN = (
     "inspect",
     "kill",
     "logs",
+    "pause",
     "rename",
     "restart",
     "rm",
     "run",
     "start",
     "stop",
+    "unpause",
     "wait",
 )
 VERBS |= {

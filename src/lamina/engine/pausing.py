@@ -1,0 +1,91 @@
+"""Pausing a container: all of its processes stand still, and go on later as if nothing had been.
+
+The marker `paused` is made before the freezing and removed after the thawing, so what is frozen is always said to be
+paused: a command that is killed between leaves one that `unpause` lets go on. Those who freeze and thaw take turns.
+"""
+
+from __future__ import annotations
+
+from errno import ENOENT
+
+from lamina.engine.settling import state_of
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound, Unsupported
+from lamina.runtime.cgroups import reopen
+from lamina.store.containers import PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
+from lamina.store.events import about, note
+from lamina.store.lock import LOCK_EX, turn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.runtime.cgroups import Cgroup
+    from lamina.store.containers import Home
+    from lamina.store.lock import Lock
+
+
+def pause(home: Home) -> None:
+    """Stop every process in it, until `unpause`. Raises Conflict where it does not run or is paused already,
+    Unsupported where it is in no control group that can be frozen, TimeoutExpired, NotFound.
+    """
+    with _turn(home):
+        state, said = state_of(home), f"pause container {home.asked()['name']}"
+        if state == PAUSED:
+            raise Conflict(f"{said}: it is already paused")
+        if state == RESTARTING:
+            raise Conflict(f"{said}: it is restarting", remedy="wait until it runs")
+        if state != RUNNING:
+            raise Conflict(f"{said}: it is not running", remedy="'lamina start' starts it")
+        group = _group(home, said)
+        home.set_mark(PAUSED_MARK)
+        try:
+            group.freeze()
+        except LaminaError:
+            home.drop_mark(PAUSED_MARK)
+            raise
+        note(home.store, about(home.asked(), "pause"))
+
+
+def unpause(home: Home) -> None:
+    """Let it go on. Raises Conflict where it is not paused, NotFound, KernelError."""
+    with _turn(home):
+        said = f"unpause container {home.asked()['name']}"
+        if state_of(home) != PAUSED:
+            raise Conflict(f"{said}: it is not paused")
+        _group(home, said).thaw()
+        home.drop_mark(PAUSED_MARK)
+        note(home.store, about(home.asked(), "unpause"))
+
+
+def thaw(home: Home) -> None:
+    """Let it go on if it is paused, to see a signal and to end: what is frozen by cgroup v1 does not even die."""
+    if not home.is_marked(PAUSED_MARK):
+        return
+    try:
+        with _turn(home):
+            record = (home.read("state") or {}).get("cgroup")
+            if record and home.is_marked(PAUSED_MARK):
+                reopen(record).thaw()
+            home.drop_mark(PAUSED_MARK)
+    except NotFound:
+        return  # it was removed meanwhile
+    except KernelError as error:
+        if error.errno != ENOENT:  # it has ended meanwhile
+            raise
+
+
+def _group(home: Home, said: str) -> Cgroup:
+    from lamina.runtime.cgroups.freezer import can_freeze
+
+    record = (home.read("state") or {}).get("cgroup")
+    if record and can_freeze(group := reopen(record)):
+        return group
+    raise Unsupported(
+        f"{said}: it is in no control group that can be frozen",
+        remedy="start it in the background ('lamina run -d', 'lamina start'), as somebody who may make control groups",
+    )
+
+
+def _turn(home: Home) -> Lock:
+    try:
+        return turn(home.path, LOCK_EX)
+    except FileNotFoundError:
+        raise no_such(home.short_id) from None

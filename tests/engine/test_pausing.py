@@ -1,0 +1,202 @@
+"""Containers that stand still, and what can be done with them meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.engine.recover import recover
+from lamina.errors import Conflict, Unsupported
+from lamina.runtime.cgroups import reopen
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def state_of(container: Container) -> dict[str, object]:
+    return dict(container._home.read("state") or {})
+
+
+def frozen(container: Container) -> bool:
+    return reopen(state_of(container)["cgroup"]).frozen  # type: ignore[arg-type]
+
+
+def actions(engine: Engine) -> list[str]:
+    return [event.action for event in engine.events(since=0, until=time.time())]
+
+
+@pytest.fixture
+def box(engine: Engine) -> Container:
+    """Two processes."""
+    return engine.start("host", ["sh", "-c", "sleep 1000 & wait"], name="box")
+
+
+def ticks(container: Container) -> int:
+    """How long all of its processes have worked so far, by the kernel's own account."""
+    total = 0
+    for pid in reopen(state_of(container)["cgroup"]).processes():  # type: ignore[arg-type]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total
+
+
+def test_it_stands_still_and_goes_on(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "sleep 1000 & while :; do :; done"], name="box")
+    until(lambda: ticks(box) > 0)
+    box.pause()
+    assert (box.state, box.is_alive, frozen(box)) == ("paused", True, True)
+    shown = box.inspect()["State"]
+    assert (shown["Status"], shown["Paused"], shown["Running"]) == ("paused", True, True)
+    assert [one.name for one in engine.containers()] == ["box"]
+    worked = ticks(box)
+    time.sleep(0.2)
+    assert ticks(box) == worked
+    box.unpause()
+    assert (box.state, frozen(box)) == ("running", False)
+    until(lambda: ticks(box) > worked)
+    assert [said for said in actions(engine) if "pause" in said] == ["pause", "unpause"]
+
+
+def test_each_state_has_its_error(engine: Engine) -> None:
+    box = engine.create("host", ["sleep", "1000"], name="box")
+    with pytest.raises(Conflict, match="pause container box: it is not running"):
+        box.pause()
+    with pytest.raises(Conflict, match="unpause container box: it is not paused"):
+        box.unpause()
+    box.start()
+    with pytest.raises(Conflict, match="it is not paused"):
+        box.unpause()
+    box.pause()
+    with pytest.raises(Conflict, match="it is already paused"):
+        box.pause()
+    with pytest.raises(Conflict, match="it is paused"):
+        box.start()
+    box.kill()
+    with pytest.raises(Conflict, match="it is not running"):
+        box.pause()
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (lambda box: box.stop(), 128 + signal.SIGTERM),
+        (lambda box: box.kill(), 128 + signal.SIGKILL),
+        (lambda box: box.kill("TERM"), 128 + signal.SIGTERM),
+    ],
+    ids=["stop", "kill", "its stop signal"],
+)
+def test_a_paused_one_can_be_ended(
+    engine: Engine, box: Container, end: Callable[[Container], None], status: int
+) -> None:
+    box.pause()
+    end(box)
+    until(lambda: box.state == "exited")
+    assert box.exit_code == status
+    box.start()
+    assert box.state == "running"
+
+
+def test_any_signal_that_ends_it_lets_it_go_on_to_end(box: Container) -> None:
+    box.pause()
+    box.kill("HUP")
+    until(lambda: box.state == "exited")
+
+
+def test_a_paused_one_can_be_removed_or_restarted(engine: Engine, box: Container) -> None:
+    box.pause()
+    box.restart(timeout=0)
+    assert (box.state, frozen(box)) == ("running", False)
+    box.pause()
+    box.remove(force=True)
+    assert engine.containers(all=True) == []
+
+
+def test_a_signal_that_it_handles_waits_for_it(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done"])
+    until(lambda: list(box.logs()))
+    box.pause()
+    box.kill("USR1")
+    assert (box.state, frozen(box)) == ("paused", True)
+    box.unpause()
+    assert box.wait() == 7
+
+
+def test_its_time_limit_ends_it_also_while_it_is_paused(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], timeout=1.0)
+    box.pause()
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"]
+
+
+def test_it_stays_paused_when_its_supervisor_is_killed(engine: Engine, box: Container) -> None:
+    box.pause()
+    supervisor = state_of(box)["supervisor"]["pid"]  # type: ignore[index]
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: not box._home.is_looked_after())
+    assert (box.state, frozen(box)) == ("paused", True)
+    recover(engine.store)
+    until(lambda: state_of(box)["supervisor"]["pid"] != supervisor)  # type: ignore[index]
+    assert (box.state, frozen(box)) == ("paused", True)
+    box.unpause()
+    assert box.state == "running"
+    box.stop()
+    assert box.state == "exited"
+
+
+def test_a_killed_supervisor_does_not_keep_a_paused_one_from_its_end(engine: Engine, box: Container) -> None:
+    box.pause()
+    os.kill(state_of(box)["supervisor"]["pid"], signal.SIGKILL)  # type: ignore[index]
+    until(lambda: not box._home.is_looked_after())
+    box.remove(force=True)
+    assert engine.containers(all=True) == []
+
+
+def test_one_without_control_groups_cannot_be_paused(engine: Engine, store_root: Path) -> None:
+    code = "import sys; from lamina import Engine; Engine(sys.argv[1]).run('host', ['sleep', '1000'])"
+    with subprocess.Popen([sys.executable, "-c", code, str(store_root)]) as front:
+        try:
+            until(lambda: [one.state for one in engine.containers()] == ["running"])
+            (box,) = engine.containers()
+            with pytest.raises(Unsupported, match="no control group") as raised:
+                box.pause()
+            assert "lamina run -d" in (raised.value.remedy or "")
+            assert box.state == "running"
+        finally:
+            front.kill()
+
+
+def test_those_who_pause_and_end_it_at_once_do_not_get_stuck(engine: Engine) -> None:
+    for _ in range(3):
+        box = engine.start("host", ["sleep", "1000"])
+        words = "import sys; from lamina import Engine; box = Engine(sys.argv[1]).container(sys.argv[2])\n"
+        words += "while True: box.pause(); box.unpause()"
+        with subprocess.Popen(
+            [sys.executable, "-c", words, str(engine.store.path, "utf-8"), box.id], stderr=subprocess.DEVNULL
+        ):
+            time.sleep(0.2)
+            box.stop(timeout=5)
+        assert box.state == "exited"
