@@ -38,3 +38,22 @@ def test_pause_and_unpause(lamina: Lamina, box: str) -> None:
     refused = lamina("unpause", box)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "it is not paused" in refused.stderr
+
+
+def test_top(lamina: Lamina, box: str) -> None:
+    heading, first, *_ = ok(lamina("top", box)).splitlines()
+    assert heading.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    assert first.endswith("sh -c sleep 1000 & wait")
+    assert ok(lamina("top", box, "-o", "args=WHAT")).splitlines()[0] == "WHAT"
+    wrong = lamina("container", "top", box, "-o", "nosuch")
+    assert (wrong.returncode, "there is no column 'nosuch'" in wrong.stderr) == (125, True)
+
+
+def test_the_names_of_processes_do_not_move_the_cursor(lamina: Lamina) -> None:
+    script = "exec -a $'\\e]0;title\\a\\nroot' sleep 1000"
+    ok(lamina("run", "-d", "--name", "evil", "host", "--", "bash", "-c", script))
+    try:
+        seen = ok(lamina("top", "evil", "-o", "args"))
+    finally:
+        ok(lamina("rm", "-f", "evil"))
+    assert seen.splitlines()[1] == "^[]0;title^G^Jroot 1000"

@@ -99,6 +99,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("container", "restart", "nosuch"),
     ("rename", "two", "three"),
     ("container", "rename", "nosuch", "four"),
+    ("top", "three", "-o", "user,args"),
+    ("container", "top", "nosuch"),
     ("pause", "three"),
     ("pause", "three"),
     ("ps", "--format", "{{.Names}} {{.Status}}"),

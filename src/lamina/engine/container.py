@@ -13,7 +13,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Unpack
 
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
@@ -214,6 +214,15 @@ class Container:
         from lamina.engine.executing import detach
 
         return detach(self._home, words_of(command, "exec"), checked(options))
+
+    def top(self, ps_options: Sequence[str] = ()) -> dict[str, Any]:
+        """Its processes as this machine sees them: {"Titles": [...], "Processes": [[...], ...]}.
+
+        *ps_options* are `-ef` (the default), `aux`, or `-o` with columns. Raises Conflict where it does not run.
+        """
+        from lamina.engine.processes import top
+
+        return top(self._home, ps_options)
 
     # -- what it wrote
 

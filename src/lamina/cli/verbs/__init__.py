@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
+    "top": (CONTAINERS, "top", "List the processes of a container"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
@@ -107,6 +108,7 @@ _OWN = (
     "run",
     "start",
     "stop",
+    "top",
     "unpause",
     "wait",
 )
