@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -57,3 +60,41 @@ def test_the_names_of_processes_do_not_move_the_cursor(lamina: Lamina) -> None:
     finally:
         ok(lamina("rm", "-f", "evil"))
     assert seen.splitlines()[1] == "^[]0;title^G^Jroot 1000"
+
+
+def test_stats(lamina: Lamina, box: str) -> None:
+    heading, line = ok(lamina("stats", "--no-stream")).splitlines()
+    assert heading.split("  ")[0] == "CONTAINER ID"
+    assert line.split()[1] == "box"
+    template = "{{.Name}}|{{.CPUPerc}}|{{.MemUsage}}|{{.MemPerc}}|{{.NetIO}}|{{.PIDs}}"
+    name, cpu, memory, share, network, pids = (
+        ok(lamina("stats", "--no-stream", "--format", template, box)).strip().split("|")
+    )
+    assert (name, network, pids) == ("box", "0B / 0B", "2")
+    assert re.fullmatch(r"\d+\.\d\d%", cpu)
+    assert re.fullmatch(r"\d+\.\d\d%", share)
+    assert re.fullmatch(r"[\d.]+[KM]iB / [\d.]+GiB", memory)
+    record = json.loads(
+        ok(lamina("container", "stats", "--no-stream", "--format", "json", "--no-trunc", box))
+    )
+    assert (record["Name"], record["PIDs"], len(record["ID"])) == ("box", "2", 64)
+    assert lamina("stats", "nosuch").returncode != 0
+
+
+def test_stats_of_those_which_do_not_run(lamina: Lamina) -> None:
+    ok(lamina("create", "--name", "rests", "host", "true"))
+    assert ok(lamina("stats", "--no-stream", "--format", "{{.Name}}")) == ""
+    shown = ok(
+        lamina("stats", "-a", "--no-stream", "--format", "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}")
+    )
+    assert shown == "rests -- -- / -- --\n"
+
+
+def test_stats_come_again_until_the_container_is_gone(lamina: Lamina) -> None:
+    ok(lamina("run", "-d", "--name", "goes", "host", "--", "sleep", "1000"))
+    words = [sys.executable, "-m", "lamina", "stats", "--format", "{{.Name}}", "goes"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None
+        assert [shown.stdout.readline(), shown.stdout.readline()] == ["goes\n", "goes\n"]
+        ok(lamina("rm", "-f", "goes"))
+        assert shown.wait(20) == 0

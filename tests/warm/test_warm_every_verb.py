@@ -99,6 +99,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("container", "restart", "nosuch"),
     ("rename", "two", "three"),
     ("container", "rename", "nosuch", "four"),
+    ("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "three"),
+    ("container", "stats", "nosuch"),
     ("top", "three", "-o", "user,args"),
     ("container", "top", "nosuch"),
     ("pause", "three"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Command, Stream
     from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
+    from lamina.engine.usage import Usage
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.root import Store
@@ -223,6 +224,12 @@ class Container:
         from lamina.engine.processes import top
 
         return top(self._home, ps_options)
+
+    def stats(self) -> Usage:
+        """What it uses now, and has used so far; nothing where it does not run."""
+        from lamina.engine.usage import usage
+
+        return usage(self._home)
 
     # -- what it wrote
 

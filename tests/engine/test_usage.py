@@ -1,0 +1,76 @@
+"""What containers use, as their control groups have it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Engine
+from lamina.engine.usage import Usage
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_memory_processes_and_time_are_counted(engine: Engine) -> None:
+    script = "sleep 1000 & head -c 20m /dev/zero | tail -c 20m | (sleep 1000) & while :; do :; done"
+    box = engine.start("host", ["sh", "-c", script], memory="64m")
+    until(lambda: (box.stats().memory_bytes or 0) > 16 * MIB)
+    before = box.stats()
+    until(lambda: (box.stats().cpu_percent(before) or 0) > 0)
+    now = box.stats()
+    assert now.memory_limit_bytes == 64 * MIB
+    assert now.memory_percent is not None
+    assert 25 < now.memory_percent <= 100
+    assert now.pids is not None
+    assert now.pids >= 3
+
+
+def test_without_a_limit_it_is_the_machines_memory(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"])
+    (line,) = [
+        line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")
+    ]
+    assert box.stats().memory_limit_bytes == int(line.split()[1]) * 1024
+
+
+def test_a_network_of_its_own_is_counted_and_the_hosts_is_not(engine: Engine) -> None:
+    apart = engine.start("host", ["sleep", "1000"], network="none").stats()
+    assert (apart.received_bytes, apart.sent_bytes) == (0, 0)
+    shared = engine.start("host", ["sleep", "1000"], network="host").stats()
+    assert (shared.received_bytes, shared.sent_bytes) == (None, None)
+
+
+def test_one_that_does_not_run_uses_nothing(engine: Engine) -> None:
+    found = engine.create("host", ["true"]).stats()
+    assert found == Usage(found.at_ns)
+    assert (found.memory_percent, found.cpu_percent(found)) == (None, None)
+
+
+def test_the_share_of_processors_is_what_was_used_between() -> None:
+    before, now = Usage(1_000_000_000, cpu_ns=5_000_000), Usage(1_500_000_000, cpu_ns=755_000_000)
+    assert now.cpu_percent(before) == 150.0
+    assert Usage(1_500_000_000, cpu_ns=0).cpu_percent(before) == 0.0
+    assert Usage(1_500_000_000).cpu_percent(before) is None
+    assert Usage(0, memory_bytes=1, memory_limit_bytes=4).memory_percent == 25.0
