@@ -98,3 +98,18 @@ def test_stats_come_again_until_the_container_is_gone(lamina: Lamina) -> None:
         assert [shown.stdout.readline(), shown.stdout.readline()] == ["goes\n", "goes\n"]
         ok(lamina("rm", "-f", "goes"))
         assert shown.wait(20) == 0
+
+
+def test_update(lamina: Lamina, box: str) -> None:
+    assert (
+        ok(lamina("update", "-m", "64m", "--pids-limit", "50", "--restart", "on-failure:3", box)) == "box\n"
+    )
+    (found,) = json.loads(ok(lamina("inspect", box)))
+    asked = found["HostConfig"]
+    assert (asked["Memory"], asked["PidsLimit"]) == (64 << 20, 50)
+    assert asked["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    wrong = lamina("container", "update", "--memory", "lots", "nosuch", box)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "nosuch: no such container" in wrong.stderr
+    assert "update: memory lots: not a size" in wrong.stderr
+    assert "nothing to change" in lamina("update", box).stderr

@@ -101,6 +101,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("container", "rename", "nosuch", "four"),
     ("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "three"),
     ("container", "stats", "nosuch"),
+    ("update", "--memory", "64m", "three"),
+    ("container", "update", "three"),
     ("top", "three", "-o", "user,args"),
     ("container", "top", "nosuch"),
     ("pause", "three"),

@@ -38,7 +38,7 @@ def amend(
     _confine(spec, further)
     _groups(spec, further, maps, read)
     _namespaces(spec, further, maps, joined)
-    _limits(spec, further)
+    limits(spec["linux"]["resources"], further)
     _devices(spec, further, maps)
     process, linux = spec["process"], spec["linux"]
     if further.domainname:
@@ -197,8 +197,8 @@ def _bind_over(spec: Spec, place: str, options: list[str]) -> None:
 # -- limits
 
 
-def _limits(spec: Spec, further: Further) -> None:
-    resources = spec["linux"]["resources"]
+def limits(resources: dict[str, Any], further: Further) -> None:
+    """Add to *resources* the limits that are rarely asked for. Raises InvalidInput for those that contradict others."""
     memory = {
         "reservation": further.memory_reservation,
         "swappiness": further.memory_swappiness,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Command, Stream
     from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
+    from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -173,6 +174,19 @@ class Container:
         from lamina.engine.attaching import Wanted, start_attached
 
         return start_attached(self._home, wanted or Wanted(), on_warnings)
+
+    # -- what it may use
+
+    def update(self, **limits: Unpack[Limits]) -> list[str]:
+        """Change its limits or restart policy, at once and for later starts; warnings. Parameters as of `Engine.run`:
+        memory, memory_swap, cpus, cpu_shares, pids_limit, restart; 0 lifts a limit.
+
+        Raises InvalidInput, Unsupported where it runs in no control group of the controller, KernelError.
+        """
+        from lamina.engine.updating import update
+
+        self._asked = None
+        return update(self._home, limits)
 
     # -- further processes
 

@@ -397,13 +397,13 @@ class Supervisor:
 
     def _ended(self, end: dict[str, Any], *, stopped: bool) -> bool:
         home, status = self.home, int(end["status"])
+        self.asked = home.asked()  # it may have been renamed, or have another policy
         again = not self.orphaned and is_restarted(
             self.options.restart, status, self.restarts, stopped=stopped
         )
         end["restarts"] = self.restarts
         if again:
             end["restarting"] = True
-        self.asked = home.asked()  # it may have been renamed
         point("end: write exit record")
         home.write("exit", end)
         point("end: tell")

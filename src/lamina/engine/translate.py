@@ -99,7 +99,7 @@ def translate(
         "mounts": _all_mounts(options, around),
         "linux": {
             "namespaces": _namespaces(options, maps),
-            "resources": _resources(options),
+            "resources": resources_of(options),
             "cgroupsPath": around.cgroup,
             "maskedPaths": list(MASKED),
             "readonlyPaths": list(READ_ONLY),
@@ -231,7 +231,8 @@ def _namespaces(options: Options, maps: IdMaps | None) -> list[dict[str, str]]:
     return [{"type": kind} for kind in kinds]
 
 
-def _resources(options: Options) -> dict[str, Any]:
+def resources_of(options: Options) -> dict[str, Any]:
+    """The specification's `linux.resources` of the limits that are often asked for; the others: `amend.limits`."""
     resources: dict[str, Any] = {}
     if options.memory is not None:
         # as in Docker: as much swap again as memory

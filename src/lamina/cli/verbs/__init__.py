@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "kill": (CONTAINERS, "kill", "Send containers a signal"),
     "pause": (CONTAINERS, "pause", "Stop every process of containers until they are unpaused"),
     "unpause": (CONTAINERS, "unpause", "Let paused containers go on"),
+    "update": (CONTAINERS, "update", "Change the limits or the restart policy of containers"),
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
@@ -112,6 +113,7 @@ _OWN = (
     "stop",
     "top",
     "unpause",
+    "update",
     "wait",
 )
 VERBS |= {

@@ -1,0 +1,124 @@
+"""Limits and the restart policy of a container changed: where it runs at once, and in its record for later starts."""
+
+from __future__ import annotations
+
+from lamina.engine.amend import limits
+from lamina.engine.checking import check_options
+from lamina.engine.keeping import options_of
+from lamina.engine.options import PERIOD
+from lamina.engine.settling import state_of
+from lamina.engine.translate import resources_of
+from lamina.errors import Conflict, InvalidInput, Unsupported
+from lamina.store.containers import PAUSED, RUNNING
+from lamina.store.events import about, note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypedDict
+
+    from lamina.store.containers import Home
+
+    class Limits(TypedDict, total=False):
+        """As of `Engine.run`; what is not mentioned stays, 0 and -1 lift a limit."""
+
+        memory: str | int
+        memory_swap: str | int
+        cpus: str | float
+        cpu_shares: int | str
+        pids_limit: int | str
+        restart: str
+
+
+# the kernel's own weight of a group (cgroup v1's sched-design-CFS.rst)
+SHARES = 1024
+KEYS = ("memory", "memory_swap", "cpus", "cpu_shares", "pids_limit", "restart")
+_FURTHER = ("memory_swap", "cpu_shares")
+
+
+def update(home: Home, given: Limits) -> list[str]:
+    """Change what *given* says; warnings. Raises InvalidInput, Conflict where it was not kept what was asked of it,
+    Unsupported where it runs in no control group of the controller, NotFound, KernelError.
+    """
+    if unknown := given.keys() - set(KEYS):
+        raise TypeError(f"update() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+    if not given:
+        raise InvalidInput("update: nothing to change", remedy=f"give one of {', '.join(KEYS)}")
+    warnings: list[str] = []
+
+    def change(asked: dict[str, Any]) -> dict[str, Any]:
+        if not asked.get("options"):
+            raise Conflict(
+                f"update container {asked['name']}: it ends with the command that runs it, which knows its limits alone"
+            )
+        changed = {**asked, "options": _changed(asked, given)}
+        resources = _resources(changed)
+        if state_of(home) in (RUNNING, PAUSED):
+            warnings.extend(_apply(home, _touched(given, resources), str(asked["name"])))
+        return changed
+
+    note(home.store, about(home.change_asked(change), "update"))
+    return warnings
+
+
+def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
+    """The record of the options with *given* in it."""
+    try:
+        read = check_options({"rm": bool(asked.get("rm")), **given})
+    except InvalidInput as error:
+        raise _ours(error) from None
+    found = dict(asked["options"])
+    for key in given.keys() - set(_FURTHER):
+        name = "cpu_quota" if key == "cpus" else key
+        found[name] = getattr(read, name)
+    further = dict(found.get("further") or {})
+    for key in given.keys() & set(_FURTHER):
+        further[key] = getattr(read.further, key, None)
+    found["further"] = {key: what for key, what in further.items() if what is not None} or None
+    return found
+
+
+def _resources(asked: dict[str, Any]) -> dict[str, Any]:
+    """What its next start will ask of the control groups. Raises InvalidInput for what contradicts itself."""
+    options = options_of(asked)
+    resources = resources_of(options)
+    if options.further is not None:
+        try:
+            limits(resources, options.further)
+        except InvalidInput as error:
+            raise _ours(error) from None
+    return resources
+
+
+def _ours(error: InvalidInput) -> InvalidInput:
+    return InvalidInput("update:" + error.message.removeprefix("run:"), remedy=error.remedy)
+
+
+def _touched(given: Limits, resources: dict[str, Any]) -> dict[str, Any]:
+    """Of *resources* what *given* changes, with a word for what has no limit any more."""
+    found: dict[str, Any] = {}
+    memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
+    if "memory" in given or "memory_swap" in given:
+        found["memory"] = {"limit": memory.get("limit", -1), "swap": memory.get("swap", -1)}
+    if "cpus" in given:
+        found["cpu"] = {"quota": cpu.get("quota", -1), "period": cpu.get("period", PERIOD)}
+    if "cpu_shares" in given:
+        found["cpu"] = {**found.get("cpu", {}), "shares": cpu.get("shares", SHARES)}
+    if "pids_limit" in given:
+        found["pids"] = {"limit": (resources.get("pids") or {}).get("limit", -1)}
+    return found
+
+
+def _apply(home: Home, resources: dict[str, Any], name: str) -> list[str]:
+    if not resources:
+        return []
+    record = (home.read("state") or {}).get("cgroup")
+    if not record:
+        raise Unsupported(
+            f"update container {name}: it is in no control group",
+            remedy="start it in the background ('lamina run -d', 'lamina start'), as one who may make control groups",
+        )
+    from lamina.runtime.cgroups import reopen
+
+    group = reopen(record)
+    group.update(resources)
+    return list(group.notes)

@@ -1,0 +1,154 @@
+"""Limits and policies changed, while it runs and for its next start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.errors import InvalidInput
+from lamina.runtime.cgroups import Cgroup, reopen
+from support.leaks import Leaks
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    engine = Engine(store_root)
+    yield engine
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def group(box: Container) -> Cgroup:
+    state: dict[str, Any] = box._home.read("state") or {}
+    return reopen(state["cgroup"])
+
+
+def processors(box: Container) -> float | None:
+    """How many it may use, by the kernel."""
+    paths = group(box).paths
+    if "cpu" in paths:
+        quota, period = (
+            int(Path(f"{paths['cpu'].decode()}/cpu.cfs_{name}_us").read_text())
+            for name in ("quota", "period")
+        )
+        return None if quota < 0 else quota / period
+    most, _, period_ = Path(paths[""].decode(), "cpu.max").read_text().partition(" ")
+    return None if most == "max" else int(most) / int(period_)
+
+
+def limits(box: Container) -> tuple[int | None, int | None, float | None]:
+    stats = group(box).stats()
+    assert stats.memory is not None
+    assert stats.pids is not None
+    return stats.memory.limit_bytes, stats.pids.limit, processors(box)
+
+
+def test_limits_change_at_once_and_stay(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], memory="64m", name="box")
+    assert limits(box) == (64 * MIB, None, None)
+    assert box.update(memory="128m", pids_limit=50, cpus=0.5) == []
+    assert limits(box) == (128 * MIB, 50, 0.5)
+    asked = box.inspect()["HostConfig"]
+    assert (asked["Memory"], asked["PidsLimit"], asked["CpuQuota"]) == (128 * MIB, 50, 50_000)
+    box.restart(timeout=0)
+    assert limits(box) == (128 * MIB, 50, 0.5)
+    box.update(memory="32m")
+    assert limits(box) == (32 * MIB, 50, 0.5)
+    box.update(memory=0, pids_limit=0, cpus=0)
+    assert limits(box) == (None, None, None)
+    box.restart(timeout=0)
+    assert limits(box) == (None, None, None)
+
+
+def test_what_is_rarely_asked_for_changes_too(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], memory="64m")
+    box.update(memory_swap="96m", cpu_shares=512)
+    place = group(box).paths.get("cpu")
+    if place is not None:
+        assert Path(place.decode(), "cpu.shares").read_text() == "512\n"
+    box.restart(timeout=0)
+    stats = group(box).stats()
+    assert stats.memory is not None
+    assert (stats.memory.limit_bytes, stats.memory.swap_limit_bytes) in (
+        (64 * MIB, 32 * MIB),
+        (64 * MIB, None),  # swap is not counted on this machine
+    )
+    if place is not None:
+        assert Path(group(box).paths["cpu"].decode(), "cpu.shares").read_text() == "512\n"
+
+
+def test_one_that_rests_has_them_at_its_next_start(engine: Engine) -> None:
+    box = engine.create("host", ["sleep", "1000"])
+    box.update(memory="64m")
+    assert box.state == "created"
+    box.start()
+    assert limits(box)[0] == 64 * MIB
+    box.pause()
+    box.update(pids_limit=9)
+    assert limits(box)[:2] == (64 * MIB, 9)
+
+
+def test_a_policy_counts_from_now_on(engine: Engine) -> None:
+    box = engine.start("host", ["sh", "-c", "sleep 1000 & wait"])
+    box.update(restart="always")
+    first = box.inspect()["State"]["Pid"]
+    assert box.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    box.kill("HUP")  # not what asks it to stay stopped
+    until(lambda: box.state == "running" and box.inspect()["State"]["Pid"] not in (0, first))
+    second = box.inspect()["State"]["Pid"]
+    box.update(restart="no")
+    box.kill("HUP")
+    until(lambda: box.state == "exited")
+    assert second != first
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "update: nothing to change"),
+        ({"memory": "lots"}, "update: memory lots: not a size"),
+        ({"memory_swap": "32m"}, "update: memory swap is less than memory"),
+        ({"restart": "sometimes"}, "update: restart policy sometimes"),
+        ({"cpu_shares": -1}, "update: cpu shares"),
+    ],
+)
+def test_what_cannot_be_changes_nothing(engine: Engine, given: dict[str, Any], said: str) -> None:
+    box = engine.start("host", ["sleep", "1000"], memory="64m")
+    before = box.inspect()["HostConfig"]
+    with pytest.raises(InvalidInput) as raised:
+        box.update(**given)
+    assert raised.value.message.startswith(said)
+    assert (limits(box)[0], box.inspect()["HostConfig"]) == (64 * MIB, before)
+
+
+def test_one_that_is_removed_at_its_end_is_not_started_again(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], rm=True)
+    with pytest.raises(InvalidInput, match="contradict"):
+        box.update(restart="always")
+    box.update(memory="64m")
+    assert limits(box)[0] == 64 * MIB
+    box.stop()
+    until(lambda: not engine.containers(all=True))
+
+
+def test_a_limit_that_is_not_known_is_a_type_error(engine: Engine) -> None:
+    box = engine.create("host", ["true"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        box.update(colour="red")  # type: ignore[call-arg]
