@@ -80,6 +80,9 @@ HOT = (
 # verbs that may be done with standard streams on a terminal: they read nothing from it and start no pager
 _FURTHER = (
     "top",
+    "pause",
+    "unpause",
+    "update",
     "port",
     "rmi",
     "tag",
