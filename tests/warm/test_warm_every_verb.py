@@ -59,6 +59,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("inspect", "--format", "{{.Name}}", "one"),
     ("inspect", "nosuch"),
     ("diff", "one"),
+    ("cp", "one:/etc/new", "copied"),
+    ("container", "cp", "one:/nosuch", "copied"),
     ("apply", "one"),
     ("undo", "one"),
     ("export", "-o", "exported.tar", "one"),

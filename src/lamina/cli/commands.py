@@ -332,7 +332,7 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-build commit cp network pause port stats top unpause update
+build commit network pause port stats top unpause update
 """
 LATER_OPTIONS = """
 -p -P --add-host --dns --expose --publish --publish-all

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
+    "cp": (CONTAINERS, "cp", "Copy files out of a container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
@@ -92,6 +93,7 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "cp",
     "create",
     "diff",
     "export",
