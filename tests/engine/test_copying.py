@@ -141,6 +141,7 @@ def test_copies_are_the_callers_unless_asked_for(box: Container, place: Path) ->
 def test_an_archive_on_standard_output(box: Container, engine: Engine) -> None:
     argv = [sys.executable, "-m", "lamina", "--root", os.fsdecode(engine.store.path), "cp", "box:/d", "-"]
     done = subprocess.run(argv, capture_output=True, check=True, timeout=60)
+    assert done.stderr == b""
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         members = {member.name: member for member in archive}
     assert set(members) == {"d", *(f"d/{name}" for name in D)}
@@ -168,6 +169,15 @@ def test_a_mount_of_one_that_does_not_run_is_refused(engine: Engine, place: Path
     try:
         with pytest.raises(Unsupported, match="start"):
             engine.container("box").copy_out("/v/x", str(place))
+    finally:
+        forget(engine)
+
+
+def test_one_over_the_host_that_does_not_run_is_refused(engine: Engine, place: Path) -> None:
+    assert engine.run("host", ["true"], name="box").returncode == 0
+    try:
+        with pytest.raises(Unsupported, match="over this system"):
+            engine.container("box").copy_out("/etc/passwd", str(place))
     finally:
         forget(engine)
 

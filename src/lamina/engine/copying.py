@@ -42,7 +42,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @value
 class Copied:
-    """What was copied: bytes of all files, and how many files were left out (devices, sockets)."""
+    """What was copied: bytes of all files, or of the archive; how many files were left out (devices, sockets)."""
 
     size: int
     left_out: int = 0
@@ -51,9 +51,14 @@ class Copied:
 def copy_to_stream(container: Container, path: str, out: int, *, follow: bool = False) -> Copied:
     """Write what is at *path* of the container as a tar archive to the descriptor *out*. As `Container.copy_out`."""
     source = os.fsencode(path)
-    left_out = _pack(container, source, out, _name_of(source), follow=follow, owners=True, devices=True)
+    try:
+        packed = _pack(container, source, out, _name_of(source), follow=follow, owners=True, devices=True)
+    except OSError as error:
+        if isinstance(error, (LaminaError, BrokenPipeError)):
+            raise
+        raise KernelError("copy", error.errno or EIO, path) from error
     _note(container, path)
-    return Copied(0, left_out)
+    return Copied(*packed)
 
 
 def copy_out(
@@ -88,8 +93,10 @@ def _note(container: Container, path: str) -> None:
 
 def _pack(
     container: Container, path: bytes, out: int, name: bytes, *, follow: bool, owners: bool, devices: bool
-) -> int:
-    """Pack *path* of the container to *out*, where its files can be read; how many were left out."""
+) -> tuple[int, int]:
+    """Pack *path* of the container to *out*, where its files can be read; the archive's size, and how many were left
+    out.
+    """
     from lamina.engine.within import FIRST_FILE, inside, maps_of
 
     if b"\0" in path:
@@ -108,17 +115,24 @@ def _pack(
         with _root_of(container) as root:
             if maps is None:
                 return pack_running(root, out, *asked)
-            done: int = inside(maps, pack_running, FIRST_FILE, FIRST_FILE + 1, *asked, files=(root, out))
+            done: tuple[int, int] = inside(
+                maps, pack_running, FIRST_FILE, FIRST_FILE + 1, *asked, files=(root, out)
+            )
             return done
-    stacks = container.overlays()
-    if len(stacks) != 1 or _in_volume(container, path):
+    said = f"copy {os.fsdecode(path)} of container {container.name}, which does not run"
+    if not container.image_id:
         raise Unsupported(
-            f"copy {os.fsdecode(path)} of container {container.name}, which does not run: it is in a mount",
-            remedy="start the container first: what is mounted in it is there then",
+            f"{said}: it is over this system",
+            remedy="'lamina diff' shows what it did, 'lamina apply' does it",
         )
+    if _in_volume(container, path):
+        raise Unsupported(
+            f"{said}: the path is in a mount, which is there while it runs", remedy="start it first"
+        )
+    stack = container.overlays()[0][1]
     if maps is None:
-        return pack_stopped(stacks[0][1], out, *asked)
-    done = inside(maps, pack_stopped, stacks[0][1], FIRST_FILE, *asked, files=(out,))
+        return pack_stopped(stack, out, *asked)
+    done = inside(maps, pack_stopped, stack, FIRST_FILE, *asked, files=(out,))
     return done
 
 
@@ -168,7 +182,7 @@ class _Packing(threading.Thread):
     def run(self) -> None:
         try:
             with self._out:
-                self.left_out = _pack(
+                _, self.left_out = _pack(
                     self._container, self._path, self._out, _ITEM,
                     follow=self._follow, owners=self._owners, devices=False,
                 )  # fmt: skip

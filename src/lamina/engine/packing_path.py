@@ -81,10 +81,10 @@ class Out:
         """The archive's name of what is at *names* below the path."""
         return b"/".join(names if self._name == b"." and names else (self._name, *names))
 
-    def finish(self) -> int:
-        """End the archive; how many devices and sockets were left out."""
+    def finish(self) -> tuple[int, int]:
+        """End the archive; its size, and how many devices and sockets were left out."""
         packed: Packed = self.packer.finish()
-        return self.left_out + packed.sockets
+        return packed.archive, self.left_out + packed.sockets
 
 
 # -- out of a container that runs
@@ -92,8 +92,8 @@ class Out:
 
 def pack_running(
     root: int, out: int, path: bytes, name: bytes, follow: bool, ids: IdMap | None, devices: bool
-) -> int:
-    """Write what is at *path* below the directory *root* to *out*; how many files no archive could take.
+) -> tuple[int, int]:
+    """Write what is at *path* below the directory *root* to *out*; the archive's size, how many files were left out.
 
     *root* and *out* are descriptors; *follow*: where *path* is a symbolic link, what it leads to. A *path* that ends
     with "/" or "/." is a directory. Raises NotFound, InvalidInput, Conflict, KernelError, OSError.
@@ -195,7 +195,7 @@ def _attributes(fd: Fd, status: os.stat_result) -> dict[str, bytes]:
 
 def pack_stopped(
     spec: MountSpec, out: int, path: bytes, name: bytes, follow: bool, ids: IdMap | None, devices: bool
-) -> int:
+) -> tuple[int, int]:
     """As `pack_running`, of what the stack *spec* shows; it is read without being mounted."""
     packing = Out(out, name, ids, devices=devices)
     with Overlay(spec).open() as tree:

@@ -55,12 +55,12 @@ def do(args: Arguments) -> int:
     if args.target == "-":
         if os.isatty(1):
             raise InvalidInput("cp: standard output is a terminal", remedy="pipe the archive somewhere")
-        container.copy_out(path, 1, follow=args.follow_link)
-        return 0
-    copied = container.copy_out(path, args.target, archive=args.archive, follow=args.follow_link)
+        copied = container.copy_out(path, 1, follow=args.follow_link)
+    else:
+        copied = container.copy_out(path, args.target, archive=args.archive, follow=args.follow_link)
     if copied.left_out:
         print(f"lamina: cp: {copied.left_out} devices or sockets were left out", file=sys.stderr)
-    if not args.quiet:
+    if not args.quiet and args.target != "-":
         print(f"Successfully copied {human(copied.size)} to {args.target}", file=sys.stderr)
     return 0
 
