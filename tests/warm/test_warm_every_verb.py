@@ -185,9 +185,8 @@ def test_what_a_user_sees_is_the_same(house: House) -> None:
             environment = {"LAMINA_ROOT": str(place / "store"), "COLUMNS": "120"}
             with house.expected(server, warm=way == "warm"):
                 status, out, err = house.run(*line, env=environment, cwd=place, way=way)
-            if (
-                line[0] == "events"
-            ):  # who is attached and whoever starts a container write theirs at the same time
+            # who is attached and whoever starts a container write theirs at the same time
+            if line[:1] == ("events",):
                 out = b"\n".join(sorted(out.split(b"\n")))
             seen[way] = (status, alike(out), alike(err))
         assert seen["warm"] == seen["cold"], (line, differences(seen))
