@@ -39,7 +39,7 @@ finally:
         report.write("\\n".join(sorted(set(sys.modules) - before)))
 """
 # of an OCI runtime's verbs: `run` makes, starts and removes; the others do one of these
-MOST_OF_THE_RUNTIMES = {"run": 48, "create": 44, "start": 26, "exec": 43, "kill": 28, "delete": 27}
+MOST_OF_THE_RUNTIMES = {"run": 48, "create": 44, "start": 27, "exec": 43, "kill": 28, "delete": 27}
 RUNTIME_LINE = "from lamina.runtime_cli.entry import command_line; sys.exit(command_line({words!r}))"
 COMMAND_LINE = "from lamina.cli.entry import command_line; sys.exit(command_line({words!r}))"
 

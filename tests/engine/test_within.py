@@ -266,8 +266,8 @@ def test_a_process_that_dies_is_noticed_although_another_holds_its_pipes(user: R
 import signal
 from lamina.engine import within
 really, forked = within._spawn, []
-def spawn(stdin, stdout):
-    process = really(stdin, stdout)
+def spawn(*words):
+    process = really(*words)
     forked.append(os.fork())  # as another thread would in this moment
     if not forked[-1]:
         signal.pause()

@@ -196,6 +196,10 @@ def test_cve_2026_53493_a_huge_size_allocates_nothing(
 ) -> None:
     layer = fake.descriptor("team/tool", gzip.compress(layer_of(FILES)), media.OCI_LAYER_GZIP)
     replaced(fake, layers=[{**layer, "size": 2**62}])
+    with pytest.raises(InvalidInput, match="--layer-limit size="):
+        pulled(store, tmp_path, f"{fake.host}/team/tool:1")
+    assert fake.asked("GET", layer["digest"]) == []
+    replaced(fake, layers=[{**layer, "size": 2**37}])
     fake.faults.append(Fault("no length", path=layer["digest"], times=100))
     with pytest.raises(Corrupt):
         pulled(store, tmp_path, f"{fake.host}/team/tool:1")

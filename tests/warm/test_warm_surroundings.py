@@ -21,7 +21,11 @@ pytestmark = [pytest.mark.root, pytest.mark.peer("unshare", "setpriv")]
 # what executes a command in other surroundings; a client that lies gets nothing done there either
 PRLIMIT = ["prlimit", "--nofile=1000"]
 DIFFERENT = {
-    "user": ["setpriv", "--reuid=65534", "--clear-groups"],
+    # who may still read a clone that lies in a home directory
+    "user": [
+        *("setpriv", "--reuid=65534", "--clear-groups"),
+        *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+    ],
     "group": ["setpriv", "--regid=12345", "--clear-groups"],
     "supplementary groups": ["setpriv", "--groups=12345"],
     "bounding set": ["setpriv", "--bounding-set=-sys_chroot"],

@@ -332,7 +332,7 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-build commit cp network port
+build commit network port
 """
 LATER_OPTIONS = """
 -p -P --add-host --dns --expose --publish --publish-all

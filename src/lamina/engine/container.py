@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
     from lamina.engine.attaching import Wanted
     from lamina.engine.completed import Completed
+    from lamina.engine.copying import Copied
     from lamina.engine.engine import Command, Stream
     from lamina.engine.executing import ExecOptions
     from lamina.engine.progress import Tell
@@ -156,6 +157,27 @@ class Container:
     def overlays(self) -> list[tuple[bytes, MountSpec]]:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
         return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+
+    # -- its files
+
+    @property
+    def first_process(self) -> dict[str, Any] | None:
+        """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
+        return self._home.read("state")
+
+    def copy_out(
+        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
+    ) -> Copied:
+        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
+        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
+
+        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
+        """
+        from lamina.engine.copying import copy_out, copy_to_stream
+
+        if isinstance(target, int):
+            return copy_to_stream(self, path, target, follow=follow)
+        return copy_out(self, path, target, archive=archive, follow=follow)
 
     # -- being attached to it
 

@@ -17,6 +17,7 @@ import select
 import sys
 from contextlib import suppress
 from errno import EACCES, EPERM
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from lamina.errors import Corrupt, KernelError, LaminaError, Unsupported
 from lamina.linux.fd import Fd
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Maps = dict[str, list[dict[str, int]]]
 
 SIGINT, SIGKILL = 2, 9
+FIRST_FILE = 3  # the number of the first descriptor that is handed to the process in the namespace
 HEADER = 8  # bytes of a frame's length
 ITEM, PROGRESS, RESULT, FAILURE = "item", "progress", "result", "failure"
 MAIN = """
@@ -77,14 +79,16 @@ def inside(
     work: Callable[..., Any],
     *args: Any,
     progress: Callable[..., object] | None = None,
+    files: tuple[int, ...] = (),
     **keywords: Any,
 ) -> Any:
     """`work(*args, **keywords)` in a user namespace with *maps*, without trying it here first. Raises as `reach`.
 
-    *progress* is handed to *work*, if there is one; what it raises here ends the work there.
+    The descriptors *files* are there too, as FIRST_FILE and the numbers after it. *progress* is handed to *work*, if
+    there is one; what it raises here ends the work there.
     """
     result = None
-    for kind, content in _Within(maps, work, args, keywords, progress is not None).frames():
+    for kind, content in _Within(maps, work, args, keywords, progress is not None, files).frames():
         if kind == PROGRESS and progress is not None:
             progress(*content)
         elif kind == RESULT:
@@ -143,8 +147,10 @@ class _Within:
         args: tuple[Any, ...],
         keywords: dict[str, Any],
         progress: bool,
+        files: tuple[int, ...] = (),
     ) -> None:
         self.maps = _themselves(maps)
+        self.files = files
         self.request = (work, args, keywords, progress)
 
     def frames(self) -> Iterator[tuple[str, Any]]:
@@ -152,7 +158,7 @@ class _Within:
         answers, theirs = map(Fd, os.pipe2(os.O_CLOEXEC))
         told, telling = map(Fd, os.pipe2(os.O_CLOEXEC))
         with theirs, told:
-            process = _spawn(told, theirs)
+            process = _spawn(told, theirs, self.files)
         with pidfd_open(process) as held:
             failure = None
             try:
@@ -188,17 +194,28 @@ class _Within:
             yield kind, content
 
 
-def _spawn(stdin: int, stdout: int) -> int:
+def _spawn(stdin: int, stdout: int, files: tuple[int, ...] = ()) -> int:
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", "-B", "-c", MAIN, here, *_libraries()],
-        {"PATH": "/usr/bin:/bin"},
-        file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
-        setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
-        setsigmask=(),
-        setsigdef=(SIGINT,),
-    )
+    # out of the way of the numbers that they get there
+    high = [Fd(fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FILE + len(files))) for fd in files]
+    handed = [(os.POSIX_SPAWN_DUP2, int(fd), FIRST_FILE + number) for number, fd in enumerate(high)]
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-B", "-c", MAIN, here, *_libraries()],
+            {"PATH": "/usr/bin:/bin"},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                *handed,
+            ],
+            setpgroup=0,  # a Ctrl-C on the terminal reaches it once, through us
+            setsigmask=(),
+            setsigdef=(SIGINT,),
+        )
+    finally:
+        for fd in high:
+            fd.close()
 
 
 def _libraries() -> list[str]:

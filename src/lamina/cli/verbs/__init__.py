@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
+    "cp": (CONTAINERS, "cp", "Copy files out of a container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "top": (CONTAINERS, "top", "List the processes of a container"),
     "stats": (CONTAINERS, "stats", "Show what containers use"),
@@ -97,6 +98,7 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "cp",
     "create",
     "diff",
     "export",

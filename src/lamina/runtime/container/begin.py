@@ -17,7 +17,6 @@ from lamina.runtime.container.directory import (
     state_document,
 )
 from lamina.runtime.talk import START, failure
-from lamina.runtime.waits import ended_early, not_permitted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
     if said:
         ready(ENDING, pidfd)  # it has said its last word: who looks next must not find it running
         raise _failure(container, record, said)
+    from lamina.runtime.waits import ended_early, not_permitted
+
     if ended_early(record["pid"], pidfd):
         raise not_permitted("execve")
 
