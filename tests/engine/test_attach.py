@@ -103,6 +103,14 @@ def test_who_is_not_root_opens_its_standard_streams_by_name(engine: Engine, lami
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\nin\n", "err\n")
 
 
+def test_input_that_is_at_its_end_can_be_opened_by_name(engine: Engine, lamina: Command) -> None:
+    """A fifo without a writer would keep whoever opens it waiting."""
+    script = "sleep 0.5; cat /dev/stdin; cat /dev/stdin; echo end"
+    engine.create("tiny", ["sh", "-c", script], name="box", interactive=True, stdin_once=True)
+    done = lamina("start", "-ai", "box", input="in\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in\nend\n", "")
+
+
 def test_one_at_a_time(engine: Engine, lamina: Command) -> None:
     for name in ("one", "two"):
         engine.create("tiny", ["true"], name=name)

@@ -87,6 +87,14 @@ def test_v2_can_be_hidden(make_peer_root: Callable[..., PeerRoot]) -> None:
     assert "cgroup2" not in kinds
 
 
+def command_of(pid: int) -> str:
+    """Its command line, nothing when it is gone; which may happen while one reads."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def test_a_suite_that_is_killed_leaves_nothing(
     tmp_path: Path, make_peer_root: Callable[..., PeerRoot]
 ) -> None:
@@ -103,7 +111,7 @@ def test_a_suite_that_is_killed_leaves_nothing(
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     end = time.monotonic() + 20
-    while Path(f"/proc/{first}/cmdline").exists() and Path(f"/proc/{first}/cmdline").read_text() == before:
+    while command_of(first) == before:
         assert time.monotonic() < end
         time.sleep(0.02)
     remove_dead_groups()

@@ -25,7 +25,7 @@ from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
 from lamina.supervisor.pump import Watch
 from lamina.supervisor.signals import Catcher, Deliverer
-from lamina.supervisor.streams import Streams
+from lamina.supervisor.streams import LATE, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -330,6 +330,8 @@ class Supervisor:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if deliverer.unsure:
                 left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
+            if self.streams.late_looks:
+                left = LATE if left is None else min(left, LATE)
             quiet = self.patience
             if quiet is not None and (left is None or quiet < left):
                 happened = watch.wait(quiet)
@@ -337,6 +339,7 @@ class Supervisor:
                     self._sleep(process, deadline)
             else:
                 watch.wait(left)
+            self.streams.let_late_readers_in()
             if deliverer.unsure and not ended:
                 deliverer.look_again()
             late = deadline is not None and monotonic() >= deadline

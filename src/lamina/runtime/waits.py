@@ -138,8 +138,8 @@ def ended_early(pid: int, pidfd: Fd) -> bool:
     """
     looks = 0
     while (name := _name(pid)) == STARTING or (name in LAUNCHERS and looks < MOST_LOOKS):
-        if ready(0.001, pidfd):
-            return True
+        if ready(0.001, pidfd):  # it may have executed a command that was quick, since its name was read
+            return _name(pid) in (STARTING, *LAUNCHERS)
         looks += 1
     return False
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lamina.supervisor.pump import Watch
 
 BACKLOG = 64
+# how often who opens its input late is let in, and every how many seconds
+LATE_LOOKS, LATE = 40, 0.25
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -60,6 +62,7 @@ class Streams:
         self._theirs: list[int] = []
         self._sources: list[Source] = []
         self._input: Input | None = None
+        self.late_looks = 0
         self._clients: list[Guest] = []
         self._listener: _socket.socket | None = None
         self._watch: Watch | None = None
@@ -218,6 +221,22 @@ class Streams:
         """The end of a client's input."""
         if self.once and self._input is not None:
             self._input.end()
+            if not self.tty:
+                self.late_looks = LATE_LOOKS
+
+    def let_late_readers_in(self) -> None:
+        """Who opens a fifo by its name (/dev/stdin) that nobody writes to any more waits for a writer, where a pipe
+        gives the end of input (fifo(7)): be one for a moment, now and then.
+        """
+        if not self.late_looks or (self._input is not None and self._input.fd >= 0):
+            return
+        self.late_looks -= 1
+        try:
+            os.close(
+                os.open(self._directory + b"/in", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            )
+        except OSError:  # ENXIO: nobody has it open, so nobody can open it again
+            self.late_looks = 0
 
     def input_taken(self) -> None:
         """The container has taken what was typed: clients are heard again."""
