@@ -16,6 +16,7 @@ from lamina.document import encode
 from lamina.engine import answers
 from lamina.engine.checking import check_options
 from lamina.engine.keeping import image_of, options_of, options_record
+from lamina.engine.layers import uppers_of
 from lamina.engine.mounted import record_of, volumes_of
 from lamina.engine.options import BIND, OVER, RESTARTS, TMPFS, VOLUME, Options, Volume
 from lamina.engine.restarting import (
@@ -275,3 +276,14 @@ def test_an_answer_that_broke_off_is_an_error(line: bytes) -> None:
 def test_an_answer_names_no_class_but_ours(name: str) -> None:
     error = answers.error_of({"class": name, "message": "m"})
     assert type(error) is LaminaError
+
+
+def test_the_uppers_of_a_record_that_was_just_made_are_found_as_well() -> None:
+    """Its paths are bytes, and texts once it was read: a supervisor that starts it again has either."""
+    made: list[dict[str, Any]] = [
+        {"at": b"/", "upper": b"upper-0"},
+        {"at": b"/home", "upper": b"upper-12"},
+        {"at": b"/x", "upper": None},
+    ]
+    read = [{key: part and part.decode() for key, part in entry.items()} for entry in made]
+    assert uppers_of(made) == uppers_of(read) == {b"/": 0, b"/home": 12}

@@ -198,9 +198,9 @@ def record_of(layers: Layers) -> list[dict[str, Any]]:
 
 
 def uppers_of(record: list[dict[str, Any]]) -> dict[bytes, int]:
-    """The numbers of the uppers in that record, by their places: what `arrange` takes as *kept*."""
+    """The numbers of the uppers in a record, just made or read, by their places: what `arrange` takes as *kept*."""
     return {
-        os.fsencode(entry["at"]): int(entry["upper"].rpartition("-")[2])
+        os.fsencode(entry["at"]): int(os.fsdecode(entry["upper"]).rpartition("-")[2])
         for entry in record
         if entry["upper"] is not None
     }
