@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.container import Container
-    from lamina.engine.engine import LayerLimits, Source
+    from lamina.engine.image_verbs import LayerLimits, Source
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform

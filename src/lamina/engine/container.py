@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import time
-
-from lamina.engine.layers import inode_of, stacks_of
-from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt, NotFound, Unsupported
+from lamina.engine.holding import Held
+from lamina.engine.reviewed import Reviewed
+from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
-from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Unpack
 
-    from lamina.engine.apply.values import Applied, Clash, HostChange, Undone
     from lamina.engine.attaching import Wanted
     from lamina.engine.completed import Completed
     from lamina.engine.copying import Copied
-    from lamina.engine.engine import Command, Stream
     from lamina.engine.executing import ExecOptions
+    from lamina.engine.parameters import Command, Stream
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
-    from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.root import Store
     from lamina.supervisor.client import Attached
     from lamina.supervisor.logs import LogEntry
 
-# how long a forced removal waits for the engine of a killed container to let go
-PATIENCE = 15.0
 
-
-class Container:
+class Container(Reviewed):
     """One container. Made by `Engine.container` and `Engine.containers`; attributes are read when asked for.
 
     NotFound is raised by whatever needs a container that was removed meanwhile.
@@ -154,10 +145,6 @@ class Container:
         self._record  # noqa: B018  a damaged or missing record is said first
         return inspect(self._home, self._home.asked())
 
-    def overlays(self) -> list[tuple[bytes, MountSpec]]:
-        """Where in the container which stack is mounted, the root first; read-only ones are among them."""
-        return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
-
     # -- its files
 
     @property
@@ -233,9 +220,9 @@ class Container:
         `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
         Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
         """
-        from lamina.engine.engine import completed, streams_of, words_of
         from lamina.engine.executing import check as checked
         from lamina.engine.executing import execute
+        from lamina.engine.parameters import completed, streams_of, words_of
 
         asked, words = checked(options), words_of(command, "exec")
         io = streams_of(
@@ -246,9 +233,9 @@ class Container:
 
     def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
         """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
-        from lamina.engine.engine import words_of
         from lamina.engine.executing import check as checked
         from lamina.engine.executing import detach
+        from lamina.engine.parameters import words_of
 
         return detach(self._home, words_of(command, "exec"), checked(options))
 
@@ -293,127 +280,6 @@ class Container:
                 return False
 
         return log.read(goes_on if follow else None, since=since, until=until, tail=tail)
-
-    # -- what it did
-
-    def changes(
-        self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
-    ) -> list[HostChange]:
-        """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
-        from lamina.engine.apply.gather import changes_of
-        from lamina.engine.apply.selection import select
-        from lamina.engine.within import reach
-
-        asked = self._home.asked()
-        made = [os.fsencode(place) for place in asked.get("made") or ()]
-        inodes = [int(entry.get("inode") or 0) for entry in asked.get("overlays") or []]
-        writable = [
-            (at, self._below(spec, inode))
-            for (at, spec), inode in zip(self.overlays(), inodes, strict=True)
-            if spec.upperdir is not None
-        ]
-        nowhere = self._home.store.empty
-        try:
-            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made, nowhere=nowhere)
-        except OSError:
-            self._home.asked()  # removed meanwhile: then that is what there is to say
-            raise
-        paths, exclude = list(paths), list(exclude)
-        if paths or exclude:
-            return list(select(found, paths, exclude).changes)
-        return found
-
-    def _below(self, spec: MountSpec, inode: int) -> MountSpec:
-        """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or
-        another program's directory in /tmp. What the container made there is then all new.
-        """
-        there = not inode or inode_of(spec.lowerdirs[0]) == inode
-        return spec if there else replace(spec, lowerdirs=(self._home.store.empty,))
-
-    def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
-        """Of the changes, those on which the host itself has worked since the container started."""
-        from lamina.engine.apply.operations import clashes_of
-        from lamina.engine.within import reach
-
-        started = self._started()
-        found: list[Clash] = reach(
-            self._maps,
-            clashes_of,
-            self.changes(),
-            self._journal,
-            started_ns=started,
-            paths=list(paths),
-            exclude=list(exclude),
-        )
-        return found
-
-    def patch(self, changes: Iterable[HostChange]) -> Iterator[bytes]:
-        """A unified diff of *changes* of this container, as lines; see `engine.textdiff`."""
-        from lamina.engine.textdiff import diff_changes
-        from lamina.engine.within import reach_each
-
-        return reach_each(self._maps, diff_changes, list(changes))
-
-    def apply(
-        self,
-        paths: Iterable[str | bytes] = (),
-        exclude: Iterable[str | bytes] = (),
-        force: bool = False,
-        *,
-        progress: Tell | None = None,
-    ) -> Applied:
-        """Do to the host what it did, or what of that *paths* select and *exclude* does not: all of it or nothing.
-
-        *progress* is told an `engine.progress.Progress` now and then; here as in `undo` and `remove`.
-        Raises Conflict while it runs, or where the host was changed meanwhile and *force* is not given; KernelError.
-        """
-        from lamina.engine.apply.operations import apply
-        from lamina.engine.within import reach
-
-        with _Held(self._home, "apply"):
-            started = self._started()
-            applied: Applied = reach(
-                self._maps,
-                apply,
-                self.changes(),
-                self._journal,
-                started_ns=started,
-                paths=list(paths),
-                exclude=list(exclude),
-                force=force,
-                progress=progress,
-            )
-            return applied
-
-    def undo(self, force: bool = False, *, progress: Tell | None = None) -> Undone:
-        """Take the newest apply back. Raises NotFound when there is none, Conflict, KernelError."""
-        from lamina.engine.apply.operations import undo
-        from lamina.engine.within import reach
-
-        with _Held(self._home, "undo"):
-            undone: Undone = reach(self._maps, undo, self._journal, force=force, progress=progress)
-            return undone
-
-    def _maps(self) -> dict[str, list[dict[str, int]]] | None:
-        from lamina.engine.within import maps_of
-
-        return maps_of(self._record)
-
-    @property
-    def _journal(self) -> bytes:
-        return self._home.path + b"/apply"
-
-    def _started(self) -> int:
-        asked = self._home.asked()
-        if asked.get("image_id"):
-            raise Unsupported(
-                f"apply container {self.name}: it was made from the image {self.image}, not from this system",
-                remedy="'lamina diff' shows what it did, 'lamina export' its files",
-            )
-        moment = asked.get("moment")
-        if not isinstance(moment, int):
-            raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
-        return moment
 
     # -- its life
 
@@ -483,60 +349,10 @@ class Container:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 
-        with _Held(self._home, "remove", kill=force):
+        with Held(self._home, "remove", kill=force):
             self._asked = None  # it may have been renamed
             state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
             if state is not None:  # there may be somebody who waits for its owner's end to remove it
                 wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
-
-
-class _Held:
-    """Holds the container's lock, having made sure that nothing of it runs any more."""
-
-    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
-        self._home, self._verb, self._kill = home, verb, kill
-
-    def __enter__(self) -> None:
-        from lamina.engine.settling import hold
-
-        home = self._home
-        if not hold(home):
-            if not self._kill:
-                raise Conflict(
-                    f"{self._verb} container {home.short_id}: it is running, or in use by another command",
-                    remedy="wait for its end, or remove it with --force",
-                )
-            self._end()
-        try:
-            state = home.read("state")
-            if state is not None and home.read("exit") is None:  # its engine was killed
-                end_processes(home.read("container") or {}, state)
-        except Corrupt:
-            pass
-        except BaseException:
-            home.release()
-            raise
-
-    def _end(self) -> None:
-        """Kill it, and wait until whoever runs it has written that down."""
-        from lamina.engine.life import thaw, wake
-
-        wake(self._home)
-        home, deadline = self._home, time.monotonic() + PATIENCE
-        while True:
-            thaw(home)
-            state = home.read("state")
-            if state is not None:
-                from lamina.engine.recover import kill_and_wait
-
-                kill_and_wait(int(state["pid"]), state)
-            if home.hold():
-                return
-            if time.monotonic() > deadline:
-                raise Conflict(f"{self._verb} container {home.short_id}: its engine does not let go of it")
-            time.sleep(0.02)
-
-    def __exit__(self, *_: object) -> None:
-        self._home.release()

@@ -19,7 +19,7 @@ from lamina.store.leases import lease
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lamina.engine.engine import LayerLimits
+    from lamina.engine.image_verbs import LayerLimits
     from lamina.image.registry.search import Repository as Repository
     from lamina.store.root import Store
 

@@ -1,0 +1,65 @@
+"""Holding a container of which nothing runs any more: for its removal, and for what is done with its changes."""
+
+from __future__ import annotations
+
+import time
+
+from lamina.engine.recover import end_processes
+from lamina.errors import Conflict, Corrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.store.containers import Home
+
+# how long a forced removal waits for the engine of a killed container to let go
+PATIENCE = 15.0
+
+
+class Held:
+    """Holds the container's lock, having made sure that nothing of it runs any more."""
+
+    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
+        self._home, self._verb, self._kill = home, verb, kill
+
+    def __enter__(self) -> None:
+        from lamina.engine.settling import hold
+
+        home = self._home
+        if not hold(home):
+            if not self._kill:
+                raise Conflict(
+                    f"{self._verb} container {home.short_id}: it is running, or in use by another command",
+                    remedy="wait for its end, or remove it with --force",
+                )
+            self._end()
+        try:
+            state = home.read("state")
+            if state is not None and home.read("exit") is None:  # its engine was killed
+                end_processes(home.read("container") or {}, state)
+        except Corrupt:
+            pass
+        except BaseException:
+            home.release()
+            raise
+
+    def _end(self) -> None:
+        """Kill it, and wait until whoever runs it has written that down."""
+        from lamina.engine.life import thaw, wake
+
+        wake(self._home)
+        home, deadline = self._home, time.monotonic() + PATIENCE
+        while True:
+            thaw(home)
+            state = home.read("state")
+            if state is not None:
+                from lamina.engine.recover import kill_and_wait
+
+                kill_and_wait(int(state["pid"]), state)
+            if home.hold():
+                return
+            if time.monotonic() > deadline:
+                raise Conflict(f"{self._verb} container {home.short_id}: its engine does not let go of it")
+            time.sleep(0.02)
+
+    def __exit__(self, *_: object) -> None:
+        self._home.release()
