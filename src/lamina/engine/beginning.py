@@ -68,6 +68,8 @@ class Beginning:
         self.timed_out = self.orphaned = False
         self.asked: dict[str, Any] = {}
         self.patience = patience()  # how long it stays awake while nothing happens
+        self.quiet_since = monotonic()
+        self.next_check: float | None = None  # kept over a sleep
 
     # -- the beginning
 
@@ -158,10 +160,19 @@ class Beginning:
         point("start: drop exit record")
         home.drop_record("exit")
         home.drop_record("failed")
+        self._begin_health()
         point("start: done")
         streams.started(running.pty)
         note(home.store, about(self.asked, "start"))
         return start.warnings
+
+    def _begin_health(self) -> None:
+        """Of a container that has just been started, nothing is known yet."""
+        self.next_check = None
+        if self.asked.get("health") is not None:
+            from lamina.engine.health.results import begin
+
+            begin(self.home, self.asked)
 
     def _streams(self, *, adopted: bool = False, has_input: bool = True) -> Streams:
         options, asked = self.options, self.asked
@@ -218,6 +229,9 @@ class Beginning:
         self.asked = home.asked()
         state = home.read("state") or {}
         self.restarts, self.pause, self.patience = kept.restarts, kept.pause, kept.patience
+        self.next_check = kept.check
+        if kept.is_due:  # nothing else has happened: back to sleep afterwards
+            self.quiet_since = kept.since - kept.patience
         if kept.owner >= 0:
             self.owner = Fd(kept.owner)
         pidfd = Fd(kept.pidfd)

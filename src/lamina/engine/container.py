@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.copying import Copied
     from lamina.engine.executing import ExecOptions
+    from lamina.engine.health.examining import Examined
     from lamina.engine.parameters import Command, Stream
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
@@ -101,6 +102,22 @@ class Container(Reviewed):
         from lamina.engine.settling import state_of
 
         return state_of(self._home)
+
+    @property
+    def health(self) -> str:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        from lamina.engine.health.results import health_of
+
+        return health_of(self._home, self._record, self.state)
+
+    def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        from lamina.engine.health.examining import examine
+
+        return examine(self._home)
 
     @property
     def is_alive(self) -> bool:

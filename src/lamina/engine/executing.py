@@ -37,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
-    from typing import Any, TypedDict
+    from typing import Any, Protocol, TypedDict
 
     from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
+
+    class Streams(Protocol):
+        """Stdio, as far as a start needs it."""
+
+        child: tuple[int, int, int]
+
+        def started(self, pty: Fd | None) -> None: ...
 
     class ExecOptions(TypedDict, total=False):
         """The options of a further process; each as the option of `docker exec` of that name."""
@@ -153,7 +160,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             catcher = Catcher()
         execution = start(home, words, asked, stdio, io.stdin)
         try:
-            tell = _told(home, words)
+            tell = told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
@@ -186,14 +193,14 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    _told(home, words)
+    told(home, words)
     pid = execution.pid
     keep_terminal(execution)
     return pid
 
 
-def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
-    """Note that it began; what notes the rest of its life."""
+def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+    """Note that *words* began; what notes the rest of its life."""
     identity = os.urandom(32).hex()
     record = home.asked()
 
@@ -203,6 +210,11 @@ def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
     said = " ".join(words)
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
+
+
+def leave(execution: Execution) -> None:
+    """Do not wait for its end any more: it is reaped some time after that."""
+    _left.append(execution.pidfd)
 
 
 def reap_left() -> bool:
@@ -220,7 +232,9 @@ def reap_left() -> bool:
     return bool(_left)
 
 
-def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
+def start(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Streams, terminal: int | None
+) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")
@@ -338,7 +352,7 @@ def keep_terminal(execution: Execution) -> None:
     """Let a process go on whose terminal nobody serves any more: a program of its own, which has nothing else, holds
     the terminal and reads what is written to it. Without one there is nothing to keep.
     """
-    _left.append(execution.pidfd)
+    leave(execution)
     if execution.pty is None:
         return
     master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))

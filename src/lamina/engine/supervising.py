@@ -13,7 +13,7 @@ from time import monotonic, time_ns
 from lamina.engine.adopted import Adopted
 from lamina.engine.beginning import CAUGHT, ENDS, Beginning
 from lamina.engine.discard import discard
-from lamina.engine.idling import Kept, fall_asleep
+from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import hold, is_kept
 from lamina.errors import KernelError, LaminaError, NotFound
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.beginning import Process
+    from lamina.engine.health.examiner import Examiner
 else:
     from _signal import SIGKILL
 
@@ -40,6 +41,10 @@ LOOK_AGAIN = 60.0
 
 class Supervisor(Beginning):
     """Looks after one container."""
+
+    deadline: float | None = None  # when it is killed, of time.monotonic()
+    stopping = False  # it was asked to end, and the deadline is that
+    examiner: Examiner | None = None
 
     # -- its life
 
@@ -72,37 +77,101 @@ class Supervisor(Beginning):
         self._listen(watch)
         self.streams.arm(watch)
         seconds = self.options.timeout
-        deadline = None if seconds is None else self.began + seconds
+        self.deadline = None if seconds is None else self.began + seconds
+        self.stopping = False
         self.deliverer = deliverer = Deliverer(process)
+        self.examiner = self._examiner(process, watch)
         while not ended:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            if deliverer.unsure:
-                left = NEXT_LOOK if left is None else min(left, NEXT_LOOK)
-            if self.streams.late_looks:
-                left = LATE if left is None else min(left, LATE)
-            quiet = self.patience
-            if quiet is not None and (left is None or quiet < left):
-                happened = watch.wait(quiet)
-                if not happened and not deliverer.unsure:
-                    self._sleep(process, deadline)
-            else:
-                watch.wait(left)
+            self._pause(process, watch)
             self.streams.let_late_readers_in()
-            if deliverer.unsure and not ended:
+            if ended:
+                break
+            if deliverer.unsure:
                 deliverer.look_again()
-            late = deadline is not None and monotonic() >= deadline
-            if (late or self.orphaned) and not ended:
-                self.timed_out, deadline = late, None
-                process.kill(SIGKILL)
-                if self.home.is_marked(PAUSED_MARK):
-                    from lamina.engine.pausing import thaw
-
-                    thaw(self.home)
+            if self.examiner is not None:
+                self.examiner.look()
+            self._end_in_time(process)
+        if self.examiner is not None:
+            self.examiner.stop()
         self.streams.finish(watch)
         status = process.wait()
         if deliverer.carried_out is not None and status == 128 + SIGKILL:
             status = 128 + deliverer.carried_out
         return status
+
+    def _pause(self, process: Process, watch: Watch) -> None:
+        """Wait until there is something to do; asleep, if that is far."""
+        examiner = self.examiner
+        examining = examiner is not None and examiner.is_busy
+        left = self._left()
+        if self.patience is not None and not examining and not self.stopping:
+            quiet = max(0.0, self.quiet_since + self.patience - monotonic())
+            if left is None or quiet + min(WORTH, self.patience) < left:
+                if watch.wait(quiet) or (self.deliverer is not None and self.deliverer.unsure):
+                    self.quiet_since = monotonic()
+                else:
+                    self._sleep(process, self._left())
+                    self.quiet_since = monotonic()  # it could not
+                return
+        # what happens while it is examined belongs to that, or is soon followed by more
+        if watch.wait(left) and not examining:
+            self.quiet_since = monotonic()
+
+    def _left(self) -> float | None:
+        """The seconds until there is something to do, None where that is unknown."""
+        assert self.streams is not None
+        wanted = [] if self.deadline is None else [max(0.0, self.deadline - monotonic())]
+        if self.deliverer is not None and self.deliverer.unsure:
+            wanted.append(NEXT_LOOK)
+        if self.streams.late_looks:
+            wanted.append(LATE)
+        if self.examiner is not None and (left := self.examiner.left) is not None:
+            wanted.append(left)
+        return min(wanted, default=None)
+
+    def _end_in_time(self, process: Process) -> None:
+        """Kill what has lived long enough, or lost its owner."""
+        late = self.deadline is not None and monotonic() >= self.deadline
+        if not late and not self.orphaned:
+            return
+        self.timed_out, self.deadline = late and not self.stopping, None
+        process.kill(SIGKILL)
+        if self.home.is_marked(PAUSED_MARK):
+            from lamina.engine.pausing import thaw
+
+            thaw(self.home)
+
+    def _examiner(self, process: Process, watch: Watch) -> Examiner | None:
+        """Who looks whether it is well, if somebody wants to know that."""
+        from lamina.engine.health.checks import command_of
+
+        if command_of(self.asked) is None:
+            return None
+        from lamina.engine.health.examiner import Examiner
+
+        examiner = Examiner(
+            self.home, self.asked, lambda action: self._act(process, action), due=self.next_check
+        )
+        examiner.arm(watch)
+        return examiner
+
+    def _act(self, process: Process, action: str) -> None:
+        """It is unhealthy, and this is to be done about that."""
+        from lamina.engine.health.checks import KILL, STOP
+        from lamina.engine.life import STOP_TIMEOUT, stop_signal
+
+        if action == KILL:
+            process.kill(SIGKILL)
+            return
+        if action == STOP:
+            self.home.set_mark(STOPPED_MARK)
+            note(self.home.store, about(self.asked, "stop"))
+        self._deliver(stop_signal(self.asked))
+        grace = float(self.asked.get("stop_timeout", STOP_TIMEOUT))
+        if grace >= 0:
+            self.stopping = True
+            end = monotonic() + grace
+            self.deadline = end if self.deadline is None else min(self.deadline, end)
 
     def _listen(self, watch: Watch) -> None:
         """For signals, and for the end of the owner."""
@@ -117,11 +186,15 @@ class Supervisor(Beginning):
             watch.set(owner, POLLIN, orphan)
 
     def _woken(self, _events: int) -> None:
-        """Whatever it is about, it is to be seen in the markers."""
+        """Whatever it is about, it is to be seen in the markers, and in the records."""
         self.catcher.take()
+        if self.examiner is not None:
+            self.examiner.wake()
 
-    def _sleep(self, process: Process, deadline: float | None) -> None:
-        """Nothing has happened for a while: let a smaller program wait. Returns where that cannot be."""
+    def _sleep(self, process: Process, left: float | None) -> None:
+        """Nothing has happened for a while: let a smaller program wait, for *left* seconds at most (None: for ever).
+        Returns where that cannot be.
+        """
         streams = self.streams
         if streams is None or not streams.may_rest or self.patience is None or not streams.rest():
             return
@@ -139,9 +212,9 @@ class Supervisor(Beginning):
             restarts=self.restarts,
             pause=self.pause,
             patience=self.patience,
+            check=None if self.examiner is None else self.examiner.due,
         )
         waking = [kept.pidfd, kept.listener, *streams.outputs, *([kept.owner] if kept.owner >= 0 else [])]
-        left = None if deadline is None else deadline - monotonic()
         fall_asleep(self.home.store.path, self.home.id, kept, waking, left, CAUGHT)
         self.patience = None  # not on this machine
 
@@ -174,9 +247,11 @@ class Supervisor(Beginning):
     def _ended(self, end: dict[str, Any], *, stopped: bool) -> bool:
         home, status = self.home, int(end["status"])
         self.asked = home.asked()  # it may have been renamed, or have another policy
-        again = not self.orphaned and is_restarted(
-            self.options.restart, status, self.restarts, stopped=stopped
+        again = not self.orphaned and (
+            is_restarted(self.options.restart, status, self.restarts, stopped=stopped)
+            or (self.examiner is not None and self.examiner.wants_restart and not stopped)
         )
+        self.examiner = None
         end["restarts"] = self.restarts
         if again:
             end["restarting"] = True
