@@ -972,7 +972,7 @@ def test_mounts_that_are_gone_when_one_asks_what_was_done(tmp_path: Path, writte
 
 
 def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lamina.engine import container as module
+    from lamina.engine import reviewed as module
 
     place = tmp_path / "place"
 
