@@ -153,7 +153,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             catcher = Catcher()
         execution = start(home, words, asked, stdio, io.stdin)
         try:
-            tell = _told(home, words)
+            tell = told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
@@ -186,13 +186,13 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    _told(home, words)
+    told(home, words)
     pid = execution.pid
     keep_terminal(execution)
     return pid
 
 
-def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
     """Note that it began; what notes the rest of its life."""
     identity = os.urandom(32).hex()
     record = home.asked()
@@ -203,6 +203,11 @@ def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
     said = " ".join(words)
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
+
+
+def leave(execution: Execution) -> None:
+    """Nobody waits for it: it is reaped when another one is begun."""
+    _left.append(execution.pidfd)
 
 
 def reap_left() -> bool:
@@ -338,7 +343,7 @@ def keep_terminal(execution: Execution) -> None:
     """Let a process go on whose terminal nobody serves any more: a program of its own, which has nothing else, holds
     the terminal and reads what is written to it. Without one there is nothing to keep.
     """
-    _left.append(execution.pidfd)
+    leave(execution)
     if execution.pty is None:
         return
     master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))

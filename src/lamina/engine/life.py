@@ -107,8 +107,12 @@ def restart(home: Home, seconds: float | None = None, signal: str | int | None =
     return warnings
 
 
-def wait(home: Home, condition: str = "not-running") -> int:
-    """Wait until it has ended, and give its exit status; 0 for one that never ran. Raises NotFound."""
+def wait(home: Home, *, seconds: float | None = None) -> int:
+    """Wait until it has ended, for up to *seconds*, and give its exit status; 0 for one that never ran.
+
+    Raises NotFound, TimeoutExpired.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
     try:
         ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -117,9 +121,12 @@ def wait(home: Home, condition: str = "not-running") -> int:
         state = _state_or_none(home)
         if state not in (RUNNING, PAUSED):
             break
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutExpired(f"wait for container {home.short_id}: not ended within {seconds:g} s")
         with _process(home) as process:
             if process.is_there:
-                process.ends_within(None)
+                process.ends_within(left)
         time.sleep(0.002)
         if ends is not None and (said := os.pread(ends, 64, 0)):
             return int(said.split()[0])

@@ -61,9 +61,18 @@ class Hooks:
 
 
 def run(
-    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    make: Callable[..., Session] | None = None,
 ) -> Completed:
-    """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
+    """Make a container, run *command* in it, stay with it to its end; *make* makes the Session.
+
+    Raises LaminaError, KeyboardInterrupt.
+    """
     held, session = None, None
     try:
         if image != HOST:
@@ -72,7 +81,7 @@ def run(
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = Session(store, home, name, image, held, options, io, hooks)
+            session = (make or Session)(store, home, name, image, held, options, io, hooks)
         return session.run(command)
     except BaseException as failure:
         if session is not None:
