@@ -237,6 +237,11 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
     return lambda action, **more: note(home.store, event(action, **more))
 
 
+def leave(execution: Execution) -> None:
+    """Nobody waits for it: it is reaped when another one is begun."""
+    _left.append(execution.pidfd)
+
+
 def reap_left() -> bool:
     """Reap those of our children that were left to themselves and have ended, as subprocess does now and then; whether
     there are any that have not.
@@ -370,7 +375,7 @@ def keep_terminal(execution: Execution) -> None:
     """Let a process go on whose terminal nobody serves any more: a program of its own, which has nothing else, holds
     the terminal and reads what is written to it. Without one there is nothing to keep.
     """
-    _left.append(execution.pidfd)
+    leave(execution)
     if execution.pty is None:
         return
     master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))

@@ -14,19 +14,23 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lamina.errors import LaminaError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
     T = TypeVar("T")
 
-# starts gain nothing from more of them, verbs that wait for locks do not hold the others up (decision 0044)
-VERBS = 8
+# starts gain nothing from more than two, and a loop is late where many want the interpreter (decision 0044)
+VERBS = 4
+# what waits for other machines, or reads and writes gigabytes, must not keep verbs waiting
+TRANSFERS = 4
 # what ends something holds a lock that verbs may be waiting for: it must never wait behind them
 ENDINGS = 2
 
 _pools: dict[str, ThreadPoolExecutor] = {}
-_SIZES = {"verbs": VERBS, "endings": ENDINGS}
+_SIZES = {"verbs": VERBS, "transfers": TRANSFERS, "endings": ENDINGS}
 
 
 def pool(name: str) -> ThreadPoolExecutor:
@@ -54,6 +58,16 @@ async def in_thread(
     gave, and is cancelled then; unless no thread has begun with it.
     """
     return await _done("verbs", work, undo, stop)
+
+
+async def transfer(
+    work: Callable[[], T],
+    *,
+    undo: Callable[[T], object] | None = None,
+    stop: Callable[[], object] | None = None,
+) -> T:
+    """The same for what may take minutes."""
+    return await _done("transfers", work, undo, stop)
 
 
 async def ending(work: Callable[[], T]) -> T:
@@ -110,4 +124,21 @@ def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None
     return tell
 
 
-__all__ = ["ending", "in_thread", "pool", "to_its_end", "told_by_loop"]
+__all__ = ["ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
+
+
+class Stoppable:
+    """The events of a transfer, told to *hook* by the loop, and the place where it finds out that it shall stop."""
+
+    def __init__(self, hook: Callable[..., None] | None) -> None:
+        self._tell, self._stopped = told_by_loop(hook), False
+
+    def __call__(self, kind: str, /, **facts: object) -> None:
+        if self._stopped:
+            raise LaminaError("transfer: whoever asked for it was cancelled")
+        if self._tell is not None:
+            self._tell(kind, **facts)
+
+    def stop(self) -> None:
+        """Let it end soon."""
+        self._stopped = True
