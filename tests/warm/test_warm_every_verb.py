@@ -65,6 +65,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("undo", "one"),
     ("export", "-o", "exported.tar", "one"),
     ("import", "exported.tar", "again"),
+    ("commit", "-m", "by hand", "one", "kept:1"),
+    ("container", "commit", "--pause=false", "nosuch"),
     ("images", "--format", "{{.Repository}} {{.Tag}}"),
     ("image", "ls", "-q"),
     ("image", "inspect", "again"),

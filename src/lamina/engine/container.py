@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.attaching import Wanted
     from lamina.engine.copying import Copied
+    from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -205,6 +206,24 @@ class Container(ProcessVerbs, Reviewed):
         if isinstance(target, int):
             return copy_to_stream(self, path, target, follow=follow)
         return copy_out(self, path, target, archive=archive, follow=follow)
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        pause: bool = True,
+    ) -> Image:
+        """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
+        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+
+        Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
+        """
+        from lamina.engine.committing import commit
+
+        return commit(self, self._home, name, author=author, changes=changes, message=message, pause=pause)
 
     # -- being attached to it
 

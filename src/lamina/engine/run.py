@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -308,6 +310,10 @@ class Session:
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
 
     def _start(self, drawn: Design) -> Running:

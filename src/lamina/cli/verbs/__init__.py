@@ -54,6 +54,7 @@ VERBS |= {
     "images": (IMAGES, "images", "List images"),
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
+    "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),
@@ -98,6 +99,7 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "commit",
     "cp",
     "create",
     "diff",
