@@ -109,6 +109,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("container", "update", "three"),
     ("top", "three", "-o", "user,args"),
     ("container", "top", "nosuch"),
+    ("healthcheck", "run", "three"),
     ("pause", "three"),
     ("pause", "three"),
     ("ps", "--format", "{{.Names}} {{.Status}}"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.attaching import Wanted
     from lamina.engine.copying import Copied
+    from lamina.engine.health.examining import Examined
     from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
@@ -132,6 +133,22 @@ class Container(ProcessVerbs, Reviewed):
     def state(self) -> str:
         """The `status`, as `docker ps` and `lamina ps` call it."""
         return self.status
+
+    @property
+    def health(self) -> str:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        from lamina.engine.health.results import health_of
+
+        return health_of(self._home, self._record, self.state)
+
+    def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        from lamina.engine.health.examining import examine
+
+        return examine(self._home)
 
     @property
     def is_alive(self) -> bool:
