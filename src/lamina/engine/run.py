@@ -64,7 +64,30 @@ def run(
     store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
 ) -> Completed:
     """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
-    held, session = None, None
+    begun: list[Session] = []
+    try:
+        session = begin(store, image, command, options, io, hooks, begun)
+        return session.conclude(session.attend())
+    except BaseException as failure:
+        for session in begun:
+            session.abandon(failure)
+        raise
+
+
+def begin(
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    begun: list[Session],
+) -> Session:
+    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`.
+
+    It is in *begun* before anything could be raised: then it is to be abandoned by whoever called. Raises as `run`.
+    """
+    held = None
     try:
         if image != HOST:
             from lamina.engine.obtain import obtain
@@ -72,12 +95,9 @@ def run(
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = Session(store, home, name, image, held, options, io, hooks)
-        return session.run(command)
-    except BaseException as failure:
-        if session is not None:
-            session.abandon(failure)
-        raise
+            begun.append(Session(store, home, name, image, held, options, io, hooks))
+        begun[0].begin(command)
+        return begun[0]
     finally:
         if held is not None:
             held.release()
@@ -112,6 +132,7 @@ class Session:
         self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
+        self.drawn: Design | None = None
         self.running: Running | None = None
         self.stdio: Stdio | None = None
         self.log: Writer | None = None
@@ -141,19 +162,35 @@ class Session:
             raise_storage_error(error, "create", self.home.path)
             raise
 
-    def run(self, command: tuple[str, ...]) -> Completed:
-        """Start it, and stay with it to its end."""
+    def begin(self, command: tuple[str, ...]) -> None:
+        """Start it."""
         if self.hooks.created is not None:
             self.hooks.created(self.home.id)
         try:
-            drawn, running = self._launch(command)
+            self.drawn, running = self._launch(command)
             _load_the_rest()
-            self._record_start(drawn, running)
-            ended = self._attend(running)
+            self._record_start(self.drawn, running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
+
+    def attend(self) -> Ended:
+        """Stay with it until it has ended."""
+        from lamina.supervisor.foreground import attend
+
+        assert self.running is not None and self.stdio is not None
+        timeout, init = self.io.timeout, self.options.init
+        try:
+            return attend(self.running, self.stdio, timeout=timeout, catcher=self.catcher, init=init)
+        except OSError as error:
+            raise_storage_error(error, "run", self.home.path)
+
+    def conclude(self, ended: Ended) -> Completed:
+        """It has ended: write that down, or remove it. Raises TimeoutExpired, KernelError (its output could not be
+        written).
+        """
+        assert self.drawn is not None
         self._record_end(ended)
-        return self._result(drawn, ended)
+        return self._result(self.drawn, ended)
 
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
@@ -304,14 +341,6 @@ class Session:
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())
-
-    def _attend(self, running: Running) -> Ended:
-        from lamina.supervisor.foreground import attend
-
-        assert self.stdio is not None
-        return attend(
-            running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
-        )
 
     def _record_end(self, ended: Ended) -> None:
         """Write down how it ended and let go; after this the container is nobody's."""

@@ -102,6 +102,11 @@ class Process:
             self._pidfd.close()
 
     @property
+    def pidfd(self) -> Fd | None:
+        """Readable once it has ended; None where there is no such process."""
+        return self._pidfd
+
+    @property
     def is_there(self) -> bool:
         """Whether it runs."""
         return self._pidfd is not None and not ready(0, self._pidfd)

@@ -65,10 +65,14 @@ def attend(
     After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised
     meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then.
     """
-    return _Attendance(process, stdio, timeout, catcher, init).run()
+    return _Waiting(process, stdio, timeout, catcher, init).run()
 
 
-class _Attendance:
+class Attendance:
+    """What staying with a process consists of, but for the waiting itself: that is `_Waiting`'s, which blocks, and that of
+    an event loop (engine.asynchronous.attending).
+    """
+
     def __init__(
         self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None, init: bool
     ) -> None:
@@ -79,34 +83,14 @@ class _Attendance:
         self.ended = self.timed_out = False
         self.deliverer = Deliverer(process)
 
-    def run(self) -> Ended:
-        blocked = PipeSignalBlocked()
-        try:
-            self._take_terminal()
-            self._begin()
-            while not self.ended:
-                if self._detached():
-                    return Ended(0, detached=True)
-                self.watch.wait(self._left())
-                self._check_deadline()
-                if self.deliverer.unsure and not self.ended:
-                    self.deliverer.look_again()
-            self._drain()
-        finally:
-            if self.raw is not None:
-                self.raw.restore()
-            blocked.close()
-        status = self.process.wait()
-        if self.deliverer.carried_out is not None and status == 128 + SIGKILL:
-            status = 128 + self.deliverer.carried_out
-        errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
-        return Ended(status, self.timed_out, errors)
-
-    def _detached(self) -> bool:
+    @property
+    def is_detached(self) -> bool:
+        """Whether the keys for that were typed, and what was typed before has arrived."""
         keys, feed = self.stdio.keys, self.stdio.feed
         return keys is not None and keys.pressed and (feed is None or not feed.pending)
 
-    def _take_terminal(self) -> None:
+    def take_terminal(self) -> None:
+        """The caller's terminal is the process's, if it has one, until it is given back."""
         terminal = self.stdio.terminal
         if terminal >= 0 and self.process.pty is not None:
             from lamina.supervisor.terminal import RawTerminal, copy_size
@@ -114,7 +98,13 @@ class _Attendance:
             copy_size(terminal, self.process.pty)
             self.raw = RawTerminal(terminal)
 
-    def _begin(self) -> None:
+    def give_terminal_back(self) -> None:
+        """As it was."""
+        if self.raw is not None:
+            self.raw.restore()
+
+    def begin(self) -> None:
+        """Say what is waited for."""
         self.watch.set(self.process.pidfd, POLLIN, self._on_end)
         if self.catcher is not None:
             self.watch.set(self.catcher.fd, POLLIN, self._on_signal)
@@ -123,16 +113,21 @@ class _Attendance:
         if self.stdio.feed is not None:
             self.stdio.feed.arm(self.watch)
 
-    def _left(self) -> float | None:
+    @property
+    def seconds_left(self) -> float | None:
+        """Until when to wait before the next look, None for ever."""
         left = None if self.deadline is None else max(0.0, self.deadline - monotonic())
         if self.deliverer.unsure:
             return LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
         return left
 
-    def _check_deadline(self) -> None:
+    def look(self) -> None:
+        """What is to be done from time to time: kill it when its time is over, see what became of signals."""
         if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
             self.timed_out, self.deadline = True, None
             self.process.kill(SIGKILL)
+        if self.deliverer.unsure and not self.ended:
+            self.deliverer.look_again()
 
     def _on_end(self, _events: int) -> None:
         self.ended = True
@@ -170,19 +165,54 @@ class _Attendance:
             for drain in self.stdio.drains:
                 drain.drop_consumer()
 
-    def _drain(self) -> None:
+    def finish(self) -> None:
         """The process has ended, but what it wrote is still on its way. (Waiting for the end of the pipes instead could
         take for ever: others of the container may write on, and a child that this program forks has them open too.)
         """
         for drain in self.stdio.drains:
             drain.finish()
-        patience = PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
-        while any(drain.pending for drain in self.stdio.drains) or any(
-            d.source >= 0 for d in self.stdio.drains
-        ):
-            waiting = any(drain.pending for drain in self.stdio.drains)
-            if not self.watch.wait(None if waiting else patience) and not waiting:
-                break
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether everything that it wrote is where it was to be."""
+        return not any(drain.pending or drain.source >= 0 for drain in self.stdio.drains)
+
+    @property
+    def patience(self) -> float | None:
+        """How long to wait for more of what it wrote, None for ever: for consumers, not for who may never write."""
+        if any(drain.pending for drain in self.stdio.drains):
+            return None
+        return PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
+
+    def outcome(self) -> Ended:
+        """Reap it: how it ended."""
+        status = self.process.wait()
+        if self.deliverer.carried_out is not None and status == 128 + SIGKILL:
+            status = 128 + self.deliverer.carried_out
+        errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
+        return Ended(status, self.timed_out, errors)
+
+
+class _Waiting(Attendance):
+    def run(self) -> Ended:
+        """Stay until it has ended."""
+        blocked = PipeSignalBlocked()
+        try:
+            self.take_terminal()
+            self.begin()
+            while not self.ended:
+                if self.is_detached:
+                    return Ended(0, detached=True)
+                self.watch.wait(self.seconds_left)
+                self.look()
+            self.finish()
+            while not self.is_drained:
+                if not self.watch.wait(self.patience) and self.patience is not None:
+                    break
+        finally:
+            self.give_terminal_back()
+            blocked.close()
+        return self.outcome()
 
 
 def terminal_size(stdin: int | None) -> tuple[int, int] | None:
