@@ -269,7 +269,7 @@ def _call(engine: Any, verb: str, *words: str) -> tuple[int, str]:
         done = engine.run(IMAGE, command, rm=True, capture_output=True, text=True, **name)
         return done.returncode, done.stdout
     if verb == "ps":
-        return 0, "".join(f"{one.name} {one.state}\n" for one in engine.containers(all=True))
+        return 0, "".join(_line(one) for one in engine.containers(all=True))
     name_of = next(word for word in words if not word.startswith("-"))
     box = engine.container(name_of)
     if verb == "exec":
@@ -284,6 +284,15 @@ def _call(engine: Any, verb: str, *words: str) -> tuple[int, str]:
     else:
         getattr(box, verb)()
     return 0, ""
+
+
+def _line(box: Any) -> str:
+    from lamina.errors import NotFound
+
+    try:
+        return f"{box.name} {box.state}\n"
+    except NotFound:  # somebody removed it
+        return ""
 
 
 # -- who kills
