@@ -69,8 +69,8 @@ def attend(
 
 
 class Attendance:
-    """What staying with a process consists of, but for the waiting itself: that is `_Waiting`'s, which blocks, and that of
-    an event loop (engine.asynchronous.attending).
+    """What staying with a process consists of, but for the waiting itself: that is done by `_Waiting`, which blocks, or
+    by an event loop (engine.asynchronous.attending).
     """
 
     def __init__(
