@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from lamina.engine.attaching import Wanted
     from lamina.engine.copying import Copied
+    from lamina.engine.health.examining import Examined
+    from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -133,6 +135,22 @@ class Container(ProcessVerbs, Reviewed):
         return self.status
 
     @property
+    def health(self) -> str:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        from lamina.engine.health.results import health_of
+
+        return health_of(self._home, self._record, self.state)
+
+    def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        from lamina.engine.health.examining import examine
+
+        return examine(self._home)
+
+    @property
     def is_alive(self) -> bool:
         """Whether it runs, is paused, or is about to be started again."""
         from lamina.store.containers import LIVING
@@ -205,6 +223,24 @@ class Container(ProcessVerbs, Reviewed):
         if isinstance(target, int):
             return copy_to_stream(self, path, target, follow=follow)
         return copy_out(self, path, target, archive=archive, follow=follow)
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        pause: bool = True,
+    ) -> Image:
+        """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
+        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+
+        Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
+        """
+        from lamina.engine.committing import commit
+
+        return commit(self, self._home, name, author=author, changes=changes, message=message, pause=pause)
 
     # -- being attached to it
 

@@ -6,7 +6,6 @@ import os
 
 from lamina.engine.image_verbs import ImageVerbs
 from lamina.engine.parameters import completed, streams_of, text_of, words_of
-from lamina.engine.volume_verbs import VolumeVerbs
 from lamina.store.root import Store
 from lamina.supervisor.stdio import DEVNULL
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from lamina.engine.parameters import Command, Stream
     from lamina.engine.process import Process
     from lamina.engine.storage import Storage
+    from lamina.engine.volumes import Volume
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RUNS_BETWEEN_SWEEPS = 64
 
 
-class Engine(ImageVerbs, VolumeVerbs):
+class Engine(ImageVerbs):
     """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina).
 
     There is nothing to close. It can be used from several threads at once, and goes on working in a child after fork.
@@ -260,6 +260,30 @@ class Engine(ImageVerbs, VolumeVerbs):
                 continue  # removed meanwhile, or not yet written down
         found.sort(key=lambda entry: entry[0])
         return [container for _, container in found]
+
+    # -- volumes
+
+    def volumes(self) -> list[Volume]:
+        """All volumes, by name. Raises Corrupt."""
+        from lamina.engine.volumes import every
+
+        return every(self.store)
+
+    def volume(self, name: str) -> Volume:
+        """The volume of that name. Raises NotFound, InvalidInput, Corrupt."""
+        from lamina.engine.volumes import find
+
+        return find(self.store, name)
+
+    def create_volume(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> Volume:
+        """The volume *name* (None: a random one), made if it is not there; one that is there stays as it is, its labels
+        too, as in docker. Raises InvalidInput, Corrupt, KernelError.
+        """
+        from lamina.engine.volumes import create
+
+        return create(self.store, name, dict(labels or {}))
+
+    # -- what happens, and what is left
 
     def events(
         self,

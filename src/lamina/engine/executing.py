@@ -37,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
-    from typing import Any, TypedDict
+    from typing import Any, Protocol, TypedDict
 
     from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
@@ -49,6 +49,13 @@ if TYPE_CHECKING:
 
     Process = dict[str, Any]
     Tell = Callable[..., None]
+
+    class Streams(Protocol):
+        """Stdio, as far as a start needs it."""
+
+        child: tuple[int, int, int]
+
+        def started(self, pty: Fd | None) -> None: ...
 
     class ExecOptions(TypedDict, total=False):
         """The options of a further process; each as the option of `docker exec` of that name."""
@@ -257,7 +264,9 @@ def reap_left() -> bool:
     return bool(_left)
 
 
-def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
+def start(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Streams, terminal: int | None
+) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")

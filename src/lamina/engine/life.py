@@ -64,7 +64,7 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
 def stopping(home: Home, seconds: float | None = None, signal: str | int | None = None) -> Waits[None]:
     """`stop`, for whoever waits in another way."""
     asked = home.asked()
-    number = _stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
+    number = stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
     grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
     if state_of(home) not in LIVING:
         return
@@ -97,12 +97,12 @@ def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
         )
     with _process(home) as process:
         ends = process.would_end(number, asked)
-        if number in (SIGKILL, _stop_signal(asked)):
+        if number in (SIGKILL, stop_signal(asked)):
             wake(home, number if ends else 0)
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))
-        if ends or number in (SIGKILL, _stop_signal(asked)):
+        if ends or number in (SIGKILL, stop_signal(asked)):
             thaw(home)
         if number == SIGKILL:
             yield from _await_end(home, process)
@@ -196,8 +196,8 @@ def rename(home: Home, name: str) -> str:
     return old
 
 
-def _stop_signal(asked: dict[str, Any]) -> int:
-    """The record's, which may be an image's own words."""
+def stop_signal(asked: dict[str, Any]) -> int:
+    """What asks the container with the record *asked* to end; an image may say words of its own."""
     try:
         return signal_number(str(asked.get("stop_signal") or SIGTERM), "stop") or SIGTERM
     except InvalidInput:

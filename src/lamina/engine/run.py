@@ -18,6 +18,7 @@ from lamina.errors import (
     LaminaError,
     StepFailed,
     TimeoutExpired,
+    Unsupported,
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     from lamina.store.images import Held
     from lamina.store.lock import Lock
     from lamina.store.root import Store
-    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.foreground import Attendance, Companion, Ended
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -191,9 +194,26 @@ class Session:
         assert self.running is not None and self.stdio is not None
         timeout, init = self.io.timeout, self.options.init
         try:
-            return attend(self.running, self.stdio, timeout=timeout, catcher=self.catcher, init=init)
+            return attend(
+                self.running,
+                self.stdio,
+                timeout=timeout,
+                catcher=self.catcher,
+                init=init,
+                companion=self.companion,
+            )
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
+
+    @property
+    def companion(self) -> Callable[[Attendance], Companion] | None:
+        """Makes who looks whether it is well, if somebody wants to know that."""
+        if self.record is None or not (self.record.get("health") or {}).get("command"):
+            return None
+        from lamina.engine.health.examiner import beside
+
+        home, record = self.home, self.record
+        return lambda attendance: beside(home, record, attendance)
 
     def conclude(self, ended: Ended) -> Completed:
         """It has ended: write that down, or remove it. Raises TimeoutExpired, KernelError (its output could not be
@@ -275,6 +295,7 @@ class Session:
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
         options, base = self.options, drawn.base
+        health = self._health(dict(base.config.rest))
         record: dict[str, Any] = {
             "id": self.home.id,
             "name": self.name,
@@ -303,12 +324,36 @@ class Session:
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
             record["stop_timeout"] = options.stop_timeout
+        if health is not None:
+            record["health"] = health
         if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
+
+    def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """What is to be done to see whether it is well, with an image's *config*."""
+        if self.options.health is None and not config.get("healthcheck"):
+            return None
+        from lamina.engine.health.checks import RESTART, combined
+
+        found, warning = combined(self.options.health, config.get("healthcheck"), config.get("shell"))
+        if found is not None and found["on_failure"] == RESTART and self.further is None:
+            raise Unsupported(
+                "run: health_on_failure restart: nobody starts a container again that is run in the foreground",
+                remedy="Engine.start() leaves it to a supervisor",
+            )
+        if warning and warning not in self.made:
+            self.made.append(warning)
+            if self.hooks.warn is not None:
+                self.hooks.warn(warning)
+        return found
 
     def _start(self, drawn: Design) -> Running:
         if self.options.log is not None or not self.options.rm:
@@ -346,9 +391,13 @@ class Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        assert self.record is not None
+        if self.record.get("health"):
+            from lamina.engine.health.results import begin
+
+            begin(self.home, self.record)
         from lamina.store.events import about, note
 
-        assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())

@@ -75,18 +75,18 @@ class Storage:
 
     def prune(
         self,
-        ended: Iterable[Container],
+        containers: Iterable[Container],
         *,
         everything: bool = False,
         with_volumes: bool = False,
     ) -> Pruned:
-        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
-        that were made for containers that are gone (*with_volumes*), and then the garbage.
+        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage.
         """
         before = usage.df(self.store, walk=True)
         sizes = {use.name: use.amount.bytes for use in (*before.containers, *before.volumes)}
         gone = []
-        for container in ended:
+        for container in containers:
             try:
                 container.remove()
             except LaminaError:
