@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lamina.engine import executing
 from lamina.engine.asynchronous.disks import Disks
 from lamina.engine.asynchronous.readiness import LoopWatch, readable
-from lamina.engine.asynchronous.threads import Stoppable, ending, in_thread, to_its_end, transfer
+from lamina.engine.asynchronous.threads import Stoppable, alone, ending, in_thread, to_its_end, transfer
 from lamina.engine.design import HOST
 from lamina.engine.run import begin
 from lamina.errors import NotFound
@@ -138,13 +138,20 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
     """Stay with what was `started` to its end."""
     ended: Ended | None = None
     try:
-        ended = how = await attendance.stay()
+        ended = how = await _stayed(session, attendance)
         return await ending(lambda: session.conclude(how))
     except BaseException as failure:
         if ended is None:
             await to_its_end(killed(attendance.process))
         await _abandoned(session, failure)
         raise
+
+
+async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
+    """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
+    if session.companion is None:
+        return await attendance.stay()
+    return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
 
 
 async def _abandoned(session: Session, failure: BaseException) -> None:

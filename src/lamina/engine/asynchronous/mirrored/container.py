@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirrored.process_verbs import MirroredProcessVerbs
 from lamina.engine.asynchronous.mirrored.reviewed import MirroredReviewed
 from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.copying import Copied
+    from lamina.engine.health.examining import Examined
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -87,6 +89,18 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
         return in_thread(self._do(lambda: self._sync.state))
 
     @property
+    def health(self) -> Awaitable[str]:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        return in_thread(self._do(lambda: self._sync.health))
+
+    async def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        return await in_thread(self._do(lambda: self._sync.check_health()))
+
+    @property
     def is_alive(self) -> Awaitable[bool]:
         """Whether it runs, is paused, or is about to be started again."""
         return in_thread(self._do(lambda: self._sync.is_alive))
@@ -144,6 +158,30 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
         """
         return await transfer(
             self._do(lambda: self._sync.copy_out(path, target, archive=archive, follow=follow))
+        )
+
+    async def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        pause: bool = True,
+    ) -> AsyncImage:
+        """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
+        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+
+        Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
+        """
+        return AsyncImage(
+            await transfer(
+                self._do(
+                    lambda: self._sync.commit(
+                        name, author=author, changes=changes, message=message, pause=pause
+                    )
+                )
+            )
         )
 
     async def update(self, **limits: Unpack[Limits]) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirrored.image_verbs import MirroredImageVerbs
-from lamina.engine.asynchronous.mirrored.volume_verbs import MirroredVolumeVerbs
 from lamina.engine.asynchronous.storage import AsyncStorage
 from lamina.engine.asynchronous.threads import in_thread
+from lamina.engine.asynchronous.volume import AsyncVolume
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
     from typing import Unpack
 
     from lamina.engine.engine import Engine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
-class MirroredEngine(MirroredImageVerbs, MirroredVolumeVerbs):
+class MirroredEngine(MirroredImageVerbs):
     """The verbs of `Engine` that a thread does."""
 
     if TYPE_CHECKING:
@@ -39,6 +39,22 @@ class MirroredEngine(MirroredImageVerbs, MirroredVolumeVerbs):
     async def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
         return await in_thread(self._do(lambda: self._sync.plan(image, command, **options)))
+
+    async def volumes(self) -> list[AsyncVolume]:
+        """All volumes, by name. Raises Corrupt."""
+        return [AsyncVolume(one) for one in await in_thread(self._do(lambda: self._sync.volumes()))]
+
+    async def volume(self, name: str) -> AsyncVolume:
+        """The volume of that name. Raises NotFound, InvalidInput, Corrupt."""
+        return AsyncVolume(await in_thread(self._do(lambda: self._sync.volume(name))))
+
+    async def create_volume(
+        self, name: str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> AsyncVolume:
+        """The volume *name* (None: a random one), made if it is not there; one that is there stays as it is, its labels
+        too, as in docker. Raises InvalidInput, Corrupt, KernelError.
+        """
+        return AsyncVolume(await in_thread(self._do(lambda: self._sync.create_volume(name, labels=labels))))
 
     async def prune_containers(
         self, *, before: float | None = None, labels: Sequence[str] = (), without: Sequence[str] = ()

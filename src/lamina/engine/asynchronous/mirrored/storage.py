@@ -40,15 +40,15 @@ class MirroredStorage(Mirrored):
         return await in_thread(self._do(lambda: self._sync.collect(explain=explain, dry=dry)))
 
     async def prune(
-        self, ended: Iterable[AsyncContainer], *, everything: bool = False, with_volumes: bool = False
+        self, containers: Iterable[AsyncContainer], *, everything: bool = False, with_volumes: bool = False
     ) -> Pruned:
-        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
-        that were made for containers that are gone (*with_volumes*), and then the garbage.
+        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage.
         """
         return await in_thread(
             self._do(
                 lambda: self._sync.prune(
-                    [one._sync for one in ended], everything=everything, with_volumes=with_volumes
+                    [one._sync for one in containers], everything=everything, with_volumes=with_volumes
                 )
             )
         )
