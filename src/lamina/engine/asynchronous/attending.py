@@ -9,6 +9,8 @@ from lamina.engine.asynchronous.disks import Disks
 from lamina.engine.asynchronous.readiness import LoopWatch, readable
 from lamina.engine.asynchronous.threads import Stoppable, alone, ending, in_thread, to_its_end, transfer
 from lamina.engine.design import HOST
+from lamina.engine.obtain import obtain
+from lamina.engine.parameters import completed as of
 from lamina.engine.run import begin
 from lamina.errors import NotFound
 from lamina.supervisor.foreground import Attendance, Ended
@@ -82,8 +84,6 @@ class LoopAttendance(Attendance):
 
 async def obtained(store: Store, image: str, options: Options, hooks: Hooks) -> Held | None:
     """`obtain`: what is here is found at once, whatever is being pulled meanwhile. Cancelled, it stops pulling."""
-    from lamina.engine.obtain import obtain
-
     if image == HOST:
         return None
     if options.pull != "always":
@@ -193,8 +193,6 @@ async def completed(
     work: Awaitable[Completed], encoding: tuple[str, str] | None, *, check: bool
 ) -> Completed:
     """`parameters.completed`, of what is awaited."""
-    from lamina.engine.parameters import completed as of
-
     try:
         done = await work
     except Exception as error:

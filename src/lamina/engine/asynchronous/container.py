@@ -8,8 +8,13 @@ from lamina.engine.asynchronous import attending
 from lamina.engine.asynchronous.begun import Begun
 from lamina.engine.asynchronous.following import following
 from lamina.engine.asynchronous.mirrored.container import MirroredContainer
+from lamina.engine.asynchronous.process import AsyncProcess, popen
 from lamina.engine.asynchronous.readiness import follow
 from lamina.engine.asynchronous.threads import in_thread, to_its_end
+from lamina.engine.executing import check as checked
+from lamina.engine.life import awaiting, killing, restarting, stopping
+from lamina.engine.logging import log_of
+from lamina.engine.parameters import streams_of, text_of, words_of
 from lamina.errors import LaminaError, NotFound
 
 if TYPE_CHECKING:
@@ -17,7 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeVar, Unpack
 
-    from lamina.engine.asynchronous.process import AsyncProcess
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.executing import ExecOptions
@@ -92,9 +96,6 @@ class AsyncContainer(MirroredContainer):
         **options: Unpack[ExecOptions],
     ) -> Completed:
         """Run *command* beside what runs in it, and wait for its end: `Container.exec`. Cancelled, it is killed."""
-        from lamina.engine.executing import check as checked
-        from lamina.engine.parameters import streams_of, text_of, words_of
-
         encoded = text_of(text, encoding, errors)
         words = words_of(command, "exec")
         asked = await in_thread(lambda: checked(options))
@@ -123,10 +124,6 @@ class AsyncContainer(MirroredContainer):
         """
 
         async def begin() -> AsyncProcess:
-            from lamina.engine.asynchronous.process import popen
-            from lamina.engine.executing import check as checked
-            from lamina.engine.parameters import streams_of, text_of, words_of
-
             words = words_of(command, "popen")
             asked = await in_thread(lambda: checked(options))
             io = streams_of(stdin, stdout, stderr, None, False, None, None, False, asked.interactive, "popen")
@@ -144,9 +141,7 @@ class AsyncContainer(MirroredContainer):
         since: float | None = None,
         until: float | None = None,
     ) -> AsyncIterator[LogEntry]:
-        """What it wrote, oldest first: `Container.logs`, for `async for`. What is raised is raised by the first step."""
-        from lamina.engine.logging import log_of
-
+        """What it wrote, oldest first: `Container.logs`. What there is to raise, the first step raises."""
         home, container = self._sync._home, self._sync
 
         def goes_on() -> bool:
@@ -165,26 +160,18 @@ class AsyncContainer(MirroredContainer):
 
     async def stop(self, timeout: float | None = None, signal: str | int | None = None) -> None:
         """Ask its command to end, and kill it after a while: `Container.stop`."""
-        from lamina.engine.life import stopping
-
         await follow(stopping(self._sync._home, timeout, signal))
 
     async def kill(self, signal: str | int = "KILL") -> None:
         """Send *signal* to its first process: `Container.kill`."""
-        from lamina.engine.life import killing
-
         await follow(killing(self._sync._home, signal))
 
     async def restart(self, timeout: float | None = None, signal: str | int | None = None) -> list[str]:
         """Stop it, if it runs, and start it: `Container.restart`."""
-        from lamina.engine.life import restarting
-
         return await follow(restarting(self._sync._home, timeout, signal))
 
     async def wait(self, timeout: float | None = None) -> int:
         """Wait until it has ended; its exit status: `Container.wait`. It goes on where who waits is cancelled."""
-        from lamina.engine.life import awaiting
-
         return await follow(awaiting(self._sync._home, timeout))
 
 

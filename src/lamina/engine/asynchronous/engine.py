@@ -10,16 +10,23 @@ from lamina.engine.asynchronous.begun import Begun
 from lamina.engine.asynchronous.container import AsyncContainer, known
 from lamina.engine.asynchronous.following import following
 from lamina.engine.asynchronous.mirrored.engine import MirroredEngine
+from lamina.engine.asynchronous.process import AsyncProcess, popen_container
 from lamina.engine.asynchronous.threads import in_thread, to_its_end, told_by_loop
+from lamina.engine.checking import check_options
+from lamina.engine.container import Container
+from lamina.engine.creating import create
 from lamina.engine.engine import Engine
+from lamina.engine.parameters import streams_of, text_of, words_of
 from lamina.engine.run import Hooks
+from lamina.engine.watching import looks
+from lamina.store.root import make_directory
+from lamina.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from os import PathLike
     from typing import Any, Unpack
 
-    from lamina.engine.asynchronous.process import AsyncProcess
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, LifeOptions, Options, RunOptions
     from lamina.engine.parameters import Command, Stream
@@ -30,10 +37,10 @@ if TYPE_CHECKING:
 class AsyncEngine(MirroredEngine):
     """`lamina.Engine` for event loops, name by name: what waits there is to be awaited here, and the loop never waits.
 
-    There is nothing to close. It can be used by several loops and threads at once; it sets no signal handlers and no child
-    watchers. Callbacks are called by the loop. Who is cancelled leaves nothing behind that he has no name for: a command
-    that is run is killed, and a container that was being made is removed. Signals are the program's own, so there is no
-    `forward_signals`, and nothing to be attached to a terminal with.
+    There is nothing to close. It can be used by several loops and threads at once; it sets no signal handlers and no
+    child watchers. Callbacks are called by the loop. Who is cancelled leaves nothing behind that he has no name for: a
+    command that is run is killed, and a container that was being made is removed. Signals are the program's own, so
+    there is no `forward_signals`, and nothing to be attached to a terminal with.
     """
 
     def __init__(
@@ -72,8 +79,6 @@ class AsyncEngine(MirroredEngine):
 
         Cancelled, the command is killed; of a container with `rm` nothing is left, another one has ended.
         """
-        from lamina.engine.parameters import streams_of, text_of, words_of
-
         words, encoded = words_of(command), text_of(text, encoding, errors)
 
         def asked(interactive: bool) -> Io:
@@ -108,9 +113,6 @@ class AsyncEngine(MirroredEngine):
         """
 
         async def begin() -> AsyncProcess:
-            from lamina.engine.asynchronous.process import popen_container
-            from lamina.engine.parameters import streams_of, text_of, words_of
-
             words = words_of(command, "popen")
 
             def asked(interactive: bool) -> Io:
@@ -153,10 +155,6 @@ class AsyncEngine(MirroredEngine):
         owner: int | None,
         stdin_once: bool,
     ) -> AsyncContainer:
-        from lamina.engine.container import Container
-        from lamina.engine.creating import create
-        from lamina.engine.parameters import words_of
-
         hooks, words = _by_loop(hooks), words_of(command)
         store, checked, _ = await in_thread(lambda: self._prepared(options, None))
         held = await attending.obtained(store, image, checked, hooks)
@@ -190,8 +188,8 @@ class AsyncEngine(MirroredEngine):
     ) -> Begun[AsyncContainer]:
         """Make a container and start it: `Engine.start`.
 
-        `await` it, or use it in an `async with`, which removes it at its end, whatever happens. Where the start fails or is
-        cancelled, nothing is left.
+        `await` it, or use it in an `async with`, which removes it at its end, whatever happens. Where the start fails
+        or is cancelled, nothing is left.
         """
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
 
@@ -228,7 +226,6 @@ class AsyncEngine(MirroredEngine):
 
         Without *since* it begins when the first one is asked for; what is raised is raised then.
         """
-        from lamina.engine.watching import looks
 
         def begin() -> Iterator[Event | None]:
             return looks(self._sync.store, since, until, filters)
@@ -236,16 +233,12 @@ class AsyncEngine(MirroredEngine):
         return following(begin, self._events_directory, until)
 
     def _events_directory(self) -> bytes:
-        from lamina.store.root import make_directory
-
         place = self._sync.store.events
         make_directory(place, 0o700, exist_ok=True)
         return place
 
     def _prepared(self, options: Any, io: Callable[[bool], Io] | None) -> tuple[Store, Options, Any]:
         """What every container begins with; in a thread, for options may name files."""
-        from lamina.engine.checking import check_options
-
         checked = check_options(options)
         streams = None if io is None else io(checked.interactive)
         self._sync._sweep()
@@ -254,8 +247,6 @@ class AsyncEngine(MirroredEngine):
 
 def _by_loop(hooks: Hooks) -> Hooks:
     """The callbacks, for threads; those of a pull become so where there is one."""
-    from lamina.values import replace
-
     return replace(hooks, warn=told_by_loop(hooks.warn), created=told_by_loop(hooks.created))
 
 

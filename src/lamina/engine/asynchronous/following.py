@@ -1,4 +1,4 @@
-"""Following what others write, by a loop: events, logs. The kernel says when there is something to read (inotify(7))."""
+"""Following what others write, by a loop: events, logs. The kernel says when there is something new (inotify(7))."""
 
 from __future__ import annotations
 

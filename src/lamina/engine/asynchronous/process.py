@@ -14,11 +14,12 @@ from lamina.engine.popen import Pipes
 from lamina.errors import KernelError, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
+from lamina.supervisor.stdio import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     from lamina.engine.beside import Asked
     from lamina.engine.options import Io, Options
@@ -35,11 +36,11 @@ _staying: set[asyncio.Task[int]] = set()
 class AsyncProcess:
     """A process in a container, begun by `AsyncContainer.popen` or `AsyncEngine.popen`; of the loop that began it.
 
-    With `stdin`, `stdout`, `stderr` given as PIPE these are asyncio's StreamWriter and StreamReaders, None otherwise; of
-    text, where that was asked for, with the same words. `returncode` is its exit status, 128 + n after signal n, and None
-    until it is known. `args` is the command, `pid` its number on this machine, `container` the id of its container.
+    With `stdin`, `stdout`, `stderr` given as PIPE these are asyncio's StreamWriter and StreamReaders, None otherwise;
+    of text, where that was asked for, with the same words. `returncode` is its exit status, 128 + n after signal n, and
+    None until it is known. `args` is the command.
 
-    At the end of an `async with` its pipes are closed and it is waited for; where the block was cancelled, it is killed.
+    At the end of an `async with` its pipes are closed and it is waited for; where the block is cancelled, it is killed.
     """
 
     def __init__(
@@ -51,8 +52,7 @@ class AsyncProcess:
         send: Callable[[int], None],
     ) -> None:
         self.args: list[str] = args
-        self.container: str = container
-        self.pid: int = attendance.process.pid
+        self._container = container
         self.stdin: Any = None
         self.stdout: Any = None
         self.stderr: Any = None
@@ -69,7 +69,17 @@ class AsyncProcess:
     def __repr__(self) -> str:
         return f"<AsyncProcess {self.pid} returncode: {self.returncode} args: {self.args!r}>"
 
-    async def connect(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
+    @property
+    def pid(self) -> int:
+        """Its number on this machine; not the one that it has in its container."""
+        return self._attendance.process.pid
+
+    @property
+    def container(self) -> str:
+        """The id of its container."""
+        return self._container
+
+    async def _begin(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
         """Make streams of our ends of *pipes*; where that fails, it is killed."""
         self._encoding = encoding
         try:
@@ -177,7 +187,7 @@ class AsyncProcess:
 
     # -- async with
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> AsyncProcess:
         return self
 
     async def __aexit__(
@@ -229,15 +239,13 @@ async def popen(
         return ended.status
 
     process = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill)
-    await process.connect(pipes, encoding)
+    await process._begin(pipes, encoding)
     return process
 
 
 def _begin(
     home: Home, words: tuple[str, ...], asked: Asked, pipes: Pipes
 ) -> tuple[Any, executing.Execution, Callable[..., None]]:
-    from lamina.supervisor.stdio import Stdio
-
     io = pipes.io
     stdio = Stdio(io.stdin, io.stdout, io.stderr, tty=asked.tty)
     try:
@@ -283,7 +291,7 @@ async def popen_container(
 
     assert session.record is not None
     process = AsyncProcess(session.record["command"], session.home.id, attendance, stay(), send)
-    await process.connect(pipes, encoding)
+    await process._begin(pipes, encoding)
     return process
 
 

@@ -145,7 +145,7 @@ class LoopWatch(Watch):
             self._add(fd)
 
     def _do(self, work: Callable[[], None]) -> None:
-        # in a program that lets SIGPIPE kill it the signal is blocked no longer than this takes: the thread is the loop's
+        # in a program that lets SIGPIPE kill it the signal is blocked no longer than this: the thread is the loop's
         blocked = PipeSignalBlocked() if signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL else None
         try:
             work()

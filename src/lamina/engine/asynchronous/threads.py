@@ -3,8 +3,8 @@
 They are the process's, whichever loops there are, and few. A thread cannot be interrupted. So who is cancelled while
 one works for him waits until it is done, and what it made is unmade: no work goes on behind a caller's back.
 
-The kernel ends a container in the foreground with the *thread* that started it (PR_SET_PDEATHSIG): these threads live as
-long as the process.
+The kernel ends a container in the foreground with the *thread* that started it (PR_SET_PDEATHSIG): these threads live
+as long as the process.
 """
 
 from __future__ import annotations
