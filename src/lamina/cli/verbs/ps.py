@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, choice, number, reader
+from lamina.cli.filters import anything, choice, filter_option, number
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,12 +12,6 @@ if TYPE_CHECKING:
 
     from lamina.cli.filters import Checks
     from lamina.engine import Container
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
 
 
 def _pattern(text: str) -> None:
@@ -40,7 +35,6 @@ FILTERS: Checks = {
     "before": anything,
     "since": anything,
 }
-_FILTER_HELP = f"Only those; keys: {', '.join(FILTERS)}"
 
 VERB = Verb(
     name="ps",
@@ -48,10 +42,8 @@ VERB = Verb(
         Option("all", "a", help="Also those which have ended"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
-        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=reader(FILTERS)),
-        Option(
-            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Names}}'"
-        ),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Names}}"),
     ),
     examples="""
 lamina ps -a
@@ -88,13 +80,8 @@ def do(args: Arguments) -> int:
     records = [record(container, args.no_trunc) for container in found]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
-    elif args.format == "table":
-        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
     else:
-        output.templated(args.format, records)
+        output.records(records, args.format, HEADINGS)
     return 0
 
 

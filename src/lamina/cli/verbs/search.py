@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.filters import number, reader, truth
+from lamina.cli.filters import filter_option, number, truth
+from lamina.cli.options import TLS_VERIFY, format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,12 +12,6 @@ if TYPE_CHECKING:
 
     from lamina.cli.filters import Checks
     from lamina.engine.pulling import Repository
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
 
 
 def _limit(text: str) -> int:
@@ -33,12 +28,10 @@ VERB = Verb(
     name="search",
     options=(
         Option("limit", "", "NUMBER", "At most so many (1 to 100)", convert=_limit, default=25),
-        Option("filter", "f", "KEY=VALUE", f"Only those; keys: {', '.join(FILTERS)}", multiple=True,
-               convert=reader(FILTERS)),
-        Option("format", "", "FORMAT", "table, json or '{{.Name}}'", convert=_format, default="table"),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Name}}"),
         Option("no-trunc", help="Descriptions in full"),
-        Option("tls-verify", "", "true|false", "false: neither certificates nor encryption are insisted on",
-               choices=("true", "false"), default="true"),
+        TLS_VERIFY,
     ),
     arguments=(Argument("term", "[REGISTRY/]TERM"),),
     details="""
@@ -64,13 +57,7 @@ def do(args: Arguments) -> int:
         for one in found
         if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
     ]
-    if args.format == "table":
-        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
-    else:
-        output.templated(args.format, records)
+    output.records(records, args.format, HEADINGS)
     return 0
 
 
