@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.convert import count
 from lamina.cli.filters import anything, choice, filter_option, number
 from lamina.cli.options import format_option
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.filters import Checks
-    from lamina.engine import Container
+    from lamina.engine import Container, Engine
 
 
 def _pattern(text: str) -> None:
@@ -32,6 +33,9 @@ FILTERS: Checks = {
     "label": anything,
     "ancestor": anything,
     "volume": anything,
+    "network": anything,
+    "expose": anything,
+    "publish": anything,
     "before": anything,
     "since": anything,
 }
@@ -40,7 +44,12 @@ VERB = Verb(
     name="ps",
     options=(
         Option("all", "a", help="Also those which have ended"),
+        Option("latest", "l", help="The one that was made last, whatever its state"),
+        Option(
+            "last", "n", "NUMBER", "The last so many that were made, whatever their states", convert=count
+        ),
         Option("quiet", "q", help="Ids only"),
+        Option("size", "s", help="What they wrote, and with their images"),
         Option("no-trunc", help="Ids and commands in full"),
         filter_option(FILTERS, "f"),
         format_option("{{.Names}}"),
@@ -69,19 +78,25 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
+    only_one(VERB, ["--latest", "--last"] if args.latest and args.last is not None else [])
+    last = 1 if args.latest else args.last
     # an explicit wish to see ended ones is reason enough to look at all
-    everything = args.all or any(key in ("status", "exited") for key, _ in args.filter)
+    everything = args.all or last is not None or any(key in ("status", "exited") for key, _ in args.filter)
     engine = Engine(args.root)
     found = sorted(engine.containers(all=everything), key=lambda c: c.created, reverse=True)
     if args.filter:
         from lamina.cli.chosen import containers
 
         found = containers(engine, found, args.filter)
+    found = found[:last]
     records = [record(container, args.no_trunc) for container in found]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
-    else:
-        output.records(records, args.format, HEADINGS)
+        return 0
+    if args.size or ".Size" in args.format:
+        for one, shown in zip(records, sizes(engine, found), strict=True):
+            one["Size"] = shown
+    output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
 
@@ -89,9 +104,13 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
     """A container in docker's words, all values text as docker has them."""
     import time
 
+    from lamina.cli.labels import Labels
     from lamina.cli.quoting import join
     from lamina.cli.when import ago, timestamp
 
+    asked = container.record
+    volumes = asked.get("volumes") or ()
+    mounts = [str(volume.get("name") or volume.get("source") or "") for volume in volumes]
     command = join([*container.command])
     if not full and len(command) > 40:
         command = command[:39] + "…"
@@ -105,8 +124,26 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Status": status(container),
         "ExitCode": container.exit_code,
         "Names": container.name,
-        "Labels": ",".join(f"{key}={value}" for key, value in container.labels.items()),
+        "Labels": Labels(container.labels),
+        "Mounts": ",".join(mounts),
+        "LocalVolumes": str(sum(volume["kind"] == "volume" for volume in volumes)),
+        "Networks": str((asked.get("options") or {}).get("network") or ""),
+        "Ports": ", ".join((asked.get("config") or {}).get("exposed_ports") or ()),
+        "Size": "0B",
     }
+
+
+def sizes(engine: Engine, containers: list[Container]) -> list[str]:
+    """What each has written, and what it is with its image: `12.3kB (virtual 5.1MB)`."""
+    from lamina.cli.sizes import human
+
+    written = {place.name: place.amount.bytes for place in engine.storage.usage(walk=True).containers}
+    images = {image.id: image.size for image in engine.images()}
+    found = []
+    for one in containers:
+        own = written.get(one.name, 0)
+        found.append(f"{human(own)} (virtual {human(own + images.get(one.image_id, 0))})")
+    return found
 
 
 def status(container: Container) -> str:

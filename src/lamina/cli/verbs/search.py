@@ -21,6 +21,7 @@ def _limit(text: str) -> int:
 
 
 FILTERS: Checks = {"is-official": truth, "is-automated": truth, "stars": number}
+TAG_HEADINGS = {"Name": "NAME", "Tag": "TAG"}
 HEADINGS = {"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL"}
 WIDEST = 45  # columns of a description, as docker has it
 
@@ -31,16 +32,19 @@ VERB = Verb(
         filter_option(FILTERS, "f"),
         format_option("{{.Name}}"),
         Option("no-trunc", help="Descriptions in full"),
+        Option("list-tags", help="The tags of the repository that is named, instead"),
         TLS_VERIFY,
     ),
     arguments=(Argument("term", "[REGISTRY/]TERM"),),
     details="""
 Docker Hub, unless a registry is named before the first slash. One that has no search is asked for the list of its
-repositories, of which those with TERM in their name are shown; 'REGISTRY/' alone shows all.
+repositories, of which those with TERM in their name are shown; 'REGISTRY/' alone shows all. With --list-tags TERM is
+the name of a repository, as of an image.
 """,
     examples="""
 lamina search debian --filter is-official=true
 lamina search localhost:5000/ --format '{{.Name}}'
+lamina search --list-tags --limit 100 debian
 """,
 )  # fmt: skip
 
@@ -51,6 +55,8 @@ def do(args: Arguments) -> int:
     from lamina.cli.filters import passes
     from lamina.engine import Engine
 
+    if args.list_tags:
+        return _list_tags(args)
     found = Engine(args.root).search(args.term, limit=args.limit, tls_verify=args.tls_verify != "false")
     records = [
         record(one, full=args.no_trunc)
@@ -58,6 +64,20 @@ def do(args: Arguments) -> int:
         if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
     ]
     output.records(records, args.format, HEADINGS)
+    return 0
+
+
+def _list_tags(args: Arguments) -> int:
+    from lamina.cli import output
+    from lamina.cli.quoting import harmless
+    from lamina.engine import Engine
+    from lamina.errors import InvalidInput
+
+    if args.filter:
+        raise InvalidInput("search: --list-tags with --filter: tags have none of what is filtered by")
+    found = Engine(args.root).tags(args.term, tls_verify=args.tls_verify != "false")
+    records = [{"Name": args.term, "Tag": harmless(tag)} for tag in found[: args.limit]]
+    output.records(records, args.format, TAG_HEADINGS)
     return 0
 
 

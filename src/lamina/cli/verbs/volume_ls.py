@@ -50,6 +50,7 @@ def record(use: VolumeUse) -> dict[str, Any]:
     """A volume in docker's words, and the containers that mount it."""
     import time
 
+    from lamina.cli.labels import Labels
     from lamina.cli.when import ago
 
     return {
@@ -57,7 +58,7 @@ def record(use: VolumeUse) -> dict[str, Any]:
         "Name": use.volume.name,
         "Scope": "local",
         "Mountpoint": use.volume.path,
-        "Labels": ",".join(f"{key}={value}" for key, value in use.volume.labels.items()),
+        "Labels": Labels(use.volume.labels),
         "Users": ", ".join(use.users),
         "Created": ago(use.volume.created / 1e9, time.time()),
     }
