@@ -112,6 +112,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("container", "port", "nosuch"),
     ("top", "three", "-o", "user,args"),
     ("container", "top", "nosuch"),
+    ("healthcheck", "run", "three"),
     ("pause", "three"),
     ("pause", "three"),
     ("ps", "--format", "{{.Names}} {{.Status}}"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Spec = dict[str, Any]
 
-# what SELinux calls a container's process where no type is given (container-selinux), in this order; its level is its own
+# what SELinux calls a container's process where no type is given (container-selinux), in order; the level is its own
 SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": ""}
 _DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 

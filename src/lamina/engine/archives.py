@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from lamina.engine.container import Container
-    from lamina.engine.image_verbs import LayerLimits, Source
+    from lamina.engine.image_verbs import LayerLimits
+    from lamina.engine.parameters import Source
     from lamina.image.apply import IdMap
     from lamina.image.archive.members import Members
     from lamina.image.platform import Platform

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
     from lamina.store.usage import ImageUse, Usage
-    from lamina.store.volumes import Volume
 
     Shown = TypeVar("Shown", Gone, ImageUse)
 
@@ -45,14 +44,6 @@ class Pruned:
     volumes: tuple[str, ...]
     layers: tuple[str, ...]
     freed: int
-
-
-@value
-class VolumeUse:
-    """A volume, and the names of the containers that mount it."""
-
-    volume: Volume
-    users: tuple[str, ...]
 
 
 class Storage:
@@ -87,7 +78,7 @@ class Storage:
 
     def prune(
         self,
-        ended: Iterable[Container],
+        containers: Iterable[Container],
         *,
         everything: bool = False,
         with_volumes: bool = False,
@@ -95,16 +86,16 @@ class Storage:
         labels: Sequence[str] = (),
         without_labels: Sequence[str] = (),
     ) -> Pruned:
-        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
-        that were made for containers that are gone (*with_volumes*), and then the garbage. Of containers, images and
-        volumes only those made before *until* (seconds since 1970), with all of *labels* ("KEY" or "KEY=VALUE") and
-        none of *without_labels*.
+        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage. Of
+        containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels* ("KEY"
+        or "KEY=VALUE") and none of *without_labels*.
         """
         chosen = Chosen(until, labels, without_labels)
         before = usage.df(self.store, walk=True)
         sizes = {use.name: use.amount.bytes for use in (*before.containers, *before.volumes)}
         gone = []
-        for container in ended:
+        for container in containers:
             try:
                 if not chosen.takes(container.created, container.labels):
                     continue
@@ -145,32 +136,6 @@ class Storage:
         return replace(done, images=_named(done.images))
 
     # -- volumes
-
-    def create_volume(self, name: str | None = None, labels: dict[str, str] | None = None) -> Volume:
-        """The volume *name* (None: a random one), made if it is not there. Raises InvalidInput."""
-        return volumes.create(self.store, name, labels, anonymous=name is None)
-
-    def volumes(self) -> list[VolumeUse]:
-        """All volumes by name, with the containers that mount them."""
-        uses = ContainerUses(self.store).refresh()
-        found = (volumes.find(self.store, name) for name in volumes.identities(self.store))
-        return [
-            VolumeUse(volume, tuple([use.shown for use in uses.of_volume(volume.name)]))
-            for volume in found
-            if volume is not None
-        ]
-
-    def volume(self, name: str) -> VolumeUse:
-        """One volume. Raises NotFound, InvalidInput, Corrupt."""
-        found = volumes.find(self.store, name)
-        if found is None:
-            raise volumes.no_such(name)
-        uses = ContainerUses(self.store).refresh()
-        return VolumeUse(found, tuple([use.shown for use in uses.of_volume(name)]))
-
-    def remove_volume(self, name: str) -> None:
-        """Remove a volume that no container mounts, with what is in it. Raises NotFound, Conflict."""
-        volumes.remove(self.store, name, unless_used=ContainerUses(self.store), remove=remover(None))
 
     def prune_volumes(
         self, *, everything: bool = False, labels: Sequence[str] = (), without_labels: Sequence[str] = ()

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "cp": (CONTAINERS, "cp", "Copy files out of a container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
+    "healthcheck run": (CONTAINERS, "healthcheck_run", "Do the health check of a container now"),
     "top": (CONTAINERS, "top", "List the processes of a container"),
     "stats": (CONTAINERS, "stats", "Show what containers use"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),

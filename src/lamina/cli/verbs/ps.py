@@ -36,6 +36,7 @@ FILTERS: Checks = {
     "network": anything,
     "expose": anything,
     "publish": anything,
+    "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
 }
@@ -76,6 +77,7 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
+    from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
     only_one(VERB, ["--latest", "--last"] if args.latest and args.last is not None else [])
@@ -89,13 +91,19 @@ def do(args: Arguments) -> int:
 
         found = containers(engine, found, args.filter)
     found = found[:last]
-    records = [record(container, args.no_trunc) for container in found]
+    records, shown = [], []
+    for container in found:
+        try:
+            records.append(record(container, args.no_trunc))
+            shown.append(container)
+        except NotFound:  # removed meanwhile
+            continue
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
         return 0
     if args.size or ".Size" in args.format:
-        for one, shown in zip(records, sizes(engine, found), strict=True):
-            one["Size"] = shown
+        for one, size in zip(records, sizes(engine, shown), strict=True):
+            one["Size"] = size
     output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
@@ -111,7 +119,7 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
     asked = container.record
     volumes = asked.get("volumes") or ()
     mounts = [str(volume.get("name") or volume.get("source") or "") for volume in volumes]
-    command = join([*container.command])
+    command, state = join([*container.command]), container.state
     if not full and len(command) > 40:
         command = command[:39] + "…"
     return {
@@ -120,8 +128,8 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Command": command,
         "CreatedAt": timestamp(container.created),
         "RunningFor": ago(container.created, time.time()),
-        "State": container.state,
-        "Status": status(container),
+        "State": state,
+        "Status": status(container, state),
         "ExitCode": container.exit_code,
         "Names": container.name,
         "Labels": Labels(container.labels),
@@ -146,16 +154,23 @@ def sizes(engine: Engine, containers: list[Container]) -> list[str]:
     return found
 
 
-def status(container: Container) -> str:
-    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
+def status(container: Container, state: str) -> str:
+    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
+    `Created`, `Dead`.
+    """
     import time
 
     from lamina.cli.when import ago, lasting
 
-    state, now = container.state, time.time()
+    now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
-        return f"{said} (Paused)" if state == "paused" else said
+        if state == "paused":
+            return f"{said} (Paused)"
+        health = container.health if container.record.get("health") else "none"
+        if health == "none":
+            return said
+        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
     if state in ("exited", "restarting"):
         return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()

@@ -44,8 +44,9 @@ def do(args: Arguments) -> int:
     ):
         return 0
     engine = Engine(args.root)
-    ended = [one for one in engine.containers(all=True) if not one.is_alive]
-    done = engine.storage.prune(ended, everything=args.all, with_volumes=args.volumes, **chosen(args.filter))
+    # those that live are left alone, whatever they were a moment ago
+    found = engine.containers(all=True)
+    done = engine.storage.prune(found, everything=args.all, with_volumes=args.volumes, **chosen(args.filter))
     for heading, lines in (
         ("Deleted containers", done.containers),
         ("Deleted volumes", done.volumes),
