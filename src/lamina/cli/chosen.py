@@ -64,6 +64,8 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
         return re.search(value, one.name) is not None or re.search(value, "/" + one.name) is not None
     if key == "status":
         return one.state == value
+    if key == "health":
+        return one.health == value
     if key == "volume":
         return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
     if key == "before":

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
     from lamina.store.usage import ImageUse, Usage
-    from lamina.store.volumes import Volume
 
     Shown = TypeVar("Shown", Gone, ImageUse)
 
@@ -42,14 +41,6 @@ class Pruned:
     volumes: tuple[str, ...]
     layers: tuple[str, ...]
     freed: int
-
-
-@value
-class VolumeUse:
-    """A volume, and the names of the containers that mount it."""
-
-    volume: Volume
-    users: tuple[str, ...]
 
 
 class Storage:
@@ -122,32 +113,6 @@ class Storage:
         return replace(done, images=_named(done.images))
 
     # -- volumes
-
-    def create_volume(self, name: str | None = None, labels: dict[str, str] | None = None) -> Volume:
-        """The volume *name* (None: a random one), made if it is not there. Raises InvalidInput."""
-        return volumes.create(self.store, name, labels, anonymous=name is None)
-
-    def volumes(self) -> list[VolumeUse]:
-        """All volumes by name, with the containers that mount them."""
-        uses = ContainerUses(self.store).refresh()
-        found = (volumes.find(self.store, name) for name in volumes.identities(self.store))
-        return [
-            VolumeUse(volume, tuple([use.shown for use in uses.of_volume(volume.name)]))
-            for volume in found
-            if volume is not None
-        ]
-
-    def volume(self, name: str) -> VolumeUse:
-        """One volume. Raises NotFound, InvalidInput, Corrupt."""
-        found = volumes.find(self.store, name)
-        if found is None:
-            raise volumes.no_such(name)
-        uses = ContainerUses(self.store).refresh()
-        return VolumeUse(found, tuple([use.shown for use in uses.of_volume(name)]))
-
-    def remove_volume(self, name: str) -> None:
-        """Remove a volume that no container mounts, with what is in it. Raises NotFound, Conflict."""
-        volumes.remove(self.store, name, unless_used=ContainerUses(self.store), remove=remover(None))
 
     def prune_volumes(self, *, everything: bool = False) -> tuple[list[str], int]:
         """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed."""

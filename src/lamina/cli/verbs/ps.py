@@ -37,6 +37,7 @@ FILTERS: Checks = {
     "label": anything,
     "ancestor": anything,
     "volume": anything,
+    "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
 }
@@ -129,7 +130,9 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
 
 
 def status(container: Container, state: str) -> str:
-    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
+    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
+    `Created`, `Dead`.
+    """
     import time
 
     from lamina.cli.when import ago, lasting
@@ -137,7 +140,12 @@ def status(container: Container, state: str) -> str:
     now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
-        return f"{said} (Paused)" if state == "paused" else said
+        if state == "paused":
+            return f"{said} (Paused)"
+        health = container.health if container.record.get("health") else "none"
+        if health == "none":
+            return said
+        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
     if state in ("exited", "restarting"):
         return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()
