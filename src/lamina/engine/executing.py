@@ -43,9 +43,12 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
+    Tell = Callable[..., None]
 
     class Streams(Protocol):
         """Stdio, as far as a start needs it."""
@@ -146,36 +149,65 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
     Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
     InvalidInput, NotFound (the user, the directory) and others below LaminaError.
     """
-    keys: Keys | None = None
-    if asked.tty:
-        from lamina.supervisor.keys import Keys
-
-        keys = Keys(asked.keys)
-    stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+    stdio = streams(asked, io)
     catcher: Catcher | None = None
     try:
         if io.forward_signals:
             from lamina.supervisor.signals import Catcher
 
             catcher = Catcher()
-        execution = start(home, words, asked, stdio, io.stdin)
+        execution, tell = begin(home, words, asked, stdio, io.stdin)
         try:
-            tell = told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
             execution.wait()
             raise
-        if ended.detached:
-            keep_terminal(execution)
-            tell("exec_detach")
-            return Completed(list(words), 0, container=home.id)
-        tell("exec_die", exitCode=ended.status)
-        execution.close()
+        conclude(execution, ended, tell)
     finally:
         stdio.close()
         if catcher is not None:
             catcher.close()
+    return result(home, words, io, stdio, ended)
+
+
+def streams(asked: Asked, io: Io) -> Stdio:
+    """The streams of a process that somebody stays with."""
+    keys: Keys | None = None
+    if asked.tty:
+        from lamina.supervisor.keys import Keys
+
+        keys = Keys(asked.keys)
+    return Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+
+
+def begin(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None
+) -> tuple[Execution, Tell]:
+    """`start`, and note that it began; what notes the rest of its life."""
+    execution = start(home, words, asked, stdio, terminal)
+    try:
+        return execution, told(home, words)
+    except BaseException:
+        execution.kill(9)
+        execution.wait()
+        raise
+
+
+def conclude(execution: Execution, ended: Ended, tell: Tell) -> None:
+    """It has ended, or is left to itself: note that, and let go of it."""
+    if ended.detached:
+        keep_terminal(execution)
+        tell("exec_detach")
+    else:
+        tell("exec_die", exitCode=ended.status)
+        execution.close()
+
+
+def result(home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ended) -> Completed:
+    """What `execute` gives for one that ended so. Raises TimeoutExpired, KernelError (its output)."""
+    if ended.detached:
+        return Completed(list(words), 0, container=home.id)
     out, err = stdio.captured(1), stdio.captured(2)
     if ended.timed_out:
         raise TimeoutExpired(
@@ -199,8 +231,8 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
     return pid
 
 
-def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
-    """Note that *words* began; what notes the rest of its life."""
+def told(home: Home, words: tuple[str, ...]) -> Tell:
+    """Note that it began; what notes the rest of its life."""
     identity = os.urandom(32).hex()
     record = home.asked()
 
@@ -213,7 +245,7 @@ def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
 
 
 def leave(execution: Execution) -> None:
-    """Do not wait for its end any more: it is reaped some time after that."""
+    """Nobody waits for it: it is reaped when another one is begun."""
     _left.append(execution.pidfd)
 
 

@@ -134,13 +134,17 @@ def restarting(home: Home, seconds: float | None = None, signal: str | int | Non
     return warnings
 
 
-def wait(home: Home, condition: str = "not-running") -> int:
-    """Wait until it has ended, and give its exit status; 0 for one that never ran. Raises NotFound."""
-    return block(awaiting(home))
+def wait(home: Home, *, seconds: float | None = None) -> int:
+    """Wait until it has ended, for up to *seconds*, and give its exit status; 0 for one that never ran.
+
+    Raises NotFound, TimeoutExpired.
+    """
+    return block(awaiting(home, seconds))
 
 
-def awaiting(home: Home) -> Waits[int]:
+def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
     """`wait`, for whoever waits in another way."""
+    deadline = None if seconds is None else time.monotonic() + seconds
     try:
         ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -149,9 +153,12 @@ def awaiting(home: Home) -> Waits[int]:
         state = _state_or_none(home)
         if state not in (RUNNING, PAUSED):
             break
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutExpired(f"wait for container {home.short_id}: not ended within {seconds:g} s")
         with _process(home) as process:
             if process.is_there:
-                yield from _end_of(process, None)
+                yield from _end_of(process, left)
         yield Wait(seconds=0.002)
         if ends is not None and (said := os.pread(ends, 64, 0)):
             return int(said.split()[0])

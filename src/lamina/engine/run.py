@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 SIGKILL = 9
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -63,12 +65,21 @@ class Hooks:
 
 
 def run(
-    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    make: Callable[..., Session] | None = None,
 ) -> Completed:
-    """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
+    """Make a container, run *command* in it, stay with it to its end; *make* makes the Session.
+
+    Raises LaminaError, KeyboardInterrupt.
+    """
     begun: list[Session] = []
     try:
-        session = begin(store, image, command, options, io, hooks, begun)
+        session = begin(store, image, command, options, io, hooks, begun, make)
         return session.conclude(session.attend())
     except BaseException as failure:
         for session in begun:
@@ -84,20 +95,22 @@ def begin(
     io: Io,
     hooks: Hooks,
     begun: list[Session],
+    make: Callable[..., Session] | None = None,
+    held: Held | None = None,
 ) -> Session:
-    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`.
+    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`. *held* is its image
+    where that was obtained already; it is released here.
 
     It is in *begun* before anything could be raised: then it is to be abandoned by whoever called. Raises as `run`.
     """
-    held = None
     try:
-        if image != HOST:
+        if image != HOST and held is None:
             from lamina.engine.obtain import obtain
 
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            begun.append(Session(store, home, name, image, held, options, io, hooks))
+            begun.append((make or Session)(store, home, name, image, held, options, io, hooks))
         begun[0].begin(command)
         return begun[0]
     finally:
@@ -323,6 +336,10 @@ class Session:
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
 
     def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
