@@ -21,7 +21,7 @@ _WITHIN = {
     "lamina.argv": "declare quick",
     "lamina.cli": (
         "applying asked convert detached each entry inspecting listing output pager quoting report "
-        "sizes style template transcript usage waiting when"
+        "sizes style template transcript units usage waiting when"
     ),
     "lamina.cli.options": "attached run",
     "lamina.cli.verbs": (

@@ -143,9 +143,7 @@ class Supervisor(Beginning):
 
     def _examiner(self, process: Process, watch: Watch) -> Examiner | None:
         """Who looks whether it is well, if somebody wants to know that."""
-        from lamina.engine.health.checks import command_of
-
-        if command_of(self.asked) is None:
+        if not (self.asked.get("health") or {}).get("command"):
             return None
         from lamina.engine.health.examiner import Examiner
 
