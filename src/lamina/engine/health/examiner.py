@@ -128,6 +128,11 @@ class Examiner:
             self._act(action)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the container is being ended for its health."""
+        return self.ending != NOTHING
+
+    @property
     def wants_restart(self) -> bool:
         """Whether the container is to be started again, having been ended for its health."""
         return self.ending == RESTART
