@@ -169,7 +169,10 @@ class Supervisor(Beginning):
             process.kill(SIGKILL)
             return
         if action == STOP:
-            self.home.set_mark(STOPPED_MARK)
+            try:
+                self.home.set_mark(STOPPED_MARK)
+            except LaminaError:
+                pass  # a disk that is full: then its policy decides
             note(self.home.store, about(self.asked, "stop"))
         self._deliver(stop_signal(self.asked))
         grace = float(self.asked.get("stop_timeout", STOP_TIMEOUT))
