@@ -273,6 +273,7 @@ class Beginning:
             home.release()
 
     def note_failure(self, failure: LaminaError) -> None:
+        """Write down why it could not be started."""
         self.home.write("failed", {"status": failure.exit_code, "message": failure.message, "at": time_ns()})
 
 
