@@ -13,6 +13,7 @@ from lamina.store.events import about, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
     from types import TracebackType
     from typing import IO, Any, Self, Unpack
 
@@ -216,11 +217,11 @@ class Container(ProcessVerbs, Reviewed):
     def copy_out(
         self,
         path: str,
-        target: str | os.PathLike[str] | int | IO[bytes],
+        target: str | PathLike[str] | int | IO[bytes],
         *,
         archive: bool = False,
         follow: bool = False,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[..., None] | None = None,
     ) -> Copied:
         """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
         object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
@@ -243,7 +244,7 @@ class Container(ProcessVerbs, Reviewed):
         *,
         archive: bool = False,
         follow: bool = False,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[..., None] | None = None,
     ) -> Copied:
         """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
         descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.

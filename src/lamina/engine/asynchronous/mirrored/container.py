@@ -11,7 +11,8 @@ from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from typing import Any, IO, Unpack
+    from os import PathLike
+    from typing import IO, Any, Unpack
 
     from lamina.engine.container import Container
     from lamina.engine.copying import Copied
@@ -152,11 +153,11 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
     async def copy_out(
         self,
         path: str,
-        target: str | os.PathLike[str] | int | IO[bytes],
+        target: str | PathLike[str] | int | IO[bytes],
         *,
         archive: bool = False,
         follow: bool = False,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[..., None] | None = None,
     ) -> Copied:
         """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
         object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
@@ -180,7 +181,7 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
         *,
         archive: bool = False,
         follow: bool = False,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[..., None] | None = None,
     ) -> Copied:
         """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
         descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.
