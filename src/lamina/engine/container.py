@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
@@ -11,11 +13,13 @@ from lamina.store.events import about, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from os import PathLike
     from types import TracebackType
-    from typing import Any, Self, Unpack
+    from typing import IO, Any, Self, Unpack
 
     from lamina.engine.attaching import Wanted
     from lamina.engine.copying import Copied
+    from lamina.engine.copying_in import Source
     from lamina.engine.health.examining import Examined
     from lamina.engine.images import Image
     from lamina.engine.progress import Tell
@@ -211,18 +215,49 @@ class Container(ProcessVerbs, Reviewed):
         return self._home.read("state")
 
     def copy_out(
-        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
+        self,
+        path: str,
+        target: str | PathLike[str] | int | IO[bytes],
+        *,
+        archive: bool = False,
+        follow: bool = False,
+        progress: Callable[..., None] | None = None,
     ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
-        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
+        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
+        object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
+        what it leads to. *progress* is told how many bytes were copied so far, but of an archive.
 
-        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
+        Raises NotFound, Conflict, Unsupported (one over this system that does not run), InvalidInput, KernelError.
         """
-        from lamina.engine.copying import copy_out, copy_to_stream
+        from lamina.engine.copying import copy_out, copy_to_file, copy_to_stream
 
         if isinstance(target, int):
             return copy_to_stream(self, path, target, follow=follow)
-        return copy_out(self, path, target, archive=archive, follow=follow)
+        if not isinstance(target, (str, os.PathLike)):
+            return copy_to_file(self, path, target, follow=follow)
+        return copy_out(self, path, target, archive=archive, follow=follow, progress=progress)
+
+    def copy_in(
+        self,
+        source: Source,
+        path: str,
+        *,
+        archive: bool = False,
+        follow: bool = False,
+        progress: Callable[..., None] | None = None,
+    ) -> Copied:
+        """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
+        descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.
+
+        The copies are the container's root's and have no set-id bits; *archive*: they keep both, and their attributes,
+        as what is in an archive does. *follow*: where *source* is a symbolic link, what it leads to. *progress* is told
+        how many bytes were copied so far. A file appears whole, or not at all; after an error those before it stay.
+        Raises NotFound, Conflict (read-only, a directory for a file, it has ended meanwhile), Unsupported,
+        InvalidInput, Corrupt, KernelError.
+        """
+        from lamina.engine.copying_in import copy_in
+
+        return copy_in(self, source, path, archive=archive, follow=follow, progress=progress)
 
     def commit(
         self,
@@ -382,8 +417,16 @@ class Container(ProcessVerbs, Reviewed):
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
+        try:
+            self._remove(force, volumes, progress)
+        except NotFound:
+            if not force or self._home.exists():
+                raise
+
+    def _remove(self, force: bool, volumes: bool, progress: Tell | None) -> None:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 

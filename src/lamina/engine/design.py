@@ -129,7 +129,7 @@ def design(
     profiled = True
     held: tuple[Fd, ...] = ()
     if further is not None:
-        profiled, held = _amended(store, spec, further, maps, base)
+        profiled, held = _amended(store, identity, spec, further, maps, base)
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -158,7 +158,7 @@ def _attributes(options: Options, spec: Spec, rootless: bool) -> tuple[str, ...]
 
 
 def _amended(
-    store: Store, spec: Spec, further: Further, maps: IdMaps | None, base: Base
+    store: Store, identity: str, spec: Spec, further: Further, maps: IdMaps | None, base: Base
 ) -> tuple[bool, tuple[Fd, ...]]:
     """Change *spec* into what is asked beyond the usual; whether the built-in seccomp profile holds, and descriptors
     of namespaces that *spec* names.
@@ -168,7 +168,7 @@ def _amended(
 
     joined = namespaces(store, further)
     paths = {kind: f"/proc/self/fd/{int(fd)}" for kind, fd in joined.items()}
-    amend(spec, further, maps=maps, read=base.read, joined=paths)
+    amend(spec, further, maps=maps, read=base.read, joined=paths, identity=identity)
     profile = profile_of(further, tuple(spec["process"]["capabilities"]["bounding"]))
     if profile:
         spec["linux"]["seccomp"] = profile

@@ -307,9 +307,9 @@ class Engine(ImageVerbs):
         """Remove the containers that do not run: those made *before* that time (seconds since 1970), which have all of
         *labels* (KEY or KEY=VALUE) and none of those *without*. Their ids, and how many bytes became free.
         """
-        from lamina.engine.pruning import prune_containers
+        from lamina.engine.pruning import Chosen, prune_containers
 
-        return prune_containers(self.containers(all=True), before, labels, without)
+        return prune_containers(self.containers(all=True), Chosen(before, labels, without))
 
     def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""

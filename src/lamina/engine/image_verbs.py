@@ -85,6 +85,15 @@ class ImageVerbs:
 
         return search(text, limit, tls_verify=tls_verify)
 
+    def tags(self, name: str, *, tls_verify: bool = True) -> list[str]:
+        """The tags that the repository *name* has in its registry, in the registry's order.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        from lamina.engine.pulling import tags
+
+        return tags(name, tls_verify=tls_verify)
+
     def images(self) -> list[Image]:
         """All images, the youngest first."""
         from lamina.engine.images import list_images

@@ -79,6 +79,8 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
         },
+        # what is exposed and not published is at no place, as in docker
+        "NetworkSettings": {"Ports": dict.fromkeys((asked.get("config") or {}).get("exposed_ports") or ())},
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),

@@ -17,6 +17,7 @@ from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
 from lamina.store.containers import (
+    CARRIED_MARK,
     DEAD,
     LIVING,
     PAUSED,
@@ -99,6 +100,8 @@ def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
         ends = process.would_end(number, asked)
         if number in (SIGKILL, stop_signal(asked)):
             wake(home, number if ends else 0)
+        elif ends:
+            home.set_mark(CARRIED_MARK, str(number))
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))

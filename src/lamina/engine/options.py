@@ -119,7 +119,8 @@ class Volume:
     volume called `source` (b"": one of the container's own, which goes with it), filled with what the image has at its
     place if it is empty and `copy`; `subpath` is what of it is shown. TMPFS is new and in memory. OVER shows the host's
     directory `source` under a layer that takes what is written, and goes with the container. `chown`: the source
-    is given to the container's user before.
+    is given to the container's user before. `relabel`: "z" or "Z", the SELinux label that its files get, for all
+    containers or for this one, if its process has one.
     """
 
     source: bytes
@@ -130,14 +131,15 @@ class Volume:
     copy: bool = True
     chown: bool = False
     subpath: bytes = b""
+    relabel: str = ""
 
 
 @value
 class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
-    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw". What is
-    rarely asked is in `further`.
+    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and what was said of them
+    ("ro,z"). What is rarely asked is in `further`.
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`

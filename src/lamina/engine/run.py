@@ -26,7 +26,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
+SIGKILL = 9
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 # of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
@@ -220,6 +221,10 @@ class Session:
         written).
         """
         assert self.drawn is not None
+        if ended.status == 128 + SIGKILL:
+            from lamina.engine.settling import ended_by
+
+            ended = replace(ended, status=ended_by(self.home, ended.status))
         self._record_end(ended)
         return self._result(self.drawn, ended)
 

@@ -103,6 +103,13 @@ class MirroredImageVerbs(Mirrored):
         """
         return await transfer(self._do(lambda: self._sync.search(text, limit=limit, tls_verify=tls_verify)))
 
+    async def tags(self, name: str, *, tls_verify: bool = True) -> list[str]:
+        """The tags that the repository *name* has in its registry, in the registry's order.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        return await in_thread(self._do(lambda: self._sync.tags(name, tls_verify=tls_verify)))
+
     async def images(self) -> list[AsyncImage]:
         """All images, the youngest first."""
         return [AsyncImage(one) for one in await in_thread(self._do(lambda: self._sync.images()))]
