@@ -50,6 +50,9 @@ for _signal in signal.valid_signals():
 # what the tests execute finds the sources that are being tested, installed or not
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
 
+# mount(8) from util-linux 2.39 on gives fsconfig(2) what mount(2) took whole: no lowerdir over 255 characters
+os.environ["LIBMOUNT_FORCE_MOUNT2"] = "always"
+
 # no test leaves a warm process, or has its command done by one, unless it is about that (tests/warm)
 os.environ["LAMINA_WARM"] = "0"
 

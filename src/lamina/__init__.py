@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.engine import Engine, run
+    from lamina.engine.images import Image
+    from lamina.engine.process import Process
+    from lamina.engine.volumes import Volume
     from lamina.errors import LaminaError
     from lamina.overlay.changes import Change
     from lamina.overlay.explain import Explanation
@@ -28,9 +31,12 @@ __all__ = [
     "Container",
     "Engine",
     "Explanation",
+    "Image",
     "LaminaError",
     "Overlay",
+    "Process",
     "Tree",
+    "Volume",
     "__version__",
     "run",
 ]
@@ -41,9 +47,12 @@ _WHERE = {
     "Container": "engine.container",
     "Engine": "engine.engine",
     "Explanation": "overlay.explain",
+    "Image": "engine.images",
     "LaminaError": "errors",
     "Overlay": "overlay.stack",
+    "Process": "engine.process",
     "Tree": "overlay.tree",
+    "Volume": "engine.volumes",
     "run": "engine.engine",
 }
 

@@ -10,9 +10,12 @@ PUBLIC = {
     "Container",
     "Engine",
     "Explanation",
+    "Image",
     "LaminaError",
     "Overlay",
+    "Process",
     "Tree",
+    "Volume",
     "__version__",
     "run",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +10,15 @@ import pytest
 from lamina import Container, Engine
 from lamina.errors import InvalidInput
 from lamina.runtime.cgroups import Cgroup, reopen
-from support.leaks import Leaks
+from support.lives import state_of, until
 
 pytestmark = pytest.mark.root
 
 MIB = 1 << 20
 
 
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def group(box: Container) -> Cgroup:
-    state: dict[str, Any] = box._home.read("state") or {}
-    return reopen(state["cgroup"])
+    return reopen(state_of(box)["cgroup"])
 
 
 def processors(box: Container) -> float | None:

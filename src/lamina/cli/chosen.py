@@ -20,10 +20,14 @@ def containers(engine: Engine, found: list[Container], filters: Sequence[tuple[s
     for key, value in filters:
         if key in ("before", "since"):
             known.created(value)  # or one that is not there would be an empty list
-    return [
-        one for one in found
-        if passes(filters, lambda key, value, one=one: _holds(one, key, value, known))  # type: ignore[misc]
-    ]  # fmt: skip
+    chosen = []
+    for one in found:
+        try:
+            if passes(filters, lambda key, value, one=one: _holds(one, key, value, known)):  # type: ignore[misc]
+                chosen.append(one)
+        except NotFound:  # removed meanwhile
+            continue
+    return chosen
 
 
 class _Known:
@@ -60,6 +64,8 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
         return re.search(value, one.name) is not None or re.search(value, "/" + one.name) is not None
     if key == "status":
         return one.state == value
+    if key == "health":
+        return one.health == value
     if key == "volume":
         return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
     if key == "before":

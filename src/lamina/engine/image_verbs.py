@@ -10,12 +10,11 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.parameters import HasFileno
+    from lamina.engine.parameters import Source
     from lamina.image.registry.search import Repository
     from lamina.store.root import Store
 
     LayerLimits = Mapping[str, int | str]  # {"size": "1t"}
-    Source = str | PathLike[str] | int | HasFileno
 
 
 class ImageVerbs:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     from lamina.engine.further import Further
+    from lamina.engine.health.checks import Healthcheck
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -81,6 +82,15 @@ if TYPE_CHECKING:
         restart: str | None
         stop_signal: str | int | None
         stop_timeout: int | None
+        # whether it is well (engine.health)
+        health_cmd: str | Sequence[str] | None
+        health_interval: str | float | None
+        health_timeout: str | float | None
+        health_retries: int | str | None
+        health_start_period: str | float | None
+        health_start_interval: str | float | None
+        health_on_failure: str | None
+        no_healthcheck: bool
 
     class LifeOptions(RunOptions, total=False):
         """Those that a container has besides which is made first and started then."""
@@ -132,6 +142,7 @@ class Options:
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
     those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
+    `health` is what was asked of its health check; the image may have one.
     """
 
     name: str | None = None
@@ -163,6 +174,7 @@ class Options:
     stop_timeout: int | None = None
     timeout: float | None = None
     lifetime: str = CONTAINER
+    health: Healthcheck | None = None
 
 
 @value

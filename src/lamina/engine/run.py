@@ -18,6 +18,7 @@ from lamina.errors import (
     LaminaError,
     StepFailed,
     TimeoutExpired,
+    Unsupported,
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     from lamina.store.images import Held
     from lamina.store.lock import Lock
     from lamina.store.root import Store
-    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.foreground import Attendance, Companion, Ended
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -61,23 +64,54 @@ class Hooks:
 
 
 def run(
-    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    make: Callable[..., Session] | None = None,
 ) -> Completed:
-    """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
-    held, session = None, None
+    """Make a container, run *command* in it, stay with it to its end; *make* makes the Session.
+
+    Raises LaminaError, KeyboardInterrupt.
+    """
+    begun: list[Session] = []
     try:
-        if image != HOST:
+        session = begin(store, image, command, options, io, hooks, begun, make)
+        return session.conclude(session.attend())
+    except BaseException as failure:
+        for session in begun:
+            session.abandon(failure)
+        raise
+
+
+def begin(
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    begun: list[Session],
+    make: Callable[..., Session] | None = None,
+    held: Held | None = None,
+) -> Session:
+    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`. *held* is its image
+    where that was obtained already; it is released here.
+
+    It is in *begun* before anything could be raised: then it is to be abandoned by whoever called. Raises as `run`.
+    """
+    try:
+        if image != HOST and held is None:
             from lamina.engine.obtain import obtain
 
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = Session(store, home, name, image, held, options, io, hooks)
-        return session.run(command)
-    except BaseException as failure:
-        if session is not None:
-            session.abandon(failure)
-        raise
+            begun.append((make or Session)(store, home, name, image, held, options, io, hooks))
+        begun[0].begin(command)
+        return begun[0]
     finally:
         if held is not None:
             held.release()
@@ -112,6 +146,7 @@ class Session:
         self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
+        self.drawn: Design | None = None
         self.running: Running | None = None
         self.stdio: Stdio | None = None
         self.log: Writer | None = None
@@ -141,19 +176,52 @@ class Session:
             raise_storage_error(error, "create", self.home.path)
             raise
 
-    def run(self, command: tuple[str, ...]) -> Completed:
-        """Start it, and stay with it to its end."""
+    def begin(self, command: tuple[str, ...]) -> None:
+        """Start it."""
         if self.hooks.created is not None:
             self.hooks.created(self.home.id)
         try:
-            drawn, running = self._launch(command)
+            self.drawn, running = self._launch(command)
             _load_the_rest()
-            self._record_start(drawn, running)
-            ended = self._attend(running)
+            self._record_start(self.drawn, running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
+
+    def attend(self) -> Ended:
+        """Stay with it until it has ended."""
+        from lamina.supervisor.foreground import attend
+
+        assert self.running is not None and self.stdio is not None
+        timeout, init = self.io.timeout, self.options.init
+        try:
+            return attend(
+                self.running,
+                self.stdio,
+                timeout=timeout,
+                catcher=self.catcher,
+                init=init,
+                companion=self.companion,
+            )
+        except OSError as error:
+            raise_storage_error(error, "run", self.home.path)
+
+    @property
+    def companion(self) -> Callable[[Attendance], Companion] | None:
+        """Makes who looks whether it is well, if somebody wants to know that."""
+        if self.record is None or not (self.record.get("health") or {}).get("command"):
+            return None
+        from lamina.engine.health.examiner import beside
+
+        home, record = self.home, self.record
+        return lambda attendance: beside(home, record, attendance)
+
+    def conclude(self, ended: Ended) -> Completed:
+        """It has ended: write that down, or remove it. Raises TimeoutExpired, KernelError (its output could not be
+        written).
+        """
+        assert self.drawn is not None
         self._record_end(ended)
-        return self._result(drawn, ended)
+        return self._result(self.drawn, ended)
 
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
@@ -227,6 +295,7 @@ class Session:
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
         options, base = self.options, drawn.base
+        health = self._health(dict(base.config.rest))
         record: dict[str, Any] = {
             "id": self.home.id,
             "name": self.name,
@@ -255,12 +324,36 @@ class Session:
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
             record["stop_timeout"] = options.stop_timeout
+        if health is not None:
+            record["health"] = health
         if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
+
+    def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """What is to be done to see whether it is well, with an image's *config*."""
+        if self.options.health is None and not config.get("healthcheck"):
+            return None
+        from lamina.engine.health.checks import RESTART, combined
+
+        found, warning = combined(self.options.health, config.get("healthcheck"), config.get("shell"))
+        if found is not None and found["on_failure"] == RESTART and self.further is None:
+            raise Unsupported(
+                "run: health_on_failure restart: nobody starts a container again that is run in the foreground",
+                remedy="Engine.start() leaves it to a supervisor",
+            )
+        if warning and warning not in self.made:
+            self.made.append(warning)
+            if self.hooks.warn is not None:
+                self.hooks.warn(warning)
+        return found
 
     def _start(self, drawn: Design) -> Running:
         if self.options.log is not None or not self.options.rm:
@@ -298,20 +391,16 @@ class Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        assert self.record is not None
+        if self.record.get("health"):
+            from lamina.engine.health.results import begin
+
+            begin(self.home, self.record)
         from lamina.store.events import about, note
 
-        assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())
-
-    def _attend(self, running: Running) -> Ended:
-        from lamina.supervisor.foreground import attend
-
-        assert self.stdio is not None
-        return attend(
-            running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
-        )
 
     def _record_end(self, ended: Ended) -> None:
         """Write down how it ended and let go; after this the container is nobody's."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from errno import ESRCH
+from errno import EINVAL, ESRCH
 
 from lamina.errors import KernelError
+from lamina.linux.constants import PIDFD_SIGNAL_PROCESS_GROUP
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import boot_id, identity_of, same_process
@@ -102,6 +103,11 @@ class Process:
             self._pidfd.close()
 
     @property
+    def pidfd(self) -> Fd | None:
+        """Readable once it has ended; None where there is no such process."""
+        return self._pidfd
+
+    @property
     def is_there(self) -> bool:
         """Whether it runs."""
         return self._pidfd is not None and not ready(0, self._pidfd)
@@ -119,15 +125,24 @@ class Process:
         """Send *signal*, or do what it would have done to an ordinary process."""
         self.send(SIGKILL if self.would_end(signal, asked) else signal)
 
-    def send(self, signal: int) -> None:
+    def send(self, signal: int, flags: int = 0) -> None:
         """Send *signal*; nothing happens when it has ended already."""
         if self._pidfd is None:
             return
         try:
-            pidfd_send_signal(self._pidfd, signal)
+            pidfd_send_signal(self._pidfd, signal, flags)
         except KernelError as error:
             if error.errno != ESRCH:
                 raise
+
+    def send_to_group(self, signal: int) -> None:
+        """Send *signal* to all of its process group; to it alone before Linux 6.9."""
+        try:
+            self.send(signal, PIDFD_SIGNAL_PROCESS_GROUP)
+        except KernelError as error:
+            if error.errno != EINVAL:
+                raise
+            self.send(signal)
 
     def ends_within(self, seconds: float | None) -> bool:
         """Whether it has ended, after up to *seconds*."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lamina.store.prune import Evicted
     from lamina.store.root import Store
     from lamina.store.usage import ImageUse, Usage
-    from lamina.store.volumes import Volume
 
     Shown = TypeVar("Shown", Gone, ImageUse)
 
@@ -42,14 +41,6 @@ class Pruned:
     volumes: tuple[str, ...]
     layers: tuple[str, ...]
     freed: int
-
-
-@value
-class VolumeUse:
-    """A volume, and the names of the containers that mount it."""
-
-    volume: Volume
-    users: tuple[str, ...]
 
 
 class Storage:
@@ -84,18 +75,18 @@ class Storage:
 
     def prune(
         self,
-        ended: Iterable[Container],
+        containers: Iterable[Container],
         *,
         everything: bool = False,
         with_volumes: bool = False,
     ) -> Pruned:
-        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
-        that were made for containers that are gone (*with_volumes*), and then the garbage.
+        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage.
         """
         before = usage.df(self.store, walk=True)
         sizes = {use.name: use.amount.bytes for use in (*before.containers, *before.volumes)}
         gone = []
-        for container in ended:
+        for container in containers:
             try:
                 container.remove()
             except LaminaError:
@@ -122,32 +113,6 @@ class Storage:
         return replace(done, images=_named(done.images))
 
     # -- volumes
-
-    def create_volume(self, name: str | None = None, labels: dict[str, str] | None = None) -> Volume:
-        """The volume *name* (None: a random one), made if it is not there. Raises InvalidInput."""
-        return volumes.create(self.store, name, labels, anonymous=name is None)
-
-    def volumes(self) -> list[VolumeUse]:
-        """All volumes by name, with the containers that mount them."""
-        uses = ContainerUses(self.store).refresh()
-        found = (volumes.find(self.store, name) for name in volumes.identities(self.store))
-        return [
-            VolumeUse(volume, tuple([use.shown for use in uses.of_volume(volume.name)]))
-            for volume in found
-            if volume is not None
-        ]
-
-    def volume(self, name: str) -> VolumeUse:
-        """One volume. Raises NotFound, InvalidInput, Corrupt."""
-        found = volumes.find(self.store, name)
-        if found is None:
-            raise volumes.no_such(name)
-        uses = ContainerUses(self.store).refresh()
-        return VolumeUse(found, tuple([use.shown for use in uses.of_volume(name)]))
-
-    def remove_volume(self, name: str) -> None:
-        """Remove a volume that no container mounts, with what is in it. Raises NotFound, Conflict."""
-        volumes.remove(self.store, name, unless_used=ContainerUses(self.store), remove=remover(None))
 
     def prune_volumes(self, *, everything: bool = False) -> tuple[list[str], int]:
         """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed."""

@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "cp": (CONTAINERS, "cp", "Copy files out of a container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
+    "healthcheck run": (CONTAINERS, "healthcheck_run", "Do the health check of a container now"),
     "top": (CONTAINERS, "top", "List the processes of a container"),
     "stats": (CONTAINERS, "stats", "Show what containers use"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
@@ -54,6 +55,7 @@ VERBS |= {
     "images": (IMAGES, "images", "List images"),
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
+    "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),
@@ -98,6 +100,7 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "commit",
     "cp",
     "create",
     "diff",

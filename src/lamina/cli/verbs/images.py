@@ -111,7 +111,7 @@ def lines(
 
     references = [text for key, text in filters if key == "reference"]
     by_repository = {digest.rpartition("@")[0]: digest.rpartition("@")[2] for digest in image.digests}
-    names = [name.rpartition(":")[::2] for name in image.names]
+    names = [name.rpartition(":")[::2] for name in image.tags]
     named = {repository for repository, _ in names}
     names += [(repository, NONE) for repository in by_repository if repository not in named]
     for repository, tag in names or [(NONE, NONE)]:
@@ -147,7 +147,7 @@ def _chosen(found: list[Image], filters: Sequence[tuple[str, str]], look: Any) -
         if key == "label":
             chosen = [i for i in chosen if labelled(i.labels, value)]
         elif key == "dangling":
-            chosen = [i for i in chosen if (not i.names) == truth(value)]
+            chosen = [i for i in chosen if (not i.tags) == truth(value)]
         elif key == "before":
             chosen = [i for i in chosen if i.created < look(value).created]
         elif key == "since":

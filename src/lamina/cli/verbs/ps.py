@@ -37,6 +37,7 @@ FILTERS: Checks = {
     "label": anything,
     "ancestor": anything,
     "volume": anything,
+    "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
 }
@@ -75,6 +76,7 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
+    from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
     # an explicit wish to see ended ones is reason enough to look at all
@@ -85,7 +87,12 @@ def do(args: Arguments) -> int:
         from lamina.cli.chosen import containers
 
         found = containers(engine, found, args.filter)
-    records = [record(container, args.no_trunc) for container in found]
+    records = []
+    for container in found:
+        try:
+            records.append(record(container, args.no_trunc))
+        except NotFound:  # removed meanwhile
+            continue
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
     elif args.format == "table":
@@ -105,7 +112,7 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
     from lamina.cli.quoting import join
     from lamina.cli.when import ago, timestamp
 
-    command = join([*container.command])
+    command, state = join([*container.command]), container.state
     if not full and len(command) > 40:
         command = command[:39] + "…"
     return {
@@ -114,24 +121,31 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Command": command,
         "CreatedAt": timestamp(container.created),
         "RunningFor": ago(container.created, time.time()),
-        "State": container.state,
-        "Status": status(container),
+        "State": state,
+        "Status": status(container, state),
         "ExitCode": container.exit_code,
         "Names": container.name,
         "Labels": ",".join(f"{key}={value}" for key, value in container.labels.items()),
     }
 
 
-def status(container: Container) -> str:
-    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
+def status(container: Container, state: str) -> str:
+    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
+    `Created`, `Dead`.
+    """
     import time
 
     from lamina.cli.when import ago, lasting
 
-    state, now = container.state, time.time()
+    now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
-        return f"{said} (Paused)" if state == "paused" else said
+        if state == "paused":
+            return f"{said} (Paused)"
+        health = container.health if container.record.get("health") else "none"
+        if health == "none":
+            return said
+        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
     if state in ("exited", "restarting"):
         return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()

@@ -32,8 +32,9 @@ def do(args: Arguments) -> int:
     if not args.force and not confirmed(f"This removes {', '.join(what)}.", "system prune"):
         return 0
     engine = Engine(args.root)
-    ended = [one for one in engine.containers(all=True) if not one.is_alive]
-    done = engine.storage.prune(ended, everything=args.all, with_volumes=args.volumes)
+    # those that live are left alone, whatever they were a moment ago
+    containers = engine.containers(all=True)
+    done = engine.storage.prune(containers, everything=args.all, with_volumes=args.volumes)
     for heading, lines in (
         ("Deleted containers", done.containers),
         ("Deleted volumes", done.volumes),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.filters import Checks
-    from lamina.engine.storage import VolumeUse
+    from lamina.engine.volumes import Volume
 
 
 def _format(text: str) -> str:
@@ -49,12 +49,12 @@ def do(args: Arguments) -> int:
 
     found = [
         one
-        for one in Engine(args.root).storage.volumes()
+        for one in Engine(args.root).volumes()
         if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
     ]
     records = [record(one) for one in found]
     if args.quiet:
-        output.text("".join(f"{one.volume.name}\n" for one in found))
+        output.text("".join(f"{one.name}\n" for one in found))
     elif args.format == "table":
         output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
     elif args.format == "json":
@@ -65,7 +65,7 @@ def do(args: Arguments) -> int:
     return 0
 
 
-def record(use: VolumeUse) -> dict[str, Any]:
+def record(volume: Volume) -> dict[str, Any]:
     """A volume in docker's words, and the containers that mount it."""
     import time
 
@@ -73,20 +73,20 @@ def record(use: VolumeUse) -> dict[str, Any]:
 
     return {
         "Driver": "local",
-        "Name": use.volume.name,
+        "Name": volume.name,
         "Scope": "local",
-        "Mountpoint": use.volume.path,
-        "Labels": ",".join(f"{key}={value}" for key, value in use.volume.labels.items()),
-        "Users": ", ".join(use.users),
-        "Created": ago(use.volume.created / 1e9, time.time()),
+        "Mountpoint": str(volume.path),
+        "Labels": ",".join(f"{key}={value}" for key, value in volume.labels.items()),
+        "Users": ", ".join(volume.users),
+        "Created": ago(volume.created, time.time()),
     }
 
 
-def _holds(use: VolumeUse, key: str, value: str) -> bool:
+def _holds(volume: Volume, key: str, value: str) -> bool:
     if key == "name":
-        return value in use.volume.name
+        return value in volume.name
     if key == "driver":
         return value == "local"  # there is no other
     if key == "dangling":
-        return (not use.users) == truth(value)
-    return labelled(use.volume.labels, value)
+        return (not volume.users) == truth(value)
+    return labelled(volume.labels, value)
