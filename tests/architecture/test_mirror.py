@@ -69,14 +69,13 @@ def test_parameters_and_types_are_the_same_up_to_what_is_awaited(here: type, the
         assert isinstance(member, property) == isinstance(mirrored, property), name
         if isinstance(member, property):
             wanted, given = returned(member.fget), returned(mirrored.fget)
-            fits = given in (wanted, f"Awaitable[{wanted}]")
+            if given not in (wanted, f"Awaitable[{wanted}]"):
+                wrong.append((name, wanted, given))
         else:
             out = {parameter for owner, parameter in LEFT_OUT if owner == f"{here.__name__}.{name}"}
-            wanted = [one for one in parameters(member) if one.partition(":")[0] not in out]
-            given = parameters(mirrored)
-            fits = wanted == given and awaitable(returned(member), mirrored)
-        if not fits:
-            wrong.append((name, wanted, given))
+            taken = [one for one in parameters(member) if one.partition(":")[0] not in out]
+            if taken != parameters(mirrored) or not awaitable(returned(member), mirrored):
+                wrong.append((name, str(member), str(mirrored)))
     assert wrong == []
 
 

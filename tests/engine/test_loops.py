@@ -490,7 +490,7 @@ async def test_the_loops_thread_never_waits(loops: AsyncEngine, tmp_path: Path) 
         await asyncio.wait([cancelled])
         [event async for event in loops.events(since=0, until=1)]
         [image.tags for image in await loops.images()]
-        await (await loops.storage.usage(walk=False) and loops.volumes())
+        [await loops.storage.usage(walk=False), await loops.volumes()]
 
     with watched() as waited:
         await a_day()
