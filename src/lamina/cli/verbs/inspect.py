@@ -9,11 +9,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.engine import Container, Engine
 
 VERB = Verb(
     name="inspect",
     options=(
         format_option("{{.State.Status}}", "json", "f"),
+        Option(
+            "size", "s", help="Of containers also SizeRw, what was written, and SizeRootFs, with the image"
+        ),
         Option(
             "type",
             "",
@@ -46,7 +50,8 @@ def do(args: Arguments) -> int:
         if args.type == "image":
             return engine.inspect_image(name)
         try:
-            return engine.container(name).inspect()
+            container = engine.container(name)
+            return {**container.inspect(), **(_sizes(engine, container) if args.size else {})}
         except NotFound as missing:
             if args.type == "container":
                 raise
@@ -59,3 +64,10 @@ def do(args: Arguments) -> int:
                 ) from missing
 
     return show(args.names, look, args.format)
+
+
+def _sizes(engine: Engine, container: Container) -> dict[str, int]:
+    from lamina.cli.verbs.ps import sizes
+
+    ((written, all_of_it),) = sizes(engine, [container])
+    return {"SizeRw": written, "SizeRootFs": all_of_it}
