@@ -90,7 +90,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "update": {
         "--cpu-rt-period": "is not supported: no usual kernel shares out real time among control groups",
         "--cpu-rt-runtime": "is not supported: no usual kernel shares out real time among control groups",
-        "--kernel-memory": GIVEN_UP,
     },
     "volume create": {
         **dict.fromkeys(("-d", "--driver", "-o", "--opt"), VOLUMES),

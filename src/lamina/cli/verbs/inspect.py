@@ -22,13 +22,13 @@ VERB = Verb(
             "type",
             "",
             "KIND",
-            "container or image: which of two with the same name",
-            choices=("container", "image"),
+            "container, image or volume: which of several with the same name",
+            choices=("container", "image", "volume"),
             default="",
         ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
-    details="A name that a container has means the container, else it is looked for among the images.",
+    details="A name that a container has means the container, else it is looked for among images, then among volumes.",
     examples="""
 lamina inspect brave_otter
 lamina inspect -f '{{.State.ExitCode}}' brave_otter
@@ -49,19 +49,23 @@ def do(args: Arguments) -> int:
 
         if args.type == "image":
             return engine.inspect_image(name)
+        if args.type == "volume":
+            return engine.volume(name).attrs
         try:
             container = engine.container(name)
             return {**container.inspect(), **(_sizes(engine, container) if args.size else {})}
         except NotFound as missing:
             if args.type == "container":
                 raise
-            try:
-                return engine.inspect_image(name)
-            except (NotFound, InvalidInput):
-                raise NotFound(
-                    f"inspect {name}: no such container or image",
-                    remedy="'lamina ps -a' and 'lamina images' list what there is",
-                ) from missing
+            for other in (engine.inspect_image, lambda name: engine.volume(name).attrs):
+                try:
+                    return other(name)
+                except (NotFound, InvalidInput):
+                    continue
+            raise NotFound(
+                f"inspect {name}: no such container, image or volume",
+                remedy="'lamina ps -a', 'lamina images' and 'lamina volume ls' list what there is",
+            ) from missing
 
     return show(args.names, look, args.format)
 
