@@ -106,7 +106,7 @@ def design(
         store,
         home,
         rootless=rootless,
-        volatile=options.rm,
+        volatile=options.volatile,
         read_only=options.read_only,
         kept=kept,
     )
