@@ -1,4 +1,4 @@
-"""`popen`: what subprocess.Popen is, in a container. Most is asked of both kinds: beside a container, and one of its own."""
+"""`popen`: what subprocess.Popen is, in a container. Most is asked of both kinds: beside one, and one of its own."""
 
 from __future__ import annotations
 
@@ -333,8 +333,7 @@ def test_several_threads_wait_for_one(popen: Popen) -> None:
 
 
 def test_one_that_nobody_waits_for_warns_and_is_reaped_later(box: Container) -> None:
-    nowhere = {"stdout": DEVNULL, "stderr": DEVNULL}
-    process = box.popen(["sleep", "600"], **nowhere)
+    process = box.popen(["sleep", "600"], stdout=DEVNULL, stderr=DEVNULL)
     pid = process.pid
     with pytest.warns(ResourceWarning, match=f"process {pid} still runs"):
         del process
@@ -345,7 +344,7 @@ def test_one_that_nobody_waits_for_warns_and_is_reaped_later(box: Container) -> 
     while reap_left():
         assert time.monotonic() < end
     assert not os.path.exists(f"/proc/{pid}")
-    ended = box.popen(["true"], **nowhere)
+    ended = box.popen(["true"], stdout=DEVNULL, stderr=DEVNULL)
     assert ready(60, ended.fileno())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -357,7 +356,7 @@ def test_its_end_is_an_event(engine: Engine, box: Container) -> None:
     since = time.time()
     with box.popen(["sh", "-c", "exit 7"]):
         pass
-    said = [event for event in engine.events(since=since, until=time.time() + 0.01)]
+    said = list(engine.events(since=since, until=time.time() + 0.01))
     assert [event.action.partition(":")[0] for event in said] == ["exec_create", "exec_start", "exec_die"]
     assert said[-1].attributes["exitCode"] == "7"
 
