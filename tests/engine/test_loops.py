@@ -381,6 +381,44 @@ async def test_stops_with_grace_do_not_wait_for_each_other(loops: AsyncEngine) -
     assert [await box.exit_code for box in boxes] == [128 + signal.SIGKILL] * 6
 
 
+# -- files
+
+
+@in_loop
+async def test_files_in_the_words_of_pathlib(loops: AsyncEngine, tmp_path: Path) -> None:
+    async with loops.start("tiny", FOR_EVER, stop_timeout=0) as box:
+        place = box.files / "tmp/place"
+        assert (str(place), place.name, place.container) == ("/tmp/place", "place", box)
+        with watched() as waited:
+            await place.mkdir()
+            await (place / "a.txt").write_text("eins\nzwei\n")
+            assert await (place / "a.txt").read_bytes() == b"eins\nzwei\n"
+            async with (place / "b.txt").open("w") as file:
+                await file.write("drei\n")
+                await file.writelines(["vier\n"])
+            assert file.closed
+            async with (place / "b.txt").open() as file:
+                assert [line async for line in file] == ["drei\n", "vier\n"]
+            assert {path.name async for path in place.iterdir()} == {"a.txt", "b.txt"}
+            assert [str(path) async for path in place.glob("a*")] == ["/tmp/place/a.txt"]
+            moved = await (place / "a.txt").rename("c.txt")
+            assert (await moved.exists(), await (place / "a.txt").exists()) == (True, False)
+            assert [(str(path), sorted(names)) async for path, _, names in place.walk()] == [
+                ("/tmp/place", ["b.txt", "c.txt"])
+            ]
+            assert (await moved.stat()).st_size == 10
+        assert waited == []
+        with pytest.raises(FileNotFoundError):
+            await (place / "nothing").read_text()
+        errors: list[OSError] = []
+        assert [path async for path in (place / "nothing").walk(on_error=errors.append)] == []
+        assert [type(error) for error in errors] == [FileNotFoundError]
+        await box.copy_out("/tmp/place/c.txt", str(tmp_path / "out"))
+        assert (tmp_path / "out").read_text() == "eins\nzwei\n"
+        await box.copy_in(str(tmp_path / "out"), "/tmp/in")
+        assert await box.files.joinpath("tmp", "in").read_text() == "eins\nzwei\n"
+
+
 # -- processes
 
 

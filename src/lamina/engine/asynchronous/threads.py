@@ -131,7 +131,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None:
+def told_by_loop(hook: Callable[..., object] | None) -> Callable[..., None] | None:
     """A callback that threads may call: *hook* is called by the running loop, in the order of the calls."""
     if hook is None:
         return None
