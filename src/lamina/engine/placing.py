@@ -34,6 +34,7 @@ from lamina.engine.inside import (
     fresh_name,
     place_of,
     reach,
+    replaceable,
     said_of,
 )
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound
@@ -357,6 +358,7 @@ class _Placing:
             passing = fresh_name()
             try:
                 os.link(to, passing, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+                replaceable(here, name)
                 os.rename(passing, name, src_dir_fd=here, dst_dir_fd=here)
             finally:
                 discard(here, passing)  # still there where both are the same file already, rename(2)
@@ -400,6 +402,7 @@ class _Placing:
                 if kind != S_IFLNK:
                     os.chmod(itself, entry.mode if self._wanted.keep else entry.mode & ~SET_IDS)
                 os.utime(itself, ns=(entry.mtime_ns, entry.mtime_ns))
+            replaceable(parent, name)
             os.rename(passing, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             discard(parent, passing)
