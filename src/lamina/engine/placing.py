@@ -24,7 +24,7 @@ from errno import (
     EROFS,
     EXDEV,
 )
-from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFLNK, S_IFMT, S_ISDIR, S_ISREG
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFLNK, S_IFMT, S_ISBLK, S_ISCHR, S_ISDIR
 
 from lamina.engine.inside import (
     DIRECTORY,
@@ -135,8 +135,8 @@ def _destination(root: int, wanted: Wanted, said: str) -> tuple[Fd, bytes | None
             raise Conflict(f"{said}: it is not a directory")
         if wanted.directory:
             raise Conflict(f"{said}: a directory cannot take the place of a file")
-        if not S_ISREG(status.st_mode):
-            raise Conflict(f"{said}: it is neither a file nor a directory")
+        if S_ISBLK(status.st_mode) or S_ISCHR(status.st_mode):
+            raise Conflict(f"{said}: it is a device")
     elif asserted and not wanted.directory:
         raise NotFound(f"{said}: there is no such directory in the container")
     return top, name
