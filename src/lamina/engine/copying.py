@@ -102,16 +102,19 @@ def _pack(
     if b"\0" in path:
         raise InvalidInput("copy: a path cannot have a NUL in it")
     maps = maps_of(container.record)
-    known = maps or container.record.get("id_maps")
+    running = container.state in LIVING
+    known = container.record.get("id_maps") or maps
     ids = None
-    if owners and known:
+    if (
+        owners and known and (running or maps is not None)
+    ):  # on disk root's have their own ids (runtime/stacks)
         uids, gids = (
             tuple((line["hostID"], line["containerID"], line["size"]) for line in known[key])
             for key in ("uidMappings", "gidMappings")
         )
         ids = Shown(uids, gids)
     asked = (path, name, follow, ids, devices)
-    if container.state in LIVING:
+    if running:
         with _root_of(container) as root:
             if maps is None:
                 return pack_running(root, out, *asked)

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         pid: str
         cgroupns: str
         userns: str
+        uidmap: Sequence[str]
+        gidmap: Sequence[str]
         ulimits: Sequence[str] | Mapping[str, str | int]
         sysctls: Sequence[str] | Mapping[str, str | int]
         shm_size: str | int
