@@ -11,9 +11,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lamina.engine.asynchronous.container import AsyncContainer
+    from lamina.engine.asynchronous.engine import AsyncEngine
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.engine import Engine, run
+    from lamina.engine.images import Image
+    from lamina.engine.process import Process
+    from lamina.engine.volumes import Volume
     from lamina.errors import LaminaError
     from lamina.overlay.changes import Change
     from lamina.overlay.explain import Explanation
@@ -23,27 +28,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AsyncContainer",
+    "AsyncEngine",
     "Change",
     "Completed",
     "Container",
     "Engine",
     "Explanation",
+    "Image",
     "LaminaError",
     "Overlay",
+    "Process",
     "Tree",
+    "Volume",
     "__version__",
     "run",
 ]
 
 _WHERE = {
+    "AsyncContainer": "engine.asynchronous.container",
+    "AsyncEngine": "engine.asynchronous.engine",
     "Change": "overlay.changes",
     "Completed": "engine.completed",
     "Container": "engine.container",
     "Engine": "engine.engine",
     "Explanation": "overlay.explain",
+    "Image": "engine.images",
     "LaminaError": "errors",
     "Overlay": "overlay.stack",
+    "Process": "engine.process",
     "Tree": "overlay.tree",
+    "Volume": "engine.volumes",
     "run": "engine.engine",
 }
 

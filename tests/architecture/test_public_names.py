@@ -5,14 +5,19 @@ from __future__ import annotations
 import lamina
 
 PUBLIC = {
+    "AsyncContainer",
+    "AsyncEngine",
     "Change",
     "Completed",
     "Container",
     "Engine",
     "Explanation",
+    "Image",
     "LaminaError",
     "Overlay",
+    "Process",
     "Tree",
+    "Volume",
     "__version__",
     "run",
 }

@@ -73,10 +73,10 @@ def test_it_starts_in_the_directory_where_it_was_made(
 
 
 def test_a_command_that_is_not_there_leaves_a_container_that_never_ran(engine: Engine) -> None:
+    box = engine.create("host", ["no-such-command"], name="box")
     with pytest.raises(CommandNotFound, match="no-such-command") as raised:
-        engine.start("host", ["no-such-command"], name="box")
+        box.start()
     assert raised.value.exit_code == 127
-    box = engine.container("box")
     assert (box.state, box.exit_code) == ("created", 127)
     assert "no-such-command" in box.failure
     box.remove()

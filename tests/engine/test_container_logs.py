@@ -106,8 +106,8 @@ def test_rotation_and_what_is_noted(engine: Engine, lamina: Command, foreground:
 def test_what_is_written_later_follows(engine: Engine) -> None:
     """Through rotation, until its end, and also if it is removed then."""
     script = "for n in $(seq 400); do echo $n; [ $((n % 100)) = 0 ] && sleep 0.2; done"
-    options = {"log_opt": {"max-size": "2k", "max-file": "50"}, "rm": True}
-    box = engine.start("tiny", ["sh", "-c", script], name="box", **options)
+    rotated = {"max-size": "2k", "max-file": "50"}
+    box = engine.start("tiny", ["sh", "-c", script], name="box", log_opt=rotated, rm=True)
     with subprocess.Popen(command("logs", "-f", "box"), stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         assert follower.stdout.read().split() == [str(n) for n in range(1, 401)]

@@ -19,7 +19,9 @@ from lamina.linux.constants import CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.linux.namespaces import setns
 from lamina.store import ranges, volumes
+from support.image_archives import ImageSource, old_docker, tar, tree_tar
 from support.lives import Command, place_of, said, state_of, until
+from support.small_images import busybox_tree
 
 pytestmark = [
     pytest.mark.root,
@@ -48,7 +50,7 @@ def sh(engine: Engine) -> Sh:
 def box(engine: Engine) -> Container:
     """One that lives, in which ann and root have written something."""
     script = (
-        "mkdir /made; echo a >/made/file; chown -R 1000:100 /made; rm /etc/image; chmod 600 /etc/group; "
+        "mkdir -p /made; echo a >/made/file; chown -R 1000:100 /made; rm -f /etc/image; chmod 600 /etc/group; "
         "exec sleep 1000"
     )
     container = engine.start("tiny", ["sh", "-ec", script], name="box", **MAP)
@@ -112,6 +114,40 @@ def test_what_it_writes_has_its_own_ids_on_disk(engine: Engine, box: Container, 
         target = tmp_path / f"copy-{running}"
         box.copy_out("/made", str(target), archive=True)
         assert owner(target / "file") == (1000, 100)
+
+
+def test_copies_into_it_are_its_roots(engine: Engine, box: Container, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new\n")
+    for running in (True, False):
+        if not running:
+            box.stop(timeout=0)
+        box.copy_in(str(tmp_path / "new"), f"/tmp/new-{running}")
+        assert owner(upper(box) / f"tmp/new-{running}") == (0, 0)
+    box.start()
+    seen = box.exec(
+        ["sh", "-c", "stat -c %u /tmp/new-*; cat /tmp/new-*"], capture_output=True, text=True
+    ).stdout
+    assert seen.split() == ["0", "0", "new", "new"]
+
+
+def test_copies_into_its_volume_are_its_roots(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new\n")
+    container = engine.create("tiny", ["sleep", "1000"], volumes=["v:/v", "w:/w:idmap"], **MAP)
+    for place, wanted in (("v", (BASE, BASE)), ("w", (0, 0))):
+        container.copy_in(str(tmp_path / "new"), f"/{place}/new")
+        assert owner(data(engine, place) / "new") == wanted
+
+
+def test_an_image_of_it_is_like_any_other(engine: Engine, sh: Sh, tmp_path: Path) -> None:
+    busybox_tree(tree := tmp_path / "tree")
+    (tmp_path / "image.tar").write_bytes(tar(*old_docker((ImageSource(tree_tar(tree)), ["base:latest"]))))
+    engine.load(tmp_path / "image.tar")
+    script = "mkdir /made; echo a >/made/file; chown -R 1000:100 /made; rm /etc/image; chmod 600 /etc/group"
+    done = engine.run("base", ["sh", "-ec", script], **MAP)
+    engine.container(done.container).commit("made")
+    script = "stat -c %u:%g / /made /made/file /etc/group /etc/passwd; ! test -e /etc/image"
+    for options in ({"uidmap": []}, MAP):
+        assert sh(script, image="made", **options).split() == ["0:0", "1000:100", "1000:100", "0:0", "0:0"]
 
 
 def test_it_can_be_started_again_with_the_same_ids(engine: Engine) -> None:

@@ -124,6 +124,27 @@ def test_one_that_lives(user: Rootless, tmp_path: Path) -> None:
     ok(user, "rm", "-f", "box")
 
 
+def test_an_image_of_it_is_like_any_other(user: Rootless) -> None:
+    script = "echo x >/made; chown 5:6 /made; echo y >/tape"
+    for mode in ("nomap", "keep-id"):
+        ok(user, "run", "--name", mode, "--userns", mode, "--user", "0", "tiny", "sh", "-ec", script)
+        ok(user, "commit", mode, f"made-{mode}")
+        wanted = ["0:0", "0:0", "26:26", "5:6"]
+        for options in ((), ("--userns", "auto"), ("--userns", "keep-id")):
+            assert sh(user, f"{OWNERS} /made", *options, image=f"made-{mode}") == wanted
+
+
+def test_copies_into_it_are_its_roots(user: Rootless) -> None:
+    (user.home / "new").write_text("new")
+    user.give(user.home)
+    ok(user, "create", "--name", "box", "--userns", "nomap", "-v", "v:/v", "tiny", "sleep", "1000")
+    ok(user, "cp", str(user.home / "new"), "box:/one")
+    ok(user, "cp", str(user.home / "new"), "box:/v/one")
+    ok(user, "start", "box")
+    ok(user, "cp", str(user.home / "new"), "box:/two")
+    assert ok(user, "exec", "box", "stat", "-c", "%u", "/one", "/two", "/v/one") == "0\n0\n0\n"
+
+
 def test_a_volume_belongs_to_its_root(user: Rootless) -> None:
     script = "stat -c %u:%g /v /etc2/passwd; touch /v/x"
     for mode in ("nomap", "keep-id"):

@@ -47,14 +47,14 @@ def test_an_archive_of_files(engine: Engine, tree: Path, tmp_path: Path, compres
     image = engine.import_(
         tmp_path / "files", "tool:1", changes=['CMD ["id", "-u"]', "USER ann"], message="why"
     )
-    assert (image.names, image.platform.partition("/")[0]) == (("tool:1",), "linux")
+    assert (image.tags, image.platform.partition("/")[0]) == (["tool:1"], "linux")
     assert said(engine, "tool:1") == "1000\n"
     steps = engine.history("tool:1")
     assert [(step.id, step.comment, step.empty) for step in steps] == [(image.id, "why", False)]
     assert steps[0].size == image.size > 100_000
     assert abs(steps[0].created - image.created) < 1
     with (tmp_path / "files").open("rb") as file:
-        assert engine.import_(file).names == ()
+        assert engine.import_(file).tags == []
 
 
 @pytest.mark.root

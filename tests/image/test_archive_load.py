@@ -70,7 +70,7 @@ FORMS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(engine: Engine, tmp_path: Path, form: str) -> None:
     loaded = engine.load(written(tmp_path, FORMS[form]()))
-    assert [image.names for image in loaded] == [("tool:1",)]
+    assert [image.tags for image in loaded] == [["tool:1"]]
     check(engine, loaded[0])
     assert engine.image("tool:1").labels == {"a": "b"}
 
@@ -117,7 +117,7 @@ def test_several_images_share_layers(engine: Engine, tmp_path: Path) -> None:
     loaded = engine.load(
         written(tmp_path, tar(files, links)), on_event=lambda kind, **facts: said.append((kind, facts))
     )
-    assert [image.names for image in loaded] == [("one:1", "one:2"), ()]
+    assert [image.tags for image in loaded] == [["one:1", "one:2"], []]
     check(engine, loaded[0])
     check(engine, loaded[1], TWO)
     assert len(layers.identities(engine.store)) == 2
@@ -131,12 +131,12 @@ def test_a_name_that_is_given_again_moves(engine: Engine, tmp_path: Path) -> Non
     engine.load(written(tmp_path, tar(new_docker(ONE, "tool:1"))))
     engine.load(written(tmp_path, tar(new_docker(TWO, "tool:1"))))
     assert engine.image("tool:1").id == TWO.id
-    assert engine.image(ONE.id).names == ()
+    assert engine.image(ONE.id).tags == []
 
 
 def test_a_tag_alone_is_no_name(engine: Engine, tmp_path: Path) -> None:
     files = layout((ONE, "latest"), key="org.opencontainers.image.ref.name")
-    assert engine.load(written(tmp_path, tar(files)))[0].names == ()
+    assert engine.load(written(tmp_path, tar(files)))[0].tags == []
 
 
 def platforms(*names: str) -> dict[str, bytes]:
@@ -304,4 +304,4 @@ def test_a_name_that_is_none_is_refused_or_left_out(engine: Engine, tmp_path: Pa
     files, links = old_docker((ONE, [name]))
     with pytest.raises(InvalidInput):
         engine.load(written(tmp_path, tar(files, links)))
-    assert engine.load(written(tmp_path, tar(layout((ONE, name)))))[0].names == ()
+    assert engine.load(written(tmp_path, tar(layout((ONE, name)))))[0].tags == []

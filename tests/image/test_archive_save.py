@@ -81,8 +81,8 @@ def test_the_same_image_is_the_same_archive(engine: Engine, tmp_path: Path) -> N
 def test_what_was_saved_is_loaded_by_another_store(engine: Engine, tmp_path: Path, form: str) -> None:
     engine.save(["one:1", TWO.id], tmp_path / "saved", form=form)
     other = Engine(tmp_path / "other")
-    assert [(image.id, image.names) for image in other.load(tmp_path / "saved")] == [
-        (ONE.id, ("one:1",)), (TWO.id, ()),
+    assert [(image.id, image.tags) for image in other.load(tmp_path / "saved")] == [
+        (ONE.id, ["one:1"]), (TWO.id, []),
     ]  # fmt: skip
     assert (form == "oci-archive") == (
         form != "oci-dir" and "manifest.json" not in members(tmp_path / "saved")
@@ -161,7 +161,7 @@ def test_a_frozen_layer_gets_its_digest_when_it_is_saved(store_root: Path, tmp_p
     )
     assert any("1 of its layers had to be packed anew" in text for text in said)
     other = Engine(tmp_path / "other")
-    assert other.load(tmp_path / "out")[0].names == ("frozen:1",)
+    assert other.load(tmp_path / "out")[0].tags == ["frozen:1"]
     done = other.run("frozen:1", ["cat", "/etc/image"], rm=True, capture_output=True)
     assert done.stdout == b"busybox\n"
 

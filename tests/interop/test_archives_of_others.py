@@ -53,7 +53,7 @@ def test_skopeo_converts_what_was_saved_and_back(
     assert done.returncode == 0, done.stderr
     engine.remove_image("localhost/tool:1")
     loaded = engine.load(tmp_path / "copy")
-    assert [image.names for image in loaded] == [(name,)]
+    assert [image.tags for image in loaded] == [[name]]
     # on the way to OCI it writes the config anew
     assert (loaded[0].id == source.id) is (other == "docker-archive")
     found = engine.inspect_image(name)["RootFS"]["Layers"]
@@ -94,7 +94,7 @@ def test_podman_loads_and_runs_what_was_saved_and_saves_it_again(
         assert done.returncode == 0, done.stderr
         engine.remove_image(source.id, force=True)
         loaded = engine.load(again)
-        assert (loaded[0].id, loaded[0].names) == (source.id, ("localhost/tool:1",))
+        assert (loaded[0].id, loaded[0].tags) == (source.id, ["localhost/tool:1"])
         assert run(engine, "localhost/tool:1") == SAID
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
+from lamina.argv import quick
 from lamina.argv.declare import Argument, Option, Verb
 from lamina.cli import output
 from lamina.cli.entry import load
@@ -131,7 +132,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, spelled(self.verb, args))
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser does not always say where it was
             raise
@@ -295,10 +296,48 @@ def _option(option: Option) -> click.Option:
     if option.short:
         names.insert(0, f"-{option.short}")
     if not option.metavar:
-        return click.Option(names, is_flag=True, default=False, help=option.help)
+        names[names.index(f"--{option.name}")] += f"/{OFF}{option.name}"
+        return click.Option(names, is_flag=True, default=option.unset, help=option.help)
     return click.Option(
         names, type=Text(option), metavar=option.metavar, multiple=option.multiple, help=option.help
     )
+
+
+# what click knows `--flag=false` as: it has no flags with values; no command line has such a word
+OFF = "--\0"
+
+
+def spelled(verb: Verb, words: Sequence[str]) -> list[str]:
+    """The *words* with `--flag=true` and `--flag=false` as click knows them."""
+    table = {f"--{option.name}": option for option in verb.all_options}
+    table.update({f"-{option.short}": option for option in verb.all_options if option.short})
+    found: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--" or (not verb.interspersed and (word[:1] != "-" or word == "-")):
+            return [*found, word, *left]
+        name, equals, text = word.partition("=")
+        option = table.get(name if name.startswith("--") else name[:1] + name[-1:])
+        if option is not None and equals and not option.metavar and text in (*quick.TRUE, *quick.FALSE):
+            if not name.startswith("--") and len(name) > 2:
+                found.append(name[:-1])
+            found.append(f"{'--' if text in quick.TRUE else OFF}{option.name}")
+            continue
+        found.append(word)
+        last = table.get(word) if word.startswith("--") else _last(table, word)
+        if last is not None and last.metavar and left:
+            found.append(left.pop(0))
+    return found
+
+
+def _last(table: dict[str, Option], word: str) -> Option | None:
+    """The option of a cluster that takes the next word as its value, if one does."""
+    for at, letter in enumerate(word[1:], 1):
+        option = table.get(f"-{letter}")
+        if option is None or option.metavar:
+            return option if at == len(word) - 1 else None
+    return None
 
 
 def _argument(argument: Argument) -> click.Argument:
@@ -332,7 +371,7 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-build commit network port
+build network
 """
 LATER_OPTIONS = """
 -p -P --add-host --dns --expose --publish --publish-all

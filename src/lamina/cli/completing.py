@@ -29,7 +29,7 @@ def _images(root: str | None) -> list[str]:
     from lamina.engine import Engine
 
     try:
-        return ["host", *sorted(name for image in Engine(root).images() for name in image.names)]
+        return ["host", *sorted(name for image in Engine(root).images() for name in image.tags)]
     except Exception:
         return []
 
@@ -38,6 +38,6 @@ def _volumes(root: str | None) -> list[str]:
     from lamina.engine import Engine
 
     try:
-        return sorted(found.volume.name for found in Engine(root).storage.volumes())
+        return sorted(volume.name for volume in Engine(root).volumes())
     except Exception:
         return []

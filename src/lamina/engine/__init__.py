@@ -7,10 +7,20 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.engine import Engine
+    from lamina.engine.images import Image
+    from lamina.engine.process import Process
+    from lamina.engine.volumes import Volume
 
-__all__ = ["Completed", "Container", "Engine"]
+__all__ = ["Completed", "Container", "Engine", "Image", "Process", "Volume"]
 
-_WHERE = {"Completed": "completed", "Container": "container", "Engine": "engine"}
+_WHERE = {
+    "Completed": "completed",
+    "Container": "container",
+    "Engine": "engine",
+    "Image": "images",
+    "Process": "process",
+    "Volume": "volumes",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.engine.holding import Held
+from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
 from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
@@ -10,13 +13,14 @@ from lamina.store.events import about, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, Unpack
+    from types import TracebackType
+    from typing import IO, Any, Self, Unpack
 
     from lamina.engine.attaching import Wanted
-    from lamina.engine.completed import Completed
     from lamina.engine.copying import Copied
-    from lamina.engine.executing import ExecOptions
-    from lamina.engine.parameters import Command, Stream
+    from lamina.engine.copying_in import Source
+    from lamina.engine.health.examining import Examined
+    from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -26,18 +30,39 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(Reviewed):
-    """One container. Made by `Engine.container` and `Engine.containers`; attributes are read when asked for.
+class Container(ProcessVerbs, Reviewed):
+    """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
-    NotFound is raised by whatever needs a container that was removed meanwhile.
+    At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
+    that have no name, whatever happened in the block. One that was looked up (`Engine.container`, `Engine.containers`)
+    is somebody else's, and stays as it is. NotFound is raised by whatever needs a container that was removed meanwhile.
     """
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Home, *, made: bool = False) -> None:
+        self._home, self._made = home, made
         self._asked: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Container {self._home.short_id}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Container):
+            return NotImplemented
+        return (self.id, self.store.path) == (other.id, other.store.path)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.store.path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._made:
+            from lamina.engine.holding import removed_after
+
+            removed_after(self, error)
 
     # -- what it is
 
@@ -45,6 +70,11 @@ class Container(Reviewed):
     def id(self) -> str:
         """64 hexadecimal digits."""
         return self._home.id
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 of them, as people read it."""
+        return self._home.short_id
 
     @property
     def _record(self) -> dict[str, Any]:
@@ -96,11 +126,32 @@ class Container(Reviewed):
         return int(self._record.get("created", 0)) / 1e9
 
     @property
-    def state(self) -> str:
+    def status(self) -> str:
         """ "created", "running", "paused", "restarting", "exited", or "dead" (its engine was killed)."""
         from lamina.engine.settling import state_of
 
         return state_of(self._home)
+
+    @property
+    def state(self) -> str:
+        """The `status`, as `docker ps` and `lamina ps` call it."""
+        return self.status
+
+    @property
+    def health(self) -> str:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        from lamina.engine.health.results import health_of
+
+        return health_of(self._home, self._record, self.state)
+
+    def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        from lamina.engine.health.examining import examine
+
+        return examine(self._home)
 
     @property
     def is_alive(self) -> bool:
@@ -145,6 +196,16 @@ class Container(Reviewed):
         self._record  # noqa: B018  a damaged or missing record is said first
         return inspect(self._home, self._home.asked())
 
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What `inspect` gives, in docker-py's word for it; read anew each time."""
+        return self.inspect()
+
+    def reload(self) -> None:
+        """Forget what was read of it, such as its name. Raises NotFound when it was removed."""
+        self._asked = None
+        self._home.asked()
+
     # -- its files
 
     @property
@@ -153,18 +214,67 @@ class Container(Reviewed):
         return self._home.read("state")
 
     def copy_out(
-        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
+        self,
+        path: str,
+        target: str | os.PathLike[str] | int | IO[bytes],
+        *,
+        archive: bool = False,
+        follow: bool = False,
+        progress: Callable[[int], object] | None = None,
     ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
-        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
+        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
+        object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
+        what it leads to. *progress* is told how many bytes were copied so far, but of an archive.
 
-        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
+        Raises NotFound, Conflict, Unsupported (one over this system that does not run), InvalidInput, KernelError.
         """
-        from lamina.engine.copying import copy_out, copy_to_stream
+        from lamina.engine.copying import copy_out, copy_to_file, copy_to_stream
 
         if isinstance(target, int):
             return copy_to_stream(self, path, target, follow=follow)
-        return copy_out(self, path, target, archive=archive, follow=follow)
+        if not isinstance(target, (str, os.PathLike)):
+            return copy_to_file(self, path, target, follow=follow)
+        return copy_out(self, path, target, archive=archive, follow=follow, progress=progress)
+
+    def copy_in(
+        self,
+        source: Source,
+        path: str,
+        *,
+        archive: bool = False,
+        follow: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Copied:
+        """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
+        descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.
+
+        The copies are the container's root's and have no set-id bits; *archive*: they keep both, and their attributes,
+        as what is in an archive does. *follow*: where *source* is a symbolic link, what it leads to. *progress* is told
+        how many bytes were copied so far. A file appears whole, or not at all; after an error those before it stay.
+        Raises NotFound, Conflict (read-only, a directory for a file, it has ended meanwhile), Unsupported,
+        InvalidInput, Corrupt, KernelError.
+        """
+        from lamina.engine.copying_in import copy_in
+
+        return copy_in(self, source, path, archive=archive, follow=follow, progress=progress)
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        pause: bool = True,
+    ) -> Image:
+        """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
+        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+
+        Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
+        """
+        from lamina.engine.committing import commit
+
+        return commit(self, self._home, name, author=author, changes=changes, message=message, pause=pause)
 
     # -- being attached to it
 
@@ -197,47 +307,7 @@ class Container(Reviewed):
         self._asked = None
         return update(self._home, limits)
 
-    # -- further processes
-
-    def exec(
-        self,
-        command: Command,
-        *,
-        stdin: Stream = None,
-        stdout: Stream = None,
-        stderr: Stream = None,
-        input: bytes | str | None = None,
-        capture_output: bool = False,
-        text: bool = False,
-        encoding: str | None = None,
-        check: bool = False,
-        timeout: float | None = None,
-        forward_signals: bool = False,
-        **options: Unpack[ExecOptions],
-    ) -> Completed:
-        """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
-
-        `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
-        Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
-        """
-        from lamina.engine.executing import check as checked
-        from lamina.engine.executing import execute
-        from lamina.engine.parameters import completed, streams_of, words_of
-
-        asked, words = checked(options), words_of(command, "exec")
-        io = streams_of(
-            stdin, stdout, stderr, input, capture_output, encoding, timeout, forward_signals, asked.interactive,
-            "exec",
-        )  # fmt: skip
-        return completed(lambda: execute(self._home, words, asked, io), text, encoding, check=check)
-
-    def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
-        """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
-        from lamina.engine.executing import check as checked
-        from lamina.engine.executing import detach
-        from lamina.engine.parameters import words_of
-
-        return detach(self._home, words_of(command, "exec"), checked(options))
+    # -- its processes
 
     def top(self, ps_options: Sequence[str] = ()) -> dict[str, Any]:
         """Its processes as this machine sees them: {"Titles": [...], "Processes": [[...], ...]}.
@@ -326,11 +396,13 @@ class Container(Reviewed):
 
         return restart(self._home, timeout, signal)
 
-    def wait(self) -> int:
-        """Wait until it has ended; its exit status, 0 for one that never ran."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; its exit status, 0 for one that never ran. Raises TimeoutExpired after *timeout*
+        seconds, and NotFound; it goes on then.
+        """
         from lamina.engine.life import wait
 
-        return wait(self._home)
+        return wait(self._home, seconds=timeout)
 
     def rename(self, name: str) -> None:
         """Call it *name*. Raises Conflict where another has that name."""
@@ -344,8 +416,16 @@ class Container(Reviewed):
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
+        try:
+            self._remove(force, volumes, progress)
+        except NotFound:
+            if not force or self._home.exists():
+                raise
+
+    def _remove(self, force: bool, volumes: bool, progress: Tell | None) -> None:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 

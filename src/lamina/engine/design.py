@@ -151,7 +151,7 @@ def design(
             raise InvalidInput(
                 f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
             )
-        profiled, held, given = _amended(store, spec, further, maps, base)
+        profiled, held, given = _amended(store, identity, spec, further, maps, base)
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -228,7 +228,7 @@ def _attributes(options: Options, spec: Spec, mapped: bool) -> tuple[str, ...]:
 
 
 def _amended(
-    store: Store, spec: Spec, further: Further, maps: IdMaps | None, base: Base
+    store: Store, identity: str, spec: Spec, further: Further, maps: IdMaps | None, base: Base
 ) -> tuple[bool, tuple[Fd, ...], tuple[tuple[bytes, Fd], ...]]:
     """Change *spec* into what is asked beyond the usual; whether the built-in seccomp profile holds, descriptors
     that *spec* names, and mounts of other containers by their places.
@@ -244,7 +244,7 @@ def _amended(
         joined, mounts = found.namespaces, found.mounts
     paths = {kind: f"/proc/self/fd/{int(fd)}" for kind, fd in joined.items()}
     places = {os.fsdecode(place): f"/proc/self/fd/{int(tree)}" for place, tree in mounts}
-    amend(spec, further, maps=maps, read=base.read, joined=paths, shown=places)
+    amend(spec, further, maps=maps, read=base.read, identity=identity, joined=paths, shown=places)
     profile = profile_of(further, tuple(spec["process"]["capabilities"]["bounding"]))
     if profile:
         spec["linux"]["seccomp"] = profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.image_verbs import ImageVerbs
-from lamina.engine.parameters import completed, streams_of, words_of
+from lamina.engine.parameters import completed, streams_of, text_of, words_of
 from lamina.store.root import Store
 from lamina.supervisor.stdio import DEVNULL
 
@@ -13,13 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
-    from typing import Any, Unpack
+    from typing import Unpack
 
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.options import LifeOptions, RunOptions
     from lamina.engine.parameters import Command, Stream
+    from lamina.engine.process import Process
     from lamina.engine.storage import Storage
+    from lamina.engine.volumes import Volume
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -28,7 +30,10 @@ RUNS_BETWEEN_SWEEPS = 64
 
 
 class Engine(ImageVerbs):
-    """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina)."""
+    """Containers in the store at *root* (default: $LAMINA_ROOT, /var/lib/lamina, or $XDG_DATA_HOME/lamina).
+
+    There is nothing to close. It can be used from several threads at once, and goes on working in a child after fork.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Engine(ImageVerbs):
         capture_output: bool = False,
         text: bool = False,
         encoding: str | None = None,
+        errors: str | None = None,
         check: bool = False,
         timeout: float | None = None,
         forward_signals: bool = False,
@@ -84,9 +90,9 @@ class Engine(ImageVerbs):
     ) -> Completed:
         """Run *command* in a new container over *image* and wait for its end.
 
-        The streams, `input`, `capture_output`, `text`, `encoding`, `check` and `timeout` (seconds) are those of
-        subprocess.run, with one difference: standard input is empty unless `input` or `stdin` is given, or
-        `interactive` asks for the caller's. `**options` are those of `docker run`; see RunOptions. With
+        The streams, `input`, `capture_output`, `text`, `encoding` (UTF-8 unless given), `errors`, `check` and `timeout`
+        (seconds) are those of subprocess.run, with one difference: standard input is empty unless `input` or `stdin` is
+        given, or `interactive` asks for the caller's. `**options` are those of `docker run`; see RunOptions. With
         `forward_signals` (main thread only) signals for this process go to the command instead. An image that is not
         here is pulled; `on_event` is told how that goes (see `pull`).
 
@@ -97,22 +103,47 @@ class Engine(ImageVerbs):
         from lamina.engine.run import Hooks, run
 
         checked = check_options(options)
-        words = words_of(command)
+        words, encoded = words_of(command), text_of(text, encoding, errors)
         io = streams_of(
-            stdin,
-            stdout,
-            stderr,
-            input,
-            capture_output,
-            encoding,
-            timeout,
-            forward_signals,
-            checked.interactive,
-        )
+            stdin, stdout, stderr, input, capture_output, encoded, timeout, forward_signals, checked.interactive
+        )  # fmt: skip
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
-        return completed(
-            lambda: run(self.store, image, words, checked, io, hooks), text, encoding, check=check
+        return completed(lambda: run(self.store, image, words, checked, io, hooks), encoded, check=check)
+
+    def popen(
+        self,
+        image: str,
+        command: Command = (),
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        bufsize: int = -1,
+        text: bool = False,
+        encoding: str | None = None,
+        errors: str | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Process:
+        """Begin *command* in a new container over *image*, and give it as a Process: subprocess.Popen, in a container.
+
+        The streams, `bufsize`, `text`, `encoding` and `errors` are those of Popen; the rest, what is raised, and that
+        standard input is empty unless it is given, are as of `run`. The container is this program's: it ends when the
+        program does, at the latest. A thread of ours stays with it and calls `on_warning` and the others.
+        """
+        from lamina.engine.checking import check_options
+        from lamina.engine.popen import popen_container
+        from lamina.engine.run import Hooks
+
+        checked = check_options(options)
+        io = streams_of(stdin, stdout, stderr, None, False, None, None, False, checked.interactive, "popen")
+        self._sweep()
+        hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
+        return popen_container(
+            self.store, image, words_of(command), checked, io, hooks, bufsize, text_of(text, encoding, errors)
         )
 
     def create(
@@ -132,6 +163,8 @@ class Engine(ImageVerbs):
         `**options` are those of `docker create`; see LifeOptions. With the `lifetime` "owner" it ends, and is removed,
         when the process *owner* ends (default: this one). With *stdin_once*, and `interactive`, the end of input of who
         attaches is its own; else that never ends. Raises as `run` does.
+
+        `with engine.create(...) as box:` removes it at the end of the block, whatever happens there.
         """
         from lamina.engine.checking import check_options
         from lamina.engine.container import Container
@@ -143,21 +176,44 @@ class Engine(ImageVerbs):
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         owner = os.getpid() if owner is None else owner
         return Container(
-            create(self.store, image, words_of(command), checked, hooks, owner=owner, stdin_once=stdin_once)
+            create(self.store, image, words_of(command), checked, hooks, owner=owner, stdin_once=stdin_once),
+            made=True,
         )
 
     def start(
         self,
         image: str,
         command: Command = (),
-        **options: Any,
+        *,
+        owner: int | None = None,
+        stdin_once: bool = False,
+        on_warning: Callable[[str], None] | None = None,
+        on_created: Callable[[str], None] | None = None,
+        on_event: Callable[..., None] | None = None,
+        **options: Unpack[LifeOptions],
     ) -> Container:
-        """Make a container and start it: `docker run -d`. Arguments as of `create`.
+        """Make a container and start it: `docker run -d`. Arguments, and what is raised, as of `create`.
 
-        Where the start fails, a container that is not to be removed stays, "created". Raises as `run` does.
+        `with engine.start(...) as box:` removes it at the end of the block, whatever happens there. Where the start
+        fails, nothing is left: there would be nobody to remove it.
         """
-        container = self.create(image, command, **options)
-        container.start()
+        container = self.create(
+            image,
+            command,
+            owner=owner,
+            stdin_once=stdin_once,
+            on_warning=on_warning,
+            on_created=on_created,
+            on_event=on_event,
+            **options,
+        )
+        try:
+            for warning in container.start():
+                if on_warning is not None:
+                    on_warning(warning)
+        except BaseException as failure:
+            container.__exit__(type(failure), failure, failure.__traceback__)
+            raise
         return container
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
@@ -205,6 +261,30 @@ class Engine(ImageVerbs):
         found.sort(key=lambda entry: entry[0])
         return [container for _, container in found]
 
+    # -- volumes
+
+    def volumes(self) -> list[Volume]:
+        """All volumes, by name. Raises Corrupt."""
+        from lamina.engine.volumes import every
+
+        return every(self.store)
+
+    def volume(self, name: str) -> Volume:
+        """The volume of that name. Raises NotFound, InvalidInput, Corrupt."""
+        from lamina.engine.volumes import find
+
+        return find(self.store, name)
+
+    def create_volume(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> Volume:
+        """The volume *name* (None: a random one), made if it is not there; one that is there stays as it is, its labels
+        too, as in docker. Raises InvalidInput, Corrupt, KernelError.
+        """
+        from lamina.engine.volumes import create
+
+        return create(self.store, name, dict(labels or {}))
+
+    # -- what happens, and what is left
+
     def events(
         self,
         *,
@@ -227,9 +307,9 @@ class Engine(ImageVerbs):
         """Remove the containers that do not run: those made *before* that time (seconds since 1970), which have all of
         *labels* (KEY or KEY=VALUE) and none of those *without*. Their ids, and how many bytes became free.
         """
-        from lamina.engine.pruning import prune_containers
+        from lamina.engine.pruning import Chosen, prune_containers
 
-        return prune_containers(self.containers(all=True), before, labels, without)
+        return prune_containers(self.containers(all=True), Chosen(before, labels, without))
 
     def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""
@@ -248,9 +328,46 @@ class Engine(ImageVerbs):
             recover(self.store)
 
 
-def run(image: str, command: Command = (), **keywords: Any) -> Completed:
-    """`Engine().run(...)`: run *command* in a new container over *image*, in the default store."""
-    return Engine().run(image, command, **keywords)
+def run(
+    image: str,
+    command: Command = (),
+    *,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    input: bytes | str | None = None,
+    capture_output: bool = False,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    check: bool = False,
+    timeout: float | None = None,
+    forward_signals: bool = False,
+    on_warning: Callable[[str], None] | None = None,
+    on_created: Callable[[str], None] | None = None,
+    on_event: Callable[..., None] | None = None,
+    **options: Unpack[RunOptions],
+) -> Completed:
+    """`Engine().run(...)`: run *command* in a new container over *image*, in the default store, to its end."""
+    return Engine().run(
+        image,
+        command,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        input=input,
+        capture_output=capture_output,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        check=check,
+        timeout=timeout,
+        forward_signals=forward_signals,
+        on_warning=on_warning,
+        on_created=on_created,
+        on_event=on_event,
+        **options,
+    )
 
 
 __all__ = ["Engine", "run"]

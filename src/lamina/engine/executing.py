@@ -37,15 +37,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
-    from typing import Any, TypedDict
+    from typing import Any, Protocol, TypedDict
 
     from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
+    Tell = Callable[..., None]
+
+    class Streams(Protocol):
+        """Stdio, as far as a start needs it."""
+
+        child: tuple[int, int, int]
+
+        def started(self, pty: Fd | None) -> None: ...
 
     class ExecOptions(TypedDict, total=False):
         """The options of a further process; each as the option of `docker exec` of that name."""
@@ -139,36 +149,65 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
     Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
     InvalidInput, NotFound (the user, the directory) and others below LaminaError.
     """
-    keys: Keys | None = None
-    if asked.tty:
-        from lamina.supervisor.keys import Keys
-
-        keys = Keys(asked.keys)
-    stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+    stdio = streams(asked, io)
     catcher: Catcher | None = None
     try:
         if io.forward_signals:
             from lamina.supervisor.signals import Catcher
 
             catcher = Catcher()
-        execution = start(home, words, asked, stdio, io.stdin)
+        execution, tell = begin(home, words, asked, stdio, io.stdin)
         try:
-            tell = _told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
             execution.wait()
             raise
-        if ended.detached:
-            keep_terminal(execution)
-            tell("exec_detach")
-            return Completed(list(words), 0, container=home.id)
-        tell("exec_die", exitCode=ended.status)
-        execution.close()
+        conclude(execution, ended, tell)
     finally:
         stdio.close()
         if catcher is not None:
             catcher.close()
+    return result(home, words, io, stdio, ended)
+
+
+def streams(asked: Asked, io: Io) -> Stdio:
+    """The streams of a process that somebody stays with."""
+    keys: Keys | None = None
+    if asked.tty:
+        from lamina.supervisor.keys import Keys
+
+        keys = Keys(asked.keys)
+    return Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+
+
+def begin(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None
+) -> tuple[Execution, Tell]:
+    """`start`, and note that it began; what notes the rest of its life."""
+    execution = start(home, words, asked, stdio, terminal)
+    try:
+        return execution, told(home, words)
+    except BaseException:
+        execution.kill(9)
+        execution.wait()
+        raise
+
+
+def conclude(execution: Execution, ended: Ended, tell: Tell) -> None:
+    """It has ended, or is left to itself: note that, and let go of it."""
+    if ended.detached:
+        keep_terminal(execution)
+        tell("exec_detach")
+    else:
+        tell("exec_die", exitCode=ended.status)
+        execution.close()
+
+
+def result(home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ended) -> Completed:
+    """What `execute` gives for one that ended so. Raises TimeoutExpired, KernelError (its output)."""
+    if ended.detached:
+        return Completed(list(words), 0, container=home.id)
     out, err = stdio.captured(1), stdio.captured(2)
     if ended.timed_out:
         raise TimeoutExpired(
@@ -186,13 +225,13 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    _told(home, words)
+    told(home, words)
     pid = execution.pid
     keep_terminal(execution)
     return pid
 
 
-def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+def told(home: Home, words: tuple[str, ...]) -> Tell:
     """Note that it began; what notes the rest of its life."""
     identity = os.urandom(32).hex()
     record = home.asked()
@@ -203,6 +242,11 @@ def _told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
     said = " ".join(words)
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
+
+
+def leave(execution: Execution) -> None:
+    """Nobody waits for it: it is reaped when another one is begun."""
+    _left.append(execution.pidfd)
 
 
 def reap_left() -> bool:
@@ -220,7 +264,9 @@ def reap_left() -> bool:
     return bool(_left)
 
 
-def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
+def start(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Streams, terminal: int | None
+) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")
@@ -338,7 +384,7 @@ def keep_terminal(execution: Execution) -> None:
     """Let a process go on whose terminal nobody serves any more: a program of its own, which has nothing else, holds
     the terminal and reads what is written to it. Without one there is nothing to keep.
     """
-    _left.append(execution.pidfd)
+    leave(execution)
     if execution.pty is None:
         return
     master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))

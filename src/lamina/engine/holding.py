@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from lamina.engine.recover import end_processes
-from lamina.errors import Conflict, Corrupt
+from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lamina.engine.container import Container
     from lamina.store.containers import Home
 
 # how long a forced removal waits for the engine of a killed container to let go
@@ -63,3 +64,21 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._home.release()
+
+
+def removed_after(container: Container, failure: BaseException | None) -> None:
+    """Remove it, whether it runs or not, at the end of a `with`. It may be gone already. A failure to do so is noted at
+    the *failure* of the block, if there is one, or raised.
+    """
+    try:
+        try:
+            container.remove(force=True, volumes=True)
+        except KeyboardInterrupt:  # somebody has waited long enough; nothing is left behind all the same
+            container.remove(force=True, volumes=True)
+            raise
+    except NotFound:
+        pass
+    except (LaminaError, OSError) as second:
+        if failure is None:
+            raise
+        failure.add_note(f"while removing container {container.short_id}: {second}")

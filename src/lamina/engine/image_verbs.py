@@ -10,12 +10,11 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.images import Image, Step
-    from lamina.engine.parameters import HasFileno
+    from lamina.engine.parameters import Source
     from lamina.image.registry.search import Repository
     from lamina.store.root import Store
 
     LayerLimits = Mapping[str, int | str]  # {"size": "1t"}
-    Source = str | PathLike[str] | int | HasFileno
 
 
 class ImageVerbs:
@@ -85,6 +84,15 @@ class ImageVerbs:
         from lamina.engine.pulling import search
 
         return search(text, limit, tls_verify=tls_verify)
+
+    def tags(self, name: str, *, tls_verify: bool = True) -> list[str]:
+        """The tags that the repository *name* has in its registry, in the registry's order.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        from lamina.engine.pulling import tags
+
+        return tags(name, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""

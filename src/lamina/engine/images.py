@@ -17,30 +17,13 @@ from lamina.store.references import ContainerUses
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from lamina.engine.parameters import Source
     from lamina.image.documents import ImageConfig
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
-
-
-@value
-class Image:
-    """An image of the store. `names` are as people write them ("debian:12"), `digests` likewise ("debian@sha256:...");
-    `created` is when it was made and `last_used` when a container of it was last started, in seconds since 1970; `size`
-    counts the bytes of all its files.
-    """
-
-    id: str
-    names: tuple[str, ...]
-    digests: tuple[str, ...]
-    created: float
-    size: int
-    labels: dict[str, str]
-    platform: str
-    pinned: bool
-    last_used: float
 
 
 @value
@@ -57,6 +40,126 @@ class Step:
     empty: bool
 
 
+class Image:
+    """An image of the store, as `Engine.image`, `Engine.images`, `Engine.load` and others give it. What is said of it
+    is as it was then, `reload` looks again. An image never changes, only its names do.
+    """
+
+    def __init__(self, store: Store, record: ImageRecord, names: Iterable[tags.ImageName]) -> None:
+        self._store = store
+        self._set(record, names)
+
+    def _set(self, record: ImageRecord, names: Iterable[tags.ImageName]) -> None:
+        read = [(parse(name.name, default_tag=None), name) for name in names]
+        digests = {
+            Reference(reference.registry, reference.repository, None, digest).familiar
+            for reference, name in read
+            for digest in (*name.digests, *([reference.digest] if reference.digest else []))
+        }
+        self._record = record
+        self._tags: list[str] = sorted(reference.familiar for reference, _ in read if reference.tag)
+        self._digests: list[str] = sorted(digests)
+
+    def __repr__(self) -> str:
+        return f"<Image {', '.join(self._tags) or self.short_id}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Image):
+            return NotImplemented
+        return (self.id, self._store.path) == (other.id, other._store.path)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self._store.path))
+
+    # -- what it is
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits: those of the sha256 of its config."""
+        return self._record.id
+
+    @property
+    def short_id(self) -> str:
+        """The first 12 of them, as people read it."""
+        return self.id[:12]
+
+    @property
+    def tags(self) -> list[str]:
+        """Its names, as people write them: "debian:12"."""
+        return list(self._tags)
+
+    @property
+    def digests(self) -> list[str]:
+        """Its names by digest: "debian@sha256:...", of where it was pulled from or pushed to."""
+        return list(self._digests)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those of its config."""
+        return dict(self._record.run.get("labels") or {})
+
+    @property
+    def created(self) -> float:
+        """When it was made, seconds since 1970."""
+        return self._record.created / 1e9
+
+    @property
+    def last_used(self) -> float:
+        """When a container of it was last started, seconds since 1970; looked at when it is asked for."""
+        return images.last_used(self._store, self.id) / 1e9
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its files."""
+        return self._record.size
+
+    @property
+    def platform(self) -> str:
+        """What it is for: "linux/arm64/v8"."""
+        record = self._record
+        return "/".join(filter(None, (record.os, record.architecture, record.variant)))
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is never evicted or pruned; see `Storage.pin`."""
+        return self._record.pinned
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Everything known of it, in the words of `docker image inspect`. Raises NotFound, Corrupt."""
+        return inspect(self._store, self.id)
+
+    def history(self) -> list[Step]:
+        """How it came about, the youngest step first. Raises NotFound, Corrupt."""
+        return history(self._store, self.id)
+
+    def reload(self) -> None:
+        """Look again, at its names above all. Raises NotFound."""
+        record = resolve(self._store, self.id)[0]
+        self._set(record, _names_of(self._store, record))
+
+    # -- what can be done with it
+
+    def tag(self, name: str) -> None:
+        """Let *name* stand for it as well. Raises NotFound, InvalidReference, Conflict."""
+        tag(self._store, self.id, name)
+        self.reload()
+
+    def remove(self, *, force: bool = False, prune: bool = True) -> list[tuple[str, str]]:
+        """Remove it and all its names, and (*prune*) the layers that nothing else needs; with *force* also where it has
+        names in several repositories, or containers that do not run are over it.
+
+        What was done: pairs of "Untagged" or "Deleted", and what. Raises NotFound, Conflict.
+        """
+        return remove(self._store, self.id, force=force, prune=prune)
+
+    def save(self, target: Source, *, form: str = "docker-archive") -> None:
+        """Write it with its names to an archive; as `Engine.save`. Raises NotFound, Corrupt, KernelError."""
+        from lamina.engine.archives import save
+
+        save(self._store, self._tags or [self.id], target, form, None)
+
+
 def image(store: Store, reference: str) -> Image:
     """The image that *reference*, a name or an id, means. Raises NotFound, InvalidInput."""
     return of_record(store, resolve(store, reference)[0])
@@ -64,7 +167,11 @@ def image(store: Store, reference: str) -> Image:
 
 def of_record(store: Store, record: ImageRecord) -> Image:
     """The image of that record, which may be removed meanwhile, with the names that it has now."""
-    return _image(store, record, [name for name in tags.list_names(store) if name.id == record.id])
+    return Image(store, record, _names_of(store, record))
+
+
+def _names_of(store: Store, record: ImageRecord) -> list[tags.ImageName]:
+    return [name for name in tags.list_names(store) if name.id == record.id]
 
 
 def list_images(store: Store) -> list[Image]:
@@ -79,28 +186,8 @@ def list_images(store: Store) -> list[Image]:
         except Corrupt:
             continue  # `system check` tells of it
         if record is not None:
-            found.append(_image(store, record, names.get(identity, [])))
-    return sorted(found, key=lambda one: (-one.created, one.names, one.id))
-
-
-def _image(store: Store, record: ImageRecord, names: Iterable[tags.ImageName]) -> Image:
-    read = [(parse(name.name, default_tag=None), name) for name in names]
-    digests = {
-        Reference(reference.registry, reference.repository, None, digest).familiar
-        for reference, name in read
-        for digest in (*name.digests, *([reference.digest] if reference.digest else []))
-    }
-    return Image(
-        id=record.id,
-        names=tuple(sorted(reference.familiar for reference, _ in read if reference.tag)),
-        digests=tuple(sorted(digests)),
-        created=record.created / 1e9,
-        size=record.size,
-        labels=dict(record.run.get("labels") or {}),
-        platform="/".join(filter(None, (record.os, record.architecture, record.variant))),
-        pinned=record.pinned,
-        last_used=images.last_used(store, record.id) / 1e9,
-    )
+            found.append(Image(store, record, names.get(identity, [])))
+    return sorted(found, key=lambda one: (-one.created, one.tags, one.id))
 
 
 def tag(store: Store, source: str, target: str) -> None:
@@ -177,11 +264,6 @@ def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
     return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
 
 
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, text = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == text)
-
-
 def prune(
     store: Store,
     *,
@@ -191,15 +273,13 @@ def prune(
     without_labels: Sequence[str] = (),
 ) -> tuple[list[tuple[str, str]], int]:
     """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
+    from lamina.engine.pruning import Chosen
     from lamina.store.prune import prune_images
 
+    chosen = Chosen(until, labels, without_labels)
+
     def wanted(record: ImageRecord) -> bool:
-        if until is not None and record.created >= until * 1e9:
-            return False
-        found = record.run.get("labels") or {}
-        return all(_has_label(found, one) for one in labels) and not any(
-            _has_label(found, one) for one in without_labels
-        )
+        return chosen.takes(record.created / 1e9, record.run.get("labels") or {})
 
     done: list[tuple[str, str]] = []
     for gone in prune_images(store, everything=everything, wanted=wanted):
@@ -268,8 +348,8 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
     top = record.layers[-1] if record.layers else ""
     return {
         "Id": f"sha256:{record.id}",
-        "RepoTags": list(known.names),
-        "RepoDigests": list(known.digests),
+        "RepoTags": known.tags,
+        "RepoDigests": known.digests,
         "Parent": "",
         "Comment": (config.history[-1].comment or "") if config and config.history else "",
         "Created": timestamp(record.created),

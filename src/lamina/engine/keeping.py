@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.engine.translate import ImageConfig
     from lamina.store.images import ImageRecord
 
-_ELSEWHERE = ("volumes",)
+_ELSEWHERE = ("volumes", "health")
 
 
 def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
@@ -34,7 +34,9 @@ def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
 
 
 def options_record(options: Options) -> dict[str, Any]:
-    """*options* as a record keeps them, but for the volumes (engine/mounted)."""
+    """*options* as a record keeps them, but for the volumes (engine/mounted) and the health check
+    (engine/health), which have entries of their own.
+    """
     found = {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
     if options.further is not None:
         from lamina.engine.further import record_of

@@ -17,6 +17,7 @@ from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
 from lamina.store.containers import (
+    CARRIED_MARK,
     DEAD,
     LIVING,
     PAUSED,
@@ -64,7 +65,7 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
 def stopping(home: Home, seconds: float | None = None, signal: str | int | None = None) -> Waits[None]:
     """`stop`, for whoever waits in another way."""
     asked = home.asked()
-    number = _stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
+    number = stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
     grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
     if state_of(home) not in LIVING:
         return
@@ -97,12 +98,14 @@ def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
         )
     with _process(home) as process:
         ends = process.would_end(number, asked)
-        if number in (SIGKILL, _stop_signal(asked)):
+        if number in (SIGKILL, stop_signal(asked)):
             wake(home, number if ends else 0)
+        elif ends:
+            home.set_mark(CARRIED_MARK, str(number))
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))
-        if ends or number in (SIGKILL, _stop_signal(asked)):
+        if ends or number in (SIGKILL, stop_signal(asked)):
             thaw(home)
         if number == SIGKILL:
             yield from _await_end(home, process)
@@ -124,13 +127,17 @@ def restarting(home: Home, seconds: float | None = None, signal: str | int | Non
     return warnings
 
 
-def wait(home: Home, condition: str = "not-running") -> int:
-    """Wait until it has ended, and give its exit status; 0 for one that never ran. Raises NotFound."""
-    return block(awaiting(home))
+def wait(home: Home, *, seconds: float | None = None) -> int:
+    """Wait until it has ended, for up to *seconds*, and give its exit status; 0 for one that never ran.
+
+    Raises NotFound, TimeoutExpired.
+    """
+    return block(awaiting(home, seconds))
 
 
-def awaiting(home: Home) -> Waits[int]:
+def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
     """`wait`, for whoever waits in another way."""
+    deadline = None if seconds is None else time.monotonic() + seconds
     try:
         ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -139,9 +146,12 @@ def awaiting(home: Home) -> Waits[int]:
         state = _state_or_none(home)
         if state not in (RUNNING, PAUSED):
             break
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutExpired(f"wait for container {home.short_id}: not ended within {seconds:g} s")
         with _process(home) as process:
             if process.is_there:
-                yield from _end_of(process, None)
+                yield from _end_of(process, left)
         yield Wait(seconds=0.002)
         if ends is not None and (said := os.pread(ends, 64, 0)):
             return int(said.split()[0])
@@ -189,8 +199,8 @@ def rename(home: Home, name: str) -> str:
     return old
 
 
-def _stop_signal(asked: dict[str, Any]) -> int:
-    """The record's, which may be an image's own words."""
+def stop_signal(asked: dict[str, Any]) -> int:
+    """What asks the container with the record *asked* to end; an image may say words of its own."""
     try:
         return signal_number(str(asked.get("stop_signal") or SIGTERM), "stop") or SIGTERM
     except InvalidInput:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Stream = int | HasFileno | None
     Command = str | PathLike[str] | Sequence[str | bytes | PathLike[str]]
+    # of an archive: where it is, or an open one
+    Source = str | PathLike[str] | int | HasFileno
 
 
 def words_of(command: Command, verb: str = "run") -> tuple[str, ...]:
@@ -41,7 +43,7 @@ def streams_of(
     stderr: Stream,
     input: bytes | str | None,
     capture_output: bool,
-    encoding: str | None,
+    encoding: tuple[str, str] | None,
     timeout: float | None,
     forward_signals: bool,
     interactive: bool,
@@ -70,18 +72,23 @@ def streams_of(
     )
 
 
-def completed(work: Callable[[], Completed], text: bool, encoding: str | None, *, check: bool) -> Completed:
-    """What *work* gives, its output decoded if *text* or *encoding* are given; also that in an error. Raises
-    ContainerFailed with *check* and an exit status that is not 0.
+def text_of(text: bool, encoding: str | None, errors: str | None) -> tuple[str, str] | None:
+    """The encoding and how its errors are treated, where text was asked for by any of these; None for bytes."""
+    return (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
+
+
+def completed(work: Callable[[], Completed], encoding: tuple[str, str] | None, *, check: bool) -> Completed:
+    """What *work* gives, its output decoded if that is text; also that in an error. Raises ContainerFailed with
+    *check* and an exit status that is not 0.
     """
     try:
         done = work()
     except Exception as error:
-        if text or encoding:
-            _decode_partial(error, encoding)
+        if encoding is not None:
+            _decode_partial(error, encoding[0])
         raise
-    if text or encoding:
-        done = _decoded(done, encoding)
+    if encoding is not None:
+        done = _decoded(done, *encoding)
     if check:
         done.check_returncode()
     return done
@@ -95,28 +102,27 @@ def _descriptor(stream: Stream, verb: str) -> int | None:
     return stream.fileno()
 
 
-def _encoded(data: bytes | str | None, encoding: str | None) -> bytes | None:
-    return data.encode(encoding or "utf-8") if isinstance(data, str) else data
+def _encoded(data: bytes | str | None, encoding: tuple[str, str] | None) -> bytes | None:
+    return data.encode(*(encoding or ("utf-8",))) if isinstance(data, str) else data
 
 
-def _decoded(done: Completed, encoding: str | None) -> Completed:
+def _decoded(done: Completed, encoding: str, errors: str) -> Completed:
     from lamina.values import replace
 
-    return replace(done, stdout=_text(done.stdout, encoding), stderr=_text(done.stderr, encoding))
+    stdout, stderr = decoded(done.stdout, encoding, errors), decoded(done.stderr, encoding, errors)
+    return replace(done, stdout=stdout, stderr=stderr)
 
 
-def _text(data: Any, encoding: str | None) -> Any:
-    """As subprocess has it: decoded, with universal newlines."""
+def decoded(data: Any, encoding: str, errors: str) -> Any:
+    """As subprocess has it: text, with universal newlines; what is not bytes stays as it is. UnicodeDecodeError."""
     if not isinstance(data, bytes):
         return data
-    return data.decode(encoding or "utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return data.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decode_partial(error: Exception, encoding: str | None) -> None:
+def _decode_partial(error: Exception, encoding: str) -> None:
     for stream in ("stdout", "stderr"):
         data = getattr(error, stream, None)
         if isinstance(data, bytes):
             # what was cut off may end within a character
-            setattr(
-                error, stream, _text(data.decode(encoding or "utf-8", "replace").encode("utf-8"), "utf-8")
-            )
+            setattr(error, stream, decoded(data, encoding, "replace"))

@@ -64,7 +64,9 @@ def pull_all(
             f"pull {text}: all tags are asked for, and one is named", remedy="leave out one of them"
         )
     with Registries(verify=tls_verify) as registries:
-        tags = list(registries.repositories(reference)[-1].tags())
+        tags = list(
+            registries.repositories(reference)[-1].tags()
+        )  # before anything: one may come or go meanwhile
         return [
             _pull(store, reference.with_tag(tag), platform, events, options, registries)[1] for tag in tags
         ]
@@ -137,6 +139,15 @@ def search(text: str, limit: int, *, tls_verify: bool = True) -> list[Repository
 
     with Registries(verify=tls_verify) as registries:
         return searching.search(text, limit, registries)
+
+
+def tags(text: str, *, tls_verify: bool = True) -> list[str]:
+    """See `Engine.tags`."""
+    reference = parse(text, default_tag=None)
+    if reference.tag is not None or reference.digest is not None:
+        raise InvalidInput(f"list tags of {text}: one is named already", remedy="name the repository alone")
+    with Registries(verify=tls_verify) as registries:
+        return list(registries.repositories(reference)[-1].tags())
 
 
 def login(server: str | None, username: str, password: str, *, tls_verify: bool = True) -> None:

@@ -18,6 +18,7 @@ from lamina.errors import (
     LaminaError,
     StepFailed,
     TimeoutExpired,
+    Unsupported,
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
@@ -42,12 +43,15 @@ if TYPE_CHECKING:
     from lamina.store.leases import Lease
     from lamina.store.lock import Lock
     from lamina.store.root import Store
-    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.foreground import Attendance, Companion, Ended
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
+SIGKILL = 9
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -63,12 +67,21 @@ class Hooks:
 
 
 def run(
-    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    make: Callable[..., Session] | None = None,
 ) -> Completed:
-    """Make a container, run *command* in it, stay with it to its end. Raises LaminaError, KeyboardInterrupt."""
+    """Make a container, run *command* in it, stay with it to its end; *make* makes the Session.
+
+    Raises LaminaError, KeyboardInterrupt.
+    """
     begun: list[Session] = []
     try:
-        session = begin(store, image, command, options, io, hooks, begun)
+        session = begin(store, image, command, options, io, hooks, begun, make)
         return session.conclude(session.attend())
     except BaseException as failure:
         for session in begun:
@@ -84,20 +97,22 @@ def begin(
     io: Io,
     hooks: Hooks,
     begun: list[Session],
+    make: Callable[..., Session] | None = None,
+    held: Held | None = None,
 ) -> Session:
-    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`.
+    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`. *held* is its image
+    where that was obtained already; it is released here.
 
     It is in *begun* before anything could be raised: then it is to be abandoned by whoever called. Raises as `run`.
     """
-    held = None
     try:
-        if image != HOST:
+        if image != HOST and held is None:
             from lamina.engine.obtain import obtain
 
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            begun.append(Session(store, home, name, image, held, options, io, hooks))
+            begun.append((make or Session)(store, home, name, image, held, options, io, hooks))
         begun[0].begin(command)
         return begun[0]
     finally:
@@ -185,15 +200,36 @@ class Session:
         assert self.running is not None and self.stdio is not None
         timeout, init = self.io.timeout, self.options.init
         try:
-            return attend(self.running, self.stdio, timeout=timeout, catcher=self.catcher, init=init)
+            return attend(
+                self.running,
+                self.stdio,
+                timeout=timeout,
+                catcher=self.catcher,
+                init=init,
+                companion=self.companion,
+            )
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
+
+    @property
+    def companion(self) -> Callable[[Attendance], Companion] | None:
+        """Makes who looks whether it is well, if somebody wants to know that."""
+        if self.record is None or not (self.record.get("health") or {}).get("command"):
+            return None
+        from lamina.engine.health.examiner import beside
+
+        home, record = self.home, self.record
+        return lambda attendance: beside(home, record, attendance)
 
     def conclude(self, ended: Ended) -> Completed:
         """It has ended: write that down, or remove it. Raises TimeoutExpired, KernelError (its output could not be
         written).
         """
         assert self.drawn is not None
+        if ended.status == 128 + SIGKILL:
+            from lamina.engine.settling import ended_by
+
+            ended = replace(ended, status=ended_by(self.home, ended.status))
         self._record_end(ended)
         return self._result(self.drawn, ended)
 
@@ -301,6 +337,7 @@ class Session:
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
         options, base = self.options, drawn.base
+        health = self._health(dict(base.config.rest))
         record: dict[str, Any] = {
             "id": self.home.id,
             "name": self.name,
@@ -331,12 +368,36 @@ class Session:
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
             record["stop_timeout"] = options.stop_timeout
+        if health is not None:
+            record["health"] = health
         if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
+
+    def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """What is to be done to see whether it is well, with an image's *config*."""
+        if self.options.health is None and not config.get("healthcheck"):
+            return None
+        from lamina.engine.health.checks import RESTART, combined
+
+        found, warning = combined(self.options.health, config.get("healthcheck"), config.get("shell"))
+        if found is not None and found["on_failure"] == RESTART and self.further is None:
+            raise Unsupported(
+                "run: health_on_failure restart: nobody starts a container again that is run in the foreground",
+                remedy="Engine.start() leaves it to a supervisor",
+            )
+        if warning and warning not in self.made:
+            self.made.append(warning)
+            if self.hooks.warn is not None:
+                self.hooks.warn(warning)
+        return found
 
     def _start(self, drawn: Design) -> Running:
         if self.options.log is not None or not self.options.rm:
@@ -375,9 +436,13 @@ class Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        assert self.record is not None
+        if self.record.get("health"):
+            from lamina.engine.health.results import begin
+
+            begin(self.home, self.record)
         from lamina.store.events import about, note
 
-        assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())

@@ -1,8 +1,8 @@
 """Waiting as data.
 
-A verb that waits for a process or for a while is written once, as a generator: it does what there is to do, yields what
-it waits for, and hears whether that happened. Who drives it decides how one waits: `block` has the thread wait, an event
-loop waits in its own way (`engine.asynchronous`).
+A verb that waits for a process or for a while is written once, as a generator: it does what there is to do, yields
+what it waits for, and hears whether that happened. Who drives it decides how one waits: `block` has the thread wait, an
+event loop waits in its own way (`engine.asynchronous`).
 """
 
 from __future__ import annotations

@@ -132,6 +132,16 @@ def maps_of(asked: dict[str, Any] | None) -> Maps | None:
     return None if maps is None else maps.spec()
 
 
+def owners_of(asked: dict[str, Any]) -> Maps | None:
+    """By which maps the owners of the container's files, as they are on the disk, are its users; None: they are the
+    same, as with all of root's (runtime/stacks).
+    """
+    if os.geteuid() == 0:
+        return None
+    kept: Maps | None = asked.get("id_maps")
+    return kept or maps_of(asked)
+
+
 def _themselves(maps: Maps) -> Maps:
     return {
         key: [{**line, "containerID": line["hostID"]} for line in maps[key]]

@@ -11,6 +11,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
     from typing import Protocol
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
         def pty(self) -> int | None: ...
         def kill(self, signal: int) -> None: ...
         def wait(self) -> int: ...
+
+    class Companion(Protocol):
+        """Somebody else who has to do with the process while it lives: who looks whether it is well."""
+
+        @property
+        def left(self) -> float | None: ...
+        def arm(self, watch: Watch) -> None: ...
+        def look(self) -> None: ...
+        def stop(self) -> None: ...
 
 else:
     from _signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
@@ -59,29 +69,38 @@ def attend(
     timeout: float | None = None,
     catcher: Catcher | None = None,
     init: bool = False,
+    companion: Callable[[Attendance], Companion] | None = None,
 ) -> Ended:
     """Pump and forward until *process* has ended and its output was handed on; then reap it.
 
     After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised
-    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then.
+    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then. *companion* makes
+    somebody else who is to be there meanwhile.
     """
-    return _Waiting(process, stdio, timeout, catcher, init).run()
+    return _Waiting(process, stdio, timeout, catcher, init, companion).run()
 
 
 class Attendance:
-    """What staying with a process consists of, but for the waiting itself: that is `_Waiting`'s, which blocks, and that of
-    an event loop (engine.asynchronous.attending).
+    """What staying with a process consists of, but for the waiting itself: that is `_Waiting`'s, which blocks, and that
+    of an event loop (engine.asynchronous.attending).
     """
 
     def __init__(
-        self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None, init: bool
+        self,
+        process: Process,
+        stdio: Stdio,
+        timeout: float | None,
+        catcher: Catcher | None,
+        init: bool,
+        companion: Callable[[Attendance], Companion] | None = None,
     ) -> None:
         self.process, self.stdio, self.catcher, self.init = process, stdio, catcher, init
         self.deadline = None if timeout is None else monotonic() + timeout
         self.watch = Watch()
         self.raw: RawTerminal | None = None
-        self.ended = self.timed_out = False
+        self.ended = self.timed_out = self.stopping = False
         self.deliverer = Deliverer(process)
+        self.companion = None if companion is None else companion(self)
 
     @property
     def is_detached(self) -> bool:
@@ -98,6 +117,21 @@ class Attendance:
             copy_size(terminal, self.process.pty)
             self.raw = RawTerminal(terminal)
 
+    def send(self, signal: int) -> None:
+        """Hand a signal on, or do what it would have done."""
+        if self.init:  # which does something about every signal, but waits for them where nobody sees that
+            self.process.kill(signal)
+        else:
+            self.deliverer.send(signal)
+
+    def end_within(self, signal: int, seconds: float) -> None:
+        """Ask it to end, with *signal*, and kill it after so many seconds (negative: never)."""
+        self.send(signal)
+        if seconds >= 0:
+            self.stopping = True
+            end = monotonic() + seconds
+            self.deadline = end if self.deadline is None else min(self.deadline, end)
+
     def give_terminal_back(self) -> None:
         """As it was."""
         if self.raw is not None:
@@ -112,20 +146,26 @@ class Attendance:
             drain.arm(self.watch)
         if self.stdio.feed is not None:
             self.stdio.feed.arm(self.watch)
+        if self.companion is not None:
+            self.companion.arm(self.watch)
 
     @property
     def seconds_left(self) -> float | None:
         """Until when to wait before the next look, None for ever."""
-        left = None if self.deadline is None else max(0.0, self.deadline - monotonic())
+        wanted = [] if self.deadline is None else [max(0.0, self.deadline - monotonic())]
         if self.deliverer.unsure:
-            return LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
-        return left
+            wanted.append(LOOK_AGAIN)
+        if self.companion is not None and (left := self.companion.left) is not None:
+            wanted.append(left)
+        return min(wanted, default=None)
 
     def look(self) -> None:
         """What is to be done from time to time: kill it when its time is over, see what became of signals."""
         if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
-            self.timed_out, self.deadline = True, None
+            self.timed_out, self.deadline = not self.stopping, None
             self.process.kill(SIGKILL)
+        if self.companion is not None and not self.ended:
+            self.companion.look()
         if self.deliverer.unsure and not self.ended:
             self.deliverer.look_again()
 
@@ -144,12 +184,8 @@ class Attendance:
                 pass
             elif self.ended:
                 self._give_up(signal)
-            elif (
-                self.init
-            ):  # which does something about every signal, but waits for them where nobody sees that
-                self.process.kill(signal)
             else:
-                self.deliverer.send(signal)
+                self.send(signal)
 
     def _resize(self, continued: bool) -> None:
         from lamina.supervisor.terminal import copy_size
@@ -169,8 +205,14 @@ class Attendance:
         """The process has ended, but what it wrote is still on its way. (Waiting for the end of the pipes instead could
         take for ever: others of the container may write on, and a child that this program forks has them open too.)
         """
+        self.part()
         for drain in self.stdio.drains:
             drain.finish()
+
+    def part(self) -> None:
+        """Nobody else has to do with it any more. A second call does nothing."""
+        if self.companion is not None:
+            self.companion.stop()
 
     @property
     def is_drained(self) -> bool:
@@ -210,6 +252,7 @@ class _Waiting(Attendance):
                 if not self.watch.wait(self.patience) and self.patience is not None:
                     break
         finally:
+            self.part()
             self.give_terminal_back()
             blocked.close()
         return self.outcome()

@@ -5,8 +5,26 @@ from __future__ import annotations
 from lamina.argv.declare import Option
 
 RIGHTS, SHARED, DEVICES, FINER = "Rights", "What is shared with the host", "Devices", "Finer limits"
+HEALTH = "Its health"
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        "health-cmd", "", "COMMAND", "Tells by its exit status whether it is well; none: no check", HEALTH
+    ),
+    Option("health-interval", "", "TIME", "Between two checks: 30s (default)", HEALTH),
+    Option("health-timeout", "", "TIME", "What a check may take: 30s (default)", HEALTH),
+    Option("health-retries", "", "NUMBER", "It is unhealthy after so many failures: 3 (default)", HEALTH),
+    Option("health-start-period", "", "TIME", "Failures do not count so long: 0s (default)", HEALTH),
+    Option("health-start-interval", "", "TIME", "Between two checks until then: 5s (default)", HEALTH),
+    Option(
+        "health-on-failure",
+        "",
+        "ACTION",
+        "What is done when it is unhealthy: none (default), kill, restart or stop",
+        HEALTH,
+        choices=("none", "kill", "restart", "stop"),
+    ),
+    Option("no-healthcheck", "", "", "Not the image's health check either", HEALTH),
     Option("cap-add", "", "NAME", "Give a capability, or ALL", RIGHTS, multiple=True),
     Option("cap-drop", "", "NAME", "Take a capability away, or ALL", RIGHTS, multiple=True),
     Option(

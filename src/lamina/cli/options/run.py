@@ -8,13 +8,6 @@ RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files a
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 
-
-def _flag(text: str) -> bool:
-    from lamina.cli.attached import flag
-
-    return flag(text)
-
-
 OPTIONS: tuple[Option, ...] = (
     Option("detach", "d", "", "Let it run by itself, and print its id", RUN),
     Option("name", "", "NAME", "Call the container this (else a name is made up)", RUN),
@@ -99,15 +92,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),
     Option("detach-keys", "", "KEYS", "What is typed to leave it running: ctrl-p,ctrl-q (default)", PROCESS),
-    Option(
-        "sig-proxy",
-        "",
-        "true|false",
-        "Hand signals on to it (default: true)",
-        PROCESS,
-        convert=_flag,
-        default=True,
-    ),
+    Option("sig-proxy", "", "", "Hand signals on to it (default; =false: keep them)", PROCESS, default=True),
     Option("log-driver", "", "DRIVER", "local (default), json-file, k8s-file, none or passthrough", RUN),
     Option("log-opt", "", "KEY=VALUE", "max-size=10m, max-file=3 and others", RUN, multiple=True),
     Option("pids-limit", "", "NUMBER", "At most this many processes", LIMITS),

@@ -46,8 +46,8 @@ def do(args: Arguments) -> int:
             on_event=transfer.event,
         )
     for image in loaded:
-        for name in image.names:
+        for name in image.tags:
             output.line(f"Loaded image: {name}")
-        if not image.names:
+        if not image.tags:
             output.line(f"Loaded image ID: sha256:{image.id}")
     return 0

@@ -43,7 +43,8 @@ def do(args: Arguments) -> int:
     from lamina.engine.engine import Engine
 
     check_terminal(args)
-    if args.tty or args.restart or args.timeout is not None or args.lifetime != "container":
+    restarts = args.restart or vars(args).get("health_on_failure") == "restart"
+    if args.tty or restarts or args.timeout is not None or args.lifetime != "container":
         from lamina.cli.attached import run_attached
 
         return run_attached(args)

@@ -27,5 +27,5 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.engine import Engine
 
-    output.line(Engine(args.root).storage.create_volume(args.name, dict(args.label)).name)
+    output.line(Engine(args.root).create_volume(args.name, labels=dict(args.label)).name)
     return 0

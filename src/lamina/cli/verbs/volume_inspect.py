@@ -5,13 +5,6 @@ from __future__ import annotations
 from lamina.argv.declare import Argument, Arguments, Verb
 from lamina.cli.options import format_option
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from lamina.engine.storage import VolumeUse
-
-
 VERB = Verb(
     name="volume inspect",
     options=(format_option("{{.Mountpoint}}", "json", "f"),),
@@ -25,22 +18,5 @@ def do(args: Arguments) -> int:
     from lamina.cli.inspecting import show
     from lamina.engine import Engine
 
-    storage = Engine(args.root).storage
-    return show(args.names, lambda name: document(storage.volume(name)), args.format)
-
-
-def document(use: VolumeUse) -> dict[str, Any]:
-    """A volume in docker's words, and the containers that mount it."""
-    from lamina.cli.when import timestamp
-
-    return {
-        "Name": use.volume.name,
-        "Driver": "local",
-        "Scope": "local",
-        "Mountpoint": use.volume.path,
-        "CreatedAt": timestamp(use.volume.created / 1e9),
-        "Labels": use.volume.labels,
-        "Anonymous": use.volume.anonymous,
-        "Options": None,
-        "Containers": list(use.users),
-    }
+    engine = Engine(args.root)
+    return show(args.names, lambda name: engine.volume(name).attrs, args.format)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, labelled, passes, reader, truth
+from lamina.cli.filters import anything, filter_option, labelled, passes, truth
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.filters import Checks
-    from lamina.engine.storage import VolumeUse
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
+    from lamina.engine.volumes import Volume
 
 
 FILTERS: Checks = {"name": anything, "label": anything, "dangling": truth, "driver": anything}
@@ -25,17 +20,8 @@ VERB = Verb(
     name="volume ls",
     options=(
         Option("quiet", "q", help="Names only"),
-        Option(
-            "filter",
-            "f",
-            "KEY=VALUE",
-            f"Only those; keys: {', '.join(FILTERS)}",
-            multiple=True,
-            convert=reader(FILTERS),
-        ),
-        Option(
-            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Name}}'"
-        ),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Name}}"),
     ),
     examples="lamina volume ls\nlamina volume ls --filter dangling=true -q",
 )
@@ -49,44 +35,40 @@ def do(args: Arguments) -> int:
 
     found = [
         one
-        for one in Engine(args.root).storage.volumes()
+        for one in Engine(args.root).volumes()
         if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
     ]
     records = [record(one) for one in found]
     if args.quiet:
-        output.text("".join(f"{one.volume.name}\n" for one in found))
-    elif args.format == "table":
-        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
+        output.text("".join(f"{one.name}\n" for one in found))
     else:
-        output.templated(args.format, records)
+        output.records(records, args.format, HEADINGS)
     return 0
 
 
-def record(use: VolumeUse) -> dict[str, Any]:
+def record(volume: Volume) -> dict[str, Any]:
     """A volume in docker's words, and the containers that mount it."""
     import time
 
+    from lamina.cli.labels import Labels
     from lamina.cli.when import ago
 
     return {
         "Driver": "local",
-        "Name": use.volume.name,
+        "Name": volume.name,
         "Scope": "local",
-        "Mountpoint": use.volume.path,
-        "Labels": ",".join(f"{key}={value}" for key, value in use.volume.labels.items()),
-        "Users": ", ".join(use.users),
-        "Created": ago(use.volume.created / 1e9, time.time()),
+        "Mountpoint": str(volume.path),
+        "Labels": Labels(volume.labels),
+        "Users": ", ".join(volume.users),
+        "Created": ago(volume.created, time.time()),
     }
 
 
-def _holds(use: VolumeUse, key: str, value: str) -> bool:
+def _holds(volume: Volume, key: str, value: str) -> bool:
     if key == "name":
-        return value in use.volume.name
+        return value in volume.name
     if key == "driver":
         return value == "local"  # there is no other
     if key == "dangling":
-        return (not use.users) == truth(value)
-    return labelled(use.volume.labels, value)
+        return (not volume.users) == truth(value)
+    return labelled(volume.labels, value)

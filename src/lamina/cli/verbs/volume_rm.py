@@ -20,11 +20,11 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
     from lamina.errors import NotFound
 
-    storage = Engine(args.root).storage
+    engine = Engine(args.root)
 
     def remove(name: str) -> None:
         try:
-            storage.remove_volume(name)
+            engine.volume(name).remove()
         except NotFound:
             if not args.force:
                 raise
