@@ -27,7 +27,7 @@ VERB = Verb(
             default="",
         ),
     ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="anything"),),
     details="A name that a container has means the container, else it is looked for among images, then among volumes.",
     examples="""
 lamina inspect brave_otter

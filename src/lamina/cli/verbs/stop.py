@@ -18,7 +18,7 @@ VERB = Verb(
         Option("time", "", "SECONDS", "The same as --timeout", convert=whole_number),
         Option("signal", "s", "SIGNAL", "Send this instead of its stop signal"),
     ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="running"),),
     details="""The stop signal (--stop-signal, or the image's, else SIGTERM) is sent to the container's first process;
     what is left after the time is killed. A container that does not run is no error.""",
     examples="""
