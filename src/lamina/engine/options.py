@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         ipc: str
         pid: str
         cgroupns: str
+        cgroup_manager: str
         userns: str
         ulimits: Sequence[str] | Mapping[str, str | int]
         sysctls: Sequence[str] | Mapping[str, str | int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import design, maps_record
+from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover
 from lamina.engine.keeping import image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
@@ -156,6 +156,7 @@ class Start:
             die_with_parent=self.dependent,
             cache=store.cache + b"/plans",
             groups=GROUPS,
+            manager=manager_of(self.options),
         )
 
     def _was_cut_off(self) -> bool:

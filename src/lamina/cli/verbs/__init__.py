@@ -91,6 +91,21 @@ VERBS |= {
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
     "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "system start-restartable": (
+        ITSELF,
+        "system_start_restartable",
+        "Start what is started with the machine, as restart policies say",
+    ),
+    "system stop-restartable": (
+        ITSELF,
+        "system_stop_restartable",
+        "Stop what has a restart policy, until the machine is started again",
+    ),
+    "generate systemd": (
+        ITSELF,
+        "generate_systemd",
+        "Print a unit with which systemd looks after a container",
+    ),
     "system warm": (
         ITSELF,
         "system_warm",

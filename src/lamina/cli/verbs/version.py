@@ -28,12 +28,12 @@ def sides(known: dict[str, str]) -> dict[str, dict[str, str]]:
     """The two that docker tells of: here both are this program."""
     import os
 
-    from lamina.engine.obtain import MACHINES
+    from lamina.engine.info import architecture
 
     one = {
         "Version": known["lamina"],
         "Os": "linux",
-        "Arch": MACHINES.get(os.uname().machine, os.uname().machine),
+        "Arch": architecture(),
         "KernelVersion": os.uname().release,
     }
     return {"Client": one, "Server": one}
