@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.run import RESTARTS
 
 VERB = Verb(
     name="update",
@@ -23,7 +24,7 @@ VERB = Verb(
             "",
             "POLICY",
             "When it ends: no, on-failure[:TIMES], always or unless-stopped",
-            complete="no|on-failure|always|unless-stopped",
+            complete=RESTARTS,
         ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
