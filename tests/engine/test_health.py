@@ -21,7 +21,7 @@ from support.small_images import small_image
 
 pytestmark = pytest.mark.root
 
-OFTEN = {"health_interval": 0.05}
+OFTEN: dict[str, Any] = {"health_interval": 0.05}
 SLEEP = ["sleep", "1000"]
 
 

@@ -143,6 +143,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("pin", "tiny"),
     ("unpin", "tiny"),
     ("gc",),
+    ("system", "events", "--until", "0s"),
+    ("system", "info"),
     ("system", "df", "--format", "nosuch"),
     ("system", "df"),
     ("system", "prune", "--force"),

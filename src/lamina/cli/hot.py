@@ -34,6 +34,7 @@ _WITHIN = {
         "naming notation obtain options own_files picture places recover run settling summary "
         "translate"
     ),
+    "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
     "lamina.image.documents": "config manifest media moment reading",
     "lamina.linux": (

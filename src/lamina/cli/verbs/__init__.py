@@ -86,6 +86,8 @@ VERBS |= {
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
     "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
     "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
+    "system events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "system info": (ITSELF, "info", "Show what this host can do"),
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
     "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),

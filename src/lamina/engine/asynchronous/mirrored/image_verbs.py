@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirror import Mirrored
-from lamina.engine.asynchronous.threads import Stoppable, in_thread, transfer
+from lamina.engine.asynchronous.threads import Stoppable, in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +94,18 @@ class MirroredImageVerbs(Mirrored):
         events = Stoppable(on_event)
         return await transfer(
             self._do(lambda: self._sync.push(name, tls_verify=tls_verify, on_event=events)), stop=events.stop
+        )
+
+    async def push_all(
+        self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None
+    ) -> list[tuple[str, str]]:
+        """Send every image that has a tag in the repository *name* to it: pairs of a name and its digest there.
+
+        Raises as `push`.
+        """
+        tell_on_event = told_by_loop(on_event)
+        return await in_thread(
+            self._do(lambda: self._sync.push_all(name, tls_verify=tls_verify, on_event=tell_on_event))
         )
 
     async def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
