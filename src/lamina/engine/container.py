@@ -137,6 +137,8 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
     @property
     def health(self) -> str:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        if not self._record.get("health"):
+            return "none"
         from lamina.engine.health.results import health_of
 
         return health_of(self._home, self._record, self.state)

@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+# what an event says of a command at most: an image's health check, told of again and again, may be any text
+LONGEST_SAID = 1024
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _FLAGS = ("tty", "interactive", "privileged")
@@ -240,6 +242,8 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
         return about(record, action, execID=identity, **more)
 
     said = " ".join(words)
+    if len(said) > LONGEST_SAID:
+        said = said[:LONGEST_SAID] + "..."
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
 
