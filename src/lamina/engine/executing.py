@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from errno import ESRCH
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_ISCHR
@@ -249,8 +250,14 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
 
 
 def leave(execution: Execution) -> None:
-    """Nobody waits for it: it is reaped when another one is begun."""
+    """Nobody waits for it: it is reaped when it has ended. (A command of ours leaves that to who reaps orphans.)"""
+    from lamina.engine.detaching import is_small
+
     _left.append(execution.pidfd)
+    if not is_small():
+        from lamina.engine.reaping import watch
+
+        watch(execution.pidfd, reap_left)
 
 
 def reap_left() -> bool:
@@ -263,8 +270,9 @@ def reap_left() -> bool:
                 continue
         except ChildProcessError:
             pass  # somebody in this program waits for any child
-        _left.remove(pidfd)
-        pidfd.close()
+        with suppress(ValueError):  # another thread has just done so
+            _left.remove(pidfd)
+            pidfd.close()
     return bool(_left)
 
 
