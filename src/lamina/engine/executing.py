@@ -249,8 +249,14 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
 
 
 def leave(execution: Execution) -> None:
-    """Nobody waits for it: it is reaped when another one is begun."""
+    """Nobody waits for it: it is reaped when it has ended. (A command of ours leaves that to who reaps orphans.)"""
+    from lamina.engine.detaching import is_small
+
     _left.append(execution.pidfd)
+    if not is_small():
+        from lamina.engine.reaping import watch
+
+        watch(execution.pidfd, reap_left)
 
 
 def reap_left() -> bool:
@@ -263,7 +269,10 @@ def reap_left() -> bool:
                 continue
         except ChildProcessError:
             pass  # somebody in this program waits for any child
-        _left.remove(pidfd)
+        try:
+            _left.remove(pidfd)
+        except ValueError:  # another thread has just done so
+            continue
         pidfd.close()
     return bool(_left)
 
