@@ -27,6 +27,7 @@ from lamina.errors import (
 )
 from lamina.testing.registry import FakeRegistry, Fault
 from support.loops import in_loop, watched
+from support.rootless import Rootless
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
@@ -712,6 +713,30 @@ async def test_a_container_with_a_health_check(loops: AsyncEngine, engine: Engin
     with pytest.raises(asyncio.CancelledError):
         await running
     assert nothing_left(engine)
+
+
+@pytest.mark.userns
+@pytest.mark.peer("newuidmap")
+def test_without_root(rootless: Rootless) -> None:
+    code = """
+import asyncio, lamina
+
+async def main():
+    engine = lamina.AsyncEngine()
+    done = await engine.run("host", ["id", "-u"], capture_output=True, text=True, rm=True)
+    async with engine.start("host", ["sleep", "1000"], stop_timeout=0) as box:
+        text = (await box.exec(["cat"], input=b"x", capture_output=True)).stdout
+    running = asyncio.create_task(engine.run("host", ["sleep", "1000"], rm=True))
+    while not await engine.containers():
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    print(done.stdout.strip(), text, await engine.containers(all=True))
+
+asyncio.run(main())
+"""
+    done = rootless.python(code)
+    assert (done.returncode, done.stdout) == (0, "0 b'x' []\n"), done.stderr
 
 
 def test_importing_lamina_imports_no_asyncio() -> None:

@@ -150,12 +150,10 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
 
 async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
     """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
-    if session.companion is not None:
+    if (session.record or {}).get("health"):
         return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
     try:
         return await attendance.stay()
-    except TimeoutError:
-        raise  # asyncio's, which is an OSError
     except OSError as error:
         raise_storage_error(error, "run", session.home.path)
 
