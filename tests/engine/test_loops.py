@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,6 +299,58 @@ asyncio.run(main())
         time.sleep(0.01)
     assert engine.containers(all=True) == []  # who looks removes what is left of them
     assert nothing_left(engine)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@in_loop
+async def test_many_whose_time_is_up_at_any_moment(loops: AsyncEngine, engine: Engine, seed: int) -> None:
+    """Forty tasks of every kind at once, cancelled whenever that is; what they had begun is ended, all of it."""
+    dice = random.Random(seed)
+    box = await loops.start("tiny", FOR_EVER, stop_timeout=0)
+
+    async def run() -> None:
+        await loops.run("tiny", ["cat"], input=bytes(100_000), capture_output=True, rm=True)
+
+    async def kept() -> None:
+        await loops.run("tiny", ["sleep", "0.05"])
+
+    async def execute() -> None:
+        await box.exec(["sleep", "0.05"])
+
+    async def apart() -> None:
+        async with loops.popen("tiny", ["cat"], stdin=PIPE, stdout=PIPE, rm=True) as process:
+            await process.communicate(bytes(70_000))
+
+    async def beside() -> None:
+        async with box.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+            await process.communicate(bytes(70_000))
+
+    async def live() -> None:
+        async with loops.start("tiny", FOR_EVER, stop_timeout=0) as other:
+            await other.exec(["true"])
+
+    async def follow() -> None:
+        async for _ in box.logs(follow=True):
+            pass
+
+    async def at_most(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await work()
+        except TimeoutError:
+            pass
+
+    kinds = [run, kept, execute, apart, beside, live, follow]
+    await asyncio.gather(
+        *(at_most(dice.choice(kinds), dice.random() * dice.choice([0.02, 0.2, 1])) for _ in range(40))
+    )
+    assert len((await box.top())["Processes"]) == 1
+    await box.remove(force=True)
+    for one in await loops.containers(all=True):
+        assert await one.status == "exited"
+        await one.remove()
+    assert nothing_left(engine)
+    assert not os.listdir(engine.store.tmp)
 
 
 # -- containers that live
