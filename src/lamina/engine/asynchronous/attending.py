@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lamina.engine.beside import Asked
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, Options
-    from lamina.engine.run import Hooks, Session
+    from lamina.engine.run import Hooks
+    from lamina.engine.session import Session
     from lamina.store.containers import Home
     from lamina.store.images import Held
     from lamina.store.root import Store
