@@ -918,9 +918,9 @@ def test_mounts_that_go_while_a_container_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """As other engines' do all the time: looked at once more, and started without them."""
-    from lamina.engine import design, run
+    from lamina.engine import design, session
 
-    module, name = {"run": run, "design": design}[when.partition(".")[0]], when.partition(".")[2]
+    module, name = {"session": session, "design": design}[when.partition(".")[0]], when.partition(".")[2]
     really = getattr(module, name)
     places = [tmp_path / "first", tmp_path / "second"]
 
