@@ -37,6 +37,7 @@ WORDS = {
 # asks at a terminal, and is all of `run` otherwise
 ELSEWHERE = ("try",)
 # these share their options with `create`, and would be slow
+OF_CONTAINERS = ("container", "running", "stopped", "paused")
 AS_CREATE = ("run", "plan")
 # any text may be meant, by these; an empty one or one too long is still no reason for a traceback
 FREE = frozenset(
@@ -66,7 +67,7 @@ def words(verb: str) -> list[str]:
     if verb in WORDS:
         return WORDS[verb]
     found = [argument for argument in load(verb).VERB.arguments if argument.count in ("1", "+")]
-    return ["box" if argument.complete == "container" else "nosuch" for argument in found]
+    return ["box" if argument.complete in OF_CONTAINERS else "nosuch" for argument in found]
 
 
 class Said:

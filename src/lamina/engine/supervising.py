@@ -15,9 +15,9 @@ from lamina.engine.beginning import CAUGHT, ENDS, Beginning
 from lamina.engine.discard import discard
 from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import hold, is_kept
+from lamina.engine.settling import ended_by, hold, is_kept
 from lamina.errors import KernelError, LaminaError, NotFound
-from lamina.store.containers import PAUSED_MARK, STOPPED_MARK
+from lamina.store.containers import CARRIED_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -104,7 +104,7 @@ class Supervisor(Beginning):
         examiner = self.examiner
         examining = examiner is not None and examiner.is_busy
         left = self._left()
-        if self.patience is not None and not examining and not self.stopping:
+        if self.patience is not None and not examining and not self._is_ending:
             quiet = max(0.0, self.quiet_since + self.patience - monotonic())
             if left is None or quiet + min(WORTH, self.patience) < left:
                 if watch.wait(quiet) or (self.deliverer is not None and self.deliverer.unsure):
@@ -116,6 +116,13 @@ class Supervisor(Beginning):
         # what happens while it is examined belongs to that, or is soon followed by more
         if watch.wait(left) and not examining:
             self.quiet_since = monotonic()
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether something was done to end it. What that was is known to nobody else, so this is no time to sleep."""
+        carried = self.deliverer is not None and self.deliverer.carried_out is not None
+        ill = self.examiner is not None and self.examiner.is_ending
+        return self.stopping or self.timed_out or self.orphaned or carried or ill
 
     def _left(self) -> float | None:
         """The seconds until there is something to do, None where that is unknown."""
@@ -143,9 +150,7 @@ class Supervisor(Beginning):
 
     def _examiner(self, process: Process, watch: Watch) -> Examiner | None:
         """Who looks whether it is well, if somebody wants to know that."""
-        from lamina.engine.health.checks import command_of
-
-        if command_of(self.asked) is None:
+        if not (self.asked.get("health") or {}).get("command"):
             return None
         from lamina.engine.health.examiner import Examiner
 
@@ -164,7 +169,10 @@ class Supervisor(Beginning):
             process.kill(SIGKILL)
             return
         if action == STOP:
-            self.home.set_mark(STOPPED_MARK)
+            try:
+                self.home.set_mark(STOPPED_MARK)
+            except LaminaError:
+                pass  # a disk that is full: then its policy decides
             note(self.home.store, about(self.asked, "stop"))
         self._deliver(stop_signal(self.asked))
         grace = float(self.asked.get("stop_timeout", STOP_TIMEOUT))
@@ -230,9 +238,8 @@ class Supervisor(Beginning):
                 cgroup.kill()
         process.close()
         stopped = home.is_marked(STOPPED_MARK)
-        carried = home.mark_text(STOPPED_MARK)
-        if carried.isdigit() and status == 128 + SIGKILL:
-            status = 128 + int(carried)  # its default action, carried out by us
+        status = ended_by(home, status)
+        home.drop_mark(CARRIED_MARK)
         unknown = status == UNKNOWN and isinstance(process, Adopted) and process.unknown
         end: dict[str, Any] = {
             "status": status,

@@ -22,7 +22,7 @@ VERB = Verb(
         Option("user", "u", "USER[:GROUP]", "Whom it runs as: names or numbers"),
         Option("workdir", "w", "DIRECTORY", "Where it starts"),
     ),
-    arguments=(Argument("name", "NAME", complete="container"), Argument("words", "COMMAND", "+")),
+    arguments=(Argument("name", "NAME", complete="running"), Argument("words", "COMMAND", "+")),
     interspersed=False,
     details="""
 The command runs beside what runs in the container already: with its files, its network, its limits, its user and its

@@ -6,7 +6,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="healthcheck run",
-    arguments=(Argument("name", "NAME", complete="container"),),
+    arguments=(Argument("name", "NAME", complete="running"),),
     details="""Beside the checks that are done in time. The result counts like one of theirs: 'lamina inspect' shows it.
 
     The exit status is 0 if the check succeeded, 1 if it failed, 125 if it could not be done: the container does not

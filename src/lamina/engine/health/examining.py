@@ -102,12 +102,12 @@ class Examination:
         """End it and its process group; its number is its own until it is waited for."""
         try:
             os.killpg(self.execution.pid, SIGKILL)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            pass  # it has none yet, or nobody of it may be signalled
         self.execution.kill(SIGKILL)
 
     def give_up(self) -> None:
-        """End it, and let go of it; there is no result. A frozen one ends when it is thawed: it is not waited for."""
+        """End it, and let go of it; there is no result. One that is frozen ends when it is thawed, by itself."""
         self.kill()
         if ready(PATIENCE, self.execution.pidfd):
             self._let_go()
