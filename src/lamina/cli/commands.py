@@ -236,6 +236,7 @@ NESTED = {
     "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
+    "network": "Networks: what containers reach each other and the world by.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 
@@ -371,10 +372,10 @@ def _term(option: Option) -> str:
 
 # what hands used to docker type and Lamina does not have: no misspellings of what it has
 LATER_VERBS = """
-build network
+build
 """
 LATER_OPTIONS = """
--p -P --add-host --dns --expose --publish --publish-all
+--expose --network-alias --link
 """
 
 

@@ -1,4 +1,4 @@
-"""What a shell may offer for a word: names of containers, images, volumes; files and directories are the shell's."""
+"""What a shell may offer for a word: names of containers, images, volumes, networks; paths are the shell's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
         return _images(root)
     if kind == "volume":
         return _volumes(root)
+    if kind == "network":
+        return _networks(root)
     return None
 
 
@@ -30,6 +32,15 @@ def _images(root: str | None) -> list[str]:
 
     try:
         return ["host", *sorted(name for image in Engine(root).images() for name in image.tags)]
+    except Exception:
+        return []
+
+
+def _networks(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    try:
+        return ["none", "host", *sorted({"bridge", *(one.name for one in Engine(root).networks.list())})]
     except Exception:
         return []
 

@@ -135,6 +135,13 @@ class Container(ProcessVerbs, Reviewed):
         return self.status
 
     @property
+    def ports(self) -> dict[str, list[str]]:
+        """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        from lamina.engine.plugging import ports_of
+
+        return ports_of(self._home)
+
+    @property
     def health(self) -> str:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         from lamina.engine.health.results import health_of

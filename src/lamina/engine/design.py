@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.layers import ATTRIBUTES, arrange
-from lamina.engine.options import BIND, TMPFS, VOLUME
+from lamina.engine.options import BIND, TMPFS, VOLUME, is_linked
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
@@ -130,6 +130,10 @@ def design(
     held: tuple[Fd, ...] = ()
     if further is not None:
         profiled, held = _amended(store, spec, further, maps, base)
+    if ":" in options.network:
+        from lamina.engine.sharing import join_network
+
+        held = (*held, *join_network(store, spec, options.network))
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -141,6 +145,7 @@ def design(
         identity=identity.encode(),
         init=options.init,
         parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
+        networked=is_linked(options.network),
     )
     return Design(
         bundle, layers, spec, words, maps, base.image.warnings, base, volumes, mounted, files, profiled, held

@@ -79,6 +79,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
         },
+        "NetworkSettings": _networks(home),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -156,6 +157,14 @@ def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
         for one in found["log"]
     ]
     return {"Health": {"Status": health, "FailingStreak": found["streak"], "Log": log}}
+
+
+def _networks(home: Home) -> dict[str, Any]:
+    if not os.path.lexists(home.path + b"/network.json"):
+        return {"Ports": {}, "IPAddress": "", "GlobalIPv6Address": "", "MacAddress": "", "Networks": {}}
+    from lamina.engine.plugging import settings_of
+
+    return settings_of(home)
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:

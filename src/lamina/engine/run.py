@@ -9,6 +9,7 @@ from time import time_ns
 
 from lamina.engine.design import HOST, design, maps_record
 from lamina.engine.layers import furnish, record_of, unfurnish
+from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
 from lamina.errors import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.design import Design
     from lamina.engine.options import Io, Options
+    from lamina.network.model import Attachment
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.images import Held
@@ -155,10 +157,15 @@ class Session:
         self.made: list[str] = []
         self.record: dict[str, Any] | None = None
         self.recorded = False
+        self.attachments: list[Attachment] = []
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
         image = None if self.held is None else self.held.record
+        if is_linked(self.options.network):  # said now, not at the first start
+            from lamina.engine.networks import find
+
+            find(self.store, self.options.network)
         try:
             drawn = design(
                 self.store,
@@ -239,6 +246,10 @@ class Session:
                     self.io.stdin,
                     refused,
                 )
+                if drawn.bundle.networked and not self.attachments:
+                    from lamina.engine.plugging import exposed_by, take
+
+                    self.attachments = take(self.home, self.name, self.options, exposed_by(drawn.base.config))
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -270,7 +281,7 @@ class Session:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home.path, drawn.spec["hostname"], self.options.network)
+                write(self.home, drawn.spec["hostname"], self.options, self.attachments, self.name)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -369,9 +380,14 @@ class Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
+        bundle = drawn.bundle
+        if self.attachments:
+            from lamina.engine.plugging import connected
+
+            bundle = connected(bundle, self.home, self.attachments)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
-                drawn.bundle,
+                bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
@@ -411,6 +427,10 @@ class Session:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        if self.attachments:
+            from lamina.engine.discard import unplug
+
+            unplug(home)
         from lamina.store.events import ending, note
 
         assert self.record is not None
@@ -466,7 +486,7 @@ class Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
-        from lamina.engine.discard import discard
+        from lamina.engine.discard import discard, unplug
 
         try:
             if self.running is not None:
@@ -482,6 +502,7 @@ class Session:
             if self.running is None or self.options.rm:
                 discard(self.home, self.name, self.record)
             else:
+                unplug(self.home)
                 self.home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")

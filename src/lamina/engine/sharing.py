@@ -13,6 +13,7 @@ from lamina.store import containers
 
 if TYPE_CHECKING:
     from lamina.engine.further import Further
+    from lamina.engine.translate import Spec
     from lamina.store.root import Store
 
 
@@ -44,3 +45,35 @@ def namespace_of(store: Store, reference: str, kind: str) -> Fd:
         except (FileNotFoundError, ProcessLookupError):
             pass
     raise Conflict(f"run: {kind} container:{reference}: it does not run", remedy="start it first")
+
+
+def join_network(store: Store, spec: Spec, network: str) -> tuple[Fd, ...]:
+    """Have the container of *spec* join a network namespace: that of `container:NAME`, or at the path of `ns:PATH`. The
+    descriptor that *spec* names now. Raises NotFound, Conflict, InvalidInput, KernelError.
+    """
+    word, _, which = network.partition(":")
+    fd = namespace_of(store, which, "net") if word == "container" else _network_at(which)
+    for entry in spec["linux"]["namespaces"]:
+        if entry["type"] == "network":
+            entry["path"] = f"/proc/self/fd/{int(fd)}"
+    return (fd,)
+
+
+def _network_at(path: str) -> Fd:
+    from lamina.errors import InvalidInput, KernelError
+    from lamina.linux.constants import CLONE_NEWNET
+    from lamina.linux.namespaces import ns_type
+
+    try:
+        fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        raise KernelError("open network namespace", error.errno or 0, path) from error
+    try:
+        if ns_type(fd) == CLONE_NEWNET:
+            return fd
+    except OSError:
+        pass
+    fd.close()
+    raise InvalidInput(
+        f"run: network ns:{path}: it is no network namespace", remedy="such as /run/netns/NAME"
+    )

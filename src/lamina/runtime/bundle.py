@@ -7,8 +7,10 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from lamina.linux.fd import Fd
     from lamina.linux.packed import Reg
     from lamina.overlay.spec import MountSpec
 
@@ -30,7 +32,8 @@ class Bundle:
     init (runtime/init), and the specification's process its child. With `no_pivot` the root is moved over "/" and
     entered by chroot(2), for hosts whose root cannot be pivoted (an initramfs). Without `new_keyring` the process stays
     in the caller's session keyring. `parts` are (destination, path) of bind mounts that show a directory within their
-    source: nothing in there, which may be anybody's, leads out of it.
+    source: nothing in there, which may be anybody's, leads out of it. With `networked` it waits, early on, until
+    `connect` has made its links: called with its pid and a route netlink socket of its new network namespace.
     """
 
     spec: Spec
@@ -46,6 +49,8 @@ class Bundle:
     no_pivot: bool = False
     new_keyring: bool = True
     parts: tuple[tuple[bytes, bytes], ...] = ()
+    networked: bool = False
+    connect: Callable[[int, Fd], None] | None = None
 
 
 def absolute(source: bytes, directory: bytes) -> bytes:

@@ -6,9 +6,10 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
+NETWORKS = "Networks"
 IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, IMAGES, STORAGE, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
@@ -37,6 +38,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
+    "port": (CONTAINERS, "port", "Show where a container's ports are published"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),
     "overlay umount": (LAYERS, "overlay_umount", "Unmount stacks of directories"),
@@ -80,6 +82,12 @@ VERBS |= {
 }
 
 VERBS |= {
+    "network create": (NETWORKS, "network_create", "Make a network"),
+    "network ls": (NETWORKS, "network_ls", "List networks"),
+    "network inspect": (NETWORKS, "network_inspect", "Show everything known of networks, as JSON"),
+    "network rm": (NETWORKS, "network_rm", "Remove networks"),
+    "network prune": (NETWORKS, "network_prune", "Remove networks that no container is in"),
+    "network reload": (NETWORKS, "network_reload", "Make the rules of networks anew"),
     "volume create": (STORAGE, "volume_create", "Make a volume"),
     "volume ls": (STORAGE, "volume_ls", "List volumes"),
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
@@ -109,6 +117,7 @@ _OWN = (
     "kill",
     "logs",
     "pause",
+    "port",
     "rename",
     "restart",
     "rm",

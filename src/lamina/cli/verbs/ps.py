@@ -67,6 +67,7 @@ HEADINGS = {
     "Command": "COMMAND",
     "RunningFor": "CREATED",
     "Status": "STATUS",
+    "Ports": "PORTS",
     "Names": "NAMES",
 }
 
@@ -124,9 +125,16 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "State": state,
         "Status": status(container, state),
         "ExitCode": container.exit_code,
+        "Ports": ports(container),
         "Names": container.name,
         "Labels": ",".join(f"{key}={value}" for key, value in container.labels.items()),
     }
+
+
+def ports(container: Container) -> str:
+    """`0.0.0.0:8080->80/tcp, [::]:8080->80/tcp`."""
+    found = [f"{place}->{inside}" for inside, places in container.ports.items() for place in places]
+    return ", ".join(found)
 
 
 def status(container: Container, state: str) -> str:
