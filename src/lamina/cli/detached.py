@@ -20,7 +20,7 @@ def made(args: Arguments, *, stdin_once: bool = False) -> Container:
     cidfile = IdFile(args.cidfile)
     pulling = Pulling(engine, quiet=args.quiet)
     try:
-        return engine.create(
+        container = engine.create(
             args.image,
             command(args),
             owner=os.getppid(),
@@ -34,6 +34,28 @@ def made(args: Arguments, *, stdin_once: bool = False) -> Container:
         cidfile.close(engine)
         pulling.close(error)
         raise
+    _note_words(container, args)
+    return container
+
+
+def _note_words(container: Container, args: Arguments) -> None:
+    """With which words another one like it would be made: for `generate systemd --new`."""
+    from lamina.cli.asked import command
+    from lamina.cli.options.run import OPTIONS
+    from lamina.cli.units import words_again
+    from lamina.engine.creating import note_made_by
+
+    options, values = OPTIONS, vars(args)
+    if "cap_add" in values:  # one of the rare options was typed
+        from lamina.cli.options.further import OPTIONS as MORE
+
+        options = (*OPTIONS, *MORE)
+    words = words_again(options, values, args.image, command(args))
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        directory = ""
+    note_made_by(container.store, container.id, words, directory)
 
 
 def run_detached(args: Arguments) -> int:

@@ -21,21 +21,27 @@ if TYPE_CHECKING:
 
     Spec = dict[str, Any]
 
-# what SELinux calls a container's process where no type is given (container-selinux)
-SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": "s0"}
+# what SELinux calls a container's process where no type is given (container-selinux), in order; the level is its own
+SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": ""}
 _DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 
 
 def amend(
-    spec: Spec, further: Further, *, maps: IdMaps | None, read: ReadFile, joined: dict[str, str]
+    spec: Spec,
+    further: Further,
+    *,
+    maps: IdMaps | None,
+    read: ReadFile,
+    joined: dict[str, str],
+    identity: str,
 ) -> None:
-    """Change *spec*, which is what is usual, into what was asked for.
+    """Change *spec*, which is what is usual, into what was asked for, of the container *identity*.
 
     *maps* are the user namespace's, None for none. *read* reads files of the image. *joined* are paths of namespaces of
     other containers, by kind. Raises Unsupported, InvalidInput, NotFound.
     """
     _capabilities(spec, further)
-    _confine(spec, further)
+    _confine(spec, further, identity)
     _groups(spec, further, maps, read)
     _namespaces(spec, further, maps, joined)
     limits(spec["linux"]["resources"], further)
@@ -87,7 +93,7 @@ def _own_bounding() -> tuple[str, ...]:
     return tuple(name for number, name in enumerate(CAPABILITIES) if ours >> number & 1)
 
 
-def _confine(spec: Spec, further: Further) -> None:
+def _confine(spec: Spec, further: Further, identity: str) -> None:
     """Masks, and the labels of security modules. See `profile_of` for seccomp."""
     linux, process = spec["linux"], spec["process"]
     if further.privileged:
@@ -97,7 +103,9 @@ def _confine(spec: Spec, further: Further) -> None:
         process["apparmorProfile"] = further.apparmor
     parts = dict(label.partition(":")[::2] for label in further.label)
     if parts and "disable" not in parts and not further.privileged:
-        process["selinuxLabel"] = ":".join({**SELINUX, **parts}.values())
+        from lamina.engine.relabelling import level_of
+
+        process["selinuxLabel"] = ":".join({**SELINUX, "level": level_of(identity), **parts}.values())
     for field in ("maskedPaths", "readonlyPaths"):
         kept = [] if ALL in further.unmask else [path for path in linux[field] if path not in further.unmask]
         linux[field] = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any, Self, Unpack
 
     from lamina.engine.attaching import Wanted
-    from lamina.engine.copying import Copied
     from lamina.engine.health.examining import Examined
     from lamina.engine.images import Image
     from lamina.engine.progress import Tell
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, Reviewed):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -137,6 +137,8 @@ class Container(ProcessVerbs, Reviewed):
     @property
     def ports(self) -> dict[str, list[str]]:
         """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        if not self._home.has("network"):
+            return {}
         from lamina.engine.plugging import ports_of
 
         return ports_of(self._home)
@@ -216,20 +218,6 @@ class Container(ProcessVerbs, Reviewed):
     def first_process(self) -> dict[str, Any] | None:
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
         return self._home.read("state")
-
-    def copy_out(
-        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
-    ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
-        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
-
-        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
-        """
-        from lamina.engine.copying import copy_out, copy_to_stream
-
-        if isinstance(target, int):
-            return copy_to_stream(self, path, target, follow=follow)
-        return copy_out(self, path, target, archive=archive, follow=follow)
 
     def commit(
         self,
@@ -389,8 +377,16 @@ class Container(ProcessVerbs, Reviewed):
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
+        try:
+            self._remove(force, volumes, progress)
+        except NotFound:
+            if not force or self._home.exists():
+                raise
+
+    def _remove(self, force: bool, volumes: bool, progress: Tell | None) -> None:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 

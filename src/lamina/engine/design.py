@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 HOST = "host"
+CGROUPFS = "cgroupfs"
 CGROUP_PARENT = "lamina"
 
 
@@ -105,7 +106,7 @@ def design(
         store,
         home,
         rootless=rootless,
-        volatile=options.rm,
+        volatile=options.volatile,
         read_only=options.read_only,
         kept=kept,
     )
@@ -118,7 +119,9 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=cgroup_path(identity) if limited or grouped or further is not None else "",
+        cgroup=cgroup_path(identity, manager_of(options))
+        if limited or grouped or further is not None
+        else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
@@ -129,7 +132,7 @@ def design(
     profiled = True
     held: tuple[Fd, ...] = ()
     if further is not None:
-        profiled, held = _amended(store, spec, further, maps, base)
+        profiled, held = _amended(store, identity, spec, further, maps, base)
     if ":" in options.network:
         from lamina.engine.sharing import join_network
 
@@ -163,7 +166,7 @@ def _attributes(options: Options, spec: Spec, rootless: bool) -> tuple[str, ...]
 
 
 def _amended(
-    store: Store, spec: Spec, further: Further, maps: IdMaps | None, base: Base
+    store: Store, identity: str, spec: Spec, further: Further, maps: IdMaps | None, base: Base
 ) -> tuple[bool, tuple[Fd, ...]]:
     """Change *spec* into what is asked beyond the usual; whether the built-in seccomp profile holds, and descriptors
     of namespaces that *spec* names.
@@ -173,7 +176,7 @@ def _amended(
 
     joined = namespaces(store, further)
     paths = {kind: f"/proc/self/fd/{int(fd)}" for kind, fd in joined.items()}
-    amend(spec, further, maps=maps, read=base.read, joined=paths)
+    amend(spec, further, maps=maps, read=base.read, joined=paths, identity=identity)
     profile = profile_of(further, tuple(spec["process"]["capabilities"]["bounding"]))
     if profile:
         spec["linux"]["seccomp"] = profile
@@ -227,8 +230,17 @@ def _id_maps() -> IdMaps | None:
     return id_maps()
 
 
-def cgroup_path(identity: str) -> str:
-    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
+def manager_of(options: Options) -> str:
+    """Who makes the control groups of a container with these *options*."""
+    return (options.further.cgroup_manager if options.further is not None else "") or CGROUPFS
+
+
+def cgroup_path(identity: str, manager: str = CGROUPFS) -> str:
+    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation); with
+    systemd as the *manager* a scope of its own (runtime/cgroups/systemd).
+    """
+    if manager != CGROUPFS:
+        return f":{CGROUP_PARENT}:{identity}"
     return f"{'' if os.geteuid() else '/'}{CGROUP_PARENT}/{identity}"
 
 

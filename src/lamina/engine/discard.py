@@ -52,7 +52,7 @@ def unplug(home: Home) -> None:
     """Give back what the container, which is held and does not run, has of networks, if that is anything. What cannot
     be given back now stays, until somebody wants it or looks for left-overs.
     """
-    if os.path.lexists(home.path + b"/network.json"):
+    if home.has("network"):
         from lamina.engine.plugging import release
 
         try:

@@ -56,6 +56,7 @@ class Further:
     ipc: str = ""
     pid: str = ""
     cgroupns: str = ""
+    cgroup_manager: str = ""
     ulimits: tuple[tuple[str, int, int], ...] = ()
     sysctls: Pairs = ()
     shm_size: int | None = None
@@ -282,6 +283,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "ipc": _words("ipc", "private", "host", "none"),
     "pid": _namespace("pid", "private", "host"),
     "cgroupns": _words("cgroupns", "private", "host"),
+    "cgroup_manager": _words("cgroup manager", "cgroupfs", "systemd"),
     "ulimits": read_ulimits,
     "sysctls": _pairs("sysctl"),
     "shm_size": size("shm size"),

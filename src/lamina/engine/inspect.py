@@ -10,11 +10,13 @@ from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.store.containers import Home
 
 PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
+_NO_NETWORK = {"Ports": {}, "IPAddress": "", "GlobalIPv6Address": "", "MacAddress": "", "Networks": {}}
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -79,7 +81,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
         },
-        "NetworkSettings": _networks(home),
+        "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -159,12 +161,14 @@ def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
     return {"Health": {"Status": health, "FailingStreak": found["streak"], "Log": log}}
 
 
-def _networks(home: Home) -> dict[str, Any]:
-    if not os.path.lexists(home.path + b"/network.json"):
-        return {"Ports": {}, "IPAddress": "", "GlobalIPv6Address": "", "MacAddress": "", "Networks": {}}
-    from lamina.engine.plugging import settings_of
+def _networks(home: Home, exposed: Sequence[str]) -> dict[str, Any]:
+    """What is exposed and not published is at no place, as in docker."""
+    found: dict[str, Any] = dict(_NO_NETWORK)
+    if home.has("network"):
+        from lamina.engine.plugging import settings_of
 
-    return settings_of(home)
+        found = settings_of(home)
+    return {**found, "Ports": {**dict.fromkeys(exposed), **found["Ports"]}}
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:

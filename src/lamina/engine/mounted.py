@@ -55,10 +55,13 @@ def wanted(store: Store, options: Options, declared: Iterable[str]) -> tuple[Vol
     found = {volume.target: volume for volume in options.volumes}
     for name, mode in options.volumes_from:
         for volume in _of_container(store, name):
-            if mode == "ro":
+            words = mode.split(",")
+            if "ro" in words:
                 from lamina.engine.mount_notation import read_only
 
                 volume = read_only(volume)
+            if labels := [word for word in ("z", "Z") if word in words]:
+                volume = replace(volume, relabel=labels[0])
             found.setdefault(volume.target, volume)
     for path in declared:
         target = os.fsencode(path)
@@ -131,6 +134,8 @@ def ready(
                     _check_part(store, volume)
             if volume.chown:
                 _give(store, volume, drawn.spec, maps)
+            if volume.relabel and (label := drawn.spec["process"].get("selinuxLabel")):
+                _relabel(store, volume, label, maps, tell)
     except BaseException:
         for lock in held:
             lock.release()
@@ -162,6 +167,7 @@ def record_of(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
             "kind": volume.kind,
             "subpath": os.fsdecode(volume.subpath),
             **{flag: given for flag, given in _flags(volume).items() if given != _USUAL[flag]},
+            **({"relabel": volume.relabel} if volume.relabel else {}),
         }
         for volume in volumes
     ]
@@ -177,6 +183,7 @@ def volumes_of(record: Iterable[dict[str, Any]]) -> tuple[Volume, ...]:
             entry["kind"],
             **{flag: bool(entry.get(flag, usual)) for flag, usual in _USUAL.items()},
             subpath=os.fsencode(entry.get("subpath") or ""),
+            relabel=str(entry.get("relabel") or ""),
         )
         for entry in record
     )
@@ -316,13 +323,7 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
     from lamina.engine.filling import give
     from lamina.engine.within import reach
 
-    source = (
-        data_of(store, volume.source.decode()) if volume.kind == VOLUME else os.path.realpath(volume.source)
-    )
-    if volume.kind == BIND and source in _NOT_GIVEN:
-        raise InvalidInput(
-            f"run: volume {os.fsdecode(source)}: its owner is the system, and is not changed by U"
-        )
+    source = _own_source(store, volume, "its owner is the system, and is not changed by U")
     user = spec["process"]["user"]
     uid = _outside(user["uid"], spec["linux"].get("uidMappings"))
     gid = _outside(user["gid"], spec["linux"].get("gidMappings"))
@@ -330,6 +331,39 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
         reach(maps, give, source, uid, gid)
     except OSError as error:
         raise KernelError("change owner", error.errno or EIO, os.fsdecode(source)) from error
+
+
+def _own_source(store: Store, volume: Volume, why: str) -> bytes:
+    """Where the files of the volume are. Raises InvalidInput, which says *why*, where it is the system's own place."""
+    if volume.kind == VOLUME:
+        return data_of(store, volume.source.decode())
+    source = os.path.realpath(volume.source)
+    if volume.kind == BIND and source in _NOT_GIVEN:
+        raise InvalidInput(f"run: volume {os.fsdecode(source)}: {why}")
+    return source
+
+
+def _relabel(
+    store: Store,
+    volume: Volume,
+    label: str,
+    maps: Callable[[], Maps | None],
+    tell: Callable[[str], None],
+) -> None:
+    """`z`, `Z`: label the source and everything in it for a process of that *label*."""
+    from lamina.engine.relabelling import file_label, is_there, relabel
+    from lamina.engine.within import reach
+
+    if not is_there():
+        return
+    source = _own_source(
+        store, volume, f"its files are the system's, and are not labelled by {volume.relabel}"
+    )
+    try:
+        if not reach(maps, relabel, source, file_label(label, shared=volume.relabel == "z")):
+            tell(f"{os.fsdecode(source)} is on a file system without SELinux labels: it has its own")
+    except OSError as error:
+        raise KernelError("label", error.errno or EIO, os.fsdecode(source)) from error
 
 
 def _outside(inside: int, mappings: list[dict[str, int]] | None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import HOST, design, maps_record
+from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
@@ -27,7 +27,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
+SIGKILL = 9
+# a scope was asked for by name, so there is one, whatever else is asked
+EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 # of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
@@ -227,6 +230,10 @@ class Session:
         written).
         """
         assert self.drawn is not None
+        if ended.status == 128 + SIGKILL:
+            from lamina.engine.settling import ended_by
+
+            ended = replace(ended, status=ended_by(self.home, ended.status))
         self._record_end(ended)
         return self._result(self.drawn, ended)
 
@@ -385,6 +392,7 @@ class Session:
             from lamina.engine.plugging import connected
 
             bundle = connected(bundle, self.home, self.attachments)
+        manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 bundle,
@@ -394,6 +402,8 @@ class Session:
                 seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
+                groups=() if manager == CGROUPFS else EVERYTHING,
+                manager=manager,
             )
         stdio.started(running.pty)
         return running

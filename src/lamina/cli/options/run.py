@@ -14,6 +14,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("rm", "", "", "Remove the container, and what it changed, when the command ends", RUN),
     Option("hostname", "h", "NAME", "The host name inside", RUN),
     Option("label", "l", "KEY=VALUE", "Note something; may be repeated", RUN, multiple=True),
+    Option("label-file", "", "FILE", "Read labels from a file", RUN, multiple=True, complete="file"),
     Option("cidfile", "", "FILE", "Write the container's id to a new file", RUN, complete="file"),
     Option(
         "pull",
@@ -79,6 +80,14 @@ OPTIONS: tuple[Option, ...] = (
         FILES,
         multiple=True,
         complete="container",
+    ),
+    Option(
+        "durability",
+        "",
+        "none|full",
+        "none: never wait for the disk, and lose it if the machine goes down (default with --rm); full",
+        FILES,
+        choices=("none", "full"),
     ),
     Option("read-only", "", "", "Let nothing be written to the root file system", FILES),
     Option(

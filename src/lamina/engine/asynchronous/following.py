@@ -1,4 +1,4 @@
-"""Following what others write, by a loop: events, logs. inotify(7) says when there is something to read."""
+"""Following what others write, by a loop: events, logs. The kernel says when there is something new (inotify(7))."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ OFTEN = 0.05
 
 async def following(
     looks: Callable[[], Iterator[T | None]],
-    directory: bytes,
+    directory: Callable[[], bytes],
     until: float | None = None,
 ) -> AsyncIterator[T]:
-    """What *looks* gives, a None of which says that there is nothing more at the moment: then a change in *directory*
-    is waited for, or the time *until* (seconds since 1970). What reads a disk is done by threads.
+    """What *looks* gives, a None of which says that there is nothing more at the moment: then a change in the
+    *directory* is waited for, or the time *until* (seconds since 1970). What reads a disk is done by threads.
     """
     found = await in_thread(looks)
     notice = Notice()
     try:
-        await in_thread(lambda: notice.watch(directory))
+        await in_thread(lambda: notice.watch(directory()))
         notice.listen()
         while True:
             notice.clear()
@@ -181,3 +181,16 @@ class Notice:
         if self._inotify is not None:
             self._inotify.leave(self, self._wd)
             self._inotify = None
+
+
+async def each(found: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    """What an iterator of the engine gives, read by threads."""
+    iterator = await in_thread(found)
+    try:
+        more: bool | None = True
+        while more:
+            batch, more = await in_thread(lambda: _take(iterator))
+            for one in batch:
+                yield one
+    finally:
+        await to_its_end(ending(lambda: _close(iterator)))

@@ -3,7 +3,8 @@
 They are the process's, whichever loops there are, and few. A thread cannot be interrupted. So who is cancelled while
 one works for him waits until it is done, and what it made is unmade: no work goes on behind a caller's back.
 
-A container's kernel companion is the thread that started it (PR_SET_PDEATHSIG): these live as long as the process.
+The kernel ends a container in the foreground with the *thread* that started it (PR_SET_PDEATHSIG): these threads live
+as long as the process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
@@ -75,10 +77,15 @@ async def ending(work: Callable[[], T]) -> T:
     return await _done("endings", work, None, None)
 
 
+async def alone(work: Callable[[], T], *, stop: Callable[[], object]) -> T:
+    """The same for what lasts as long as a container, and cannot be left to a loop: it gets a thread of its own."""
+    return await _done("", work, None, stop)
+
+
 async def _done(
     name: str, work: Callable[[], T], undo: Callable[[T], object] | None, stop: Callable[[], object] | None
 ) -> T:
-    begun = pool(name).submit(contextvars.copy_context().run, work)
+    begun = pool(name).submit(contextvars.copy_context().run, work) if name else _in_its_own(work)
     done = asyncio.wrap_future(begun)
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
@@ -96,6 +103,20 @@ async def _done(
     if failure is None and undo is not None:
         await to_its_end(_done("endings", lambda: undo(done.result()), None, None))
     raise cancelled from failure
+
+
+def _in_its_own(work: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as failure:
+            future.set_exception(failure)
+
+    threading.Thread(target=do, name="lamina-alone", daemon=True).start()
+    return future
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -124,7 +145,7 @@ def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None
     return tell
 
 
-__all__ = ["ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
+__all__ = ["alone", "ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
 
 
 class Stoppable:
