@@ -232,7 +232,12 @@ def release(home: Home) -> None:
     published: list[Published] = []
     for one in kept["attachments"]:
         attachment = _of(home, one)
-        firewall.remove(str(kept["table"]), rules.of_attachment(attachment))
+        # before its claims are given back: what others add for a port that is theirs then must stay
+        if attachment.addresses:
+            try:
+                firewall.remove(str(kept["table"]), rules.of_attachment(attachment))
+            except Unsupported:  # then there are no rules
+                pass
         published += attachment.published
         for address in attachment.addresses or _claimed(attachment):
             _give_back(attachment, address)

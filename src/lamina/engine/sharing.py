@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import ENOENT, ESRCH
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict
@@ -42,8 +43,9 @@ def namespace_of(store: Store, reference: str, kind: str) -> Fd:
                 if same_process(pid, state) and not ready(0, pidfd):  # looked at after it was opened
                     return fd
                 fd.close()
-        except (FileNotFoundError, ProcessLookupError):
-            pass
+        except OSError as error:
+            if error.errno not in (ENOENT, ESRCH):
+                raise
     raise Conflict(f"run: {kind} container:{reference}: it does not run", remedy="start it first")
 
 

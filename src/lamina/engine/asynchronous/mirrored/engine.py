@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirrored.image_verbs import MirroredImageVerbs
+from lamina.engine.asynchronous.network import AsyncNetworks
 from lamina.engine.asynchronous.storage import AsyncStorage
 from lamina.engine.asynchronous.threads import in_thread
 from lamina.engine.asynchronous.volume import AsyncVolume
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from lamina.engine.engine import Engine
-    from lamina.engine.network import Networks
     from lamina.engine.options import RunOptions
     from lamina.engine.parameters import Command
     from lamina.errors import LaminaError
@@ -59,9 +59,9 @@ class MirroredEngine(MirroredImageVerbs):
         return AsyncVolume(await in_thread(self._do(lambda: self._sync.create_volume(name, labels=labels))))
 
     @property
-    def networks(self) -> Awaitable[Networks]:
+    def networks(self) -> AsyncNetworks:
         """The networks that containers can be in: listed, made, looked up."""
-        return in_thread(self._do(lambda: self._sync.networks))
+        return AsyncNetworks(self._sync)
 
     async def prune_containers(
         self, *, before: float | None = None, labels: Sequence[str] = (), without: Sequence[str] = ()
