@@ -273,15 +273,16 @@ def test_networks_that_cannot_be_meant(on_host):
         ):
             with pytest.raises(Conflict, match=why):
                 networks.create("other", **wrong)
-        for wrong in (
+        asked: tuple[dict[str, Any], ...] = (
             {"subnets": ["10.50.1.1/24"]}, {"subnets": ["10.51.0.0/24", "10.52.0.0/24"]}, {"subnets": ["10.51.0.0/31"]},
             {"subnets": ["10.51.0.0/24"], "gateways": ["10.52.0.1"]}, {"options": {"mtu": "9"}},
             {"options": {"x": "y"}},
             {"subnets": ["10.51.0.0/24"], "ranges": ["10.52.0.0/25"]}, {"options": {"bridge": "a/b"}},
             {"subnets": ["10.51.0.0/24"], "gateways": ["10.51.0.255"]},
-        ):  # fmt: skip
+        )  # fmt: skip
+        for unfit in asked:
             with pytest.raises(InvalidInput):
-                networks.create("other", **wrong)
+                networks.create("other", **unfit)
         for name in ("host", "none", "-x", "a/b", "container"):
             with pytest.raises(InvalidInput):
                 networks.create(name)
@@ -455,7 +456,7 @@ def test_many_starts_at_once(on_host):
 
     def test(host):
         def one(_: int) -> str:
-            return host.run("sh", "-c", "tail -n 1 /etc/hosts | cut -f 1; sleep 0.1").strip()
+            return str(host.run("sh", "-c", "tail -n 1 /etc/hosts | cut -f 1; sleep 0.1")).strip()
 
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(one, range(64)))

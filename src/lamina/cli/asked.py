@@ -190,6 +190,32 @@ class Pulling:
             end.__exit__(None if error is None else type(error), error, None)
 
 
+class Making:
+    """The engine with which a container is made, and who hears of how that goes (`hooks`, of `Engine.run` and
+    `Engine.create`): use as a context around it. Of one that did not come about nothing is left, at no file either.
+    """
+
+    def __init__(self, args: Arguments) -> None:
+        from lamina.engine.engine import Engine
+
+        self.engine = Engine(args.root, store_limit=args.store_limit)
+        self._cidfile = IdFile(args.cidfile)
+        self._pulling = Pulling(self.engine, quiet=args.quiet)
+        self.hooks: dict[str, Any] = {
+            "on_warning": warn,
+            "on_created": self._cidfile.write,
+            "on_event": self._pulling.event,
+        }
+
+    def __enter__(self) -> Making:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._cidfile.close(self.engine)
+            self._pulling.close(error)
+
+
 def warn(warning: str) -> None:
     """Say on standard error what is not as it could be."""
     from lamina.cli.report import say

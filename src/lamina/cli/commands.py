@@ -137,6 +137,9 @@ class Command(click.Command):
             error.ctx = error.ctx or ctx  # click's parser does not always say where it was
             raise
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        return [item for item in super().shell_complete(ctx, incomplete) if not item.value.startswith(OFF)]
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
         formatter.write_paragraph()

@@ -12,28 +12,18 @@ if TYPE_CHECKING:
 
 def made(args: Arguments, *, stdin_once: bool = False) -> Container:
     """The container that *args*, of `run` or `create`, ask for; *stdin_once*: see `Engine.create`."""
-    from lamina.cli.asked import IdFile, Pulling, command, life_options, warn
-    from lamina.engine.engine import Engine
+    from lamina.cli.asked import Making, command, life_options
 
     wanted = life_options(args)
-    engine = Engine(args.root, store_limit=args.store_limit)
-    cidfile = IdFile(args.cidfile)
-    pulling = Pulling(engine, quiet=args.quiet)
-    try:
-        container = engine.create(
+    with Making(args) as making:
+        container = making.engine.create(
             args.image,
             command(args),
             owner=os.getppid(),
             stdin_once=stdin_once,
-            on_warning=warn,
-            on_created=cidfile.write,
-            on_event=pulling.event,
+            **making.hooks,
             **wanted,
         )
-    except BaseException as error:
-        cidfile.close(engine)
-        pulling.close(error)
-        raise
     _note_words(container, args)
     return container
 

@@ -157,7 +157,7 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
 
 def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | None:
     """What it wrote as a layer of the store, kept by *held*; None where it wrote nothing."""
-    from lamina.engine.within import FIRST_FILE, inside, maps_of
+    from lamina.engine.within import FIRST_FILE, inside, maps_of, owners_of
 
     asked = home.asked()
     try:
@@ -166,8 +166,8 @@ def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | 
         if not found:
             return None
         without = left_out(made, {change.path for change in found})
-        known = maps_of(asked) or asked.get("id_maps")
-        work = partial(pack_upper, upper=upper, userxattr=userxattr, without=without, ids=_shown(known))
+        ids = _shown(owners_of(asked))
+        work = partial(pack_upper, upper=upper, userxattr=userxattr, without=without, ids=ids)
         maps = maps_of(asked)
 
         def pack(out: Fd) -> None:
@@ -276,8 +276,8 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     }
     if isinstance(asked.get("stop_signal"), int):
         run["stop_signal"] = signal_name(asked["stop_signal"])
-    if asked.get("health"):
-        run["healthcheck"] = {key: asked["health"].get(key) for key in ("test", *TIMES, "retries")}
+    if check := asked.get("health"):
+        run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
 
 

@@ -10,7 +10,7 @@ import os
 from errno import EEXIST, ELOOP, ENOENT
 from stat import S_ISDIR, S_ISLNK
 
-from lamina.engine.inside import checked, opened_again, parent_of, place_of, reach
+from lamina.engine.inside import checked, opened_again, parent_of, place_of, reach, replaceable
 from lamina.errors import KernelError
 from lamina.linux.fd import Fd
 
@@ -101,6 +101,7 @@ def unlink(root: int, path: bytes) -> None:
     parent, name = parent_of(root, path)
     with parent:
         checked(parent)
+        replaceable(parent, name)
         os.unlink(name, dir_fd=parent)
 
 
@@ -109,6 +110,7 @@ def rmdir(root: int, path: bytes) -> None:
     parent, name = parent_of(root, path)
     with parent:
         checked(parent)
+        replaceable(parent, name)
         os.rmdir(name, dir_fd=parent)
 
 
@@ -120,6 +122,8 @@ def rename(root: int, path: bytes, target: bytes) -> None:
         above, new = parent_of(root, target)
         with above:
             checked(above)
+            replaceable(parent, name)
+            replaceable(above, new)
             os.rename(name, new, src_dir_fd=parent, dst_dir_fd=above)
 
 
@@ -138,6 +142,7 @@ def link(root: int, path: bytes, target: bytes) -> None:
     """link(2): *path* becomes another name of the file *target*."""
     there, name = parent_of(root, target)
     with there:
+        os.stat(name, dir_fd=there, follow_symlinks=False)  # said first where it is missing, as link(2) does
         parent, new = parent_of(root, path)
         with parent:
             checked(parent)

@@ -50,7 +50,7 @@ def ask(maps: Maps, root: Fd | Stood, write: bool, work: Callable[..., Any], *ar
     raise AssertionError("unreachable")
 
 
-class _Gone(Exception):
+class _Gone(Corrupt):
     """It ended for want of work, just before it was asked."""
 
 
@@ -96,7 +96,7 @@ class Service:
                 self._keeping.join()
                 if self._failure is not None:
                     raise self._failure from None
-                raise _Gone from None
+                raise _Gone("work in a user namespace: the process there has ended") from None
         if kind == FAILURE:
             raise content
         return passed if passed is not None else content

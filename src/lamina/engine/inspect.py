@@ -80,6 +80,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "CpuQuota": options.get("cpu_quota") or 0,
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
+            **_namespaces(asked, options.get("further") or {}),
         },
         "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
@@ -114,6 +115,23 @@ def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def _namespaces(asked: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """What it shares, in docker's words, and its ids in podman's."""
+    maps = asked.get("id_maps") or {}
+    lines = {
+        name: [f"{line['containerID']}:{line['hostID']}:{line['size']}" for line in maps.get(key) or ()]
+        for name, key in (("UidMap", "uidMappings"), ("GidMap", "gidMappings"))
+    }
+    return {
+        "IpcMode": further.get("ipc") or "private",
+        "PidMode": further.get("pid") or "",
+        "UTSMode": further.get("uts") or "",
+        "CgroupnsMode": further.get("cgroupns") or "private",
+        "UsernsMode": further.get("userns") or ("private" if asked.get("own_ids") else ""),
+        "IDMappings": lines if maps else None,
+    }
+
+
 def _signal(given: Any) -> str:
     """Its name, or an image's own word for one that there is not."""
     from lamina.linux.signals import signal_name
@@ -143,6 +161,8 @@ def _healthcheck(asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
     """`Health` with the last results, of one that has a check and was started."""
+    if not asked.get("health"):
+        return {}
     from lamina.engine.health.results import NONE, health_of, read
 
     health = health_of(home, asked, status)

@@ -26,6 +26,7 @@ _VOLUME_OPTIONS: dict[str, str | None] = {
     **{p: p for p in sorted(_PROPAGATION)},
     **{a: a for a in ("nosuid", "nodev", "noexec", "suid", "dev", "exec")},
     **{b: b for b in ("bind", "rbind")},
+    "idmap": "idmap",  # of a container with ids of its own: shown as if they were those here
     **dict.fromkeys(("cached", "delegated", "consistent", "nocopy", "copy", "z", "Z", "U", "O")),
 }
 # of the options of a tmpfs, what the file system itself takes (tmpfs(5)); the others belong to any mount

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Options
     from lamina.engine.places import Base
     from lamina.engine.translate import Spec
     from lamina.engine.within import Maps
+    from lamina.image.apply.ids import IdMap
     from lamina.store.lock import Lock
     from lamina.store.root import Store
 
@@ -129,7 +131,9 @@ def ready(
                 _make_over(home + b"/over-%d" % number, volume.source)
             elif volume.kind == VOLUME:
                 held.append(_hold(store, volume, os.fsdecode(os.path.basename(home))))
-                _fill(store, volume, drawn.base, maps, rootless)
+                _fill(store, volume, drawn, maps, rootless)
+                if drawn.maps is not None and drawn.has_own_ids:
+                    _begin(store, volume, drawn.maps, maps)
                 if volume.subpath:
                     _check_part(store, volume)
             if volume.chown:
@@ -229,13 +233,15 @@ def _hold(store: Store, volume: Volume, identity: str) -> Lock:
     return hold(store, name, create=True, anonymous=own)
 
 
-def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | None], rootless: bool) -> None:
+def _fill(
+    store: Store, volume: Volume, drawn: Design, maps: Callable[[], Maps | None], rootless: bool
+) -> None:
     """Fill a volume that is empty with what the image has at its place: one process does, others wait for it.
 
     A file beside the volume's data is locked meanwhile. It says that somebody began, so that what was left half done is
     done again. Over the host a volume begins empty: nobody means all of /home by a volume there.
     """
-    data = data_of(store, volume.source.decode())
+    base, data = drawn.base, data_of(store, volume.source.decode())
     mark = os.path.dirname(data) + b"/filling"
     if not (volume.copy and base.id) or volume.subpath or not _may_have(base, volume.target):
         _leave_as_it_is(mark)
@@ -258,7 +264,8 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
         if begun or _is_empty(data):
             os.write(held.fd, b"begun\n")
             try:
-                reach(maps, fill, data, (place.lower, *place.below), rootless, os.fsdecode(volume.target))
+                lowers, ids = (place.lower, *place.below), _becoming(volume, drawn)
+                reach(maps, fill, data, lowers, rootless, os.fsdecode(volume.target), ids)
             except OSError as error:
                 raise KernelError(
                     "fill volume",
@@ -267,6 +274,28 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
                     hint=f"at {os.fsdecode(volume.target)}",
                 ) from error
         os.unlink(mark)
+
+
+def _becoming(volume: Volume, drawn: Design) -> IdMap | None:
+    """What the owners of an image's files become in a volume that is shown as it is: ids of this machine."""
+    if drawn.maps is None or not drawn.bundle.mapped or "idmap" in volume.options:
+        return None
+    from lamina.image.apply.ids import IdMap
+
+    return IdMap(drawn.maps.uids, drawn.maps.gids)
+
+
+def _begin(store: Store, volume: Volume, ids: IdMaps, maps: Callable[[], Maps | None]) -> None:
+    """A volume that is new and empty belongs to the container's root, as in podman."""
+    from lamina.engine.within import reach
+
+    data = data_of(store, volume.source.decode())
+    try:
+        found = os.stat(data)
+        if found.st_uid == os.geteuid() and "idmap" not in volume.options and _is_empty(data):
+            reach(maps, os.chown, data, *ids.root)
+    except PermissionError:
+        pass  # it is another user's already
 
 
 def _leave_as_it_is(mark: bytes) -> None:

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
         cgroupns: str
         cgroup_manager: str
         userns: str
+        uidmap: Sequence[str]
+        gidmap: Sequence[str]
         ulimits: Sequence[str] | Mapping[str, str | int]
         sysctls: Sequence[str] | Mapping[str, str | int]
         shm_size: str | int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record
+from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Io, Options
     from lamina.network.model import Attachment
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
-    from lamina.store.images import Held
+    from lamina.store.images import Held, ImageRecord
+    from lamina.store.leases import Lease
     from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Attendance, Companion, Ended
@@ -151,6 +153,9 @@ class Session:
         self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
+        self.ids: IdMaps | None = None
+        self.shown: ImageRecord | None = None
+        self.lease: Lease | None = None
         self.drawn: Design | None = None
         self.running: Running | None = None
         self.stdio: Stdio | None = None
@@ -164,7 +169,6 @@ class Session:
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
-        image = None if self.held is None else self.held.record
         if is_linked(self.options.network):  # said now, not at the first start
             from lamina.engine.networks import find
 
@@ -174,11 +178,12 @@ class Session:
                 self.store,
                 self.home.id,
                 self.home.path,
-                image,
+                self._image(),
                 command,
                 self.options,
                 self.io.stdin,
                 grouped=True,
+                ids=self._ids(),
             )
             self._prepare(drawn)
             self._tell(drawn)
@@ -247,11 +252,12 @@ class Session:
                     self.store,
                     self.home.id,
                     self.home.path,
-                    None if self.held is None else self.held.record,
+                    self._image(),
                     command,
                     self.options,
                     self.io.stdin,
                     refused,
+                    ids=self._ids(),
                 )
                 if drawn.bundle.networked and not self.attachments:
                     from lamina.engine.plugging import exposed_by, take
@@ -270,6 +276,31 @@ class Session:
                 self._close()
                 unfurnish(self.home.path)
 
+    def _ids(self) -> IdMaps | None:
+        """Its ids where they are not the usual ones; a range of its own is claimed once."""
+        further = self.options.further
+        if self.ids is None and further is not None and (further.userns or further.uidmap or further.gidmap):
+            from lamina.engine.user_namespaces import choose, parse
+
+            asked = parse(further.userns)
+            self.ids = choose(self.store, self.home.id, asked, further.uidmap, further.gidmap)
+        return self.ids
+
+    def _image(self) -> ImageRecord | None:
+        """The image as the container sees it, None for the host."""
+        if self.shown is None and self.held is not None:
+            self.shown = self.held.record
+            ids = self._ids()
+            usual = None if ids is None else usual_ids()
+            if ids is not None and usual is not None:
+                from lamina.engine.shifting import shifted
+                from lamina.store.leases import Lease
+
+                self.lease = Lease(self.store)
+                layers = shifted(self.store, self.shown.layers, usual, ids, self.lease, self.hooks.warn)
+                self.shown = replace(self.shown, layers=layers)
+        return self.shown
+
     def _may_go_better(self, error: OSError) -> bool:
         return self.held is None and not isinstance(error, _OF_THE_COMMAND) and mounts_changed()
 
@@ -283,12 +314,16 @@ class Session:
 
     def _prepare(self, drawn: Design) -> None:
         furnish(drawn.layers)
+        if drawn.bundle.outer is not None:
+            from lamina.engine.user_namespaces import entrust
+
+            entrust(drawn)
         locks = self._ready(drawn) if drawn.volumes else []
         try:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home, drawn.spec["hostname"], self.options, self.attachments, self.name)
+                write(self.home, drawn.hostname, self.options, self.attachments, self.name)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -297,6 +332,8 @@ class Session:
         if self.held is not None:
             self.held.touch()
             self.held.release()
+        if self.lease is not None:
+            self.lease.close()
 
     def _ready(self, drawn: Design) -> list[Lock]:
         from lamina.engine.mounted import ready
@@ -306,7 +343,7 @@ class Session:
             if self.hooks.warn is not None:
                 self.hooks.warn(text)
 
-        maps = drawn.maps
+        maps = drawn.reach
         return ready(
             self.store, self.home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=tell
         )
@@ -334,6 +371,8 @@ class Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
+        if self.ids is not None:
+            record["own_ids"] = True
         if options.log is not None:
             from lamina.engine.logging import record_of as log_record_of
 
@@ -380,8 +419,9 @@ class Session:
             self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
-        if uid := drawn.spec["process"]["user"]["uid"]:
-            stdio.give_to(uid if drawn.maps is None else -1)
+        uid = drawn.spec["process"]["user"]["uid"]
+        if uid or drawn.has_own_ids:
+            stdio.give_to(uid if drawn.maps is None else drawn.maps.outside(uid))
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
             from lamina.supervisor.signals import Catcher
 
@@ -488,7 +528,7 @@ class Session:
 
     def _close(self) -> None:
         """Let go of everything but the container."""
-        for held in (self.stdio, self.log, self.catcher):
+        for held in (self.stdio, self.log, self.catcher, self.lease):
             if held is not None:
                 held.close()
 

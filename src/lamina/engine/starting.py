@@ -6,7 +6,7 @@ from time import time_ns
 
 from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover, unplug
-from lamina.engine.keeping import image_of, options_of
+from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
 from lamina.engine.run import AGAIN
@@ -118,20 +118,25 @@ class Start:
             refused,
             grouped=True,
             kept=uppers_of(self.asked.get("overlays") or []),
+            ids=ids_of(self.asked),
         )
 
     def _prepare(self, drawn: Design) -> None:
         home = self.home
         point("start: furnish")
         furnish(drawn.layers, remover(self.asked))
+        if drawn.bundle.outer is not None:
+            from lamina.engine.user_namespaces import entrust
+
+            entrust(drawn)
         if drawn.base.id:
             from lamina.engine.own_files import write
 
-            write(home, drawn.spec["hostname"], self.options, self.attachments, str(self.asked["name"]))
+            write(home, drawn.hostname, self.options, self.attachments, str(self.asked["name"]))
         if drawn.volumes:
             from lamina.engine.mounted import ready
 
-            maps = drawn.maps
+            maps = drawn.reach
             locks = ready(
                 home.store,
                 home.path,

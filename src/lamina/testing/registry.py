@@ -26,7 +26,7 @@ from lamina.image.documents import media
 from lamina.testing.distribution import Handler, Server, digest
 from lamina.values import value
 
-__all__ = ["FakeRegistry", "Fault", "layer_of"]
+__all__ = ["FakeRegistry", "Fault", "digest", "layer_of"]
 
 
 @value

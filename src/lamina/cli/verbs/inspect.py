@@ -27,7 +27,7 @@ VERB = Verb(
             default="",
         ),
     ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="anything"),),
     details="A name that a container has means the container, else it is looked for among images, then among volumes.",
     examples="""
 lamina inspect brave_otter
@@ -45,7 +45,7 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
 
     def look(name: str) -> dict[str, Any]:
-        from lamina.errors import InvalidInput, NotFound
+        from lamina.errors import InvalidReference, NotFound
 
         if args.type == "image":
             return engine.inspect_image(name)
@@ -60,7 +60,7 @@ def do(args: Arguments) -> int:
             for other in (engine.inspect_image, lambda name: engine.volume(name).attrs):
                 try:
                     return other(name)
-                except (NotFound, InvalidInput):
+                except (NotFound, InvalidReference):
                     continue
             raise NotFound(
                 f"inspect {name}: no such container, image or volume",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.run import RESTARTS
 
 VERB = Verb(
     name="update",
@@ -18,7 +19,13 @@ VERB = Verb(
         Option("cpuset-mems", "", "LIST", "The memory nodes it uses"),
         Option("blkio-weight", "", "NUMBER", "Its weight on disks: 10 to 1000"),
         Option("pids-limit", "", "NUMBER", "The most processes and threads; 0: no limit"),
-        Option("restart", "", "POLICY", "When it ends: no, on-failure[:TIMES], always or unless-stopped"),
+        Option(
+            "restart",
+            "",
+            "POLICY",
+            "When it ends: no, on-failure[:TIMES], always or unless-stopped",
+            complete=RESTARTS,
+        ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
     details="""The limits of a container that runs change at once, and those of its later starts with them.""",

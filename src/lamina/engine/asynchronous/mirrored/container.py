@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.image import AsyncImage
+from lamina.engine.asynchronous.mirrored.file_verbs import MirroredFileVerbs
 from lamina.engine.asynchronous.mirrored.process_verbs import MirroredProcessVerbs
 from lamina.engine.asynchronous.mirrored.reviewed import MirroredReviewed
 from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from os import PathLike
-    from typing import IO, Any, Unpack
+    from collections.abc import Awaitable, Sequence
+    from typing import Any, Unpack
 
     from lamina.engine.container import Container
-    from lamina.engine.copying import Copied
-    from lamina.engine.copying_in import Source
     from lamina.engine.health.examining import Examined
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
-class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
+class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewed):
     """The verbs of `Container` that a thread does."""
 
     if TYPE_CHECKING:
@@ -91,6 +89,11 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
         return in_thread(self._do(lambda: self._sync.state))
 
     @property
+    def ports(self) -> Awaitable[dict[str, list[str]]]:
+        """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        return in_thread(self._do(lambda: self._sync.ports))
+
+    @property
     def health(self) -> Awaitable[str]:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         return in_thread(self._do(lambda: self._sync.health))
@@ -149,57 +152,6 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
     def first_process(self) -> Awaitable[dict[str, Any] | None]:
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
         return in_thread(self._do(lambda: self._sync.first_process))
-
-    async def copy_out(
-        self,
-        path: str,
-        target: str | PathLike[str] | int | IO[bytes],
-        *,
-        archive: bool = False,
-        follow: bool = False,
-        progress: Callable[..., None] | None = None,
-    ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
-        object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
-        what it leads to. *progress* is told how many bytes were copied so far, but of an archive.
-
-        Raises NotFound, Conflict, Unsupported (one over this system that does not run), InvalidInput, KernelError.
-        """
-        tell_progress = told_by_loop(progress)
-        return await transfer(
-            self._do(
-                lambda: self._sync.copy_out(
-                    path, target, archive=archive, follow=follow, progress=tell_progress
-                )
-            )
-        )
-
-    async def copy_in(
-        self,
-        source: Source,
-        path: str,
-        *,
-        archive: bool = False,
-        follow: bool = False,
-        progress: Callable[..., None] | None = None,
-    ) -> Copied:
-        """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
-        descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.
-
-        The copies are the container's root's and have no set-id bits; *archive*: they keep both, and their attributes,
-        as what is in an archive does. *follow*: where *source* is a symbolic link, what it leads to. *progress* is told
-        how many bytes were copied so far. A file appears whole, or not at all; after an error those before it stay.
-        Raises NotFound, Conflict (read-only, a directory for a file, it has ended meanwhile), Unsupported,
-        InvalidInput, Corrupt, KernelError.
-        """
-        tell_progress = told_by_loop(progress)
-        return await transfer(
-            self._do(
-                lambda: self._sync.copy_in(
-                    source, path, archive=archive, follow=follow, progress=tell_progress
-                )
-            )
-        )
 
     async def commit(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirrored.image_verbs import MirroredImageVerbs
-from lamina.engine.asynchronous.network import AsyncNetworks
+from lamina.engine.asynchronous.networks import AsyncNetworks
 from lamina.engine.asynchronous.storage import AsyncStorage
 from lamina.engine.asynchronous.threads import in_thread
 from lamina.engine.asynchronous.volume import AsyncVolume
