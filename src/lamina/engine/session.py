@@ -9,6 +9,7 @@ from time import time_ns
 
 from lamina.engine.design import CGROUPFS, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
+from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
 from lamina.errors import (
@@ -98,9 +99,14 @@ class Session:
         self.made: list[str] = []
         self.record: dict[str, Any] | None = None
         self.recorded = False
+        self.attachments: list[Attachment] = []
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
+        if is_linked(self.options.network):  # said now, not at the first start
+            from lamina.engine.networks import find
+
+            find(self.store, self.options.network)
         try:
             drawn = design(
                 self.store,
@@ -187,6 +193,10 @@ class Session:
                     refused,
                     ids=self._ids(),
                 )
+                if drawn.bundle.networked and not self.attachments:
+                    from lamina.engine.plugging import exposed_by, take
+
+                    self.attachments = take(self.home, self.name, self.options, exposed_by(drawn.base.config))
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -247,7 +257,7 @@ class Session:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home.path, drawn.hostname, self.options.network)
+                write(self.home, drawn.hostname, self.options, self.attachments, self.name)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -351,10 +361,15 @@ class Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
+        bundle = drawn.bundle
+        if self.attachments:
+            from lamina.engine.plugging import connected
+
+            bundle = connected(bundle, self.home, self.attachments)
         manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
-                drawn.bundle,
+                bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
@@ -396,6 +411,10 @@ class Session:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        if self.attachments:
+            from lamina.engine.discard import unplug
+
+            unplug(home)
         from lamina.store.events import ending, note
 
         assert self.record is not None
@@ -451,7 +470,7 @@ class Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
-        from lamina.engine.discard import discard
+        from lamina.engine.discard import discard, unplug
 
         try:
             if self.running is not None:
@@ -467,6 +486,7 @@ class Session:
             if self.running is None or self.options.rm:
                 discard(self.home, self.name, self.record)
             else:
+                unplug(self.home)
                 self.home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")

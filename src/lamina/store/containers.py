@@ -87,6 +87,10 @@ class Home:
         """The record *name*, None where there is none. Raises Corrupt."""
         return record.read_light(self.path, name.encode() + b".json")
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a record."""
+        return os.path.lexists(self.path + b"/" + name.encode() + b".json")
+
     def drop_record(self, name: str) -> None:
         """Remove the record *name*, if it is there. Needs the lock."""
         _unlink(self.path + b"/" + name.encode() + b".json")
