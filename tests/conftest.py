@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,14 @@ def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "lamina-store"
     monkeypatch.setenv("LAMINA_ROOT", str(root))
     return root
+
+
+@pytest.fixture
+def seed() -> int:
+    """For what is random: printed when the test fails, and repeated by LAMINA_STRESS_SEED."""
+    found = int(os.environ.get("LAMINA_STRESS_SEED") or secrets.randbelow(1 << 31))
+    print(f"LAMINA_STRESS_SEED={found}")
+    return found
 
 
 @pytest.fixture

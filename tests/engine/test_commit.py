@@ -110,7 +110,7 @@ chmod 600 /data/kept; ln /data/new /data/hard; ln -s /etc/second /data/link; cho
 def test_what_it_wrote_is_a_layer(engine: Engine) -> None:
     box = ended(engine, WORK)
     image = box.commit("made:1", message="by hand", author="me")
-    assert image.names == ("made:1",)
+    assert image.tags == ["made:1"]
     _, archive = top(engine, image.id)
     assert names_in(archive) == [
         ".", "data", "data/.wh.gone", "data/dir", "data/dir/.wh..wh..opq", "data/dir/other", "data/fifo",
@@ -132,7 +132,7 @@ def test_what_it_wrote_is_a_layer(engine: Engine) -> None:
 def test_what_it_was_asked_to_be(engine: Engine) -> None:
     box = ended(
         engine, "true", env={"B": "2", "C": "3"}, user="1000", workdir="/data", labels={"mine": "x"},
-        volumes=["/own", "named:/named"], stop_signal="INT",
+        volumes=["/own", "named:/named"], stop_signal="INT", health_cmd="test -e /x", health_interval="7s",
     )  # fmt: skip
     image = box.commit(changes=['CMD ["cat"]', "ENV D=4", "EXPOSE 53/udp"])
     assert config_of(engine, image.id)["config"] == {
@@ -144,7 +144,7 @@ def test_what_it_was_asked_to_be(engine: Engine) -> None:
         "Volumes": {"/own": {}},
         "ExposedPorts": {"53/udp": {}, "80/tcp": {}},
         "StopSignal": "SIGINT",
-        "Healthcheck": {"Test": ["CMD", "true"], "Retries": 3},
+        "Healthcheck": {"Test": ["CMD-SHELL", "test -e /x"], "Interval": 7 * 10**9, "Retries": 3},
     }
     again = engine.container(engine.create("tiny", ["-c", "true"], entrypoint="sh").id).commit()
     config = config_of(engine, again.id)
@@ -250,7 +250,7 @@ def test_images_of_images_are_removed_like_others(engine: Engine) -> None:
     engine.remove_image("tiny")
     assert output(engine, "chain", "cat", "/0", "/etc/second") == "0\n2\n"
     engine.prune_images()
-    assert [image.names for image in engine.images()] == [("chain:latest",)]
+    assert [image.tags for image in engine.images()] == [["chain:latest"]]
     engine.remove_image("chain")
     assert layers.identities(engine.store) == []
     assert engine.storage.check().findings == ()
@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPa
     assert "layer.rename" in hits
     monkeypatch.undo()
     assert os.listdir(engine.store.tmp) == [] and len(layers.identities(engine.store)) == kept
-    assert box.commit("made").names == ("made:latest",)
+    assert box.commit("made").tags == ["made:latest"]
 
 
 # -- pure

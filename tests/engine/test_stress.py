@@ -6,40 +6,23 @@ What is random comes from a seed, which is printed; LAMINA_STRESS_SEED repeats i
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pytest
 
 from lamina import Engine
-from support import stress
 from support.leaks import Leaks
 from support.lives import Command, remove_all, until
-from support.sources import REPOSITORY
 from support.terminal import lamina as words_of
+from support.workers import FULL, WORKERS, work
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 
-FULL = os.environ.get("LAMINA_STRESS") == "full"
 STARTS, AT_ONCE = (1000, 64) if FULL else (48, 12)
-WORKERS, VERBS = (16, 150) if FULL else (4, 20)
 PYTHON = " ".join(words_of())
-
-
-@pytest.fixture
-def seed() -> int:
-    found = int(os.environ.get("LAMINA_STRESS_SEED") or secrets.randbelow(1 << 31))
-    print(f"LAMINA_STRESS_SEED={found}")
-    return found
 
 
 @pytest.fixture
@@ -107,55 +90,13 @@ def test_starts_at_once_from_the_threads_of_a_program(engine: Engine) -> None:
     assert all_at_once(start) == []
 
 
-class Workers:
-    """Several of support.stress, each a process."""
-
-    def __init__(self, seed: int, faces: list[str], *, fire: bool, env: dict[str, str]) -> None:
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "support.stress", str(seed), str(number), str(VERBS),
-                 faces[number % len(faces)], str(int(fire))],
-                cwd=REPOSITORY / "tests", env={**os.environ, **env}, stdout=subprocess.PIPE, text=True,
-            )
-            for number in range(WORKERS)
-        ]  # fmt: skip
-
-    def finish(self) -> tuple[list[dict[str, Any]], int]:
-        """What was wrong, and how many outcomes were those of killed ones."""
-        complaints, upset = [], 0
-        for process in self.processes:
-            out, _ = process.communicate(timeout=3600 if FULL else 300)
-            lines = [json.loads(line) for line in out.splitlines()]
-            complaints += lines[:-1]
-            assert process.returncode == 0
-            assert lines[-1]["done"] == VERBS
-            upset += lines[-1]["upset"]
-        return complaints, upset
-
-
 def test_all_verbs_from_many_processes(engine: Engine, seed: int, store_root: Path) -> None:
-    over = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        confessed = pool.submit(stress.confessions, store_root, over)
-        try:
-            complaints, upset = Workers(seed, [PYTHON, "api"], fire=False, env={}).finish()
-        finally:
-            over.set()
-        assert (complaints, upset, confessed.result()) == ([], 0, [])
+    done = work(seed, [PYTHON, "api"], store_root)
+    assert (done.complaints, done.upset, done.confessed) == ([], 0, [])
 
 
 def test_processes_killed_meanwhile(engine: Engine, seed: int, store_root: Path) -> None:
-    token, over = f"{os.getpid()}-{seed}", threading.Event()
-    workers = Workers(seed, [PYTHON, "api"], fire=True, env={stress.TOKEN: token})
-    with ThreadPoolExecutor(2) as pool:
-        confessed = pool.submit(stress.confessions, store_root, over)
-        killing = pool.submit(stress.fire, Random(seed), token, 0.1, over)
-        try:
-            complaints, upset = workers.finish()
-        finally:
-            over.set()
-        killed = killing.result()
-        assert confessed.result() == []
-    print(f"killed {killed}, noticed {upset} times")
-    assert sum(killed.values()) > WORKERS
-    assert complaints == []
+    done = work(seed, [PYTHON, "api"], store_root, fire=True)
+    print(f"killed {done.killed}, noticed {done.upset} times")
+    assert sum(done.killed.values()) > WORKERS
+    assert (done.complaints, done.confessed) == ([], [])

@@ -268,6 +268,21 @@ def test_what_is_saved_and_pushed_runs_elsewhere(
     runs(engine, ours, name)
 
 
+def test_diff_is_docker_s(root: PeerRoot, tmp_path: Path, lamina: Lamina) -> None:
+    """The same is done in a container of each: `diff --format docker` is what docker's diff prints."""
+    base = base_archive(tmp_path)
+    script = f"cd /; {CHANGE}touch data/kept; mkdir -p new/deep; echo x >new/deep/file; rm etc/group"
+    docker = ENGINES["docker"](root, tmp_path)
+    docker("import", "-c", "ENV PATH=/bin", str(base), "base", check=True)
+    docker("run", "--network=none", "--name", "made", "base", "sh", "-ec", script, check=True)
+    assert lamina("import", base, "base", "-c", "ENV PATH=/bin").returncode == 0
+    done = lamina("run", "--network", "none", "--name", "made", "base", "sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+    theirs = sorted(docker("diff", "made", check=True).stdout.splitlines())
+    done = lamina("diff", "--format", "docker", "made")
+    assert sorted(done.stdout.splitlines()) == theirs, done.stderr
+
+
 def test_what_is_committed_is_the_same_to_all(
     root: PeerRoot, tmp_path: Path, lamina: Lamina, store_root: Path
 ) -> None:

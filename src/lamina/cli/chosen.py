@@ -43,6 +43,15 @@ class _Known:
             self._created[container] = self._engine.container(container).created
         return self._created[container]
 
+    def published(self, container: Container, port: str) -> list[str]:
+        """What the container's *port* ("80", "53/udp") is published as; of it or of its own."""
+        from lamina.cli.verbs.port import lines
+
+        wanted = port if "/" in port else f"{port}/tcp"
+        return [
+            line for line in lines(container) if line.startswith(f"{wanted} ") or line.endswith(f":{port}")
+        ]
+
     def image(self, reference: str) -> str:
         """The id of an image that is here, "" of one that is not."""
         if reference not in self._images:
@@ -68,6 +77,13 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
         return one.health == value
     if key == "volume":
         return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
+    if key == "network":
+        return value == (one.record.get("options") or {}).get("network")
+    if key == "expose":
+        port = value if "/" in value else f"{value}/tcp"
+        return port in ((one.record.get("config") or {}).get("exposed_ports") or ())
+    if key == "publish":
+        return any(known.published(one, value))
     if key == "before":
         return one.created < known.created(value)
     if key == "since":

@@ -16,7 +16,7 @@ from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
 from lamina.errors import Conflict, LaminaError
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import age, identity_of
-from lamina.store.containers import KEPT_MARK, LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.store.containers import CARRIED_MARK, KEPT_MARK, LIVING, PAUSED_MARK, STOPPED_MARK, Home
 from lamina.store.events import about, note
 from lamina.store.trace import point
 from lamina.supervisor.signals import Catcher, Deliverer
@@ -86,6 +86,7 @@ class Beginning:
         if self._is_running():  # what looked after it was killed
             return {**self.adopt(held=True), "already": True}
         self.home.drop_mark(STOPPED_MARK)
+        self.home.drop_mark(CARRIED_MARK)
         self.home.drop_mark(PAUSED_MARK)
         if not self.asked.get("detached"):
             self._take_over()
@@ -102,9 +103,9 @@ class Beginning:
 
     def _take_over(self) -> None:
         """It was run by a command that stayed with it: from now on it is like others."""
-        from lamina.engine.design import cgroup_path
+        from lamina.engine.design import cgroup_path, manager_of
 
-        path = cgroup_path(self.home.id)
+        path = cgroup_path(self.home.id, manager_of(self.options))
         self.asked = self.home.change_asked(lambda asked: {**asked, "detached": True, "cgroup": path})
 
     def _read(self) -> None:
@@ -273,6 +274,7 @@ class Beginning:
             home.release()
 
     def note_failure(self, failure: LaminaError) -> None:
+        """Write down why a start failed."""
         """Write down why it could not be started."""
         self.home.write("failed", {"status": failure.exit_code, "message": failure.message, "at": time_ns()})
 

@@ -20,6 +20,7 @@ import msgspec
 from lamina.engine.apply.gather import without_mount_points
 from lamina.engine.apply.selection import ancestors
 from lamina.engine.archives import Reading, Writing, packed, tag_of
+from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
 from lamina.engine.storage import within_limit
@@ -156,7 +157,7 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
 
 def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | None:
     """What it wrote as a layer of the store, kept by *held*; None where it wrote nothing."""
-    from lamina.engine.within import FIRST_FILE, inside, maps_of
+    from lamina.engine.within import FIRST_FILE, inside, maps_of, owners_of
 
     asked = home.asked()
     try:
@@ -165,8 +166,8 @@ def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | 
         if not found:
             return None
         without = left_out(made, {change.path for change in found})
-        known = maps_of(asked) or asked.get("id_maps")
-        work = partial(pack_upper, upper=upper, userxattr=userxattr, without=without, ids=_shown(known))
+        ids = _shown(owners_of(asked))
+        work = partial(pack_upper, upper=upper, userxattr=userxattr, without=without, ids=ids)
         maps = maps_of(asked)
 
         def pack(out: Fd) -> None:
@@ -275,6 +276,8 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     }
     if isinstance(asked.get("stop_signal"), int):
         run["stop_signal"] = signal_name(asked["stop_signal"])
+    if asked.get("health"):
+        run["healthcheck"] = {key: asked["health"].get(key) for key in ("test", *TIMES, "retries")}
     return words, run
 
 

@@ -368,8 +368,16 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
+        try:
+            self._remove(force, volumes, progress)
+        except NotFound:
+            if not force or self._home.exists():
+                raise
+
+    def _remove(self, force: bool, volumes: bool, progress: Tell | None) -> None:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 

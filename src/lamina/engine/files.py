@@ -19,6 +19,7 @@ from typing import overload
 
 from lamina.engine import file_calls, file_modes
 from lamina.engine.packing_path import NOBODY
+from lamina.engine.pure_paths import PureContainerPath, pure
 from lamina.engine.roots import ids_of, maps_of, opened, owner_of
 from lamina.errors import InvalidInput, MountError
 from lamina.linux.fd import Fd
@@ -38,7 +39,7 @@ _EXACT = (
 _MISSING = (ENOENT, ENOTDIR, ELOOP)  # as pathlib has it
 
 
-class ContainerPath:
+class ContainerPath(PureContainerPath):
     """One path in a container, always absolute. Made by `Container.files` and "/".
 
     Paths are compared and put together as pathlib's PurePosixPath are; a ".." stays, and is followed by the kernel.
@@ -50,110 +51,16 @@ class ContainerPath:
     Of a container that does not run each call mounts its files for the moment; calls that write hold it meanwhile.
     """
 
-    __slots__ = ("_container", "_pure")
+    __slots__ = ()
+    _container: Container
 
     def __init__(self, container: Container, path: str | PurePosixPath = "/") -> None:
-        self._container = container
-        self._pure = PurePosixPath("/", path)
-        if "\0" in str(self._pure):
-            raise InvalidInput(f"{str(self._pure)!r}: a path cannot have a NUL in it")
-
-    # -- the path
-
-    def __truediv__(self, other: str | PurePosixPath) -> Self:
-        return self._at(self._pure / other)
-
-    def joinpath(self, *others: str | PurePosixPath) -> Self:
-        """The path with *others* behind it; an absolute one begins anew."""
-        return self._at(self._pure.joinpath(*others))
-
-    def _at(self, pure: PurePosixPath) -> Self:
-        return type(self)(self._container, pure)
+        super().__init__(container, path)
 
     @property
     def container(self) -> Container:
         """Whose it is."""
         return self._container
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names in it, "/" first."""
-        return self._pure.parts
-
-    @property
-    def parent(self) -> Self:
-        """The directory of it."""
-        return self._at(self._pure.parent)
-
-    @property
-    def parents(self) -> tuple[Self, ...]:
-        """All directories on the way to it, the nearest first."""
-        return tuple(self._at(pure) for pure in self._pure.parents)
-
-    @property
-    def name(self) -> str:
-        """The last name, "" of the root."""
-        return self._pure.name
-
-    @property
-    def stem(self) -> str:
-        """The last name without its suffix."""
-        return self._pure.stem
-
-    @property
-    def suffix(self) -> str:
-        """The end of the last name from its last dot on, "" if there is none."""
-        return self._pure.suffix
-
-    @property
-    def suffixes(self) -> list[str]:
-        """All suffixes of the last name."""
-        return self._pure.suffixes
-
-    def with_name(self, name: str) -> Self:
-        """The path with another last name."""
-        return self._at(self._pure.with_name(name))
-
-    def with_stem(self, stem: str) -> Self:
-        """The path with another last name but the same suffix."""
-        return self._at(self._pure.with_stem(stem))
-
-    def with_suffix(self, suffix: str) -> Self:
-        """The path with another suffix."""
-        return self._at(self._pure.with_suffix(suffix))
-
-    def relative_to(self, other: str | PurePosixPath | ContainerPath) -> PurePosixPath:
-        """What is left of it from *other* on. Raises ValueError."""
-        return self._pure.relative_to(_pure(other))
-
-    def is_relative_to(self, other: str | PurePosixPath | ContainerPath) -> bool:
-        """Whether it is *other* or below that."""
-        return self._pure.is_relative_to(_pure(other))
-
-    def match(self, pattern: str) -> bool:
-        """Whether its last names match *pattern*, as PurePath.match has it."""
-        return self._pure.match(pattern)
-
-    def as_posix(self) -> str:
-        """The path in the container, as text."""
-        return str(self._pure)
-
-    def __str__(self) -> str:
-        return str(self._pure)
-
-    def __repr__(self) -> str:
-        return f"<ContainerPath {self._container.name}:{self._pure}>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ContainerPath):
-            return NotImplemented
-        return (self._container.id, self._pure) == (other._container.id, other._pure)
-
-    def __lt__(self, other: ContainerPath) -> bool:
-        return (self._container.id, self._pure) < (other._container.id, other._pure)
-
-    def __hash__(self) -> int:
-        return hash((self._container.id, self._pure))
 
     # -- what is there
 
@@ -380,21 +287,21 @@ class ContainerPath:
             if not missing_ok:
                 raise
 
-    def rename(self, target: str | PurePosixPath | ContainerPath) -> Self:
+    def rename(self, target: str | PurePosixPath | PureContainerPath) -> Self:
         """Call it *target*, a path in the same container; a file of that name is replaced. The new path.
 
         A relative *target* is meant from its own directory on, since a container has no working directory.
         """
-        if isinstance(target, ContainerPath) and target._container.id != self._container.id:
+        if isinstance(target, PureContainerPath) and target._container.id != self._container.id:
             raise InvalidInput(f"rename {self}: {target!r} is in another container")
-        new = self._at(self._pure.parent / _pure(target))
+        new = self._at(self._pure.parent / pure(target))
         self._do(file_calls.rename, os.fsencode(str(new)), write=True)
         return new
 
     replace = rename
 
     def symlink_to(
-        self, target: str | PurePosixPath | ContainerPath, target_is_directory: bool = False
+        self, target: str | PurePosixPath | PureContainerPath, target_is_directory: bool = False
     ) -> None:
         """Make it a symbolic link to *target*, which is written down as it is."""
         text = str(target)
@@ -402,9 +309,9 @@ class ContainerPath:
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(self))
         self._do(file_calls.symlink, os.fsencode(text), self._owner(), write=True)
 
-    def hardlink_to(self, target: str | PurePosixPath | ContainerPath) -> None:
+    def hardlink_to(self, target: str | PurePosixPath | PureContainerPath) -> None:
         """Make it another name of the file *target*, a relative one as in `rename`."""
-        there = self._pure.parent / _pure(target)
+        there = self._pure.parent / pure(target)
         self._do(file_calls.link, os.fsencode(str(there)), write=True)
 
     def chmod(self, mode: int) -> None:
@@ -460,10 +367,6 @@ class _Scanner:
     def exists(self, parts: tuple[str, ...]) -> bool:
         """Whether anything is there."""
         return self._top.joinpath(*parts).exists()
-
-
-def _pure(path: str | PurePosixPath | ContainerPath) -> PurePosixPath:
-    return path._pure if isinstance(path, ContainerPath) else PurePosixPath(path)
 
 
 def _or_nobody(shown: Callable[[int], int], number: int) -> int:

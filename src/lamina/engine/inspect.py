@@ -78,7 +78,10 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "CpuQuota": options.get("cpu_quota") or 0,
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
+            **_namespaces(asked, options.get("further") or {}),
         },
+        # what is exposed and not published is at no place, as in docker
+        "NetworkSettings": {"Ports": dict.fromkeys((asked.get("config") or {}).get("exposed_ports") or ())},
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -108,6 +111,23 @@ def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
         "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
         "Shell": config.get("shell") or None,
+    }
+
+
+def _namespaces(asked: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """What it shares, in docker's words, and its ids in podman's."""
+    maps = asked.get("id_maps") or {}
+    lines = {
+        name: [f"{line['containerID']}:{line['hostID']}:{line['size']}" for line in maps.get(key) or ()]
+        for name, key in (("UidMap", "uidMappings"), ("GidMap", "gidMappings"))
+    }
+    return {
+        "IpcMode": further.get("ipc") or "private",
+        "PidMode": further.get("pid") or "",
+        "UTSMode": further.get("uts") or "",
+        "CgroupnsMode": further.get("cgroupns") or "private",
+        "UsernsMode": further.get("userns") or ("private" if asked.get("own_ids") else ""),
+        "IDMappings": lines if maps else None,
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.translate import ImageConfig
     from lamina.store.images import ImageRecord
 
@@ -91,6 +92,19 @@ def image_of(asked: dict[str, Any]) -> ImageRecord | None:
         blobs=(),
         run=asked.get("config") or {},
     )
+
+
+def ids_of(asked: dict[str, Any]) -> IdMaps | None:
+    """The ids of the container of the record *asked* where they are not the usual ones."""
+    if not asked.get("own_ids"):
+        return None
+    from lamina.engine.id_maps import IdMaps
+
+    uids, gids = (
+        tuple((line["containerID"], line["hostID"], line["size"]) for line in asked["id_maps"][key])
+        for key in ("uidMappings", "gidMappings")
+    )
+    return IdMaps(uids, gids)
 
 
 def _config_record(config: ImageConfig) -> dict[str, Any]:

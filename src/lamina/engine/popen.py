@@ -46,11 +46,14 @@ _ALL = tuple({*range(1, s.NSIG)} - {32, 33})  # but for those that the C library
 class Pipes:
     """The pipes that were asked for: `io` is what was asked, with their other ends in it, until `handed_over`."""
 
-    def __init__(self, io: Io, verb: str) -> None:
+    def __init__(self, io: Io, bufsize: int) -> None:
         from lamina.values import replace
 
-        if io.data is not None:
-            raise InvalidInput(f"{verb}: input is given", remedy="hand it to Process.communicate")
+        if bufsize < -1:
+            raise InvalidInput(
+                f"popen: {bufsize} is no size of a buffer", remedy="-1 is the usual one, 0 none"
+            )
+        self._bufsize = bufsize
         self.ours: dict[str, Fd] = {}
         self._theirs: list[Fd] = []
         ends: dict[str, int] = {}
@@ -72,7 +75,7 @@ class Pipes:
             fd.close()
 
     def files(
-        self, bufsize: int, encoding: tuple[str, str] | None
+        self, encoding: tuple[str, str] | None
     ) -> tuple[IO[Any] | None, IO[Any] | None, IO[Any] | None]:
         """Our ends as file objects, which own them."""
 
@@ -80,13 +83,13 @@ class Pipes:
             if name not in self.ours:
                 return None
             # a buffer of one byte is a line's, and that is a matter of text
-            size = -1 if bufsize == 1 else bufsize
+            size = -1 if self._bufsize == 1 else self._bufsize
             made: Any = open(self.ours[name].steal(), mode, size)  # noqa: SIM115  the process is to own it
             if encoding is None:
                 return made  # type: ignore[no-any-return]
             codec, errors = encoding
             return io.TextIOWrapper(
-                made, codec, errors, write_through=name == "stdin", line_buffering=bufsize == 1
+                made, codec, errors, write_through=name == "stdin", line_buffering=self._bufsize == 1
             )
 
         return file("stdin", "wb"), file("stdout", "rb"), file("stderr", "rb")
@@ -109,7 +112,7 @@ def popen(
     from lamina.engine.executing import start, told
     from lamina.supervisor.stdio import Stdio
 
-    pipes = Pipes(io, "popen")
+    pipes = Pipes(io, bufsize)
     stdio = None
     try:
         stdio = Stdio(pipes.io.stdin, pipes.io.stdout, pipes.io.stderr, tty=asked.tty)
@@ -123,7 +126,7 @@ def popen(
                 in_thread(body, lambda: _attend(execution, stdio, tell))
             else:
                 body = Joined(execution, home.id, tell)
-            return Process(body, list(words), *pipes.files(bufsize, encoding), encoding)
+            return Process(body, list(words), *pipes.files(encoding), encoding)
         except BaseException:
             execution.kill(SIGKILL)
             execution.wait()
@@ -267,7 +270,7 @@ def popen_container(
     """Begin *words* in a new container; raises as `run.run`."""
     from lamina.engine.run import run
 
-    pipes = Pipes(io, "popen")
+    pipes = Pipes(io, bufsize)
     body = Foreground()
 
     def work() -> int:
@@ -277,10 +280,12 @@ def popen_container(
         in_thread(body, work)
         body.await_start()
         pipes.handed_over()
-        return Process(body, body.words, *pipes.files(bufsize, encoding), encoding)
-    except BaseException:
-        body.give_up()
+        return Process(body, body.words, *pipes.files(encoding), encoding)
+    except BaseException as failure:
         pipes.close()
+        body.give_up()
+        if isinstance(failure, Exception):
+            body.end_for_good()
         raise
 
 
@@ -347,6 +352,10 @@ class Foreground(Attended):
         """Nobody wants it any more, whether it runs yet or not."""
         self._unwanted = True
         self.send(SIGKILL)
+
+    def end_for_good(self) -> None:
+        """Until there is nothing left of it."""
+        self._over.wait()
 
     def send(self, signal: int) -> None:
         """Send *signal*; nothing happens when it has ended."""

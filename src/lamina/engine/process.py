@@ -38,7 +38,8 @@ class Process:
 
     What subprocess.Popen has is here and means the same: with `stdin`, `stdout` and `stderr` given as PIPE these are
     file objects of real pipes, None otherwise; at the end of a `with` they are closed and the process is waited for.
-    One thing differs: `returncode` is 128 + n after signal n, as in a shell and in docker, never negative.
+    Two things differ. `returncode` is 128 + n after signal n, as in a shell and in docker, never negative. And where
+    something is raised in a `with`, the process is killed first: no Ctrl-C of the caller's terminal reaches it.
 
     `args` is the command, `pid` its number on this machine, `container` the id of the container that it is in.
     """
@@ -152,6 +153,8 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.kill()
         try:
             for file in (self.stdout, self.stderr, self.stdin):
                 if file is not None:

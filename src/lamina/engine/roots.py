@@ -44,12 +44,14 @@ def below_root(
         if maps is None:
             return work(root, *files, *args)
         from lamina.engine.within import inside
+        from lamina.engine.within import maps_of as within_maps
 
         if isinstance(root, Fd):
             return inside(
                 maps, there, work, owner_of(maps), None, write, len(files) + 1, *args, files=(root, *files)
             )
-        return inside(maps, there, work, owner_of(maps), root, write, len(files), *args, files=files)
+        reaching = within_maps(container.record) or maps  # its own need not have who owns the store
+        return inside(reaching, there, work, owner_of(maps), root, write, len(files), *args, files=files)
 
 
 @contextmanager
@@ -147,14 +149,16 @@ def stood_of(container: Container) -> Stood:
         if volume.kind == TMPFS:
             continue  # it ended with the container, and begins empty
         source = _over(volume.options[0]) if volume.kind == OVER else volume.source
-        mounts.append(Beside(volume.target, source, volume.subpath, bool({"ro", "rro"} & {*volume.options})))
+        closed_, idmap = bool({"ro", "rro"} & {*volume.options}), "idmap" in volume.options
+        mounts.append(Beside(volume.target, source, volume.subpath, closed_, idmap))
     taken = {volume.target for volume in kept}
     for target, source in own_files.places(home):
         if target not in taken and os.path.lexists(source):
-            mounts.append(Beside(target, source, read_only=closed))
+            mounts.append(Beside(target, source, read_only=closed, mapped=True))
     maps = maps_of(container)
     owner = (0, 0) if maps is None else owner_of(maps)
-    return Stood(stack, tuple(mounts), container.store.merged, closed, owner)
+    mapped = maps if record.get("own_ids") and os.geteuid() == 0 else None
+    return Stood(stack, tuple(mounts), container.store.merged, closed, owner, mapped)
 
 
 def _over(options: str) -> Any:
@@ -219,6 +223,9 @@ def become(owner: tuple[int, int]) -> None:
     """Have what is made from now on belong to *owner*, a user of this namespace whose root we are and stay."""
     if (os.geteuid(), os.getegid()) == owner:
         return
+    # what is needed later: the container's root need not be able to read where Python lies
+    import hashlib  # noqa: F401
+
     from lamina.linux.constants import PR_SET_PDEATHSIG, SIGKILL
     from lamina.linux.process import prctl
 

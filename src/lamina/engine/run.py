@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import HOST, design, maps_record
+from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -26,7 +26,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,16 +35,21 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Io, Options
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
-    from lamina.store.images import Held
+    from lamina.store.images import Held, ImageRecord
+    from lamina.store.leases import Lease
     from lamina.store.lock import Lock
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Attendance, Companion, Ended
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
+SIGKILL = 9
+# a scope was asked for by name, so there is one, whatever else is asked
+EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 # of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
@@ -146,6 +151,9 @@ class Session:
         self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
+        self.ids: IdMaps | None = None
+        self.shown: ImageRecord | None = None
+        self.lease: Lease | None = None
         self.drawn: Design | None = None
         self.running: Running | None = None
         self.stdio: Stdio | None = None
@@ -158,17 +166,17 @@ class Session:
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
-        image = None if self.held is None else self.held.record
         try:
             drawn = design(
                 self.store,
                 self.home.id,
                 self.home.path,
-                image,
+                self._image(),
                 command,
                 self.options,
                 self.io.stdin,
                 grouped=True,
+                ids=self._ids(),
             )
             self._prepare(drawn)
             self._tell(drawn)
@@ -220,6 +228,10 @@ class Session:
         written).
         """
         assert self.drawn is not None
+        if ended.status == 128 + SIGKILL:
+            from lamina.engine.settling import ended_by
+
+            ended = replace(ended, status=ended_by(self.home, ended.status))
         self._record_end(ended)
         return self._result(self.drawn, ended)
 
@@ -233,11 +245,12 @@ class Session:
                     self.store,
                     self.home.id,
                     self.home.path,
-                    None if self.held is None else self.held.record,
+                    self._image(),
                     command,
                     self.options,
                     self.io.stdin,
                     refused,
+                    ids=self._ids(),
                 )
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
@@ -252,6 +265,31 @@ class Session:
                 self._close()
                 unfurnish(self.home.path)
 
+    def _ids(self) -> IdMaps | None:
+        """Its ids where they are not the usual ones; a range of its own is claimed once."""
+        further = self.options.further
+        if self.ids is None and further is not None and (further.userns or further.uidmap or further.gidmap):
+            from lamina.engine.user_namespaces import choose, parse
+
+            asked = parse(further.userns)
+            self.ids = choose(self.store, self.home.id, asked, further.uidmap, further.gidmap)
+        return self.ids
+
+    def _image(self) -> ImageRecord | None:
+        """The image as the container sees it, None for the host."""
+        if self.shown is None and self.held is not None:
+            self.shown = self.held.record
+            ids = self._ids()
+            usual = None if ids is None else usual_ids()
+            if ids is not None and usual is not None:
+                from lamina.engine.shifting import shifted
+                from lamina.store.leases import Lease
+
+                self.lease = Lease(self.store)
+                layers = shifted(self.store, self.shown.layers, usual, ids, self.lease, self.hooks.warn)
+                self.shown = replace(self.shown, layers=layers)
+        return self.shown
+
     def _may_go_better(self, error: OSError) -> bool:
         return self.held is None and not isinstance(error, _OF_THE_COMMAND) and mounts_changed()
 
@@ -265,12 +303,16 @@ class Session:
 
     def _prepare(self, drawn: Design) -> None:
         furnish(drawn.layers)
+        if drawn.bundle.outer is not None:
+            from lamina.engine.user_namespaces import entrust
+
+            entrust(drawn)
         locks = self._ready(drawn) if drawn.volumes else []
         try:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home.path, drawn.spec["hostname"], self.options.network)
+                write(self.home.path, drawn.hostname, self.options.network)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -279,6 +321,8 @@ class Session:
         if self.held is not None:
             self.held.touch()
             self.held.release()
+        if self.lease is not None:
+            self.lease.close()
 
     def _ready(self, drawn: Design) -> list[Lock]:
         from lamina.engine.mounted import ready
@@ -288,7 +332,7 @@ class Session:
             if self.hooks.warn is not None:
                 self.hooks.warn(text)
 
-        maps = drawn.maps
+        maps = drawn.reach
         return ready(
             self.store, self.home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=tell
         )
@@ -316,6 +360,8 @@ class Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
+        if self.ids is not None:
+            record["own_ids"] = True
         if options.log is not None:
             from lamina.engine.logging import record_of as log_record_of
 
@@ -362,13 +408,15 @@ class Session:
             self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
-        if uid := drawn.spec["process"]["user"]["uid"]:
-            stdio.give_to(uid if drawn.maps is None else -1)
+        uid = drawn.spec["process"]["user"]["uid"]
+        if uid or drawn.has_own_ids:
+            stdio.give_to(uid if drawn.maps is None else drawn.maps.outside(uid))
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
             from lamina.supervisor.signals import Catcher
 
             self.catcher = Catcher()
         self._tell(drawn)
+        manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
@@ -378,6 +426,8 @@ class Session:
                 seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
+                groups=() if manager == CGROUPFS else EVERYTHING,
+                manager=manager,
             )
         stdio.started(running.pty)
         return running
@@ -458,7 +508,7 @@ class Session:
 
     def _close(self) -> None:
         """Let go of everything but the container."""
-        for held in (self.stdio, self.log, self.catcher):
+        for held in (self.stdio, self.log, self.catcher, self.lease):
             if held is not None:
                 held.close()
 

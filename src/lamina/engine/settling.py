@@ -11,7 +11,7 @@ from lamina.linux.constants import PIDFD_SIGNAL_PROCESS_GROUP
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import boot_id, identity_of, same_process
-from lamina.store.containers import KEPT_MARK, LIVING, no_such
+from lamina.store.containers import CARRIED_MARK, KEPT_MARK, LIVING, STOPPED_MARK, no_such
 from lamina.supervisor.signals import DEFAULT, standing
 
 TYPE_CHECKING = False
@@ -51,6 +51,18 @@ def keep(home: Home) -> None:
     """Whatever it ends by, do not remove it: this process starts it again."""
     own = identity_of(os.getpid())
     home.set_mark(KEPT_MARK, f"{own['pid']} {own['start_time']}")
+
+
+def ended_by(home: Home, status: int) -> int:
+    """The exit status of a container whose first process ended with *status*: that of the signal whose default action
+    was carried out by a SIGKILL of ours.
+    """
+    if status == 128 + SIGKILL:
+        for marker in (STOPPED_MARK, CARRIED_MARK):
+            carried = home.mark_text(marker).rpartition(" ")[2]
+            if carried.isascii() and carried.isdigit() and 0 < int(carried) < 65:
+                return 128 + int(carried)
+    return status
 
 
 def is_kept(home: Home) -> bool:

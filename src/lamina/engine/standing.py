@@ -18,24 +18,35 @@ from stat import S_ISDIR
 from lamina.errors import KernelError, NotFound
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
+    AT_FDCWD,
     AT_RECURSIVE,
     CLONE_NEWNS,
+    MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_RDONLY,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
     MS_PRIVATE,
     MS_REC,
     OPEN_TREE_CLONE,
+    PR_SET_SECUREBITS,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
+    SECBIT_NO_SETUID_FIXUP,
 )
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
 from lamina.linux.mount import mount, mount_setattr, move_mount, open_tree
 from lamina.linux.namespaces import unshare
+from lamina.linux.process import prctl, setfsgid, setfsuid
 from lamina.overlay import mount as overlays
 from lamina.overlay.spec import MOST_LAYERS, MountSpec
+from lamina.runtime.bundle import Bundle
+from lamina.runtime.id_maps import mapped_namespace
 from lamina.values import replace, value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.engine.within import Maps
 
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -45,24 +56,28 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 class Beside:
     """Something that is mounted at *target* of the container: a directory or file of this system, or a stack.
 
-    `part` is the directory within the source that is shown, b"" for all of it.
+    `part` is the directory within the source that is shown, b"" for all of it. `mapped`: with the ids of `Stood.ids`.
     """
 
     target: bytes
     source: bytes | MountSpec
     part: bytes = b""
     read_only: bool = False
+    mapped: bool = False
 
 
 @value
 class Stood:
-    """What a root consists of. `place` is an empty directory to mount on; `owner` has what is made to mount on."""
+    """What a root consists of. `place` is an empty directory to mount on; `owner` has what is made to mount on. `ids`
+    are the id maps with which the stack is seen (runtime/stacks), None for none.
+    """
 
     stack: MountSpec
     mounts: tuple[Beside, ...]
     place: bytes
     read_only: bool = False
     owner: tuple[int, int] = (0, 0)
+    ids: Maps | None = None
 
 
 class Standing:
@@ -76,6 +91,7 @@ class Standing:
         self._failure: BaseException | None = None
         self._root: Fd | None = None
         self._namespace: Fd | None = None
+        self._mapping: Fd | None = None
 
     def __enter__(self) -> Fd:
         making = threading.Thread(target=self._make, name="lamina-root", daemon=True)
@@ -90,7 +106,7 @@ class Standing:
 
     def __exit__(self, *_: object) -> None:
         """Let go: with its last user the stack is unmounted, and what was written is on the disk."""
-        for held in (self._root, self._namespace):
+        for held in (self._root, self._namespace, self._mapping):
             if held is not None:
                 held.close()
 
@@ -102,7 +118,9 @@ class Standing:
             mount(None, "/", None, MS_REC | MS_PRIVATE)
             stood = self._stood
             # the layers are found by names of ours; what is mounted in the root by the kernel's look-up inside it
-            overlays.mount(self._stack(), stood.place)
+            if stood.ids is not None:
+                self._mapping = mapped_namespace(stood.ids["uidMappings"], stood.ids["gidMappings"])
+            self._mount_stack()
             self._root = Fd(os.open(stood.place, _DIRECTORY | os.O_CLOEXEC))
             for beside in sorted(stood.mounts, key=lambda beside: beside.target.count(b"/")):
                 self._mount(beside, self._root)
@@ -110,6 +128,23 @@ class Standing:
                 mount_setattr(self._root, "", AT_EMPTY_PATH, attr_set=MOUNT_ATTR_RDONLY)
         except BaseException as failure:
             self._failure = failure
+
+    def _mount_stack(self) -> None:
+        stood = self._stood
+        if self._mapping is None:
+            overlays.mount(self._stack(), stood.place)
+            return
+        from lamina.runtime.facts import process_facts
+        from lamina.runtime.stacks import mapped_stacks
+
+        bundle = Bundle(spec={}, rootfs=self._stack(), merged=stood.place, mapped=True)
+        ((_, tree),) = mapped_stacks(bundle, self._mapping, stood.owner, process_facts({}, {}))
+        with tree:
+            move_mount(tree, "", AT_FDCWD, stood.place, MOVE_MOUNT_F_EMPTY_PATH)
+        # what is made to mount on is the container's root's: nobody else could make anything there. This thread alone
+        prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+        setfsgid(stood.owner[1])
+        setfsuid(stood.owner[0])
 
     def _stack(self) -> MountSpec:
         stack = self._stood.stack
@@ -138,6 +173,10 @@ class Standing:
                 remedy="make it again, or copy what you need from where it is",
             ) from error
         with tree:
+            if beside.mapped and self._mapping is not None:
+                mount_setattr(
+                    tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr_set=MOUNT_ATTR_IDMAP, userns_fd=self._mapping
+                )
             if beside.read_only:
                 mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attr_set=MOUNT_ATTR_RDONLY)
             if (target := self._target(root, beside.target, directory=is_directory)) is not None:

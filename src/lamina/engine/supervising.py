@@ -15,9 +15,9 @@ from lamina.engine.beginning import CAUGHT, ENDS, Beginning
 from lamina.engine.discard import discard
 from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
-from lamina.engine.settling import hold, is_kept
+from lamina.engine.settling import ended_by, hold, is_kept
 from lamina.errors import KernelError, LaminaError, NotFound
-from lamina.store.containers import PAUSED_MARK, STOPPED_MARK
+from lamina.store.containers import CARRIED_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -230,9 +230,8 @@ class Supervisor(Beginning):
                 cgroup.kill()
         process.close()
         stopped = home.is_marked(STOPPED_MARK)
-        carried = home.mark_text(STOPPED_MARK)
-        if carried.isdigit() and status == 128 + SIGKILL:
-            status = 128 + int(carried)  # its default action, carried out by us
+        status = ended_by(home, status)
+        home.drop_mark(CARRIED_MARK)
         unknown = status == UNKNOWN and isinstance(process, Adopted) and process.unknown
         end: dict[str, Any] = {
             "status": status,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from lamina.engine.pruning import has_label
 from lamina.errors import InvalidInput
 from lamina.store.events import Event, Reader
 
@@ -100,11 +101,6 @@ def _image(one: Event, value: str) -> bool:
     return _of("image")(one, value) or (one.type == "container" and one.attributes.get("image") == value)
 
 
-def _label(one: Event, value: str) -> bool:
-    name, equals, wanted = value.partition("=")
-    return name in one.attributes and (not equals or one.attributes[name] == wanted)
-
-
 FILTERS: dict[str, Test] = {
     "type": lambda one, value: one.type == value,
     # `health_status` stands for `health_status: healthy` and the others
@@ -112,5 +108,5 @@ FILTERS: dict[str, Test] = {
     "container": _of("container"),
     "image": _image,
     "volume": _of("volume"),
-    "label": _label,
+    "label": lambda one, value: has_label(one.attributes, value),
 }

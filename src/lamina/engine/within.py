@@ -118,16 +118,28 @@ def reach_each(
 
 
 def maps_of(asked: dict[str, Any] | None) -> Maps | None:
-    """The id maps of the container whose record is *asked*; what they would be today where that is not known."""
+    """The id maps with which the files of the container whose record is *asked* are reached: its own, or what they
+    would be today where that is not known, or where it has ids other than the user's.
+    """
     if os.geteuid() == 0:
         return None
-    if asked is not None and asked.get("id_maps"):
+    if asked is not None and asked.get("id_maps") and not asked.get("own_ids"):
         kept: Maps = asked["id_maps"]
         return kept
     from lamina.engine.id_maps import id_maps
 
     maps = id_maps()
     return None if maps is None else maps.spec()
+
+
+def owners_of(asked: dict[str, Any]) -> Maps | None:
+    """By which maps the owners of the container's files, as they are on the disk, are its users; None: they are the
+    same, as with all of root's (runtime/stacks).
+    """
+    if os.geteuid() == 0:
+        return None
+    kept: Maps | None = asked.get("id_maps")
+    return kept or maps_of(asked)
 
 
 def _themselves(maps: Maps) -> Maps:

@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING
 from lamina.engine import executing
 from lamina.engine.asynchronous.disks import Disks
 from lamina.engine.asynchronous.readiness import LoopWatch, readable
-from lamina.engine.asynchronous.threads import ending, in_thread, to_its_end
+from lamina.engine.asynchronous.threads import Stoppable, alone, ending, in_thread, to_its_end, transfer
+from lamina.engine.design import HOST
+from lamina.engine.obtain import obtain
+from lamina.engine.parameters import completed as of
 from lamina.engine.run import begin
+from lamina.errors import NotFound
+from lamina.store.root import raise_storage_error
 from lamina.supervisor.foreground import Attendance, Ended
+from lamina.values import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from lamina.engine.beside import Asked
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks, Session
     from lamina.store.containers import Home
+    from lamina.store.images import Held
     from lamina.store.root import Store
     from lamina.supervisor.foreground import Process
     from lamina.supervisor.stdio import Stdio
@@ -59,11 +68,39 @@ class LoopAttendance(Attendance):
             await to_its_end(self._let_go(disks))
         return await ending(self.outcome)
 
+    def deliver(self, signal: int) -> None:
+        """Send *signal*, or do what it would have done (supervisor.signals)."""
+        if signal == SIGKILL:
+            self.process.kill(signal)
+        else:
+            self.deliverer.send(signal)
+            self._loop_watch.wake()  # there may be something to look after
+
     async def _let_go(self, disks: Disks) -> None:
         await self._loop_watch.settled()
         disks.close()
         if self.raw is not None:
             await ending(self.give_terminal_back)
+
+
+async def obtained(store: Store, image: str, options: Options, hooks: Hooks) -> Held | None:
+    """`obtain`: what is here is found at once, whatever is being pulled meanwhile. Cancelled, it stops pulling."""
+    if image == HOST:
+        return None
+    if options.pull != "always":
+        here = replace(options, pull="never")
+        try:
+            return await in_thread(
+                lambda: obtain(store, image, here, hooks), undo=lambda held: held.release()
+            )
+        except NotFound:
+            if options.pull == "never":
+                raise
+    events = Stoppable(hooks.events)
+    hooks = replace(hooks, events=events)
+    return await transfer(
+        lambda: obtain(store, image, options, hooks), undo=lambda held: held.release(), stop=events.stop
+    )
 
 
 async def run(
@@ -72,19 +109,55 @@ async def run(
     """`engine.run.run`, the waiting by the loop. Cancelled, it kills the command and leaves what an interrupted `run`
     leaves: nothing of a container that was to be removed at its end.
     """
+    session = await started(store, image, command, options, io, hooks)
+    return await attended(session, attendance_of(session))
+
+
+async def started(
+    store: Store, image: str, command: tuple[str, ...], options: Options, io: Io, hooks: Hooks
+) -> Session:
+    """A container in which *command* runs; `attended` is to be called at once. Raises as `run`; then there is none."""
+    held = await obtained(store, image, options, hooks)
     begun: list[Session] = []
-    ended: Ended | None = None
     try:
-        session = await in_thread(lambda: begin(store, image, command, options, io, hooks, begun))
-        assert session.running is not None and session.stdio is not None
-        ended = how = await LoopAttendance(session.running, session.stdio, io.timeout, options.init).stay()
-        return await ending(lambda: session.conclude(how))
+        return await in_thread(lambda: begin(store, image, command, options, io, hooks, begun, held=held))
     except BaseException as failure:
         for session in begun:
-            if session.running is not None and ended is None:
-                await to_its_end(killed(session.running))
             await _abandoned(session, failure)
+        if held is not None:
+            held.release()
         raise
+
+
+def attendance_of(session: Session) -> LoopAttendance:
+    """What stays with the command of *session*."""
+    assert session.running is not None and session.stdio is not None
+    return LoopAttendance(session.running, session.stdio, session.io.timeout, session.options.init)
+
+
+async def attended(session: Session, attendance: LoopAttendance) -> Completed:
+    """Stay with what was `started` to its end."""
+    ended: Ended | None = None
+    try:
+        ended = how = await _stayed(session, attendance)
+        return await ending(lambda: session.conclude(how))
+    except BaseException as failure:
+        if ended is None:
+            await to_its_end(killed(attendance.process))
+        await _abandoned(session, failure)
+        raise
+
+
+async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
+    """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
+    if session.companion is not None:
+        return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
+    try:
+        return await attendance.stay()
+    except TimeoutError:
+        raise  # asyncio's, which is an OSError
+    except OSError as error:
+        raise_storage_error(error, "run", session.home.path)
 
 
 async def _abandoned(session: Session, failure: BaseException) -> None:
@@ -120,3 +193,19 @@ def _end(execution: executing.Execution) -> None:
     execution.kill(SIGKILL)
     execution.wait()
     execution.close()
+
+
+async def completed(
+    work: Awaitable[Completed], encoding: tuple[str, str] | None, *, check: bool
+) -> Completed:
+    """`parameters.completed`, of what is awaited."""
+    try:
+        done = await work
+    except Exception as error:
+        failure = error
+
+        def again() -> Completed:
+            raise failure
+
+        return of(again, encoding, check=check)
+    return of(lambda: done, encoding, check=check)

@@ -1,4 +1,4 @@
-"""What goes to files and comes from them while a loop stays with a process: disks may be slow, so a thread does it.
+"""What goes to files and comes from them while a loop stays with a process: a thread does it, as disks may wait.
 
 Each stands in the place of what would do it at once, and looks the same to supervisor/pump.py.
 """

@@ -145,7 +145,7 @@ class LoopWatch(Watch):
             self._add(fd)
 
     def _do(self, work: Callable[[], None]) -> None:
-        # where SIGPIPE would kill the program it is blocked, no longer than this takes: the thread is the loop's
+        # in a program that lets SIGPIPE kill it the signal is blocked no longer than this: the thread is the loop's
         blocked = PipeSignalBlocked() if signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL else None
         try:
             work()
@@ -154,13 +154,14 @@ class LoopWatch(Watch):
         finally:
             if blocked is not None:
                 blocked.close()
-        self._wake()
+        self.wake()
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have whoever waits look."""
         self._happened = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -226,10 +227,12 @@ class LoopWatch(Watch):
             self._next()
             return
         self._running = False
+        self._do(self._add_again)
+
+    def _add_again(self) -> None:
         for fd, mask in tuple(self._masks.items()):
             if mask & POLLIN:
                 self._add(fd)
-        self._wake()
 
     async def settled(self) -> None:
         """Until nothing is done aside any more."""

@@ -3,7 +3,8 @@
 They are the process's, whichever loops there are, and few. A thread cannot be interrupted. So who is cancelled while
 one works for him waits until it is done, and what it made is unmade: no work goes on behind a caller's back.
 
-A container's kernel companion is the thread that started it (PR_SET_PDEATHSIG): these live as long as the process.
+The kernel ends a container in the foreground with the *thread* that started it (PR_SET_PDEATHSIG): these threads live
+as long as the process.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
-
-from lamina.errors import LaminaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -75,10 +75,15 @@ async def ending(work: Callable[[], T]) -> T:
     return await _done("endings", work, None, None)
 
 
+async def alone(work: Callable[[], T], *, stop: Callable[[], object]) -> T:
+    """The same for what lasts as long as a container, and cannot be left to a loop: it gets a thread of its own."""
+    return await _done("", work, None, stop)
+
+
 async def _done(
     name: str, work: Callable[[], T], undo: Callable[[T], object] | None, stop: Callable[[], object] | None
 ) -> T:
-    begun = pool(name).submit(contextvars.copy_context().run, work)
+    begun = pool(name).submit(contextvars.copy_context().run, work) if name else _in_its_own(work)
     done = asyncio.wrap_future(begun)
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
@@ -98,6 +103,20 @@ async def _done(
     raise cancelled from failure
 
 
+def _in_its_own(work: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as failure:
+            future.set_exception(failure)
+
+    threading.Thread(target=do, name="lamina-alone", daemon=True).start()
+    return future
+
+
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """What *work* gives, however often who waits for it is cancelled; that goes on then."""
     task = asyncio.ensure_future(work)
@@ -112,7 +131,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None:
+def told_by_loop(hook: Callable[..., object] | None) -> Callable[..., None] | None:
     """A callback that threads may call: *hook* is called by the running loop, in the order of the calls."""
     if hook is None:
         return None
@@ -124,21 +143,32 @@ def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None
     return tell
 
 
-__all__ = ["ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
+__all__ = ["alone", "ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
 
 
 class Stoppable:
-    """The events of a transfer, told to *hook* by the loop, and the place where it finds out that it shall stop."""
+    """The events of a transfer, told to *hook* by the loop, and the way to end it."""
 
     def __init__(self, hook: Callable[..., None] | None) -> None:
-        self._tell, self._stopped = told_by_loop(hook), False
+        self._tell = told_by_loop(hook)
+        self._lock, self._stopped = threading.Lock(), False
+        self._ways: list[Callable[[], object]] = []
 
     def __call__(self, kind: str, /, **facts: object) -> None:
-        if self._stopped:
-            raise LaminaError("transfer: whoever asked for it was cancelled")
         if self._tell is not None:
             self._tell(kind, **facts)
 
+    def stopped_by(self, way: Callable[[], object]) -> None:
+        """A transfer that has begun says how it is ended (image.transfer.events)."""
+        with self._lock:
+            self._ways.append(way)
+            stopped = self._stopped
+        if stopped:
+            way()
+
     def stop(self) -> None:
         """Let it end soon."""
-        self._stopped = True
+        with self._lock:
+            self._stopped, ways = True, tuple(self._ways)
+        for way in ways:
+            way()

@@ -107,7 +107,7 @@ class Examination:
         self.execution.kill(SIGKILL)
 
     def give_up(self) -> None:
-        """End it, and let go of it; there is no result. A frozen one ends when it is thawed: it is not waited for."""
+        """End it, and let go of it; there is no result. One that is frozen ends when it is thawed, by itself."""
         self.kill()
         if ready(PATIENCE, self.execution.pidfd):
             self._let_go()
