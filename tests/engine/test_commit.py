@@ -346,3 +346,15 @@ def test_the_store_is_another_s_too(engine: Engine) -> None:
     """What one engine commits another sees."""
     image = ended(engine, "echo x > /x").commit("made")
     assert Engine(Store(engine.store.path).path).image("made").id == image.id
+
+
+def test_how_it_is_found_out_whether_it_is_well_is_committed(engine: Engine) -> None:
+    box = ended(engine, "true", health_cmd="test -e /x", health_interval="5s")
+    image = box.commit()
+    assert config_of(engine, image.id)["config"]["Healthcheck"] == {
+        "Test": ["CMD-SHELL", "test -e /x"],
+        "Interval": 5 * 10**9,
+        "Retries": 3,
+    }
+    other = ended(engine, "true", no_healthcheck=True)
+    assert config_of(engine, other.commit().id)["config"]["Healthcheck"]["Test"] == ["NONE"]

@@ -95,11 +95,11 @@ def test_one_that_was_never_started_has_no_health(engine: Engine) -> None:
 
 @pytest.mark.peer("busybox")
 def test_an_image_says_how_it_is_found_out(engine: Engine, store_root: Path) -> None:
-    check = {"test": ["CMD", "test", "-e", "/etc/image"], "interval": 50_000_000}
+    check = {"test": ["CMD", "test", "-e", "/etc/image"], "interval": 10**9}
     small_image(store_root, healthcheck=check)
     box = engine.start("tiny", SLEEP)
     until(lambda: box.health == "healthy")
-    assert box.inspect()["Config"]["Healthcheck"] == {"Test": check["test"], "Interval": 50_000_000}
+    assert box.inspect()["Config"]["Healthcheck"] == {"Test": check["test"], "Interval": 10**9}
     other = engine.start("tiny", SLEEP, no_healthcheck=True)
     assert other.health == "none"
     assert other.inspect()["Config"]["Healthcheck"]["Test"] == ["NONE"]
@@ -462,3 +462,35 @@ def test_one_that_sleeps_is_woken_by_a_check_by_hand(engine: Engine) -> None:
     box.check_health()
     until(lambda: box.state == "exited")
     assert box.exit_code == 143
+
+
+# -- what is in the way
+
+
+def test_a_disk_that_is_full_ends_no_supervisor(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written down any more: not that it is healthy, nor which process looks."""
+    box = start(engine, "true")
+    until(lambda: box.health == "healthy")
+    blocked = Path(os.fsdecode(box._home.path), "health.json.new")
+    count = len([one for one in actions(engine) if one.startswith("exec_die")])
+    while True:
+        try:
+            blocked.mkdir()  # over which no record can be staged
+            break
+        except FileExistsError:
+            time.sleep(0.001)
+    Path(os.fsdecode(box._home.path), "health.json").unlink()
+    time.sleep(0.5)
+    assert box.state == "running"
+    assert box.health == "starting"
+    blocked.rmdir()
+    until(lambda: box.health == "healthy")
+    assert len([one for one in actions(engine) if one.startswith("exec_die")]) > count
+    assert box._home.is_looked_after()
+    assert not Path(os.fsdecode(box._home.path), "supervisor.error").exists()
+
+
+def test_what_events_say_of_a_check_is_no_longer_than_a_few_lines(engine: Engine) -> None:
+    box = start(engine, "true " + "x" * 100_000)
+    until(lambda: box.health == "healthy")
+    assert max(map(len, actions(engine))) < 2000

@@ -276,8 +276,8 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     }
     if isinstance(asked.get("stop_signal"), int):
         run["stop_signal"] = signal_name(asked["stop_signal"])
-    if asked.get("health"):
-        run["healthcheck"] = {key: asked["health"].get(key) for key in ("test", *TIMES, "retries")}
+    if check := asked.get("health"):
+        run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
 
 

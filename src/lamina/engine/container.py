@@ -50,6 +50,10 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
     def __hash__(self) -> int:
         return hash((self.id, self.store.path))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process goes which one it is; who made it stays who removes it."""
+        return _looked_up, (self.store.path, self.id)
+
     def __enter__(self) -> Self:
         return self
 
@@ -137,6 +141,8 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
     @property
     def health(self) -> str:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        if not self._record.get("health"):
+            return "none"
         from lamina.engine.health.results import health_of
 
         return health_of(self._home, self._record, self.state)
@@ -388,3 +394,10 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
             if state is not None:  # there may be somebody who waits for its owner's end to remove it
                 wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
+
+
+def _looked_up(root: bytes, identity: str) -> Container:
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+
+    return Container(Home(Store(root), identity))

@@ -50,6 +50,11 @@ class Engine(ImageVerbs):
         self._store: Store | None = None
         self._runs = 0
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process goes where the store is."""
+        root = self._root if self._store is None else self._store.path
+        return _opened, (root, self._limit)
+
     @property
     def store(self) -> Store:
         """The store, opened (and made, if need be) when it is first used."""
@@ -343,6 +348,10 @@ class Engine(ImageVerbs):
             from lamina.engine.recover import recover
 
             recover(self.store)
+
+
+def _opened(root: str | bytes | None, limit: str | int | None) -> Engine:
+    return Engine(root, store_limit=limit)
 
 
 def run(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from threading import Lock
 from time import monotonic
 
-from lamina.errors import LaminaError, TimeoutExpired
+from lamina.errors import Conflict, LaminaError, TimeoutExpired
 from lamina.linux.signals import signal_number
 
 TYPE_CHECKING = False
@@ -55,7 +56,7 @@ class Process:
     ) -> None:
         """*encoding* is that of text and how errors are treated, None for bytes."""
         self._body, self._encoding = body, encoding
-        self._lock = Lock()
+        self._lock, self._maker = Lock(), os.getpid()
         self._talk: Talk | None = None
         self.args: list[str] = args
         self.stdin: IO[Any] | None = stdin
@@ -98,6 +99,11 @@ class Process:
 
     def _ended(self, seconds: float | None) -> int | None:
         if self.returncode is None:
+            if os.getpid() != self._maker:
+                raise Conflict(
+                    f"wait for {' '.join(self.args)}: another process started it, of which this one was forked",
+                    remedy="wait for it there",
+                )
             status = self._body.end(seconds)
             if status is not None:
                 self.returncode = status

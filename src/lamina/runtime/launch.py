@@ -90,23 +90,27 @@ class Running:
             self.cgroup.remove()
 
 
+def taken_status(pidfd: int, call: str) -> int:
+    """The exit status of a child that somebody else in this program has reaped, who waits for any child or ignores
+    SIGCHLD: from Linux 6.15 on the kernel remembers it. Raises KernelError where it does not.
+    """
+    from lamina.linux.process import pidfd_get_info
+
+    ready(None, pidfd)
+    try:
+        code = pidfd_get_info(pidfd).exit_status
+    except OSError:
+        code = None
+    if code is None:
+        raise KernelError(call, ECHILD, hint="something else in this program took its exit status") from None
+    return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+
+
 def _reap(pidfd: Fd) -> int:
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
-        # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        ready(None, pidfd)
-        from lamina.linux.process import pidfd_get_info
-
-        try:
-            code = pidfd_get_info(pidfd).exit_status
-        except OSError:
-            code = None
-        if code is None:
-            raise KernelError(
-                "wait for the container", ECHILD, hint="something else in this program took its exit status"
-            ) from None
-        return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+        return taken_status(pidfd, "wait for the container")
     if ended is None:
         raise KernelError("waitid", ECHILD)
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
