@@ -88,7 +88,7 @@ def test_into_what_only_its_owner_may_write_to(user: Rootless) -> None:
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     done = user.lamina("cp", "-q", source / "f", "box:/d/shut/f")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    found = {}
+    found: dict[str, tuple[int, int, str]] = {}
     for place in ("box:/d", "box:/t"):
         done = user.lamina("cp", place, "-", text=False)
         assert done.returncode == 0, done.stderr
@@ -140,4 +140,6 @@ def test_what_cannot_be_read_here_is_named(user: Rootless) -> None:
     (source / "shut").chmod(0)
     done = user.lamina("cp", user.tmp / "source", "box:/tmp")
     assert done.returncode == 125
-    assert done.stderr.startswith(f"lamina: copy {user.tmp}/source/below/shut: Permission denied"), done.stderr
+    assert done.stderr.startswith(f"lamina: copy {user.tmp}/source/below/shut: Permission denied"), (
+        done.stderr
+    )

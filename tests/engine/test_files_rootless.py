@@ -113,3 +113,34 @@ def test_what_only_root_of_the_container_may(user: Rootless) -> None:
     assert found["descriptors"] == 0
     # the process ends with the program that asked it
     assert "lamina.engine.within" not in user.run("ps", "-ww", "-u", str(user.uid), "-o", "args").stdout
+
+
+OTHER = """
+import json
+from lamina import Engine
+box = Engine().container("other")
+found = []
+for _ in range(2):
+    file = box.files / "tmp" / box.state
+    file.write_text(box.state)
+    (box.files / "root" / box.state).mkdir()
+    found.append([file.stat().st_uid, (box.files / "etc/passwd").stat().st_uid, file.read_text()])
+    if box.state == "running":
+        done = box.exec(["stat", "-c", "%u", "/tmp/running", "/root/running"], capture_output=True, text=True)
+        found.append(done.stdout)
+        box.stop(timeout=0)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("userns", ["keep-id", "nomap"])
+def test_of_containers_with_other_ids(user: Rootless, userns: str) -> None:
+    """Whose root is not the user, who may not even be in there."""
+    made = user.lamina(
+        "run", "-d", "--name", "other", "--userns", userns, "--user", "0", "tiny", "sleep", "600"
+    )
+    assert made.returncode == 0, made.stderr
+    done = user.python(OTHER)
+    assert user.lamina("rm", "-f", "other").returncode == 0
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[0, 0, "running"], "0\n0\n", [0, 0, "exited"]]

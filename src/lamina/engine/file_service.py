@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from errno import EPIPE
+from errno import EINVAL, EPIPE
 
-from lamina.engine.roots import become, owner_of
+from lamina.engine.roots import become
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, inside, receive, send
 from lamina.errors import Corrupt
@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
     from lamina.engine.within import Maps
 
+    Owner = tuple[int, int]
+    Wanted = tuple[Callable[..., Any], tuple[Any, ...], Owner]
+
 IDLE = 60.0  # seconds
 _BYTE = b"f"  # what descriptors travel with
 _services: dict[str, Service] = {}
 _lock = threading.Lock()
 
 
-def ask(maps: Maps, root: Fd | Stood, write: bool, work: Callable[..., Any], *args: Any) -> Any:
-    """`work(root, *args)` in a namespace with *maps*; a descriptor that is the result is handed over.
+def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[..., Any], *args: Any) -> Any:
+    """`work(root, *args)` in a namespace with *maps*, as *owner*; a descriptor that is the result is handed over.
 
     Raises what *work* raises, Unsupported where this host lets nobody make such a namespace.
     """
@@ -43,7 +46,7 @@ def ask(maps: Maps, root: Fd | Stood, write: bool, work: Callable[..., Any], *ar
             if service is None or not service.usable:
                 service = _services[key] = Service(maps)
         try:
-            return service.ask(root, write, work, args)
+            return service.ask((work, args, owner), root, write)
         except _Gone:
             if not left:
                 raise Corrupt("work in a user namespace: the process there ended without an answer") from None
@@ -76,18 +79,18 @@ class Service:
 
     def _keep(self, maps: Maps, theirs: socket.socket) -> None:
         try:
-            inside(maps, serve, owner_of(maps), files=(theirs.fileno(),))
+            inside(maps, serve, files=(theirs.fileno(),))
         except BaseException as failure:
             self._failure = failure
         finally:
             self._ended = True
             theirs.close()
 
-    def ask(self, root: Fd | Stood, write: bool, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Any:
         """See the function `ask`."""
         with self._turn:
             try:
-                kind, content, passed = self._asked(root, write, work, args)
+                kind, content, passed = self._asked(wanted, root, write)
             except (Corrupt, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in (EPIPE, None):
                     raise
@@ -101,12 +104,10 @@ class Service:
             raise content
         return passed if passed is not None else content
 
-    def _asked(
-        self, root: Fd | Stood, write: bool, work: Callable[..., Any], args: tuple[Any, ...]
-    ) -> tuple[str, Any, Fd | None]:
+    def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> tuple[str, Any, Fd | None]:
         descriptor = self._ours.fileno()
         given = [root] if isinstance(root, Fd) else []
-        send(descriptor, work, args, None if given else root, write)
+        send(descriptor, wanted, None if given else root, write)
         if given:
             socket.send_fds(self._ours, [_BYTE], given)
         kind, content, has_file = receive(descriptor)
@@ -124,19 +125,19 @@ def _received(channel: socket.socket) -> Fd:
 # -- in the namespace
 
 
-def serve(owner: tuple[int, int]) -> None:
+def serve() -> None:
     """Answer until the other side is gone, or has not asked for a while."""
     channel = socket.socket(fileno=FIRST_FILE)
     own = (os.geteuid(), os.getegid())
     while ready(IDLE, channel.fileno()):
         try:
-            work, args, stood, write = receive(channel.fileno())
+            wanted, stood, write = receive(channel.fileno())
             root = _received(channel) if stood is None else None
         except (Corrupt, ConnectionError):
             return
         made: Fd | None = None
         try:
-            result = _done(work, args, root, stood, write, own, owner)
+            result = _done(wanted, root, stood, write, own)
             if isinstance(result, Fd):
                 made, result = result, None
             answer = (RESULT, result, made is not None)
@@ -151,21 +152,22 @@ def serve(owner: tuple[int, int]) -> None:
             return
 
 
-def _done(
-    work: Callable[..., Any],
-    args: tuple[Any, ...],
-    root: Fd | None,
-    stood: Stood | None,
-    write: bool,
-    own: tuple[int, int],
-    owner: tuple[int, int],
-) -> Any:
-    if root is not None:
-        with root:
+def _done(wanted: Wanted, root: Fd | None, stood: Stood | None, write: bool, own: Owner) -> Any:
+    work, args, owner = wanted
+    # the store and Python are the user's, who need not be the container's root
+    try:
+        if root is not None:
+            with root:
+                become(owner)
+                return work(root, *args)
+        assert stood is not None
+        with Standing(stood, write=write) as standing:
             become(owner)
-            return work(root, *args)
-    assert stood is not None
-    become(own)  # the store is the user's, who need not be the container's root
-    with Standing(stood, write=write) as standing:
-        become(owner)
-        return work(standing, *args)
+            return work(standing, *args)
+    finally:
+        try:
+            become(own)
+        except OSError as error:
+            # somebody whom these maps do not have: then roots were mounted elsewhere, and modules are loaded by now
+            if error.errno != EINVAL:
+                raise
