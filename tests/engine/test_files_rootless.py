@@ -66,6 +66,16 @@ found["fork"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 service._ours.close()  # as if it had ended for want of work
 service._ended = True
 found["again"] = (d / "shut/new").read_text()
+class Interrupted(BaseException): pass
+real = file_service.receive
+def interrupted(*args):
+    file_service.receive = real
+    raise Interrupted
+file_service.receive = interrupted
+try:
+    (d / "shut/f").read_text()  # its answer is on its way
+except Interrupted:
+    found["interrupted"] = (d / "shut/new").read_text()
 found["descriptors"] = len(os.listdir("/proc/self/fd"))
 for _ in range(20):
     (d / "shut/new").read_text()
@@ -110,6 +120,7 @@ def test_what_only_root_of_the_container_may(user: Rootless) -> None:
     assert found["longer"] == "newer"
     assert found["threads"] == [200, ["newer"]]
     assert (found["services"], found["fork"], found["again"]) == (1, 0, "newer")
+    assert found["interrupted"] == "newer"
     assert found["descriptors"] == 0
     # the process ends with the program that asked it
     assert "lamina.engine.within" not in user.run("ps", "-ww", "-u", str(user.uid), "-o", "args").stdout

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from errno import EINVAL, EPIPE
+from errno import ECONNRESET, EINVAL, EPIPE
 
 from lamina.engine.roots import become
 from lamina.engine.standing import Standing, Stood
@@ -26,12 +26,24 @@ if TYPE_CHECKING:
     from lamina.engine.within import Maps
 
     Owner = tuple[int, int]
+    Answer = tuple[str, Any, Fd | None]
     Wanted = tuple[Callable[..., Any], tuple[Any, ...], Owner]
 
 IDLE = 60.0  # seconds
 _BYTE = b"f"  # what descriptors travel with
 _services: dict[str, Service] = {}
 _lock = threading.Lock()
+_GONE = (EPIPE, ECONNRESET)
+
+
+def _forget() -> None:
+    """In a fork: its parent's are not its own, and the lock may be held by a thread that is not there."""
+    global _lock
+    _lock = threading.Lock()
+    _services.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[..., Any], *args: Any) -> Any:
@@ -40,21 +52,18 @@ def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[
     Raises what *work* raises, Unsupported where this host lets nobody make such a namespace.
     """
     key = repr(sorted(maps.items()))
-    for left in (True, False):
+    for _ in range(2):  # it may end for want of work just when it is asked
         with _lock:
             service = _services.get(key)
             if service is None or not service.usable:
                 service = _services[key] = Service(maps)
-        try:
-            return service.ask((work, args, owner), root, write)
-        except _Gone:
-            if not left:
-                raise Corrupt("work in a user namespace: the process there ended without an answer") from None
-    raise AssertionError("unreachable")
-
-
-class _Gone(Exception):
-    """It ended for want of work, just before it was asked."""
+        answer = service.ask((work, args, owner), root, write)
+        if answer is not None:
+            kind, content, passed = answer
+            if kind == FAILURE:
+                raise content
+            return content if passed is None else passed
+    raise Corrupt("work in a user namespace: the process there ended without an answer")
 
 
 class Service:
@@ -86,25 +95,29 @@ class Service:
             self._ended = True
             theirs.close()
 
-    def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Any:
-        """See the function `ask`."""
+    def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer | None:
+        """What came of it: RESULT or FAILURE, the result or the error, and a descriptor; None: it was gone already.
+
+        Raises what keeps such a process from being there, OSError.
+        """
         with self._turn:
+            if self._ended:
+                return None
             try:
-                kind, content, passed = self._asked(wanted, root, write)
-            except (Corrupt, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in (EPIPE, None):
-                    raise
+                return self._asked(wanted, root, write)
+            except BaseException as error:
+                # also where this thread was interrupted: the answer to this would be taken for one to the next
                 self._ended = True
                 self._ours.close()
-                self._keeping.join()
-                if self._failure is not None:
-                    raise self._failure from None
-                raise _Gone from None
-        if kind == FAILURE:
-            raise content
-        return passed if passed is not None else content
+                gone = isinstance(error, Corrupt) or (isinstance(error, OSError) and error.errno in _GONE)
+                if not gone:
+                    raise
+        self._keeping.join()
+        if self._failure is not None:
+            raise self._failure
+        return None
 
-    def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> tuple[str, Any, Fd | None]:
+    def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer:
         descriptor = self._ours.fileno()
         given = [root] if isinstance(root, Fd) else []
         send(descriptor, wanted, None if given else root, write)
