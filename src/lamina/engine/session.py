@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks
+    from lamina.network.model import Attachment
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.images import Held, ImageRecord
