@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,9 @@ for _signal in signal.valid_signals():
 
 # what the tests execute finds the sources that are being tested, installed or not
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
+
+# mount(8) from util-linux 2.39 on gives fsconfig(2) what mount(2) took whole: no lowerdir over 255 characters
+os.environ["LIBMOUNT_FORCE_MOUNT2"] = "always"
 
 # no test leaves a warm process, or has its command done by one, unless it is about that (tests/warm)
 os.environ["LAMINA_WARM"] = "0"
@@ -161,6 +165,14 @@ def store_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "lamina-store"
     monkeypatch.setenv("LAMINA_ROOT", str(root))
     return root
+
+
+@pytest.fixture
+def seed() -> int:
+    """For what is random: printed when the test fails, and repeated by LAMINA_STRESS_SEED."""
+    found = int(os.environ.get("LAMINA_STRESS_SEED") or secrets.randbelow(1 << 31))
+    print(f"LAMINA_STRESS_SEED={found}")
+    return found
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lamina.engine.asynchronous.container import AsyncContainer
+    from lamina.engine.asynchronous.engine import AsyncEngine
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.engine import Engine, run
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AsyncContainer",
+    "AsyncEngine",
     "Change",
     "Completed",
     "Container",
@@ -42,6 +46,8 @@ __all__ = [
 ]
 
 _WHERE = {
+    "AsyncContainer": "engine.asynchronous.container",
+    "AsyncEngine": "engine.asynchronous.engine",
     "Change": "overlay.changes",
     "Completed": "engine.completed",
     "Container": "engine.container",

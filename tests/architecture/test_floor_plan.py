@@ -21,10 +21,12 @@ MAY_IMPORT = {
     "image": "errors values document linux overlay store",  # must not know processes and namespaces
     "testing": "errors values document linux overlay store image",  # beside the house: fakes, conformance suites
     "runtime": "errors values document linux overlay",  # given a bundle: it knows neither images nor the store
+    "network": "errors values linux",  # links and rules: given ids, names and paths
     "runtime_cli": "errors values argv document linux overlay runtime lamina",  # of `lamina` the version
     "supervisor": "errors values document linux overlay runtime",
-    "engine": "errors values document linux overlay store image runtime supervisor",
+    "engine": "errors values document linux overlay store image runtime network supervisor",
     "cli": "errors values argv engine warm lamina",  # of `lamina` itself the public names
+    "pytest_plugin": "errors engine lamina",  # a face for tests
     "warm": "errors values linux",  # does the commands of a face by its name, which it is told
     "__main__": "cli",
     "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told

@@ -5,6 +5,8 @@ from __future__ import annotations
 import lamina
 
 PUBLIC = {
+    "AsyncContainer",
+    "AsyncEngine",
     "Change",
     "Completed",
     "Container",

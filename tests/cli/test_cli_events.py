@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine import Engine
+from lamina.cli.verbs import events
+from lamina.engine import Engine, watching
 from lamina.errors import InvalidInput
 from support.image_archives import ImageSource, old_docker, tar
 
@@ -95,11 +96,22 @@ def test_nothing_is_said_of_before_unless_asked(lamina: Lamina) -> None:
     assert told(lamina, "--since", "2099-01-01T00:00:00") == []
 
 
-@pytest.mark.parametrize("option", ["nonsense=1", "type", "=x"])
-def test_a_filter_that_there_is_not(lamina: Lamina, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("nonsense=1", "there is type, event, container, image, volume, label"),
+        ("type", "not KEY=VALUE: type=..."),
+        ("=x", "there is type, event, container, image, volume, label"),
+    ],
+)
+def test_a_filter_that_there_is_not(lamina: Lamina, option: str, said: str) -> None:
     done = lamina("events", "--filter", option)
     assert done.returncode == 2
-    assert "type, event, container, image, volume, label" in done.stderr
+    assert said in done.stderr
+
+
+def test_the_filters_are_the_engine_s() -> None:
+    assert [*events.FILTERS] == [*watching.FILTERS]
     with pytest.raises(InvalidInput):
         Engine().events(filters={"nonsense": ["x"]})
 

@@ -137,7 +137,7 @@ WRONG = [
     ("diff --stat --format json c", 2, "diff: --stat and --format json contradict each other", ""),
     ("overlay diff -p --format json", 2, "overlay diff: --patch and --format json contradict each other", ""),
     ("overlay mount", 2, "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
-    ("commit c i", 2, "commit is not supported so far", ""),
+    ("build -t x .", 2, "build is not supported so far", ""),
     ("run --add-host a:b host true", 125, "run: --add-host is not supported so far", ""),
     ("logs --tail x c", 2, "logs: --tail x: is not a whole number", ""),
     ("logs --since x c", 2, "logs: --since x: not a time such as 10m", ""),

@@ -46,6 +46,18 @@ def test_every_way_to_write_an_option(argv: list[str]) -> None:
     assert values["interactive"] is values["tty"] is True
 
 
+def test_a_flag_may_have_a_value() -> None:
+    values = read("--rm=true", "-i=false", "--sig-proxy=0", "host", "--rm=false")
+    assert values is not None
+    assert (values["rm"], values["interactive"], values["sig_proxy"]) == (True, False, False)
+    values = read("--rm", "--rm=false", "host")
+    assert values is not None and not values["rm"] and values["sig_proxy"]
+    with pytest.raises(UsageError, match="--rm takes no value"):
+        explain(["run", "--rm=perhaps", "host"])
+    with pytest.raises(UsageError, match="no such option --nosuch"):
+        explain(["run", "--rm=false", "--sig-proxy=false", "-i=true", "--nosuch", "host"])
+
+
 def test_the_last_of_a_repeated_option_counts() -> None:
     values = read("--name", "a", "--name=b", "host")
     assert values is not None
@@ -81,6 +93,7 @@ TABLE = Verb(
     options=(
         Option("all", "a"),
         Option("quiet", "q"),
+        Option("proxy", "p", default=True),
         Option("name", "n", "NAME"),
         Option("env", "e", "K=V", multiple=True),
         Option("number", metavar="N", convert=int, default=7),
@@ -123,6 +136,14 @@ PIECES = [
         "--env",
         "--env=K=V=W",
         "--all=x",
+        "--all=true",
+        "--all=F",
+        "--proxy",
+        "--proxy=false",
+        "-p=0",
+        "-ap=1",
+        "-a=",
+        "-pn=false",
         "--nope",
         "--na",
         "-1",

@@ -73,6 +73,32 @@ def test_the_table_is_docker_s(lamina: Lamina, hub: FakeRegistry) -> None:
     assert hub.requests[-1][1] == "/v1/search?q=debian&n=25"
 
 
+def test_tags_of_a_repository(lamina: Lamina, hub: FakeRegistry) -> None:
+    hub.page = 2
+    for tag in ("1", "1.2", "latest"):
+        hub.add_image("team/tool", tag, {"x": b"x"})
+    shown = lamina("search", "--list-tags", "team/tool")
+    assert shown.stdout.split() == [
+        "NAME",
+        "TAG",
+        "team/tool",
+        "1",
+        "team/tool",
+        "1.2",
+        "team/tool",
+        "latest",
+    ], shown.stderr
+    assert (
+        lamina("search", "--list-tags", "--limit", "1", "--format", "{{.Tag}}", "team/tool").stdout == "1\n"
+    )
+    done = lamina("search", "--list-tags", "team/tool:1")
+    assert done.returncode == 125 and "one is named already" in done.stderr
+    done = lamina("search", "--list-tags", "team/other")
+    assert done.returncode == 125 and "no such repository" in done.stderr
+    done = lamina("search", "--list-tags", "--filter", "stars=1", "team/tool")
+    assert done.returncode == 125 and "--list-tags with --filter" in done.stderr
+
+
 def test_filters_and_limits(lamina: Lamina, hub: FakeRegistry) -> None:
     def found(*argv: str) -> list[str]:
         return [

@@ -287,3 +287,28 @@ def test_somebody_without_root_leaves_nothing_either(
         verify_ended(done, verb, signal.SIGTERM)
         assert left_behind(root) == [], f"at step {moment} of {steps}"
     assert rootless.lamina(*argv).returncode == 0
+
+
+HALF_MADE = """
+import os, signal, sys
+from lamina.cli.ending import CleanEnd
+from lamina.engine import Engine
+
+class Answer:  # as http.client.HTTPResponse: what closes it needs what __init__ had not come to
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.fp = None
+
+    def __del__(self):
+        self.fp
+
+with CleanEnd("pull", Engine(sys.argv[1])):
+    Answer()
+"""
+
+
+def test_what_a_signal_catches_half_made_does_not_complain(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HALF_MADE, tmp_path / "store"], capture_output=True, text=True, timeout=60
+    )
+    assert "terminated" in done.stderr.splitlines()[-1] and "AttributeError" not in done.stderr

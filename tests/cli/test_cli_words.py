@@ -99,7 +99,7 @@ RECORD = {"Names": "a", "ExitCode": 3, "State": {"Running": True}, "Labels": ["x
         ("{{.Names}}", "a"),
         ("{{ .Names }}={{.ExitCode}}", "a=3"),
         ("{{.State.Running}}", "true"),
-        ("{{json .State}}", '{"Running": true}'),
+        ("{{json .State}}", '{"Running":true}'),
         (r"{{.Names}}\t{{.None}}|", "a\t|"),
         ('{{join .Labels ","}}', "x,y"),
         ("{{upper .Names}} {{len .Labels}}", "A 2"),

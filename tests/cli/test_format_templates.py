@@ -65,7 +65,7 @@ GOLDEN = {
     "{{$x := 1}}{{if true}}{{$x := 2}}{{$x}}{{end}}{{$x}}": "21",
     "{{$s := .State}}{{$s.Status}}": "running",
     # functions
-    "{{json .List}}{{json .Name}}": '["b", "a", "c"]"web"',
+    "{{json .List}}{{json .Name}}": '["b","a","c"]"web"',
     "{{upper .Name}} {{lower \"ABC\"}} {{title \"a bc\"}}": "WEB abc A Bc",
     "{{join .List \"-\"}} {{index (split \"a,b\" \",\") 1}}": "b-a-c b",
     "{{len .List}} {{len .Name}} {{len .Map}}": "3 3 2",

@@ -11,66 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lamina import Container, Engine
 from lamina.errors import Conflict
 from support.leaks import Leaks
+from support.lives import Command, command, said, supervisor_of, until
 from support.small_images import small_image
 from support.terminal import Terminal, lamina
 
-pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    small_image(store_root)
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def said(container: Container) -> bytes:
-    return b"".join(entry.data for entry in container.logs())
-
-
-def supervisor_of(container: Container) -> int:
-    state = container._home.read("state")
-    assert state is not None
-    return int(state["supervisor"]["pid"])
-
-
-@contextlib.contextmanager
-def command(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A `lamina` that runs meanwhile."""
-    process = subprocess.Popen(
-        lamina(*words),
-        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for file in (process.stdin, process.stdout, process.stderr):
-            if file is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    file.close()
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 
 
 # -- start -a, and run through a supervisor

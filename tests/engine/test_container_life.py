@@ -8,40 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lamina import Container, Engine
+from lamina import Engine
 from lamina.errors import CommandNotFound, Conflict, InvalidInput, NotFound
-from support.leaks import Leaks
+from support.lives import said, until
+from support.running import first_pid
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def said(container: Container) -> bytes:
-    return b"".join(entry.data for entry in container.logs())
-
-
-def pid_of(container: Container) -> int:
-    return int(container.inspect()["State"]["Pid"])
 
 
 def test_a_container_lives_from_its_creation_to_its_removal(engine: Engine) -> None:
@@ -125,9 +102,9 @@ def test_starting_what_runs_and_stopping_what_does_not_is_no_error(engine: Engin
     box.stop()
     assert (box.state, box.wait()) == ("created", 0)
     box.start()
-    pid = pid_of(box)
+    pid = first_pid(box)
     box.start()
-    assert pid_of(box) == pid
+    assert first_pid(box) == pid
     box.stop()
     box.stop()
     with pytest.raises(Conflict, match="not running"):
@@ -229,10 +206,10 @@ def test_an_entrypoint_is_not_put_before_itself(engine: Engine) -> None:
 
 def test_restarting_one_that_is_to_be_removed_does_not_remove_it(engine: Engine) -> None:
     box = engine.start("host", ["sleep", "1000"], rm=True)
-    pid = pid_of(box)
+    pid = first_pid(box)
     box.restart()
     assert box.state == "running"
-    assert pid_of(box) != pid
+    assert first_pid(box) != pid
     box.stop()
     until(lambda: engine.containers(all=True) == [])
 
@@ -290,9 +267,9 @@ def test_one_that_is_killed_by_hand_is_not_started_again(engine: Engine) -> None
 
 def test_one_that_is_killed_otherwise_is_started_again(engine: Engine) -> None:
     box = engine.start("host", ["sleep", "1000"], restart="always")
-    pid = pid_of(box)
+    pid = first_pid(box)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: box.state == "running" and pid_of(box) not in (0, pid))
+    until(lambda: box.state == "running" and first_pid(box) not in (0, pid))
     assert box.restarts == 1
 
 

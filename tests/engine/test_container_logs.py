@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,13 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.errors import InvalidInput, NotFound, Unsupported
-from support.leaks import Leaks
-from support.small_images import small_image
+from support.lives import Command, place_of, until
 from support.terminal import lamina as command
 
-pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 WRITTEN = {"local": "log", "json-file": "{id}-json.log", "k8s-file": "ctr.log"}
 SCRIPT = ["sh", "-c", "echo out; echo err >&2; printf half"]
-
-
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    small_image(store_root)
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ended(engine: Engine, foreground: bool, words: list[str], **options: Any) -> Container:
@@ -54,7 +33,7 @@ def ended(engine: Engine, foreground: bool, words: list[str], **options: Any) ->
 
 
 def place(box: Container, name: str) -> Path:
-    return Path(os.fsdecode(box.store.containers), box.id, name.format(id=box.id))
+    return place_of(box) / name.format(id=box.id)
 
 
 both = pytest.mark.parametrize("foreground", [True, False])

@@ -158,19 +158,70 @@ def test_the_command_line(box: Container, engine: Engine, place: Path) -> None:
     assert cp("-q", "box:/d/one", "a:b") != (0, "")  # a container's, as docker reads it
     assert cp("-q", "box:/d/one", "./a:b") == (0, "")
     assert tree(place) == {"one": "one\n", "a:b": "one\n"}
-    for words in (("box:/d", "box:/e"), ("./one", "other"), ("./one", "box:/e")):
+    for words in (("box:/d", "box:/e"), ("./one", "other"), ("./nosuch", "box:/e"), ("./one", "box:/e/f")):
         status, said = cp(*words)
         assert status and said.startswith("lamina: "), words
     assert '"archive-path"' in Path(os.fsdecode(engine.store.events), "log").read_text()
 
 
-def test_a_mount_of_one_that_does_not_run_is_refused(engine: Engine, place: Path) -> None:
-    assert engine.run("tiny", ["sh", "-c", "echo x > /v/x"], name="box", volumes=["data:/v"]).returncode == 0
+def test_volumes_of_one_that_does_not_run(engine: Engine, place: Path) -> None:
+    """Also by a link into one, and not what was in memory."""
+    script = "echo x > /v/x; echo y > /gone/y; ln -s /v/x /link; touch /seen"
+    made = engine.run("tiny", ["sh", "-c", script], name="box", volumes=["data:/v"], tmpfs=["/gone"])
+    assert made.returncode == 0
     try:
-        with pytest.raises(Unsupported, match="start"):
-            engine.container("box").copy_out("/v/x", str(place))
+        box = engine.container("box")
+        box.copy_out("/v/x", str(place))
+        box.copy_out("/link", str(place / "followed"), follow=True)
+        box.copy_out("/etc/hostname", str(place))
+        assert (place / "hostname").read_text().strip() == box.id[:12]
+        assert tree(place) == {"x": "x\n", "followed": "x\n", "hostname": f"{box.id[:12]}\n"}
+        with pytest.raises(NotFound):
+            box.copy_out("/gone/y", str(place))
     finally:
         forget(engine)
+
+
+def test_a_source_of_a_volume_that_is_gone(engine: Engine, place: Path) -> None:
+    (place / "source").mkdir()
+    made = engine.run("tiny", ["true"], name="box", volumes=[f"{place}/source:/v"])
+    assert made.returncode == 0
+    (place / "source").rmdir()
+    try:
+        with pytest.raises(NotFound, match="not there any more"):
+            engine.container("box").copy_out("/etc/passwd", str(place))
+    finally:
+        forget(engine)
+
+
+def test_names_that_are_marks_in_layers(box: Container, place: Path) -> None:
+    """What would delete the caller's files if it were taken for a layer's whiteout is a file like any other."""
+    if box.state == "running":
+        assert (
+            box.exec(["sh", "-ec", "mkdir /w; echo a > /w/.wh.mine; echo b > /w/.wh..wh..opq"]).returncode
+            == 0
+        )
+    else:
+        source = place / "w"
+        source.mkdir()
+        (source / ".wh.mine").write_text("a\n")
+        (source / ".wh..wh..opq").write_text("b\n")
+        box.copy_in(source, "/w")
+        (source / ".wh.mine").unlink()
+        (source / ".wh..wh..opq").unlink()
+        source.rmdir()
+    (place / "w").mkdir()
+    (place / "w/mine").write_text("mine")
+    box.copy_out("/w", str(place))
+    assert tree(place / "w") == {"mine": "mine", ".wh.mine": "a\n", ".wh..wh..opq": "b\n"}
+
+
+def test_an_archive_to_a_file_object(box: Container) -> None:
+    written = io.BytesIO()
+    assert box.copy_out("/d", written).size == len(written.getvalue())
+    written.seek(0)
+    with tarfile.open(fileobj=written) as archive:
+        assert {member.name for member in archive} == {"d", *(f"d/{name}" for name in D)}
 
 
 def test_one_over_the_host_that_does_not_run_is_refused(engine: Engine, place: Path) -> None:

@@ -1,4 +1,6 @@
-"""`lamina cp` without root: files of subordinate ids that their owner alone may read come out, as the caller's."""
+"""`lamina cp` without root: files of subordinate ids that their owner alone may read come out, as the caller's; what
+goes in is the container's root's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from support.small_images import busybox_tree
 
 pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
 
-MAKE = "mkdir -p /d/shut; echo of seven > /d/shut/f; chown -R 7:8 /d; chmod 0400 /d/shut/f; chmod 0500 /d /d/shut"
+MAKE = "mkdir -p /d/shut /t; echo of seven > /d/shut/f; chown -R 7:8 /d; chmod 0400 /d/shut/f; chmod 0500 /d /d/shut"
 
 
 @pytest.fixture(params=["running", "stopped"])
@@ -72,3 +74,61 @@ def test_owners_cannot_be_kept(user: Rootless) -> None:
     done = user.lamina("cp", "-a", "box:/d", user.mkdir("place"))
     assert done.returncode and "only root" in done.stderr
     assert os.listdir(user.tmp / "place") == []
+
+
+def test_into_what_only_its_owner_may_write_to(user: Rootless) -> None:
+    """As the container's root; also to where a file of another name was, and into a volume."""
+    source = user.mkdir("source")
+    (source / "f").write_text("new\n")
+    (source / "f").chmod(0o4640)
+    (source / "l").symlink_to("f")
+    user.give(source)
+    for target in ("box:/d/shut/in", "box:/t/in"):
+        done = user.lamina("cp", "-q", source, target)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    done = user.lamina("cp", "-q", source / "f", "box:/d/shut/f")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    found = {}
+    for place in ("box:/d", "box:/t"):
+        done = user.lamina("cp", place, "-", text=False)
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            found |= {member.name: (member.uid, member.gid, f"{member.mode:o}") for member in archive}
+    assert found["d/shut/in/f"] == found["t/in/f"] == (0, 0, "640")
+    assert found["d/shut/in"][:2] == found["d/shut/in/l"][:2] == (0, 0)
+    assert found["d/shut/f"] == (0, 0, "640")
+    assert found["d/shut"] == (7, 8, "500")
+
+
+def test_owners_in_the_container(user: Rootless) -> None:
+    """Those of an archive are the container's; an id that it does not have is an error, and leaves nothing."""
+
+    def archive(uid: int) -> bytes:
+        written = io.BytesIO()
+        with tarfile.open(fileobj=written, mode="w") as made:
+            member = tarfile.TarInfo("f")
+            member.uid, member.gid, member.size = uid, 8, 4
+            made.addfile(member, io.BytesIO(b"new\n"))
+        return written.getvalue()
+
+    done = user.lamina("cp", "-q", "-", "box:/d/shut", input=archive(7), text=False)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+    done = user.lamina("cp", "-q", "-", "box:/d", input=archive(900_000), text=False)
+    assert done.returncode == 125
+    assert b"no ids 900000:8" in done.stderr
+    done = user.lamina("cp", "box:/d", "-", text=False)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as found:
+        assert {member.name: (member.uid, member.gid) for member in found} == {
+            "d": (7, 8), "d/shut": (7, 8), "d/shut/f": (7, 8),
+        }  # fmt: skip
+
+
+def test_errors_come_from_the_other_side(user: Rootless) -> None:
+    for words in (
+        ("/etc/passwd", "box:/nosuch/x"),
+        ("/etc/passwd", "box:/etc/passwd/"),
+        ("/etc", "box:/etc/passwd"),
+    ):
+        done = user.lamina("cp", *words)
+        assert done.returncode == 125
+        assert done.stderr.startswith("lamina: copy to /"), done.stderr

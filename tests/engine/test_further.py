@@ -18,6 +18,7 @@ from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.spec import check
 from lamina.runtime.users import User
 
+IDENTITY = "0000000a0000000a" + "0" * 48
 AROUND = Circumstances(identity="0" * 64, cgroup="/lamina/x", hostname="hosty")
 WHOLE = IdMaps(((0, 1000, 1), (1, 100000, 65536)), ((0, 1000, 1), (1, 100000, 65536)))
 FILES = {"/etc/group": b"audio:x:29:\nnobody:x:70000:\n"}
@@ -36,7 +37,14 @@ def amended(user: User | None = None, maps: IdMaps | None = None, **asked: Any) 
     around = Circumstances(identity="0" * 64, cgroup="/lamina/x", hostname="hosty", maps=maps)
     spec = translate(("true",), options, ImageConfig(), user or User(), around)
     if options.further is not None:
-        amend(spec, options.further, maps=maps, read=lambda path: FILES.get(path, b""), joined={})
+        amend(
+            spec,
+            options.further,
+            maps=maps,
+            read=lambda path: FILES.get(path, b""),
+            joined={},
+            identity=IDENTITY,
+        )
         profile_of(options.further, tuple(spec["process"]["capabilities"]["bounding"]))
     check(spec)  # what the runtime will say to it
     return spec
@@ -109,10 +117,10 @@ def test_it_is_read_as_docker_reads_it(asked: dict[str, Any], field: str, wanted
         ({"security_opt": ["label=colour:red"]}, "not a label"),
         ({"security_opt": ["mask=relative"]}, "not a list of absolute paths"),
         ({"security_opt": ["no-new-privileges=perhaps"]}, "neither true nor false"),
-        ({"uts": "private"}, "uts private: not supported"),
-        ({"ipc": "container:x"}, "ipc container:x: not supported"),
+        ({"uts": "others"}, "uts others: not supported"),
+        ({"ipc": "container:"}, "ipc container:: not supported"),
         ({"pid": "container:"}, "not supported"),
-        ({"userns": "keep-id"}, "userns keep-id: not supported"),
+        ({"userns": "kept"}, "userns kept: there is no such mode"),
         ({"domainname": "a b"}, "not a name"),
         ({"time_offsets": ["realtime=1"]}, "not CLOCK=SECONDS"),
         ({"gpus": "all"}, "gpus all: no file in"),
@@ -181,6 +189,8 @@ def test_labels() -> None:
     process = amended(security_opt=["apparmor=own", "label=type:t", "label=level:s0:c1"])["process"]
     assert process["apparmorProfile"] == "own"
     assert process["selinuxLabel"] == "system_u:system_r:t:s0:c1"
+    process = amended(security_opt=["label=type:t"])["process"]
+    assert process["selinuxLabel"] == "system_u:system_r:t:s0:c10,c11"  # its own two categories
     process = amended(security_opt=["apparmor=unconfined", "label=disable"])["process"]
     assert "apparmorProfile" not in process
     assert "selinuxLabel" not in process

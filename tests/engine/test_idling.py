@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,10 @@ import pytest
 from lamina import Container, Engine
 from lamina.document import encode
 from lamina.engine import idling
+from lamina.runtime.cgroups import reopen
 from support.leaks import Leaks
+from support.lives import said, supervisor_of, until
+from support.running import first_pid
 
 pytestmark = pytest.mark.root
 
@@ -23,26 +26,10 @@ PROGRAM = "lamina-idle"
 
 
 @pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Whose supervisors fall asleep at once."""
     monkeypatch.setenv(idling.VARIABLE, "0.05")
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def supervisor_of(container: Container) -> int:
-    state = container._home.read("state")
-    assert state is not None
-    return int(state["supervisor"]["pid"])
+    return engine
 
 
 def program_of(pid: int) -> str:
@@ -56,21 +43,13 @@ def asleep(container: Container) -> bool:
     return program_of(supervisor_of(container)) == PROGRAM
 
 
-def said(container: Container) -> bytes:
-    return b"".join(entry.data for entry in container.logs())
-
-
-def pid_of(container: Container) -> int:
-    return int(container.inspect()["State"]["Pid"])
-
-
 def test_it_is_the_same_process_and_a_small_one(engine: Engine) -> None:
     box = engine.start("host", ["sleep", "1000"])
     pid = supervisor_of(box)
     until(lambda: asleep(box))
     assert (box.state, supervisor_of(box)) == ("running", pid)
     assert box._home.is_looked_after()
-    status = Path(f"/proc/{pid_of(box)}/status").read_text()
+    status = Path(f"/proc/{first_pid(box)}/status").read_text()
     assert f"PPid:\t{pid}\n" in status
     sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
     assert int(sizes.partition("Pss:")[2].split()[0]) < 100, "kilobytes"
@@ -133,9 +112,9 @@ def test_it_starts_it_again_when_it_ends(engine: Engine) -> None:
     box = engine.start("host", ["sleep", "1000"], restart="always")
     for count in (1, 2, 3):
         until(lambda: asleep(box))
-        pid = pid_of(box)
+        pid = first_pid(box)
         os.kill(pid, signal.SIGKILL)
-        until(lambda count=count, pid=pid: box.restarts == count and pid_of(box) not in (0, pid))  # type: ignore[misc]
+        until(lambda count=count, pid=pid: box.restarts == count and first_pid(box) not in (0, pid))  # type: ignore[misc]
     box.stop()
     assert box.state == "exited"
 
@@ -248,3 +227,30 @@ def test_the_program_goes_on_when_time_is_over_or_something_is_said_or_a_signal_
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def is_killed(pid: int) -> bool:
+    """Whether it has ended, or will as soon as it can."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    pending = (line.split()[1] for line in status.splitlines() if line.startswith(("ShdPnd", "SigPnd")))
+    return "State:\tZ" in status or any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in pending)
+
+
+def test_what_ended_it_is_not_forgotten_by_falling_asleep(engine: Engine) -> None:
+    """One whose time is over takes its time to end: with cgroup v1 what is frozen does not die before it is thawed."""
+    box = engine.start("host", ["sleep", "1000"], timeout=1)
+    state = box._home.read("state")
+    assert state is not None
+    group = reopen(state["cgroup"])
+    group.freeze()
+    until(lambda: is_killed(first_pid(box) or state["pid"]))
+    time.sleep(0.3)
+    assert box.state == "exited" or not asleep(box)
+    if box.state != "exited":
+        group.thaw()
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"] is True

@@ -74,6 +74,32 @@ def test_flat_archives(rootless: Rootless, tmp_path: Path) -> None:
     assert done.stdout == "1000:100\n0:0\n", done.stderr
 
 
+@pytest.mark.root
+def test_commit(rootless: Rootless, tmp_path: Path) -> None:
+    """Files of subordinate ids, of those that only their owner may read, are in it as they are inside."""
+    files = rootless.tmp / "files.tar"
+    files.write_bytes(owned_tree(tmp_path / "tree"))
+    rootless.give(files)
+    assert rootless.lamina("import", files, "flat:1").returncode == 0
+    script = "cd /home/ann; rm own; echo n >closed/n; chown 7:8 closed/n; chmod 0400 closed/n; chmod 0 /root"
+    done = rootless.lamina("run", "--name", "x", "-e", "A=1", "flat:1", "sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+    done = rootless.lamina("commit", "-m", "by hand", "x", "made:1")
+    assert done.returncode == 0, done.stderr
+    ask = "echo $A; cat closed/n; stat -c '%n %u:%g %a' . closed closed/n /root; ls"
+    for _ in range(2):
+        done = rootless.lamina("run", "--rm", "-w", "/home/ann", "made:1", "sh", "-ec", ask)
+        wanted = "1\nn\n. 1000:100 755\nclosed 1000:100 700\nclosed/n 7:8 400\n/root 0:0 0\nclosed\n"
+        assert done.stdout == wanted, done.stderr
+        # and the same after it went through an archive
+        assert rootless.lamina("save", "-o", rootless.tmp / "out.tar", "made:1").returncode == 0
+        assert rootless.lamina("rmi", "-f", "made:1").returncode == 0
+        done = rootless.lamina("load", "-i", rootless.tmp / "out.tar")
+        assert done.stdout == "Loaded image: made:1\n", done.stderr
+    assert rootless.lamina("rm", "x").returncode == 0
+    assert rootless.lamina("system", "check").returncode == 0
+
+
 def test_a_directory_of_one_s_own(rootless: Rootless) -> None:
     tree = rootless.mkdir("tree")
     busybox_tree(tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -15,49 +15,18 @@ from lamina import Container, Engine
 from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store import trace
 from support.leaks import Leaks
+from support.lives import kill_supervisor, remove_all, said, supervisor_of, until
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
+def engine(engine: Engine, store_root: Path) -> Iterator[Engine]:
     yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
+    remove_all(engine)
     for place in ("containers", "names", "running"):
         assert list((store_root / place).iterdir()) == []
     assert engine.storage.check().findings == ()
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def said(container: Container) -> bytes:
-    return b"".join(entry.data for entry in container.logs())
-
-
-def supervisor_of(container: Container) -> int:
-    state = container._home.read("state")
-    assert state is not None
-    return int(state["supervisor"]["pid"])
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def kill_supervisor(container: Container) -> None:
-    pid = supervisor_of(container)
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: is_gone(pid))
 
 
 def test_a_container_lives_on_and_is_adopted(engine: Engine) -> None:

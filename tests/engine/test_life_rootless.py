@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.lives import until
 from support.rootless import Rootless
 
 pytestmark = pytest.mark.userns
@@ -28,13 +28,6 @@ def ok(user: Rootless, *words: str, **options: Any) -> str:
     done = user.lamina(*words, **options)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def state(user: Rootless, name: str) -> str:

@@ -23,10 +23,10 @@ CLOSED = ("rbind", "rprivate", "nosuid", "nodev")
         ("da.t_a-1:/b:ro", Volume(b"da.t_a-1", b"/b", (*CLOSED, "rro"), VOLUME)),
         ("data:/b:nocopy", Volume(b"data", b"/b", CLOSED, VOLUME, copy=False)),
         ("data:/b:suid,exec", Volume(b"data", b"/b", ("rbind", "rprivate", "nodev", "suid", "exec"), VOLUME)),
-        ("data:/b:U,z", Volume(b"data", b"/b", CLOSED, VOLUME, chown=True)),
+        ("data:/b:U,z", Volume(b"data", b"/b", CLOSED, VOLUME, chown=True, relabel="z")),
         ("/b", Volume(b"", b"/b", CLOSED, VOLUME)),
-        ("/a:/b:z", Volume(b"/a", b"/b", ("rbind", "rprivate"))),
-        ("/a:/b:Z,ro", Volume(b"/a", b"/b", ("rbind", "rprivate", "rro"))),
+        ("/a:/b:z", Volume(b"/a", b"/b", ("rbind", "rprivate"), relabel="z")),
+        ("/a:/b:Z,ro", Volume(b"/a", b"/b", ("rbind", "rprivate", "rro"), relabel="Z")),
         ("/a:/b:U", Volume(b"/a", b"/b", ("rbind", "rprivate"), chown=True)),
         ("/a:/b:O", Volume(b"/a", b"/b", (), OVER)),
         ("/a:/b:O,nodev,rslave", Volume(b"/a", b"/b", ("nodev",), OVER)),
@@ -38,7 +38,7 @@ def test_volumes_with_names_and_layers(given: str, wanted: Volume) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["-data:/b", "a/b:/c", "data:b", "data:/", "dätä:/b", "data:/b:rslave", "data:/b:O", "/a:/b:O,ro",
+    ["/a:/b:z,Z", "-data:/b", "a/b:/c", "data:b", "data:/", "dätä:/b", "data:/b:rslave", "data:/b:O", "/a:/b:O,ro",
      "n" * 256 + ":/b"],
 )  # fmt: skip
 def test_names_that_are_none(given: str) -> None:
@@ -46,9 +46,10 @@ def test_names_that_are_none(given: str) -> None:
         read_volume(given)
 
 
-def test_a_layer_and_an_owner_do_not_go_together() -> None:
+@pytest.mark.parametrize("word", ["U", "z", "Z"])
+def test_a_layer_and_a_change_of_what_is_below_do_not_go_together(word: str) -> None:
     with pytest.raises(Unsupported):
-        read_volume("/a:/b:O,U")
+        read_volume(f"/a:/b:O,{word}")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_tmpfs_that_are_none(given: object) -> None:
 
 
 def test_volumes_of_another_container() -> None:
-    assert read_volumes_from(["a", "b:ro", "c:rw,z"]) == (("a", ""), ("b", "ro"), ("c", "rw"))
+    assert read_volumes_from(["a", "b:ro", "c:rw,z"]) == (("a", ""), ("b", "ro"), ("c", "rw,z"))
     for wrong in ([":ro"], ["a:rx"], ["a:ro,rw"], "a"):
         with pytest.raises(InvalidInput):
             read_volumes_from(wrong)

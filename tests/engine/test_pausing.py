@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,33 +16,13 @@ from lamina import Container, Engine
 from lamina.engine.recover import recover
 from lamina.errors import Conflict, Unsupported
 from lamina.runtime.cgroups import reopen
-from support.leaks import Leaks
+from support.lives import state_of, until
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def state_of(container: Container) -> dict[str, object]:
-    return dict(container._home.read("state") or {})
-
-
 def frozen(container: Container) -> bool:
-    return reopen(state_of(container)["cgroup"]).frozen  # type: ignore[arg-type]
+    return reopen(state_of(container)["cgroup"]).frozen
 
 
 def actions(engine: Engine) -> list[str]:
@@ -58,7 +38,7 @@ def box(engine: Engine) -> Container:
 def ticks(container: Container) -> int:
     """How long all of its processes have worked so far, by the kernel's own account."""
     total = 0
-    for pid in reopen(state_of(container)["cgroup"]).processes():  # type: ignore[arg-type]
+    for pid in reopen(state_of(container)["cgroup"]).processes():
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total

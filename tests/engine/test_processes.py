@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.engine.processes import COLUMNS, read_options
 from lamina.errors import Conflict, InvalidInput
-from support.leaks import Leaks
+from support.lives import until
 
 pytestmark = pytest.mark.root
 
@@ -37,22 +35,6 @@ SAME = (
     ),
     *("comm", "args"),
 )
-
-
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def rows(box: Container, *words: str) -> list[list[str]]:

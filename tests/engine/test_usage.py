@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lamina import Engine
 from lamina.engine.usage import Usage
-from support.leaks import Leaks
+from support.lives import until
 
 pytestmark = pytest.mark.root
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    engine = Engine(store_root)
-    yield engine
-    for container in engine.containers(all=True):
-        container.remove(force=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_memory_processes_and_time_are_counted(engine: Engine) -> None:

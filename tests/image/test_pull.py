@@ -20,7 +20,7 @@ from lamina.image.platform import current
 from lamina.image.platform import parse as platform
 from lamina.image.reference import parse
 from lamina.image.transfer.options import Options
-from lamina.image.transfer.pull import pull, pull_all
+from lamina.image.transfer.pull import pull
 from lamina.store import blobs, garbage, images, layers, tags
 from lamina.store.check import check
 from lamina.store.claims import claim
@@ -273,16 +273,6 @@ def test_two_pulls_at_once_fetch_every_layer_once(puller: Puller, fake: FakeRegi
     found = json.loads(fake.manifests["team/tool"][fake.tags["team/tool"]["1"]][0])
     for layer in found["layers"]:
         assert len(fake.asked("GET", layer["digest"])) == 1
-
-
-def test_all_tags_of_a_repository(puller: Puller, fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.page = 1
-    for tag in ("1", "2", "latest"):
-        fake.add_image("team/tool", tag, FIRST, platform=HERE, config={"Labels": {"tag": tag}})
-    with registries(tmp_path) as network:
-        records = list(pull_all(puller.store, parse(f"{fake.host}/team/tool"), registries=network))
-    assert [record.run["labels"]["tag"] for record in records] == ["1", "2", "latest"]
-    assert len(list(tags.list_names(puller.store))) == 3
 
 
 def test_a_tag_that_moves_takes_its_name_along(puller: Puller, fake: FakeRegistry) -> None:

@@ -24,6 +24,7 @@ from support.image_schema import validator
 from support.peer_images import (
     ANSWER,
     ASK,
+    CHANGE,
     WRITERS,
     Written,
     base_archive,
@@ -265,6 +266,55 @@ def test_what_is_saved_and_pushed_runs_elsewhere(
     insecure = ["--tls-verify=false"] if program == "podman" else []
     engine("pull", "-q", *insecure, name, check=True)
     runs(engine, ours, name)
+
+
+def test_diff_is_docker_s(root: PeerRoot, tmp_path: Path, lamina: Lamina) -> None:
+    """The same is done in a container of each: `diff --format docker` is what docker's diff prints."""
+    base = base_archive(tmp_path)
+    script = f"cd /; {CHANGE}touch data/kept; mkdir -p new/deep; echo x >new/deep/file; rm etc/group"
+    docker = ENGINES["docker"](root, tmp_path)
+    docker("import", "-c", "ENV PATH=/bin", str(base), "base", check=True)
+    docker("run", "--network=none", "--name", "made", "base", "sh", "-ec", script, check=True)
+    assert lamina("import", base, "base", "-c", "ENV PATH=/bin").returncode == 0
+    done = lamina("run", "--network", "none", "--name", "made", "base", "sh", "-ec", script)
+    assert done.returncode == 0, done.stderr
+    theirs = sorted(docker("diff", "made", check=True).stdout.splitlines())
+    done = lamina("diff", "--format", "docker", "made")
+    assert sorted(done.stdout.splitlines()) == theirs, done.stderr
+
+
+def test_what_is_committed_is_the_same_to_all(
+    root: PeerRoot, tmp_path: Path, lamina: Lamina, store_root: Path
+) -> None:
+    """A container does what the peers' own do for support.peer_images; umoci, podman and docker see what is meant."""
+    assert lamina("import", base_archive(tmp_path), "base", "-c", "ENV PATH=/bin").returncode == 0
+    done = lamina("run", "--network", "none", "--name", "made", "base", "sh", "-ec", f"cd /; {CHANGE}")
+    assert done.returncode == 0, done.stderr
+    done = lamina("commit", "-a", "me", "-m", "by hand", "-c", 'CMD ["sh"]', "made", "changed:1")
+    assert done.returncode == 0, done.stderr
+    identity = done.stdout.strip().removeprefix("sha256:")
+    assert lamina("rmi", "-f", "base").returncode == 0
+    store, layout = Store(store_root), tmp_path / "committed"
+    record = image(store, lamina)
+    assert record.id == identity
+    assert lamina("save", "-q", "--format", "oci-dir", "-o", layout, "changed:1").returncode == 0
+    digests, config = check_layout(layout)
+    validator("config-schema.json").validate(config)
+    assert digests == config["rootfs"]["diff_ids"] and id_of(root, f"oci:{layout}") == identity
+    assert umocis_tree(root, f"oci:{layout}", tmp_path / "umoci") == our_tree(store, record)
+    archive = tmp_path / "committed.tar"
+    assert lamina("save", "-q", "-o", archive, "changed:1").returncode == 0
+    for program in sorted(ENGINES):
+        (tmp_path / program).mkdir()
+        engine = ENGINES[program](root, tmp_path / program)
+        engine("load", "-q", "-i", str(archive), check=True)
+        shown = engine("inspect", "--type", "image", "--format", "{{.Id}}", "changed:1", check=True).stdout
+        assert shown.strip().removeprefix("sha256:") == identity
+        done = engine("run", "--rm", "--network=none", "changed:1", "sh", "-c", ASK, check=True)
+        assert done.stdout == ANSWER
+        engine("rmi", "-f", "changed:1", check=True)
+    done = lamina("run", "--rm", "--network", "none", "changed:1", "sh", "-c", ASK)
+    assert (done.stdout, done.stderr) == (ANSWER, "")
 
 
 def runs(engine: Any, ours: ImageSource, name: str) -> None:

@@ -311,10 +311,17 @@ def interpreter() -> list[Path]:
     """What the Python that runs the suite consists of, whether it came from a package or not."""
     prefixes = {Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr"), Path("/usr/local")}
     if Path(sys.base_prefix) not in prefixes:
-        executable = Path(os.path.realpath(sys.executable))
         library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
-        return [*sorted(prefixes), executable, library]
+        return [*sorted(prefixes), *_names(Path(sys.executable)), library]
     return sorted(prefixes)
+
+
+def _names(program: Path) -> Iterator[Path]:
+    """What *program* leads to, link by link: a command's first line may name any of them."""
+    while program.is_symlink():
+        program = Path(os.path.normpath(program.parent / os.readlink(program)))
+        if not program.is_relative_to(sys.prefix):
+            yield program
 
 
 def lamina_runtime(place: Path) -> Path:

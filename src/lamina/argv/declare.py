@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 class Option:
     """One option of a verb.
 
-    Without a `metavar` it is a flag. `convert` turns the text into what the verb wants and raises ValueError with
-    a reason ("is not a number"). `complete` says what a shell offers: "file", "directory", "container" or "".
+    Without a `metavar` it is a flag, which may be given as `--flag=true` or `--flag=false` too (so one whose `default`
+    is True can be switched off). `convert` turns the text into what the verb wants and raises ValueError with a reason
+    ("is not a number"). `complete` says what a shell offers: "file", "directory", "container", "running" (of these),
+    "paused", "stopped", "image", "volume", "anything" of the three, words with "|" between them, or "".
     """
 
     name: str
@@ -41,7 +43,7 @@ class Option:
     def unset(self) -> Any:
         """The value when the option is not given."""
         if not self.metavar:
-            return False
+            return self.default is True
         return () if self.multiple else self.default
 
 

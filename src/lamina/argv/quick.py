@@ -1,8 +1,9 @@
 """The clean command line, parsed without click: its import alone costs as much as starting a container.
 
-`parse` knows getopt's grammar (`--name value`, `--name=value`, `-nvalue`, clusters of flags, `--`) and nothing
-else. Whatever is irregular (an unknown option, a missing or wrong value, `--help`) it answers with None, and click,
-built from the same tables, finds the words for it. A property test holds the two to the same answers.
+`parse` knows getopt's grammar (`--name value`, `--name=value`, `-nvalue`, clusters of flags, `--`), Docker's
+`--flag=false`, and nothing else. Whatever is irregular (an unknown option, a missing or wrong value, `--help`) it
+answers with None, and click, built from the same tables, finds the words for it. A property test holds the two to the
+same answers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.argv.declare import Argument, Option, Verb
+
+
+# what is read as a flag's value: strconv.ParseBool of Go
+TRUE, FALSE = ("true", "1", "t", "T", "TRUE", "True"), ("false", "0", "f", "F", "FALSE", "False")
 
 
 def parse(verb: Verb, argv: Sequence[str]) -> dict[str, Any] | None:
@@ -71,7 +76,7 @@ def options(
 def _long(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | None]] | None:
     name, equals, value = word.partition("=")
     option = by_name.get(name)
-    if option is None or (equals and not option.metavar):
+    if option is None or (equals and not option.metavar and value not in TRUE and value not in FALSE):
         return None
     return [(option, value if equals else None)]
 
@@ -86,6 +91,9 @@ def _cluster(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | 
         if option.metavar:
             taken.append((option, word[at + 1 :] or None))
             return taken
+        if word[at + 1 : at + 2] == "=" and (word[at + 2 :] in TRUE or word[at + 2 :] in FALSE):
+            taken.append((option, word[at + 2 :]))
+            return taken
         taken.append((option, None))
     return taken
 
@@ -95,9 +103,10 @@ def _values(table: tuple[Option, ...], found: list[tuple[Option, str | None]]) -
     # of an option that is not to be repeated the last counts, and only the last is looked at
     last = {option.key: number for number, (option, _) in enumerate(found)}
     for number, (option, text) in enumerate(found):
-        if text is None:
-            values[option.key] = True
+        if not option.metavar:
+            values[option.key] = text is None or text in TRUE
             continue
+        assert text is not None  # an option without its value was refused
         if not option.multiple and number != last[option.key]:
             continue
         if option.choices and text not in option.choices:

@@ -13,13 +13,6 @@ if TYPE_CHECKING:
 BROKEN_PIPE = 141
 
 
-def flag(text: str) -> bool:
-    """`true` or `false`, as docker's flags that are on by default take it. Raises ValueError."""
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise ValueError("not true or false")
-    return text.lower() in ("true", "1")
-
-
 def wanted(*, stdin: bool, keys: str | None, proxy: bool) -> Wanted:
     """What is attached: our streams, of input only with *stdin*. Raises InvalidInput for keys that are none."""
     from lamina.engine.attaching import wanted as asked

@@ -20,10 +20,14 @@ def containers(engine: Engine, found: list[Container], filters: Sequence[tuple[s
     for key, value in filters:
         if key in ("before", "since"):
             known.created(value)  # or one that is not there would be an empty list
-    return [
-        one for one in found
-        if passes(filters, lambda key, value, one=one: _holds(one, key, value, known))  # type: ignore[misc]
-    ]  # fmt: skip
+    chosen = []
+    for one in found:
+        try:
+            if passes(filters, lambda key, value, one=one: _holds(one, key, value, known)):  # type: ignore[misc]
+                chosen.append(one)
+        except NotFound:  # removed meanwhile
+            continue
+    return chosen
 
 
 class _Known:
@@ -38,6 +42,15 @@ class _Known:
         if container not in self._created:
             self._created[container] = self._engine.container(container).created
         return self._created[container]
+
+    def published(self, container: Container, port: str) -> list[str]:
+        """What the container's *port* ("80", "53/udp") is published as; of it or of its own."""
+        from lamina.cli.verbs.port import lines
+
+        wanted = port if "/" in port else f"{port}/tcp"
+        return [
+            line for line in lines(container) if line.startswith(f"{wanted} ") or line.endswith(f":{port}")
+        ]
 
     def image(self, reference: str) -> str:
         """The id of an image that is here, "" of one that is not."""
@@ -60,8 +73,17 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
         return re.search(value, one.name) is not None or re.search(value, "/" + one.name) is not None
     if key == "status":
         return one.state == value
+    if key == "health":
+        return one.health == value
     if key == "volume":
         return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
+    if key == "network":
+        return value == (one.record.get("options") or {}).get("network")
+    if key == "expose":
+        port = value if "/" in value else f"{value}/tcp"
+        return port in ((one.record.get("config") or {}).get("exposed_ports") or ())
+    if key == "publish":
+        return any(known.published(one, value))
     if key == "before":
         return one.created < known.created(value)
     if key == "since":

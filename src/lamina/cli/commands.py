@@ -16,8 +16,9 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
+from lamina.argv import quick
 from lamina.argv.declare import Argument, Option, Verb
-from lamina.cli import output
+from lamina.cli import absent, output
 from lamina.cli.entry import load
 from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
@@ -131,10 +132,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, spelled(self.verb, args))
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser does not always say where it was
             raise
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        return [item for item in super().shell_complete(ctx, incomplete) if not item.value.startswith(OFF)]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
@@ -295,10 +299,48 @@ def _option(option: Option) -> click.Option:
     if option.short:
         names.insert(0, f"-{option.short}")
     if not option.metavar:
-        return click.Option(names, is_flag=True, default=False, help=option.help)
+        names[names.index(f"--{option.name}")] += f"/{OFF}{option.name}"
+        return click.Option(names, is_flag=True, default=option.unset, help=option.help)
     return click.Option(
         names, type=Text(option), metavar=option.metavar, multiple=option.multiple, help=option.help
     )
+
+
+# what click knows `--flag=false` as: it has no flags with values; no command line has such a word
+OFF = "--\0"
+
+
+def spelled(verb: Verb, words: Sequence[str]) -> list[str]:
+    """The *words* with `--flag=true` and `--flag=false` as click knows them."""
+    table = {f"--{option.name}": option for option in verb.all_options}
+    table.update({f"-{option.short}": option for option in verb.all_options if option.short})
+    found: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--" or (not verb.interspersed and (word[:1] != "-" or word == "-")):
+            return [*found, word, *left]
+        name, equals, text = word.partition("=")
+        option = table.get(name if name.startswith("--") else name[:1] + name[-1:])
+        if option is not None and equals and not option.metavar and text in (*quick.TRUE, *quick.FALSE):
+            if not name.startswith("--") and len(name) > 2:
+                found.append(name[:-1])
+            found.append(f"{'--' if text in quick.TRUE else OFF}{option.name}")
+            continue
+        found.append(word)
+        last = table.get(word) if word.startswith("--") else _last(table, word)
+        if last is not None and last.metavar and left:
+            found.append(left.pop(0))
+    return found
+
+
+def _last(table: dict[str, Option], word: str) -> Option | None:
+    """The option of a cluster that takes the next word as its value, if one does."""
+    for at, letter in enumerate(word[1:], 1):
+        option = table.get(f"-{letter}")
+        if option is None or option.metavar:
+            return option if at == len(word) - 1 else None
+    return None
 
 
 def _argument(argument: Argument) -> click.Argument:
@@ -330,14 +372,6 @@ def _term(option: Option) -> str:
 
 # -- the words for what went wrong
 
-# what hands used to docker type and Lamina does not have: no misspellings of what it has
-LATER_VERBS = """
-build commit network port
-"""
-LATER_OPTIONS = """
--p -P --add-host --dns --expose --publish --publish-all
-"""
-
 
 class Wrong(click.UsageError):
     """A value that an option does not take; *near* are values it does."""
@@ -358,7 +392,7 @@ def _translate(error: click.UsageError) -> UsageError:
     verb = command.verb if isinstance(command, Command) else None
     name = verb.name if verb else command.prefix.strip() if isinstance(command, Group) else ""
     path = f"lamina {name}".strip()
-    message, near = _words(error, verb)
+    message, near = _words(error, verb, name)
     remedy = f"did you mean {_either(near)}? " if near else ""
     if isinstance(error, click.MissingParameter) and verb:
         remedy = f"usage: {usage(verb)}; "
@@ -368,11 +402,11 @@ def _translate(error: click.UsageError) -> UsageError:
     )
 
 
-def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[str]]:
-    """The message in our manner, and the nearest names of what is there."""
+def _words(error: click.UsageError, verb: Verb | None, name: str) -> tuple[str, Sequence[str]]:
+    """The message in our manner, and the nearest names of what is there; *name* is the verb's, or its beginning."""
     options = verb.all_options if verb else GLOBAL.options
-    if isinstance(error, click.NoSuchOption) and error.option_name in LATER_OPTIONS.split():
-        return f"{error.option_name} is not supported so far", ()
+    if isinstance(error, click.NoSuchOption) and (why := absent.option(name, error.option_name)):
+        return f"{error.option_name} {why}", ()
     if isinstance(error, click.NoSuchOption):
         known = [f"--{option.name}" for option in options]
         return f"no such option {error.option_name}", _nearest(error.option_name, known)
@@ -380,8 +414,8 @@ def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[st
         declared = getattr(getattr(error.param, "type", None), "declared", None)
         what = declared.metavar if isinstance(declared, Argument) else getattr(error.param, "name", "a value")
         return f"{(what or '').rpartition(' ')[2]} is missing", ()
-    if isinstance(error, NoSuchVerb) and error.verb_name in LATER_VERBS.split():
-        return f"{error.verb_name} is not supported so far", ()
+    if isinstance(error, NoSuchVerb) and (why := absent.VERBS.get(error.verb_name)):
+        return f"{error.verb_name} {why}", ()
     if isinstance(error, NoSuchVerb):
         return error.message, _nearest(error.verb_name, list(VERBS))
     if isinstance(error, Wrong):

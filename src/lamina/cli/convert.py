@@ -17,3 +17,10 @@ def count(text: str) -> int:
     if number < 0:
         raise ValueError("is negative")
     return number
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970, of docker's ways to say when. Raises ValueError."""
+    from lamina.cli.when import moment
+
+    return moment(text)

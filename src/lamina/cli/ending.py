@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ class CleanEnd:
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if not self.signal:
             self.signal = number
+            # objects of libraries that are caught half made (http.client's answers) complain when they go
+            sys.unraisablehook = _unheard
             raise Stopped(self.verb, number)
 
     def _watch(self) -> None:
@@ -90,6 +93,10 @@ class CleanEnd:
             show_cursor()
             say(str(Stopped(self.verb, number)))
             os._exit(128 + number)
+
+
+def _unheard(_what: object) -> None:
+    """Instead of an "Exception ignored in", below which the last word of the command would not be found."""
 
 
 def abandon(engine: Engine) -> None:

@@ -5,13 +5,18 @@ Of several filters, values of one key are alternatives and keys must all hold, b
 
 from __future__ import annotations
 
+from lamina.argv.declare import Option
+from lamina.cli.convert import moment
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     Check = Callable[[str], object]
     Checks = Mapping[str, Check]
 
+FILTER_HELP = "Only those; keys: "
 TRUE = ("true", "1", "t")
 FALSE = ("false", "0", "f")
 ALL_HOLD = ("label", "label!")
@@ -30,6 +35,13 @@ def reader(checks: Checks) -> Callable[[str], tuple[str, str]]:
         return key, value
 
     return read
+
+
+def filter_option(checks: Checks, short: str = "") -> Option:
+    """`--filter`, with the keys of *checks*; see `reader`."""
+    said = FILTER_HELP + ", ".join(checks)
+    keys = "|".join(f"{key}=" for key in checks)
+    return Option("filter", short, "KEY=VALUE", said, multiple=True, convert=reader(checks), complete=keys)
 
 
 def anything(value: str) -> None:
@@ -70,17 +82,30 @@ def choice(*words: str) -> Check:
     return check
 
 
-def moment(value: str) -> float:
-    """Seconds since 1970, of docker's ways to say when. Raises ValueError."""
-    from lamina.cli.when import moment
+# what a prune takes: see engine.pruning.Chosen
+PRUNED: Checks = {"until": moment, "label": anything, "label!": anything}
 
-    return moment(value)
+
+def chosen(filters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """*filters* of a prune in the engine's words: until, labels, without_labels."""
+    moments = [moment(value) for key, value in filters if key == "until"]
+    return {
+        "until": min(moments, default=None),
+        "labels": [value for key, value in filters if key == "label"],
+        "without_labels": [value for key, value in filters if key == "label!"],
+    }
+
+
+def with_filters(what: str, filters: Sequence[tuple[str, str]]) -> str:
+    """*what* is to be removed, and how it was chosen, for the question that is asked before."""
+    return what + (" with " + ", ".join("=".join(one) for one in filters) if filters else "")
 
 
 def labelled(labels: Mapping[str, str], wanted: str) -> bool:
     """Whether there is the label KEY, or KEY=VALUE."""
-    name, equals, value = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == value)
+    from lamina.engine.pruning import has_label
+
+    return has_label(labels, wanted)
 
 
 def passes(filters: Sequence[tuple[str, str]], holds: Callable[[str, str], bool]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,33 @@ def growth(change: HostChange) -> str:
     if before is None:
         return "" if after is None else f"  +{size(after)}"
     return f"  -{size(before)}" if after is None else f"  {size(before)} → {size(after)}"
+
+
+def dockers(changes: Iterable[HostChange]) -> list[str]:
+    """As docker's diff has them: `A`, `C` or `D` and the path, by path. Directories in which something came or went are
+    changed; of what is gone with the directory that it was in only that is told; of the root nothing.
+    """
+    found, letters = list(changes), {**LETTERS, "replaced": "C"}
+    gone = {change.path for change in found if change.kind in GRAVE}
+    told = [
+        (change.path, letters[change.kind])
+        for change in found
+        if len(change.path) > 1 and not (change.implied and change.path.rpartition(b"/")[0] in gone)
+    ]
+    return [f"{letter} {os.fsdecode(path)}" for path, letter in sorted(told)]
+
+
+def record(change: HostChange) -> dict[str, Any]:
+    """A change for a template: Kind is its letter, What was changed of it, Size that of a file that is there now."""
+    after = change.after
+    entry = after or change.before
+    return {
+        "Kind": LETTERS[change.kind],
+        "Path": os.fsdecode(change.path),
+        "What": ",".join(sorted(change.what)),
+        "Type": "" if entry is None else entry.type,
+        "Size": after.size if after is not None and after.type == "file" else 0,
+    }
 
 
 def document(change: HostChange) -> dict[str, Any]:

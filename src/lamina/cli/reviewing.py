@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli import output
-from lamina.cli.listing import LEGEND, Listing, document, folded
+from lamina.cli.listing import LEGEND, Listing, dockers, document, folded, record
 from lamina.cli.pager import page
 from lamina.cli.quoting import harmless
 from lamina.cli.style import Style
@@ -25,7 +25,7 @@ MOST_GRAVE, MOST_OTHERS = 40, 20
 def forms(args: Arguments) -> list[str]:
     """The forms that were asked for; there can be one."""
     asked = [f"--{name}" for name in ("stat", "patch") if getattr(args, name)]
-    return [*asked, *(["--format json"] if args.format == "json" else [])]
+    return [*asked, *(["--format " + args.format] if args.format != "table" else [])]
 
 
 def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
@@ -33,6 +33,12 @@ def show(changes: Sequence[HostChange], args: Arguments, diff: Diff) -> None:
     style = Style()
     if args.format == "json":
         output.json_document([document(change) for change in changes])
+        return
+    if args.format == "docker":
+        output.text("".join(f"{line}\n" for line in dockers(changes)))
+        return
+    if args.format != "table":
+        output.templated(args.format, [record(change) for change in changes if not change.incidental])
         return
     listing = Listing(changes, full=args.all)
     if args.patch:

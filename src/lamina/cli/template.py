@@ -8,6 +8,7 @@
     pipeline   command | command ...               the value of one is the last argument of the next
     command    operand ..., or a function with operands: see `template_functions`
     operand    .  .Field.Field  $  $name.Field  "text"  `text`  1  -1.5  true  false  nil  (pipeline)
+    {{.Label "key"}}                               one of the labels, of containers and volumes
 
 Values print as Go prints them: `[a b]`, `map[key:value]`, but what is not there prints as nothing. A field that a
 record does not have is an error, not silence. What else Go has (define, template, block, break, methods) is refused.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lamina.cli import template_functions as functions
+from lamina.cli.labels import Labels
 from lamina.cli.template_functions import is_true, show
 from lamina.cli.template_parser import (
     Action,
@@ -173,6 +175,8 @@ class _Run:
         return result
 
     def _call(self, call: Call, dot: Any, last: list[Any]) -> Any:
+        if not call.name and len(call.arguments) == 2:
+            return self._label(call.arguments[0], self._operand(call.arguments[1], dot), dot)
         if not call.name:
             return self._operand(call.arguments[0], dot)
         if call.name in ("and", "or"):
@@ -185,6 +189,17 @@ class _Run:
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, MemoryError):
             said = " ".join(show(one)[:40] for one in given)
             raise InvalidInput(f"--format: {call.name} {said}".rstrip() + ": wrong arguments") from None
+
+    def _label(self, method: Any, key: Any, dot: Any) -> Any:
+        """`.Label "key"` of what has labels; a table is headed by the key, as in docker."""
+        of = dot if method.of is None else self._operand(method.of, dot)
+        of = _field(of, method.names[:-1])
+        if isinstance(of, _Heading):
+            return show(key)
+        labels = of.get("Labels") if isinstance(of, Mapping) else None
+        if not isinstance(labels, Labels):
+            raise InvalidInput("--format: there are no labels for {{.Label}}")
+        return labels.get(show(key))
 
     def _junction(self, call: Call, dot: Any, last: list[Any]) -> Any:
         """and, or: the first that decides; what follows is not looked at."""

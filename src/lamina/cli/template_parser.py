@@ -237,6 +237,11 @@ class _Parser:
         return With(word == "with", names[0] if names else "", pipeline, then, otherwise)
 
 
+def _asks_for_label(operand: Any) -> bool:
+    """Whether it is docker's `.Label "key"`, the one method there is."""
+    return isinstance(operand, Field) and operand.names[-1:] == ("Label",)
+
+
 class _Line:
     """The inside of one action, token by token."""
 
@@ -322,6 +327,8 @@ class _Line:
         arguments = []
         while (kind := self._peek()[0]) and self._peek() not in (("sign", "|"), ("sign", ")")):
             arguments.append(self._operand())
+        if not name and first and len(arguments) == 2 and _asks_for_label(arguments[0]):
+            return Call("", tuple(arguments))
         if not name and (len(arguments) != 1 or not first):
             self.fail("only functions take arguments" if arguments else "")
         return Call(name, tuple(arguments))

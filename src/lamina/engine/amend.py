@@ -21,23 +21,33 @@ if TYPE_CHECKING:
 
     Spec = dict[str, Any]
 
-# what SELinux calls a container's process where no type is given (container-selinux)
-SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": "s0"}
+# what SELinux calls a container's process where no type is given (container-selinux), in order; the level is its own
+SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": ""}
 _DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 
 
 def amend(
-    spec: Spec, further: Further, *, maps: IdMaps | None, read: ReadFile, joined: dict[str, str]
+    spec: Spec,
+    further: Further,
+    *,
+    maps: IdMaps | None,
+    read: ReadFile,
+    joined: dict[str, str],
+    identity: str,
+    shown: dict[str, str] | None = None,
 ) -> None:
-    """Change *spec*, which is what is usual, into what was asked for.
+    """Change *spec*, which is what is usual, into what was asked for, of the container *identity*.
 
-    *maps* are the user namespace's, None for none. *read* reads files of the image. *joined* are paths of namespaces of
-    other containers, by kind. Raises Unsupported, InvalidInput, NotFound.
+    *maps* are the user namespace's, None for none. *read* reads files of the image. *joined* are paths of other
+    containers' namespaces, by kind, *shown* of mounts of theirs, by where they go. Raises Unsupported, InvalidInput,
+    NotFound.
     """
     _capabilities(spec, further)
-    _confine(spec, further)
+    _confine(spec, further, identity)
     _groups(spec, further, maps, read)
     _namespaces(spec, further, maps, joined)
+    for place, source in (shown or {}).items():
+        _bind_over(spec, place, ["rbind", "rprivate", "nosuid", "noexec", "nodev"], source)
     limits(spec["linux"]["resources"], further)
     _devices(spec, further, maps)
     process, linux = spec["process"], spec["linux"]
@@ -87,7 +97,7 @@ def _own_bounding() -> tuple[str, ...]:
     return tuple(name for number, name in enumerate(CAPABILITIES) if ours >> number & 1)
 
 
-def _confine(spec: Spec, further: Further) -> None:
+def _confine(spec: Spec, further: Further, identity: str) -> None:
     """Masks, and the labels of security modules. See `profile_of` for seccomp."""
     linux, process = spec["linux"], spec["process"]
     if further.privileged:
@@ -97,7 +107,9 @@ def _confine(spec: Spec, further: Further) -> None:
         process["apparmorProfile"] = further.apparmor
     parts = dict(label.partition(":")[::2] for label in further.label)
     if parts and "disable" not in parts and not further.privileged:
-        process["selinuxLabel"] = ":".join({**SELINUX, **parts}.values())
+        from lamina.engine.relabelling import level_of
+
+        process["selinuxLabel"] = ":".join({**SELINUX, "level": level_of(identity), **parts}.values())
     for field in ("maskedPaths", "readonlyPaths"):
         kept = [] if ALL in further.unmask else [path for path in linux[field] if path not in further.unmask]
         linux[field] = kept
@@ -132,8 +144,8 @@ def _groups(spec: Spec, further: Further, maps: IdMaps | None, read: ReadFile) -
         gid = group_number(name, read)
         if maps is not None and not (maps.whole and maps.has(0, gid)):
             raise Unsupported(
-                f"run: group {name}: this user's containers have no group {gid}",
-                remedy="give the user subordinate ids; see 'lamina doctor'",
+                f"run: group {name}: the container has no group {gid}",
+                remedy="give the user subordinate ids ('lamina doctor'), or map more with --userns",
             )
         if gid not in groups:
             groups.append(gid)
@@ -159,9 +171,15 @@ def _namespaces(spec: Spec, further: Further, maps: IdMaps | None, joined: dict[
             for clock, nanoseconds in further.time_offsets
         }
     linux["namespaces"] = namespaces
-    if "uts" in shared:
+    if "user" in joined:  # whose ids it has, the other container's namespace says
+        for key in ("uidMappings", "gidMappings"):
+            linux.pop(key, None)
+    if "ipc" in joined and maps is not None and "user" not in joined:
+        # who does not own that namespace may not mount its queues
+        spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] != "/dev/mqueue"]
+    if "uts" in shared or "uts" in joined:
         if further.domainname:
-            raise InvalidInput("run: a domain name and --uts host contradict each other")
+            raise InvalidInput(f"run: a domain name and --uts {further.uts} contradict each other")
         spec.pop("hostname", None)
     if further.pid not in ("", "private"):
         # what it leaves running is found by its group, as no pid namespace ends with it
@@ -188,10 +206,10 @@ def _shared_memory(spec: Spec, further: Further, maps: IdMaps | None) -> None:
                 mount["options"] = [*kept, f"size={further.shm_size}"]
 
 
-def _bind_over(spec: Spec, place: str, options: list[str]) -> None:
+def _bind_over(spec: Spec, place: str, options: list[str], source: str = "") -> None:
     for mount in spec["mounts"]:
         if mount["destination"] == place and mount["type"] != "bind":
-            mount.update({"type": "bind", "source": place, "options": options})
+            mount.update({"type": "bind", "source": source or place, "options": options})
 
 
 # -- limits
@@ -280,7 +298,7 @@ def _devices(spec: Spec, further: Further, maps: IdMaps | None) -> None:
         unique: dict[str, dict[str, Any]] = {node["path"]: node for node in nodes}
         spec["linux"]["devices"] = list(unique.values())
     if maps is not None:
-        return  # nobody may limit devices there, and nodes are the host's, which it guards itself
+        return  # nobody may make or limit devices there, and nodes are the host's, which it guards itself
     makes_nodes = "CAP_MKNOD" in spec["process"]["capabilities"]["bounding"]
     if further.privileged:
         spec["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]

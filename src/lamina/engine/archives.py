@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager
 from errno import EIO
 from typing import TYPE_CHECKING
 
+from lamina.engine.design import HOST
 from lamina.engine.images import Image, of_record
 from lamina.engine.naming import resolve
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import outside, packing, unpacking, words
-from lamina.errors import InvalidInput, KernelError, LaminaError, Unsupported
+from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.image.archive import load as loading
 from lamina.image.archive import save as saving
 from lamina.image.archive.flat import import_ as import_flat
@@ -111,7 +112,7 @@ def import_(
 ) -> Image:
     """See `Engine.import_`."""
     wanted = _platform(platform)
-    canonical = None if name is None else _tag(name)
+    canonical = None if name is None else tag_of(name)
     with _opened(source) as descriptor:
         record = import_flat(
             store, Reading(descriptor), canonical, changes=changes, message=message, platform=wanted, events=events,
@@ -133,45 +134,60 @@ def from_directory(
 ) -> Image:
     """See `Engine.from_directory`. One thread packs, this one unpacks: nothing is kept in between."""
     wanted = _platform(platform)
-    canonical = None if name is None else _tag(name)
+    canonical = None if name is None else tag_of(name)
     path = os.path.abspath(directory)
     if not os.path.isdir(path):
         raise InvalidInput(f"make image of {path}: not a directory")
     said = message or f"Made of the directory {os.path.basename(path)}"
+
+    def pack(out: Fd) -> None:
+        found = words()
+        with Overlay(MountSpec((os.fsencode(path),))).open() as tree:
+            pack_tree(tree, Writing(out), ids=outside(found["ids"]) if found else None)
+
+    with packed(pack, path) as packer:
+        record = import_flat(
+            store, Reading(packer.reading), canonical, changes=changes, message=said, platform=wanted,
+            unpacking=unpacking(given(wanted=limits)), before=packer.check,
+        )  # fmt: skip
+    _note_import(store, record)
+    within_limit(store, [record.id])
+    return of_record(store, record)
+
+
+@contextmanager
+def packed(pack: Callable[[Fd], object], what: str) -> Iterator[Packer]:
+    """What *pack* writes into a pipe, by a thread of its own, to be read meanwhile. Its failure, an OSError being about
+    *what*, counts for more than that of whoever reads, to whom the archive has merely ended.
+    """
     reading, writing = map(Fd, os.pipe2(os.O_CLOEXEC))
     with reading:
-        packer = _Packer(path, writing)
+        packer = Packer(pack, what, reading, writing)
         packer.start()
         try:
-            record = import_flat(
-                store, Reading(reading), canonical, changes=changes, message=said, platform=wanted,
-                unpacking=unpacking(given(wanted=limits)), before=packer.check,
-            )  # fmt: skip
+            yield packer
         except BaseException:
             reading.close()
             packer.join()
             packer.check()
             raise
         packer.join()
-    _note_import(store, record)
-    within_limit(store, [record.id])
-    return of_record(store, record)
 
 
-class _Packer(threading.Thread):
-    """Packs a directory into a pipe."""
+class Packer(threading.Thread):
+    """The thread of `packed`. `reading` is the end of the pipe that is read."""
 
-    def __init__(self, path: str, writing: Fd) -> None:
+    def __init__(self, pack: Callable[[Fd], object], what: str, reading: Fd, writing: Fd) -> None:
         super().__init__(name="lamina-pack", daemon=True)
-        self._path, self._writing = path, writing
+        self.reading = reading
+        self._pack, self._what, self._writing = pack, what, writing
         self._failure: BaseException | None = None
 
     def run(self) -> None:
         """Pack; what goes wrong is kept for `check`."""
-        found = words()
         try:
-            with self._writing, Overlay(MountSpec((os.fsencode(self._path),))).open() as tree:
-                pack_tree(tree, Writing(self._writing), ids=outside(found["ids"]) if found else None)
+            with self._writing:
+                self._pack(self._writing)
         except BrokenPipeError:
             pass  # whoever unpacks says why
         except BaseException as failure:
@@ -182,7 +198,7 @@ class _Packer(threading.Thread):
         if self._failure is not None:
             failure, self._failure = self._failure, None
             if isinstance(failure, OSError) and not isinstance(failure, LaminaError):
-                raise KernelError("read", failure.errno or EIO, self._path) from failure
+                raise KernelError("read", failure.errno or EIO, self._what) from failure
             raise failure
 
 
@@ -223,7 +239,10 @@ def _note_import(store: Store, record: images.ImageRecord) -> None:
     note(store, event("image", "import", f"sha256:{record.id}"))
 
 
-def _tag(name: str) -> str:
+def tag_of(name: str) -> str:
+    """The canonical form of a *name* that is to be given to an image. Raises InvalidReference, InvalidInput."""
+    if name == HOST:
+        raise Conflict(f"name {name}: 'run host' is always this system", remedy="take another name")
     reference = parse(name)
     if reference.digest is not None:
         raise InvalidInput(f"name {name}: a digest cannot be given, it is found out")

@@ -20,6 +20,7 @@ NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 NEVER = ("no", 0)
 LOGGING = ("log_driver", "log_opt")
+HEALTH, NO_HEALTH = "health_", "no_healthcheck"
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
@@ -37,6 +38,13 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
             checked[key] = _network(given)
         elif key == "pull":
             checked[key] = _pull(given)
+        elif key.startswith(HEALTH) or key == NO_HEALTH:
+            if "health" not in checked:
+                from lamina.engine.health.checks import read_health
+
+                checked["health"] = read_health(
+                    {name: asked[name] for name in asked if name.startswith(HEALTH) or name == NO_HEALTH}
+                )
         else:
             from lamina.engine.notation import READERS, read_cpus, read_env
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, Self, Unpack
 
     from lamina.engine.attaching import Wanted
-    from lamina.engine.copying import Copied
+    from lamina.engine.health.examining import Examined
+    from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, Reviewed):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -137,6 +139,24 @@ class Container(ProcessVerbs, Reviewed):
         return self.status
 
     @property
+    def health(self) -> str:
+        """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        if not self._record.get("health"):
+            return "none"
+        from lamina.engine.health.results import health_of
+
+        return health_of(self._home, self._record, self.state)
+
+    def check_health(self) -> Examined:
+        """Do its health check now, beside those that are done in time, and wait for it: what it came to.
+
+        Raises Unsupported where it has none, Conflict where it does not run or is paused.
+        """
+        from lamina.engine.health.examining import examine
+
+        return examine(self._home)
+
+    @property
     def is_alive(self) -> bool:
         """Whether it runs, is paused, or is about to be started again."""
         from lamina.store.containers import LIVING
@@ -196,19 +216,23 @@ class Container(ProcessVerbs, Reviewed):
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
         return self._home.read("state")
 
-    def copy_out(
-        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
-    ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
-        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        pause: bool = True,
+    ) -> Image:
+        """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
+        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
 
-        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
+        Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
-        from lamina.engine.copying import copy_out, copy_to_stream
+        from lamina.engine.committing import commit
 
-        if isinstance(target, int):
-            return copy_to_stream(self, path, target, follow=follow)
-        return copy_out(self, path, target, archive=archive, follow=follow)
+        return commit(self, self._home, name, author=author, changes=changes, message=message, pause=pause)
 
     # -- being attached to it
 
@@ -350,8 +374,16 @@ class Container(ProcessVerbs, Reviewed):
     def remove(self, force: bool = False, volumes: bool = False, *, progress: Tell | None = None) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
+        try:
+            self._remove(force, volumes, progress)
+        except NotFound:
+            if not force or self._home.exists():
+                raise
+
+    def _remove(self, force: bool, volumes: bool, progress: Tell | None) -> None:
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 

@@ -1,4 +1,4 @@
-"""Copying files out of containers, with the rules of docker's cp.
+"""Copying files out of containers, with the rules of docker's cp (into them: copying_in.py).
 
 What comes out of a container is made by its processes, and hostile. It is packed where it is (packing_path.py), goes
 through a pipe, and is unpacked below a new directory of our own at its destination; only what is whole is moved from
@@ -13,7 +13,8 @@ import threading
 from errno import EACCES, EIO, ENOENT, ENOTDIR, EXDEV
 from stat import S_IMODE, S_IRWXU, S_ISDIR, S_ISREG
 
-from lamina.engine.packing_path import Shown, is_directory, pack_running, pack_stopped
+from lamina.engine.packing_path import Shown, is_directory, pack
+from lamina.engine.roots import below_root, ids_of, maps_of
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.apply.directories import PLAINLY
 from lamina.image.apply.extract import Extractor
@@ -21,17 +22,17 @@ from lamina.image.apply.ids import IdMap
 from lamina.image.tar.limits import given
 from lamina.image.tar.reader import entries
 from lamina.linux.constants import AT_FDCWD, RESOLVE_NO_SYMLINKS
-from lamina.linux.fd import Fd, ready
+from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
-from lamina.linux.process import pidfd_open
-from lamina.runtime.identity import same_process
-from lamina.store.containers import LIVING
 from lamina.store.events import about, note
 from lamina.store.tree import remove_tree
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
     from lamina.engine.container import Container
     from lamina.image.tar.entry import Entry
 
@@ -42,27 +43,59 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @value
 class Copied:
-    """What was copied: bytes of all files, or of the archive; how many files were left out (devices, sockets)."""
+    """What was copied: bytes of all files, or of the archive; how many files were left out (devices, sockets); what of
+    the others could not be set, as (attribute, how often).
+    """
 
     size: int
     left_out: int = 0
+    skipped: tuple[tuple[str, int], ...] = ()
 
 
 def copy_to_stream(container: Container, path: str, out: int, *, follow: bool = False) -> Copied:
     """Write what is at *path* of the container as a tar archive to the descriptor *out*. As `Container.copy_out`."""
     source = os.fsencode(path)
     try:
-        packed = _pack(container, source, out, _name_of(source), follow=follow, owners=True, devices=True)
+        packed = _pack(container, source, out, name_of(source), follow=follow, owners=True, devices=True)
     except OSError as error:
         if isinstance(error, (LaminaError, BrokenPipeError)):
             raise
         raise KernelError("copy", error.errno or EIO, path) from error
-    _note(container, path)
+    said(container, "archive-path", path)
     return Copied(*packed)
 
 
+def copy_to_file(container: Container, path: str, file: IO[bytes], *, follow: bool = False) -> Copied:
+    """As `copy_to_stream`, to a file object, which is written to in this thread."""
+    source = os.fsencode(path)
+    reading, writing = map(Fd, os.pipe2(os.O_CLOEXEC))
+    size = 0
+    with reading:
+        packing = _Packing(
+            container, source, writing, name_of(source), follow=follow, owners=True, devices=True
+        )
+        packing.start()
+        try:
+            while piece := os.read(reading, 1 << 18):
+                file.write(piece)
+                size += len(piece)
+        except BaseException:
+            reading.close()
+            packing.check()
+            raise
+        packing.check()
+    said(container, "archive-path", path)
+    return Copied(size, packing.left_out)
+
+
 def copy_out(
-    container: Container, path: str, target: str, *, archive: bool = False, follow: bool = False
+    container: Container,
+    path: str,
+    target: str | os.PathLike[str],
+    *,
+    archive: bool = False,
+    follow: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Copied:
     """See `Container.copy_out`."""
     if archive and os.geteuid() != 0:
@@ -73,19 +106,22 @@ def copy_out(
     source = os.fsencode(path)
     try:
         with _Destination(os.fsencode(target)) as destination:
-            copied = _unpack(container, source, destination.stage, archive=archive, follow=follow)
+            copied = _unpack(
+                container, source, destination.stage, archive=archive, follow=follow, progress=progress
+            )
             destination.take(source)
     except OSError as error:
         if isinstance(error, LaminaError) and error.errno != EXDEV:
             raise
         remedy = "copy to a directory of one file system" if error.errno == EXDEV else ""
-        raise KernelError("copy to", error.errno or EIO, target, remedy=remedy) from error
-    _note(container, path)
+        raise KernelError("copy to", error.errno or EIO, os.fspath(target), remedy=remedy) from error
+    said(container, "archive-path", path)
     return copied
 
 
-def _note(container: Container, path: str) -> None:
-    note(container.store, about(container.record, "archive-path", path=path))
+def said(container: Container, event: str, path: str) -> None:
+    """Note for those who watch events that files were copied."""
+    note(container.store, about(container.record, event, path=path))
 
 
 # -- reading in the container
@@ -97,71 +133,20 @@ def _pack(
     """Pack *path* of the container to *out*, where its files can be read; the archive's size, and how many were left
     out.
     """
-    from lamina.engine.within import FIRST_FILE, inside, maps_of
-
     if b"\0" in path:
         raise InvalidInput("copy: a path cannot have a NUL in it")
-    maps = maps_of(container.record)
-    known = maps or container.record.get("id_maps")
+    maps = maps_of(container)
     ids = None
-    if owners and known:
-        uids, gids = (
-            tuple((line["hostID"], line["containerID"], line["size"]) for line in known[key])
-            for key in ("uidMappings", "gidMappings")
-        )
-        ids = Shown(uids, gids)
-    asked = (path, name, follow, ids, devices)
-    if container.state in LIVING:
-        with _root_of(container) as root:
-            if maps is None:
-                return pack_running(root, out, *asked)
-            done: tuple[int, int] = inside(
-                maps, pack_running, FIRST_FILE, FIRST_FILE + 1, *asked, files=(root, out)
-            )
-            return done
-    said = f"copy {os.fsdecode(path)} of container {container.name}, which does not run"
-    if not container.image_id:
-        raise Unsupported(
-            f"{said}: it is over this system",
-            remedy="'lamina diff' shows what it did, 'lamina apply' does it",
-        )
-    if _in_volume(container, path):
-        raise Unsupported(
-            f"{said}: the path is in a mount, which is there while it runs", remedy="start it first"
-        )
-    stack = container.overlays()[0][1]
-    if maps is None:
-        return pack_stopped(stack, out, *asked)
-    done = inside(maps, pack_stopped, stack, FIRST_FILE, *asked, files=(out,))
+    if owners and (turned := ids_of(maps)) is not None:
+        turned = turned.reversed()
+        ids = Shown(turned.uids, turned.gids)
+    done: tuple[int, int] = below_root(
+        container, pack, path, name, follow, ids, devices, write=False, files=(out,)
+    )
     return done
 
 
-def _root_of(container: Container) -> Fd:
-    """The root of the container's first process, and of no other that has its number now. Raises Conflict."""
-    state = container.first_process
-    if state is not None:
-        pid = int(state["pid"])
-        try:
-            with pidfd_open(pid) as pidfd:
-                root = Fd(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-                if same_process(pid, state) and not ready(0, pidfd):  # looked at after it was opened
-                    return root
-                root.close()
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    raise Conflict(
-        f"copy from container {container.name}: it has just ended, or is being started", remedy="try it again"
-    )
-
-
-def _in_volume(container: Container, path: bytes) -> bool:
-    """Whether the path, as it is written, is in something that is mounted while the container runs."""
-    plain = os.path.normpath(b"/" + path.lstrip(b"/"))
-    targets = [os.fsencode(volume["target"]) for volume in container.record.get("volumes") or ()]
-    return any(plain == target or plain.startswith(target.rstrip(b"/") + b"/") for target in targets)
-
-
-def _name_of(path: bytes) -> bytes:
+def name_of(path: bytes) -> bytes:
     """What a copy of *path* is called in an archive, b"." for the content of a directory."""
     return b"." if path.endswith(b"/.") else os.path.basename(path.rstrip(b"/")) or b"."
 
@@ -172,10 +157,20 @@ def _name_of(path: bytes) -> bytes:
 class _Packing(threading.Thread):
     """Packs into a pipe."""
 
-    def __init__(self, container: Container, path: bytes, out: Fd, *, follow: bool, owners: bool) -> None:
+    def __init__(
+        self,
+        container: Container,
+        path: bytes,
+        out: Fd,
+        name: bytes,
+        *,
+        follow: bool,
+        owners: bool,
+        devices: bool,
+    ) -> None:
         super().__init__(name="lamina-copy", daemon=True)
-        self._container, self._path, self._out = container, path, out
-        self._follow, self._owners = follow, owners
+        self._container, self._path, self._out, self._name = container, path, out, name
+        self._follow, self._owners, self._devices = follow, owners, devices
         self._failure: BaseException | None = None
         self.left_out = 0
 
@@ -183,8 +178,8 @@ class _Packing(threading.Thread):
         try:
             with self._out:
                 _, self.left_out = _pack(
-                    self._container, self._path, self._out, _ITEM,
-                    follow=self._follow, owners=self._owners, devices=False,
+                    self._container, self._path, self._out, self._name,
+                    follow=self._follow, owners=self._owners, devices=self._devices,
                 )  # fmt: skip
         except BaseException as failure:
             self._failure = failure
@@ -199,14 +194,22 @@ class _Packing(threading.Thread):
             raise failure
 
 
-def _unpack(container: Container, path: bytes, stage: int, *, archive: bool, follow: bool) -> Copied:
+def _unpack(
+    container: Container,
+    path: bytes,
+    stage: int,
+    *,
+    archive: bool,
+    follow: bool,
+    progress: Callable[[int], object] | None,
+) -> Copied:
     """What is at *path* becomes the entry `item` of the directory *stage*."""
     reading, writing = map(Fd, os.pipe2(os.O_CLOEXEC))
     with reading:
-        packing = _Packing(container, path, writing, follow=follow, owners=archive)
+        packing = _Packing(container, path, writing, _ITEM, follow=follow, owners=archive, devices=False)
         packing.start()
         try:
-            applied = _extracted(reading, stage, archive=archive)
+            applied = _extracted(_counted(reading, progress), stage, archive=archive)
         except BaseException:
             reading.close()
             packing.check()
@@ -215,14 +218,29 @@ def _unpack(container: Container, path: bytes, stage: int, *, archive: bool, fol
     return Copied(applied, packing.left_out)
 
 
-def _extracted(reading: int, stage: int, *, archive: bool) -> int:
+def _counted(reading: int, progress: Callable[[int], object] | None) -> Callable[[], bytes]:
+    """What reads the next piece, and tells *progress* how many bytes there were so far."""
+    done = 0
+
+    def read() -> bytes:
+        nonlocal done
+        piece = os.read(reading, 1 << 18)
+        if progress is not None and piece:
+            done += len(piece)
+            progress(done)
+        return piece
+
+    return read
+
+
+def _extracted(read: Callable[[], bytes], stage: int, *, archive: bool) -> int:
     uid, gid, limits = os.geteuid(), os.getegid(), given()
     ids = None if archive else IdMap(((0, uid, 1),), ((0, gid, 1),))
-    extractor = Extractor(stage, userxattr=uid != 0, ids=ids, limits=limits)
+    extractor = Extractor(stage, userxattr=uid != 0, ids=ids, limits=limits, layer=False)
     os.fchmod(stage, 0o700)  # nobody else looks in before it is in its place
     closed: list[tuple[bytes, int]] = []
     try:
-        for entry in entries(lambda: os.read(reading, 1 << 18), limits):
+        for entry in entries(read, limits):
             if not archive:
                 _as_ours(entry)
             if uid and entry.kind == "directory" and entry.mode & S_IRWXU != S_IRWXU:
@@ -291,7 +309,7 @@ class _Destination:
         """Move what was copied from *source* to where docker's cp puts it. Raises Conflict, NotFound, OSError."""
         directory = S_ISDIR(os.stat(_ITEM, dir_fd=self.stage, follow_symlinks=False).st_mode)
         if self._is_directory:
-            name = _name_of(source)
+            name = name_of(source)
             if name in (b".", b".."):
                 _merge(self.stage, _ITEM, self._above, self._said)
                 return

@@ -8,6 +8,7 @@ from lamina.engine.run import Session
 from lamina.errors import InvalidInput
 from lamina.runtime.identity import identity_of
 from lamina.store import containers
+from lamina.store.containers import Home
 from lamina.store.events import about, note
 from lamina.supervisor.logs import PASSTHROUGH
 from lamina.supervisor.signals import Undisturbed
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.options import Options
     from lamina.engine.run import Hooks
-    from lamina.store.containers import Home
+    from lamina.store.images import Held
     from lamina.store.root import Store
 
 
@@ -32,26 +33,18 @@ def create(
     *,
     owner: int | None = None,
     stdin_once: bool = False,
+    held: Held | None = None,
 ) -> Home:
     """Make a container over *image* that executes *command* once it is started; nobody holds it afterwards.
 
     *owner* is the process whose end ends it, where that was asked for. With *stdin_once* the end of input of the first
-    who attaches to it is its own. Raises as `run` does; then there is no
-    container.
+    who attaches to it is its own. *held* is its image where that was obtained already; it is released here. Raises as
+    `run` does; then there is no container.
     """
-    further: dict[str, Any] = {"detached": True}
-    if stdin_once:
-        further["stdin_once"] = True
-    if options.log is not None and options.log[0] == PASSTHROUGH:
-        raise InvalidInput(
-            f"create container: the log driver {PASSTHROUGH} is for one that 'run' stays with, without a terminal",
-            remedy="another --log-driver",
-        )
-    if options.lifetime == OWNER:
-        further["owner"] = _identity(owner)
-    held, session = None, None
+    session = None
     try:
-        if image != HOST:
+        further = _further(options, owner, stdin_once=stdin_once)
+        if image != HOST and held is None:
             from lamina.engine.obtain import obtain
 
             held = obtain(store, image, options, hooks)
@@ -74,6 +67,29 @@ def create(
     finally:
         if held is not None:
             held.release()
+
+
+def note_made_by(store: Store, identity: str, words: list[str], directory: str) -> None:
+    """Have the record of a container say with which *words* of `lamina run`, said in *directory*, one like it is made.
+    Raises NotFound.
+    """
+    made_by = {"words": words, "directory": directory}
+    Home(store, identity).change_asked(lambda asked: {**asked, "made_by": made_by})
+
+
+def _further(options: Options, owner: int | None, *, stdin_once: bool) -> dict[str, Any]:
+    """What its record says of its life."""
+    further: dict[str, Any] = {"detached": True}
+    if stdin_once:
+        further["stdin_once"] = True
+    if options.log is not None and options.log[0] == PASSTHROUGH:
+        raise InvalidInput(
+            f"create container: the log driver {PASSTHROUGH} is for one that 'run' stays with, without a terminal",
+            remedy="another --log-driver",
+        )
+    if options.lifetime == OWNER:
+        further["owner"] = _identity(owner)
+    return further
 
 
 def _identity(owner: int | None) -> dict[str, Any]:

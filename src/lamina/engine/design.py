@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 
 from lamina.engine.layers import ATTRIBUTES, arrange
-from lamina.engine.options import BIND, TMPFS, VOLUME
+from lamina.engine.options import BIND, OVER, TMPFS, VOLUME
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
 from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
+from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 HOST = "host"
+CGROUPFS = "cgroupfs"
 CGROUP_PARENT = "lamina"
 
 
@@ -42,7 +44,9 @@ class Design:
     """A container on paper: everything of it but its directory. `lamina plan` prints what follows from it. `volumes`
     are called by their names in the store, and are as they are mounted in `mounted`; for `files` see Circumstances.
     Without `profiled` the container has the seccomp profile of its specification, which may be none. `held` are
-    descriptors that the specification names.
+    descriptors that the specification names. `maps` are those of its user namespace, None where it has none; `reach`
+    are those with which files in the store are reached that this user may not read (within.py), None for root.
+    `hostname` is what it is called, also where its uts namespace is another's.
     """
 
     bundle: Bundle
@@ -57,6 +61,13 @@ class Design:
     files: tuple[tuple[bytes, bytes], ...]
     profiled: bool = True
     held: tuple[Fd, ...] = ()
+    reach: IdMaps | None = None
+    hostname: str = ""
+
+    @property
+    def has_own_ids(self) -> bool:
+        """Whether its ids are not the usual ones."""
+        return self.bundle.mapped or self.bundle.outer is not None
 
     def seccomp(self, store: Store) -> Filter | None:
         """The filter of the built-in profile, unless the specification's counts."""
@@ -90,46 +101,60 @@ def design(
     *,
     grouped: bool = False,
     kept: Mapping[bytes, int] | None = None,
+    ids: IdMaps | None = None,
 ) -> Design:
     """Draw up the container *identity* in the directory *home* over *image* (None: the host); nothing is changed.
 
     *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. *grouped*:
-    it has control groups also where nothing is limited. *kept*: see `arrange`. Raises Unsupported, InvalidInput,
+    it has control groups also where nothing is limited. *kept*: see `arrange`. *ids* are its ids where they are not the
+    usual ones (`user_namespaces.choose`). Raises Unsupported, InvalidInput,
     NotFound for what cannot be had.
     """
-    maps = _id_maps()
-    rootless = maps is not None
-    base = _host(store, rootless, refused) if image is None else _stored(store, image, maps)
+    usual = usual_ids()
+    rootless, maps = usual is not None, ids or usual
+    base = _host(store, rootless, refused) if image is None else _stored(store, image, usual)
     layers = arrange(
         base.image,
         store,
         home,
         rootless=rootless,
-        volatile=options.rm,
+        volatile=options.volatile,
         read_only=options.read_only,
         kept=kept,
     )
     words = arguments(command, options, base.config)
-    user = resolve_user(options.user or base.config.user or None, base.read)
+    user = resolve_user(options.user or (ids and _keeper(options)) or base.config.user or None, base.read)
     volumes = _volumes(store, identity, options, base)
+    if volumes and (ids is not None or rootless):
+        _check_volumes(volumes, ids is not None, rootless)
     mounted = _drawn(store, home, volumes, rootless)
     files = _own_files(home) if base.id else ()
     further = options.further
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=cgroup_path(identity) if limited or grouped or further is not None else "",
+        cgroup=cgroup_path(identity, manager_of(options))
+        if limited or grouped or further is not None
+        else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
         volumes=mounted,
         files=files,
+        mapped=ids is not None and not rootless,
+        shared_name=_shared_name(store, further),
     )
     spec = translate(words, options, base.config, user, around)
+    hostname = spec["hostname"]
     profiled = True
     held: tuple[Fd, ...] = ()
+    given: tuple[tuple[bytes, Fd], ...] = ()
     if further is not None:
-        profiled, held = _amended(store, spec, further, maps, base)
+        if options.hostname and further.uts not in ("", "private"):
+            raise InvalidInput(
+                f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
+            )
+        profiled, held, given = _amended(store, identity, spec, further, maps, base)
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -137,19 +162,67 @@ def design(
         overlays=layers.overlays,
         readonly=base.image.readonly,
         hide=base.image.hide,
-        attributes=_attributes(options, spec, rootless),
+        attributes=_attributes(options, spec, maps is not None),
         identity=identity.encode(),
         init=options.init,
         parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
+        mapped=around.mapped,
+        given=tuple((place, int(tree)) for place, tree in given),
+        outer=usual.spec() if ids is not None and usual is not None else None,
     )
     return Design(
-        bundle, layers, spec, words, maps, base.image.warnings, base, volumes, mounted, files, profiled, held
+        bundle,
+        layers,
+        spec,
+        words,
+        maps,
+        base.image.warnings,
+        base,
+        volumes,
+        mounted,
+        files,
+        profiled,
+        held,
+        usual,
+        hostname,
     )
 
 
-def _attributes(options: Options, spec: Spec, rootless: bool) -> tuple[str, ...]:
-    """Of the mounts of its files. Who may make device nodes may use them, as far as its control group allows."""
-    nodes = not rootless and "CAP_MKNOD" in spec["process"]["capabilities"]["bounding"]
+def _shared_name(store: Store, further: Further | None) -> str:
+    """The name of the uts namespace that it is to share, "" where it has its own."""
+    mode, _, reference = ("" if further is None else further.uts).partition(":")
+    if mode == "container":
+        from lamina.store.containers import find
+
+        return str((find(store, reference).read("spec") or {}).get("hostname") or os.uname().nodename)
+    return os.uname().nodename if mode == "host" else ""
+
+
+def _keeper(options: Options) -> str:
+    from lamina.engine.user_namespaces import keeper, parse
+
+    return keeper(parse(options.further.userns)) if options.further is not None else ""
+
+
+def _check_volumes(volumes: tuple[Volume, ...], own_ids: bool, rootless: bool) -> None:
+    for volume in volumes:
+        if volume.kind == OVER and own_ids:
+            raise Unsupported(
+                f"run: volume {os.fsdecode(volume.source)}: the option O and --userns contradict each other",
+                remedy="mount it as it is, or read-only",
+            )
+        if "idmap" in volume.options and rootless:
+            raise Unsupported(
+                f"run: volume {os.fsdecode(volume.source)}: the kernel lets only root map the ids of a mount",
+                remedy="U gives it to the container's user, --userns keep-id keeps it yours",
+            )
+
+
+def _attributes(options: Options, spec: Spec, mapped: bool) -> tuple[str, ...]:
+    """Of the mounts of its files. Who may make device nodes may use them, as far as its control group allows; in a user
+    namespace nobody may.
+    """
+    nodes = not mapped and "CAP_MKNOD" in spec["process"]["capabilities"]["bounding"]
     lifted = {
         "nosuid": options.new_privileges,
         "nodev": nodes and bool(spec["linux"]["resources"].get("devices")),
@@ -158,21 +231,27 @@ def _attributes(options: Options, spec: Spec, rootless: bool) -> tuple[str, ...]
 
 
 def _amended(
-    store: Store, spec: Spec, further: Further, maps: IdMaps | None, base: Base
-) -> tuple[bool, tuple[Fd, ...]]:
-    """Change *spec* into what is asked beyond the usual; whether the built-in seccomp profile holds, and descriptors
-    of namespaces that *spec* names.
+    store: Store, identity: str, spec: Spec, further: Further, maps: IdMaps | None, base: Base
+) -> tuple[bool, tuple[Fd, ...], tuple[tuple[bytes, Fd], ...]]:
+    """Change *spec* into what is asked beyond the usual; whether the built-in seccomp profile holds, descriptors
+    that *spec* names, and mounts of other containers by their places.
     """
     from lamina.engine.amend import amend, profile_of
-    from lamina.engine.sharing import namespaces
 
-    joined = namespaces(store, further)
+    joined: dict[str, Fd] = {}
+    mounts: tuple[tuple[bytes, Fd], ...] = ()
+    if any(mode.startswith("container:") for mode in (further.pid, further.uts, further.ipc)):
+        from lamina.engine.sharing import shared
+
+        found = shared(store, further, maps)
+        joined, mounts = found.namespaces, found.mounts
     paths = {kind: f"/proc/self/fd/{int(fd)}" for kind, fd in joined.items()}
-    amend(spec, further, maps=maps, read=base.read, joined=paths)
+    places = {os.fsdecode(place): f"/proc/self/fd/{int(tree)}" for place, tree in mounts}
+    amend(spec, further, maps=maps, read=base.read, identity=identity, joined=paths, shown=places)
     profile = profile_of(further, tuple(spec["process"]["capabilities"]["bounding"]))
     if profile:
         spec["linux"]["seccomp"] = profile
-    return profile is None, tuple(joined.values())
+    return profile is None, (*joined.values(), *(tree for _, tree in mounts)), mounts
 
 
 def _host(store: Store, rootless: bool, refused: Mapping[bytes, str] | None) -> Base:
@@ -213,8 +292,8 @@ def _own_files(home: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return places(home)
 
 
-def _id_maps() -> IdMaps | None:
-    """Root needs none."""
+def usual_ids() -> IdMaps | None:
+    """The ids of this user's containers where nothing is asked for; root's have no user namespace."""
     if os.geteuid() == 0:
         return None
     from lamina.engine.id_maps import id_maps
@@ -222,8 +301,17 @@ def _id_maps() -> IdMaps | None:
     return id_maps()
 
 
-def cgroup_path(identity: str) -> str:
-    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
+def manager_of(options: Options) -> str:
+    """Who makes the control groups of a container with these *options*."""
+    return (options.further.cgroup_manager if options.further is not None else "") or CGROUPFS
+
+
+def cgroup_path(identity: str, manager: str = CGROUPFS) -> str:
+    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation); with
+    systemd as the *manager* a scope of its own (runtime/cgroups/systemd).
+    """
+    if manager != CGROUPFS:
+        return f":{CGROUP_PARENT}:{identity}"
     return f"{'' if os.geteuid() else '/'}{CGROUP_PARENT}/{identity}"
 
 

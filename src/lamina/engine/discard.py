@@ -43,6 +43,10 @@ def discard(
 
         reach(lambda: maps_of(asked), forget, journal)
     home.discard(name, remover(asked, meter))
+    if asked and asked.get("own_ids"):
+        from lamina.store.ranges import drop
+
+        drop(home.store, home.id)
     if asked and asked.get("volumes") and (volumes or asked.get("rm")):
         _discard_own_volumes(home.store, asked)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.process import Process
     from lamina.engine.storage import Storage
     from lamina.engine.volumes import Volume
+    from lamina.errors import LaminaError
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -312,9 +313,25 @@ class Engine(ImageVerbs):
         """Remove the containers that do not run: those made *before* that time (seconds since 1970), which have all of
         *labels* (KEY or KEY=VALUE) and none of those *without*. Their ids, and how many bytes became free.
         """
-        from lamina.engine.pruning import prune_containers
+        from lamina.engine.pruning import Chosen, prune_containers
 
-        return prune_containers(self.containers(all=True), before, labels, without)
+        return prune_containers(self.containers(all=True), Chosen(before, labels, without))
+
+    def start_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Start the containers that are started with the machine, as their restart policies say: the name of each, and
+        why it could not be started, or None.
+        """
+        from lamina.engine.restartable import start_restartable
+
+        return start_restartable(self.store)
+
+    def stop_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Stop the containers that have a restart policy because the machine ends: `start_restartable` starts them
+        again. As that.
+        """
+        from lamina.engine.restartable import stop_restartable
+
+        return stop_restartable(self.store)
 
     def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from errno import ESRCH
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_ISCHR
@@ -38,15 +37,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
-    from typing import Any, TypedDict
+    from typing import Any, Protocol, TypedDict
 
     from lamina.engine.options import Io
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
+    Tell = Callable[..., None]
+
+    class Streams(Protocol):
+        """Stdio, as far as a start needs it."""
+
+        child: tuple[int, int, int]
+
+        def started(self, pty: Fd | None) -> None: ...
 
     class ExecOptions(TypedDict, total=False):
         """The options of a further process; each as the option of `docker exec` of that name."""
@@ -62,6 +71,8 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+# what an event says of a command at most: an image's health check, told of again and again, may be any text
+LONGEST_SAID = 1024
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _FLAGS = ("tty", "interactive", "privileged")
@@ -140,36 +151,65 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
     Raises Conflict where it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired,
     InvalidInput, NotFound (the user, the directory) and others below LaminaError.
     """
-    keys: Keys | None = None
-    if asked.tty:
-        from lamina.supervisor.keys import Keys
-
-        keys = Keys(asked.keys)
-    stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+    stdio = streams(asked, io)
     catcher: Catcher | None = None
     try:
         if io.forward_signals:
             from lamina.supervisor.signals import Catcher
 
             catcher = Catcher()
-        execution = start(home, words, asked, stdio, io.stdin)
+        execution, tell = begin(home, words, asked, stdio, io.stdin)
         try:
-            tell = told(home, words)
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
             execution.kill(9)
             execution.wait()
             raise
-        if ended.detached:
-            keep_terminal(execution)
-            tell("exec_detach")
-            return Completed(list(words), 0, container=home.id)
-        tell("exec_die", exitCode=ended.status)
-        execution.close()
+        conclude(execution, ended, tell)
     finally:
         stdio.close()
         if catcher is not None:
             catcher.close()
+    return result(home, words, io, stdio, ended)
+
+
+def streams(asked: Asked, io: Io) -> Stdio:
+    """The streams of a process that somebody stays with."""
+    keys: Keys | None = None
+    if asked.tty:
+        from lamina.supervisor.keys import Keys
+
+        keys = Keys(asked.keys)
+    return Stdio(io.stdin, io.stdout, io.stderr, data=io.data, tty=asked.tty, keys=keys)
+
+
+def begin(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None
+) -> tuple[Execution, Tell]:
+    """`start`, and note that it began; what notes the rest of its life."""
+    execution = start(home, words, asked, stdio, terminal)
+    try:
+        return execution, told(home, words)
+    except BaseException:
+        execution.kill(9)
+        execution.wait()
+        raise
+
+
+def conclude(execution: Execution, ended: Ended, tell: Tell) -> None:
+    """It has ended, or is left to itself: note that, and let go of it."""
+    if ended.detached:
+        keep_terminal(execution)
+        tell("exec_detach")
+    else:
+        tell("exec_die", exitCode=ended.status)
+        execution.close()
+
+
+def result(home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ended) -> Completed:
+    """What `execute` gives for one that ended so. Raises TimeoutExpired, KernelError (its output)."""
+    if ended.detached:
+        return Completed(list(words), 0, container=home.id)
     out, err = stdio.captured(1), stdio.captured(2)
     if ended.timed_out:
         raise TimeoutExpired(
@@ -193,7 +233,7 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
     return pid
 
 
-def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
+def told(home: Home, words: tuple[str, ...]) -> Tell:
     """Note that it began; what notes the rest of its life."""
     identity = os.urandom(32).hex()
     record = home.asked()
@@ -202,6 +242,8 @@ def told(home: Home, words: tuple[str, ...]) -> Callable[..., None]:
         return about(record, action, execID=identity, **more)
 
     said = " ".join(words)
+    if len(said) > LONGEST_SAID:
+        said = said[:LONGEST_SAID] + "..."
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
 
@@ -227,13 +269,17 @@ def reap_left() -> bool:
                 continue
         except ChildProcessError:
             pass  # somebody in this program waits for any child
-        with suppress(ValueError):  # another thread has just done so
+        try:
             _left.remove(pidfd)
-            pidfd.close()
+        except ValueError:  # another thread has just done so
+            continue
+        pidfd.close()
     return bool(_left)
 
 
-def start(home: Home, words: tuple[str, ...], asked: Asked, stdio: Stdio, terminal: int | None) -> Execution:
+def start(
+    home: Home, words: tuple[str, ...], asked: Asked, stdio: Streams, terminal: int | None
+) -> Execution:
     """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")

@@ -18,6 +18,7 @@ from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lamina.image.apply.ids import IdMap
     from lamina.overlay.tree import Tree
 
 DEEPEST = 256
@@ -27,9 +28,12 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPIED = ("user.", "security.capability", "system.posix_acl", "trusted.")
 
 
-def fill(volume: bytes, lowers: tuple[bytes, ...], userxattr: bool, path: str) -> None:
+def fill(
+    volume: bytes, lowers: tuple[bytes, ...], userxattr: bool, path: str, ids: IdMap | None = None
+) -> None:
     """Copy what the stack of *lowers* has at *path* into the empty directory *volume*, with the directory's own owner
-    and mode. Nothing happens if there is no directory. Raises OSError; then the directory is empty again.
+    and mode. Nothing happens if there is no directory. *ids* are what the owners become. Raises OSError, InvalidInput
+    for an owner that is not in *ids*; then the directory is empty again.
     """
     with Overlay(MountSpec(lowerdirs=lowers, userxattr=userxattr)).open() as tree:
         place = (tree / path).resolve()
@@ -37,7 +41,7 @@ def fill(volume: bytes, lowers: tuple[bytes, ...], userxattr: bool, path: str) -
             return
         try:
             with Fd(os.open(volume, _DIRECTORY)) as target:
-                _Copier(target).directory(place, target, b"")
+                _Copier(target, ids).directory(place, target, b"")
         except BaseException:
             empty(volume)
             raise
@@ -52,8 +56,8 @@ def empty(volume: bytes) -> None:
 class _Copier:
     """One copy: knows where the first of the names of each file is."""
 
-    def __init__(self, top: Fd) -> None:
-        self.top = top
+    def __init__(self, top: Fd, ids: IdMap | None) -> None:
+        self.top, self.ids = top, ids
         self.linked: dict[tuple[int, int], bytes] = {}
 
     def directory(self, source: Tree, target: Fd, path: bytes) -> None:
@@ -68,7 +72,7 @@ class _Copier:
                     self.directory(entry, below, path + name + b"/")
             elif not self._link(found, path + name, name, target):
                 self._other(entry, found, name, target)
-        _finish(source, source.lstat(), target)
+        _finish(source, source.lstat(), target, self.ids)
 
     def _link(self, found: os.stat_result, path: bytes, name: bytes, target: Fd) -> bool:
         """Whether it is another name of something that is there, and now is that here as well."""
@@ -88,7 +92,7 @@ class _Copier:
         if kind == stat.S_IFREG:
             with Fd(os.open(name, _NEW, 0o600, dir_fd=target)) as new, entry.open_content() as old:
                 copy_content(old, new)
-                _finish(entry, found, new)
+                _finish(entry, found, new, self.ids)
             return
         if kind == stat.S_IFLNK:
             os.symlink(entry.readlink_bytes(), name, dir_fd=target)
@@ -97,19 +101,26 @@ class _Copier:
         else:
             os.mknod(name, kind | 0o600, dir_fd=target)
             os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chown(name, *_owner(found, self.ids), dir_fd=target, follow_symlinks=False)
         times = (found.st_atime_ns, found.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
 
 
-def _finish(source: Tree, found: os.stat_result, target: Fd) -> None:
+def _owner(found: os.stat_result, ids: IdMap | None) -> tuple[int, int]:
+    if ids is None:
+        return found.st_uid, found.st_gid
+    return ids.uid(found.st_uid), ids.gid(found.st_gid)
+
+
+def _finish(source: Tree, found: os.stat_result, target: Fd, ids: IdMap | None) -> None:
     """Owner, then what a change of owner takes away: mode and attributes; times last."""
-    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchown(target, *_owner(found, ids))
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     for name in source.listxattr(follow_symlinks=False):
         if name.startswith(_COPIED):
+            content = source.getxattr(name, follow_symlinks=False)
             try:
-                os.setxattr(target, name, source.getxattr(name, follow_symlinks=False))
+                os.setxattr(target, name, content if ids is None else ids.xattr(name, content))
             except OSError as error:
                 if error.errno not in (EOPNOTSUPP, EPERM, EACCES):
                     raise

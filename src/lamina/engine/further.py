@@ -6,8 +6,6 @@ security options, devices); `amend` makes the specification of it.
 
 from __future__ import annotations
 
-import os
-
 from lamina.engine.notation import LARGEST_NUMBER, listed, size_of, text_of
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.rlimits import NUMBERS
@@ -39,7 +37,8 @@ class Further:
     `seccomp` is "unconfined", "builtin" or the text of a profile; `label` are SELinux's parts. `mask` and `unmask` are
     paths ("ALL" among the latter). `ulimits` are (name of the specification, soft, hard). `throttles` are (field of
     the specification, path of the device, bytes or operations a second). `devices` are of this host, `cdi` names of
-    devices that its CDI files describe. `time_offsets` are (clock, nanoseconds).
+    devices that its CDI files describe. `time_offsets` are (clock, nanoseconds). `userns` is as it was written (see
+    `user_namespaces.parse`), `uidmap` and `gidmap` are (id inside, id outside, how many).
     """
 
     cap_add: tuple[str, ...] = ()
@@ -56,6 +55,10 @@ class Further:
     ipc: str = ""
     pid: str = ""
     cgroupns: str = ""
+    cgroup_manager: str = ""
+    userns: str = ""
+    uidmap: tuple[tuple[int, int, int], ...] = ()
+    gidmap: tuple[tuple[int, int, int], ...] = ()
     ulimits: tuple[tuple[str, int, int], ...] = ()
     sysctls: Pairs = ()
     shm_size: int | None = None
@@ -263,14 +266,19 @@ def _domainname(given: Any) -> str:
     return text
 
 
-def _userns(given: Any) -> None:
-    """Root's containers have the host's ids, a user's those that it has: nothing else can be had so far."""
-    text = "" if given is None else text_of(given, "userns")
-    if text not in ("", "host") or (text == "host" and os.geteuid()):
-        raise Unsupported(
-            f"run: userns {text}: not supported so far",
-            remedy="leave it out; a user's containers always have a user namespace, root's never",
-        )
+def _userns(given: Any) -> str:
+    from lamina.engine.user_namespaces import read_mode
+
+    return read_mode(given)
+
+
+def _id_lines(what: str) -> Callable[[Any], tuple[tuple[int, int, int], ...]]:
+    def read(given: Any) -> tuple[tuple[int, int, int], ...]:
+        from lamina.engine.user_namespaces import read_lines
+
+        return read_lines(what, given)
+
+    return read
 
 
 # what is read into the field of the same name
@@ -278,10 +286,14 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "privileged": bool,
     "group_add": _texts("group"),
     "domainname": _domainname,
-    "uts": _words("uts", "host"),
-    "ipc": _words("ipc", "private", "host", "none"),
+    "uts": _namespace("uts", "private", "host"),
+    "ipc": _namespace("ipc", "private", "shareable", "host", "none"),
     "pid": _namespace("pid", "private", "host"),
     "cgroupns": _words("cgroupns", "private", "host"),
+    "cgroup_manager": _words("cgroup manager", "cgroupfs", "systemd"),
+    "userns": _userns,
+    "uidmap": _id_lines("uidmap"),
+    "gidmap": _id_lines("gidmap"),
     "ulimits": read_ulimits,
     "sysctls": _pairs("sysctl"),
     "shm_size": size("shm size"),
@@ -307,7 +319,7 @@ THROTTLES: dict[str, Callable[[Any], tuple[tuple[str, str, int], ...]]] = {
     "device_write_iops": throttle("throttleWriteIOPSDevice", "device write iops", bytes_=False),
 }
 GRANTS = ("cap_add", "cap_drop", "security_opt", "devices", "device_cgroup_rules", "gpus")
-KEYS = frozenset((*READERS, *THROTTLES, *GRANTS, "userns"))
+KEYS = frozenset((*READERS, *THROTTLES, *GRANTS))
 
 
 def read_further(asked: dict[str, Any]) -> tuple[Further | None, bool]:
@@ -321,8 +333,6 @@ def read_further(asked: dict[str, Any]) -> tuple[Further | None, bool]:
             found[key] = READERS[key](given)
         elif key in THROTTLES:
             found["throttles"] = (*found.get("throttles", ()), *THROTTLES[key](given))
-        elif key == "userns":
-            _userns(given)
         else:
             from lamina.engine.grants import read_grant
 

@@ -20,7 +20,7 @@ MOST_RANGES = 100
 
 @value
 class IdMaps:
-    """In the form of the OCI specification. `whole`: the user's subordinate range is mapped, not the own id alone."""
+    """(id inside, id here, how many). `whole`: the user's subordinate range is mapped, not the own id alone."""
 
     uids: tuple[tuple[int, int, int], ...]
     gids: tuple[tuple[int, int, int], ...]
@@ -29,6 +29,25 @@ class IdMaps:
     def whole(self) -> bool:
         """Whether there is more than the one own id."""
         return len(self.uids) > 1
+
+    def outside(self, uid: int) -> int:
+        """Which user here the user *uid* there is; -1 for none."""
+        for first, outside, size in self.uids:
+            if first <= uid < first + size:
+                return outside + uid - first
+        return -1
+
+    def inside(self, uid: int) -> int:
+        """The way back."""
+        for first, outside, size in self.uids:
+            if outside <= uid < outside + size:
+                return first + uid - outside
+        return -1
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """Which user and group here are 0 there, or the first that there is."""
+        return min(self.uids)[1], min(self.gids)[1]
 
     def has(self, uid: int, gid: int) -> bool:
         """Whether both ids exist in the namespace."""
@@ -55,6 +74,23 @@ def id_maps() -> IdMaps | None:
     """
     uid = os.geteuid()
     return None if uid == 0 else maps_for(uid, os.getegid(), _read, _has_helpers())
+
+
+def subordinate(name: bytes) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
+    """The ranges of the user *name*, who need not exist, in /etc/subuid and /etc/subgid: (1 and up, first, count)."""
+    uids, gids = (_ranges(_read(path), name, -1) for path in ("/etc/subuid", "/etc/subgid"))
+    return tuple(uids), tuple(gids)
+
+
+def allotted() -> list[tuple[int, int]]:
+    """Every range (first id, how many) that /etc/subuid and /etc/subgid give to anybody."""
+    found = []
+    for path in ("/etc/subuid", "/etc/subgid"):
+        for line in _read(path).split(b"\n"):
+            fields = line.strip().split(b":")
+            if len(fields) == 3 and all(field.isdigit() and len(field) <= 10 for field in fields[1:]):
+                found.append((int(fields[1]), int(fields[2])))
+    return found
 
 
 def maps_for(uid: int, gid: int, read: Callable[[str], bytes], helpers: bool) -> IdMaps:

@@ -12,7 +12,7 @@ import sys
 from time import monotonic
 
 from lamina.store.record import decode_light, encode
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ PROGRAM = os.path.join(_HERE, "supervisor", "lamina-idle")
 AFTER, MOST = 10.0, 320.0
 # seconds: whoever slept that long slept well
 WELL = 120.0
+# seconds: a sleep that is shorter takes more of the processor than it is worth in memory
+WORTH = 5.0
 VARIABLE = "LAMINA_SUPERVISOR_IDLE"
 AWAKE = "awake"
 
@@ -38,7 +40,7 @@ class Kept:
 
     `lock` and `pidfd` are the container's, `owner` its owner's, `listener` the socket for those who attach, `pty` the
     master of its terminal (among the `others` as well), -1 where there is none; `others` are open for no other reason
-    than to stay so, or to wake it.
+    than to stay so, or to wake it. At `check` (of time.monotonic()) it is to look whether the container is well.
     """
 
     lock: int
@@ -53,6 +55,12 @@ class Kept:
     pause: float = 0.0
     patience: float = AFTER
     since: float = 0.0
+    check: float | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look."""
+        return self.check is not None and monotonic() >= self.check
 
 
 def patience() -> float | None:
@@ -96,8 +104,9 @@ def awoken(note: str) -> Kept:
     found: dict[str, Any] = decode_light(note.encode(), "what a supervisor kept")
     found["others"] = tuple(found["others"])
     slept = monotonic() - float(found["since"])
-    found["patience"] = AFTER if slept > WELL else min(2 * float(found["patience"]), MOST)
     kept = Kept(**found)
+    if not kept.is_due:  # for a check it was woken on purpose
+        kept = replace(kept, patience=AFTER if slept > WELL else min(2 * kept.patience, MOST))
     for number in (kept.lock, kept.pidfd, kept.owner, kept.listener, *kept.others):
         if number >= 0:
             os.set_inheritable(number, False)

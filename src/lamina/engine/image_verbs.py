@@ -76,6 +76,17 @@ class ImageVerbs:
 
         return push(self.store, name, on_event, tls_verify=tls_verify)
 
+    def push_all(
+        self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None
+    ) -> list[tuple[str, str]]:
+        """Send every image that has a tag in the repository *name* to it: pairs of a name and its digest there.
+
+        Raises as `push`.
+        """
+        from lamina.engine.pulling import push_all
+
+        return push_all(self.store, name, on_event, tls_verify=tls_verify)
+
     def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
         """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
 
@@ -84,6 +95,15 @@ class ImageVerbs:
         from lamina.engine.pulling import search
 
         return search(text, limit, tls_verify=tls_verify)
+
+    def tags(self, name: str, *, tls_verify: bool = True) -> list[str]:
+        """The tags that the repository *name* has in its registry, in the registry's order.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        from lamina.engine.pulling import tags
+
+        return tags(name, tls_verify=tls_verify)
 
     def images(self) -> list[Image]:
         """All images, the youngest first."""

@@ -17,7 +17,7 @@ from lamina.store.references import ContainerUses
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from lamina.engine.parameters import Source
     from lamina.image.documents import ImageConfig
@@ -264,11 +264,6 @@ def _deleted(collected: garbage.Collected) -> list[tuple[str, str]]:
     return [("Deleted", layer if layer.startswith("x") else f"sha256:{layer}") for layer in collected.layers]
 
 
-def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
-    name, equals, text = wanted.partition("=")
-    return name in labels and (not equals or labels[name] == text)
-
-
 def prune(
     store: Store,
     *,
@@ -278,15 +273,13 @@ def prune(
     without_labels: Sequence[str] = (),
 ) -> tuple[list[tuple[str, str]], int]:
     """Remove images without a name, or all that no container uses; what was done, and how many bytes became free."""
+    from lamina.engine.pruning import Chosen
     from lamina.store.prune import prune_images
 
+    chosen = Chosen(until, labels, without_labels)
+
     def wanted(record: ImageRecord) -> bool:
-        if until is not None and record.created >= until * 1e9:
-            return False
-        found = record.run.get("labels") or {}
-        return all(_has_label(found, one) for one in labels) and not any(
-            _has_label(found, one) for one in without_labels
-        )
+        return chosen.takes(record.created / 1e9, record.run.get("labels") or {})
 
     done: list[tuple[str, str]] = []
     for gone in prune_images(store, everything=everything, wanted=wanted):

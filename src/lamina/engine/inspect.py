@@ -49,6 +49,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "TimedOut": bool(end.get("timed_out")),
             "StartedAt": timestamp(state.get("started")),
             "FinishedAt": timestamp(end.get("finished")),
+            **_health(home, asked, status),
         },
         "RestartCount": (end or state).get("restarts", 0),
         "Config": {
@@ -60,6 +61,8 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "Labels": asked.get("labels") or {},
             "Image": asked["image"],
             **_of_image(asked.get("config") or {}, options),
+            "Healthcheck": _healthcheck(asked),
+            "HealthcheckOnFailureAction": (asked.get("health") or {}).get("on_failure") or "none",
             "StopSignal": _signal(asked.get("stop_signal")),
             "StopTimeout": asked.get("stop_timeout"),
         },
@@ -75,7 +78,10 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "CpuQuota": options.get("cpu_quota") or 0,
             "PidsLimit": options.get("pids_limit") or 0,
             "ReadonlyRootfs": bool(options.get("read_only")),
+            **_namespaces(asked, options.get("further") or {}),
         },
+        # what is exposed and not published is at no place, as in docker
+        "NetworkSettings": {"Ports": dict.fromkeys((asked.get("config") or {}).get("exposed_ports") or ())},
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -104,8 +110,24 @@ def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
         "Cmd": config.get("cmd") or None,
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
         "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
-        "Healthcheck": healthcheck(config.get("healthcheck")),
         "Shell": config.get("shell") or None,
+    }
+
+
+def _namespaces(asked: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """What it shares, in docker's words, and its ids in podman's."""
+    maps = asked.get("id_maps") or {}
+    lines = {
+        name: [f"{line['containerID']}:{line['hostID']}:{line['size']}" for line in maps.get(key) or ()]
+        for name, key in (("UidMap", "uidMappings"), ("GidMap", "gidMappings"))
+    }
+    return {
+        "IpcMode": further.get("ipc") or "private",
+        "PidMode": further.get("pid") or "",
+        "UTSMode": further.get("uts") or "",
+        "CgroupnsMode": further.get("cgroupns") or "private",
+        "UsernsMode": further.get("userns") or ("private" if asked.get("own_ids") else ""),
+        "IDMappings": lines if maps else None,
     }
 
 
@@ -126,6 +148,36 @@ def healthcheck(kept: dict[str, Any] | None) -> dict[str, Any] | None:
     if not kept:
         return None
     return {"".join(part.capitalize() for part in key.split("_")): text for key, text in kept.items() if text}
+
+
+def _healthcheck(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The check that it has, with what the image says where nothing else was asked."""
+    own = asked.get("health")
+    if own is None:
+        return healthcheck((asked.get("config") or {}).get("healthcheck"))
+    return healthcheck({key: what for key, what in own.items() if key not in ("command", "on_failure")})
+
+
+def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
+    """`Health` with the last results, of one that has a check and was started."""
+    if not asked.get("health"):
+        return {}
+    from lamina.engine.health.results import NONE, health_of, read
+
+    health = health_of(home, asked, status)
+    if health == NONE:
+        return {}
+    found = read(home) or {"streak": 0, "log": []}
+    log = [
+        {
+            "Start": timestamp(one["start"]),
+            "End": timestamp(one["end"]),
+            "ExitCode": one["status"],
+            "Output": one["output"],
+        }
+        for one in found["log"]
+    ]
+    return {"Health": {"Status": health, "FailingStreak": found["streak"], "Log": log}}
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:

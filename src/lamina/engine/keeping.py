@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.translate import ImageConfig
     from lamina.store.images import ImageRecord
 
-_ELSEWHERE = ("volumes",)
+_ELSEWHERE = ("volumes", "health")
 
 
 def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
@@ -33,7 +34,9 @@ def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
 
 
 def options_record(options: Options) -> dict[str, Any]:
-    """*options* as a record keeps them, but for the volumes (engine/mounted)."""
+    """*options* as a record keeps them, but for the volumes (engine/mounted) and the health check
+    (engine/health), which have entries of their own.
+    """
     found = {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
     if options.further is not None:
         from lamina.engine.further import record_of
@@ -89,6 +92,19 @@ def image_of(asked: dict[str, Any]) -> ImageRecord | None:
         blobs=(),
         run=asked.get("config") or {},
     )
+
+
+def ids_of(asked: dict[str, Any]) -> IdMaps | None:
+    """The ids of the container of the record *asked* where they are not the usual ones."""
+    if not asked.get("own_ids"):
+        return None
+    from lamina.engine.id_maps import IdMaps
+
+    uids, gids = (
+        tuple((line["containerID"], line["hostID"], line["size"]) for line in asked["id_maps"][key])
+        for key in ("uidMappings", "gidMappings")
+    )
+    return IdMaps(uids, gids)
 
 
 def _config_record(config: ImageConfig) -> dict[str, Any]:

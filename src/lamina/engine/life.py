@@ -11,11 +11,13 @@ import time
 
 from lamina.engine.detaching import start_supervised
 from lamina.engine.settling import SIGKILL, Process, keep, state_of, wake_supervisor
+from lamina.engine.waits import Wait, block
 from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
 from lamina.store.containers import (
+    CARRIED_MARK,
     DEAD,
     LIVING,
     PAUSED,
@@ -31,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.engine.waits import Waits
     from lamina.store.containers import Home
 
 SIGTERM = 15
@@ -56,26 +59,43 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
     """Ask it to end, with *signal* (its own stop signal), and after *seconds* (its own, else 10; negative: never) kill
     it. Nothing happens where it does not run. Raises NotFound, InvalidInput, TimeoutExpired.
     """
+    block(stopping(home, seconds, signal))
+
+
+def stop_for_now(home: Home) -> None:
+    """`stop`, because the machine ends: with the next one it may be started again (`restartable`)."""
+    block(stopping(home, shutdown=True))
+
+
+def stopping(
+    home: Home, seconds: float | None = None, signal: str | int | None = None, *, shutdown: bool = False
+) -> Waits[None]:
+    """`stop`, or `stop_for_now`, for whoever waits in another way."""
     asked = home.asked()
-    number = _stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
+    number = stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
     grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
     if state_of(home) not in LIVING:
         return
     while _state_or_none(home) in LIVING:  # it may be started again before who looks after it hears of us
         with _process(home) as process:
             # before the signal: who looks after it must not start it again
-            wake(home, number if process.would_end(number, asked) else 0)
+            wake(home, number if process.would_end(number, asked) else 0, shutdown=shutdown)
             if process.is_there:
                 process.deliver(number, asked)
                 thaw(home)
-                if not process.ends_within(None if grace < 0 else grace):
+                if not (yield from _end_of(process, None if grace < 0 else grace)):
                     process.send(SIGKILL)
-            _await_end(home, process)
+            yield from _await_end(home, process)
     note(home.store, about(asked, "stop"))
 
 
 def kill(home: Home, signal: str | int = SIGKILL) -> None:
     """Send *signal* to its first process. Raises Conflict where it does not run, NotFound, InvalidInput."""
+    block(killing(home, signal))
+
+
+def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
+    """`kill`, for whoever waits in another way."""
     asked = home.asked()
     number = signal_number(str(signal), "kill")
     state = state_of(home)
@@ -85,23 +105,30 @@ def kill(home: Home, signal: str | int = SIGKILL) -> None:
         )
     with _process(home) as process:
         ends = process.would_end(number, asked)
-        if number in (SIGKILL, _stop_signal(asked)):
+        if number in (SIGKILL, stop_signal(asked)):
             wake(home, number if ends else 0)
+        elif ends:
+            home.set_mark(CARRIED_MARK, str(number))
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))
-        if ends or number in (SIGKILL, _stop_signal(asked)):
+        if ends or number in (SIGKILL, stop_signal(asked)):
             thaw(home)
         if number == SIGKILL:
-            _await_end(home, process)
+            yield from _await_end(home, process)
 
 
 def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
     """Stop it, if it runs, and start it. Raises as these do."""
+    return block(restarting(home, seconds, signal))
+
+
+def restarting(home: Home, seconds: float | None = None, signal: str | int | None = None) -> Waits[list[str]]:
+    """`restart`, for whoever waits in another way."""
     asked = home.asked()
     if asked.get("rm"):
         keep(home)
-    stop(home, seconds, signal)
+    yield from stopping(home, seconds, signal)
     warnings = start(home)
     note(home.store, about(home.asked(), "restart"))
     return warnings
@@ -112,6 +139,11 @@ def wait(home: Home, *, seconds: float | None = None) -> int:
 
     Raises NotFound, TimeoutExpired.
     """
+    return block(awaiting(home, seconds))
+
+
+def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
+    """`wait`, for whoever waits in another way."""
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
         ends = Fd(os.open(home.path + b"/ends", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
@@ -126,13 +158,13 @@ def wait(home: Home, *, seconds: float | None = None) -> int:
             raise TimeoutExpired(f"wait for container {home.short_id}: not ended within {seconds:g} s")
         with _process(home) as process:
             if process.is_there:
-                process.ends_within(left)
-        time.sleep(0.002)
+                yield from _end_of(process, left)
+        yield Wait(seconds=0.002)
         if ends is not None and (said := os.pread(ends, 64, 0)):
             return int(said.split()[0])
     if ends is not None and (said := os.pread(ends, 64, 0)):
         return int(said.split()[-1])
-    _settle(home)
+    yield from _settle(home)
     if state is None:
         raise no_such(home.short_id)
     end = home.read("exit")
@@ -174,20 +206,22 @@ def rename(home: Home, name: str) -> str:
     return old
 
 
-def _stop_signal(asked: dict[str, Any]) -> int:
-    """The record's, which may be an image's own words."""
+def stop_signal(asked: dict[str, Any]) -> int:
+    """What asks the container with the record *asked* to end; an image may say words of its own."""
     try:
         return signal_number(str(asked.get("stop_signal") or SIGTERM), "stop") or SIGTERM
     except InvalidInput:
         return SIGTERM
 
 
-def wake(home: Home, carried: int = 0) -> None:
+def wake(home: Home, carried: int = 0, *, shutdown: bool = False) -> None:
     """Note that it is to stay stopped, and have who looks after it see that.
 
     *carried* is the signal whose default action is carried out by us: the exit status tells of that, not of SIGKILL.
+    *shutdown*: until the next boot.
     """
-    home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
+    words = ["shutdown"] if shutdown else []
+    home.set_mark(STOPPED_MARK, " ".join([*words, str(carried)] if carried not in (0, SIGKILL) else words))
     wake_supervisor(home.read("state") or {})
 
 
@@ -199,9 +233,14 @@ def thaw(home: Home) -> None:
         thaw(home)
 
 
-def _await_end(home: Home, process: Process) -> None:
+def _end_of(process: Process, seconds: float | None) -> Waits[bool]:
+    """Whether it has ended, after up to *seconds*."""
+    return process.pidfd is None or (yield Wait(process.pidfd, seconds))
+
+
+def _await_end(home: Home, process: Process) -> Waits[None]:
     """Until it is written down that it ended, and nobody looks after it or it begins anew."""
-    if not _dies(home, process):
+    if not (yield from _dies(home, process)):
         raise TimeoutExpired(
             f"end container {home.short_id}: its first process does not end, although it was killed",
             remedy="it waits within the kernel, for a disk or a network file system",
@@ -213,22 +252,22 @@ def _await_end(home: Home, process: Process) -> None:
             return  # begun anew
         if time.monotonic() > deadline:
             raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
-        time.sleep(pause)
+        yield Wait(seconds=pause)
         pause = min(2 * pause, 0.05)
-    _settle(home)
+    yield from _settle(home)
 
 
-def _dies(home: Home, process: Process) -> bool:
+def _dies(home: Home, process: Process) -> Waits[bool]:
     """Whether one that was killed has ended, after a while; somebody may have paused it at the same moment."""
     end = time.monotonic() + PATIENCE
-    while not process.ends_within(0.5):
+    while not (yield from _end_of(process, 0.5)):
         if time.monotonic() > end:
             return False
         thaw(home)
     return True
 
 
-def _settle(home: Home) -> None:
+def _settle(home: Home) -> Waits[None]:
     """If who looked after it was killed before it had written down the end, do that."""
     if _state_or_none(home) == DEAD:
         from lamina.engine.recover import recover
@@ -236,7 +275,7 @@ def _settle(home: Home) -> None:
         recover(home.store)
         hold_out = time.monotonic() + PATIENCE
         while _state_or_none(home) in LIVING and home.is_looked_after() and time.monotonic() < hold_out:
-            time.sleep(0.005)  # an adopted one that has ended is written down in a moment
+            yield Wait(seconds=0.005)  # an adopted one that has ended is written down in a moment
 
 
 def _process(home: Home) -> Process:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PROPAGATION = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
-# option of -v: what it means for the mount; None: nothing on Linux, accepted as Docker does. z and Z are labels for
-# SELinux: Lamina labels no process, so there is none that a file would have to be labelled for
+# option of -v: what it means for the mount; None: nothing on Linux, accepted as Docker does, or no matter of the mount
 _VOLUME_OPTIONS: dict[str, str | None] = {
     "rw": "rw",
     "ro": "rro",  # with all that is mounted below, as Docker from version 25 on
@@ -27,6 +26,7 @@ _VOLUME_OPTIONS: dict[str, str | None] = {
     **{p: p for p in sorted(_PROPAGATION)},
     **{a: a for a in ("nosuid", "nodev", "noexec", "suid", "dev", "exec")},
     **{b: b for b in ("bind", "rbind")},
+    "idmap": "idmap",  # of a container with ids of its own: shown as if they were those here
     **dict.fromkeys(("cached", "delegated", "consistent", "nocopy", "copy", "z", "Z", "U", "O")),
 }
 # of the options of a tmpfs, what the file system itself takes (tmpfs(5)); the others belong to any mount
@@ -51,7 +51,12 @@ def read_volume(given: Any) -> Volume:
             raise InvalidInput(
                 f"run: volume {given}: there is no option {word!r}", remedy=f"the options are {known}"
             )
-    if ("rw" in words and {"ro", "rro"} & set(words)) or len(_PROPAGATION & set(words)) > 1:
+    labels = {"z", "Z"} & set(words)
+    if (
+        ("rw" in words and {"ro", "rro"} & set(words))
+        or len(_PROPAGATION & set(words)) > 1
+        or len(labels) > 1
+    ):
         raise InvalidInput(f"run: volume {given}: its options contradict each other")
     meant = [meaning for word in words if (meaning := _VOLUME_OPTIONS[word])]
     if _is_path(source_text):
@@ -62,10 +67,19 @@ def read_volume(given: Any) -> Volume:
             raise InvalidInput(f"run: volume {given}: O and propagation are for directories of the host")
     if kind == OVER and {"ro", "rro"} & set(words):
         raise InvalidInput(f"run: volume {given}: O is for writing, and ro forbids it")
-    if kind == OVER and "U" in words:
-        raise Unsupported(f"run: volume {given}: O and U together are not supported so far")
+    for word in ("U", *sorted(labels)):
+        if kind == OVER and word in words:
+            raise Unsupported(f"run: volume {given}: O and {word} together are not supported so far")
     settings = _settings(meant, kind)
-    return Volume(source, target, settings, kind, copy="nocopy" not in words, chown="U" in words)
+    return Volume(
+        source,
+        target,
+        settings,
+        kind,
+        copy="nocopy" not in words,
+        chown="U" in words,
+        relabel="".join(labels),
+    )
 
 
 def _parts(given: Any) -> tuple[str, str, str]:
@@ -192,8 +206,9 @@ def read_mount(given: Any) -> Volume:
 
 _MOUNT_KEYS = frozenset(
     ("source", "readonly", "consistency", "bind-create-src", "bind-nonrecursive", "bind-propagation", "bind-recursive",
-     "tmpfs-mode", "tmpfs-size", "volume-driver", "volume-nocopy", "volume-subpath")
+     "relabel", "tmpfs-mode", "tmpfs-size", "volume-driver", "volume-nocopy", "volume-subpath")
 )  # fmt: skip
+_RELABEL = {"": "", "shared": "z", "private": "Z"}  # as in podman
 _SHORT = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 
 
@@ -254,7 +269,12 @@ def _bind_mount(fields: dict[str, str], target: str) -> Volume:
         raise ValueError(f"bind-recursive={below} belongs to readonly")
     create = _flag(fields, "bind-create-src")
     place = _target(target, f"mount target {target!r}")
-    return Volume(os.fsencode(os.path.abspath(source)), place, tuple(options), create=create)
+    relabel = fields.pop("relabel", "")
+    if relabel not in _RELABEL:
+        raise ValueError(f"relabel={relabel}: neither shared nor private")
+    return Volume(
+        os.fsencode(os.path.abspath(source)), place, tuple(options), create=create, relabel=_RELABEL[relabel]
+    )
 
 
 def _volume_mount(fields: dict[str, str], target: str) -> Volume:
@@ -294,14 +314,14 @@ def _tmpfs_mount(fields: dict[str, str], target: str) -> Volume:
 
 
 def read_volumes_from(given: Any) -> tuple[tuple[str, str], ...]:
-    """`--volumes-from CONTAINER[:ro|rw]`."""
+    """`--volumes-from CONTAINER[:ro|rw][,z]`."""
     found = []
     for entry in listed(given, "volumes_from"):
         name, _, mode = text_of(entry, "volumes-from").partition(":")
-        words = [word for word in mode.split(",") if word not in ("", "z", "Z")]
-        if not name or len(words) > 1 or not set(words) <= {"ro", "rw"}:
+        words = {*mode.split(",")} - {""}
+        if not name or not words <= {"ro", "rw", "z", "Z"} or {"ro", "rw"} <= words or {"z", "Z"} <= words:
             raise InvalidInput(f"run: volumes-from {entry}: not CONTAINER or CONTAINER:ro")
-        found.append((name, words[0] if words else ""))
+        found.append((name, ",".join(sorted(words))))
     return tuple(found)
 
 

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Options
     from lamina.engine.places import Base
     from lamina.engine.translate import Spec
     from lamina.engine.within import Maps
+    from lamina.image.apply.ids import IdMap
     from lamina.store.lock import Lock
     from lamina.store.root import Store
 
@@ -55,10 +57,13 @@ def wanted(store: Store, options: Options, declared: Iterable[str]) -> tuple[Vol
     found = {volume.target: volume for volume in options.volumes}
     for name, mode in options.volumes_from:
         for volume in _of_container(store, name):
-            if mode == "ro":
+            words = mode.split(",")
+            if "ro" in words:
                 from lamina.engine.mount_notation import read_only
 
                 volume = read_only(volume)
+            if labels := [word for word in ("z", "Z") if word in words]:
+                volume = replace(volume, relabel=labels[0])
             found.setdefault(volume.target, volume)
     for path in declared:
         target = os.fsencode(path)
@@ -126,11 +131,15 @@ def ready(
                 _make_over(home + b"/over-%d" % number, volume.source)
             elif volume.kind == VOLUME:
                 held.append(_hold(store, volume, os.fsdecode(os.path.basename(home))))
-                _fill(store, volume, drawn.base, maps, rootless)
+                _fill(store, volume, drawn, maps, rootless)
+                if drawn.maps is not None and drawn.has_own_ids:
+                    _begin(store, volume, drawn.maps, maps)
                 if volume.subpath:
                     _check_part(store, volume)
             if volume.chown:
                 _give(store, volume, drawn.spec, maps)
+            if volume.relabel and (label := drawn.spec["process"].get("selinuxLabel")):
+                _relabel(store, volume, label, maps, tell)
     except BaseException:
         for lock in held:
             lock.release()
@@ -162,6 +171,7 @@ def record_of(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
             "kind": volume.kind,
             "subpath": os.fsdecode(volume.subpath),
             **{flag: given for flag, given in _flags(volume).items() if given != _USUAL[flag]},
+            **({"relabel": volume.relabel} if volume.relabel else {}),
         }
         for volume in volumes
     ]
@@ -177,6 +187,7 @@ def volumes_of(record: Iterable[dict[str, Any]]) -> tuple[Volume, ...]:
             entry["kind"],
             **{flag: bool(entry.get(flag, usual)) for flag, usual in _USUAL.items()},
             subpath=os.fsencode(entry.get("subpath") or ""),
+            relabel=str(entry.get("relabel") or ""),
         )
         for entry in record
     )
@@ -222,13 +233,15 @@ def _hold(store: Store, volume: Volume, identity: str) -> Lock:
     return hold(store, name, create=True, anonymous=own)
 
 
-def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | None], rootless: bool) -> None:
+def _fill(
+    store: Store, volume: Volume, drawn: Design, maps: Callable[[], Maps | None], rootless: bool
+) -> None:
     """Fill a volume that is empty with what the image has at its place: one process does, others wait for it.
 
     A file beside the volume's data is locked meanwhile. It says that somebody began, so that what was left half done is
     done again. Over the host a volume begins empty: nobody means all of /home by a volume there.
     """
-    data = data_of(store, volume.source.decode())
+    base, data = drawn.base, data_of(store, volume.source.decode())
     mark = os.path.dirname(data) + b"/filling"
     if not (volume.copy and base.id) or volume.subpath or not _may_have(base, volume.target):
         _leave_as_it_is(mark)
@@ -251,7 +264,8 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
         if begun or _is_empty(data):
             os.write(held.fd, b"begun\n")
             try:
-                reach(maps, fill, data, (place.lower, *place.below), rootless, os.fsdecode(volume.target))
+                lowers, ids = (place.lower, *place.below), _becoming(volume, drawn)
+                reach(maps, fill, data, lowers, rootless, os.fsdecode(volume.target), ids)
             except OSError as error:
                 raise KernelError(
                     "fill volume",
@@ -260,6 +274,28 @@ def _fill(store: Store, volume: Volume, base: Base, maps: Callable[[], Maps | No
                     hint=f"at {os.fsdecode(volume.target)}",
                 ) from error
         os.unlink(mark)
+
+
+def _becoming(volume: Volume, drawn: Design) -> IdMap | None:
+    """What the owners of an image's files become in a volume that is shown as it is: ids of this machine."""
+    if drawn.maps is None or not drawn.bundle.mapped or "idmap" in volume.options:
+        return None
+    from lamina.image.apply.ids import IdMap
+
+    return IdMap(drawn.maps.uids, drawn.maps.gids)
+
+
+def _begin(store: Store, volume: Volume, ids: IdMaps, maps: Callable[[], Maps | None]) -> None:
+    """A volume that is new and empty belongs to the container's root, as in podman."""
+    from lamina.engine.within import reach
+
+    data = data_of(store, volume.source.decode())
+    try:
+        found = os.stat(data)
+        if found.st_uid == os.geteuid() and "idmap" not in volume.options and _is_empty(data):
+            reach(maps, os.chown, data, *ids.root)
+    except PermissionError:
+        pass  # it is another user's already
 
 
 def _leave_as_it_is(mark: bytes) -> None:
@@ -316,13 +352,7 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
     from lamina.engine.filling import give
     from lamina.engine.within import reach
 
-    source = (
-        data_of(store, volume.source.decode()) if volume.kind == VOLUME else os.path.realpath(volume.source)
-    )
-    if volume.kind == BIND and source in _NOT_GIVEN:
-        raise InvalidInput(
-            f"run: volume {os.fsdecode(source)}: its owner is the system, and is not changed by U"
-        )
+    source = _own_source(store, volume, "its owner is the system, and is not changed by U")
     user = spec["process"]["user"]
     uid = _outside(user["uid"], spec["linux"].get("uidMappings"))
     gid = _outside(user["gid"], spec["linux"].get("gidMappings"))
@@ -330,6 +360,39 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
         reach(maps, give, source, uid, gid)
     except OSError as error:
         raise KernelError("change owner", error.errno or EIO, os.fsdecode(source)) from error
+
+
+def _own_source(store: Store, volume: Volume, why: str) -> bytes:
+    """Where the files of the volume are. Raises InvalidInput, which says *why*, where it is the system's own place."""
+    if volume.kind == VOLUME:
+        return data_of(store, volume.source.decode())
+    source = os.path.realpath(volume.source)
+    if volume.kind == BIND and source in _NOT_GIVEN:
+        raise InvalidInput(f"run: volume {os.fsdecode(source)}: {why}")
+    return source
+
+
+def _relabel(
+    store: Store,
+    volume: Volume,
+    label: str,
+    maps: Callable[[], Maps | None],
+    tell: Callable[[str], None],
+) -> None:
+    """`z`, `Z`: label the source and everything in it for a process of that *label*."""
+    from lamina.engine.relabelling import file_label, is_there, relabel
+    from lamina.engine.within import reach
+
+    if not is_there():
+        return
+    source = _own_source(
+        store, volume, f"its files are the system's, and are not labelled by {volume.relabel}"
+    )
+    try:
+        if not reach(maps, relabel, source, file_label(label, shared=volume.relabel == "z")):
+            tell(f"{os.fsdecode(source)} is on a file system without SELinux labels: it has its own")
+    except OSError as error:
+        raise KernelError("label", error.errno or EIO, os.fsdecode(source)) from error
 
 
 def _outside(inside: int, mappings: list[dict[str, int]] | None) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     from lamina.engine.further import Further
+    from lamina.engine.health.checks import Healthcheck
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -54,7 +55,10 @@ if TYPE_CHECKING:
         ipc: str
         pid: str
         cgroupns: str
+        cgroup_manager: str
         userns: str
+        uidmap: Sequence[str]
+        gidmap: Sequence[str]
         ulimits: Sequence[str] | Mapping[str, str | int]
         sysctls: Sequence[str] | Mapping[str, str | int]
         shm_size: str | int
@@ -81,6 +85,16 @@ if TYPE_CHECKING:
         restart: str | None
         stop_signal: str | int | None
         stop_timeout: int | None
+        durability: str
+        # whether it is well (engine.health)
+        health_cmd: str | Sequence[str] | None
+        health_interval: str | float | None
+        health_timeout: str | float | None
+        health_retries: int | str | None
+        health_start_period: str | float | None
+        health_start_interval: str | float | None
+        health_on_failure: str | None
+        no_healthcheck: bool
 
     class LifeOptions(RunOptions, total=False):
         """Those that a container has besides which is made first and started then."""
@@ -97,6 +111,8 @@ NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED = "no", "on-failure", "always", "unless-s
 RESTARTS = (NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED)
 # whose end ends a container
 CONTAINER, OWNER = "container", "owner"
+# of what a container writes: whether a crash of the machine may lose it
+DURABILITIES = NONE, FULL = "none", "full"
 # what a Volume is
 BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
 
@@ -109,7 +125,8 @@ class Volume:
     volume called `source` (b"": one of the container's own, which goes with it), filled with what the image has at its
     place if it is empty and `copy`; `subpath` is what of it is shown. TMPFS is new and in memory. OVER shows the host's
     directory `source` under a layer that takes what is written, and goes with the container. `chown`: the source
-    is given to the container's user before.
+    is given to the container's user before. `relabel`: "z" or "Z", the SELinux label that its files get, for all
+    containers or for this one, if its process has one.
     """
 
     source: bytes
@@ -120,18 +137,21 @@ class Volume:
     copy: bool = True
     chown: bool = False
     subpath: bytes = b""
+    relabel: str = ""
 
 
 @value
 class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
-    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and "", "ro" or "rw". What is
-    rarely asked is in `further`.
+    are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and what was said of them
+    ("ro,z"). What is rarely asked is in `further`.
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
-    those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
+    those that it may run at all. `durability` is one of DURABILITIES, "" for what is usual: NONE with `rm`, else FULL.
+    With the `lifetime` OWNER it is removed when the process that started it ends.
+    `health` is what was asked of its health check; the image may have one.
     """
 
     name: str | None = None
@@ -161,8 +181,15 @@ class Options:
     restart: tuple[str, int] = ("no", 0)
     stop_signal: int | None = None
     stop_timeout: int | None = None
+    durability: str = ""
     timeout: float | None = None
     lifetime: str = CONTAINER
+    health: Healthcheck | None = None
+
+    @property
+    def volatile(self) -> bool:
+        """Whether a crash of the machine may lose what it writes."""
+        return self.durability == NONE if self.durability else self.rm
 
 
 @value

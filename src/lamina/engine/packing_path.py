@@ -1,4 +1,4 @@
-"""One path of a container as an archive: out of a running container's root, or of a stack that nobody has mounted.
+"""One path of a container as an archive.
 
 What is in a container is its own: names change hands while they are looked at (CVE-2018-15664). So the path is
 resolved once, by the kernel, with the container's root as "/" (openat2(2), RESOLVE_IN_ROOT), and everything below is
@@ -8,26 +8,22 @@ reached from descriptors of what was found, never by a path again. Nothing but r
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, ENOTSUP, EPERM
+from errno import EIO, ENODATA, ENOTSUP, EPERM
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
-from lamina.errors import InvalidInput, KernelError, NotFound
+from lamina.engine.inside import reach, said_of
+from lamina.errors import InvalidInput, KernelError
 from lamina.image.apply.ids import IdMap
 from lamina.image.pack.packer import Packer
-from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from lamina.linux.fd import Fd
-from lamina.linux.files import openat2
-from lamina.overlay.stack import Overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.image.pack.sink import Packed
-    from lamina.overlay.spec import MountSpec
-    from lamina.overlay.tree import Tree
+    from collections.abc import Callable
 
-INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    from lamina.image.pack.sink import Packed
+
 DEEPEST = 200  # directories that are open at once; what unpacks takes no more (image.tar.limits)
-_TRIES = 64  # a ".." that raced with a rename is refused with EAGAIN, openat2(2)
 NOBODY = 65534  # what the kernel shows of owners that it has no number for, user_namespaces(7)
 
 
@@ -53,10 +49,18 @@ def _or_nobody(mapped: object, number: int) -> int:
 class Out:
     """Packs what is found at one path; *name* is its name in the archive, b"." for the archive's root."""
 
-    def __init__(self, descriptor: int, name: bytes, ids: IdMap | None, *, devices: bool) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        name: bytes,
+        ids: IdMap | None,
+        *,
+        devices: bool,
+        written: Callable[[int], object] | None,
+    ) -> None:
         """*devices*: whether device nodes are packed; else they are counted and left out."""
-        self._descriptor, self._name, self._devices = descriptor, name, devices
-        self.packer = Packer(self, "none", None, ids)
+        self._descriptor, self._name, self._devices, self._written = descriptor, name, devices, written
+        self.packer = Packer(self, "none", None, ids, layer=False)
         self.left_out = 0
 
     def write(self, data: bytes, /) -> None:
@@ -64,7 +68,10 @@ class Out:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                done = os.write(self._descriptor, view)
+                if self._written is not None:
+                    self._written(done)
+                view = view[done:]
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -87,18 +94,23 @@ class Out:
         return packed.archive, self.left_out + packed.sockets
 
 
-# -- out of a container that runs
-
-
-def pack_running(
-    root: int, out: int, path: bytes, name: bytes, follow: bool, ids: IdMap | None, devices: bool
+def pack(
+    root: int,
+    out: int,
+    path: bytes,
+    name: bytes,
+    follow: bool,
+    ids: IdMap | None,
+    devices: bool,
+    written: Callable[[int], object] | None = None,
 ) -> tuple[int, int]:
     """Write what is at *path* below the directory *root* to *out*; the archive's size, how many files were left out.
 
     *root* and *out* are descriptors; *follow*: where *path* is a symbolic link, what it leads to. A *path* that ends
-    with "/" or "/." is a directory. Raises NotFound, InvalidInput, Conflict, KernelError, OSError.
+    with "/" or "/." is a directory. *written* is told of each piece of the archive. Raises NotFound, InvalidInput,
+    Conflict, KernelError, OSError.
     """
-    packing = Out(out, name, ids, devices=devices)
+    packing = Out(out, name, ids, devices=devices, written=written)
     with _found(root, path, follow) as fd:
         _put(packing, fd, ())
         if S_ISDIR(os.fstat(fd).st_mode):
@@ -108,20 +120,10 @@ def pack_running(
 
 def _found(root: int, path: bytes, follow: bool) -> Fd:
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW) | (os.O_DIRECTORY if is_directory(path) else 0)
-    for left in reversed(range(_TRIES)):
-        try:
-            return openat2(root, path.lstrip(b"/") or b".", flags, resolve=INSIDE)
-        except KernelError as error:
-            if error.errno != EAGAIN or not left:
-                raise missing(path, error) from error
-    raise AssertionError("unreachable")
-
-
-def missing(path: bytes, error: OSError) -> OSError | NotFound:
-    """The error of looking for *path*, in words."""
-    if error.errno in (ENOENT, ELOOP):
-        return NotFound(f"copy {os.fsdecode(path)}: the container has no such file")
-    return KernelError("copy", error.errno or EIO, os.fsdecode(path))
+    try:
+        return reach(root, path, flags)
+    except KernelError as error:
+        raise said_of(error, "copy", path) from error
 
 
 def is_directory(path: bytes) -> bool:
@@ -188,46 +190,3 @@ def _attributes(fd: Fd, status: os.stat_result) -> dict[str, bytes]:
         if error.errno not in (ENODATA, ENOTSUP, EPERM):
             raise
     return found
-
-
-# -- out of one that does not
-
-
-def pack_stopped(
-    spec: MountSpec, out: int, path: bytes, name: bytes, follow: bool, ids: IdMap | None, devices: bool
-) -> tuple[int, int]:
-    """As `pack_running`, of what the stack *spec* shows; it is read without being mounted."""
-    packing = Out(out, name, ids, devices=devices)
-    with Overlay(spec).open() as tree:
-        pending: list[tuple[tuple[bytes, ...], Tree]] = [((), _found_in(tree, path, follow))]
-        while pending:
-            names, node = pending.pop()
-            status = node.lstat()
-            if packing.wants(status):
-                target = node.readlink_bytes() if S_ISLNK(status.st_mode) else b""
-                packing.packer.put(
-                    packing.below(names), status, node.xattrs(), target,
-                    lambda node=node: node.open_content(follow_symlinks=False),  # type: ignore[misc]
-                )  # fmt: skip
-            if S_ISDIR(status.st_mode):
-                pending += [((*names, entry.parts[-1]), entry) for entry in reversed(list(node.iterdir()))]
-    return packing.finish()
-
-
-def _found_in(tree: Tree, path: bytes, follow: bool) -> Tree:
-    node = tree.root / path.lstrip(b"/")
-    try:
-        if follow or is_directory(path):
-            node = node.resolve(strict=True)
-            if is_directory(path) and not node.is_dir():
-                raise KernelError("copy", ENOTDIR, os.fsdecode(path))
-            return node
-        node.lstat()
-        parent = node.parent.resolve(strict=True)
-        return (
-            parent / node.parts[-1] if node.parts and node.parts[-1] != b".." else node.resolve(strict=True)
-        )
-    except KernelError:
-        raise
-    except OSError as error:
-        raise missing(path, error) from error

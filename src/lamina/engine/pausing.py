@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 
-from lamina.engine.settling import state_of
+from lamina.engine.settling import state_of, wake_supervisor
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound, Unsupported
 from lamina.runtime.cgroups import reopen
 from lamina.store.containers import PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
@@ -41,7 +41,10 @@ def pause(home: Home) -> None:
         except LaminaError:
             home.drop_mark(PAUSED_MARK)
             raise
-        note(home.store, about(home.asked(), "pause"))
+        asked = home.asked()
+        note(home.store, about(asked, "pause"))
+    if asked.get("health"):  # a check that is under way does not count
+        wake_supervisor(home.read("state") or {})
 
 
 def unpause(home: Home) -> None:

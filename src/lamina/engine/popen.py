@@ -318,10 +318,10 @@ class Foreground(Attended):
         class Told(Session):
             """Says when the command runs, and ends as a signal was meant to end it."""
 
-            def _attend(self, running: Running) -> Ended:
-                assert self.record is not None
-                body._starts(self.home.id, self.record["command"], running)
-                return body._ended(super()._attend(running))
+            def attend(self) -> Ended:
+                assert self.record is not None and self.running is not None
+                body._starts(self.home.id, self.record["command"], self.running)
+                return body._ended(super().attend())
 
         return Told(*given)
 

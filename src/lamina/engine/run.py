@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import HOST, design, maps_record
+from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -18,6 +18,7 @@ from lamina.errors import (
     LaminaError,
     StepFailed,
     TimeoutExpired,
+    Unsupported,
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
@@ -25,7 +26,7 @@ from lamina.store import containers
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,18 +35,25 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.design import Design
+    from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Io, Options
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
-    from lamina.store.images import Held
+    from lamina.store.images import Held, ImageRecord
+    from lamina.store.leases import Lease
     from lamina.store.lock import Lock
     from lamina.store.root import Store
-    from lamina.supervisor.foreground import Ended
+    from lamina.supervisor.foreground import Attendance, Companion, Ended
     from lamina.supervisor.logs import Writer
     from lamina.supervisor.signals import Catcher
 
+SIGKILL = 9
+# a scope was asked for by name, so there is one, whatever else is asked
+EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
+OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -73,20 +81,42 @@ def run(
 
     Raises LaminaError, KeyboardInterrupt.
     """
-    held, session = None, None
+    begun: list[Session] = []
     try:
-        if image != HOST:
+        session = begin(store, image, command, options, io, hooks, begun, make)
+        return session.conclude(session.attend())
+    except BaseException as failure:
+        for session in begun:
+            session.abandon(failure)
+        raise
+
+
+def begin(
+    store: Store,
+    image: str,
+    command: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    begun: list[Session],
+    make: Callable[..., Session] | None = None,
+    held: Held | None = None,
+) -> Session:
+    """Make a container and start *command* in it: `attend` until it has ended, and `conclude`. *held* is its image
+    where that was obtained already; it is released here.
+
+    It is in *begun* before anything could be raised: then it is to be abandoned by whoever called. Raises as `run`.
+    """
+    try:
+        if image != HOST and held is None:
             from lamina.engine.obtain import obtain
 
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            session = (make or Session)(store, home, name, image, held, options, io, hooks)
-        return session.run(command)
-    except BaseException as failure:
-        if session is not None:
-            session.abandon(failure)
-        raise
+            begun.append((make or Session)(store, home, name, image, held, options, io, hooks))
+        begun[0].begin(command)
+        return begun[0]
     finally:
         if held is not None:
             held.release()
@@ -121,6 +151,10 @@ class Session:
         self.further = further
         self.store, self.home, self.name, self.image, self.held = store, home, name, image, held
         self.options, self.io, self.hooks = options, io, hooks
+        self.ids: IdMaps | None = None
+        self.shown: ImageRecord | None = None
+        self.lease: Lease | None = None
+        self.drawn: Design | None = None
         self.running: Running | None = None
         self.stdio: Stdio | None = None
         self.log: Writer | None = None
@@ -132,17 +166,17 @@ class Session:
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
-        image = None if self.held is None else self.held.record
         try:
             drawn = design(
                 self.store,
                 self.home.id,
                 self.home.path,
-                image,
+                self._image(),
                 command,
                 self.options,
                 self.io.stdin,
                 grouped=True,
+                ids=self._ids(),
             )
             self._prepare(drawn)
             self._tell(drawn)
@@ -150,19 +184,56 @@ class Session:
             raise_storage_error(error, "create", self.home.path)
             raise
 
-    def run(self, command: tuple[str, ...]) -> Completed:
-        """Start it, and stay with it to its end."""
+    def begin(self, command: tuple[str, ...]) -> None:
+        """Start it."""
         if self.hooks.created is not None:
             self.hooks.created(self.home.id)
         try:
-            drawn, running = self._launch(command)
+            self.drawn, running = self._launch(command)
             _load_the_rest()
-            self._record_start(drawn, running)
-            ended = self._attend(running)
+            self._record_start(self.drawn, running)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
+
+    def attend(self) -> Ended:
+        """Stay with it until it has ended."""
+        from lamina.supervisor.foreground import attend
+
+        assert self.running is not None and self.stdio is not None
+        timeout, init = self.io.timeout, self.options.init
+        try:
+            return attend(
+                self.running,
+                self.stdio,
+                timeout=timeout,
+                catcher=self.catcher,
+                init=init,
+                companion=self.companion,
+            )
+        except OSError as error:
+            raise_storage_error(error, "run", self.home.path)
+
+    @property
+    def companion(self) -> Callable[[Attendance], Companion] | None:
+        """Makes who looks whether it is well, if somebody wants to know that."""
+        if self.record is None or not (self.record.get("health") or {}).get("command"):
+            return None
+        from lamina.engine.health.examiner import beside
+
+        home, record = self.home, self.record
+        return lambda attendance: beside(home, record, attendance)
+
+    def conclude(self, ended: Ended) -> Completed:
+        """It has ended: write that down, or remove it. Raises TimeoutExpired, KernelError (its output could not be
+        written).
+        """
+        assert self.drawn is not None
+        if ended.status == 128 + SIGKILL:
+            from lamina.engine.settling import ended_by
+
+            ended = replace(ended, status=ended_by(self.home, ended.status))
         self._record_end(ended)
-        return self._result(drawn, ended)
+        return self._result(self.drawn, ended)
 
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
@@ -174,11 +245,12 @@ class Session:
                     self.store,
                     self.home.id,
                     self.home.path,
-                    None if self.held is None else self.held.record,
+                    self._image(),
                     command,
                     self.options,
                     self.io.stdin,
                     refused,
+                    ids=self._ids(),
                 )
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
@@ -193,6 +265,31 @@ class Session:
                 self._close()
                 unfurnish(self.home.path)
 
+    def _ids(self) -> IdMaps | None:
+        """Its ids where they are not the usual ones; a range of its own is claimed once."""
+        further = self.options.further
+        if self.ids is None and further is not None and (further.userns or further.uidmap or further.gidmap):
+            from lamina.engine.user_namespaces import choose, parse
+
+            asked = parse(further.userns)
+            self.ids = choose(self.store, self.home.id, asked, further.uidmap, further.gidmap)
+        return self.ids
+
+    def _image(self) -> ImageRecord | None:
+        """The image as the container sees it, None for the host."""
+        if self.shown is None and self.held is not None:
+            self.shown = self.held.record
+            ids = self._ids()
+            usual = None if ids is None else usual_ids()
+            if ids is not None and usual is not None:
+                from lamina.engine.shifting import shifted
+                from lamina.store.leases import Lease
+
+                self.lease = Lease(self.store)
+                layers = shifted(self.store, self.shown.layers, usual, ids, self.lease, self.hooks.warn)
+                self.shown = replace(self.shown, layers=layers)
+        return self.shown
+
     def _may_go_better(self, error: OSError) -> bool:
         return self.held is None and not isinstance(error, _OF_THE_COMMAND) and mounts_changed()
 
@@ -206,12 +303,16 @@ class Session:
 
     def _prepare(self, drawn: Design) -> None:
         furnish(drawn.layers)
+        if drawn.bundle.outer is not None:
+            from lamina.engine.user_namespaces import entrust
+
+            entrust(drawn)
         locks = self._ready(drawn) if drawn.volumes else []
         try:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home.path, drawn.spec["hostname"], self.options.network)
+                write(self.home.path, drawn.hostname, self.options.network)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -220,6 +321,8 @@ class Session:
         if self.held is not None:
             self.held.touch()
             self.held.release()
+        if self.lease is not None:
+            self.lease.close()
 
     def _ready(self, drawn: Design) -> list[Lock]:
         from lamina.engine.mounted import ready
@@ -229,13 +332,14 @@ class Session:
             if self.hooks.warn is not None:
                 self.hooks.warn(text)
 
-        maps = drawn.maps
+        maps = drawn.reach
         return ready(
             self.store, self.home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=tell
         )
 
     def _asked(self, drawn: Design) -> dict[str, Any]:
         options, base = self.options, drawn.base
+        health = self._health(dict(base.config.rest))
         record: dict[str, Any] = {
             "id": self.home.id,
             "name": self.name,
@@ -256,6 +360,8 @@ class Session:
             record["volumes"] = mounted.record_of(drawn.volumes)
         if drawn.maps is not None:
             record["id_maps"] = maps_record(drawn.maps)
+        if self.ids is not None:
+            record["own_ids"] = True
         if options.log is not None:
             from lamina.engine.logging import record_of as log_record_of
 
@@ -264,12 +370,36 @@ class Session:
             record["stop_signal"] = stop
         if options.stop_timeout is not None:
             record["stop_timeout"] = options.stop_timeout
+        if health is not None:
+            record["health"] = health
         if not options.rm or self.further is not None:
             from lamina.engine.keeping import lasting
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
+        elif said := {
+            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
+        }:
+            record["options"] = said
         return record
+
+    def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """What is to be done to see whether it is well, with an image's *config*."""
+        if self.options.health is None and not config.get("healthcheck"):
+            return None
+        from lamina.engine.health.checks import RESTART, combined
+
+        found, warning = combined(self.options.health, config.get("healthcheck"), config.get("shell"))
+        if found is not None and found["on_failure"] == RESTART and self.further is None:
+            raise Unsupported(
+                "run: health_on_failure restart: nobody starts a container again that is run in the foreground",
+                remedy="Engine.start() leaves it to a supervisor",
+            )
+        if warning and warning not in self.made:
+            self.made.append(warning)
+            if self.hooks.warn is not None:
+                self.hooks.warn(warning)
+        return found
 
     def _start(self, drawn: Design) -> Running:
         if self.options.log is not None or not self.options.rm:
@@ -278,13 +408,15 @@ class Session:
             self.log = writer(self.home.path, self.home.id, self.options, drawn.spec["process"]["env"])
         io, tty = self.io, self.options.tty
         self.stdio = stdio = Stdio(io.stdin, io.stdout, io.stderr, data=io.data, log=self.log, tty=tty)
-        if uid := drawn.spec["process"]["user"]["uid"]:
-            stdio.give_to(uid if drawn.maps is None else -1)
+        uid = drawn.spec["process"]["user"]["uid"]
+        if uid or drawn.has_own_ids:
+            stdio.give_to(uid if drawn.maps is None else drawn.maps.outside(uid))
         if io.forward_signals:  # before there is anybody to forward to: one that comes in between waits
             from lamina.supervisor.signals import Catcher
 
             self.catcher = Catcher()
         self._tell(drawn)
+        manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
@@ -294,6 +426,8 @@ class Session:
                 seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
+                groups=() if manager == CGROUPFS else EVERYTHING,
+                manager=manager,
             )
         stdio.started(running.pty)
         return running
@@ -307,20 +441,16 @@ class Session:
         if running.notes:
             state["notes"] = list(running.notes)
         self.home.write("state", state)
+        assert self.record is not None
+        if self.record.get("health"):
+            from lamina.engine.health.results import begin
+
+            begin(self.home, self.record)
         from lamina.store.events import about, note
 
-        assert self.record is not None
         note(self.store, about(self.record, "create"), about(self.record, "start"))
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())
-
-    def _attend(self, running: Running) -> Ended:
-        from lamina.supervisor.foreground import attend
-
-        assert self.stdio is not None
-        return attend(
-            running, self.stdio, timeout=self.io.timeout, catcher=self.catcher, init=self.options.init
-        )
 
     def _record_end(self, ended: Ended) -> None:
         """Write down how it ended and let go; after this the container is nobody's."""
@@ -378,7 +508,7 @@ class Session:
 
     def _close(self) -> None:
         """Let go of everything but the container."""
-        for held in (self.stdio, self.log, self.catcher):
+        for held in (self.stdio, self.log, self.catcher, self.lease):
             if held is not None:
                 held.close()
 

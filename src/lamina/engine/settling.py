@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from errno import ESRCH
+from errno import EINVAL, ESRCH
 
 from lamina.errors import KernelError
+from lamina.linux.constants import PIDFD_SIGNAL_PROCESS_GROUP
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import boot_id, identity_of, same_process
-from lamina.store.containers import KEPT_MARK, LIVING, no_such
+from lamina.store.containers import CARRIED_MARK, KEPT_MARK, LIVING, STOPPED_MARK, no_such
 from lamina.supervisor.signals import DEFAULT, standing
 
 TYPE_CHECKING = False
@@ -50,6 +51,18 @@ def keep(home: Home) -> None:
     """Whatever it ends by, do not remove it: this process starts it again."""
     own = identity_of(os.getpid())
     home.set_mark(KEPT_MARK, f"{own['pid']} {own['start_time']}")
+
+
+def ended_by(home: Home, status: int) -> int:
+    """The exit status of a container whose first process ended with *status*: that of the signal whose default action
+    was carried out by a SIGKILL of ours.
+    """
+    if status == 128 + SIGKILL:
+        for marker in (STOPPED_MARK, CARRIED_MARK):
+            carried = home.mark_text(marker).rpartition(" ")[2]
+            if carried.isascii() and carried.isdigit() and 0 < int(carried) < 65:
+                return 128 + int(carried)
+    return status
 
 
 def is_kept(home: Home) -> bool:
@@ -102,6 +115,11 @@ class Process:
             self._pidfd.close()
 
     @property
+    def pidfd(self) -> Fd | None:
+        """Readable once it has ended; None where there is no such process."""
+        return self._pidfd
+
+    @property
     def is_there(self) -> bool:
         """Whether it runs."""
         return self._pidfd is not None and not ready(0, self._pidfd)
@@ -119,15 +137,24 @@ class Process:
         """Send *signal*, or do what it would have done to an ordinary process."""
         self.send(SIGKILL if self.would_end(signal, asked) else signal)
 
-    def send(self, signal: int) -> None:
+    def send(self, signal: int, flags: int = 0) -> None:
         """Send *signal*; nothing happens when it has ended already."""
         if self._pidfd is None:
             return
         try:
-            pidfd_send_signal(self._pidfd, signal)
+            pidfd_send_signal(self._pidfd, signal, flags)
         except KernelError as error:
             if error.errno != ESRCH:
                 raise
+
+    def send_to_group(self, signal: int) -> None:
+        """Send *signal* to all of its process group; to it alone before Linux 6.9."""
+        try:
+            self.send(signal, PIDFD_SIGNAL_PROCESS_GROUP)
+        except KernelError as error:
+            if error.errno != EINVAL:
+                raise
+            self.send(signal)
 
     def ends_within(self, seconds: float | None) -> bool:
         """Whether it has ended, after up to *seconds*."""

@@ -1,46 +1,159 @@
-"""Namespaces of running containers, for others that are to share them."""
+"""Namespaces of running containers, and their shared memory, for others that are to share them."""
 
 from __future__ import annotations
 
 import os
+from errno import ENOENT, ESRCH
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict
+from lamina.errors import Conflict, Unsupported
+from lamina.linux.constants import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    TMPFS_MAGIC,
+)
+from lamina.linux.descriptors import SOCK_STREAM, duplicate, receive, socketpair
 from lamina.linux.fd import Fd, ready
+from lamina.linux.files import fstatfs
 from lamina.linux.process import pidfd_open
+from lamina.linux.program import Reg, Step, Struct, assemble
 from lamina.runtime.identity import same_process
+from lamina.runtime.plan.waits import hand_over_step
 from lamina.store import containers
+from lamina.values import value
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.engine.further import Further
+    from lamina.engine.id_maps import IdMaps
+    from lamina.store.containers import Home
     from lamina.store.root import Store
 
+KINDS = ("pid", "uts", "ipc")
+SHM = b"/dev/shm"
+# the modes of `--ipc` of a container whose namespace others may join, as in docker
+_SHAREABLE = ("shareable", "host")
 
-def namespaces(store: Store, further: Further) -> dict[str, Fd]:
-    """By kind, the namespaces of other containers that are asked for, open. Raises NotFound, Conflict."""
-    found = {}
-    for kind in ("pid",):
+
+@value
+class Shared:
+    """What a container shares with others: namespaces by kind, and mounts by their places, all open."""
+
+    namespaces: dict[str, Fd]
+    mounts: tuple[tuple[bytes, Fd], ...] = ()
+
+
+def shared(store: Store, further: Further, maps: IdMaps | None) -> Shared:
+    """What of other containers is asked for; *maps* are its own ids'. Raises NotFound, Conflict, Unsupported."""
+    found: dict[str, Fd] = {}
+    mounts: list[tuple[bytes, Fd]] = []
+    owner = None
+    for kind in KINDS:
         word, _, reference = getattr(further, kind).partition(":")
-        if word == "container":
-            found[kind] = namespace_of(store, reference, kind)
-    return found
+        if word != "container":
+            continue
+        home = containers.find(store, reference)
+        said = f"run: {kind} container:{reference}"
+        if kind == "ipc":
+            _check_shareable(home, said)
+        if maps is not None and os.geteuid():
+            # what belongs to another user namespace of the user's can only be joined by who is in that
+            owner = _one_owner(home, maps, owner, said)
+            found["user"] = namespace_of(home, "user", said)
+        found[kind] = namespace_of(home, kind, said)
+        if kind == "ipc":
+            mounts.append((SHM, _shared_memory(home, said)))
+    return Shared(found, tuple(mounts))
 
 
-def namespace_of(store: Store, reference: str, kind: str) -> Fd:
+def _check_shareable(home: Home, said: str) -> None:
+    further = (home.asked().get("options") or {}).get("further") or {}
+    mode = str(further.get("ipc") or "private")
+    if mode not in _SHAREABLE and not mode.startswith("container:"):
+        raise Conflict(f"{said}: its own is {mode}", remedy="start it with --ipc shareable")
+
+
+def _one_owner(home: Home, maps: IdMaps, before: str | None, said: str) -> str:
+    if home.asked().get("id_maps") != maps.spec():
+        raise Unsupported(f"{said}: it has other ids than this one", remedy="give both the same --userns")
+    if before not in (None, home.id):
+        raise Unsupported(
+            f"{said}: namespaces of several containers belong to several user namespaces",
+            remedy="share with one container, or run as root",
+        )
+    return home.id
+
+
+def namespace_of(home: Home, kind: str, said: str) -> Fd:
     """The namespace *kind* of the container's first process, and of no other process that has its number now.
 
-    Raises NotFound, Conflict when it does not run.
+    *said* begins the error. Raises NotFound, Conflict when it does not run.
     """
-    home = containers.find(store, reference)
     state = home.read("state")
     if state is not None:
         pid = int(state["pid"])
         try:
             with pidfd_open(pid) as pidfd:
                 fd = Fd(os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
-                if same_process(pid, state) and not ready(0, pidfd):  # looked at after it was opened
+                if _is_it(pid, state, pidfd):  # looked at after it was opened
                     return fd
                 fd.close()
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    raise Conflict(f"run: {kind} container:{reference}: it does not run", remedy="start it first")
+        except OSError as error:
+            if error.errno not in (ENOENT, ESRCH):
+                raise
+    raise Conflict(f"{said}: it does not run", remedy="start it first")
+
+
+def _is_it(pid: int, state: dict[str, Any], pidfd: Fd) -> bool:
+    return same_process(pid, state) and not ready(0, pidfd)
+
+
+def _shared_memory(home: Home, said: str) -> Fd:
+    """A copy of the mount at the container's /dev/shm, attached nowhere.
+
+    Mounts of another mount namespace are copied by who is in it: a helper, with our memory copied, not shared. What
+    that finds there is the container's doing, so it is looked at: no link is followed, nothing but a tmpfs will do.
+    """
+    ours, theirs = map(Fd, socketpair(SOCK_STREAM))
+    enter = [(namespace_of(home, "mnt", said), CLONE_NEWNS)]
+    if os.geteuid():
+        enter.insert(0, (namespace_of(home, "user", said), CLONE_NEWUSER))
+    try:
+        with theirs, Fd(duplicate(theirs, 3)) as channel:
+            program = assemble(_copying(), ("channel",)).fill({"channel": int(channel)}, {})
+            child = program.spawn(0, enter=tuple((int(fd), kind) for fd, kind in enter))
+        with child.pidfd:
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        numbers = receive(ours, 1)[0] if child.failure() is None else []
+    finally:
+        for fd, _ in enter:
+            fd.close()
+        ours.close()
+    found = Fd(numbers[0]) if numbers else None
+    if found is not None and fstatfs(found).type == TMPFS_MAGIC:
+        return found
+    if found is not None:
+        found.close()
+    raise Conflict(f"{said}: it has no shared memory at /dev/shm", remedy="start it with --ipc shareable")
+
+
+def _copying() -> list[Step]:
+    how = Struct(
+        "open_how",
+        "QQQ",
+        (os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS),
+    )
+    place, tree, channel = Reg("place"), Reg("tree"), Reg("channel")
+    return [
+        Step("openat2", AT_FDCWD, SHM, how, 24, save=place),
+        Step("open_tree", place, b"", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH, save=tree),
+        Step("dup3", tree, 0, 0),
+        hand_over_step(channel, 0, note="hand the shared memory over"),
+    ]

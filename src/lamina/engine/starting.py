@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import design, maps_record
+from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover
-from lamina.engine.keeping import image_of, options_of
+from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
 from lamina.engine.run import AGAIN
 from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
-from lamina.runtime.identity import identity_of
+from lamina.runtime.identity import boot_id, identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
 from lamina.store.trace import point
@@ -106,20 +106,25 @@ class Start:
             refused,
             grouped=True,
             kept=uppers_of(self.asked.get("overlays") or []),
+            ids=ids_of(self.asked),
         )
 
     def _prepare(self, drawn: Design) -> None:
         home = self.home
         point("start: furnish")
         furnish(drawn.layers, remover(self.asked))
+        if drawn.bundle.outer is not None:
+            from lamina.engine.user_namespaces import entrust
+
+            entrust(drawn)
         if drawn.base.id:
             from lamina.engine.own_files import write
 
-            write(home.path, drawn.spec["hostname"], self.options.network)
+            write(home.path, drawn.hostname, self.options.network)
         if drawn.volumes:
             from lamina.engine.mounted import ready
 
-            maps = drawn.maps
+            maps = drawn.reach
             locks = ready(
                 home.store,
                 home.path,
@@ -141,6 +146,10 @@ class Start:
     def _start(self, drawn: Design) -> Running:
         known = {*(self.asked.get("warnings") or ()), *self.warnings}
         self.warnings += [warning for warning in drawn.warnings if warning not in known]
+        if self.options.volatile and self._was_cut_off():
+            self.warnings.append(
+                "the machine went down while it ran, with --durability none: what it wrote may be lost, or half there"
+            )
         store = self.home.store
         point("start: launch")
         return launch(
@@ -152,7 +161,13 @@ class Start:
             die_with_parent=self.dependent,
             cache=store.cache + b"/plans",
             groups=GROUPS,
+            manager=manager_of(self.options),
         )
+
+    def _was_cut_off(self) -> bool:
+        """Whether nobody saw the end of its last run, and the machine was started anew since."""
+        state, end = self.home.read("state"), self.home.read("exit") or {}
+        return state is not None and (not end or "unknown" in end) and state.get("boot") != boot_id()
 
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
         point("start: launched")

@@ -6,17 +6,20 @@ import os
 from typing import TYPE_CHECKING
 
 from lamina.engine.discard import finish_burials, remover
+from lamina.engine.images import gone_events
 from lamina.engine.naming import resolve
+from lamina.engine.pruning import Chosen
 from lamina.errors import Corrupt, InvalidInput, LaminaError
 from lamina.store import garbage, images, usage, volumes
 from lamina.store.check import check
+from lamina.store.events import note
 from lamina.store.leases import lease
 from lamina.store.prune import Gone, enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeVar
 
     from lamina.engine.container import Container
@@ -75,26 +78,46 @@ class Storage:
 
     def prune(
         self,
-        ended: Iterable[Container],
+        containers: Iterable[Container],
         *,
         everything: bool = False,
         with_volumes: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
     ) -> Pruned:
-        """Remove the containers *ended*, images without a name (with *everything* all that no container uses), volumes
-        that were made for containers that are gone (*with_volumes*), and then the garbage.
+        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage. Of
+        containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels* ("KEY"
+        or "KEY=VALUE") and none of *without_labels*.
         """
+        chosen = Chosen(until, labels, without_labels)
         before = usage.df(self.store, walk=True)
         sizes = {use.name: use.amount.bytes for use in (*before.containers, *before.volumes)}
         gone = []
-        for container in ended:
+        for container in containers:
             try:
+                if not chosen.takes(container.created, container.labels):
+                    continue
                 container.remove()
             except LaminaError:
                 continue  # it runs again, or somebody else removed it
             gone.append(container.name or container.id[:12])
         uses = ContainerUses(self.store).refresh()
-        gone_images = prune_images(self.store, everything=everything)
-        gone_volumes = volumes.prune(self.store, uses, remove=remover(None)) if with_volumes else []
+        gone_images = prune_images(
+            self.store,
+            everything=everything,
+            wanted=lambda record: chosen.takes(record.created / 1e9, record.run.get("labels") or {}),
+        )
+        note(self.store, *[said for one in gone_images for said in gone_events(one.id, one.names)])
+        gone_volumes = []
+        if with_volumes:
+            gone_volumes = volumes.prune(
+                self.store,
+                uses,
+                wanted=lambda volume: chosen.takes(volume.created / 1e9, volume.labels),
+                remove=remover(None),
+            )
         collected = self.collect()
         freed = collected.freed + sum(sizes.get(name, 0) for name in (*gone, *gone_volumes))
         return Pruned(tuple(gone), _named(gone_images), tuple(gone_volumes), collected.layers, freed)
@@ -114,11 +137,22 @@ class Storage:
 
     # -- volumes
 
-    def prune_volumes(self, *, everything: bool = False) -> tuple[list[str], int]:
-        """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed."""
+    def prune_volumes(
+        self, *, everything: bool = False, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> tuple[list[str], int]:
+        """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed. Only
+        those with all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
+        """
+        chosen = Chosen(None, labels, without_labels)
         before = {use.name: use.amount.bytes for use in usage.df(self.store, walk=True).volumes}
         uses = ContainerUses(self.store).refresh()
-        gone = volumes.prune(self.store, uses, named=everything, remove=remover(None))
+        gone = volumes.prune(
+            self.store,
+            uses,
+            named=everything,
+            wanted=lambda volume: chosen.takes(volume.created / 1e9, volume.labels),
+            remove=remover(None),
+        )
         return gone, sum(before.get(name, 0) for name in gone)
 
 

@@ -62,7 +62,8 @@ class Circumstances:
 
     `cgroup` is the path below each hierarchy, `hostname` the host's own, `size` the terminal's (rows, columns).
     `volumes` are all there will be, of those of the store the paths; `files` are pairs of a path inside and the file
-    that is shown there.
+    that is shown there. `mapped`: what belongs to root on this machine's disks and is shown inside is to belong to the
+    container's root. `shared_name` is the name of a uts namespace that is not its own.
     """
 
     identity: str
@@ -73,6 +74,8 @@ class Circumstances:
     size: tuple[int, int] | None = None
     volumes: tuple[Volume, ...] = ()
     files: tuple[tuple[bytes, bytes], ...] = ()
+    mapped: bool = False
+    shared_name: str = ""
 
 
 def arguments(command: tuple[str, ...], options: Options, config: ImageConfig) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ def translate(
 ) -> Spec:
     """The specification of a container. Raises Unsupported for a user that the id maps do not have."""
     maps = around.maps
-    hostname = options.hostname or (around.hostname if options.network == "host" else around.identity[:12])
+    hostname = options.hostname or hostname_of(options, around)
     spec: Spec = {
         "ociVersion": OCI_VERSION,
         "process": _process(words, options, config, user, hostname, around),
@@ -110,6 +113,11 @@ def translate(
     if around.seccomp is not None:
         spec["linux"]["seccomp"] = around.seccomp
     return spec
+
+
+def hostname_of(options: Options, around: Circumstances) -> str:
+    """What it is called where nobody says."""
+    return around.shared_name or (around.hostname if options.network == "host" else around.identity[:12])
 
 
 def _process(
@@ -147,8 +155,8 @@ def _user(user: User, maps: IdMaps | None) -> dict[str, Any]:
     if maps is not None:
         if not maps.has(user.uid, user.gid):
             raise Unsupported(
-                f"run as user {user.uid}:{user.gid}: this user's containers have no such ids",
-                remedy="install the package uidmap and give the user subordinate ids; see 'lamina doctor'",
+                f"run as user {user.uid}:{user.gid}: the container has no such ids",
+                remedy="give the user subordinate ids ('lamina doctor'), or map more with --userns",
             )
         # with a single id setgroups(2) is off, and ids that are not mapped cannot be had
         groups = tuple(gid for gid in groups if maps.whole and maps.has(0, gid))
@@ -207,7 +215,7 @@ def _all_mounts(options: Options, around: Circumstances) -> list[dict[str, Any]]
         if mount["destination"] not in taken
         and not ("/dev" in taken and mount["destination"].startswith("/dev/"))
     ]
-    how = ["rbind", "rprivate", "ro"] if options.read_only else ["rbind", "rprivate"]
+    how = ["rbind", "rprivate", *(["ro"] if options.read_only else []), *(["idmap"] if around.mapped else [])]
     asked = [
         _mount(os.fsdecode(target), "bind", os.fsdecode(source), how)
         for target, source in around.files

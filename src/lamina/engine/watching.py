@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from lamina.engine.pruning import has_label
 from lamina.errors import InvalidInput
 from lamina.store.events import Event, Reader
 
@@ -32,16 +33,34 @@ def events(
     Without *since* only what comes from now on, without *until* for ever. Of one key in *filters* any value may hold,
     of several keys each must. Raises InvalidInput for a key that there is not.
     """
+    return _patiently(looks(store, since, until, filters))
+
+
+def looks(
+    store: Store,
+    since: float | None = None,
+    until: float | None = None,
+    filters: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[Event | None]:
+    """The same, for who waits in another way: None where there is nothing more at the moment."""
     checks = [_check(key, values) for key, values in (filters or {}).items()]
     reader = Reader(store)
     if since is None:
         reader.skip()
-    return _events(reader, since, until, checks)
+    return _looks(reader, since, until, checks)
 
 
-def _events(
+def _patiently(found: Iterator[Event | None]) -> Iterator[Event]:
+    for one in found:
+        if one is None:
+            time.sleep(EVERY)
+        else:
+            yield one
+
+
+def _looks(
     reader: Reader, since: float | None, until: float | None, checks: Sequence[Callable[[Event], bool]]
-) -> Iterator[Event]:
+) -> Iterator[Event | None]:
     try:
         while True:
             late = until is not None and time.time() >= until  # before reading: what comes after is too late
@@ -54,7 +73,7 @@ def _events(
                     yield one
             if late:
                 return
-            time.sleep(EVERY)
+            yield None
     finally:
         reader.close()
 
@@ -82,11 +101,6 @@ def _image(one: Event, value: str) -> bool:
     return _of("image")(one, value) or (one.type == "container" and one.attributes.get("image") == value)
 
 
-def _label(one: Event, value: str) -> bool:
-    name, equals, wanted = value.partition("=")
-    return name in one.attributes and (not equals or one.attributes[name] == wanted)
-
-
 FILTERS: dict[str, Test] = {
     "type": lambda one, value: one.type == value,
     # `health_status` stands for `health_status: healthy` and the others
@@ -94,5 +108,5 @@ FILTERS: dict[str, Test] = {
     "container": _of("container"),
     "image": _image,
     "volume": _of("volume"),
-    "label": _label,
+    "label": lambda one, value: has_label(one.attributes, value),
 }

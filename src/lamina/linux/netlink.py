@@ -1,21 +1,26 @@
-"""Route netlink: the few messages that a start needs, as bytes. netlink(7), rtnetlink(7).
+"""Netlink: messages and attributes as bytes, and the exchange with the kernel. netlink(7).
 
-A request is sent on a socket, and its acknowledgement (or every part of a dump) is read back. All raise KernelError.
+A request is sent on a socket, and its acknowledgement (or every part of a dump) is read back; several go in one
+datagram. All raise KernelError, with the kernel's own words where it has some (extended acknowledgements, since Linux
+4.12). What is said by rtnetlink(7) is in `rtnetlink`, what by nf_tables in `nftables`.
 """
 
 from __future__ import annotations
 
+import _socket
 import struct
 
 from lamina.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 # linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 IFLA_IFNAME, IFLA_NET_NS_PID = 3, 19
 IFA_FLAGS, IFA_CACHEINFO = 8, 6
@@ -29,6 +34,16 @@ LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags,
 ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefixlen, flags, scope, index
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _ROOM = 1 << 16
+NESTED = 0x8000  # NLA_F_NESTED
+_KIND = 0x3FFF  # NLA_TYPE_MASK
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+# of an answer's flags: a dump that changed meanwhile, an error without the request, one with attributes
+NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
+NLMSGERR_ATTR_MSG = 1
+_AF_NETLINK, _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 16, 270, 10, 11
+_EIO, _EAGAIN = 5, 11
+_MOST_DUMPS = 10  # of a table that keeps changing
+PATIENCE = 10.0  # seconds; the kernel answers at once, unless it is out of memory for the answer
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -37,16 +52,61 @@ def attribute(kind: int, data: bytes) -> bytes:
     return ATTRIBUTE.pack(length, kind) + data + bytes(-length % 4)
 
 
+def nested(kind: int, *parts: bytes) -> bytes:
+    """An attribute that consists of others."""
+    return attribute(kind | NESTED, b"".join(parts))
+
+
+def string(kind: int, text: str | bytes) -> bytes:
+    """An attribute with a string, which ends with a NUL."""
+    return attribute(kind, (text.encode() if isinstance(text, str) else text) + b"\0")
+
+
 def attributes(data: bytes) -> dict[int, bytes]:
     """The attributes in *data* by kind."""
-    found = {}
-    while len(data) >= ATTRIBUTE.size:
-        length, kind = ATTRIBUTE.unpack_from(data)
+    return dict(each_attribute(data))
+
+
+def each_attribute(data: bytes) -> list[tuple[int, bytes]]:
+    """The attributes in *data* in their order, as (kind, content): of a list, all have the same kind."""
+    found = []
+    place = 0
+    while place + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, place)
         if length < ATTRIBUTE.size:
             break
-        found[kind & 0x3FFF] = data[ATTRIBUTE.size : length]
-        data = data[(length + 3) & ~3 :]
+        found.append((kind & _KIND, data[place + ATTRIBUTE.size : place + length]))
+        place += (length + 3) & ~3
     return found
+
+
+def message(kind: int, body: bytes, flags: int = 0, sequence: int = 1) -> bytes:
+    """One message with its header. *flags* are added to NLM_F_REQUEST."""
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
+
+
+class Channel(_socket.socket):
+    """A netlink socket, which closes at the end of a `with`."""
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_channel(protocol: int = NETLINK_ROUTE, fd: int | None = None) -> Channel:
+    """A socket of *protocol* in this network namespace, or around the netlink socket *fd*, which it then owns."""
+    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
+    channel = Channel(_AF_NETLINK, kind, protocol, fd)
+    try:
+        for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK):
+            channel.setsockopt(_SOL_NETLINK, option, 1)
+        channel.settimeout(PATIENCE)
+    except OSError as error:
+        channel.close()
+        raise KernelError("netlink socket", error.errno or _EIO) from error
+    return channel
 
 
 def request(
@@ -54,24 +114,83 @@ def request(
 ) -> list[tuple[int, bytes]]:
     """Send one message on the socket *channel*; gives what comes back before the acknowledgement: (type, body).
 
-    *flags*: NLM_F_DUMP for all there are. Raises KernelError with the kernel's errno; *target* says on what.
+    *flags*: NLM_F_DUMP for all there are, read again when it changed meanwhile. Raises KernelError with the kernel's
+    errno; *target* says on what.
     """
-    head = HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0)
-    channel.sendall(head + body)
+    for _ in range(_MOST_DUMPS):
+        channel.sendall(message(kind, body, flags | NLM_F_ACK))
+        answers, whole = _answers(channel, target)
+        if whole:
+            return answers
+    raise KernelError("netlink", _EAGAIN, target, hint="it kept changing while it was read")
+
+
+def requests(channel: Any, wanted: Sequence[tuple[int, bytes, int, str]]) -> None:
+    """Send messages (type, body, flags, on what) in one datagram; the kernel does one after the other.
+
+    It goes on behind one that fails; the first failure is raised when all were answered, as KernelError.
+    """
+    parts = [
+        message(kind, body, flags | NLM_F_ACK, number) for number, (kind, body, flags, _) in enumerate(wanted)
+    ]
+    channel.sendall(b"".join(parts))
+    failures: dict[int, KernelError] = {}
+    left = set(range(len(wanted)))
+    while left:
+        for answer, flags, sequence, content in receive(channel):
+            if answer != NLMSG_ERROR:
+                continue
+            left.discard(sequence)
+            target = wanted[sequence][3] if sequence < len(wanted) else ""
+            if (failure := failure_of(content, flags, target)) is not None:
+                failures[sequence] = failure
+    if failures:
+        raise failures[min(failures)]
+
+
+def _answers(channel: Any, target: str) -> tuple[list[tuple[int, bytes]], bool]:
     answers: list[tuple[int, bytes]] = []
+    whole = True
     while True:
-        data = channel.recv(_ROOM)
-        if not data:
-            raise KernelError("netlink", 5, target)
-        while len(data) >= HEADER.size:
-            length, answer, _, _, _ = HEADER.unpack_from(data)
-            content = data[HEADER.size : length]
+        for answer, flags, _, content in receive(channel):
+            whole = whole and not flags & NLM_F_DUMP_INTR
             if answer == NLMSG_ERROR:
-                error = struct.unpack_from("=i", content)[0]
-                if error:
-                    raise KernelError("netlink", -error, target)
-                return answers
+                if (failure := failure_of(content, flags, target)) is not None:
+                    raise failure
+                return answers, whole
             if answer == NLMSG_DONE:
-                return answers
+                return answers, whole
             answers.append((answer, content))
-            data = data[(length + 3) & ~3 :]
+
+
+def receive(channel: Any) -> list[tuple[int, int, int, bytes]]:
+    """The messages of one datagram: (type, flags, sequence, body). Raises KernelError, also after PATIENCE."""
+    try:
+        data = channel.recv(_ROOM)
+    except TimeoutError:
+        raise KernelError("netlink", _EAGAIN, hint="the kernel did not answer") from None
+    except OSError as error:
+        raise KernelError("netlink", error.errno or _EIO) from error
+    if not data:
+        raise KernelError("netlink", _EIO)
+    found = []
+    while len(data) >= HEADER.size:
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data)
+        if length < HEADER.size:
+            break
+        found.append((kind, flags, sequence, data[HEADER.size : length]))
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def failure_of(content: bytes, flags: int, target: str) -> KernelError | None:
+    """What an NLMSG_ERROR says, None for an acknowledgement."""
+    error, length = struct.unpack_from("=iI", content)
+    if not error:
+        return None
+    hint = ""
+    if flags & NLM_F_ACK_TLVS:
+        behind = 4 + (HEADER.size if flags & NLM_F_CAPPED else length)
+        said = attributes(content[behind:]).get(NLMSGERR_ATTR_MSG, b"")
+        hint = said.rstrip(b"\0").decode(errors="replace")
+    return KernelError("netlink", -error, target, hint=hint)

@@ -141,3 +141,17 @@ def prctl(option: int, arg2: Argument = 0, arg3: int = 0, arg4: int = 0, arg5: i
     *arg2* may be bytes, or a bytearray to be filled in: PR_SET_NAME, PR_GET_NAME.
     """
     return syscall("prctl", option, arg2, arg3, arg4, arg5, target=lambda: constant_name("PR_", option))
+
+
+def setfsuid(uid: int) -> int:
+    """Have the calling thread make and reach files as the user *uid*; whom it did so as before. setfsuid(2).
+
+    It reports no error; a second call with -1 says what is in force. From 0 to another id it takes the capabilities
+    over files away, unless SECBIT_NO_SETUID_FIXUP is set.
+    """
+    return syscall("setfsuid", uid)
+
+
+def setfsgid(gid: int) -> int:
+    """The same of the group. setfsgid(2)."""
+    return syscall("setfsgid", gid)

@@ -30,7 +30,12 @@ class Bundle:
     init (runtime/init), and the specification's process its child. With `no_pivot` the root is moved over "/" and
     entered by chroot(2), for hosts whose root cannot be pivoted (an initramfs). Without `new_keyring` the process stays
     in the caller's session keyring. `parts` are (destination, path) of bind mounts that show a directory within their
-    source: nothing in there, which may be anybody's, leads out of it.
+    source: nothing in there, which may be anybody's, leads out of it. `given` are (destination, descriptor) of those
+    that the caller has made already, attached nowhere; they stay the caller's.
+
+    Of a container in a user namespace of its own (runtime/stacks): with `mapped` the files of its stacks are seen with
+    the ids of that namespace, so id 0 on disk is its id 0. `outer` are `uidMappings` and `gidMappings` of another
+    one, in which an ordinary user's mounts are made because the container's own could not reach what they are made of.
     """
 
     spec: Spec
@@ -46,6 +51,9 @@ class Bundle:
     no_pivot: bool = False
     new_keyring: bool = True
     parts: tuple[tuple[bytes, bytes], ...] = ()
+    given: tuple[tuple[bytes, int], ...] = ()
+    mapped: bool = False
+    outer: dict[str, list[dict[str, int]]] | None = None
 
 
 def absolute(source: bytes, directory: bytes) -> bytes:

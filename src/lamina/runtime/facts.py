@@ -61,7 +61,7 @@ def facts(
     if _made_by_caller(bundle):
         from lamina.runtime.trees import make_trees
 
-        changes["trees"], changes["id_maps"] = make_trees(bundle, changes.get("namespaces", ()), held)
+        changes["trees"], changes["id_maps"] = make_trees(bundle, changes.get("namespaces", ()), held, known)
     return replace(known, **changes), opened
 
 
@@ -211,7 +211,7 @@ def _made_by_caller(bundle: Bundle) -> bool:
     """Whether mounts must be made before the new process is in its user namespace, or have their ids mapped."""
     linux = bundle.spec.get("linux") or {}
     user = any(n["type"] == "user" for n in linux.get("namespaces") or [])
-    if user and effective_capabilities() >> CAP_SYS_ADMIN & 1:
+    if (user and effective_capabilities() >> CAP_SYS_ADMIN & 1) or bundle.outer is not None or bundle.given:
         return True
     return any(
         m.get("uidMappings") or m.get("gidMappings") or {"idmap", "ridmap"} & set(m.get("options") or [])

@@ -67,7 +67,7 @@ def _checked(mappings: list[Mapping], name: str) -> list[Mapping]:
         raise InvalidInput(f"map ids: {name} has {len(mappings)} entries, 1 to {MOST_MAPPINGS} are possible")
     for mapping in mappings:
         numbers = [mapping[k] for k in ("containerID", "hostID", "size")]
-        if any(not isinstance(n, int) or n < 0 or n > LARGEST_ID for n in numbers) or not mapping["size"]:
+        if any(not isinstance(n, int) or n < 0 or n > LARGEST_ID + 1 for n in numbers) or not mapping["size"]:
             raise InvalidInput(f"map ids: {mapping} in {name} is out of range")
         if max(numbers[:2]) + mapping["size"] - 1 > LARGEST_ID:
             raise InvalidInput(f"map ids: {mapping} in {name} goes beyond the last id, {LARGEST_ID}")

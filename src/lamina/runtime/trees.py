@@ -18,6 +18,7 @@ from lamina.linux.constants import (
     OPEN_TREE_CLONE,
     PROC_SUPER_MAGIC,
 )
+from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd
 from lamina.linux.files import fstatfs, openat2
 from lamina.linux.mount import fsconfig, fsmount, fsopen, mount_setattr, open_tree
@@ -32,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.runtime.bundle import Bundle, Joined
+    from lamina.runtime.bundle import Bundle, Joined, Wiring
 
 CAP_SYS_ADMIN = 21
 
@@ -52,9 +53,9 @@ def own_procfs() -> Fd:
 
 
 def make_trees(
-    bundle: Bundle, joined: tuple[Joined, ...], held: list[Fd]
+    bundle: Bundle, joined: tuple[Joined, ...], held: list[Fd], known: Wiring
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[int, int], ...]]:
-    """(`trees`, `id_maps`) of a Wiring. Descriptors are added to *held*.
+    """(`trees`, `id_maps`) of a Wiring, of which *known* is known. Descriptors are added to *held*.
 
     Raises InvalidInput for id maps that contradict each other, KernelError when the kernel maps no ids there.
     """
@@ -63,23 +64,59 @@ def make_trees(
     privileged = bool(capget().effective >> CAP_SYS_ADMIN & 1)
     trees: list[tuple[str, int]] = []
     elsewhere = mapped or any(namespace.kind == "user" and namespace.fd >= 0 for namespace in joined)
+    maps = _Maps(linux, mapped, joined, held)
+    if bundle.outer is not None:
+        return (*_outer(bundle, held, known), *_given(bundle, held)), ()
     if elsewhere and privileged:
-        held.append(_root(bundle))
-        trees.append((str(ROOT), int(held[-1])))
+        trees += _roots(bundle, maps, held, known)
     id_maps: list[tuple[int, int]] = []
+    trees += _given(bundle, held)
+    made = {name for name, _ in trees}
     mounts = bundle.spec.get("mounts") or []
     for place, mount in zip(places_of(bundle), mounts, strict=True):
-        if place.options.remount:
+        if place.options.remount or place.save in made:
             continue
         namespace = None
         if place.options.idmap is not None:
-            namespace = _namespace(mount, linux, mapped, joined)
-            held.append(namespace)
+            namespace = maps.of(mount)
             id_maps.append((place.index, int(namespace)))
         if place.bound and privileged and (elsewhere or namespace is not None):
             held.append(_tree(place, namespace))
             trees.append((str(place.save), int(held[-1])))
     return tuple(trees), tuple(id_maps)
+
+
+def _given(bundle: Bundle, held: list[Fd]) -> list[tuple[str, int]]:
+    """What the caller has made already, under numbers of our own: above those that the plan fills."""
+    given = dict(bundle.given)
+    found = []
+    for place in places_of(bundle):
+        if place.bound and place.path in given:
+            held.append(Fd(duplicate(given[place.path], 3)))
+            found.append((str(place.save), int(held[-1])))
+    return found
+
+
+def _outer(bundle: Bundle, held: list[Fd], known: Wiring) -> tuple[tuple[str, int], ...]:
+    from lamina.runtime.stacks import outer_trees
+
+    if any(place.options.idmap is not None for place in places_of(bundle)):
+        raise Unsupported("map ids of a mount: only root may do that", remedy="leave the option idmap out")
+    found = outer_trees(bundle, places_of(bundle), known)
+    held += [fd for _, fd in found]
+    return tuple((name, int(fd)) for name, fd in found)
+
+
+def _roots(bundle: Bundle, maps: _Maps, held: list[Fd], known: Wiring) -> list[tuple[str, int]]:
+    """The root, and where ids are mapped the other stacks as well."""
+    if not bundle.mapped:
+        held.append(_root(bundle))
+        return [(str(ROOT), int(held[-1]))]
+    from lamina.runtime.stacks import mapped_stacks
+
+    found = mapped_stacks(bundle, maps.own(), maps.root(), known)
+    held += [fd for _, fd in found]
+    return [(name, int(fd)) for name, fd in found]
 
 
 def _root(bundle: Bundle) -> Fd:
@@ -105,23 +142,51 @@ def _stack(rootfs: MountSpec) -> Fd:
     return Fd(outcome.results[-1])
 
 
-def _namespace(mount: dict[str, Any], linux: dict[str, Any], mapped: bool, joined: tuple[Joined, ...]) -> Fd:
-    """The user namespace whose maps the mount is to have: its own, or else the container's."""
-    what = f"map ids of the mount at {mount['destination']}"
-    uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
-    if bool(uids) != bool(gids):
-        raise InvalidInput(f"{what}: uidMappings and gidMappings belong together", remedy="give both")
-    if uids:
-        return mapped_namespace(uids, gids)
-    if mapped:
-        return mapped_namespace(linux.get("uidMappings") or [], linux.get("gidMappings") or [])
-    for namespace in joined:
-        if namespace.kind == "user" and namespace.fd >= 0:
-            return Fd(os.dup(namespace.fd))
-    raise InvalidInput(
-        f"{what}: neither it nor the container has id maps",
-        remedy="give the mount uidMappings and gidMappings",
-    )
+class _Maps:
+    """User namespaces with the maps that mounts are to have; one for all that ask for the same. They are in *held*."""
+
+    def __init__(
+        self, linux: dict[str, Any], mapped: bool, joined: tuple[Joined, ...], held: list[Fd]
+    ) -> None:
+        self.linux, self.mapped, self.joined, self.held = linux, mapped, joined, held
+        self._own: Fd | None = None
+
+    def of(self, mount: dict[str, Any]) -> Fd:
+        """That of a mount: its own, or else the container's. Raises InvalidInput."""
+        what = f"map ids of the mount at {mount['destination']}"
+        uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
+        if bool(uids) != bool(gids):
+            raise InvalidInput(f"{what}: uidMappings and gidMappings belong together", remedy="give both")
+        if uids:
+            return self._held(mapped_namespace(uids, gids))
+        if self.mapped:
+            return self.own()
+        for namespace in self.joined:
+            if namespace.kind == "user" and namespace.fd >= 0:
+                return self._held(Fd(os.dup(namespace.fd)))
+        raise InvalidInput(
+            f"{what}: neither it nor the container has id maps",
+            remedy="give the mount uidMappings and gidMappings",
+        )
+
+    def own(self) -> Fd:
+        """With the maps of the container's own new namespace."""
+        if self._own is None:
+            uids, gids = (self.linux.get(key) or [] for key in ("uidMappings", "gidMappings"))
+            self._own = self._held(mapped_namespace(uids, gids))
+        return self._own
+
+    def root(self) -> tuple[int, int]:
+        """The ids, here, of the container's user 0, or of the first that it has."""
+        found = []
+        for key in ("uidMappings", "gidMappings"):
+            first = min(self.linux[key], key=lambda line: int(line["containerID"]))
+            found.append(int(first["hostID"]))
+        return found[0], found[1]
+
+    def _held(self, namespace: Fd) -> Fd:
+        self.held.append(namespace)
+        return namespace
 
 
 def _tree(place: Place, namespace: Fd | None) -> Fd:

@@ -14,7 +14,20 @@ from functools import partial
 from stat import S_IMODE, S_ISDIR, S_ISREG
 
 from lamina.errors import Corrupt, LaminaError, NotFound
-from lamina.store import blobs, containers, garbage, images, layers, lock, record, seal, stage, tags, volumes
+from lamina.store import (
+    blobs,
+    containers,
+    garbage,
+    images,
+    layers,
+    lock,
+    names,
+    record,
+    seal,
+    stage,
+    tags,
+    volumes,
+)
 from lamina.store.digest import LENGTHS, is_digest
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
@@ -335,6 +348,15 @@ class _Check:
     # -- containers and volumes
 
     def _containers(self) -> int:
+        for entry in sorted(os.listdir(self.store.names)):
+            name = os.fsdecode(entry)
+            owner = names.holder(self.store.names, name) if names.is_name(name) else None
+            if owner is None:
+                path = self.store.names + b"/" + entry
+                self._found(DAMAGED, "name", name, "it leads to no container", partial(_unlink, path))
+            elif not os.path.lexists(self.store.containers + b"/" + owner.encode()):
+                free = partial(names.drop_stale, self.store.names, name, self.store.containers)
+                self._found(LEFT_OVER, "name", name, f"its container {owner[:12]} is gone", free)
         for use in self.uses:
             remedy = f"lamina rm -f {use.shown}"
             if not use.readable:

@@ -11,9 +11,10 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused`, `stopped` and `kept` say something by being there. `paused` is made before the freezing and goes
-after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the next
-start. `kept` names the process that will start it again in a moment, so that its end does not remove it.
+The files `paused`, `stopped`, `carried` and `kept` say something by being there. `paused` is made before the freezing
+and goes after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the
+next start. `stopped` and `carried` tell of the signal whose default action is carried out by a SIGKILL. `kept` names
+the process that will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -42,7 +43,7 @@ PAUSED, RESTARTING = "paused", "restarting"
 # those in which something of it runs, or will in a moment
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
-PAUSED_MARK, STOPPED_MARK, KEPT_MARK = "paused", "stopped", "kept"
+PAUSED_MARK, STOPPED_MARK, CARRIED_MARK, KEPT_MARK = "paused", "stopped", "carried", "kept"
 _LOCK = b"/lock"
 
 
@@ -260,6 +261,8 @@ class Home:
         # the name not before: killed here, we leave a name without a container, not a container without its name
         if name := name or self.marked_name():
             names.drop_stale(self.store.names, name, self.store.containers)
+        else:  # its record is damaged
+            names.drop_all(self.store.names, self.id)
         self.unmark()
         try:
             _empty(self.grave, remove)

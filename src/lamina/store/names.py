@@ -146,6 +146,14 @@ def drop_stale(names: bytes, name: str, alive: bytes) -> None:
     )
 
 
+def drop_all(names: bytes, identity: str) -> None:
+    """Release whatever names the container *identity*, which is gone, has."""
+    for entry in os.listdir(names):
+        name = os.fsdecode(entry)
+        if is_name(name) and holder(names, name) == identity:
+            _drop_if(names, name, lambda owner: owner == identity)
+
+
 def drop_alias(names: bytes, name: str, identity: str, own: Callable[[], str]) -> None:
     """Release *name* if it is the container *identity*'s, but not what *own* says it is called: it was renamed."""
     _drop_if(names, name, lambda owner: owner == identity and own() != name)

@@ -22,6 +22,7 @@
     ├── leases/<id>           what somebody is about to use; see leases.py
     ├── claims/<key>          who is making what others want as well; see claims.py
     ├── events/               what happened; made by the first event, see events.py
+    ├── ids/                   which containers have ids of their own, and which; made by the first, see ranges.py
     ├── empty/                an empty directory: the second layer of what is read-only
     ├── merged/               another one: where every container's root is attached, in its own mount namespace
     ├── cache/                what can be made anew, such as compiled seccomp filters
@@ -53,7 +54,7 @@ _OF_IMAGES = (  # since schema 2
 )
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
-_KNOWN = frozenset((b"version", b"events", *DIRECTORIES))
+_KNOWN = frozenset((b"version", b"events", b"ids", *DIRECTORIES))
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -102,6 +103,7 @@ class Store:
         self.leases: bytes = path + b"/leases"
         self.claims: bytes = path + b"/claims"
         self.events: bytes = path + b"/events"
+        self.ids: bytes = path + b"/ids"
         self.empty: bytes = path + b"/empty"
         self.merged: bytes = path + b"/merged"
         self.cache: bytes = path + b"/cache"

@@ -24,6 +24,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from lamina.store.references import ContainerUses
@@ -225,9 +226,15 @@ def remove(
 
 
 def prune(
-    store: Store, containers: ContainerUses, *, named: bool = False, remove: Remove = remove_tree
+    store: Store,
+    containers: ContainerUses,
+    *,
+    named: bool = False,
+    wanted: Callable[[Volume], bool] | None = None,
+    remove: Remove = remove_tree,
 ) -> list[str]:
-    """Remove the volumes that no container mounts: those without a name that somebody gave, with *named* all.
+    """Remove the volumes that no container mounts: those without a name that somebody gave, with *named* all; of these
+    those that are *wanted*.
 
     The names of those removed. Raises KernelError.
     """
@@ -236,6 +243,8 @@ def prune(
         try:
             found = find(store, name)
             if found is None or not (named or found.anonymous) or containers.of_volume(name):
+                continue
+            if wanted is not None and not wanted(found):
                 continue
             _remove(store, name, unless_used=containers, remove=remove)
             gone.append(name)

@@ -11,6 +11,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
     from typing import Protocol
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
         def pty(self) -> int | None: ...
         def kill(self, signal: int) -> None: ...
         def wait(self) -> int: ...
+
+    class Companion(Protocol):
+        """Somebody else who has to do with the process while it lives: who looks whether it is well."""
+
+        @property
+        def left(self) -> float | None: ...
+        def arm(self, watch: Watch) -> None: ...
+        def look(self) -> None: ...
+        def stop(self) -> None: ...
 
 else:
     from _signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGWINCH
@@ -59,54 +69,47 @@ def attend(
     timeout: float | None = None,
     catcher: Catcher | None = None,
     init: bool = False,
+    companion: Callable[[Attendance], Companion] | None = None,
 ) -> Ended:
     """Pump and forward until *process* has ended and its output was handed on; then reap it.
 
     After *timeout* seconds it is killed. With *init* it hands signals on to the command itself. Whatever is raised
-    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then.
+    meanwhile (KeyboardInterrupt, say), the terminal is as it was; the process may still run then. *companion* makes
+    somebody else who is to be there meanwhile.
     """
-    return _Attendance(process, stdio, timeout, catcher, init).run()
+    return _Waiting(process, stdio, timeout, catcher, init, companion).run()
 
 
-class _Attendance:
+class Attendance:
+    """What staying with a process consists of, but for the waiting itself: that is `_Waiting`'s, which blocks, and that
+    of an event loop (engine.asynchronous.attending).
+    """
+
     def __init__(
-        self, process: Process, stdio: Stdio, timeout: float | None, catcher: Catcher | None, init: bool
+        self,
+        process: Process,
+        stdio: Stdio,
+        timeout: float | None,
+        catcher: Catcher | None,
+        init: bool,
+        companion: Callable[[Attendance], Companion] | None = None,
     ) -> None:
         self.process, self.stdio, self.catcher, self.init = process, stdio, catcher, init
         self.deadline = None if timeout is None else monotonic() + timeout
         self.watch = Watch()
         self.raw: RawTerminal | None = None
-        self.ended = self.timed_out = False
+        self.ended = self.timed_out = self.stopping = False
         self.deliverer = Deliverer(process)
+        self.companion = None if companion is None else companion(self)
 
-    def run(self) -> Ended:
-        blocked = PipeSignalBlocked()
-        try:
-            self._take_terminal()
-            self._begin()
-            while not self.ended:
-                if self._detached():
-                    return Ended(0, detached=True)
-                self.watch.wait(self._left())
-                self._check_deadline()
-                if self.deliverer.unsure and not self.ended:
-                    self.deliverer.look_again()
-            self._drain()
-        finally:
-            if self.raw is not None:
-                self.raw.restore()
-            blocked.close()
-        status = self.process.wait()
-        if self.deliverer.carried_out is not None and status == 128 + SIGKILL:
-            status = 128 + self.deliverer.carried_out
-        errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
-        return Ended(status, self.timed_out, errors)
-
-    def _detached(self) -> bool:
+    @property
+    def is_detached(self) -> bool:
+        """Whether the keys for that were typed, and what was typed before has arrived."""
         keys, feed = self.stdio.keys, self.stdio.feed
         return keys is not None and keys.pressed and (feed is None or not feed.pending)
 
-    def _take_terminal(self) -> None:
+    def take_terminal(self) -> None:
+        """The caller's terminal is the process's, if it has one, until it is given back."""
         terminal = self.stdio.terminal
         if terminal >= 0 and self.process.pty is not None:
             from lamina.supervisor.terminal import RawTerminal, copy_size
@@ -114,7 +117,28 @@ class _Attendance:
             copy_size(terminal, self.process.pty)
             self.raw = RawTerminal(terminal)
 
-    def _begin(self) -> None:
+    def send(self, signal: int) -> None:
+        """Hand a signal on, or do what it would have done."""
+        if self.init:  # which does something about every signal, but waits for them where nobody sees that
+            self.process.kill(signal)
+        else:
+            self.deliverer.send(signal)
+
+    def end_within(self, signal: int, seconds: float) -> None:
+        """Ask it to end, with *signal*, and kill it after so many seconds (negative: never)."""
+        self.send(signal)
+        if seconds >= 0:
+            self.stopping = True
+            end = monotonic() + seconds
+            self.deadline = end if self.deadline is None else min(self.deadline, end)
+
+    def give_terminal_back(self) -> None:
+        """As it was."""
+        if self.raw is not None:
+            self.raw.restore()
+
+    def begin(self) -> None:
+        """Say what is waited for."""
         self.watch.set(self.process.pidfd, POLLIN, self._on_end)
         if self.catcher is not None:
             self.watch.set(self.catcher.fd, POLLIN, self._on_signal)
@@ -122,17 +146,28 @@ class _Attendance:
             drain.arm(self.watch)
         if self.stdio.feed is not None:
             self.stdio.feed.arm(self.watch)
+        if self.companion is not None:
+            self.companion.arm(self.watch)
 
-    def _left(self) -> float | None:
-        left = None if self.deadline is None else max(0.0, self.deadline - monotonic())
+    @property
+    def seconds_left(self) -> float | None:
+        """Until when to wait before the next look, None for ever."""
+        wanted = [] if self.deadline is None else [max(0.0, self.deadline - monotonic())]
         if self.deliverer.unsure:
-            return LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
-        return left
+            wanted.append(LOOK_AGAIN)
+        if self.companion is not None and (left := self.companion.left) is not None:
+            wanted.append(left)
+        return min(wanted, default=None)
 
-    def _check_deadline(self) -> None:
+    def look(self) -> None:
+        """What is to be done from time to time: kill it when its time is over, see what became of signals."""
         if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
-            self.timed_out, self.deadline = True, None
+            self.timed_out, self.deadline = not self.stopping, None
             self.process.kill(SIGKILL)
+        if self.companion is not None and not self.ended:
+            self.companion.look()
+        if self.deliverer.unsure and not self.ended:
+            self.deliverer.look_again()
 
     def _on_end(self, _events: int) -> None:
         self.ended = True
@@ -149,12 +184,8 @@ class _Attendance:
                 pass
             elif self.ended:
                 self._give_up(signal)
-            elif (
-                self.init
-            ):  # which does something about every signal, but waits for them where nobody sees that
-                self.process.kill(signal)
             else:
-                self.deliverer.send(signal)
+                self.send(signal)
 
     def _resize(self, continued: bool) -> None:
         from lamina.supervisor.terminal import copy_size
@@ -170,19 +201,61 @@ class _Attendance:
             for drain in self.stdio.drains:
                 drain.drop_consumer()
 
-    def _drain(self) -> None:
+    def finish(self) -> None:
         """The process has ended, but what it wrote is still on its way. (Waiting for the end of the pipes instead could
         take for ever: others of the container may write on, and a child that this program forks has them open too.)
         """
+        self.part()
         for drain in self.stdio.drains:
             drain.finish()
-        patience = PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
-        while any(drain.pending for drain in self.stdio.drains) or any(
-            d.source >= 0 for d in self.stdio.drains
-        ):
-            waiting = any(drain.pending for drain in self.stdio.drains)
-            if not self.watch.wait(None if waiting else patience) and not waiting:
-                break
+
+    def part(self) -> None:
+        """Nobody else has to do with it any more. A second call does nothing."""
+        if self.companion is not None:
+            self.companion.stop()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether everything that it wrote is where it was to be."""
+        return not any(drain.pending or drain.source >= 0 for drain in self.stdio.drains)
+
+    @property
+    def patience(self) -> float | None:
+        """How long to wait for more of what it wrote, None for ever: for consumers, not for who may never write."""
+        if any(drain.pending for drain in self.stdio.drains):
+            return None
+        return PATIENCE_WITH_TERMINAL if self.process.pty is not None else 0.0
+
+    def outcome(self) -> Ended:
+        """Reap it: how it ended."""
+        status = self.process.wait()
+        if self.deliverer.carried_out is not None and status == 128 + SIGKILL:
+            status = 128 + self.deliverer.carried_out
+        errors = tuple(drain.error for drain in self.stdio.drains if drain.error is not None)
+        return Ended(status, self.timed_out, errors)
+
+
+class _Waiting(Attendance):
+    def run(self) -> Ended:
+        """Stay until it has ended."""
+        blocked = PipeSignalBlocked()
+        try:
+            self.take_terminal()
+            self.begin()
+            while not self.ended:
+                if self.is_detached:
+                    return Ended(0, detached=True)
+                self.watch.wait(self.seconds_left)
+                self.look()
+            self.finish()
+            while not self.is_drained:
+                if not self.watch.wait(self.patience) and self.patience is not None:
+                    break
+        finally:
+            self.part()
+            self.give_terminal_back()
+            blocked.close()
+        return self.outcome()
 
 
 def terminal_size(stdin: int | None) -> tuple[int, int] | None:

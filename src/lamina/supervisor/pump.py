@@ -206,7 +206,8 @@ class Feed:
     """From *data*, or the caller's descriptor *source* (a copy, ours), to a container's input *target* (ours too).
 
     At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
-    container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed.
+    container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed. `take` is
+    how the source is read, when it was said to be readable.
     """
 
     def __init__(
@@ -221,6 +222,7 @@ class Feed:
         os.set_blocking(target, False)
         self.target, self.source, self.end_of_file = target, source, end_of_file
         self.keys = keys
+        self.take: Callable[[int, int], bytes] = os.read
         self.pending = memoryview(data)
         self._line_begins = True
 
@@ -246,7 +248,7 @@ class Feed:
 
     def _read(self, _events: int) -> None:
         try:
-            data = os.read(self.source, CHUNK)
+            data = self.take(self.source, CHUNK)
         except BlockingIOError:
             return
         except OSError:

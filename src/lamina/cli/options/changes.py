@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
-from lamina.cli.options import OUTPUT
+
+
+def _form(text: str) -> str:
+    from lamina.cli.template import check
+
+    return text if text == "docker" else check(text)
+
 
 NAME = Argument("name", "NAME", complete="container")
 PATHS = Argument("paths", "PATH", "*", complete="file")
@@ -20,7 +26,14 @@ SHOW = (
     Option("stat", help="Deletions first, with sizes, and the sum"),
     Option("patch", "p", help="A unified diff of text files"),
     Option("all", "a", help="A line also for each entry of a deleted directory"),
-    OUTPUT,
+    Option(
+        "format",
+        "",
+        "FORMAT",
+        "table (default), json, docker (lines as docker's diff has them), or '{{.Kind}} {{.Path}}'",
+        convert=_form,
+        default="table",
+    ),
 )
 
 PATHS_EXPLAINED = """

@@ -5,8 +5,26 @@ from __future__ import annotations
 from lamina.argv.declare import Option
 
 RIGHTS, SHARED, DEVICES, FINER = "Rights", "What is shared with the host", "Devices", "Finer limits"
+HEALTH = "Its health"
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        "health-cmd", "", "COMMAND", "Tells by its exit status whether it is well; none: no check", HEALTH
+    ),
+    Option("health-interval", "", "TIME", "Between two checks: 30s (default)", HEALTH),
+    Option("health-timeout", "", "TIME", "What a check may take: 30s (default)", HEALTH),
+    Option("health-retries", "", "NUMBER", "It is unhealthy after so many failures: 3 (default)", HEALTH),
+    Option("health-start-period", "", "TIME", "Failures do not count so long: 0s (default)", HEALTH),
+    Option("health-start-interval", "", "TIME", "Between two checks until then: 5s (default)", HEALTH),
+    Option(
+        "health-on-failure",
+        "",
+        "ACTION",
+        "What is done when it is unhealthy: none (default), kill, restart or stop",
+        HEALTH,
+        choices=("none", "kill", "restart", "stop"),
+    ),
+    Option("no-healthcheck", "", "", "Not the image's health check either", HEALTH),
     Option("cap-add", "", "NAME", "Give a capability, or ALL", RIGHTS, multiple=True),
     Option("cap-drop", "", "NAME", "Take a capability away, or ALL", RIGHTS, multiple=True),
     Option(
@@ -23,11 +41,34 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "group-add", "", "GROUP", "A further group of the process: a name or number", RIGHTS, multiple=True
     ),
-    Option("userns", "", "MODE", "host: ids are the host's, as they are for root in any case", RIGHTS),
-    Option("uts", "", "host", "host: the host's name is the container's", SHARED),
-    Option("ipc", "", "MODE", "private (default), host, or none: without /dev/shm", SHARED),
+    Option(
+        "userns",
+        "",
+        "MODE",
+        "host, auto[:size=], keep-id[:uid=,gid=,size=] or nomap: whose ids it has",
+        RIGHTS,
+    ),
+    Option("uidmap", "", "INSIDE:HOST:SIZE", "Which ids here its users are", RIGHTS, multiple=True),
+    Option("gidmap", "", "INSIDE:HOST:SIZE", "The same of groups", RIGHTS, multiple=True),
+    Option("uts", "", "MODE", "private (default), host, or container:NAME", SHARED, complete="container"),
+    Option(
+        "ipc",
+        "",
+        "MODE",
+        "private (default), shareable, container:NAME, host, or none: without /dev/shm",
+        SHARED,
+        complete="container",
+    ),
     Option("pid", "", "MODE", "private (default), host, or container:NAME", SHARED, complete="container"),
     Option("cgroupns", "", "MODE", "private (default), or host", SHARED),
+    Option(
+        "cgroup-manager",
+        "",
+        "MANAGER",
+        "Who makes its control groups: cgroupfs (default), or systemd: a scope",
+        FINER,
+        choices=("cgroupfs", "systemd"),
+    ),
     Option("domainname", "", "NAME", "The NIS domain name inside", SHARED),
     Option(
         "time-offset", "", "CLOCK=SECONDS", "Set monotonic or boottime forward or back", SHARED, multiple=True

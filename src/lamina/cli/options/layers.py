@@ -1,4 +1,4 @@
-"""How much of a layer is believed: `--layer-limit`, of every verb that unpacks."""
+"""Of every verb that unpacks layers, how much of them is believed; of those that make images, what these say."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ LAYER_LIMIT = Option(
     "(size=1t); may be repeated",
     multiple=True,
 )
+
+CHANGE = Option(
+    "change", "c", "INSTRUCTION",
+    "As in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, "
+    "VOLUME, WORKDIR",
+    multiple=True,
+)  # fmt: skip
 
 
 def layer_limits(words: tuple[str, ...]) -> dict[str, str]:

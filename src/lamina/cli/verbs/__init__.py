@@ -27,10 +27,12 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
+    "port": (CONTAINERS, "port", "Show where a container's ports are published"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "cp": (CONTAINERS, "cp", "Copy files out of a container"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
+    "healthcheck run": (CONTAINERS, "healthcheck_run", "Do the health check of a container now"),
     "top": (CONTAINERS, "top", "List the processes of a container"),
     "stats": (CONTAINERS, "stats", "Show what containers use"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
@@ -54,6 +56,7 @@ VERBS |= {
     "images": (IMAGES, "images", "List images"),
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
+    "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),
@@ -83,9 +86,26 @@ VERBS |= {
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
     "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
     "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
+    "system events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "system info": (ITSELF, "info", "Show what this host can do"),
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
     "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "system start-restartable": (
+        ITSELF,
+        "system_start_restartable",
+        "Start what is started with the machine, as restart policies say",
+    ),
+    "system stop-restartable": (
+        ITSELF,
+        "system_stop_restartable",
+        "Stop what has a restart policy, until the machine is started again",
+    ),
+    "generate systemd": (
+        ITSELF,
+        "generate_systemd",
+        "Print a unit with which systemd looks after a container",
+    ),
     "system warm": (
         ITSELF,
         "system_warm",
@@ -98,6 +118,7 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "commit",
     "cp",
     "create",
     "diff",
@@ -106,6 +127,7 @@ _OWN = (
     "kill",
     "logs",
     "pause",
+    "port",
     "rename",
     "restart",
     "rm",

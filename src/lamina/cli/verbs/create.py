@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Verb
-from lamina.cli.options.run import ARGUMENTS, OPTIONS
+from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="create",
@@ -11,6 +11,7 @@ VERB = Verb(
     arguments=ARGUMENTS,
     interspersed=False,
     usage_status=125,
+    more=MORE,
     details="The container's id is printed. 'lamina start' starts it, as often as one likes.",
     examples="""
 lamina create --name web -v data:/srv registry.example/web:1

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.convert import moment
+from lamina.cli.filters import anything, filter_option
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.cli.filters import Checks
     from lamina.engine.watching import Event
 
 
-def _moment(text: str) -> float:
-    from lamina.cli.when import moment
-
-    return moment(text)
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
-
-def _filter(text: str) -> tuple[str, str]:
-    from lamina.engine.watching import FILTERS
-
-    key, equals, value = text.partition("=")
-    if not equals or key not in FILTERS:
-        raise ValueError(f"not KEY=VALUE with a key of {', '.join(FILTERS)}")
-    return key, value
-
+FILTERS: Checks = dict.fromkeys(("type", "event", "container", "image", "volume", "label"), anything)
 
 VERB = Verb(
     name="events",
     options=(
-        Option("since", "", "TIME", "Also what came after: 10m, 2024-05-01T12:00:00", convert=_moment),
-        Option("until", "", "TIME", "Not what comes after, and end then", convert=_moment),
-        Option("filter", "f", "KEY=VALUE", "Only those", multiple=True, convert=_filter),
-        Option("format", "", "FORMAT", "json, or a template: '{{.Type}} {{.Action}}'", convert=_format),
+        Option("since", "", "TIME", "Also what came after: 10m, 2024-05-01T12:00:00", convert=moment),
+        Option("until", "", "TIME", "Not what comes after, and end then", convert=moment),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Type}} {{.Action}}", default=""),
     ),
     details="""
 What happens to containers, images and volumes: a line each, as it happens, whoever does it.
 
-Keys of --filter: type, event, container, image, volume, label. Of one key any value may hold, of several keys each
-must.
+Of one key of --filter any value may hold, of several keys each must.
 """,
     examples="""
 lamina events --filter type=container --filter event=die

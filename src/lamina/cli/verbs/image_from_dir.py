@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Verb
-from lamina.cli.options.layers import LAYER_LIMIT
-from lamina.cli.verbs.import_ import CHANGE, MESSAGE, PLATFORM
+from lamina.cli.options.layers import CHANGE, LAYER_LIMIT
+from lamina.cli.verbs.import_ import MESSAGE, PLATFORM
 
 VERB = Verb(
     name="image from-dir",

@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, moment, reader
+from lamina.cli.filters import PRUNED, filter_option, truth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.cli.filters import Checks
 
-FILTERS: Checks = {"until": moment, "label": anything, "label!": anything}
+FILTERS: Checks = {**PRUNED, "dangling": truth}
 
 VERB = Verb(
     name="image prune",
     options=(
         Option("all", "a", help="All images that no container uses, not only those without a name"),
-        Option("filter", "", "KEY=VALUE", f"Only those; keys: {', '.join(FILTERS)}", multiple=True,
-               convert=reader(FILTERS)),
+        filter_option(FILTERS),
         Option("force", "f", help="Do not ask"),
     ),
     details="Removes images without a name, and layers that nothing needs. Pinned images stay.",
     examples="lamina image prune -af\nlamina image prune -a --filter until=240h --filter label!=keep",
-)  # fmt: skip
+)
 
 
 def do(args: Arguments) -> int:
     """Remove, and say what became free."""
     from lamina.cli import output
     from lamina.cli.confirming import confirmed
+    from lamina.cli.filters import chosen, with_filters
     from lamina.cli.sizes import human
     from lamina.engine import Engine
 
-    what = "all images that no container uses" if args.all else "all images without a name"
-    if args.filter:
-        what += " with " + ", ".join("=".join(one) for one in args.filter)
+    said = [truth(value) for key, value in args.filter if key == "dangling"]
+    everything = not said[-1] if said else args.all  # dangling=false is -a, as in docker
+    what = "all images that no container uses" if everything else "all images without a name"
+    what = with_filters(what, [one for one in args.filter if one[0] != "dangling"])
     if not args.force and not confirmed(f"This removes {what}.", "image prune"):
         return 0
-    moments = [moment(value) for key, value in args.filter if key == "until"]
-    done, freed = Engine(args.root).prune_images(
-        everything=args.all,
-        until=min(moments, default=None),
-        labels=[value for key, value in args.filter if key == "label"],
-        without_labels=[value for key, value in args.filter if key == "label!"],
-    )
+    done, freed = Engine(args.root).prune_images(everything=everything, **chosen(args.filter))
     for word, name in done:
         output.line(f"{word}: {name}")
     output.line(f"Total reclaimed space: {human(freed)}")

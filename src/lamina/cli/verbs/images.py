@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.filters import anything, labelled, moment, reader, truth
+from lamina.cli.convert import moment
+from lamina.cli.filters import anything, filter_option, labelled, truth
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,12 +14,6 @@ if TYPE_CHECKING:
 
     from lamina.cli.filters import Checks
     from lamina.engine.images import Image
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
 
 
 FILTERS: Checks = {
@@ -36,21 +32,8 @@ VERB = Verb(
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids in full"),
         Option("digests", help="Digests as well"),
-        Option(
-            "filter",
-            "f",
-            "KEY=VALUE",
-            f"Only those; keys: {', '.join(FILTERS)}",
-            multiple=True,
-            convert=reader(FILTERS),
-        ),
-        Option(
-            "format",
-            metavar="FORMAT",
-            convert=_format,
-            default="table",
-            help="table, json or '{{.Repository}}'",
-        ),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Repository}}"),
     ),
     arguments=(Argument("name", "NAME[:TAG]", "?", complete="image"),),
     examples="""
@@ -89,14 +72,9 @@ def do(args: Arguments) -> int:
     ]
     if args.quiet:
         output.text("".join(f"{identity}\n" for identity in dict.fromkeys(one["ID"] for one in records)))
-    elif args.format == "table":
-        shown = {key: text for key, text in HEADINGS.items() if args.digests or key != "Digest"}
-        output.columns([*shown.values()], [[one[key] for key in shown] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
     else:
-        output.templated(args.format, records)
+        shown = {key: text for key, text in HEADINGS.items() if args.digests or key != "Digest"}
+        output.records(records, args.format, shown)
     return 0
 
 

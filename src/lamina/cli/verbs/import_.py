@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.options.layers import LAYER_LIMIT
+from lamina.cli.options.layers import CHANGE, LAYER_LIMIT
 
-CHANGE = Option(
-    "change", "c", "INSTRUCTION",
-    "As in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, "
-    "VOLUME, WORKDIR",
-    multiple=True,
-)  # fmt: skip
 MESSAGE = Option("message", "m", "TEXT", "What the history says of it")
 PLATFORM = Option("platform", "", "OS/ARCH", "What it is for, if not this kind of machine")
 

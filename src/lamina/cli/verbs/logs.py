@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.convert import count
-
-
-def _moment(text: str) -> float:
-    from lamina.cli.when import moment
-
-    return moment(text)
+from lamina.cli.convert import count, moment
 
 
 def _tail(text: str) -> int | None:
@@ -24,9 +18,9 @@ VERB = Verb(
         Option("details", "", "", "Also what the log driver noted with it (--log-opt labels=, env=)"),
         Option("timestamps", "t", "", "Say when each line was written"),
         Option(
-            "since", "", "TIME", "Only what came after: 10m, 2024-05-01T12:00:00, 1714564800", convert=_moment
+            "since", "", "TIME", "Only what came after: 10m, 2024-05-01T12:00:00, 1714564800", convert=moment
         ),
-        Option("until", "", "TIME", "Only what came before", convert=_moment),
+        Option("until", "", "TIME", "Only what came before", convert=moment),
     ),
     arguments=(Argument("name", "NAME", complete="container"),),
     details="""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, choice, number, reader
+from lamina.cli.convert import count
+from lamina.cli.filters import anything, choice, filter_option, number
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.filters import Checks
-    from lamina.engine import Container
-
-
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
+    from lamina.engine import Container, Engine
 
 
 def _pattern(text: str) -> None:
@@ -37,21 +33,27 @@ FILTERS: Checks = {
     "label": anything,
     "ancestor": anything,
     "volume": anything,
+    "network": anything,
+    "expose": anything,
+    "publish": anything,
+    "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
 }
-_FILTER_HELP = f"Only those; keys: {', '.join(FILTERS)}"
 
 VERB = Verb(
     name="ps",
     options=(
         Option("all", "a", help="Also those which have ended"),
-        Option("quiet", "q", help="Ids only"),
-        Option("no-trunc", help="Ids and commands in full"),
-        Option("filter", "f", "KEY=VALUE", _FILTER_HELP, multiple=True, convert=reader(FILTERS)),
+        Option("latest", "l", help="The one that was made last, whatever its state"),
         Option(
-            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Names}}'"
+            "last", "n", "NUMBER", "The last so many that were made, whatever their states", convert=count
         ),
+        Option("quiet", "q", help="Ids only"),
+        Option("size", "s", help="What they wrote, and with their images"),
+        Option("no-trunc", help="Ids and commands in full"),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Names}}"),
     ),
     examples="""
 lamina ps -a
@@ -75,26 +77,36 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
+    from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
+    only_one(VERB, ["--latest", "--last"] if args.latest and args.last is not None else [])
+    last = 1 if args.latest else args.last
     # an explicit wish to see ended ones is reason enough to look at all
-    everything = args.all or any(key in ("status", "exited") for key, _ in args.filter)
+    everything = args.all or last is not None or any(key in ("status", "exited") for key, _ in args.filter)
     engine = Engine(args.root)
     found = sorted(engine.containers(all=everything), key=lambda c: c.created, reverse=True)
     if args.filter:
         from lamina.cli.chosen import containers
 
         found = containers(engine, found, args.filter)
-    records = [record(container, args.no_trunc) for container in found]
+    found = found[:last]
+    records, shown = [], []
+    for container in found:
+        try:
+            records.append(record(container, args.no_trunc))
+            shown.append(container)
+        except NotFound:  # removed meanwhile
+            continue
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
-    elif args.format == "table":
-        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
-    else:
-        output.templated(args.format, records)
+        return 0
+    if args.size or ".Size" in args.format:
+        from lamina.cli.sizes import human
+
+        for one, size in zip(records, sizes(engine, shown), strict=True):
+            one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
+    output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
 
@@ -102,10 +114,14 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
     """A container in docker's words, all values text as docker has them."""
     import time
 
+    from lamina.cli.labels import Labels
     from lamina.cli.quoting import join
     from lamina.cli.when import ago, timestamp
 
-    command = join([*container.command])
+    asked = container.record
+    volumes = asked.get("volumes") or ()
+    mounts = [str(volume.get("name") or volume.get("source") or "") for volume in volumes]
+    command, state = join([*container.command]), container.state
     if not full and len(command) > 40:
         command = command[:39] + "…"
     return {
@@ -114,24 +130,47 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Command": command,
         "CreatedAt": timestamp(container.created),
         "RunningFor": ago(container.created, time.time()),
-        "State": container.state,
-        "Status": status(container),
+        "State": state,
+        "Status": status(container, state),
         "ExitCode": container.exit_code,
         "Names": container.name,
-        "Labels": ",".join(f"{key}={value}" for key, value in container.labels.items()),
+        "Labels": Labels(container.labels),
+        "Mounts": ",".join(mounts),
+        "LocalVolumes": str(sum(volume["kind"] == "volume" for volume in volumes)),
+        "Networks": str((asked.get("options") or {}).get("network") or ""),
+        "Ports": ", ".join((asked.get("config") or {}).get("exposed_ports") or ()),
+        "Size": "0B",
     }
 
 
-def status(container: Container) -> str:
-    """`Up 5 minutes (Paused)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`, `Created`, `Dead`."""
+def sizes(engine: Engine, containers: list[Container]) -> list[tuple[int, int]]:
+    """The bytes that each has written, and with those of its image."""
+    written = {place.name: place.amount.bytes for place in engine.storage.usage(walk=True).containers}
+    images = {image.id: image.size for image in engine.images()}
+    found = []
+    for one in containers:
+        own = written.get(one.name, 0)
+        found.append((own, own + images.get(one.image_id, 0)))
+    return found
+
+
+def status(container: Container, state: str) -> str:
+    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
+    `Created`, `Dead`.
+    """
     import time
 
     from lamina.cli.when import ago, lasting
 
-    state, now = container.state, time.time()
+    now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
-        return f"{said} (Paused)" if state == "paused" else said
+        if state == "paused":
+            return f"{said} (Paused)"
+        health = container.health if container.record.get("health") else "none"
+        if health == "none":
+            return said
+        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
     if state in ("exited", "restarting"):
         return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
     return state.capitalize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,26 +13,13 @@ if TYPE_CHECKING:
     from lamina.engine.usage import Usage
 
 
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
-
 VERB = Verb(
     name="stats",
     options=(
         Option("all", "a", help="Also those which do not run"),
         Option("no-stream", help="Once, not again and again"),
         Option("no-trunc", help="Ids in full"),
-        Option(
-            "format",
-            "",
-            "FORMAT",
-            "table, json or '{{.Name}} {{.CPUPerc}}'",
-            convert=_format,
-            default="table",
-        ),
+        format_option("{{.Name}} {{.CPUPerc}}"),
     ),
     arguments=(Argument("names", "NAME", "*", complete="container"),),
     details="""What containers use, every second until it is interrupted; on a terminal the table is drawn anew each

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options import OUTPUT
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ VERB = Verb(
     options=(
         Option("verbose", "v", help="Every image, layer, container and volume"),
         Option("fast", help="Do not measure containers and volumes, which reads all of their directories"),
-        OUTPUT,
+        format_option("{{.Type}} {{.Size}}"),
     ),
     details="""SHARED is in layers that other images have as well, UNIQUE would go with the image. RECLAIMABLE is what
     would go if everything went that no container uses; pinned images stay. Blobs are the compressed layers, manifests
@@ -26,11 +26,16 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Show it."""
     from lamina.cli import output
+    from lamina.cli.usage import only_one
     from lamina.engine import Engine
 
+    only_one(VERB, ["--verbose", "--format"] if args.verbose and args.format not in ("table", "json") else [])
     found = Engine(args.root).storage.usage(walk=not args.fast)
     if args.format == "json":
         output.json_document(found)
+        return 0
+    if args.format != "table":
+        output.templated(args.format, _records(found))
         return 0
     _totals(found)
     if args.verbose:
@@ -38,19 +43,42 @@ def do(args: Arguments) -> int:
     return 0
 
 
+# in docker's words, but for the inodes
+HEADINGS = {
+    "Type": "TYPE",
+    "TotalCount": "TOTAL",
+    "Active": "ACTIVE",
+    "Size": "SIZE",
+    "Inodes": "INODES",
+    "Reclaimable": "RECLAIMABLE",
+    "ReclaimableInodes": "INODES",
+}
+
+
 def _totals(found: Any) -> None:
     from lamina.cli import output
+
+    output.records(_records(found), "table", HEADINGS)
+
+
+def _records(found: Any) -> list[dict[str, Any]]:
     from lamina.cli.sizes import human
 
-    rows = []
+    records = []
     for line in found.totals:
         share = f" ({100 * line.reclaimable.bytes // line.amount.bytes}%)" if line.amount.bytes else ""
-        size, free = human(line.amount.bytes), human(line.reclaimable.bytes)
-        inodes = f"{line.amount.inodes:,}", f"{line.reclaimable.inodes:,}"
-        rows.append(
-            [line.kind, str(line.count), str(line.active), size, inodes[0], f"{free}{share}", inodes[1]]
+        records.append(
+            {
+                "Type": line.kind,
+                "TotalCount": str(line.count),
+                "Active": str(line.active),
+                "Size": human(line.amount.bytes),
+                "Inodes": f"{line.amount.inodes:,}",
+                "Reclaimable": human(line.reclaimable.bytes) + share,
+                "ReclaimableInodes": f"{line.reclaimable.inodes:,}",
+            }
         )
-    output.columns(["TYPE", "TOTAL", "ACTIVE", "SIZE", "INODES", "RECLAIMABLE", "INODES"], rows)
+    return records
 
 
 def _details(found: Any) -> None:

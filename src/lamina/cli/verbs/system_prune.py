@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
+from lamina.cli.filters import PRUNED, filter_option
 
 VERB = Verb(
     name="system prune",
     options=(
         Option("all", "a", help="All images that no container uses, not only those without a name"),
         Option("volumes", help="Also volumes without a name that no container uses"),
+        filter_option(PRUNED),
         Option("force", "f", help="Do not ask"),
     ),
     details="""Removes containers that have ended, images without a name, and layers that nothing needs any more.
-    Pinned images stay.""",
-    examples="lamina system prune\nlamina system prune -af --volumes",
+    Pinned images stay. With a filter only containers, images and volumes that were made before `until` (24h), or have a
+    label, or with label! have it not.""",
+    examples="lamina system prune\nlamina system prune -af --volumes\nlamina system prune --filter until=240h",
 )
 
 
@@ -21,19 +24,29 @@ def do(args: Arguments) -> int:
     """Remove, and say what became free."""
     from lamina.cli import output
     from lamina.cli.confirming import confirmed
+    from lamina.cli.filters import chosen, with_filters
     from lamina.cli.sizes import human
     from lamina.cli.verbs.gc import short
     from lamina.engine import Engine
+    from lamina.errors import InvalidInput
 
+    if args.volumes and any(key == "until" for key, _ in args.filter):
+        raise InvalidInput(
+            "system prune: --filter until says nothing of volumes",
+            remedy="leave out one of --volumes and until",
+        )
     what = ["all containers that have ended, with what they changed"]
     what.append("all images that no container uses" if args.all else "all images without a name")
     if args.volumes:
         what.append("all volumes without a name that no container uses")
-    if not args.force and not confirmed(f"This removes {', '.join(what)}.", "system prune"):
+    if not args.force and not confirmed(
+        f"This removes {with_filters(', '.join(what), args.filter)}.", "system prune"
+    ):
         return 0
     engine = Engine(args.root)
-    ended = [one for one in engine.containers(all=True) if not one.is_alive]
-    done = engine.storage.prune(ended, everything=args.all, with_volumes=args.volumes)
+    # those that live are left alone, whatever they were a moment ago
+    found = engine.containers(all=True)
+    done = engine.storage.prune(found, everything=args.all, with_volumes=args.volumes, **chosen(args.filter))
     for heading, lines in (
         ("Deleted containers", done.containers),
         ("Deleted volumes", done.volumes),

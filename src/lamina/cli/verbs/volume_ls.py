@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, labelled, passes, reader, truth
+from lamina.cli.filters import anything, filter_option, labelled, passes, truth
+from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,29 +14,14 @@ if TYPE_CHECKING:
     from lamina.engine.volumes import Volume
 
 
-def _format(text: str) -> str:
-    from lamina.cli.template import check
-
-    return check(text)
-
-
 FILTERS: Checks = {"name": anything, "label": anything, "dangling": truth, "driver": anything}
 
 VERB = Verb(
     name="volume ls",
     options=(
         Option("quiet", "q", help="Names only"),
-        Option(
-            "filter",
-            "f",
-            "KEY=VALUE",
-            f"Only those; keys: {', '.join(FILTERS)}",
-            multiple=True,
-            convert=reader(FILTERS),
-        ),
-        Option(
-            "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Name}}'"
-        ),
+        filter_option(FILTERS, "f"),
+        format_option("{{.Name}}"),
     ),
     examples="lamina volume ls\nlamina volume ls --filter dangling=true -q",
 )
@@ -55,13 +41,8 @@ def do(args: Arguments) -> int:
     records = [record(one) for one in found]
     if args.quiet:
         output.text("".join(f"{one.name}\n" for one in found))
-    elif args.format == "table":
-        output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
-    elif args.format == "json":
-        for one in records:
-            output.json_line(one)
     else:
-        output.templated(args.format, records)
+        output.records(records, args.format, HEADINGS)
     return 0
 
 
@@ -69,6 +50,7 @@ def record(volume: Volume) -> dict[str, Any]:
     """A volume in docker's words, and the containers that mount it."""
     import time
 
+    from lamina.cli.labels import Labels
     from lamina.cli.when import ago
 
     return {
@@ -76,7 +58,7 @@ def record(volume: Volume) -> dict[str, Any]:
         "Name": volume.name,
         "Scope": "local",
         "Mountpoint": str(volume.path),
-        "Labels": ",".join(f"{key}={value}" for key, value in volume.labels.items()),
+        "Labels": Labels(volume.labels),
         "Users": ", ".join(volume.users),
         "Created": ago(volume.created, time.time()),
     }

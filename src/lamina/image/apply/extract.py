@@ -59,9 +59,19 @@ class Extractor:
     """One layer being unpacked. Call `put` for each entry, then `finish`; `close` in any case."""
 
     def __init__(
-        self, root: int, *, userxattr: bool, ids: IdMap | None, limits: Limits, recipe: Recipe | None = None
+        self,
+        root: int,
+        *,
+        userxattr: bool,
+        ids: IdMap | None,
+        limits: Limits,
+        recipe: Recipe | None = None,
+        layer: bool = True,
     ) -> None:
-        """*root* is the layer's empty directory, a descriptor that stays the caller's; *recipe* is told of files."""
+        """*root* is the layer's empty directory, a descriptor that stays the caller's; *recipe* is told of files. With
+        *layer* some names are marks, else the archive is an ordinary one.
+        """
+        self._layer = layer
         self._recipe = recipe
         self._limits = limits
         self._attributes = Attributes(ids, namespaced=userxattr)
@@ -102,7 +112,7 @@ class Extractor:
             self._describe(self._directories.root, entry)
             return
         base = parts.pop()
-        marked = base[:4] == WHITEOUT or any(part[:4] == WHITEOUT for part in parts)
+        marked = self._layer and (base[:4] == WHITEOUT or any(part[:4] == WHITEOUT for part in parts))
         if marked and self._mark(entry, parts, base):
             return
         parent = self._directories.get(b"/".join(parts))

@@ -16,7 +16,7 @@ from lamina.overlay.lookup import look, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from lamina.image.apply.ids import IdMap
     from lamina.image.pack.sink import Out, Packed
@@ -32,10 +32,12 @@ def pack_layer(
     level: int | None = None,
     userxattr: bool | None = None,
     ids: IdMap | None = None,
+    without: Collection[bytes] = (),
 ) -> Packed:
     """Write the layer in *directory* (an upper, or what a layer of the store holds) to *out*.
 
     *userxattr*: its marks are of that family (None: if this is not root). *ids*: what owners become in the archive.
+    *without* are paths ("etc/hosts") that are left out, with all that is below them.
     Raises Unsupported for what no archive of a layer can say: directories that were moved by a redirect, files of
     which only the metadata were copied up, names that begin with .wh.; Conflict where something changes meanwhile;
     OSError.
@@ -44,23 +46,27 @@ def pack_layer(
     packer = Packer(out, compression, level, ids)
     with open_beneath(directory, b"", os.O_RDONLY | os.O_DIRECTORY) as root:
         packer.put(b".", os.fstat(root), _xattrs(root, listed(b"/proc/self/fd/%d" % root)), b"", _no_content)
-    pending = [_walk(directory, b"", marks, packer)]
+    pending = [_walk(directory, b"", marks, packer, without)]
     while pending:
         below = next(pending[-1], None)
         if below is None:
             pending.pop()
         else:
-            pending.append(_walk(directory, below, marks, packer))
+            pending.append(_walk(directory, below, marks, packer, without))
     return packer.finish()
 
 
-def _walk(root: int, path: bytes, family: LayerFormat, packer: Packer) -> Iterator[bytes]:
+def _walk(
+    root: int, path: bytes, family: LayerFormat, packer: Packer, without: Collection[bytes]
+) -> Iterator[bytes]:
     """Pack what is in one directory; yields each directory in it, which is then to be walked."""
     prefix = path + b"/" if path else b""
     fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         others = _marks(fd, path, prefix, family, packer)
         for name, status, stored in others:
+            if prefix + name in without:
+                continue
             for mark in (family.redirect, family.metacopy):
                 if mark in stored:
                     raise Unsupported(

@@ -32,8 +32,13 @@ _KINDS: dict[int, EntryKind] = {
 class Packer:
     """Writes one archive, entry by entry; the caller decides their order."""
 
-    def __init__(self, out: Out, compression: str, level: int | None, ids: IdMap | None) -> None:
-        """*ids* is what the owners of the files become in the archive. Raises InvalidInput."""
+    def __init__(
+        self, out: Out, compression: str, level: int | None, ids: IdMap | None, *, layer: bool = True
+    ) -> None:
+        """*ids* is what the owners of the files become in the archive; *layer*: it is one, where some names are marks.
+        Raises InvalidInput.
+        """
+        self._layer = layer
         self._sink = Sink(out, compression, level)  # type: ignore[arg-type]  # which it checks
         self._ids = ids
         self._linked: dict[tuple[int, int], bytes] = {}
@@ -57,7 +62,7 @@ class Packer:
         if stat.S_ISSOCK(status.st_mode):
             self._sockets += 1
             return
-        if path.rpartition(b"/")[2].startswith(WHITEOUT):
+        if self._layer and path.rpartition(b"/")[2].startswith(WHITEOUT):
             raise Unsupported(
                 f"pack {os.fsdecode(path)}: in a layer, a name that begins with .wh. would delete another file",
                 remedy="rename it",

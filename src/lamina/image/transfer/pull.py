@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from errno import ENOSPC
@@ -54,7 +54,7 @@ from lamina.store.leases import Lease, lease
 from lamina.store.root import Store
 from lamina.values import value
 
-__all__ = ["pull", "pull_all"]
+__all__ = ["pull"]
 
 _LOOK_AGAIN = 0.05  # seconds
 What = TypeVar("What")
@@ -83,20 +83,6 @@ def pull(
         work = _Pull(store, reference, platform, events, kept, options or Options(), network)
         with network.transport.waits.telling(work.tell.waiting()):
             return work.run()
-
-
-def pull_all(
-    store: Store,
-    reference: Reference,
-    platform: Platform | None = None,
-    events: Events | None = None,
-    options: Options | None = None,
-    registries: Registries | None = None,
-) -> Iterator[ImageRecord]:
-    """All tags of the repository of *reference*, one after the other (`pull -a`). Raises as `pull`."""
-    with nullcontext(registries) if registries is not None else Registries() as network:
-        for tag in list(network.repositories(reference)[-1].tags()):
-            yield pull(store, reference.with_tag(tag), platform, events, None, options, network)
 
 
 @value

@@ -163,7 +163,7 @@ def early_steps(places: Sequence[Place], wiring: Wiring) -> list[Step]:
     steps = []
     for place in places:
         if _connected(place) and place.save not in made:
-            steps += clone_steps(place.source, place.save, _recursion(place), place.part)
+            steps += clone_steps(place.source, place.save, recursion(place), place.part)
             steps[-1].note = f"bind {_shown(place.source)}, connected with the host's"
     return steps
 
@@ -177,7 +177,8 @@ def _connected(place: Place) -> bool:
     )
 
 
-def _recursion(place: Place) -> int:
+def recursion(place: Place) -> int:
+    """AT_RECURSIVE, or 0 for a bind mount that shows what is mounted below its source not as well."""
     return AT_RECURSIVE if place.options.bind is None else place.options.bind
 
 
@@ -246,7 +247,7 @@ def _bind_steps(place: Place, wiring: Wiring) -> list[Step]:
     steps: list[Step] = []
     if tree is place.save:
         if not _connected(place):
-            steps += clone_steps(place.source, place.save, _recursion(place), place.part)
+            steps += clone_steps(place.source, place.save, recursion(place), place.part)
         steps += _idmap_steps(place, wiring)
     elif propagation == MS_SHARED:
         # as in a new user namespace's copy of the mounts: it sees what the host mounts, the host not what it mounts

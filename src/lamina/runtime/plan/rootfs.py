@@ -73,8 +73,13 @@ def root_steps(bundle: Bundle, wiring: Wiring, places: Sequence[Place]) -> list[
     steps.append(Step("move_mount", ROOT, b"", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH, note="the root"))
     for index, (mountpoint, spec) in enumerate(bundle.overlays):
         save, target = Reg(f"overlay{index}"), Reg(f"overlay{index}.at")
-        steps += _stack_steps(spec, save, options.set, wiring, bundle.merged)
-        steps += [open_step(mountpoint, target, flags=O_PATH | O_DIRECTORY), attach_step(save, target)]
+        made = trees.get(save)
+        if made is not None:
+            steps.append(attribute_step(made, options.set, propagation=MS_PRIVATE))
+        else:
+            steps += _stack_steps(spec, save, options.set, wiring, bundle.merged)
+        steps.append(open_step(mountpoint, target, flags=O_PATH | O_DIRECTORY))
+        steps.append(attach_step(save if made is None else made, target))
     for index, path in enumerate(bundle.readonly):
         steps += _readonly_bind_steps(path, index, options.set)
     for index, path in enumerate(bundle.hide):

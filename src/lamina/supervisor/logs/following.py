@@ -64,6 +64,21 @@ class Log:
 
         As long as *goes_on* says so, also those that come.
         """
+        for entry in self.looks(goes_on, since=since, until=until, tail=tail):
+            if entry is None:
+                time.sleep(OFTEN)
+            else:
+                yield entry
+
+    def looks(
+        self,
+        goes_on: Callable[[], bool] | None = None,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        tail: int | None = None,
+    ) -> Iterator[LogEntry | None]:
+        """The same, for who waits in another way: None where there is nothing more at the moment."""
         reader = _Reader(self)
         try:
             while True:
@@ -74,7 +89,7 @@ class Log:
                 tail = None
                 if not more:
                     return
-                time.sleep(OFTEN)
+                yield None
         finally:
             reader.close()
 

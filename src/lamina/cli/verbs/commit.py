@@ -1,0 +1,58 @@
+"""`lamina commit`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.layers import CHANGE
+
+VERB = Verb(
+    name="commit",
+    options=(
+        Option("author", "a", "WHO", "Who made it: 'Ada Lovelace <ada@example.org>'"),
+        CHANGE,
+        Option("message", "m", "TEXT", "What the history says of it"),
+        Option(
+            "pause", "p", help="Let nothing of it run meanwhile (default; =false: let it go on)", default=True
+        ),
+        Option("iidfile", "", "FILE", "Write the image's id to this file", complete="file"),
+    ),
+    arguments=(Argument("name", "CONTAINER", complete="container"), Argument("image", "NAME[:TAG]", "?")),
+    details="""
+Makes an image of what a container over an image wrote, on top of that image, and of the variables, the user, the
+directory, the labels and the command that it was given. What is in its volumes is not part of it.""",
+    examples="""
+lamina commit brave_otter mine:1
+lamina commit -m 'with git' -c 'CMD ["git", "status"]' brave_otter mine:git
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Commit, and print the image's id."""
+    from lamina.cli import output
+    from lamina.cli.ending import CleanEnd
+    from lamina.engine import Engine
+
+    engine = Engine(args.root, store_limit=args.store_limit)
+    with CleanEnd("commit", engine):
+        image = engine.container(args.name).commit(
+            args.image,
+            author=args.author or "",
+            changes=args.change,
+            message=args.message or "",
+            pause=args.pause,
+        )
+    if args.iidfile is not None:
+        _note(args.iidfile, f"sha256:{image.id}")
+    output.line(f"sha256:{image.id}")
+    return 0
+
+
+def _note(path: str, identity: str) -> None:
+    from lamina.errors import KernelError
+
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(identity)
+    except OSError as error:
+        raise KernelError("write", error.errno or 0, path) from error

@@ -1,0 +1,298 @@
+"""A process in a container, in the words of asyncio.subprocess.Process and of lamina.Process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from lamina.engine import executing
+from lamina.engine.asynchronous.attending import LoopAttendance, attendance_of, attended, killed, started
+from lamina.engine.asynchronous.talking import TextReader, TextWriter, reader_of, writer_of
+from lamina.engine.asynchronous.threads import ending, in_thread, to_its_end
+from lamina.engine.popen import Pipes
+from lamina.errors import KernelError, TimeoutExpired
+from lamina.linux.fd import Fd
+from lamina.linux.signals import signal_number
+from lamina.supervisor.stdio import Stdio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+    from typing import Any
+
+    from lamina.engine.beside import Asked
+    from lamina.engine.options import Io, Options
+    from lamina.engine.run import Hooks
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+
+SIGTERM, SIGKILL = 15, 9
+
+# who stays with a process does so although its AsyncProcess is forgotten
+_staying: set[asyncio.Task[int]] = set()
+
+
+class AsyncProcess:
+    """A process in a container, begun by `AsyncContainer.popen` or `AsyncEngine.popen`; of the loop that began it.
+
+    With `stdin`, `stdout`, `stderr` given as PIPE these are asyncio's StreamWriter and StreamReaders, None otherwise;
+    of text, where that was asked for, with the same words. `returncode` is its exit status, 128 + n after signal n, and
+    None until it is known. `args` is the command.
+
+    At the end of an `async with` its pipes are closed and it is waited for; where the block is cancelled, it is killed.
+    """
+
+    def __init__(
+        self,
+        args: list[str],
+        container: str,
+        attendance: LoopAttendance,
+        staying: Coroutine[Any, Any, int],
+        send: Callable[[int], None],
+    ) -> None:
+        self.args: list[str] = args
+        self._container = container
+        self.stdin: Any = None
+        self.stdout: Any = None
+        self.stderr: Any = None
+        self.returncode: int | None = None
+        self._send, self._attendance = send, attendance
+        self._encoding: tuple[str, str] | None = None
+        self._transports: list[asyncio.BaseTransport] = []
+        self._talk: asyncio.Future[tuple[None, Any, Any]] | None = None
+        self._ends = Fd(os.eventfd(0, os.EFD_CLOEXEC))
+        self._staying = asyncio.ensure_future(staying)
+        _staying.add(self._staying)
+        self._staying.add_done_callback(self._ended)
+
+    def __repr__(self) -> str:
+        return f"<AsyncProcess {self.pid} returncode: {self.returncode} args: {self.args!r}>"
+
+    @property
+    def pid(self) -> int:
+        """Its number on this machine; not the one that it has in its container."""
+        return self._attendance.process.pid
+
+    @property
+    def container(self) -> str:
+        """The id of its container."""
+        return self._container
+
+    async def _begin(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
+        """Make streams of our ends of *pipes*; where that fails, it is killed."""
+        self._encoding = encoding
+        try:
+            await asyncio.sleep(0)  # whoever stays with it has begun
+            await self._connect(pipes, encoding)
+        except BaseException:
+            self.kill()
+            pipes.close()
+            for transport in self._transports:
+                transport.close()
+            raise
+
+    async def _connect(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
+        for name in ("stdin", "stdout", "stderr"):
+            if name not in pipes.ours:
+                continue
+            if name == "stdin":
+                writer = await writer_of(pipes.ours[name])
+                self._transports.append(writer.transport)
+                self.stdin = writer if encoding is None else TextWriter(writer, *encoding)
+            else:
+                reader, transport = await reader_of(pipes.ours[name])
+                self._transports.append(transport)
+                setattr(self, name, reader if encoding is None else TextReader(reader, *encoding))
+
+    def _ended(self, staying: asyncio.Task[int]) -> None:
+        _staying.discard(staying)
+        if not staying.cancelled() and staying.exception() is None:
+            self.returncode = staying.result()
+        os.eventfd_write(self._ends, 1)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read from once it has ended. It stays this object's: copy it to keep it."""
+        return int(self._ends)
+
+    # -- its end
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it is not known."""
+        return self.returncode
+
+    async def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, for up to *timeout* seconds; its exit status. Raises TimeoutExpired; it goes on then, as it
+        does when who waits is cancelled.
+        """
+        done, _ = await asyncio.wait((self._staying,), timeout=timeout)
+        if not done:
+            raise self._late(timeout)
+        return self._staying.result()
+
+    def _late(self, seconds: float | None) -> TimeoutExpired:
+        return TimeoutExpired(f"wait for {' '.join(self.args)}: not ended within {seconds:g} s")
+
+    async def communicate(
+        self, input: bytes | str | None = None, timeout: float | None = None
+    ) -> tuple[Any, Any]:
+        """Hand *input* to it, read what it writes until it closes its output, wait for its end: (stdout, stderr), each
+        None unless it is a pipe.
+
+        Raises TimeoutExpired; it goes on, and `communicate` may be called again, nothing is lost. Raises ValueError for
+        input where there was some before, or where its standard input is no pipe.
+        """
+        if input and (self.stdin is None or self._talk is not None):
+            raise ValueError("communicate: its standard input is no pipe, or is being written to already")
+        if self._talk is None:
+            self._talk = asyncio.gather(self._hand_over(input), _all_of(self.stdout), _all_of(self.stderr))
+        done, _ = await asyncio.wait(
+            (self._talk, self._staying), timeout=timeout, return_when="ALL_COMPLETED"
+        )
+        if len(done) < 2:
+            raise self._late(timeout)
+        _, out, err = self._talk.result()
+        self._staying.result()
+        return out, err
+
+    async def _hand_over(self, input: bytes | str | None) -> None:
+        if self.stdin is None:
+            return
+        if input and isinstance(input, str) and self._encoding is None:
+            raise TypeError("communicate: input is text, and its pipes are of bytes")
+        try:
+            if input:
+                self.stdin.write(input)
+                await self.stdin.drain()
+            self.stdin.close()
+            await self.stdin.wait_closed()
+        except ConnectionError:
+            pass  # it reads no more: what it does about that is its own business
+
+    # -- signals
+
+    def send_signal(self, signal: int | str) -> None:
+        """Send it *signal*, by number or name; nothing happens when it has ended. Raises InvalidInput."""
+        number = signal_number(str(int(signal) if isinstance(signal, int) else signal), "send signal")
+        if not self._attendance.ended:
+            self._send(number)
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self.send_signal(SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(SIGKILL)
+
+    # -- async with
+
+    async def __aenter__(self) -> AsyncProcess:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for transport in self._transports:
+            transport.close()
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self.kill()
+        try:
+            await self.wait()
+        except asyncio.CancelledError:
+            self.kill()
+            await to_its_end(self.wait())
+            raise
+
+
+async def _all_of(reader: Any) -> Any:
+    return None if reader is None else await reader.read()
+
+
+async def popen(
+    home: Home, words: tuple[str, ...], asked: Asked, io: Io, encoding: tuple[str, str] | None
+) -> AsyncProcess:
+    """Begin *words* in the container; raises as `executing.execute`."""
+    pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
+    try:
+        stdio, execution, tell = await in_thread(lambda: _begin(home, words, asked, pipes), undo=_undo)
+    except BaseException:
+        pipes.close()
+        raise
+    pipes.handed_over()
+    attendance = LoopAttendance(execution, stdio, None, init=True)
+
+    async def stay() -> int:
+        try:
+            ended = await attendance.stay()
+            await ending(lambda: executing.conclude(execution, ended, tell))
+        except asyncio.CancelledError:
+            executing.leave(execution)  # it lives on when who began it ends
+            raise
+        except BaseException:
+            await to_its_end(killed(execution))
+            raise
+        finally:
+            await ending(stdio.close)
+        if ended.errors:
+            raise KernelError("write the output of the command", ended.errors[0].errno or 5)
+        return ended.status
+
+    process = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill)
+    await process._begin(pipes, encoding)
+    return process
+
+
+def _begin(
+    home: Home, words: tuple[str, ...], asked: Asked, pipes: Pipes
+) -> tuple[Any, executing.Execution, Callable[..., None]]:
+    io = pipes.io
+    stdio = Stdio(io.stdin, io.stdout, io.stderr, tty=asked.tty)
+    try:
+        return stdio, *executing.begin(home, words, asked, stdio, io.stdin)
+    except BaseException:
+        stdio.close()
+        raise
+
+
+def _undo(begun: tuple[Any, executing.Execution, Callable[..., None]]) -> None:
+    stdio, execution, _ = begun
+    execution.kill(SIGKILL)
+    execution.wait()
+    execution.close()
+    stdio.close()
+
+
+async def popen_container(
+    store: Store,
+    image: str,
+    words: tuple[str, ...],
+    options: Options,
+    io: Io,
+    hooks: Hooks,
+    encoding: tuple[str, str] | None,
+) -> AsyncProcess:
+    """Begin *words* in a new container; raises as `run.run`."""
+    pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
+    try:
+        session = await started(store, image, words, options, pipes.io, hooks)
+    except BaseException:
+        pipes.close()
+        raise
+    pipes.handed_over()
+    attendance = attendance_of(session)
+
+    async def stay() -> int:
+        return (await attended(session, attendance)).returncode
+
+    def send(signal: int) -> None:
+        # the kernel spares the first process of a container what would end any other
+        attendance.deliver(signal)
+
+    assert session.record is not None
+    process = AsyncProcess(session.record["command"], session.home.id, attendance, stay(), send)
+    await process._begin(pipes, encoding)
+    return process
+
+
+__all__ = ["AsyncProcess", "popen", "popen_container"]

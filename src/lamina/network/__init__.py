@@ -1,0 +1,1 @@
+"""Networks of containers: addresses, bridges, links, rules. Not what a container is: it gets ids, names and paths."""

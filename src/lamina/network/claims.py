@@ -1,0 +1,194 @@
+"""Which container has which port of this host: a directory with one symbolic link a published port.
+
+    <directory>/tcp:8080:*          →  the id of the container that has it, of every address
+    <directory>/udp:53:127.0.0.1    →  of one address
+
+As with addresses (`leases`), symlink(2) takes a port in one exclusive step, and a crash leaves nothing or a claim with
+an owner. One of every address and one of a single address exclude each other as well: each is taken first, then it is
+looked for the others; the one of a single address gives way.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT
+from time import sleep
+
+from lamina.errors import Conflict, InvalidInput, KernelError, Unsupported
+from lamina.linux.descriptors import LOCK_EX, flock
+from lamina.linux.fd import Fd
+from lamina.network.model import Published, place_of
+from lamina.network.subnet import text_of
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+EVERY = "*"
+_TRIES, _PAUSE = 20, 0.005  # until somebody who gives way has done so
+_RANDOM_TRIES = 64
+_SCTP = 132
+
+
+def take(directory: bytes, wanted: Published, owner: str, families: Collection[int]) -> Published:
+    """Claim the port of the host for *owner*, and see that nobody on this host listens there; a `host_port` of 0 is any
+    that is free, and is said in what is given back. *families* are the lengths of addresses that it is for.
+
+    Raises Conflict for a port that is taken, InvalidInput for an address that is not this host's, KernelError.
+    """
+    if wanted.host_port:
+        _take(directory, wanted, owner)
+        try:
+            _try_to_bind(wanted, families)
+        except BaseException:
+            give_back(directory, wanted, owner)
+            raise
+        return wanted
+    for _ in range(_RANDOM_TRIES):
+        found = replace(wanted, host_port=_try_to_bind(wanted, families))
+        try:
+            return take(directory, found, owner, families)
+        except Conflict:
+            continue
+    raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
+
+
+def give_back(directory: bytes, published: Published, owner: str) -> None:
+    """Give the port back, if it is *owner*'s. Raises OSError."""
+    _drop(directory, _name(published), owner)
+
+
+def claimed(directory: bytes) -> dict[str, str]:
+    """Every claim, and whose it is. Raises OSError."""
+    found = {}
+    place = os.fsdecode(directory)
+    try:
+        names = os.listdir(place)
+    except FileNotFoundError:
+        return {}
+    for name in names:
+        try:
+            found[name] = os.readlink(f"{place}/{name}")
+        except OSError:  # given back meanwhile
+            continue
+    return found
+
+
+def drop_stale(directory: bytes, lives: Callable[[str], bool]) -> list[str]:
+    """Give back what belongs to owners of whom *lives* says no; the names of the claims. Raises OSError."""
+    stale = [(name, owner) for name, owner in claimed(directory).items() if not lives(owner)]
+    for name, owner in stale:
+        _drop(directory, name, owner)
+    return [name for name, _ in stale]
+
+
+def _name(published: Published) -> str:
+    host = text_of(published.host) if published.host else EVERY
+    return f"{published.protocol}:{published.host_port}:{host}"
+
+
+def _take(directory: bytes, wanted: Published, owner: str) -> None:
+    name = _name(wanted)
+    place = f"{os.fsdecode(directory)}/{name}"
+    try:
+        os.symlink(owner, place)
+    except FileExistsError:
+        holder = claimed(directory).get(name, "")
+        if holder == owner:
+            return
+        raise _taken(wanted, holder) from None
+    for left in range(_TRIES, -1, -1):
+        other = _excluding(directory, wanted, owner)
+        if not other:
+            return
+        if wanted.host or not left:
+            _drop(directory, name, owner)
+            raise _taken(wanted, other)
+        sleep(_PAUSE)
+
+
+def _excluding(directory: bytes, wanted: Published, owner: str) -> str:
+    """Whose claim it is that excludes *wanted*, "" where there is none."""
+    begin = f"{wanted.protocol}:{wanted.host_port}:"
+    for name, holder in claimed(directory).items():
+        if holder != owner and name.startswith(begin) and (not wanted.host or name == begin + EVERY):
+            return holder
+    return ""
+
+
+def _drop(directory: bytes, name: str, owner: str) -> None:
+    with Fd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as held:
+        flock(held, LOCK_EX)  # as with addresses
+        if claimed(directory).get(name) == owner:
+            os.unlink(f"{os.fsdecode(directory)}/{name}")
+
+
+def _taken(wanted: Published, holder: str) -> Conflict:
+    return Conflict(
+        f"publish {wanted}: the port is taken by container {holder[:12] or '?'}",
+        remedy="choose another port of the host, or none for any that is free",
+    )
+
+
+def _try_to_bind(wanted: Published, families: Collection[int]) -> int:
+    """See that nobody listens there, by doing it for a moment; the port."""
+    port = wanted.host_port
+    for family in sorted(families):
+        if wanted.host and len(wanted.host) != family:
+            continue
+        host = text_of(wanted.host) if wanted.host else "0.0.0.0" if family == 4 else "::"
+        port = _bind(wanted, family, host, port)
+    return port
+
+
+def _bind(wanted: Published, family: int, host: str, port: int) -> int:
+    kind = SOCK_DGRAM if wanted.protocol == "udp" else SOCK_STREAM
+    try:
+        with_protocol = _SCTP if wanted.protocol == "sctp" else 0
+        probe = socket(AF_INET if family == 4 else AF_INET6, kind | SOCK_CLOEXEC, with_protocol)
+    except OSError as error:
+        if error.errno in (EPROTONOSUPPORT, EAFNOSUPPORT):  # then nobody can listen, and any will do
+            if port:
+                return port
+            raise Unsupported(
+                f"publish {wanted}: this kernel has no sockets of {wanted.protocol}",
+                remedy="name the port of the host",
+            ) from error
+        raise KernelError("socket", error.errno or 0) from error
+    try:
+        if family == 16:
+            probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        if kind == SOCK_STREAM:
+            probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)  # connections of yesterday are in nobody's way
+        probe.bind((host, port))
+        if kind == SOCK_STREAM:
+            probe.listen(1)
+        return int(probe.getsockname()[1])
+    except OSError as error:
+        where = place_of(wanted.host, port)
+        if error.errno == EADDRINUSE:
+            raise Conflict(
+                f"publish {wanted}: a process of this host listens at {where}",
+                remedy="end it, or choose another port of the host",
+            ) from error
+        if error.errno == EADDRNOTAVAIL:
+            raise InvalidInput(
+                f"publish {wanted}: {host} is no address of this host", remedy="see 'ip address'"
+            ) from error
+        hint = "ports below 1024 are root's" if error.errno == EACCES else ""
+        raise KernelError("bind", error.errno or 0, where, hint=hint) from error
+    finally:
+        probe.close()

@@ -1,0 +1,187 @@
+"""The tables as they stand: elements added and removed, and everything made anew where somebody flushed it.
+
+Whoever adds something expects the tables to be there. Where they are not (the first time; after `nft flush ruleset`, a
+firewall's reload) they are made from what is recorded, all networks and all containers that run, in one transaction. It
+is bound to the generation of the rules at which the records were read: so nobody's change in between is lost.
+"""
+
+from __future__ import annotations
+
+from errno import EEXIST, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
+
+from lamina.errors import KernelError, Unsupported
+from lamina.linux.nftables import (
+    Element,
+    commit,
+    delete_elements,
+    delete_table,
+    elements,
+    generation_of,
+    open_nftables,
+)
+from lamina.linux.nftables import tables as every_table
+from lamina.network import rules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from lamina.linux.netlink import Channel
+    from lamina.network.model import Attachment, Network
+
+    Everything = Callable[[], tuple[list[Network], list[Attachment]]]
+    Wanted = list[tuple[str, str, list[Element]]]
+
+_ERESTART = 85
+_TRIES = 50  # of a transaction that others come before
+REMEDY = "take --network none or --network host"
+
+
+def add(table: str, wanted: Wanted, everything: Everything) -> None:
+    """Add elements to the tables *table*, which are made where they are missing, with *everything* there is.
+
+    An element of a map that is there with another meaning is of somebody who is gone: whoever adds one has claimed it
+    before. Raises Unsupported where this host has no nf_tables, KernelError.
+    """
+    with _opened() as channel:
+        try:
+            _add(channel, table, wanted)
+        except KernelError as error:
+            if error.errno != ENOENT:
+                raise _translated(error) from error
+            make(table, everything, channel=channel)
+            _add(channel, table, wanted)  # it may not be among everything yet
+
+
+def _add(channel: Any, table: str, wanted: Wanted) -> None:
+    messages = rules.additions(table, wanted)
+    try:
+        commit(channel, messages)
+    except KernelError as error:
+        if error.errno != EEXIST:
+            raise
+        for family, known, several in wanted:
+            _remove_each(channel, family, table, known, [element for element in several if element.data])
+        commit(channel, messages)
+
+
+def remove(table: str, wanted: Wanted) -> None:
+    """Take elements out; those that are not there, with their tables or without, are out. Raises KernelError."""
+    with _opened() as channel:
+        try:
+            commit(channel, rules.removals(table, wanted))
+        except KernelError as error:
+            if error.errno != ENOENT:
+                raise _translated(error) from error
+            for family, known, several in wanted:
+                _remove_each(channel, family, table, known, several)
+
+
+def _remove_each(channel: Any, family: str, table: str, known: str, several: Iterable[Element]) -> None:
+    for element in several:
+        try:
+            commit(channel, [delete_elements(family, table, known, [element])])
+        except KernelError as error:
+            if error.errno != ENOENT:
+                raise
+
+
+def make(table: str, everything: Everything, *, anew: bool = False, channel: Any = None) -> None:
+    """Make the tables with everything there is, unless they are there; *anew*: in any case. Raises as `add`."""
+    with _opened() if channel is None else _Kept(channel) as opened:
+        for _ in range(_TRIES):
+            try:
+                generation = generation_of(opened)
+                there = [found for found in every_table(opened) if found[1] == table]
+                if len(there) == 2 and not anew:
+                    return
+                networks, attachments = everything()
+                messages = [delete_table(family, name) for family, name in there]
+                messages += rules.tables(table)
+                for network in networks:
+                    messages += rules.additions(table, rules.of_network(network))
+                for attachment in attachments:
+                    messages += rules.additions(table, rules.of_attachment(attachment))
+                commit(opened, messages, generation)
+                return
+            except KernelError as error:
+                if error.errno != _ERESTART:
+                    raise _translated(error) from error
+    raise KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
+
+
+def delete(table: str) -> None:
+    """Remove the tables, if they are there: nothing of ours is left in nf_tables. Raises KernelError."""
+    with _opened() as channel:
+        for family, name in every_table(channel):
+            if name == table:
+                commit(channel, [delete_table(family, name)])
+
+
+def stands(table: str) -> bool:
+    """Whether the tables are there. Raises Unsupported, KernelError."""
+    with _opened() as channel:
+        return [name for _, name in every_table(channel)].count(table) == 2
+
+
+def left_over(table: str, lives: Callable[[str], bool]) -> list[str]:
+    """What containers of whom *lives* (given the first 12 digits of an id) says no have left in the tables; as text. It
+    is removed. Raises KernelError.
+    """
+    found = []
+    with _opened() as channel:
+        for family, name in (
+            *((rules.BRIDGE, known) for known in rules.BRIDGE_SETS),
+            *((rules.INET, known) for known in rules.PORT_MAPS),
+        ):
+            try:
+                there = elements(channel, family, table, name)
+            except KernelError as error:
+                if error.errno != ENOENT:
+                    raise
+                continue
+            for element in there:
+                if not lives(element.comment.rpartition(" ")[2]):
+                    _remove_each(channel, family, table, name, [element])
+                    found.append(f"element of {family} {table} {name} of container {element.comment}")
+    return found
+
+
+class _Kept:
+    """A socket that somebody else closes."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+
+    def __enter__(self) -> Any:
+        return self.channel
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _opened() -> Channel:
+    try:
+        return open_nftables()
+    except KernelError as error:
+        raise _translated(error) from error
+
+
+def _translated(error: KernelError) -> Exception:
+    """What people can do about it."""
+    if error.errno in (EPROTONOSUPPORT, EOPNOTSUPP):
+        return Unsupported(
+            "make the rules of a network: this kernel has no nf_tables",
+            remedy=f"modprobe nf_tables, or {REMEDY}",
+        )
+    if error.errno == EPERM:
+        return Unsupported(
+            "make the rules of a network: only root of this network namespace may", remedy=REMEDY
+        )
+    if error.errno == ENOENT and error.target.startswith("rule "):
+        return Unsupported(
+            f"make the rules of a network: this kernel lacks an expression of nf_tables ({error.target})",
+            remedy=f"load its modules (nft_fib_inet, nft_masq, nft_nat, nft_ct, nf_tables_bridge), or {REMEDY}",
+        )
+    return error

@@ -1,0 +1,194 @@
+"""Bridges, and the links of containers: made by a few messages, found again by their names.
+
+A network's bridge is made when it is first needed, and is up only when everything of it is there: so who finds it up
+need not look further, and whoever finds it down goes on where somebody was killed. A container's link is one message:
+both ends, each where it belongs. It is never removed: it goes with the container's network namespace (a removal by
+message takes 15 ms, the kernel's own goes on beside us).
+"""
+
+from __future__ import annotations
+
+from errno import EEXIST, ENODEV
+from time import sleep
+
+from lamina.errors import Conflict, KernelError
+from lamina.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWADDR, RTM_NEWLINK, request, requests
+from lamina.linux.rtnetlink import (
+    RTM_DELLINK,
+    RTM_NEWROUTE,
+    address,
+    bridge,
+    bridge_port,
+    link,
+    links,
+    route,
+    veth,
+)
+from lamina.network import forwarding
+from lamina.network.model import PORT_PREFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from lamina.linux.rtnetlink import Link
+    from lamina.network.model import Attachment, Network
+
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+_NEW = NLM_F_CREATE | NLM_F_EXCL
+_TRIES, _PAUSE = 40, 0.025  # until the link of a container that has just ended is gone
+_LOOKS, _BETWEEN = 25, 0.002
+
+
+def find(channel: Any, name: str) -> Link | None:
+    """The link of that name, None where there is none. Raises KernelError."""
+    try:
+        return links(channel, name=name)[0]
+    except KernelError as error:
+        if error.errno != ENODEV:
+            raise
+        return None
+
+
+def ensure_bridge(channel: Any, network: Network, settled: Callable[[], None]) -> int:
+    """The number of the network's bridge, which is made if it is not there, with its addresses and settings. *settled*
+    is called before it comes up: then its rules must stand.
+
+    Raises Conflict when a link of somebody else has its name; KernelError.
+    """
+    found = find(channel, network.bridge)
+    if found is not None and found.flags & IFF_UP and _is_of(found, network):
+        return found.index
+    if found is None:
+        try:
+            body = link(name=network.bridge, mtu=network.mtu, address=_bridge_mac(network), more=bridge())
+            request(channel, RTM_NEWLINK, body, _NEW, target=f"make bridge {network.bridge}")
+        except KernelError as error:
+            if error.errno != EEXIST:  # somebody else makes it as well
+                raise
+        found = links(channel, name=network.bridge)[0]
+    if not _is_of(found, network):
+        raise Conflict(
+            f"make the bridge of network {network.name}: there is a link {network.bridge} that is not it",
+            remedy="rename that link; or make the network anew, with -o bridge=NAME",
+        )
+    # apart: the kernel takes an alias only for a link that is there
+    request(channel, RTM_NEWLINK, link(found.index, alias=network.note), target=network.bridge)
+    forwarding.settle_bridge(network)
+    for gateway, subnet in zip(network.gateways, network.subnets, strict=True):
+        try:
+            body = address(found.index, gateway, subnet.prefix)
+            request(channel, RTM_NEWADDR, body, _NEW, target=network.bridge)
+        except KernelError as error:
+            if error.errno != EEXIST:
+                raise
+    settled()
+    request(channel, RTM_NEWLINK, link(found.index, up=True), target=f"bring {network.bridge} up")
+    return found.index
+
+
+def _is_of(found: Link, network: Network) -> bool:
+    """Whether the link is the network's bridge. One whose maker was killed before it said so has the address."""
+    if found.kind != "bridge":
+        return False
+    return found.alias == network.note or (not found.alias and found.address == _bridge_mac(network))
+
+
+def _bridge_mac(network: Network) -> bytes:
+    """Of its own, made of its first address: else it would change with the containers that come and go."""
+    return b"\x02\x42" + network.gateways[0][-4:]
+
+
+def remove_bridge(channel: Any, network: Network) -> None:
+    """Remove it, if it is there and its own. Raises KernelError."""
+    found = find(channel, network.bridge)
+    if found is not None and _is_of(found, network):
+        remove(channel, found)
+
+
+def remove(channel: Any, found: Link) -> None:
+    """Remove a link, with its other end; one that has just gone is gone. Raises KernelError."""
+    try:
+        request(channel, RTM_DELLINK, link(found.index), target=f"remove link {found.name}")
+    except KernelError as error:
+        if error.errno != ENODEV:
+            raise
+
+
+def plug(
+    outside: Any, inside: Any, pid: int, attachments: Sequence[Attachment], bridges: Sequence[int]
+) -> None:
+    """Make the links of the process *pid*, which is in a new network namespace: with their addresses, and the first one
+    that leads somewhere the default route of its families.
+
+    *outside* and *inside* are route netlink sockets here and there, *bridges* the numbers of the networks' bridges.
+    Raises KernelError; what was made goes with the namespace.
+    """
+    messages: list[tuple[int, bytes, int, str]] = []
+    led: set[int] = set()
+    for attachment, master in zip(attachments, bridges, strict=True):
+        network = attachment.network
+        _make_pair(outside, attachment, master, pid)
+        number = links(inside, name=attachment.device)[0].index
+        what = f"{attachment.device} of {attachment.title}"
+        # not with the pair: a veth cannot come up before it has its other end
+        messages.append((RTM_NEWLINK, link(number, up=True), 0, f"bring up {what}"))
+        for own, subnet in zip(attachment.addresses, network.subnets, strict=True):
+            messages.append((RTM_NEWADDR, address(number, own, subnet.prefix), _NEW, f"address of {what}"))
+        for gateway in () if network.internal else network.gateways:
+            if len(gateway) not in led:
+                led.add(len(gateway))
+                messages.append((RTM_NEWROUTE, route(number, gateway), _NEW, f"route by {what}"))
+    requests(inside, messages)
+    for attachment, master in zip(attachments, bridges, strict=True):
+        _await_running(inside, name=attachment.device)
+        _await_running(outside, name=attachment.port)
+        _await_running(outside, index=master)
+
+
+def _await_running(channel: Any, *, index: int = 0, name: str = "") -> None:
+    """A link that has come up drops what is sent until the kernel's link watch has seen it, which is not long, but the
+    first packet would be repeated after a second only. Since Linux 6.8 who asks for a link has that done at once.
+    """
+    for _ in range(_LOOKS):
+        if links(channel, index, name)[0].flags & IFF_RUNNING:
+            return
+        sleep(_BETWEEN)
+
+
+def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> None:
+    """The link of the same container's last run may still be on its way out."""
+    name, mtu = attachment.port, attachment.network.mtu
+    peer = link(name=attachment.device, mtu=mtu, address=attachment.mac, namespace_pid=pid)
+    pair = link(name=name, mtu=mtu, master=master, more=veth(peer))
+    # what the kernel takes only for a link that is there. Its own published port, by the host's address, comes back to
+    # a container where br_netfilter has it rewritten before it is routed
+    rest = link(
+        name=name,
+        up=True,
+        alias=attachment.alias,
+        without_ipv6_address=forwarding.has_ipv6(),
+        more=bridge_port(hairpin=bool(attachment.published)),
+    )
+    messages = [
+        (RTM_NEWLINK, pair, _NEW, f"make link {name}"),
+        (RTM_NEWLINK, rest, 0, f"bring link {name} up"),
+    ]
+    for left in range(_TRIES, -1, -1):
+        try:
+            requests(channel, messages)
+            return
+        except KernelError as error:
+            if error.errno != EEXIST or not left:
+                raise
+        stale = find(channel, name)
+        if stale is not None and left == _TRIES:
+            remove(channel, stale)
+        else:
+            sleep(_PAUSE)
+
+
+def ports(channel: Any) -> list[Link]:
+    """The ends on this host of the links of containers. Raises KernelError."""
+    return [found for found in links(channel) if found.name.startswith(PORT_PREFIX) and found.kind == "veth"]

@@ -1,0 +1,124 @@
+"""What a network is, and what a container has of it: values that whoever keeps records reads and writes."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.network.subnet import Subnet, text_of
+from lamina.values import value
+
+# of a link's name (IFNAMSIZ without the NUL)
+_LONGEST = 15
+# the host's ends of containers' links, as the rules know them: nobody else's begin so
+PORT_PREFIX = "lamv"
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+DEFAULT_BRIDGE = "lamina0"
+
+
+@value
+class Network:
+    """A bridge of this host, and the subnets behind it, at most one of each family.
+
+    `gateways` are the bridge's own addresses in them, `ranges` the parts of the subnets in which containers get theirs
+    that ask for none. An `internal` one leads nowhere else. `mtu` is 0 for the kernel's own. `hidden`: what leaves it
+    has the host's address as its source (masquerade). `leases` is the directory of its addresses, `table` the name of
+    the tables with its rules.
+    """
+
+    name: str
+    bridge: str
+    subnets: tuple[Subnet, ...]
+    gateways: tuple[bytes, ...]
+    ranges: tuple[Subnet, ...]
+    leases: bytes
+    internal: bool = False
+    mtu: int = 0
+    hidden: bool = True
+    table: str = "lamina"
+
+    @property
+    def note(self) -> str:
+        """What is written to its bridge, so that it can be told from somebody else's."""
+        return f"{self.table} network {self.name}"
+
+
+@value
+class Published:
+    """A port of the host that leads to one of a container: of every local address where `host` is b"", else of that
+    packed one. `protocol` is one of PROTOCOLS.
+    """
+
+    protocol: str
+    host: bytes
+    host_port: int
+    port: int
+
+    def __str__(self) -> str:
+        return f"{place_of(self.host, self.host_port)}->{self.port}/{self.protocol}"
+
+
+@value
+class Attachment:
+    """A container's place in a network: the `number`th of its links. `mac` is that link's address; the packed
+    `addresses` are one for each subnet. `device` is what it is called inside.
+    """
+
+    owner: str
+    title: str
+    network: Network
+    number: int
+    addresses: tuple[bytes, ...]
+    mac: bytes
+    device: str
+    published: tuple[Published, ...] = ()
+
+    @property
+    def port(self) -> str:
+        """The name of the link's other end, here."""
+        return port_of(self.owner, self.number)
+
+    @property
+    def note(self) -> str:
+        """What is written to it, so that people who look at links and rules know whose they are."""
+        return f"{self.title} {self.owner[:12]}"
+
+    @property
+    def alias(self) -> str:
+        """The same of the link, with the network."""
+        return f"{self.network.table} container {self.note} network {self.network.name}"
+
+
+def port_of(owner: str, number: int) -> str:
+    """The name of this end of the *number*th link of the container *owner*, an id."""
+    return f"{PORT_PREFIX}{owner[: _LONGEST - len(PORT_PREFIX) - 2]}{number:02d}"
+
+
+def bridge_of(name: str, digest: str) -> str:
+    """A name for the bridge of the network *name*, which is in it as far as it fits; else hexadecimal *digest* tells it
+    apart.
+    """
+    plain = f"lam-{name}"
+    return plain if len(plain) <= _LONGEST and name.isascii() else f"lam-{name[:4]}-{digest[:6]}"
+
+
+def new_mac() -> bytes:
+    """A random address of those that everybody may give (the bit for "locally administered")."""
+    random = os.urandom(6)
+    return bytes([random[0] & 0xFC | 0x02]) + random[1:]
+
+
+def link_local(mac: bytes) -> bytes:
+    """The IPv6 address that the kernel makes of a link's own (RFC 4291, appendix A)."""
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def mac_text(mac: bytes) -> str:
+    """As people write it."""
+    return mac.hex(":")
+
+
+def place_of(host: bytes, port: int) -> str:
+    """An address and a port, as people write them."""
+    if not host:
+        return f"*:{port}"
+    return f"[{text_of(host)}]:{port}" if len(host) == 16 else f"{text_of(host)}:{port}"

@@ -1,0 +1,300 @@
+"""The rules of our networks: two tables of nf_tables, in the words of nft(8).
+
+`table inet NAME` lets containers out (masquerade), in by published ports (maps: an element a port) and nowhere else.
+`table bridge NAME` lets a container speak only as itself: with its own MAC and its own addresses. What a network or a
+container adds are elements of sets, so no rule is ever changed, and in which order they come and go is all the same.
+
+NAME is `lamina`, and of another store than this machine's another one. Nobody else's tables are touched, read, or
+needed: what we accept others may still drop, since a packet passes all tables.
+"""
+
+from __future__ import annotations
+
+from sys import byteorder
+
+from lamina.linux.nftables import (
+    CT_DNAT,
+    CT_ESTABLISHED,
+    CT_RELATED,
+    IPV4,
+    IPV6,
+    NF_ACCEPT,
+    NF_DROP,
+    NFT_JUMP,
+    REG32_00,
+    REG_1,
+    Element,
+    add_chain,
+    add_elements,
+    add_rule,
+    add_set,
+    add_table,
+    address_type,
+    any_bit,
+    compare,
+    concat,
+    counter,
+    ct,
+    delete_elements,
+    dnat,
+    ifname,
+    in_set,
+    map_to,
+    masquerade,
+    meta,
+    payload,
+    verdict,
+)
+from lamina.network.model import PORT_PREFIX, PROTOCOLS, link_local
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lamina.linux.nftables import Expression, Message
+    from lamina.network.model import Attachment, Network, Published
+
+INET, BRIDGE = "inet", "bridge"
+_LOCAL = (2).to_bytes(4, byteorder)  # RTN_LOCAL
+_ICMPV6, _ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 58, 134, 136, 137
+_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
+_REG_2, _REG_3 = 2, 3
+_DROP = counter() + verdict(NF_DROP)
+_ACCEPT = verdict(NF_ACCEPT)
+_IS_IPV4 = meta("nfproto") + compare(bytes([IPV4]))
+_IS_IPV6 = meta("nfproto") + compare(bytes([IPV6]))
+_FROM_4, _TO_4, _FROM_6, _TO_6 = (12, 4), (16, 4), (8, 16), (24, 16)
+_FROM_BRIDGE = meta("iifname") + in_set("bridges")
+_TO_BRIDGE = meta("oifname") + in_set("bridges")
+_ELSEWHERE = meta("oifname") + in_set("bridges", absent=True)
+_PUBLISHED = ct("status") + any_bit(CT_DNAT)
+
+# name: (fields of a key, fields of what a map gives)
+_INET_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "bridges": (("ifname",), ()),
+    "internal": (("ifname",), ()),
+    "within": (("ifname", "ifname"), ()),
+    "inside4": (("ipv4_addr",), ()),
+    "inside6": (("ipv6_addr",), ()),
+    "ports4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
+    "ports4_at": (("ipv4_addr", "inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
+    "ports6": (("inet_proto", "inet_service"), ("ipv6_addr", "inet_service")),
+    "ports6_at": (("ipv6_addr", "inet_proto", "inet_service"), ("ipv6_addr", "inet_service")),
+}
+BRIDGE_SETS: dict[str, tuple[str, ...]] = {
+    "macs": ("ifname", "ether_addr"),
+    "addresses4": ("ifname", "ipv4_addr"),
+    "addresses6": ("ifname", "ipv6_addr"),
+}
+_INTERVALS = ("inside4", "inside6")
+PORT_MAPS = tuple(name for name, (_, data) in _INET_SETS.items() if data)
+
+
+def tables(name: str) -> list[Message]:
+    """Both tables, without a network. For a transaction before which there are none of that name."""
+    return [*_inet(name), *_bridge(name)]
+
+
+def _inet(name: str) -> list[Message]:
+    table = [add_table(INET, name)]
+    for number, (known, (key, data)) in enumerate(_INET_SETS.items(), 1):
+        table.append(add_set(INET, name, known, number, key, data=data, interval=known in _INTERVALS))
+    chains = {
+        "first": ("prerouting", -300, "filter"),
+        "ports": ("", 0, ""),
+        "arriving": ("prerouting", -100, "nat"),
+        "own": ("output", -100, "nat"),
+        "leaving": ("postrouting", 100, "nat"),
+        "forward": ("forward", 0, "filter"),
+    }
+    for chain, (hook, priority, kind) in chains.items():
+        table.append(add_chain(INET, name, chain, hook=hook, priority=priority, kind=kind))
+    for chain, rules in _INET_RULES.items():
+        table += [add_rule(INET, name, chain, rule) for rule in rules]
+    return table
+
+
+def _network_field(field: tuple[int, int], register: int = REG_1) -> Expression:
+    return payload("network", *field, register)
+
+
+_LOOPBACK = compare(b"\x7f")
+_TO_PUBLISHED = verdict(NFT_JUMP, "ports")
+_INET_RULES: dict[str, tuple[Expression, ...]] = {
+    # a bridge with published ports has route_localnet (see `forwarding`): what comes in by it for 127.0.0.0/8, or
+    # claims to come from there, is an attack on services that listen on the loopback alone
+    "first": (
+        _FROM_BRIDGE + _IS_IPV4 + _network_field((16, 1)) + _LOOPBACK + _DROP,
+        _FROM_BRIDGE + _IS_IPV4 + _network_field((12, 1)) + _LOOPBACK + _DROP,
+    ),
+    # dnat ip to ip daddr . meta l4proto . th dport map @ports4_at; those of an address before those of every one
+    "ports": (
+        _IS_IPV4
+        + _network_field(_TO_4)
+        + meta("l4proto", REG32_00 + 1)
+        + payload("transport", 2, 2, REG32_00 + 2)
+        + map_to("ports4_at")
+        + dnat(IPV4, REG_1, REG32_00 + 1),
+        meta("l4proto")
+        + payload("transport", 2, 2, REG32_00 + 1)
+        + map_to("ports4")
+        + dnat(IPV4, REG_1, REG32_00 + 1),
+        _IS_IPV6
+        + _network_field(_TO_6)
+        + meta("l4proto", _REG_2)
+        + payload("transport", 2, 2, REG32_00 + 5)
+        + map_to("ports6_at")
+        + dnat(IPV6, REG_1, _REG_2),
+        meta("l4proto")
+        + payload("transport", 2, 2, REG32_00 + 1)
+        + map_to("ports6")
+        + dnat(IPV6, REG_1, _REG_2),
+    ),
+    "arriving": (address_type() + compare(_LOCAL) + _TO_PUBLISHED,),
+    # not by ::1, from which the kernel lets nothing out: then a client is refused at once, and tries 127.0.0.1
+    "own": (
+        _IS_IPV6 + _network_field(_TO_6) + compare((1).to_bytes(16, "big")) + _ACCEPT,
+        address_type() + compare(_LOCAL) + _TO_PUBLISHED,
+    ),
+    # out to the world; and back in by a published port, also one's own neighbour's, which else would answer directly
+    "leaving": (
+        _ELSEWHERE + _IS_IPV4 + _network_field(_FROM_4) + in_set("inside4") + masquerade(),
+        _ELSEWHERE + _IS_IPV6 + _network_field(_FROM_6) + in_set("inside6") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + _IS_IPV4 + _network_field(_FROM_4) + in_set("inside4") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + _IS_IPV6 + _network_field(_FROM_6) + in_set("inside6") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + _IS_IPV4 + _network_field((12, 1)) + _LOOPBACK + masquerade(),
+    ),
+    # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
+    "forward": (
+        meta("iifname") + meta("oifname", _REG_2) + in_set("within") + _ACCEPT,
+        meta("iifname") + in_set("internal") + _DROP,
+        meta("oifname") + in_set("internal") + _DROP,
+        _TO_BRIDGE + ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + _ACCEPT,
+        _TO_BRIDGE + _PUBLISHED + _ACCEPT,
+        _TO_BRIDGE + _DROP,
+    ),
+}
+
+
+def _bridge(name: str) -> list[Message]:
+    table = [add_table(BRIDGE, name)]
+    for number, (known, key) in enumerate(BRIDGE_SETS.items(), 101):
+        table.append(add_set(BRIDGE, name, known, number, key))
+    table.append(add_chain(BRIDGE, name, "ports", hook="prerouting", priority=-300))
+    table += [add_chain(BRIDGE, name, chain) for chain in ("from_a_container", "ipv6_from_a_container")]
+    for chain, rules in _BRIDGE_RULES.items():
+        table += [add_rule(BRIDGE, name, chain, rule) for rule in rules]
+    return table
+
+
+def _own(field: Expression, known: str, *, absent: bool = False) -> Expression:
+    """The port, and what of the packet must be that port's own: in the set, or absent from it."""
+    return meta("iifname") + field + in_set(known, absent=absent)
+
+
+_ETHER_TYPE = payload("link", 12, 2)
+_OF_ICMPV6 = _ETHER_TYPE + compare(_ETHER_IPV6) + meta("l4proto") + compare(bytes([_ICMPV6]))
+_ICMPV6_TYPE = payload("transport", 0, 1)
+_BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
+    "ports": (meta("iifname") + compare(PORT_PREFIX.encode()) + verdict(NFT_JUMP, "from_a_container"),),
+    "from_a_container": (
+        _own(payload("link", 6, 6, _REG_2), "macs", absent=True) + _DROP,
+        _ETHER_TYPE + compare(_ETHER_IPV4) + _own(_network_field(_FROM_4, _REG_2), "addresses4") + _ACCEPT,
+        # who says in an ARP packet that he has an address: it must be his, and so must be the MAC
+        _ETHER_TYPE
+        + compare(_ETHER_ARP)
+        + _own(_network_field((8, 6), _REG_2), "macs")
+        + _own(_network_field((14, 4), _REG_2), "addresses4")
+        + _ACCEPT,
+        _ETHER_TYPE + compare(_ETHER_IPV6) + verdict(NFT_JUMP, "ipv6_from_a_container"),
+        _DROP,
+    ),
+    "ipv6_from_a_container": (
+        # neither hosts nor neighbours take routers and routes from a container
+        _OF_ICMPV6 + _ICMPV6_TYPE + compare(bytes([_ROUTER_ADVERTISEMENT])) + _DROP,
+        _OF_ICMPV6 + _ICMPV6_TYPE + compare(bytes([_REDIRECT])) + _DROP,
+        _OF_ICMPV6
+        + _ICMPV6_TYPE
+        + compare(bytes([_NEIGHBOUR_ADVERTISEMENT]))
+        + _own(payload("transport", 8, 16, _REG_2), "addresses6", absent=True)
+        + _DROP,
+        meta("protocol")
+        + compare(_ETHER_IPV6)
+        + _own(_network_field(_FROM_6, _REG_2), "addresses6")
+        + _ACCEPT,
+        # before it has an address: neighbour discovery, and the multicast groups that takes
+        meta("protocol")
+        + compare(_ETHER_IPV6)
+        + _network_field(_FROM_6)
+        + compare(bytes(16))
+        + meta("l4proto")
+        + compare(bytes([_ICMPV6]))
+        + _ACCEPT,
+        _DROP,
+    ),
+}
+
+
+# -- what a network adds
+
+
+def of_network(network: Network) -> list[tuple[str, str, list[Element]]]:
+    """(family, set, elements) of a network."""
+    bridge, note = ifname(network.bridge), network.name
+    found = [
+        (INET, "bridges", [Element(bridge, comment=note)]),
+        (INET, "within", [Element(concat(bridge, bridge), comment=note)]),
+    ]
+    if network.internal:
+        found.append((INET, "internal", [Element(bridge, comment=note)]))
+    elif network.hidden:
+        for subnet in network.subnets:
+            known = "inside4" if subnet.bits == 32 else "inside6"
+            found.append((INET, known, [Element(subnet.base, end=subnet.end, comment=note)]))
+    return found
+
+
+# -- what a container adds
+
+
+def of_attachment(attachment: Attachment) -> list[tuple[str, str, list[Element]]]:
+    """(family, set, elements) of a container's place in a network."""
+    port, note = ifname(attachment.port), attachment.note
+    v4 = [address for address in attachment.addresses if len(address) == 4]
+    v6 = [address for address in attachment.addresses if len(address) == 16]
+    found = [(BRIDGE, "macs", [Element(concat(port, attachment.mac), comment=note)])]
+    if v4:
+        found.append((BRIDGE, "addresses4", [Element(concat(port, one), comment=note) for one in v4]))
+    if v6:
+        local = [*v6, link_local(attachment.mac)]
+        found.append((BRIDGE, "addresses6", [Element(concat(port, one), comment=note) for one in local]))
+    for published in attachment.published:
+        found += _of_port(published, v4, v6, note)
+    return found
+
+
+def _of_port(
+    published: Published, v4: list[bytes], v6: list[bytes], note: str
+) -> list[tuple[str, str, list[Element]]]:
+    protocol, port = bytes([PROTOCOLS[published.protocol]]), published.host_port.to_bytes(2, "big")
+    found = []
+    for known, length, addresses in (("ports4", 4, v4), ("ports6", 16, v6)):
+        if not addresses or len(published.host) not in (0, length):
+            continue
+        to = concat(addresses[0], published.port.to_bytes(2, "big"))
+        if published.host:
+            element = Element(concat(published.host, protocol, port), data=to, comment=note)
+            found.append((INET, f"{known}_at", [element]))
+        else:
+            found.append((INET, known, [Element(concat(protocol, port), data=to, comment=note)]))
+    return found
+
+
+def additions(name: str, wanted: Iterable[tuple[str, str, list[Element]]]) -> list[Message]:
+    """The messages that add these elements to the tables *name*."""
+    return [add_elements(family, name, known, elements) for family, known, elements in wanted]
+
+
+def removals(name: str, wanted: Iterable[tuple[str, str, list[Element]]]) -> list[Message]:
+    """The messages that take these elements out of the tables *name*."""
+    return [delete_elements(family, name, known, elements) for family, known, elements in wanted]

@@ -1,0 +1,229 @@
+"""What hands used to docker type at ps, port, diff, prune, version: the same answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Engine
+from support.image_archives import ImageSource, old_docker, tar, tree_tar
+from support.small_images import busybox_tree
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
+
+Lamina = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{done.args}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def image(lamina: Lamina, tmp_path: Path) -> Iterator[str]:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    busybox_tree(tree)
+    config = {"Cmd": ["sh"], "Env": ["PATH=/bin"], "ExposedPorts": {"80/tcp": {}, "53/udp": {}}}
+    source = ImageSource(tree_tar(tree), config=config)
+    (tmp_path / "image.tar").write_bytes(tar(*old_docker((source, ["tiny:1"]))))
+    ok(lamina("load", "-i", tmp_path / "image.tar"))
+    yield "tiny:1"
+
+
+def test_ps_of_the_last(lamina: Lamina, image: str) -> None:
+    for name in ("one", "two", "three"):
+        ok(lamina("create", "--name", name, "--label", f"of={name}", "--label", "a=x,y", image))
+    names = ["ps", "--format", "{{.Names}}"]
+    assert ok(lamina(*names)) == ""
+    assert ok(lamina(*names, "-l")) == "three\n"
+    assert ok(lamina(*names, "-n", "2")) == "three\ntwo\n"
+    assert (
+        ok(lamina("ps", "-n1", "-q", "--no-trunc")).strip()
+        == ok(lamina("inspect", "-f", "{{.Id}}", "three")).strip()
+    )
+    done = lamina("ps", "-l", "-n", "2")
+    assert done.returncode == 2 and "--latest and --last contradict each other" in done.stderr
+    form = '{{.Names}}: {{.Label "of"}} {{.Label "a"}}{{.Label "none"}}'
+    assert ok(lamina("ps", "-l", "--format", form)) == "three: three x,y\n"
+    assert ok(lamina("ps", "-l", "--format", 'table {{.Names}}\t{{.Label "of"}}')).split() == [
+        "NAMES",
+        "of",
+        "three",
+        "three",
+    ]
+    done = lamina("images", "--format", '{{.Label "of"}}')
+    assert done.returncode == 125 and "no labels for {{.Label}}" in done.stderr
+
+
+def test_ps_says_what_docker_s_templates_ask(lamina: Lamina, image: str) -> None:
+    ok(
+        lamina(
+            "run",
+            "--name",
+            "box",
+            "-v",
+            "data:/data",
+            "-v",
+            "/tmp:/host:ro",
+            image,
+            "sh",
+            "-c",
+            "echo 12345 > /new",
+        )
+    )
+    form = "{{.Networks}}|{{.Mounts}}|{{.LocalVolumes}}|{{.Ports}}|{{.Size}}"
+    shown = ok(lamina("ps", "-a", "--format", form)).strip().split("|")
+    assert shown[:4] == ["none", "data,/tmp", "1", "53/udp, 80/tcp"]
+    assert shown[4].endswith("B)") and "(virtual " in shown[4] and not shown[4].startswith("0B")
+    assert ok(lamina("ps", "-as")).splitlines()[0].endswith("SIZE")
+    record = json.loads(ok(lamina("ps", "-a", "--format", "json")))
+    assert record["Labels"] == ""
+    for chosen, there in (
+        ("network=none", True), ("network=host", False), ("expose=80", True), ("expose=53/udp", True),
+        ("expose=53", False), ("publish=80", False),
+    ):  # fmt: skip
+        assert bool(ok(lamina("ps", "-aq", "--filter", chosen))) == there, chosen
+
+
+def test_port(lamina: Lamina, image: str) -> None:
+    """Nothing is published: docker says the same of a container without -p."""
+    ok(lamina("create", "--name", "box", image))
+    assert ok(lamina("port", "box")) == ""
+    assert (
+        ok(lamina("inspect", "-f", "{{json .NetworkSettings.Ports}}", "box"))
+        == '{"53/udp":null,"80/tcp":null}\n'
+    )
+    for word, said in (
+        ("80", "80/tcp of container box: it is not published"),
+        ("53/udp", "53/udp of container"),
+    ):
+        done = lamina("port", "box", word)
+        assert (done.returncode, done.stdout) == (125, "") and said in done.stderr
+    for word in ("http", "0", "70000", "-1"):
+        assert lamina("port", "box", word).returncode in (2, 125)
+    done = lamina("port", "nosuch")
+    assert done.returncode == 125 and "no such container" in done.stderr
+
+
+def test_diff_by_template(lamina: Lamina, image: str) -> None:
+    script = (
+        "echo 1 > /etc/new; rm /etc/group; chmod 700 /home; rm -r /home/ann; rm /etc/image; mkdir /etc/image"
+    )
+    ok(lamina("run", "--name", "box", image, "sh", "-ec", script))
+    assert ok(lamina("diff", "--format", "docker", "box")) == (
+        "C /etc\nD /etc/group\nC /etc/image\nA /etc/new\nC /home\nD /home/ann\n"
+    )
+    assert ok(lamina("diff", "--format", "{{.Kind}} {{.Path}} {{.Type}} {{.Size}}", "box")).splitlines()[:3] == [
+        "D /etc/group file 0", "R /etc/image directory 0", "A /etc/new file 2",
+    ]  # fmt: skip
+    assert ok(lamina("diff", "--format", "docker", "box", "/home")) == "C /home\nD /home/ann\n"
+    done = lamina("diff", "--format", "docker", "-p", "box")
+    assert done.returncode == 2 and "--patch and --format docker contradict each other" in done.stderr
+    assert lamina("diff", "--format", "dockr", "box").returncode == 2
+
+
+def test_prunes_take_filters(lamina: Lamina, image: str, store_root: Path) -> None:
+    for name in ("old", "new"):
+        moment = time.time()  # between the two, in the end
+        ok(lamina("create", "--name", name, "--label", f"is={name}", "--label", "both", image))
+    left = ["ps", "-a", "--format", "{{.Names}}"]
+    ok(lamina("system", "prune", "-f", "--filter", "label=none"))
+    ok(lamina("system", "prune", "-f", "--filter", "label!=both"))
+    assert ok(lamina(*left)) == "new\nold\n"
+    ok(lamina("system", "prune", "-f", "--filter", f"until={moment}", "--filter", "label=both"))
+    assert ok(lamina(*left)) == "new\n"
+    ok(lamina("container", "prune", "-f", "--filter", "label=is=new"))
+    assert ok(lamina(*left)) == ""
+    assert ok(lamina("images", "-q")), "it has a name"
+    done = lamina("system", "prune", "-f", "--volumes", "--filter", "until=1h")
+    assert done.returncode == 125 and "until says nothing of volumes" in done.stderr
+    # images: made in 2024, so that there is a time before
+    ok(lamina("image", "prune", "-af", "--filter", "until=2024-01-01"))
+    assert ok(lamina("images", "-q"))
+    ok(lamina("image", "prune", "-f", "--filter", "dangling=true"))
+    assert ok(lamina("images", "-q"))
+    ok(lamina("image", "prune", "-f", "--filter", "dangling=false", "--filter", "until=2025-01-01"))
+    assert ok(lamina("images", "-q")) == ""
+    assert done_to_images(store_root) == ["load", "untag", "delete"]
+
+
+def done_to_images(store_root: Path) -> list[str]:
+    found = Engine(store_root).events(since=0, until=time.time(), filters={"type": ["image"]})
+    return [one.action for one in found]
+
+
+def test_system_prune_tells_of_images(lamina: Lamina, image: str, store_root: Path) -> None:
+    ok(lamina("system", "prune", "-af"))
+    assert done_to_images(store_root) == ["load", "untag", "delete"]
+
+
+def test_volume_prune(lamina: Lamina) -> None:
+    for name, label in (("a", "x=1"), ("b", "x=2"), ("c", "keep")):
+        ok(lamina("volume", "create", "--label", label, name))
+    ok(lamina("volume", "prune", "-f"))
+    left = ["volume", "ls", "-q"]
+    assert ok(lamina(*left)) == "a\nb\nc\n", "somebody gave them names"
+    ok(lamina("volume", "prune", "-f", "--all", "--filter", "label=x=1"))
+    assert ok(lamina(*left)) == "b\nc\n"
+    ok(lamina("volume", "prune", "-f", "--filter", "all=true", "--filter", "label!=keep"))
+    assert ok(lamina(*left)) == "c\n"
+    assert ok(lamina("volume", "ls", "--format", '{{.Name}}{{.Label "keep"}}')) == "c\n"
+    done = lamina("volume", "prune", "-f", "--filter", "until=1h")
+    assert done.returncode == 2 and "there is no filter 'until'" in done.stderr
+
+
+def test_labels_of_files(lamina: Lamina, image: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.write_text("# what it is for\n\na=1\nb=two words\nc\n")
+    ok(lamina("create", "--name", "box", "--label-file", labels, "-l", "a=2", image))
+    shown = json.loads(ok(lamina("inspect", "-f", "{{json .Config.Labels}}", "box")))
+    assert shown == {"a": "2", "b": "two words", "c": ""}
+    for wrong, said in (("=x\n", "line 1 is not KEY=VALUE"), (None, "no such file")):
+        labels.unlink() if wrong is None else labels.write_text(wrong)
+        done = lamina("create", "--label-file", labels, image)
+        assert done.returncode == 125 and f"--label-file {labels}: {said}" in done.stderr
+
+
+def test_durability(lamina: Lamina, image: str) -> None:
+    """Of a kept container as of a thrown-away one: `volatile` is among the options of its root, or not."""
+    script = "grep ' / ' /proc/mounts"
+    for words, there in (
+        (("--rm",), True), (("--rm", "--durability", "full"), False), ((), False), (("--durability", "none"), True),
+    ):  # fmt: skip
+        shown = ok(lamina("run", *words, image, "sh", "-c", script))
+        assert ("volatile" in shown) == there, words
+    ok(lamina("create", "--name", "kept", "--durability", "none", image, "sh", "-c", "echo x >> /x; cat /x"))
+    for lines in (1, 2):
+        assert ok(lamina("start", "-a", "kept")) == "x\n" * lines, "what it wrote stays from start to start"
+    done = lamina("run", "--durability", "some", image)
+    assert done.returncode == 125 and "--durability some: not one of none, full" in done.stderr
+
+
+def test_inspect_of_anything(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", image, "sh", "-c", "echo 12345 > /new"))
+    ok(lamina("volume", "create", "data"))
+    assert ok(lamina("inspect", "-f", "{{.Name}}", "data")) == "data\n"
+    assert ok(lamina("inspect", "--type", "volume", "-f", "{{.Name}}", "data")) == "data\n"
+    written, all_of_it = ok(lamina("inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "box")).split()
+    assert 6 <= int(written) < int(all_of_it)
+    assert lamina("inspect", "--type", "volume", "box").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("version", "-f", "{{.Server.Os}} {{.Client.Version}}"), "linux "),
+        (("info", "-f", "{{.Driver}} {{.OSType}}"), "overlay2 linux"),
+        (("system", "df", "--format", "{{.Type}}: {{.TotalCount}}"), "Images: 0"),
+        (("history", "--format", "{{.Size}}", "tiny:1"), ""),
+    ],
+)
+def test_templates(lamina: Lamina, image: str, words: tuple[str, ...], said: str) -> None:
+    shown = ok(lamina(*words))
+    assert shown.startswith(said.replace("Images: 0", "Images: 1")), shown

@@ -1,0 +1,496 @@
+"""Health checks of containers that live: in time, whatever the check does and whatever becomes of who looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.engine import idling
+from lamina.errors import Conflict, Unsupported
+from support.lives import Command, is_gone, kill_supervisor, said, state_of, supervisor_of, until
+from support.small_images import small_image
+
+pytestmark = pytest.mark.root
+
+OFTEN = {"health_interval": 0.05}
+SLEEP = ["sleep", "1000"]
+
+
+def start(engine: Engine, check: Any, command: list[str] | None = None, **options: Any) -> Container:
+    return engine.start("host", command or SLEEP, health_cmd=check, **{**OFTEN, **options})
+
+
+def health(container: Container) -> dict[str, Any]:
+    found: dict[str, Any] = container.inspect()["State"]["Health"]
+    return found
+
+
+def actions(engine: Engine) -> list[str]:
+    return [one.action for one in engine.events(since=time.time() - 1000, until=time.time())]
+
+
+def processes(word: str) -> list[int]:
+    """Those with *word* in their command line."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if word.encode() in words and not is_gone(int(name)):
+                found.append(int(name))
+    return found
+
+
+# -- states
+
+
+def test_it_is_starting_then_healthy_then_unhealthy_and_well_again(engine: Engine) -> None:
+    box = start(engine, "echo looked; test ! -e /var/bad", health_retries=2)
+    assert box.health in ("starting", "healthy")
+    until(lambda: box.health == "healthy")
+    box.exec(["touch", "/var/bad"])
+    until(lambda: box.health == "unhealthy")
+    until(lambda: len(health(box)["Log"]) == 5)
+    assert health(box)["FailingStreak"] >= 2
+    last = health(box)["Log"][-1]
+    assert (last["ExitCode"], last["Output"]) == (1, "looked\n")
+    box.exec(["rm", "/var/bad"])
+    until(lambda: box.health == "healthy")
+    changes = [action for action in actions(engine) if action.startswith("health_status")]
+    assert changes == [f"health_status: {state}" for state in ("healthy", "unhealthy", "healthy")]
+    assert "exec_create: /bin/sh -c echo looked; test ! -e /var/bad" in actions(engine)
+    box.stop()
+    assert box.health == "unhealthy"  # as in docker
+    box.start()
+    assert box.health in ("starting", "healthy")
+
+
+def test_one_that_has_no_check_says_nothing_of_it(engine: Engine) -> None:
+    box = engine.start("host", SLEEP)
+    assert box.health == "none"
+    assert "Health" not in box.inspect()["State"]
+    assert not Path(os.fsdecode(box._home.path), "health.json").exists()
+    with pytest.raises(Unsupported, match="no health check"):
+        box.check_health()
+
+
+def test_one_that_was_never_started_has_no_health(engine: Engine) -> None:
+    box = engine.create("host", SLEEP, health_cmd="true")
+    assert box.health == "none"
+    assert box.inspect()["Config"]["Healthcheck"]["Test"] == ["CMD-SHELL", "true"]
+    with pytest.raises(Conflict, match="not running"):
+        box.check_health()
+
+
+@pytest.mark.peer("busybox")
+def test_an_image_says_how_it_is_found_out(engine: Engine, store_root: Path) -> None:
+    check = {"test": ["CMD", "test", "-e", "/etc/image"], "interval": 10**9}
+    small_image(store_root, healthcheck=check)
+    box = engine.start("tiny", SLEEP)
+    until(lambda: box.health == "healthy")
+    assert box.inspect()["Config"]["Healthcheck"] == {"Test": check["test"], "Interval": 10**9}
+    other = engine.start("tiny", SLEEP, no_healthcheck=True)
+    assert other.health == "none"
+    assert other.inspect()["Config"]["Healthcheck"]["Test"] == ["NONE"]
+    own = engine.start("tiny", SLEEP, health_cmd="exit 3", health_retries=1)
+    until(lambda: own.health == "unhealthy")
+
+
+@pytest.mark.peer("busybox")
+def test_an_images_shell_executes_a_text(engine: Engine, store_root: Path) -> None:
+    small_image(
+        store_root, shell=["/bin/ash", "-e", "-c"], healthcheck={"test": ["CMD-SHELL", "false; true"]}
+    )
+    box = engine.start("tiny", SLEEP, health_retries=1, health_interval="50ms")
+    until(lambda: box.health == "unhealthy")
+
+
+@pytest.mark.peer("busybox")
+def test_an_images_check_that_nobody_can_do_is_told(engine: Engine, store_root: Path) -> None:
+    small_image(store_root, healthcheck={"test": ["HTTP", "localhost"]})
+    warnings: list[str] = []
+    box = engine.create("tiny", SLEEP, on_warning=warnings.append)
+    assert any("health check" in warning for warning in warnings)
+    assert any("health check" in warning for warning in box.inspect()["Warnings"])
+
+
+def test_failures_of_one_that_starts_do_not_count(engine: Engine) -> None:
+    box = start(
+        engine, "test -e /var/up", health_retries=1, health_start_period="1h", health_start_interval="50ms"
+    )
+    until(lambda: len(health(box)["Log"]) >= 3)
+    assert (box.health, health(box)["FailingStreak"]) == ("starting", 0)
+    box.exec(["touch", "/var/up"])
+    until(lambda: box.health == "healthy")
+
+
+# -- what a check may do
+
+
+def test_one_that_hangs_is_killed_with_what_it_started(engine: Engine) -> None:
+    box = start(engine, "sleep 98765 & sleep 98766", health_timeout=0.2, health_retries=1)
+    until(lambda: box.health == "unhealthy")
+    last = health(box)["Log"][0]
+    assert last["ExitCode"] == -1
+    assert last["Output"] == "Health check exceeded timeout (0.2s)"
+    # of those that were, no process is left: at most the one under way
+    assert len(processes("98765")) <= 2
+    box.stop()
+    until(lambda: not processes("9876"))
+
+
+def test_one_that_writes_for_ever_is_cut_and_killed(engine: Engine) -> None:
+    box = start(engine, "yes", health_timeout=0.3, health_retries=1)
+    until(lambda: box.health == "unhealthy")
+    output = health(box)["Log"][0]["Output"]
+    said = "Health check exceeded timeout (0.3s): "
+    assert output.startswith(said + "y\ny\n")
+    assert output.endswith("...")
+    assert len(output) == len(said) + 4096 + 3
+
+
+def test_one_that_writes_much_and_ends_well_is_healthy(engine: Engine) -> None:
+    box = start(engine, "head -c 1000000 /dev/zero | tr '\\0' x; exit 0")
+    until(lambda: box.health == "healthy")
+    assert health(box)["Log"][0]["Output"] == "x" * 4096 + "..."
+
+
+def test_what_one_leaves_behind_is_not_waited_for_and_ends(engine: Engine) -> None:
+    box = start(engine, "sleep 98767 & echo done")
+    until(lambda: len(health(box)["Log"]) >= 3)
+    assert health(box)["Log"][0]["Output"] == "done\n"
+    until(lambda: len(processes("98767")) <= 1)
+
+
+def test_output_that_is_no_text_is_kept_as_such(engine: Engine) -> None:
+    box = start(engine, r"printf '\377\000ok'")
+    until(lambda: box.health == "healthy")
+    assert health(box)["Log"][0]["Output"] == "\ufffd\x00ok"
+
+
+def test_a_command_that_is_not_there_is_a_failure(engine: Engine) -> None:
+    box = start(engine, ["no-such-command"], health_retries=1)
+    until(lambda: box.health == "unhealthy")
+    last = health(box)["Log"][-1]
+    assert last["ExitCode"] == -1
+    assert "no-such-command" in last["Output"]
+
+
+def test_it_is_checked_as_the_containers_own_user(engine: Engine) -> None:
+    box = start(engine, "id -u; pwd; echo $WORD", user="1", workdir="/usr", env=["WORD=x"])
+    until(lambda: box.health == "healthy")
+    assert health(box)["Log"][0]["Output"] == "1\n/usr\nx\n"
+
+
+# -- what becomes of the container meanwhile
+
+
+def test_one_that_is_paused_meanwhile_does_not_count(engine: Engine) -> None:
+    check = "test -e /var/slow || exit 0; rm /var/slow; sleep 98768"
+    box = start(engine, check, health_timeout=0.5, health_retries=1)
+    until(lambda: box.health == "healthy")
+    box.exec(["touch", "/var/slow"])
+    until(lambda: processes("98768"))
+    box.pause()
+    count = len([action for action in actions(engine) if action.startswith("exec_create")])
+    time.sleep(1)
+    assert box.health == "healthy"
+    assert len([action for action in actions(engine) if action.startswith("exec_create")]) == count
+    with pytest.raises(Conflict, match="paused"):
+        box.check_health()
+    box.unpause()
+    until(lambda: not processes("98768"))
+    until(lambda: len([one for one in actions(engine) if one.startswith("exec_create")]) > count + 6)
+    assert box.health == "healthy"
+    assert {one["ExitCode"] for one in health(box)["Log"]} == {0}
+    assert "health_status: unhealthy" not in actions(engine)
+
+
+def test_it_can_be_stopped_and_removed_while_it_is_checked(engine: Engine) -> None:
+    for end in (lambda box: box.stop(timeout=1), lambda box: box.kill(), lambda box: box.remove(force=True)):
+        box = start(engine, "sleep 98769")
+        until(lambda: processes("98769"))
+        end(box)
+        until(lambda: not processes("98769"))
+
+
+def test_who_takes_over_ends_the_check_that_was_under_way(engine: Engine) -> None:
+    box = start(engine, "test -e /var/slow || exit 0; sleep 98770 & sleep 98771", health_timeout="1h")
+    until(lambda: box.health == "healthy")
+    box.exec(["touch", "/var/slow"])
+    until(lambda: processes("98771"))
+    kill_supervisor(box)
+    box.exec(["rm", "/var/slow"])
+    assert engine.container(box.id).state == "running"
+    until(lambda: not processes("9877"))
+    count = len([action for action in actions(engine) if action.startswith("exec_die")])
+    until(lambda: len([one for one in actions(engine) if one.startswith("exec_die")]) > count + 1)
+    assert box.health == "healthy"
+
+
+def test_a_record_that_is_damaged_is_begun_anew(engine: Engine) -> None:
+    box = start(engine, "true")
+    until(lambda: box.health == "healthy")
+    for text in ("", "{", "[]", '{"status": "fine"}', '{"status": "healthy", "streak": 0}'):
+        Path(os.fsdecode(box._home.path), "health.json").write_text(text)
+        assert box.health in ("starting", "healthy")
+        until(lambda: box.health == "healthy")
+
+
+# -- what is done about it
+
+
+def test_kill_leaves_the_rest_to_its_policy(engine: Engine) -> None:
+    box = start(engine, "false", health_retries=2, health_on_failure="kill")
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    again = start(engine, "false", health_retries=1, health_on_failure="kill", restart="on-failure:1")
+    until(lambda: again.state == "exited")
+    assert (again.restarts, again.exit_code) == (1, 137)
+
+
+def test_stop_gives_it_time_and_it_stays_stopped(engine: Engine) -> None:
+    script = "trap 'echo asked; exit 7' TERM; while :; do sleep 0.05; done"
+    box = start(
+        engine, "false", ["sh", "-c", script], health_retries=1, health_on_failure="stop", restart="always"
+    )
+    until(lambda: box.state == "exited")
+    assert (box.exit_code, said(box), box.restarts) == (7, b"asked\n", 0)
+
+
+def test_stop_kills_one_that_does_not_heed(engine: Engine) -> None:
+    script = "trap '' TERM; while :; do sleep 0.05; done"
+    box = start(
+        engine, "false", ["sh", "-c", script], health_retries=1, health_on_failure="stop", stop_timeout=1
+    )
+    until(lambda: box.state == "exited")
+    assert (box.exit_code, box.inspect()["State"]["TimedOut"]) == (137, False)
+
+
+def test_restart_starts_it_again_without_a_policy(engine: Engine) -> None:
+    box = start(engine, "test -e /var/up", health_retries=1, health_on_failure="restart", workdir="/var")
+    until(lambda: box.restarts >= 1 and box.state == "running")
+    box.exec(["touch", "/var/up"])
+    until(lambda: box.health == "healthy")
+    box.stop()
+    assert box.state == "exited"
+
+
+def test_who_takes_over_does_what_is_to_be_done(engine: Engine) -> None:
+    script = "trap '' TERM; while :; do sleep 0.05; done"
+    box = start(
+        engine, "false", ["sh", "-c", script], health_retries=1, health_on_failure="stop", stop_timeout=2
+    )
+    until(lambda: box.health == "unhealthy")
+    kill_supervisor(box)
+    engine.containers()
+    until(lambda: box.state == "exited")
+    assert box.exit_code in (137, 255)  # 255: its end cannot be told on every kernel
+
+
+# -- by hand
+
+
+def test_a_check_by_hand_counts_as_others_do(engine: Engine) -> None:
+    box = start(engine, "echo hand; test ! -e /var/bad", health_interval="1h", health_retries=2)
+    assert box.health == "starting"
+    done = box.check_health()
+    assert (done.health, done.status, done.output) == ("healthy", 0, "hand\n")
+    box.exec(["touch", "/var/bad"])
+    assert [box.check_health().health for _ in range(2)] == ["healthy", "unhealthy"]
+    assert len(health(box)["Log"]) == 3
+
+
+def test_a_check_by_hand_can_end_a_container(engine: Engine) -> None:
+    box = start(engine, "false", health_interval="1h", health_retries=1, health_on_failure="kill")
+    assert box.check_health().health == "unhealthy"
+    assert box.wait() == 137
+
+
+def test_many_at_once_lose_nothing(engine: Engine) -> None:
+    box = start(engine, "exit 1", health_interval="1h", health_retries=1000)
+    threads = [threading.Thread(target=box.check_health) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert health(box)["FailingStreak"] == 8
+
+
+def test_the_words_of_the_command_line(engine: Engine, store_root: Path, lamina: Command) -> None:
+    def say(*words: str) -> subprocess.CompletedProcess[str]:
+        return lamina("--root", store_root, *words)
+
+    made = say(
+        *("run", "-d", "--name", "box", "--health-cmd", "test ! -e /var/bad", "--health-interval", "1h"),
+        *("--health-retries", "1", "host", "--", "sleep", "1000"),
+    )
+    assert made.returncode == 0, made.stderr
+    status = ("ps", "-a", "--format", "{{.Status}}")
+    assert "(health: starting)" in say(*status).stdout
+    assert say("healthcheck", "run", "box").returncode == 0
+    assert "(healthy)" in say(*status).stdout
+    assert say("ps", "-q", "--filter", "health=healthy").stdout.split() == [engine.container("box").id[:12]]
+    assert say("ps", "-q", "--filter", "health=unhealthy", "--filter", "health=none").stdout == ""
+    assert say("inspect", "-f", "{{.State.Health.Status}}", "box").stdout == "healthy\n"
+    say("exec", "box", "touch", "/var/bad")
+    bad = say("healthcheck", "run", "box")
+    assert (bad.returncode, bad.stdout) == (1, "unhealthy\n")
+    assert "(unhealthy)" in say(*status).stdout
+    say("pause", "box")
+    assert "(Paused)" in say(*status).stdout
+    assert say("healthcheck", "run", "box").returncode == 125
+    say("unpause", "box")
+    say("create", "--name", "other", "host", "true")
+    none = say("healthcheck", "run", "other")
+    assert none.returncode == 125
+    assert "no health check" in none.stderr
+    assert say("healthcheck", "run", "nosuch").returncode == 125
+    assert say("ps", "-aq", "--filter", "health=none").stdout.split() == [engine.container("other").id[:12]]
+    wrong = say("run", "--rm", "--health-interval", "5", "host", "true")
+    assert wrong.returncode == 125
+    assert "not a time" in wrong.stderr
+    events = say(
+        "events", "--since", "1h", "--until", "0s", "--filter", "event=health_status", "--format", "json"
+    )
+    assert [json.loads(line)["Action"] for line in events.stdout.splitlines()] == [
+        "health_status: healthy",
+        "health_status: unhealthy",
+    ]
+
+
+# -- in the foreground
+
+
+def test_one_in_the_foreground_is_checked_as_well(engine: Engine) -> None:
+    script = "while ! test -e /var/seen; do sleep 0.02; done; exit 4"
+    check = "test -e /var/once && touch /var/seen; touch /var/once"
+    done = engine.run("host", ["sh", "-c", script], rm=False, name="box", health_cmd=check, **OFTEN)
+    assert done.returncode == 4
+    box = engine.container("box")
+    assert box.health == "unhealthy"  # it has ended
+    assert box._home.read("health") is not None
+    assert box._home.read("health")["status"] == "healthy"  # type: ignore[index]
+
+
+def test_one_in_the_foreground_is_killed_or_stopped_when_it_is_unhealthy(engine: Engine) -> None:
+    done = engine.run("host", SLEEP, health_cmd="false", health_retries=1, health_on_failure="kill", **OFTEN)
+    assert done.returncode == 137
+    script = "trap 'exit 7' TERM; while :; do sleep 0.05; done"
+    done = engine.run(
+        "host",
+        ["sh", "-c", script],
+        rm=True,
+        health_cmd="false",
+        health_retries=1,
+        health_on_failure="stop",
+        **OFTEN,
+    )
+    assert done.returncode == 7
+    with pytest.raises(Unsupported, match="foreground"):
+        engine.run("host", ["true"], health_cmd="false", health_on_failure="restart")
+    engine.run("host", ["true"], rm=True, health_cmd="sleep 98772", **OFTEN)
+    assert not processes("98772")
+
+
+def test_a_run_with_restarts_is_left_to_a_supervisor(
+    engine: Engine, store_root: Path, lamina: Command
+) -> None:
+    script = "echo begun; test -e /var/up && exit 5; touch /var/up; exec sleep 1000"
+    done = lamina(
+        *("--root", store_root, "run", "--rm", "--health-cmd", "false", "--health-interval", "50ms"),
+        *("--health-retries", "1", "--health-on-failure", "restart", "host", "--", "sh", "-c", script),
+    )
+    assert (done.stdout.splitlines()[:1], done.stderr) == (["begun"], "")
+
+
+# -- asleep
+
+
+@pytest.fixture
+def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Supervisors fall asleep at once."""
+    monkeypatch.setenv(idling.VARIABLE, "0.05")
+    yield
+
+
+def program_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+@pytest.mark.usefixtures("sleepy")
+def test_a_supervisor_sleeps_between_checks(engine: Engine) -> None:
+    box = start(engine, "echo x", health_interval=0.5)
+    pid = supervisor_of(box)
+    ends = []
+    for _ in range(3):
+        until(lambda: program_of(pid) == "lamina-idle")
+        log = health(box)["Log"] if box.health != "starting" else []
+        until(lambda log=log: health(box)["Log"] != log)  # type: ignore[misc]
+        ends.append(health(box)["Log"][-1]["End"])
+    assert len(set(ends)) == 3
+    assert supervisor_of(box) == pid
+    assert int(state_of(box)["supervisor"]["pid"]) == pid
+    until(lambda: program_of(pid) == "lamina-idle")
+    kill_supervisor(box)
+    engine.containers()
+    until(lambda: supervisor_of(box) != pid)
+    count = health(box)["Log"]
+    until(lambda: health(box)["Log"] != count)
+    box.stop()
+    assert box.exit_code == 143
+
+
+@pytest.mark.usefixtures("sleepy")
+def test_one_that_sleeps_is_woken_by_a_check_by_hand(engine: Engine) -> None:
+    box = start(engine, "false", health_interval="1h", health_retries=1, health_on_failure="stop")
+    until(lambda: program_of(supervisor_of(box)) == "lamina-idle")
+    box.check_health()
+    until(lambda: box.state == "exited")
+    assert box.exit_code == 143
+
+
+# -- what is in the way
+
+
+def test_a_disk_that_is_full_ends_no_supervisor(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written down any more: not that it is healthy, nor which process looks."""
+    box = start(engine, "true")
+    until(lambda: box.health == "healthy")
+    blocked = Path(os.fsdecode(box._home.path), "health.json.new")
+    count = len([one for one in actions(engine) if one.startswith("exec_die")])
+    while True:
+        try:
+            blocked.mkdir()  # over which no record can be staged
+            break
+        except FileExistsError:
+            time.sleep(0.001)
+    Path(os.fsdecode(box._home.path), "health.json").unlink()
+    time.sleep(0.5)
+    assert box.state == "running"
+    assert box.health == "starting"
+    blocked.rmdir()
+    until(lambda: box.health == "healthy")
+    assert len([one for one in actions(engine) if one.startswith("exec_die")]) > count
+    assert box._home.is_looked_after()
+    assert not Path(os.fsdecode(box._home.path), "supervisor.error").exists()
+
+
+def test_what_events_say_of_a_check_is_no_longer_than_a_few_lines(engine: Engine) -> None:
+    box = start(engine, "true " + "x" * 100_000)
+    until(lambda: box.health == "healthy")
+    assert max(map(len, actions(engine))) < 2000

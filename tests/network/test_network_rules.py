@@ -1,0 +1,141 @@
+"""The tables as nft(8) reads them, and what becomes of them: flushed, made anew, removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import KernelError
+from lamina.linux.nftables import Element, add_elements, add_table, commit, ifname, open_nftables, tables
+from lamina.network import firewall, rules
+from support.lab import Lab, listen, nft, nft_is_there, publish, reaches
+from support.namespaces import in_mount_namespace
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.peer("ip"),
+    pytest.mark.skipif(not nft_is_there(), reason="needs nft"),
+]
+GOLDEN = Path(__file__).parent / "golden" / "ruleset.nft"
+
+
+def in_lab(test):
+    def inner():
+        lab = Lab()
+        try:
+            return test(lab)
+        finally:
+            lab.close()
+
+    return in_mount_namespace(inner)
+
+
+def listed() -> str:
+    """What nft(8) says of the rules, without counts and what is random."""
+    text = re.sub(r"packets \d+ bytes \d+", "", nft("list", "ruleset"))
+    text = re.sub(r"fe80::[0-9a-f:]+", "fe80::1", text)
+    text = re.sub(r"elements = \{ (.*?) \}", lambda found: _sorted(found[1]), text, flags=re.DOTALL)
+    return re.sub(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", "02:00:00:00:00:01", text)
+
+
+def _sorted(elements: str) -> str:
+    return "elements = { " + ", ".join(sorted(" ".join(one.split()) for one in elements.split(","))) + " }"
+
+
+def furnished(lab: Lab):
+    network = lab.network("one", subnet6="fd00:88::/64")
+    return lab.container(network, "web", publish(80, 8080), publish(53, 53, "127.0.0.1", "udp"))
+
+
+def test_nft_reads_our_rules():
+    """After a wanted change: LAMINA_GOLDEN=write pytest tests/network/test_network_rules.py; read the difference."""
+
+    def test(lab):
+        furnished(lab)
+        lab.bridge(lab.network("inner", "10.90.0.0/24", internal=True))
+        return listed()
+
+    found = in_lab(test)
+    if os.environ.get("LAMINA_GOLDEN") == "write":
+        GOLDEN.write_text(found)
+    assert found == GOLDEN.read_text()
+
+
+def test_what_was_flushed_is_made_anew_with_everything_there_is():
+    def test(lab):
+        web = furnished(lab)
+        with lab.inside(web):
+            server = listen(80)
+        before = listed()
+        nft("flush", "ruleset")
+        assert not reaches("192.0.2.1", 8080, 0.2)
+        firewall.add("lamina", rules.of_network(lab.networks[0]), lab.everything)
+        assert reaches("192.0.2.1", 8080)
+        assert listed() == before
+        firewall.make("lamina", lab.everything, anew=True)
+        assert listed() == before
+        del server
+
+    in_lab(test)
+
+
+def test_what_others_have_stays_as_it_is():
+    def test(lab):
+        nft("-f", "-", given='table inet theirs {\n set bridges { type ifname; elements = { "x" } }\n}\n')
+        theirs = nft("list", "table", "inet", "theirs")
+        web = furnished(lab)
+        firewall.make("lamina", lab.everything, anew=True)
+        firewall.remove("lamina", rules.of_attachment(web.attachment))
+        firewall.delete("lamina")
+        with open_nftables() as channel:
+            assert tables(channel) == [("inet", "theirs")]
+        assert nft("list", "table", "inet", "theirs") == theirs
+
+    in_lab(test)
+
+
+def test_removing_what_is_not_there_is_no_error_and_leaves_the_rest():
+    def test(lab):
+        web = furnished(lab)
+        gone = rules.of_attachment(web.attachment)
+        with_it = listed()
+        firewall.remove("lamina", gone)
+        assert "web" not in listed()
+        firewall.remove("lamina", gone)
+        firewall.add("lamina", gone, lab.everything)
+        assert listed() == with_it
+        firewall.delete("lamina")
+        firewall.remove("lamina", gone)
+
+    in_lab(test)
+
+
+def test_a_port_that_a_dead_container_left_is_taken_over():
+    def test(lab):
+        furnished(lab)
+        lab.attachments.clear()
+        other = lab.container(lab.networks[0], "other", publish(81, 8080))
+        with lab.inside(other):
+            server = listen(81)
+        assert reaches("192.0.2.1", 8080)
+        left = firewall.left_over("lamina", lambda short: short == other.attachment.owner[:12])
+        assert {line.split()[4] for line in left} >= {"macs", "addresses4", "addresses6", "ports4_at"}
+        assert firewall.left_over("lamina", lambda short: short == other.attachment.owner[:12]) == []
+        del server
+
+    in_lab(test)
+
+
+def test_a_transaction_happens_as_a_whole_or_not_at_all():
+    def test(_):
+        with open_nftables() as channel:
+            missing = add_elements("inet", "lamina", "bridges", [Element(ifname("x"))])
+            with pytest.raises(KernelError, match="element of inet lamina bridges") as caught:
+                commit(channel, [add_table("inet", "lamina"), missing, add_table("inet", "other")])
+            assert caught.value.errno == 2
+            assert tables(channel) == []
+
+    in_lab(test)

@@ -1,0 +1,261 @@
+"""What a container with CAP_NET_RAW may try on our bridges: each with real frames."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from lamina.linux.netlink import open_channel
+from lamina.linux.rtnetlink import links
+from lamina.network import forwarding
+from lamina.network.model import Network, link_local
+from lamina.network.subnet import packed
+from support.lab import HOST, SILENCE, Box, Lab, ip, listen, publish, raw, reaches
+from support.namespaces import in_mount_namespace
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
+
+V6 = "fd00:88::/64"
+IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
+ALL = b"\xff" * 6
+
+
+def in_lab(test: Callable[[Lab], None]) -> None:
+    def inner() -> None:
+        lab = Lab()
+        try:
+            test(lab)
+        finally:
+            lab.close()
+
+    in_mount_namespace(inner)
+
+
+def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
+    """A network of a victim and an attacker, and the MAC of its bridge."""
+    network = lab.network("one", subnet6=V6)
+    victim, attacker = lab.container(network, "victim", publish(80, 8080)), lab.container(network, "attacker")
+    with open_channel() as channel:
+        mac = links(channel, name="lam-one")[0].address
+    return network, victim, attacker, mac
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data + bytes(len(data) % 2) if len(data) % 2 else data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def udp4(source: str, target: str, payload: bytes = b"boo", port: int = 9) -> bytes:
+    body = struct.pack("!HHHH", 1000, port, 8 + len(payload), 0) + payload
+    head = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0, packed(source), packed(target)
+    )
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
+
+
+def frame(to: bytes, source: bytes, kind: int, content: bytes) -> bytes:
+    return to + source + struct.pack("!H", kind) + content
+
+
+def icmpv6(source: bytes, target: bytes, kind: int, rest: bytes) -> bytes:
+    body = struct.pack("!BBH", kind, 0, 0) + rest
+    pseudo = source + target + struct.pack("!II", len(body), 58)
+    body = struct.pack("!BBH", kind, 0, checksum(pseudo + body)) + rest
+    return struct.pack("!IHBB", 0x60000000, len(body), 58, 255) + source + target + body
+
+
+def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
+    """A socket of *box*, or of the host (None), that hears UDP."""
+
+    def opened() -> socket.socket:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("0.0.0.0", port))
+        server.settimeout(SILENCE)
+        return server
+
+    if box is None:
+        return opened()
+    with lab.inside(box):
+        return opened()
+
+
+def heard(server: socket.socket) -> bool:
+    try:
+        return bool(server.recv(64))
+    except TimeoutError:
+        return False
+
+
+def test_a_container_cannot_send_under_anothers_address() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, bridge = three(lab)
+        own, others = attacker.mac, victim.mac
+        with (
+            closing(hears(lab, victim)) as at_victim,
+            closing(hears(lab, None)) as at_host,
+            lab.inside(attacker),
+        ):
+            raw(frame(others, own, IPV4, udp4(attacker.v4, victim.v4)))
+            assert heard(at_victim), "what is true arrives"
+            for source in ("10.88.0.1", "10.88.0.77", "127.0.0.1", "192.0.2.2"):
+                raw(frame(others, own, IPV4, udp4(source, victim.v4)))
+            assert not heard(at_victim)
+            raw(frame(bridge, own, IPV4, udp4(victim.v4, HOST)))
+            assert not heard(at_host)
+            raw(frame(bridge, own, IPV4, udp4(attacker.v4, HOST)))
+            assert heard(at_host)
+
+    in_lab(test)
+
+
+def test_a_container_cannot_send_under_anothers_mac() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, bridge = three(lab)
+        with closing(hears(lab, None)) as at_host, lab.inside(attacker):
+            raw(frame(bridge, victim.mac, IPV4, udp4(attacker.v4, HOST)))
+            raw(frame(bridge, bridge, IPV4, udp4(attacker.v4, HOST)))
+            raw(frame(bridge, b"\x02\x00\x00\x00\x00\x77", IPV4, udp4(attacker.v4, HOST)))
+            assert not heard(at_host)
+
+    in_lab(test)
+
+
+def test_a_container_cannot_pose_as_another_by_arp() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, _bridge = three(lab)
+        own = attacker.mac
+        for claimed in (victim.v4, "10.88.0.1"):
+            for mac in (own, victim.mac):
+                body = (
+                    struct.pack("!HHBBH", 1, IPV4, 6, 4, 2)
+                    + mac
+                    + packed(claimed)
+                    + ALL
+                    + packed("10.88.0.1")
+                )
+                with lab.inside(attacker):
+                    raw(frame(ALL, own, ARP, body))
+        assert reaches(victim.v4, 1, SILENCE) is False  # it asks for the victim's MAC
+        neighbours = ip("neigh")
+        assert victim.mac.hex(":") in neighbours
+        assert own.hex(":") not in neighbours
+        with lab.inside(victim):
+            assert own.hex(":") not in ip("neigh")
+
+    in_lab(test)
+
+
+def test_a_container_cannot_pose_as_another_by_neighbour_discovery() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, _bridge = three(lab)
+        own = attacker.mac
+        local = link_local(own)
+        option = struct.pack("!BB", 2, 1) + own
+        all_nodes = packed("ff02::1")
+        assert not reaches(victim.v6, 1, SILENCE)  # the host knows the victim now
+        assert victim.mac.hex(":") in ip("-6", "neigh")
+        for source in (local, packed(victim.v6)):
+            rest = struct.pack("!I", 0x20000000) + packed(victim.v6) + option
+            with lab.inside(attacker):
+                raw(frame(b"\x33\x33\x00\x00\x00\x01", own, IPV6, icmpv6(source, all_nodes, 136, rest)))
+        assert own.hex(":") not in ip("-6", "neigh", "show", victim.v6)
+
+    in_lab(test)
+
+
+def test_nobody_takes_routers_and_routes_from_a_container() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, _bridge = three(lab)
+        own = attacker.mac
+        prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 86400, 0) + packed("2001:db8:bad::")
+        advertisement = struct.pack("!BBHII", 64, 0, 1800, 0, 0) + prefix
+        with lab.inside(attacker):
+            raw(frame(b"\x33\x33\x00\x00\x00\x01", own, IPV6,
+                      icmpv6(link_local(own), packed("ff02::1"), 134, advertisement)))  # fmt: skip
+        for place in (None, victim):
+            if place is None:
+                assert "2001:db8:bad" not in ip("-6", "addr") + ip("-6", "route")
+            else:
+                with lab.inside(place):
+                    assert "2001:db8:bad" not in ip("-6", "addr") + ip("-6", "route")
+        for setting in ("accept_redirects", "secure_redirects", "send_redirects"):
+            assert forwarding.read(f"ipv4/conf/lam-one/{setting}") == "0"
+        for setting in ("accept_ra", "accept_redirects"):
+            assert forwarding.read(f"ipv6/conf/lam-one/{setting}") == "0"
+
+    in_lab(test)
+
+
+def test_a_container_reaches_nothing_that_listens_on_the_hosts_loopback() -> None:
+    def test(lab: Lab) -> None:
+        network, _victim, attacker, bridge = three(lab)
+        forwarding.route_loopback(network)  # as with a published port: else the kernel drops it by itself
+        own = attacker.mac
+        with closing(hears(lab, None)) as at_host, lab.inside(attacker):
+            raw(frame(bridge, own, IPV4, udp4(attacker.v4, "127.0.0.1")))
+            raw(frame(bridge, own, IPV4, udp4("127.0.0.1", "127.0.0.1")))
+            assert not heard(at_host)
+        server = listen(7777, "127.0.0.1")
+        with lab.inside(attacker):
+            ip("route", "add", "local", "127.0.0.0/8", "dev", "lo", "table", "99")
+            ip("addr", "del", "127.0.0.1/8", "dev", "lo")
+            ip("route", "add", "127.0.0.1/32", "via", "10.88.0.1")
+            assert not reaches("127.0.0.1", 7777, SILENCE)
+        server.close()
+
+    in_lab(test)
+
+
+def test_other_protocols_do_not_pass() -> None:
+    """What is neither IP nor ARP has no address that could be its own: VLAN tags, spanning tree, LLDP."""
+
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, _bridge = three(lab)
+        own = attacker.mac
+        with lab.inside(victim):
+            sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            sniffer.bind(("eth0", 3))
+            sniffer.settimeout(SILENCE)
+        tagged = struct.pack("!HH", 7, IPV4) + udp4(victim.v4, victim.v4)
+        with lab.inside(attacker):
+            raw(frame(victim.mac, own, 0x8100, tagged))
+            raw(frame(ALL, own, 0x88CC, bytes(50)))
+        received = []
+        with pytest.raises(TimeoutError):
+            while True:
+                received.append(sniffer.recv(2048))
+        sniffer.close()
+        assert not [one for one in received if one[12:14] in (b"\x81\x00", b"\x88\xcc")]
+
+    in_lab(test)
+
+
+def test_the_host_does_not_forward_for_strangers_into_a_network() -> None:
+    def test(lab: Lab) -> None:
+        _network, victim, _attacker, _bridge = three(lab)
+        with lab.inside(victim):
+            server = listen(81)
+        with lab.inside(lab.world):
+            ip("route", "add", "10.88.0.0/16", "via", HOST)
+            assert not reaches(victim.v4, 81, SILENCE)
+        server.close()
+
+    in_lab(test)
+
+
+def test_the_rules_cannot_be_changed_from_inside() -> None:
+    """A network namespace has tables of its own: what a container with CAP_NET_ADMIN sees is not ours."""
+    from lamina.linux.nftables import open_nftables, tables
+
+    def test(lab: Lab) -> None:
+        _network, _victim, attacker, _bridge = three(lab)
+        with lab.inside(attacker), open_nftables() as channel:
+            assert tables(channel) == []
+
+    in_lab(test)

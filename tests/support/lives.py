@@ -1,0 +1,86 @@
+"""Containers that live by themselves: what tests ask of them and of their supervisors, and do to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lamina import Container, Engine
+from support.terminal import lamina
+
+Command = Callable[..., subprocess.CompletedProcess[str]]  # of the fixture `lamina`
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Not a measurement: what is waited for comes, or the test has failed."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def said(container: Container) -> bytes:
+    """All that it wrote, as its log has it."""
+    return b"".join(entry.data for entry in container.logs())
+
+
+def place_of(container: Container) -> Path:
+    """Its directory in the store."""
+    return Path(os.fsdecode(container.store.containers), container.id)
+
+
+def state_of(container: Container) -> dict[str, Any]:
+    """The record `state` of one that was started."""
+    state = container._home.read("state")
+    assert state is not None
+    return dict(state)
+
+
+def supervisor_of(container: Container) -> int:
+    """The process that looks after it, or the last that did."""
+    return int(state_of(container)["supervisor"]["pid"])
+
+
+def is_gone(pid: int) -> bool:
+    """Whether nobody has that number, or only a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def kill_supervisor(container: Container) -> None:
+    """With SIGKILL; returns when it is dead."""
+    pid = supervisor_of(container)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+
+
+def remove_all(engine: Engine) -> None:
+    """Every container, whatever it is doing."""
+    for container in engine.containers(all=True):
+        container.remove(force=True)
+
+
+@contextlib.contextmanager
+def command(*words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A `lamina` that runs meanwhile, with pipes; killed at the end of the block."""
+    process = subprocess.Popen(
+        lamina(*words),
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout, process.stderr):
+            if file is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    file.close()
