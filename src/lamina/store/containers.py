@@ -53,8 +53,9 @@ class Home:
     __slots__ = ("_lock", "id", "path", "store")
 
     def __init__(self, store: Store, identity: str) -> None:
-        self.store, self.id = store, identity
-        self.path = store.containers + b"/" + identity.encode()
+        self.store: Store = store
+        self.id: str = identity
+        self.path: bytes = store.containers + b"/" + identity.encode()
         self._lock: lock.Lock | None = None
 
     def __repr__(self) -> str:
