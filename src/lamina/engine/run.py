@@ -23,6 +23,7 @@ from lamina.errors import (
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
 from lamina.store import containers
+from lamina.store.containers import GROUPED_MARK, PAUSED_MARK
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -424,8 +425,16 @@ class Session:
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
             )
+        running.let_die = self._let_go_on
         stdio.started(running.pty)
         return running
+
+    def _let_go_on(self) -> None:
+        """What is frozen by cgroup v1 does not even die."""
+        if self.home.is_marked(PAUSED_MARK):
+            from lamina.engine.pausing import thaw
+
+            thaw(self.home)
 
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
@@ -452,6 +461,10 @@ class Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if home.is_marked(GROUPED_MARK):
+            from lamina.engine.grouping import ungroup
+
+            oom = max(oom, ungroup(home))
         if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
@@ -517,6 +530,10 @@ class Session:
             if self.running is not None:
                 self.running.kill(9)
                 status = self.running.wait()
+                if self.home.is_marked(GROUPED_MARK):
+                    from lamina.engine.grouping import ungroup
+
+                    ungroup(self.home)
                 self.running.close()
                 if not self.options.rm:
                     self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
