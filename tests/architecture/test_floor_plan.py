@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "supervisor": "errors values document linux overlay runtime",
     "engine": "errors values document linux overlay store image runtime network supervisor",
     "cli": "errors values argv engine warm lamina",  # of `lamina` itself the public names
+    "pytest_plugin": "errors engine lamina",  # a face for tests
     "warm": "errors values linux",  # does the commands of a face by its name, which it is told
     "__main__": "cli",
     "bytecode": "",  # finds Lamina's modules for the commands, and starts a face by its name, which it is told

@@ -294,7 +294,7 @@ def test_inspect(lamina: Lamina, demo: Path) -> None:
     )
     assert (
         ok(lamina("inspect", "-f", "{{.State.ExitCode}} {{json .Config.Labels}}", "demo"))
-        == '7 {"team": "a"}\n'
+        == '7 {"team":"a"}\n'
     )
     partly = lamina("inspect", "nobody", "demo")
     assert partly.returncode == 1

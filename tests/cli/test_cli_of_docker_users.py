@@ -130,9 +130,8 @@ def test_diff_by_template(lamina: Lamina, image: str) -> None:
 
 def test_prunes_take_filters(lamina: Lamina, image: str, store_root: Path) -> None:
     for name in ("old", "new"):
+        moment = time.time()  # between the two, in the end
         ok(lamina("create", "--name", name, "--label", f"is={name}", "--label", "both", image))
-        time.sleep(0.01)
-    moment = ok(lamina("ps", "-a", "--filter", "name=new", "--format", "{{.CreatedAt}}")).strip()
     left = ["ps", "-a", "--format", "{{.Names}}"]
     ok(lamina("system", "prune", "-f", "--filter", "label=none"))
     ok(lamina("system", "prune", "-f", "--filter", "label!=both"))
@@ -177,6 +176,43 @@ def test_volume_prune(lamina: Lamina) -> None:
     assert ok(lamina("volume", "ls", "--format", '{{.Name}}{{.Label "keep"}}')) == "c\n"
     done = lamina("volume", "prune", "-f", "--filter", "until=1h")
     assert done.returncode == 2 and "there is no filter 'until'" in done.stderr
+
+
+def test_labels_of_files(lamina: Lamina, image: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.write_text("# what it is for\n\na=1\nb=two words\nc\n")
+    ok(lamina("create", "--name", "box", "--label-file", labels, "-l", "a=2", image))
+    shown = json.loads(ok(lamina("inspect", "-f", "{{json .Config.Labels}}", "box")))
+    assert shown == {"a": "2", "b": "two words", "c": ""}
+    for wrong, said in (("=x\n", "line 1 is not KEY=VALUE"), (None, "no such file")):
+        labels.unlink() if wrong is None else labels.write_text(wrong)
+        done = lamina("create", "--label-file", labels, image)
+        assert done.returncode == 125 and f"--label-file {labels}: {said}" in done.stderr
+
+
+def test_durability(lamina: Lamina, image: str) -> None:
+    """Of a kept container as of a thrown-away one: `volatile` is among the options of its root, or not."""
+    script = "grep ' / ' /proc/mounts"
+    for words, there in (
+        (("--rm",), True), (("--rm", "--durability", "full"), False), ((), False), (("--durability", "none"), True),
+    ):  # fmt: skip
+        shown = ok(lamina("run", *words, image, "sh", "-c", script))
+        assert ("volatile" in shown) == there, words
+    ok(lamina("create", "--name", "kept", "--durability", "none", image, "sh", "-c", "echo x >> /x; cat /x"))
+    for lines in (1, 2):
+        assert ok(lamina("start", "-a", "kept")) == "x\n" * lines, "what it wrote stays from start to start"
+    done = lamina("run", "--durability", "some", image)
+    assert done.returncode == 125 and "--durability some: not one of none, full" in done.stderr
+
+
+def test_inspect_of_anything(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", image, "sh", "-c", "echo 12345 > /new"))
+    ok(lamina("volume", "create", "data"))
+    assert ok(lamina("inspect", "-f", "{{.Name}}", "data")) == "data\n"
+    assert ok(lamina("inspect", "--type", "volume", "-f", "{{.Name}}", "data")) == "data\n"
+    written, all_of_it = ok(lamina("inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "box")).split()
+    assert 6 <= int(written) < int(all_of_it)
+    assert lamina("inspect", "--type", "volume", "box").returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,16 @@ def test_all_tags_with_their_blobs(
     names = [f"{registry.host}/team/tool:{tag}" for tag in ("1", "2")]
     load(lamina, source, tmp_path, names[0])
     assert lamina("tag", *names).returncode == 0
+    done = lamina("push", "--all-tags", "--tls-verify=false", f"{registry.host}/team/tool")
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(": digest: sha256:")[0] for line in done.stdout.splitlines()[-2:]] == names
+    for wrong, said in (
+        (names[0], "all tags are asked for"),
+        (f"{registry.host}/team/no", "no image is called so"),
+    ):
+        done = lamina("push", "-a", wrong)
+        assert (done.returncode, said in done.stderr) == (125, True)
     for name in names:
-        assert lamina("push", "-q", "--tls-verify=false", name).returncode == 0
         assert lamina("rmi", name).returncode == 0
     done = lamina(
         "pull", "-q", "--all-tags", "--keep-blobs", "--tls-verify=false", f"{registry.host}/team/tool"

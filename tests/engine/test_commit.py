@@ -132,7 +132,7 @@ def test_what_it_wrote_is_a_layer(engine: Engine) -> None:
 def test_what_it_was_asked_to_be(engine: Engine) -> None:
     box = ended(
         engine, "true", env={"B": "2", "C": "3"}, user="1000", workdir="/data", labels={"mine": "x"},
-        volumes=["/own", "named:/named"], stop_signal="INT",
+        volumes=["/own", "named:/named"], stop_signal="INT", health_cmd="test -e /x", health_interval="7s",
     )  # fmt: skip
     image = box.commit(changes=['CMD ["cat"]', "ENV D=4", "EXPOSE 53/udp"])
     assert config_of(engine, image.id)["config"] == {
@@ -144,7 +144,7 @@ def test_what_it_was_asked_to_be(engine: Engine) -> None:
         "Volumes": {"/own": {}},
         "ExposedPorts": {"53/udp": {}, "80/tcp": {}},
         "StopSignal": "SIGINT",
-        "Healthcheck": {"Test": ["CMD", "true"], "Retries": 3},
+        "Healthcheck": {"Test": ["CMD-SHELL", "test -e /x"], "Interval": 7 * 10**9, "Retries": 3},
     }
     again = engine.container(engine.create("tiny", ["-c", "true"], entrypoint="sh").id).commit()
     config = config_of(engine, again.id)
@@ -346,3 +346,15 @@ def test_the_store_is_another_s_too(engine: Engine) -> None:
     """What one engine commits another sees."""
     image = ended(engine, "echo x > /x").commit("made")
     assert Engine(Store(engine.store.path).path).image("made").id == image.id
+
+
+def test_how_it_is_found_out_whether_it_is_well_is_committed(engine: Engine) -> None:
+    box = ended(engine, "true", health_cmd="test -e /x", health_interval="5s")
+    image = box.commit()
+    assert config_of(engine, image.id)["config"]["Healthcheck"] == {
+        "Test": ["CMD-SHELL", "test -e /x"],
+        "Interval": 5 * 10**9,
+        "Retries": 3,
+    }
+    other = ended(engine, "true", no_healthcheck=True)
+    assert config_of(engine, other.commit().id)["config"]["Healthcheck"]["Test"] == ["NONE"]

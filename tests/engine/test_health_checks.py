@@ -134,6 +134,19 @@ def test_times_of_an_image_that_are_none_are_dockers_defaults() -> None:
     assert found["start_period"] == 10**9 * SECOND
 
 
+def test_an_image_cannot_have_itself_checked_all_the_time() -> None:
+    image = {"test": ["CMD", "true"], "interval": 10**6, "start_interval": 10**6, "timeout": 10**6}
+    found, warning = combined(None, image, None)
+    assert found is not None
+    assert (found["interval"], found["start_interval"], found["timeout"]) == (SECOND, SECOND, 10**6)
+    assert "a second" in warning
+    asked, warning = combined(
+        read_health({"health_interval": "1ms", "health_start_interval": "1ms"}), image, None
+    )
+    assert asked is not None
+    assert (asked["interval"], asked["start_interval"]) == (10**6, 10**6)
+
+
 # -- results
 
 

@@ -15,6 +15,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.document import encode
 from lamina.engine import idling
+from lamina.runtime.cgroups import reopen
 from support.leaks import Leaks
 from support.lives import said, supervisor_of, until
 from support.running import first_pid
@@ -226,3 +227,30 @@ def test_the_program_goes_on_when_time_is_over_or_something_is_said_or_a_signal_
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def is_killed(pid: int) -> bool:
+    """Whether it has ended, or will as soon as it can."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    pending = (line.split()[1] for line in status.splitlines() if line.startswith(("ShdPnd", "SigPnd")))
+    return "State:\tZ" in status or any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in pending)
+
+
+def test_what_ended_it_is_not_forgotten_by_falling_asleep(engine: Engine) -> None:
+    """One whose time is over takes its time to end: with cgroup v1 what is frozen does not die before it is thawed."""
+    box = engine.start("host", ["sleep", "1000"], timeout=1)
+    state = box._home.read("state")
+    assert state is not None
+    group = reopen(state["cgroup"])
+    group.freeze()
+    until(lambda: is_killed(first_pid(box) or state["pid"]))
+    time.sleep(0.3)
+    assert box.state == "exited" or not asleep(box)
+    if box.state != "exited":
+        group.thaw()
+    assert box.wait() == 137
+    until(lambda: box.state == "exited")
+    assert box.inspect()["State"]["TimedOut"] is True

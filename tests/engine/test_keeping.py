@@ -208,16 +208,22 @@ def test_policies(policy: tuple[str, int], status: int, restarts: int, stopped: 
 
 
 @pytest.mark.parametrize(
-    ("policy", "stopped", "begins"),
+    ("policy", "status", "restarts", "stopped", "begins"),
     [
-        ("no", False, False),
-        ("always", True, True),
-        ("unless-stopped", True, False),
-        ("unless-stopped", False, True),
+        (("no", 0), 255, 0, False, False),
+        (("always", 0), 0, 0, True, True),
+        (("unless-stopped", 0), 0, 0, True, False),
+        (("unless-stopped", 0), 0, 0, False, True),
+        (("on-failure", 0), 255, 0, False, True),
+        (("on-failure", 0), 0, 0, False, False),
+        (("on-failure", 0), 143, 0, True, False),
+        (("on-failure", 2), 1, 2, False, False),
     ],
 )
-def test_what_begins_with_the_machine(policy: str, stopped: bool, begins: bool) -> None:
-    assert is_started_with_the_machine((policy, 0), stopped=stopped) is begins
+def test_what_begins_with_the_machine(
+    policy: tuple[str, int], status: int, restarts: int, stopped: bool, begins: bool
+) -> None:
+    assert is_started_with_the_machine(policy, status, restarts, stopped=stopped) is begins
 
 
 # -- answers of another process

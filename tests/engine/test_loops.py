@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lamina import AsyncContainer, AsyncEngine, Engine
+from lamina.engine.asynchronous.following import _instances
 from lamina.errors import (
     CommandNotFound,
     Conflict,
@@ -24,6 +25,7 @@ from lamina.errors import (
     NotFound,
     TimeoutExpired,
 )
+from lamina.testing.registry import FakeRegistry, Fault
 from support.loops import in_loop, watched
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
@@ -236,6 +238,66 @@ async def test_one_that_fails_ends_the_others_of_its_group(loops: AsyncEngine, e
     assert nothing_left(engine)
 
 
+@pytest.mark.parametrize("verb", ["pull", "run"])
+@in_loop
+async def test_a_cancelled_pull_ends_although_the_registry_says_nothing(
+    loops: AsyncEngine, engine: Engine, verb: str
+) -> None:
+    heard: list[str] = []
+
+    def hear(kind: str, **facts: object) -> None:
+        heard.append(kind)
+
+    async def pull(name: str) -> None:
+        if verb == "pull":
+            await loops.pull(name, on_event=hear)
+        else:
+            await loops.run(name, ["true"], on_event=hear)
+
+    with FakeRegistry() as registry:
+        layers = [{"etc/a": os.urandom(200_000)}, {"etc/b": os.urandom(200_000)}]
+        registry.add_image("library/other", "1", *layers)
+        registry.faults.append(Fault("stall", path="/blobs/", after=100_000))
+        name = f"{registry.host}/library/other:1"
+        pulling = asyncio.create_task(pull(name))
+        while not registry.stalled.is_set():
+            await asyncio.sleep(0.01)
+        pulling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+        assert "resolving" in heard
+        assert await loops.pull(name) == name
+    assert nothing_left(engine)
+
+
+def test_what_runs_dies_with_a_program_that_is_killed(loops: AsyncEngine, engine: Engine) -> None:
+    code = """
+import asyncio, sys, lamina
+
+async def main():
+    engine = lamina.AsyncEngine()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(engine.run("tiny", ["sleep", "1000"], rm=True))
+        while len(await engine.containers()) < 5:
+            await asyncio.sleep(0.01)
+        print("all run", flush=True)
+
+asyncio.run(main())
+"""
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=PIPE)
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"all run\n"
+        pids = [int(box.inspect()["State"]["Pid"]) for box in engine.containers()]
+        program.kill()
+    assert len(pids) == 5
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        time.sleep(0.01)
+    assert engine.containers(all=True) == []  # who looks removes what is left of them
+    assert nothing_left(engine)
+
+
 # -- containers that live
 
 
@@ -319,6 +381,44 @@ async def test_stops_with_grace_do_not_wait_for_each_other(loops: AsyncEngine) -
     assert [await box.exit_code for box in boxes] == [128 + signal.SIGKILL] * 6
 
 
+# -- files
+
+
+@in_loop
+async def test_files_in_the_words_of_pathlib(loops: AsyncEngine, tmp_path: Path) -> None:
+    async with loops.start("tiny", FOR_EVER, stop_timeout=0) as box:
+        place = box.files / "tmp/place"
+        assert (str(place), place.name, place.container) == ("/tmp/place", "place", box)
+        with watched() as waited:
+            await place.mkdir()
+            await (place / "a.txt").write_text("eins\nzwei\n")
+            assert await (place / "a.txt").read_bytes() == b"eins\nzwei\n"
+            async with (place / "b.txt").open("w") as file:
+                await file.write("drei\n")
+                await file.writelines(["vier\n"])
+            assert file.closed
+            async with (place / "b.txt").open() as file:
+                assert [line async for line in file] == ["drei\n", "vier\n"]
+            assert {path.name async for path in place.iterdir()} == {"a.txt", "b.txt"}
+            assert [str(path) async for path in place.glob("a*")] == ["/tmp/place/a.txt"]
+            moved = await (place / "a.txt").rename("c.txt")
+            assert (await moved.exists(), await (place / "a.txt").exists()) == (True, False)
+            assert [(str(path), sorted(names)) async for path, _, names in place.walk()] == [
+                ("/tmp/place", ["b.txt", "c.txt"])
+            ]
+            assert (await moved.stat()).st_size == 10
+        assert waited == []
+        with pytest.raises(FileNotFoundError):
+            await (place / "nothing").read_text()
+        errors: list[OSError] = []
+        assert [path async for path in (place / "nothing").walk(on_error=errors.append)] == []
+        assert [type(error) for error in errors] == [FileNotFoundError]
+        await box.copy_out("/tmp/place/c.txt", str(tmp_path / "out"))
+        assert (tmp_path / "out").read_text() == "eins\nzwei\n"
+        await box.copy_in(str(tmp_path / "out"), "/tmp/in")
+        assert await box.files.joinpath("tmp", "in").read_text() == "eins\nzwei\n"
+
+
 # -- processes
 
 
@@ -394,6 +494,13 @@ def test_the_end_of_a_loop_ends_what_it_began(loops: AsyncEngine, engine: Engine
 # -- what is followed
 
 
+async def followed(times: int) -> None:
+    """Until so many have begun to follow something."""
+    loop = asyncio.get_running_loop()
+    while loop not in _instances or _instances[loop].users < times or _instances[loop].coming:
+        await asyncio.sleep(0.01)
+
+
 @in_loop
 async def test_events_come_as_they_happen(loops: AsyncEngine) -> None:
     began, seen = asyncio.Event(), []
@@ -401,7 +508,7 @@ async def test_events_come_as_they_happen(loops: AsyncEngine) -> None:
     async def look() -> None:
         events = loops.events(filters={"type": ["container"]})
         looking = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0.1)
+        await followed(1)
         began.set()
         seen.append((await looking).action)
         async for event in events:
@@ -450,7 +557,7 @@ async def test_many_follow_with_one_descriptor_between_them(loops: AsyncEngine) 
             return sum("inotify" in link for link in links)
 
         followers = [asyncio.create_task(first()) for _ in range(30)]
-        await asyncio.sleep(0.3)
+        await followed(30)
         assert watches() == 1
         await box.kill()
         await asyncio.gather(*followers)
@@ -490,7 +597,7 @@ async def test_the_loops_thread_never_waits(loops: AsyncEngine, tmp_path: Path) 
         await asyncio.wait([cancelled])
         [event async for event in loops.events(since=0, until=1)]
         [image.tags for image in await loops.images()]
-        await (await loops.storage.usage(walk=False) and loops.volumes())
+        [await loops.storage.usage(walk=False), await loops.volumes()]
 
     with watched() as waited:
         await a_day()

@@ -75,6 +75,32 @@ def test_what_is_rarely_asked_for_changes_too(engine: Engine) -> None:
         assert Path(group(box).paths["cpu"].decode(), "cpu.shares").read_text() == "512\n"
 
 
+def test_every_limit_that_docker_changes(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"], memory="64m", blkio_weight=100, cpuset_cpus="0-1")
+    place = group(box).paths.get("blkio")
+    box.update(memory_reservation="32m", cpu_period=50_000, cpu_quota=25_000, cpuset_cpus="0")
+    assert processors(box) == 0.5
+    memory, cpuset = (group(box).paths.get(name) for name in ("memory", "cpuset"))
+    if memory is not None:
+        assert Path(memory.decode(), "memory.soft_limit_in_bytes").read_text() == f"{32 * MIB}\n"
+    if cpuset is not None:
+        assert Path(cpuset.decode(), "cpuset.cpus").read_text() == "0\n"
+    box.update(memory_reservation=0, cpu_quota=0)
+    assert processors(box) is None
+    if memory is not None:
+        assert int(Path(memory.decode(), "memory.soft_limit_in_bytes").read_text()) > 1 << 40
+    if place is not None:
+        box.update(blkio_weight=300)
+        found = [Path(place.decode(), name) for name in ("blkio.bfq.weight", "blkio.weight")]
+        assert any(path.exists() and "300" in path.read_text() for path in found)
+    box.restart(timeout=0)
+    if cpuset is not None:
+        assert Path(group(box).paths["cpuset"].decode(), "cpuset.cpus").read_text() == "0\n"
+    for change in (lambda: box.update(cpuset_cpus=""), lambda: box.update(blkio_weight=0)):
+        with pytest.raises(InvalidInput, match="it can be changed, and not be lifted"):
+            change()
+
+
 def test_one_that_rests_has_them_at_its_next_start(engine: Engine) -> None:
     box = engine.create("host", ["sleep", "1000"])
     box.update(memory="64m")

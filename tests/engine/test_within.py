@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lamina import errors
-from lamina.engine.within import _Carried
+from lamina.engine.within import Carried
 from support.rootless import Rootless
 
 userns = pytest.mark.userns
@@ -245,7 +245,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_arrives_as_it_was(error: BaseException) -> None:
     error.add_note("and a note")
-    arrived = pickle.loads(pickle.dumps(_Carried(error)))
+    arrived = pickle.loads(pickle.dumps(Carried(error)))
     assert type(arrived) is type(error)
     assert (str(arrived), arrived.args, vars(arrived)) == (str(error), error.args, vars(error))
     for name in ("errno", "strerror", "filename", "remedy", "clashes"):
@@ -253,7 +253,7 @@ def test_an_error_arrives_as_it_was(error: BaseException) -> None:
 
 
 def test_a_bug_arrives_as_an_error_that_names_it() -> None:
-    arrived = pickle.loads(pickle.dumps(_Carried(ZeroDivisionError("by zero"))))
+    arrived = pickle.loads(pickle.dumps(Carried(ZeroDivisionError("by zero"))))
     assert isinstance(arrived, errors.LaminaError)
     assert str(arrived) == "ZeroDivisionError: by zero"
 

@@ -646,7 +646,9 @@ def test_this_machines_registry_gives_nobody_else_the_password(
     ],
 )
 def test_what_is_no_token_is_an_error(tmp_path: Path, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.testing.registry._Handler.token", lambda self, body: self.answer(200, answer))
+    monkeypatch.setattr(
+        "lamina.testing.distribution.Handler.token", lambda self, body: self.answer(200, answer)
+    )
     with FakeRegistry({"alice": "x"}) as fake, pytest.raises(RegistryError, match="is no token"):
         connect(fake, tmp_path).get_manifest("1")
 

@@ -46,8 +46,8 @@ def options(args: Arguments) -> RunOptions:
         found["env"] = [*variables(args.env_file), *args.env]
     if args.volume:
         found["volumes"] = args.volume
-    if args.label:
-        found["labels"] = args.label
+    if args.label or args.label_file:
+        found["labels"] = [*pairs(args.label_file, "--label-file"), *args.label]
     if args.mount:
         found["mounts"] = args.mount
     if args.tmpfs:
@@ -81,6 +81,7 @@ def options(args: Arguments) -> RunOptions:
         "restart",
         "stop_signal",
         "stop_timeout",
+        "durability",
     ):
         given = getattr(args, key)
         if given is not None:
@@ -94,7 +95,12 @@ def life_options(args: Arguments) -> LifeOptions:
 
 
 def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
-    """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's; `#` begins a comment. Nothing is unquoted."""
+    """The lines of `--env-file`: KEY=VALUE, or KEY for the caller's."""
+    return pairs(files, "--env-file", verb)
+
+
+def pairs(files: tuple[str, ...], option: str, verb: str = "run") -> list[str]:
+    """The lines of files that *option* names: KEY=VALUE, or KEY; `#` begins a comment. Nothing is unquoted."""
     found = []
     for name in files:
         try:
@@ -102,7 +108,7 @@ def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
                 lines = file.read().split("\n")
         except OSError as error:
             raise InvalidInput(
-                f"{verb}: --env-file {name}: {(error.strerror or 'cannot be read').lower()}",
+                f"{verb}: {option} {name}: {(error.strerror or 'cannot be read').lower()}",
                 remedy="name a file of KEY=VALUE lines",
             ) from None
         for number, line in enumerate(lines, 1):
@@ -110,7 +116,7 @@ def variables(files: tuple[str, ...], verb: str = "run") -> list[str]:
             if entry and not entry.startswith("#"):
                 if not entry.partition("=")[0] or " " in entry.partition("=")[0]:
                     raise InvalidInput(
-                        f"{verb}: --env-file {name}: line {number} is not KEY=VALUE",
+                        f"{verb}: {option} {name}: line {number} is not KEY=VALUE",
                         remedy="a comment begins with #",
                     )
                 found.append(entry)
@@ -182,6 +188,32 @@ class Pulling:
         end, self._end = self._end, None
         if end is not None:
             end.__exit__(None if error is None else type(error), error, None)
+
+
+class Making:
+    """The engine with which a container is made, and who hears of how that goes (`hooks`, of `Engine.run` and
+    `Engine.create`): use as a context around it. Of one that did not come about nothing is left, at no file either.
+    """
+
+    def __init__(self, args: Arguments) -> None:
+        from lamina.engine.engine import Engine
+
+        self.engine = Engine(args.root, store_limit=args.store_limit)
+        self._cidfile = IdFile(args.cidfile)
+        self._pulling = Pulling(self.engine, quiet=args.quiet)
+        self.hooks: dict[str, Any] = {
+            "on_warning": warn,
+            "on_created": self._cidfile.write,
+            "on_event": self._pulling.event,
+        }
+
+    def __enter__(self) -> Making:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._cidfile.close(self.engine)
+            self._pulling.close(error)
 
 
 def warn(warning: str) -> None:

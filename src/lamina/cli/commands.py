@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 
 from lamina.argv import quick
 from lamina.argv.declare import Argument, Option, Verb
-from lamina.cli import output
+from lamina.cli import absent, output
 from lamina.cli.entry import load
 from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
@@ -136,6 +136,9 @@ class Command(click.Command):
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser does not always say where it was
             raise
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        return [item for item in super().shell_complete(ctx, incomplete) if not item.value.startswith(OFF)]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
@@ -369,14 +372,6 @@ def _term(option: Option) -> str:
 
 # -- the words for what went wrong
 
-# what hands used to docker type and Lamina does not have: no misspellings of what it has
-LATER_VERBS = """
-build network
-"""
-LATER_OPTIONS = """
--p -P --add-host --dns --expose --publish --publish-all
-"""
-
 
 class Wrong(click.UsageError):
     """A value that an option does not take; *near* are values it does."""
@@ -397,7 +392,7 @@ def _translate(error: click.UsageError) -> UsageError:
     verb = command.verb if isinstance(command, Command) else None
     name = verb.name if verb else command.prefix.strip() if isinstance(command, Group) else ""
     path = f"lamina {name}".strip()
-    message, near = _words(error, verb)
+    message, near = _words(error, verb, name)
     remedy = f"did you mean {_either(near)}? " if near else ""
     if isinstance(error, click.MissingParameter) and verb:
         remedy = f"usage: {usage(verb)}; "
@@ -407,11 +402,11 @@ def _translate(error: click.UsageError) -> UsageError:
     )
 
 
-def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[str]]:
-    """The message in our manner, and the nearest names of what is there."""
+def _words(error: click.UsageError, verb: Verb | None, name: str) -> tuple[str, Sequence[str]]:
+    """The message in our manner, and the nearest names of what is there; *name* is the verb's, or its beginning."""
     options = verb.all_options if verb else GLOBAL.options
-    if isinstance(error, click.NoSuchOption) and error.option_name in LATER_OPTIONS.split():
-        return f"{error.option_name} is not supported so far", ()
+    if isinstance(error, click.NoSuchOption) and (why := absent.option(name, error.option_name)):
+        return f"{error.option_name} {why}", ()
     if isinstance(error, click.NoSuchOption):
         known = [f"--{option.name}" for option in options]
         return f"no such option {error.option_name}", _nearest(error.option_name, known)
@@ -419,8 +414,8 @@ def _words(error: click.UsageError, verb: Verb | None) -> tuple[str, Sequence[st
         declared = getattr(getattr(error.param, "type", None), "declared", None)
         what = declared.metavar if isinstance(declared, Argument) else getattr(error.param, "name", "a value")
         return f"{(what or '').rpartition(' ')[2]} is missing", ()
-    if isinstance(error, NoSuchVerb) and error.verb_name in LATER_VERBS.split():
-        return f"{error.verb_name} is not supported so far", ()
+    if isinstance(error, NoSuchVerb) and (why := absent.VERBS.get(error.verb_name)):
+        return f"{error.verb_name} {why}", ()
     if isinstance(error, NoSuchVerb):
         return error.message, _nearest(error.verb_name, list(VERBS))
     if isinstance(error, Wrong):

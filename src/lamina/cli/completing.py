@@ -4,40 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# which containers: those in one of these states
+LIVING = ("running", "paused", "restarting")
+STATES = {
+    "container": (),
+    "running": LIVING,
+    "paused": ("paused",),
+    "stopped": ("created", "exited", "dead"),
+}
+
 
 def offers(kind: str, root: str | None) -> Sequence[str] | None:
-    """The words for *kind*, or None where the shell should complete a path."""
-    if kind == "container":
-        return _containers(root)
-    if kind == "image":
-        return _images(root)
-    if kind == "volume":
-        return _volumes(root)
-    return None
-
-
-def _containers(root: str | None) -> list[str]:
-    from lamina.engine import Engine
-
+    """The words for *kind*, "container", "image", "volume", words with "|" between them, or None where the shell should
+    complete a path. A completion never complains: what cannot be looked up offers nothing.
+    """
+    if "|" in kind:
+        return kind.split("|")
     try:
-        return sorted(container.name for container in Engine(root).containers(all=True))
-    except Exception:  # a completion never complains
+        if kind in STATES:
+            return _containers(root, STATES[kind])
+        if kind == "image":
+            return _images(root)
+        if kind == "anything":
+            return [*_containers(root, ()), *_images(root)[1:], *_volumes(root)]
+        return _volumes(root) if kind == "volume" else None
+    except Exception:
         return []
+
+
+def _containers(root: str | None, states: Sequence[str]) -> list[str]:
+    from lamina.engine import Engine
+    from lamina.errors import NotFound
+
+    found = []
+    for container in Engine(root).containers(all=True):
+        try:
+            if not states or container.state in states:
+                found.append(container.name)
+        except NotFound:  # removed meanwhile
+            continue
+    return sorted(found)
 
 
 def _images(root: str | None) -> list[str]:
     from lamina.engine import Engine
 
-    try:
-        return ["host", *sorted(name for image in Engine(root).images() for name in image.tags)]
-    except Exception:
-        return []
+    return ["host", *sorted(name for image in Engine(root).images() for name in image.tags)]
 
 
 def _volumes(root: str | None) -> list[str]:
     from lamina.engine import Engine
 
-    try:
-        return sorted(volume.name for volume in Engine(root).volumes())
-    except Exception:
-        return []
+    return sorted(volume.name for volume in Engine(root).volumes())

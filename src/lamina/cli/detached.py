@@ -12,28 +12,40 @@ if TYPE_CHECKING:
 
 def made(args: Arguments, *, stdin_once: bool = False) -> Container:
     """The container that *args*, of `run` or `create`, ask for; *stdin_once*: see `Engine.create`."""
-    from lamina.cli.asked import IdFile, Pulling, command, life_options, warn
-    from lamina.engine.engine import Engine
+    from lamina.cli.asked import Making, command, life_options
 
     wanted = life_options(args)
-    engine = Engine(args.root, store_limit=args.store_limit)
-    cidfile = IdFile(args.cidfile)
-    pulling = Pulling(engine, quiet=args.quiet)
-    try:
-        return engine.create(
+    with Making(args) as making:
+        container = making.engine.create(
             args.image,
             command(args),
             owner=os.getppid(),
             stdin_once=stdin_once,
-            on_warning=warn,
-            on_created=cidfile.write,
-            on_event=pulling.event,
+            **making.hooks,
             **wanted,
         )
-    except BaseException as error:
-        cidfile.close(engine)
-        pulling.close(error)
-        raise
+    _note_words(container, args)
+    return container
+
+
+def _note_words(container: Container, args: Arguments) -> None:
+    """With which words another one like it would be made: for `generate systemd --new`."""
+    from lamina.cli.asked import command
+    from lamina.cli.options.run import OPTIONS
+    from lamina.cli.units import words_again
+    from lamina.engine.creating import note_made_by
+
+    options, values = OPTIONS, vars(args)
+    if "cap_add" in values:  # one of the rare options was typed
+        from lamina.cli.options.further import OPTIONS as MORE
+
+        options = (*OPTIONS, *MORE)
+    words = words_again(options, values, args.image, command(args))
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        directory = ""
+    note_made_by(container.store, container.id, words, directory)
 
 
 def run_detached(args: Arguments) -> int:

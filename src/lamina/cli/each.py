@@ -18,3 +18,17 @@ def each(names: Iterable[str], act: Callable[[str], None]) -> int:
             say(error.message, error.remedy)
             status = 1
     return status
+
+
+def told(outcomes: Iterable[tuple[str, LaminaError | None]]) -> int:
+    """Print the names of those where it went well, and say why it did not with the others; 0, or 1 if any failed."""
+    from lamina.cli import output
+
+    status = 0
+    for name, failure in outcomes:
+        if failure is None:
+            output.line(name)
+        else:
+            say(failure.message, failure.remedy)
+            status = 1
+    return status

@@ -40,7 +40,8 @@ def reader(checks: Checks) -> Callable[[str], tuple[str, str]]:
 def filter_option(checks: Checks, short: str = "") -> Option:
     """`--filter`, with the keys of *checks*; see `reader`."""
     said = FILTER_HELP + ", ".join(checks)
-    return Option("filter", short, "KEY=VALUE", said, multiple=True, convert=reader(checks))
+    keys = "|".join(f"{key}=" for key in checks)
+    return Option("filter", short, "KEY=VALUE", said, multiple=True, convert=reader(checks), complete=keys)
 
 
 def anything(value: str) -> None:

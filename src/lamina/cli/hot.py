@@ -21,7 +21,7 @@ _WITHIN = {
     "lamina.argv": "declare quick",
     "lamina.cli": (
         "applying asked convert detached each entry inspecting listing output pager quoting report "
-        "sizes style template transcript usage waiting when"
+        "sizes style template transcript units usage waiting when"
     ),
     "lamina.cli.options": "attached run",
     "lamina.cli.verbs": (
@@ -34,6 +34,7 @@ _WITHIN = {
         "naming notation obtain options own_files picture places recover run settling summary "
         "translate"
     ),
+    "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
     "lamina.image.documents": "config manifest media moment reading",
     "lamina.linux": (

@@ -103,9 +103,9 @@ class Beginning:
 
     def _take_over(self) -> None:
         """It was run by a command that stayed with it: from now on it is like others."""
-        from lamina.engine.design import cgroup_path
+        from lamina.engine.design import cgroup_path, manager_of
 
-        path = cgroup_path(self.home.id)
+        path = cgroup_path(self.home.id, manager_of(self.options))
         self.asked = self.home.change_asked(lambda asked: {**asked, "detached": True, "cgroup": path})
 
     def _read(self) -> None:
@@ -274,6 +274,7 @@ class Beginning:
             home.release()
 
     def note_failure(self, failure: LaminaError) -> None:
+        """Write down why a start failed."""
         """Write down why it could not be started."""
         self.home.write("failed", {"status": failure.exit_code, "message": failure.message, "at": time_ns()})
 

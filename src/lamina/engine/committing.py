@@ -20,6 +20,7 @@ import msgspec
 from lamina.engine.apply.gather import without_mount_points
 from lamina.engine.apply.selection import ancestors
 from lamina.engine.archives import Reading, Writing, packed, tag_of
+from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
 from lamina.engine.storage import within_limit
@@ -275,6 +276,8 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     }
     if isinstance(asked.get("stop_signal"), int):
         run["stop_signal"] = signal_name(asked["stop_signal"])
+    if check := asked.get("health"):
+        run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
 
 

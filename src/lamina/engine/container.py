@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
@@ -14,11 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import IO, Any, Self, Unpack
+    from typing import Any, Self, Unpack
 
     from lamina.engine.attaching import Wanted
-    from lamina.engine.copying import Copied
-    from lamina.engine.copying_in import Source
     from lamina.engine.health.examining import Examined
     from lamina.engine.images import Image
     from lamina.engine.progress import Tell
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, Reviewed):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -52,6 +49,10 @@ class Container(ProcessVerbs, Reviewed):
 
     def __hash__(self) -> int:
         return hash((self.id, self.store.path))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process goes which one it is; who made it stays who removes it."""
+        return _looked_up, (self.store.path, self.id)
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +141,8 @@ class Container(ProcessVerbs, Reviewed):
     @property
     def health(self) -> str:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
+        if not self._record.get("health"):
+            return "none"
         from lamina.engine.health.results import health_of
 
         return health_of(self._home, self._record, self.state)
@@ -212,51 +215,6 @@ class Container(ProcessVerbs, Reviewed):
     def first_process(self) -> dict[str, Any] | None:
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
         return self._home.read("state")
-
-    def copy_out(
-        self,
-        path: str,
-        target: str | os.PathLike[str] | int | IO[bytes],
-        *,
-        archive: bool = False,
-        follow: bool = False,
-        progress: Callable[[int], object] | None = None,
-    ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor or file
-        object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
-        what it leads to. *progress* is told how many bytes were copied so far, but of an archive.
-
-        Raises NotFound, Conflict, Unsupported (one over this system that does not run), InvalidInput, KernelError.
-        """
-        from lamina.engine.copying import copy_out, copy_to_file, copy_to_stream
-
-        if isinstance(target, int):
-            return copy_to_stream(self, path, target, follow=follow)
-        if not isinstance(target, (str, os.PathLike)):
-            return copy_to_file(self, path, target, follow=follow)
-        return copy_out(self, path, target, archive=archive, follow=follow, progress=progress)
-
-    def copy_in(
-        self,
-        source: Source,
-        path: str,
-        *,
-        archive: bool = False,
-        follow: bool = False,
-        progress: Callable[[int], object] | None = None,
-    ) -> Copied:
-        """Copy *source*, a path here, to *path* of the container, with the rules of `docker cp`; it may run or not. A
-        descriptor or file object is a tar archive instead, compressed or not, to be unpacked in the directory *path*.
-
-        The copies are the container's root's and have no set-id bits; *archive*: they keep both, and their attributes,
-        as what is in an archive does. *follow*: where *source* is a symbolic link, what it leads to. *progress* is told
-        how many bytes were copied so far. A file appears whole, or not at all; after an error those before it stay.
-        Raises NotFound, Conflict (read-only, a directory for a file, it has ended meanwhile), Unsupported,
-        InvalidInput, Corrupt, KernelError.
-        """
-        from lamina.engine.copying_in import copy_in
-
-        return copy_in(self, source, path, archive=archive, follow=follow, progress=progress)
 
     def commit(
         self,
@@ -436,3 +394,10 @@ class Container(ProcessVerbs, Reviewed):
             if state is not None:  # there may be somebody who waits for its owner's end to remove it
                 wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
+
+
+def _looked_up(root: bytes, identity: str) -> Container:
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+
+    return Container(Home(Store(root), identity))

@@ -8,6 +8,7 @@ from lamina.engine.run import Session
 from lamina.errors import InvalidInput
 from lamina.runtime.identity import identity_of
 from lamina.store import containers
+from lamina.store.containers import Home
 from lamina.store.events import about, note
 from lamina.supervisor.logs import PASSTHROUGH
 from lamina.supervisor.signals import Undisturbed
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from lamina.engine.options import Options
     from lamina.engine.run import Hooks
-    from lamina.store.containers import Home
     from lamina.store.images import Held
     from lamina.store.root import Store
 
@@ -67,6 +67,14 @@ def create(
     finally:
         if held is not None:
             held.release()
+
+
+def note_made_by(store: Store, identity: str, words: list[str], directory: str) -> None:
+    """Have the record of a container say with which *words* of `lamina run`, said in *directory*, one like it is made.
+    Raises NotFound.
+    """
+    made_by = {"words": words, "directory": directory}
+    Home(store, identity).change_asked(lambda asked: {**asked, "made_by": made_by})
 
 
 def _further(options: Options, owner: int | None, *, stdin_once: bool) -> dict[str, Any]:

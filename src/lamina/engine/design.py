@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 HOST = "host"
+CGROUPFS = "cgroupfs"
 CGROUP_PARENT = "lamina"
 
 
@@ -120,7 +121,7 @@ def design(
         store,
         home,
         rootless=rootless,
-        volatile=options.rm,
+        volatile=options.volatile,
         read_only=options.read_only,
         kept=kept,
     )
@@ -135,7 +136,9 @@ def design(
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=cgroup_path(identity) if limited or grouped or further is not None else "",
+        cgroup=cgroup_path(identity, manager_of(options))
+        if limited or grouped or further is not None
+        else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
@@ -302,8 +305,17 @@ def usual_ids() -> IdMaps | None:
     return id_maps()
 
 
-def cgroup_path(identity: str) -> str:
-    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation)."""
+def manager_of(options: Options) -> str:
+    """Who makes the control groups of a container with these *options*."""
+    return (options.further.cgroup_manager if options.further is not None else "") or CGROUPFS
+
+
+def cgroup_path(identity: str, manager: str = CGROUPFS) -> str:
+    """Below the root of each hierarchy, or below what was delegated to this user (runtime/cgroups/delegation); with
+    systemd as the *manager* a scope of its own (runtime/cgroups/systemd).
+    """
+    if manager != CGROUPFS:
+        return f":{CGROUP_PARENT}:{identity}"
     return f"{'' if os.geteuid() else '/'}{CGROUP_PARENT}/{identity}"
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.process import Process
     from lamina.engine.storage import Storage
     from lamina.engine.volumes import Volume
+    from lamina.errors import LaminaError
     from lamina.runtime.plan import Plan
     from lamina.store.events import Event
 
@@ -48,6 +49,11 @@ class Engine(ImageVerbs):
         self._limit = os.environ.get("LAMINA_STORE_LIMIT") if store_limit is None else store_limit
         self._store: Store | None = None
         self._runs = 0
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process goes where the store is."""
+        root = self._root if self._store is None else self._store.path
+        return _opened, (root, self._limit)
 
     @property
     def store(self) -> Store:
@@ -311,6 +317,22 @@ class Engine(ImageVerbs):
 
         return prune_containers(self.containers(all=True), Chosen(before, labels, without))
 
+    def start_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Start the containers that are started with the machine, as their restart policies say: the name of each, and
+        why it could not be started, or None.
+        """
+        from lamina.engine.restartable import start_restartable
+
+        return start_restartable(self.store)
+
+    def stop_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Stop the containers that have a restart policy because the machine ends: `start_restartable` starts them
+        again. As that.
+        """
+        from lamina.engine.restartable import stop_restartable
+
+        return stop_restartable(self.store)
+
     def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""
         from lamina.engine.recover import abandon
@@ -326,6 +348,10 @@ class Engine(ImageVerbs):
             from lamina.engine.recover import recover
 
             recover(self.store)
+
+
+def _opened(root: str | bytes | None, limit: str | int | None) -> Engine:
+    return Engine(root, store_limit=limit)
 
 
 def run(

@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
+# what an event says of a command at most: an image's health check, told of again and again, may be any text
+LONGEST_SAID = 1024
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _FLAGS = ("tty", "interactive", "privileged")
@@ -240,13 +242,21 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
         return about(record, action, execID=identity, **more)
 
     said = " ".join(words)
+    if len(said) > LONGEST_SAID:
+        said = said[:LONGEST_SAID] + "..."
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
     return lambda action, **more: note(home.store, event(action, **more))
 
 
 def leave(execution: Execution) -> None:
-    """Nobody waits for it: it is reaped when another one is begun."""
+    """Nobody waits for it: it is reaped when it has ended. (A command of ours leaves that to who reaps orphans.)"""
+    from lamina.engine.detaching import is_small
+
     _left.append(execution.pidfd)
+    if not is_small():
+        from lamina.engine.reaping import watch
+
+        watch(execution.pidfd, reap_left)
 
 
 def reap_left() -> bool:
@@ -259,7 +269,10 @@ def reap_left() -> bool:
                 continue
         except ChildProcessError:
             pass  # somebody in this program waits for any child
-        _left.remove(pidfd)
+        try:
+            _left.remove(pidfd)
+        except ValueError:  # another thread has just done so
+            continue
         pidfd.close()
     return bool(_left)
 

@@ -55,6 +55,7 @@ class Further:
     ipc: str = ""
     pid: str = ""
     cgroupns: str = ""
+    cgroup_manager: str = ""
     userns: str = ""
     uidmap: tuple[tuple[int, int, int], ...] = ()
     gidmap: tuple[tuple[int, int, int], ...] = ()
@@ -289,6 +290,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "ipc": _namespace("ipc", "private", "shareable", "host", "none"),
     "pid": _namespace("pid", "private", "host"),
     "cgroupns": _words("cgroupns", "private", "host"),
+    "cgroup_manager": _words("cgroup manager", "cgroupfs", "systemd"),
     "userns": _userns,
     "uidmap": _id_lines("uidmap"),
     "gidmap": _id_lines("gidmap"),

@@ -76,6 +76,17 @@ class ImageVerbs:
 
         return push(self.store, name, on_event, tls_verify=tls_verify)
 
+    def push_all(
+        self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None
+    ) -> list[tuple[str, str]]:
+        """Send every image that has a tag in the repository *name* to it: pairs of a name and its digest there.
+
+        Raises as `push`.
+        """
+        from lamina.engine.pulling import push_all
+
+        return push_all(self.store, name, on_event, tls_verify=tls_verify)
+
     def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
         """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
 

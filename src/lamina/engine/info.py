@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from lamina.linux.probe_cgroups import Hierarchy
 
 
+def architecture() -> str:
+    """This machine's, as images have it: "amd64"."""
+    from lamina.image.platform import current
+
+    return current().architecture
+
+
 @value
 class Fact:
     """One answer about the host: `area` and `name` as the probe has them, `question` in words.

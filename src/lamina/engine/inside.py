@@ -11,11 +11,13 @@ rights would count, not the container's.
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
+from errno import EAGAIN, EBUSY, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
 from stat import S_ISDIR, S_ISREG
 
 from lamina.errors import Conflict, KernelError, NotFound, Unsupported
 from lamina.linux.constants import (
+    AT_EMPTY_PATH,
+    AT_SYMLINK_NOFOLLOW,
     CGROUP2_SUPER_MAGIC,
     CGROUP_SUPER_MAGIC,
     DEVPTS_SUPER_MAGIC,
@@ -24,10 +26,12 @@ from lamina.linux.constants import (
     PROC_SUPER_MAGIC,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
+    STATX_MNT_ID,
+    STATX_TYPE,
     SYSFS_MAGIC,
 )
 from lamina.linux.fd import Fd
-from lamina.linux.files import fstatfs, openat2
+from lamina.linux.files import fstatfs, openat2, statx
 
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -134,10 +138,10 @@ class NewFile:
             if self._name is not None:
                 discard(self._parent, self._name)
 
-    def appear(self, name: bytes, *, replace: bool = True) -> None:
+    def appear(self, name: bytes) -> None:
         """Give it its *name*: something else of that name, unless it is a directory, is replaced at once.
 
-        Without *replace* raises FileExistsError then. Raises OSError.
+        Raises OSError.
         """
         if self._name is None:
             source = b"/proc/self/fd/%d" % self.fd
@@ -145,13 +149,10 @@ class NewFile:
                 os.link(source, name, dst_dir_fd=self._parent, follow_symlinks=True)
                 return
             except FileExistsError:
-                if not replace:
-                    raise
+                pass
             self._name = fresh_name()
             os.link(source, self._name, dst_dir_fd=self._parent, follow_symlinks=True)
-        elif not replace:
-            os.link(self._name, name, src_dir_fd=self._parent, dst_dir_fd=self._parent, follow_symlinks=False)
-            return
+        replaceable(self._parent, name)
         os.rename(self._name, name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
 
@@ -166,6 +167,23 @@ def discard(parent: int, name: bytes) -> None:
         os.unlink(name, dir_fd=parent)
     except OSError:
         pass  # it became something else, or somebody in the container has taken it
+
+
+def replaceable(parent: int, name: bytes) -> None:
+    """Raises OSError (EBUSY) where something is mounted on *name*.
+
+    The kernel refuses to take a mount point away only in the caller's own mount namespace. In another one it takes the
+    mount away with it, in silence (namespace.c, __detach_mounts).
+    """
+    try:
+        there = statx(parent, name, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID | STATX_TYPE)
+    except KernelError as error:
+        if error.errno == ENOENT:
+            return
+        raise
+    here = statx(parent, b"", AT_EMPTY_PATH, STATX_MNT_ID | STATX_TYPE)
+    if there.mnt_id != here.mnt_id:
+        raise OSError(EBUSY, os.strerror(EBUSY))
 
 
 def said_of(error: OSError, verb: str, path: bytes) -> OSError | NotFound:

@@ -160,6 +160,8 @@ def _healthcheck(asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
     """`Health` with the last results, of one that has a check and was started."""
+    if not asked.get("health"):
+        return {}
     from lamina.engine.health.results import NONE, health_of, read
 
     health = health_of(home, asked, status)

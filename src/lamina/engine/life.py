@@ -62,8 +62,15 @@ def stop(home: Home, seconds: float | None = None, signal: str | int | None = No
     block(stopping(home, seconds, signal))
 
 
-def stopping(home: Home, seconds: float | None = None, signal: str | int | None = None) -> Waits[None]:
-    """`stop`, for whoever waits in another way."""
+def stop_for_now(home: Home) -> None:
+    """`stop`, because the machine ends: with the next one it may be started again (`restartable`)."""
+    block(stopping(home, shutdown=True))
+
+
+def stopping(
+    home: Home, seconds: float | None = None, signal: str | int | None = None, *, shutdown: bool = False
+) -> Waits[None]:
+    """`stop`, or `stop_for_now`, for whoever waits in another way."""
     asked = home.asked()
     number = stop_signal(asked) if signal is None else signal_number(str(signal), "stop")
     grace = float(asked.get("stop_timeout", STOP_TIMEOUT)) if seconds is None else seconds
@@ -72,7 +79,7 @@ def stopping(home: Home, seconds: float | None = None, signal: str | int | None 
     while _state_or_none(home) in LIVING:  # it may be started again before who looks after it hears of us
         with _process(home) as process:
             # before the signal: who looks after it must not start it again
-            wake(home, number if process.would_end(number, asked) else 0)
+            wake(home, number if process.would_end(number, asked) else 0, shutdown=shutdown)
             if process.is_there:
                 process.deliver(number, asked)
                 thaw(home)
@@ -207,12 +214,14 @@ def stop_signal(asked: dict[str, Any]) -> int:
         return SIGTERM
 
 
-def wake(home: Home, carried: int = 0) -> None:
+def wake(home: Home, carried: int = 0, *, shutdown: bool = False) -> None:
     """Note that it is to stay stopped, and have who looks after it see that.
 
     *carried* is the signal whose default action is carried out by us: the exit status tells of that, not of SIGKILL.
+    *shutdown*: until the next boot.
     """
-    home.set_mark(STOPPED_MARK, str(carried) if carried not in (0, SIGKILL) else "")
+    words = ["shutdown"] if shutdown else []
+    home.set_mark(STOPPED_MARK, " ".join([*words, str(carried)] if carried not in (0, SIGKILL) else words))
     wake_supervisor(home.read("state") or {})
 
 

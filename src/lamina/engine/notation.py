@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.engine.options import CONTAINER, ON_FAILURE, OWNER, PERIOD, RESTARTS
+from lamina.engine.options import CONTAINER, DURABILITIES, ON_FAILURE, OWNER, PERIOD, RESTARTS
 from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
@@ -254,6 +254,15 @@ def _layer_limits(given: Any) -> tuple[tuple[str, int | str], ...]:
     return found
 
 
+def _durability(given: Any) -> str:
+    if given not in DURABILITIES:
+        raise InvalidInput(
+            f"run: durability {given}: not one of {', '.join(DURABILITIES)}",
+            remedy="none never waits for the disk, and loses what a crash of the machine takes",
+        )
+    return str(given)
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "name": _name,
     "hostname": _hostname,
@@ -267,6 +276,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "restart": read_restart,
     "stop_signal": _stop_signal,
     "stop_timeout": _stop_timeout,
+    "durability": _durability,
     "timeout": _timeout,
     "lifetime": _lifetime,
     "layer_limits": _layer_limits,

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         ipc: str
         pid: str
         cgroupns: str
+        cgroup_manager: str
         userns: str
         uidmap: Sequence[str]
         gidmap: Sequence[str]
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         restart: str | None
         stop_signal: str | int | None
         stop_timeout: int | None
+        durability: str
         # whether it is well (engine.health)
         health_cmd: str | Sequence[str] | None
         health_interval: str | float | None
@@ -109,6 +111,8 @@ NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED = "no", "on-failure", "always", "unless-s
 RESTARTS = (NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED)
 # whose end ends a container
 CONTAINER, OWNER = "container", "owner"
+# of what a container writes: whether a crash of the machine may lose it
+DURABILITIES = NONE, FULL = "none", "full"
 # what a Volume is
 BIND, VOLUME, TMPFS, OVER = "bind", "volume", "tmpfs", "over"
 
@@ -145,7 +149,8 @@ class Options:
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
-    those that it may run at all. With the `lifetime` OWNER it is removed when the process that started it ends.
+    those that it may run at all. `durability` is one of DURABILITIES, "" for what is usual: NONE with `rm`, else FULL.
+    With the `lifetime` OWNER it is removed when the process that started it ends.
     `health` is what was asked of its health check; the image may have one.
     """
 
@@ -176,9 +181,15 @@ class Options:
     restart: tuple[str, int] = ("no", 0)
     stop_signal: int | None = None
     stop_timeout: int | None = None
+    durability: str = ""
     timeout: float | None = None
     lifetime: str = CONTAINER
     health: Healthcheck | None = None
+
+    @property
+    def volatile(self) -> bool:
+        """Whether a crash of the machine may lose what it writes."""
+        return self.durability == NONE if self.durability else self.rm
 
 
 @value

@@ -73,8 +73,17 @@ def streams_of(
 
 
 def text_of(text: bool, encoding: str | None, errors: str | None) -> tuple[str, str] | None:
-    """The encoding and how its errors are treated, where text was asked for by any of these; None for bytes."""
-    return (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
+    """The encoding and how its errors are treated, where text was asked for by any of these; None for bytes. Raises
+    LookupError for one that there is not.
+    """
+    if not (text or encoding or errors):
+        return None
+    import codecs
+
+    found = encoding or "utf-8", errors or "strict"
+    codecs.lookup(found[0])
+    codecs.lookup_error(found[1])
+    return found
 
 
 def completed(work: Callable[[], Completed], encoding: tuple[str, str] | None, *, check: bool) -> Completed:

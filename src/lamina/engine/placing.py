@@ -24,7 +24,7 @@ from errno import (
     EROFS,
     EXDEV,
 )
-from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFLNK, S_IFMT, S_ISDIR, S_ISREG
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFLNK, S_IFMT, S_ISBLK, S_ISCHR, S_ISDIR
 
 from lamina.engine.inside import (
     DIRECTORY,
@@ -34,6 +34,7 @@ from lamina.engine.inside import (
     fresh_name,
     place_of,
     reach,
+    replaceable,
     said_of,
 )
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound
@@ -134,8 +135,8 @@ def _destination(root: int, wanted: Wanted, said: str) -> tuple[Fd, bytes | None
             raise Conflict(f"{said}: it is not a directory")
         if wanted.directory:
             raise Conflict(f"{said}: a directory cannot take the place of a file")
-        if not S_ISREG(status.st_mode):
-            raise Conflict(f"{said}: it is neither a file nor a directory")
+        if S_ISBLK(status.st_mode) or S_ISCHR(status.st_mode):
+            raise Conflict(f"{said}: it is a device")
     elif asserted and not wanted.directory:
         raise NotFound(f"{said}: there is no such directory in the container")
     return top, name
@@ -357,6 +358,7 @@ class _Placing:
             passing = fresh_name()
             try:
                 os.link(to, passing, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+                replaceable(here, name)
                 os.rename(passing, name, src_dir_fd=here, dst_dir_fd=here)
             finally:
                 discard(here, passing)  # still there where both are the same file already, rename(2)
@@ -400,6 +402,7 @@ class _Placing:
                 if kind != S_IFLNK:
                     os.chmod(itself, entry.mode if self._wanted.keep else entry.mode & ~SET_IDS)
                 os.utime(itself, ns=(entry.mtime_ns, entry.mtime_ns))
+            replaceable(parent, name)
             os.rename(passing, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             discard(parent, passing)

@@ -13,14 +13,13 @@ import os
 import threading
 
 from lamina.engine.process import Process
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd, ready
 from lamina.supervisor.stdio import PIPE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as s
     from collections.abc import Callable
     from typing import IO, Any
 
@@ -36,21 +35,21 @@ if TYPE_CHECKING:
     from lamina.supervisor.stdio import Stdio
 
     Told = Callable[..., None]
-else:
-    import _signal as s
 
 SIGKILL = 9
-_ALL = tuple({*range(1, s.NSIG)} - {32, 33})  # but for those that the C library keeps for itself (nptl(7))
 
 
 class Pipes:
     """The pipes that were asked for: `io` is what was asked, with their other ends in it, until `handed_over`."""
 
-    def __init__(self, io: Io, verb: str) -> None:
+    def __init__(self, io: Io, bufsize: int) -> None:
         from lamina.values import replace
 
-        if io.data is not None:
-            raise InvalidInput(f"{verb}: input is given", remedy="hand it to Process.communicate")
+        if bufsize < -1:
+            raise InvalidInput(
+                f"popen: {bufsize} is no size of a buffer", remedy="-1 is the usual one, 0 none"
+            )
+        self._bufsize = bufsize
         self.ours: dict[str, Fd] = {}
         self._theirs: list[Fd] = []
         ends: dict[str, int] = {}
@@ -72,7 +71,7 @@ class Pipes:
             fd.close()
 
     def files(
-        self, bufsize: int, encoding: tuple[str, str] | None
+        self, encoding: tuple[str, str] | None
     ) -> tuple[IO[Any] | None, IO[Any] | None, IO[Any] | None]:
         """Our ends as file objects, which own them."""
 
@@ -80,13 +79,13 @@ class Pipes:
             if name not in self.ours:
                 return None
             # a buffer of one byte is a line's, and that is a matter of text
-            size = -1 if bufsize == 1 else bufsize
+            size = -1 if self._bufsize == 1 else self._bufsize
             made: Any = open(self.ours[name].steal(), mode, size)  # noqa: SIM115  the process is to own it
             if encoding is None:
                 return made  # type: ignore[no-any-return]
             codec, errors = encoding
             return io.TextIOWrapper(
-                made, codec, errors, write_through=name == "stdin", line_buffering=bufsize == 1
+                made, codec, errors, write_through=name == "stdin", line_buffering=self._bufsize == 1
             )
 
         return file("stdin", "wb"), file("stdout", "rb"), file("stderr", "rb")
@@ -109,7 +108,7 @@ def popen(
     from lamina.engine.executing import start, told
     from lamina.supervisor.stdio import Stdio
 
-    pipes = Pipes(io, "popen")
+    pipes = Pipes(io, bufsize)
     stdio = None
     try:
         stdio = Stdio(pipes.io.stdin, pipes.io.stdout, pipes.io.stderr, tty=asked.tty)
@@ -123,7 +122,7 @@ def popen(
                 in_thread(body, lambda: _attend(execution, stdio, tell))
             else:
                 body = Joined(execution, home.id, tell)
-            return Process(body, list(words), *pipes.files(bufsize, encoding), encoding)
+            return Process(body, list(words), *pipes.files(encoding), encoding)
         except BaseException:
             execution.kill(SIGKILL)
             execution.wait()
@@ -156,48 +155,58 @@ def _written(errors: tuple[OSError, ...]) -> None:
 
 
 class Joined:
-    """A further process of a container, a child of ours, with nothing between it and its pipes."""
+    """A further process of a container, a child of ours, with nothing between it and its pipes. It is reaped as soon as
+    it has ended, by whoever sees that first.
+    """
 
     def __init__(self, execution: Execution, container: str, tell: Told) -> None:
+        from lamina.engine.reaping import watch
+
         self._execution, self._tell = execution, tell
         self.pid, self.container = execution.pid, container
         self._lock = threading.Lock()
+        self._shows: Fd | None = Fd(duplicate(execution.pidfd, 3))
         self._status: int | None = None
+        self._failure: LaminaError | None = None
+        watch(execution.pidfd, self._reap)
 
     @property
     def descriptor(self) -> int:
         """What can be read from once it has ended, -1 when that is known already."""
-        return -1 if self._status is not None else int(self._execution.pidfd)
+        return -1 if self._shows is None else int(self._shows)
 
     def send(self, signal: int) -> None:
         """Send *signal*; nothing happens when it has ended."""
         with self._lock:
-            if self._status is None:
+            if self._status is None and self._failure is None:
                 self._execution.kill(signal)
 
     def end(self, seconds: float | None) -> int | None:
         """Its exit status, None if it has not ended within so many *seconds*."""
         with self._lock:
-            if self._status is not None:
-                return self._status
-            # another thread may reap it meanwhile, and the number be a file's then
-            waiting = Fd(duplicate(self._execution.pidfd, 3))
-        with waiting:
-            if not ready(seconds, waiting):
-                return None
+            # a copy: another thread may let go of it meanwhile
+            waiting = None if self._shows is None else Fd(duplicate(self._shows, 3))
+        if waiting is not None:
+            with waiting:
+                if not ready(seconds, waiting):
+                    return None
+        self._reap()
         with self._lock:
-            if self._status is None:
+            self._shows = None
+        if self._failure is not None:
+            raise self._failure
+        return self._status
+
+    def _reap(self) -> None:
+        with self._lock:
+            if self._status is not None or self._failure is not None:
+                return
+            try:
                 self._status = self._execution.wait()
-                self._execution.close()
                 self._tell("exec_die", exitCode=self._status)
-            return self._status
-
-    def __del__(self) -> None:
-        """One that still runs is reaped later, by whoever begins the next."""
-        from lamina.engine.executing import leave
-
-        if self._status is None:
-            leave(self._execution)
+            except LaminaError as failure:
+                self._failure = failure
+            self._execution.close()
 
 
 class Attended:
@@ -206,24 +215,27 @@ class Attended:
     def __init__(self, container: str, pid: int = 0, kill: Callable[[int], None] | None = None) -> None:
         self.pid, self.container, self._kill = pid, container, kill
         self._over = threading.Event()
-        self._shows = Fd(os.eventfd(0, os.EFD_CLOEXEC))
+        self._shows: Fd | None = Fd(os.eventfd(0, os.EFD_CLOEXEC))
         self._status: int | None = None
         self._failure: BaseException | None = None
 
     def finish(self, work: Callable[[], int]) -> None:
         """Do *work*, which returns the exit status, and say so; in the thread."""
+        shows = self._shows
+        assert shows is not None
         try:
             self._status = work()
         except BaseException as failure:
             self._failure = failure
         finally:
             self._over.set()
-            os.eventfd_write(self._shows, 1)
+            os.eventfd_write(shows, 1)
 
     @property
     def descriptor(self) -> int:
         """What can be read from once it has ended, -1 when that is known already."""
-        return int(self._shows)
+        shows = self._shows
+        return -1 if shows is None else int(shows)
 
     def send(self, signal: int) -> None:
         """Send *signal*; nothing happens when it has ended."""
@@ -234,6 +246,7 @@ class Attended:
         """Its exit status, None if it has not ended within so many *seconds*."""
         if not self._over.wait(seconds):
             return None
+        self._shows = None
         if self._failure is not None:
             raise self._failure
         return self._status
@@ -243,12 +256,10 @@ def in_thread(body: Attended, work: Callable[[], int]) -> None:
     """Begin a thread that does *work* for *body*. It gets no signal: one that arrived there would not interrupt what
     the main thread waits for. The program need not wait for it to end.
     """
+    from lamina.engine.reaping import without_signals
+
     thread = threading.Thread(target=body.finish, args=(work,), name="lamina", daemon=True)
-    mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
-    try:
-        thread.start()
-    finally:
-        s.pthread_sigmask(s.SIG_SETMASK, mask)
+    without_signals(thread.start)
 
 
 # -- a container of its own
@@ -267,7 +278,7 @@ def popen_container(
     """Begin *words* in a new container; raises as `run.run`."""
     from lamina.engine.run import run
 
-    pipes = Pipes(io, "popen")
+    pipes = Pipes(io, bufsize)
     body = Foreground()
 
     def work() -> int:
@@ -277,10 +288,12 @@ def popen_container(
         in_thread(body, work)
         body.await_start()
         pipes.handed_over()
-        return Process(body, body.words, *pipes.files(bufsize, encoding), encoding)
-    except BaseException:
-        body.give_up()
+        return Process(body, body.words, *pipes.files(encoding), encoding)
+    except BaseException as failure:
         pipes.close()
+        body.give_up()
+        if isinstance(failure, Exception):
+            body.end_for_good()
         raise
 
 
@@ -347,6 +360,10 @@ class Foreground(Attended):
         """Nobody wants it any more, whether it runs yet or not."""
         self._unwanted = True
         self.send(SIGKILL)
+
+    def end_for_good(self) -> None:
+        """Until there is nothing left of it."""
+        self._over.wait()
 
     def send(self, signal: int) -> None:
         """Send *signal*; nothing happens when it has ended."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from threading import Lock
 from time import monotonic
 
-from lamina.errors import LaminaError, TimeoutExpired
+from lamina.errors import Conflict, LaminaError, TimeoutExpired
 from lamina.linux.signals import signal_number
 
 TYPE_CHECKING = False
@@ -38,7 +39,8 @@ class Process:
 
     What subprocess.Popen has is here and means the same: with `stdin`, `stdout` and `stderr` given as PIPE these are
     file objects of real pipes, None otherwise; at the end of a `with` they are closed and the process is waited for.
-    One thing differs: `returncode` is 128 + n after signal n, as in a shell and in docker, never negative.
+    Two things differ. `returncode` is 128 + n after signal n, as in a shell and in docker, never negative. And where
+    something is raised in a `with`, the process is killed first: no Ctrl-C of the caller's terminal reaches it.
 
     `args` is the command, `pid` its number on this machine, `container` the id of the container that it is in.
     """
@@ -54,7 +56,7 @@ class Process:
     ) -> None:
         """*encoding* is that of text and how errors are treated, None for bytes."""
         self._body, self._encoding = body, encoding
-        self._lock = Lock()
+        self._lock, self._maker = Lock(), os.getpid()
         self._talk: Talk | None = None
         self.args: list[str] = args
         self.stdin: IO[Any] | None = stdin
@@ -97,6 +99,11 @@ class Process:
 
     def _ended(self, seconds: float | None) -> int | None:
         if self.returncode is None:
+            if os.getpid() != self._maker:
+                raise Conflict(
+                    f"wait for {' '.join(self.args)}: another process started it, of which this one was forked",
+                    remedy="wait for it there",
+                )
             status = self._body.end(seconds)
             if status is not None:
                 self.returncode = status
@@ -152,6 +159,8 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.kill()
         try:
             for file in (self.stdout, self.stderr, self.stdin):
                 if file is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.unpacking import packing, words
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, NotFound
 from lamina.image.platform import parse as parse_platform
 from lamina.image.reference import Reference, parse
 from lamina.image.registry.credentials import Login
@@ -131,6 +131,28 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         digest = push_image(store, record, reference, events, options=options, registries=registries).digest
     note(store, event("image", "push", reference.familiar, name=reference.familiar))
     return digest
+
+
+def push_all(
+    store: Store, text: str, events: Events | None = None, *, tls_verify: bool = True
+) -> list[tuple[str, str]]:
+    """Push every image that is called *text* here, whatever its tag; the names, and the digests they have there. Raises
+    as `push`.
+    """
+    from lamina.store.tags import list_names
+
+    wanted = parse(text, default_tag=None)
+    if wanted.tag is not None or wanted.digest is not None:
+        raise InvalidInput(
+            f"push {text}: all tags are asked for, and one is named", remedy="leave out one of them"
+        )
+    read = [parse(name.name, default_tag=None) for name in list_names(store)]
+    names = sorted(one.familiar for one in read if one.name == wanted.name and one.tag)
+    if not names:
+        raise NotFound(
+            f"push {text}: no image is called so here", remedy="'lamina images' lists what there is"
+        )
+    return [(name, push(store, name, events, tls_verify=tls_verify)) for name in names]
 
 
 def search(text: str, limit: int, *, tls_verify: bool = True) -> list[Repository]:

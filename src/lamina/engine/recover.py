@@ -97,7 +97,8 @@ def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     cgroup = None
     if state.get("cgroup"):
         cgroup = reopen(state["cgroup"])
-    elif asked.get("cgroup"):  # the engine died before it wrote down what it had made
+    elif asked.get("cgroup") and ":" not in asked["cgroup"]:  # a scope ends with what is in it
+        # the engine died before it wrote down what it had made
         cgroup = find(str(asked["cgroup"]), own_parent=True)
     pid = state.get("pid")
     if isinstance(pid, int) and same_process(pid, state):

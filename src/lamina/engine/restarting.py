@@ -31,6 +31,10 @@ def is_restarted(policy: tuple[str, int], status: int, restarts: int, *, stopped
     return name in (ALWAYS, UNLESS_STOPPED)
 
 
-def is_started_with_the_machine(policy: tuple[str, int], *, stopped: bool) -> bool:
-    """Whether it is started after a boot; *stopped* as above."""
-    return policy[0] == ALWAYS or (policy[0] in (UNLESS_STOPPED, ON_FAILURE) and not stopped)
+def is_started_with_the_machine(
+    policy: tuple[str, int], status: int, restarts: int, *, stopped: bool
+) -> bool:
+    """Whether it is started after a boot, having ended before with *status*; the others as above. `always` is also
+    for one that was stopped, as in docker; `on-failure` goes on where the machine's end cut it short.
+    """
+    return policy[0] == ALWAYS or is_restarted(policy, status, restarts, stopped=stopped)

@@ -220,7 +220,7 @@ def there(
 
 
 def become(owner: tuple[int, int]) -> None:
-    """Have what is made from now on belong to *owner*, a user of this namespace whose root we are."""
+    """Have what is made from now on belong to *owner*, a user of this namespace whose root we are and stay."""
     if (os.geteuid(), os.getegid()) == owner:
         return
     # what is needed later: the container's root need not be able to read where Python lies
@@ -229,7 +229,6 @@ def become(owner: tuple[int, int]) -> None:
     from lamina.linux.constants import PR_SET_PDEATHSIG, SIGKILL
     from lamina.linux.process import prctl
 
-    uid, gid = owner
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    os.setegid(owner[1])
+    os.seteuid(owner[0])
     prctl(PR_SET_PDEATHSIG, SIGKILL)  # which a change of user takes away

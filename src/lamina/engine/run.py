@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import HOST, design, maps_record, usual_ids
+from lamina.engine.design import CGROUPFS, HOST, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Catcher
 
 SIGKILL = 9
+# a scope was asked for by name, so there is one, whatever else is asked
+EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
 # of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
@@ -415,6 +417,7 @@ class Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
+        manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
                 drawn.bundle,
@@ -424,6 +427,8 @@ class Session:
                 seccomp=drawn.seccomp(self.store),
                 die_with_parent=True,
                 cache=self.store.cache + b"/plans",
+                groups=() if manager == CGROUPFS else EVERYTHING,
+                manager=manager,
             )
         running.let_die = self._let_go_on
         stdio.started(running.pty)

@@ -59,7 +59,7 @@ def ended_by(home: Home, status: int) -> int:
     """
     if status == 128 + SIGKILL:
         for marker in (STOPPED_MARK, CARRIED_MARK):
-            carried = home.mark_text(marker)
+            carried = home.mark_text(marker).rpartition(" ")[2]
             if carried.isascii() and carried.isdigit() and 0 < int(carried) < 65:
                 return 128 + int(carried)
     return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.design import design, maps_record
+from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover
 from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
@@ -12,7 +12,7 @@ from lamina.engine.picture import mounts_changed
 from lamina.engine.run import AGAIN
 from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
-from lamina.runtime.identity import identity_of
+from lamina.runtime.identity import boot_id, identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
 from lamina.store.trace import point
@@ -146,6 +146,10 @@ class Start:
     def _start(self, drawn: Design) -> Running:
         known = {*(self.asked.get("warnings") or ()), *self.warnings}
         self.warnings += [warning for warning in drawn.warnings if warning not in known]
+        if self.options.volatile and self._was_cut_off():
+            self.warnings.append(
+                "the machine went down while it ran, with --durability none: what it wrote may be lost, or half there"
+            )
         store = self.home.store
         point("start: launch")
         return launch(
@@ -157,7 +161,13 @@ class Start:
             die_with_parent=self.dependent,
             cache=store.cache + b"/plans",
             groups=GROUPS,
+            manager=manager_of(self.options),
         )
+
+    def _was_cut_off(self) -> bool:
+        """Whether nobody saw the end of its last run, and the machine was started anew since."""
+        state, end = self.home.read("state"), self.home.read("exit") or {}
+        return state is not None and (not end or "unknown" in end) and state.get("boot") != boot_id()
 
     def _record(self, drawn: Design, running: Running, state: dict[str, Any]) -> None:
         point("start: launched")

@@ -104,7 +104,7 @@ class Supervisor(Beginning):
         examiner = self.examiner
         examining = examiner is not None and examiner.is_busy
         left = self._left()
-        if self.patience is not None and not examining and not self.stopping:
+        if self.patience is not None and not examining and not self._is_ending:
             quiet = max(0.0, self.quiet_since + self.patience - monotonic())
             if left is None or quiet + min(WORTH, self.patience) < left:
                 if watch.wait(quiet) or (self.deliverer is not None and self.deliverer.unsure):
@@ -116,6 +116,13 @@ class Supervisor(Beginning):
         # what happens while it is examined belongs to that, or is soon followed by more
         if watch.wait(left) and not examining:
             self.quiet_since = monotonic()
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether something was done to end it. What that was is known to nobody else, so this is no time to sleep."""
+        carried = self.deliverer is not None and self.deliverer.carried_out is not None
+        ill = self.examiner is not None and self.examiner.is_ending
+        return self.stopping or self.timed_out or self.orphaned or carried or ill
 
     def _left(self) -> float | None:
         """The seconds until there is something to do, None where that is unknown."""
@@ -143,9 +150,7 @@ class Supervisor(Beginning):
 
     def _examiner(self, process: Process, watch: Watch) -> Examiner | None:
         """Who looks whether it is well, if somebody wants to know that."""
-        from lamina.engine.health.checks import command_of
-
-        if command_of(self.asked) is None:
+        if not (self.asked.get("health") or {}).get("command"):
             return None
         from lamina.engine.health.examiner import Examiner
 
@@ -164,7 +169,10 @@ class Supervisor(Beginning):
             process.kill(SIGKILL)
             return
         if action == STOP:
-            self.home.set_mark(STOPPED_MARK)
+            try:
+                self.home.set_mark(STOPPED_MARK)
+            except LaminaError:
+                pass  # a disk that is full: then its policy decides
             note(self.home.store, about(self.asked, "stop"))
         self._deliver(stop_signal(self.asked))
         grace = float(self.asked.get("stop_timeout", STOP_TIMEOUT))

@@ -25,14 +25,33 @@ if TYPE_CHECKING:
         memory_swap: str | int
         cpus: str | float
         cpu_shares: int | str
+        memory_reservation: str | int
+        cpu_period: int | str
+        cpu_quota: int | str
+        cpuset_cpus: str
+        cpuset_mems: str
+        blkio_weight: int | str
         pids_limit: int | str
         restart: str
 
 
 # the kernel's own weight of a group (cgroup v1's sched-design-CFS.rst)
 SHARES = 1024
-KEYS = ("memory", "memory_swap", "cpus", "cpu_shares", "pids_limit", "restart")
-_FURTHER = ("memory_swap", "cpu_shares")
+_FURTHER = (
+    *(
+        "memory_swap",
+        "memory_reservation",
+        "cpu_shares",
+        "cpu_period",
+        "cpu_quota",
+        "cpuset_cpus",
+        "cpuset_mems",
+    ),
+    "blkio_weight",
+)
+# of these nothing says what it was before; the kernel's own choice depends on the machine
+_NOT_LIFTED = ("cpuset_cpus", "cpuset_mems", "blkio_weight")
+KEYS = ("memory", "cpus", "pids_limit", "restart", *_FURTHER)
 
 
 def update(home: Home, given: Limits) -> list[str]:
@@ -85,7 +104,9 @@ def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
         found[name] = getattr(read, name)
     further = dict(found.get("further") or {})
     for key in given.keys() & set(_FURTHER):
-        further[key] = getattr(read.further, key, None)
+        further[key] = getattr(read.further, key, None) or None
+        if further[key] is None and key in _NOT_LIFTED:
+            raise InvalidInput(f"update: {key.replace('_', ' ')}: it can be changed, and not be lifted")
     found["further"] = {key: what for key, what in further.items() if what is not None} or None
     return found
 
@@ -112,10 +133,17 @@ def _touched(given: Limits, resources: dict[str, Any]) -> dict[str, Any]:
     memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
     if "memory" in given or "memory_swap" in given:
         found["memory"] = {"limit": memory.get("limit", -1), "swap": memory.get("swap", -1)}
-    if "cpus" in given:
+    if "memory_reservation" in given:
+        found["memory"] = {**found.get("memory", {}), "reservation": memory.get("reservation", -1)}
+    if {"cpus", "cpu_quota", "cpu_period"} & given.keys():
         found["cpu"] = {"quota": cpu.get("quota", -1), "period": cpu.get("period", PERIOD)}
     if "cpu_shares" in given:
         found["cpu"] = {**found.get("cpu", {}), "shares": cpu.get("shares", SHARES)}
+    for key, field in (("cpuset_cpus", "cpus"), ("cpuset_mems", "mems")):
+        if key in given:
+            found["cpu"] = {**found.get("cpu", {}), field: cpu[field]}
+    if "blkio_weight" in given:
+        found["blockIO"] = {"weight": resources["blockIO"]["weight"]}
     if "pids_limit" in given:
         found["pids"] = {"limit": (resources.get("pids") or {}).get("limit", -1)}
     return found

@@ -194,15 +194,15 @@ class _Within:
     def _conversation(self, process: int, alive: Fd, telling: Fd, answers: Fd) -> Iterator[tuple[str, Any]]:
         from lamina.runtime.id_maps import write_id_maps
 
-        kind, content = _receive(answers, alive)
+        kind, content = receive(answers, alive)
         if kind == FAILURE:
             yield kind, _refused(content)
             return
         write_id_maps(process, self.maps)
-        _send(telling, *self.request)
+        send(telling, *self.request)
         kind = ITEM
         while kind in (ITEM, PROGRESS):
-            kind, content = _receive(answers, alive)
+            kind, content = receive(answers, alive)
             yield kind, content
 
 
@@ -255,7 +255,8 @@ def _refused(error: BaseException) -> LaminaError:
     )
 
 
-def _send(descriptor: int, *content: Any) -> None:
+def send(descriptor: int, *content: Any) -> None:
+    """Write *content*, for `receive` at the other end. Raises OSError."""
     import pickle
 
     data = pickle.dumps(content)
@@ -264,7 +265,7 @@ def _send(descriptor: int, *content: Any) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _receive(descriptor: int, alive: int = -1) -> tuple[Any, ...]:
+def receive(descriptor: int, alive: int = -1) -> tuple[Any, ...]:
     """The next frame. Raises Corrupt when there is none: the other side died. *alive* is a pidfd of that, if known."""
     import pickle
 
@@ -304,12 +305,12 @@ def serve() -> None:
     try:
         unshare(CLONE_NEWUSER)
     except KernelError as error:
-        _send(answers, FAILURE, _Carried(error))
+        send(answers, FAILURE, Carried(error))
         return
     prctl(PR_SET_PDEATHSIG, SIGKILL)
-    _send(answers, RESULT, None)
+    send(answers, RESULT, None)
     try:
-        work, args, keywords, progress = _receive(0)
+        work, args, keywords, progress = receive(0)
     except Corrupt:
         return  # nothing came of it outside: no maps
     if progress:
@@ -318,22 +319,22 @@ def serve() -> None:
         result = work(*args, **keywords)
         if hasattr(result, "__next__"):
             for item in result:
-                _send(answers, ITEM, item)
+                send(answers, ITEM, item)
             result = None
-        _send(answers, RESULT, result)
+        send(answers, RESULT, result)
     except BaseException as error:
-        _answer(answers, FAILURE, _Carried(error))
+        _answer(answers, FAILURE, Carried(error))
 
 
 def _answer(descriptor: int, *content: Any) -> None:
     """Say something that nobody may want to know any more: that must not keep us from cleaning up."""
     try:
-        _send(descriptor, *content)
+        send(descriptor, *content)
     except BrokenPipeError:
         pass
 
 
-class _Carried:
+class Carried:
     """An error on its way: Lamina's take other arguments than `args`, and OSError keeps some of its own elsewhere."""
 
     FIELDS = ("errno", "strerror", "filename")

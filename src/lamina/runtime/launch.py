@@ -94,23 +94,27 @@ class Running:
             self.cgroup.remove()
 
 
+def taken_status(pidfd: int, call: str) -> int:
+    """The exit status of a child that somebody else in this program has reaped, who waits for any child or ignores
+    SIGCHLD: from Linux 6.15 on the kernel remembers it. Raises KernelError where it does not.
+    """
+    from lamina.linux.process import pidfd_get_info
+
+    ready(None, pidfd)
+    try:
+        code = pidfd_get_info(pidfd).exit_status
+    except OSError:
+        code = None
+    if code is None:
+        raise KernelError(call, ECHILD, hint="something else in this program took its exit status") from None
+    return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+
+
 def _reap(pidfd: Fd) -> int:
     try:
         ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
-        # somebody in this program waited for any child; from Linux 6.15 on the kernel remembers the status
-        ready(None, pidfd)
-        from lamina.linux.process import pidfd_get_info
-
-        try:
-            code = pidfd_get_info(pidfd).exit_status
-        except OSError:
-            code = None
-        if code is None:
-            raise KernelError(
-                "wait for the container", ECHILD, hint="something else in this program took its exit status"
-            ) from None
-        return 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+        return taken_status(pidfd, "wait for the container")
     if ended is None:
         raise KernelError("waitid", ECHILD)
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
@@ -162,6 +166,7 @@ def launch(
     die_with_parent: bool = True,
     cache: bytes | None = None,
     groups: tuple[str, ...] = (),
+    manager: str = "cgroupfs",
 ) -> Running:
     """Start *bundle* with the given descriptors and return once its command runs.
 
@@ -169,12 +174,14 @@ def launch(
 
     `seccomp` is the filter; without one it is that of the specification, if it has one. With *die_with_parent* the
     container is killed when the calling thread ends. Plans are kept in the directory *cache*, if there is one. *groups*
-    are controllers in which it gets a control group although nothing is asked of them, where that can be. Nothing about
-    the calling process changes. Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that
-    failed, Unsupported, InvalidInput; then nothing is left behind.
+    are controllers in which it gets a control group although nothing is asked of them, where that can be; *manager* is
+    who makes them, "cgroupfs" or "systemd" (runtime.cgroups.create). Nothing about the calling process changes.
+
+    Raises CommandNotFound, CommandNotExecutable, StepFailed with the step that failed, Unsupported, InvalidInput; then
+    nothing is left behind.
     """
     filter_ = seccomp or own_filter(bundle, cache)
-    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent, groups)
+    start = _Start(bundle, (stdin, stdout, stderr), filter_, die_with_parent, groups, manager)
     try:
         return start.run(cache)
     except BaseException as failure:
@@ -196,9 +203,10 @@ class _Start:
         seccomp: Filter | None,
         die_with_parent: bool,
         groups: tuple[str, ...],
+        manager: str,
     ) -> None:
         self.bundle, self.standard, self.seccomp = bundle, standard, seccomp
-        self.die_with_parent, self.groups = die_with_parent, groups
+        self.die_with_parent, self.groups, self.manager = die_with_parent, groups, manager
         self.notes: tuple[str, ...] = ()
         self.cgroup: Cgroup | None = None
         self.watch: Watch | None = None
@@ -238,7 +246,8 @@ class _Start:
             from lamina.runtime.cgroups.making import create
 
             path, resources = linux.get("cgroupsPath") or "", linux.get("resources") or {}
-            self.cgroup = create(path, resources, own_parent=True, also=self.groups)
+            own = self.manager != "systemd"  # else the group above is a slice
+            self.cgroup = create(path, resources, manager=self.manager, own_parent=own, also=self.groups)
         self.ours, self.theirs = _socket_pair()
         self.held += [self.ours, self.theirs]
         with init_file() if bundle.init else exec_file() as file:

@@ -61,6 +61,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("pid", "", "MODE", "private (default), host, or container:NAME", SHARED, complete="container"),
     Option("cgroupns", "", "MODE", "private (default), or host", SHARED),
+    Option(
+        "cgroup-manager",
+        "",
+        "MANAGER",
+        "Who makes its control groups: cgroupfs (default), or systemd: a scope",
+        FINER,
+        choices=("cgroupfs", "systemd"),
+    ),
     Option("domainname", "", "NAME", "The NIS domain name inside", SHARED),
     Option(
         "time-offset", "", "CLOCK=SECONDS", "Set monotonic or boottime forward or back", SHARED, multiple=True

@@ -6,6 +6,7 @@ from lamina.argv.declare import Argument, Option
 
 RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
+RESTARTS = "no|on-failure|always|unless-stopped"
 PULLS = ("missing", "always", "never")
 
 OPTIONS: tuple[Option, ...] = (
@@ -14,6 +15,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("rm", "", "", "Remove the container, and what it changed, when the command ends", RUN),
     Option("hostname", "h", "NAME", "The host name inside", RUN),
     Option("label", "l", "KEY=VALUE", "Note something; may be repeated", RUN, multiple=True),
+    Option("label-file", "", "FILE", "Read labels from a file", RUN, multiple=True, complete="file"),
     Option("cidfile", "", "FILE", "Write the container's id to a new file", RUN, complete="file"),
     Option(
         "pull",
@@ -33,6 +35,7 @@ OPTIONS: tuple[Option, ...] = (
         "POLICY",
         "When it ends: no (default), on-failure[:TIMES], always or unless-stopped",
         LIFE,
+        complete=RESTARTS,
     ),
     Option("stop-signal", "", "SIGNAL", "What asks it to end: TERM (default)", LIFE),
     Option("stop-timeout", "", "SECONDS", "What a stop waits before it kills: 10 (default)", LIFE),
@@ -80,6 +83,14 @@ OPTIONS: tuple[Option, ...] = (
         multiple=True,
         complete="container",
     ),
+    Option(
+        "durability",
+        "",
+        "none|full",
+        "none: never wait for the disk, and lose it if the machine goes down (default with --rm); full",
+        FILES,
+        choices=("none", "full"),
+    ),
     Option("read-only", "", "", "Let nothing be written to the root file system", FILES),
     Option(
         "network",
@@ -93,7 +104,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),
     Option("detach-keys", "", "KEYS", "What is typed to leave it running: ctrl-p,ctrl-q (default)", PROCESS),
     Option("sig-proxy", "", "", "Hand signals on to it (default; =false: keep them)", PROCESS, default=True),
-    Option("log-driver", "", "DRIVER", "local (default), json-file, k8s-file, none or passthrough", RUN),
+    Option(
+        "log-driver",
+        "",
+        "DRIVER",
+        "local (default), json-file, k8s-file, none or passthrough",
+        RUN,
+        complete="local|json-file|k8s-file|none|passthrough",
+    ),
     Option("log-opt", "", "KEY=VALUE", "max-size=10m, max-file=3 and others", RUN, multiple=True),
     Option("pids-limit", "", "NUMBER", "At most this many processes", LIMITS),
 )

@@ -86,9 +86,26 @@ VERBS |= {
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
     "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
     "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
+    "system events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "system info": (ITSELF, "info", "Show what this host can do"),
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
     "system check": (STORAGE, "system_check", "Look whether everything that is kept is whole, and mend it"),
+    "system start-restartable": (
+        ITSELF,
+        "system_start_restartable",
+        "Start what is started with the machine, as restart policies say",
+    ),
+    "system stop-restartable": (
+        ITSELF,
+        "system_stop_restartable",
+        "Stop what has a restart policy, until the machine is started again",
+    ),
+    "generate systemd": (
+        ITSELF,
+        "generate_systemd",
+        "Print a unit with which systemd looks after a container",
+    ),
     "system warm": (
         ITSELF,
         "system_warm",

@@ -8,7 +8,7 @@ from lamina.cli.options.attached import DETACH_KEYS, SIG_PROXY
 VERB = Verb(
     name="attach",
     options=(DETACH_KEYS, Option("no-stdin", "", "", "Let it read nothing from here"), SIG_PROXY),
-    arguments=(Argument("name", "NAME", complete="container"),),
+    arguments=(Argument("name", "NAME", complete="running"),),
     details="""
 What the container writes from now on is shown here, and what is typed here it reads, if it was made with -i. 'lamina
 logs' shows what it wrote before.

@@ -19,6 +19,7 @@ lamina completion fish > ~/.config/fish/completions/lamina.fish
 """,
 )
 
+# `--filter status=` is followed by a value, not by a blank.
 # to bash a colon ends a word, so that registry.example:5000/tool:1 would be five of them; what is answered begins
 # behind the last colon
 COLONS = r"""
@@ -35,6 +36,8 @@ _lamina_completion_with_colons() {
         before=${before%"${before##*:}"}
         COMPREPLY=("${COMPREPLY[@]#"$before"}")
     fi
+    [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace 2>/dev/null
+    return 0
 }
 complete -o nosort -F _lamina_completion_with_colons lamina
 """

@@ -21,7 +21,7 @@ VERB = Verb(
         Option("user", "u", "USER[:GROUP]", "Whom it runs as: names or numbers"),
         Option("workdir", "w", "DIRECTORY", "Where it starts"),
     ),
-    arguments=(Argument("name", "NAME", complete="container"), Argument("words", "COMMAND", "+")),
+    arguments=(Argument("name", "NAME", complete="running"), Argument("words", "COMMAND", "+")),
     interspersed=False,
     usage_status=125,
     details="""

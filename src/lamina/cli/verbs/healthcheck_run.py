@@ -6,7 +6,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="healthcheck run",
-    arguments=(Argument("name", "NAME", complete="container"),),
+    arguments=(Argument("name", "NAME", complete="running"),),
     usage_status=125,
     details="""Beside the checks that are done in time. The result counts like one of theirs: 'lamina inspect' shows it.
 

@@ -9,22 +9,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.engine import Container, Engine
 
 VERB = Verb(
     name="inspect",
     options=(
         format_option("{{.State.Status}}", "json", "f"),
         Option(
+            "size", "s", help="Of containers also SizeRw, what was written, and SizeRootFs, with the image"
+        ),
+        Option(
             "type",
             "",
             "KIND",
-            "container or image: which of two with the same name",
-            choices=("container", "image"),
+            "container, image or volume: which of several with the same name",
+            choices=("container", "image", "volume"),
             default="",
         ),
     ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
-    details="A name that a container has means the container, else it is looked for among the images.",
+    arguments=(Argument("names", "NAME", "+", complete="anything"),),
+    details="A name that a container has means the container, else it is looked for among images, then among volumes.",
     examples="""
 lamina inspect brave_otter
 lamina inspect -f '{{.State.ExitCode}}' brave_otter
@@ -41,21 +45,33 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
 
     def look(name: str) -> dict[str, Any]:
-        from lamina.errors import InvalidInput, NotFound
+        from lamina.errors import InvalidReference, NotFound
 
         if args.type == "image":
             return engine.inspect_image(name)
+        if args.type == "volume":
+            return engine.volume(name).attrs
         try:
-            return engine.container(name).inspect()
+            container = engine.container(name)
+            return {**container.inspect(), **(_sizes(engine, container) if args.size else {})}
         except NotFound as missing:
             if args.type == "container":
                 raise
-            try:
-                return engine.inspect_image(name)
-            except (NotFound, InvalidInput):
-                raise NotFound(
-                    f"inspect {name}: no such container or image",
-                    remedy="'lamina ps -a' and 'lamina images' list what there is",
-                ) from missing
+            for other in (engine.inspect_image, lambda name: engine.volume(name).attrs):
+                try:
+                    return other(name)
+                except (NotFound, InvalidReference):
+                    continue
+            raise NotFound(
+                f"inspect {name}: no such container, image or volume",
+                remedy="'lamina ps -a', 'lamina images' and 'lamina volume ls' list what there is",
+            ) from missing
 
     return show(args.names, look, args.format)
+
+
+def _sizes(engine: Engine, container: Container) -> dict[str, int]:
+    from lamina.cli.verbs.ps import sizes
+
+    ((written, all_of_it),) = sizes(engine, [container])
+    return {"SizeRw": written, "SizeRootFs": all_of_it}

@@ -7,7 +7,7 @@ from lamina.argv.declare import Argument, Arguments, Option, Verb
 VERB = Verb(
     name="kill",
     options=(Option("signal", "s", "SIGNAL", "Which: KILL (default), HUP, 15", default="KILL"),),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="running"),),
     details="""The signal goes to the container's first process. One whose default action is to end a process ends the
     container, although the kernel spares the first process of a pid namespace.""",
     examples="""

@@ -6,7 +6,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="pause",
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="running"),),
     details="""Every process of it stands still, frozen by its control groups, until 'lamina unpause'; nothing in it can
     notice or prevent that. It still counts as alive: stop, kill and rm --force let it go on, to end it.""",
     examples="""

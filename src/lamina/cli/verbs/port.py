@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 VERB = Verb(
     name="port",
     arguments=(
-        Argument("name", "CONTAINER", complete="container"),
+        Argument("name", "CONTAINER", complete="running"),
         Argument("port", "PORT[/PROTOCOL]", "?"),
     ),
     details="""Where the ports of a container can be reached on this machine. A container whose network is the host's,

@@ -102,8 +102,10 @@ def do(args: Arguments) -> int:
         output.text("".join(f"{one['ID']}\n" for one in records))
         return 0
     if args.size or ".Size" in args.format:
+        from lamina.cli.sizes import human
+
         for one, size in zip(records, sizes(engine, shown), strict=True):
-            one["Size"] = size
+            one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
     output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
@@ -141,16 +143,14 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
     }
 
 
-def sizes(engine: Engine, containers: list[Container]) -> list[str]:
-    """What each has written, and what it is with its image: `12.3kB (virtual 5.1MB)`."""
-    from lamina.cli.sizes import human
-
+def sizes(engine: Engine, containers: list[Container]) -> list[tuple[int, int]]:
+    """The bytes that each has written, and with those of its image."""
     written = {place.name: place.amount.bytes for place in engine.storage.usage(walk=True).containers}
     images = {image.id: image.size for image in engine.images()}
     found = []
     for one in containers:
         own = written.get(one.name, 0)
-        found.append(f"{human(own)} (virtual {human(own + images.get(one.image_id, 0))})")
+        found.append((own, own + images.get(one.image_id, 0)))
     return found
 
 

@@ -8,6 +8,7 @@ from lamina.cli.options import TLS_VERIFY
 VERB = Verb(
     name="push",
     options=(
+        Option("all-tags", "a", help="Every tag of the repository that is here"),
         TLS_VERIFY,
         Option("quiet", "q", help="Print the digest alone"),
     ),
@@ -26,6 +27,11 @@ def do(args: Arguments) -> int:
 
     engine = Engine(args.root)
     with CleanEnd("push", engine), Transfer(quiet=args.quiet, stream=1, verb="Push") as transfer:
-        digest = engine.push(args.name, tls_verify=args.tls_verify != "false", on_event=transfer.event)
-    output.line(digest if args.quiet else f"digest: {digest}")
+        words = {"tls_verify": args.tls_verify != "false", "on_event": transfer.event}
+        pushed = (
+            engine.push_all(args.name, **words) if args.all_tags else [("", engine.push(args.name, **words))]
+        )
+    for name, digest in pushed:
+        said = f"{name}: digest: {digest}" if name else f"digest: {digest}"
+        output.line(digest if args.quiet else said)
     return 0

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.convert import whole_number
+from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.cli.options.stopping import OPTIONS, seconds
 
 VERB = Verb(
     name="restart",
-    options=(
-        Option(
-            "timeout",
-            "t",
-            "SECONDS",
-            "Kill it after so long (default: its own, else 10; -1: never)",
-            convert=whole_number,
-        ),
-        Option("time", "", "SECONDS", "The same as --timeout", convert=whole_number),
-        Option("signal", "s", "SIGNAL", "Send this instead of its stop signal"),
-    ),
+    options=OPTIONS,
     arguments=(Argument("names", "NAME", "+", complete="container"),),
     details="""Stops it, if it runs, and starts it.""",
     examples="""
@@ -36,9 +26,7 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
 
     def act(name: str) -> None:
-        for warning in engine.container(name).restart(
-            args.time if args.timeout is None else args.timeout, args.signal
-        ):
+        for warning in engine.container(name).restart(seconds(args), args.signal):
             warn(warning)
         output.line(name)
 

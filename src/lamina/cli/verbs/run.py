@@ -39,8 +39,7 @@ def do(args: Arguments) -> int:
         from lamina.cli.detached import run_detached
 
         return run_detached(args)
-    from lamina.cli.asked import IdFile, Pulling, check_terminal, command, options, warn
-    from lamina.engine.engine import Engine
+    from lamina.cli.asked import Making, check_terminal, command, options
 
     check_terminal(args)
     restarts = args.restart or vars(args).get("health_on_failure") == "restart"
@@ -49,21 +48,6 @@ def do(args: Arguments) -> int:
 
         return run_attached(args)
     wanted = options(args)
-    engine = Engine(args.root, store_limit=args.store_limit)
-    cidfile = IdFile(args.cidfile)
-    pulling = Pulling(engine, quiet=args.quiet)
-    try:
-        done = engine.run(
-            args.image,
-            command(args),
-            forward_signals=True,
-            on_warning=warn,
-            on_created=cidfile.write,
-            on_event=pulling.event,
-            **wanted,
-        )
-    except BaseException as error:
-        cidfile.close(engine)
-        pulling.close(error)
-        raise
+    with Making(args) as making:
+        done = making.engine.run(args.image, command(args), forward_signals=True, **making.hooks, **wanted)
     return done.returncode

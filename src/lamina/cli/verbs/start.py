@@ -13,7 +13,7 @@ VERB = Verb(
         DETACH_KEYS,
         SIG_PROXY,
     ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="stopped"),),
     details="""
 A container that runs already is no error. With --attach or --interactive the exit status is the container's.
 """,

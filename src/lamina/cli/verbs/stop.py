@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.convert import whole_number
+from lamina.argv.declare import Argument, Arguments, Verb
+from lamina.cli.options.stopping import OPTIONS, seconds
 
 VERB = Verb(
     name="stop",
-    options=(
-        Option(
-            "timeout",
-            "t",
-            "SECONDS",
-            "Kill it after so long (default: its own, else 10; -1: never)",
-            convert=whole_number,
-        ),
-        Option("time", "", "SECONDS", "The same as --timeout", convert=whole_number),
-        Option("signal", "s", "SIGNAL", "Send this instead of its stop signal"),
-    ),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    options=OPTIONS,
+    arguments=(Argument("names", "NAME", "+", complete="running"),),
     details="""The stop signal (--stop-signal, or the image's, else SIGTERM) is sent to the container's first process;
     what is left after the time is killed. A container that does not run is no error.""",
     examples="""
@@ -37,7 +27,7 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
 
     def act(name: str) -> None:
-        engine.container(name).stop(args.time if args.timeout is None else args.timeout, args.signal)
+        engine.container(name).stop(seconds(args), args.signal)
         output.line(name)
 
     return each(args.names, act)

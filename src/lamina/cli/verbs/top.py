@@ -6,7 +6,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="top",
-    arguments=(Argument("name", "NAME", complete="container"), Argument("words", "PS-OPTION", "*")),
+    arguments=(Argument("name", "NAME", complete="running"), Argument("words", "PS-OPTION", "*")),
     interspersed=False,
     details="""The processes with their numbers and users on this machine. PS-OPTIONs are those of ps(1): -ef (the
     default), aux, or -o with columns: user uid group gid pid ppid pgid sid c pcpu pmem vsz rss ni nlwp s stat stime

@@ -6,7 +6,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="unpause",
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="paused"),),
     examples="""
 lamina unpause web
 """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.run import RESTARTS
 
 VERB = Verb(
     name="update",
@@ -11,8 +12,20 @@ VERB = Verb(
         Option("memory-swap", "", "SIZE", "The most memory and swap together; -1: any swap"),
         Option("cpus", "", "NUMBER", "How many processors: 1.5; 0: no limit"),
         Option("cpu-shares", "c", "NUMBER", "Its weight among others"),
+        Option("memory-reservation", "", "SIZE", "What it is left with when memory is short; 0: nothing"),
+        Option("cpu-period", "", "MICROSECONDS", "The period of --cpu-quota"),
+        Option("cpu-quota", "", "MICROSECONDS", "Processor time in each period; 0: no limit"),
+        Option("cpuset-cpus", "", "LIST", "The processors it runs on: 0-2,4"),
+        Option("cpuset-mems", "", "LIST", "The memory nodes it uses"),
+        Option("blkio-weight", "", "NUMBER", "Its weight on disks: 10 to 1000"),
         Option("pids-limit", "", "NUMBER", "The most processes and threads; 0: no limit"),
-        Option("restart", "", "POLICY", "When it ends: no, on-failure[:TIMES], always or unless-stopped"),
+        Option(
+            "restart",
+            "",
+            "POLICY",
+            "When it ends: no, on-failure[:TIMES], always or unless-stopped",
+            complete=RESTARTS,
+        ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="container"),),
     details="""The limits of a container that runs change at once, and those of its later starts with them.""",

@@ -28,12 +28,12 @@ def sides(known: dict[str, str]) -> dict[str, dict[str, str]]:
     """The two that docker tells of: here both are this program."""
     import os
 
-    from lamina.image.platform import current
+    from lamina.engine.info import architecture
 
     one = {
         "Version": known["lamina"],
         "Os": "linux",
-        "Arch": current().architecture,
+        "Arch": architecture(),
         "KernelVersion": os.uname().release,
     }
     return {"Client": one, "Server": one}

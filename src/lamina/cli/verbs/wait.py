@@ -7,7 +7,7 @@ from lamina.argv.declare import Argument, Arguments, Verb
 VERB = Verb(
     name="wait",
     options=(),
-    arguments=(Argument("names", "NAME", "+", complete="container"),),
+    arguments=(Argument("names", "NAME", "+", complete="running"),),
     details="""""",
     examples="""
 lamina wait web

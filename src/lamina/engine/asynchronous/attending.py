@@ -13,6 +13,7 @@ from lamina.engine.obtain import obtain
 from lamina.engine.parameters import completed as of
 from lamina.engine.run import begin
 from lamina.errors import NotFound
+from lamina.store.root import raise_storage_error
 from lamina.supervisor.foreground import Attendance, Ended
 from lamina.values import replace
 
@@ -149,9 +150,14 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
 
 async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
     """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
-    if session.companion is None:
+    if session.companion is not None:
+        return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
+    try:
         return await attendance.stay()
-    return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
+    except TimeoutError:
+        raise  # asyncio's, which is an OSError
+    except OSError as error:
+        raise_storage_error(error, "run", session.home.path)
 
 
 async def _abandoned(session: Session, failure: BaseException) -> None:

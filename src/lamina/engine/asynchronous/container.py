@@ -8,6 +8,7 @@ from lamina.engine.asynchronous import attending
 from lamina.engine.asynchronous.begun import Begun
 from lamina.engine.asynchronous.following import following
 from lamina.engine.asynchronous.mirrored.container import MirroredContainer
+from lamina.engine.asynchronous.path import AsyncContainerPath
 from lamina.engine.asynchronous.process import AsyncProcess, popen
 from lamina.engine.asynchronous.readiness import follow
 from lamina.engine.asynchronous.threads import in_thread, to_its_end
@@ -76,6 +77,11 @@ class AsyncContainer(MirroredContainer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await to_its_end(in_thread(lambda: self._sync.__exit__(kind, error, trace)))
+
+    @property
+    def files(self) -> AsyncContainerPath:
+        """Its root directory: `await (box.files / "etc/motd").read_text()`."""
+        return AsyncContainerPath(self)
 
     # -- further processes
 

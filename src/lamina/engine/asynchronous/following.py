@@ -94,7 +94,7 @@ class _Inotify:
         self.loop = asyncio.get_running_loop()
         self.fd: Fd = inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self.notices: dict[int, list[Notice]] = {}
-        self.users = 0
+        self.users = self.coming = 0
         self.loop.add_reader(self.fd, self._read)
 
     def _read(self) -> None:
@@ -115,7 +115,7 @@ class _Inotify:
         several = self.notices.get(wd, [])
         if notice in several:
             several.remove(notice)
-            if not several:
+            if not several and not self.coming:  # else it may be the one that another is being given
                 del self.notices[wd]
                 try:
                     inotify_rm_watch(self.fd, wd)
@@ -136,7 +136,7 @@ class Notice:
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()
-        self._wd = -1
+        self._wd, self._listens = -1, False
         self._inotify: _Inotify | None = None
         try:
             loop = asyncio.get_running_loop()
@@ -144,6 +144,7 @@ class Notice:
             if self._inotify is None:
                 self._inotify = _instances[loop] = _Inotify()
             self._inotify.users += 1
+            self._inotify.coming += 1
         except OSError:
             pass  # there can be no more of them: it is looked often
 
@@ -158,8 +159,11 @@ class Notice:
 
     def listen(self) -> None:
         """From now on it is told; what changed before has to be looked at."""
-        if self._inotify is not None and self._wd >= 0:
-            self._inotify.notices.setdefault(self._wd, []).append(self)
+        if self._inotify is not None:
+            self._inotify.coming -= 1
+            self._listens = True
+            if self._wd >= 0:
+                self._inotify.notices.setdefault(self._wd, []).append(self)
 
     def clear(self) -> None:
         """To be called before a look."""
@@ -179,6 +183,8 @@ class Notice:
     def close(self) -> None:
         """It is not told any more."""
         if self._inotify is not None:
+            if not self._listens:
+                self._inotify.coming -= 1
             self._inotify.leave(self, self._wd)
             self._inotify = None
 

@@ -213,7 +213,7 @@ async def popen(
     home: Home, words: tuple[str, ...], asked: Asked, io: Io, encoding: tuple[str, str] | None
 ) -> AsyncProcess:
     """Begin *words* in the container; raises as `executing.execute`."""
-    pipes = await in_thread(lambda: Pipes(io, "popen"), undo=lambda made: made.close())
+    pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
         stdio, execution, tell = await in_thread(lambda: _begin(home, words, asked, pipes), undo=_undo)
     except BaseException:
@@ -273,7 +273,7 @@ async def popen_container(
     encoding: tuple[str, str] | None,
 ) -> AsyncProcess:
     """Begin *words* in a new container; raises as `run.run`."""
-    pipes = await in_thread(lambda: Pipes(io, "popen"), undo=lambda made: made.close())
+    pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
         session = await started(store, image, words, options, pipes.io, hooks)
     except BaseException:

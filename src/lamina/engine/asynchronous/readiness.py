@@ -227,10 +227,12 @@ class LoopWatch(Watch):
             self._next()
             return
         self._running = False
+        self._do(self._add_again)
+
+    def _add_again(self) -> None:
         for fd, mask in tuple(self._masks.items()):
             if mask & POLLIN:
                 self._add(fd)
-        self.wake()
 
     async def settled(self) -> None:
         """Until nothing is done aside any more."""

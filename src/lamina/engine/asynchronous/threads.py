@@ -16,8 +16,6 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lamina.errors import LaminaError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
@@ -133,7 +131,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def told_by_loop(hook: Callable[..., None] | None) -> Callable[..., None] | None:
+def told_by_loop(hook: Callable[..., object] | None) -> Callable[..., None] | None:
     """A callback that threads may call: *hook* is called by the running loop, in the order of the calls."""
     if hook is None:
         return None
@@ -149,17 +147,28 @@ __all__ = ["alone", "ending", "in_thread", "pool", "to_its_end", "told_by_loop",
 
 
 class Stoppable:
-    """The events of a transfer, told to *hook* by the loop, and the place where it finds out that it shall stop."""
+    """The events of a transfer, told to *hook* by the loop, and the way to end it."""
 
     def __init__(self, hook: Callable[..., None] | None) -> None:
-        self._tell, self._stopped = told_by_loop(hook), False
+        self._tell = told_by_loop(hook)
+        self._lock, self._stopped = threading.Lock(), False
+        self._ways: list[Callable[[], object]] = []
 
     def __call__(self, kind: str, /, **facts: object) -> None:
-        if self._stopped:
-            raise LaminaError("transfer: whoever asked for it was cancelled")
         if self._tell is not None:
             self._tell(kind, **facts)
 
+    def stopped_by(self, way: Callable[[], object]) -> None:
+        """A transfer that has begun says how it is ended (image.transfer.events)."""
+        with self._lock:
+            self._ways.append(way)
+            stopped = self._stopped
+        if stopped:
+            way()
+
     def stop(self) -> None:
         """Let it end soon."""
-        self._stopped = True
+        with self._lock:
+            self._stopped, ways = True, tuple(self._ways)
+        for way in ways:
+            way()

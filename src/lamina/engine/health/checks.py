@@ -19,6 +19,8 @@ SECOND = 10**9
 INTERVAL, TIMEOUT, START_INTERVAL, RETRIES = 30 * SECOND, 30 * SECOND, 5 * SECOND, 3
 SHELL = ("/bin/sh", "-c")
 LEAST, MOST = 10**6, 10**9 * SECOND
+# how often an image may have itself checked: it is not the image's processor that this takes
+OFTEN = SECOND
 MOST_RETRIES = (1 << 31) - 1
 NONE, CMD, CMD_SHELL = "NONE", "CMD", "CMD-SHELL"
 # podman's: what is done about one that is unhealthy
@@ -226,6 +228,10 @@ def _of_image(image: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         number, least = image.get(name) or 0, 1 if name == "retries" else LEAST
         usable = isinstance(number, int) and number >= least
         found[name] = min(number, MOST_RETRIES if name == "retries" else MOST) if usable else 0
+    for name in ("interval", "start_interval"):
+        if test and 0 < found[name] < OFTEN:
+            found[name] = OFTEN
+            warning = f"the image's health check has a shorter {name} than a second: it is a second"
     return found, warning
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from time import monotonic
 
 from lamina.engine.health.checks import KILL, NOTHING, RESTART, seconds
-from lamina.engine.health.results import STARTING, Result, add, end_stale, read, wanted_action
+from lamina.engine.health.results import STARTING, Result, add, end_stale, lives_for, read, wanted_action
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
-from lamina.runtime.identity import age
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Examiner:
         return self._interval() if now.late else max(0.0, now.deadline - monotonic())
 
     def look(self) -> None:
-        """What is to be done now. Raises KernelError where nothing can be written down."""
+        """What is to be done now."""
         if self.look_at_record:
             self._judge()
         if self._now is not None:
@@ -103,8 +102,8 @@ class Examiner:
         if result is not None:
             try:
                 add(self.home, result)
-            except NotFound:
-                return
+            except (OSError, LaminaError):
+                pass  # a disk that is full, or it is gone: what is not written down is lost, and nothing else
         self._set_due()
         self._judge()
 
@@ -113,10 +112,12 @@ class Examiner:
 
     def _interval(self) -> float:
         """docker's: another one as long as it is starting, within the start period."""
-        state = self.home.read("state") or {}
         period = seconds(self.check, "start_period")
-        early = period > 0 and state.get("start_time") and age(state) < period
-        if early and (read(self.home) or {"status": STARTING})["status"] == STARTING:
+        if (
+            period > 0
+            and lives_for(self.home) < period
+            and (read(self.home) or {"status": STARTING})["status"] == STARTING
+        ):
             return seconds(self.check, "start_interval")
         return seconds(self.check, "interval")
 
@@ -126,6 +127,11 @@ class Examiner:
         if action != NOTHING and self.ending == NOTHING:
             self.ending = action
             self._act(action)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the container is being ended for its health."""
+        return self.ending != NOTHING
 
     @property
     def wants_restart(self) -> bool:

@@ -102,8 +102,8 @@ class Examination:
         """End it and its process group; its number is its own until it is waited for."""
         try:
             os.killpg(self.execution.pid, SIGKILL)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            pass  # it has none yet, or nobody of it may be signalled
         self.execution.kill(SIGKILL)
 
     def give_up(self) -> None:

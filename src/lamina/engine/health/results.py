@@ -78,8 +78,7 @@ def add(home: Home, result: Result, *, own: bool = True) -> str:
         asked, found = home.asked(), _read(home)
         check = asked.get("health") or {}
         before = found or {"status": STARTING, "streak": 0, "log": []}
-        state = home.read("state") or {}
-        after = judged(before, result, check, age(state) if state.get("start_time") else 0.0)
+        after = judged(before, result, check, lives_for(home))
         if not own and "checking" in before:
             after["checking"] = before["checking"]
         home.write("health", after)
@@ -106,6 +105,15 @@ def judged(
                 status = UNHEALTHY
     log = [*before["log"], vars(result)][-KEPT:]
     return {"status": status, "streak": streak, "log": log}
+
+
+def lives_for(home: Home) -> float:
+    """The seconds since it was started, 0 where that cannot be told."""
+    try:
+        state = home.read("state") or {}
+    except Corrupt:
+        return 0.0
+    return age(state) if state.get("start_time") else 0.0
 
 
 def read(home: Home) -> dict[str, Any] | None:

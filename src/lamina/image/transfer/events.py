@@ -17,7 +17,8 @@
     events("done", image=..., digest=...)                        all is done; (pull) also reference=..., known=...:
                                                                  the name stood for this image before
 
-Calls come from several threads, one at a time.
+Calls come from several threads, one at a time. Who is called may have a method `stopped_by`: it is given, once, what
+makes the transfer end soon, for whoever does not want it any more.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Telling:
         self._turn = threading.Lock()
         self._stopped = threading.Event()
         self._stopping: list[Callable[[], object]] = []
+        stopped_by: Callable[[Callable[[], None]], object] | None = getattr(events, "stopped_by", None)
+        if stopped_by is not None:
+            stopped_by(self.stop)
 
     def __call__(self, kind: str, /, **facts: Any) -> None:
         with self._turn:
@@ -95,4 +99,6 @@ class Telling:
     def check(self) -> None:
         """Raise LaminaError if the transfer shall stop."""
         if self._stopped.is_set():
-            raise LaminaError(f"{self._what}: stopped, because something else of it failed")
+            raise LaminaError(
+                f"{self._what}: stopped, because something else of it failed, or nobody wants it any more"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 import stat
-from errno import ECHILD, ENAMETOOLONG
+from errno import ECHILD, ENAMETOOLONG, ESRCH
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import duplicate
@@ -38,15 +38,20 @@ ASIDE = 200
 # linux/sched.h; a process that is made by a kept recipe does not load `constants`
 CLONE_NEWUSER, CLONE_INTO_CGROUP = 0x10000000, 0x200000000
 SIGKILL = 9
+# asm-generic/socket.h, linux/socket.h: a descriptor of the sender, which it stays even when that has been reaped
+SO_PASSPIDFD, SCM_PIDFD = 76, 4
 
 
 @value
 class Message:
-    """One packet of the new process: `what` it says (nothing: it is at its end), descriptors, and its pid here."""
+    """One packet of the new process: `what` it says (nothing: it is at its end), descriptors, its pid here, and a pidfd
+    of it (None before Linux 6.5).
+    """
 
     what: bytes
     fds: tuple[Fd, ...]
     pid: int
+    pidfd: Fd | None = None
 
     @property
     def fd(self) -> Fd | None:
@@ -74,6 +79,10 @@ class Birth:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
         self._channel = ours
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+        try:
+            ours.setsockopt(_socket.SOL_SOCKET, SO_PASSPIDFD, 1)
+        except OSError:
+            pass  # an older kernel
         self._next = numbers.more
         with Fd(theirs.detach()) as end:
             self._give_as(end, numbers.channel)
@@ -182,7 +191,7 @@ class Birth:
         while True:
             message = self._receive()
             if self._first and message.what == PID:
-                self._become(message.pid)
+                self._become(message)
                 continue
             if len(message.what) == FAILURE:
                 assert self._explained is not None
@@ -194,11 +203,21 @@ class Birth:
 
         return step_failure(steps, index, errno, bundle=self._about() if self._about is not None else None)
 
-    def _become(self, pid: int) -> None:
+    def _become(self, message: Message) -> None:
         """The process that counts is another one; the first has done its work."""
         assert self.pidfd is not None
         first, self._first = self.pidfd, False
-        self.pid, self.pidfd = pid, Fd(os.pidfd_open(pid))
+        self.pid, found = message.pid, message.pidfd
+        if found is None:
+            try:
+                found = Fd(os.pidfd_open(message.pid))
+            except ProcessLookupError:  # a program that waits for any child, or ignores SIGCHLD
+                raise KernelError(
+                    "pidfd_open",
+                    ESRCH,
+                    hint="it has ended, and something else in this program took its exit status",
+                ) from None
+        self.pidfd = found
         reap(first)
         first.close()
 
@@ -217,13 +236,15 @@ class Birth:
         except (BlockingIOError, ConnectionResetError):
             return Message(b"", (), 0)
         fds: list[Fd] = []
-        pid = 0
+        pid, pidfd = 0, None
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
             elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
                 pid = memoryview(data).cast("i")[0]  # struct ucred: pid, uid, gid
-        return Message(what, tuple(fds), pid)
+            elif level == _socket.SOL_SOCKET and kind == SCM_PIDFD:
+                pidfd = Fd(int.from_bytes(data[:4], "little"))
+        return Message(what, tuple(fds), pid, pidfd)
 
     def answer(self, what: bytes) -> None:
         """Say something to the new process; that it is gone already is heard next."""

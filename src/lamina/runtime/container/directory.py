@@ -56,8 +56,8 @@ def checked_id(text: str) -> str:
 
 
 def default_root() -> bytes:
-    """Where containers are kept if nobody says otherwise. Root of a user namespace, as podman is without root, is a user
-    who has a directory of his own (runc and crun ask the same).
+    """Where containers are kept if nobody says otherwise. Root of a user namespace, as podman is without root, is a
+    user who has a directory of his own (runc and crun ask the same).
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() == 0 and not (runtime and _in_user_namespace()):

@@ -77,9 +77,13 @@ class Joined:
     pidfd: Fd
 
     def wait(self) -> int:
-        """Its exit status, 128 + n after signal n."""
+        """Its exit status, 128 + n after signal n. Raises KernelError where somebody else took it."""
         status = reap(self.pidfd)
-        return 255 if status is None else status
+        if status is None:
+            from lamina.runtime.launch import taken_status
+
+            return taken_status(self.pidfd, "wait for the process")
+        return status
 
 
 def further(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Joined:

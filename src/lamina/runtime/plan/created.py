@@ -26,6 +26,8 @@ from lamina.linux.constants import (
     CLONE_NEWUSER,
     CLONE_PARENT,
     CLOSE_RANGE_CLOEXEC,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
     MSG_CMSG_CLOEXEC,
     MSG_NOSIGNAL,
     PR_SET_DUMPABLE,
@@ -226,12 +228,24 @@ def enter_root_steps(root: int) -> list[Step]:
 
 def birth_steps(numbers: Numbers) -> list[Step]:
     """Go on as a new process, for only such a one is in the pid and time namespaces that were entered; its parent is
-    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, which tgkill(2) refuses.
+    ours (CLONE_PARENT). The old one sees a number where the new one sees 0, of which mmap(2) makes no mapping. (It must
+    not be asked for by that number: it may have ended by then, and been reaped.)
     """
     child = Reg("child")
     return [
         Step("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, save=child, note="into the pid namespace"),
-        Step("tgkill", child, child, 0, tolerate=(EINVAL,), skip=1, note="which of the two is it?"),
+        Step(
+            "mmap",
+            0,
+            child,
+            0,
+            MAP_PRIVATE | MAP_ANONYMOUS,
+            -1,
+            0,
+            tolerate=(EINVAL,),
+            skip=1,
+            note="which of the two is it?",
+        ),
         Step("exit_group", 0),
         say_step(numbers, PID, "who I am"),
     ]

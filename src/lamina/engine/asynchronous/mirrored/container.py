@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.image import AsyncImage
+from lamina.engine.asynchronous.mirrored.file_verbs import MirroredFileVerbs
 from lamina.engine.asynchronous.mirrored.process_verbs import MirroredProcessVerbs
 from lamina.engine.asynchronous.mirrored.reviewed import MirroredReviewed
 from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from lamina.engine.container import Container
-    from lamina.engine.copying import Copied
     from lamina.engine.health.examining import Examined
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
-class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
+class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewed):
     """The verbs of `Container` that a thread does."""
 
     if TYPE_CHECKING:
@@ -148,18 +148,6 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
         return in_thread(self._do(lambda: self._sync.first_process))
 
-    async def copy_out(
-        self, path: str, target: str | int, *, archive: bool = False, follow: bool = False
-    ) -> Copied:
-        """Copy *path* of the container to the path *target* here, or as a tar archive to that descriptor, with the
-        rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link, what it leads to.
-
-        Raises NotFound, Conflict, Unsupported (a mount of one that does not run), InvalidInput, KernelError.
-        """
-        return await transfer(
-            self._do(lambda: self._sync.copy_out(path, target, archive=archive, follow=follow))
-        )
-
     async def commit(
         self,
         name: str | None = None,
@@ -229,7 +217,8 @@ class MirroredContainer(MirroredProcessVerbs, MirroredReviewed):
     ) -> None:
         """Remove it and discard what it did; with *volumes* also those that are its own, without a name.
 
-        Raises Conflict when it runs; with *force* it is killed then.
+        Raises Conflict when it runs; with *force* it is killed then, and it is no error that somebody else, such as who
+        looks after one that goes at its end, has removed it.
         """
         tell_progress = told_by_loop(progress)
         await in_thread(self._do(lambda: self._sync.remove(force, volumes, progress=tell_progress)))

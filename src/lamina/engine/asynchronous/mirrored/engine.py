@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Engine
     from lamina.engine.options import RunOptions
     from lamina.engine.parameters import Command
+    from lamina.errors import LaminaError
     from lamina.runtime.plan import Plan
     from lamina.store.root import Store
 
@@ -65,6 +66,18 @@ class MirroredEngine(MirroredImageVerbs):
         return await in_thread(
             self._do(lambda: self._sync.prune_containers(before=before, labels=labels, without=without))
         )
+
+    async def start_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Start the containers that are started with the machine, as their restart policies say: the name of each, and
+        why it could not be started, or None.
+        """
+        return await in_thread(self._do(lambda: self._sync.start_restartable()))
+
+    async def stop_restartable(self) -> list[tuple[str, LaminaError | None]]:
+        """Stop the containers that have a restart policy because the machine ends: `start_restartable` starts them
+        again. As that.
+        """
+        return await in_thread(self._do(lambda: self._sync.stop_restartable()))
 
     async def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirror import Mirrored
-from lamina.engine.asynchronous.threads import Stoppable, in_thread, transfer
+from lamina.engine.asynchronous.threads import Stoppable, in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,12 +96,31 @@ class MirroredImageVerbs(Mirrored):
             self._do(lambda: self._sync.push(name, tls_verify=tls_verify, on_event=events)), stop=events.stop
         )
 
+    async def push_all(
+        self, name: str, *, tls_verify: bool = True, on_event: Callable[..., None] | None = None
+    ) -> list[tuple[str, str]]:
+        """Send every image that has a tag in the repository *name* to it: pairs of a name and its digest there.
+
+        Raises as `push`.
+        """
+        tell_on_event = told_by_loop(on_event)
+        return await in_thread(
+            self._do(lambda: self._sync.push_all(name, tls_verify=tls_verify, on_event=tell_on_event))
+        )
+
     async def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
         """At most *limit* repositories of a registry for "[REGISTRY/]TERM", the registry's best first.
 
         Raises InvalidInput, RegistryError, Unsupported for a registry that cannot be searched.
         """
         return await transfer(self._do(lambda: self._sync.search(text, limit=limit, tls_verify=tls_verify)))
+
+    async def tags(self, name: str, *, tls_verify: bool = True) -> list[str]:
+        """The tags that the repository *name* has in its registry, in the registry's order.
+
+        Raises NotFound, InvalidReference, RegistryError.
+        """
+        return await in_thread(self._do(lambda: self._sync.tags(name, tls_verify=tls_verify)))
 
     async def images(self) -> list[AsyncImage]:
         """All images, the youngest first."""

@@ -9,7 +9,7 @@ from lamina.engine.asynchronous.mirror import Mirrored
 from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from lamina.engine.storage import Pruned, Storage
     from lamina.store.check import Checked
@@ -40,15 +40,29 @@ class MirroredStorage(Mirrored):
         return await in_thread(self._do(lambda: self._sync.collect(explain=explain, dry=dry)))
 
     async def prune(
-        self, containers: Iterable[AsyncContainer], *, everything: bool = False, with_volumes: bool = False
+        self,
+        containers: Iterable[AsyncContainer],
+        *,
+        everything: bool = False,
+        with_volumes: bool = False,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
     ) -> Pruned:
         """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
-        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage.
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage. Of
+        containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels* ("KEY"
+        or "KEY=VALUE") and none of *without_labels*.
         """
         return await in_thread(
             self._do(
                 lambda: self._sync.prune(
-                    [one._sync for one in containers], everything=everything, with_volumes=with_volumes
+                    [one._sync for one in containers],
+                    everything=everything,
+                    with_volumes=with_volumes,
+                    until=until,
+                    labels=labels,
+                    without_labels=without_labels,
                 )
             )
         )
@@ -61,6 +75,16 @@ class MirroredStorage(Mirrored):
         """Evict what was not used for the longest time until layers and blobs take at most *limit* bytes."""
         return await in_thread(self._do(lambda: self._sync.keep_below(limit)))
 
-    async def prune_volumes(self, *, everything: bool = False) -> tuple[list[str], int]:
-        """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed."""
-        return await in_thread(self._do(lambda: self._sync.prune_volumes(everything=everything)))
+    async def prune_volumes(
+        self, *, everything: bool = False, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> tuple[list[str], int]:
+        """Remove those without a name that no container mounts, or all of these; their names, and the bytes freed. Only
+        those with all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
+        """
+        return await in_thread(
+            self._do(
+                lambda: self._sync.prune_volumes(
+                    everything=everything, labels=labels, without_labels=without_labels
+                )
+            )
+        )

@@ -1,0 +1,180 @@
+"""Units of systemd that look after containers: systemd.service(5), in the words of podman's generator."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lamina.argv.declare import Option
+
+# systemd.service(5), Restart=
+POLICIES = ("no", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort", "always")
+RESTARTABLE = "lamina-restart.service"
+# seconds that systemd waits longer than the container is given to stop
+SPARE = 60
+NETWORK = "network-online.target"
+# options that are systemd's matter, or said anew
+_NOT_AGAIN = frozenset(("detach", "cidfile", "name", "rm", "quiet", "lifetime", "detach_keys", "sig_proxy"))
+_PATHS = frozenset(("env_file", "label_file"))
+
+
+@value
+class Wishes:
+    """What was asked of the unit of a container; see the options of `lamina generate systemd`."""
+
+    new: bool = False
+    restart_policy: str = "on-failure"
+    restart_sec: int | None = None
+    stop_timeout: int = 10
+    header: bool = True
+    wants: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+
+
+@value
+class Subject:
+    """The container: how it is called in commands, where it is kept, the signal that asks it to end, and with which
+    words, in which directory, another one like it is made.
+    """
+
+    name: str
+    root: str
+    stop_signal: int
+    words: tuple[str, ...] = ()
+    directory: str = ""
+
+
+def container_unit(unit: str, about: Subject, wishes: Wishes, version: str) -> str:
+    """The text of the unit file *unit*."""
+    lamina = [*program(), "--root", about.root]
+    stop = [*lamina, "stop", "-t", str(wishes.stop_timeout), about.name]
+    if wishes.new:
+        remove = [*lamina, "rm", "-f", about.name]
+        commands = [
+            ("ExecStartPre", "-", remove),
+            ("ExecStart", "", [*lamina, "run", f"--name={about.name}", *about.words]),
+            ("ExecStop", "", stop),
+            ("ExecStopPost", "-", remove),
+        ]
+    else:
+        start = [*lamina, "start", "--attach", "--sig-proxy=false", about.name]
+        commands = [("ExecStart", "", start), ("ExecStop", "", stop)]
+    lines = _header(unit, version) if wishes.header else []
+    lines += [
+        "[Unit]",
+        f"Description=Lamina {_literal(unit)}",
+        "Documentation=https://www.freedesktop.org/software/systemd/man/systemd.service.html",
+        *(f"Wants={_literal(name)}" for name in (NETWORK, *wishes.wants)),
+        *(f"After={_literal(name)}" for name in (NETWORK, *wishes.after)),
+        *(f"Requires={_literal(name)}" for name in wishes.requires),
+        f"RequiresMountsFor={word(about.root, dollar='$')}",
+        "",
+        "[Service]",
+        "Type=exec",
+        # the process that does the work has to be this unit's
+        "Environment=LAMINA_WARM=0",
+        *([f"WorkingDirectory={_literal(about.directory)}"] if wishes.new and about.directory else []),
+        f"Restart={wishes.restart_policy}",
+        *([] if wishes.restart_sec is None else [f"RestartSec={wishes.restart_sec}"]),
+        f"TimeoutStopSec={wishes.stop_timeout + SPARE}",
+        # how it ends when it is stopped
+        f"SuccessExitStatus={128 + about.stop_signal}",
+        # 'stop' ends the container; who looks after it writes that down, and must not be killed before it has
+        "KillMode=mixed",
+        *(f"{key}={mark}{' '.join(map(word, words))}" for key, mark, words in commands),
+        "",
+        "[Install]",
+        "WantedBy=default.target",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def restartable_unit(root: str, version: str, *, header: bool = True) -> str:
+    """The text of RESTARTABLE: what is started with the machine, as restart policies say."""
+    lamina = [*program(), "--root", root]
+    lines = _header(RESTARTABLE, version) if header else []
+    lines += [
+        "[Unit]",
+        "Description=Lamina: containers that are started with the machine",
+        f"Wants={NETWORK}",
+        f"After={NETWORK}",
+        f"RequiresMountsFor={word(root, dollar='$')}",
+        "",
+        "[Service]",
+        "Type=oneshot",
+        "RemainAfterExit=yes",
+        "Environment=LAMINA_WARM=0",
+        "TimeoutStartSec=0",
+        # who looks after the containers is in this unit's group, and outlives a restart of the unit
+        "KillMode=process",
+        f"ExecStart={' '.join(map(word, [*lamina, 'system', 'start-restartable']))}",
+        f"ExecStop={' '.join(map(word, [*lamina, 'system', 'stop-restartable']))}",
+        "",
+        "[Install]",
+        "WantedBy=default.target",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _header(unit: str, version: str) -> list[str]:
+    return [f"# {unit}", f"# written by lamina {version}", ""]
+
+
+def program() -> list[str]:
+    """How systemd calls the command that runs now."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "lamina")
+    return [beside] if os.access(beside, os.X_OK) else [os.path.abspath(sys.executable), "-m", "lamina"]
+
+
+def word(text: str, *, dollar: str = "$$") -> str:
+    """*text* as one word of a command line, literally: systemd.service(5), "Command lines"; systemd.syntax(7). *dollar*
+    is how that sign is written.
+    """
+    escaped = "".join(_escaped(char) for char in text.replace("%", "%%").replace("$", dollar))
+    # a sign before the first word of a command, or a lone ";", would be taken as more
+    plain = text and all(char.isascii() and (char.isalnum() or char in "-_./=:,+@") for char in text)
+    return escaped if plain else f'"{escaped}"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isprintable():
+        return char
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+
+
+def _literal(text: str) -> str:
+    """*text* in a setting that is not split into words."""
+    return text.replace("%", "%%").replace("\n", " ")
+
+
+def words_again(
+    options: Sequence[Option], values: dict[str, object], image: str, command: Sequence[str]
+) -> list[str]:
+    """The words behind `run` that ask for what *values*, a parsed command line, asked for: each option in one word."""
+    return [*_options(options, values), image, *(["--", *command] if command else [])]
+
+
+def _options(options: Sequence[Option], values: dict[str, object]) -> Iterator[str]:
+    for option in options:
+        given = values.get(option.key)
+        if option.key in _NOT_AGAIN or given in (None, (), False) or given == option.default:
+            continue
+        if given is True and not option.metavar:
+            yield f"--{option.name}"
+            continue
+        for one in given if isinstance(given, (tuple, list)) else (given,):
+            text = str(one)
+            if option.key == "env" and "=" not in text:
+                if text not in os.environ:
+                    continue
+                text = f"{text}={os.environ[text]}"
+            yield f"--{option.name}={os.path.abspath(text) if option.key in _PATHS else text}"

@@ -1,0 +1,70 @@
+"""The programs in examples/ do what they say, and leave nothing; also where they are killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lamina import Engine
+from support.leaks import Leaks
+from support.sources import REPOSITORY
+
+pytestmark = pytest.mark.root
+EXAMPLES = REPOSITORY / "examples"
+
+
+def nothing_left(store_root: Path) -> bool:
+    engine = Engine(store_root)
+    return not engine.containers(all=True) and not os.listdir(engine.store.tmp)
+
+
+def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", EXAMPLES / program, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+def test_fifty_sandboxes_at_once(store_root: Path, untouched_host: Leaks) -> None:
+    done = run("sandboxes.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{number} squared is {number * number}" for number in range(50)]
+    assert nothing_left(store_root)
+
+
+def test_fifty_sandboxes_that_are_killed_in_the_middle(store_root: Path, untouched_host: Leaks) -> None:
+    command = [sys.executable, str(EXAMPLES / "sandboxes.py")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    with process, process.stderr:
+        for _ in range(10):
+            assert "is up" in process.stderr.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    end = time.monotonic() + 60  # not a measurement
+    while not nothing_left(store_root) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert nothing_left(store_root)
+
+
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="the programs to be graded need a python3")
+def test_programs_that_nobody_has_read(store_root: Path, untouched_host: Leaks, tmp_path: Path) -> None:
+    programs = {
+        "good": "print('hello'); print('again')",
+        "loop": "print('begun', flush=True)\nwhile True: pass",
+        "fork": "import os\nwhile True: os.fork()",
+        "writes": "open('/tmp/answer', 'w').write('x'); import sys; sys.exit(3)",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+    done = run("grader.py", *(tmp_path / name for name in programs))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace(f"{tmp_path}/", "").splitlines()
+    assert [line for line in said if line.startswith("good: ")] == ["good: hello", "good: again"]
+    assert said[-4:-2] == ["good ended with 0", "loop took too long"]
+    assert said[-1] == "writes ended with 3"
+    assert not Path("/tmp/answer").exists()
+    assert nothing_left(store_root)

@@ -1,0 +1,115 @@
+"""`Container.files` without root: one process in a user namespace does it all, and is gone when nobody asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.image_archives import tree_tar
+from support.rootless import Rootless
+from support.small_images import busybox_tree
+
+pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
+
+MAKE = "mkdir -p /d/shut; echo of seven > /d/shut/f; chown -R 7:8 /d; chmod 0400 /d/shut/f; chmod 0500 /d /d/shut"
+CODE = """
+import errno, json, os, sys, threading
+from lamina import Engine
+from lamina.engine import file_service
+from lamina.errors import Conflict, LaminaError, Unsupported
+box = Engine().container("box")
+d = box.files / "d"
+found = {}
+found["read"] = (d / "shut/f").read_text()
+status = (d / "shut/f").stat()
+found["stat"] = [status.st_uid, status.st_gid, oct(status.st_mode), status.st_size, status.st_mtime_ns > 0]
+(d / "shut/new").write_text("new")
+(d / "made").mkdir()
+(d / "link").symlink_to("made")
+found["owners"] = [(path.name, path.lstat().st_uid, path.lstat().st_gid) for path in sorted(d.iterdir())]
+found["new"] = [(d / "shut/new").stat().st_uid, (d / "shut/new").read_text()]
+errors = []
+for act in (
+    lambda: (d / "nosuch").read_bytes(),
+    lambda: (d / "made").mkdir(),
+    lambda: (d / "shut").read_bytes(),
+    lambda: (box.files / "proc/sys/x").mkdir(),
+):
+    try:
+        act()
+    except OSError as error:
+        errors.append([type(error).__name__, error.filename])
+    except LaminaError as error:
+        errors.append([type(error).__name__, None])
+found["errors"] = errors
+with (d / "shut/new").open("r+b") as file:
+    file.seek(0, 2)
+    file.write(b"er")
+found["longer"] = (d / "shut/new").read_text()
+results = []
+def many():
+    for _ in range(50):
+        results.append((d / "shut/new").read_text())
+threads = [threading.Thread(target=many) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+found["threads"] = [len(results), sorted(set(results))]
+found["services"] = len(file_service._services)
+service, = file_service._services.values()
+child = os.fork()
+if not child:  # a fork has its own, or none
+    os._exit(0 if (d / "shut/new").read_text() == "newer" and not service.usable else 1)
+found["fork"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+service._ours.close()  # as if it had ended for want of work
+service._ended = True
+found["again"] = (d / "shut/new").read_text()
+found["descriptors"] = len(os.listdir("/proc/self/fd"))
+for _ in range(20):
+    (d / "shut/new").read_text()
+    (d / "shut/new").write_text("newer")
+found["descriptors"] = len(os.listdir("/proc/self/fd")) - found["descriptors"]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(params=["running", "stopped"])
+def user(rootless: Rootless, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rootless]:
+    """Somebody with a container `box` of files of the user 7, that runs or has ended."""
+    (tmp_path / "tree").mkdir()
+    busybox_tree(tmp_path / "tree")
+    files = rootless.tmp / "files.tar"
+    files.write_bytes(tree_tar(tmp_path / "tree"))
+    rootless.give(files)
+    assert rootless.lamina("import", files, "tiny").returncode == 0
+    made = rootless.lamina("run", "-d", "--name", "box", "tiny", "sleep", "600")
+    assert made.returncode == 0, made.stderr
+    made = rootless.lamina("exec", "box", "sh", "-ec", MAKE)
+    assert made.returncode == 0, made.stderr
+    if request.param == "stopped":
+        assert rootless.lamina("stop", "-t", "0", "box").returncode == 0
+    yield rootless
+    assert rootless.lamina("rm", "-f", "box").returncode == 0
+
+
+def test_what_only_root_of_the_container_may(user: Rootless) -> None:
+    running = user.lamina("ps", "-q").stdout != ""
+    done = user.python(CODE)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["read"] == "of seven\n"
+    assert found["stat"] == [7, 8, "0o100400", 9, True]
+    assert found["owners"] == [["link", 0, 0], ["made", 0, 0], ["shut", 7, 8]]
+    assert found["new"] == [0, "new"]
+    assert found["errors"][:3] == [
+        ["FileNotFoundError", "/d/nosuch"], ["FileExistsError", "/d/made"], ["IsADirectoryError", "/d/shut"],
+    ]  # fmt: skip
+    assert found["errors"][3] == (["Unsupported", None] if running else ["FileNotFoundError", "/proc/sys/x"])
+    assert found["longer"] == "newer"
+    assert found["threads"] == [200, ["newer"]]
+    assert (found["services"], found["fork"], found["again"]) == (1, 0, "newer")
+    assert found["descriptors"] == 0
+    # the process ends with the program that asked it
+    assert "lamina.engine.within" not in user.run("ps", "-ww", "-u", str(user.uid), "-o", "args").stdout
