@@ -23,6 +23,7 @@ from lamina.errors import (
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
+from lamina.store.containers import GROUPED_MARK, PAUSED_MARK
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -54,8 +55,8 @@ SIGKILL = 9
 EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
-# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
-OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
+# what others want to know of the options of one that is never started again, with what stands for nothing
+SAID = {"env": (), "user": None, "workdir": None, "entrypoint": None, "init": False}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -323,10 +324,10 @@ class Session:
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
-        elif said := {
-            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
-        }:
-            record["options"] = said
+        elif said := {key: given for key, usual in SAID.items() if (given := getattr(options, key)) != usual}:
+            record["said"] = said
+        if options.rm and options.further is not None and options.further.ipc:
+            record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
         return record
 
     def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -380,8 +381,16 @@ class Session:
                 groups=() if manager == CGROUPFS else EVERYTHING,
                 manager=manager,
             )
+        running.let_die = self._let_go_on
         stdio.started(running.pty)
         return running
+
+    def _let_go_on(self) -> None:
+        """What is frozen by cgroup v1 does not even die."""
+        if self.home.is_marked(PAUSED_MARK):
+            from lamina.engine.pausing import thaw
+
+            thaw(self.home)
 
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
@@ -408,6 +417,10 @@ class Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if home.is_marked(GROUPED_MARK):
+            from lamina.engine.grouping import ungroup
+
+            oom = max(oom, ungroup(home))
         if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
@@ -477,6 +490,10 @@ class Session:
             if self.running is not None:
                 self.running.kill(9)
                 status = self.running.wait()
+                if self.home.is_marked(GROUPED_MARK):
+                    from lamina.engine.grouping import ungroup
+
+                    ungroup(self.home)
                 self.running.close()
                 if not self.options.rm:
                     self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})

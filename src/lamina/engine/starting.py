@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 # every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
-GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct")
+GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct", "blkio")
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 

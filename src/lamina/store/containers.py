@@ -44,6 +44,7 @@ PAUSED, RESTARTING = "paused", "restarting"
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
 PAUSED_MARK, STOPPED_MARK, CARRIED_MARK, KEPT_MARK = "paused", "stopped", "carried", "kept"
+GROUPED_MARK = "grouped"  # control groups were made for it while it ran
 _LOCK = b"/lock"
 
 
