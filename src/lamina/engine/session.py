@@ -9,6 +9,7 @@ from time import time_ns
 
 from lamina.engine.design import CGROUPFS, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, record_of, unfurnish
+from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
 from lamina.errors import (
@@ -22,6 +23,7 @@ from lamina.errors import (
 )
 from lamina.runtime.identity import identity_of
 from lamina.runtime.launch import launch
+from lamina.store.containers import GROUPED_MARK, PAUSED_MARK
 from lamina.store.root import raise_storage_error
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import Stdio
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks
+    from lamina.network.model import Attachment
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.images import Held, ImageRecord
@@ -52,8 +55,8 @@ SIGKILL = 9
 EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
-# of what was asked, what an image of the container would say, with what stands for nothing (engine/committing)
-OF_AN_IMAGE = {"env": (), "user": None, "workdir": None, "entrypoint": None}
+# what others want to know of the options of one that is never started again, with what stands for nothing
+SAID = {"env": (), "user": None, "workdir": None, "entrypoint": None, "init": False}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -98,9 +101,14 @@ class Session:
         self.made: list[str] = []
         self.record: dict[str, Any] | None = None
         self.recorded = False
+        self.attachments: list[Attachment] = []
 
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
+        if is_linked(self.options.network):  # said now, not at the first start
+            from lamina.engine.networks import find
+
+            find(self.store, self.options.network)
         try:
             drawn = design(
                 self.store,
@@ -187,6 +195,10 @@ class Session:
                     refused,
                     ids=self._ids(),
                 )
+                if drawn.bundle.networked and not self.attachments:
+                    from lamina.engine.plugging import exposed_by, take
+
+                    self.attachments = take(self.home, self.name, self.options, exposed_by(drawn.base.config))
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -247,7 +259,7 @@ class Session:
             if drawn.base.id:
                 from lamina.engine.own_files import write
 
-                write(self.home.path, drawn.hostname, self.options.network)
+                write(self.home, drawn.hostname, self.options, self.attachments, self.name)
             self.record = self._asked(drawn)
             self.home.write("container", self.record)
         finally:
@@ -312,10 +324,10 @@ class Session:
 
             record.update(lasting(self.home.path, drawn, options))
             record.update(self.further or {})
-        elif said := {
-            key: given for key, usual in OF_AN_IMAGE.items() if (given := getattr(options, key)) != usual
-        }:
-            record["options"] = said
+        elif said := {key: given for key, usual in SAID.items() if (given := getattr(options, key)) != usual}:
+            record["said"] = said
+        if options.rm and options.further is not None and options.further.ipc:
+            record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
         return record
 
     def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -351,10 +363,15 @@ class Session:
 
             self.catcher = Catcher()
         self._tell(drawn)
+        bundle = drawn.bundle
+        if self.attachments:
+            from lamina.engine.plugging import connected
+
+            bundle = connected(bundle, self.home, self.attachments)
         manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             self.running = running = launch(
-                drawn.bundle,
+                bundle,
                 stdin=stdio.child[0],
                 stdout=stdio.child[1],
                 stderr=stdio.child[2],
@@ -364,8 +381,16 @@ class Session:
                 groups=() if manager == CGROUPFS else EVERYTHING,
                 manager=manager,
             )
+        running.let_die = self._let_go_on
         stdio.started(running.pty)
         return running
+
+    def _let_go_on(self) -> None:
+        """What is frozen by cgroup v1 does not even die."""
+        if self.home.is_marked(PAUSED_MARK):
+            from lamina.engine.pausing import thaw
+
+            thaw(self.home)
 
     def _record_start(self, drawn: Design, running: Running) -> None:
         state = identity_of(running.pid)
@@ -392,10 +417,18 @@ class Session:
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
+        if home.is_marked(GROUPED_MARK):
+            from lamina.engine.grouping import ungroup
+
+            oom = max(oom, ungroup(home))
         if running.cgroup is not None and self.options.further is not None and self.options.further.pid:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        if self.attachments:
+            from lamina.engine.discard import unplug
+
+            unplug(home)
         from lamina.store.events import ending, note
 
         assert self.record is not None
@@ -451,12 +484,16 @@ class Session:
         """Something was raised: end what runs, and leave nothing behind, except a container that really ran."""
         if self.recorded:
             return
-        from lamina.engine.discard import discard
+        from lamina.engine.discard import discard, unplug
 
         try:
             if self.running is not None:
                 self.running.kill(9)
                 status = self.running.wait()
+                if self.home.is_marked(GROUPED_MARK):
+                    from lamina.engine.grouping import ungroup
+
+                    ungroup(self.home)
                 self.running.close()
                 if not self.options.rm:
                     self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
@@ -467,6 +504,7 @@ class Session:
             if self.running is None or self.options.rm:
                 discard(self.home, self.name, self.record)
             else:
+                unplug(self.home)
                 self.home.unmark()
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
