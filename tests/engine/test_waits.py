@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lamina.engine.waits import Wait, Waits, block
+from lamina.engine.waits import Wait, block
+
+if TYPE_CHECKING:
+    from lamina.engine.waits import Waits
 
 
 def test_what_happened_is_heard_by_the_steps_and_their_result_is_given() -> None:
