@@ -19,6 +19,7 @@
     ├── layers/<id>/          an immutable layer: fs/ and layer.json; see layers.py
     ├── images/               records, their names, pins; see images.py
     ├── volumes/<name>/       _data/ and volume.json; see volumes.py
+    ├── networks/<name>/      network.json and who has which address; made by the first one, see networks.py
     ├── leases/<id>           what somebody is about to use; see leases.py
     ├── claims/<key>          who is making what others want as well; see claims.py
     ├── events/               what happened; made by the first event, see events.py
@@ -54,7 +55,7 @@ _OF_IMAGES = (  # since schema 2
 )
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
-_KNOWN = frozenset((b"version", b"events", b"ids", *DIRECTORIES))
+_KNOWN = frozenset((b"version", b"events", b"networks", b"ids", *DIRECTORIES))
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -100,6 +101,7 @@ class Store:
         self.layers: bytes = path + b"/layers"
         self.images: bytes = path + b"/images"
         self.volumes: bytes = path + b"/volumes"
+        self.networks: bytes = path + b"/networks"
         self.leases: bytes = path + b"/leases"
         self.claims: bytes = path + b"/claims"
         self.events: bytes = path + b"/events"
