@@ -103,7 +103,7 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
 
         Raises Unsupported where it has none, Conflict where it does not run or is paused.
         """
-        return await in_thread(self._do(lambda: self._sync.check_health()))
+        return await transfer(self._do(lambda: self._sync.check_health()))
 
     @property
     def is_alive(self) -> Awaitable[bool]:
