@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypedDict
 
+    from lamina.engine.options import Options
     from lamina.store.containers import Home
 
     class Limits(TypedDict, total=False):
@@ -79,12 +80,17 @@ def update(home: Home, given: Limits) -> list[str]:
     return warnings
 
 
-def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
-    """The record of the options with *given* in it."""
+def check(given: Limits, *, rm: bool = False) -> Options:
+    """*given* as options, for a container that is removed at its end or not. Raises InvalidInput."""
     try:
-        read = check_options({"rm": bool(asked.get("rm")), **given})
+        return check_options({"rm": rm, **given})
     except InvalidInput as error:
         raise _ours(error) from None
+
+
+def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
+    """The record of the options with *given* in it."""
+    read = check(given, rm=bool(asked.get("rm")))
     found = dict(asked["options"])
     for key in given.keys() - set(_FURTHER):
         name = "cpu_quota" if key == "cpus" else key
