@@ -45,7 +45,9 @@ def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
 
 
 def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data + bytes(len(data) % 2) if len(data) % 2 else data))
+    total: int = sum(
+        struct.unpack(f"!{len(data) // 2}H", data + bytes(len(data) % 2) if len(data) % 2 else data)
+    )
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

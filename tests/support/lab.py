@@ -26,7 +26,7 @@ from lamina.linux.constants import CLONE_NEWNET
 from lamina.linux.namespaces import setns, unshare
 from lamina.linux.netlink import open_channel
 from lamina.network import firewall, links, rules
-from lamina.network.model import Attachment, Network, Published, new_mac
+from lamina.network.model import Attachment, Network, Published, mac_of
 from lamina.network.subnet import packed, read_subnet
 from support.peers import location
 
@@ -149,7 +149,9 @@ class Lab:
         number = 2 + sum(one.network == network for one in self.attachments)
         addresses = tuple(one.packed(one.first + number) for one in network.subnets)
         owner = f"{len(self.boxes):02x}" * 32
-        box.attachment = Attachment(owner, title, network, 0, addresses, new_mac(), "eth0", published)
+        box.attachment = Attachment(
+            owner, title, network, 0, addresses, mac_of(addresses[0]), "eth0", published
+        )
         bridge = self.bridge(network)
         with self.inside(box):
             inside = open_channel()

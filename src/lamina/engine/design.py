@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.layers import ATTRIBUTES, arrange
-from lamina.engine.options import BIND, OVER, TMPFS, VOLUME
+from lamina.engine.options import BIND, OVER, TMPFS, VOLUME, is_linked
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
 from lamina.engine.translate import TTY_GROUP, Circumstances, ImageConfig, arguments, translate
@@ -159,6 +159,10 @@ def design(
                 f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
             )
         profiled, held, given = _amended(store, identity, spec, further, maps, base)
+    if ":" in options.network:
+        from lamina.engine.sharing import join_network
+
+        held = (*held, *join_network(store, spec, options.network))
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -170,6 +174,7 @@ def design(
         identity=identity.encode(),
         init=options.init,
         parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
+        networked=is_linked(options.network),
         mapped=around.mapped,
         given=tuple((place, int(tree)) for place, tree in given),
         outer=usual.spec() if ids is not None and usual is not None else None,

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypedDict
 
+    from lamina.engine.options import Options
     from lamina.store.containers import Home
 
     class Limits(TypedDict, total=False):
@@ -82,22 +83,24 @@ def _asked_now(given: Limits, asked: dict[str, Any]) -> dict[str, Any]:
     """The resources of *given* alone. Raises InvalidInput, Conflict for what is for later starts."""
     if "restart" in given:
         raise Conflict(f"update container {asked['name']}: it is removed at its end, and not started again")
+    read = check(given)
+    resources = resources_of(read)
+    if read.further is not None:
+        limits(resources, read.further)
+    return resources
+
+
+def check(given: Limits, *, rm: bool = False) -> Options:
+    """*given* as options, for a container that is removed at its end or not. Raises InvalidInput."""
     try:
-        read = check_options(given)
-        resources = resources_of(read)
-        if read.further is not None:
-            limits(resources, read.further)
+        return check_options({"rm": rm, **given})
     except InvalidInput as error:
         raise _ours(error) from None
-    return resources
 
 
 def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
     """The record of the options with *given* in it."""
-    try:
-        read = check_options({"rm": bool(asked.get("rm")), **given})
-    except InvalidInput as error:
-        raise _ours(error) from None
+    read = check(given, rm=bool(asked.get("rm")))
     found = dict(asked["options"])
     for key in given.keys() - set(_FURTHER):
         name = "cpu_quota" if key == "cpus" else key

@@ -89,6 +89,11 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
         return in_thread(self._do(lambda: self._sync.state))
 
     @property
+    def ports(self) -> Awaitable[dict[str, list[str]]]:
+        """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        return in_thread(self._do(lambda: self._sync.ports))
+
+    @property
     def health(self) -> Awaitable[str]:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         return in_thread(self._do(lambda: self._sync.health))

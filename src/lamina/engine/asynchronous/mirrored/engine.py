@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirrored.image_verbs import MirroredImageVerbs
+from lamina.engine.asynchronous.networks import AsyncNetworks
 from lamina.engine.asynchronous.storage import AsyncStorage
 from lamina.engine.asynchronous.threads import in_thread
 from lamina.engine.asynchronous.volume import AsyncVolume
@@ -56,6 +57,11 @@ class MirroredEngine(MirroredImageVerbs):
         too, as in docker. Raises InvalidInput, Corrupt, KernelError.
         """
         return AsyncVolume(await in_thread(self._do(lambda: self._sync.create_volume(name, labels=labels))))
+
+    @property
+    def networks(self) -> AsyncNetworks:
+        """The networks that containers can be in: listed, made, looked up."""
+        return AsyncNetworks(self._sync)
 
     async def prune_containers(
         self, *, before: float | None = None, labels: Sequence[str] = (), without: Sequence[str] = ()
