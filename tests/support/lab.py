@@ -68,6 +68,7 @@ class Lab:
         self.networks: list[Network] = []
         self.attachments: list[Attachment] = []
         self.boxes: list[Box] = []
+        self.made = 0
         ip("link", "set", "lo", "up")
         self.world = self.box("world")
         ip("link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", str(self.world.pid))
@@ -148,7 +149,8 @@ class Lab:
         box = self.box(title)
         number = 2 + sum(one.network == network for one in self.attachments)
         addresses = tuple(one.packed(one.first + number) for one in network.subnets)
-        owner = f"{len(self.boxes):02x}" * 32
+        self.made += 1
+        owner = f"{self.made:02x}" * 32
         box.attachment = Attachment(
             owner, title, network, 0, addresses, mac_of(addresses[0]), "eth0", published
         )
