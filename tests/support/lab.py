@@ -43,6 +43,9 @@ class Box:
         self.name, self.pid, self.namespace = name, pid, namespace
         self.attachment: Attachment | None = None
 
+    def release(self) -> None:
+        os.close(self.namespace)
+
     @property
     def mac(self) -> bytes:
         assert self.attachment is not None
@@ -102,6 +105,10 @@ class Lab:
         box = Box(name, pid, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         self.boxes.append(box)
         return box
+
+    def adopt(self, pid: int) -> Box:
+        """The network namespace of a process that somebody else has started; `release` lets go of it."""
+        return Box("adopted", pid, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
     def end(self, box: Box) -> None:
         """Its process ends, and nobody holds its namespace any more."""
