@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import subprocess
 import tarfile
 import threading
@@ -13,17 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from lamina import Container, Engine
 from lamina.engine.committing import left_out
 from lamina.errors import Conflict, InvalidInput, InvalidReference, NotFound, Unsupported
 from lamina.image.pack import repack
+from lamina.overlay.spec import MountSpec, top_first
+from lamina.overlay.stack import Overlay
 from lamina.store import blobs, images, layers
 from lamina.store.root import Store
 from support.image_archives import ImageSource, old_docker, tar, tree_tar
 from support.leaks import Leaks
+from support.namespaces import in_mount_namespace
+from support.operations import Operation, operations, perform
 from support.running import wait_for
 from support.small_images import busybox_tree
+from support.snapshots import snapshot_tree
+from support.stacks import Kit, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -260,6 +268,59 @@ def box_of(engine: Engine, number: int) -> Container:
     done = engine.run("chain", ["sh", "-c", f"echo {number} > /{number}"], timeout=60)
     assert done.returncode == 0
     return engine.container(done.container)
+
+
+def shown(spec: MountSpec) -> dict[bytes, object]:
+    """What a stack shows, of what an archive can hold: no sockets, no attributes that are overlayfs' own, no inodes."""
+    with Overlay(spec).open() as tree:
+        found = snapshot_tree(tree)
+    sockets = {path for path, record in found.items() if stat.S_ISSOCK(int(record[0], 8))}
+    kept: dict[bytes, object] = {}
+    for path, (mode, uid, gid, links, size, mtime, _, rdev, payload, attributes) in found.items():
+        if path not in sockets:
+            others = [pair for pair in attributes if not pair[0].startswith("trusted.overlay.")]
+            is_directory = stat.S_ISDIR(int(mode, 8))
+            if is_directory:
+                payload = [name for name in payload if (path + b"/" + name).lstrip(b"/") not in sockets]
+            fixed = (None, None) if is_directory else (links, size)
+            kept[path] = (mode, uid, gid, *fixed, mtime, rdev, payload, others)
+    return kept
+
+
+@pytest.mark.slow
+def test_whatever_programs_do_the_image_shows_it(tmp_path: Path) -> None:
+    """Files, links, devices, attributes, renames, in any order, through a mount of the container's own stack."""
+    kit = Kit(redirects=False, metacopies=False)
+
+    def check() -> None:
+        engine = Engine(tmp_path / "store")
+        files = {"a/": b"", "a/file": b"x" * 5000, "a/b/": b"", "a/b/c": b"c", "d": b"d"}
+        engine.load(_file(tmp_path, tar(*old_docker((ImageSource(tar(files)), ["small:1"])))))
+        place = os.fsencode(tmp_path) + b"/mounted"
+        os.mkdir(place)
+
+        @settings(max_examples=25, deadline=None)
+        @given(operations(kit))
+        def one(program: list[Operation]) -> None:
+            box = engine.create("small:1", ["never"])
+            try:
+                spec = box.overlays()[0][1]
+                with mounted(spec, place):
+                    perform(place, program)
+                image = box.commit()
+                record = images.get(engine.store, image.id)
+                assert record is not None
+                trees = [layers.tree_of(engine.store, layer) for layer in record.layers]
+                assert shown(MountSpec(top_first(trees))) == shown(spec)
+                if len(record.layers) > 1:
+                    top(engine, image.id)
+                engine.remove_image(image.id, force=True)
+            finally:
+                box.remove()
+
+        one()
+
+    in_mount_namespace(check, timeout=300)
 
 
 # -- what cannot be

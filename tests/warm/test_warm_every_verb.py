@@ -61,6 +61,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("diff", "one"),
     ("cp", "one:/etc/new", "copied"),
     ("container", "cp", "one:/nosuch", "copied"),
+    ("cp", "copied", "one:/etc/again"),
+    ("cp", "nosuch", "one:/etc"),
     ("apply", "one"),
     ("undo", "one"),
     ("export", "-o", "exported.tar", "one"),

@@ -398,9 +398,7 @@ def _translate(error: click.UsageError) -> UsageError:
     if isinstance(error, click.MissingParameter) and verb:
         remedy = f"usage: {usage(verb)}; "
     remedy += f"'{path} --help' shows what is possible"
-    return UsageError(
-        f"{name}: {message}" if verb else message, remedy=remedy, exit_code=verb.usage_status if verb else 2
-    )
+    return UsageError(f"{name}: {message}" if verb else message, remedy=remedy)
 
 
 def _words(error: click.UsageError, verb: Verb | None, name: str) -> tuple[str, Sequence[str]]:

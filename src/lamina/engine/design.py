@@ -11,8 +11,9 @@ from lamina.engine.layers import ATTRIBUTES, arrange
 from lamina.engine.options import BIND, OVER, TMPFS, VOLUME, is_linked
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
-from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
+from lamina.engine.translate import TTY_GROUP, Circumstances, ImageConfig, arguments, translate
 from lamina.errors import InvalidInput, Unsupported
+from lamina.linux.procfs import has_group, in_first_user_namespace
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
@@ -111,7 +112,9 @@ def design(
     NotFound for what cannot be had.
     """
     usual = usual_ids()
-    rootless, maps = usual is not None, ids or usual
+    first = in_first_user_namespace()
+    # root of another user namespace than the first is as little of a root for overlayfs as a user is
+    rootless, maps = usual is not None or not first, ids or usual
     base = _host(store, rootless, refused) if image is None else _stored(store, image, usual)
     layers = arrange(
         base.image,
@@ -143,6 +146,7 @@ def design(
         files=files,
         mapped=ids is not None and not rootless,
         shared_name=_shared_name(store, further),
+        tty_group=first or has_group(TTY_GROUP),
     )
     spec = translate(words, options, base.config, user, around)
     hostname = spec["hostname"]

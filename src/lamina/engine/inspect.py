@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+from lamina.engine.keeping import said_of
 from lamina.engine.options import CONTAINER, NO
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 
@@ -27,7 +28,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
     failed = home.read("failed") or {}
     alive = status in LIVING
-    options = asked.get("options") or {}
+    options = said_of(asked)
     command = [str(word) for word in asked["command"]]
     spec = home.read("spec") or {}
     process = spec.get("process") or {}

@@ -49,6 +49,12 @@ def options_record(options: Options) -> dict[str, Any]:
     return found
 
 
+def said_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the record *asked* has of the options: all, or the few of one that `run --rm` stays with."""
+    found: dict[str, Any] = asked.get("options") or asked.get("said") or {}
+    return found
+
+
 def options_of(asked: dict[str, Any]) -> Options:
     """The options in the record *asked* of a container, its volumes as they were found when it was made.
 

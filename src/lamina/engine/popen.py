@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lamina.engine.beside import Asked
     from lamina.engine.executing import Execution
     from lamina.engine.options import Io, Options
-    from lamina.engine.run import Hooks, Session
+    from lamina.engine.run import Hooks
+    from lamina.engine.session import Session
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.root import Store
@@ -311,7 +312,7 @@ class Foreground(Attended):
 
     def session(self, *given: Any) -> Session:
         """The session that `run` is to use."""
-        from lamina.engine.run import Session
+        from lamina.engine.session import Session
 
         body = self
 

@@ -6,6 +6,7 @@ import os
 from errno import ENOENT, ESRCH
 from typing import TYPE_CHECKING
 
+from lamina.engine.keeping import said_of
 from lamina.errors import Conflict, Unsupported
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
@@ -75,7 +76,7 @@ def shared(store: Store, further: Further, maps: IdMaps | None) -> Shared:
 
 
 def _check_shareable(home: Home, said: str) -> None:
-    further = (home.asked().get("options") or {}).get("further") or {}
+    further = said_of(home.asked()).get("further") or {}
     mode = str(further.get("ipc") or "private")
     if mode not in _SHAREABLE and not mode.startswith("container:"):
         raise Conflict(f"{said}: its own is {mode}", remedy="start it with --ipc shareable")

@@ -9,7 +9,7 @@ from lamina.engine.discard import remover, unplug
 from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
-from lamina.engine.run import AGAIN
+from lamina.engine.session import AGAIN
 from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.runtime.identity import boot_id, identity_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 # every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
-GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct")
+GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct", "blkio")
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 

@@ -88,27 +88,28 @@ class Store:
         if not asked or b"\0" in asked:
             raise InvalidInput(f"open store {asked!r}: not a path")
         try:
-            self.path = path = resolve(asked)
+            self.path: bytes = resolve(asked)
         except OSError as error:
             raise KernelError(
                 "open store", error.errno or ENOENT, os.fsdecode(error.filename or asked), remedy=_ELSEWHERE
             ) from None
-        self.containers = path + b"/containers"
-        self.names = path + b"/names"
-        self.running = path + b"/running"
-        self.blobs = path + b"/blobs"
-        self.layers = path + b"/layers"
-        self.images = path + b"/images"
-        self.volumes = path + b"/volumes"
-        self.networks = path + b"/networks"
-        self.leases = path + b"/leases"
-        self.claims = path + b"/claims"
-        self.events = path + b"/events"
-        self.ids = path + b"/ids"
-        self.empty = path + b"/empty"
-        self.merged = path + b"/merged"
-        self.cache = path + b"/cache"
-        self.tmp = path + b"/tmp"
+        path = self.path
+        self.containers: bytes = path + b"/containers"
+        self.names: bytes = path + b"/names"
+        self.running: bytes = path + b"/running"
+        self.blobs: bytes = path + b"/blobs"
+        self.layers: bytes = path + b"/layers"
+        self.images: bytes = path + b"/images"
+        self.volumes: bytes = path + b"/volumes"
+        self.networks: bytes = path + b"/networks"
+        self.leases: bytes = path + b"/leases"
+        self.claims: bytes = path + b"/claims"
+        self.events: bytes = path + b"/events"
+        self.ids: bytes = path + b"/ids"
+        self.empty: bytes = path + b"/empty"
+        self.merged: bytes = path + b"/merged"
+        self.cache: bytes = path + b"/cache"
+        self.tmp: bytes = path + b"/tmp"
         try:
             self._open()
         except OSError as error:

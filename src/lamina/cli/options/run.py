@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
+from lamina.cli.options import keys
 
 RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
@@ -102,7 +103,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),
-    Option("detach-keys", "", "KEYS", "What is typed to leave it running: ctrl-p,ctrl-q (default)", PROCESS),
+    Option(
+        "detach-keys",
+        "",
+        "KEYS",
+        "What is typed to leave it running: ctrl-p,ctrl-q (default)",
+        PROCESS,
+        convert=keys,
+    ),
     Option("sig-proxy", "", "", "Hand signals on to it (default; =false: keep them)", PROCESS, default=True),
     Option(
         "log-driver",

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lamina.engine.beside import Asked
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, Options
-    from lamina.engine.run import Hooks, Session
+    from lamina.engine.run import Hooks
+    from lamina.engine.session import Session
     from lamina.store.containers import Home
     from lamina.store.images import Held
     from lamina.store.root import Store
@@ -150,12 +151,10 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
 
 async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
     """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
-    if session.companion is not None:
+    if (session.record or {}).get("health"):
         return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
     try:
         return await attendance.stay()
-    except TimeoutError:
-        raise  # asyncio's, which is an OSError
     except OSError as error:
         raise_storage_error(error, "run", session.home.path)
 

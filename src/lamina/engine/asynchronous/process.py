@@ -227,7 +227,7 @@ async def popen(
             ended = await attendance.stay()
             await ending(lambda: executing.conclude(execution, ended, tell))
         except asyncio.CancelledError:
-            executing.leave(execution)  # it lives on when who began it ends
+            await ending(lambda: executing.leave(execution))  # it lives on when who began it ends
             raise
         except BaseException:
             await to_its_end(killed(execution))

@@ -94,7 +94,11 @@ def _marks(
     others = []
     for name in sorted(map(os.fsencode, os.listdir(fd))):
         status, stored = look(fd, name)
-        if not family.is_whiteout(status, stored):
+        if stat.S_ISSOCK(status.st_mode):  # no archive holds one; what it hides stays hidden
+            packer.leave_out()
+            if not opaque and not name.startswith(WHITEOUT):
+                packer.mark(prefix + WHITEOUT + name)
+        elif not family.is_whiteout(status, stored):
             others.append((name, status, stored))
         elif name.startswith(WHITEOUT):
             raise Unsupported(f"pack {os.fsdecode(prefix + name)}: no whiteout can hide such a name")
