@@ -23,6 +23,7 @@ from lamina.engine.archives import Reading, Writing, packed, tag_of
 from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
+from lamina.engine.pausing import Meanwhile
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import unpacking
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
@@ -137,22 +138,13 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
             else:
                 yield
                 return
-    if container.state != RUNNING or not pause:
+        if container.state == RUNNING and pause:
+            try:
+                held.enter_context(Meanwhile(home))
+            except Unsupported as error:
+                why, remedy = error.message.partition(": ")[2], f"--pause=false, or {error.remedy}"
+                raise Unsupported(f"{said}: {why}", remedy=remedy) from error
         yield
-        return
-    try:
-        container.pause()
-    except Unsupported as error:
-        raise Unsupported(
-            f"{said}: {error.message.partition(': ')[2]}", remedy=f"--pause=false, or {error.remedy}"
-        ) from error
-    try:
-        yield
-    finally:
-        try:
-            container.unpause()
-        except (Conflict, NotFound):
-            pass  # it has ended, or somebody has let it go on
 
 
 # -- its files
