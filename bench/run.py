@@ -21,7 +21,9 @@ import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import crowds
 import diffs
+import engines
 import images
 import layers
 import mounts
@@ -39,6 +41,8 @@ GROUPS = {
     "diffs": (diffs, 10),
     "layers": (layers, 20),
     "images": (images, 5),
+    "engines": (engines, 15),
+    "crowds": (crowds, 3),
 }
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -134,7 +138,9 @@ def _row(case: Case, reference: Case | None, limit: float | None, processor: boo
 
 def _figure(value: float, unit: str) -> str:
     """Seconds as milliseconds, bytes as MB."""
-    return f"{value * 1e3:.2f} ms" if unit == "ms" else f"{value / 1e6:.0f} MB"
+    if unit == "ms":
+        return f"{value * 1e3:.2f} ms"
+    return f"{value / 1e6:.0f} MB" if value >= 1e7 else f"{value / 1e6:.3f} MB"
 
 
 def document(machine: dict[str, str], measured: dict[str, list[Case]]) -> dict[str, object]:

@@ -111,46 +111,46 @@ print([m for m in sys.modules if m.startswith(("lamina.cli.verbs.", "lamina.engi
 
 
 WRONG = [
-    ("rnu", 2, "no such verb rnu", "did you mean run?"),
-    ("overlay mnt x", 2, "no such verb 'overlay mnt'", "did you mean overlay mount or"),
-    ("overly mount", 2, "no such verb overly", "'lamina --help'"),
-    ("--rot x ps", 2, "no such option --rot", "did you mean --root"),
-    ("--root", 2, "--root needs a value", "'lamina --help'"),
-    ("run", 125, "run: IMAGE is missing", "usage: lamina run [OPTIONS] IMAGE [COMMAND...]"),
-    ("run --mem 5m host", 125, "run: no such option --mem", "did you mean --memory, --memory-swap or"),
-    ("run --nmae x host", 125, "run: no such option --nmae", "did you mean --name"),
-    ("run -Z host", 125, "run: no such option -Z", "'lamina run --help'"),
-    ("run --rm=yes host", 125, "run: --rm takes no value", "'lamina run --help'"),
-    ("run --name", 125, "run: --name needs a value", "'lamina run --help'"),
-    ("run --network hots host", 125, "run: --network hots: not one of none, host", "did you mean host?"),
-    ("try", 125, "try: COMMAND is missing", "without a terminal"),
-    ("plan", 125, "plan: IMAGE is missing", "usage: lamina plan"),
-    ("rm", 2, "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
-    ("version x", 2, "version: got unexpected extra argument (x)", "'lamina version --help'"),
-    ("completion bsh", 2, "completion: bsh: not one of bash, zsh, fish", "did you mean bash?"),
-    ("ps --format {{range}}", 2, "ps: --format '{{range}}': {{range}} is not understood", ""),
-    ("ps --format jsn", 2, "ps: --format jsn: neither table, json nor a template", "'lamina ps --help'"),
-    ("ps --filter colour=red", 2, "ps: --filter colour=red: there is no filter 'colour'", ""),
-    ("ps --format {{.ID", 2, "ps: --format '{{.ID': {{.ID is not closed", ""),
-    ("ps -q --format {{.ID}}", 2, "ps: --quiet and --format contradict each other", ""),
-    ("diff -p --stat c", 2, "diff: --stat and --patch contradict each other", ""),
-    ("diff --stat --format json c", 2, "diff: --stat and --format json contradict each other", ""),
-    ("overlay diff -p --format json", 2, "overlay diff: --patch and --format json contradict each other", ""),
-    ("overlay mount", 2, "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
-    ("build -t x .", 2, "build is not supported so far", ""),
-    ("run --add-host a:b host true", 125, "run: --add-host is not supported so far", ""),
-    ("logs --tail x c", 2, "logs: --tail x: is not a whole number", ""),
-    ("logs --since x c", 2, "logs: --since x: not a time such as 10m", ""),
+    ("rnu", "no such verb rnu", "did you mean run?"),
+    ("overlay mnt x", "no such verb 'overlay mnt'", "did you mean overlay mount or"),
+    ("overly mount", "no such verb overly", "'lamina --help'"),
+    ("--rot x ps", "no such option --rot", "did you mean --root"),
+    ("--root", "--root needs a value", "'lamina --help'"),
+    ("run", "run: IMAGE is missing", "usage: lamina run [OPTIONS] IMAGE [COMMAND...]"),
+    ("run --mem 5m host", "run: no such option --mem", "did you mean --memory, --memory-swap or"),
+    ("run --nmae x host", "run: no such option --nmae", "did you mean --name"),
+    ("run -Z host", "run: no such option -Z", "'lamina run --help'"),
+    ("run --rm=yes host", "run: --rm takes no value", "'lamina run --help'"),
+    ("run --name", "run: --name needs a value", "'lamina run --help'"),
+    ("run --pull alway host", "run: --pull alway: not one of missing, always, never", "did you mean always?"),
+    ("try", "try: COMMAND is missing", "without a terminal"),
+    ("plan", "plan: IMAGE is missing", "usage: lamina plan"),
+    ("rm", "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
+    ("version x", "version: got unexpected extra argument (x)", "'lamina version --help'"),
+    ("completion bsh", "completion: bsh: not one of bash, zsh, fish", "did you mean bash?"),
+    ("ps --format {{range}}", "ps: --format '{{range}}': {{range}} is not understood", ""),
+    ("ps --format jsn", "ps: --format jsn: neither table, json nor a template", "'lamina ps --help'"),
+    ("ps --filter colour=red", "ps: --filter colour=red: there is no filter 'colour'", ""),
+    ("ps --format {{.ID", "ps: --format '{{.ID': {{.ID is not closed", ""),
+    ("ps -q --format {{.ID}}", "ps: --quiet and --format contradict each other", ""),
+    ("diff -p --stat c", "diff: --stat and --patch contradict each other", ""),
+    ("diff --stat --format json c", "diff: --stat and --format json contradict each other", ""),
+    ("overlay diff -p --format json", "overlay diff: --patch and --format json contradict each other", ""),
+    ("overlay mount", "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
+    ("build -t x .", "build is not supported so far", ""),
+    ("run --network-alias a host true", "run: --network-alias is not supported so far", ""),
+    ("logs --tail x c", "logs: --tail x: is not a whole number", ""),
+    ("logs --since x c", "logs: --since x: not a time such as 10m", ""),
 ]
 
 
-@pytest.mark.parametrize(("line", "status", "message", "hint"), WRONG)
+@pytest.mark.parametrize(("line", "message", "hint"), WRONG)
 def test_a_wrong_command_line_is_explained(
-    line: str, status: int, message: str, hint: str, capfd: pytest.CaptureFixture[str]
+    line: str, message: str, hint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     got, out, err = said(capfd, *line.split())
     first, second = err.splitlines()
-    assert (got, out) == (status, "")
+    assert (got, out) == (125, "")
     assert first.startswith(f"lamina: {message}")
     assert second.startswith(f"hint: {hint}") or hint in second
     assert "--help' shows what is possible" in second
@@ -226,7 +226,7 @@ def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:
     assert complete(lamina, "lamina d") == ["diff", "doctor"]
     assert complete(lamina, "lamina overlay m") == ["mount"]
     assert complete(lamina, "lamina run --memory-s") == ["--memory-swap", "--memory-swappiness"]
-    assert complete(lamina, "lamina run --network ") == ["none", "host"]
+    assert complete(lamina, "lamina run --network ") == ["none", "host", "bridge"]
     assert complete(lamina, "lamina completion ") == ["bash", "zsh", "fish"]
     assert complete(lamina, "lamina diff ") == []
     assert lamina("volume", "create", "data").returncode == 0

@@ -128,7 +128,7 @@ def test_filters_and_limits(lamina: Lamina, hub: FakeRegistry) -> None:
 )
 def test_what_makes_no_sense(lamina: Lamina, argv: list[str], said: str) -> None:
     done = lamina("search", *argv)
-    assert done.returncode == 2 and said in done.stderr
+    assert done.returncode == 125 and said in done.stderr
 
 
 def find(fake: FakeRegistry, home: Path, text: str, limit: int = 25) -> list[str]:

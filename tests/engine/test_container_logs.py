@@ -183,4 +183,4 @@ def test_what_is_no_time(lamina: Command, typed: str) -> None:
     if typed == "10":  # the tenth second of 1970, and there is no such container
         assert done.returncode == 125
         return
-    assert (done.returncode, "not a time" in done.stderr) == (2, True)
+    assert (done.returncode, "not a time" in done.stderr) == (125, True)

@@ -130,13 +130,17 @@ class Docker(Engine):
         self.env = {"DOCKER_HOST": address}
         self.root.start_daemon(
             ["dockerd", "--host", address, "--data-root", self.place / "docker", "--iptables=false",
-             "--bridge=none", "--storage-driver=overlay2", "--add-runtime", f"lamina={self.runtime}",
-             "--default-runtime=lamina", "--exec-opt=native.cgroupdriver=cgroupfs"],
+             "--bridge=none", "--storage-driver=overlay2", "--exec-opt=native.cgroupdriver=cgroupfs",
+             *self.words_for_the_runtime()],
             ready=lambda: self("version").returncode == 0,
             log=self.place / "dockerd.log",
         )  # fmt: skip
         (self.place / "layer.tar").write_bytes(layer())
         self("import", "-c", "ENV PATH=/bin", str(self.place / "layer.tar"), "box", check=True)
+
+    def words_for_the_runtime(self) -> list[str]:
+        """The daemon's options that name the runtime."""
+        return ["--add-runtime", f"lamina={self.runtime}", "--default-runtime=lamina"]
 
     def states(self) -> list[str]:
         return ["/run/docker/runtime-runc/moby", "/run/lamina-runtime"]

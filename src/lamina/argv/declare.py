@@ -67,8 +67,8 @@ class Verb:
     """What a verb accepts and says about itself; the doing is the function `do` beside it.
 
     `interspersed` is False where everything after the first argument belongs to another command (`run`).
-    `usage_status` is the exit status of a command line that does not parse. `more` is a module with further OPTIONS,
-    which is loaded when they are needed: what was not loaded is not among the values.
+    `more` is a module with further OPTIONS, which is loaded when they are needed: what was not loaded is not among the
+    values.
     """
 
     name: str
@@ -77,7 +77,6 @@ class Verb:
     details: str = ""
     examples: str = ""
     interspersed: bool = True
-    usage_status: int = 2
     more: str = ""
 
     @property

@@ -239,6 +239,7 @@ NESTED = {
     "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
+    "network": "Networks: what containers reach each other and the world by.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 
@@ -397,9 +398,7 @@ def _translate(error: click.UsageError) -> UsageError:
     if isinstance(error, click.MissingParameter) and verb:
         remedy = f"usage: {usage(verb)}; "
     remedy += f"'{path} --help' shows what is possible"
-    return UsageError(
-        f"{name}: {message}" if verb else message, remedy=remedy, exit_code=verb.usage_status if verb else 2
-    )
+    return UsageError(f"{name}: {message}" if verb else message, remedy=remedy)
 
 
 def _words(error: click.UsageError, verb: Verb | None, name: str) -> tuple[str, Sequence[str]]:

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 class UsageError(InvalidInput):
-    """A command line that does not parse. Exits as the verb wishes: 125 where the status is a container's, else 2."""
-
-    def __init__(self, message: str, *, remedy: str, exit_code: int) -> None:
-        super().__init__(message, remedy=remedy)
-        self.exit_code = exit_code
+    """A command line that does not parse."""
 
 
 def only_one(verb: Verb, wishes: Sequence[str]) -> None:
@@ -25,5 +21,4 @@ def only_one(verb: Verb, wishes: Sequence[str]) -> None:
         raise UsageError(
             f"{verb.name}: {' and '.join(wishes)} contradict each other",
             remedy=f"give one of them; 'lamina {verb.name} --help' shows what is possible",
-            exit_code=verb.usage_status,
         )

@@ -12,7 +12,7 @@ from lamina.linux.fd import Fd
 from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 from lamina.store.events import about, note
 from lamina.supervisor.client import Attached, Client, greet
-from lamina.supervisor.keys import read_keys
+from lamina.supervisor.keys import read_keys as read_keys
 from lamina.supervisor.packets import SOCKET
 from lamina.values import value
 

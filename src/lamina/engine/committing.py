@@ -23,6 +23,7 @@ from lamina.engine.archives import Reading, Writing, packed, tag_of
 from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
+from lamina.engine.keeping import said_of
 from lamina.engine.pausing import Meanwhile
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import unpacking
@@ -251,7 +252,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     """The command of the container whose record is *asked*, without its entrypoint, and what an image of it says: what
     its own image, *parent*, says, under what was asked. Triggers for builds (ONBUILD) are for the next image alone.
     """
-    options = asked.get("options") or {}
+    options = said_of(asked)
     own = options.get("entrypoint")
     entrypoint = list(parent.get("entrypoint") or ()) if own is None else list(own)
     words = [str(word) for word in asked["command"]][len(entrypoint) :]

@@ -140,6 +140,15 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
         return self.status
 
     @property
+    def ports(self) -> dict[str, list[str]]:
+        """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        if not self._home.has("network"):
+            return {}
+        from lamina.engine.plugging import ports_of
+
+        return ports_of(self._home)
+
+    @property
     def health(self) -> str:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         if not self._record.get("health"):

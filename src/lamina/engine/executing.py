@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from errno import ESRCH
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_ISCHR
@@ -270,9 +269,11 @@ def reap_left() -> bool:
                 continue
         except ChildProcessError:
             pass  # somebody in this program waits for any child
-        with suppress(ValueError):  # another thread has just done so
+        try:
             _left.remove(pidfd)
-            pidfd.close()
+        except ValueError:  # another thread has just done so
+            continue
+        pidfd.close()
     return bool(_left)
 
 

@@ -256,6 +256,7 @@ def _refused(error: BaseException) -> LaminaError:
 
 
 def send(descriptor: int, *content: Any) -> None:
+    """One frame. Raises OSError."""
     import pickle
 
     data = pickle.dumps(content)

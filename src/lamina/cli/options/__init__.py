@@ -45,3 +45,11 @@ def _template(text: str) -> str:
     from lamina.cli.template import check
 
     return check(text)
+
+
+def keys(text: str) -> str:
+    """*text* as it was typed: whoever attaches reads it, and whoever does not shall hear of a mistake as well."""
+    from lamina.engine.attaching import read_keys
+
+    read_keys(text)
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
+from lamina.cli.options import keys
 
 RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
@@ -95,14 +96,21 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "network",
         "",
-        "none|host",
-        "none (default): only the loopback device; host: the host's",
+        "NETWORK",
+        "none (default): only the loopback device; host: the host's; bridge, or another network; container:NAME",
         FILES,
-        choices=NETWORKS,
+        complete="network",
     ),
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),
-    Option("detach-keys", "", "KEYS", "What is typed to leave it running: ctrl-p,ctrl-q (default)", PROCESS),
+    Option(
+        "detach-keys",
+        "",
+        "KEYS",
+        "What is typed to leave it running: ctrl-p,ctrl-q (default)",
+        PROCESS,
+        convert=keys,
+    ),
     Option("sig-proxy", "", "", "Hand signals on to it (default; =false: keep them)", PROCESS, default=True),
     Option(
         "log-driver",

@@ -10,7 +10,6 @@ VERB = Verb(
     options=tuple(option for option in OPTIONS if option.name != "detach"),
     arguments=ARGUMENTS,
     interspersed=False,
-    usage_status=125,
     more=MORE,
     details="The container's id is printed. 'lamina start' starts it, as often as one likes.",
     examples="""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ VERB = Verb(
     name="exec",
     options=(
         Option("detach", "d", "", "Do not stay with it"),
-        Option("detach-keys", "", "KEYS", "What is typed to leave it: ctrl-p,ctrl-q"),
+        Option("detach-keys", "", "KEYS", "What is typed to leave it: ctrl-p,ctrl-q", convert=keys),
         Option("env", "e", "KEY=VALUE", "Set a variable; KEY alone takes it from here", multiple=True),
         Option("env-file", "", "FILE", "Read variables from a file", multiple=True, complete="file"),
         Option("interactive", "i", "", "Let the command read standard input"),
@@ -23,7 +24,6 @@ VERB = Verb(
     ),
     arguments=(Argument("name", "NAME", complete="running"), Argument("words", "COMMAND", "+")),
     interspersed=False,
-    usage_status=125,
     details="""
 The command runs beside what runs in the container already: with its files, its network, its limits, its user and its
 rights. It ends when the container does.

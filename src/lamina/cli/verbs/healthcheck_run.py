@@ -7,7 +7,6 @@ from lamina.argv.declare import Argument, Arguments, Verb
 VERB = Verb(
     name="healthcheck run",
     arguments=(Argument("name", "NAME", complete="running"),),
-    usage_status=125,
     details="""Beside the checks that are done in time. The result counts like one of theirs: 'lamina inspect' shows it.
 
     The exit status is 0 if the check succeeded, 1 if it failed, 125 if it could not be done: the container does not

@@ -21,7 +21,6 @@ VERB = Verb(
     ),
     arguments=ARGUMENTS,
     interspersed=False,
-    usage_status=125,
     more=MORE,
     details="""
 Takes what 'lamina run' takes, and starts nothing: it prints the system calls that would make the container, one a

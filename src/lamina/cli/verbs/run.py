@@ -10,7 +10,6 @@ VERB = Verb(
     options=OPTIONS,
     arguments=ARGUMENTS,
     interspersed=False,
-    usage_status=125,
     more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker

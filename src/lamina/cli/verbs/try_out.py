@@ -24,7 +24,6 @@ VERB = Verb(
     ),
     arguments=(Argument("words", "COMMAND", "*"),),
     interspersed=False,
-    usage_status=125,
     details="""
 The command sees this system's files, and may change or delete any of them: what it writes goes to a layer above.
 Then its changes are shown, deletions first, and you decide. Files are virtual, other things are not: the network

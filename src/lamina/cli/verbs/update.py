@@ -5,6 +5,10 @@ from __future__ import annotations
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.options.run import RESTARTS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 VERB = Verb(
     name="update",
     options=(
@@ -42,10 +46,12 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.cli.each import each
     from lamina.engine import Engine
+    from lamina.engine.updating import check
 
     engine = Engine(args.root)
     keys = [option.key for option in VERB.options]
-    given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    given: Any = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    check(given)  # what cannot be meant is nobody's fault among *names*
 
     def act(name: str) -> None:
         for warning in engine.container(name).update(**given):

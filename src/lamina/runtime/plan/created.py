@@ -245,7 +245,7 @@ def birth_steps(numbers: Numbers) -> list[Step]:
             tolerate=(EINVAL,),
             skip=1,
             note="which of the two is it?",
-        ),  # fmt: skip
+        ),
         Step("exit_group", 0),
         say_step(numbers, PID, "who I am"),
     ]

@@ -90,6 +90,11 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
         return in_thread(self._do(lambda: self._sync.state))
 
     @property
+    def ports(self) -> Awaitable[dict[str, list[str]]]:
+        """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
+        return in_thread(self._do(lambda: self._sync.ports))
+
+    @property
     def health(self) -> Awaitable[str]:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         return in_thread(self._do(lambda: self._sync.health))
@@ -99,7 +104,7 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
 
         Raises Unsupported where it has none, Conflict where it does not run or is paused.
         """
-        return await in_thread(self._do(lambda: self._sync.check_health()))
+        return await transfer(self._do(lambda: self._sync.check_health()))
 
     @property
     def is_alive(self) -> Awaitable[bool]:
