@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from lamina import Container, Engine
-from lamina.engine.committing import left_out
+from lamina.engine.committing import left_out, run_of
 from lamina.errors import Conflict, InvalidInput, InvalidReference, NotFound, Unsupported
 from lamina.image.pack import repack
 from lamina.overlay.spec import MountSpec, top_first
@@ -474,6 +474,16 @@ def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPa
 
 
 # -- pure
+
+
+def test_published_ports_are_exposed() -> None:
+    options = {"networking": {"published": [["tcp", "", 8080, 80], ["udp", "127.0.0.1", 0, 53]]}}
+    asked = {"id": "0" * 64, "command": ["x"], "options": options}
+    assert run_of(asked, {"exposed_ports": ["80/tcp", "90/tcp"]})[1]["exposed_ports"] == [
+        "53/udp",
+        "80/tcp",
+        "90/tcp",
+    ]
 
 
 def test_what_is_left_out_is_only_what_holds_nothing() -> None:

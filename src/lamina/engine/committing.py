@@ -266,6 +266,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
         "cmd": words or None,
         "labels": dict(asked.get("labels") or {}),
         "volumes": sorted(volumes),
+        "exposed_ports": sorted({*(parent.get("exposed_ports") or ()), *_published(options)}),
         "workdir": options.get("workdir") or parent.get("workdir") or "",
         "user": options.get("user") or parent.get("user") or "",
         "onbuild": [],
@@ -275,6 +276,14 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     if check := asked.get("health"):
         run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
+
+
+def _published(options: dict[str, Any]) -> list[str]:
+    """The ports inside of `-p`: they are the image's to be exposed, as in docker."""
+    return [
+        f"{port}/{protocol}"
+        for protocol, _, _, port in (options.get("networking") or {}).get("published", ())
+    ]
 
 
 def _without_a_name(asked: dict[str, Any]) -> list[str]:
