@@ -169,6 +169,7 @@ def test_every_field_of_bundle_and_wiring_is_tried_here() -> None:
     tried = {*WIRED, *BUNDLED, "spec", "seccomp", "channel", "stderr", "launcher", "controllers"}
     tried.add("connect")  # what is done at a point of the plan, not the plan
     tried |= {"namespaces", "trees", "id_maps"}  # descriptors of one start: see below
+    tried |= {"given", "mapped", "outer"}  # what the caller mounts: descriptors of one start, in `trees`
     assert tried == {*Bundle.__annotations__, *Wiring.__annotations__}
 
 
