@@ -426,6 +426,11 @@ def test_what_cannot_be_had(sh: Sh) -> None:
             sh("true", **{"uidmap": [], **options})
 
 
+def test_no_plan_shows_it(engine: Engine) -> None:
+    with pytest.raises(Unsupported, match="no plan shows"):
+        engine.plan("tiny", ["true"], userns="auto")
+
+
 def test_it_is_removed_like_any_other(engine: Engine, box: Container) -> None:
     box.remove(force=True)
     with pytest.raises(NotFound):
