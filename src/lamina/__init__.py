@@ -63,16 +63,18 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'lamina' has no attribute {name!r}")
-    import sys
+if not TYPE_CHECKING:  # or a misspelt name would have a type
 
-    module = f"lamina.{_WHERE[name]}"
-    __import__(module)
-    found: object = getattr(sys.modules[module], name)
-    globals()[name] = found
-    return found
+    def __getattr__(name: str) -> object:
+        if name not in _WHERE:
+            raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+        import sys
+
+        module = f"lamina.{_WHERE[name]}"
+        __import__(module)
+        found: object = getattr(sys.modules[module], name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

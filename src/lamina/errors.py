@@ -50,7 +50,9 @@ __all__ = [
 class LaminaError(Exception):
     """Something Lamina was asked to do and did not. `remedy` is what the user can do about it ("" if nothing)."""
 
-    exit_code = 125
+    exit_code: int = 125
+    message: str
+    remedy: str
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -80,6 +82,8 @@ class Conflict(LaminaError):
 class HostChanged(Conflict):
     """Paths that the host changed meanwhile: `clashes` has each of them with both sides (`engine.apply.Clash`)."""
 
+    clashes: tuple[object, ...]
+
     def __init__(self, message: str, *, clashes: tuple[object, ...] = (), remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.clashes = clashes
@@ -95,6 +99,12 @@ class Corrupt(LaminaError):
 
 class KernelError(LaminaError, OSError):
     """The kernel refused. `errno` and `strerror` as in OSError; `call` and `target` say which call on what."""
+
+    call: str
+    target: str
+    hint: str
+    errno: int
+    strerror: str
 
     def __init__(
         self, call: str, errno: int, target: str = "", *, hint: str = "", remedy: str = "", message: str = ""
@@ -117,6 +127,10 @@ class StepFailed(KernelError):
     where in the container the overlay was to be that the kernel refused, None for anything else.
     """
 
+    step: str
+    index: int
+    place: bytes | None
+
     def __init__(
         self,
         step: str,
@@ -135,13 +149,13 @@ class StepFailed(KernelError):
 class CommandNotFound(StepFailed):
     """There is nothing to execute under that name in the container."""
 
-    exit_code = 127
+    exit_code: int = 127
 
 
 class CommandNotExecutable(StepFailed):
     """The command is there but cannot be executed: no permission, a directory, a foreign format."""
 
-    exit_code = 126
+    exit_code: int = 126
 
 
 class RegistryError(LaminaError):
@@ -149,6 +163,9 @@ class RegistryError(LaminaError):
     none; `code` the registry's own word ("DENIED", distribution-spec "Error Codes"), "" if it gave none; `retry_after`
     the seconds after which it asked to be tried again, None if it did not.
     """
+
+    status: int
+    code: str
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -161,7 +178,12 @@ class HookFailed(LaminaError):
 
 
 class TimeoutExpired(LaminaError, TimeoutError):
-    """A command did not end within its time; it was killed. Output so far is in `stdout` and `stderr`."""
+    """A command did not end within its time; one that was `run` was killed then. What it wrote so far is in `stdout`
+    and `stderr`, None for what was not captured.
+    """
+
+    stdout: bytes | str | None
+    stderr: bytes | str | None
 
     def __init__(
         self,
@@ -177,6 +199,11 @@ class TimeoutExpired(LaminaError, TimeoutError):
 
 class ContainerFailed(LaminaError):
     """`check=True` and the command's exit status was not zero. Words as in subprocess.CalledProcessError."""
+
+    cmd: list[str]
+    returncode: int
+    stdout: bytes | str | None
+    stderr: bytes | str | None
 
     def __init__(
         self,

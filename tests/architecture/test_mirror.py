@@ -12,6 +12,8 @@ import pytest
 from lamina.engine.asynchronous.container import AsyncContainer
 from lamina.engine.asynchronous.engine import AsyncEngine
 from lamina.engine.asynchronous.image import AsyncImage
+from lamina.engine.asynchronous.network import AsyncNetwork
+from lamina.engine.asynchronous.networks import AsyncNetworks
 from lamina.engine.asynchronous.path import AsyncContainerPath
 from lamina.engine.asynchronous.process import AsyncProcess
 from lamina.engine.asynchronous.storage import AsyncStorage
@@ -20,6 +22,8 @@ from lamina.engine.container import Container
 from lamina.engine.engine import Engine
 from lamina.engine.files import ContainerPath
 from lamina.engine.images import Image
+from lamina.engine.network import Network
+from lamina.engine.network_verbs import Networks
 from lamina.engine.process import Process
 from lamina.engine.pure_paths import PureContainerPath
 from lamina.engine.storage import Storage
@@ -33,6 +37,8 @@ PAIRS: list[tuple[type, type]] = [
     (Image, AsyncImage),
     (Volume, AsyncVolume),
     (Storage, AsyncStorage),
+    (Network, AsyncNetwork),
+    (Networks, AsyncNetworks),
     (ContainerPath, AsyncContainerPath),
 ]
 # what a loop has not, and why
@@ -95,7 +101,9 @@ def parameters(function: object) -> list[str]:
 def plain(annotation: str) -> str:
     """A type of the mirrored half as the engine calls it."""
     return re.sub(
-        r"\bAsync(ContainerPath|Container|Image|Volume|Process|Storage|Engine)\b", r"\1", annotation
+        r"\bAsync(ContainerPath|Container|Image|Volume|Network|Networks|Process|Storage|Engine)\b",
+        r"\1",
+        annotation,
     )
 
 

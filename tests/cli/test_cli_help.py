@@ -122,7 +122,7 @@ WRONG = [
     ("run -Z host", "run: no such option -Z", "'lamina run --help'"),
     ("run --rm=yes host", "run: --rm takes no value", "'lamina run --help'"),
     ("run --name", "run: --name needs a value", "'lamina run --help'"),
-    ("run --network hots host", "run: --network hots: not one of none, host", "did you mean host?"),
+    ("run --pull alway host", "run: --pull alway: not one of missing, always, never", "did you mean always?"),
     ("try", "try: COMMAND is missing", "without a terminal"),
     ("plan", "plan: IMAGE is missing", "usage: lamina plan"),
     ("rm", "rm: NAME is missing", "usage: lamina rm [OPTIONS] NAME..."),
@@ -138,7 +138,7 @@ WRONG = [
     ("overlay diff -p --format json", "overlay diff: --patch and --format json contradict each other", ""),
     ("overlay mount", "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
     ("build -t x .", "build is not supported so far", ""),
-    ("run --add-host a:b host true", "run: --add-host is not supported so far", ""),
+    ("run --network-alias a host true", "run: --network-alias is not supported so far", ""),
     ("logs --tail x c", "logs: --tail x: is not a whole number", ""),
     ("logs --since x c", "logs: --since x: not a time such as 10m", ""),
 ]
@@ -226,7 +226,7 @@ def test_completion_knows_verbs_options_and_choices(lamina: Lamina) -> None:
     assert complete(lamina, "lamina d") == ["diff", "doctor"]
     assert complete(lamina, "lamina overlay m") == ["mount"]
     assert complete(lamina, "lamina run --memory-s") == ["--memory-swap", "--memory-swappiness"]
-    assert complete(lamina, "lamina run --network ") == ["none", "host"]
+    assert complete(lamina, "lamina run --network ") == ["none", "host", "bridge"]
     assert complete(lamina, "lamina completion ") == ["bash", "zsh", "fish"]
     assert complete(lamina, "lamina diff ") == []
     assert lamina("volume", "create", "data").returncode == 0

@@ -213,6 +213,9 @@ def test_inspect_of_anything(lamina: Lamina, image: str) -> None:
     written, all_of_it = ok(lamina("inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "box")).split()
     assert 6 <= int(written) < int(all_of_it)
     assert lamina("inspect", "--type", "volume", "box").returncode == 1
+    for name in ("nosuch", "team/tool:1", "Upper"):
+        done = lamina("inspect", name)
+        assert done.returncode == 1 and f"inspect {name}: no such container, image or volume" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_value_may_look_like_an_option() -> None:
         ["--name"],
         ["-e"],
         ["--rm=yes", "host"],
-        ["--network", "bridge", "host"],
+        ["--pull", "sometimes", "host"],
     ],
 )
 def test_what_is_irregular_is_left_to_click(argv: list[str]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import stat
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -13,17 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from lamina import Container, Engine
 from lamina.engine.committing import left_out
 from lamina.errors import Conflict, InvalidInput, InvalidReference, NotFound, Unsupported
 from lamina.image.pack import repack
+from lamina.overlay.spec import MountSpec, top_first
+from lamina.overlay.stack import Overlay
 from lamina.store import blobs, images, layers
 from lamina.store.root import Store
 from support.image_archives import ImageSource, old_docker, tar, tree_tar
 from support.leaks import Leaks
+from support.lives import until
+from support.namespaces import in_mount_namespace
+from support.operations import Operation, operations, perform
 from support.running import wait_for
 from support.small_images import busybox_tree
+from support.snapshots import snapshot_tree
+from support.stacks import Kit, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -262,6 +273,59 @@ def box_of(engine: Engine, number: int) -> Container:
     return engine.container(done.container)
 
 
+def shown(spec: MountSpec) -> dict[bytes, object]:
+    """What a stack shows, of what an archive can hold: no sockets, no attributes that are overlayfs' own, no inodes."""
+    with Overlay(spec).open() as tree:
+        found = snapshot_tree(tree)
+    sockets = {path for path, record in found.items() if stat.S_ISSOCK(int(record[0], 8))}
+    kept: dict[bytes, object] = {}
+    for path, (mode, uid, gid, links, size, mtime, _, rdev, payload, attributes) in found.items():
+        if path not in sockets:
+            others = [pair for pair in attributes if not pair[0].startswith("trusted.overlay.")]
+            is_directory = stat.S_ISDIR(int(mode, 8))
+            if is_directory:
+                payload = [name for name in payload if (path + b"/" + name).lstrip(b"/") not in sockets]
+            fixed = (None, None) if is_directory else (links, size)
+            kept[path] = (mode, uid, gid, *fixed, mtime, rdev, payload, others)
+    return kept
+
+
+@pytest.mark.slow
+def test_whatever_programs_do_the_image_shows_it(tmp_path: Path) -> None:
+    """Files, links, devices, attributes, renames, in any order, through a mount of the container's own stack."""
+    kit = Kit(redirects=False, metacopies=False)
+
+    def check() -> None:
+        engine = Engine(tmp_path / "store")
+        files = {"a/": b"", "a/file": b"x" * 5000, "a/b/": b"", "a/b/c": b"c", "d": b"d"}
+        engine.load(_file(tmp_path, tar(*old_docker((ImageSource(tar(files)), ["small:1"])))))
+        place = os.fsencode(tmp_path) + b"/mounted"
+        os.mkdir(place)
+
+        @settings(max_examples=25, deadline=None)
+        @given(operations(kit))
+        def one(program: list[Operation]) -> None:
+            box = engine.create("small:1", ["never"])
+            try:
+                spec = box.overlays()[0][1]
+                with mounted(spec, place):
+                    perform(place, program)
+                image = box.commit()
+                record = images.get(engine.store, image.id)
+                assert record is not None
+                trees = [layers.tree_of(engine.store, layer) for layer in record.layers]
+                assert shown(MountSpec(top_first(trees))) == shown(spec)
+                if len(record.layers) > 1:
+                    top(engine, image.id)
+                engine.remove_image(image.id, force=True)
+            finally:
+                box.remove()
+
+        one()
+
+    in_mount_namespace(check, timeout=300)
+
+
 # -- what cannot be
 
 
@@ -303,6 +367,76 @@ def test_a_name_that_no_layer_can_have_leaves_nothing(engine: Engine) -> None:
         box.commit("made")
     assert len(engine.images()) == 1
     assert os.listdir(engine.store.tmp) == [] and len(layers.identities(engine.store)) == 2
+
+
+def test_limits_are_those_of_any_layer(engine: Engine) -> None:
+    box = ended(engine, "for n in 1 2 3 4 5; do echo $n > /$n; done")
+    with pytest.raises(InvalidInput, match="the limit is 3") as caught:
+        box.commit(limits={"entries": 3})
+    assert "--layer-limit entries=N" in caught.value.remedy
+    assert box.commit(limits={"entries": 30}).size
+
+
+def test_interrupted_in_the_middle_it_lets_the_container_go_on(engine: Engine) -> None:
+    """Stopped where the container is paused, then interrupted: it runs again, and nothing is half-made."""
+    box = engine.start(
+        "tiny", ["sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null; sleep 600"]
+    )
+    words = ["--root", os.fsdecode(engine.store.path), "commit", box.id, "made"]
+    try:
+        until(lambda: any(c.path == b"/big" and c.after and c.after.size == 40 << 20 for c in box.changes()))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lamina", *words], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            until(lambda: box.state == "paused")
+            process.send_signal(signal.SIGSTOP)
+            assert box.state == "paused"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGCONT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130, said
+        assert box.state == "running"
+        assert len(engine.images()) == 1 and os.listdir(engine.store.tmp) == []
+        assert box.commit("made").tags == ["made:latest"]
+    finally:
+        box.remove(force=True)
+
+
+def test_what_becomes_a_device_while_it_is_read_is_not_opened(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a container that may make devices exchanges a file for one, between the look and the opening."""
+    from lamina.image.pack import pack_layer
+    from lamina.overlay.lookup import look
+
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "upper/file").write_text("x")
+    opened: list[tuple[Any, int]] = []
+
+    def exchanged(fd: int, name: bytes) -> Any:
+        found = look(fd, name)
+        os.unlink(name, dir_fd=fd)
+        os.mknod(name, stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=fd)
+        return found
+
+    really = os.open
+
+    def noted(path: Any, flags: int, *more: Any, **words: Any) -> int:
+        opened.append((path, flags))
+        return really(path, flags, *more, **words)
+
+    monkeypatch.setattr("lamina.image.pack.layer.look", exchanged)
+    fd = os.open(tmp_path / "upper", os.O_RDONLY)
+    monkeypatch.setattr(os, "open", noted)
+    try:
+        with pytest.raises(Conflict, match="became something else"):
+            pack_layer(fd, Sized())
+        assert opened == []
+    finally:
+        os.close(fd)
 
 
 def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_into_what_only_its_owner_may_write_to(user: Rootless) -> None:
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     done = user.lamina("cp", "-q", source / "f", "box:/d/shut/f")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    found = {}
+    found: dict[str, tuple[int, int, str]] = {}
     for place in ("box:/d", "box:/t"):
         done = user.lamina("cp", place, "-", text=False)
         assert done.returncode == 0, done.stderr
@@ -132,3 +132,14 @@ def test_errors_come_from_the_other_side(user: Rootless) -> None:
         done = user.lamina("cp", *words)
         assert done.returncode == 125
         assert done.stderr.startswith("lamina: copy to /"), done.stderr
+
+
+def test_what_cannot_be_read_here_is_named(user: Rootless) -> None:
+    source = user.mkdir("source/below")
+    (source / "shut").write_text("of root")
+    (source / "shut").chmod(0)
+    done = user.lamina("cp", user.tmp / "source", "box:/tmp")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"lamina: copy {user.tmp}/source/below/shut: Permission denied"), (
+        done.stderr
+    )

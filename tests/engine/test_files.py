@@ -141,7 +141,7 @@ def test_other_arguments_of_open(files: ContainerPath) -> None:
     with pytest.raises(ValueError, match="unbuffered"):
         file.open("r", 0)
     with pytest.raises(ValueError, match="binary"):
-        file.open("rb", encoding="utf-8")  # type: ignore[call-overload]
+        file.open("rb", encoding="utf-8")
 
 
 def test_the_path_itself(shared: dict[str, Container]) -> None:
@@ -398,3 +398,33 @@ def test_nothing_is_left_open(shared: dict[str, Container]) -> None:
             with pytest.raises((OSError, LaminaError)):
                 wrong.open("wb")
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_owners_in_a_user_namespace_of_roots(shared: dict[str, Container], tmp_path: Path) -> None:
+    """They are the container's, whether it runs or not, in its volumes too; its root may do what its root may."""
+    engine = Engine(os.fsdecode(shared["running"].store.path))
+    base = 700_000
+    options: Any = {"uidmap": [f"0:{base}:2000"], "volumes": [f"{tmp_path}:/roots", "mapped:/v"]}
+    box = engine.create("tiny", ["sleep", "600"], name="mapped", **options)
+    try:
+        for state in ("created", "running", "exited"):
+            assert box.state == state
+            for place in ("tmp", "v"):
+                file = box.files / place / state
+                file.write_text(state)
+                assert (file.stat().st_uid, file.stat().st_gid) == (0, 0)
+                assert file.read_text() == state
+                (file.parent / f"{state}-dir/below").mkdir(parents=True)
+            assert (box.files / "etc/passwd").stat().st_uid == 0
+            assert (box.files / "roots").stat().st_uid == 65534
+            with pytest.raises(PermissionError):
+                (box.files / "roots/x").touch()
+            if state == "created":
+                box.start()
+            elif state == "running":
+                made = box.exec(["sh", "-c", "stat -c %u /tmp/* /v/*; id -u"], capture_output=True, text=True)
+                assert set(made.stdout.split()) == {"0"}, made.stderr
+                box.stop(timeout=0)
+    finally:
+        forget(engine, "mapped")
+    assert os.listdir(tmp_path) == []

@@ -63,9 +63,23 @@ child = os.fork()
 if not child:  # a fork has its own, or none
     os._exit(0 if (d / "shut/new").read_text() == "newer" and not service.usable else 1)
 found["fork"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-service._ours.close()  # as if it had ended for want of work
-service._ended = True
+file_service._services.clear()
+file_service.IDLE = 0.2
+(d / "shut/new").read_text()
+service, = file_service._services.values()
+file_service.IDLE = 60
+service._keeping.join(60)  # it ends for want of work
 found["again"] = (d / "shut/new").read_text()
+class Interrupted(BaseException): pass
+real = file_service.receive
+def interrupted(*args):
+    file_service.receive = real
+    raise Interrupted
+file_service.receive = interrupted
+try:
+    (d / "shut/f").read_text()  # its answer is on its way
+except Interrupted:
+    found["interrupted"] = (d / "shut/new").read_text()
 found["descriptors"] = len(os.listdir("/proc/self/fd"))
 for _ in range(20):
     (d / "shut/new").read_text()
@@ -110,6 +124,38 @@ def test_what_only_root_of_the_container_may(user: Rootless) -> None:
     assert found["longer"] == "newer"
     assert found["threads"] == [200, ["newer"]]
     assert (found["services"], found["fork"], found["again"]) == (1, 0, "newer")
+    assert found["interrupted"] == "newer"
     assert found["descriptors"] == 0
     # the process ends with the program that asked it
     assert "lamina.engine.within" not in user.run("ps", "-ww", "-u", str(user.uid), "-o", "args").stdout
+
+
+OTHER = """
+import json
+from lamina import Engine
+box = Engine().container("other")
+found = []
+for _ in range(2):
+    file = box.files / "tmp" / box.state
+    file.write_text(box.state)
+    (box.files / "root" / box.state).mkdir()
+    found.append([file.stat().st_uid, (box.files / "etc/passwd").stat().st_uid, file.read_text()])
+    if box.state == "running":
+        done = box.exec(["stat", "-c", "%u", "/tmp/running", "/root/running"], capture_output=True, text=True)
+        found.append(done.stdout)
+        box.stop(timeout=0)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("userns", ["keep-id", "nomap"])
+def test_of_containers_with_other_ids(user: Rootless, userns: str) -> None:
+    """Whose root is not the user, who may not even be in there."""
+    made = user.lamina(
+        "run", "-d", "--name", "other", "--userns", userns, "--user", "0", "tiny", "sleep", "600"
+    )
+    assert made.returncode == 0, made.stderr
+    done = user.python(OTHER)
+    assert user.lamina("rm", "-f", "other").returncode == 0
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[0, 0, "running"], "0\n0\n", [0, 0, "exited"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -17,11 +18,12 @@ from lamina import Container, Engine
 from lamina.engine import idling
 from lamina.errors import Conflict, Unsupported
 from support.lives import Command, is_gone, kill_supervisor, said, state_of, supervisor_of, until
+from support.running import first_pid
 from support.small_images import small_image
 
 pytestmark = pytest.mark.root
 
-OFTEN = {"health_interval": 0.05}
+OFTEN: dict[str, Any] = {"health_interval": 0.05}
 SLEEP = ["sleep", "1000"]
 
 
@@ -223,6 +225,45 @@ def test_it_can_be_stopped_and_removed_while_it_is_checked(engine: Engine) -> No
         until(lambda: processes("98769"))
         end(box)
         until(lambda: not processes("98769"))
+
+
+@pytest.mark.parametrize("how", ["by itself", "killed", "by hand"])
+def test_what_ends_with_the_container_is_no_failure(engine: Engine, how: str) -> None:
+    """The kernel kills a check before the container's first process has ended, which waits for it."""
+    script = "while ! test -e /var/go; do sleep 0.02; done; exit 5"
+    interval = "1h" if how == "by hand" else "50ms"
+    box = start(
+        engine,
+        "sleep 98773",
+        ["sh", "-c", script],
+        health_retries=1,
+        health_interval=interval,
+        health_on_failure="restart",
+    )
+    refused: list[Conflict] = []
+
+    def look() -> None:
+        try:
+            box.check_health()
+        except Conflict as failure:
+            refused.append(failure)
+
+    by_hand = threading.Thread(target=look)
+    if how == "by hand":
+        by_hand.start()
+    until(lambda: processes("98773"))
+    if how == "killed":
+        os.kill(first_pid(box), signal.SIGKILL)
+    else:
+        box.exec(["touch", "/var/go"])
+    assert box.wait() == (137 if how == "killed" else 5)
+    until(lambda: box.state == "exited")
+    if how == "by hand":
+        by_hand.join()
+        assert len(refused) == 1
+        assert "ended meanwhile" in refused[0].message
+    assert (box.restarts, health(box)["Log"]) == (0, [])
+    assert not [action for action in actions(engine) if action.startswith("health_status")]
 
 
 def test_who_takes_over_ends_the_check_that_was_under_way(engine: Engine) -> None:

@@ -190,7 +190,7 @@ def test_any_order_of_verbs_and_deaths(tmp_path: Path) -> None:
     machine = type("Here", (Lives,), {"place": tmp_path})
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=8,

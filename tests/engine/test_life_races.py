@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina import Engine
+from lamina import Container, Engine
 from lamina.errors import NotFound
 from support.lives import Command, is_gone, said, state_of, until
 from support.running import running
@@ -60,7 +60,7 @@ def test_removing_one_that_removes_itself_is_no_error(
         box = engine.start("host", SLEEP, rm=True, name="box")
         failures: list[BaseException] = []
 
-        def remove(box=box, failures=failures) -> None:  # type: ignore[no-untyped-def]
+        def remove(box: Container = box, failures: list[BaseException] = failures) -> None:
             try:
                 box.remove(force=True)
             except BaseException as failure:

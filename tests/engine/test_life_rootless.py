@@ -146,3 +146,31 @@ def test_its_supervisor_sleeps(user: Rootless) -> None:
     assert supervisors(user) == [pid]
     ok(user, "stop", "box")
     assert state(user, "box") == "exited 143"
+
+
+def test_it_is_found_out_whether_it_is_well(user: Rootless) -> None:
+    """A check that hangs is killed with all of its process group: its processes have other ids than the user."""
+    slow = str(user.home / "slow")
+    check = f"id -u; test ! -e {slow} || {{ sleep 31415 & sleep 31416; }}"
+    ok(
+        user, "run", "-d", "--name", "box", "--health-cmd", check, "--health-interval", "100ms",
+        "--health-timeout", "300ms", "--health-retries", "1", "host", "sleep", "1000",
+    )  # fmt: skip
+    health = ("inspect", "-f", "{{.State.Health.Status}}", "box")
+    until(lambda: ok(user, *health) == "healthy\n")
+    ok(user, "exec", "box", "touch", slow)
+    until(lambda: ok(user, *health) == "unhealthy\n")
+    ok(user, "exec", "box", "rm", slow)
+    until(lambda: ok(user, *health) == "healthy\n")
+    until(lambda: "3141" not in ok(user, "top", "box", "-o", "args"))
+    assert user.lamina("healthcheck", "run", "box").returncode == 0
+    ok(user, "stop", "box")
+    assert state(user, "box") == "exited 143"
+
+
+def test_it_is_started_after_a_boot(user: Rootless) -> None:
+    ok(user, "run", "-d", "--name", "box", "--restart", "unless-stopped", "host", "sleep", "1000")
+    assert ok(user, "system", "stop-restartable") == "box\n"
+    assert state(user, "box") == "exited 143"
+    assert ok(user, "system", "start-restartable") == "box\n"
+    assert state(user, "box") == "running 0"

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lamina import AsyncContainer, AsyncEngine, Engine
+from lamina.engine.asynchronous import threads
 from lamina.engine.asynchronous.following import _instances
 from lamina.errors import (
     CommandNotFound,
     Conflict,
     ContainerFailed,
     InvalidInput,
+    KernelError,
     LaminaError,
     NotFound,
     TimeoutExpired,
 )
 from lamina.testing.registry import FakeRegistry, Fault
 from support.loops import in_loop, watched
+from support.rootless import Rootless
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
@@ -35,7 +40,9 @@ FOR_EVER = ["sleep", "1000"]
 
 @pytest.fixture
 def loops(engine: Engine) -> Iterator[AsyncEngine]:
-    """An AsyncEngine on the store of `engine`, which cleans up."""
+    """An AsyncEngine on the store of `engine`, which cleans up; in a process that has its threads."""
+    for name in ("verbs", "transfers", "endings"):
+        threads.pool(name)
     yield AsyncEngine(engine.store.path)
 
 
@@ -298,6 +305,58 @@ asyncio.run(main())
     assert nothing_left(engine)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@in_loop
+async def test_many_whose_time_is_up_at_any_moment(loops: AsyncEngine, engine: Engine, seed: int) -> None:
+    """Forty tasks of every kind at once, cancelled whenever that is; what they had begun is ended, all of it."""
+    dice = random.Random(seed)
+    box = await loops.start("tiny", FOR_EVER, stop_timeout=0)
+
+    async def run() -> None:
+        await loops.run("tiny", ["cat"], input=bytes(100_000), capture_output=True, rm=True)
+
+    async def kept() -> None:
+        await loops.run("tiny", ["sleep", "0.05"])
+
+    async def execute() -> None:
+        await box.exec(["sleep", "0.05"])
+
+    async def apart() -> None:
+        async with loops.popen("tiny", ["cat"], stdin=PIPE, stdout=PIPE, rm=True) as process:
+            await process.communicate(bytes(70_000))
+
+    async def beside() -> None:
+        async with box.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+            await process.communicate(bytes(70_000))
+
+    async def live() -> None:
+        async with loops.start("tiny", FOR_EVER, stop_timeout=0) as other:
+            await other.exec(["true"])
+
+    async def follow() -> None:
+        async for _ in box.logs(follow=True):
+            pass
+
+    async def at_most(work: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await work()
+        except TimeoutError:
+            pass
+
+    kinds = [run, kept, execute, apart, beside, live, follow]
+    await asyncio.gather(
+        *(at_most(dice.choice(kinds), dice.random() * dice.choice([0.02, 0.2, 1])) for _ in range(40))
+    )
+    assert len((await box.top())["Processes"]) == 1
+    await box.remove(force=True)
+    for one in await loops.containers(all=True):
+        assert await one.status == "exited"
+        await one.remove()
+    assert nothing_left(engine)
+    assert not os.listdir(engine.store.tmp)
+
+
 # -- containers that live
 
 
@@ -467,6 +526,35 @@ async def test_a_process_is_signalled_and_waited_for_with_a_limit(loops: AsyncEn
     shell.send_signal("USR1")
     assert await shell.communicate() == (b"", None)
     assert shell.returncode == 9
+
+
+@in_loop
+async def test_communicate_that_is_late_says_what_came_and_goes_on(loops: AsyncEngine) -> None:
+    script = ["sh", "-c", "echo part; until [ -e /tmp/go ]; do sleep 0.01; done; echo rest"]
+    async with loops.start("tiny", FOR_EVER, stop_timeout=0) as box:
+        process = await box.popen(script, stdout=PIPE, text=True)
+        said: object = ""
+        while not said:
+            with pytest.raises(TimeoutExpired) as late:
+                await process.communicate(timeout=0.05)
+            said = late.value.stdout
+        assert said == "part\n"
+        await (box.files / "tmp/go").touch()
+        assert await process.communicate() == ("part\nrest\n", None)
+        with pytest.raises(ValueError, match="no pipe"):
+            await process.communicate("more")
+
+
+def test_where_no_thread_can_be_begun(loops: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as no_threads:
+        no_threads.setattr(threads, "_pools", {})
+        no_threads.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(KernelError, match="begin a thread"):
+            asyncio.run(loops.run("tiny", ["true"], rm=True))
+    asyncio.run(_true(loops))
 
 
 @in_loop
@@ -712,6 +800,30 @@ async def test_a_container_with_a_health_check(loops: AsyncEngine, engine: Engin
     with pytest.raises(asyncio.CancelledError):
         await running
     assert nothing_left(engine)
+
+
+@pytest.mark.userns
+@pytest.mark.peer("newuidmap")
+def test_without_root(rootless: Rootless) -> None:
+    code = """
+import asyncio, lamina
+
+async def main():
+    engine = lamina.AsyncEngine()
+    done = await engine.run("host", ["id", "-u"], capture_output=True, text=True, rm=True)
+    async with engine.start("host", ["sleep", "1000"], stop_timeout=0) as box:
+        text = (await box.exec(["cat"], input=b"x", capture_output=True)).stdout
+    running = asyncio.create_task(engine.run("host", ["sleep", "1000"], rm=True))
+    while not await engine.containers():
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    print(done.stdout.strip(), text, await engine.containers(all=True))
+
+asyncio.run(main())
+"""
+    done = rootless.python(code)
+    assert (done.returncode, done.stdout) == (0, "0 b'x' []\n"), done.stderr
 
 
 def test_importing_lamina_imports_no_asyncio() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.engine.recover import recover
-from lamina.errors import Conflict, Unsupported
+from lamina.errors import Conflict
 from lamina.runtime.cgroups import reopen
 from support.lives import state_of, until
 
@@ -153,20 +153,6 @@ def test_a_killed_supervisor_does_not_keep_a_paused_one_from_its_end(engine: Eng
     until(lambda: not box._home.is_looked_after())
     box.remove(force=True)
     assert engine.containers(all=True) == []
-
-
-def test_one_without_control_groups_cannot_be_paused(engine: Engine, store_root: Path) -> None:
-    code = "import sys; from lamina import Engine; Engine(sys.argv[1]).run('host', ['sleep', '1000'])"
-    with subprocess.Popen([sys.executable, "-c", code, str(store_root)]) as front:
-        try:
-            until(lambda: [one.state for one in engine.containers()] == ["running"])
-            (box,) = engine.containers()
-            with pytest.raises(Unsupported, match="no control group") as raised:
-                box.pause()
-            assert "lamina run -d" in (raised.value.remedy or "")
-            assert box.state == "running"
-        finally:
-            front.kill()
 
 
 def test_those_who_pause_and_end_it_at_once_do_not_get_stuck(engine: Engine) -> None:

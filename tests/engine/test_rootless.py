@@ -252,12 +252,12 @@ def test_a_start_that_cannot_be_is_tried_once(rootless: Rootless) -> None:
     found = tell(
         rootless,
         """
-from lamina.engine import run
-tries, really = [], run.launch
+from lamina.engine import session
+tries, really = [], session.launch
 def counted(*args, **keywords):
     tries.append(1)
     return really(*args, **keywords)
-run.launch = counted
+session.launch = counted
 try:
     sh("true", workdir="/proc/nothing")
 except lamina.LaminaError as error:

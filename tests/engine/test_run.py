@@ -787,7 +787,7 @@ def test_full_disk_while_starting(engine: Engine, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, os.strerror(28), b"/store/x")
 
     engine.run("host", ["true"], rm=True)
-    monkeypatch.setattr("lamina.engine.run.furnish", full)
+    monkeypatch.setattr("lamina.engine.session.furnish", full)
     with pytest.raises(KernelError, match=r"No space left on device .free some space"):
         engine.run("host", ["true"], name="x")
     assert layers.furnish is not full
@@ -913,14 +913,14 @@ def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("when", ["run.furnish", "design.default_filter"])
+@pytest.mark.parametrize("when", ["session.furnish", "design.default_filter"])
 def test_mounts_that_go_while_a_container_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """As other engines' do all the time: looked at once more, and started without them."""
-    from lamina.engine import design, run
+    from lamina.engine import design, session
 
-    module, name = {"run": run, "design": design}[when.partition(".")[0]], when.partition(".")[2]
+    module, name = {"session": session, "design": design}[when.partition(".")[0]], when.partition(".")[2]
     really = getattr(module, name)
     places = [tmp_path / "first", tmp_path / "second"]
 
@@ -1001,7 +1001,7 @@ def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch
 def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lamina.engine import run
+    from lamina.engine import session
 
     tries = []
 
@@ -1009,8 +1009,8 @@ def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
         tries.append(args)
         raise KernelError("open", 13, "/x")
 
-    monkeypatch.setattr(run, "mounts_changed", lambda: len(tries) > 1)
-    monkeypatch.setattr(run, "furnish", fail)
+    monkeypatch.setattr(session, "mounts_changed", lambda: len(tries) > 1)
+    monkeypatch.setattr(session, "furnish", fail)
     with pytest.raises(KernelError):
         engine.run("host", ["true"])
     assert len(tries) == 1

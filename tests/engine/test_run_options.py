@@ -147,9 +147,9 @@ def test_what_cannot_be_meant(asked: dict[str, object]) -> None:
         check_options(asked)
 
 
-@pytest.mark.parametrize("network", ["bridge", "container:x", "", None])
-def test_networks_of_later(network: object) -> None:
-    with pytest.raises(Unsupported):
+@pytest.mark.parametrize("network", ["pasta:x", "cni:x", "", None, "-x", "ns:relative", "container:", "a b"])
+def test_what_is_no_network(network: object) -> None:
+    with pytest.raises((InvalidInput, Unsupported)):
         check_options({"network": network})
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from lamina import Engine
 from lamina.engine.usage import Usage
-from support.lives import until
+from lamina.runtime.cgroups import reopen
+from support.groups import disk_below
+from support.lives import state_of, until
 
 pytestmark = pytest.mark.root
 
@@ -42,6 +46,25 @@ def test_a_network_of_its_own_is_counted_and_the_hosts_is_not(engine: Engine) ->
     assert (apart.received_bytes, apart.sent_bytes) == (0, 0)
     shared = engine.start("host", ["sleep", "1000"], network="host").stats()
     assert (shared.received_bytes, shared.sent_bytes) == (None, None)
+
+
+def test_a_disk_is_counted_and_its_rate_limited(engine: Engine) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        numbers = disk_below(Path(place))
+        disk = Path("/dev", Path(f"/sys/dev/block/{numbers}").resolve().name)
+        if not disk.is_block_device():
+            pytest.skip(f"no node of the disk {numbers} below {place}")
+        script = f"dd if=/dev/zero of={place}/file bs=64k count=16 oflag=direct; exec sleep 1000"
+        options = {"volumes": [f"{place}:{place}"], "device_write_bps": [f"{disk}:1gb"]}
+        box = engine.start("host", ["sh", "-c", script], **options)
+        until(lambda: (box.stats().write_bytes or 0) >= MIB)
+        paths = reopen(state_of(box)["cgroup"]).paths
+        if "blkio" in paths:
+            limit = Path(os.fsdecode(paths["blkio"]), "blkio.throttle.write_bps_device").read_text()
+            assert limit == f"{numbers} {1 << 30}\n"
+        else:
+            assert f"{numbers} rbps=max wbps={1 << 30}" in Path(os.fsdecode(paths[""]), "io.max").read_text()
+        box.remove(force=True)
 
 
 def test_one_that_does_not_run_uses_nothing(engine: Engine) -> None:

@@ -49,9 +49,12 @@ def meaning(found: Snapshot, kit: Kit) -> Snapshot:
     opaque = {path for path, record in found.items() if path and (kit.format.opaque, b"y") in record[9]}
     for path, (mode, uid, gid, nlink, size, mtime, _, rdev, payload, attributes) in found.items():
         kind = stat.S_IFMT(int(mode, 8))
-        if kind == stat.S_IFSOCK:
-            continue
-        if (kind == stat.S_IFCHR and rdev == 0) or kit.format.whiteout in dict(attributes):
+        # instead of a socket, which no archive holds, there is nothing, also of what it hides
+        if (
+            kind == stat.S_IFSOCK
+            or (kind == stat.S_IFCHR and rdev == 0)
+            or kit.format.whiteout in dict(attributes)
+        ):
             if path.rpartition(b"/")[0] not in opaque:
                 kept[path] = ("whiteout",)
             continue
@@ -145,10 +148,12 @@ def test_what_no_archive_can_say(tmp_path: Path) -> None:
         pack(tmp_path / "w")
 
 
-def test_sockets_are_counted(tmp_path: Path) -> None:
+def test_sockets_are_counted_and_hide_what_they_hid(tmp_path: Path) -> None:
+    """A program removed a file of the image and listens at its place: in the next container the file is not back."""
     os.mknod(tmp_path / "s", 0o140600)
     data, packed = pack(tmp_path)
-    assert packed.sockets == 1 and len(read(data)) == 1
+    assert packed.sockets == 1
+    assert [entry.name for entry, _ in read(data)] == [b"./", b".wh.s"]
 
 
 def test_ids_of_the_disk_become_the_archives(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_subnets_are_those_of_the_standard_library(address, data):
 def test_overlaps_are_those_of_the_standard_library(one, first, two, second):
     ours = subnet_of(one.packed, first), subnet_of(two.packed, second)
     theirs = (
-        ipaddress.ip_network((one, first), strict=False),
-        ipaddress.ip_network((two, second), strict=False),
+        ipaddress.IPv4Network((one, first), strict=False),
+        ipaddress.IPv4Network((two, second), strict=False),
     )
     assert ours[0].overlaps(ours[1]) == theirs[0].overlaps(theirs[1])
     assert ours[0].within(ours[1]) == theirs[0].subnet_of(theirs[1])

@@ -23,7 +23,7 @@ from lamina.errors import Conflict, KernelError, NotFound, TimeoutExpired, Unsup
 from lamina.runtime.cgroups import Layout, create, find, read_layout, reopen
 from lamina.runtime.cgroups.delegation import own
 from lamina.runtime.cgroups.tree import remove_tree
-from support.groups import BUSY, Boxes, eventually, file_of
+from support.groups import BUSY, Boxes, disk_below, eventually, file_of
 
 pytestmark = pytest.mark.root
 MEGABYTE = 1 << 20
@@ -160,16 +160,6 @@ def test_usage_is_counted(boxes):
     assert stats.memory.detail
     assert stats.pids.limit is None
     assert stats.pids.current == 0
-
-
-def disk_below(directory: Path) -> str:
-    """The numbers of the whole disk that *directory* is on."""
-    device = os.stat(directory).st_dev
-    place = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    if not place.exists():
-        pytest.skip(f"{directory} is on no disk")
-    whole = place.resolve().parent if (place / "partition").exists() else place
-    return (whole / "dev").read_text().strip()
 
 
 def test_rates_of_a_disk(boxes):

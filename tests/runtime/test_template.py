@@ -134,6 +134,7 @@ BUNDLED: dict[str, Any] = {
     "no_pivot": True,
     "new_keyring": False,
     "parts": ((b"/srv/data", b"a/b"),),
+    "networked": True,
 }
 
 
@@ -142,6 +143,7 @@ def test_whatever_a_plan_depends_on_is_part_of_what_it_is_kept_by(
     name: str, tmp_path: Path, compilations: list[Bundle]
 ) -> None:
     spec = small("ls")
+    spec["linux"]["namespaces"].append({"type": "network"})
     bundle, wiring = printable(spec, identity=ONE.encode()), WIRING
     through(bundle, wiring, tmp_path)
     if name in WIRED:
@@ -165,7 +167,9 @@ def test_whatever_a_plan_depends_on_is_part_of_what_it_is_kept_by(
 
 def test_every_field_of_bundle_and_wiring_is_tried_here() -> None:
     tried = {*WIRED, *BUNDLED, "spec", "seccomp", "channel", "stderr", "launcher", "controllers"}
+    tried.add("connect")  # what is done at a point of the plan, not the plan
     tried |= {"namespaces", "trees", "id_maps"}  # descriptors of one start: see below
+    tried |= {"given", "mapped", "outer"}  # what the caller mounts: descriptors of one start, in `trees`
     assert tried == {*Bundle.__annotations__, *Wiring.__annotations__}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict
+from lamina.linux import runner
 from lamina.linux.program import Reg, Step
 from lamina.runtime import launch as launching
 from lamina.runtime.bundle import Bundle
@@ -154,3 +155,26 @@ def test_a_launched_one_that_is_stopped_again_and_again_is_given_up(
 
 def children() -> str:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
+def test_a_helper_that_is_stopped_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It joins namespaces that others are in, who may send it SIGSTOP as often as they like (linux/runner.py)."""
+    monkeypatch.setattr(runner, "LOOK", 0.01)
+    monkeypatch.setattr(runner, "LOOKS", 3)
+    helper = os.fork()
+    if helper == 0:
+        while True:
+            os.kill(os.getpid(), signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match="keeps the helper stopped"):
+        runner._await(helper)
+    with pytest.raises(ProcessLookupError):
+        os.kill(helper, 0)
+
+
+def test_a_helper_that_was_stopped_once_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LOOK", 0.01)
+    helper = os.fork()
+    if helper == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    runner._await(helper)

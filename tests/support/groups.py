@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lamina.errors import LaminaError
 from lamina.runtime.cgroups import Cgroup, create, read_layout
 from lamina.runtime.cgroups.tree import remove_tree
@@ -89,3 +91,13 @@ def eventually(what: Callable[[], Any], timeout: float = 90.0) -> Any:
         assert time.monotonic() < end, f"it did not come true within {timeout} seconds"
         time.sleep(0.01)
     return answer
+
+
+def disk_below(directory: Path) -> str:
+    """The numbers of the whole disk that *directory* is on."""
+    device = os.stat(directory).st_dev
+    place = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    if not place.exists():
+        pytest.skip(f"{directory} is on no disk")
+    whole = place.resolve().parent if (place / "partition").exists() else place
+    return (whole / "dev").read_text().strip()

@@ -239,6 +239,7 @@ NESTED = {
     "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
+    "network": "Networks: what containers reach each other and the world by.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 

@@ -1,4 +1,4 @@
-"""What a shell may offer for a word: names of containers, images, volumes; files and directories are the shell's."""
+"""What a shell may offer for a word: names of containers, images, volumes, networks; paths are the shell's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ STATES = {
 
 
 def offers(kind: str, root: str | None) -> Sequence[str] | None:
-    """The words for *kind*, "container", "image", "volume", words with "|" between them, or None where the shell should
-    complete a path. A completion never complains: what cannot be looked up offers nothing.
+    """The words for *kind*, "container", "image", "volume", "network", words with "|" between them, or None where the
+    shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
     """
     if "|" in kind:
         return kind.split("|")
@@ -25,6 +25,8 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
             return _containers(root, STATES[kind])
         if kind == "image":
             return _images(root)
+        if kind == "network":
+            return _networks(root)
         if kind == "anything":
             return [*_containers(root, ()), *_images(root)[1:], *_volumes(root)]
         return _volumes(root) if kind == "volume" else None
@@ -50,6 +52,12 @@ def _images(root: str | None) -> list[str]:
     from lamina.engine import Engine
 
     return ["host", *sorted(name for image in Engine(root).images() for name in image.tags)]
+
+
+def _networks(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    return ["none", "host", *sorted({"bridge", *(one.name for one in Engine(root).networks.list())})]
 
 
 def _volumes(root: str | None) -> list[str]:

@@ -23,13 +23,15 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"{__name__}.{_WHERE[name]}"
-    __import__(module)
-    import sys
+if not TYPE_CHECKING:  # or a misspelt name would have a type
 
-    found: object = getattr(sys.modules[module], name)
-    globals()[name] = found
-    return found
+    def __getattr__(name: str) -> object:
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = f"{__name__}.{_WHERE[name]}"
+        __import__(module)
+        import sys
+
+        found: object = getattr(sys.modules[module], name)
+        globals()[name] = found
+        return found

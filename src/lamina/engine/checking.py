@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.options import Options
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
             else:
                 rest[key] = given
     if rest:
+        from lamina.engine.networking import KEYS as NETWORKING
+        from lamina.engine.networking import read_networking
+
+        if rest.keys() & NETWORKING:
+            linked = {key: rest.pop(key) for key in NETWORKING & rest.keys()}
+            checked["networking"] = read_networking(linked, checked.get("network", "none"))
+    if rest:
         from lamina.engine.further import KEYS, read_further
 
         if unknown := rest.keys() - KEYS:
@@ -87,9 +94,11 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
 
 def _network(given: Any) -> str:
-    if given not in NETWORKS:
-        raise Unsupported(f"run: network {given}: not supported so far", remedy="none or host")
-    return str(given)
+    if given in NETWORKS:
+        return str(given)
+    from lamina.engine.networking import read_network
+
+    return read_network(given)
 
 
 def _pull(given: Any) -> str:

@@ -23,6 +23,7 @@ from lamina.engine.archives import Reading, Writing, packed, tag_of
 from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
+from lamina.engine.keeping import said_of
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import unpacking
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
@@ -46,9 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from lamina.engine.container import Container
+    from lamina.engine.image_verbs import LayerLimits
     from lamina.engine.images import Image
     from lamina.image.apply import IdMap
     from lamina.image.documents import ImageConfig
+    from lamina.image.tar.limits import Limits
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
     from lamina.store.layers import Layer
@@ -67,6 +70,7 @@ def commit(
     changes: Sequence[str] = (),
     message: str = "",
     pause: bool = True,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Container.commit`; *home* is the container's."""
     store, asked = container.store, home.asked()
@@ -83,7 +87,7 @@ def commit(
         run = changed(run, changes)  # first: nothing is paused for a slip of the pen
         found = _layers(store, parent, config)
         with _still(container, home, said, pause=pause):
-            layer = _layer(container, home, held, said)
+            layer = _layer(container, home, held, said, given(wanted=limits))
         if layer is not None:  # a step that changed no file has none, as docker has it
             found.append(layer)
         step = History(
@@ -155,7 +159,7 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
 # -- its files
 
 
-def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | None:
+def _layer(container: Container, home: Home, held: Lease, said: str, limits: Limits) -> Layer | None:
     """What it wrote as a layer of the store, kept by *held*; None where it wrote nothing."""
     from lamina.engine.within import FIRST_FILE, inside, maps_of, owners_of
 
@@ -177,7 +181,7 @@ def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | 
                 inside(maps, work, FIRST_FILE, files=(out,))
 
         with packed(pack, f"container {container.name}") as packer:
-            return unpack(container.store, _Checked(packer), None, held, unpacking(given()))
+            return unpack(container.store, _Checked(packer), None, held, unpacking(limits))
     except OSError as error:
         if not home.exists():
             raise Conflict(f"{said}: it was removed meanwhile") from error
@@ -256,7 +260,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     """The command of the container whose record is *asked*, without its entrypoint, and what an image of it says: what
     its own image, *parent*, says, under what was asked. Triggers for builds (ONBUILD) are for the next image alone.
     """
-    options = asked.get("options") or {}
+    options = said_of(asked)
     own = options.get("entrypoint")
     entrypoint = list(parent.get("entrypoint") or ()) if own is None else list(own)
     words = [str(word) for word in asked["command"]][len(entrypoint) :]

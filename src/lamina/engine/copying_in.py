@@ -16,7 +16,7 @@ from lamina.engine.packing_path import is_directory, pack
 from lamina.engine.placing import ITEM, Placed, Wanted, place
 from lamina.engine.roots import below_root, ids_of, maps_of, still_runs
 from lamina.errors import InvalidInput, KernelError, LaminaError, NotFound, Unsupported
-from lamina.image.tar.limits import given
+from lamina.image.tar.limits import Limits, given
 from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int], object]
 
 _PIECE = 1 << 18
+_OURS = Limits(entries=1 << 62, size=1 << 62)  # of an archive that was packed here nothing has to be doubted
 _PATIENCE = 0.5  # seconds for whoever feeds an archive to say why it ended; he may be waiting for more
 
 
@@ -54,18 +55,19 @@ def copy_in(
     else:
         wanted = Wanted(target, None, False, keep=True)
         feeding = _Stream(container, source, progress)
-    placed = _place(container, wanted, feeding)
+    limits = given() if wanted.name is None else _OURS
+    placed = _place(container, wanted, feeding, limits)
     said(container, "extract-to-dir", path)
     return Copied(placed.size, placed.left_out + feeding.left_out, placed.skipped)
 
 
-def _place(container: Container, wanted: Wanted, feeding: _Feeding) -> Placed:
+def _place(container: Container, wanted: Wanted, feeding: _Feeding, limits: Limits) -> Placed:
     ids = ids_of(maps_of(container))
     reading, writing = map(Fd, os.pipe2(os.O_CLOEXEC))
     with reading:
         feeding.begin(writing)
         try:
-            placed: Placed = below_root(container, place, wanted, ids, given(), write=True, files=(reading,))
+            placed: Placed = below_root(container, place, wanted, ids, limits, write=True, files=(reading,))
         except BaseException:
             reading.close()  # whoever feeds it sees that nobody listens
             feeding.end(failed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.engine.design import HOST
 from lamina.engine.options import OWNER, Io
-from lamina.engine.run import Session
+from lamina.engine.session import Session
 from lamina.errors import InvalidInput
 from lamina.runtime.identity import identity_of
 from lamina.store import containers

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 
 from lamina.engine.layers import ATTRIBUTES, arrange
-from lamina.engine.options import BIND, OVER, TMPFS, VOLUME
+from lamina.engine.options import BIND, OVER, TMPFS, VOLUME, is_linked
 from lamina.engine.picture import picture
 from lamina.engine.places import Base
-from lamina.engine.translate import Circumstances, ImageConfig, arguments, translate
+from lamina.engine.translate import TTY_GROUP, Circumstances, ImageConfig, arguments, translate
 from lamina.errors import InvalidInput, Unsupported
+from lamina.linux.procfs import has_group, in_first_user_namespace
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
@@ -111,7 +112,9 @@ def design(
     NotFound for what cannot be had.
     """
     usual = usual_ids()
-    rootless, maps = usual is not None, ids or usual
+    first = in_first_user_namespace()
+    # root of another user namespace than the first is as little of a root for overlayfs as a user is
+    rootless, maps = usual is not None or not first, ids or usual
     base = _host(store, rootless, refused) if image is None else _stored(store, image, usual)
     layers = arrange(
         base.image,
@@ -143,6 +146,7 @@ def design(
         files=files,
         mapped=ids is not None and not rootless,
         shared_name=_shared_name(store, further),
+        tty_group=first or has_group(TTY_GROUP),
     )
     spec = translate(words, options, base.config, user, around)
     hostname = spec["hostname"]
@@ -155,6 +159,10 @@ def design(
                 f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
             )
         profiled, held, given = _amended(store, identity, spec, further, maps, base)
+    if ":" in options.network:
+        from lamina.engine.sharing import join_network
+
+        held = (*held, *join_network(store, spec, options.network))
     bundle = Bundle(
         spec=spec,
         rootfs=layers.rootfs,
@@ -166,6 +174,7 @@ def design(
         identity=identity.encode(),
         init=options.init,
         parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
+        networked=is_linked(options.network),
         mapped=around.mapped,
         given=tuple((place, int(tree)) for place, tree in given),
         outer=usual.spec() if ids is not None and usual is not None else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from errno import EIO
 
-from lamina.errors import Conflict, KernelError, NotFound
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.store import containers
 from lamina.store.tree import remove_tree
 
@@ -30,6 +30,7 @@ def discard(
     """Remove the container, whose lock is held, with its originals of what it applied, and with *volumes* those that
     are its own (always, if it was to be removed at its end). Raises KernelError.
     """
+    unplug(home)
     meter = None
     if progress is not None:
         from lamina.engine.progress import Meter
@@ -49,6 +50,19 @@ def discard(
         drop(home.store, home.id)
     if asked and asked.get("volumes") and (volumes or asked.get("rm")):
         _discard_own_volumes(home.store, asked)
+
+
+def unplug(home: Home) -> None:
+    """Give back what the container, which is held and does not run, has of networks, if that is anything. What cannot
+    be given back now stays, until somebody wants it or looks for left-overs.
+    """
+    if home.has("network"):
+        from lamina.engine.plugging import release
+
+        try:
+            release(home)
+        except (OSError, LaminaError):
+            pass
 
 
 def _discard_own_volumes(store: Store, asked: dict[str, Any]) -> None:

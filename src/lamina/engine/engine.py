@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
+    from lamina.engine.network_verbs import Networks
     from lamina.engine.options import LifeOptions, RunOptions
     from lamina.engine.parameters import Command, Stream
     from lamina.engine.process import Process
@@ -288,6 +289,15 @@ class Engine(ImageVerbs):
         from lamina.engine.volumes import create
 
         return create(self.store, name, dict(labels or {}))
+
+    # -- networks
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that containers can be in: listed, made, looked up."""
+        from lamina.engine.network_verbs import Networks
+
+        return Networks(self.store)
 
     # -- what happens, and what is left
 

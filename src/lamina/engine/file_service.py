@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from errno import EPIPE
+from errno import ECONNRESET, EINVAL, EPIPE
 
-from lamina.engine.roots import become, owner_of
+from lamina.engine.roots import become
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, inside, receive, send
 from lamina.errors import Corrupt
@@ -25,33 +25,45 @@ if TYPE_CHECKING:
 
     from lamina.engine.within import Maps
 
+    Owner = tuple[int, int]
+    Answer = tuple[str, Any, Fd | None]
+    Wanted = tuple[Callable[..., Any], tuple[Any, ...], Owner]
+
 IDLE = 60.0  # seconds
 _BYTE = b"f"  # what descriptors travel with
 _services: dict[str, Service] = {}
 _lock = threading.Lock()
+_GONE = (EPIPE, ECONNRESET)
 
 
-def ask(maps: Maps, root: Fd | Stood, write: bool, work: Callable[..., Any], *args: Any) -> Any:
-    """`work(root, *args)` in a namespace with *maps*; a descriptor that is the result is handed over.
+def _forget() -> None:
+    """In a fork: its parent's are not its own, and the lock may be held by a thread that is not there."""
+    global _lock
+    _lock = threading.Lock()
+    _services.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[..., Any], *args: Any) -> Any:
+    """`work(root, *args)` in a namespace with *maps*, as *owner*; a descriptor that is the result is handed over.
 
     Raises what *work* raises, Unsupported where this host lets nobody make such a namespace.
     """
     key = repr(sorted(maps.items()))
-    for left in (True, False):
+    for _ in range(2):  # it may end for want of work just when it is asked
         with _lock:
             service = _services.get(key)
             if service is None or not service.usable:
                 service = _services[key] = Service(maps)
-        try:
-            return service.ask(root, write, work, args)
-        except _Gone:
-            if not left:
-                raise Corrupt("work in a user namespace: the process there ended without an answer") from None
-    raise AssertionError("unreachable")
-
-
-class _Gone(Corrupt):
-    """It ended for want of work, just before it was asked."""
+        answer = service.ask((work, args, owner), root, write)
+        if answer is not None:
+            kind, content, passed = answer
+            if kind == FAILURE:
+                raise content
+            return content if passed is None else passed
+    raise Corrupt("work in a user namespace: the process there ended without an answer")
 
 
 class Service:
@@ -76,37 +88,39 @@ class Service:
 
     def _keep(self, maps: Maps, theirs: socket.socket) -> None:
         try:
-            inside(maps, serve, owner_of(maps), files=(theirs.fileno(),))
+            inside(maps, serve, IDLE, files=(theirs.fileno(),))
         except BaseException as failure:
             self._failure = failure
         finally:
             self._ended = True
             theirs.close()
 
-    def ask(self, root: Fd | Stood, write: bool, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """See the function `ask`."""
+    def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer | None:
+        """What came of it: RESULT or FAILURE, the result or the error, and a descriptor; None: it was gone already.
+
+        Raises what keeps such a process from being there, OSError.
+        """
         with self._turn:
+            if self._ended:
+                return None
             try:
-                kind, content, passed = self._asked(root, write, work, args)
-            except (Corrupt, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in (EPIPE, None):
-                    raise
+                return self._asked(wanted, root, write)
+            except BaseException as error:
+                # also where this thread was interrupted: the answer to this would be taken for one to the next
                 self._ended = True
                 self._ours.close()
-                self._keeping.join()
-                if self._failure is not None:
-                    raise self._failure from None
-                raise _Gone("work in a user namespace: the process there has ended") from None
-        if kind == FAILURE:
-            raise content
-        return passed if passed is not None else content
+                gone = isinstance(error, Corrupt) or (isinstance(error, OSError) and error.errno in _GONE)
+                if not gone:
+                    raise
+        self._keeping.join()
+        if self._failure is not None:
+            raise self._failure
+        return None
 
-    def _asked(
-        self, root: Fd | Stood, write: bool, work: Callable[..., Any], args: tuple[Any, ...]
-    ) -> tuple[str, Any, Fd | None]:
+    def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer:
         descriptor = self._ours.fileno()
         given = [root] if isinstance(root, Fd) else []
-        send(descriptor, work, args, None if given else root, write)
+        send(descriptor, wanted, None if given else root, write)
         if given:
             socket.send_fds(self._ours, [_BYTE], given)
         kind, content, has_file = receive(descriptor)
@@ -124,19 +138,19 @@ def _received(channel: socket.socket) -> Fd:
 # -- in the namespace
 
 
-def serve(owner: tuple[int, int]) -> None:
-    """Answer until the other side is gone, or has not asked for a while."""
+def serve(idle: float) -> None:
+    """Answer until the other side is gone, or has not asked for *idle* seconds."""
     channel = socket.socket(fileno=FIRST_FILE)
     own = (os.geteuid(), os.getegid())
-    while ready(IDLE, channel.fileno()):
+    while ready(idle, channel.fileno()):
         try:
-            work, args, stood, write = receive(channel.fileno())
+            wanted, stood, write = receive(channel.fileno())
             root = _received(channel) if stood is None else None
         except (Corrupt, ConnectionError):
             return
         made: Fd | None = None
         try:
-            result = _done(work, args, root, stood, write, own, owner)
+            result = _done(wanted, root, stood, write, own)
             if isinstance(result, Fd):
                 made, result = result, None
             answer = (RESULT, result, made is not None)
@@ -151,21 +165,22 @@ def serve(owner: tuple[int, int]) -> None:
             return
 
 
-def _done(
-    work: Callable[..., Any],
-    args: tuple[Any, ...],
-    root: Fd | None,
-    stood: Stood | None,
-    write: bool,
-    own: tuple[int, int],
-    owner: tuple[int, int],
-) -> Any:
-    if root is not None:
-        with root:
+def _done(wanted: Wanted, root: Fd | None, stood: Stood | None, write: bool, own: Owner) -> Any:
+    work, args, owner = wanted
+    # the store and Python are the user's, who need not be the container's root
+    try:
+        if root is not None:
+            with root:
+                become(owner)
+                return work(root, *args)
+        assert stood is not None
+        with Standing(stood, write=write) as standing:
             become(owner)
-            return work(root, *args)
-    assert stood is not None
-    become(own)  # the store is the user's, who need not be the container's root
-    with Standing(stood, write=write) as standing:
-        become(owner)
-        return work(standing, *args)
+            return work(standing, *args)
+    finally:
+        try:
+            become(own)
+        except OSError as error:
+            # somebody whom these maps do not have: then roots were mounted elsewhere, and modules are loaded by now
+            if error.errno != EINVAL:
+                raise

@@ -20,7 +20,7 @@ from typing import overload
 from lamina.engine import file_calls, file_modes
 from lamina.engine.packing_path import NOBODY
 from lamina.engine.pure_paths import PureContainerPath, pure
-from lamina.engine.roots import ids_of, maps_of, opened, owner_of
+from lamina.engine.roots import ids_of, maps_of, maps_to_mount, opened, owner_of
 from lamina.errors import InvalidInput, MountError
 from lamina.linux.fd import Fd
 
@@ -341,11 +341,12 @@ class ContainerPath(PureContainerPath):
                 return work(root, path, *args)
             from lamina.engine.file_service import ask
 
-            return ask(maps, root, write, work, path, *args)
+            reaching = maps if isinstance(root, Fd) else maps_to_mount(self._container, maps)
+            return ask(reaching, owner_of(maps), root, write, work, path, *args)
         except OSError as error:
             if isinstance(error, MountError):
                 raise
-            raise OSError(error.errno or EINVAL, os.strerror(error.errno or EINVAL), str(self)) from None
+            raise OSError(error.errno or EINVAL, os.strerror(error.errno or EINVAL), str(self)) from error
 
 
 class _Scanner:

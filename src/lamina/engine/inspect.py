@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+from lamina.engine.keeping import said_of
 from lamina.engine.options import CONTAINER, NO
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.store.containers import Home
 
 PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
+_NO_NETWORK = {"Ports": {}, "IPAddress": "", "GlobalIPv6Address": "", "MacAddress": "", "Networks": {}}
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -25,7 +28,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
     failed = home.read("failed") or {}
     alive = status in LIVING
-    options = asked.get("options") or {}
+    options = said_of(asked)
     command = [str(word) for word in asked["command"]]
     spec = home.read("spec") or {}
     process = spec.get("process") or {}
@@ -80,8 +83,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
             "ReadonlyRootfs": bool(options.get("read_only")),
             **_namespaces(asked, options.get("further") or {}),
         },
-        # what is exposed and not published is at no place, as in docker
-        "NetworkSettings": {"Ports": dict.fromkeys((asked.get("config") or {}).get("exposed_ports") or ())},
+        "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -178,6 +180,16 @@ def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
         for one in found["log"]
     ]
     return {"Health": {"Status": health, "FailingStreak": found["streak"], "Log": log}}
+
+
+def _networks(home: Home, exposed: Sequence[str]) -> dict[str, Any]:
+    """What is exposed and not published is at no place, as in docker."""
+    found: dict[str, Any] = dict(_NO_NETWORK)
+    if home.has("network"):
+        from lamina.engine.plugging import settings_of
+
+        found = settings_of(home)
+    return {**found, "Ports": {**dict.fromkeys(exposed), **found["Ports"]}}
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:

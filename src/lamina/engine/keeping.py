@@ -42,6 +42,16 @@ def options_record(options: Options) -> dict[str, Any]:
         from lamina.engine.further import record_of
 
         found["further"] = record_of(options.further)
+    if options.networking is not None:
+        from lamina.engine.networking import record_of as networking_record_of
+
+        found["networking"] = networking_record_of(options.networking)
+    return found
+
+
+def said_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the record *asked* has of the options: all, or the few of one that `run --rm` stays with."""
+    found: dict[str, Any] = asked.get("options") or asked.get("said") or {}
     return found
 
 
@@ -65,6 +75,10 @@ def options_of(asked: dict[str, Any]) -> Options:
         from lamina.engine.further import of_record
 
         found["further"] = of_record(kept["further"], asked)
+    if kept.get("networking"):
+        from lamina.engine.networking import of_record as networking_of_record
+
+        found["networking"] = networking_of_record(kept["networking"], asked)
     if asked.get("volumes"):
         from lamina.engine.mounted import volumes_of
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.further import Further
     from lamina.engine.health.checks import Healthcheck
+    from lamina.engine.networking import Networking
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]
 
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
         tmpfs: Sequence[str] | Mapping[str, str]
         volumes_from: Sequence[str]
         network: str
+        publish: Sequence[str]
+        publish_all: bool
+        ip: str
+        ip6: str
+        mac_address: str
+        dns: Sequence[str]
+        dns_search: Sequence[str]
+        dns_options: Sequence[str]
+        add_hosts: Sequence[str]
         tty: bool
         interactive: bool
         read_only: bool
@@ -145,7 +155,8 @@ class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and what was said of them
-    ("ro,z"). What is rarely asked is in `further`.
+    ("ro,z"). `network` is none, host, a network's name, container:NAME or ns:PATH. What is rarely asked is in
+    `networking` and `further`.
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
@@ -166,6 +177,7 @@ class Options:
     volumes: tuple[Volume, ...] = ()
     volumes_from: tuple[tuple[str, str], ...] = ()
     network: str = "none"
+    networking: Networking | None = None
     tty: bool = False
     interactive: bool = False
     read_only: bool = False
@@ -190,6 +202,11 @@ class Options:
     def volatile(self) -> bool:
         """Whether a crash of the machine may lose what it writes."""
         return self.durability == NONE if self.durability else self.rm
+
+
+def is_linked(network: str) -> bool:
+    """Whether a container with this `network` gets a link of its own to a network of ours."""
+    return network not in ("none", "host") and ":" not in network
 
 
 @value

@@ -10,6 +10,14 @@ import os
 
 from lamina.runtime.users import own_file
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lamina.engine.options import Options
+    from lamina.network.model import Attachment
+    from lamina.store.containers import Home
+
 LARGEST = 1 << 20
 HOSTS = b"""127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -26,13 +34,29 @@ def places(home: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((b"/etc/" + name, home + b"/" + name) for name in NAMES)
 
 
-def write(home: bytes, hostname: str, network: str) -> None:
-    """Write them, readable for everybody. With the host's network they are the host's. Raises OSError."""
-    hosts = own_file("/etc/hosts")[:LARGEST] if network == "host" else HOSTS
-    contents = (hosts or HOSTS, hostname.encode() + b"\n", own_file("/etc/resolv.conf")[:LARGEST])
+def write(
+    home: Home, hostname: str, options: Options, attachments: Sequence[Attachment] = (), title: str = ""
+) -> None:
+    """Write them, readable for everybody. With the host's network they are the host's, with another container's that
+    one's. *attachments* are the container's places in networks, *title* its name. Raises OSError, Conflict, NotFound.
+    """
+    hosts = (own_file("/etc/hosts")[:LARGEST] if options.network == "host" else HOSTS) or HOSTS
+    if options.network in ("none", "host") and options.networking is None:
+        resolv = own_file("/etc/resolv.conf")[:LARGEST]
+    else:
+        from lamina.engine import name_files
+
+        if options.network.startswith("container:"):
+            other = options.network.partition(":")[2]
+            hosts = name_files.shared(home.store, other, b"hosts") or hosts
+        hosts = name_files.hosts(hosts, options, hostname, attachments, title)
+        resolv = name_files.resolv_conf(options, attachments)
+        if options.network.startswith("container:") and options.networking is None:
+            resolv = name_files.shared(home.store, other, b"resolv.conf") or resolv
+    contents = (hosts, hostname.encode() + b"\n", resolv)
     for name, content in zip(NAMES, contents, strict=True):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(home + b"/" + name, flags, 0o644)
+        descriptor = os.open(home.path + b"/" + name, flags, 0o644)
         try:
             os.fchmod(descriptor, 0o644)
             while content:

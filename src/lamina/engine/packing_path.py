@@ -12,7 +12,7 @@ from errno import EIO, ENODATA, ENOTSUP, EPERM
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
 from lamina.engine.inside import reach, said_of
-from lamina.errors import InvalidInput, KernelError
+from lamina.errors import InvalidInput, KernelError, LaminaError
 from lamina.image.apply.ids import IdMap
 from lamina.image.pack.packer import Packer
 from lamina.linux.fd import Fd
@@ -114,7 +114,7 @@ def pack(
     with _found(root, path, follow) as fd:
         _put(packing, fd, ())
         if S_ISDIR(os.fstat(fd).st_mode):
-            _put_below(packing, fd)
+            _put_below(packing, fd, path)
     return packing.finish()
 
 
@@ -131,8 +131,9 @@ def is_directory(path: bytes) -> bool:
     return path.endswith((b"/", b"/.")) or path in (b"", b".")
 
 
-def _put_below(packing: Out, top: Fd) -> None:
-    """Everything below *top*, each directory before what is in it."""
+def _put_below(packing: Out, top: Fd, path: bytes) -> None:
+    """Everything below *top*, which is at *path*, each directory before what is in it."""
+    said = (path[:-2] if path.endswith(b"/.") else path).rstrip(b"/")
     opened = [_listed(top)]
     names: tuple[bytes, ...] = ()
     try:
@@ -148,12 +149,19 @@ def _put_below(packing: Out, top: Fd) -> None:
             except FileNotFoundError:
                 continue  # it has gone since the directory was read
             with fd:
-                _put(packing, fd, (*names, entry))
-                if S_ISDIR(os.fstat(fd).st_mode):
-                    if len(opened) >= DEEPEST:
-                        raise InvalidInput(f"copy: directories are more than {DEEPEST} deep")
-                    opened.append(_listed(fd))
+                try:
+                    _put(packing, fd, (*names, entry))
+                    below = _listed(fd) if S_ISDIR(os.fstat(fd).st_mode) else None
+                except OSError as error:
+                    if isinstance(error, (LaminaError, BrokenPipeError)):
+                        raise
+                    where = os.fsdecode(b"/".join((said, *names, entry)))
+                    raise KernelError("copy", error.errno or EIO, where) from error
+                if below is not None:
+                    opened.append(below)
                     names = (*names, entry)
+                    if len(opened) > DEEPEST:
+                        raise InvalidInput(f"copy: directories are more than {DEEPEST} deep")
     finally:
         for directory, _ in opened:
             directory.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import ENOENT
 
 from lamina.engine.settling import state_of, wake_supervisor
-from lamina.errors import Conflict, KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.runtime.cgroups import reopen
 from lamina.store.containers import PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
 from lamina.store.events import about, note
@@ -76,15 +76,15 @@ def thaw(home: Home) -> None:
 
 
 def _group(home: Home, said: str) -> Cgroup:
+    """Its groups, for who has its turn; made where it has none that can be frozen."""
     from lamina.runtime.cgroups.freezer import can_freeze
 
     record = (home.read("state") or {}).get("cgroup")
     if record and can_freeze(group := reopen(record)):
         return group
-    raise Unsupported(
-        f"{said}: it is in no control group that can be frozen",
-        remedy="start it in the background ('lamina run -d', 'lamina start'), as somebody who may make control groups",
-    )
+    from lamina.engine.grouping import grouped
+
+    return grouped(home, said)
 
 
 def _turn(home: Home) -> Lock:

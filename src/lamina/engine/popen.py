@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lamina.engine.beside import Asked
     from lamina.engine.executing import Execution
     from lamina.engine.options import Io, Options
-    from lamina.engine.run import Hooks, Session
+    from lamina.engine.run import Hooks
+    from lamina.engine.session import Session
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
     from lamina.store.root import Store
@@ -167,7 +168,7 @@ class Joined:
         self._lock = threading.Lock()
         self._shows: Fd | None = Fd(duplicate(execution.pidfd, 3))
         self._status: int | None = None
-        self._failure: LaminaError | None = None
+        self._failure: Exception | None = None
         watch(execution.pidfd, self._reap)
 
     @property
@@ -204,7 +205,7 @@ class Joined:
             try:
                 self._status = self._execution.wait()
                 self._tell("exec_die", exitCode=self._status)
-            except LaminaError as failure:
+            except (LaminaError, OSError) as failure:
                 self._failure = failure
             self._execution.close()
 
@@ -311,7 +312,7 @@ class Foreground(Attended):
 
     def session(self, *given: Any) -> Session:
         """The session that `run` is to use."""
-        from lamina.engine.run import Session
+        from lamina.engine.session import Session
 
         body = self
 

@@ -11,7 +11,7 @@ import os
 import select
 from errno import ESRCH
 
-from lamina.engine.discard import discard, finish_burials
+from lamina.engine.discard import discard, finish_burials, unplug
 from lamina.errors import Corrupt, KernelError, LaminaError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import same_process
@@ -83,6 +83,7 @@ def _settle(home: Home) -> None:
         return
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
+    unplug(home)
     ended = os.path.lexists(home.path + b"/exit.json")
     if asked is None or asked.get("rm") or (state is None and not ended):
         discard(home, asked.get("name") if asked else None, asked)

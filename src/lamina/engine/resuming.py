@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.discard import discard
+from lamina.engine.discard import discard, unplug
 from lamina.engine.keeping import options_of
 from lamina.engine.restarting import UNKNOWN, is_restarted
 from lamina.engine.settling import is_kept
@@ -39,6 +39,7 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
 
     # of a start that was cut short, there may be a process that no record knows
     end_processes(asked, state or {})
+    unplug(home)
     if is_kept(home) and not orphaned:
         return
     if (asked.get("rm") and (state is not None or end is not None)) or orphaned:

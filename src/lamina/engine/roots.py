@@ -44,13 +44,12 @@ def below_root(
         if maps is None:
             return work(root, *files, *args)
         from lamina.engine.within import inside
-        from lamina.engine.within import maps_of as within_maps
 
         if isinstance(root, Fd):
             return inside(
                 maps, there, work, owner_of(maps), None, write, len(files) + 1, *args, files=(root, *files)
             )
-        reaching = within_maps(container.record) or maps  # its own need not have who owns the store
+        reaching = maps_to_mount(container, maps)
         return inside(reaching, there, work, owner_of(maps), root, write, len(files), *args, files=files)
 
 
@@ -176,6 +175,15 @@ def maps_of(container: Container) -> Maps | None:
 
     kept: Maps | None = container.record.get("id_maps")
     return kept or within.maps_of(container.record)
+
+
+def maps_to_mount(container: Container, maps: Maps) -> Maps:
+    """The id maps with which the root is mounted of one that does not run: its own *maps* need not have the user whom
+    the store belongs to.
+    """
+    from lamina.engine import within
+
+    return within.maps_of(container.record) or maps
 
 
 def ids_of(maps: Maps | None) -> IdMap | None:

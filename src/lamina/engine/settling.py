@@ -126,10 +126,12 @@ class Process:
 
     def would_end(self, signal: int, asked: dict[str, Any]) -> bool:
         """Whether *signal* would end an ordinary process here, but not the first of a pid namespace."""
+        from lamina.engine.keeping import said_of
+
         return (
             self.is_there
             and signal in _DEFAULT_ENDS
-            and not (asked.get("options") or {}).get("init")
+            and not said_of(asked).get("init")
             and standing(self.pid, signal) == DEFAULT
         )
 

@@ -6,6 +6,7 @@ import os
 from errno import ENOENT, ESRCH
 from typing import TYPE_CHECKING
 
+from lamina.engine.keeping import said_of
 from lamina.errors import Conflict, Unsupported
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.further import Further
     from lamina.engine.id_maps import IdMaps
+    from lamina.engine.translate import Spec
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
@@ -74,7 +76,7 @@ def shared(store: Store, further: Further, maps: IdMaps | None) -> Shared:
 
 
 def _check_shareable(home: Home, said: str) -> None:
-    further = (home.asked().get("options") or {}).get("further") or {}
+    further = said_of(home.asked()).get("further") or {}
     mode = str(further.get("ipc") or "private")
     if mode not in _SHAREABLE and not mode.startswith("container:"):
         raise Conflict(f"{said}: its own is {mode}", remedy="start it with --ipc shareable")
@@ -109,6 +111,41 @@ def namespace_of(home: Home, kind: str, said: str) -> Fd:
             if error.errno not in (ENOENT, ESRCH):
                 raise
     raise Conflict(f"{said}: it does not run", remedy="start it first")
+
+
+def join_network(store: Store, spec: Spec, network: str) -> tuple[Fd, ...]:
+    """Have the container of *spec* join a network namespace: that of `container:NAME`, or at the path of `ns:PATH`. The
+    descriptor that *spec* names now. Raises NotFound, Conflict, InvalidInput, KernelError.
+    """
+    word, _, which = network.partition(":")
+    if word == "container":
+        fd = namespace_of(containers.find(store, which), "net", f"run: network {network}")
+    else:
+        fd = _network_at(which)
+    for entry in spec["linux"]["namespaces"]:
+        if entry["type"] == "network":
+            entry["path"] = f"/proc/self/fd/{int(fd)}"
+    return (fd,)
+
+
+def _network_at(path: str) -> Fd:
+    from lamina.errors import InvalidInput, KernelError
+    from lamina.linux.constants import CLONE_NEWNET
+    from lamina.linux.namespaces import ns_type
+
+    try:
+        fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        raise KernelError("open network namespace", error.errno or 0, path) from error
+    try:
+        if ns_type(fd) == CLONE_NEWNET:
+            return fd
+    except OSError:
+        pass
+    fd.close()
+    raise InvalidInput(
+        f"run: network ns:{path}: it is no network namespace", remedy="such as /run/netns/NAME"
+    )
 
 
 def _is_it(pid: int, state: dict[str, Any], pidfd: Fd) -> bool:

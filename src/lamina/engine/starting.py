@@ -5,11 +5,11 @@ from __future__ import annotations
 from time import time_ns
 
 from lamina.engine.design import design, manager_of, maps_record
-from lamina.engine.discard import remover
+from lamina.engine.discard import remover, unplug
 from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
-from lamina.engine.run import AGAIN
+from lamina.engine.session import AGAIN
 from lamina.engine.translate import joinable
 from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.runtime.identity import boot_id, identity_of
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.network.model import Attachment
     from lamina.runtime.launch import Running
     from lamina.store.containers import Home
 
 # every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
-GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct")
+GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct", "blkio")
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -55,16 +56,21 @@ class Start:
         self.image = image_of(asked)
         self.options = replace(options_of(asked), entrypoint=())  # it is among the words of the command
         self.warnings: list[str] = []
+        self.attachments: list[Attachment] = []
 
     def run(self, state: dict[str, Any]) -> Running:
         """Start it; *state* is what else the state record shall say. Raises what `Engine.run` raises."""
-        drawn, running = self._launch()
         try:
-            self._record(drawn, running, state)
+            drawn, running = self._launch()
+            try:
+                self._record(drawn, running, state)
+            except BaseException:
+                running.kill(9)
+                running.wait()
+                running.close()
+                raise
         except BaseException:
-            running.kill(9)
-            running.wait()
-            running.close()
+            unplug(self.home)
             raise
         return running
 
@@ -78,6 +84,12 @@ class Start:
                 if self.size is not None and self.options.tty:
                     rows, columns = self.size
                     drawn.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
+                if drawn.bundle.networked and not self.attachments:
+                    from lamina.engine.plugging import exposed_by, take
+
+                    point("start: take addresses and ports")
+                    title = str(self.asked["name"])
+                    self.attachments = take(self.home, title, self.options, exposed_by(drawn.base.config))
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -120,7 +132,7 @@ class Start:
         if drawn.base.id:
             from lamina.engine.own_files import write
 
-            write(home.path, drawn.hostname, self.options.network)
+            write(home, drawn.hostname, self.options, self.attachments, str(self.asked["name"]))
         if drawn.volumes:
             from lamina.engine.mounted import ready
 
@@ -151,9 +163,15 @@ class Start:
                 "the machine went down while it ran, with --durability none: what it wrote may be lost, or half there"
             )
         store = self.home.store
+        bundle = drawn.bundle
+        if self.attachments:
+            from lamina.engine.plugging import connected
+
+            point("start: connect")
+            bundle = connected(bundle, self.home, self.attachments)
         point("start: launch")
         return launch(
-            drawn.bundle,
+            bundle,
             stdin=self.child[0],
             stdout=self.child[1],
             stderr=self.child[2],

@@ -12,7 +12,7 @@ from time import monotonic, time_ns
 
 from lamina.engine.adopted import Adopted
 from lamina.engine.beginning import CAUGHT, ENDS, Beginning
-from lamina.engine.discard import discard
+from lamina.engine.discard import discard, unplug
 from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import ended_by, hold, is_kept
@@ -237,6 +237,8 @@ class Supervisor(Beginning):
             if not cgroup.remove_unused():
                 cgroup.kill()
         process.close()
+        point("end: give addresses and ports back")
+        unplug(home)
         stopped = home.is_marked(STOPPED_MARK)
         status = ended_by(home, status)
         home.drop_mark(CARRIED_MARK)

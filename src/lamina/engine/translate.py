@@ -64,6 +64,7 @@ class Circumstances:
     `volumes` are all there will be, of those of the store the paths; `files` are pairs of a path inside and the file
     that is shown there. `mapped`: what belongs to root on this machine's disks and is shown inside is to belong to the
     container's root. `shared_name` is the name of a uts namespace that is not its own.
+    `tty_group`: there is a group 5 where we are, which terminals are given to.
     """
 
     identity: str
@@ -76,6 +77,7 @@ class Circumstances:
     files: tuple[tuple[bytes, bytes], ...] = ()
     mapped: bool = False
     shared_name: str = ""
+    tty_group: bool = True
 
 
 def arguments(command: tuple[str, ...], options: Options, config: ImageConfig) -> tuple[str, ...]:
@@ -182,9 +184,9 @@ def _environment(options: Options, config: ImageConfig, user: User, hostname: st
     return [f"{name}={text}" for name, text in variables.items()]
 
 
-def _mounts(options: Options, maps: IdMaps | None) -> list[dict[str, Any]]:
+def _mounts(options: Options, maps: IdMaps | None, tty_group: bool) -> list[dict[str, Any]]:
     terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    if maps is None or maps.has(0, TTY_GROUP):
+    if tty_group if maps is None else maps.has(0, TTY_GROUP):
         terminals.append(f"gid={TTY_GROUP}")
     closed = ["nosuid", "noexec", "nodev"]
     system = _mount("/sys", "sysfs", "sysfs", [*closed, "ro"])
@@ -211,7 +213,7 @@ def _all_mounts(options: Options, around: Circumstances) -> list[dict[str, Any]]
     taken = {os.fsdecode(volume.target) for volume in around.volumes}
     default = [
         mount
-        for mount in _mounts(options, around.maps)
+        for mount in _mounts(options, around.maps, around.tty_group)
         if mount["destination"] not in taken
         and not ("/dev" in taken and mount["destination"].startswith("/dev/"))
     ]

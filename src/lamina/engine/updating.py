@@ -8,7 +8,7 @@ from lamina.engine.keeping import options_of
 from lamina.engine.options import PERIOD
 from lamina.engine.settling import state_of
 from lamina.engine.translate import resources_of
-from lamina.errors import Conflict, InvalidInput, Unsupported
+from lamina.errors import Conflict, InvalidInput
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.events import about, note
 
@@ -65,19 +65,29 @@ def update(home: Home, given: Limits) -> list[str]:
         raise InvalidInput("update: nothing to change", remedy=f"give one of {', '.join(KEYS)}")
     warnings: list[str] = []
 
-    def change(asked: dict[str, Any]) -> dict[str, Any]:
+    def change(asked: dict[str, Any]) -> dict[str, Any] | None:
         if not asked.get("options"):
-            raise Conflict(
-                f"update container {asked['name']}: it ends with the command that runs it, which knows its limits alone"
-            )
+            _apply(home, _touched(given, _asked_now(given, asked)), str(asked["name"]), warnings)
+            return None  # it ends with the command that runs it, and is never started again
         changed = {**asked, "options": _changed(asked, given)}
         resources = _resources(changed)
         if state_of(home) in (RUNNING, PAUSED):
-            warnings.extend(_apply(home, _touched(given, resources), str(asked["name"])))
+            _apply(home, _touched(given, resources), str(asked["name"]), warnings)
         return changed
 
     note(home.store, about(home.change_asked(change), "update"))
     return warnings
+
+
+def _asked_now(given: Limits, asked: dict[str, Any]) -> dict[str, Any]:
+    """The resources of *given* alone. Raises InvalidInput, Conflict for what is for later starts."""
+    if "restart" in given:
+        raise Conflict(f"update container {asked['name']}: it is removed at its end, and not started again")
+    read = check(given)
+    resources = resources_of(read)
+    if read.further is not None:
+        limits(resources, read.further)
+    return resources
 
 
 def check(given: Limits, *, rm: bool = False) -> Options:
@@ -142,17 +152,19 @@ def _touched(given: Limits, resources: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _apply(home: Home, resources: dict[str, Any], name: str) -> list[str]:
+def _apply(home: Home, resources: dict[str, Any], name: str, warnings: list[str]) -> None:
+    """Change the limits of one that runs; its groups are made if it began without."""
     if not resources:
-        return []
-    record = (home.read("state") or {}).get("cgroup")
-    if not record:
-        raise Unsupported(
-            f"update container {name}: it is in no control group",
-            remedy="start it in the background ('lamina run -d', 'lamina start'), as one who may make control groups",
-        )
+        return
     from lamina.runtime.cgroups import reopen
 
-    group = reopen(record)
+    record = (home.read("state") or {}).get("cgroup")
+    group = reopen(record) if record else None
+    if group is None or not ("" in group.paths or resources.keys() <= group.paths.keys()):
+        from lamina.engine.grouping import grouped
+
+        group = grouped(home, f"update container {name}")
+        if "memory" in resources:
+            warnings.append("memory that it has used so far does not count for its limit")
     group.update(resources)
-    return list(group.notes)
+    warnings.extend(group.notes)

@@ -57,10 +57,12 @@ def usage(home: Home) -> Usage:
         return Usage(time.monotonic_ns())
     state = home.read("state") or {}
     with Process(state) as first:
-        network = _network(first.pid)
+        network, first_pid = _network(first.pid), first.pid
         if not first.is_there:  # the number may be another's by now
-            network = {}
+            network, first_pid = {}, 0
     found = _groups(state["cgroup"]) if state.get("cgroup") else {}
+    if first_pid and found.get("cpu_ns") is None:
+        found = {**_processes(first_pid), **{key: what for key, what in found.items() if what is not None}}
     return Usage(time.monotonic_ns(), **found, **network)
 
 
@@ -83,6 +85,33 @@ def _groups(record: dict[str, Any]) -> dict[str, int | None]:
         found["read_bytes"] = sum(device.read_bytes for device in stats.io)
         found["write_bytes"] = sum(device.write_bytes for device in stats.io)
     return found
+
+
+def _processes(first: int) -> dict[str, int | None]:
+    """What its processes say of themselves, where no control group counts: with the time of those that have ended and
+    were waited for, and memory without what is a file's. proc_pid_stat(5), proc_pid_status(5).
+    """
+    from lamina.engine.processes import members
+
+    ticks, memory, threads = 0, 0, 0
+    for pid in members(first, {}):
+        try:
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
+                fields = stat.read(4096).rpartition(b") ")[2].split()
+            with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+                lines = dict(line.partition(b":")[::2] for line in status.read(1 << 14).splitlines())
+        except OSError:
+            continue  # it has ended meanwhile
+        ticks += sum(map(int, fields[11:15]))
+        memory += sum(int(lines[name].split()[0]) for name in (b"RssAnon", b"RssShmem") if name in lines)
+        threads += int(fields[17])
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+    return {
+        "cpu_ns": ticks * (10**9 // os.sysconf("SC_CLK_TCK")),
+        "memory_bytes": memory << 10,
+        "memory_limit_bytes": whole,
+        "pids": threads,
+    }
 
 
 def _network(pid: int) -> dict[str, int | None]:

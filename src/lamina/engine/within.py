@@ -256,7 +256,7 @@ def _refused(error: BaseException) -> LaminaError:
 
 
 def send(descriptor: int, *content: Any) -> None:
-    """Write *content*, for `receive` at the other end. Raises OSError."""
+    """One frame. Raises OSError."""
     import pickle
 
     data = pickle.dumps(content)

@@ -94,8 +94,12 @@ class Program:
         given: tuple[str, ...] = (),
         holes: tuple[tuple[str, int], ...] = (),
     ) -> None:
-        self.records, self.arena, self.relocations = records, arena, relocations
-        self.registers, self.given, self.holes = registers, given, holes
+        self.records: bytes = records
+        self.arena: bytes = arena
+        self.relocations: bytes = relocations
+        self.registers: bytes = registers
+        self.given: tuple[str, ...] = given
+        self.holes: tuple[tuple[str, int], ...] = holes
 
     def parts(self) -> tuple[Any, ...]:
         """What it consists of, to be kept: `Program(*parts)` is the same again."""

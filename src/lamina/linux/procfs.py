@@ -52,6 +52,16 @@ def in_first_user_namespace() -> bool:
     return stat("/proc/self/ns/user").st_ino == FIRST_USER_NAMESPACE
 
 
+def has_group(gid: int) -> bool:
+    """Whether the group *gid* exists in the calling process's user namespace (user_namespaces(7)). Raises OSError."""
+    with open("/proc/self/gid_map", "rb", buffering=0) as file:
+        for line in file.readall().splitlines():
+            first, _, count = map(int, line.split())
+            if first <= gid < first + count:
+                return True
+    return False
+
+
 def _hard_column(text: bytes) -> Iterator[int]:
     """One line a limit, in the order of their numbers: 26 columns of name, soft, hard, unit."""
     for line in text.splitlines()[1:]:

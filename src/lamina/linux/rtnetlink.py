@@ -45,7 +45,7 @@ IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-NDA_DST, NDA_LLADDR, NUD_PERMANENT, NTF_SELF = 1, 2, 0x80, 0x02
+NDA_DST, NDA_LLADDR, NUD_STALE, NUD_PERMANENT = 1, 2, 0x04, 0x80
 AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
@@ -283,9 +283,11 @@ def routes(channel: Any) -> list[Route]:
 # -- neighbours: for RTM_NEWNEIGH and RTM_DELNEIGH
 
 
-def neighbour(index: int, packed: bytes, hardware: bytes) -> bytes:
-    """A permanent entry of the neighbour table: *packed* is at the link-layer address *hardware*."""
-    body = NEIGHBOUR.pack(_family(packed), index, NUD_PERMANENT, 0, 0)
+def neighbour(index: int, packed: bytes, hardware: bytes, state: int = NUD_PERMANENT) -> bytes:
+    """An entry of the neighbour table: *packed* is at the link-layer address *hardware*. One that is NUD_STALE is used,
+    and looked whether it is right.
+    """
+    body = NEIGHBOUR.pack(_family(packed), index, state, 0, 0)
     return body + attribute(NDA_DST, packed) + attribute(NDA_LLADDR, hardware)
 
 

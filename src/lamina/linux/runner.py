@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import signal
 import struct
 import warnings
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, ETIMEDOUT
 
 from lamina.linux.constants import (
     CLONE_CLEAR_SIGHAND,
@@ -28,6 +29,7 @@ from lamina.linux.numbers import number
 RECORD = struct.Struct("=q6Q6sBxqQQHHiq")
 IN_ARENA, REGISTER = 1, 2
 EXIT_STEP_FAILED = 126
+LOOK, LOOKS = 0.5, 20  # seconds between looks at a helper; how often it may be found stopped
 MOST_TRIES = 1000  # of an openat2(2) that says EAGAIN
 # struct clone_args (clone3(2)): flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid
 # set_tid_size cgroup
@@ -158,14 +160,45 @@ def spawn(
             _clone_and_walk(clone, loaded, answer, enter)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        os.waitpid(helper, 0)
-    except ChildProcessError:
-        pass  # somebody waits for any child, or ignores SIGCHLD; it has ended all the same
+    _await(helper)
     pid, errno = REPORT.unpack(answer)
     if errno or not pid:
         raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
     noted.append((pid, os.pidfd_open(pid), loaded))
+
+
+def _await(helper: int) -> None:
+    """Reap the helper. Whoever is in a namespace that it joins may stop it: then it is told to go on, and killed when
+    that has been so LOOKS times. Raises OSError (ETIMEDOUT).
+    """
+    try:
+        pidfd = os.pidfd_open(helper)
+    except ProcessLookupError:
+        return  # somebody waits for any child, or ignores SIGCHLD; it has ended all the same
+    stopped = 0
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        while not poll.poll(LOOK * 1000):
+            if not _is_stopped(helper):
+                continue
+            stopped += 1
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT if stopped < LOOKS else signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except (ChildProcessError, ProcessLookupError):
+        pass
+    finally:
+        os.close(pidfd)
+    if stopped >= LOOKS:
+        raise OSError(ETIMEDOUT, "join namespaces: a process in one of them keeps the helper stopped")
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return file.read(512).rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 def _clone_and_walk(

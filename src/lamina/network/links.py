@@ -8,30 +8,44 @@ message takes 15 ms, the kernel's own goes on beside us).
 
 from __future__ import annotations
 
+import os
 from errno import EEXIST, ENODEV
 from time import sleep
 
 from lamina.errors import Conflict, KernelError
-from lamina.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWADDR, RTM_NEWLINK, request, requests
+from lamina.linux.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    open_channel,
+    request,
+    requests,
+)
 from lamina.linux.rtnetlink import (
+    NUD_STALE,
     RTM_DELLINK,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     address,
     bridge,
     bridge_port,
     link,
     links,
+    neighbour,
     route,
     veth,
 )
 from lamina.network import forwarding
-from lamina.network.model import PORT_PREFIX
+from lamina.network.model import PORT_PREFIX, mac_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from lamina.linux.netlink import Channel
     from lamina.linux.rtnetlink import Link
     from lamina.network.model import Attachment, Network
 
@@ -39,6 +53,16 @@ IFF_UP, IFF_RUNNING = 0x1, 0x40
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 _TRIES, _PAUSE = 40, 0.025  # until the link of a container that has just ended is gone
 _LOOKS, _BETWEEN = 25, 0.002
+
+
+def opened() -> Channel:
+    """A route netlink socket of this network namespace. Raises KernelError."""
+    return open_channel()
+
+
+def around(inside: int) -> Channel:
+    """A socket that is another's descriptor, which stays theirs. Raises KernelError."""
+    return open_channel(fd=os.dup(inside))
 
 
 def find(channel: Any, name: str) -> Link | None:
@@ -97,7 +121,7 @@ def _is_of(found: Link, network: Network) -> bool:
 
 def _bridge_mac(network: Network) -> bytes:
     """Of its own, made of its first address: else it would change with the containers that come and go."""
-    return b"\x02\x42" + network.gateways[0][-4:]
+    return mac_of(network.gateways[0])
 
 
 def remove_bridge(channel: Any, network: Network) -> None:
@@ -174,6 +198,16 @@ def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> N
     messages = [
         (RTM_NEWLINK, pair, _NEW, f"make link {name}"),
         (RTM_NEWLINK, rest, 0, f"bring link {name} up"),
+        # or this host would go on sending to whoever had the address before
+        *(
+            (
+                RTM_NEWNEIGH,
+                neighbour(master, own, attachment.mac, NUD_STALE),
+                NLM_F_CREATE | NLM_F_REPLACE,
+                name,
+            )
+            for own in attachment.addresses
+        ),
     ]
     for left in range(_TRIES, -1, -1):
         try:
@@ -187,6 +221,25 @@ def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> N
             remove(channel, stale)
         else:
             sleep(_PAUSE)
+
+
+def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> None:
+    """Make the links of containers ports of the bridge *master* again; those that are gone stay so.
+
+    Raises KernelError.
+    """
+    for attachment in attachments:
+        try:
+            body = link(name=attachment.port, up=True, master=master)
+            request(channel, RTM_NEWLINK, body, target=attachment.port)
+        except KernelError as error:
+            if error.errno != ENODEV:
+                raise
+
+
+def noted(channel: Any, beginning: str) -> list[Link]:
+    """The links of which what is written to them begins so. Raises KernelError."""
+    return [found for found in links(channel) if found.alias.startswith(beginning)]
 
 
 def ports(channel: Any) -> list[Link]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from lamina.network.subnet import Subnet, text_of
 from lamina.values import value
 
@@ -101,10 +99,11 @@ def bridge_of(name: str, digest: str) -> str:
     return plain if len(plain) <= _LONGEST and name.isascii() else f"lam-{name[:4]}-{digest[:6]}"
 
 
-def new_mac() -> bytes:
-    """A random address of those that everybody may give (the bit for "locally administered")."""
-    random = os.urandom(6)
-    return bytes([random[0] & 0xFC | 0x02]) + random[1:]
+def mac_of(address: bytes) -> bytes:
+    """The link-layer address that goes with an IPv4 one, of those that anybody may give ("locally administered"). Who
+    gets that address next has the same, so that what neighbours remember stays right.
+    """
+    return b"\x02\x42" + address[-4:]
 
 
 def link_local(mac: bytes) -> bytes:

@@ -41,8 +41,18 @@ class Cause:
 class Case:
     """One refusal: what should have been mounted where, and all that the kernel said."""
 
-    def __init__(self, spec: MountSpec, target: bytes | None, errno: int, messages: Sequence[str], call: str):
-        self.spec, self.target, self.errno, self.call = spec, target, errno, call
+    def __init__(
+        self,
+        spec: MountSpec,
+        target: bytes | None,
+        errno: int,
+        messages: Sequence[str],
+        call: str,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """*fresh*: the work directory was empty before, so what is in it is of this very mount."""
+        self.spec, self.target, self.errno, self.call, self.fresh = spec, target, errno, call, fresh
         # "e overlay: Unknown parameter 'x'": the letter is the severity, before the colon stands the file system
         lines = [printable(message.encode("utf-8", "backslashreplace")) for message in messages]
         self.messages = [re.sub(r"^[ewi] (?:overlay(?:fs)?: )?", "", line) for line in lines]
@@ -336,6 +346,8 @@ def left_by_volatile(case: Case) -> Cause | None:
         marks = os.path.join(directory.path, b"work", b"incompat")
         for mark in os.listdir(marks):
             place = printable(os.path.join(marks, mark))
+            if mark == b"volatile" and case.fresh:
+                continue
             if mark == b"volatile":
                 return Cause(
                     f"{directory} was mounted volatile before: if the machine crashed, its upperdir may be damaged",

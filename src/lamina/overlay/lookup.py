@@ -90,13 +90,13 @@ class Layers:
         """Opens nothing yet. Raises errors.InvalidInput for a stack without a lower directory."""
         self.spec = spec
         self.format: LayerFormat = USER if spec.userxattr else TRUSTED
-        self.rules = Rules.of(spec)
-        self.first = 0 if spec.upperdir is not None else 1
+        self.rules: Rules = Rules.of(spec)
+        self.first: int = 0 if spec.upperdir is not None else 1
         self.directories: dict[int, bytes] = dict(enumerate((*spec.lowerdirs, *spec.datadirs), start=1))
         if spec.upperdir is not None:
             self.directories[0] = spec.upperdir
-        self.last = len(spec.lowerdirs)
-        self.data = range(self.last + 1, self.last + 1 + len(spec.datadirs))
+        self.last: int = len(spec.lowerdirs)
+        self.data: range = range(self.last + 1, self.last + 1 + len(spec.datadirs))
         if not spec.lowerdirs:
             raise InvalidInput("read a stack of directories: it has no lower directory")
         # relative directories are relative to where the caller was when the stack was opened
@@ -104,7 +104,7 @@ class Layers:
         self._cwd = Fd(os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) if relative else None
         self._roots: dict[int, Fd] = {}
         self._mount_points: list[bytes] | None = None
-        self.closed = False
+        self.closed: bool = False
 
     def close(self) -> None:
         """Close everything, for good. Idempotent."""
@@ -275,7 +275,7 @@ class View:
     def __init__(self, layers: Layers, *, upper: bool = True) -> None:
         """*upper* False looks past the upper directory."""
         self.layers = layers
-        self.first = layers.first if upper else 1
+        self.first: int = layers.first if upper else 1
         self._below: tuple[Hit, ...] | None = None
 
     @property

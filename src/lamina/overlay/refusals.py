@@ -46,13 +46,15 @@ def explain_refusal(
     messages: Sequence[str] = (),
     *,
     call: str = "",
+    fresh: bool = False,
 ) -> MountError:
     """The error to raise when the kernel refused to mount *spec* (on *target*, if that is known already).
 
     *errno* is what *call* failed with, *messages* the log of the file system context (lamina.linux.mount.fsmessages).
+    *fresh*: the work directory was empty before.
     Never raises anything itself, whatever the state of the machine.
     """
-    case = Case(spec, None if target is None else os.fsencode(target), errno, messages, call)
+    case = Case(spec, None if target is None else os.fsencode(target), errno, messages, call, fresh=fresh)
     return _error(case, _cause(case))
 
 

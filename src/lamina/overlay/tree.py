@@ -54,7 +54,7 @@ class Tree:
     def __init__(self, view: View, parts: tuple[bytes, ...] = (), found: Found | None = None) -> None:
         """Not for callers: use `Overlay.open()`."""
         self._view = view
-        self.parts = parts
+        self.parts: tuple[bytes, ...] = parts
         self._found = found
 
     # -- which path

@@ -7,8 +7,10 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from lamina.linux.fd import Fd
     from lamina.linux.packed import Reg
     from lamina.overlay.spec import MountSpec
 
@@ -36,6 +38,9 @@ class Bundle:
     Of a container in a user namespace of its own (runtime/stacks): with `mapped` the files of its stacks are seen with
     the ids of that namespace, so id 0 on disk is its id 0. `outer` are `uidMappings` and `gidMappings` of another
     one, in which an ordinary user's mounts are made because the container's own could not reach what they are made of.
+
+    With `networked` it waits, early in its start, until `connect` has made its links: called with its pid and a route
+    netlink socket of its new network namespace.
     """
 
     spec: Spec
@@ -51,6 +56,8 @@ class Bundle:
     no_pivot: bool = False
     new_keyring: bool = True
     parts: tuple[tuple[bytes, bytes], ...] = ()
+    networked: bool = False
+    connect: Callable[[int, Fd], None] | None = None
     given: tuple[tuple[bytes, int], ...] = ()
     mapped: bool = False
     outer: dict[str, list[dict[str, int]]] | None = None

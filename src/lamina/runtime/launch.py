@@ -31,7 +31,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from signal import pidfd_send_signal
     from typing import Any
 
@@ -46,6 +46,7 @@ else:
     from _signal import pidfd_send_signal  # the module `signal` is enums around it
 
 _LAUNCHER = Reg("launcher")
+_SIGKILL = 9
 
 
 class Running:
@@ -59,6 +60,7 @@ class Running:
         self, pid: int, pidfd: Fd, pty: Fd | None, cgroup: Cgroup | None, notes: tuple[str, ...]
     ) -> None:
         self.pid, self.pidfd, self.pty, self.cgroup, self.notes = pid, pidfd, pty, cgroup, notes
+        self.let_die: Callable[[], None] | None = None  # what lets it see SIGKILL, where that takes something
         self._status: int | None = None
 
     def kill(self, signal: int) -> None:
@@ -68,6 +70,8 @@ class Running:
         except OSError as error:
             if error.errno != ESRCH:
                 raise
+        if signal == _SIGKILL and self.let_die is not None:
+            self.let_die()
 
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""

@@ -241,5 +241,6 @@ def _overlay(spec: MountSpec, place: bytes, number: int, call: str) -> Meaning:
     """A stack that the kernel refused: which directory, and why."""
     from lamina.overlay.refusals import explain_refusal
 
-    error = explain_refusal(spec, place, number, call="mount" if call == "mount" else "fsconfig")
+    # a container's work directory is made for each start
+    error = explain_refusal(spec, place, number, call="mount" if call == "mount" else "fsconfig", fresh=True)
     return Meaning(error.message, error.remedy)

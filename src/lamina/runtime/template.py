@@ -88,7 +88,7 @@ def _content(bundle: Bundle, wiring: Wiring, filter_: Filter | None) -> bytes | 
     asked = {**bundle.spec, "process": {**bundle.spec["process"], "args": None, "env": None}}
     stacks = [(place, _plain(stack)) for place, stack in ((b"", bundle.rootfs), *bundle.overlays)]
     places = (bundle.merged, bundle.readonly, bundle.hide, bundle.attributes, bundle.init, bool(identity))
-    manner = (bundle.directory, bundle.no_pivot, bundle.new_keyring, bundle.parts)
+    manner = (bundle.directory, bundle.no_pivot, bundle.new_keyring, bundle.parts, bundle.networked)
     facts = [_plain(getattr(wiring, name)) for name in _FACTS]
     machine = os.uname()
     making = (VERSION, state_of(*COMPILER), machine.machine, filter_.content if filter_ else b"")

@@ -37,17 +37,18 @@ ID_MAPS = "id_maps"  # write `linux.uidMappings` and `linux.gidMappings`; the ch
 NET_DEVICES = (
     "net_devices"  # move the payload's devices (linux.netDevices); comes with a netlink socket of theirs
 )
+NETWORK = "network"  # make its links (Bundle.connect); comes with a netlink socket of its network namespace
 COPY_UP = "copy_up"  # fill a tmpfs with what it is going to cover; comes with the tmpfs and the directory
 # the parent only takes what is handed over
 TERMINAL = "terminal"  # the terminal's master
 REPORT = "report"  # the reading end of the pipe on which the launcher reports
 LISTENER = "listener"  # of seccomp notifications; the payload is `linux.seccomp`, which says where it goes
 
-HANDED_OVER = {ID_MAPS: 0, NET_DEVICES: 1, COPY_UP: 2, TERMINAL: 1, REPORT: 1, LISTENER: 1}
-ANSWERED = frozenset((ID_MAPS, NET_DEVICES, COPY_UP))
+HANDED_OVER = {ID_MAPS: 0, NET_DEVICES: 1, NETWORK: 1, COPY_UP: 2, TERMINAL: 1, REPORT: 1, LISTENER: 1}
+ANSWERED = frozenset((ID_MAPS, NET_DEVICES, NETWORK, COPY_UP))
 GO = b"g"
 # what is said where the order does not say it (runtime/plan/created.py)
-LETTERS = {NET_DEVICES: b"N", COPY_UP: b"C", LISTENER: b"L"}
+LETTERS = {NET_DEVICES: b"N", NETWORK: b"W", COPY_UP: b"C", LISTENER: b"L"}
 
 
 @value
@@ -199,6 +200,10 @@ def do(wait: Wait, pid: int, bundle: Bundle, received: Sequence[Fd]) -> None:
         from lamina.runtime.net_devices import move_devices
 
         move_devices(wait.payload, pid, received[0])
+    elif wait.kind == NETWORK:
+        if bundle.connect is None:
+            raise LaminaError("start: nobody makes the container's links")
+        bundle.connect(pid, received[0])
     elif wait.kind == COPY_UP:
         from lamina.runtime.copy_up import copy_up
 

@@ -44,6 +44,7 @@ PAUSED, RESTARTING = "paused", "restarting"
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
 PAUSED_MARK, STOPPED_MARK, CARRIED_MARK, KEPT_MARK = "paused", "stopped", "carried", "kept"
+GROUPED_MARK = "grouped"  # control groups were made for it while it ran
 _LOCK = b"/lock"
 
 
@@ -82,8 +83,9 @@ class Home:
     __slots__ = ("_lock", "id", "path", "store")
 
     def __init__(self, store: Store, identity: str) -> None:
-        self.store, self.id = store, identity
-        self.path = store.containers + b"/" + identity.encode()
+        self.store: Store = store
+        self.id: str = identity
+        self.path: bytes = store.containers + b"/" + identity.encode()
         self._lock: lock.Lock | None = None
 
     def __repr__(self) -> str:
@@ -119,6 +121,10 @@ class Home:
             kinds, needed = _FIELDS.get(name, ({}, ()))
             record.check(found, kinds, needed, f"{os.fsdecode(self.path)}/{name}.json")
         return found
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a record."""
+        return os.path.lexists(self.path + b"/" + name.encode() + b".json")
 
     def drop_record(self, name: str) -> None:
         """Remove the record *name*, if it is there. Needs the lock."""

@@ -19,6 +19,7 @@
     ├── layers/<id>/          an immutable layer: fs/ and layer.json; see layers.py
     ├── images/               records, their names, pins; see images.py
     ├── volumes/<name>/       _data/ and volume.json; see volumes.py
+    ├── networks/<name>/      network.json and who has which address; made by the first one, see networks.py
     ├── leases/<id>           what somebody is about to use; see leases.py
     ├── claims/<key>          who is making what others want as well; see claims.py
     ├── events/               what happened; made by the first event, see events.py
@@ -54,7 +55,7 @@ _OF_IMAGES = (  # since schema 2
 )
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
-_KNOWN = frozenset((b"version", b"events", b"ids", *DIRECTORIES))
+_KNOWN = frozenset((b"version", b"events", b"networks", b"ids", *DIRECTORIES))
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -87,26 +88,28 @@ class Store:
         if not asked or b"\0" in asked:
             raise InvalidInput(f"open store {asked!r}: not a path")
         try:
-            self.path = path = resolve(asked)
+            self.path: bytes = resolve(asked)
         except OSError as error:
             raise KernelError(
                 "open store", error.errno or ENOENT, os.fsdecode(error.filename or asked), remedy=_ELSEWHERE
             ) from None
-        self.containers = path + b"/containers"
-        self.names = path + b"/names"
-        self.running = path + b"/running"
-        self.blobs = path + b"/blobs"
-        self.layers = path + b"/layers"
-        self.images = path + b"/images"
-        self.volumes = path + b"/volumes"
-        self.leases = path + b"/leases"
-        self.claims = path + b"/claims"
-        self.events = path + b"/events"
-        self.ids = path + b"/ids"
-        self.empty = path + b"/empty"
-        self.merged = path + b"/merged"
-        self.cache = path + b"/cache"
-        self.tmp = path + b"/tmp"
+        path = self.path
+        self.containers: bytes = path + b"/containers"
+        self.names: bytes = path + b"/names"
+        self.running: bytes = path + b"/running"
+        self.blobs: bytes = path + b"/blobs"
+        self.layers: bytes = path + b"/layers"
+        self.images: bytes = path + b"/images"
+        self.volumes: bytes = path + b"/volumes"
+        self.networks: bytes = path + b"/networks"
+        self.leases: bytes = path + b"/leases"
+        self.claims: bytes = path + b"/claims"
+        self.events: bytes = path + b"/events"
+        self.ids: bytes = path + b"/ids"
+        self.empty: bytes = path + b"/empty"
+        self.merged: bytes = path + b"/merged"
+        self.cache: bytes = path + b"/cache"
+        self.tmp: bytes = path + b"/tmp"
         try:
             self._open()
         except OSError as error:

@@ -5,9 +5,34 @@ from __future__ import annotations
 from lamina.argv.declare import Option
 
 RIGHTS, SHARED, DEVICES, FINER = "Rights", "What is shared with the host", "Devices", "Finer limits"
-HEALTH = "Its health"
+HEALTH, NETWORK = "Its health", "Network"
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        "publish",
+        "p",
+        "[[IP:]HOSTPORT:]PORT",
+        "Let a port of the host lead to one of it; PORT/udp, and ranges",
+        NETWORK,
+        multiple=True,
+    ),
+    Option("publish-all", "P", "", "Publish every port that its image exposes, at any that is free", NETWORK),
+    Option("ip", "", "ADDRESS", "Its IPv4 address in its network", NETWORK),
+    Option("ip6", "", "ADDRESS", "Its IPv6 address in its network", NETWORK),
+    Option("mac-address", "", "ADDRESS", "The link-layer address of its device", NETWORK),
+    Option("dns", "", "ADDRESS", "A name server, instead of the host's", NETWORK, multiple=True),
+    Option(
+        "dns-search", "", "DOMAIN", "A domain in which short names are looked for", NETWORK, multiple=True
+    ),
+    Option("dns-option", "", "OPTION", "An option of /etc/resolv.conf", NETWORK, multiple=True),
+    Option(
+        "add-host",
+        "",
+        "NAME:ADDRESS",
+        "A line of /etc/hosts; host-gateway is the host",
+        NETWORK,
+        multiple=True,
+    ),
     Option(
         "health-cmd", "", "COMMAND", "Tells by its exit status whether it is well; none: no check", HEALTH
     ),
@@ -114,6 +139,8 @@ OPTIONS: tuple[Option, ...] = (
 
 # what is called otherwise in Python, where a list has a plural
 PLURALS = {
+    "dns_option": "dns_options",
+    "add_host": "add_hosts",
     "sysctl": "sysctls",
     "device": "devices",
     "device_cgroup_rule": "device_cgroup_rules",

@@ -96,10 +96,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "network",
         "",
-        "none|host",
-        "none (default): only the loopback device; host: the host's",
+        "NETWORK",
+        "none (default): only the loopback device; host: the host's; bridge, or another network; container:NAME",
         FILES,
-        choices=NETWORKS,
+        complete="network",
     ),
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),
     Option("cpus", "", "NUMBER", "At most this much processor time: 0.5, 2", LIMITS),

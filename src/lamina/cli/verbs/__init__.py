@@ -6,9 +6,10 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
+NETWORKS = "Networks"
 IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, IMAGES, STORAGE, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
@@ -27,7 +28,6 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
     "ps": (CONTAINERS, "ps", "List containers"),
-    "port": (CONTAINERS, "port", "Show where a container's ports are published"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
     "cp": (CONTAINERS, "cp", "Copy files out of a container"),
@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "stats": (CONTAINERS, "stats", "Show what containers use"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "port": (CONTAINERS, "port", "Show where a container's ports are published"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),
@@ -81,6 +82,12 @@ VERBS |= {
 }
 
 VERBS |= {
+    "network create": (NETWORKS, "network_create", "Make a network"),
+    "network ls": (NETWORKS, "network_ls", "List networks"),
+    "network inspect": (NETWORKS, "network_inspect", "Show everything known of networks, as JSON"),
+    "network rm": (NETWORKS, "network_rm", "Remove networks"),
+    "network prune": (NETWORKS, "network_prune", "Remove networks that no container is in"),
+    "network reload": (NETWORKS, "network_reload", "Make the rules of networks anew"),
     "volume create": (STORAGE, "volume_create", "Make a volume"),
     "volume ls": (STORAGE, "volume_ls", "List volumes"),
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),

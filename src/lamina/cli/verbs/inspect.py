@@ -45,7 +45,7 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
 
     def look(name: str) -> dict[str, Any]:
-        from lamina.errors import InvalidReference, NotFound
+        from lamina.errors import InvalidInput, InvalidReference, NotFound
 
         if args.type == "image":
             return engine.inspect_image(name)
@@ -57,10 +57,13 @@ def do(args: Arguments) -> int:
         except NotFound as missing:
             if args.type == "container":
                 raise
-            for other in (engine.inspect_image, lambda name: engine.volume(name).attrs):
+            for other, no_such in (
+                (engine.inspect_image, (NotFound, InvalidReference)),
+                (lambda name: engine.volume(name).attrs, (NotFound, InvalidInput)),
+            ):
                 try:
                     return other(name)
-                except (NotFound, InvalidReference):
+                except no_such:
                     continue
             raise NotFound(
                 f"inspect {name}: no such container, image or volume",

@@ -9,6 +9,7 @@ from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.cli.filters import Checks
@@ -68,6 +69,7 @@ HEADINGS = {
     "Command": "COMMAND",
     "RunningFor": "CREATED",
     "Status": "STATUS",
+    "Ports": "PORTS",
     "Names": "NAMES",
 }
 
@@ -138,9 +140,16 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Mounts": ",".join(mounts),
         "LocalVolumes": str(sum(volume["kind"] == "volume" for volume in volumes)),
         "Networks": str((asked.get("options") or {}).get("network") or ""),
-        "Ports": ", ".join((asked.get("config") or {}).get("exposed_ports") or ()),
+        "Ports": ports(container, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Size": "0B",
     }
+
+
+def ports(container: Container, exposed: Sequence[str] = ()) -> str:
+    """`0.0.0.0:8080->80/tcp, 443/tcp`: the published ones, and of the *exposed* ones the others."""
+    published = container.ports
+    found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
+    return ", ".join([*found, *(port for port in exposed if port not in published)])
 
 
 def sizes(engine: Engine, containers: list[Container]) -> list[tuple[int, int]]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lamina.engine.beside import Asked
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, Options
-    from lamina.engine.run import Hooks, Session
+    from lamina.engine.run import Hooks
+    from lamina.engine.session import Session
     from lamina.store.containers import Home
     from lamina.store.images import Held
     from lamina.store.root import Store
@@ -150,12 +151,10 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
 
 async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
     """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
-    if session.companion is not None:
+    if (session.record or {}).get("health"):
         return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
     try:
         return await attendance.stay()
-    except TimeoutError:
-        raise  # asyncio's, which is an OSError
     except OSError as error:
         raise_storage_error(error, "run", session.home.path)
 
@@ -175,13 +174,14 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
     stdio = await in_thread(lambda: executing.streams(asked, io), undo=lambda made: made.close())
     try:
         execution, tell = await in_thread(
-            lambda: executing.begin(home, words, asked, stdio, io.stdin), undo=lambda begun: _end(begun[0])
+            lambda: executing.begin(home, words, asked, stdio, io.stdin),
+            undo=lambda begun: ended_by_us(begun[0]),
         )
         try:
             ended = await LoopAttendance(execution, stdio, io.timeout, init=True).stay()
         except BaseException:
             await to_its_end(killed(execution))
-            await ending(lambda: _end(execution))
+            await ending(lambda: ended_by_us(execution))
             raise
         await ending(lambda: executing.conclude(execution, ended, tell))
     finally:
@@ -189,7 +189,8 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
     return executing.result(home, words, io, stdio, ended)
 
 
-def _end(execution: executing.Execution) -> None:
+def ended_by_us(execution: executing.Execution) -> None:
+    """Kill it, if it lives, reap it, and let go of it; in a thread."""
     execution.kill(SIGKILL)
     execution.wait()
     execution.close()

@@ -14,7 +14,7 @@ from lamina.engine.beside import Asked
 from lamina.engine.executing import Execution, leave, start, told
 from lamina.engine.health.checks import command_of, seconds
 from lamina.engine.health.results import LONGEST, NO_STATUS, Result, add, note_checking, took_turn
-from lamina.errors import Conflict, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.linux.descriptors import POLLIN
 from lamina.linux.fd import Fd, ready
 from lamina.runtime.bundle import NULL
@@ -37,6 +37,7 @@ else:
 MOST_LEFT = 1 << 20
 # seconds for one that was killed to end
 PATIENCE = 2.0
+PF_EXITING = 0x4  # include/linux/sched.h
 
 
 class _Streams:
@@ -52,7 +53,7 @@ class _Streams:
 class Examination:
     """A check from its beginning to its result, which `done` is called with, while somebody waits with *watch*.
 
-    None is its result where it does not count: the container was paused meanwhile. `deadline` is when it has to end.
+    None is its result where it does not count: the container was paused meanwhile, or ends. At `deadline` it is killed.
     """
 
     def __init__(
@@ -138,6 +139,8 @@ class Examination:
         while self.source >= 0 and left > 0 and self._read():
             left -= CHUNK
         self.kill()  # those of its group that it has left behind
+        # who ends a pid namespace kills everybody in it, and has not ended before we have waited for ours
+        self.void = self.void or _ends(self.home)
         status = self._let_go()
         self._tell("exec_die", exitCode=status)
         self._done(None if self.void else self._result(status))
@@ -164,6 +167,19 @@ class Examination:
         return Result(self.start, time_ns(), status, text)
 
 
+def _ends(home: Home) -> bool:
+    """Whether the container's first process has begun to end, or has ended: proc_pid_stat(5), state and flags."""
+    try:
+        state = home.read("state") or {}
+        with open(f"/proc/{state.get('pid')}/stat", "rb", buffering=0) as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+    except OSError:
+        return True
+    except Corrupt:
+        return False
+    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & PF_EXITING)
+
+
 def failed(failure: LaminaError) -> Result:
     """What a check comes to that could not be begun."""
     now = time_ns()
@@ -183,7 +199,7 @@ class Examined:
 
 def examine(home: Home) -> Examined:
     """Do the check now, and wait for it. Raises Unsupported where there is none, Conflict where the container does not
-    run, is paused, or was paused meanwhile, NotFound.
+    run, is paused, or was paused or has ended meanwhile, NotFound, KernelError.
     """
     asked = home.asked()
     if command_of(asked) is None:
@@ -199,13 +215,14 @@ def examine(home: Home) -> Examined:
         raise
     except LaminaError as failure:
         results.append(failed(failure))
+    except OSError as error:
+        raise KernelError("check health of container", error.errno or 0, str(asked["name"])) from None
     else:
         _wait(check, watch, results)
     result = results[0]
-    if result is None:
-        raise Conflict(f"check health of container {asked['name']}: it was paused meanwhile")
-    if _is_gone(home):
-        raise Conflict(f"check health of container {asked['name']}: it has ended meanwhile")
+    if result is None or _is_gone(home):
+        what = "was paused" if home.is_marked(PAUSED_MARK) else "has ended"
+        raise Conflict(f"check health of container {asked['name']}: it {what} meanwhile")
     health = add(home, result, own=False)
     from lamina.engine.settling import wake_supervisor
 

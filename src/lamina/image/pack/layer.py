@@ -6,7 +6,7 @@ import os
 import stat
 from functools import partial
 
-from lamina.errors import Unsupported
+from lamina.errors import Conflict, Unsupported
 from lamina.image.apply.names import OPAQUE, WHITEOUT
 from lamina.image.pack.packer import Packer
 from lamina.linux.fd import Fd
@@ -94,7 +94,11 @@ def _marks(
     others = []
     for name in sorted(map(os.fsencode, os.listdir(fd))):
         status, stored = look(fd, name)
-        if not family.is_whiteout(status, stored):
+        if stat.S_ISSOCK(status.st_mode):  # no archive holds one; what it hides stays hidden
+            packer.leave_out()
+            if not opaque and not name.startswith(WHITEOUT):
+                packer.mark(prefix + WHITEOUT + name)
+        elif not family.is_whiteout(status, stored):
             others.append((name, status, stored))
         elif name.startswith(WHITEOUT):
             raise Unsupported(f"pack {os.fsdecode(prefix + name)}: no whiteout can hide such a name")
@@ -110,7 +114,13 @@ def _xattrs(place: int | bytes, names: list[str]) -> dict[str, bytes]:
 
 
 def _content(fd: int, name: bytes) -> Fd:
-    return open_beneath(fd, name, os.O_RDONLY | os.O_NONBLOCK)
+    """A regular file to be read. What somebody has put into its place meanwhile is not opened: of a device that alone
+    may do something.
+    """
+    with open_beneath(fd, name, os.O_PATH) as found:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise Conflict(f"pack {os.fsdecode(name)}: it became something else while it was read")
+        return Fd(os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _no_content() -> Fd:

@@ -50,6 +50,10 @@ class Packer:
         entry.mode = 0
         self._sink.write(headers(entry))
 
+    def leave_out(self) -> None:
+        """Count a socket."""
+        self._sockets += 1
+
     def put(
         self,
         path: bytes,
@@ -60,7 +64,7 @@ class Packer:
     ) -> None:
         """One file, link, directory or device; *content* opens a regular file. Raises OSError, Conflict."""
         if stat.S_ISSOCK(status.st_mode):
-            self._sockets += 1
+            self.leave_out()
             return
         if self._layer and path.rpartition(b"/")[2].startswith(WHITEOUT):
             raise Unsupported(

@@ -76,7 +76,7 @@ def create(
 
             layout = settle(layout)
             wanted = settings(resources, layout)
-        further = frozenset((*layout.v1, *layout.v2_controllers) if everywhere else also)
+        further = frozenset((*layout.v1, *layout.v2_controllers) if everywhere else _as_called(also, layout))
         _make_v1(cgroup, layout, relative, wanted, bool(rules), further)
         if rules or further or not layout.v1.keys() >= wanted.keys():
             from lamina.runtime.cgroups.making_v2 import make_v2
@@ -105,6 +105,11 @@ def create(
             failure.add_note(f"while cleaning up: {second}")
         raise
     return cgroup
+
+
+def _as_called(also: tuple[str, ...], layout: Layout) -> tuple[str, ...]:
+    """What v1 calls blkio is io in v2, where it is not v1's."""
+    return tuple("io" if name == "blkio" and name not in layout.v1 else name for name in also)
 
 
 def _make_v1(

@@ -56,11 +56,19 @@ def checked_id(text: str) -> str:
 
 
 def default_root() -> bytes:
-    """Where containers are kept if nobody says otherwise."""
-    if os.geteuid() == 0:
+    """Where containers are kept if nobody says otherwise. Root of a user namespace, as podman is without root, is a
+    user who has a directory of his own (runc and crun ask the same).
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0 and not (runtime and _in_user_namespace()):
         return b"/run/lamina-runtime"
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return os.fsencode(runtime) + b"/lamina-runtime"
+    return os.fsencode(runtime or f"/run/user/{os.geteuid()}") + b"/lamina-runtime"
+
+
+def _in_user_namespace() -> bool:
+    from lamina.linux.procfs import in_first_user_namespace
+
+    return not in_first_user_namespace()
 
 
 class Container:

@@ -106,7 +106,7 @@ def compile_plan(bundle: Bundle, wiring: Wiring) -> Plan:
     namespaces = arrange(spec, wiring)
     held = capabilities_of(process, wiring, everything=bool(namespaces.own & CLONE_NEWUSER))
     entry, waits = entry_steps(spec, namespaces, wiring)
-    network, devices = network_steps(spec, namespaces, wiring)
+    network, devices = network_steps(spec, namespaces, wiring, networked=bundle.networked)
     stage, copies = stage_steps(bundle, wiring, namespaces, held.bounding)
     steps = [
         *room_steps(wiring),

@@ -38,7 +38,7 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Out, Reg, Step
 from lamina.runtime.plan.waits import lend_steps
-from lamina.runtime.waits import ID_MAPS, LETTERS, NET_DEVICES, Wait
+from lamina.runtime.waits import ID_MAPS, LETTERS, NET_DEVICES, NETWORK, Wait
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -197,13 +197,23 @@ def entry_steps(spec: Spec, namespaces: Namespaces, wiring: Wiring) -> tuple[lis
     return steps, waits
 
 
-def network_steps(spec: Spec, namespaces: Namespaces, wiring: Wiring) -> tuple[list[Step], list[Wait]]:
-    """What the container's network begins with: `lo`, and devices of the host's."""
+def network_steps(
+    spec: Spec, namespaces: Namespaces, wiring: Wiring, *, networked: bool = False
+) -> tuple[list[Step], list[Wait]]:
+    """What the container's network begins with: `lo`, devices of the host's, and, if it is *networked*, links that the
+    parent makes.
+    """
     steps = loopback_steps() if namespaces.made & CLONE_NEWNET else []
-    devices = (spec.get("linux") or {}).get("netDevices")
-    if not devices:
-        return steps, []
-    return [*steps, *_net_device_steps(wiring.channel)], [Wait(NET_DEVICES, devices)]
+    waits = []
+    if networked:
+        if not namespaces.made & CLONE_NEWNET:
+            raise InvalidInput("make the links of a container: it has no network namespace of its own")
+        steps += _lent_netlink_steps(wiring.channel, NETWORK, "make its links")
+        waits.append(Wait(NETWORK))
+    if devices := (spec.get("linux") or {}).get("netDevices"):
+        steps += _lent_netlink_steps(wiring.channel, NET_DEVICES, "move the devices in")
+        waits.append(Wait(NET_DEVICES, devices))
+    return steps, waits
 
 
 def _user_steps(linux: dict[str, Any], wiring: Wiring) -> list[Step]:
@@ -250,13 +260,13 @@ def loopback_steps() -> list[Step]:
     ]
 
 
-def _net_device_steps(channel: int | Reg) -> list[Step]:
-    """Have the parent move devices in; with a socket of this namespace it names them and brings them up."""
-    socket = Reg("netlink")
+def _lent_netlink_steps(channel: int | Reg, what: str, note: str) -> list[Step]:
+    """Have the parent do it: with a socket of this namespace it names devices here, brings them up, gives addresses."""
+    socket = Reg("netlink" if what == NET_DEVICES else "links")
     kind = SOCK_RAW | SOCK_CLOEXEC
     return [
         Step("socket", AF_NETLINK, kind, NETLINK_ROUTE, save=socket, note="network devices"),
-        *lend_steps(channel, (socket,), LETTERS[NET_DEVICES], "move the devices in"),
+        *lend_steps(channel, (socket,), LETTERS[what], note),
         Step("close", socket),
     ]
 

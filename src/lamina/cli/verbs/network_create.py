@@ -1,0 +1,60 @@
+"""`lamina network create`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError("not KEY=VALUE")
+    return key, value
+
+
+VERB = Verb(
+    name="network create",
+    options=(
+        Option("subnet", "", "SUBNET", "Such as 10.1.0.0/24; one of IPv6 besides", multiple=True),
+        Option("gateway", "", "ADDRESS", "This host's address in it (default: the first one)", multiple=True),
+        Option(
+            "ip-range", "", "SUBNET", "Containers get their addresses from this part of it", multiple=True
+        ),
+        Option("ipv6", help="IPv6 besides, with a subnet that is made up unless one is named"),
+        Option("internal", help="It leads nowhere else"),
+        Option(
+            "driver", "d", "DRIVER", "bridge; there is no other so far", choices=("bridge",), default="bridge"
+        ),
+        Option("opt", "o", "KEY=VALUE", "mtu, bridge, or masquerade", multiple=True, convert=_pair),
+        Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=_pair),
+    ),
+    arguments=(Argument("name", "NAME"),),
+    details="""
+Containers of a network reach each other, and the world under this host's address. Nobody reaches into it but by
+published ports. Its bridge is made with its first container.
+""",
+    examples="""
+lamina network create back
+lamina network create --internal --subnet 10.1.0.0/24 --ipv6 inner
+lamina run -d --network back redis
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Make it and print its name."""
+    from lamina.cli import output
+    from lamina.engine import Engine
+
+    made = Engine(args.root).networks.create(
+        args.name,
+        subnets=args.subnet,
+        gateways=args.gateway,
+        ranges=args.ip_range,
+        ipv6=args.ipv6,
+        internal=args.internal,
+        labels=dict(args.label),
+        options=dict(args.opt),
+    )
+    output.line(made.name)
+    return 0

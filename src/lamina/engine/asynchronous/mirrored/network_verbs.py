@@ -1,0 +1,75 @@
+"""What a thread does of `Networks`: made by scripts/mirror from engine/network_verbs.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lamina.engine.asynchronous.mirror import Mirrored
+from lamina.engine.asynchronous.network import AsyncNetwork
+from lamina.engine.asynchronous.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lamina.engine.network_verbs import Networks
+
+
+class MirroredNetworks(Mirrored):
+    """The verbs of `Networks` that a thread does."""
+
+    if TYPE_CHECKING:
+        _sync: Networks
+
+    async def list(self) -> list[AsyncNetwork]:
+        """All of them, by name. `bridge` is among them once it was used."""
+        return [AsyncNetwork(one) for one in await in_thread(self._do(lambda: self._sync.list()))]
+
+    async def get(self, name: str) -> AsyncNetwork:
+        """The one of that name or id; `bridge` is made if it is not there. Raises NotFound, Corrupt, KernelError."""
+        return AsyncNetwork(await in_thread(self._do(lambda: self._sync.get(name))))
+
+    async def create(
+        self,
+        name: str,
+        *,
+        subnets: Sequence[str] = (),
+        gateways: Sequence[str] = (),
+        ranges: Sequence[str] = (),
+        ipv6: bool = False,
+        internal: bool = False,
+        labels: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> AsyncNetwork:
+        """Make one. *subnets* (at most one of a family) that are not named are chosen so that nothing on this machine
+        uses them; with *ipv6* there is one of that as well. *gateways* are this host's addresses in them, *ranges* the
+        parts from which containers get addresses. *options* are "mtu", "bridge" (the name of its device) and
+        "masquerade" ("false": its containers are seen outside under their own addresses).
+
+        Raises Conflict (the name is taken, a subnet overlaps), InvalidInput, Unsupported, KernelError.
+        """
+        return AsyncNetwork(
+            await in_thread(
+                self._do(
+                    lambda: self._sync.create(
+                        name,
+                        subnets=subnets,
+                        gateways=gateways,
+                        ranges=ranges,
+                        ipv6=ipv6,
+                        internal=internal,
+                        labels=labels,
+                        options=options,
+                    )
+                )
+            )
+        )
+
+    async def prune(self) -> Sequence[str]:
+        """Remove those that no container is in, but for `bridge`; their names. Raises KernelError."""
+        return await in_thread(self._do(lambda: self._sync.prune()))
+
+    async def reload(self) -> None:
+        """Make all rules anew, and what is missing of bridges, after somebody else has removed or changed them (`nft
+        flush ruleset`). Connections that are there live on. Raises Unsupported, KernelError.
+        """
+        await in_thread(self._do(lambda: self._sync.reload()))

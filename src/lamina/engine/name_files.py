@@ -1,0 +1,131 @@
+"""What /etc/hosts and /etc/resolv.conf say in a container with a network, as docker writes them.
+
+moby, libnetwork/resolvconf and libnetwork/etchosts: servers of this host that only this host can reach (127.0.0.53 of
+systemd-resolved, dnsmasq) are of no use inside, so what they ask is asked directly; where nothing is left, Google's.
+"""
+
+from __future__ import annotations
+
+from lamina.engine.networking import HOST_GATEWAY, NOTHING
+from lamina.engine.options import is_linked
+from lamina.errors import Conflict
+from lamina.network.subnet import packed, text_of
+from lamina.runtime.users import own_file
+from lamina.store import containers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lamina.engine.networking import Networking
+    from lamina.engine.options import Options
+    from lamina.network.model import Attachment
+    from lamina.store.root import Store
+
+    ReadFile = Callable[[str], bytes]
+
+RESOLV, RESOLVED = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
+PUBLIC = ("8.8.8.8", "8.8.4.4")
+PUBLIC_IPV6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
+LARGEST = 1 << 20
+
+
+def hosts(
+    basis: bytes, options: Options, hostname: str, attachments: Sequence[Attachment], title: str
+) -> bytes:
+    """/etc/hosts: *basis*, what was asked for, and the container's own addresses with its names.
+
+    Raises Conflict for `host-gateway` where there is none.
+    """
+    wanted = options.networking or NOTHING
+    lines = []
+    for name, address in wanted.hosts:
+        found = _gateways(attachments, name) if address == HOST_GATEWAY else [address]
+        lines += [f"{one}\t{name}\n" for one in found]
+    names = hostname if title in ("", hostname) else f"{hostname} {title}"
+    for attachment in attachments:
+        lines += [f"{text_of(address)}\t{names}\n" for address in attachment.addresses]
+    if basis and not basis.endswith(b"\n"):
+        basis += b"\n"
+    return basis + "".join(lines).encode()
+
+
+def _gateways(attachments: Sequence[Attachment], name: str) -> list[str]:
+    found = [text_of(gateway) for one in attachments for gateway in one.network.gateways]
+    if not found:
+        raise Conflict(
+            f"add host {name}:{HOST_GATEWAY}: the container has no network of its own",
+            remedy="take --network bridge, or name an address",
+        )
+    return found
+
+
+def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadFile = own_file) -> bytes:
+    """/etc/resolv.conf: what was asked for, and this host's where nothing was."""
+    wanted = options.networking or NOTHING
+    linked = is_linked(options.network)
+    text = read(RESOLV)[:LARGEST]
+    if linked and not wanted.dns and not _reachable(_servers(text)) and _servers(text):
+        text = read(RESOLVED)[:LARGEST] or text
+    if not linked and wanted == NOTHING:
+        return text
+    servers = [text_of(one) for one in wanted.dns] or _servers(text)
+    if linked and not wanted.dns:
+        servers = _reachable(servers)
+        if not any(one.network.internal for one in attachments) and not servers:
+            servers = [*PUBLIC]
+            if any(len(address) == 16 for one in attachments for address in one.addresses):
+                servers += PUBLIC_IPV6
+    return _written(text, servers, wanted)
+
+
+def _written(text: bytes, servers: Sequence[str], wanted: Networking) -> bytes:
+    lines = [f"nameserver {server}" for server in servers]
+    search = wanted.search or tuple(_words(text, b"search") or _words(text, b"domain"))
+    if search and search != (".",):  # docker: "." is none
+        lines.append(f"search {' '.join(search)}")
+    if options := wanted.resolver_options or tuple(_words(text, b"options")):
+        lines.append(f"options {' '.join(options)}")
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _servers(text: bytes) -> list[str]:
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] == b"nameserver":
+            found.append(words[1].decode(errors="replace"))
+    return found
+
+
+def _words(text: bytes, key: bytes) -> list[str]:
+    """Those of the last line of that kind, which counts (resolv.conf(5))."""
+    found: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0] == key:
+            found = [word.decode(errors="replace") for word in words[1:]]
+    return found
+
+
+def _reachable(servers: Sequence[str]) -> list[str]:
+    """Those that are not this host's loopback, nor on a link that the container does not have."""
+    found = []
+    for server in servers:
+        try:
+            address = packed(server)
+        except ValueError:  # with a zone: fe80::1%eth0
+            continue
+        if address[:1] != b"\x7f" and address != packed("::1") and address[:2] != b"\xfe\x80":
+            found.append(server)
+    return found
+
+
+def shared(store: Store, reference: str, name: bytes) -> bytes | None:
+    """The file of the container whose network is shared, None if it has none of its own. Raises NotFound."""
+    home = containers.find(store, reference)
+    try:
+        with open(home.path + b"/" + name, "rb") as file:
+            return file.read(LARGEST)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,120 @@
+"""A network as Python programs see it."""
+
+from __future__ import annotations
+
+from lamina.engine import networks as known
+from lamina.errors import NotFound
+from lamina.network.leases import leased
+from lamina.store import containers, networks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.networks import NetworkRecord
+    from lamina.store.root import Store
+
+
+class Network:
+    """One network, as it was when it was looked up; `reload` looks again."""
+
+    def __init__(self, store: Store, record: NetworkRecord) -> None:
+        self._store, self._record = store, record
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Network):
+            return NotImplemented
+        return (self.id, self._store.path) == (other.id, other._store.path)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self._store.path))
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._record.name
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._record.id
+
+    @property
+    def created(self) -> float:
+        """When it was made, seconds since 1970."""
+        return self._record.created / 1e9
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What was noted when it was made."""
+        return dict(self._record.labels)
+
+    @property
+    def subnets(self) -> list[str]:
+        """Its subnets, IPv4 first: `10.87.0.0/16`."""
+        return [subnet for subnet, _, _ in self._record.subnets]
+
+    @property
+    def gateways(self) -> list[str]:
+        """This host's addresses in them."""
+        return [gateway for _, gateway, _ in self._record.subnets]
+
+    @property
+    def bridge(self) -> str:
+        """The name of its device."""
+        return self._record.bridge
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether it leads nowhere else."""
+        return self._record.internal
+
+    @property
+    def containers(self) -> dict[str, list[str]]:
+        """The addresses of the containers that are in it now, by their names."""
+        found: dict[str, list[str]] = {}
+        for address, owner in sorted(leased(networks.addresses_of(self._store, self.name)).items()):
+            try:
+                asked = containers.find(self._store, owner).read("container") or {}
+            except NotFound:
+                continue
+            found.setdefault(str(asked.get("name") or owner[:12]), []).append(address)
+        return found
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Everything known of it, in the words of `docker network inspect`."""
+        from lamina.engine.inspect import timestamp
+
+        record = self._record
+        return {
+            "Name": record.name,
+            "Id": record.id,
+            "Created": timestamp(record.created),
+            "Scope": "local",
+            "Driver": "bridge",
+            "EnableIPv6": any(":" in subnet for subnet in self.subnets),
+            "IPAM": {
+                "Driver": "default",
+                "Config": [
+                    {"Subnet": subnet, "Gateway": gateway, **({} if part == subnet else {"IPRange": part})}
+                    for subnet, gateway, part in record.subnets
+                ],
+            },
+            "Internal": record.internal,
+            "Bridge": record.bridge,
+            "Containers": {name: {"Addresses": found} for name, found in self.containers.items()},
+            "Options": dict(record.options),
+            "Labels": self.labels,
+        }
+
+    def reload(self) -> None:
+        """Look again. Raises NotFound, Corrupt."""
+        self._record = known.find(self._store, self.name)
+
+    def remove(self) -> None:
+        """Remove it, with its bridge and its rules. Raises NotFound, Conflict while a container is in it."""
+        known.remove(self._store, self.name)

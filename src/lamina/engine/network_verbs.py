@@ -1,0 +1,75 @@
+"""The verbs of an engine for networks: `Engine.networks`."""
+
+from __future__ import annotations
+
+from lamina.engine import networks as known
+from lamina.engine.network import Network
+from lamina.errors import Conflict, NotFound
+from lamina.store import networks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lamina.store.root import Store
+
+
+class Networks:
+    """The networks of an engine: docker-py's `client.networks`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def list(self) -> list[Network]:
+        """All of them, by name. `bridge` is among them once it was used."""
+        return [Network(self._store, record) for record in networks.every(self._store)]
+
+    def get(self, name: str) -> Network:
+        """The one of that name or id; `bridge` is made if it is not there. Raises NotFound, Corrupt, KernelError."""
+        return Network(self._store, known.find(self._store, name))
+
+    def create(
+        self,
+        name: str,
+        *,
+        subnets: Sequence[str] = (),
+        gateways: Sequence[str] = (),
+        ranges: Sequence[str] = (),
+        ipv6: bool = False,
+        internal: bool = False,
+        labels: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> Network:
+        """Make one. *subnets* (at most one of a family) that are not named are chosen so that nothing on this machine
+        uses them; with *ipv6* there is one of that as well. *gateways* are this host's addresses in them, *ranges* the
+        parts from which containers get addresses. *options* are "mtu", "bridge" (the name of its device) and
+        "masquerade" ("false": its containers are seen outside under their own addresses).
+
+        Raises Conflict (the name is taken, a subnet overlaps), InvalidInput, Unsupported, KernelError.
+        """
+        record = known.create(
+            self._store, name, subnets=subnets, gateways=gateways, ranges=ranges, ipv6=ipv6, internal=internal,
+            labels=labels, options=options,
+        )  # fmt: skip
+        return Network(self._store, record)
+
+    def prune(self) -> Sequence[str]:
+        """Remove those that no container is in, but for `bridge`; their names. Raises KernelError."""
+        gone = []
+        for network in self.list():
+            if network.name == known.DEFAULT:
+                continue
+            try:
+                network.remove()
+            except (Conflict, NotFound):
+                continue
+            gone.append(network.name)
+        return gone
+
+    def reload(self) -> None:
+        """Make all rules anew, and what is missing of bridges, after somebody else has removed or changed them (`nft
+        flush ruleset`). Connections that are there live on. Raises Unsupported, KernelError.
+        """
+        from lamina.engine.plugging import mend
+
+        mend(self._store)

@@ -1,0 +1,260 @@
+"""What is asked of a container's network, as a value, and Docker's notation for it: -p, --ip, --dns, --add-host ...
+
+A start that asks for none of it does not load this.
+"""
+
+from __future__ import annotations
+
+from lamina.engine.notation import listed, text_of
+from lamina.errors import InvalidInput, Unsupported
+from lamina.network.model import PROTOCOLS, Published
+from lamina.network.subnet import packed
+from lamina.network.subnet import text_of as address_text
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+MOST_PORTS = 65535
+HOST_GATEWAY = "host-gateway"
+# what is a name of a host, as in /etc/hosts
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+@value
+class Networking:
+    """What was asked, checked. `published` ports with a `host_port` of 0 get any that is free; with `publish_all` those
+    that the image exposes are published as well. The packed `addresses` are at most one of a family, `mac` is b"" for
+    any. `dns` are servers, packed, `search` and `resolver_options` what /etc/resolv.conf says besides; where they are
+    empty this host's are taken. `hosts` are (name, address as text or HOST_GATEWAY) for /etc/hosts.
+    """
+
+    published: tuple[Published, ...] = ()
+    publish_all: bool = False
+    addresses: tuple[bytes, ...] = ()
+    mac: bytes = b""
+    dns: tuple[bytes, ...] = ()
+    search: tuple[str, ...] = ()
+    resolver_options: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def linked(self) -> str:
+        """The option, if any, that only a container with a link of its own can have."""
+        asked = {
+            "-p": self.published, "-P": self.publish_all, "--ip": self.addresses, "--mac-address": self.mac,
+        }  # fmt: skip
+        return next((option for option, given in asked.items() if given), "")
+
+
+NOTHING = Networking()
+KEYS = frozenset(
+    ("publish", "publish_all", "ip", "ip6", "mac_address", "dns", "dns_search", "dns_options", "add_hosts")
+)
+
+
+def read_networking(asked: dict[str, Any], network: str) -> Networking | None:
+    """The checked form of what of KEYS is in *asked*, None if that is nothing. Raises InvalidInput, Unsupported."""
+    published: list[Published] = []
+    for text in listed(asked.get("publish") or (), "port"):
+        published += read_publish(text_of(text, "port"))
+    _check_twice(published)
+    found = Networking(
+        published=tuple(published),
+        publish_all=bool(asked.get("publish_all")),
+        addresses=tuple(
+            _address(asked, key, length) for key, length in (("ip", 4), ("ip6", 16)) if asked.get(key)
+        ),
+        mac=read_mac(asked["mac_address"]) if asked.get("mac_address") else b"",
+        dns=tuple(packed(text_of(text, "dns"), "dns") for text in listed(asked.get("dns") or (), "dns")),
+        search=_words(asked, "dns_search", "dns search"),
+        resolver_options=_words(asked, "dns_options", "dns option"),
+        hosts=tuple(
+            read_host(text_of(text, "host")) for text in listed(asked.get("add_hosts") or (), "host")
+        ),
+    )
+    if found == NOTHING:
+        return None
+    if found.linked and is_linkless(network):
+        raise InvalidInput(
+            f"run: {found.linked} and --network {network} contradict each other",
+            remedy="take --network bridge",
+        )
+    return found
+
+
+def is_linkless(network: str) -> bool:
+    """Whether a container with that network has no link that we make."""
+    return network in ("none", "host") or network.startswith(("container:", "ns:"))
+
+
+def _address(asked: dict[str, Any], key: str, length: int) -> bytes:
+    found = packed(text_of(asked[key], key), key)
+    if len(found) != length:
+        raise InvalidInput(f"run: {key} {asked[key]}: an address of the other family")
+    return found
+
+
+def _words(asked: dict[str, Any], key: str, what: str) -> tuple[str, ...]:
+    found = tuple(text_of(text, what) for text in listed(asked.get(key) or (), what))
+    for word in found:
+        if not word.strip() or any(c.isspace() or c == "\0" for c in word):
+            raise InvalidInput(f"run: {what} {word!r}: not a word")
+    return found
+
+
+# -- ports
+
+
+def read_publish(text: str) -> list[Published]:
+    """`[[IP:][HOSTPORT]:]PORT[/PROTOCOL]`, either port a range: one for each port. Raises InvalidInput."""
+    place, slash, protocol = text.partition("/")
+    protocol = protocol.lower() if slash else "tcp"
+    if protocol not in PROTOCOLS:
+        raise InvalidInput(f"run: port {text}: not a protocol", remedy=", ".join(PROTOCOLS))
+    rest, _, inside = place.rpartition(":")
+    host, outside = b"", rest
+    if rest.startswith("["):
+        address, bracket, outside = rest[1:].partition("]")
+        if not bracket or outside[:1] not in ("", ":"):
+            raise _no_port(text)
+        host, outside = packed(address, "port"), outside[1:]
+    elif ":" in rest:
+        address, _, outside = rest.rpartition(":")
+        host = packed(address, "port")
+    elif "." in rest:
+        host, outside = packed(rest, "port"), ""
+    if not any(host):  # 0.0.0.0 and [::] are every address, as none is
+        host = b""
+    first, last = _range(inside, text)
+    if not outside:
+        return [Published(protocol, host, 0, port) for port in range(first, last + 1)]
+    begin, end = _range(outside, text)
+    if end - begin != last - first:
+        raise InvalidInput(f"run: port {text}: the two ranges have different lengths")
+    return [Published(protocol, host, begin + number, first + number) for number in range(last - first + 1)]
+
+
+def _range(text: str, whole: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    ports = [first, last if dash else first]
+    if not all(port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORTS for port in ports):
+        raise _no_port(whole)
+    if int(ports[0]) > int(ports[1]):
+        raise InvalidInput(f"run: port {whole}: a range that ends before it begins")
+    return int(ports[0]), int(ports[1])
+
+
+def _no_port(text: str) -> InvalidInput:
+    return InvalidInput(f"run: port {text}: not a port", remedy="[[IP:]HOSTPORT:]PORT[/tcp|udp|sctp]")
+
+
+def _check_twice(published: Iterable[Published]) -> None:
+    seen: dict[tuple[str, int], list[bytes]] = {}
+    for one in published:
+        hosts = seen.setdefault((one.protocol, one.host_port), [])
+        if one.host_port and (one.host in hosts or (hosts and (not one.host or b"" in hosts))):
+            raise InvalidInput(f"run: port {one}: published twice")
+        hosts.append(one.host)
+
+
+def of_image(exposed: Iterable[str], published: Iterable[Published]) -> list[Published]:
+    """What `-P` adds: any free port for each that the image exposes ("80/tcp") and that is not published already."""
+    known = {(one.protocol, one.port) for one in published}
+    found = [one for text in exposed for one in read_publish(text)]
+    return [one for one in found if (one.protocol, one.port) not in known]
+
+
+# -- the rest
+
+
+def read_mac(text: str) -> bytes:
+    """Six pairs of digits, of one station and not of all zeros. Raises InvalidInput."""
+    parts = text_of(text, "mac address").replace("-", ":").split(":")
+    try:
+        found = bytes(int(part, 16) for part in parts)
+    except ValueError:
+        found = b""
+    if len(found) != 6 or not all(len(part) == 2 for part in parts) or found[0] & 1 or not any(found):
+        raise InvalidInput(f"run: mac address {text}: not one", remedy="such as 02:42:ac:11:00:02")
+    return found
+
+
+def read_host(text: str) -> tuple[str, str]:
+    """NAME:ADDRESS or NAME=ADDRESS; `host-gateway` is this host as the container sees it. Raises InvalidInput."""
+    separator = min((text.index(c) for c in ":=" if c in text), default=-1)
+    name, address = text[:separator], text[separator + 1 :].strip("[]")
+    if separator < 1 or not _NAME.issuperset(name):
+        raise InvalidInput(
+            f"run: host {text!r}: not NAME:ADDRESS", remedy="such as db:10.0.0.5 or up:host-gateway"
+        )
+    return name, address if address == HOST_GATEWAY else address_text(packed(address, "host"))
+
+
+def read_network(given: Any) -> str:
+    """A network that is neither `none` nor `host`. Raises InvalidInput, Unsupported."""
+    import os
+
+    from lamina.store.networks import check_name
+
+    text = text_of(given, "network")
+    if text == "default":
+        return "bridge"
+    kind, colon, rest = text.partition(":")
+    if colon and kind in ("container", "ns") and rest:
+        if kind == "ns" and not rest.startswith("/"):
+            raise InvalidInput(f"run: network {text}: not an absolute path")
+        return text
+    if colon:
+        raise Unsupported(
+            f"run: network {text}: not supported so far", remedy="none, host, or a network's name"
+        )
+    check_name(text)
+    if os.geteuid():
+        raise Unsupported(
+            f"run: network {text}: only root's containers can be in a network so far", remedy="none or host"
+        )
+    return text
+
+
+# -- in the record of a container
+
+
+def record_of(networking: Networking) -> dict[str, Any]:
+    """*networking* as a record keeps it: what was not asked is not in it."""
+    found = {key: given for key, given in vars(networking).items() if given != getattr(NOTHING, key)}
+    for key in ("addresses", "dns"):
+        if key in found:
+            found[key] = [address_text(address) for address in found[key]]
+    if networking.mac:
+        found["mac"] = networking.mac.hex()
+    if networking.published:
+        found["published"] = [
+            [one.protocol, address_text(one.host) if one.host else "", one.host_port, one.port]
+            for one in networking.published
+        ]
+    return found
+
+
+def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Networking:
+    """The way back, for the container of the record *asked*. Raises Unsupported for what a newer Lamina wrote."""
+    if unknown := sorted(kept.keys() - set(Networking.__match_args__)):
+        raise Unsupported(
+            f"start container {str(asked.get('id'))[:12]}: its record has {', '.join(unknown)}, "
+            "which this Lamina does not know",
+            remedy="use the newer Lamina that made it",
+        )
+    found = dict(kept)
+    for key in ("addresses", "dns"):
+        found[key] = tuple(packed(text) for text in kept.get(key, ()))
+    found["mac"] = bytes.fromhex(kept.get("mac", ""))
+    found["published"] = tuple(
+        Published(protocol, packed(host) if host else b"", host_port, port)
+        for protocol, host, host_port, port in kept.get("published", ())
+    )
+    found["hosts"] = tuple((name, address) for name, address in kept.get("hosts", ()))
+    for key in ("search", "resolver_options"):
+        found[key] = tuple(kept.get(key, ()))
+    return Networking(**found)

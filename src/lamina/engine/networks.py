@@ -1,0 +1,308 @@
+"""Networks that containers can be in: made, listed, removed; and what is noted of one as lamina.network wants it.
+
+The default network, `bridge`, is made when it is first used, with a subnet that nothing on this machine uses.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+
+from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, Unsupported
+from lamina.network import firewall, links, rules
+from lamina.network.leases import leased
+from lamina.network.model import DEFAULT_BRIDGE, Network, bridge_of
+from lamina.network.subnet import Subnet, packed, read_subnet, text_of
+from lamina.store import containers, networks
+from lamina.store.networks import NetworkRecord
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lamina.network.model import Attachment
+    from lamina.store.root import Store
+
+DEFAULT = "bridge"
+SYSTEM = b"/var/lib/lamina"
+# private addresses (RFC 1918) from which subnets are taken that nobody named; neither docker's (172.16/12) nor podman's
+# (10.88/16, 10.89/16)
+_OF_DEFAULT = tuple(f"10.{number}.0.0/16" for number in range(87, 79, -1))
+_OF_OTHERS = tuple(f"10.{second}.{third}.0/24" for second in range(79, 63, -1) for third in range(256))
+OPTIONS = ("mtu", "bridge", "masquerade")
+_DOCKERS = {
+    "com.docker.network.driver.mtu": "mtu",
+    "com.docker.network.bridge.name": "bridge",
+    "com.docker.network.bridge.enable_ip_masquerade": "masquerade",
+}
+_NEAR = (b"\x7f", b"\xfe")  # how addresses begin that mean this host, and this link
+_SMALLEST_MTU, _SMALLEST_MTU_IPV6, _LARGEST_MTU = 68, 1280, 65535
+
+
+def table_of(store: Store) -> str:
+    """The name of the tables with this store's rules: `lamina` for the system's, else one of its own."""
+    return "lamina" if store.path == SYSTEM else f"lamina-{sha256(store.path).hexdigest()[:8]}"
+
+
+def network_of(store: Store, record: NetworkRecord) -> Network:
+    """As lamina.network wants it."""
+    subnets = tuple(read_subnet(subnet) for subnet, _, _ in record.subnets)
+    return Network(
+        name=record.name,
+        bridge=record.bridge,
+        subnets=subnets,
+        gateways=tuple(packed(gateway) for _, gateway, _ in record.subnets),
+        ranges=tuple(read_subnet(part) for _, _, part in record.subnets),
+        leases=networks.addresses_of(store, record.name),
+        internal=record.internal,
+        mtu=record.mtu,
+        hidden=record.hidden,
+        table=table_of(store),
+    )
+
+
+def find(store: Store, name: str) -> NetworkRecord:
+    """The network of that name, or of which the id begins so; the default one is made. Raises NotFound, InvalidInput,
+    Corrupt, KernelError.
+    """
+    if name == DEFAULT:
+        return networks.find(store, name) or _default(store)
+    try:
+        found = networks.find(store, name)
+    except InvalidInput:
+        raise networks.no_such(name) from None
+    if found is None and len(name) >= 4:
+        matches = [one for one in networks.every(store) if one.id.startswith(name)]
+        found = matches[0] if len(matches) == 1 else None
+    if found is None:
+        raise networks.no_such(name)
+    return found
+
+
+def _default(store: Store) -> NetworkRecord:
+    def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
+        return _drawn(known, DEFAULT, identity, pool=_OF_DEFAULT)
+
+    return networks.create(store, DEFAULT, draw, exist_ok=True)
+
+
+def create(
+    store: Store,
+    name: str,
+    *,
+    subnets: Sequence[str] = (),
+    gateways: Sequence[str] = (),
+    ranges: Sequence[str] = (),
+    ipv6: bool = False,
+    internal: bool = False,
+    labels: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> NetworkRecord:
+    """Make a network; its bridge comes with its first container. Raises Conflict (the name is taken, a subnet
+    overlaps), InvalidInput, KernelError.
+    """
+    asked = tuple((options or {}).items())
+
+    def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
+        return _drawn(
+            known, name, identity, subnets, gateways, ranges, ipv6=ipv6, internal=internal,
+            labels=tuple((labels or {}).items()), options=asked,
+        )  # fmt: skip
+
+    return networks.create(store, networks.check_name(name), draw)
+
+
+def _drawn(
+    known: list[NetworkRecord],
+    name: str,
+    identity: str,
+    subnets: Sequence[str] = (),
+    gateways: Sequence[str] = (),
+    ranges: Sequence[str] = (),
+    *,
+    ipv6: bool = False,
+    internal: bool = False,
+    labels: tuple[tuple[str, str], ...] = (),
+    options: tuple[tuple[str, str], ...] = (),
+    pool: Iterable[str] = _OF_OTHERS,
+) -> NetworkRecord:
+    """A new network on paper. Raises InvalidInput, Conflict, Unsupported."""
+    chosen = [read_subnet(text) for text in subnets]
+    families = [one.bits for one in chosen]
+    if len(set(families)) < len(families):
+        raise InvalidInput(
+            f"make network {name}: two subnets of one family", remedy="one of IPv4, one of IPv6"
+        )
+    used = _used(known)
+    for one in chosen:
+        _check_free(name, one, used)
+    if 32 not in families:
+        chosen.insert(0, _free(name, pool, [subnet for subnet, _ in used]))
+    if ipv6 and 128 not in families:
+        chosen.append(_local_ipv6(identity))
+    chosen.sort(key=lambda one: one.bits)
+    _check_ipv6(name, chosen)
+    settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
+    bridge = settings.get("bridge") or (DEFAULT_BRIDGE if name == DEFAULT else bridge_of(name, identity))
+    if any(one.bridge == bridge for one in known):
+        bridge = bridge_of(identity, identity)
+    return NetworkRecord(
+        name=name,
+        id=identity,
+        created=networks.now(),
+        bridge=bridge,
+        subnets=tuple(_parts(name, one, gateways, ranges) for one in chosen),
+        internal=internal,
+        mtu=int(settings.get("mtu", "0")),
+        hidden=settings.get("masquerade", "true") == "true",
+        labels=labels,
+        options=options,
+    )
+
+
+def _check_ipv6(name: str, chosen: Sequence[Subnet]) -> None:
+    from lamina.network.forwarding import has_ipv6
+
+    if any(one.bits == 128 for one in chosen) and not has_ipv6():
+        raise Unsupported(
+            f"make network {name}: this host has no IPv6", remedy="leave --ipv6 and its subnet out"
+        )
+
+
+def _parts(name: str, subnet: Subnet, gateways: Sequence[str], ranges: Sequence[str]) -> tuple[str, str, str]:
+    """(subnet, gateway, range) as text."""
+    if subnet.bits - subnet.prefix < 2:
+        raise InvalidInput(
+            f"make network {name}: {subnet} has no room for containers", remedy="such as a /29"
+        )
+    every = (packed(text, "gateway") for text in gateways)
+    own = [address for address in every if len(address) == len(subnet.base)]
+    for address in own:
+        if not subnet.has(address):
+            raise InvalidInput(f"make network {name}: gateway {text_of(address)} is not in {subnet}")
+    gateway = own[0] if own else subnet.packed(subnet.first + 1)
+    if gateway in (subnet.base, subnet.packed(subnet.last)):
+        raise InvalidInput(f"make network {name}: gateway {text_of(gateway)} means all of {subnet}")
+    parts = [part for part in (read_subnet(text, "range") for text in ranges) if part.bits == subnet.bits]
+    for part in parts:
+        if not part.within(subnet):
+            raise InvalidInput(f"make network {name}: range {part} is not in {subnet}")
+    return str(subnet), text_of(gateway), str(parts[0] if parts else subnet)
+
+
+def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for given, text in options:
+        key = _DOCKERS.get(given, given)
+        if key not in OPTIONS:
+            raise InvalidInput(
+                f"make network {name}: option {given}: there is none", remedy=", ".join(OPTIONS)
+            )
+        found[key] = text.lower() if key == "masquerade" else text
+    least = _SMALLEST_MTU_IPV6 if ipv6 else _SMALLEST_MTU
+    mtu = found.get("mtu", "0")
+    if not (mtu.isascii() and mtu.isdigit()) or (mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU):
+        raise InvalidInput(f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}")
+    if found.get("masquerade", "true") not in ("true", "false"):
+        raise InvalidInput(f"make network {name}: masquerade {found['masquerade']}: neither true nor false")
+    bridge = found.get("bridge", "x")
+    if not 0 < len(bridge) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in bridge):
+        raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
+    if bridge in (".", "..") or bridge.startswith("lamv"):
+        raise InvalidInput(f"make network {name}: bridge {bridge!r}: it would be taken for something else")
+    return found
+
+
+def _used(known: Iterable[NetworkRecord]) -> list[tuple[Subnet, str]]:
+    """What must not overlap, and what it is: other networks, and where this machine's routes lead."""
+    from lamina.linux.netlink import open_channel
+    from lamina.linux.rtnetlink import addresses, links, routes
+    from lamina.network.subnet import subnet_of
+
+    found = [(read_subnet(text), f"network {one.name}") for one in known for text, _, _ in one.subnets]
+    own = {one.bridge for one in known}
+    with open_channel() as channel:
+        names = {link.index: link.name for link in links(channel)}
+        for route in routes(channel):
+            if route.packed and names.get(route.index) not in own:
+                what = f"the route by {names.get(route.index, '?')}"
+                found.append((subnet_of(route.packed, route.prefix), what))
+        found += [
+            (subnet_of(address.packed, address.prefix), names.get(address.index, "?"))
+            for address in addresses(channel)
+            if names.get(address.index) not in own and address.packed[:1] not in _NEAR
+        ]
+    return found
+
+
+def _check_free(name: str, subnet: Subnet, used: Iterable[tuple[Subnet, str]]) -> None:
+    for other, what in used:
+        if subnet.overlaps(other):
+            raise Conflict(
+                f"make network {name}: subnet {subnet} overlaps {other} of {what}",
+                remedy="choose another --subnet, or none for any that is free",
+            )
+
+
+def _free(name: str, pool: Iterable[str], used: Sequence[Subnet]) -> Subnet:
+    for text in pool:
+        subnet = read_subnet(text)
+        if not any(subnet.overlaps(other) for other in used):
+            return subnet
+    raise Conflict(f"make network {name}: no subnet is free", remedy="name one with --subnet")
+
+
+def _local_ipv6(identity: str) -> Subnet:
+    """A unique local one, as random as the id (RFC 4193)."""
+    return Subnet(bytes.fromhex("fd" + identity[:10]) + bytes(10), 64)
+
+
+def remove(store: Store, name: str) -> str:
+    """Remove a network that no container is in; its name. Raises NotFound, Conflict, KernelError."""
+    record = find(store, name)
+
+    def undo(gone: NetworkRecord) -> None:
+        take_down(network_of(store, gone))
+
+    networks.remove(store, record.name, lambda place: users(store, place), undo)
+    return record.name
+
+
+def take_down(network: Network) -> None:
+    """Its bridge and its rules, if they are there. Raises KernelError."""
+    from lamina.linux.netlink import open_channel
+
+    try:
+        firewall.remove(network.table, rules.of_network(network))
+        with open_channel() as channel:
+            links.remove_bridge(channel, network)
+    except (KernelError, Unsupported):
+        if os.geteuid() == 0:
+            raise
+
+
+def users(store: Store, place: bytes) -> list[str]:
+    """The names of the containers that have addresses in the directory *place*."""
+    found = []
+    for owner in sorted(set(leased(place).values())):
+        try:
+            home = containers.find(store, owner)
+            found.append(str((home.read("container") or {}).get("name") or owner[:12]))
+        except (NotFound, InvalidInput):
+            continue
+    return found
+
+
+def attachments_of(store: Store) -> list[Attachment]:
+    """Every container's that is in a network now."""
+    from lamina.engine.plugging import attachments_in
+
+    found: list[Attachment] = []
+    for entry in os.listdir(store.running):
+        found += attachments_in(containers.Home(store, os.fsdecode(entry)))
+    return found
+
+
+def everything(store: Store) -> tuple[list[Network], list[Attachment]]:
+    """What the rules are made of."""
+    return [network_of(store, one) for one in networks.every(store)], attachments_of(store)

@@ -1,0 +1,236 @@
+"""Networks: what is known of each, and who has which address and which port of this machine.
+
+    networks/
+    ├── <name>/
+    │   ├── network.json      as `NetworkRecord`
+    │   └── addresses/        one symbolic link an address, to the id of the container that has it
+    └── .ports/               one a published port
+
+A network appears with one rename and goes with one. The directory is made by the first of them. Those who make networks
+take turns, so that no two get subnets that overlap; those who start containers do not. What is a free subnet is the
+caller's to say: what this machine's routes are is nothing that the store knows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import EEXIST, ENOTEMPTY
+
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.store import lock, names, record
+from lamina.store.events import event, note
+from lamina.store.root import make_directory, raise_storage_error
+from lamina.store.trace import point
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lamina.store.root import Store
+
+# never names of networks: what else `--network` may be
+RESERVED = ("none", "host", "default", "container", "ns")
+PORTS = b"/.ports"
+
+
+@value
+class NetworkRecord:
+    """A network as it is written down. `subnets` are (subnet, gateway, range), as text; `bridge` is its device's name,
+    `created` in nanoseconds since 1970. `options` are as they were given (`-o KEY=VALUE`).
+    """
+
+    name: str
+    id: str
+    created: int
+    bridge: str
+    subnets: tuple[tuple[str, str, str], ...]
+    internal: bool
+    mtu: int
+    hidden: bool
+    labels: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...]
+
+
+def check_name(name: str) -> str:
+    """*name*, if a network may have it: as that of a container, and none of RESERVED. Raises InvalidInput."""
+    if not names.is_name(name) or name in RESERVED:
+        raise InvalidInput(
+            f"network name {name[:200]!r}: not a valid name",
+            remedy="letters, digits, '_', '.' and '-', beginning with a letter or digit, and none of "
+            + ", ".join(RESERVED),
+        )
+    return name
+
+
+def place_of(store: Store, name: str) -> bytes:
+    """The directory of a network, whether it is there or not. Raises InvalidInput."""
+    return store.networks + b"/" + check_name(name).encode()
+
+
+def addresses_of(store: Store, name: str) -> bytes:
+    """The directory of its addresses. Raises InvalidInput."""
+    return place_of(store, name) + b"/addresses"
+
+
+def no_such(name: str) -> NotFound:
+    """The error for a network that is not there."""
+    return NotFound(f"network {name}: no such network", remedy="'lamina network ls' lists what there is")
+
+
+def find(store: Store, name: str) -> NetworkRecord | None:
+    """The network, None where there is none. Raises InvalidInput, Corrupt, KernelError."""
+    place = place_of(store, name)
+    try:
+        found = record.read_of(place, b"network.json")
+    except OSError as error:
+        raise_storage_error(error, "read network", place)
+    if found is None:
+        return None
+    try:
+        return _of(found, name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(
+            f"network {name}: its network.json is damaged: {error}",
+            remedy=f"remove {os.fsdecode(place)}, and make the network anew",
+        ) from None
+
+
+def _of(found: dict[str, Any], name: str) -> NetworkRecord:
+    if found["name"] != name:
+        raise ValueError(f"it is that of {found['name']}")
+    return NetworkRecord(
+        name=name,
+        id=str(found["id"]),
+        created=int(found["created"]),
+        bridge=str(found["bridge"]),
+        subnets=tuple((str(subnet), str(gateway), str(part)) for subnet, gateway, part in found["subnets"]),
+        internal=bool(found["internal"]),
+        mtu=int(found["mtu"]),
+        hidden=bool(found["hidden"]),
+        labels=tuple((str(key), str(text)) for key, text in dict(found["labels"]).items()),
+        options=tuple((str(key), str(text)) for key, text in dict(found["options"]).items()),
+    )
+
+
+def identities(store: Store) -> list[str]:
+    """The names of all networks, sorted."""
+    try:
+        entries = os.listdir(store.networks)
+    except FileNotFoundError:
+        return []
+    return sorted(name for entry in entries if names.is_name(name := os.fsdecode(entry)))
+
+
+def every(store: Store) -> list[NetworkRecord]:
+    """All networks, by name. One that is damaged, or goes meanwhile, is left out."""
+    found = []
+    for name in identities(store):
+        try:
+            one = find(store, name)
+        except (Corrupt, InvalidInput):
+            continue
+        if one is not None:
+            found.append(one)
+    return found
+
+
+def create(
+    store: Store,
+    name: str,
+    draw: Callable[[list[NetworkRecord], str], NetworkRecord],
+    *,
+    exist_ok: bool = False,
+) -> NetworkRecord:
+    """Make the network *name*. *draw* says, given all networks and an id, what it is to be; nobody else makes one
+    meanwhile. With *exist_ok* one that is there is as good.
+
+    Raises Conflict when the name is taken, InvalidInput, KernelError, what *draw* raises.
+    """
+    place = place_of(store, name)
+    try:
+        for directory in (store.networks, store.networks + PORTS):
+            make_directory(directory, 0o700, exist_ok=True)
+        with lock.turn(store.networks, lock.LOCK_EX):
+            if (found := find(store, name)) is not None:
+                if exist_ok:
+                    return found
+                raise Conflict(
+                    f"make network {name}: there is one of that name", remedy="choose another name"
+                )
+            wanted = draw(every(store), names.new_id())
+            _make(store, place, wanted)
+            return wanted
+    except OSError as error:
+        raise_storage_error(error, "make network", store.networks)
+
+
+def _make(store: Store, place: bytes, wanted: NetworkRecord) -> None:
+    from lamina.store.durable import sync_directory, write_unseen
+    from lamina.store.scratch import Scratch
+
+    facts = {**vars(wanted), "labels": dict(wanted.labels), "options": dict(wanted.options)}
+    with Scratch(store) as scratch:
+        stage = scratch.path + b"/network"
+        make_directory(stage, 0o700)
+        make_directory(stage + b"/addresses", 0o700)
+        write_unseen(stage + b"/network.json", facts, what="network")
+        sync_directory(stage, what="network")
+        point("network.rename")
+        try:
+            os.rename(stage, place)
+        except OSError as error:
+            if error.errno in (EEXIST, ENOTEMPTY):
+                raise Conflict(
+                    f"make network {wanted.name}: {os.fsdecode(place)} is in the way",
+                    remedy="remove that directory",
+                ) from None
+            raise
+        note(store, event("network", "create", wanted.id, {"name": wanted.name, "type": "bridge"}))
+    sync_directory(store.networks, what="network")
+
+
+def remove(
+    store: Store, name: str, unless_used: Callable[[bytes], list[str]], undo: Callable[[NetworkRecord], None]
+) -> None:
+    """Remove the network. *unless_used*, given the directory of its addresses, tells who uses it; *undo* takes away
+    what there is of it outside of the store.
+
+    Who takes an address afterwards finds that the directory is gone. Raises NotFound, Conflict, InvalidInput.
+    """
+    from lamina.store.durable import sync_directory
+    from lamina.store.scratch import Scratch
+
+    place = place_of(store, name)
+    try:
+        if not os.path.lexists(place):
+            raise no_such(name)
+        with lock.turn(store.networks, lock.LOCK_EX), Scratch(store) as scratch:
+            found = find(store, name)
+            if found is None:
+                raise no_such(name)
+            point("network.remove")
+            gone = scratch.path + b"/network"
+            users = unless_used(place + b"/addresses")
+            if not users:
+                os.rename(place, gone)
+                if users := unless_used(gone + b"/addresses"):  # somebody has just taken one
+                    os.rename(gone, place)
+            if users:
+                raise Conflict(
+                    f"remove network {name}: in use by {names.some(users)}",
+                    remedy="stop or remove these containers first",
+                )
+            sync_directory(store.networks, what="network")
+            undo(found)
+            note(store, event("network", "destroy", found.id, {"name": name, "type": "bridge"}))
+            scratch.remove()
+    except OSError as error:
+        raise_storage_error(error, "remove network", place)
+
+
+def now() -> int:
+    """The time of `created`."""
+    return time.time_ns()

@@ -1,0 +1,211 @@
+"""Control groups on demand: containers in the foreground, which begin without."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.engine import grouping
+from lamina.engine.recover import recover
+from lamina.errors import Conflict, Unsupported
+from lamina.runtime.cgroups import reopen
+from support.lives import is_gone, state_of, until
+
+pytestmark = pytest.mark.root
+
+Begun = Callable[..., tuple[Container, "subprocess.Popen[bytes]"]]
+
+
+@pytest.fixture
+def begun(engine: Engine) -> Iterator[Begun]:
+    """Starts containers with `lamina run`, which stays with each."""
+    commands: list[subprocess.Popen[bytes]] = []
+
+    def begin(*words: str, script: str = "sleep 1000 & sleep 1000 & wait") -> tuple[Container, Any]:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "lamina", "--root", os.fsdecode(engine.store.path), "run", "--name", "box", *words,
+             "host", "sh", "-c", script],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "LAMINA_WARM": "0"},
+        )  # fmt: skip
+        commands.append(command)
+        until(lambda: any(one.name == "box" and one.state == "running" for one in engine.containers()))
+        return engine.container("box"), command
+
+    yield begin
+    for command in commands:
+        command.kill()
+        command.wait()
+
+
+def groups(container: Container) -> set[Path]:
+    return {Path(os.fsdecode(place)) for place in reopen(state_of(container)["cgroup"]).paths.values()}
+
+
+def all_of(container: Container) -> set[int]:
+    return {int(row[0]) for row in container.top(["-o", "pid"])["Processes"]}
+
+
+def test_it_can_be_paused(engine: Engine, begun: Begun) -> None:
+    box, command = begun("--rm")
+    assert not state_of(box).get("cgroup")
+    until(lambda: len(all_of(box)) == 3)
+    everybody = all_of(box)
+    box.pause()
+    assert box.state == "paused"
+    for place in groups(box):
+        assert set(map(int, (place / "cgroup.procs").read_text().split())) == everybody
+    assert reopen(state_of(box)["cgroup"]).frozen
+    box.unpause()
+    assert box.state == "running"
+    places = groups(box)
+    box.pause()
+    box.unpause()
+    assert places == groups(box), "they are made once"
+    box.kill()
+    assert command.wait(30) == 137
+    assert not [place for place in places if place.exists()]
+    assert not engine.containers(all=True)
+
+
+def test_it_ends_though_it_is_paused(engine: Engine, begun: Begun) -> None:
+    box, command = begun()
+    box.pause()
+    places = groups(box)
+    box.stop(timeout=0)
+    assert command.wait(30) in (137, 143)
+    assert not [place for place in places if place.exists()]
+    assert engine.container("box").state == "exited"
+
+
+def test_its_command_is_killed_though_it_is_paused(engine: Engine, begun: Begun) -> None:
+    box, command = begun()
+    box.pause()
+    places = groups(box)
+    command.kill()
+    command.wait()
+    recover(engine.store)
+    assert engine.container("box").state == "dead"
+    engine.container("box").remove(force=True)
+    assert not [place for place in places if place.exists()]
+
+
+def test_time_runs_out_though_it_is_paused(engine: Engine) -> None:
+    from threading import Thread
+
+    from lamina.errors import TimeoutExpired
+
+    def pause() -> None:
+        until(lambda: any(one.state == "running" for one in engine.containers()))
+        engine.container("box").pause()
+
+    thread = Thread(target=pause)
+    thread.start()
+    with pytest.raises(TimeoutExpired):
+        engine.run("host", ["sleep", "1000"], name="box", timeout=5)
+    thread.join()
+
+
+def test_limits_are_put_on_it(engine: Engine, begun: Begun) -> None:
+    for words in ((), ("--rm",)):
+        box, command = begun(*words)
+        until(lambda box=box: len(all_of(box)) == 3)
+        box.update(pids_limit=50, memory="64m")
+        (pids,) = (place for place in groups(box) if "pids" in str(place) or (place / "pids.max").exists())
+        assert (pids / "pids.max").read_text() == "50\n"
+        assert len((pids / "cgroup.procs").read_text().split()) == 3
+        if not words:
+            assert box.inspect()["HostConfig"]["PidsLimit"] == 50
+        box.kill()
+        command.wait(30)
+        if not words:
+            engine.container("box").remove()
+
+
+def test_what_has_groups_of_its_limits_gets_the_others(engine: Engine, begun: Begun) -> None:
+    box, command = begun("--rm", "--pids-limit", "40")
+    before = groups(box)
+    box.pause()
+    assert before < groups(box)
+    box.unpause()
+    places = groups(box)
+    box.kill()
+    command.wait(30)
+    assert not [place for place in places if place.exists()]
+
+
+def test_what_it_uses_is_told_without_groups(engine: Engine, begun: Begun) -> None:
+    box, _ = begun("--rm", script="while :; do :; done")
+    until(lambda: (box.stats().cpu_ns or 0) > 10**7)
+    found = box.stats()
+    assert found.pids == 1
+    assert found.memory_bytes and found.memory_bytes < 10**8
+    assert not state_of(box).get("cgroup")
+
+
+def test_nobody_escapes_by_forking(engine: Engine, begun: Begun) -> None:
+    """Processes that fork and end all the time are all in the groups, or it is an error and they go on."""
+    script = "for n in 1 2 3 4; do (while :; do (sleep 0.01); done) & done; wait"
+    box, _ = begun("--rm", script=script)
+    until(lambda: len(all_of(box)) > 5)
+    box.pause()
+    seen = {pid for pid in all_of_namespace(box) if not grouping._is_zombie(pid)}
+    for place in groups(box):
+        assert seen <= set(map(int, (place / "cgroup.procs").read_text().split()))
+    time.sleep(0.1)
+    assert {pid for pid in all_of_namespace(box) if not grouping._is_zombie(pid)} == seen
+    box.unpause()
+
+
+def all_of_namespace(container: Container) -> set[int]:
+    from lamina.engine.processes import members
+
+    return members(int(state_of(container)["pid"]), {})
+
+
+def test_an_exec_joins_them(engine: Engine, begun: Begun) -> None:
+    box, _ = begun("--rm")
+    box.pause()
+    with pytest.raises(Conflict, match="paused"):
+        box.exec(["true"])
+    box.unpause()
+    done = box.exec(["cat", "/proc/self/cgroup"], capture_output=True, text=True)
+    assert box.id in done.stdout
+
+
+def test_what_shares_the_hosts_processes(engine: Engine, begun: Begun) -> None:
+    box, _ = begun("--rm", "--pid", "host", script="sleep 1000")
+    with pytest.raises(Unsupported, match="not told from others"):
+        box.pause()
+    assert box.state == "running"
+
+
+def test_one_that_ends_meanwhile_leaves_nothing(
+    engine: Engine, begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, command = begun("--rm")
+    made, places = grouping._made, []
+
+    def kill_first(*words: Any) -> Any:
+        group = made(*words)
+        pid = int(state_of(box)["pid"])
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: is_gone(pid))  # the command that stays with it waits for its turn now
+        places.extend(Path(os.fsdecode(place)) for place in group.paths.values())
+        return group
+
+    monkeypatch.setattr(grouping, "_made", kill_first)
+    with pytest.raises((Conflict, OSError)):
+        box.pause()
+    assert command.wait(30) == 137
+    assert places and not [place for place in places if place.exists()]
+    assert not engine.containers(all=True)

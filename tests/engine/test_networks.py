@@ -1,0 +1,549 @@
+"""Containers in networks, with real packets: the engine, its host and the world in network namespaces of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina import Engine
+from lamina.engine.networks import network_of, table_of
+from lamina.errors import (
+    CommandNotFound,
+    Conflict,
+    ContainerFailed,
+    InvalidInput,
+    KernelError,
+    LaminaError,
+    NotFound,
+    Unsupported,
+)
+from lamina.linux.nftables import elements, open_nftables
+from lamina.network import firewall, leases, links, rules
+from lamina.network.model import Attachment, Published, mac_of
+from lamina.network.subnet import packed
+from lamina.store import networks, trace
+from support.lab import HOST, SILENCE, WORLD, Lab, ip, listen, nft, nft_is_there, reaches, seen_by
+from support.lives import remove_all, said, until
+from support.namespaces import in_mount_namespace
+from support.small_images import small_image
+from support.terminal import lamina
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
+
+SERVE = "while :; do echo hello | nc -l -p 80; done"
+
+
+class Host(Lab):
+    """The lab, with an engine on its host."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+        small_image(root)
+        self.engine = Engine(root)
+
+    def run(self, *words: str, **options: Any) -> str:
+        options.setdefault("network", "bridge")
+        found = self.engine.run(
+            "tiny", list(words), capture_output=True, text=True, rm=True, check=True, **options
+        )
+        return str(found.stdout)
+
+    def start(self, script: str, **options: Any) -> Any:
+        options.setdefault("network", "bridge")
+        return self.engine.start("tiny", ["sh", "-c", script], **options)
+
+    def left(self) -> list[str]:
+        """What containers have of networks: addresses, ports, elements of rules."""
+        found = [str(path.name) for path in self.root.glob("networks/*/addresses/[!.]*")]
+        found += [str(path.name) for path in self.root.glob("networks/.ports/*")]
+        sets = [("bridge", name) for name in rules.BRIDGE_SETS] + [("inet", name) for name in rules.PORT_MAPS]
+        with open_nftables() as channel:
+            for family, name in sets:
+                try:
+                    there = elements(channel, family, table_of(self.engine.store), name)
+                except KernelError as error:
+                    assert error.errno == 2
+                else:
+                    found += [f"{name} {one.comment}" for one in there]
+        return found
+
+    def ports(self) -> list[str]:
+        with links.opened() as channel:
+            return [one.name for one in links.ports(channel)]
+
+
+@pytest.fixture
+def on_host(store_root: Path) -> Callable[[Callable[[Host], None]], None]:
+    """Calls a test with a host; afterwards nothing of its containers may be left."""
+
+    def call(test: Callable[[Host], None]) -> None:
+        def inner() -> None:
+            host = Host(store_root)
+            try:
+                test(host)
+                remove_all(host.engine)
+                assert host.left() == []
+                until(lambda: host.ports() == [])
+                for network in host.engine.networks.list():
+                    network.remove()
+                assert [one["ifname"] for one in links_by_ip()] == ["lo", "up0"]
+                assert host.engine.storage.check().findings == ()
+            finally:
+                remove_all(host.engine)
+                host.close()
+
+        in_mount_namespace(inner)
+
+    return call
+
+
+def links_by_ip() -> list[dict[str, Any]]:
+    done = subprocess.run(["ip", "-j", "link"], check=True, capture_output=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+# -- a start
+
+
+def test_a_container_has_an_address_and_reaches_the_world(on_host):
+    def test(host):
+        with host.inside(host.world):
+            server = listen(80)
+        with ThreadPoolExecutor(1) as pool:
+            seen = pool.submit(seen_by, server)
+            said_ = host.run("sh", "-c", f"nc {WORLD} 80 </dev/null; cat /etc/hosts")
+            assert seen.result() == HOST
+        assert said_.splitlines()[-1].startswith("10.87.0.2\t")
+
+    on_host(test)
+
+
+def test_everything_is_given_back_when_it_ends_and_the_next_gets_another_address(on_host):
+    def test(host):
+        show = ["sh", "-c", "tail -n 1 /etc/hosts | cut -f 1"]
+        assert [host.run(*show).strip() for _ in range(3)] == ["10.87.0.2", "10.87.0.3", "10.87.0.4"]
+        assert host.left() == []
+
+    on_host(test)
+
+
+def test_a_command_that_is_not_there_leaves_nothing(on_host):
+    def test(host):
+        with pytest.raises(CommandNotFound):
+            host.run("nosuch", publish=["8080:80"])
+        assert host.left() == []
+
+    on_host(test)
+
+
+def test_who_it_is_can_be_read_in_the_links_and_the_rules(on_host):
+    def test(host):
+        host.start("sleep 1000", name="web", publish=["8080:80"])
+        [found] = [one for one in links_by_ip() if one["ifname"].startswith("lamv")]
+        assert " container web " in found["ifalias"]
+        if nft_is_there():
+            assert 'comment "web ' in nft("list", "ruleset")
+
+    on_host(test)
+
+
+# -- ports
+
+
+def test_a_port_is_published_until_the_container_ends(on_host):
+    def test(host):
+        box = host.start(SERVE, publish=["8080:80", "127.0.0.1:8081:80"])
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080", "127.0.0.1:8081"]}
+        until(lambda: reaches("127.0.0.1", 8081))
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8080))
+            assert not reaches(HOST, 8081, SILENCE)
+        box.restart()
+        until(lambda: reaches("127.0.0.1", 8081))
+        box.stop()
+        assert host.left() == []
+        assert box.ports == {}
+        assert not reaches("127.0.0.1", 8081, SILENCE)
+        box.start()
+        until(lambda: reaches("127.0.0.1", 8081))
+
+    on_host(test)
+
+
+def test_a_port_that_is_taken_is_an_error_before_anything_runs(on_host, tmp_path):
+    def test(host):
+        server = listen(8080, "127.0.0.1")
+        for taken in ("8080:80", "127.0.0.1:8080:80"):
+            with pytest.raises(Conflict, match="a process of this host listens at"):
+                host.run("touch", "/mark/ran", publish=[taken], volumes=[f"{tmp_path}:/mark"])
+        server.close()
+        host.start("sleep 1000", publish=["8080:80"])
+        with pytest.raises(Conflict, match="the port is taken by container"):
+            host.run("touch", "/mark/ran", publish=["8080:80"], volumes=[f"{tmp_path}:/mark"])
+        assert not (tmp_path / "ran").exists()
+
+    on_host(test)
+
+
+def test_random_ports_and_those_of_the_image(on_host):
+    def test(host):
+        first, second = (host.start("sleep 1000", publish=["80", "53/udp"]) for _ in range(2))
+        places = [place for box in (first, second) for at in box.ports.values() for place in at]
+        assert len(set(places)) == 4
+        assert set(first.ports) == {"80/tcp", "53/udp"}
+        assert first.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == "10.87.0.2"
+
+    on_host(test)
+
+
+# -- networks
+
+
+def test_networks_are_apart_and_those_of_one_are_together(on_host):
+    def test(host):
+        host.engine.networks.create("back", ipv6=True)
+        web = host.start(SERVE, network="back")
+        address = web.attrs["NetworkSettings"]["IPAddress"]
+        assert "hello" in host.run("nc", address, "80", network="back")
+        with pytest.raises(ContainerFailed):
+            host.run("nc", "-w", "1", address, "80")
+        with pytest.raises(Conflict, match="in use by"):
+            host.engine.networks.get("back").remove()
+
+    on_host(test)
+
+
+def test_what_was_asked_of_address_mac_and_names(on_host):
+    def test(host):
+        host.engine.networks.create(
+            "back", subnets=["10.50.0.0/24", "fd00:50::/64"], ranges=["10.50.0.128/25"]
+        )
+        said_ = host.run(
+            "sh", "-c", "cat /etc/hosts /etc/resolv.conf /sys/class/net/eth0/address", network="back", ip="10.50.0.9",
+            ip6="fd00:50::9", mac_address="02:00:00:00:00:09", add_hosts=["up:host-gateway", "db=10.9.9.9"],
+            dns=["192.0.2.53"], dns_search=["example.org"], dns_options=["ndots:2"], hostname="box",
+        ).splitlines()  # fmt: skip
+        assert said_[6:] == [
+            "10.50.0.1\tup", "fd00:50::1\tup", "10.9.9.9\tdb", *said_[9:11], "nameserver 192.0.2.53",
+            "search example.org", "options ndots:2", "02:00:00:00:00:09",
+        ]  # fmt: skip
+        assert [line.split()[:2] for line in said_[9:11]] == [["10.50.0.9", "box"], ["fd00:50::9", "box"]]
+        assert host.run("sh", "-c", "tail -n 2 /etc/hosts", network="back").startswith("10.50.0.128\t")
+
+    on_host(test)
+
+
+def test_the_network_of_another_container_and_a_path(on_host):
+    def test(host):
+        web = host.start(SERVE, name="web")
+        assert "hello" in host.run("nc", "127.0.0.1", "80", network="container:web")
+        pid = web.attrs["State"]["Pid"]
+        until(lambda: "hello" in host.run("nc", "127.0.0.1", "80", network=f"ns:/proc/{pid}/ns/net"))
+        with pytest.raises(InvalidInput, match="no network namespace"):
+            host.run("true", network="ns:/proc/self/ns/uts")
+        with pytest.raises(KernelError, match="No such file"):
+            host.run("true", network="ns:/nosuch")
+        web.stop()
+        with pytest.raises(Conflict, match="does not run"):
+            host.run("true", network="container:web")
+
+    on_host(test)
+
+
+# -- bad input
+
+
+def test_networks_that_cannot_be_meant(on_host):
+    def test(host):
+        known = host.engine.networks
+        known.create("back", subnets=["10.50.0.0/24"])
+        for wrong, why in (
+            ({"subnets": ["10.50.0.128/25"]}, "overlaps 10.50.0.0/24 of network back"),
+            ({"subnets": ["192.0.2.0/25"]}, "overlaps 192.0.2.0/24"),
+        ):
+            with pytest.raises(Conflict, match=why):
+                known.create("other", **wrong)
+        asked: tuple[dict[str, Any], ...] = (
+            {"subnets": ["10.50.1.1/24"]}, {"subnets": ["10.51.0.0/24", "10.52.0.0/24"]}, {"subnets": ["10.51.0.0/31"]},
+            {"subnets": ["10.51.0.0/24"], "gateways": ["10.52.0.1"]}, {"options": {"mtu": "9"}},
+            {"options": {"x": "y"}},
+            {"subnets": ["10.51.0.0/24"], "ranges": ["10.52.0.0/25"]}, {"options": {"bridge": "a/b"}},
+            {"subnets": ["10.51.0.0/24"], "gateways": ["10.51.0.255"]},
+        )  # fmt: skip
+        for unfit in asked:
+            with pytest.raises(InvalidInput):
+                known.create("other", **unfit)
+        for name in ("host", "none", "-x", "a/b", "container"):
+            with pytest.raises(InvalidInput):
+                known.create(name)
+        with pytest.raises(Conflict, match="there is one of that name"):
+            known.create("back")
+        assert [one.name for one in known.list()] == ["back"]
+        with pytest.raises(NotFound, match="network nosuch: no such network"):
+            host.run("true", network="nosuch")
+        with pytest.raises(NotFound):
+            host.engine.create("tiny", ["true"], network="nosuch")
+        assert host.engine.containers(all=True) == []
+
+    on_host(test)
+
+
+def test_a_subnet_that_is_exhausted(on_host):
+    def test(host):
+        host.engine.networks.create("small", subnets=["10.50.0.0/30"])
+        box = host.start("sleep 1000", network="small")
+        with pytest.raises(Conflict, match=r"take an address of 10.50.0.0/30: every one is taken"):
+            host.run("true", network="small")
+        box.remove(force=True)
+        host.run("true", network="small")
+
+    on_host(test)
+
+
+def test_addresses_and_ports_that_no_container_can_have(on_host):
+    def test(host):
+        for wrong in (
+            {"ip": "10.99.0.5"},
+            {"ip": "10.87.0.1"},
+            {"ip6": "fd00::5"},
+            {"publish": ["192.0.2.77:80:80"]},
+        ):
+            with pytest.raises((InvalidInput, Conflict)):
+                host.run("true", **wrong)
+        host.engine.networks.create("inner", internal=True)
+        with pytest.raises(InvalidInput, match="internal"):
+            host.run("true", network="inner", publish=["80:80"])
+        assert host.left() == []
+
+    on_host(test)
+
+
+def test_a_host_without_nftables(on_host, monkeypatch):
+    def refuse() -> None:
+        raise KernelError("netlink socket", 93, "nf_tables")
+
+    def test(host):
+        with monkeypatch.context() as patched:
+            patched.setattr(firewall, "open_nftables", refuse)
+            with pytest.raises(Unsupported, match="this kernel has no nf_tables") as caught:
+                host.run("true")
+            assert "--network none" in caught.value.remedy
+
+    on_host(test)
+
+
+def test_a_host_without_ipv6(on_host, monkeypatch):
+    from lamina.network import forwarding
+
+    def test(host):
+        with monkeypatch.context() as patched:
+            patched.setattr(forwarding, "has_ipv6", lambda: False)
+            with pytest.raises(Unsupported, match="this host has no IPv6"):
+                host.engine.networks.create("six", ipv6=True)
+            host.run("true")
+
+    on_host(test)
+
+
+def test_a_link_of_somebody_else_has_the_bridges_name(on_host):
+    def test(host):
+        ip("link", "add", "lamina0", "type", "veth", "peer", "name", "other")
+        with pytest.raises(Conflict, match="there is a link lamina0 that is not it"):
+            host.run("true")
+        assert host.left() == []
+        ip("link", "del", "lamina0")
+
+    on_host(test)
+
+
+# -- others interfere
+
+
+@pytest.mark.skipif(not nft_is_there(), reason="needs nft")
+def test_a_firewall_that_begins_again(on_host):
+    """The next start makes the rules anew, with those of the containers that run."""
+
+    def test(host):
+        host.start(SERVE, publish=["8080:80"])
+        until(lambda: reaches(HOST, 8080))
+        nft("flush", "ruleset")
+        assert not reaches(HOST, 8080, SILENCE)
+        host.run("true")
+        until(lambda: reaches(HOST, 8080))
+        nft("flush", "ruleset")
+        host.engine.networks.reload()
+        until(lambda: reaches("127.0.0.1", 8080))
+
+    on_host(test)
+
+
+def test_a_bridge_that_somebody_removed_is_made_anew(on_host):
+    def test(host):
+        host.start(SERVE, publish=["8080:80"])
+        until(lambda: reaches("127.0.0.1", 8080))
+        ip("link", "del", "lamina0")
+        host.run("true")  # its own link works again at once
+        host.engine.networks.reload()
+        until(lambda: reaches("127.0.0.1", 8080))
+
+    on_host(test)
+
+
+def test_an_engine_that_is_killed_leaves_nothing_for_long(on_host):
+    def test(host):
+        words = lamina(
+            "--root", str(host.root), "run", "--network", "bridge", "-p", "8080:80", "tiny", "sleep", "1000"
+        )
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: "tcp:8080:*" in host.left())
+        until(lambda: any(one.startswith("ports4 ") for one in host.left()))
+        process.kill()
+        process.wait()
+        host.engine.containers()  # any command looks after it
+        until(lambda: host.engine.containers() == [])
+        assert host.left() == []
+
+    on_host(test)
+
+
+POINTS = ("start: take addresses and ports", "start: connect", "start: launch", "start: launched",
+          "end: give addresses and ports back", "end: write exit record")  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_supervisor_that_is_killed_at_a_step(on_host, point, tmp_path):
+    def started(host, box, watch):
+        os.environ[trace.VARIABLE] = watch
+        try:
+            box.start()
+        except LaminaError as error:
+            assert "supervisor ended" in error.message
+        finally:
+            del os.environ[trace.VARIABLE]
+        until(lambda: not box._home.is_looked_after())
+        until(lambda: host.engine.container(box.id).state != "running")
+
+    def test(host):
+        box = host.engine.create("tiny", ["true"], network="bridge", publish=["8080:80"])
+        started(host, box, f"log:{tmp_path}/steps")
+        assert host.left() == []
+        steps = (tmp_path / "steps").read_text().splitlines()
+        started(host, box, f"kill:{steps.index(point) + 1}")
+        host.engine.containers()
+        assert host.left() == []
+        box.start()
+        until(lambda: box.state == "exited" and not box._home.is_looked_after())
+        assert host.left() == []
+
+    on_host(test)
+
+
+# -- many
+
+
+def test_many_starts_at_once(on_host):
+    """Sixty-four, eight at once: each has another address while it runs, none fails, nothing is left."""
+
+    def test(host):
+        def one(_: int) -> str:
+            return str(host.run("sh", "-c", "tail -n 1 /etc/hosts | cut -f 1; sleep 0.1")).strip()
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(one, range(64)))
+        assert len(found) == 64
+        assert set(found) <= {f"10.87.0.{number}" for number in range(2, 255)}
+        assert host.left() == []
+
+    on_host(test)
+
+
+def test_many_connections_through_a_published_port(on_host):
+    def test(host):
+        box = host.start("sleep 1000", publish=["8080:80"])
+        pid = box.attrs["State"]["Pid"]
+        with open(f"/proc/{pid}/ns/net") as namespace:
+            from lamina.linux.namespaces import setns
+
+            setns(namespace.fileno(), 0x40000000)
+            server = socket.create_server(("0.0.0.0", 80), backlog=1024)
+            setns(host.here, 0x40000000)
+        server.setblocking(False)
+        with host.inside(host.world):
+            done = 0
+            for _ in range(1000):
+                client = socket.create_connection((HOST, 8080), timeout=5)
+                accepted = None
+                while accepted is None:
+                    try:
+                        accepted, _address = server.accept()
+                    except BlockingIOError:
+                        time.sleep(0.001)
+                accepted.sendall(b"x")
+                done += client.recv(1) == b"x"
+                client.close()
+                accepted.close()
+        assert done == 1000
+
+    on_host(test)
+
+
+def test_a_container_that_lives_says_what_it_said(on_host):
+    def test(host):
+        box = host.start("echo up; exec sleep 1000")
+        until(lambda: said(box) == b"up\n")
+        box.kill("KILL")
+        until(lambda: box.state == "exited")
+        assert box.exit_code == 128 + signal.SIGKILL
+
+    on_host(test)
+
+
+# -- system check
+
+
+def test_check_finds_what_was_left_over_and_removes_it(on_host):
+    def test(host):
+        store = host.engine.store
+        host.start("sleep 1000", publish=["8080:80"], name="alive")
+        record = networks.find(store, "bridge")
+        assert record is not None
+        network = network_of(store, record)
+        dead = Attachment("d" * 64, "dead", network, 0, (packed("10.87.9.9"),), mac_of(packed("10.87.9.9")), "eth0",
+                          (Published("tcp", b"", 9090, 90),))  # fmt: skip
+        leases.take_this(network.leases, network.subnets[0], dead.addresses[0], (), dead.owner)
+        (host.root / "networks/.ports/tcp:9090:*").symlink_to(dead.owner)
+        firewall.add(network.table, rules.of_attachment(dead), lambda: ([], []))
+        ip("link", "add", dead.port, "type", "veth", "peer", "name", "x0")
+        ip("link", "set", dead.port, "alias", dead.alias)
+        ip("link", "add", "lam-gone", "type", "bridge")
+        ip("link", "set", "lam-gone", "alias", f"{network.table} network gone")
+
+        found = host.engine.storage.check().findings
+        assert sorted(one.what for one in found) == sorted([
+            "address bridge 10.87.9.9", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
+            f"element bridge macs dead {'d' * 12}", f"element bridge addresses4 dead {'d' * 12}",
+            f"element inet ports4 dead {'d' * 12}",
+        ])  # fmt: skip
+        assert {(one.severity, one.kind, one.repaired) for one in found} == {("left over", "network", False)}
+        assert all(one.repaired for one in host.engine.storage.check(repair=True).findings)
+        assert host.engine.storage.check().findings == ()
+        assert any("tcp:8080:*" in one for one in host.left())  # what lives is not touched
+        firewall.delete(network.table)
+        assert [one.what for one in host.engine.storage.check(repair=True).findings] == [
+            f"rules {network.table}"
+        ]
+        assert host.engine.storage.check().findings == ()
+
+    on_host(test)
