@@ -20,6 +20,7 @@ from lamina import Container, Engine
 from lamina.engine.executing import reap_left
 from lamina.errors import Conflict
 from support.leaks import Leaks
+from support.rootless import Rootless
 from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -353,3 +354,32 @@ def test_what_goes_to_another_process_is_which_one_it_is(engine: Engine, box: Co
     assert (
         pickle.loads(pickle.dumps(Engine(engine.store.path, store_limit="5g"))).store.limit == 5_000_000_000
     )
+
+
+WITHOUT_ROOT = """if True:
+    import gc, os, sys
+    from subprocess import DEVNULL, PIPE
+    from lamina import Engine
+    engine = Engine()
+    before = sorted(os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns"))
+    with engine.start("host", ["sleep", "600"], lifetime="owner") as box:
+        with box.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+            assert process.communicate(b"data") == (b"data", None)
+        with box.popen(["sleep", "600"], stdout=DEVNULL, stderr=DEVNULL) as process:
+            process.terminate()
+        assert process.returncode == 143
+        left = box.popen(["sleep", "600"], stdout=DEVNULL, stderr=DEVNULL)
+        box.exec_detached(["true"])
+    assert left.wait() == 137
+    with engine.popen("host", ["sh", "-c", "cat; exit 3"], stdin=PIPE, stdout=PIPE, text=True, rm=True) as process:
+        assert process.communicate("text") == ("text", None)
+    assert process.returncode == 3
+    assert engine.containers(all=True) == []
+    assert before == sorted(os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns"))
+"""
+
+
+@pytest.mark.userns
+def test_without_root_as_well(rootless: Rootless) -> None:
+    done = rootless.run(sys.executable, "-W", "error", "-c", WITHOUT_ROOT)
+    assert done.returncode == 0, done.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -26,6 +28,7 @@ from lamina.store import blobs, images, layers
 from lamina.store.root import Store
 from support.image_archives import ImageSource, old_docker, tar, tree_tar
 from support.leaks import Leaks
+from support.lives import until
 from support.namespaces import in_mount_namespace
 from support.operations import Operation, operations, perform
 from support.running import wait_for
@@ -364,6 +367,76 @@ def test_a_name_that_no_layer_can_have_leaves_nothing(engine: Engine) -> None:
         box.commit("made")
     assert len(engine.images()) == 1
     assert os.listdir(engine.store.tmp) == [] and len(layers.identities(engine.store)) == 2
+
+
+def test_limits_are_those_of_any_layer(engine: Engine) -> None:
+    box = ended(engine, "for n in 1 2 3 4 5; do echo $n > /$n; done")
+    with pytest.raises(InvalidInput, match="the limit is 3") as caught:
+        box.commit(limits={"entries": 3})
+    assert "--layer-limit entries=N" in caught.value.remedy
+    assert box.commit(limits={"entries": 30}).size
+
+
+def test_interrupted_in_the_middle_it_lets_the_container_go_on(engine: Engine) -> None:
+    """Stopped where the container is paused, then interrupted: it runs again, and nothing is half-made."""
+    box = engine.start(
+        "tiny", ["sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null; sleep 600"]
+    )
+    words = ["--root", os.fsdecode(engine.store.path), "commit", box.id, "made"]
+    try:
+        until(lambda: any(c.path == b"/big" and c.after and c.after.size == 40 << 20 for c in box.changes()))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lamina", *words], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            until(lambda: box.state == "paused")
+            process.send_signal(signal.SIGSTOP)
+            assert box.state == "paused"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGCONT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130, said
+        assert box.state == "running"
+        assert len(engine.images()) == 1 and os.listdir(engine.store.tmp) == []
+        assert box.commit("made").tags == ["made:latest"]
+    finally:
+        box.remove(force=True)
+
+
+def test_what_becomes_a_device_while_it_is_read_is_not_opened(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a container that may make devices exchanges a file for one, between the look and the opening."""
+    from lamina.image.pack import pack_layer
+    from lamina.overlay.lookup import look
+
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "upper/file").write_text("x")
+    opened: list[tuple[Any, int]] = []
+
+    def exchanged(fd: int, name: bytes) -> Any:
+        found = look(fd, name)
+        os.unlink(name, dir_fd=fd)
+        os.mknod(name, stat.S_IFCHR | 0o600, os.makedev(1, 3), dir_fd=fd)
+        return found
+
+    really = os.open
+
+    def noted(path: Any, flags: int, *more: Any, **words: Any) -> int:
+        opened.append((path, flags))
+        return really(path, flags, *more, **words)
+
+    monkeypatch.setattr("lamina.image.pack.layer.look", exchanged)
+    fd = os.open(tmp_path / "upper", os.O_RDONLY)
+    monkeypatch.setattr(os, "open", noted)
+    try:
+        with pytest.raises(Conflict, match="became something else"):
+            pack_layer(fd, Sized())
+        assert opened == []
+    finally:
+        os.close(fd)
 
 
 def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,12 @@ child = os.fork()
 if not child:  # a fork has its own, or none
     os._exit(0 if (d / "shut/new").read_text() == "newer" and not service.usable else 1)
 found["fork"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-service._ours.close()  # as if it had ended for want of work
-service._ended = True
+file_service._services.clear()
+file_service.IDLE = 0.2
+(d / "shut/new").read_text()
+service, = file_service._services.values()
+file_service.IDLE = 60
+service._keeping.join(60)  # it ends for want of work
 found["again"] = (d / "shut/new").read_text()
 class Interrupted(BaseException): pass
 real = file_service.receive

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from lamina import AsyncContainer, AsyncEngine, Engine
+from lamina.engine.asynchronous import threads
 from lamina.engine.asynchronous.following import _instances
 from lamina.errors import (
     CommandNotFound,
     Conflict,
     ContainerFailed,
     InvalidInput,
+    KernelError,
     LaminaError,
     NotFound,
     TimeoutExpired,
@@ -38,7 +40,9 @@ FOR_EVER = ["sleep", "1000"]
 
 @pytest.fixture
 def loops(engine: Engine) -> Iterator[AsyncEngine]:
-    """An AsyncEngine on the store of `engine`, which cleans up."""
+    """An AsyncEngine on the store of `engine`, which cleans up; in a process that has its threads."""
+    for name in ("verbs", "transfers", "endings"):
+        threads.pool(name)
     yield AsyncEngine(engine.store.path)
 
 
@@ -522,6 +526,35 @@ async def test_a_process_is_signalled_and_waited_for_with_a_limit(loops: AsyncEn
     shell.send_signal("USR1")
     assert await shell.communicate() == (b"", None)
     assert shell.returncode == 9
+
+
+@in_loop
+async def test_communicate_that_is_late_says_what_came_and_goes_on(loops: AsyncEngine) -> None:
+    script = ["sh", "-c", "echo part; until [ -e /tmp/go ]; do sleep 0.01; done; echo rest"]
+    async with loops.start("tiny", FOR_EVER, stop_timeout=0) as box:
+        process = await box.popen(script, stdout=PIPE, text=True)
+        said: object = ""
+        while not said:
+            with pytest.raises(TimeoutExpired) as late:
+                await process.communicate(timeout=0.05)
+            said = late.value.stdout
+        assert said == "part\n"
+        await (box.files / "tmp/go").touch()
+        assert await process.communicate() == ("part\nrest\n", None)
+        with pytest.raises(ValueError, match="no pipe"):
+            await process.communicate("more")
+
+
+def test_where_no_thread_can_be_begun(loops: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as no_threads:
+        no_threads.setattr(threads, "_pools", {})
+        no_threads.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(KernelError, match="begin a thread"):
+            asyncio.run(loops.run("tiny", ["true"], rm=True))
+    asyncio.run(_true(loops))
 
 
 @in_loop

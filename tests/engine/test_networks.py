@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lamina import Engine
-from lamina.engine.networks import table_of
+from lamina.engine.networks import network_of, table_of
 from lamina.errors import (
     CommandNotFound,
     Conflict,
@@ -28,8 +28,10 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.linux.nftables import elements, open_nftables
-from lamina.network import firewall, links, rules
-from lamina.store import trace
+from lamina.network import firewall, leases, links, rules
+from lamina.network.model import Attachment, Published, mac_of
+from lamina.network.subnet import packed
+from lamina.store import networks, trace
 from support.lab import HOST, SILENCE, WORLD, Lab, ip, listen, nft, nft_is_there, reaches, seen_by
 from support.lives import remove_all, said, until
 from support.namespaces import in_mount_namespace
@@ -265,14 +267,14 @@ def test_the_network_of_another_container_and_a_path(on_host):
 
 def test_networks_that_cannot_be_meant(on_host):
     def test(host):
-        networks = host.engine.networks
-        networks.create("back", subnets=["10.50.0.0/24"])
+        known = host.engine.networks
+        known.create("back", subnets=["10.50.0.0/24"])
         for wrong, why in (
             ({"subnets": ["10.50.0.128/25"]}, "overlaps 10.50.0.0/24 of network back"),
             ({"subnets": ["192.0.2.0/25"]}, "overlaps 192.0.2.0/24"),
         ):
             with pytest.raises(Conflict, match=why):
-                networks.create("other", **wrong)
+                known.create("other", **wrong)
         asked: tuple[dict[str, Any], ...] = (
             {"subnets": ["10.50.1.1/24"]}, {"subnets": ["10.51.0.0/24", "10.52.0.0/24"]}, {"subnets": ["10.51.0.0/31"]},
             {"subnets": ["10.51.0.0/24"], "gateways": ["10.52.0.1"]}, {"options": {"mtu": "9"}},
@@ -282,13 +284,13 @@ def test_networks_that_cannot_be_meant(on_host):
         )  # fmt: skip
         for unfit in asked:
             with pytest.raises(InvalidInput):
-                networks.create("other", **unfit)
+                known.create("other", **unfit)
         for name in ("host", "none", "-x", "a/b", "container"):
             with pytest.raises(InvalidInput):
-                networks.create(name)
+                known.create(name)
         with pytest.raises(Conflict, match="there is one of that name"):
-            networks.create("back")
-        assert [one.name for one in networks.list()] == ["back"]
+            known.create("back")
+        assert [one.name for one in known.list()] == ["back"]
         with pytest.raises(NotFound, match="network nosuch: no such network"):
             host.run("true", network="nosuch")
         with pytest.raises(NotFound):
@@ -504,5 +506,44 @@ def test_a_container_that_lives_says_what_it_said(on_host):
         box.kill("KILL")
         until(lambda: box.state == "exited")
         assert box.exit_code == 128 + signal.SIGKILL
+
+    on_host(test)
+
+
+# -- system check
+
+
+def test_check_finds_what_was_left_over_and_removes_it(on_host):
+    def test(host):
+        store = host.engine.store
+        host.start("sleep 1000", publish=["8080:80"], name="alive")
+        record = networks.find(store, "bridge")
+        assert record is not None
+        network = network_of(store, record)
+        dead = Attachment("d" * 64, "dead", network, 0, (packed("10.87.9.9"),), mac_of(packed("10.87.9.9")), "eth0",
+                          (Published("tcp", b"", 9090, 90),))  # fmt: skip
+        leases.take_this(network.leases, network.subnets[0], dead.addresses[0], (), dead.owner)
+        (host.root / "networks/.ports/tcp:9090:*").symlink_to(dead.owner)
+        firewall.add(network.table, rules.of_attachment(dead), lambda: ([], []))
+        ip("link", "add", dead.port, "type", "veth", "peer", "name", "x0")
+        ip("link", "set", dead.port, "alias", dead.alias)
+        ip("link", "add", "lam-gone", "type", "bridge")
+        ip("link", "set", "lam-gone", "alias", f"{network.table} network gone")
+
+        found = host.engine.storage.check().findings
+        assert sorted(one.what for one in found) == sorted([
+            "address bridge 10.87.9.9", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
+            f"element bridge macs dead {'d' * 12}", f"element bridge addresses4 dead {'d' * 12}",
+            f"element inet ports4 dead {'d' * 12}",
+        ])  # fmt: skip
+        assert {(one.severity, one.kind, one.repaired) for one in found} == {("left over", "network", False)}
+        assert all(one.repaired for one in host.engine.storage.check(repair=True).findings)
+        assert host.engine.storage.check().findings == ()
+        assert any("tcp:8080:*" in one for one in host.left())  # what lives is not touched
+        firewall.delete(network.table)
+        assert [one.what for one in host.engine.storage.check(repair=True).findings] == [
+            f"rules {network.table}"
+        ]
+        assert host.engine.storage.check().findings == ()
 
     on_host(test)

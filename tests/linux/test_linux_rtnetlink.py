@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -237,3 +239,29 @@ def test_a_link_is_placed_by_a_descriptor_too():
         found = netlink.attributes(link(name="x", namespace_fd=file.fileno())[netlink.LINK.size :])
         assert int.from_bytes(found[rtnetlink.IFLA_NET_NS_FD], "little") == file.fileno()
     assert Path("/proc/self/ns/net").exists()
+
+
+def netlink_sockets():
+    """The protocol and the owner of each; the kernel's own are 0's."""
+    return [line.split()[1:3] for line in Path("/proc/net/netlink").read_text().splitlines()[1:]]
+
+
+@pytest.mark.root
+def test_a_socket_to_nf_tables_is_closed_when_nobody_needs_it():
+    """Not by us (that takes long), but soon."""
+
+    def inner():
+        unshare(CLONE_NEWNET)
+        before = set(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            with nftables.open_nftables() as rules:
+                nftables.commit(rules, [nftables.add_table("inet", "mine")])
+                nftables.commit(rules, [nftables.delete_table("inet", "mine")])
+            rules.close()
+        assert set(os.listdir("/proc/self/fd")) == before
+        end = time.monotonic() + 20
+        while any(protocol == "12" and owner != "0" for protocol, owner in netlink_sockets()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    in_mount_namespace(inner)

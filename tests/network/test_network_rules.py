@@ -115,7 +115,7 @@ def test_removing_what_is_not_there_is_no_error_and_leaves_the_rest():
 
 def test_a_port_that_a_dead_container_left_is_taken_over():
     def test(lab):
-        furnished(lab)
+        lab.end(furnished(lab))
         lab.attachments.clear()
         other = lab.container(lab.networks[0], "other", publish(81, 8080))
         with lab.inside(other):

@@ -270,7 +270,7 @@ def test_cve_2007_4559_archives_that_are_copied_in(box: Container, host: Path) -
     for bad in (archive("../x"), archive("a/../../x"), archive("x", tarfile.LNKTYPE, "../../etc/passwd")):
         with pytest.raises(InvalidInput):
             box.copy_in(bad, "/tmp")
-    with pytest.raises(Conflict):  # a hard link to what is not there
+    with pytest.raises(Conflict, match="not there"):
         box.copy_in(archive("x", tarfile.LNKTYPE, f"{host}/secret/file"), "/tmp")
     box.copy_in(archive(f"{host}/secret/file"), "/")
     assert sh(box, 'cat "$1"', f"{host}/secret/file") == ""

@@ -43,6 +43,9 @@ class Box:
         self.name, self.pid, self.namespace = name, pid, namespace
         self.attachment: Attachment | None = None
 
+    def release(self) -> None:
+        os.close(self.namespace)
+
     @property
     def mac(self) -> bytes:
         assert self.attachment is not None
@@ -68,6 +71,7 @@ class Lab:
         self.networks: list[Network] = []
         self.attachments: list[Attachment] = []
         self.boxes: list[Box] = []
+        self.made = 0
         ip("link", "set", "lo", "up")
         self.world = self.box("world")
         ip("link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", str(self.world.pid))
@@ -101,6 +105,10 @@ class Lab:
         box = Box(name, pid, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         self.boxes.append(box)
         return box
+
+    def adopt(self, pid: int) -> Box:
+        """The network namespace of a process that somebody else has started; `release` lets go of it."""
+        return Box("adopted", pid, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
     def end(self, box: Box) -> None:
         """Its process ends, and nobody holds its namespace any more."""
@@ -148,7 +156,8 @@ class Lab:
         box = self.box(title)
         number = 2 + sum(one.network == network for one in self.attachments)
         addresses = tuple(one.packed(one.first + number) for one in network.subnets)
-        owner = f"{len(self.boxes):02x}" * 32
+        self.made += 1
+        owner = f"{self.made:02x}" * 32
         box.attachment = Attachment(
             owner, title, network, 0, addresses, mac_of(addresses[0]), "eth0", published
         )

@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from lamina.engine.container import Container
+    from lamina.engine.image_verbs import LayerLimits
     from lamina.engine.images import Image
     from lamina.image.apply import IdMap
     from lamina.image.documents import ImageConfig
+    from lamina.image.tar.limits import Limits
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
     from lamina.store.layers import Layer
@@ -68,6 +70,7 @@ def commit(
     changes: Sequence[str] = (),
     message: str = "",
     pause: bool = True,
+    limits: LayerLimits | None = None,
 ) -> Image:
     """See `Container.commit`; *home* is the container's."""
     store, asked = container.store, home.asked()
@@ -84,7 +87,7 @@ def commit(
         run = changed(run, changes)  # first: nothing is paused for a slip of the pen
         found = _layers(store, parent, config)
         with _still(container, home, said, pause=pause):
-            layer = _layer(container, home, held, said)
+            layer = _layer(container, home, held, said, given(wanted=limits))
         if layer is not None:  # a step that changed no file has none, as docker has it
             found.append(layer)
         step = History(
@@ -156,7 +159,7 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
 # -- its files
 
 
-def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | None:
+def _layer(container: Container, home: Home, held: Lease, said: str, limits: Limits) -> Layer | None:
     """What it wrote as a layer of the store, kept by *held*; None where it wrote nothing."""
     from lamina.engine.within import FIRST_FILE, inside, maps_of, owners_of
 
@@ -178,7 +181,7 @@ def _layer(container: Container, home: Home, held: Lease, said: str) -> Layer | 
                 inside(maps, work, FIRST_FILE, files=(out,))
 
         with packed(pack, f"container {container.name}") as packer:
-            return unpack(container.store, _Checked(packer), None, held, unpacking(given()))
+            return unpack(container.store, _Checked(packer), None, held, unpacking(limits))
     except OSError as error:
         if not home.exists():
             raise Conflict(f"{said}: it was removed meanwhile") from error

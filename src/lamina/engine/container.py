@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.attaching import Wanted
     from lamina.engine.health.examining import Examined
+    from lamina.engine.image_verbs import LayerLimits
     from lamina.engine.images import Image
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
@@ -233,15 +234,26 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
         changes: Sequence[str] = (),
         message: str = "",
         pause: bool = True,
+        limits: LayerLimits | None = None,
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
-        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+        one. *changes* are as in a Dockerfile; *limits* of the layer as of `Engine.pull`. While it runs it is paused
+        meanwhile, unless *pause* is False.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
         from lamina.engine.committing import commit
 
-        return commit(self, self._home, name, author=author, changes=changes, message=message, pause=pause)
+        return commit(
+            self,
+            self._home,
+            name,
+            author=author,
+            changes=changes,
+            message=message,
+            pause=pause,
+            limits=limits,
+        )
 
     # -- being attached to it
 

@@ -88,7 +88,7 @@ class Service:
 
     def _keep(self, maps: Maps, theirs: socket.socket) -> None:
         try:
-            inside(maps, serve, files=(theirs.fileno(),))
+            inside(maps, serve, IDLE, files=(theirs.fileno(),))
         except BaseException as failure:
             self._failure = failure
         finally:
@@ -138,11 +138,11 @@ def _received(channel: socket.socket) -> Fd:
 # -- in the namespace
 
 
-def serve() -> None:
-    """Answer until the other side is gone, or has not asked for a while."""
+def serve(idle: float) -> None:
+    """Answer until the other side is gone, or has not asked for *idle* seconds."""
     channel = socket.socket(fileno=FIRST_FILE)
     own = (os.geteuid(), os.getegid())
-    while ready(IDLE, channel.fileno()):
+    while ready(idle, channel.fileno()):
         try:
             wanted, stood, write = receive(channel.fileno())
             root = _received(channel) if stood is None else None

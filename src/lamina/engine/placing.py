@@ -183,14 +183,14 @@ class _Placing:
                 raise InvalidInput(f"{self._said}: the archive's own root is a {entry.kind}")
             return
         name = parts.pop()
-        parent = self._directory(parts)
         try:
+            parent = self._directory(parts)
             if entry.kind == "directory":
                 self._make_directory(parent, (*parts, name), entry)
             elif entry.kind == "file":
                 self._file(parent, name, entry)
             elif entry.kind == "link":
-                self._link(parent, name, entry, parts)
+                self._link(parent, name, entry)
             elif entry.kind == "symlink":
                 self._symlink(parent, name, entry)
             else:
@@ -238,15 +238,15 @@ class _Placing:
 
     # -- directories
 
-    def _directory(self, parts: list[bytes]) -> Fd:
-        """The directory *parts* below the top, open; what is missing of it is made."""
+    def _directory(self, parts: list[bytes], *, make: bool = True) -> Fd:
+        """The directory *parts* below the top, open; with *make* what is missing of it is made."""
         same = 0
         while same < len(parts) and same + 1 < len(self._open) and self._open[same + 1][0] == parts[same]:
             same += 1
         self._leave(same + 1)
         for number in range(same, len(parts)):
             path = tuple(parts[: number + 1])
-            fd = self._enter(self._open[-1][1], path)
+            fd = self._enter(self._open[-1][1], path, make=make)
             self._open.append((path[-1], fd, self._times.get(path)))
         return self._open[-1][1]
 
@@ -258,10 +258,12 @@ class _Placing:
                 if time is not None:
                     os.utime(fd, ns=(time, time))
 
-    def _enter(self, parent: Fd, path: tuple[bytes, ...]) -> Fd:
+    def _enter(self, parent: Fd, path: tuple[bytes, ...], *, make: bool) -> Fd:
         try:
             fd = Fd(os.open(path[-1], DIRECTORY, dir_fd=parent))
         except FileNotFoundError:  # no entry has described it
+            if not make:
+                raise
             fd = self._make(parent, path)
             self._give(fd, self._nobody)
             os.fchmod(fd, 0o755)
@@ -346,18 +348,22 @@ class _Placing:
                 remedy="copy it without -a: then it is the container's root's",
             ) from error
 
-    def _link(self, parent: Fd, name: bytes, entry: Entry, above: list[bytes]) -> None:
+    def _link(self, parent: Fd, name: bytes, entry: Entry) -> None:
         target = self._parts(entry.target)
         if not target:
             raise InvalidInput(f"{self._said}: {os.fsdecode(name)} is a hard link to the archive's root")
         to = target.pop()
         with Fd(os.dup(parent)) as here:  # the other's directory may take its place among those that are open
-            os.set_inheritable(here, False)
-            there = self._directory(target)
             checked(here)
             passing = fresh_name()
             try:
+                there = self._directory(target, make=False)
                 os.link(to, passing, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+            except FileNotFoundError as error:
+                raise Conflict(
+                    f"{self._said}: {os.fsdecode(name)} is a hard link to what is not there, {entry.target!r}"
+                ) from error
+            try:
                 replaceable(here, name)
                 os.rename(passing, name, src_dir_fd=here, dst_dir_fd=here)
             finally:

@@ -168,7 +168,7 @@ class Joined:
         self._lock = threading.Lock()
         self._shows: Fd | None = Fd(duplicate(execution.pidfd, 3))
         self._status: int | None = None
-        self._failure: LaminaError | None = None
+        self._failure: Exception | None = None
         watch(execution.pidfd, self._reap)
 
     @property
@@ -205,7 +205,7 @@ class Joined:
             try:
                 self._status = self._execution.wait()
                 self._tell("exec_die", exitCode=self._status)
-            except LaminaError as failure:
+            except (LaminaError, OSError) as failure:
                 self._failure = failure
             self._execution.close()
 

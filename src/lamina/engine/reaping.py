@@ -58,7 +58,10 @@ class _Reaper:
                     with self._lock:
                         ended = self._waiting.pop(pidfd)
                     pidfd.close()
-                    ended()
+                    try:
+                        ended()
+                    except Exception:
+                        pass  # the others are to be reaped all the same; who asks how this one ended is told
 
     @property
     def is_idle(self) -> bool:
@@ -90,7 +93,7 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 def watch(pidfd: int, ended: Callable[[], object]) -> None:
-    """Have *ended* called, in a thread, when the process has ended. It must not raise anything."""
+    """Have *ended* called, in a thread, when the process has ended. Nobody hears what it raises."""
     _reaper.watch(pidfd, ended)
 
 

@@ -68,7 +68,14 @@ class Storage:
 
         if repair:
             recover(self.store, thorough=True)
-        return check(self.store, repair, rehash, prove=_prove, tree_digest=_tree_digest, remove=remover(None))
+        found = check(
+            self.store, repair, rehash, prove=_prove, tree_digest=_tree_digest, remove=remover(None)
+        )
+        if not os.path.isdir(self.store.networks):
+            return found
+        from lamina.engine.network_check import leftovers
+
+        return replace(found, findings=(*found.findings, *leftovers(self.store, repair=repair)))
 
     def collect(self, *, explain: bool = False, dry: bool = False) -> Collected:
         """Remove layers and blobs that nothing refers to; *explain* why the rest stays; with *dry* only say so."""

@@ -413,8 +413,7 @@ SIGUSR1 = 10
 SIGPIPE = 13
 SIGTERM = 15
 SIGCHLD = 17
-# asm-generic/mman-common.h, linux/mman.h
-MAP_PRIVATE, MAP_ANONYMOUS = 0x02, 0x20
+MAP_PRIVATE, MAP_ANONYMOUS = 0x02, 0x20  # linux/mman.h
 SIGCONT = 18
 SIGSTOP = 19
 SIGTSTP = 20

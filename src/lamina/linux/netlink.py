@@ -95,10 +95,11 @@ class Channel(_socket.socket):
         self.close()
 
 
-def open_channel(protocol: int = NETLINK_ROUTE, fd: int | None = None) -> Channel:
+def open_channel(
+    protocol: int = NETLINK_ROUTE, fd: int | None = None, kind: type[Channel] = Channel
+) -> Channel:
     """A socket of *protocol* in this network namespace, or around the netlink socket *fd*, which it then owns."""
-    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
-    channel = Channel(_AF_NETLINK, kind, protocol, fd)
+    channel = kind(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol, fd)
     try:
         for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK):
             channel.setsockopt(_SOL_NETLINK, option, 1)

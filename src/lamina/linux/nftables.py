@@ -10,6 +10,7 @@ other, each on its own four bytes.
 
 from __future__ import annotations
 
+import _socket
 import struct
 
 from lamina.errors import KernelError
@@ -22,6 +23,7 @@ from lamina.linux.netlink import (
     NLM_F_EXCL,
     NLMSG_ERROR,
     PATIENCE,
+    Channel,
     attribute,
     attributes,
     each_attribute,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from lamina.linux.netlink import Channel
 
 GENERIC = struct.Struct(">BBH")  # struct nfgenmsg: nfgen_family, version, res_id
 _U32 = struct.Struct(">I")
@@ -293,10 +294,39 @@ def masquerade() -> Expression:
 # -- the exchange
 
 
+class Transactions(Channel):
+    """A socket to nf_tables, which is closed behind our back.
+
+    close(2) of one waits until everything that was deleted lately is freed, by whomever: an RCU grace period, 10 to 20
+    ms (net/netfilter/nf_tables_api.c, nft_rcv_nl_event). Nobody needs to wait for that. So it is sent over a socket
+    that is then in flight itself, to where nobody can receive it any more: the kernel finds such sockets and closes
+    them when it has time (net/unix/garbage.c). Where that happens at once it is as a close(2).
+    """
+
+    def close(self) -> None:
+        """Let go of it; a second call does nothing."""
+        if self.fileno() < 0:
+            return
+        try:
+            one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        except OSError:
+            super().close()
+            return
+        rights = struct.pack("=2i", other.fileno(), self.fileno())
+        try:
+            one.sendmsg([b"\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        except OSError:  # too many are in flight (unix(7), ETOOMANYREFS)
+            pass
+        finally:
+            super().close()
+            other.close()
+            one.close()
+
+
 def open_nftables() -> Channel:
     """A socket to nf_tables of this network namespace. Raises KernelError (EPROTONOSUPPORT: this kernel has none)."""
     try:
-        return open_channel(NETLINK_NETFILTER)
+        return open_channel(NETLINK_NETFILTER, kind=Transactions)
     except OSError as error:
         if isinstance(error, KernelError):
             raise

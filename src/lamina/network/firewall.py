@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
+_OF_CONTAINERS = (
+    *((rules.BRIDGE, name) for name in rules.BRIDGE_SETS),
+    *((rules.INET, name) for name in rules.PORT_MAPS),
+)
 REMEDY = "take --network none or --network host"
 
 
@@ -125,24 +129,42 @@ def stands(table: str) -> bool:
         return [name for _, name in every_table(channel)].count(table) == 2
 
 
+def elements_of(table: str) -> list[tuple[str, str, str, str]]:
+    """(family, set, the container's name, the first digits of its id) of every element of a container.
+
+    Raises Unsupported, KernelError.
+    """
+    with _opened() as channel:
+        return [
+            (family, name, *_owner(element))
+            for family, name in _OF_CONTAINERS
+            for element in _there(channel, family, table, name)
+        ]
+
+
+def _owner(element: Element) -> tuple[str, str]:
+    title, _, short = element.comment.rpartition(" ")
+    return title, short
+
+
+def _there(channel: Any, family: str, table: str, name: str) -> list[Element]:
+    try:
+        return elements(channel, family, table, name)
+    except KernelError as error:
+        if error.errno != ENOENT:
+            raise
+        return []
+
+
 def left_over(table: str, lives: Callable[[str], bool]) -> list[str]:
     """What containers of whom *lives* (given the first 12 digits of an id) says no have left in the tables; as text. It
     is removed. Raises KernelError.
     """
     found = []
     with _opened() as channel:
-        for family, name in (
-            *((rules.BRIDGE, known) for known in rules.BRIDGE_SETS),
-            *((rules.INET, known) for known in rules.PORT_MAPS),
-        ):
-            try:
-                there = elements(channel, family, table, name)
-            except KernelError as error:
-                if error.errno != ENOENT:
-                    raise
-                continue
-            for element in there:
-                if not lives(element.comment.rpartition(" ")[2]):
+        for family, name in _OF_CONTAINERS:
+            for element in _there(channel, family, table, name):
+                if not lives(_owner(element)[1]):
                     _remove_each(channel, family, table, name, [element])
                     found.append(f"element of {family} {table} {name} of container {element.comment}")
     return found

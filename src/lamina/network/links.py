@@ -237,6 +237,11 @@ def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> No
                 raise
 
 
+def noted(channel: Any, beginning: str) -> list[Link]:
+    """The links of which what is written to them begins so. Raises KernelError."""
+    return [found for found in links(channel) if found.alias.startswith(beginning)]
+
+
 def ports(channel: Any) -> list[Link]:
     """The ends on this host of the links of containers. Raises KernelError."""
     return [found for found in links(channel) if found.name.startswith(PORT_PREFIX) and found.kind == "veth"]

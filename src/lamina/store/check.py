@@ -52,7 +52,7 @@ DAMAGED, LEFT_OVER = "damaged", "left over"
 @value
 class Finding:
     """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, volume,
-    lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if not.
+    network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if not.
     """
 
     severity: str

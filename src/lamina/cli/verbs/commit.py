@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-from lamina.cli.options.layers import CHANGE
+from lamina.cli.options.layers import CHANGE, LAYER_LIMIT
 
 VERB = Verb(
     name="commit",
@@ -14,6 +14,7 @@ VERB = Verb(
         Option(
             "pause", "p", help="Let nothing of it run meanwhile (default; =false: let it go on)", default=True
         ),
+        LAYER_LIMIT,
         Option("iidfile", "", "FILE", "Write the image's id to this file", complete="file"),
     ),
     arguments=(Argument("name", "CONTAINER", complete="container"), Argument("image", "NAME[:TAG]", "?")),
@@ -31,6 +32,7 @@ def do(args: Arguments) -> int:
     """Commit, and print the image's id."""
     from lamina.cli import output
     from lamina.cli.ending import CleanEnd
+    from lamina.cli.options.layers import layer_limits
     from lamina.engine import Engine
 
     engine = Engine(args.root, store_limit=args.store_limit)
@@ -41,6 +43,7 @@ def do(args: Arguments) -> int:
             changes=args.change,
             message=args.message or "",
             pause=args.pause,
+            limits=layer_limits(args.layer_limit),
         )
     if args.iidfile is not None:
         _note(args.iidfile, f"sha256:{image.id}")

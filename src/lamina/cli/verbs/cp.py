@@ -49,7 +49,10 @@ def do(args: Arguments) -> int:
     name, path = _split(args.source)
     into, target = _split(args.target)
     if name and into:
-        raise InvalidInput("cp: both are in containers", remedy="copy to a directory here, and from there")
+        raise InvalidInput(
+            "cp: both are in containers",
+            remedy="copy to a directory here, and from there; a file here that is called a:b is ./a:b",
+        )
     if not (name or into):
         raise InvalidInput("cp: neither is in a container", remedy="name one as CONTAINER:PATH")
     container = Engine(args.root).container(name or into)

@@ -174,13 +174,14 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
     stdio = await in_thread(lambda: executing.streams(asked, io), undo=lambda made: made.close())
     try:
         execution, tell = await in_thread(
-            lambda: executing.begin(home, words, asked, stdio, io.stdin), undo=lambda begun: _end(begun[0])
+            lambda: executing.begin(home, words, asked, stdio, io.stdin),
+            undo=lambda begun: ended_by_us(begun[0]),
         )
         try:
             ended = await LoopAttendance(execution, stdio, io.timeout, init=True).stay()
         except BaseException:
             await to_its_end(killed(execution))
-            await ending(lambda: _end(execution))
+            await ending(lambda: ended_by_us(execution))
             raise
         await ending(lambda: executing.conclude(execution, ended, tell))
     finally:
@@ -188,7 +189,8 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
     return executing.result(home, words, io, stdio, ended)
 
 
-def _end(execution: executing.Execution) -> None:
+def ended_by_us(execution: executing.Execution) -> None:
+    """Kill it, if it lives, reap it, and let go of it; in a thread."""
     execution.kill(SIGKILL)
     execution.wait()
     execution.close()

@@ -7,8 +7,15 @@ import os
 from typing import TYPE_CHECKING
 
 from lamina.engine import executing
-from lamina.engine.asynchronous.attending import LoopAttendance, attendance_of, attended, killed, started
-from lamina.engine.asynchronous.talking import TextReader, TextWriter, reader_of, writer_of
+from lamina.engine.asynchronous.attending import (
+    LoopAttendance,
+    attendance_of,
+    attended,
+    ended_by_us,
+    killed,
+    started,
+)
+from lamina.engine.asynchronous.talking import CHUNK, TextReader, TextWriter, reader_of, writer_of
 from lamina.engine.asynchronous.threads import ending, in_thread, to_its_end
 from lamina.engine.popen import Pipes
 from lamina.errors import KernelError, TimeoutExpired
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from lamina.engine.run import Hooks
     from lamina.store.containers import Home
     from lamina.store.root import Store
+    from lamina.supervisor.foreground import Ended
 
 SIGTERM, SIGKILL = 15, 9
 
@@ -60,7 +68,9 @@ class AsyncProcess:
         self._send, self._attendance = send, attendance
         self._encoding: tuple[str, str] | None = None
         self._transports: list[asyncio.BaseTransport] = []
-        self._talk: asyncio.Future[tuple[None, Any, Any]] | None = None
+        self._talk: asyncio.Future[Any] | None = None
+        self._out: list[Any] = []
+        self._err: list[Any] = []
         self._ends = Fd(os.eventfd(0, os.EFD_CLOEXEC))
         self._staying = asyncio.ensure_future(staying)
         _staying.add(self._staying)
@@ -130,8 +140,9 @@ class AsyncProcess:
             raise self._late(timeout)
         return self._staying.result()
 
-    def _late(self, seconds: float | None) -> TimeoutExpired:
-        return TimeoutExpired(f"wait for {' '.join(self.args)}: not ended within {seconds:g} s")
+    def _late(self, seconds: float | None, out: Any = None, err: Any = None) -> TimeoutExpired:
+        words = " ".join(self.args)
+        return TimeoutExpired(f"wait for {words}: not ended within {seconds:g} s", stdout=out, stderr=err)
 
     async def communicate(
         self, input: bytes | str | None = None, timeout: float | None = None
@@ -139,21 +150,28 @@ class AsyncProcess:
         """Hand *input* to it, read what it writes until it closes its output, wait for its end: (stdout, stderr), each
         None unless it is a pipe.
 
-        Raises TimeoutExpired; it goes on, and `communicate` may be called again, nothing is lost. Raises ValueError for
-        input where there was some before, or where its standard input is no pipe.
+        Raises TimeoutExpired with what came so far; it goes on, and `communicate` may be called again, nothing is lost.
+        Raises ValueError for input where there was some before, or where its standard input is no pipe.
         """
         if input and (self.stdin is None or self._talk is not None):
             raise ValueError("communicate: its standard input is no pipe, or is being written to already")
         if self._talk is None:
-            self._talk = asyncio.gather(self._hand_over(input), _all_of(self.stdout), _all_of(self.stderr))
-        done, _ = await asyncio.wait(
-            (self._talk, self._staying), timeout=timeout, return_when="ALL_COMPLETED"
-        )
-        if len(done) < 2:
-            raise self._late(timeout)
-        _, out, err = self._talk.result()
+            self._talk = asyncio.gather(
+                self._hand_over(input), _all_of(self.stdout, self._out), _all_of(self.stderr, self._err)
+            )
+        both: tuple[asyncio.Future[Any], ...] = (self._talk, self._staying)
+        _, late = await asyncio.wait(both, timeout=timeout)
+        if late:
+            raise self._late(timeout, self._come(self.stdout, self._out), self._come(self.stderr, self._err))
+        self._talk.result()
         self._staying.result()
-        return out, err
+        return self._come(self.stdout, self._out), self._come(self.stderr, self._err)
+
+    def _come(self, reader: Any, parts: list[Any]) -> Any:
+        """What was read so far."""
+        if reader is None:
+            return None
+        return (b"" if self._encoding is None else "").join(parts)
 
     async def _hand_over(self, input: bytes | str | None) -> None:
         if self.stdin is None:
@@ -205,8 +223,9 @@ class AsyncProcess:
             raise
 
 
-async def _all_of(reader: Any) -> Any:
-    return None if reader is None else await reader.read()
+async def _all_of(reader: Any, parts: list[Any]) -> None:
+    while reader is not None and (part := await reader.read(CHUNK)):
+        parts.append(part)
 
 
 async def popen(
@@ -223,14 +242,18 @@ async def popen(
     attendance = LoopAttendance(execution, stdio, None, init=True)
 
     async def stay() -> int:
+        ended: Ended | None = None
         try:
-            ended = await attendance.stay()
-            await ending(lambda: executing.conclude(execution, ended, tell))
+            ended = how = await attendance.stay()
+            await ending(lambda: executing.conclude(execution, how, tell))
         except asyncio.CancelledError:
-            await ending(lambda: executing.leave(execution))  # it lives on when who began it ends
+            if ended is None:
+                await ending(lambda: executing.leave(execution))  # it lives on when who began it ends
             raise
         except BaseException:
-            await to_its_end(killed(execution))
+            if ended is None:
+                await to_its_end(killed(execution))
+                await ending(lambda: ended_by_us(execution))
             raise
         finally:
             await ending(stdio.close)
@@ -257,9 +280,7 @@ def _begin(
 
 def _undo(begun: tuple[Any, executing.Execution, Callable[..., None]]) -> None:
     stdio, execution, _ = begun
-    execution.kill(SIGKILL)
-    execution.wait()
-    execution.close()
+    ended_by_us(execution)
     stdio.close()
 
 

@@ -14,7 +14,10 @@ import contextvars
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from errno import EAGAIN
 from typing import TYPE_CHECKING
+
+from lamina.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -29,21 +32,49 @@ TRANSFERS = 4
 # what ends something holds a lock that verbs may be waiting for: it must never wait behind them
 ENDINGS = 2
 
-_pools: dict[str, ThreadPoolExecutor] = {}
 _SIZES = {"verbs": VERBS, "transfers": TRANSFERS, "endings": ENDINGS}
+_pools: dict[str, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """The threads of that name."""
-    found = _pools.get(name)
-    if found is None:
-        made = ThreadPoolExecutor(_SIZES[name], thread_name_prefix=f"lamina-{name}")
-        found = _pools.setdefault(name, made)  # another thread's loop may have been quicker
-    return found
+    """The threads of that name. Raises KernelError where there can be none."""
+    if (found := _pools.get(name)) is not None:
+        return found
+    with _lock:  # once in a process: for a moment, if two loops come at the same time
+        if name not in _pools:
+            _pools[name] = _begun(name)
+        return _pools[name]
 
 
-# a child that was forked has none of the threads
-os.register_at_fork(after_in_child=_pools.clear)
+def _begun(name: str) -> ThreadPoolExecutor:
+    """All of them are begun at once: a pool that could not begin one later would keep the work and raise an error."""
+    made = ThreadPoolExecutor(_SIZES[name], thread_name_prefix=f"lamina-{name}")
+    all_there = threading.Event()
+    try:
+        for _ in range(_SIZES[name]):
+            made.submit(all_there.wait)
+    except RuntimeError as error:
+        made.shutdown(wait=False, cancel_futures=True)
+        raise no_thread() from error
+    finally:
+        all_there.set()
+    return made
+
+
+def no_thread() -> KernelError:
+    """What there is to say where a thread cannot be begun."""
+    return KernelError("begin a thread", EAGAIN, remedy="allow this user or container more processes")
+
+
+def _begin_anew() -> None:
+    """In a fork: there are no threads."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 async def in_thread(
@@ -113,7 +144,10 @@ def _in_its_own(work: Callable[[], T]) -> Future[T]:
         except BaseException as failure:
             future.set_exception(failure)
 
-    threading.Thread(target=do, name="lamina-alone", daemon=True).start()
+    try:
+        threading.Thread(target=do, name="lamina-alone", daemon=True).start()
+    except RuntimeError as error:
+        raise no_thread() from error
     return future
 
 
@@ -143,9 +177,6 @@ def told_by_loop(hook: Callable[..., object] | None) -> Callable[..., None] | No
     return tell
 
 
-__all__ = ["alone", "ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]
-
-
 class Stoppable:
     """The events of a transfer, told to *hook* by the loop, and the way to end it."""
 
@@ -172,3 +203,6 @@ class Stoppable:
             self._stopped, ways = True, tuple(self._ways)
         for way in ways:
             way()
+
+
+__all__ = ["Stoppable", "alone", "ending", "in_thread", "pool", "to_its_end", "told_by_loop", "transfer"]

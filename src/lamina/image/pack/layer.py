@@ -6,7 +6,7 @@ import os
 import stat
 from functools import partial
 
-from lamina.errors import Unsupported
+from lamina.errors import Conflict, Unsupported
 from lamina.image.apply.names import OPAQUE, WHITEOUT
 from lamina.image.pack.packer import Packer
 from lamina.linux.fd import Fd
@@ -114,7 +114,13 @@ def _xattrs(place: int | bytes, names: list[str]) -> dict[str, bytes]:
 
 
 def _content(fd: int, name: bytes) -> Fd:
-    return open_beneath(fd, name, os.O_RDONLY | os.O_NONBLOCK)
+    """A regular file to be read. What somebody has put into its place meanwhile is not opened: of a device that alone
+    may do something.
+    """
+    with open_beneath(fd, name, os.O_PATH) as found:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise Conflict(f"pack {os.fsdecode(name)}: it became something else while it was read")
+        return Fd(os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _no_content() -> Fd:

@@ -243,7 +243,8 @@ class Birth:
             elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
                 pid = memoryview(data).cast("i")[0]  # struct ucred: pid, uid, gid
             elif level == _socket.SOL_SOCKET and kind == SCM_PIDFD:
-                pidfd = Fd(int.from_bytes(data[:4], "little"))
+                number = int.from_bytes(data[:4], "little", signed=True)
+                pidfd = Fd(number) if number >= 0 else None  # before 6.16 an errno where it has been reaped
         return Message(what, tuple(fds), pid, pidfd)
 
     def answer(self, what: bytes) -> None:

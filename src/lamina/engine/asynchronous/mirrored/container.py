@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.health.examining import Examined
+    from lamina.engine.image_verbs import LayerLimits
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
@@ -103,7 +104,7 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
 
         Raises Unsupported where it has none, Conflict where it does not run or is paused.
         """
-        return await in_thread(self._do(lambda: self._sync.check_health()))
+        return await transfer(self._do(lambda: self._sync.check_health()))
 
     @property
     def is_alive(self) -> Awaitable[bool]:
@@ -161,9 +162,11 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
         changes: Sequence[str] = (),
         message: str = "",
         pause: bool = True,
+        limits: LayerLimits | None = None,
     ) -> AsyncImage:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
-        one. *changes* are as in a Dockerfile. While it runs it is paused meanwhile, unless *pause* is False.
+        one. *changes* are as in a Dockerfile; *limits* of the layer as of `Engine.pull`. While it runs it is paused
+        meanwhile, unless *pause* is False.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -171,7 +174,7 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
             await transfer(
                 self._do(
                     lambda: self._sync.commit(
-                        name, author=author, changes=changes, message=message, pause=pause
+                        name, author=author, changes=changes, message=message, pause=pause, limits=limits
                     )
                 )
             )

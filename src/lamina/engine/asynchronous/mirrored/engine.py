@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lamina.engine.asynchronous.mirrored.image_verbs import MirroredImageVerbs
 from lamina.engine.asynchronous.networks import AsyncNetworks
 from lamina.engine.asynchronous.storage import AsyncStorage
-from lamina.engine.asynchronous.threads import in_thread
+from lamina.engine.asynchronous.threads import in_thread, transfer
 from lamina.engine.asynchronous.volume import AsyncVolume
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ class MirroredEngine(MirroredImageVerbs):
         """Start the containers that are started with the machine, as their restart policies say: the name of each, and
         why it could not be started, or None.
         """
-        return await in_thread(self._do(lambda: self._sync.start_restartable()))
+        return await transfer(self._do(lambda: self._sync.start_restartable()))
 
     async def stop_restartable(self) -> list[tuple[str, LaminaError | None]]:
         """Stop the containers that have a restart policy because the machine ends: `start_restartable` starts them
         again. As that.
         """
-        return await in_thread(self._do(lambda: self._sync.stop_restartable()))
+        return await transfer(self._do(lambda: self._sync.stop_restartable()))
 
     async def abandon(self) -> None:
         """Remove what this process has begun and not finished, of any thread. For a process that is about to end."""

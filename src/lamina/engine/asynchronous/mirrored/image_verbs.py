@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirror import Mirrored
-from lamina.engine.asynchronous.threads import Stoppable, in_thread, told_by_loop, transfer
+from lamina.engine.asynchronous.threads import Stoppable, in_thread, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,9 +103,10 @@ class MirroredImageVerbs(Mirrored):
 
         Raises as `push`.
         """
-        tell_on_event = told_by_loop(on_event)
-        return await in_thread(
-            self._do(lambda: self._sync.push_all(name, tls_verify=tls_verify, on_event=tell_on_event))
+        events = Stoppable(on_event)
+        return await transfer(
+            self._do(lambda: self._sync.push_all(name, tls_verify=tls_verify, on_event=events)),
+            stop=events.stop,
         )
 
     async def search(self, text: str, *, limit: int = 25, tls_verify: bool = True) -> list[Repository]:
@@ -120,7 +121,7 @@ class MirroredImageVerbs(Mirrored):
 
         Raises NotFound, InvalidReference, RegistryError.
         """
-        return await in_thread(self._do(lambda: self._sync.tags(name, tls_verify=tls_verify)))
+        return await transfer(self._do(lambda: self._sync.tags(name, tls_verify=tls_verify)))
 
     async def images(self) -> list[AsyncImage]:
         """All images, the youngest first."""
@@ -175,7 +176,7 @@ class MirroredImageVerbs(Mirrored):
         self, server: str | None, username: str, password: str, *, tls_verify: bool = True
     ) -> None:
         """Try the password at the registry *server* (None: docker.io), and keep it. Raises RegistryError."""
-        await in_thread(self._do(lambda: self._sync.login(server, username, password, tls_verify=tls_verify)))
+        await transfer(self._do(lambda: self._sync.login(server, username, password, tls_verify=tls_verify)))
 
     async def logout(self, server: str | None = None) -> str:
         """Forget the password of the registry; its name."""
