@@ -156,7 +156,7 @@ def test_nobody_escapes_by_forking(engine: Engine, begun: Begun) -> None:
     """Processes that fork and end all the time are all in the groups, or it is an error and they go on."""
     script = "for n in 1 2 3 4; do (while :; do (sleep 0.01); done) & done; wait"
     box, _ = begun("--rm", script=script)
-    until(lambda: len(all_of(box)) > 5)
+    until(lambda: len(all_of(box)) >= 5)
     box.pause()
     seen = {pid for pid in all_of_namespace(box) if not grouping._is_zombie(pid)}
     for place in groups(box):

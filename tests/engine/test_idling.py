@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.document import encode
 from lamina.engine import idling
+from lamina.errors import KernelError
 from lamina.runtime.cgroups import reopen
 from support.leaks import Leaks
 from support.lives import said, supervisor_of, until
@@ -248,11 +250,13 @@ def test_what_ended_it_is_not_forgotten_by_falling_asleep(engine: Engine) -> Non
     assert state is not None
     group = reopen(state["cgroup"])
     group.freeze()
-    until(lambda: is_killed(first_pid(box) or state["pid"]))
-    time.sleep(0.3)
-    assert box.state == "exited" or not asleep(box)
-    if box.state != "exited":
-        group.thaw()
+    try:
+        until(lambda: is_killed(first_pid(box) or state["pid"]))
+        time.sleep(0.3)
+        assert box.state == "exited" or not asleep(box)
+    finally:
+        with contextlib.suppress(KernelError):  # it has ended
+            group.thaw()
     assert box.wait() == 137
     until(lambda: box.state == "exited")
     assert box.inspect()["State"]["TimedOut"] is True
