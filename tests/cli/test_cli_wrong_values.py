@@ -14,10 +14,11 @@ import pytest
 
 from lamina import Engine
 from lamina.argv.declare import Option
-from lamina.cli.entry import command_line, load
+from lamina.cli.entry import load
 from lamina.cli.verbs import VERBS
 from support.leaks import Leaks
 from support.namespaces import in_mount_namespace
+from support.said import Said, accident
 
 pytestmark = [pytest.mark.root]
 
@@ -70,39 +71,6 @@ def words(verb: str) -> list[str]:
     return ["box" if argument.complete in OF_CONTAINERS else "nosuch" for argument in found]
 
 
-class Said:
-    """What a command line of this process says: its status, and standard error."""
-
-    def __init__(self, place: Path) -> None:
-        self.file = open(place / "said", "w+b", buffering=0)  # noqa: SIM115
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.dup2(self.file.fileno(), 2)
-
-    def __call__(self, *argv: str) -> tuple[int, str]:
-        os.ftruncate(self.file.fileno(), 0)
-        os.lseek(2, 0, os.SEEK_SET)
-        status = command_line(argv)
-        import sys
-
-        sys.stderr.flush()
-        return status, os.pread(self.file.fileno(), 1 << 20, 0).decode(errors="replace")
-
-
-def problem(option: Option, value: str, status: int, text: str) -> str:
-    """What is wrong with that answer, "" if nothing is."""
-    if "Traceback" in text or "internal error" in text:
-        return f"breaks: {text[-1500:]}"
-    if status not in (0, 1, 125):
-        return f"exits with {status}: {text}"
-    if status == 125 and not text.startswith(("lamina: ", "warning: ")):
-        return f"says {text!r}"
-    if "\x1b" in text:
-        return f"moves the terminal's cursor: {text!r}"
-    return ""
-
-
 @pytest.mark.parametrize("verb", VERBS_OF_THEIR_OWN)
 def test_a_value_that_cannot_be_meant(
     verb: str, tmp_path: Path, store_root: Path, untouched_host: Leaks, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +90,7 @@ def test_a_value_that_cannot_be_meant(
                 engine.create("host", ["true"], name="box")
                 status, text = said(*verb.split(), f"--{option.name}={value}", *words(verb))
                 refused += status != 0 and "no such container" not in text
-                if what := problem(option, value, status, text):
+                if what := accident(status, text):
                     found.append(f"--{option.name}={value[:50]!r} {what}")
                 for left in engine.containers(all=True):
                     if status != 0 and left.name != "box":

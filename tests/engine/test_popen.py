@@ -267,8 +267,9 @@ def test_failures_to_begin_leave_nothing(
         popen(["true"], user="nobody-here")
     with pytest.raises(InvalidInput, match="popen: -7 is not a descriptor"):
         popen(["true"], stdout=-7)
-    with pytest.raises(TypeError, match="capture_output"):
-        popen(["true"], capture_output=True)
+    for unknown in ("capture_output", "momory"):
+        with pytest.raises(TypeError, match=unknown):
+            popen(["true"], **{unknown: True})
     for wrong in ({"encoding": "no-such-codec"}, {"errors": "no-such-way"}, {"bufsize": -2}):
         with pytest.raises((LookupError, InvalidInput)):
             popen(["true"], stdout=PIPE, **wrong)
@@ -276,6 +277,25 @@ def test_failures_to_begin_leave_nothing(
     gc.collect()
     assert engine.containers(all=True) == there
     assert descriptors() == before
+
+
+def test_there_may_be_no_further_thread(
+    engine: Engine, popen: Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    there = engine.containers(all=True)
+    for place in ("_thread.start_new_thread", "threading._start_new_thread"):
+        monkeypatch.setattr(place, refuse)
+    for streams in ({"stdout": PIPE, "stderr": DEVNULL}, {}):
+        with pytest.raises(KernelError, match="start a thread"):
+            popen(["sleep", "600"], **streams)
+    monkeypatch.undo()
+    assert engine.containers(all=True) == there
+    with popen(["true"], stdout=DEVNULL, stderr=DEVNULL) as process:
+        pass
+    assert process.returncode == 0
 
 
 def test_one_beside_a_container_that_does_not_run(engine: Engine) -> None:
@@ -300,6 +320,26 @@ def test_options_are_those_of_exec(box: Container) -> None:
         ["sh", "-c", script], stdout=PIPE, text=True, env={"A": "1"}, workdir="/tmp", user="ann"
     ) as process:
         assert process.communicate()[0] == "1 /tmp 1000\n"
+
+
+def test_there_is_nobody_to_detach(box: Container) -> None:
+    with pytest.raises(InvalidInput, match="detach_keys"):
+        box.popen(["true"], tty=True, detach_keys="ctrl-x")
+
+
+SIGPIPE_KILLS = """if True:
+    import signal, sys
+    from lamina import Engine
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with Engine(sys.argv[1]).popen("tiny", ["true"], stdin=-1, rm=True) as process:
+        process.communicate(bytes(1_000_000))
+    assert process.returncode == 0
+"""
+
+
+def test_a_program_that_dies_of_closed_pipes_does_not_of_those(engine: Engine, store_root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGPIPE_KILLS, str(store_root)], stderr=PIPE, timeout=110)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_user_may_open_the_pipes_by_name(popen: Popen) -> None:

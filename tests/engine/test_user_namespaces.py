@@ -14,7 +14,7 @@ import pytest
 
 from lamina import Completed, Container, Engine
 from lamina.engine.id_maps import IdMaps
-from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.linux.constants import CLONE_NEWUSER
 from lamina.linux.fd import Fd
 from lamina.linux.namespaces import setns
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 BASE, SIZE = 700_000, 2000
-MAP = {"uidmap": [f"0:{BASE}:{SIZE}"]}
+MAP: dict[str, Any] = {"uidmap": [f"0:{BASE}:{SIZE}"]}
 Sh = Callable[..., str]
 
 
@@ -146,7 +146,8 @@ def test_an_image_of_it_is_like_any_other(engine: Engine, sh: Sh, tmp_path: Path
     done = engine.run("base", ["sh", "-ec", script], **MAP)
     engine.container(done.container).commit("made")
     script = "stat -c %u:%g / /made /made/file /etc/group /etc/passwd; ! test -e /etc/image"
-    for options in ({"uidmap": []}, MAP):
+    no_map: dict[str, Any] = {"uidmap": []}
+    for options in (no_map, MAP):
         assert sh(script, image="made", **options).split() == ["0:0", "1000:100", "1000:100", "0:0", "0:0"]
 
 
@@ -426,6 +427,11 @@ def test_what_cannot_be_had(sh: Sh) -> None:
             sh("true", **{"uidmap": [], **options})
 
 
+def test_no_plan_shows_it(engine: Engine) -> None:
+    with pytest.raises(Unsupported, match="no plan shows"):
+        engine.plan("tiny", ["true"], userns="auto")
+
+
 def test_it_is_removed_like_any_other(engine: Engine, box: Container) -> None:
     box.remove(force=True)
     with pytest.raises(NotFound):
@@ -451,6 +457,8 @@ def test_maps_are_counted_and_turned() -> None:
 
 
 def test_gaps_are_found() -> None:
-    free = ranges._free(((0, 100), (200, 30)), [(10, 20), (90, 30), (205, 1)], 20)
-    assert list(free) == [30, 50, 70, 206]
-    assert issubclass(Conflict, LaminaError)
+    gaps = ranges._gaps(((0, 100), (200, 30)), [(10, 20), (90, 30), (205, 1)], 20)
+    assert gaps == [(30, 60), (206, 24)]
+    assert {ranges._anywhere(gaps, 20) for _ in range(200)} == {30, 50, 70, 206}
+    # nobody writes all of the places down: there may be two thousand million
+    assert ranges._gaps(((0, 1 << 31),), [], 1) == [(0, 1 << 31)]

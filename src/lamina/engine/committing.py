@@ -24,6 +24,7 @@ from lamina.engine.health.checks import TIMES
 from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
 from lamina.engine.keeping import said_of
+from lamina.engine.pausing import Meanwhile
 from lamina.engine.storage import within_limit
 from lamina.engine.unpacking import unpacking
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
@@ -138,22 +139,13 @@ def _still(container: Container, home: Home, said: str, *, pause: bool) -> Itera
             else:
                 yield
                 return
-    if container.state != RUNNING or not pause:
+        if container.state == RUNNING and pause:
+            try:
+                held.enter_context(Meanwhile(home))
+            except Unsupported as error:
+                why, remedy = error.message.partition(": ")[2], f"--pause=false, or {error.remedy}"
+                raise Unsupported(f"{said}: {why}", remedy=remedy) from error
         yield
-        return
-    try:
-        container.pause()
-    except Unsupported as error:
-        raise Unsupported(
-            f"{said}: {error.message.partition(': ')[2]}", remedy=f"--pause=false, or {error.remedy}"
-        ) from error
-    try:
-        yield
-    finally:
-        try:
-            container.unpause()
-        except (Conflict, NotFound):
-            pass  # it has ended, or somebody has let it go on
 
 
 # -- its files
@@ -274,6 +266,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
         "cmd": words or None,
         "labels": dict(asked.get("labels") or {}),
         "volumes": sorted(volumes),
+        "exposed_ports": sorted({*(parent.get("exposed_ports") or ()), *_published(options)}),
         "workdir": options.get("workdir") or parent.get("workdir") or "",
         "user": options.get("user") or parent.get("user") or "",
         "onbuild": [],
@@ -283,6 +276,14 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     if check := asked.get("health"):
         run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
+
+
+def _published(options: dict[str, Any]) -> list[str]:
+    """The ports inside of `-p`: they are the image's to be exposed, as in docker."""
+    return [
+        f"{port}/{protocol}"
+        for protocol, _, _, port in (options.get("networking") or {}).get("published", ())
+    ]
 
 
 def _without_a_name(asked: dict[str, Any]) -> list[str]:

@@ -230,6 +230,14 @@ class Engine(ImageVerbs):
         from lamina.runtime.launch import plan
 
         checked = check_options(options)
+        further = checked.further
+        if further is not None and (further.userns or further.uidmap or further.gidmap):
+            from lamina.errors import Unsupported
+
+            raise Unsupported(
+                "plan: ids of its own: such a container's layers are mounted beforehand, which no plan shows",
+                remedy="leave --userns, --uidmap and --gidmap out",
+            )
         record = None
         if image != HOST:
             from lamina.engine.obtain import find

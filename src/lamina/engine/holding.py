@@ -26,7 +26,11 @@ class Held:
         from lamina.engine.settling import hold
 
         home = self._home
-        if not hold(home):
+        try:
+            held = hold(home)
+        except Corrupt:  # how it ended, while somebody looks after it
+            held = False
+        if not held:
             if not self._kill:
                 raise Conflict(
                     f"{self._verb} container {home.short_id}: it is running, or in use by another command",
@@ -38,7 +42,7 @@ class Held:
             if state is not None and home.read("exit") is None:  # its engine was killed
                 end_processes(home.read("container") or {}, state)
         except Corrupt:
-            pass
+            _end_unknown(home)
         except BaseException:
             home.release()
             raise
@@ -47,15 +51,21 @@ class Held:
         """Kill it, and wait until whoever runs it has written that down."""
         from lamina.engine.life import thaw, wake
 
-        wake(self._home)
         home, deadline = self._home, time.monotonic() + PATIENCE
+        woken = False
         while True:
-            thaw(home)
-            state = home.read("state")
-            if state is not None:
-                from lamina.engine.recover import kill_and_wait
+            try:
+                if not woken:
+                    woken = True
+                    wake(home)
+                thaw(home)
+                state = home.read("state")
+                if state is not None:
+                    from lamina.engine.recover import kill_and_wait
 
-                kill_and_wait(int(state["pid"]), state)
+                    kill_and_wait(int(state["pid"]), state)
+            except Corrupt:
+                _end_unknown(home)
             if home.hold():
                 return
             if time.monotonic() > deadline:
@@ -64,6 +74,18 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._home.release()
+
+
+def _end_unknown(home: Home) -> None:
+    """Kill what runs of a container whose records do not say what that is: by its control group, or its root."""
+    from lamina.engine.strays import kill_strays
+
+    try:
+        asked = home.read("container") or {}
+    except Corrupt:
+        asked = {}
+    end_processes(asked, {})
+    kill_strays(home.id)
 
 
 def removed_after(container: Container, failure: BaseException | None) -> None:

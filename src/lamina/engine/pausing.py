@@ -17,6 +17,8 @@ from lamina.store.lock import LOCK_EX, turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from lamina.runtime.cgroups import Cgroup
     from lamina.store.containers import Home
     from lamina.store.lock import Lock
@@ -56,6 +58,45 @@ def unpause(home: Home) -> None:
         _group(home, said).thaw()
         home.drop_mark(PAUSED_MARK)
         note(home.store, about(home.asked(), "unpause"))
+
+
+class Meanwhile:
+    """It stands still while something is done, and goes on after it: also when that is interrupted, at any moment from
+    the pause on, and when the process is about to end (`let_all_go_on`). Raises as `pause`.
+    """
+
+    paused: ClassVar[list[Meanwhile]] = []  # by this process
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def __enter__(self) -> None:
+        self.paused.append(self)
+        try:
+            pause(self.home)
+        except LaminaError:  # it is not paused, or not by us
+            self.paused.remove(self)
+            raise
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            unpause(self.home)
+        except (Conflict, NotFound):
+            pass  # it has ended, or somebody has let it go on
+        finally:
+            self.paused.remove(self)
+
+
+def let_all_go_on() -> None:
+    """For a process that is about to end, and may not come to the end of what it does. Never raises."""
+    for one in list(Meanwhile.paused):
+        try:
+            unpause(one.home)
+        except (LaminaError, OSError):
+            continue
 
 
 def thaw(home: Home) -> None:

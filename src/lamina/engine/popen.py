@@ -16,6 +16,7 @@ from lamina.engine.process import Process
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd, ready
+from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import PIPE
 
 TYPE_CHECKING = False
@@ -110,29 +111,38 @@ def popen(
     from lamina.supervisor.stdio import Stdio
 
     pipes = Pipes(io, bufsize)
-    stdio = None
+    stdio: Stdio | None = None
+    body: Joined | Attended | None = None
     try:
         stdio = Stdio(pipes.io.stdin, pipes.io.stdout, pipes.io.stderr, tty=asked.tty)
         execution = start(home, words, asked, stdio, pipes.io.stdin)
         try:
             pipes.handed_over()
             tell = told(home, words)
-            body: Joined | Attended
-            if stdio.drains or stdio.feed is not None:
-                body = Attended(home.id, execution.pid, execution.kill)
-                in_thread(body, lambda: _attend(execution, stdio, tell))
-            else:
-                body = Joined(execution, home.id, tell)
+            with Undisturbed():  # or a Ctrl-C in this moment would leave two who close the same descriptors
+                body = _body(home, execution, stdio, tell)
             return Process(body, list(words), *pipes.files(encoding), encoding)
         except BaseException:
             execution.kill(SIGKILL)
-            execution.wait()
+            if body is None:
+                execution.wait()
+            else:
+                body.end(None)
             raise
     except BaseException:
         pipes.close()
-        if stdio is not None:
+        if stdio is not None and body is None:
             stdio.close()
         raise
+
+
+def _body(home: Home, execution: Execution, stdio: Stdio, tell: Told) -> Joined | Attended:
+    """Who sees its end: from now on the descriptors are theirs."""
+    if not stdio.drains and stdio.feed is None:
+        return Joined(execution, home.id, tell)
+    body = Attended(home.id, execution.pid, execution.kill)
+    in_thread(body, lambda: _attend(execution, stdio, tell))
+    return body
 
 
 def _attend(execution: Execution, stdio: Stdio, tell: Told) -> int:
@@ -287,6 +297,10 @@ def popen_container(
 
     try:
         in_thread(body, work)
+    except BaseException:
+        pipes.close()
+        raise
+    try:
         body.await_start()
         pipes.handed_over()
         return Process(body, body.words, *pipes.files(encoding), encoding)

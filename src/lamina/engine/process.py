@@ -78,7 +78,7 @@ class Process:
         return self._body.container
 
     def fileno(self) -> int:
-        """A descriptor that can be read from, for poll(2) and event loops, once it has ended: pidfd_open(2).
+        """A descriptor that can be read from, for poll(2) and event loops, once it has ended; -1 when that is known.
 
         It stays this object's: copy it to keep it.
         """

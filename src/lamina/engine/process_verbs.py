@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lamina.errors import InvalidInput
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Unpack
@@ -84,6 +86,8 @@ class ProcessVerbs:
         from lamina.engine.parameters import streams_of, text_of, words_of
         from lamina.engine.popen import popen
 
+        if options.get("detach_keys") is not None:
+            raise InvalidInput("popen: detach_keys: nobody is attached who could detach")
         asked, words = checked(options), words_of(command, "popen")
         io = streams_of(
             stdin, stdout, stderr, None, False, None, None, False, asked.interactive, "popen"

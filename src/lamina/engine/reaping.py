@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import _thread
 import os
+from errno import EAGAIN
 
+from lamina.errors import KernelError
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd, ready
 
@@ -35,12 +37,12 @@ class _Reaper:
     def watch(self, pidfd: int, ended: Callable[[], object]) -> None:
         """See the function."""
         with self._lock:
+            if self._wake is None:
+                wake = Fd(os.eventfd(0, os.EFD_CLOEXEC))
+                without_signals(lambda: _thread.start_new_thread(self._run, (wake,)))
+                self._wake = wake
             self._waiting[Fd(duplicate(pidfd, 3))] = ended
-            if self._wake is not None:
-                os.eventfd_write(self._wake, 1)
-                return
-            self._wake = wake = Fd(os.eventfd(0, os.EFD_CLOEXEC))
-            without_signals(lambda: _thread.start_new_thread(self._run, (wake,)))
+            os.eventfd_write(self._wake, 1)
 
     def _run(self, wake: Fd) -> None:
         while True:
@@ -71,11 +73,13 @@ class _Reaper:
 
 def without_signals(start: Callable[[], object]) -> None:
     """Have *start* begin a thread that gets no signal: one that arrived there would not interrupt what the main thread
-    waits for.
+    waits for. Raises KernelError where there can be none.
     """
     mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
     try:
         start()
+    except RuntimeError:  # which is all that Python says of it
+        raise KernelError("start a thread", EAGAIN, hint="at the limit of processes?") from None
     finally:
         s.pthread_sigmask(s.SIG_SETMASK, mask)
 

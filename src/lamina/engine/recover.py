@@ -57,9 +57,11 @@ def abandon(store: Store) -> None:
     """
     from time import sleep
 
+    from lamina.engine.pausing import let_all_go_on
     from lamina.store import lock
     from lamina.store.garbage import tidy
 
+    let_all_go_on()
     lock.unlock_all()
     tidy(store)
     for _ in range(LOOKS):

@@ -9,6 +9,7 @@ import os
 from time import monotonic
 
 from lamina.linux.descriptors import POLLIN, POLLOUT, poll
+from lamina.supervisor.signals import PipeSignalBlocked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Talk:
         if writing:
             assert self._stdin is not None
             os.set_blocking(self._stdin.fileno(), False)  # our end's flag alone
+        blocked = PipeSignalBlocked()
         try:
             while wanted := self._wanted():
                 left = -1 if deadline is None else max(0, int((deadline - monotonic()) * 1000 + 0.999))
@@ -61,6 +63,7 @@ class Talk:
                 for fd, _ in happened:
                     self._do(fd)
         finally:
+            blocked.close()
             if writing and self._stdin is not None and not self._stdin.closed:
                 os.set_blocking(self._stdin.fileno(), True)
         return True

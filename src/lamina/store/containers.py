@@ -48,6 +48,35 @@ GROUPED_MARK = "grouped"  # control groups were made for it while it ran
 _LOCK = b"/lock"
 
 
+# the types of fields, and those without which nobody can do anything: what is something else was damaged, or means
+# something else to a newer version
+_FIELDS: dict[str, tuple[dict[str, type | tuple[type, ...]], tuple[str, ...]]] = {
+    "container": (
+        {
+            **dict.fromkeys(("id", "name", "image", "image_id", "cgroup"), str),
+            **dict.fromkeys(("created", "moment"), int),
+            **dict.fromkeys(("command", "overlays", "warnings", "volumes", "made"), list),
+            **dict.fromkeys(("labels", "options", "config", "health", "owner", "made_by"), dict),
+            "stop_timeout": (int, float),
+            "stop_signal": (int, str),
+        },
+        ("id", "name"),
+    ),
+    "state": (
+        {
+            **dict.fromkeys(("pid", "start_time", "started", "restarts"), int),
+            **dict.fromkeys(("supervisor", "joining", "cgroup"), dict),
+            "boot": str,
+            "pause": (int, float),
+            "notes": list,
+        },
+        ("pid",),
+    ),
+    "exit": (dict.fromkeys(("status", "finished", "oom_kills", "restarts"), int), ("status",)),
+    "failed": ({"status": int, "message": str}, ("status",)),
+}
+
+
 class Home:
     """The directory of one container. `path` is absolute bytes."""
 
@@ -87,7 +116,11 @@ class Home:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        return record.read_light(self.path, name.encode() + b".json")
+        found = record.read_light(self.path, name.encode() + b".json")
+        if found is not None:
+            kinds, needed = _FIELDS.get(name, ({}, ()))
+            record.check(found, kinds, needed, f"{os.fsdecode(self.path)}/{name}.json")
+        return found
 
     def has(self, name: str) -> bool:
         """Whether there is such a record."""

@@ -19,7 +19,7 @@ from lamina.store.root import make_directory, raise_storage_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from lamina.store.root import Store
 
@@ -36,14 +36,14 @@ def take(store: Store, identity: str, pool: Iterable[Range], count: int) -> int:
     """
     pool = tuple(pool)
     for attempt in range(TRIES):
-        free = list(_free(pool, [taken for taken, _ in _claims(store)], count))
-        if not free:
+        gaps = _gaps(pool, [taken for taken, _ in _claims(store)], count)
+        if not gaps:
             raise Conflict(
                 f"run: userns auto: of the ids that containers may have, no {count} in a row are free",
                 remedy="remove containers, ask for fewer (auto:size=), or allot more in /etc/subuid and /etc/subgid",
             )
         # those who were in each other's way look for different places
-        first = free[0] if not attempt else random.choice(free)
+        first = gaps[0][0] if not attempt else _anywhere(gaps, count)
         if _claim(store, identity, first, count):
             return first
     raise Conflict(
@@ -53,7 +53,8 @@ def take(store: Store, identity: str, pool: Iterable[Range], count: int) -> int:
 
 def look(store: Store, pool: Iterable[Range], count: int) -> int | None:
     """The range that `take` would take; nothing is changed."""
-    return next(_free(tuple(pool), [taken for taken, _ in _claims(store)], count), None)
+    gaps = _gaps(tuple(pool), [taken for taken, _ in _claims(store)], count)
+    return gaps[0][0] if gaps else None
 
 
 def drop(store: Store, identity: str) -> None:
@@ -63,16 +64,26 @@ def drop(store: Store, identity: str) -> None:
             _clear(store, entry)
 
 
-def _free(pool: tuple[Range, ...], taken: list[Range], count: int) -> Iterator[int]:
-    """Where *count* ids would fit: one behind the other from the beginning of each gap."""
+def _gaps(pool: tuple[Range, ...], taken: list[Range], count: int) -> list[Range]:
+    """What is free, as far as *count* ids fit: (first id, how many)."""
+    found = []
     for first, size in pool:
         at, end = first, first + size
-        inside = sorted((max(a, first), a + n) for a, n in taken if a < end and a + n > first)
-        for begin, after in [*inside, (end, end)]:
-            while at + count <= begin:
-                yield at
-                at += count
+        for begin, after in [*sorted((a, a + n) for a, n in taken if a < end and a + n > first), (end, end)]:
+            if begin - at >= count:
+                found.append((at, begin - at))
             at = max(at, after)
+    return found
+
+
+def _anywhere(gaps: list[Range], count: int) -> int:
+    """One of the places where *count* ids fit, one behind the other from the beginning of each gap."""
+    place = random.randrange(sum(size // count for _, size in gaps))
+    for first, size in gaps:
+        if place < size // count:
+            return first + place * count
+        place -= size // count
+    raise AssertionError("there are as many places as were counted")
 
 
 def _claim(store: Store, identity: str, first: int, count: int) -> bool:

@@ -96,6 +96,24 @@ def decode_light(data: bytes, name: str) -> dict[str, Any]:
         raise Corrupt(error.message.replace("not JSON", "not a record", 1)) from None
 
 
+def check(
+    record: dict[str, Any],
+    kinds: dict[str, type | tuple[type, ...]],
+    needed: tuple[str, ...],
+    place: str,
+) -> None:
+    """Raises Corrupt where the *record* read at *place* lacks a *needed* field, or has one of another type than *kinds*
+    says; null is none.
+    """
+    for field in needed:
+        if record.get(field) is None:
+            raise Corrupt(f"read {place}: there is no {field} in it")
+    for field, kind in kinds.items():
+        found = record.get(field)
+        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+            raise Corrupt(f"read {place}: its {field} is not what it should be: {str(found)[:40]!r}")
+
+
 def _read(path: bytes, parse: Callable[[bytes, str], dict[str, Any]]) -> dict[str, Any] | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

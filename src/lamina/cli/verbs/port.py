@@ -15,7 +15,7 @@ VERB = Verb(
         Argument("port", "PORT[/PROTOCOL]", "?"),
     ),
     details="""Where the ports of a container can be reached on this machine. A container whose network is the host's,
-    or that has none, publishes nothing: for it there are no lines.""",
+    or that publishes nothing, has no lines.""",
     examples="lamina port web\nlamina port web 80/tcp",
 )
 

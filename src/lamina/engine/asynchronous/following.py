@@ -50,7 +50,7 @@ async def following(
     """What *looks* gives, a None of which says that there is nothing more at the moment: then a change in the
     *directory* is waited for, or the time *until* (seconds since 1970). What reads a disk is done by threads.
     """
-    found = await in_thread(looks)
+    found = await in_thread(looks, undo=_close)
     notice = Notice()
     try:
         await in_thread(lambda: notice.watch(directory()))
@@ -191,7 +191,7 @@ class Notice:
 
 async def each(found: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
     """What an iterator of the engine gives, read by threads."""
-    iterator = await in_thread(found)
+    iterator = await in_thread(found, undo=_close)
     try:
         more: bool | None = True
         while more:

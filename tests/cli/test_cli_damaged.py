@@ -1,0 +1,130 @@
+"""Containers whose records are damaged, or another version's: every verb says so or does it, and `rm` removes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from lamina import Engine
+from support.leaks import Leaks
+from support.lives import place_of, until
+from support.namespaces import in_mount_namespace
+from support.said import Said, accident
+
+pytestmark = [pytest.mark.root]
+
+RECORDS = ("container.json", "state.json", "exit.json", "failed.json", "spec.json", "ends")
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "garbage": lambda data: os.urandom(300),
+    "list": lambda data: b"[]\n",
+    "nothing in it": lambda data: b"{}\n",
+    "deep": lambda data: b"[" * 100_000,
+    "number": lambda data: b"1e999\n",
+}
+VERBS = (
+    "ps -a", "ps -a --filter status=exited", "ps -a --filter ancestor=host", "inspect box", "logs box", "exec box true",
+    "top box", "stats --no-stream box", "port box", "pause box", "unpause box", "rename box other", "rename other box",
+    "update --pids-limit 99 box", "cp box:/etc/hostname -", "diff box", "attach --no-stdin --sig-proxy=false nosuch",
+    "kill -s CONT box", "system df", "system check", "container prune --force --filter until=240h", "commit box x",
+    "export -o /dev/null box", "stop -t 0 box", "start box", "restart -t 0 box", "stop -t 0 box", "wait box",
+)  # fmt: skip
+
+
+class Damaged:
+    """A container called box, in one of its states, whose records are damaged again and again."""
+
+    def __init__(self, root: Path, place: Path, state: str) -> None:
+        self.engine, self.state, self.said = Engine(root), state, Said(place)
+        self.problems: list[str] = []
+
+    def make(self) -> Path:
+        box = self.engine.create("host", ["sh", "-c", "echo x; exec sleep 1000"], name="box")
+        if self.state != "created":
+            box.start()
+        if self.state == "exited":
+            box.kill()
+            until(lambda: not box._home.is_looked_after())
+        return place_of(box)
+
+    def look(self, what: str) -> None:
+        """Every verb, and then it must be possible to get rid of it."""
+        for line in VERBS:
+            if line.startswith("wait") and self.engine_says_it_lives():
+                continue
+            status, text = self.said(*line.split())
+            if problem := accident(status, text):
+                self.problems.append(f"{what}: {line} {problem}")
+        for name in ("box", *(one.id for one in self.engine.containers(all=True))):
+            status, text = self.said("rm", "-f", name)
+            if status != 0 and "no such container" not in text:
+                self.problems.append(f"{what}: rm -f {name[:12]} exits with {status}: {text}")
+        self.engine.create("host", ["true"], name="box").remove()
+
+    def engine_says_it_lives(self) -> bool:
+        try:
+            return self.engine.container("box").is_alive
+        except Exception:
+            return True
+
+
+@pytest.mark.parametrize("state", ["created", "running", "exited"])
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_that_is_not_what_was_written(
+    state: str, record: str, tmp_path: Path, store_root: Path, untouched_host: Leaks
+) -> None:
+    def all_of_them() -> list[str]:
+        damaged = Damaged(store_root, tmp_path, state)
+        for name, change in DAMAGES.items():
+            path = damaged.make() / record
+            if path.exists():
+                path.write_bytes(change(path.read_bytes()))
+            elif name in ("empty", "garbage"):
+                path.write_bytes(change(b""))
+            damaged.look(f"{record} {name}")
+        return damaged.problems
+
+    assert in_mount_namespace(all_of_them, timeout=250) == []
+
+
+def _others(value: object) -> list[Any]:
+    """What a field is not: of other types."""
+    return [
+        other
+        for other in (None, "x", -7, 2.5, [], {}, [None], {"x": 1}, True)
+        if type(other) is not type(value)
+    ]
+
+
+@pytest.mark.parametrize("state", ["created", "running", "exited"])
+@pytest.mark.parametrize("record", ["container.json", "state.json", "exit.json"])
+def test_a_field_that_means_something_else(
+    state: str, record: str, tmp_path: Path, store_root: Path, untouched_host: Leaks, seed: int
+) -> None:
+    """As a newer version may write it, which knows more fields, and others by the same names."""
+    random = Random(seed)
+
+    def all_of_them() -> list[str]:
+        damaged = Damaged(store_root, tmp_path, state)
+        path = damaged.make() / record
+        fields = [*json.loads(path.read_text())] if path.exists() else []
+        damaged.look("unharmed")
+        for field in fields:
+            path = damaged.make() / record
+            found = json.loads(path.read_text())
+            other = random.choice([*_others(found[field]), "gone"])
+            found = {key: value for key, value in found.items() if key != field}
+            if other != "gone":
+                found[field] = other
+            path.write_text(json.dumps({**found, "of a newer version": {"x": [1]}}))
+            damaged.look(f"{record} {field}={other!r}")
+        return damaged.problems
+
+    assert in_mount_namespace(all_of_them, timeout=250) == []
