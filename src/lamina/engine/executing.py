@@ -6,6 +6,7 @@ container's first process may, and no more; the container's end is its end. Who 
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from errno import ESRCH
@@ -75,6 +76,7 @@ else:
 LONGEST_SAID = 1024
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
+_reaping = _thread.allocate_lock()
 _FLAGS = ("tty", "interactive", "privileged")
 # the files in /proc/<pid>/ns, and clone3(2)'s flags for them
 NAMESPACES = {
@@ -126,6 +128,8 @@ class Execution:
 
     def kill(self, signal: int) -> None:
         """Send *signal*; nothing happens when the process has ended already."""
+        if self._status is not None:  # the descriptor may be closed, and its number somebody else's
+            return
         try:
             pidfd_send_signal(self.pidfd, signal)
         except OSError as error:
@@ -259,22 +263,29 @@ def leave(execution: Execution) -> None:
         watch(execution.pidfd, reap_left)
 
 
+def _begin_anew() -> None:
+    """In a fork: a thread that was reaping is not there to go on, and they are not its children."""
+    global _reaping
+    _reaping = _thread.allocate_lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 def reap_left() -> bool:
     """Reap those of our children that were left to themselves and have ended, as subprocess does now and then; whether
     there are any that have not.
     """
-    for pidfd in tuple(_left):
-        try:
-            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
-                continue
-        except ChildProcessError:
-            pass  # somebody in this program waits for any child
-        try:
+    with _reaping:  # a number that another thread closes meanwhile may be the next child's
+        for pidfd in tuple(_left):
+            try:
+                if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is None:
+                    continue
+            except ChildProcessError:
+                pass  # somebody in this program waits for any child
             _left.remove(pidfd)
-        except ValueError:  # another thread has just done so
-            continue
-        pidfd.close()
-    return bool(_left)
+            pidfd.close()
+        return bool(_left)
 
 
 def start(

@@ -123,10 +123,12 @@ def popen(
                 body = _body(home, execution, stdio, tell)
             return Process(body, list(words), *pipes.files(encoding), encoding)
         except BaseException:
-            execution.kill(SIGKILL)
             if body is None:
+                execution.kill(SIGKILL)
                 execution.wait()
+                execution.close()
             else:
+                body.send(SIGKILL)
                 body.end(None)
             raise
     except BaseException:
@@ -141,11 +143,11 @@ def _body(home: Home, execution: Execution, stdio: Stdio, tell: Told) -> Joined 
     if not stdio.drains and stdio.feed is None:
         return Joined(execution, home.id, tell)
     body = Attended(home.id, execution.pid, execution.kill)
-    in_thread(body, lambda: _attend(execution, stdio, tell))
+    in_thread(body, lambda: _attend(execution, stdio, tell, body))
     return body
 
 
-def _attend(execution: Execution, stdio: Stdio, tell: Told) -> int:
+def _attend(execution: Execution, stdio: Stdio, tell: Told, body: Attended) -> int:
     from lamina.supervisor.foreground import attend
 
     try:
@@ -153,7 +155,7 @@ def _attend(execution: Execution, stdio: Stdio, tell: Told) -> int:
         tell("exec_die", exitCode=ended.status)
     finally:
         stdio.close()
-        execution.close()
+        body.let_go(execution.close)
     _written(ended.errors)
     return ended.status
 
@@ -225,6 +227,7 @@ class Attended:
 
     def __init__(self, container: str, pid: int = 0, kill: Callable[[int], None] | None = None) -> None:
         self.pid, self.container, self._kill = pid, container, kill
+        self._lock = threading.Lock()  # nobody sends to a descriptor that was closed
         self._over = threading.Event()
         self._shows: Fd | None = Fd(os.eventfd(0, os.EFD_CLOEXEC))
         self._status: int | None = None
@@ -250,8 +253,15 @@ class Attended:
 
     def send(self, signal: int) -> None:
         """Send *signal*; nothing happens when it has ended."""
-        if self._kill is not None:
-            self._kill(signal)
+        with self._lock:
+            if self._kill is not None:
+                self._kill(signal)
+
+    def let_go(self, close: Callable[[], None]) -> None:
+        """It has ended: *close* its descriptors; in the thread."""
+        with self._lock:
+            self._kill = None
+            close()
 
     def end(self, seconds: float | None) -> int | None:
         """Its exit status, None if it has not ended within so many *seconds*."""
@@ -322,7 +332,6 @@ class Foreground(Attended):
         self._unwanted = False
         self._running: Running | None = None
         self._deliverer: Deliverer | None = None
-        self._lock = threading.Lock()  # nobody sends to a descriptor that was closed
 
     def session(self, *given: Any) -> Session:
         """The session that `run` is to use."""

@@ -489,6 +489,7 @@ class Session:
             return
         from lamina.engine.discard import discard, unplug
 
+        status = None
         try:
             if self.running is not None:
                 self.running.kill(9)
@@ -498,12 +499,12 @@ class Session:
 
                     ungroup(self.home)
                 self.running.close()
-                if not self.options.rm:
-                    self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
         except (OSError, LaminaError) as second:
             failure.add_note(f"while ending the container: {second}")
         try:
             self._close()
+            if status is not None and not self.options.rm:  # also where its groups do not go
+                self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
             if self.running is None or self.options.rm:
                 discard(self.home, self.name, self.record)
             else:

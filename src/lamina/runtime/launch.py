@@ -65,6 +65,8 @@ class Running:
 
     def kill(self, signal: int) -> None:
         """Send *signal*; nothing happens when the process has ended already."""
+        if self._status is not None:  # the descriptor may be closed, and its number somebody else's
+            return
         try:
             pidfd_send_signal(self.pidfd, signal)
         except OSError as error:
