@@ -196,6 +196,48 @@ def test_what_shares_the_hosts_processes(engine: Engine, begun: Begun) -> None:
     assert box.state == "running"
 
 
+def killed_while_it_groups(box: Container) -> None:
+    """Somebody who limits it is killed when some of its processes are held, and not all."""
+    child = os.fork()
+    if child == 0:
+        move = grouping._move
+
+        def move_first(outside: list[int], *where: Any) -> None:
+            move(sorted(outside)[:1], *where)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        grouping._move = move_first
+        try:
+            box.update(pids_limit=50)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert reopen(state_of(box)["cgroup"]).frozen
+
+
+def test_what_is_held_when_its_holder_is_killed_is_paused(engine: Engine, begun: Begun) -> None:
+    box, command = begun("--rm")
+    until_all(box)
+    killed_while_it_groups(box)
+    assert box.state == "paused"
+    box.unpause()
+    assert not reopen(state_of(box)["cgroup"]).frozen
+    box.update(pids_limit=60)
+    (pids,) = (place for place in groups(box) if "pids" in str(place) or (place / "pids.max").exists())
+    assert len((pids / "cgroup.procs").read_text().split()) == 3, "it does not depend on who was killed"
+    assert box.state == "running"
+    box.kill()
+    assert command.wait(30) == 137
+
+
+def test_what_is_held_when_its_holder_is_killed_is_stopped(engine: Engine, begun: Begun) -> None:
+    box, command = begun()
+    until_all(box)
+    killed_while_it_groups(box)
+    box.stop(timeout=0)
+    assert command.wait(30) in (137, 143)
+
+
 def test_one_that_ends_meanwhile_leaves_nothing(
     engine: Engine, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,9 @@ again until two looks in a row find nobody outside. A number may be another proc
 writing is done by a process of ours inside the container's pid namespace, where no number is anybody else's.
 
 The marker `grouped` is there before the groups are, so whoever ends the container knows that there is something to
-remove. Who groups holds the turn on the container's directory.
+remove; it says `moving` until everybody is in them, so what somebody began who was killed is finished by the next. What
+is frozen meanwhile is said to be paused, as always (engine/pausing). Who groups holds the turn on the container's
+directory.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from lamina.linux.program import Step, assemble
 from lamina.runtime.cgroups import create, find, read_layout, reopen
 from lamina.runtime.cgroups.freezer import can_freeze
 from lamina.runtime.waits import Watch
-from lamina.store.containers import GROUPED_MARK
+from lamina.store.containers import GROUPED_MARK, PAUSED_MARK
 from lamina.store.lock import LOCK_EX, turn
 
 TYPE_CHECKING = False
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups import Cgroup
     from lamina.store.containers import Home
 
+MOVING = "moving"
 MOST_LOOKS = 100
 _MOST_AT_ONCE = 500  # numbers that one helper writes
 
@@ -49,8 +52,9 @@ def grouped(home: Home, said: str) -> Cgroup:
     state = home.read("state") or {}
     have = reopen(state["cgroup"]) if state.get("cgroup") else None
     missing = _missing(have)
-    if have is not None and not missing and can_freeze(have):
-        return have
+    whole = have if have is not None and not missing and can_freeze(have) else None
+    if whole is not None and not is_moving(home):
+        return whole
     with Process(state) as first:
         if not first.is_there:
             raise Conflict(f"{said}: it is not running")
@@ -59,18 +63,32 @@ def grouped(home: Home, said: str) -> Cgroup:
                 f"{said}: it is in no control group that can be frozen, and its processes are not told from others",
                 remedy="start it in the background ('lamina run -d'), or without --pid host",
             )
-        home.set_mark(GROUPED_MARK)
-        made = _made(home, missing, said)
-        whole = made if have is None else _both(have, made)
+        home.set_mark(GROUPED_MARK, MOVING)
+        if whole is not None:
+            made = whole  # whoever made them was killed before everybody was in them
+        else:
+            made = _made(home, missing, said)
+            whole = made if have is None else _both(have, made)
+        paused = home.is_marked(PAUSED_MARK)
         try:
             home.write("state", {**state, "cgroup": whole.record()})
+            home.set_mark(PAUSED_MARK)
             _gather(home, first, made, said)
             if not first.is_there:
                 raise Conflict(f"{said}: it has just ended")
+            if not paused:
+                made.thaw()
+                home.drop_mark(PAUSED_MARK)
         except BaseException as failure:
-            _give_up(made, failure)
+            _give_up(home, made, failure)
             raise
+        home.set_mark(GROUPED_MARK)
     return whole
+
+
+def is_moving(home: Home) -> bool:
+    """Whether somebody began to put it into its groups who did not come to the end."""
+    return home.mark_text(GROUPED_MARK) == MOVING
 
 
 def ungroup(home: Home) -> int:
@@ -134,10 +152,11 @@ def _both(one: Cgroup, other: Cgroup) -> Cgroup:
     )
 
 
-def _give_up(group: Cgroup, failure: BaseException) -> None:
+def _give_up(home: Home, group: Cgroup, failure: BaseException) -> None:
     """It did not come to it: who is in the groups goes on, and whoever ends the container removes them."""
     try:
         group.thaw()
+        home.drop_mark(PAUSED_MARK)
         group.remove_unused()
     except (OSError, LaminaError) as second:
         failure.add_note(f"while letting it go on: {second}")
@@ -147,7 +166,7 @@ def _give_up(group: Cgroup, failure: BaseException) -> None:
 
 
 def _gather(home: Home, first: Process, group: Cgroup, said: str) -> None:
-    """Move all of them into *group*, which is frozen meanwhile and thawed at the end. Raises Conflict, KernelError."""
+    """Move all of them into *group*, which is frozen then. Raises Conflict, KernelError."""
     enter = [(namespace_of(home, "pid", said), CLONE_NEWPID)]
     if os.geteuid():
         enter.insert(0, (namespace_of(home, "user", said), CLONE_NEWUSER))
@@ -160,7 +179,6 @@ def _gather(home: Home, first: Process, group: Cgroup, said: str) -> None:
             outside = _outside(first.pid, places)
             clean = 0 if outside else clean + 1
             if clean == 2:
-                group.thaw()
                 return
             if outside:
                 _move(outside[:_MOST_AT_ONCE], files, [(int(fd), kind) for fd, kind in enter])

@@ -11,7 +11,7 @@ from errno import ENOENT
 from lamina.engine.settling import state_of, wake_supervisor
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.runtime.cgroups import reopen
-from lamina.store.containers import PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
+from lamina.store.containers import GROUPED_MARK, PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
 from lamina.store.events import about, note
 from lamina.store.lock import LOCK_EX, turn
 
@@ -55,7 +55,8 @@ def unpause(home: Home) -> None:
         said = f"unpause container {home.asked()['name']}"
         if state_of(home) != PAUSED:
             raise Conflict(f"{said}: it is not paused")
-        _group(home, said).thaw()
+        record = (home.read("state") or {}).get("cgroup")
+        (reopen(record) if record else _group(home, said)).thaw()
         home.drop_mark(PAUSED_MARK)
         note(home.store, about(home.asked(), "unpause"))
 
@@ -121,7 +122,7 @@ def _group(home: Home, said: str) -> Cgroup:
     from lamina.runtime.cgroups.freezer import can_freeze
 
     record = (home.read("state") or {}).get("cgroup")
-    if record and can_freeze(group := reopen(record)):
+    if record and not home.is_marked(GROUPED_MARK) and can_freeze(group := reopen(record)):
         return group
     from lamina.engine.grouping import grouped
 

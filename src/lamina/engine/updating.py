@@ -9,7 +9,7 @@ from lamina.engine.options import PERIOD
 from lamina.engine.settling import state_of
 from lamina.engine.translate import resources_of
 from lamina.errors import Conflict, InvalidInput
-from lamina.store.containers import PAUSED, RUNNING
+from lamina.store.containers import GROUPED_MARK, PAUSED, RUNNING
 from lamina.store.events import about, note
 
 TYPE_CHECKING = False
@@ -160,11 +160,13 @@ def _apply(home: Home, resources: dict[str, Any], name: str, warnings: list[str]
 
     record = (home.read("state") or {}).get("cgroup")
     group = reopen(record) if record else None
-    if group is None or not ("" in group.paths or resources.keys() <= group.paths.keys()):
-        from lamina.engine.grouping import grouped
+    there = group is not None and ("" in group.paths or resources.keys() <= group.paths.keys())
+    if group is None or not there or home.is_marked(GROUPED_MARK):
+        from lamina.engine.grouping import grouped, is_moving
 
+        begins = not there or is_moving(home)
         group = grouped(home, f"update container {name}")
-        if "memory" in resources:
+        if "memory" in resources and begins:
             warnings.append("memory that it has used so far does not count for its limit")
     group.update(resources)
     warnings.extend(group.notes)
