@@ -206,7 +206,7 @@ def killed_while_it_groups(box: Container) -> None:
             move(sorted(outside)[:1], *where)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        grouping._move = move_first
+        grouping._move = move_first  # type: ignore[assignment]
         try:
             box.update(pids_limit=50)
         finally:

@@ -89,7 +89,9 @@ def test_two_threads_that_reap_reap_each_once(monkeypatch: pytest.MonkeyPatch) -
     for _, pidfd in children:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     monkeypatch.setattr(executing, "_left", [pidfd for _, pidfd in children])
-    waitid, failures, threads = os.waitid, [], []
+    waitid = os.waitid
+    failures: list[BaseException] = []
+    threads: list[threading.Thread] = []
 
     def other() -> None:
         try:
