@@ -17,7 +17,7 @@ from lamina import Container, Engine
 from lamina.engine import grouping
 from lamina.engine.recover import recover
 from lamina.errors import Conflict, Unsupported
-from lamina.runtime.cgroups import reopen
+from lamina.runtime.cgroups import find, reopen
 from support.lives import is_gone, state_of, until
 
 pytestmark = pytest.mark.root
@@ -236,6 +236,34 @@ def test_what_is_held_when_its_holder_is_killed_is_stopped(engine: Engine, begun
     killed_while_it_groups(box)
     box.stop(timeout=0)
     assert command.wait(30) in (137, 143)
+
+
+@pytest.mark.parametrize("words", [(), ("--pids-limit", "40")])
+@pytest.mark.parametrize("end", ["its own", "its command's"])
+def test_groups_that_nobody_wrote_down_are_removed(
+    engine: Engine, begun: Begun, end: str, words: tuple[str, ...]
+) -> None:
+    """Whoever made them was killed in that moment."""
+    box, command = begun(*words)
+    child = os.fork()
+    if child == 0:
+        type(box._home).write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign, return-value]
+        try:
+            box.pause()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    places = [Path(os.fsdecode(place)) for place in find(grouping._path(box._home)).paths.values()]
+    assert {*places} > (groups(box) if words else set())
+    if end == "its own":
+        box.kill()
+        assert command.wait(30) == 137
+    else:
+        command.kill()
+        command.wait()
+        recover(engine.store)
+    assert not [place for place in places if place.exists()]
+    engine.container("box").remove()
 
 
 def test_one_that_ends_meanwhile_leaves_nothing(

@@ -95,13 +95,19 @@ def ungroup(home: Home) -> int:
     """The container has ended: remove what was made for it on demand; kills by the kernel for want of memory in it."""
     try:
         with turn(home.path, LOCK_EX):
-            state = home.read("state") or {}
-            if state.get("cgroup"):
-                group = reopen(state["cgroup"])
-            else:  # who made it was killed before it was written down
-                group = find(str(home.asked().get("cgroup") or ""), own_parent=True)
+            record = (home.read("state") or {}).get("cgroup")
+            kills = _end(reopen(record)) if record else 0
+            return max(kills, end_unwritten(home))
     except FileNotFoundError:
         return 0
+
+
+def end_unwritten(home: Home) -> int:
+    """As `ungroup`, of the groups that somebody made who was killed before he wrote them down, if there are any."""
+    return _end(find(_path(home), own_parent=True)) if is_moving(home) else 0
+
+
+def _end(group: Cgroup) -> int:
     kills = group.oom_kills()
     if can_freeze(group) and group.frozen:
         group.thaw()
@@ -124,8 +130,7 @@ def _missing(have: Cgroup | None) -> tuple[str, ...]:
 
 
 def _made(home: Home, controllers: tuple[str, ...], said: str) -> Cgroup:
-    path = str(home.asked().get("cgroup") or "") or _path(home)
-    group = create(path, {}, own_parent=True, also=controllers)
+    group = create(_path(home), {}, own_parent=True, also=controllers)
     if group is not None and can_freeze(group):
         group.close()
         return group
@@ -139,9 +144,10 @@ def _made(home: Home, controllers: tuple[str, ...], said: str) -> Cgroup:
 
 
 def _path(home: Home) -> str:
+    """Where its groups are; one that began without any has no place for them in its record."""
     from lamina.engine.design import cgroup_path
 
-    return cgroup_path(home.id)
+    return str(home.asked().get("cgroup") or "") or cgroup_path(home.id)
 
 
 def _both(one: Cgroup, other: Cgroup) -> Cgroup:

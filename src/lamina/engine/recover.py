@@ -85,6 +85,10 @@ def _settle(home: Home) -> None:
         return
     if state is not None or (asked is not None and asked.get("cgroup")):
         end_processes(asked or {}, state or {})
+    if asked is not None and home.is_marked(containers.GROUPED_MARK):
+        from lamina.engine.grouping import end_unwritten
+
+        end_unwritten(home)
     unplug(home)
     ended = os.path.lexists(home.path + b"/exit.json")
     if asked is None or asked.get("rm") or (state is None and not ended):
