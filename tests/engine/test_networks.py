@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lamina import Engine
+from lamina.engine.committing import run_of
 from lamina.engine.networks import network_of, table_of
 from lamina.errors import (
     CommandNotFound,
@@ -178,6 +179,17 @@ def test_a_port_is_published_until_the_container_ends(on_host):
         assert not reaches("127.0.0.1", 8081, SILENCE)
         box.start()
         until(lambda: reaches("127.0.0.1", 8081))
+
+    on_host(test)
+
+
+def test_a_port_published_by_one_that_is_removed_at_its_end_is_exposed_by_its_image(on_host):
+    def test(host):
+        words = {"rm": True, "network": "bridge", "publish": ["127.0.0.1:7001:80"]}
+        with host.engine.popen("tiny", ["sleep", "600"], **words) as process:
+            _, made = run_of(host.engine.container(process.container)._home.asked(), {})
+            process.kill()
+        assert made["exposed_ports"] == ["80/tcp"]
 
     on_host(test)
 

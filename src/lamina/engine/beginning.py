@@ -16,7 +16,15 @@ from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
 from lamina.errors import Conflict, LaminaError
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import age, identity_of
-from lamina.store.containers import CARRIED_MARK, KEPT_MARK, LIVING, PAUSED_MARK, STOPPED_MARK, Home
+from lamina.store.containers import (
+    CARRIED_MARK,
+    GROUPED_MARK,
+    KEPT_MARK,
+    LIVING,
+    PAUSED_MARK,
+    STOPPED_MARK,
+    Home,
+)
 from lamina.store.events import about, note
 from lamina.store.trace import point
 from lamina.supervisor.signals import Catcher, Deliverer
@@ -88,6 +96,7 @@ class Beginning:
         self.home.drop_mark(STOPPED_MARK)
         self.home.drop_mark(CARRIED_MARK)
         self.home.drop_mark(PAUSED_MARK)
+        self.home.drop_mark(GROUPED_MARK)  # of a run in the foreground
         if not self.asked.get("detached"):
             self._take_over()
         point("start: mark")
@@ -274,7 +283,6 @@ class Beginning:
             home.release()
 
     def note_failure(self, failure: LaminaError) -> None:
-        """Write down why a start failed."""
         """Write down why it could not be started."""
         self.home.write("failed", {"status": failure.exit_code, "message": failure.message, "at": time_ns()})
 

@@ -328,6 +328,10 @@ class Session:
             record["said"] = said
         if options.rm and options.further is not None and options.further.ipc:
             record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
+        if options.rm and options.networking is not None and options.networking.published:
+            from lamina.engine.networking import record_of as networking_record_of
+
+            record.setdefault("said", {})["networking"] = networking_record_of(options.networking)
         return record
 
     def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
