@@ -192,7 +192,10 @@ def rename(home: Home, name: str) -> str:
         return {**asked, "name": name}
 
     def called() -> str:
-        return str(home.asked()["name"])
+        try:
+            return str(home.asked()["name"])
+        except NotFound:  # gone meanwhile, and both names with it
+            return ""
 
     try:
         home.change_asked(change)
@@ -200,8 +203,12 @@ def rename(home: Home, name: str) -> str:
         if old and old != name:
             names.drop_alias(store.names, name, home.id, called)
         raise
-    home.remark(name)
-    names.drop_alias(store.names, old, home.id, called)
+    try:
+        home.remark(name)
+    except FileNotFoundError:  # with its directory
+        pass
+    for alias in (old, name):
+        names.drop_alias(store.names, alias, home.id, called)
     note(store, about(home.asked(), "rename", oldName=old))
     return old
 

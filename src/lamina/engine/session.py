@@ -423,6 +423,7 @@ class Session:
         """Write down how it ended and let go; after this the container is nobody's."""
         assert self.running is not None and self.stdio is not None
         running, home = self.running, self.home
+        self.name = self._called()
         oom = running.cgroup.oom_kills() if running.cgroup is not None else 0
         if home.is_marked(GROUPED_MARK):
             from lamina.engine.grouping import ungroup
@@ -439,6 +440,7 @@ class Session:
         from lamina.store.events import ending, note
 
         assert self.record is not None
+        self.record["name"] = self.name
         note(self.store, *ending(self.record, ended.status, oom))
         if self.options.rm:
             from lamina.engine.discard import discard
@@ -456,6 +458,10 @@ class Session:
             home.unmark()
             home.release()
         self.recorded = True
+
+    def _called(self) -> str:
+        """Its name now: it may have been renamed meanwhile."""
+        return self.home.marked_name() or self.name
 
     def _result(self, drawn: Design, ended: Ended) -> Completed:
         from lamina.engine.completed import Completed
@@ -510,7 +516,7 @@ class Session:
             if status is not None and not self.options.rm:  # also where its groups do not go
                 self.home.write("exit", {"status": status, "finished": time_ns(), "interrupted": True})
             if self.running is None or self.options.rm:
-                discard(self.home, self.name, self.record)
+                discard(self.home, self._called(), self.record)
             else:
                 unplug(self.home)
                 self.home.unmark()

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 from errno import ENOENT, ENOTEMPTY
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound
 from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import remove_tree
@@ -160,7 +160,12 @@ class Home:
             changed = change(asked)
             if changed is None:
                 return asked
-            self.write("container", changed)
+            try:
+                self.write("container", changed)
+            except KernelError:
+                if not self.exists():  # removed while we changed it
+                    raise no_such(self.short_id) from None
+                raise
             return changed
 
     # -- the lock
