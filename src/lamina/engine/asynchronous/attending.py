@@ -152,7 +152,12 @@ async def attended(session: Session, attendance: LoopAttendance) -> Completed:
 async def _stayed(session: Session, attendance: LoopAttendance) -> Ended:
     """Stay with it; where it has a health check, whose work is other processes and the disk, in a thread of its own."""
     if (session.record or {}).get("health"):
-        return await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
+        try:
+            ended = await alone(session.attend, stop=lambda: attendance.process.kill(SIGKILL))
+        finally:
+            attendance.ended = True
+        carried = attendance.deliverer.carried_out  # by us, of which the thread knows nothing
+        return replace(ended, status=128 + carried) if carried and ended.status == 128 + SIGKILL else ended
     try:
         return await attendance.stay()
     except OSError as error:
