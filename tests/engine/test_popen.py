@@ -512,3 +512,24 @@ def descriptors() -> dict[str, str]:
         except FileNotFoundError:
             continue  # the one that lists them
     return found
+
+
+def test_a_signal_that_is_held_back_for_a_moment_is_not_lost(engine: Engine) -> None:
+    """As shells do while they fork; the kernel drops it then, of the first process of a container."""
+    script = """
+import signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("held", flush=True)
+sys.stdin.read()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+time.sleep(600)
+"""
+    with engine.popen("host", [sys.executable, "-c", script], rm=True, stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.terminate()
+        process.stdin.close()
+        try:
+            assert process.wait(30) == 128 + signal.SIGTERM
+        finally:
+            process.kill()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from time import sleep
 
 from lamina.engine.process import Process
 from lamina.errors import InvalidInput, LaminaError
@@ -329,7 +330,7 @@ class Foreground(Attended):
         super().__init__("")
         self.words: list[str] = []
         self._begun = threading.Event()
-        self._unwanted = False
+        self._unwanted = self._looks = False
         self._running: Running | None = None
         self._deliverer: Deliverer | None = None
 
@@ -398,3 +399,21 @@ class Foreground(Attended):
                 self._running.kill(signal)
             else:  # the kernel spares the first process of a container what would end any other
                 self._deliverer.send(signal)
+                if self._deliverer.unsure and not self._looks:
+                    from lamina.engine.reaping import without_signals
+
+                    looking = threading.Thread(target=self._look_again, name="lamina", daemon=True)
+                    without_signals(looking.start)
+                    self._looks = True
+
+    def _look_again(self) -> None:
+        """See what becomes of signals that were blocked; in a thread of its own, which is rare."""
+        from lamina.supervisor.foreground import LOOK_AGAIN
+
+        while True:
+            sleep(LOOK_AGAIN)
+            with self._lock:
+                if self._running is None or self._deliverer is None or not self._deliverer.unsure:
+                    self._looks = False
+                    return
+                self._deliverer.look_again()
