@@ -57,7 +57,7 @@ NFNL_BATCH_GENID = 1
 FAMILIES = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
 IPV4, IPV6 = 2, 10
 INET_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
-NF_DROP, NF_ACCEPT, NFT_RETURN, NFT_GOTO, NFT_JUMP = 0, 1, -5, -4, -3
+NF_DROP, NF_ACCEPT, NFT_JUMP = 0, 1, -3
 
 # of sets: NFT_SET_*; what nft(8) calls the types of keys, which is stored for it (src/datatype.c, enum datatypes)
 INTERVAL, MAP, TIMEOUT, CONCAT = 0x4, 0x8, 0x10, 0x80
