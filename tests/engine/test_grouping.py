@@ -139,7 +139,8 @@ def test_what_has_groups_of_its_limits_gets_the_others(engine: Engine, begun: Be
     box, command = begun("--rm", "--pids-limit", "40")
     before = groups(box)
     box.pause()
-    assert before < groups(box)
+    assert before <= groups(box)  # of v2 there is one for all
+    assert reopen(state_of(box)["cgroup"]).frozen
     box.unpause()
     places = groups(box)
     box.kill()
@@ -188,6 +189,8 @@ def test_an_exec_joins_them(engine: Engine, begun: Begun) -> None:
 
 def test_what_shares_the_hosts_processes(engine: Engine, begun: Begun) -> None:
     box, _ = begun("--rm", "--pid", "host", script="sleep 1000")
+    if "" in reopen(state_of(box)["cgroup"]).paths:
+        pytest.skip("a group of cgroup v2, which such a container always has, can be frozen")
     with pytest.raises(Unsupported, match="not told from others"):
         box.pause()
     assert box.state == "running"
