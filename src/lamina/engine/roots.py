@@ -237,6 +237,19 @@ def become(owner: tuple[int, int]) -> None:
     from lamina.linux.constants import PR_SET_PDEATHSIG, SIGKILL
     from lamina.linux.process import prctl
 
+    if os.getgroups():
+        _leave_groups()
     os.setegid(owner[1])
     os.seteuid(owner[0])
     prctl(PR_SET_PDEATHSIG, SIGKILL)  # which a change of user takes away
+
+
+def _leave_groups() -> None:
+    """The caller's other groups are none of the container's root's, and would open to it what belongs to them."""
+    try:
+        os.setgroups(())
+    except PermissionError:
+        # an ordinary user without subordinate ids, whose namespace may not do it (user_namespaces(7)): there the
+        # container's root is that user, groups and all
+        if os.getuid() == 0:
+            raise
