@@ -345,6 +345,14 @@ def test_the_groups_of_the_machines_root_count_for_nothing(box: Container, host:
     assert sh(box, "cat /groups/file; ls /groups") == "old\nfile\nsecret\n"
 
 
+def test_directories_without_end_do_not_end_a_walk(box: Container) -> None:
+    """Deeper than this program's stack: whoever walks sees what can be named, and is done."""
+    sh(box, "mkdir /deep; cd /deep; n=0; while [ $n -lt 1100 ]; do mkdir d; cd -P ./d; n=$((n+1)); done")
+    for top_down in (True, False):
+        assert sum(1 for _ in (box.files / "deep").walk(top_down)) == 1101
+    assert len(list((box.files / "deep").rglob("d"))) > 100
+
+
 def test_a_lease_does_not_keep_us_waiting(box: Container, host: Path) -> None:
     """Whoever holds one on a file blocks who opens it, for 45 seconds and as often as he likes."""
     sh(box, "echo held > /held")
