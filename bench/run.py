@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -53,6 +54,9 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("bench: the other engines and overlay mounts need root: sudo make bench")
     enter_private_namespace()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # what runs is to be ended, and what is written removed
     directory = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir=asked.directory))
     try:
         stage = Stage(directory)

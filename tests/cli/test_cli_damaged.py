@@ -17,7 +17,7 @@ from support.lives import place_of, until
 from support.namespaces import in_mount_namespace
 from support.said import Said, accident
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 RECORDS = ("container.json", "state.json", "exit.json", "failed.json", "spec.json", "ends")
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

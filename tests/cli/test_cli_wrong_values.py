@@ -20,7 +20,7 @@ from support.leaks import Leaks
 from support.namespaces import in_mount_namespace
 from support.said import Said, accident
 
-pytestmark = [pytest.mark.root]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 WRONG = (
     *("", " ", "-", "-1", "nonsense", "1x", "9" * 40, "-" + "9" * 40, "1e400", "nan", "0", "/../..", "nosuch/"),

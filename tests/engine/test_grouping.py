@@ -55,6 +55,10 @@ def all_of(container: Container) -> set[int]:
     return {int(row[0]) for row in container.top(["-o", "pid"])["Processes"]}
 
 
+def until_all(container: Container) -> None:
+    until(lambda: len(all_of(container)) == 3)
+
+
 def test_it_can_be_paused(engine: Engine, begun: Begun) -> None:
     box, command = begun("--rm")
     assert not state_of(box).get("cgroup")
@@ -118,7 +122,7 @@ def test_time_runs_out_though_it_is_paused(engine: Engine) -> None:
 def test_limits_are_put_on_it(engine: Engine, begun: Begun) -> None:
     for words in ((), ("--rm",)):
         box, command = begun(*words)
-        until(lambda box=box: len(all_of(box)) == 3)
+        until_all(box)
         box.update(pids_limit=50, memory="64m")
         (pids,) = (place for place in groups(box) if "pids" in str(place) or (place / "pids.max").exists())
         assert (pids / "pids.max").read_text() == "50\n"
@@ -135,7 +139,8 @@ def test_what_has_groups_of_its_limits_gets_the_others(engine: Engine, begun: Be
     box, command = begun("--rm", "--pids-limit", "40")
     before = groups(box)
     box.pause()
-    assert before < groups(box)
+    assert before <= groups(box)  # of v2 there is one for all
+    assert reopen(state_of(box)["cgroup"]).frozen
     box.unpause()
     places = groups(box)
     box.kill()
@@ -184,6 +189,8 @@ def test_an_exec_joins_them(engine: Engine, begun: Begun) -> None:
 
 def test_what_shares_the_hosts_processes(engine: Engine, begun: Begun) -> None:
     box, _ = begun("--rm", "--pid", "host", script="sleep 1000")
+    if "" in reopen(state_of(box)["cgroup"]).paths:
+        pytest.skip("a group of cgroup v2, which such a container always has, can be frozen")
     with pytest.raises(Unsupported, match="not told from others"):
         box.pause()
     assert box.state == "running"
@@ -193,7 +200,8 @@ def test_one_that_ends_meanwhile_leaves_nothing(
     engine: Engine, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box, command = begun("--rm")
-    made, places = grouping._made, []
+    made = grouping._made
+    places: list[Path] = []
 
     def kill_first(*words: Any) -> Any:
         group = made(*words)

@@ -134,12 +134,12 @@ def test_its_time_limit_ends_it_also_while_it_is_paused(engine: Engine) -> None:
 
 def test_it_stays_paused_when_its_supervisor_is_killed(engine: Engine, box: Container) -> None:
     box.pause()
-    supervisor = state_of(box)["supervisor"]["pid"]  # type: ignore[index]
+    supervisor = state_of(box)["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: not box._home.is_looked_after())
     assert (box.state, frozen(box)) == ("paused", True)
     recover(engine.store)
-    until(lambda: state_of(box)["supervisor"]["pid"] != supervisor)  # type: ignore[index]
+    until(lambda: state_of(box)["supervisor"]["pid"] != supervisor)
     assert (box.state, frozen(box)) == ("paused", True)
     box.unpause()
     assert box.state == "running"
@@ -149,7 +149,7 @@ def test_it_stays_paused_when_its_supervisor_is_killed(engine: Engine, box: Cont
 
 def test_a_killed_supervisor_does_not_keep_a_paused_one_from_its_end(engine: Engine, box: Container) -> None:
     box.pause()
-    os.kill(state_of(box)["supervisor"]["pid"], signal.SIGKILL)  # type: ignore[index]
+    os.kill(state_of(box)["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not box._home.is_looked_after())
     box.remove(force=True)
     assert engine.containers(all=True) == []

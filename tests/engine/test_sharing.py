@@ -85,7 +85,7 @@ class TestAsRoot:
 
     @pytest.mark.parametrize("mode", ["", "private", "none"])
     def test_what_is_not_to_be_shared(self, engine: Engine, mode: str) -> None:
-        options = {"ipc": mode} if mode else {}
+        options: dict[str, Any] = {"ipc": mode} if mode else {}
         engine.start("tiny", ["sleep", "1000"], name="closed", **options)
         with pytest.raises(Conflict, match=f"its own is {mode or 'private'}"):
             sh(engine, "true", ipc="container:closed")

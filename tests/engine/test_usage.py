@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_disk_is_counted_and_its_rate_limited(engine: Engine) -> None:
         if not disk.is_block_device():
             pytest.skip(f"no node of the disk {numbers} below {place}")
         script = f"dd if=/dev/zero of={place}/file bs=64k count=16 oflag=direct; exec sleep 1000"
-        options = {"volumes": [f"{place}:{place}"], "device_write_bps": [f"{disk}:1gb"]}
+        options: dict[str, Any] = {"volumes": [f"{place}:{place}"], "device_write_bps": [f"{disk}:1gb"]}
         box = engine.start("host", ["sh", "-c", script], **options)
         until(lambda: (box.stats().write_bytes or 0) >= MIB)
         paths = reopen(state_of(box)["cgroup"]).paths

@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 BASE, SIZE = 700_000, 2000
-MAP = {"uidmap": [f"0:{BASE}:{SIZE}"]}
+MAP: dict[str, Any] = {"uidmap": [f"0:{BASE}:{SIZE}"]}
 Sh = Callable[..., str]
 
 
@@ -146,7 +146,8 @@ def test_an_image_of_it_is_like_any_other(engine: Engine, sh: Sh, tmp_path: Path
     done = engine.run("base", ["sh", "-ec", script], **MAP)
     engine.container(done.container).commit("made")
     script = "stat -c %u:%g / /made /made/file /etc/group /etc/passwd; ! test -e /etc/image"
-    for options in ({"uidmap": []}, MAP):
+    no_map: dict[str, Any] = {"uidmap": []}
+    for options in (no_map, MAP):
         assert sh(script, image="made", **options).split() == ["0:0", "1000:100", "1000:100", "0:0", "0:0"]
 
 

@@ -150,8 +150,8 @@ def test_a_volume_belongs_to_its_root(user: Rootless) -> None:
     for mode in ("nomap", "keep-id"):
         words = ("--userns", mode, "--user", "0", "-v", f"{mode}:/v", "-v", f"{mode}-etc:/etc2")
         assert sh(user, script.replace("etc2/passwd", "etc2"), *words) == ["0:0", "0:0"]
-    words = ("--userns", "nomap", "-v", "filled:/etc")
-    assert sh(user, "stat -c %u:%g /etc /etc/passwd; touch /etc/x", *words) == ["0:0", "0:0"]
+    filled = ("--userns", "nomap", "-v", "filled:/etc")
+    assert sh(user, "stat -c %u:%g /etc /etc/passwd; touch /etc/x", *filled) == ["0:0", "0:0"]
     ok(user, "volume", "rm", "nomap", "nomap-etc", "keep-id", "keep-id-etc", "filled")
 
 

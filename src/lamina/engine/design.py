@@ -70,6 +70,11 @@ class Design:
         """Whether its ids are not the usual ones."""
         return self.bundle.mapped or self.bundle.outer is not None
 
+    def let_go(self) -> None:
+        """Close what was only for the start: a descriptor of another's namespace would keep that, and what is in it."""
+        for fd in self.held:
+            fd.close()
+
     def seccomp(self, store: Store) -> Filter | None:
         """The filter of the built-in profile, unless the specification's counts."""
         bounding = self.bounding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from errno import EEXIST, ELOOP, ENOENT
-from stat import S_ISDIR, S_ISLNK
+from stat import S_ISLNK
 
 from lamina.engine.inside import checked, opened_again, parent_of, place_of, reach, replaceable
 from lamina.errors import KernelError
@@ -163,11 +163,3 @@ def utime(root: int, path: bytes, times: tuple[int, int] | None) -> None:
     with reach(root, path) as found:
         checked(found)
         os.utime(b"/proc/self/fd/%d" % found, ns=times) if times else os.utime(b"/proc/self/fd/%d" % found)
-
-
-def is_directory(root: int, path: bytes) -> bool:
-    """Whether *path* leads to a directory."""
-    try:
-        return S_ISDIR(stat(root, path, True).st_mode)
-    except OSError:
-        return False

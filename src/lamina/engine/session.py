@@ -370,17 +370,20 @@ class Session:
             bundle = connected(bundle, self.home, self.attachments)
         manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
-            self.running = running = launch(
-                bundle,
-                stdin=stdio.child[0],
-                stdout=stdio.child[1],
-                stderr=stdio.child[2],
-                seccomp=drawn.seccomp(self.store),
-                die_with_parent=True,
-                cache=self.store.cache + b"/plans",
-                groups=() if manager == CGROUPFS else EVERYTHING,
-                manager=manager,
-            )
+            try:
+                self.running = running = launch(
+                    bundle,
+                    stdin=stdio.child[0],
+                    stdout=stdio.child[1],
+                    stderr=stdio.child[2],
+                    seccomp=drawn.seccomp(self.store),
+                    die_with_parent=True,
+                    cache=self.store.cache + b"/plans",
+                    groups=() if manager == CGROUPFS else EVERYTHING,
+                    manager=manager,
+                )
+            finally:
+                drawn.let_go()
         running.let_die = self._let_go_on
         stdio.started(running.pty)
         return running

@@ -15,6 +15,7 @@ import threading
 from errno import ENOENT
 from stat import S_ISDIR
 
+from lamina.engine.inside import INSIDE
 from lamina.errors import KernelError, NotFound
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
@@ -29,8 +30,6 @@ from lamina.linux.constants import (
     MS_REC,
     OPEN_TREE_CLONE,
     PR_SET_SECUREBITS,
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
     SECBIT_NO_SETUID_FIXUP,
 )
 from lamina.linux.fd import Fd
@@ -48,7 +47,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.engine.within import Maps
 
-INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 

@@ -170,17 +170,20 @@ class Start:
             point("start: connect")
             bundle = connected(bundle, self.home, self.attachments)
         point("start: launch")
-        return launch(
-            bundle,
-            stdin=self.child[0],
-            stdout=self.child[1],
-            stderr=self.child[2],
-            seccomp=drawn.seccomp(store),
-            die_with_parent=self.dependent,
-            cache=store.cache + b"/plans",
-            groups=GROUPS,
-            manager=manager_of(self.options),
-        )
+        try:
+            return launch(
+                bundle,
+                stdin=self.child[0],
+                stdout=self.child[1],
+                stderr=self.child[2],
+                seccomp=drawn.seccomp(store),
+                die_with_parent=self.dependent,
+                cache=store.cache + b"/plans",
+                groups=GROUPS,
+                manager=manager_of(self.options),
+            )
+        finally:
+            drawn.let_go()
 
     def _was_cut_off(self) -> bool:
         """Whether nobody saw the end of its last run, and the machine was started anew since."""
