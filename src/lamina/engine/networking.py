@@ -171,7 +171,7 @@ def of_image(exposed: Iterable[str], published: Iterable[Published]) -> list[Pub
         if ":" in text or "." in text:
             raise InvalidInput(
                 f"run: the image exposes {text[:100]!r}, which is no port of a container",
-                remedy="publish what you need: -p PORT",
+                remedy="leave -P out, and publish what you need: -p PORT",
             )
         found.update({(one.protocol, one.port): one for one in read_publish(text)})
     return [one for key, one in found.items() if key not in known]

@@ -245,11 +245,13 @@ def become(owner: tuple[int, int]) -> None:
 
 
 def _leave_groups() -> None:
-    """The caller's other groups are none of the container's root's, and would open to it what belongs to them."""
-    try:
-        os.setgroups(())
-    except PermissionError:
-        # an ordinary user without subordinate ids, whose namespace may not do it (user_namespaces(7)): there the
-        # container's root is that user, groups and all
-        if os.getuid() == 0:
-            raise
+    """The caller's other groups are none of the container's root's, and would open to it what belongs to them.
+
+    Raises OSError.
+    """
+    # where an ordinary user has no subordinate ids, nobody may leave groups (user_namespaces(7)): there the container's
+    # root is that user, groups and all
+    with open("/proc/self/setgroups", "rb", buffering=0) as file:
+        if file.read(16).strip() == b"deny":
+            return
+    os.setgroups(())
