@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.engine.checking import check_options
-from lamina.engine.health.checks import SECOND, Healthcheck, combined, duration, read_health
+from lamina.engine.health.checks import SECOND, Healthcheck, combined, read_health
 from lamina.engine.health.results import HEALTHY, KEPT, STARTING, UNHEALTHY, Result, judged
 from lamina.errors import InvalidInput
+from lamina.image.documents.duration import duration
 
 IMAGE = {"test": ["CMD-SHELL", "curl -f localhost"], "interval": 5 * SECOND, "retries": 7}
 

@@ -223,6 +223,15 @@ def test_random_ports_and_those_of_the_image(on_host):
 # -- networks
 
 
+def test_the_default_network_made_by_hand_is_as_it_is_by_itself(on_host):
+    def test(host):
+        made = host.engine.networks.create("bridge")
+        assert (made.bridge, made.subnets) == ("lamina0", ["10.87.0.0/16"])
+        assert made == host.engine.networks.get("bridge")
+
+    on_host(test)
+
+
 def test_networks_are_apart_and_those_of_one_are_together(on_host):
     def test(host):
         host.engine.networks.create("back", ipv6=True)

@@ -41,7 +41,6 @@ from lamina.linux.rtnetlink import (
     bridge_port,
     link,
     links,
-    macvlan,
     neighbour,
     neighbours,
     route,
@@ -126,7 +125,6 @@ def test_links_are_as_ip_sees_them():
         for body, what in make:
             request(channel, RTM_NEWLINK, body, NEW, target=what)
         master = number(channel, "br0")
-        request(channel, RTM_NEWLINK, link(name="mac0", more=macvlan(master)), NEW)
         request(channel, RTM_NEWLINK, link(name="one", up=True, master=master, alias="an alias: ä"))
         request(channel, RTM_NEWLINK, link(name="one", more=bridge_port(hairpin=True)))
         seen = {one["ifname"]: one for one in ip("link")}
@@ -141,7 +139,6 @@ def test_links_are_as_ip_sees_them():
         assert seen["one"]["linkinfo"]["info_slave_data"]["hairpin"] is True
         assert "UP" in seen["one"]["flags"]
         assert (seen["two"]["address"], seen["two"]["link"]) == ("02:00:00:00:00:07", "one")
-        assert seen["mac0"]["linkinfo"]["info_data"]["mode"] == "bridge"
         for ours in links(channel):
             theirs = seen[ours.name]
             assert (ours.index, ours.mtu, ours.alias) == (
@@ -152,7 +149,7 @@ def test_links_are_as_ip_sees_them():
             assert ours.kind == theirs.get("linkinfo", {}).get("info_kind", "")
         assert links(channel, name="one")[0].master == master
         request(channel, RTM_DELLINK, link(number(channel, "one")))
-        assert {one["ifname"] for one in ip("link")} == {"lo", "br0", "mac0"}
+        assert {one["ifname"] for one in ip("link")} == {"lo", "br0"}
 
     in_network(test)
 

@@ -324,6 +324,35 @@ def test_root_of_the_machine_is_no_more_than_root_of_the_container(box: Containe
     assert sh(box, "cat /roots/file; ls /roots") == "old\nfile\n"
 
 
+def test_the_groups_of_the_machines_root_count_for_nothing(box: Container, host: Path) -> None:
+    """Whoever becomes the container's root stays in no group that root of the machine is in (CVE-2022-36109)."""
+    sh(box, "mkdir -m 775 /groups; echo old > /groups/file; chmod 664 /groups/file")
+    sh(box, "echo secret > /groups/secret; chmod 640 /groups/secret")
+    maps = [{"containerID": 0, "hostID": 2_000_000, "size": 65536}]
+    box.record["id_maps"] = {"uidMappings": maps, "gidMappings": maps}
+    before = os.getgroups()
+    os.setgroups([0, *before])
+    try:
+        for path in ("/groups/file", "/groups/new"):
+            with pytest.raises(LaminaError, match="denied"):
+                box.copy_in(host / "new", path)
+            with pytest.raises(PermissionError):
+                (box.files / path).write_text("x")
+        with pytest.raises(PermissionError):
+            (box.files / "groups/secret").read_text()
+    finally:
+        os.setgroups(before)
+    assert sh(box, "cat /groups/file; ls /groups") == "old\nfile\nsecret\n"
+
+
+def test_directories_without_end_do_not_end_a_walk(box: Container) -> None:
+    """Deeper than this program's stack: whoever walks sees what can be named, and is done."""
+    sh(box, "mkdir /deep; cd /deep; n=0; while [ $n -lt 1100 ]; do mkdir d; cd -P ./d; n=$((n+1)); done")
+    for top_down in (True, False):
+        assert sum(1 for _ in (box.files / "deep").walk(top_down)) == 1101
+    assert len(list((box.files / "deep").rglob("d"))) > 100
+
+
 def test_a_lease_does_not_keep_us_waiting(box: Container, host: Path) -> None:
     """Whoever holds one on a file blocks who opens it, for 45 seconds and as often as he likes."""
     sh(box, "echo held > /held")

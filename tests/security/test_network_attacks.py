@@ -14,7 +14,7 @@ from lamina.linux.rtnetlink import links
 from lamina.network import forwarding
 from lamina.network.model import Network, link_local
 from lamina.network.subnet import packed
-from support.lab import HOST, SILENCE, Box, Lab, ip, listen, publish, raw, reaches
+from support.lab import HOST, SILENCE, WORLD, Box, Lab, ip, listen, publish, raw, reaches
 from support.namespaces import in_mount_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
@@ -246,6 +246,29 @@ def test_the_host_does_not_forward_for_strangers_into_a_network() -> None:
             ip("route", "add", "10.88.0.0/16", "via", HOST)
             assert not reaches(victim.v4, 81, SILENCE)
         server.close()
+
+    in_lab(test)
+
+
+def test_a_port_published_to_the_loopback_is_not_for_the_neighbours_of_the_host() -> None:
+    """A machine on the same wire sends what is for 127.0.0.1 to the host's MAC (moby 28.0.0, issue 45610): where the
+    port is translated before the kernel sees that such a packet cannot be, it arrives in the container.
+    """
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one")
+        web = lab.container(network, "web", publish(9, 8081, "127.0.0.1", "udp"))
+        forwarding.route_loopback(network)
+        host_mac = bytes.fromhex(ip("-br", "link", "show", "up0").split()[2].replace(":", ""))
+        with lab.inside(lab.world):
+            own = bytes.fromhex(ip("-br", "link", "show", "eth0").split()[2].replace(":", ""))
+        with closing(hears(lab, web)) as at_web, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            with lab.inside(lab.world):
+                for target in ("127.0.0.1", "127.0.0.2"):
+                    raw(frame(host_mac, own, IPV4, udp4(WORLD, target, port=8081)))
+            assert not heard(at_web)
+            sender.sendto(b"own", ("127.0.0.1", 8081))
+            assert heard(at_web), "it is the host's own"
 
     in_lab(test)
 

@@ -239,6 +239,8 @@ NESTED = {
     "container": "Containers: what runs over images, and over this system.",
     "image": "Images: what containers are made of.",
     "system": "Everything that is kept: counted, cleaned up, checked.",
+    "healthcheck": "Health checks: whether what runs in containers is well.",
+    "generate": "Files by which others look after containers.",
     "network": "Networks: what containers reach each other and the world by.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
 }

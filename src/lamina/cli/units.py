@@ -152,8 +152,19 @@ def _escaped(char: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """*text* in a setting that is not split into words."""
-    return text.replace("%", "%%").replace("\n", " ")
+    """*text* in a setting that is not split into words, where nothing can be escaped but "%": systemd.syntax(7).
+
+    Raises InvalidInput for what would be read as something else: "\\r" ends a line as "\\n" does, a backslash at the
+    end goes on with the next one, and blanks at the ends are taken away.
+    """
+    from lamina.errors import InvalidInput
+
+    if not text.isprintable() or text.endswith("\\") or text != text.strip():
+        raise InvalidInput(
+            f"generate systemd: {text!r} cannot be written in a unit",
+            remedy="a directory or a unit with a plainer name can",
+        )
+    return text.replace("%", "%%")
 
 
 def words_again(

@@ -24,8 +24,8 @@ HEALTH, NO_HEALTH = "health_", "no_healthcheck"
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
-def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Options:
-    """The checked form of RunOptions. `environ` is the caller's environment (for `-e NAME`).
+def check_options(asked: Mapping[str, Any]) -> Options:
+    """The checked form of RunOptions.
 
     Raises InvalidInput or Unsupported, naming the option; TypeError for one that does not exist.
     """
@@ -49,7 +49,7 @@ def check_options(asked: Mapping[str, Any], environ: Mapping[str, str] | None = 
             from lamina.engine.notation import READERS, read_cpus, read_env
 
             if key == "env":
-                checked["env"] = read_env(given, os.environ if environ is None else environ)
+                checked["env"] = read_env(given, os.environ)
             elif key == "cpus":
                 checked["cpu_quota"] = read_cpus(given)
             elif key in READERS:

@@ -135,25 +135,31 @@ class ContainerPath(PureContainerPath):
         follow_symlinks: bool = False,
     ) -> Iterator[tuple[Self, list[str], list[str]]]:
         """As Path.walk: each directory with the names of its directories and of everything else."""
-        try:
-            found = self._scan()
-        except OSError as error:
-            if on_error is not None:
-                on_error(error)
-            return
-        directories: list[str] = []
-        others: list[str] = []
-        for name, kind in found:
-            inner = kind == "d" or (kind == "l" and follow_symlinks and (self / name).is_dir())
-            (directories if inner else others).append(name)
-        if top_down:
-            yield self, directories, others
-        for name in directories:
-            below = self / name
-            if follow_symlinks or not below.is_symlink():
-                yield from below.walk(top_down, on_error, follow_symlinks)
-        if not top_down:
-            yield self, directories, others
+        # no call of itself for each level: a container makes directories as deep as it likes
+        waiting: list[Self | tuple[Self, list[str], list[str]]] = [self]
+        while waiting:
+            top = waiting.pop()
+            if isinstance(top, tuple):
+                yield top
+                continue
+            if not follow_symlinks and top is not self and top.is_symlink():
+                continue
+            try:
+                found = top._scan()
+            except OSError as error:
+                if on_error is not None:
+                    on_error(error)
+                continue
+            directories: list[str] = []
+            others: list[str] = []
+            for name, kind in found:
+                inner = kind == "d" or (kind == "l" and follow_symlinks and (top / name).is_dir())
+                (directories if inner else others).append(name)
+            if top_down:
+                yield top, directories, others
+            else:
+                waiting.append((top, directories, others))
+            waiting += [top / name for name in reversed(directories)]
 
     def glob(self, pattern: str) -> Iterator[Self]:
         """What below it matches: `*`, `?`, `[...]` within a name, `**` for directories of any depth. In no order."""

@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from lamina.store.lock import Lock
     from lamina.store.root import Store
 
-# podman's: whoever gives these away has lost the machine
+# podman's, and where links of theirs lead (/lib to usr/lib): whoever gives these away has lost the machine
 _NOT_GIVEN = frozenset(
-    b"/ /bin /boot /dev /etc /home /lib /lib64 /media /mnt /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split(
-        b" "
-    )
+    (
+        b"/ /bin /boot /dev /etc /etc/passwd /etc/pki /etc/shadow /home /lib /lib32 /lib64 /libx32 /media /mnt /opt "
+        b"/proc /root /run /sbin /srv /sys /tmp /usr /usr/bin /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/libx32 "
+        b"/usr/local /usr/sbin /usr/share /var /var/lib /var/log /var/tmp"
+    ).split(b" ")
 )
 
 

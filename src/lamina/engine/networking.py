@@ -161,10 +161,20 @@ def _check_twice(published: Iterable[Published]) -> None:
 
 
 def of_image(exposed: Iterable[str], published: Iterable[Published]) -> list[Published]:
-    """What `-P` adds: any free port for each that the image exposes ("80/tcp") and that is not published already."""
+    """What `-P` adds: any free port for each that the image exposes ("80/tcp") and that is not published already.
+
+    Which port of this host, and of which address, is never the image's to say. Raises InvalidInput.
+    """
     known = {(one.protocol, one.port) for one in published}
-    found = [one for text in exposed for one in read_publish(text)]
-    return [one for one in found if (one.protocol, one.port) not in known]
+    found: dict[tuple[str, int], Published] = {}
+    for text in exposed:
+        if ":" in text or "." in text:
+            raise InvalidInput(
+                f"run: the image exposes {text[:100]!r}, which is no port of a container",
+                remedy="leave -P out, and publish what you need: -p PORT",
+            )
+        found.update({(one.protocol, one.port): one for one in read_publish(text)})
+    return [one for key, one in found.items() if key not in known]
 
 
 # -- the rest

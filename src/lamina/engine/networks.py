@@ -81,7 +81,7 @@ def find(store: Store, name: str) -> NetworkRecord:
 
 def _default(store: Store) -> NetworkRecord:
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
-        return _drawn(known, DEFAULT, identity, pool=_OF_DEFAULT)
+        return _drawn(known, DEFAULT, identity)
 
     return networks.create(store, DEFAULT, draw, exist_ok=True)
 
@@ -124,7 +124,6 @@ def _drawn(
     internal: bool = False,
     labels: tuple[tuple[str, str], ...] = (),
     options: tuple[tuple[str, str], ...] = (),
-    pool: Iterable[str] = _OF_OTHERS,
 ) -> NetworkRecord:
     """A new network on paper. Raises InvalidInput, Conflict, Unsupported."""
     chosen = [read_subnet(text) for text in subnets]
@@ -137,6 +136,7 @@ def _drawn(
     for one in chosen:
         _check_free(name, one, used)
     if 32 not in families:
+        pool = _OF_DEFAULT if name == DEFAULT else _OF_OTHERS
         chosen.insert(0, _free(name, pool, [subnet for subnet, _ in used]))
     if ipv6 and 128 not in families:
         chosen.append(_local_ipv6(identity))

@@ -304,7 +304,7 @@ def popen_container(
     body = Foreground()
 
     def work() -> int:
-        return run(store, image, words, options, pipes.io, hooks, body.session).returncode
+        return run(store, image, words, options, pipes.io, hooks, body.attend).returncode
 
     try:
         in_thread(body, work)
@@ -334,21 +334,11 @@ class Foreground(Attended):
         self._running: Running | None = None
         self._deliverer: Deliverer | None = None
 
-    def session(self, *given: Any) -> Session:
-        """The session that `run` is to use."""
-        from lamina.engine.session import Session
-
-        body = self
-
-        class Told(Session):
-            """Says when the command runs, and ends as a signal was meant to end it."""
-
-            def attend(self) -> Ended:
-                assert self.record is not None and self.running is not None
-                body._starts(self.home.id, self.record["command"], self.running)
-                return body._ended(super().attend())
-
-        return Told(*given)
+    def attend(self, session: Session) -> Ended:
+        """Say that the command runs, stay with it, and have it end as a signal was meant to end it."""
+        assert session.record is not None and session.running is not None
+        self._starts(session.home.id, session.record["command"], session.running)
+        return self._ended(session.attend())
 
     def _starts(self, container: str, words: list[str], running: Running) -> None:
         from lamina.supervisor.signals import Deliverer

@@ -237,6 +237,21 @@ def become(owner: tuple[int, int]) -> None:
     from lamina.linux.constants import PR_SET_PDEATHSIG, SIGKILL
     from lamina.linux.process import prctl
 
+    if os.getgroups():
+        _leave_groups()
     os.setegid(owner[1])
     os.seteuid(owner[0])
     prctl(PR_SET_PDEATHSIG, SIGKILL)  # which a change of user takes away
+
+
+def _leave_groups() -> None:
+    """The caller's other groups are none of the container's root's, and would open to it what belongs to them.
+
+    Raises OSError.
+    """
+    # where an ordinary user has no subordinate ids, nobody may leave groups (user_namespaces(7)): there the container's
+    # root is that user, groups and all
+    with open("/proc/self/setgroups", "rb", buffering=0) as file:
+        if file.read(16).strip() == b"deny":
+            return
+    os.setgroups(())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lamina.engine.options import Io, Options
     from lamina.store.images import Held
     from lamina.store.root import Store
+    from lamina.supervisor.foreground import Ended
 
 
 @value
@@ -36,16 +37,16 @@ def run(
     options: Options,
     io: Io,
     hooks: Hooks,
-    make: Callable[..., Session] | None = None,
+    attend: Callable[[Session], Ended] = Session.attend,
 ) -> Completed:
-    """Make a container, run *command* in it, stay with it to its end; *make* makes the Session.
+    """Make a container, run *command* in it, stay with it to its end, by *attend*.
 
     Raises LaminaError, KeyboardInterrupt.
     """
     begun: list[Session] = []
     try:
-        session = begin(store, image, command, options, io, hooks, begun, make)
-        return session.conclude(session.attend())
+        session = begin(store, image, command, options, io, hooks, begun)
+        return session.conclude(attend(session))
     except BaseException as failure:
         for session in begun:
             session.abandon(failure)
@@ -60,7 +61,6 @@ def begin(
     io: Io,
     hooks: Hooks,
     begun: list[Session],
-    make: Callable[..., Session] | None = None,
     held: Held | None = None,
 ) -> Session:
     """Make a container and start *command* in it: `attend` until it has ended, and `conclude`. *held* is its image
@@ -75,7 +75,7 @@ def begin(
             held = obtain(store, image, options, hooks)
         with Undisturbed():
             home, name = containers.create(store, options.name)
-            begun.append((make or Session)(store, home, name, image, held, options, io, hooks))
+            begun.append(Session(store, home, name, image, held, options, io, hooks))
         begun[0].begin(command)
         return begun[0]
     finally:

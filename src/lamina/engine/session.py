@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from time import time_ns
 
+from lamina.engine.asked import record_of
 from lamina.engine.design import CGROUPFS, design, manager_of, maps_record, usual_ids
-from lamina.engine.layers import furnish, record_of, unfurnish
+from lamina.engine.layers import furnish, unfurnish
 from lamina.engine.options import is_linked
 from lamina.engine.picture import mounts_changed
 from lamina.engine.translate import joinable
@@ -55,8 +56,6 @@ SIGKILL = 9
 EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
-# what others want to know of the options of one that is never started again, with what stands for nothing
-SAID = {"env": (), "user": None, "workdir": None, "entrypoint": None, "init": False}
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -110,17 +109,7 @@ class Session:
 
             find(self.store, self.options.network)
         try:
-            drawn = design(
-                self.store,
-                self.home.id,
-                self.home.path,
-                self._image(),
-                command,
-                self.options,
-                self.io.stdin,
-                grouped=True,
-                ids=self._ids(),
-            )
+            drawn = self._draw(command, grouped=True)
             self._prepare(drawn)
             self._tell(drawn)
         except OSError as error:
@@ -184,17 +173,7 @@ class Session:
         again = AGAIN
         while True:
             try:
-                drawn = design(
-                    self.store,
-                    self.home.id,
-                    self.home.path,
-                    self._image(),
-                    command,
-                    self.options,
-                    self.io.stdin,
-                    refused,
-                    ids=self._ids(),
-                )
+                drawn = self._draw(command, refused)
                 if drawn.bundle.networked and not self.attachments:
                     from lamina.engine.plugging import exposed_by, take
 
@@ -211,6 +190,22 @@ class Session:
                     raise
                 self._close()
                 unfurnish(self.home.path)
+
+    def _draw(
+        self, command: tuple[str, ...], refused: dict[bytes, str] | None = None, *, grouped: bool = False
+    ) -> Design:
+        return design(
+            self.store,
+            self.home.id,
+            self.home.path,
+            self._image(),
+            command,
+            self.options,
+            self.io.stdin,
+            refused,
+            grouped=grouped,
+            ids=self._ids(),
+        )
 
     def _ids(self) -> IdMaps | None:
         """Its ids where they are not the usual ones; a range of its own is claimed once."""
@@ -260,7 +255,7 @@ class Session:
                 from lamina.engine.own_files import write
 
                 write(self.home, drawn.hostname, self.options, self.attachments, self.name)
-            self.record = self._asked(drawn)
+            self.record = record_of(self, drawn, self._health(dict(drawn.base.config.rest)))
             self.home.write("container", self.record)
         finally:
             for lock in locks:
@@ -274,65 +269,21 @@ class Session:
     def _ready(self, drawn: Design) -> list[Lock]:
         from lamina.engine.mounted import ready
 
-        def tell(text: str) -> None:
-            self.made.append(text)
-            if self.hooks.warn is not None:
-                self.hooks.warn(text)
-
         maps = drawn.reach
         return ready(
-            self.store, self.home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=tell
+            self.store,
+            self.home.path,
+            drawn,
+            lambda: maps_record(maps),
+            rootless=maps is not None,
+            tell=self._warn,
         )
 
-    def _asked(self, drawn: Design) -> dict[str, Any]:
-        options, base = self.options, drawn.base
-        health = self._health(dict(base.config.rest))
-        record: dict[str, Any] = {
-            "id": self.home.id,
-            "name": self.name,
-            "image": self.image,
-            "command": list(drawn.words),
-            "created": time_ns(),
-            "rm": options.rm,
-            "labels": {**dict(base.config.labels), **dict(options.labels)},
-            "overlays": record_of(drawn.layers),
-            "cgroup": drawn.spec["linux"]["cgroupsPath"],
-            "warnings": [*drawn.warnings, *self.made],
-        }
-        if base.id:
-            record["image_id"], record["layers"] = base.id, list(base.layers)
-        if drawn.volumes:
-            from lamina.engine import mounted
-
-            record["volumes"] = mounted.record_of(drawn.volumes)
-        if drawn.maps is not None:
-            record["id_maps"] = maps_record(drawn.maps)
-        if self.ids is not None:
-            record["own_ids"] = True
-        if options.log is not None:
-            from lamina.engine.logging import record_of as log_record_of
-
-            record["log"] = log_record_of(options)
-        if stop := options.stop_signal or dict(base.config.rest).get("stop_signal"):
-            record["stop_signal"] = stop
-        if options.stop_timeout is not None:
-            record["stop_timeout"] = options.stop_timeout
-        if health is not None:
-            record["health"] = health
-        if not options.rm or self.further is not None:
-            from lamina.engine.keeping import lasting
-
-            record.update(lasting(self.home.path, drawn, options))
-            record.update(self.further or {})
-        elif said := {key: given for key, usual in SAID.items() if (given := getattr(options, key)) != usual}:
-            record["said"] = said
-        if options.rm and options.further is not None and options.further.ipc:
-            record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
-        if options.rm and options.networking is not None and options.networking.published:
-            from lamina.engine.networking import record_of as networking_record_of
-
-            record.setdefault("said", {})["networking"] = networking_record_of(options.networking)
-        return record
+    def _warn(self, text: str) -> None:
+        """Something that the design did not know yet."""
+        self.made.append(text)
+        if self.hooks.warn is not None:
+            self.hooks.warn(text)
 
     def _health(self, config: dict[str, Any]) -> dict[str, Any] | None:
         """What is to be done to see whether it is well, with an image's *config*."""
@@ -347,9 +298,7 @@ class Session:
                 remedy="Engine.start() leaves it to a supervisor",
             )
         if warning and warning not in self.made:
-            self.made.append(warning)
-            if self.hooks.warn is not None:
-                self.hooks.warn(warning)
+            self._warn(warning)
         return found
 
     def _start(self, drawn: Design) -> Running:

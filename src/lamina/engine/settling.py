@@ -157,7 +157,3 @@ class Process:
             if error.errno != EINVAL:
                 raise
             self.send(signal)
-
-    def ends_within(self, seconds: float | None) -> bool:
-        """Whether it has ended, after up to *seconds*."""
-        return self._pidfd is None or bool(ready(seconds, self._pidfd))

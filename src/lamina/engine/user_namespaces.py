@@ -125,12 +125,10 @@ def _is_number(text: str) -> bool:
 # -- the maps of one container
 
 
-def choose(
-    store: Store, identity: str, asked: UserNs, uids: Lines, gids: Lines, *, claim: bool = True
-) -> IdMaps | None:
+def choose(store: Store, identity: str, asked: UserNs, uids: Lines, gids: Lines) -> IdMaps | None:
     """The maps of the container *identity*; None for what is usual: the host's ids for root, else the user's.
 
-    Where a range is chosen it is claimed in the store, unless *claim* is not set. Raises InvalidInput, Unsupported for
+    Where a range is chosen it is claimed in the store. Raises InvalidInput, Unsupported for
     what this host or this user cannot have, Conflict where no range is free.
     """
     if uids or gids:
@@ -148,7 +146,7 @@ def choose(
             "run: userns private: it is not said which ids it has", remedy="give --uidmap, or --userns auto"
         )
     if asked.mode == AUTO:
-        return _auto(store, identity, asked, own, claim=claim)
+        return _auto(store, identity, asked, own)
     if own is None:
         return _of_root(asked)
     return _of_user(asked, own)
@@ -247,13 +245,12 @@ def _count(lines: Iterable[Line]) -> int:
 # -- auto
 
 
-def _auto(store: Store, identity: str, asked: UserNs, own: IdMaps | None, *, claim: bool) -> IdMaps:
+def _auto(store: Store, identity: str, asked: UserNs, own: IdMaps | None) -> IdMaps:
     from lamina.store import ranges
 
     pool = _pool(own)
     size = asked.size or (AUTO_SIZE if own is None else AUTO_SIZE_OF_USERS)
-    first = ranges.take(store, identity, pool, size) if claim else ranges.look(store, pool, size)
-    first = pool[0][0] if first is None else first  # a plan says at least what it would look like
+    first = ranges.take(store, identity, pool, size)
     uids, gids = asked.uids, asked.gids
     if own is not None:
         given = _of_numbers(uids, gids, own)

@@ -20,7 +20,6 @@ from lamina.linux.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
-    NLM_F_EXCL,
     NLMSG_ERROR,
     PATIENCE,
     Channel,
@@ -57,10 +56,10 @@ NFNL_BATCH_GENID = 1
 FAMILIES = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
 IPV4, IPV6 = 2, 10
 INET_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
-NF_DROP, NF_ACCEPT, NFT_RETURN, NFT_GOTO, NFT_JUMP = 0, 1, -5, -4, -3
+NF_DROP, NF_ACCEPT, NFT_JUMP = 0, 1, -3
 
 # of sets: NFT_SET_*; what nft(8) calls the types of keys, which is stored for it (src/datatype.c, enum datatypes)
-INTERVAL, MAP, TIMEOUT, CONCAT = 0x4, 0x8, 0x10, 0x80
+INTERVAL, MAP, CONCAT = 0x4, 0x8, 0x80
 TYPES = {
     "ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "ether_addr": (9, 6), "inet_proto": (12, 1), "inet_service": (13, 2),
     "ifname": (41, 16), "mark": (19, 4),
@@ -128,19 +127,11 @@ def add_set(
     key: Sequence[str],
     *,
     interval: bool = False,
-    timeout: bool = False,
     data: Sequence[str] = (),
 ) -> Message:
-    """A set whose keys consist of fields of TYPES; with *data* a map. *number* is its own in this transaction. The
-    elements of one with *timeout* may be given a time after which they go.
-    """
+    """A set whose keys consist of fields of TYPES; with *data* a map. *number* is its own in this transaction."""
     kind, length = _type(key)
-    flags = (
-        (INTERVAL if interval else 0)
-        | (MAP if data else 0)
-        | (TIMEOUT if timeout else 0)
-        | (CONCAT if len(key) > 1 else 0)
-    )
+    flags = (INTERVAL if interval else 0) | (MAP if data else 0) | (CONCAT if len(key) > 1 else 0)
     body = (
         _head(family) + string(1, table) + string(2, name) + _u32(3, flags) + _u32(4, kind) + _u32(5, length)
     )
@@ -178,24 +169,21 @@ def ifname(name: str) -> bytes:
 @value
 class Element:
     """One of a set or a map. `data` is what a map gives for `key`; the set's interval begins at `key` and ends before
-    `end`; `comment` is what nft(8) shows; with `timeout` it goes after so many seconds.
+    `end`; `comment` is what nft(8) shows.
     """
 
     key: bytes
     data: bytes = b""
     end: bytes = b""
     comment: str = ""
-    timeout: float = 0.0
 
 
-def add_elements(
-    family: str, table: str, name: str, elements: Iterable[Element], *, exclusive: bool = False
-) -> Message:
-    """Elements of a set or map; those which are there stay as they are, unless *exclusive* (EEXIST). A key of a map
-    that is there with other data is EEXIST in any case.
+def add_elements(family: str, table: str, name: str, elements: Iterable[Element]) -> Message:
+    """Elements of a set or map; those which are there stay as they are. A key of a map that is there with other data is
+    EEXIST.
     """
-    flags = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
-    return NEWSETELEM, _elements(family, table, name, elements), flags, f"element of {family} {table} {name}"
+    body = _elements(family, table, name, elements)
+    return NEWSETELEM, body, NLM_F_CREATE, f"element of {family} {table} {name}"
 
 
 def delete_elements(family: str, table: str, name: str, elements: Iterable[Element]) -> Message:
@@ -209,8 +197,6 @@ def _elements(family: str, table: str, name: str, elements: Iterable[Element]) -
         content = nested(1, attribute(1, element.key))
         if element.data:
             content += nested(2, attribute(1, element.data))
-        if element.timeout:
-            content += attribute(4, struct.pack(">Q", max(1, int(element.timeout * 1000))))
         if element.comment:
             text = element.comment.encode(errors="replace")[:MOST_COMMENT] + b"\0"
             content += attribute(6, bytes([_COMMENT, len(text)]) + text)
@@ -237,14 +223,14 @@ def payload(base: str, offset: int, length: int, register: int = REG_1) -> Expre
     return _expression("payload", _u32(1, register), _u32(2, _BASES[base]), _u32(3, offset), _u32(4, length))
 
 
-def ct(key: str, register: int = REG_1) -> Expression:
+def ct(key: str) -> Expression:
     """Load the "state" or the "status" of its connection."""
-    return _expression("ct", _u32(1, register), _u32(2, _CT[key]))
+    return _expression("ct", _u32(1, REG_1), _u32(2, _CT[key]))
 
 
-def address_type(register: int = REG_1) -> Expression:
+def address_type() -> Expression:
     """Load what the destination is to this host (RTN_*): `fib daddr type`."""
-    return _expression("fib", _u32(1, register), _u32(2, 3), _u32(3, 2))
+    return _expression("fib", _u32(1, REG_1), _u32(2, 3), _u32(3, 2))
 
 
 def compare(data: bytes, register: int = REG_1, *, differs: bool = False) -> Expression:
@@ -252,22 +238,22 @@ def compare(data: bytes, register: int = REG_1, *, differs: bool = False) -> Exp
     return _expression("cmp", _u32(1, register), _u32(2, int(differs)), nested(3, attribute(1, data)))
 
 
-def any_bit(mask: int, register: int = REG_1) -> Expression:
+def any_bit(mask: int) -> Expression:
     """Go on if one of these bits, of a number of the host's byte order, is set."""
     bits = struct.pack("=I", mask)
     both = nested(4, attribute(1, bits)) + nested(5, attribute(1, bytes(4)))  # and, exclusive or
-    masked = _expression("bitwise", _u32(1, register), _u32(2, register), _u32(3, 4), both)
-    return masked + compare(bytes(4), register, differs=True)
+    masked = _expression("bitwise", _u32(1, REG_1), _u32(2, REG_1), _u32(3, 4), both)
+    return masked + compare(bytes(4), differs=True)
 
 
-def in_set(name: str, register: int = REG_1, *, absent: bool = False) -> Expression:
+def in_set(name: str, *, absent: bool = False) -> Expression:
     """Go on if the key in the registers is in the set, or is not."""
-    return _expression("lookup", string(1, name), _u32(2, register), *([_u32(5, 1)] if absent else []))
+    return _expression("lookup", string(1, name), _u32(2, REG_1), *([_u32(5, 1)] if absent else []))
 
 
-def map_to(name: str, register: int = REG_1, into: int = REG_1) -> Expression:
+def map_to(name: str) -> Expression:
     """Load what the map has for the key in the registers; go on only if it has something."""
-    return _expression("lookup", string(1, name), _u32(2, register), _u32(3, into))
+    return _expression("lookup", string(1, name), _u32(2, REG_1), _u32(3, REG_1))
 
 
 def counter() -> Expression:

@@ -33,21 +33,19 @@ if TYPE_CHECKING:
 RTM_DELLINK, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 17, 21, 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID = 1, 4, 10, 18, 19
-IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_LINK = 20, 26, 28, 5
+IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 20, 26, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE = 4
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE = 1, 5
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
-IFLA_MACVLAN_MODE = 1
 VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 NDA_DST, NDA_LLADDR, NUD_STALE, NUD_PERMANENT = 1, 2, 0x04, 0x80
-AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
-MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+AF_INET, AF_INET6 = 2, 10
 
 ROUTE = struct.Struct(
     "=BBBBBBBBI"
@@ -175,11 +173,6 @@ def bridge_port(*, hairpin: bool) -> bytes:
 def bridge() -> bytes:
     """A bridge that forwards from its first packet on: nothing of ours can make a circle."""
     return kind_of("bridge", u32(IFLA_BR_FORWARD_DELAY, 0), u32(IFLA_BR_STP_STATE, 0))
-
-
-def macvlan(lower: int, mode: str = "bridge") -> bytes:
-    """A link with a MAC address of its own on the link *lower*."""
-    return u32(IFLA_LINK, lower) + kind_of("macvlan", u32(IFLA_MACVLAN_MODE, MACVLAN_MODES[mode]))
 
 
 def links(channel: Any, index: int = 0, name: str = "") -> list[Link]:

@@ -111,11 +111,6 @@ def link_local(mac: bytes) -> bytes:
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
-def mac_text(mac: bytes) -> str:
-    """As people write it."""
-    return mac.hex(":")
-
-
 def place_of(host: bytes, port: int) -> str:
     """An address and a port, as people write them."""
     if not host:

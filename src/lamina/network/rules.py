@@ -58,7 +58,7 @@ INET, BRIDGE = "inet", "bridge"
 _LOCAL = (2).to_bytes(4, byteorder)  # RTN_LOCAL
 _ICMPV6, _ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 58, 134, 136, 137
 _ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
-_REG_2, _REG_3 = 2, 3
+_REG_2 = 2
 _DROP = counter() + verdict(NF_DROP)
 _ACCEPT = verdict(NF_ACCEPT)
 _IS_IPV4 = meta("nfproto") + compare(bytes([IPV4]))
@@ -150,7 +150,13 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
         + map_to("ports6")
         + dnat(IPV6, REG_1, _REG_2),
     ),
-    "arriving": (address_type() + compare(_LOCAL) + _TO_PUBLISHED,),
+    # what comes by a wire for 127.0.0.0/8 is no host's: left as it is, the kernel drops it when it looks for the route;
+    # translated before that, a port that is published to the loopback would be open to all neighbours of this host. The
+    # host's own packets have been through "own"
+    "arriving": (
+        _IS_IPV4 + _network_field((16, 1)) + _LOOPBACK + _ACCEPT,
+        address_type() + compare(_LOCAL) + _TO_PUBLISHED,
+    ),
     # not by ::1, from which the kernel lets nothing out: then a client is refused at once, and tries 127.0.0.1
     "own": (
         _IS_IPV6 + _network_field(_TO_6) + compare((1).to_bytes(16, "big")) + _ACCEPT,

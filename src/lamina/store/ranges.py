@@ -51,12 +51,6 @@ def take(store: Store, identity: str, pool: Iterable[Range], count: int) -> int:
     )
 
 
-def look(store: Store, pool: Iterable[Range], count: int) -> int | None:
-    """The range that `take` would take; nothing is changed."""
-    gaps = _gaps(tuple(pool), [taken for taken, _ in _claims(store)], count)
-    return gaps[0][0] if gaps else None
-
-
 def drop(store: Store, identity: str) -> None:
     """Clear the claims of a container away that is gone."""
     for entry in _entries(store):

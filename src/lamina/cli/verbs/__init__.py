@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
-    "cp": (CONTAINERS, "cp", "Copy files out of a container"),
+    "cp": (CONTAINERS, "cp", "Copy files out of a container, or into one"),
     "container prune": (CONTAINERS, "container_prune", "Remove containers that do not run"),
     "healthcheck run": (CONTAINERS, "healthcheck_run", "Do the health check of a container now"),
     "top": (CONTAINERS, "top", "List the processes of a container"),

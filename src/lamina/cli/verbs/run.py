@@ -13,7 +13,7 @@ VERB = Verb(
     more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
-does it; its network is none unless --network host is given.
+does it; its network is none unless --network names another.
 
 The image 'host' is this system: its files, under an empty layer that takes whatever the command writes. It starts in
 the directory you are in. 'lamina diff' shows what it did, 'lamina apply' does that to this system, 'lamina rm' discards

@@ -77,18 +77,13 @@ def _begin_anew() -> None:
 os.register_at_fork(after_in_child=_begin_anew)
 
 
-async def in_thread(
-    work: Callable[[], T],
-    *,
-    undo: Callable[[T], object] | None = None,
-    stop: Callable[[], object] | None = None,
-) -> T:
+async def in_thread(work: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
     """What *work* gives, done by a thread.
 
-    Whoever is cancelled meanwhile waits for it (*stop* may make it end soon), has *undo* do something about what it
-    gave, and is cancelled then; unless no thread has begun with it.
+    Whoever is cancelled meanwhile waits for it, has *undo* do something about what it gave, and is cancelled then;
+    unless no thread has begun with it.
     """
-    return await _done("verbs", work, undo, stop)
+    return await _done("verbs", work, undo, None)
 
 
 async def transfer(
@@ -97,7 +92,7 @@ async def transfer(
     undo: Callable[[T], object] | None = None,
     stop: Callable[[], object] | None = None,
 ) -> T:
-    """The same for what may take minutes."""
+    """The same for what may take minutes; *stop* may make it end soon."""
     return await _done("transfers", work, undo, stop)
 
 

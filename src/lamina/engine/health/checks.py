@@ -27,16 +27,6 @@ NONE, CMD, CMD_SHELL = "NONE", "CMD", "CMD-SHELL"
 NOTHING, KILL, RESTART, STOP = "none", "kill", "restart", "stop"
 ACTIONS = (NOTHING, KILL, RESTART, STOP)
 TIMES = ("interval", "timeout", "start_period", "start_interval")
-_UNITS = {
-    "ns": 1,
-    "us": 1000,
-    "µs": 1000,
-    "μs": 1000,
-    "ms": 10**6,
-    "s": SECOND,
-    "m": 60 * SECOND,
-    "h": 3600 * SECOND,
-}
 
 
 @value
@@ -137,6 +127,8 @@ def _time(given: Any, what: str) -> int:
     """Nanoseconds of a text such as `1m30s` or `500ms`, or of a number of seconds; 0 is: as the image says."""
     number = None
     if isinstance(given, str):
+        from lamina.image.documents.duration import duration
+
         number = duration(given)
     elif isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < MOST:
         number = round(given * SECOND)
@@ -145,26 +137,6 @@ def _time(given: Any, what: str) -> int:
     if 0 < number < LEAST:
         raise InvalidInput(f"run: {what} {given}: the least is 1ms")
     return number
-
-
-def duration(text: str) -> int | None:
-    """Nanoseconds of a duration as Go writes it (`1h30m`, `1.5s`), None if it is none, or negative."""
-    text = text.strip()
-    if text == "0":
-        return 0
-    total, left = 0, text
-    while left:
-        digits = left[: len(left) - len(left.lstrip("0123456789."))]
-        left = left[len(digits) :]
-        unit = left[: len(left) - len(left.lstrip("nuµμmsh"))]
-        while unit and unit not in _UNITS:  # `1m2s` has no unit "ms"
-            unit = unit[:-1]
-        left = left[len(unit) :]
-        whole, _, part = digits.partition(".")
-        if not unit or not (whole or part) or "." in part or len(digits) > 20:
-            return None
-        total += int(whole or "0") * _UNITS[unit] + int(part or "0") * _UNITS[unit] // 10 ** len(part or "0")
-    return total if text else None
 
 
 def _retries(given: Any) -> int:

@@ -12,13 +12,13 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import InvalidInput
+from lamina.image.documents.duration import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Run = dict[str, Any]
 SHELL = ["/bin/sh", "-c"]
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def changed(run: Run, instructions: Iterable[str]) -> Run:
@@ -171,17 +171,10 @@ def _healthcheck(run: Run, rest: str) -> None:
 
 
 def _duration(text: str) -> int:
-    """Go's: `1m30s` in nanoseconds."""
-    total, rest = 0, text
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        rest = rest[len(digits) :]
-        unit = next((u for u in ("ns", "us", "µs", "ms", "s", "m", "h") if rest.startswith(u)), "")
-        if not digits or not unit:
-            raise ValueError(f"{text!r} is not a duration such as 30s")
-        total += int(float(digits) * _UNITS[unit])
-        rest = rest[len(unit) :]
-    return total
+    found = duration(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a duration such as 30s")
+    return found
 
 
 READERS: dict[str, Callable[[Run, str], None]] = {

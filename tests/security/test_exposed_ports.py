@@ -1,0 +1,36 @@
+"""An image says which of its own ports are of interest (EXPOSE), and nothing of this host's."""
+
+from __future__ import annotations
+
+import pytest
+
+from lamina.engine.networking import of_image, read_publish
+from lamina.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    "exposed",
+    [
+        "22:8022/tcp",
+        "127.0.0.1:53:53/udp",
+        "[::1]:80:80",
+        ":80",
+        "0.0.0.0::80",
+        "443:80",
+        "1-9:1-9/tcp",
+        "10.0.0.1:80",
+    ],
+)
+def test_an_image_takes_no_port_of_the_host_for_itself(exposed: str) -> None:
+    """With -P: else an image would sit at the host's port 22, or 53, or behind an address of its choice."""
+    with pytest.raises(InvalidInput, match="the image exposes"):
+        of_image([exposed], [])
+
+
+def test_each_gets_any_port_and_only_once() -> None:
+    found = of_image(["80/tcp", "80", "79-81/tcp", "53/udp"], read_publish("8081:81"))
+    assert [(one.protocol, one.host, one.host_port, one.port) for one in found] == [
+        ("tcp", b"", 0, 80),
+        ("tcp", b"", 0, 79),
+        ("udp", b"", 0, 53),
+    ]
