@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from lamina import Engine
 from lamina.engine.committing import run_of
 from lamina.engine.networks import network_of, table_of
+from lamina.engine.supervising import Supervisor
 from lamina.errors import (
     CommandNotFound,
     Conflict,
@@ -472,6 +474,37 @@ def test_a_supervisor_that_is_killed_at_a_step(on_host, point, tmp_path):
 
 
 # -- many
+
+
+def test_a_start_that_fails_at_its_last_step_gives_everything_back(on_host):
+    """The disk is full when the command runs already."""
+
+    def test(host):
+        def full(_: object) -> None:
+            raise KernelError("write record", ENOSPC)
+
+        box = host.engine.create("tiny", ["sleep", "600"], network="bridge")
+        child = os.fork()
+        if child == 0:
+            try:
+                Supervisor._begin_health = full  # type: ignore[method-assign, assignment]
+                supervisor = Supervisor(box.store, box.id)
+                try:
+                    supervisor.start()
+                except KernelError as failure:
+                    assert supervisor.process is None
+                    supervisor.abandon(failure)
+                    os._exit(len(getattr(failure, "__notes__", ())))
+            finally:
+                os._exit(100)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert host.left() == []
+        assert box.state == "exited"
+        assert box.wait() == 137
+        box.start()
+        assert box.state == "running"
+
+    on_host(test)
 
 
 def test_many_starts_at_once(on_host):

@@ -9,11 +9,11 @@ import os
 from time import monotonic, time_ns
 
 from lamina.engine.adopted import Adopted, process_of
-from lamina.engine.discard import discard
+from lamina.engine.discard import discard, unplug
 from lamina.engine.idling import Kept, patience
 from lamina.engine.logging import writer
 from lamina.engine.settling import WAKE, hold, lives, wake_supervisor
-from lamina.errors import Conflict, LaminaError
+from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import age, identity_of
 from lamina.store.containers import (
@@ -74,6 +74,7 @@ class Beginning:
         self.pausing = False  # between an end and the next start
         self.restarts, self.pause, self.began = 0, 0.0, monotonic()
         self.timed_out = self.orphaned = False
+        self.cut_short = False  # it ran, and nobody could look after it
         self.asked: dict[str, Any] = {}
         self.patience = patience()  # how long it stays awake while nothing happens
         self.quiet_since = monotonic()
@@ -167,14 +168,35 @@ class Beginning:
             raise
         self.asked = start.asked
         self.process, self.began, self.timed_out = running, monotonic(), False
-        point("start: drop exit record")
-        home.drop_record("exit")
-        home.drop_record("failed")
-        self._begin_health()
-        point("start: done")
-        streams.started(running.pty)
-        note(home.store, about(self.asked, "start"))
+        try:
+            point("start: drop exit record")
+            home.drop_record("exit")
+            home.drop_record("failed")
+            self._begin_health()
+            point("start: done")
+            streams.started(running.pty)
+            note(home.store, about(self.asked, "start"))
+        except BaseException as failure:
+            streams.close()
+            try:
+                self._end_at_once()
+            except (OSError, LaminaError) as second:
+                failure.add_note(f"while cleaning up: {second}")
+            raise
         return start.warnings
+
+    def _end_at_once(self) -> None:
+        """What has just been started or adopted cannot be looked after: it ends here. Raises KernelError."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        self.cut_short = True
+        process.kill(SIGKILL)
+        status = process.wait()
+        process.close()
+        unplug(self.home)
+        end = {"status": status, "finished": time_ns(), "oom_kills": 0, "timed_out": False}
+        self.home.write("exit", {**end, "interrupted": True})
 
     def _begin_health(self) -> None:
         """Of a container that has just been started, nothing is known yet."""
@@ -182,7 +204,10 @@ class Beginning:
         if self.asked.get("health") is not None:
             from lamina.engine.health.results import begin
 
-            begin(self.home, self.asked)
+            try:
+                begin(self.home, self.asked)
+            except KernelError:  # a disk that is full: what was known of the run before must not count
+                self.home.drop_record("health")
 
     def _streams(self, *, adopted: bool = False, has_input: bool = True) -> Streams:
         options, asked = self.options, self.asked
@@ -266,11 +291,9 @@ class Beginning:
         """The start failed: note why, or remove what was to be removed at its end."""
         home = self.home
         try:
-            if self.process is not None:
-                self.process.kill(SIGKILL)
-                self.process.wait()
-                self.process.close()
-            if home.held and home.read("state") is None and self.asked.get("rm"):
+            self._end_at_once()
+            never = home.read("state") is None
+            if home.held and self.asked.get("rm") and (never or self.cut_short):
                 discard(home, str(self.asked.get("name") or ""), self.asked)
                 note(home.store, about(self.asked, "destroy"))
             elif home.held and isinstance(failure, LaminaError) and self.asked:
