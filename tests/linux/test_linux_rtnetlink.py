@@ -19,6 +19,7 @@ from lamina.linux.namespaces import unshare
 from lamina.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     RTM_NEWADDR,
     RTM_NEWLINK,
     open_channel,
@@ -39,6 +40,7 @@ from lamina.linux.rtnetlink import (
     addresses,
     bridge,
     bridge_port,
+    forwarding_entry,
     link,
     links,
     neighbour,
@@ -126,7 +128,7 @@ def test_links_are_as_ip_sees_them():
             request(channel, RTM_NEWLINK, body, NEW, target=what)
         master = number(channel, "br0")
         request(channel, RTM_NEWLINK, link(name="one", up=True, master=master, alias="an alias: ä"))
-        request(channel, RTM_NEWLINK, link(name="one", more=bridge_port(hairpin=True)))
+        request(channel, RTM_NEWLINK, link(name="one", more=bridge_port(hairpin=True, learning=False)))
         seen = {one["ifname"]: one for one in ip("link")}
         assert seen["br0"]["linkinfo"]["info_kind"] == "bridge"
         assert (seen["br0"]["address"], seen["br0"]["mtu"]) == ("02:00:00:00:00:07", 1300)
@@ -137,6 +139,12 @@ def test_links_are_as_ip_sees_them():
             "an alias: ä",
         )
         assert seen["one"]["linkinfo"]["info_slave_data"]["hairpin"] is True
+        assert seen["one"]["linkinfo"]["info_slave_data"]["learning"] is False
+        body = forwarding_entry(number(channel, "one"), b"\x02\0\0\0\0\x09")
+        request(channel, RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
+        known = subprocess.run(["bridge", "-j", "fdb", "show", "br", "br0"], capture_output=True, check=True)
+        [entry] = [one for one in json.loads(known.stdout) if one["mac"] == "02:00:00:00:00:09"]
+        assert (entry["ifname"], entry["state"]) == ("one", "static")
         assert "UP" in seen["one"]["flags"]
         assert (seen["two"]["address"], seen["two"]["link"]) == ("02:00:00:00:00:07", "one")
         for ours in links(channel):

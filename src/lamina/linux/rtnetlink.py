@@ -35,7 +35,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID = 1, 4, 10, 18, 19
 IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 20, 26, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE = 4
+IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 4, 8
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE = 1, 5
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
 VETH_INFO_PEER = 1
@@ -44,8 +44,9 @@ IFA_F_NODAD = 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
-NDA_DST, NDA_LLADDR, NUD_STALE, NUD_PERMANENT = 1, 2, 0x04, 0x80
-AF_INET, AF_INET6 = 2, 10
+NDA_DST, NDA_LLADDR, NUD_STALE, NUD_NOARP, NUD_PERMANENT = 1, 2, 0x04, 0x40, 0x80
+NTF_MASTER = 0x04
+AF_INET, AF_BRIDGE, AF_INET6 = 2, 7, 10
 
 ROUTE = struct.Struct(
     "=BBBBBBBBI"
@@ -164,10 +165,12 @@ def veth(peer: bytes) -> bytes:
     return kind_of("veth", attribute(VETH_INFO_PEER | 0x8000, peer))
 
 
-def bridge_port(*, hairpin: bool) -> bytes:
-    """What is so of a link as the port of a bridge; *hairpin*: it may get back what came from it."""
-    mode = attribute(IFLA_BRPORT_MODE, bytes([hairpin]))
-    return nested(IFLA_LINKINFO, string(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, mode))
+def bridge_port(*, hairpin: bool, learning: bool) -> bytes:
+    """What is so of a link as the port of a bridge; *hairpin*: it may get back what came from it; *learning*: whoever
+    sends by it is taken to be behind it.
+    """
+    modes = attribute(IFLA_BRPORT_MODE, bytes([hairpin])), attribute(IFLA_BRPORT_LEARNING, bytes([learning]))
+    return nested(IFLA_LINKINFO, string(IFLA_INFO_SLAVE_KIND, "bridge"), nested(IFLA_INFO_SLAVE_DATA, *modes))
 
 
 def bridge() -> bytes:
@@ -282,6 +285,13 @@ def neighbour(index: int, packed: bytes, hardware: bytes, state: int = NUD_PERMA
     """
     body = NEIGHBOUR.pack(_family(packed), index, state, 0, 0)
     return body + attribute(NDA_DST, packed) + attribute(NDA_LLADDR, hardware)
+
+
+def forwarding_entry(port: int, hardware: bytes) -> bytes:
+    """An entry of a bridge's forwarding table: *hardware* is behind the link *port*, whatever is heard elsewhere
+    (`bridge fdb replace ... master static`, bridge(8)).
+    """
+    return NEIGHBOUR.pack(AF_BRIDGE, port, NUD_NOARP, NTF_MASTER, 0) + attribute(NDA_LLADDR, hardware)
 
 
 def neighbours(channel: Any) -> list[Neighbour]:

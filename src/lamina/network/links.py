@@ -31,6 +31,7 @@ from lamina.linux.rtnetlink import (
     address,
     bridge,
     bridge_port,
+    forwarding_entry,
     link,
     links,
     neighbour,
@@ -167,18 +168,28 @@ def plug(
     requests(inside, messages)
     for attachment, master in zip(attachments, bridges, strict=True):
         _await_running(inside, name=attachment.device)
-        _await_running(outside, name=attachment.port)
+        _settle_port(outside, attachment, _await_running(outside, name=attachment.port).index)
         _await_running(outside, index=master)
 
 
-def _await_running(channel: Any, *, index: int = 0, name: str = "") -> None:
+def _settle_port(channel: Any, attachment: Attachment, port: int) -> None:
+    """The container is behind that port, and who has had its address before, and with that its MAC, is nowhere: also
+    where the end of it is still on its way out and says its last words.
+    """
+    body = forwarding_entry(port, attachment.mac)
+    request(channel, RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, target=attachment.port)
+
+
+def _await_running(channel: Any, *, index: int = 0, name: str = "") -> Link:
     """A link that has come up drops what is sent until the kernel's link watch has seen it, which is not long, but the
     first packet would be repeated after a second only. Since Linux 6.8 who asks for a link has that done at once.
     """
     for _ in range(_LOOKS):
-        if links(channel, index, name)[0].flags & IFF_RUNNING:
-            return
+        found = links(channel, index, name)[0]
+        if found.flags & IFF_RUNNING:
+            break
         sleep(_BETWEEN)
+    return found
 
 
 def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> None:
@@ -193,7 +204,7 @@ def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> N
         up=True,
         alias=attachment.alias,
         without_ipv6_address=forwarding.has_ipv6(),
-        more=bridge_port(hairpin=bool(attachment.published)),
+        more=_as_port(attachment),
     )
     messages = [
         (RTM_NEWLINK, pair, _NEW, f"make link {name}"),
@@ -223,6 +234,10 @@ def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> N
             sleep(_PAUSE)
 
 
+def _as_port(attachment: Attachment) -> bytes:
+    return bridge_port(hairpin=bool(attachment.published), learning=False)
+
+
 def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> None:
     """Make the links of containers ports of the bridge *master* again; those that are gone stay so.
 
@@ -232,6 +247,9 @@ def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> No
         try:
             body = link(name=attachment.port, up=True, master=master)
             request(channel, RTM_NEWLINK, body, target=attachment.port)
+            body = link(name=attachment.port, more=_as_port(attachment))
+            request(channel, RTM_NEWLINK, body, target=attachment.port)
+            _settle_port(channel, attachment, links(channel, name=attachment.port)[0].index)
         except KernelError as error:
             if error.errno != ENODEV:
                 raise
