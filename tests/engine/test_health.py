@@ -272,6 +272,7 @@ def test_who_takes_over_ends_the_check_that_was_under_way(engine: Engine) -> Non
     until(lambda: box.health == "healthy")
     box.exec(["touch", "/var/slow"])
     until(lambda: processes("98771"))
+    until(lambda: "checking" in (box._home.read("health") or {}))  # before that nobody could know of it
     kill_supervisor(box)
     box.exec(["rm", "/var/slow"])
     assert engine.container(box.id).state == "running"
