@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from lamina import Engine
+from lamina.engine import plugging
 from lamina.engine.committing import run_of
 from lamina.engine.networks import network_of, table_of
 from lamina.engine.supervising import Supervisor
@@ -503,6 +504,26 @@ def test_a_start_that_fails_at_its_last_step_gives_everything_back(on_host):
         assert box.wait() == 137
         box.start()
         assert box.state == "running"
+
+    on_host(test)
+
+
+def test_a_clean_up_that_fails_does_not_hide_what_failed_first(on_host, monkeypatch):
+    release, calls = plugging.release, []
+
+    def failing(home):
+        calls.append(home.id)
+        if len(calls) == 2:
+            raise KernelError("netlink", ENOSPC)
+        release(home)
+
+    def test(host):
+        host.start("sleep 600", publish=["7002:80"])
+        monkeypatch.setattr(plugging, "release", failing)
+        with pytest.raises(Conflict, match="7002") as raised:
+            host.run("true", publish=["7002:80"])
+        assert "netlink" in str(raised.value.__notes__)
+        monkeypatch.undo()
 
     on_host(test)
 

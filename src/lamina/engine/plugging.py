@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from lamina.engine.networks import everything, find, network_of, table_of
-from lamina.errors import Conflict, InvalidInput, KernelError, Unsupported
+from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, Unsupported
 from lamina.network import claims, firewall, forwarding, leases, links, rules
 from lamina.network.model import Attachment, Published, mac_of
 from lamina.network.subnet import packed, text_of
@@ -57,8 +57,11 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
     try:
         attachment = _addressed(home, attachment, wanted)
         attachment = _published(home, attachment, wanted, exposed)
-    except BaseException:
-        release(home)
+    except BaseException as failure:
+        try:
+            release(home)
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while giving addresses and ports back: {second}")
         raise
     return [attachment]
 
