@@ -109,7 +109,9 @@ def test_update(lamina: Lamina, box: str) -> None:
     assert (asked["Memory"], asked["PidsLimit"]) == (64 << 20, 50)
     assert asked["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
     wrong = lamina("container", "update", "--memory", "lots", "nosuch", box)
-    assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert "nosuch: no such container" in wrong.stderr
+    assert (wrong.returncode, wrong.stdout) == (125, "")
     assert "update: memory lots: not a size" in wrong.stderr
+    missing = lamina("container", "update", "--memory", "70m", "nosuch", box)
+    assert (missing.returncode, missing.stdout) == (1, "box\n")
+    assert "nosuch: no such container" in missing.stderr
     assert "nothing to change" in lamina("update", box).stderr

@@ -40,9 +40,9 @@ def ended(store: Store, name: str, image: images.ImageRecord, **more: object) ->
         "image_id": image.id,
         "layers": list(image.layers),
     }
-    home.write("container", {**record, "command": ["true"], "created": 1.0, "options": {}, **more})
-    home.write("state", {"pid": 1, "started": 1.0})
-    home.write("exit", {"exit_code": 0, "finished": 1.0})
+    home.write("container", {**record, "command": ["true"], "created": 10**9, "options": {}, **more})
+    home.write("state", {"pid": 1, "started": 10**9})
+    home.write("exit", {"status": 0, "finished": 10**9})
     home.unmark()
     home.release()
 

@@ -31,7 +31,8 @@ WRONG = (
 WORDS = {
     "create": ["host", "true"], "run": ["host", "true"], "plan": ["host", "true"],
     "container create": ["host", "true"], "container run": ["host", "true"],
-    "exec": ["box", "true"], "events": ["--until", "0"], "stats": ["--no-stream", "nosuch"],
+    "exec": ["box", "true"], "events": ["--until", "0"],
+    "system events": ["--until", "0"], "stats": ["--no-stream", "nosuch"],
     "pull": ["127.0.0.1:1/x"], "push": ["127.0.0.1:1/x"], "search": ["127.0.0.1:1/x"], "login": ["127.0.0.1:1"],
     "image pull": ["127.0.0.1:1/x"], "image push": ["127.0.0.1:1/x"], "completion": ["bash"],
 }  # fmt: skip
@@ -47,7 +48,7 @@ FREE = frozenset(
 )  # fmt: skip
 
 # the verb does not come to it: our last word for events is another time
-UNREAD = (("events", "until"),)
+UNREAD = (("events", "until"), ("system events", "until"))
 
 VERBS_OF_THEIR_OWN = sorted(
     name for name, (_, module, _) in VERBS.items()

@@ -73,6 +73,8 @@ def said(top: Any, step: tuple[Any, ...]) -> Any:
         return str(result) if verb == "readlink" else result
     except OSError as error:
         return type(error), error.errno
+    except UnicodeDecodeError as error:
+        return type(error), error.start
 
 
 def tree(top: Any) -> dict[str, Any]:

@@ -133,7 +133,7 @@ except lamina.LaminaError as error:
         single=True,
     )
     assert (found["error"], found["left"]) == ("Unsupported", [])
-    assert "uidmap" in found["said"]
+    assert "--userns" in found["said"]
     assert "doctor" in found["said"]
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lamina.engine.checking import check_options
 from lamina.engine.further import KEYS as FURTHER
 from lamina.engine.mount_notation import read_volume
+from lamina.engine.networking import KEYS as NETWORKING
 from lamina.engine.notation import (
     LARGEST_NUMBER,
     read_cpus,
@@ -177,9 +178,10 @@ def test_nothing_asked_is_docker_s_default() -> None:
 
 
 KEYS = sorted(
-    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log"}
+    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log", "networking"}
     | {"cpus", "mounts", "tmpfs", "log_driver", "log_opt"}
     | FURTHER
+    | NETWORKING
 )
 ANYTHING = st.none() | st.text() | st.integers() | st.floats() | st.binary() | st.lists(st.text(), max_size=3)
 

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 def made(store: Store, name: str | None = None) -> Home:
     """A container whose record is written, still held."""
     home, name = containers.create(store, name)
-    home.write("container", {"id": home.id, "name": name})
+    home.write("container", {"id": home.id, "name": name, "image": "x", "command": [], "created": 1})
     return home
 
 
@@ -217,7 +217,7 @@ def test_what_is_not_there_is_not_found_whatever_it_is_called(store: Store, refe
 
 def test_a_record_of_another_container_is_not_believed(store: Store) -> None:
     home = made(store)
-    home.write("container", {"id": "f" * 64, "name": "x"})
+    home.write("container", {"id": "f" * 64, "name": "x", "image": "x", "command": [], "created": 1})
     with pytest.raises(Corrupt):
         home.asked()
 
@@ -372,7 +372,7 @@ for _ in range(int(sys.argv[3])):
         what = chance.randrange(4)
         if what < 2:
             home, name = containers.create(store, chance.choice([None, "a", "b", "c"]))
-            home.write("container", {"id": home.id, "name": name})
+            home.write("container", {"id": home.id, "name": name, "image": "x", "command": [], "created": 1})
             if what:
                 home.discard(name)
             else:

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 
 from lamina.errors import NotFound
-from lamina.store import blobs, claims, containers, garbage, images, layers, tags, volumes
+from lamina.store import blobs, claims, containers, garbage, images, layers, networks, tags, volumes
 from lamina.store.blobs import BlobWriter
 from lamina.store.check import check
 from lamina.store.containers import Home
 from lamina.store.digest import digest_of
 from lamina.store.leases import lease
+from lamina.store.networks import NetworkRecord
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
@@ -70,7 +71,8 @@ def _start(store: Store) -> None:
     with images.hold(store, identity("a", "b")) as held, volumes.hold(store, "data", create=True):
         home, _ = containers.create(store, "brave")
         home.write("container", {
-            "id": home.id, "name": "brave", "image_id": held.record.id, "layers": list(held.record.layers),
+            "id": home.id, "name": "brave", "image": "x", "command": [], "created": 1,
+            "image_id": held.record.id, "layers": list(held.record.layers),
             "volumes": [{"name": "data", "target": "/data"}],
         })  # fmt: skip
         held.touch()
@@ -103,6 +105,18 @@ def _forget_volume(store: Store) -> None:
     volumes.remove(store, "data", unless_used=ContainerUses(store))
 
 
+def _make_network(store: Store) -> None:
+    def draw(others: list[NetworkRecord], identity: str) -> NetworkRecord:
+        return NetworkRecord("lan", identity, 1, "lam-lan", (), False, 1500, False, (), ())
+
+    networks.create(store, "lan", draw, exist_ok=True)
+
+
+def _forget_network(store: Store) -> None:
+    _make_network(store)
+    networks.remove(store, "lan", lambda addresses: [], lambda found: None)
+
+
 IMAGE, LAYERS = (
     f"image {identity('a', 'b')}",
     tuple(f"layer {layers.layer_id(diff_id(text))}" for text in "ab"),
@@ -127,6 +141,8 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("gc", _collect, (), ()),
     ("rm", _end, ("container brave", *LAYERS), ()),
     ("volume rm", _forget_volume, ("volume data",), ()),
+    ("network create", _make_network, (), ("network lan",)),
+    ("network rm", _forget_network, ("network lan",), ()),
     ("limit", lambda store: _ignore(enforce(store, 0)), (), ()),
     ("check", lambda store: _ignore(check(store, repair=True, rehash=True)), (), ()),
 )  # fmt: skip
@@ -171,6 +187,8 @@ def _holds(store: Store, fact: str) -> bool:
         return tags.named(store, what) is not None
     if kind == "pin":
         return images.is_pinned(store, identity("a", "b"))
+    if kind == "network":
+        return networks.find(store, what) is not None
     if kind == "volume":
         return volumes.find(store, what) is not None
     try:

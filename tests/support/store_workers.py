@@ -91,9 +91,10 @@ class Worker:
             self.whole(held.record.layers)
             time.sleep(self.random.random() * 0.05)  # others remove and collect meanwhile
             self.whole(held.record.layers)
-            home, _ = containers.create(self.store, None)
+            home, name = containers.create(self.store, None)
             home.write("container", {
-                "id": home.id, "image_id": identity, "layers": list(held.record.layers),
+                "id": home.id, "name": name, "image": "x", "command": [], "created": 1,
+                "image_id": identity, "layers": list(held.record.layers),
                 "volumes": [{"name": volume}] if self.random.random() < 0.1 else [],
             })  # fmt: skip
             held.touch()

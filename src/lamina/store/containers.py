@@ -60,7 +60,7 @@ _FIELDS: dict[str, tuple[dict[str, type | tuple[type, ...]], tuple[str, ...]]] =
             "stop_timeout": (int, float),
             "stop_signal": (int, str),
         },
-        ("id", "name"),
+        ("id", "name", "image", "command", "created"),
     ),
     "state": (
         {
