@@ -201,13 +201,13 @@ def test_it_is_checked_as_the_containers_own_user(engine: Engine) -> None:
 
 def test_one_that_is_paused_meanwhile_does_not_count(engine: Engine) -> None:
     check = "test -e /var/slow || exit 0; rm /var/slow; sleep 98768"
-    box = start(engine, check, health_timeout=0.5, health_retries=1)
+    box = start(engine, check, health_timeout=2.5, health_retries=1)
     until(lambda: box.health == "healthy")
     box.exec(["touch", "/var/slow"])
     until(lambda: processes("98768"))
     box.pause()
     count = len([action for action in actions(engine) if action.startswith("exec_create")])
-    time.sleep(1)
+    time.sleep(3)  # longer than the check may take; that is long enough for a busy machine to pause it
     assert box.health == "healthy"
     assert len([action for action in actions(engine) if action.startswith("exec_create")]) == count
     with pytest.raises(Conflict, match="paused"):

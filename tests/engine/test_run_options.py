@@ -178,7 +178,7 @@ def test_nothing_asked_is_docker_s_default() -> None:
 
 
 KEYS = sorted(
-    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log", "networking"}
+    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log", "networking", "health"}
     | {"cpus", "mounts", "tmpfs", "log_driver", "log_opt"}
     | FURTHER
     | NETWORKING
