@@ -115,8 +115,10 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Contai
 
 
 def compared(box: Container, todo: list[tuple[Any, ...]]) -> None:
-    here = Path(tempfile.mkdtemp())
-    there = box.files / "work" / os.urandom(4).hex()
+    outer = Path(tempfile.mkdtemp())
+    here = outer / "work"  # "../a" is nobody's either
+    here.mkdir()
+    there = box.files / "work" / os.urandom(4).hex() / "work"
     there.mkdir(parents=True)
     old = os.umask(0o022)
     try:
@@ -125,7 +127,7 @@ def compared(box: Container, todo: list[tuple[Any, ...]]) -> None:
         assert tree(there) == tree(here)
     finally:
         os.umask(old)
-        shutil.rmtree(here)
+        shutil.rmtree(outer)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

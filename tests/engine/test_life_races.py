@@ -12,6 +12,7 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.errors import NotFound
+from lamina.runtime.cgroups import create
 from support.lives import Command, is_gone, said, state_of, until
 from support.running import running
 
@@ -158,3 +159,18 @@ def test_one_of_which_only_a_part_was_killed_for_want_of_memory_lives_on(engine:
     box.start()
     box.kill()
     assert box.inspect()["State"]["OOMKilled"] is False
+
+
+@pytest.mark.parametrize("state", ["created", "exited"])
+def test_groups_of_a_start_that_was_killed_go_with_the_container(engine: Engine, state: str) -> None:
+    """Killed between making them and writing them down; the fixture sees what is left."""
+    box = engine.create("host", ["true"], name="box")
+    if state == "exited":
+        box.start()
+        box.wait()
+        until(lambda: not box._home.is_looked_after())
+    made = create(str(box.record["cgroup"]), {}, own_parent=True, also=("pids", "freezer"))
+    assert made is not None
+    made.close()
+    box.remove()
+    assert not any(os.path.exists(place) for place in made.paths.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import os
 import random
@@ -58,6 +59,7 @@ def run() -> Iterator[Run]:
 
 
 def descriptors() -> set[str]:
+    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
     return {f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
             os.path.lexists(f"/proc/self/fd/{fd}")}  # fmt: skip
 

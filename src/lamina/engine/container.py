@@ -194,13 +194,13 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
     def started(self) -> float | None:
         """When its command started, seconds since 1970; None if it did not."""
         state = self._home.read("state")
-        return None if state is None else int(state.get("started", 0)) / 1e9
+        return None if state is None else int(state.get("started") or 0) / 1e9
 
     @property
     def finished(self) -> float | None:
         """When it ended, seconds since 1970; None while it has not."""
         end = self._home.read("exit")
-        return None if end is None else int(end.get("finished", 0)) / 1e9
+        return None if end is None else int(end.get("finished") or 0) / 1e9
 
     def inspect(self) -> dict[str, Any]:
         """Everything known of it, in the words of `docker inspect`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lamina.engine.recover import end_processes
+from lamina.engine.recover import end_processes, end_unnoted
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 
 TYPE_CHECKING = False
@@ -38,9 +38,11 @@ class Held:
                 )
             self._end()
         try:
-            state = home.read("state")
+            asked, state = home.read("container") or {}, home.read("state")
             if state is not None and home.read("exit") is None:  # its engine was killed
-                end_processes(home.read("container") or {}, state)
+                end_processes(asked, state)
+            else:
+                end_unnoted(asked)
         except Corrupt:
             _end_unknown(home)
         except BaseException:

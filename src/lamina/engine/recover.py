@@ -97,6 +97,19 @@ def _settle(home: Home) -> None:
         home.unmark()
 
 
+def end_unnoted(asked: dict[str, Any]) -> None:
+    """Remove the control groups of a start whose maker was killed before it wrote down that there was one, and end who
+    is in them. Raises KernelError.
+    """
+    from lamina.runtime.cgroups import find
+
+    if asked.get("cgroup") and ":" not in asked["cgroup"]:  # a scope ends with what is in it
+        cgroup = find(str(asked["cgroup"]), own_parent=True)
+        if cgroup.paths:
+            cgroup.kill(timeout=PATIENCE)
+            cgroup.remove()
+
+
 def end_processes(asked: dict[str, Any], state: dict[str, Any]) -> None:
     """Kill what is left of a container, wait until it is gone, and remove its control groups. Raises KernelError."""
     from lamina.runtime.cgroups import find, reopen
