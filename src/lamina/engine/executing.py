@@ -356,7 +356,7 @@ def _not_running(home: Home) -> Conflict:
 
 
 def _target(home: Home, state: dict[str, Any]) -> Target:
-    if "joining" not in state:
+    if not state.get("joining"):
         raise Unsupported(
             f"exec in container {home.short_id}: it was started by an older Lamina", remedy="start it again"
         )

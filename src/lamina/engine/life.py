@@ -12,7 +12,7 @@ import time
 from lamina.engine.detaching import start_supervised
 from lamina.engine.settling import SIGKILL, Process, keep, state_of, wake_supervisor
 from lamina.engine.waits import Wait, block
-from lamina.errors import Conflict, InvalidInput, NotFound, TimeoutExpired
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
@@ -161,9 +161,9 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
                 yield from _end_of(process, left)
         yield Wait(seconds=0.002)
         if ends is not None and (said := os.pread(ends, 64, 0)):
-            return int(said.split()[0])
+            return _status(home, said.split()[:1])
     if ends is not None and (said := os.pread(ends, 64, 0)):
-        return int(said.split()[-1])
+        return _status(home, said.split()[-1:])
     yield from _settle(home)
     if state is None:
         raise no_such(home.short_id)
@@ -238,6 +238,14 @@ def thaw(home: Home) -> None:
         from lamina.engine.pausing import thaw
 
         thaw(home)
+
+
+def _status(home: Home, said: list[bytes]) -> int:
+    """The exit status among the ends that were noted. Raises Corrupt."""
+    try:
+        return int(said[0])
+    except (ValueError, IndexError):
+        raise Corrupt(f"wait for container {home.short_id}: what is noted of its ends is damaged") from None
 
 
 def _end_of(process: Process, seconds: float | None) -> Waits[bool]:
