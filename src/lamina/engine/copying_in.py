@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from errno import EIO, ENOENT, ENOTDIR
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISSOCK
 
@@ -105,7 +106,7 @@ class _Source:
         self.name = b"." if dotted else os.path.basename(os.path.abspath(path)) or b"."
 
 
-class _Feeding(threading.Thread):
+class _Feeding(threading.Thread, ABC):
     """Writes an archive into a pipe, as long as the container lives that it is for."""
 
     waits_for_others = False  # whether it may be blocked for as long as somebody else likes
@@ -129,9 +130,9 @@ class _Feeding(threading.Thread):
         except BaseException as failure:
             self._failure = failure
 
+    @abstractmethod
     def feed(self, out: Fd) -> None:
         """Write all of it. Raises LaminaError, OSError, and what reading raises."""
-        raise NotImplementedError
 
     def written(self, size: int) -> None:
         """So many bytes more are on their way."""
