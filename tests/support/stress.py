@@ -4,8 +4,8 @@
 
 is one worker: COUNT verbs, on containers of its own, whose states it knows, and on some that all workers fight for.
 FACE is "api", or the command line of a `lamina`. It prints what was not as it must be, one JSON object a line, then
-what it did. FIRE says that processes are being killed meanwhile: then an outcome may be that of a killed one, and no
-other.
+what it did. FIRE, where it is not empty, says that processes are being killed meanwhile: then an outcome may be that of
+a killed one, and no other; and it is the file that appears when enough were killed, before which nobody rests.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 IMAGE = "tiny"
 TOKEN = "LAMINA_STRESS_TOKEN"  # in the environment of every process that may be killed
 PATIENCE = 120.0
+MOST = 20  # times as many verbs as asked for, while too few were killed
 # says that it is there, and ends with a status of its own when it is asked to
 LIVES = "trap 'exit {status}' TERM; echo up; sleep 1000 & wait"
 SHARED = ("shared-0", "shared-1", "shared-2")
@@ -40,8 +41,8 @@ Face = Callable[..., Outcome]
 def main() -> None:
     """One worker; see above."""
     seed, number, count, face, fire = sys.argv[1:]
-    worker = Worker(f"{seed}/{number}", int(number), face_of(face), fire == "1")
-    for _ in range(int(count)):
+    worker = Worker(f"{seed}/{number}", int(number), face_of(face), fire != "")
+    while worker.done < int(count) or (fire and worker.done < MOST * int(count) and not os.path.exists(fire)):
         worker.step()
     worker.clean_up()
     print(json.dumps({"worker": int(number), "done": worker.done, "upset": worker.upset}), flush=True)
@@ -324,8 +325,10 @@ def confessions(root: Path, over: Event) -> list[str]:
     return list(found.values())
 
 
-def fire(random: Random, token: str, pause: float, over: Event) -> dict[str, int]:
-    """Kill one of the victims after another until it is *over*; how many of which program."""
+def fire(random: Random, token: str, pause: float, over: Event, enough: tuple[int, Path]) -> dict[str, int]:
+    """Kill one of the victims after another until it is *over*; how many of which program. The file of *enough* appears
+    when that many were killed.
+    """
     killed: dict[str, int] = {}
     while not over.wait(random.random() * 2 * pause):
         found = list(victims(token))
@@ -338,6 +341,8 @@ def fire(random: Random, token: str, pause: float, over: Event) -> dict[str, int
         except OSError:
             continue
         killed[name] = killed.get(name, 0) + 1
+        if sum(killed.values()) == enough[0]:
+            enough[1].touch()
     return killed
 
 

@@ -45,10 +45,11 @@ def work(
 ) -> Work:
     """Have the workers work on the store at *root*. *enter* brings each of them to where it belongs."""
     token, over = f"{os.getpid()}-{seed}", threading.Event()
+    enough = root.with_name(f"{root.name}.enough-{token}")
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "support.stress", str(seed), str(number), str(VERBS),
-             faces[number % len(faces)], str(int(fire))],
+             faces[number % len(faces)], str(enough) if fire else ""],
             cwd=REPOSITORY / "tests", env={**env, stress.TOKEN: token, "LAMINA_ROOT": str(root)},
             stdout=subprocess.PIPE, text=True, preexec_fn=enter,
         )
@@ -56,7 +57,8 @@ def work(
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
         listening = pool.submit(stress.confessions, root, over)
-        killing = pool.submit(stress.fire, Random(seed), token, KILL_EVERY, over) if fire else None
+        ending = (WORKERS + 1, enough)
+        killing = pool.submit(stress.fire, Random(seed), token, KILL_EVERY, over, ending) if fire else None
         try:
             said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
         finally:
@@ -64,8 +66,9 @@ def work(
             for process in processes:
                 process.kill()
                 process.wait()
+            enough.unlink(missing_ok=True)
     lines = [[json.loads(line) for line in text.splitlines()] for text in said]
-    assert [found[-1].get("done") for found in lines] == [VERBS] * WORKERS, said
+    assert all(found[-1].get("done", 0) >= VERBS for found in lines), said
     return Work(
         [line for found in lines for line in found[:-1]],
         sum(found[-1]["upset"] for found in lines),
