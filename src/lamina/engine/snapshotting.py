@@ -73,7 +73,12 @@ def snapshot(
 
         with lease(home.store) as held:
             freeze(
-                turn, held, snapshot=kept.id, origin=_origin(kept, asked), consistency=consistency, noted=noted
+                turn,
+                held,
+                snapshot=kept.id,
+                origin=_origin(kept, asked),
+                consistency=consistency,
+                noted=noted,
             )
         said = about(asked, "snapshot", snapshot=kept.id, snapshotName=name)
         warning = _warning(home, asked)
@@ -117,7 +122,9 @@ def _warning(home: Home, asked: dict[str, Any]) -> str:
     """What is no part of the state, if that was not said yet; noted, so that it is said once."""
     if asked.get(TOLD):
         return ""
-    writable = [one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}]
+    writable = [
+        one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}
+    ]
     places = [str(one.get("target")) for one in writable if one.get("kind") != "tmpfs"]
     if not places:
         return ""
@@ -132,7 +139,9 @@ def remove(home: Home, identity: str) -> None:
         if kept is None:
             raise snapshots.no_such(home, identity[:12])
         snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
-        note(home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None))
+        note(
+            home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None)
+        )
 
 
 def prune(home: Home, keep: int = 0) -> list[Snapshot]:
