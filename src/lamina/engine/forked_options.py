@@ -15,11 +15,32 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, TypedDict
 
     from lamina.engine.networking import Networking
-    from lamina.engine.options import Options, Volume
+    from lamina.engine.options import AnyPath, Options, Volume
+
+    class ForkOptions(TypedDict, total=False):
+        """What can be asked of a fork anew: each as of `Engine.start`; variables and labels are added to its parent's."""
+
+        rm: bool
+        hostname: str | None
+        env: Sequence[str] | Mapping[str, str | None]
+        labels: Sequence[str] | Mapping[str, str]
+        workdir: AnyPath | None
+        user: str | int | None
+        memory: str | int | None
+        cpus: str | float | None
+        pids_limit: str | int | None
+        network: str
+        publish: Sequence[str]
+        publish_all: bool
+        restart: str | None
+        stop_timeout: int | None
+        timeout: float | None
+        lifetime: str
+        durability: str
 
 # what can be asked anew, and the field of Options that says it
 FIELDS = {

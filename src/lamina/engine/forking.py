@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from lamina.engine.forked_options import ForkOptions
     from lamina.engine.id_maps import IdMaps
-    from lamina.engine.options import LifeOptions, Options
+    from lamina.engine.options import Options
+    from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.leases import Lease
     from lamina.store.lock import Lock
@@ -46,6 +48,9 @@ _OWN = frozenset(
     "layers base_layers forked rm labels options".split()
 )
 
+# of an entry of `overlays`
+_OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr")
+
 
 @value
 class Wanted:
@@ -57,7 +62,7 @@ class Wanted:
     names: tuple[str, ...] = ()
     start: bool = False
     command: tuple[str, ...] | None = None
-    options: LifeOptions | None = None
+    options: ForkOptions | None = None
     owner: int | None = None
 
 
@@ -77,6 +82,65 @@ def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, .
     if name is None:
         return tuple(names)
     return (name,) if count == 1 else tuple(f"{name}-{number}" for number in range(1, count + 1))
+
+
+def fork_container(
+    home: Home,
+    wanted: Wanted,
+    warn: Callable[[str], None] | None = None,
+    *,
+    consistency: str = "auto",
+) -> list[Home]:
+    """Forks of the container at *home* as it is now: of the state that it stands on, or of a snapshot made for it.
+
+    *consistency* is as of `Container.snapshot`. Raises as that does, and as `fork`.
+    """
+    asked = home.asked()
+    check_forkable(asked)
+    state = _stands_on(home, asked)
+    if state is None:
+        from lamina.engine.snapshotting import snapshot
+
+        state = snapshot(home, message="forked", consistency=consistency).record
+    return fork(home, state, wanted, warn)
+
+
+def check_forkable(asked: dict[str, Any]) -> None:
+    """Raises Unsupported for a container of whose record, *asked*, no other can be made."""
+    if not isinstance(asked.get("options"), dict):
+        raise Unsupported(
+            f"fork container {asked['name']}: 'run --rm' stays with it, and keeps nothing that another needs",
+            remedy="run it with -d, or without --rm",
+        )
+
+
+def _stands_on(home: Home, asked: dict[str, Any]) -> SnapshotRecord | None:
+    """The snapshot that the container stands on, if nothing was written since."""
+    found = str(asked.get("snapshot") or "")
+    state = snapshots.get(home, found) if found else None
+    if state is None or chains.pending(asked) or chains.chain_of(asked) != state.chain:
+        return None
+    uppers = [spec for _, spec in stacks_of(asked["overlays"], home.path) if spec.upperdir is not None]
+    try:
+        return None if any(_is_written(spec) for spec in uppers) else state
+    except OSError:  # another command has just frozen it
+        return None
+
+
+def _is_written(spec: MountSpec) -> bool:
+    """Whether anything was done in the upper of *spec*, to its root included. Raises OSError."""
+    assert spec.upperdir is not None
+    return bool(os.listdir(spec.upperdir)) or _attributes(spec.upperdir) != _attributes(spec.lowerdirs[0])
+
+
+def _attributes(directory: bytes) -> tuple[object, ...]:
+    found = os.stat(directory)
+    named = {
+        name: os.getxattr(directory, name)
+        for name in os.listxattr(directory)
+        if not name.startswith(("trusted.overlay.", "user.overlay."))
+    }
+    return found.st_mode, found.st_uid, found.st_gid, named
 
 
 def fork(
@@ -193,11 +257,7 @@ class Origin:
         self.parent, self.state, self.wanted, self.held, self.tell = parent, state, wanted, held, tell
         self.store = parent.store
         asked = parent.asked()
-        if not isinstance(asked.get("options"), dict):
-            raise Unsupported(
-                f"fork container {asked['name']}: 'run --rm' stays with it, and keeps nothing that another needs",
-                remedy="run it with -d, or without --rm",
-            )
+        check_forkable(asked)
         given, options = options_of(asked), dict(wanted.options or {})
         for warning in not_taken_over(given, options):
             tell(warning)
@@ -227,12 +287,17 @@ class Origin:
         if not asked.get("image_id"):  # what this machine has changed since then stands against what the state says
             found["moment"] = asked.get("moment")
         if options.lifetime == OWNER:
-            owner = os.getpid() if self.wanted.owner is None else self.wanted.owner
-            found["owner"] = identity_of(owner)
-            if found["owner"]["start_time"] is None:
-                raise InvalidInput(
-                    f"fork: lifetime {OWNER}: there is no process {owner} that could own the container"
-                )
+            found["owner"] = self._owner(asked)
+        return found
+
+    def _owner(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Whose end ends them: the process that was named, or the one whose end ends their parent."""
+        owner = self.wanted.owner
+        if owner is None and asked.get("owner") and "lifetime" not in (self.wanted.options or {}):
+            return dict(asked["owner"])
+        found = identity_of(os.getpid() if owner is None else owner)
+        if found["start_time"] is None:
+            raise InvalidInput(f"fork: lifetime {OWNER}: there is no process {owner} that could own the container")
         return found
 
     @property
@@ -343,10 +408,11 @@ def _furnish(home: Home, record: dict[str, Any]) -> None:
 
 
 def _numbered(entry: dict[str, Any], number: int) -> dict[str, Any]:
-    """An entry of `overlays` whose upper is the container's first."""
-    if entry.get("upper") is None:
-        return entry
-    return {**entry, "upper": f"upper-{number}", "work": f"work-{number}"}
+    """An entry of `overlays` with the first upper of a container, and nothing that is its parent's alone."""
+    found = {key: entry[key] for key in _OF_A_PLACE if key in entry}
+    if entry.get("upper") is not None:
+        found["upper"], found["work"] = f"upper-{number}", f"work-{number}"
+    return found
 
 
 def _relayer(record: dict[str, Any], copies: dict[str, str]) -> None:
