@@ -12,9 +12,10 @@ from time import time_ns
 
 from lamina.engine import chains
 from lamina.engine.design import cgroup_path, design, manager_of, maps_record, usual_ids
+from lamina.engine.freezing import is_idle, resemble_wholly
 from lamina.engine.forked_options import not_taken_over, options_of_fork, own_volumes, shared
 from lamina.engine.keeping import ids_of, image_of, options_of, options_record
-from lamina.engine.layers import furnish, resemble, stacks_of, uppers_of
+from lamina.engine.layers import furnish, stacks_of, uppers_of
 from lamina.engine.moment import moment
 from lamina.engine.options import OWNER
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from lamina.engine.forked_options import ForkOptions
     from lamina.engine.id_maps import IdMaps
     from lamina.engine.options import Options
-    from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.leases import Lease
     from lamina.store.lock import Lock
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # of the parent's record, what is its own and not its children's
 _OWN = frozenset(
     "id name created overlays cgroup warnings volumes id_maps own_ids owner made_by moment snapshot freezing rewinding "
-    "layers base_layers forked rm labels options".split()
+    "layers base_layers squashed forked rm labels options".split()
 )
 
 # of an entry of `overlays`
@@ -122,25 +122,9 @@ def _stands_on(home: Home, asked: dict[str, Any]) -> SnapshotRecord | None:
         return None
     uppers = [spec for _, spec in stacks_of(asked["overlays"], home.path) if spec.upperdir is not None]
     try:
-        return None if any(_is_written(spec) for spec in uppers) else state
+        return state if all(map(is_idle, uppers)) else None
     except OSError:  # another command has just frozen it
         return None
-
-
-def _is_written(spec: MountSpec) -> bool:
-    """Whether anything was done in the upper of *spec*, to its root included. Raises OSError."""
-    assert spec.upperdir is not None
-    return bool(os.listdir(spec.upperdir)) or _attributes(spec.upperdir) != _attributes(spec.lowerdirs[0])
-
-
-def _attributes(directory: bytes) -> tuple[object, ...]:
-    found = os.stat(directory)
-    named = {
-        name: os.getxattr(directory, name)
-        for name in os.listxattr(directory)
-        if not name.startswith(("trusted.overlay.", "user.overlay."))
-    }
-    return found.st_mode, found.st_uid, found.st_gid, named
 
 
 def fork(
@@ -404,7 +388,7 @@ def _furnish(home: Home, record: dict[str, Any]) -> None:
         if spec.upperdir is not None and spec.workdir is not None:
             os.mkdir(spec.workdir, 0o700)
             os.mkdir(spec.upperdir, 0o700)
-            resemble(spec.upperdir, spec.lowerdirs[0])
+            resemble_wholly(spec.upperdir, spec.lowerdirs[0], record)
 
 
 def _numbered(entry: dict[str, Any], number: int) -> dict[str, Any]:
