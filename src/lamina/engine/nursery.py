@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from array import array
 
 from lamina.linux.descriptors import POLLIN, poll
 from lamina.linux.fd import Fd
@@ -56,11 +55,12 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
     found: dict[int, dict[str, Any] | LaminaError] = {}
     waiting: dict[int, tuple[int, Fd, bytes]] = {}
     left = iter(enumerate(identities))
+    channel = _channel()
     try:
         while len(found) < len(identities):
             while len(waiting) < AT_ONCE and (following := next(left, None)) is not None:
                 number, identity = following
-                answer = _ask(store, identity)
+                answer, channel = _ask(channel, store.path + b"\0" + identity.encode())
                 waiting[int(answer)] = (number, answer, b"")
             for ready, _ in poll([(fd, POLLIN) for fd in waiting], -1):
                 number, answer, line = waiting[ready]
@@ -80,35 +80,32 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
     return [found[number] for number in range(len(identities))]
 
 
-def _ask(store: Store, identity: str) -> Fd:
-    """Where the supervisor of that container answers, which is about to be."""
+def _ask(channel: socket.socket, request: bytes) -> tuple[Fd, socket.socket]:
+    """Have a supervisor made: where it answers, and the socket to ask the next time. *channel* may be that of a nursery
+    that has left.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with Fd(writer) as answer:
         answers = Fd(reader)
-        request = store.path + b"\0" + identity.encode()
-        for fresh in (False, True):
-            channel = _channel(fresh=fresh)
-            try:
-                channel.sendmsg(
-                    [request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [int(answer)]))]
-                )
-                return answers
-            except (BrokenPipeError, ConnectionResetError):
-                if fresh:
-                    raise
-    raise AssertionError("the second one was there")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, int(answer).to_bytes(4, sys.byteorder))]
+        try:
+            channel.sendmsg([request], rights, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            channel = _channel(fresh=True)
+            channel.sendmsg([request], rights, socket.MSG_NOSIGNAL)
+        return answers, channel
 
 
-def _channel(*, fresh: bool) -> socket.socket:
-    """To the nursery of this program, or to a *fresh* one where that has left."""
+def _channel(*, fresh: bool = False) -> socket.socket:
+    """To the nursery of this program, or to a *fresh* one where that has left. Raises KernelError."""
     global _current
     kept, around = _current, _surroundings()
     if kept is not None and not fresh and kept[1] == around:
         return kept[0]
+    from lamina.engine.detaching import make_nursery
+
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        from lamina.engine.detaching import make_nursery
-
         make_nursery(theirs.fileno())
     _current = (ours, around)
     return ours
@@ -162,7 +159,7 @@ def nurse(descriptor: int) -> NoReturn:
                 channel.shutdown(socket.SHUT_RD)  # from here on nobody can ask; who has asked is served
                 leaving = True
             request, rights, _, _ = channel.recvmsg(
-                LONGEST_REQUEST, socket.CMSG_SPACE(array("i").itemsize), socket.MSG_CMSG_CLOEXEC
+                LONGEST_REQUEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
             )
             if not request:
                 break
