@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # of the parent's record, what is its own and not its children's
 _OWN = frozenset(
     "id name created overlays cgroup warnings volumes id_maps own_ids owner made_by moment snapshot freezing rewinding "
-    "layers base_layers squashed forked rm labels options".split()
+    "layers base_layers squashed told_of_volumes forked rm labels options".split()
 )
 
 # of an entry of `overlays`
@@ -116,8 +116,8 @@ def check_forkable(asked: dict[str, Any]) -> None:
 
 def _stands_on(home: Home, asked: dict[str, Any]) -> SnapshotRecord | None:
     """The snapshot that the container stands on, if nothing was written since."""
-    found = str(asked.get("snapshot") or "")
-    state = snapshots.get(home, found) if found else None
+    found = snapshots.current(home, asked)
+    state = None if found is None else snapshots.get(home, found)
     if state is None or chains.pending(asked) or chains.chain_of(asked) != state.chain:
         return None
     uppers = [spec for _, spec in stacks_of(asked["overlays"], home.path) if spec.upperdir is not None]
@@ -338,6 +338,7 @@ class Origin:
             DEVNULL,
             grouped=True,
             kept=uppers_of(record["overlays"]),
+            frozen=chains.chain_of(record),
             ids=ids,
         )
         drawn.let_go()

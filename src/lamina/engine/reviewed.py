@@ -52,15 +52,7 @@ class Reviewed:
         while True:
             asked = self._home.asked()
             made = [os.fsencode(place) for place in asked.get("made") or ()]
-            inodes = [int(entry.get("inode") or 0) for entry in asked.get("overlays") or []]
-            own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
-            writable = [
-                (at, self._below(spec, inode, own[at]))
-                for (at, spec), inode in zip(
-                    stacks_of(asked.get("overlays") or [], self._home.path), inodes, strict=True
-                )
-                if spec.upperdir is not None
-            ]
+            writable, own = self._written(asked)
             nowhere = self._home.store.empty
             try:
                 found: list[HostChange] = reach(
@@ -75,6 +67,19 @@ class Reviewed:
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
         return found
+
+    def _written(self, asked: dict[str, Any]) -> tuple[list[tuple[bytes, MountSpec]], dict[bytes, int]]:
+        """The stacks in which something may have been written, by their places, and how many of the lower directories
+        of each, from the top, are its own. *asked* is the container's record.
+        """
+        overlays = asked.get("overlays") or []
+        inodes = [int(entry.get("inode") or 0) for entry in overlays]
+        own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
+        return [
+            (at, self._below(spec, inode, own[at]))
+            for (at, spec), inode in zip(stacks_of(overlays, self._home.path), inodes, strict=True)
+            if spec.upperdir is not None
+        ], own
 
     def _below(self, spec: MountSpec, inode: int, own: int) -> MountSpec:
         """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or
