@@ -1,0 +1,187 @@
+"""Depth: of the layers that lie on each other in a container's chain so many are made one, time and again, that a mount
+of it and a look-up in it cost the same after any number of snapshots (decision 0065).
+
+It is done in the background, by a process of its own, when DEEP layers have come on top since the last time. Nothing
+that is mounted changes, and no state that is written down: the record only notes that a run of layers reads as one other
+layer does, and whoever freezes the container next takes that instead (`chains.shortened`).
+
+    after_snapshot → a process: the claim → a lease → the layer (store/squashing.py) → the note → the lease ends
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.engine import chains
+from lamina.errors import LaminaError
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.store.claims import Claim
+    from lamina.store.containers import Home
+    from lamina.store.layers import Layer
+    from lamina.store.leases import Lease
+    from lamina.store.root import Store
+
+    Record = dict[str, Any]
+
+# A chain is looked at when so many layers have come on top. Measured (decision 0065): with as many layers the first look
+# at a name that none of them has takes a few microseconds more, a mount less than a tenth of a millisecond.
+DEEP = 16
+# what a squash may take of the room that is left on the file system: 1/ROOM of it
+ROOM = 4
+SQUASH = "squash"  # the mode of `isolated.py engine` (entry.py)
+
+
+@value
+class Squash:
+    """What a squash did at the place `at`: `layers`, base first, read as the layer `id` does; `size` in bytes and
+    `inodes` are what it takes.
+    """
+
+    at: bytes
+    layers: tuple[str, ...]
+    id: str
+    size: int
+    inodes: int
+
+
+def wanted(asked: Record) -> bool:
+    """Whether the chain of the container whose record is *asked* is deep enough to be looked at."""
+    return any(_young(entry) >= DEEP for entry in chains.shortened(asked).get("overlays") or ())
+
+
+def _young(entry: Record) -> int:
+    """How many layers have come on top since the chain was squashed last."""
+    depth = len(entry.get("frozen") or ())
+    return depth - min(int(entry.get("settled") or 0), depth)
+
+
+def after_snapshot(home: Home) -> None:
+    """Have what is due for the container at *home* squashed, by a process of its own. Nothing is waited for, and
+    nothing is raised: without it everything is right as well.
+    """
+    try:
+        if not wanted(home.asked()):
+            return
+        held = _claim(home)
+        if held is None:
+            return  # it is being done
+        held.release()
+        start(home)
+    except (LaminaError, OSError):
+        pass
+
+
+def start(home: Home) -> None:
+    """A process that squashes what is due, and ends. Raises OSError, KernelError."""
+    from lamina.engine.detaching import is_small, leave, spawn_in_background
+
+    if is_small():
+        if leave():
+            try:
+                in_background(home.store, home.id)
+            finally:
+                os._exit(0)
+    else:
+        spawn_in_background(home.store, home.id, SQUASH)
+
+
+def in_background(store: Store, identity: str) -> None:
+    """What that process does. Raises nothing: nobody listens; what went wrong is put beside the container's record."""
+    from lamina.store.containers import Home
+
+    home = Home(store, identity)
+    try:
+        os.nice(10)
+        squash_due(home)
+    except BaseException as failure:
+        _confess(home, failure)
+
+
+def _confess(home: Home, failure: BaseException) -> None:
+    import traceback
+
+    from lamina.engine.supervising import append
+
+    try:
+        if home.exists():
+            append(home.path + b"/squash.error", "".join(traceback.format_exception(failure)).encode(errors="replace"))
+    except OSError:
+        pass
+
+
+def _claim(home: Home) -> Claim | None:
+    """Of several who would squash its chain one does. A key of its own: commit claims by the container's id."""
+    from lamina.store.claims import try_claim
+
+    return try_claim(home.store, "x" + home.id[1:])
+
+
+def squash_due(home: Home) -> list[Squash]:
+    """Squash what is due at every place of the container at *home*, until nothing is. Raises LaminaError, OSError."""
+    held = _claim(home)
+    if held is None:
+        return []
+    done: list[Squash] = []
+    with held:
+        while wanted(asked := home.asked()):
+            found = [made for entry in chains.shortened(asked)["overlays"] if (made := _due(home, asked, entry))]
+            done += found
+            if not found:
+                break
+    return done
+
+
+def _due(home: Home, asked: Record, entry: Record) -> Squash | None:
+    from lamina.store.garbage import size_of_layer
+    from lamina.store.leases import lease
+    from lamina.store.squashing import cost, due
+
+    young = _young(entry)
+    if young < DEEP:
+        return None
+    ids = list(entry["frozen"])
+    with lease(home.store) as held:
+        for identity in ids:
+            held.add_layer(identity)
+        sizes = [size_of_layer(home.store, identity) for identity in ids]
+        count = max(due([cost(size, inodes) for size, inodes in sizes]), young)
+        if not _has_room(home.store, sum(size for size, _ in sizes[-count:])):
+            return None
+        return squash_run(home, asked, os.fsencode(entry["at"]), ids[-count:], held)
+
+
+def _has_room(store: Store, size: int) -> bool:
+    found = os.statvfs(store.path)
+    return size * ROOM <= found.f_bavail * found.f_frsize
+
+
+def squash_run(home: Home, asked: Record, at: bytes, run: list[str], held: Lease) -> Squash:
+    """Make one layer of *run* (base first), which is part of the chain at the place *at*, and note that it reads the
+    same. Raises LaminaError.
+    """
+    made = squashed(home.store, asked, at, run, held)
+
+    def note(asked: Record) -> Record:
+        return chains.with_squashed(asked, at, run, made.id)
+
+    home.change_asked(note)
+    home.make_durable()  # the layer is on the disk: what names it is, too
+    return Squash(at, tuple(run), made.id, made.size, made.inodes)
+
+
+def squashed(store: Store, asked: Record, at: bytes, run: list[str], held: Lease) -> Layer:
+    """The layers *run* of a container whose record is *asked*, as one new layer that *held* keeps. Raises LaminaError."""
+    from functools import partial
+
+    from lamina.engine.within import inside, maps_of
+    from lamina.store import squashing
+
+    entry = next(one for one in asked["overlays"] if os.fsencode(one["at"]) == at)
+    maps = maps_of(asked)
+    work = None if maps is None else partial(inside, maps)
+    return squashing.squash(store, run, held, userxattr=bool(entry["userxattr"]), work=work)
