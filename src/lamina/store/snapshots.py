@@ -2,7 +2,9 @@
 
     containers/<id>/snapshots/
     ├── <snapshot id>.json    which layers the state consists of, what it came from, when, and by which command
-    └── names/<name>          a symbolic link to the id; a name whose record is gone is free
+    ├── names/<name>          a symbolic link to the id; a name whose record is gone is free
+    └── gone/<snapshot id>    a symbolic link to the parent of one that was removed, "-" where it had none: what came
+                              from it comes from there, and nobody has to be told
 
 A state is layers, and nothing else: its record refers to them, so they stay as long as it does. Snapshots are the
 history of their container and go with it; a fork or an image refers to the layers by itself.
@@ -20,15 +22,17 @@ from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import durable, layers, lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.trace import point
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from lamina.store.containers import Home
 
-DIRECTORY, NAMES = b"/snapshots", b"/names"
+DIRECTORY, NAMES, GONE = b"/snapshots", b"/names", b"/gone"
+_NOBODY = "-"
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("id", "container", "name", "parent", "message", "image", "image_id"), str),
     **dict.fromkeys(("command", "base_layers", "places"), list),
@@ -159,7 +163,36 @@ def read(directory: bytes, identity: str, container: str) -> SnapshotRecord | No
     if not names.is_id(identity):
         return None
     found = record.read_light(directory, identity.encode() + b".json")
-    return None if found is None else decode(found, identity, container)
+    if found is None:
+        return None
+    kept = decode(found, identity, container)
+    parent = there(directory, kept.parent)
+    return kept if parent == kept.parent else replace(kept, parent=parent)
+
+
+def there(directory: bytes, identity: str | None) -> str | None:
+    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is gone.
+
+    Raises OSError.
+    """
+    while identity is not None and not os.path.lexists(directory + b"/%b.json" % identity.encode()):
+        try:
+            above = os.readlink(os.fsdecode(directory + GONE) + "/" + identity)
+        except FileNotFoundError:
+            return None
+        identity = above if names.is_id(above) else None
+    return identity
+
+
+def current(home: Home, asked: dict[str, Any]) -> str | None:
+    """The state that the container whose record is *asked* stands on: the id of a snapshot that is there, None before
+    the first. Raises KernelError.
+    """
+    found = asked.get("snapshot")
+    try:
+        return there(directory_of(home), found) if isinstance(found, str) and names.is_id(found) else None
+    except OSError as error:
+        raise_storage_error(error, "read snapshot", directory_of(home))
 
 
 def decode(found: dict[str, Any], identity: str, container: str) -> SnapshotRecord:
@@ -304,10 +337,16 @@ def all_of(home: Home) -> list[SnapshotRecord]:
 
 def remove(home: Home, kept: SnapshotRecord, *, sync: bool = False) -> None:
     """Remove the record *kept*, and let go of its name; its layers are garbage unless something else refers to them.
-    Needs the turn. Raises KernelError.
+    What came from it comes from its parent. Needs the turn. Raises KernelError.
     """
     directory = directory_of(home)
     try:
+        make_directory(directory + GONE, 0o700, exist_ok=True)
+        point("snapshot.bequeath")
+        try:
+            os.symlink(kept.parent or _NOBODY, os.fsdecode(directory + GONE) + "/" + kept.id)
+        except FileExistsError:  # somebody began with that, and was killed
+            pass
         point("snapshot.unlink")
         try:
             os.unlink(directory + b"/%b.json" % kept.id.encode())
@@ -320,6 +359,22 @@ def remove(home: Home, kept: SnapshotRecord, *, sync: bool = False) -> None:
             durable.sync_directory(directory, what="snapshot")
     except OSError as error:
         raise_storage_error(error, "remove snapshot", directory)
+
+
+def forget_gone(home: Home, needed: Iterable[str | None]) -> None:
+    """Forget of what was removed where it came from, unless one of the ids *needed*, which records name, is it. Needs
+    the turn. Raises KernelError.
+    """
+    place = directory_of(home) + GONE
+    try:
+        known = {os.fsdecode(entry) for entry in os.listdir(place)}
+        for identity in known.difference(one for one in needed if one is not None):
+            point("snapshot.forget")
+            os.unlink(os.fsdecode(place) + "/" + identity)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise_storage_error(error, "remove snapshot", place)
 
 
 def _link_of(home: Home, name: str) -> str | None:
