@@ -14,6 +14,7 @@ import os
 
 from lamina.engine import chains
 from lamina.errors import LaminaError
+from lamina.store import snapshots
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -166,11 +167,9 @@ def squash_run(home: Home, asked: Record, at: bytes, run: list[str], held: Lease
     """
     made = squashed(home.store, asked, at, run, held)
 
-    def note(asked: Record) -> Record:
-        return chains.with_squashed(asked, at, run, made.id)
-
-    home.change_asked(note)
-    home.make_durable()  # the layer is on the disk: what names it is, too
+    # whoever freezes meanwhile has read already how it is going to be mounted
+    with snapshots.turn(home):
+        home.change_asked(lambda asked: chains.with_squashed(asked, at, run, made.id))
     return Squash(at, tuple(run), made.id, made.size, made.inodes)
 
 

@@ -106,7 +106,13 @@ def squash(
             _write(store, found, home)
         except OSError as error:
             raise_storage_error(error, "squash layers", stage.path)
-        return stage.commit(None, done.size, done.inodes, {"squashed": [layer.id for layer in found]})
+        return stage.commit(None, done.size, done.inodes, _extra(found))
+
+
+def _extra(found: list[Layer]) -> dict[str, Any]:
+    """What is kept of the run: its layers, and where starts had put something only to mount on it."""
+    made = dict.fromkeys(place for layer in found for place in layer.extra.get("made") or ())
+    return {"squashed": [layer.id for layer in found], **({"made": list(made)} if made else {})}
 
 
 def _here(work: Callable[..., Squashed], *args: Any, **keywords: Any) -> Squashed:
