@@ -138,7 +138,7 @@ def squash_due(home: Home) -> list[Squash]:
 
 
 def _due(home: Home, asked: Record, entry: Record) -> Squash | None:
-    from lamina.store.garbage import size_of_layer
+    from lamina.engine.layer_sizes import count as size_of
     from lamina.store.leases import lease
     from lamina.store.squashing import cost, due
 
@@ -149,7 +149,7 @@ def _due(home: Home, asked: Record, entry: Record) -> Squash | None:
     with lease(home.store) as held:
         for identity in ids:
             held.add_layer(identity)
-        sizes = [size_of_layer(home.store, identity) for identity in ids]
+        sizes = [size_of(home, identity) for identity in ids]
         count = max(due([cost(size, inodes) for size, inodes in sizes]), young)
         if not _has_room(home.store, sum(size for size, _ in sizes[-count:])):
             return None
