@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
-from lamina.errors import LaminaError
+from lamina.errors import Conflict, LaminaError
 from lamina.store import snapshots
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lamina.store.layers import Layer
     from lamina.store.leases import Lease
     from lamina.store.root import Store
+    from lamina.store.snapshots import SnapshotRecord
 
     Record = dict[str, Any]
 
@@ -119,7 +120,11 @@ def _claim(home: Home) -> Claim | None:
     """Of several who would squash its chain one does. A key of its own: commit claims by the container's id."""
     from lamina.store.claims import try_claim
 
-    return try_claim(home.store, "x" + home.id[1:])
+    return try_claim(home.store, _key(home))
+
+
+def _key(home: Home) -> str:
+    return "x" + home.id[1:]
 
 
 def squash_due(home: Home) -> list[Squash]:
@@ -184,3 +189,84 @@ def squashed(store: Store, asked: Record, at: bytes, run: list[str], held: Lease
     maps = maps_of(asked)
     work = None if maps is None else partial(inside, maps)
     return squashing.squash(store, run, held, userxattr=bool(entry["userxattr"]), work=work)
+
+
+# -- when somebody asks for it
+
+
+def squash_container(home: Home, since: SnapshotRecord | None = None) -> list[Squash]:
+    """See `BranchVerbs.squash`."""
+    from lamina.engine.state_turn import StateTurn
+    from lamina.store.claims import claim
+    from lamina.store.leases import lease
+
+    done: list[Squash] = []
+    with claim(home.store, _key(home)), lease(home.store) as held:
+        asked = home.asked()
+        for entry in chains.shortened(asked).get("overlays") or ():
+            at = os.fsencode(entry["at"])
+            run = _above(home, at, tuple(entry.get("frozen") or ()), since)
+            if len(run) > 1:
+                done.append(squash_run(home, asked, at, list(run), held))
+        with StateTurn(home, SQUASH) as turn:
+            if not turn.living:  # what is mounted stays as it is until it is frozen next
+                home.change_asked(chains.shortened)
+    return done
+
+
+def _above(
+    home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | None
+) -> tuple[str, ...]:
+    """The layers of a chain that came after the state *since*. Raises Conflict where one is from both before and after."""
+    if since is None:
+        return ids
+    below = since.chain.get(at, ())
+    if ids[: len(below)] == below:
+        return ids[len(below) :]
+    wanted = expanded(home.store, below)
+    for count in range(len(ids) + 1):
+        if expanded(home.store, ids[:count]) == wanted:
+            return ids[count:]
+    raise Conflict(
+        f"squash container {home.short_id}: what it wrote before and after the snapshot {since.shown} is in one layer "
+        "already, or it does not come from there",
+        remedy="squash all of it, or name a later snapshot",
+    )
+
+
+def expanded(store: Store, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers of a chain with each that was squashed taken apart again, as far as it says."""
+    from lamina.store import layers
+    from lamina.store.squashing import made_of
+
+    found: list[str] = []
+    for identity in ids:
+        layer = layers.find(store, identity)
+        inner = () if layer is None else made_of(layer)
+        found += expanded(store, inner) if inner else [identity]
+    return tuple(found)
+
+
+def squash_snapshot(home: Home, identity: str) -> list[Squash]:
+    """Make one layer of what the snapshot with that id consists of above the image; it refers to that layer alone then,
+    at each place. Raises NotFound, LaminaError.
+    """
+    from lamina.store.leases import lease
+
+    done: list[Squash] = []
+    with lease(home.store) as held:
+        kept = snapshots.find(home, identity)
+        asked = home.asked()
+        places = []
+        for place in kept.places:
+            if len(place.layers) > 1:
+                made = squashed(home.store, asked, place.at, list(place.layers), held)
+                done.append(Squash(place.at, place.layers, made.id, made.size, made.inodes))
+                place = replace(place, layers=(made.id,), new=None if place.new is None else made.id)
+            places.append(place)
+        if done:
+            with snapshots.turn(home):
+                if snapshots.get(home, kept.id) is None:
+                    raise snapshots.no_such(home, kept.id[:12])
+                snapshots.put(home, replace(kept, places=tuple(places)), sync=not kept.volatile)
+    return done
