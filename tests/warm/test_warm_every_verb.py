@@ -170,6 +170,9 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("info",),
     ("doctor",),
     ("completion", "bash"),
+    ("fork", "one", "forked"),
+    ("container", "fork", "one@nosuch"),
+    ("rm", "forked"),
     ("rm", "one"),
     ("rm", "one"),
 )

@@ -61,6 +61,25 @@ class BranchVerbs:
 
         return promote(self._home, fork._home, name=name, consistency=consistency)
 
+    def forked_from(self) -> Container:
+        """The container that it was forked from. Raises NotFound where it is no fork, or that is gone."""
+        from lamina.engine.container import Container
+        from lamina.errors import NotFound
+        from lamina.store.containers import find
+
+        asked = self._home.asked()
+        forked = asked.get("forked")
+        if not forked:
+            raise NotFound(
+                f"container {asked['name']} is no fork of another one", remedy="name the container that is meant"
+            )
+        try:
+            return Container(find(self._home.store, str(forked["container"])))
+        except NotFound:
+            raise NotFound(
+                f"container {forked.get('name')}, from which {asked['name']} was forked, was removed"
+            ) from None
+
     def squash(self, since: Snapshot | str | None = None) -> list[Squash]:
         """Make one layer, at each place, of the layers that it froze (since the snapshot *since*), which then reads as
         they do. Snapshots that refer to these keep them. Of one that runs, what is mounted stays until it is frozen next.

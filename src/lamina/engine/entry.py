@@ -1,6 +1,7 @@
 """Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
-or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py). And where a process begins that squashes the
-layers of a container and ends: `isolated.py engine ROOT ID squash ""` (squashing.py).
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py), makes supervisors of several containers:
+`isolated.py engine "" "" nursery ""` (nursery.py), or squashes the layers of one, and ends: `isolated.py engine ROOT ID
+squash ""` (squashing.py).
 """
 
 from __future__ import annotations
@@ -33,8 +34,14 @@ def run() -> int:
                 ANSWER, encode({"error": error_record(KernelError("fork a supervisor", error.errno or 0))})
             )
             os._exit(0)
+        from lamina.engine.detaching import NURSERY, alone
+
+        if mode == NURSERY:
+            from lamina.engine.nursery import nurse
+
+            channel, _ = alone(ANSWER, -1)
+            nurse(channel)
         from lamina.engine.becoming import supervise
-        from lamina.engine.detaching import alone
 
         answer, client = alone(ANSWER, ATTACHED if attached else -1)
         from lamina.store.root import Store

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "update": (CONTAINERS, "update", "Change the limits or the restart policy of containers"),
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
+    "fork": (CONTAINERS, "fork", "Make containers that begin where another one, or a snapshot of it, is"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
@@ -58,6 +59,9 @@ VERBS |= {
     "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
     "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
     "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "merge": (STATES, "merge", "Take over into a container what its forks did"),
+    "promote": (STATES, "promote", "Let a container become what a fork of it is"),
+    "squash": (STATES, "squash", "Make one layer of those that a container froze"),
     "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
 }
 
@@ -140,6 +144,7 @@ _OWN = (
     "create",
     "diff",
     "export",
+    "fork",
     "inspect",
     "kill",
     "logs",

@@ -30,8 +30,9 @@ def do(args: Arguments) -> int:
     from lamina.cli.sizes import human
     from lamina.cli.usage import UsageError
     from lamina.engine import Container, Engine
+    from lamina.engine.state_names import find_state
 
-    state = Engine(args.root).find_state(args.state)
+    state = find_state(Engine(args.root).store, args.state)
     since = vars(args)["from"]
     if isinstance(state, Container):
         done = state.squash(since)
