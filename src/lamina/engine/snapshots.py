@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lamina.engine.forked_options import ForkOptions
     from lamina.engine.parameters import Command
     from lamina.engine.progress import Tell
+    from lamina.engine.squashing import Squash
     from lamina.engine.state_review import StateReview
     from lamina.engine.viewing import View
     from lamina.store.containers import Home
@@ -229,6 +230,16 @@ class Snapshot(ViewVerbs):
             name=name, start=True, command=command, owner=owner, on_warning=on_warning, **options
         )
         return container
+
+    # -- its layers
+
+    def squash(self) -> list[Squash]:
+        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then, and
+        reads the same. Raises NotFound when it was removed, KernelError.
+        """
+        from lamina.engine.squashing import squash_snapshot
+
+        return squash_snapshot(self._home, self.id)
 
     # -- its end
 

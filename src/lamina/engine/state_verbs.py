@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lamina.engine.branch_verbs import BranchVerbs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 
-class StateVerbs:
+class StateVerbs(BranchVerbs):
     """What `Container` does with its states."""
 
     if TYPE_CHECKING:

@@ -61,6 +61,9 @@ VERBS |= {
     "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
     "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
     "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "merge": (STATES, "merge", "Take over into a container what its forks did"),
+    "promote": (STATES, "promote", "Let a container become what a fork of it is"),
+    "squash": (STATES, "squash", "Make one layer of those that a container froze"),
     "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
 }
 
