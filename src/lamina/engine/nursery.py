@@ -54,6 +54,8 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
 
     found: dict[int, dict[str, Any] | LaminaError] = {}
     waiting: dict[int, tuple[int, Fd, bytes]] = {}
+    if not identities:
+        return []
     left = iter(enumerate(identities))
     channel = _channel()
     try:
