@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
 
+# how often what a container stands on may become another while its changes are looked at
+_LOOKS = 10
+
 
 class Reviewed:
     """The changes of a container."""
@@ -37,7 +40,17 @@ class Reviewed:
 
     def overlays(self) -> list[tuple[bytes, MountSpec]]:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
-        return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+        return stacks_of(self._whole_record().get("overlays") or [], self._home.path)
+
+    def _whole_record(self) -> dict[str, Any]:
+        """The record, with nothing under way: what somebody left half done with its states is finished first."""
+        asked = self._home.asked()
+        if pending(asked):
+            from lamina.engine.state_turn import StateTurn
+
+            with StateTurn(self._home, "look at") as turn:
+                asked = turn.asked
+        return asked
 
     def changes(
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
@@ -49,19 +62,20 @@ class Reviewed:
         from lamina.engine.apply.selection import select
         from lamina.engine.within import reach
 
-        while True:
-            asked = self._home.asked()
+        nowhere = self._home.store.empty
+        for attempt in range(_LOOKS):
+            asked = self._whole_record()
             made = [os.fsencode(place) for place in asked.get("made") or ()]
             writable, own = self._written(asked)
-            nowhere = self._home.store.empty
             try:
                 found: list[HostChange] = reach(
                     self._maps, changes_of, writable, made=made, nowhere=nowhere, frozen=own
                 )
                 break
             except OSError:
-                # removed meanwhile: then that is what there is to say; or what it stands on is another now
-                if (now := self._home.asked()).get("overlays") == asked.get("overlays") and not pending(now):
+                # removed meanwhile: then that is what there is to say; or it stands on other layers now
+                now = self._home.asked()
+                if attempt == _LOOKS - 1 or (now.get("overlays") == asked.get("overlays") and not pending(now)):
                     raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
@@ -72,12 +86,11 @@ class Reviewed:
         """The stacks in which something may have been written, by their places, and how many of the lower directories
         of each, from the top, are its own. *asked* is the container's record.
         """
-        overlays = asked.get("overlays") or []
-        inodes = [int(entry.get("inode") or 0) for entry in overlays]
+        entries = asked.get("overlays") or []
         own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
         return [
-            (at, self._below(spec, inode, own[at]))
-            for (at, spec), inode in zip(stacks_of(overlays, self._home.path), inodes, strict=True)
+            (at, self._below(spec, int(entry.get("inode") or 0), own[at]))
+            for entry, (at, spec) in zip(entries, stacks_of(entries, self._home.path), strict=True)
             if spec.upperdir is not None
         ], own
 
