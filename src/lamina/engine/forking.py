@@ -313,11 +313,17 @@ class Origin:
                 _furnish(home, record)
             record.setdefault("moment", moment(home.path + b"/moment"))
             home.write("container", record)
-        except OSError as error:
-            raise_storage_error(error, "fork", home.path)
-        finally:
-            for lock in locks:  # its record names the volumes now
+        except BaseException as error:
+            from lamina.engine.discard import discard
+
+            for lock in locks:
                 lock.release()
+            discard(home, name, record, volumes=True)  # its ids and its volumes as well
+            if isinstance(error, OSError):
+                raise_storage_error(error, "fork", home.path)
+            raise
+        for lock in locks:  # its record names the volumes now
+            lock.release()
         note(self.store, about(record, "create"))
 
     def _design(self, home: Home, record: dict[str, Any]) -> list[Lock]:
