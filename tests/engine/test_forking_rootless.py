@@ -50,7 +50,13 @@ def test_over_an_image(user: Rootless, userns: str) -> None:
     ok(user, "gc")
     maps = set()
     for name in ("try-1", "try-2"):
-        assert ok(user, "exec", "--user", "0", name, "sh", "-c", LOOK).split() == ["0:0", "700", "7:8", "644", "x"]
+        assert ok(user, "exec", "--user", "0", name, "sh", "-c", LOOK).split() == [
+            "0:0",
+            "700",
+            "7:8",
+            "644",
+            "x",
+        ]
         maps.add(ok(user, "exec", name, "cat", "/proc/self/uid_map"))
     assert len(maps) == (2 if userns == "auto" else 1)
 
@@ -59,7 +65,17 @@ def test_over_this_machine(user: Rootless) -> None:
     place = user.mkdir("work")
     (place / "version").write_text("1\n")
     (place / "version").chmod(0o666)
-    ok(user, "run", "--name", "box", "host", "--", "sh", "-c", f"echo 2 >{place}/version; echo new >{place}/new")
+    ok(
+        user,
+        "run",
+        "--name",
+        "box",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        f"echo 2 >{place}/version; echo new >{place}/new",
+    )
     ok(user, "fork", "box", "child")
     assert f"A {place}/new\n" in ok(user, "diff", "child", str(place))
     ok(user, "rm", "box")

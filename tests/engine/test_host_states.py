@@ -1,4 +1,4 @@
-"""Containers over this machine are states like others: kept, forked, gone back in, and the one that is chosen applied."""
+"""Containers over this machine have states like others: kept, forked, gone back in, and one of them applied."""
 
 from __future__ import annotations
 
@@ -30,22 +30,32 @@ def test_the_states_of_a_try(engine: Engine, lamina: Lamina, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     tried = engine.container("tried")
     first = tried.snapshot("first")
-    assert {os.fsdecode(change.path) for change in first.changes([str(work)])} >= {f"{work}/version", f"{work}/new"}
+    assert {os.fsdecode(change.path) for change in first.changes([str(work)])} >= {
+        f"{work}/version",
+        f"{work}/new",
+    }
 
     # a fork goes on where it is, and is reviewed with all that it stands on
-    [child] = tried.fork(name="child", command=["sh", "-c", f"cat {work}/*; echo 3 >{work}/version; rm {work}/new"])
+    [child] = tried.fork(
+        name="child", command=["sh", "-c", f"cat {work}/*; echo 3 >{work}/version; rm {work}/new"]
+    )
     child.start()
     assert child.wait() == 0
     until(lambda: child.state == "exited")
     assert lamina("logs", "child").stdout == "new\n2\n"
     assert [
-        (os.fsdecode(change.path), change.kind) for change in child.changes([str(work)]) if not change.incidental
+        (os.fsdecode(change.path), change.kind)
+        for change in child.changes([str(work)])
+        if not change.incidental
     ] == [(f"{work}/version", "changed")]
     child.snapshot("second")
 
     # the state that is chosen, and then another one, and both taken back
     assert here() == {"version": "1\n"}
-    for state, found in (("tried@first", {"version": "2\n", "new": "new\n"}), ("child@second", {"version": "3\n"})):
+    for state, found in (
+        ("tried@first", {"version": "2\n", "new": "new\n"}),
+        ("child@second", {"version": "3\n"}),
+    ):
         name = state.partition("@")[0]
         shown = lamina("apply", "--dry-run", state, work)
         assert shown.returncode == 0, shown.stdout + shown.stderr
@@ -79,7 +89,9 @@ def test_the_states_of_a_try(engine: Engine, lamina: Lamina, tmp_path: Path) -> 
 def test_a_fork_over_this_machine_that_runs_knows_its_name(engine: Engine, tmp_path: Path) -> None:
     box = engine.create("host", ["sleep", "1000"], stop_timeout=0)
     box.snapshot()
-    [one, other] = box.fork(2, start=True, command=["sh", "-c", f"hostname >{tmp_path}/name; exec sleep 1000"])
+    [one, other] = box.fork(
+        2, start=True, command=["sh", "-c", f"hostname >{tmp_path}/name; exec sleep 1000"]
+    )
     until(lambda: all((child.files / f"{tmp_path}/name").exists() for child in (one, other)))
     assert not (tmp_path / "name").exists()
     for child in (one, other):

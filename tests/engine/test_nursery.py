@@ -60,7 +60,9 @@ def test_what_each_came_to(engine: Engine) -> None:
     assert isinstance(answers[0], dict) and answers[0]["started"]["pid"]
     assert isinstance(answers[1], CommandNotFound)
     assert isinstance(answers[2], LaminaError)
-    assert answers[3] == {"already": True} or isinstance(answers[3], LaminaError)  # the same one twice, at once
+    assert answers[3] == {"already": True} or isinstance(
+        answers[3], LaminaError
+    )  # the same one twice, at once
     assert good.state == "running"
     assert start_each(engine.store, []) == []
 
@@ -101,5 +103,7 @@ def test_what_it_inherits_is_what_the_program_has_now(engine: Engine, store_root
             [answer] = start_each(engine.store, [made.id])
             print(os.getpriority(os.PRIO_PROCESS, answer["started"]["pid"]))
     """
-    done = subprocess.run([sys.executable, "-c", script, store_root], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script, store_root], capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.split() == ["0", "3"], done.stderr
