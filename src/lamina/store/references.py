@@ -39,14 +39,22 @@ LEASED = "somebody is about to use it"
 
 @value
 class ContainerUse:
-    """What a container refers to. `readable` is false where its record cannot be read: it may refer to anything."""
+    """What a container refers to: `layers` are its own and those of its snapshots; `own` the former. `damaged` says what
+    of it cannot be read, "" where all can: it may refer to anything then.
+    """
 
     id: str
     name: str
     image: str | None
     layers: tuple[str, ...]
     volumes: tuple[str, ...]
-    readable: bool = True
+    own: tuple[str, ...] = ()
+    damaged: str = ""
+
+    @property
+    def readable(self) -> bool:
+        """Whether what it refers to is known."""
+        return not self.damaged
 
     @property
     def shown(self) -> str:
@@ -80,12 +88,16 @@ class ContainerUses:
 
     def _read(self, identity: str, place: bytes) -> ContainerUse | None:
         """None for one without a record: its maker holds whatever it will refer to."""
+        damaged = ""
         try:
             kept = _snapshots(place, identity)  # before the container, which may be put on one, and then that goes
-            found = record.read(place, b"container.json")
-            return None if found is None else _use(identity, found, kept)
         except (Corrupt, NotADirectoryError):
-            return ContainerUse(identity, "", None, (), (), readable=False)
+            kept, damaged = (), "a snapshot of it cannot be read"
+        try:
+            found = record.read(place, b"container.json")
+            return None if found is None else _use(identity, found, kept, damaged)
+        except (Corrupt, NotADirectoryError):
+            return ContainerUse(identity, "", None, kept, (), damaged="its record cannot be read")
 
     def __iter__(self) -> Iterator[ContainerUse]:
         return iter(self._known.values())
@@ -121,7 +133,7 @@ def _snapshots(place: bytes, identity: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...]) -> ContainerUse:
+def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...], damaged: str) -> ContainerUse:
     volumes, image = found.get("volumes") or (), found.get("image_id")
     try:
         layers = snapshots.referred_to(found)
@@ -132,15 +144,16 @@ def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...]) -> Contain
     known = [layer for layer in layers if isinstance(layer, str) and is_layer(layer)]
     if len(known) != len(layers):
         raise Corrupt(f"container {identity[:12]}: its record names a layer that is none")
-    known = list(dict.fromkeys([*known, *kept]))
     return ContainerUse(
         id=identity,
         name=str(found.get("name") or ""),
         image=image if isinstance(image, str) else None,
-        layers=tuple(known),
+        layers=tuple(dict.fromkeys([*known, *kept])),
         volumes=tuple(
             [one["name"] for one in volumes if isinstance(one, dict) and isinstance(one.get("name"), str)]
         ),
+        own=tuple(known),
+        damaged=damaged,
     )
 
 
@@ -222,7 +235,7 @@ class References:
     def _containers(self) -> None:
         for use in self.containers:
             if not use.readable:
-                self.unknown.append(f"container {use.shown}: its record cannot be read")
+                self.unknown.append(f"container {use.shown}: {use.damaged}")
             for layer in use.layers:
                 self.layers.setdefault(layer, []).append(f"container {use.shown}")
             if use.image is not None:

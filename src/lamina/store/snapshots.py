@@ -394,6 +394,15 @@ def forget_gone(home: Home) -> None:
         raise_storage_error(error, "remove snapshot", directory)
 
 
+def idle_names(home: Home) -> list[str]:
+    """Names of snapshots that are gone: left by somebody who was killed. Raises OSError."""
+    try:
+        entries = os.listdir(directory_of(home) + NAMES)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in map(os.fsdecode, entries) if _holder(home, name) is None)
+
+
 def _link_of(home: Home, name: str) -> str | None:
     try:
         return os.readlink(os.fsdecode(directory_of(home) + NAMES) + "/" + name)
