@@ -13,7 +13,7 @@ from lamina.overlay.changes import between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from lamina.engine.viewing import View
     from lamina.engine.within import Maps
@@ -37,18 +37,6 @@ def compare(
     found: list[HostChange] = reach(
         lambda: maps_of(before, after), changes_between, pairs(before, after), made=made
     )
-    paths, exclude = list(paths), list(exclude)
-    return list(select(found, paths, exclude).changes) if paths or exclude else found
-
-
-def own_changes(
-    view: View, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
-) -> list[HostChange]:
-    """What a container did to its image, or to the host, up to that state."""
-    from lamina.engine.within import reach
-
-    stacks = [(place.at, place.base, place.spec) for place in view.places if place.spec != place.base]
-    found: list[HostChange] = reach(lambda: maps_of(view), changes_between, stacks, made=view.made)
     paths, exclude = list(paths), list(exclude)
     return list(select(found, paths, exclude).changes) if paths or exclude else found
 
@@ -112,10 +100,3 @@ def _of_anybody(root: Change) -> Change:
     same_mode = before.mode & ~stat.S_ISGID == after.mode & ~stat.S_ISGID
     return root._replace(what=root.what - ({"owner", "mode"} if same_mode else {"owner"}))
 
-
-def patch(views: tuple[View, ...], changes: Iterable[HostChange]) -> Iterator[bytes]:
-    """A unified diff of *changes* between *views*, as lines; see `engine.textdiff`."""
-    from lamina.engine.textdiff import diff_changes
-    from lamina.engine.within import reach_each
-
-    return reach_each(lambda: maps_of(*views), diff_changes, list(changes))

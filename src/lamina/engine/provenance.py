@@ -101,6 +101,11 @@ class Provenance:
         return self.explanation.why
 
     @property
+    def resolved(self) -> bytes:
+        """The absolute path without symbolic links on the way."""
+        return (self.mountpoint.rstrip(b"/") + b"/" + self.explanation.resolved).rstrip(b"/") or b"/"
+
+    @property
     def rows(self) -> tuple[Answer, ...]:
         """Every layer's answer, top to bottom."""
         return self.explanation.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.store.snapshots import SnapshotRecord, get, no_such
 
 TYPE_CHECKING = False
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.engine.squashing import Squash
     from lamina.engine.state_review import StateReview
+    from lamina.engine.viewing import View
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
 
-class Snapshot:
+class Snapshot(ViewVerbs):
     """A state of a container: its files, as layers that never change. It belongs to the container and goes with it.
 
         before = box.snapshot("before")
@@ -177,6 +179,11 @@ class Snapshot:
         if get(self._home, self.id) is None:
             raise no_such(self._home, self.short_id)
         return self._review().apply(paths, exclude, force, progress=progress)
+
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_snapshot
+
+        return view_snapshot(self._home, self._kept)
 
     def _review(self) -> StateReview:
         from lamina.engine.state_review import StateReview

@@ -6,15 +6,18 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from lamina.engine.apply.values import HostChange
     from lamina.engine.apply_to import AppliedTo
     from lamina.engine.provenance import Provenance
-    from lamina.engine.viewing import State, View
+    from lamina.engine.viewing import View
     from lamina.store.root import Store
 
     Paths = Iterable[str | bytes]
+
+# how often what a container stands on may become another while it is looked at
+_LOOKS = 10
 
 
 class ViewVerbs:
@@ -29,7 +32,15 @@ class ViewVerbs:
         """What it consists of now. Raises NotFound, Corrupt."""
         raise NotImplementedError
 
-    def diff(self, other: State, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
+    def changes(self, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
+        """What was done to the image, or to the host's files, that it is over; raises InvalidInput for an image."""
+        from lamina.errors import InvalidInput
+
+        raise InvalidInput(
+            f"compare {self._view().name}: with what?", remedy="name a second state: another image, a container"
+        )
+
+    def diff(self, other: ViewVerbs, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
         """What leads from this state to *other*, by path, or what of that *paths* select and *exclude* does not.
 
         Any two of container, snapshot and image can be compared. It costs what the two do not have in common: the layers
@@ -38,12 +49,20 @@ class ViewVerbs:
         """
         from lamina.engine.comparing import compare
 
-        return compare(self._view(), other._view(), paths, exclude)
+        for attempt in range(_LOOKS):
+            before, after = self._view(), other._view()
+            try:
+                return compare(before, after, paths, exclude)
+            except OSError:
+                same = before.places == self._view().places and after.places == other._view().places
+                if same or attempt == _LOOKS - 1:
+                    raise
+        raise AssertionError("it was looked at often enough")
 
     def apply_to(
         self,
         directory: str | bytes | os.PathLike[str],
-        since: State | None = None,
+        since: ViewVerbs | None = None,
         paths: Paths = (),
         exclude: Paths = (),
         *,
@@ -56,20 +75,22 @@ class ViewVerbs:
         an image without *since*, for `/`, and for the store; KernelError.
         """
         from lamina.engine.apply_to import apply_to, check_directory
-        from lamina.engine.comparing import compare, maps_of, own_changes
+        from lamina.engine.comparing import maps_of
         from lamina.engine.within import reach
 
         place = check_directory(os.fsencode(directory), self.store.path)
-        view = self._view()
-        views = (view,)
-        if since is None:
-            changes = own_changes(_with_own(view), paths, exclude)
-        else:
-            before = since._view()
-            views = (before, view)
-            changes = compare(before, view, paths, exclude)
+        changes = self.changes(paths, exclude) if since is None else since.diff(self, paths, exclude)
+        views = [one._view() for one in (self, since) if one is not None]
         applied: AppliedTo = reach(lambda: maps_of(*views), apply_to, changes, place, force=force)
         return applied
+
+    def patch(self, changes: Iterable[HostChange]) -> Iterator[bytes]:
+        """A unified diff of *changes*, which `diff` or `changes` of this state gave, as lines; see `engine.textdiff`."""
+        from lamina.engine.comparing import maps_of
+        from lamina.engine.textdiff import diff_changes
+        from lamina.engine.within import reach_each
+
+        return reach_each(lambda: maps_of(self._view()), diff_changes, list(changes))
 
     def explain(self, path: str | bytes | os.PathLike[str], *, add_up: bool = True) -> Provenance:
         """Where *path* comes from: every layer's answer from the top, and which step made that layer, when; what a
@@ -82,13 +103,3 @@ class ViewVerbs:
         from lamina.engine.explaining import explain_path
 
         return explain_path(self.store, self._view(), path, add_up=add_up)
-
-
-def _with_own(view: View) -> View:
-    from lamina.errors import InvalidInput
-
-    if view.kind == "image":
-        raise InvalidInput(
-            f"compare image {view.name}: with what?", remedy="name a second state: another image, a container"
-        )
-    return view

@@ -68,9 +68,9 @@ class View:
         return not self.image
 
 
-def view_container(home: Home) -> View:
-    """The container at *home* as it is now. Raises NotFound, Corrupt."""
-    return _view(home, home.asked(), CONTAINER)
+def view_container(home: Home, asked: dict[str, Any]) -> View:
+    """The container at *home*, whose record is *asked*, as it is now."""
+    return _view(home, asked, CONTAINER)
 
 
 def view_snapshot(home: Home, kept: SnapshotRecord) -> View:
