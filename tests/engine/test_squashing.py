@@ -77,14 +77,15 @@ def test_few_layers_of_which_each_is_twice_what_is_above_it_stay() -> None:
 
 def test_what_is_written_is_written_again_a_logarithmic_number_of_times() -> None:
     sizes: list[int] = []
-    written, deepest = 0, 0
+    written = deepest = settled = 0
     for _ in range(10_000):
         sizes.append(1)
-        if len(sizes) % squashing.DEEP == 0 or sizes[-squashing.DEEP :] == [1] * squashing.DEEP:
+        deepest = max(deepest, len(sizes))
+        if len(sizes) - settled == squashing.DEEP:
             count = max(due(sizes), squashing.DEEP)
             written += sum(sizes[-count:])
             sizes[-count:] = [sum(sizes[-count:])]
-        deepest = max(deepest, len(sizes))
+            settled = len(sizes)
     assert deepest <= squashing.DEEP + 8
     assert written <= 10_000 * 8
 

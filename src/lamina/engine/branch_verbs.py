@@ -4,10 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lamina.engine.container import Container
+    from lamina.engine.images import Image
     from lamina.engine.merging import Merge
+    from lamina.engine.rebasing import Hidden
     from lamina.engine.snapshots import Snapshot
     from lamina.engine.squashing import Squash
     from lamina.store.containers import Home
@@ -92,3 +92,20 @@ class BranchVerbs:
         if since is None:
             return squash_container(self._home)
         return squash_container(self._home, find(self._home, since if isinstance(since, str) else since.id))
+
+    def rebase(self, image: Image | str, *, force: bool = False, dry_run: bool = False) -> list[Hidden]:
+        """Put what it wrote over another *image*: what it added, changed and deleted stays, all else is the new image's,
+        and its config. Its command and options stay, and so do the snapshots from before, over the image from before.
+
+        Where it would hide something of the new image that is another there than in the old, Conflict names the paths, and
+        nothing is changed; with *force* what the container has stays. The answer are those paths; with *dry_run* nothing
+        else is done. Raises Conflict also where it runs, Unsupported over this machine, NotFound, KernelError.
+        """
+        from lamina.engine.obtain import find
+        from lamina.engine.rebasing import rebase
+        from lamina.store.images import hold
+
+        name = image if isinstance(image, str) else (image.tags[0] if image.tags else image.id)
+        record = find(self._home.store, name)
+        with hold(self._home.store, record.id) as held:
+            return rebase(self._home, held.record, name, force=force, dry_run=dry_run)

@@ -110,7 +110,7 @@ class _Place:
         def same(path: bytes) -> bool:
             before = self.taken.get(path)
             here = ours if before is None else trees[before.number]
-            return _same(here / (b"/" + path), trees[number] / (b"/" + path))
+            return same_entry(here / (b"/" + path), trees[number] / (b"/" + path))
 
         merged = merge(so_far, theirs, same)
         for collision in merged.collisions:
@@ -145,7 +145,7 @@ class _Place:
         )
 
 
-def _same(one: Tree, other: Tree) -> bool:
+def same_entry(one: Tree, other: Tree) -> bool:
     """Whether two entries are alike in everything but their times, what is in directories aside."""
     a, b = one.lstat(), other.lstat()
     if a.st_mode != b.st_mode or (a.st_uid, a.st_gid) != (b.st_uid, b.st_gid) or one.xattrs() != other.xattrs():

@@ -63,6 +63,7 @@ VERBS |= {
     "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
     "merge": (STATES, "merge", "Take over into a container what its forks did"),
     "promote": (STATES, "promote", "Let a container become what a fork of it is"),
+    "rebase": (STATES, "rebase", "Put what a container wrote over another image"),
     "squash": (STATES, "squash", "Make one layer of those that a container froze"),
     "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
 }
