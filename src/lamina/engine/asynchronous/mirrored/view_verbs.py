@@ -28,7 +28,9 @@ class MirroredViewVerbs(Mirrored):
         """What was done to the image, or to the host's files, that it is over; raises InvalidInput for an image."""
         return await in_thread(self._do(lambda: self._sync.changes(paths, exclude)))
 
-    async def diff(self, other: ViewVerbs, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
+    async def diff(
+        self, other: MirroredViewVerbs, paths: Paths = (), exclude: Paths = ()
+    ) -> list[HostChange]:
         """What leads from this state to *other*, by path, or what of that *paths* select and *exclude* does not.
 
         Any two of container, snapshot and image can be compared. It costs what the two do not have in common: the
@@ -40,7 +42,7 @@ class MirroredViewVerbs(Mirrored):
     async def apply_to(
         self,
         directory: str | bytes | os.PathLike[str],
-        since: ViewVerbs | None = None,
+        since: MirroredViewVerbs | None = None,
         paths: Paths = (),
         exclude: Paths = (),
         *,
