@@ -113,7 +113,7 @@ def _living(
     from lamina.engine.restacking import restack
 
     before = stacks_of(asked.get("overlays") or [], home.path)
-    after = restacked(home, asked, made)
+    after = restacked(home, chains.shortened(asked), made)
     asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
     make_sure(home, asked)
     try:
@@ -198,8 +198,8 @@ def _shown(directory: bytes) -> dict[str, bytes]:
 
 
 def _check_depth(asked: Record, busy: Stacks) -> None:
-    for at, spec in busy:
-        if len(spec.lowerdirs) >= MOST_LAYERS:
+    for at, spec in stacks_of(chains.shortened(asked).get("overlays") or [], b""):
+        if at in {place for place, _ in busy} and len(spec.lowerdirs) >= MOST_LAYERS:
             raise Unsupported(
                 f"freeze container {asked.get('name')}: {os.fsdecode(at)} consists of {len(spec.lowerdirs)} layers, "
                 f"and an overlay takes {MOST_LAYERS}",
@@ -226,7 +226,7 @@ def finish(
     if sync:
         sync_directory(home.store.layers, what="state")
     make_uppers(home, asked, list(made))
-    chain = chains.chain_of(asked)
+    chain = chains.chain_of(chains.shortened(asked))
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
     if noted is not None:
         noted(frozen)
