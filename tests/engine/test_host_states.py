@@ -72,7 +72,7 @@ def test_the_states_of_a_try(engine: Engine, lamina: Lamina, tmp_path: Path) -> 
     child.rewind("second")
     assert lamina("diff", "child", work).stdout.split()[:2] == ["C", f"{work}/version"]
     tried.remove()
-    engine.storage.gc()
+    engine.storage.collect()
 
     # what this machine has changed since the first of them started stands against it
     (work / "version").write_text("mine\n")
