@@ -15,6 +15,7 @@ from stat import S_ISCHR
 
 from lamina.engine.beside import Asked, process_of
 from lamina.engine.completed import Completed
+from lamina.engine.turns import joining
 from lamina.errors import (
     Conflict,
     InvalidInput,
@@ -297,7 +298,7 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd:
+    with _first_process(home, state) as pidfd, joining(home):
         target = _target(home, state)
         if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
             raise Conflict(
@@ -309,11 +310,11 @@ def start(
             null = _null(root) if NULL in stdio.child or asked.tty else None
         masters: list[Fd] = []
         streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
-        joining = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
+        asked_for = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
         try:
             with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
                 execution = Execution(
-                    further(target, pidfd, process, joining), masters.pop() if masters else None
+                    further(target, pidfd, process, asked_for), masters.pop() if masters else None
                 )
         except StepFailed as failure:
             if ready(0, pidfd):  # the container has ended meanwhile, and with it what was begun

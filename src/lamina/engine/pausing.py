@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import ENOENT
 
 from lamina.engine.settling import state_of, wake_supervisor
+from lamina.engine.turns import alone
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.runtime.cgroups import reopen
 from lamina.store.containers import GROUPED_MARK, PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
@@ -28,7 +29,7 @@ def pause(home: Home) -> None:
     """Stop every process in it, until `unpause`. Raises Conflict where it does not run or is paused already,
     Unsupported where it is in no control group that can be frozen, TimeoutExpired, NotFound.
     """
-    with _turn(home):
+    with alone(home), _turn(home):
         state, said = state_of(home), f"pause container {home.asked()['name']}"
         if state == PAUSED:
             raise Conflict(f"{said}: it is already paused")
@@ -36,7 +37,7 @@ def pause(home: Home) -> None:
             raise Conflict(f"{said}: it is restarting", remedy="wait until it runs")
         if state != RUNNING:
             raise Conflict(f"{said}: it is not running", remedy="'lamina start' starts it")
-        group = _group(home, said)
+        group = group_of(home, said)
         home.set_mark(PAUSED_MARK)
         try:
             group.freeze()
@@ -51,12 +52,12 @@ def pause(home: Home) -> None:
 
 def unpause(home: Home) -> None:
     """Let it go on. Raises Conflict where it is not paused, NotFound, KernelError."""
-    with _turn(home):
+    with alone(home), _turn(home):
         said = f"unpause container {home.asked()['name']}"
         if state_of(home) != PAUSED:
             raise Conflict(f"{said}: it is not paused")
         record = (home.read("state") or {}).get("cgroup")
-        (reopen(record) if record else _group(home, said)).thaw()
+        (reopen(record) if record else group_of(home, said)).thaw()
         home.drop_mark(PAUSED_MARK)
         note(home.store, about(home.asked(), "unpause"))
 
@@ -105,7 +106,7 @@ def thaw(home: Home) -> None:
     if not home.is_marked(PAUSED_MARK):
         return
     try:
-        with _turn(home):
+        with alone(home), _turn(home):
             record = (home.read("state") or {}).get("cgroup")
             if record and home.is_marked(PAUSED_MARK):
                 reopen(record).thaw()
@@ -117,7 +118,7 @@ def thaw(home: Home) -> None:
             raise
 
 
-def _group(home: Home, said: str) -> Cgroup:
+def group_of(home: Home, said: str) -> Cgroup:
     """Its groups, for who has its turn; made where it has none that can be frozen."""
     from lamina.runtime.cgroups.freezer import can_freeze
 

@@ -56,11 +56,16 @@ def below_root(
 @contextmanager
 def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
     """The root of *container*; what it is made of, where it does not run and only its own ids may mount it."""
-    found = root_of(container)
-    if found is not None:
-        with found:
-            yield found
-        return
+    if container.first_process is not None:
+        from lamina.engine.turns import joining
+        from lamina.store.containers import Home
+
+        with joining(Home(container.store, container.id)):  # its root is not replaced meanwhile
+            found = root_of(container)
+            if found is not None:
+                with found:
+                    yield found
+                return
     stood = stood_of(container)
     unused = write or container.exit_code is None  # where it never ran, mount points are still to be made
     if not unused:
