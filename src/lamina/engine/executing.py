@@ -15,7 +15,6 @@ from stat import S_ISCHR
 
 from lamina.engine.beside import Asked, process_of
 from lamina.engine.completed import Completed
-from lamina.engine.turns import joining
 from lamina.errors import (
     Conflict,
     InvalidInput,
@@ -31,6 +30,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
 from lamina.store.events import about, note
+from lamina.store.lock import joining
 from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.store.lock import Lock
     from lamina.supervisor.foreground import Ended
     from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
@@ -298,7 +299,7 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd, joining(home):
+    with _first_process(home, state) as pidfd, _turn(home):
         target = _target(home, state)
         if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
             raise Conflict(
@@ -325,6 +326,14 @@ def start(
                 null.close()
     stdio.started(execution.pty)
     return execution
+
+
+def _turn(home: Home) -> Lock:
+    """So that what begins is there before its root is replaced, or begins in the new one."""
+    try:
+        return joining(home.path)
+    except FileNotFoundError:
+        raise _not_running(home) from None
 
 
 def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:

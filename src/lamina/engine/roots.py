@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.within import Maps
+    from lamina.store.lock import Lock
 
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -57,10 +58,7 @@ def below_root(
 def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
     """The root of *container*; what it is made of, where it does not run and only its own ids may mount it."""
     if container.first_process is not None:
-        from lamina.engine.turns import joining
-        from lamina.store.containers import Home
-
-        with joining(Home(container.store, container.id)):  # its root is not replaced meanwhile
+        with _turn(container):  # its root is not replaced meanwhile
             found = root_of(container)
             if found is not None:
                 with found:
@@ -77,6 +75,16 @@ def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
 
     with Held(Home(container.store, container.id), "copy files of"), _standing(stood, write=True) as root:
         yield root
+
+
+def _turn(container: Container) -> Lock:
+    from lamina.store.containers import no_such
+    from lamina.store.lock import joining
+
+    try:
+        return joining(container.store.containers + b"/" + container.id.encode())
+    except FileNotFoundError:
+        raise no_such(container.id) from None
 
 
 @contextmanager

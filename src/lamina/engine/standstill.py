@@ -1,9 +1,9 @@
 """A container that stands still for a moment, without being paused: nothing of it runs, nothing joins it, and whatever
 becomes of us it goes on.
 
-Others see nothing of that: it is no state, and no event. Whoever starts a process in it waits for the moment to pass
-(turns.py), and so does who would pause it. A process of ours, which outlives us, has the container go on when we end
-before we did (runtime/swapping.py, `guard_steps`).
+Others see nothing of that: it is no state, and no event. Whoever starts a process in it waits for the moment to pass,
+and so does who would pause it (store/lock.py, `joining`). A process of ours, which outlives us, has the container go on
+when we end before we did (runtime/swapping.py, `guard_steps`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from lamina.engine.pausing import alone_with, group_of
 from lamina.engine.settling import Process, state_of
-from lamina.engine.turns import alone
 from lamina.errors import Conflict
 from lamina.linux.constants import CLONE_VM
 from lamina.linux.fd import Fd
@@ -58,7 +58,7 @@ class Standstill:
         self._lock: Lock | None = None
 
     def __enter__(self) -> Standstill:
-        self._lock = alone(self.home)
+        self._lock = alone_with(self.home)
         try:
             self._find()
         except BaseException:
@@ -101,8 +101,6 @@ class Standstill:
         found = record.get("cgroup")
         if self.paused and found:
             return reopen(found)  # type: ignore[arg-type]
-        from lamina.engine.pausing import group_of
-
         with turn(self.home.path, LOCK_EX):
             return group_of(self.home, self.said)
 
