@@ -71,7 +71,8 @@ class BranchVerbs:
         forked = asked.get("forked")
         if not forked:
             raise NotFound(
-                f"container {asked['name']} is no fork of another one", remedy="name the container that is meant"
+                f"container {asked['name']} is no fork of another one",
+                remedy="name the container that is meant",
             )
         try:
             return Container(find(self._home.store, str(forked["container"])))

@@ -111,7 +111,10 @@ def _confess(home: Home, failure: BaseException) -> None:
 
     try:
         if home.exists():
-            append(home.path + b"/squash.error", "".join(traceback.format_exception(failure)).encode(errors="replace"))
+            append(
+                home.path + b"/squash.error",
+                "".join(traceback.format_exception(failure)).encode(errors="replace"),
+            )
     except OSError:
         pass
 
@@ -135,7 +138,9 @@ def squash_due(home: Home) -> list[Squash]:
     done: list[Squash] = []
     with held:
         while wanted(asked := home.asked()):
-            found = [made for entry in chains.shortened(asked)["overlays"] if (made := _due(home, asked, entry))]
+            found = [
+                made for entry in chains.shortened(asked)["overlays"] if (made := _due(home, asked, entry))
+            ]
             done += found
             if not found:
                 break
@@ -214,9 +219,7 @@ def squash_container(home: Home, since: SnapshotRecord | None = None) -> list[Sq
     return done
 
 
-def _above(
-    home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | None
-) -> tuple[str, ...]:
+def _above(home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | None) -> tuple[str, ...]:
     """The layers of a chain that came after the state *since*. Raises Conflict where one is from both before and after."""
     if since is None:
         return ids

@@ -68,9 +68,7 @@ def is_gone(change: Change) -> bool:
 
 def is_idle(change: Change) -> bool:
     """Whether it says no more than that something happened in a directory."""
-    return change.incidental or (
-        change.kind == "changed" and not change.what and change.link_to is None
-    )
+    return change.incidental or (change.kind == "changed" and not change.what and change.link_to is None)
 
 
 class _Merge:

@@ -61,7 +61,9 @@ def do(args: Arguments) -> int:
     forks = [engine.container(fork) for fork in args.forks]
     prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer)
     if not isinstance(prefer, str) and prefer not in forks:
-        raise UsageError(f"--prefer {args.prefer}: it is none of the forks that are merged", "name it there too")
+        raise UsageError(
+            f"--prefer {args.prefer}: it is none of the forks that are merged", "name it there too"
+        )
     done = parent.merge(
         *forks,
         prefer=prefer,
@@ -90,7 +92,10 @@ def _said(done: Merge) -> int:
     for one in done.clashes:
         how = one.decided or "undecided"
         lines.append(
-            (one.path, f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}")
+            (
+                one.path,
+                f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}",
+            )
         )
     output.text("".join(f"{line}\n" for _, line in sorted(lines)))
     return 1 if any(not one.decided for one in done.clashes) else 0
