@@ -100,7 +100,10 @@ def test_a_session_whose_failed_steps_have_never_been(store_root: Path, untouche
     assert [line for line in said if line[:1].isdigit()] == [
         f"1: done: {steps[0]}", f"2: taken back: {steps[1]}", f"3: done: {steps[2]}"
     ]  # fmt: skip
-    assert [line for line in said if line.startswith("step-")] == [f"step-1: {steps[0]}", f"step-3: {steps[2]}"]
+    assert [line for line in said if line.startswith("step-")] == [
+        f"step-1: {steps[0]}",
+        f"step-3: {steps[2]}",
+    ]
     box = Engine(store_root).container(said[0])
     assert box.state == "running"
     assert (box.files / "work/result").read_text() == "good\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,18 +32,24 @@ def _as_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_only_one_container_can_have_stays_its_parents() -> None:
     found = fork(PARENT)
     assert (found.name, found.hostname, found.network, found.memory) == (None, None, "bridge", 64 << 20)
-    assert (found.env, found.labels, found.restart) == ((("A", "1"), ("B", "2")), (("job", "7"),), ("always", 0))
+    assert (found.env, found.labels, found.restart) == (
+        (("A", "1"), ("B", "2")),
+        (("job", "7"),),
+        ("always", 0),
+    )
     assert found.networking is not None
     assert [(port.host_port, port.port) for port in found.networking.published] == [(0, 9000)]
     assert (found.networking.addresses, found.networking.mac) == ((), b"")
     assert found.networking.dns == (bytes([9, 9, 9, 9]),)
     assert not_taken_over(check_options(PARENT), {}) == [
-        "published on this host by its parent alone: 0.0.0.0:8080->80/tcp; -p publishes others"
+        "published on this host by its parent alone: *:8080->80/tcp; -p publishes others"
     ]
 
 
 def test_what_is_asked_anew_counts() -> None:
-    found = fork(PARENT, hostname="other", env=["B=3"], labels={"try": "1"}, rm=True, publish=["8081:80"], cpus=2)
+    found = fork(
+        PARENT, hostname="other", env=["B=3"], labels={"try": "1"}, rm=True, publish=["8081:80"], cpus=2
+    )
     assert (found.hostname, found.rm, found.restart, found.cpu_quota) == ("other", True, ("no", 0), 200_000)
     assert dict(found.env) == {"A": "1", "B": "3"}
     assert dict(found.labels) == {"job": "7", "try": "1"}
@@ -71,8 +78,10 @@ def test_every_option_that_can_be_asked_is_one_of_the_type() -> None:
 
     from lamina.engine import forked_options
 
-    tree = ast.parse(open(forked_options.__file__, encoding="utf-8").read())
-    [kind] = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "ForkOptions"]
+    tree = ast.parse(Path(forked_options.__file__).read_text())
+    [kind] = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "ForkOptions"
+    ]
     assert {ast.unparse(node.target) for node in kind.body if isinstance(node, ast.AnnAssign)} == KNOWN
 
 

@@ -7,14 +7,18 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import CommandNotFound, Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
-from lamina.store import containers, trace
-from support.lives import is_gone, said, until
+from lamina.errors import (
+    CommandNotFound,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Unsupported,
+)
+from support.lives import until
 from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -87,7 +91,9 @@ def test_nothing_is_frozen_twice_and_everything_is_shared(engine: Engine, box: C
         assert child.record["forked"] == {"container": box.id, "name": "box", "snapshot": snapshot.id}
         assert list(child.record["layers"]) == snapshot.layers
         assert not child.snapshots()
-    records = [{**child.record, "id": "", "name": "", "created": 0, "cgroup": "", "moment": 0} for child in children]
+    records = [
+        {**child.record, "id": "", "name": "", "created": 0, "cgroup": "", "moment": 0} for child in children
+    ]
     assert records[0] == records[1] == records[2]
     assert len({child.record["cgroup"] for child in children}) == 3
     assert not os.listdir(engine.store.leases)
@@ -198,12 +204,18 @@ def test_from_the_shell(
     note = tmp_path / "ids"
     done = lamina("fork", "-n", "3", "--start", "-c", "sleep 1000", "--cidfile", note, "box@first", "try")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == note.read_text().split() == [engine.container(f"try-{n}").id for n in (1, 2, 3)]
+    assert (
+        done.stdout.split()
+        == note.read_text().split()
+        == [engine.container(f"try-{n}").id for n in (1, 2, 3)]
+    )
     assert {engine.container(f"try-{n}").state for n in (1, 2, 3)} == {"running"}
     [snapshot] = box.snapshots()
     done = lamina("fork", "--format", "json", snapshot.id, "last")
     assert json.loads(done.stdout)["Snapshot"] == snapshot.id
-    assert lamina("fork", "--format", "{{.Name}}", "last").stdout.strip() in {c.name for c in engine.containers(True)}
+    assert lamina("fork", "--format", "{{.Name}}", "last").stdout.strip() in {
+        c.name for c in engine.containers(True)
+    }
     for words, text in (
         (("nosuch",), "no such container or snapshot"),
         (("box@nosuch",), "none of that name or id"),

@@ -30,7 +30,10 @@ def box(engine: Engine, store_root: Path) -> Container:
     made = engine.create("tiny", ["sh", "-c", "sh /step"], name="box")
     step(made, "echo one >/srv; mkdir /d; echo x >/d/x; echo y >/d/y; ln /d/x /d/z; rm /etc/image")
     made.snapshot("first", message="the first one")
-    step(made, "echo two >/srv; rm -r /d/y; chmod 700 /d; mkdir /e; echo new >/e/new; rm /etc/group; mkdir /etc/group")
+    step(
+        made,
+        "echo two >/srv; rm -r /d/y; chmod 700 /d; mkdir /e; echo new >/e/new; rm /etc/group; mkdir /etc/group",
+    )
     made.snapshot("second")
     step(made, "echo three >/srv; rm -r /e; mkdir /e; echo newer >/e/newer")
     return made
@@ -53,7 +56,14 @@ def told(changes: list[HostChange]) -> dict[str, str]:
     }
 
 
-FIRST = {"/d": "added", "/d/x": "added", "/d/y": "added", "/d/z": "added", "/etc/image": "deleted", "/srv": "added"}
+FIRST = {
+    "/d": "added",
+    "/d/x": "added",
+    "/d/y": "added",
+    "/d/z": "added",
+    "/etc/image": "deleted",
+    "/srv": "added",
+}
 SECOND = {
     "/d": "changed mode", "/d/y": "deleted", "/e": "added", "/e/new": "added", "/etc/group": "replaced",
     "/srv": "changed content",
@@ -137,7 +147,9 @@ def test_a_directory_is_made_like_another_state(
             second.apply_to(wrong, since=first)
 
 
-def test_a_path_says_which_step_made_it(engine: Engine, box: Container, tmp_path: Path, lamina: Lamina) -> None:
+def test_a_path_says_which_step_made_it(
+    engine: Engine, box: Container, tmp_path: Path, lamina: Lamina
+) -> None:
     found = box.explain("/srv")
     assert [maker.kind for maker in found.makers] == ["container", "state", "state", "image"]
     assert [row.answer for row in found.rows] == ["file", "file", "file", "absent"]
@@ -152,7 +164,11 @@ def test_a_path_says_which_step_made_it(engine: Engine, box: Container, tmp_path
     assert gone.made_by is not None
     assert gone.made_by.title == "box@first"
     at_second = box.find_snapshot("second").explain("d/x")
-    assert (at_second.copy_up, at_second.links, at_second.made_by and at_second.made_by.title) == (2, 2, "box@first")
+    assert (at_second.copy_up, at_second.links, at_second.made_by and at_second.made_by.title) == (
+        2,
+        2,
+        "box@first",
+    )
     assert "parts it from 1 other name" in at_second.cost
     image = engine.image("tiny").explain("/bin/sh")
     assert (image.type, image.made_by and image.made_by.kind) == ("symlink", "image")
@@ -227,7 +243,14 @@ def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container
     assert lamina("diff", "box@first", "/srv").stdout == "A /srv\n"
     assert "-one\n+two\n" in lamina("diff", "-p", "box@first", "box@second", "/srv").stdout
     assert "1 deleted" in lamina("diff", "--stat", "box@first", "box@second").stdout
-    assert lamina("diff", "tiny", "box@first", "--format", "{{.Kind}}").stdout.split() == ["A", "A", "A", "A", "D", "A"]
+    assert lamina("diff", "tiny", "box@first", "--format", "{{.Kind}}").stdout.split() == [
+        "A",
+        "A",
+        "A",
+        "A",
+        "D",
+        "A",
+    ]
     for words in (("tiny",), ("box", "box@nothing"), ("box@first", "nothing"), ("nothing", "box")):
         done = lamina("diff", *words)
         assert done.returncode == 125, words

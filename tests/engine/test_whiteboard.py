@@ -18,7 +18,8 @@ from lamina.overlay.spec import MountSpec
 from support.grow import WHITEOUT, grow, opaque
 
 HOSTILE = (
-    "<script>alert(1)</script>", '"><svg onload=x>', "a\u202eb", "\x1b[2J", "new\nline", "caf\udce9", "&amp;", "]]>", "漢字" * 40,
+    "<script>alert(1)</script>", '"><svg onload=x>', "a\u202eb", "\x1b[2J", "new\nline", "caf\udce9", "&amp;", "]]>",
+    "漢字" * 40,
 )  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -27,14 +28,17 @@ def pictured(place: Path, path: bytes, *layers: dict[str, object], said: str = "
     lowers = tuple(bytes(grow(place / str(number), layer, USER)) for number, layer in enumerate(layers))
     spec = MountSpec(lowers[1:], lowers[0], userxattr=True)
     found, sums, entries, more = look(spec, path, True)
-    makers = tuple(Maker(IMAGE, name=said, step=said, message=said, number=1, of=2, created=1.0) for _ in found.rows)
+    makers = tuple(
+        Maker(IMAGE, name=said, step=said, message=said, number=1, of=2, created=1.0) for _ in found.rows
+    )
     return Provenance(said, b"/" + path, b"/", found, makers, sums, entries, more, said)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     entries: dict[str, object] = {name.replace("/", "∕"): "1" for name in HOSTILE}
-    for said in HOSTILE:
-        found = pictured(tmp_path / str(HOSTILE.index(said)), b"", {"d": {}}, {"d": opaque(x="1"), **entries}, said=said)
+    for number, said in enumerate(HOSTILE):
+        place = tmp_path / str(number)
+        found = pictured(place, b"", {"d": {}}, {"d": opaque(x="1"), **entries}, said=said)
         for text in (found.svg(), found.html()):
             assert not re.search(r"[\x00-\x09\x0b-\x1f\u202a-\u202e\ud800-\udfff]", text)
             assert "<script" not in text
@@ -88,7 +92,7 @@ def test_many_entries_and_layers_stay_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("created_by", "said"),
     [
-        ("/bin/sh -c #(nop)  CMD [\"sh\"]", 'CMD ["sh"]'),
+        ('/bin/sh -c #(nop)  CMD ["sh"]', 'CMD ["sh"]'),
         ("/bin/sh -c apt-get update", "RUN apt-get update"),
         ("RUN /bin/sh -c make # buildkit", "RUN /bin/sh -c make"),
         ("", ""),
@@ -114,5 +118,5 @@ def test_rails() -> None:
     assert drawn(("d", "a"), ("c", "a"), ("b", "a"), ("a", BASE)) == ["●", "│ ●", "│ │ ●", "├─┴─╯", "●", "┴"]
     # two that began with the image, one of them with a branch of its own that is between them
     assert drawn(("e", "c"), ("d", "a"), ("b", "c"), ("c", BASE), ("a", BASE)) == [
-        "●", "│ ●", "│ │ ●", "├─┼─╯", "●", "│ ●", "├─╯", "┴",
+        "●", "│ ●", "│ │ ●", "├─┼─╯", "● │", "│ ●", "├─╯", "┴",
     ]  # fmt: skip

@@ -13,11 +13,13 @@ from lamina.cli.waiting import bar
 
 if TYPE_CHECKING:
     from lamina.engine import Container
-    from lamina.engine.snapshots import Snapshot
     from lamina.engine.apply.values import Applied, Clash
+    from lamina.engine.snapshots import Snapshot
 
 
-def rehearse(container: Container | Snapshot, paths: Sequence[str], exclude: Sequence[str], force: bool) -> int:
+def rehearse(
+    container: Container | Snapshot, paths: Sequence[str], exclude: Sequence[str], force: bool
+) -> int:
     """Say what an apply would do and what stands against it; 1 if it would be refused."""
     style = Style()
     listing = Listing(container.changes(paths, exclude))

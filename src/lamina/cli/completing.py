@@ -15,8 +15,8 @@ STATES = {
 
 
 def offers(kind: str, root: str | None) -> Sequence[str] | None:
-    """The words for *kind*, "container", "image", "volume", "network", "state", words with "|" between them, or None where the
-    shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
+    """The words for *kind*, "container", "image", "volume", "network", "state", words with "|" between them, or None
+    where the shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
     """
     if "|" in kind:
         return kind.split("|")

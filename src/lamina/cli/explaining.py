@@ -59,11 +59,15 @@ def show_provenance(found: Provenance, *, whole: bool = False) -> None:
     if found.resolved != found.path:
         output.line(f"by way of links it is {quote(found.resolved)}")
     if found.mounted:
-        output.line(style("warning", f"in the container {found.mounted} is mounted over it: nobody there sees this"))
+        output.line(
+            style("warning", f"in the container {found.mounted} is mounted over it: nobody there sees this")
+        )
     if found.cost:
         output.line(found.cost)
     sums = bool(found.shares)
-    rows = [_step(found, row, maker, sums, whole) for row, maker in zip(found.rows, found.makers, strict=True)]
+    rows = [
+        _step(found, row, maker, sums, whole) for row, maker in zip(found.rows, found.makers, strict=True)
+    ]
     if not output.is_terminal():
         output.columns(SUMS if sums else STEPS, rows)
         return

@@ -27,7 +27,12 @@ def drawing(log: StateLog, *, whole: bool = False) -> Iterator[str]:
     cells = [_cells(one, whole) for one in states]
     widths = [max((output.width(row[column]) for row in cells), default=0) for column in range(4)]
     nodes = [
-        Node(one.snapshot.id, one.parent or BASE, "◉" if one.here else "●", _line(one, row, widths, style, whole))
+        Node(
+            one.snapshot.id,
+            one.parent or BASE,
+            "◉" if one.here else "●",
+            _line(one, row, widths, style, whole),
+        )
         for one, row in zip(states, cells, strict=True)
     ]
     since = "written to since" if log.written else "nothing written since"
@@ -53,7 +58,7 @@ def _line(one: LoggedState, row: list[str], widths: list[int], style: Style, who
     name, identity, when, size = (
         cell + " " * (wide - output.width(cell)) for cell, wide in zip(row, widths, strict=True)
     )
-    parts = [style("strong", name), style("weak", identity), when, size] if widths[0] else [style("weak", identity), when, size]
+    parts = [*([style("strong", name)] if widths[0] else []), style("weak", identity), when, size]
     said = harmless(command_of(one, whole))
     if one.snapshot.message:
         said += ("  " if said else "") + f"“{harmless(one.snapshot.message)}”"

@@ -152,9 +152,8 @@ class _Places:
         """What of the directory is not as the first state has it, as far as *change* is concerned."""
         if state not in (AS_BEFORE, ALREADY):
             yield change.path, state
-        elif state == AS_BEFORE and change.before is not None and change.before.type == "directory":
-            if change.after is None or change.after.type != "directory":
-                yield from self._further(change, known)
+        elif state == AS_BEFORE and _is_directory(change.before) and not _is_directory(change.after):
+            yield from self._further(change, known)
 
     def _further(self, change: HostChange, known: set[bytes]) -> Iterator[tuple[bytes, str]]:
         """What is in a directory that goes, and was not in the first state: nobody said that it may go."""
@@ -217,12 +216,16 @@ class _Places:
             return None
 
 
+def _is_directory(entry: Entry | None) -> bool:
+    return entry is not None and entry.type == "directory"
+
+
 def _target_of(held: Fd) -> bytes | None:
     return os.readlink(b"", dir_fd=held) if stat.S_ISLNK(os.fstat(held).st_mode) else None
 
 
 def _differs(held: Fd, entry: Entry, node: Tree) -> str:
-    """In words, in what the file *held* is not *entry*, which *node* is; "" where it is the same. Times do not count."""
+    """In words, in what the file *held* is not *entry*, which *node* is; "" where it is so. Times do not count."""
     found = entry_of(os.fstat(held), _target_of(held))
     if found.type != entry.type:
         return f"a {found.type}, not a {entry.type}"

@@ -8,7 +8,7 @@ import stat
 from lamina.engine.apply.gather import without_idle_roots, without_mount_points
 from lamina.engine.apply.selection import select, tree_order
 from lamina.engine.apply.values import HostChange, below
-from lamina.errors import Unsupported
+from lamina.errors import LaminaError, Unsupported
 from lamina.overlay.changes import between
 
 TYPE_CHECKING = False
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from lamina.engine.within import Maps
     from lamina.overlay.changes import Change
     from lamina.overlay.spec import MountSpec
+    from lamina.store.root import Store
+    from lamina.store.squashing import Origins
 
     Pair = tuple[bytes, MountSpec, MountSpec]
 
 
 def compare(
-    before: View, after: View, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
+    store: Store,
+    before: View,
+    after: View,
+    paths: Iterable[str | bytes] = (),
+    exclude: Iterable[str | bytes] = (),
 ) -> list[HostChange]:
     """What leads from *before* to *after*, by path, or what of that *paths* select and *exclude* does not.
 
@@ -35,7 +41,7 @@ def compare(
 
     made = before.made | after.made
     found: list[HostChange] = reach(
-        lambda: maps_of(before, after), changes_between, pairs(before, after), made=made
+        lambda: maps_of(before, after), changes_between, pairs(before, after), made=made, store=store.path
     )
     paths, exclude = list(paths), list(exclude)
     return list(select(found, paths, exclude).changes) if paths or exclude else found
@@ -72,13 +78,18 @@ def pairs(before: View, after: View) -> list[Pair]:
     return found
 
 
-def changes_between(stacks: Iterable[Pair], *, made: frozenset[bytes] = frozenset()) -> list[HostChange]:
-    """The changes of all places, by path, parents before children. *made* as of `gather.changes_of`. Raises OSError."""
+def changes_between(
+    stacks: Iterable[Pair], *, made: frozenset[bytes] = frozenset(), store: bytes = b""
+) -> list[HostChange]:
+    """The changes of all places, by path, parents before children. *made* as of `gather.changes_of`; *store* is the
+    path of the store whose layers these are, if it is known. Raises OSError.
+    """
+    known = _Known(store) if store else None
     found = []
     for at, base, spec in stacks:
         if base == spec:
             continue
-        for change in between(base, spec):
+        for change in between(base, spec, known=known):
             if not change.path:
                 change = _of_anybody(change)
                 if not change.what:
@@ -90,8 +101,44 @@ def changes_between(stacks: Iterable[Pair], *, made: frozenset[bytes] = frozense
     return without_idle_roots(found)
 
 
+class _Known:
+    """What stands for a file of a layer: the layer that it was first in, and its path. So a state that stands on a
+    squashed layer is compared with one that stands on those which this was made of, and no file is read.
+    """
+
+    def __init__(self, store: bytes) -> None:
+        self._store = store
+        self._layers: dict[bytes, tuple[str, Origins | None] | None] = {}
+
+    def __call__(self, directory: bytes, path: bytes) -> tuple[str, bytes] | None:
+        if directory not in self._layers:
+            self._layers[directory] = self._look(directory)
+        found = self._layers[directory]
+        if found is None:
+            return None
+        layer, origins = found
+        if origins is None:
+            return layer, path
+        step = origins.step(path)
+        return None if step is None else (str(step.get("layer")), path)
+
+    def _look(self, directory: bytes) -> tuple[str, Origins | None] | None:
+        from lamina.store.layers import find, layer_of
+        from lamina.store.root import Store
+        from lamina.store.squashing import origins
+
+        identity = layer_of(self._store + b"/layers", directory)
+        if identity is None:
+            return None
+        try:
+            layer = find(Store(self._store), identity)
+            return None if layer is None else (identity, origins(layer))
+        except (LaminaError, OSError):
+            return None  # then it is read
+
+
 def _of_anybody(root: Change) -> Change:
-    """The change of a root less what the engine of an ordinary user could not copy there: see gather.of_the_container."""
+    """The change of a root less what an ordinary user's engine could not copy there: see gather.of_the_container."""
     before, after = root.before, root.after
     if os.geteuid() == 0 or before is None or after is None:
         return root
@@ -99,4 +146,3 @@ def _of_anybody(root: Change) -> Change:
         return root
     same_mode = before.mode & ~stat.S_ISGID == after.mode & ~stat.S_ISGID
     return root._replace(what=root.what - ({"owner", "mode"} if same_mode else {"owner"}))
-

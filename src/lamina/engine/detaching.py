@@ -116,9 +116,7 @@ def _reap(child: int) -> None:
 
 
 def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -> None:
-    _execute(
-        [os.fsdecode(store.path), identity, mode, "attached" if attached >= 0 else ""], answer, attached
-    )
+    _execute([os.fsdecode(store.path), identity, mode, "attached" if attached >= 0 else ""], answer, attached)
 
 
 def _execute(asked: list[str], answer: int, attached: int) -> None:

@@ -30,7 +30,11 @@ WEIGHED = 5000
 
 
 def explain_path(
-    store: Store, state: State, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], *, add_up: bool = True
+    store: Store,
+    state: State,
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    *,
+    add_up: bool = True,
 ) -> Provenance:
     """Where *path* (from the root of the state on) comes from in *state*; of a directory, with *add_up*, what each
     layer has in it, which costs what there is in it.
@@ -144,9 +148,11 @@ class _Known:
         """Who made the layer of *row*, or what it has at the row's path."""
         if row.layer == 0:
             return Maker(CONTAINER, name=self._state.name, step=self._running())
-        layer = layer_of(self._store, row.directory)
+        layer = layers.layer_of(self._store.layers, row.directory)
         if layer is None:
-            kind = HOST if self._state.over_host and row.directory in self._place.base.lowerdirs else DIRECTORY
+            kind = (
+                HOST if self._state.over_host and row.directory in self._place.base.lowerdirs else DIRECTORY
+            )
             return Maker(kind, name=os.fsdecode(row.directory))
         return self._of_layer(layer, row.path)
 
@@ -164,7 +170,11 @@ class _Known:
         if layer is not None:
             inner = _squashed_step(layer, path)
             if inner is not None:
-                said = Maker(STATE, identity) if inner.get("origin") is None else _of_origin(identity, inner["origin"])
+                said = (
+                    Maker(STATE, identity)
+                    if inner.get("origin") is None
+                    else _of_origin(identity, inner["origin"])
+                )
                 return _dated(said, inner, squashed=True)
             if isinstance(origin := layer.extra.get("origin"), dict):
                 return _of_origin(identity, origin)
@@ -182,15 +192,6 @@ class _Known:
             if record is not None:
                 self._steps = steps_of(self._store, record)
         return self._steps
-
-
-def layer_of(store: Store, directory: bytes) -> str | None:
-    """The id of the layer whose tree *directory* is, None of another directory."""
-    above = store.layers + b"/"
-    if not directory.startswith(above) or not directory.endswith(b"/fs"):
-        return None
-    name = os.fsdecode(directory[len(above) : -len(b"/fs")])
-    return name if layers.is_id(name) else None
 
 
 def _squashed_step(layer: Layer, path: bytes) -> dict[str, Any] | None:

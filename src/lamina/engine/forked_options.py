@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.options import AnyPath, Options, Volume
 
     class ForkOptions(TypedDict, total=False):
-        """What can be asked of a fork anew: each as of `Engine.start`; variables and labels are added to its parent's."""
+        """What can be asked of a fork anew: as of `Engine.start`; variables and labels are added to its parent's."""
 
         rm: bool
         hostname: str | None
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         timeout: float | None
         lifetime: str
         durability: str
+
 
 # what can be asked anew, and the field of Options that says it
 FIELDS = {
@@ -120,7 +121,9 @@ def not_taken_over(parent: Options, given: Mapping[str, Any]) -> list[str]:
     if parent.networking is not None and not given.keys() & NETWORKING:
         ports = [str(port) for port in parent.networking.published if port.host_port]
         if ports:
-            found.append(f"published on this host by its parent alone: {', '.join(ports)}; -p publishes others")
+            found.append(
+                f"published on this host by its parent alone: {', '.join(ports)}; -p publishes others"
+            )
     return found
 
 

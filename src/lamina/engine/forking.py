@@ -12,8 +12,8 @@ from time import time_ns
 
 from lamina.engine import chains
 from lamina.engine.design import cgroup_path, design, manager_of, maps_record, usual_ids
-from lamina.engine.freezing import is_idle, resemble_wholly
 from lamina.engine.forked_options import not_taken_over, options_of_fork, own_volumes, shared
+from lamina.engine.freezing import is_idle, resemble_wholly
 from lamina.engine.keeping import ids_of, image_of, options_of, options_record
 from lamina.engine.layers import furnish, stacks_of, uppers_of
 from lamina.engine.moment import moment
@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
     from lamina.store.leases import Lease
     from lamina.store.lock import Lock
-    from lamina.store.snapshots import SnapshotRecord
     from lamina.store.root import Store
+    from lamina.store.snapshots import SnapshotRecord
 
 # of the parent's record, what is its own and not its children's
 _OWN = frozenset(
-    "id name created overlays cgroup warnings volumes id_maps own_ids owner made_by moment snapshot freezing rewinding "
-    "layers base_layers squashed told_of_volumes forked rm labels options".split()
+    """
+    id name created overlays cgroup warnings volumes id_maps own_ids owner made_by moment snapshot freezing rewinding
+    layers base_layers squashed told_of_volumes forked rm labels options
+    """.split()  # noqa: SIM905
 )
-
 # of an entry of `overlays`
 _OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr")
 
@@ -150,7 +151,9 @@ def fork(
                     made.append(home)
                 origin.make(home, name)
         for home in made:
-            if origin.options.lifetime != OWNER:  # the mark has every command look whether its owner is still there
+            if (
+                origin.options.lifetime != OWNER
+            ):  # the mark has every command look whether its owner is still there
                 home.unmark()
             home.release()
         if wanted.start:
@@ -268,7 +271,9 @@ class Origin:
         found["forked"] = {"container": state.container, "name": asked["name"], "snapshot": state.id}
         if options.stop_timeout is not None:
             found["stop_timeout"] = options.stop_timeout
-        if not asked.get("image_id"):  # what this machine has changed since then stands against what the state says
+        if not asked.get(
+            "image_id"
+        ):  # what this machine has changed since then stands against what the state says
             found["moment"] = asked.get("moment")
         if options.lifetime == OWNER:
             found["owner"] = self._owner(asked)
@@ -281,13 +286,17 @@ class Origin:
             return dict(asked["owner"])
         found = identity_of(os.getpid() if owner is None else owner)
         if found["start_time"] is None:
-            raise InvalidInput(f"fork: lifetime {OWNER}: there is no process {owner} that could own the container")
+            raise InvalidInput(
+                f"fork: lifetime {OWNER}: there is no process {owner} that could own the container"
+            )
         return found
 
     @property
     def _skeletons(self) -> bool:
         """Whether directories of this machine are stood in for, as for a user's container (engine/host)."""
-        return any(os.fsdecode(lower).startswith("skeleton/") for entry in self.overlays for lower in entry["lower"])
+        return any(
+            os.fsdecode(lower).startswith("skeleton/") for entry in self.overlays for lower in entry["lower"]
+        )
 
     @property
     def _needs_design(self) -> bool:
@@ -313,11 +322,17 @@ class Origin:
                 _furnish(home, record)
             record.setdefault("moment", moment(home.path + b"/moment"))
             home.write("container", record)
-        except OSError as error:
-            raise_storage_error(error, "fork", home.path)
-        finally:
-            for lock in locks:  # its record names the volumes now
+        except BaseException as error:
+            from lamina.engine.discard import discard
+
+            for lock in locks:
                 lock.release()
+            discard(home, name, record, volumes=True)  # its ids and its volumes as well
+            if isinstance(error, OSError):
+                raise_storage_error(error, "fork", home.path)
+            raise
+        for lock in locks:  # its record names the volumes now
+            lock.release()
         note(self.store, about(record, "create"))
 
     def _design(self, home: Home, record: dict[str, Any]) -> list[Lock]:

@@ -37,7 +37,16 @@ LONGEST_REQUEST = 1 << 14
 # how many may be starting at once: each waits for the kernel more than it computes
 AT_ONCE = 16
 # what tells two processes apart that were started by the same one: proc_pid_status(5), namespaces(7)
-_STATUS = (b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp:", b"Cpus_allowed:", b"Mems_allowed:")
+_STATUS = (
+    b"Uid:",
+    b"Gid:",
+    b"Groups:",
+    b"Cap",
+    b"NoNewPrivs:",
+    b"Seccomp:",
+    b"Cpus_allowed:",
+    b"Mems_allowed:",
+)
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
 _FILES = ("cgroup", "limits", "oom_score_adj", "attr/current")
 
@@ -54,6 +63,8 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
 
     found: dict[int, dict[str, Any] | LaminaError] = {}
     waiting: dict[int, tuple[int, Fd, bytes]] = {}
+    if not identities:
+        return []
     left = iter(enumerate(identities))
     channel = _channel()
     try:

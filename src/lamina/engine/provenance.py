@@ -159,7 +159,9 @@ class Provenance:
             return f"{said}, under {plural(self.links, 'name', 'names')}" if self.links > 1 else said
         said = f"the first write copies {size(self.copy_up)}"
         if self.links > 1:
-            said += f", and parts it from {plural(self.links - 1, 'other name', 'other names')} of the same file"
+            said += (
+                f", and parts it from {plural(self.links - 1, 'other name', 'other names')} of the same file"
+            )
         return said
 
     def share(self, layer: int) -> Share | None:

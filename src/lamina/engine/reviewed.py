@@ -86,12 +86,11 @@ class Reviewed:
         """The stacks in which something may have been written, by their places, and how many of the lower directories
         of each, from the top, are its own. *asked* is the container's record.
         """
-        overlays = asked.get("overlays") or []
-        inodes = [int(entry.get("inode") or 0) for entry in overlays]
+        entries = asked.get("overlays") or []
         own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
         return [
-            (at, self._below(spec, inode, own[at]))
-            for (at, spec), inode in zip(stacks_of(overlays, self._home.path), inodes, strict=True)
+            (at, self._below(spec, int(entry.get("inode") or 0), own[at]))
+            for entry, (at, spec) in zip(entries, stacks_of(entries, self._home.path), strict=True)
             if spec.upperdir is not None
         ], own
 

@@ -41,7 +41,8 @@ def shifted(
 ) -> tuple[str, ...]:
     """The layers *wanted*, whose files have the ids of *usual*, as layers with those of *maps*; *lease* keeps them.
 
-    *owners* are the maps of the files where these are others than *usual*, the user's all. *tell* hears that copies are made. Raises InvalidInput for a file of somebody whom *maps* do not have, KernelError.
+    *owners* are the maps of the files where these are others than *usual*, which is all that the user has. *tell* hears
+    that copies are made. Raises InvalidInput for a file of somebody whom *maps* do not have, KernelError.
     """
     found = []
     for identity in wanted:

@@ -36,8 +36,8 @@ class LoggedState:
 class StateLog:
     """All states of a container. `states` are the newest first, children always before what they came from.
 
-    `begins` is what it was made from: an image's name, "host", or the state that it is a fork of. `here` is the id of the
-    state on which the container stands, None before the first; `written` whether anything was written since.
+    `begins` is what it was made from: an image's name, "host", or the state that it is a fork of. `here` is the id of
+    the state on which the container stands, None before the first; `written` whether anything was written since.
     """
 
     name: str
@@ -67,7 +67,9 @@ def log_of(home: Home) -> StateLog:
     except OSError as error:
         raise_storage_error(error, "read snapshots", directory)
     states = tuple(
-        LoggedState(Snapshot(home, one), parents[one.id], one.id == here, tuple(sorted(began.get(one.id, ()))))
+        LoggedState(
+            Snapshot(home, one), parents[one.id], one.id == here, tuple(sorted(began.get(one.id, ())))
+        )
         for one in _newest_first(kept, parents)
     )
     return StateLog(str(asked.get("name", "")), _begins(asked), states, here, _written(home, asked))

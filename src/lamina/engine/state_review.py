@@ -1,4 +1,4 @@
-"""What a container had done when a snapshot of it was made, and what becomes of that: looked at, applied to the host."""
+"""What a container had done when a snapshot of it was made, and what becomes of that: looked at, applied."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ class StateVerbs(BranchVerbs):
         """
         from lamina.engine.snapshotting import snapshot
 
-        return snapshot(
-            self._home, name, message=message, consistency=consistency, on_warning=on_warning
-        )
+        return snapshot(self._home, name, message=message, consistency=consistency, on_warning=on_warning)
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, oldest first. Raises Corrupt where one is damaged."""

@@ -37,22 +37,23 @@ class ViewVerbs:
         from lamina.errors import InvalidInput
 
         raise InvalidInput(
-            f"compare {self._view().name}: with what?", remedy="name a second state: another image, a container"
+            f"compare {self._view().name}: with what?",
+            remedy="name a second state: another image, a container",
         )
 
     def diff(self, other: ViewVerbs, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
         """What leads from this state to *other*, by path, or what of that *paths* select and *exclude* does not.
 
-        Any two of container, snapshot and image can be compared. It costs what the two do not have in common: the layers
-        that both stand on are not read. Raises Unsupported where one is over this system and the other over an image,
-        NotFound for a path that selects nothing.
+        Any two of container, snapshot and image can be compared. It costs what the two do not have in common: the
+        layers that both stand on are not read. Raises Unsupported where one is over this system and the other over an
+        image, NotFound for a path that selects nothing.
         """
         from lamina.engine.comparing import compare
 
         for attempt in range(_LOOKS):
             before, after = self._view(), other._view()
             try:
-                return compare(before, after, paths, exclude)
+                return compare(self.store, before, after, paths, exclude)
             except OSError:
                 same = before.places == self._view().places and after.places == other._view().places
                 if same or attempt == _LOOKS - 1:
@@ -85,7 +86,7 @@ class ViewVerbs:
         return applied
 
     def patch(self, changes: Iterable[HostChange]) -> Iterator[bytes]:
-        """A unified diff of *changes*, which `diff` or `changes` of this state gave, as lines; see `engine.textdiff`."""
+        """A unified diff of *changes*, which `diff` or `changes` gave, as lines; see `engine.textdiff`."""
         from lamina.engine.comparing import maps_of
         from lamina.engine.textdiff import diff_changes
         from lamina.engine.within import reach_each

@@ -19,15 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.engine.container import Container
-    from lamina.engine.images import Image
-    from lamina.engine.snapshots import Snapshot
+    from lamina.engine.view_verbs import ViewVerbs
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
     from lamina.store.snapshots import SnapshotRecord
-
-    State = Container | Snapshot | Image
 
 CONTAINER, SNAPSHOT, IMAGE = "container", "snapshot", "image"
 
@@ -68,9 +64,9 @@ class View:
         return not self.image
 
 
-def view_container(home: Home, asked: dict[str, Any]) -> View:
-    """The container at *home*, whose record is *asked*, as it is now."""
-    return _view(home, asked, CONTAINER)
+def view_container(home: Home, asked: dict[str, Any] | None = None) -> View:
+    """The container at *home* as it is now, or as its record *asked* has it. Raises NotFound, Corrupt."""
+    return _view(home, home.asked() if asked is None else asked, CONTAINER)
 
 
 def view_snapshot(home: Home, kept: SnapshotRecord) -> View:
@@ -119,7 +115,7 @@ def view_image(store: Store, record: ImageRecord, name: str) -> View:
     return View(IMAGE, name, (Place(b"/", spec, spec),), record.id, frozenset(), {})
 
 
-def find_state(store: Store, reference: str) -> State:
+def find_state(store: Store, reference: str) -> ViewVerbs:
     """The container, the snapshot (`CONTAINER@SNAPSHOT`, or its whole id), or else the image that *reference* names.
 
     Raises NotFound, InvalidInput where an id's beginning fits several, Corrupt.

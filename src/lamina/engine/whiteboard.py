@@ -41,7 +41,8 @@ STYLE = """
 .ink{fill:#1f2328}.weak{fill:#5b6472}.sans{font-family:system-ui,-apple-system,'Segoe UI','Noto Sans',sans-serif}
 .mono{font-family:ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace}
 .hidden{fill:none;stroke:#8b95a5;stroke-dasharray:4 3}.gone{fill:#b91c1c;fill-opacity:.08;stroke:#b91c1c}
-.cross{stroke:#b91c1c;stroke-width:1.4}.red{fill:#b91c1c}.on{fill:#fff}.nothing{fill:none;stroke:#b6bfcc;stroke-dasharray:2 4}
+.cross{stroke:#b91c1c;stroke-width:1.4}.red{fill:#b91c1c}.on{fill:#fff}
+.nothing{fill:none;stroke:#b6bfcc;stroke-dasharray:2 4}
 .lid{fill:#b91c1c}.thin{fill:none;stroke:#c4ccd9;stroke-dasharray:1 5}
 text{unicode-bidi:isolate;white-space:pre}
 @media (prefers-color-scheme:dark){
@@ -318,7 +319,8 @@ class _Picture:
         )
         if crossed:
             self.out.append(
-                f'<path class="cross" d="M{x + 5:.1f} {top + 5} l{wide - 10} {high - 10} m0 {10 - high} l{10 - wide} {high - 10}"/>'
+                f'<path class="cross" d="M{x + 5:.1f} {top + 5} l{wide - 10} {high - 10} '
+                f'm0 {10 - high} l{10 - wide} {high - 10}"/>'
             )
         text = name + ("/" if kind == "directory" and not name.endswith("/") else "")
         text = fitted(text, wide - 8, 12, MONO)
@@ -327,7 +329,7 @@ class _Picture:
 
     def _legend(self) -> None:
         y = self.bottom + 30
-        said = "The topmost layer that has a name shows it. Dashed: hidden. Crossed out: a whiteout, deletes what is below."
+        said = "The topmost layer that has a name shows it. Dashed: hidden. Crossed out: a whiteout, deletes it below."
         self._text(MARGIN, y, said, 12, "weak")
         if cost := self.found.cost:
             self._text(MARGIN, y + 20, cost[:1].upper() + cost[1:] + ".", 12, "ink")

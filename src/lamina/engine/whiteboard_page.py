@@ -23,8 +23,8 @@ STYLE = """
 body{margin:2rem auto;max-width:80rem;padding:0 1rem;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,'Segoe UI','Noto Sans',sans-serif}
 h1{font-size:1.35rem;overflow-wrap:anywhere}h1 code{font-size:1em}
-code{font-family:ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:.88em;unicode-bidi:isolate;
-overflow-wrap:anywhere}
+code{font-family:ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:.88em;
+unicode-bidi:isolate;overflow-wrap:anywhere}
 figure{margin:1rem 0;overflow-x:auto}figure svg{max-width:100%;height:auto}
 table{border-collapse:collapse;width:100%}caption{text-align:start;color:var(--weak);padding:.4rem 0}
 th,td{text-align:start;vertical-align:top;padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--line)}
@@ -39,7 +39,8 @@ def html(found: Provenance) -> str:
     """The page."""
     path, name = _safe(found.path), _safe(found.name)
     sums = bool(found.shares)
-    headings = ["Layer", "Made by", "Step", "When", "Here", "Size", *(["Seen", "Hidden", "Deletes"] if sums else []), "Why"]
+    added_up = ["Seen", "Hidden", "Deletes"] if sums else []
+    headings = ["Layer", "Made by", "Step", "When", "Here", "Size", *added_up, "Why"]
     head = "".join(f'<th scope="col">{word}</th>' for word in headings)
     rows = "\n".join(
         _row(found, row, maker, sums) for row, maker in zip(found.rows, found.makers, strict=True)

@@ -8,7 +8,7 @@ from lamina.cli.options.changes import EXCLUDE, PATHS_EXPLAINED, SHOW, STATE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.engine import Engine
-    from lamina.engine.viewing import State
+    from lamina.engine.view_verbs import ViewVerbs
 
 VERB = Verb(
     name="diff",
@@ -58,8 +58,8 @@ def do(args: Arguments) -> int:
     only_one(VERB, asked)
     engine = Engine(args.root)
     first = find_state(engine.store, args.name)
-    second, paths = _other(engine, args.paths)
-    paths, exclude = absolute(paths), absolute(args.exclude)
+    second, words = _other(engine, args.paths)
+    paths, exclude = absolute(words), absolute(args.exclude)
     if args.apply_to is not None:
         return _apply(first, second, args.apply_to, paths, exclude, args.force)
     changes = first.changes(paths, exclude) if second is None else first.diff(second, paths, exclude)
@@ -67,7 +67,7 @@ def do(args: Arguments) -> int:
     return 0
 
 
-def _other(engine: Engine, words: tuple[str, ...]) -> tuple[State | None, tuple[str, ...]]:
+def _other(engine: Engine, words: tuple[str, ...]) -> tuple[ViewVerbs | None, tuple[str, ...]]:
     """The second state, if the first of *words* is one, and the paths."""
     from lamina.engine.viewing import find_state
     from lamina.errors import InvalidInput, InvalidReference, NotFound
@@ -83,7 +83,12 @@ def _other(engine: Engine, words: tuple[str, ...]) -> tuple[State | None, tuple[
 
 
 def _apply(
-    first: State, second: State | None, directory: str, paths: list[str], exclude: list[str], force: bool
+    first: ViewVerbs,
+    second: ViewVerbs | None,
+    directory: str,
+    paths: list[str],
+    exclude: list[str],
+    force: bool,
 ) -> int:
     from lamina.cli import output
     from lamina.cli.quoting import quote

@@ -10,7 +10,7 @@ VERB = Verb(
     name="explain",
     options=(
         OUTPUT,
-        Option("html", "", "FILE", "Draw it, on a page that needs nothing else (-: standard output)", complete="file"),
+        Option("html", "", "FILE", "Draw it on a page by itself (-: standard output)", complete="file"),
         Option("svg", "", "FILE", "Draw it, as a picture (-: standard output)", complete="file"),
         Option("no-sum", "", help="Of a directory only what it is itself, without looking at what is in it"),
         Option("no-trunc", "", help="Commands in full"),

@@ -101,7 +101,9 @@ def do(args: Arguments) -> int:
 
 def options(args: Arguments) -> ForkOptions:
     """What was typed of the options that are asked anew."""
-    found: Any = {key: given for name, key in _GIVEN.items() if (given := getattr(args, name)) not in (None, ())}
+    found: Any = {
+        key: given for name, key in _GIVEN.items() if (given := getattr(args, name)) not in (None, ())
+    }
     if args.rm:
         found["rm"] = True
     return found  # type: ignore[no-any-return]
