@@ -1,4 +1,6 @@
-"""Adjacent layers made one: the stack reads as before, whatever is above and below; kind by kind, and drawn at random."""
+"""Adjacent layers made one: the stack reads as before, whatever is above and below; kind by kind, and drawn at
+random.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What of forks is taken over into their parent, path by path, and the layer that consists of it: where the files of both
-can be reached (engine/within), so that everything here is a function of stacks and values.
+"""What of forks is taken over into their parent, path by path, and the layer that consists of it: where the files of
+both can be reached (engine/within), so that everything here is a function of stacks and values.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Decision:
 def decide(
     sides: Sequence[Sides], forks: Sequence[str], prefer: str, made: frozenset[bytes]
 ) -> list[Decision]:
-    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the name of a fork, or "". *made*
-    are mount points that are nobody's doing. Raises OSError.
+    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the name of a fork, or "".
+    *made* are mount points that are nobody's doing. Raises OSError.
     """
     return [_Place(side, forks, prefer, made).run() for side in sides]
 

@@ -1,10 +1,10 @@
 """What forks did is brought together in their parent: three-way, against the state that both began with.
 
-    merge(home, [one, other])       # a new state of the container at *home*; Conflict, with the paths, where they disagree
+    merge(home, [one, other])       # a new state of the container at *home*; Conflict where they disagree
 
 Each fork in turn is compared with what there is by then: a path that two forks changed collides as if the parent had
-changed it. What is taken is written into an upper of its own over the parent's state, which then becomes a layer; so the
-parent has all of it or nothing, and the state from before stays, as a snapshot.
+changed it. What is taken is written into an upper of its own over the parent's state, which then becomes a layer; so
+the parent has all of it or nothing, and the state from before stays, as a snapshot.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ SHOWN = 20
 
 @value
 class Merge:
-    """What came, or would come, of a merge. `taken` are the paths that are as a fork has them now, with its name; `clashes`
-    those that several changed, each with how it was decided ("" where nobody has said); `snapshot` is the new state, None
-    of a dry run, and where there was nothing to take.
+    """What came, or would come, of a merge. `taken` are the paths that are as a fork has them now, with its name;
+    `clashes` those that several changed, each with how it was decided ("" where nobody has said); `snapshot` is the
+    new state, None of a dry run, and where there was nothing to take.
     """
 
     taken: tuple[tuple[bytes, str], ...]
@@ -210,8 +210,8 @@ def _check_decided(name: str, decided: list[Decision]) -> None:
     count = "1 path was" if len(open_) == 1 else f"{len(open_):,} paths were"
     raise Conflict(
         "\n".join([f"merge into {name}: {count} changed in both", *lines]),
-        remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer FORK "
-        "what that one has",
+        remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer "
+        "FORK what that one has",
     )
 
 

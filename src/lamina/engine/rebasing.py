@@ -2,9 +2,9 @@
 
     rebase(home, record)        # Conflict, with the paths, where the new image and the container contradict each other
 
-Nothing is copied: other layers come below. So it is looked at first what the container's layers would hide of the new image
-without having meant to: a file that the container changed, and that is another one in the new image than in the old; a
-file that both added; and what lies under a directory that the container made anew.
+Nothing is copied: other layers come below. So it is looked at first what the container's layers would hide of the new
+image without having meant to: a file that the container changed, and that is another one in the new image than in the
+old; a file that both added; and what lies under a directory that the container made anew.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def over(asked: dict[str, Any], image: ImageRecord, name: str) -> dict[str, Any]
 
 
 def hides(old: MountSpec, spec: MountSpec, new: MountSpec, moved: MountSpec) -> list[Hidden]:
-    """What the layers of the container hide of the image *new* that is another there than in the image *old*; *spec* are
-    they over the old, *moved* over the new. Raises OSError.
+    """What the layers of the container hide of the image *new* that is another there than in the image *old*; *spec*
+    are they over the old, *moved* over the new. Raises OSError.
     """
     found: dict[bytes, Hidden] = {}
     did = {one.change.path: one.change for one in changes_between([(b"/", old, spec)])}
