@@ -219,7 +219,7 @@ def _of_origin(layer: str, origin: dict[str, Any]) -> Maker:
     from shlex import join
 
     state = str(origin.get("snapshot_name") or "") or str(origin.get("snapshot") or "")[:12]
-    name = str(origin.get("name") or "") or str(origin.get("container") or "")[:12]
+    name = str(origin.get("container_name") or "") or str(origin.get("container") or "")[:12]
     command = origin.get("command") or ()
     words = [str(word) for word in command] if isinstance(command, list | tuple) else [str(command)]
     created = origin.get("created")

@@ -132,5 +132,3 @@ def settle(home: Home, *, living: bool) -> None:
         drop(home)
     else:
         finish(home, asked)
-
-

@@ -140,7 +140,9 @@ def _warning(home: Home, asked: dict[str, Any]) -> str:
     """What is no part of the state, if that was not said yet; noted, so that it is said once."""
     if asked.get(TOLD):
         return ""
-    writable = [one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}]
+    writable = [
+        one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}
+    ]
     places = [str(one.get("target")) for one in writable if one.get("kind") != "tmpfs"]
     if not places:
         return ""
@@ -155,7 +157,9 @@ def remove(home: Home, identity: str) -> None:
         if kept is None:
             raise snapshots.no_such(home, identity[:12])
         snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
-        note(home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None))
+        note(
+            home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None)
+        )
 
 
 def prune(home: Home, keep: int = 0) -> list[Snapshot]:

@@ -181,9 +181,8 @@ def read(directory: bytes, identity: str, container: str) -> SnapshotRecord | No
 
 
 def there(directory: bytes, identity: str | None) -> str | None:
-    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is gone.
-
-    Raises OSError.
+    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is
+    gone. Raises OSError.
     """
     while identity is not None and not os.path.lexists(directory + b"/%b.json" % identity.encode()):
         try:
