@@ -86,7 +86,7 @@ def test_the_best_of_several_forks_stays(store_root: Path, untouched_host: Leaks
     )
     assert best.exec(["cat", "/work/answer"], capture_output=True, text=True).stdout == f"{answer}\n"
     best.remove(force=True)
-    engine.storage.gc()
+    engine.storage.collect()
     assert nothing_left(store_root)
 
 

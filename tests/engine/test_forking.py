@@ -43,13 +43,6 @@ def does(container: Container, script: str) -> str:
     return str(done.stdout)
 
 
-def whole(engine: Engine) -> None:
-    """The store refers to nothing that is not there."""
-    engine.storage.gc()
-    found = engine.storage.check()
-    assert not found.damage if hasattr(found, "damage") else True, found
-
-
 def test_forks_begin_where_their_parent_is_and_need_it_no_more(engine: Engine, box: Container) -> None:
     told: list[str] = []
     [one, other] = box.fork(2, name="child", start=True, command=SLEEP, on_warning=told.append)
@@ -57,7 +50,7 @@ def test_forks_begin_where_their_parent_is_and_need_it_no_more(engine: Engine, b
     assert [one.name, other.name] == ["child-1", "child-2"]
     assert (one.state, other.state, one.labels, one.image) == ("running", "running", {"job": "7"}, "tiny")
     box.remove()
-    engine.storage.gc()
+    engine.storage.collect()
     looks = "cat /srv /d/x; ls /etc/image 2>/dev/null; stat -c %a /; hostname"
     assert does(one, looks) == f"one\nx\n700\n{one.short_id}\n"
     does(one, "echo two >/srv; rm -r /d")
@@ -71,7 +64,7 @@ def test_forks_begin_where_their_parent_is_and_need_it_no_more(engine: Engine, b
     with snapshot.start(env=["A=1"]) as grandchild:
         assert does(grandchild, "cat /srv; ls -d /d 2>/dev/null; echo $A") == "two\n1\n"
         one.remove(force=True)
-        engine.storage.gc()
+        engine.storage.collect()
         assert does(grandchild, "cat /srv") == "two\n"
         with pytest.raises(NotFound):
             snapshot.fork()
@@ -143,7 +136,7 @@ def test_a_fork_that_is_killed_leaves_a_child_or_nothing(engine: Engine, box: Co
         words = [sys.executable, "-c", script, os.fsdecode(engine.store.path), str(wanted)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         children = [one for one in engine.containers(all=True) if one.name != "box"]
-        engine.storage.gc()
+        engine.storage.collect()
         for child in children:
             assert {os.fsdecode(change.path) for change in child.changes()} >= {"/srv"}
             child.remove()

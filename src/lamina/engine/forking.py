@@ -50,7 +50,7 @@ _OWN = frozenset(
     """.split()  # noqa: SIM905
 )
 # of an entry of `overlays`
-_OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr")
+_OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr", "nested")
 
 
 @value

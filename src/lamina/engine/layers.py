@@ -69,6 +69,7 @@ def arrange(
     stacks = []
     chains = [(frozen or {}).get(place.at, ()) for place in image.places]
     numbers = _numbers(image, kept) if kept else range(len(image.places))
+    around = _around(image, store)
     for position, (number, place, chain) in enumerate(zip(numbers, image.places, chains, strict=True)):
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
         lowers = (*(tree_of(store, layer) for layer in top_first(chain)), lower, *place.below)
@@ -80,12 +81,34 @@ def arrange(
                 userxattr=rootless,
                 volatile=volatile,
                 options=steady_options(rootless),
+                nested=place.at in around and place.skeleton is None,
             )
         else:  # without an upper the kernel wants two lowers
             lowers = lowers if len(lowers) > 1 else (lower, store.empty)
-            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=steady_options(rootless))
+            spec = MountSpec(
+                lowerdirs=lowers,
+                userxattr=rootless,
+                options=steady_options(rootless),
+                nested=bool(chain) and place.at in around and place.skeleton is None,
+            )
         stacks.append((place.at, spec))
     return Layers(tuple(stacks), image, home, tuple(chains))
+
+
+def _around(image: HostImage, store: Store) -> frozenset[bytes]:
+    """The places whose lower directories contain the store, and with it the layers that may lie above them."""
+    if not image.hide:
+        return frozenset()
+    own, found = os.stat(store.path), set()
+    for path in image.hide:
+        try:
+            if not os.path.samestat(os.stat(path), own):  # another one, hidden as well
+                continue
+        except OSError:
+            continue
+        above = [place.at for place in image.places if (path + b"/").startswith(place.at.rstrip(b"/") + b"/")]
+        found.add(max(above, key=len, default=b""))
+    return frozenset(found)
 
 
 def _numbers(image: HostImage, kept: Mapping[bytes, int]) -> list[int]:
@@ -202,6 +225,7 @@ def record_of(layers: Layers) -> list[dict[str, Any]]:
             "work": None if spec.workdir is None else _shortened(spec.workdir, layers.home),
             "userxattr": spec.userxattr,
             **({"frozen": list(chain)} if chain else {}),
+            **({"nested": True} if spec.nested else {}),
         }
         for place, (at, spec), chain in zip(layers.image.places, layers.stacks, layers.frozen, strict=True)
     ]
@@ -235,6 +259,7 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
                 workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
                 userxattr=bool(entry["userxattr"]),
                 options=steady_options(bool(entry["userxattr"])),
+                nested=bool(entry.get("nested")),
             ),
         )
         for entry in record

@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 
-from lamina.linux.descriptors import POLLIN, poll
+from lamina.linux.descriptors import POLLIN, poll, socketpair
 from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_chil
 _FILES = ("cgroup", "limits", "oom_score_adj", "attr/current")
 
 # the program's own, and what its surroundings were; replaced whole, so threads may share it
-_current: tuple[socket.socket, tuple[Any, ...]] | None = None
+_current: tuple[Fd, tuple[Any, ...]] | None = None
 
 
 def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] | LaminaError]:
@@ -91,23 +91,31 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
     return [found[number] for number in range(len(identities))]
 
 
-def _ask(channel: socket.socket, request: bytes) -> tuple[Fd, socket.socket]:
+def _ask(channel: Fd, request: bytes) -> tuple[Fd, Fd]:
     """Have a supervisor made: where it answers, and the socket to ask the next time. *channel* may be that of a nursery
     that has left.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with Fd(writer) as answer:
         answers = Fd(reader)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, int(answer).to_bytes(4, sys.byteorder))]
         try:
-            channel.sendmsg([request], rights, socket.MSG_NOSIGNAL)
+            _send(channel, request, answer)
         except (BrokenPipeError, ConnectionResetError):
             channel = _channel(fresh=True)
-            channel.sendmsg([request], rights, socket.MSG_NOSIGNAL)
+            _send(channel, request, answer)
         return answers, channel
 
 
-def _channel(*, fresh: bool = False) -> socket.socket:
+def _send(channel: Fd, request: bytes, answer: Fd) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, int(answer).to_bytes(4, sys.byteorder))]
+    end = socket.socket(fileno=int(channel))
+    try:
+        end.sendmsg([request], rights, socket.MSG_NOSIGNAL)
+    finally:
+        end.detach()
+
+
+def _channel(*, fresh: bool = False) -> Fd:
     """To the nursery of this program, or to a *fresh* one where that has left. Raises KernelError."""
     global _current
     kept, around = _current, _surroundings()
@@ -115,9 +123,9 @@ def _channel(*, fresh: bool = False) -> socket.socket:
         return kept[0]
     from lamina.engine.detaching import make_nursery
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = map(Fd, socketpair(socket.SOCK_SEQPACKET))
     with theirs:
-        make_nursery(theirs.fileno())
+        make_nursery(theirs)
     _current = (ours, around)
     return ours
 
