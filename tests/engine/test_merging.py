@@ -57,8 +57,10 @@ def shown(box: Container) -> dict[str, str]:
 
 def check(box: Container) -> None:
     from lamina.store.check import check as check_store
+    from lamina.store.garbage import collect
 
-    assert not check_store(box.store).problems
+    collect(box.store)
+    assert check_store(box.store).findings == ()
 
 
 def test_two_forks_that_do_not_meet(box: Container) -> None:
@@ -210,9 +212,7 @@ def test_the_winner_takes_the_place_of_its_parent(box: Container) -> None:
 
 
 def test_over_another_image_nothing_is_promoted(box: Container, engine: Engine, store_root: Path) -> None:
-    small_image(
-        store_root, lambda tree: (tree / "other").mkdir(), names=("docker.io/library/other:latest",)
-    )
+    small_image(store_root, lambda tree: (tree / "other").mkdir(), names=("docker.io/library/other:latest",))
     other = engine.create("other", ["true"], name="else", durability="none")
     with pytest.raises(Unsupported, match="different images"):
         box.promote(other)

@@ -1,4 +1,6 @@
-"""Adjacent layers made one: the stack reads as before, whatever is above and below; kind by kind, and drawn at random."""
+"""Adjacent layers made one: the stack reads as before, whatever is above and below; kind by kind, and drawn at
+random.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,10 @@ def test_hard_links_within_a_layer_are_kept_and_no_others_made(tmp_path: Path) -
 
 
 def test_attributes_times_and_holes(tmp_path: Path) -> None:
-    run = [grow(tmp_path / f"l{number}", layer, USER_MARKS) for number, layer in enumerate(({}, {"d": {"f": "x"}}))]
+    run = [
+        grow(tmp_path / f"l{number}", layer, USER_MARKS)
+        for number, layer in enumerate(({}, {"d": {"f": "x"}}))
+    ]
     place = run[1] / "d/f"
     with open(place, "wb") as file:
         file.truncate(1 << 20)
@@ -140,7 +145,9 @@ def test_attributes_times_and_holes(tmp_path: Path) -> None:
     ids=["redirect", "metacopy"],
 )
 @pytest.mark.root
-def test_what_depends_on_where_it_is_looked_up_from_is_refused(tmp_path: Path, layer: object, why: str) -> None:
+def test_what_depends_on_where_it_is_looked_up_from_is_refused(
+    tmp_path: Path, layer: object, why: str
+) -> None:
     with pytest.raises(Unsupported, match=why):
         squashed(tmp_path, layer, {"x": "y"}, user=False)
 

@@ -1,4 +1,6 @@
-"""The verbs of a container for what several states become together: merged, promoted, squashed, put over another image."""
+"""The verbs of a container for what several states become together: merged, promoted, squashed, put over another
+image.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ class BranchVerbs:
         forked = asked.get("forked")
         if not forked:
             raise NotFound(
-                f"container {asked['name']} is no fork of another one", remedy="name the container that is meant"
+                f"container {asked['name']} is no fork of another one",
+                remedy="name the container that is meant",
             )
         try:
             return Container(find(self._home.store, str(forked["container"])))
@@ -82,7 +85,8 @@ class BranchVerbs:
 
     def squash(self, since: Snapshot | str | None = None) -> list[Squash]:
         """Make one layer, at each place, of the layers that it froze (since the snapshot *since*), which then reads as
-        they do. Snapshots that refer to these keep them. Of one that runs, what is mounted stays until it is frozen next.
+        they do. Snapshots that refer to these keep them. Of one that runs, what is mounted stays until it is frozen
+        next.
 
         It is done in the background anyhow before their number matters. Raises NotFound, Conflict, KernelError.
         """
@@ -94,12 +98,13 @@ class BranchVerbs:
         return squash_container(self._home, find(self._home, since if isinstance(since, str) else since.id))
 
     def rebase(self, image: Image | str, *, force: bool = False, dry_run: bool = False) -> list[Hidden]:
-        """Put what it wrote over another *image*: what it added, changed and deleted stays, all else is the new image's,
-        and its config. Its command and options stay, and so do the snapshots from before, over the image from before.
+        """Put what it wrote over another *image*: what it added, changed and deleted stays, all else is the new
+        image's, and its config. Its command and options stay, and so do the snapshots from before, over the image from
+        before.
 
-        Where it would hide something of the new image that is another there than in the old, Conflict names the paths, and
-        nothing is changed; with *force* what the container has stays. The answer are those paths; with *dry_run* nothing
-        else is done. Raises Conflict also where it runs, Unsupported over this machine, NotFound, KernelError.
+        Where it would hide something of the new image that is another there than in the old, Conflict names the paths,
+        and nothing is changed; with *force* what the container has stays. The answer are those paths; with *dry_run*
+        nothing else is done. Raises Conflict also where it runs, Unsupported over this machine, NotFound, KernelError.
         """
         from lamina.engine.obtain import find
         from lamina.engine.rebasing import rebase

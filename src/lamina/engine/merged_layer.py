@@ -1,5 +1,5 @@
-"""What of forks is taken over into their parent, path by path, and the layer that consists of it: where the files of both
-can be reached (engine/within), so that everything here is a function of stacks and values.
+"""What of forks is taken over into their parent, path by path, and the layer that consists of it: where the files of
+both can be reached (engine/within), so that everything here is a function of stacks and values.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Decision:
 def decide(
     sides: Sequence[Sides], forks: Sequence[str], prefer: str, made: frozenset[bytes]
 ) -> list[Decision]:
-    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the name of a fork, or "". *made*
-    are mount points that are nobody's doing. Raises OSError.
+    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the name of a fork, or "".
+    *made* are mount points that are nobody's doing. Raises OSError.
     """
     return [_Place(side, forks, prefer, made).run() for side in sides]
 
@@ -148,7 +148,11 @@ class _Place:
 def same_entry(one: Tree, other: Tree) -> bool:
     """Whether two entries are alike in everything but their times, what is in directories aside."""
     a, b = one.lstat(), other.lstat()
-    if a.st_mode != b.st_mode or (a.st_uid, a.st_gid) != (b.st_uid, b.st_gid) or one.xattrs() != other.xattrs():
+    if (
+        a.st_mode != b.st_mode
+        or (a.st_uid, a.st_gid) != (b.st_uid, b.st_gid)
+        or one.xattrs() != other.xattrs()
+    ):
         return False
     if stat.S_ISREG(a.st_mode):
         return a.st_size == b.st_size and _same_content(one, other)
@@ -198,7 +202,9 @@ def _put(root: int, target: Target, one: Taken, tree: Tree) -> None:
     what = change.what
     if kind == "directory" and after.type == "directory":
         kept = change._replace(kind="changed", what=frozenset({"mode"}), link_to=None)
-    elif kind == after.type and not (one.whole or what & _CONTENT or change.link_to or change.kind != "changed"):
+    elif kind == after.type and not (
+        one.whole or what & _CONTENT or change.link_to or change.kind != "changed"
+    ):
         kept = change
     else:
         if kind is not None:

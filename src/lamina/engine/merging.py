@@ -1,10 +1,10 @@
 """What forks did is brought together in their parent: three-way, against the state that both began with.
 
-    merge(home, [one, other])       # a new state of the container at *home*; Conflict, with the paths, where they disagree
+    merge(home, [one, other])       # a new state of the container at *home*; Conflict where they disagree
 
 Each fork in turn is compared with what there is by then: a path that two forks changed collides as if the parent had
-changed it. What is taken is written into an upper of its own over the parent's state, which then becomes a layer; so the
-parent has all of it or nothing, and the state from before stays, as a snapshot.
+changed it. What is taken is written into an upper of its own over the parent's state, which then becomes a layer; so
+the parent has all of it or nothing, and the state from before stays, as a snapshot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lamina.engine import chains
 from lamina.engine.apply.values import below
 from lamina.engine.freezing import freeze, resemble_wholly
 from lamina.engine.lineage import common_ancestor
-from lamina.engine.merged_layer import decide, write
+from lamina.engine.merged_layer import Sides, decide, write
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from lamina.engine.merged_layer import Clash, Decision, Sides
+    from lamina.engine.merged_layer import Clash, Decision
     from lamina.engine.viewing import View
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
@@ -49,9 +49,9 @@ SHOWN = 20
 
 @value
 class Merge:
-    """What came, or would come, of a merge. `taken` are the paths that are as a fork has them now, with its name; `clashes`
-    those that several changed, each with how it was decided ("" where nobody has said); `snapshot` is the new state, None
-    of a dry run, and where there was nothing to take.
+    """What came, or would come, of a merge. `taken` are the paths that are as a fork has them now, with its name;
+    `clashes` those that several changed, each with how it was decided ("" where nobody has said); `snapshot` is the
+    new state, None of a dry run, and where there was nothing to take.
     """
 
     taken: tuple[tuple[bytes, str], ...]
@@ -76,7 +76,9 @@ def merge(
     if len({home.id, *(fork.id for fork in forks)}) <= len(forks):
         raise InvalidInput("merge: a container is named twice")
     names = tuple(str(fork.asked()["name"]) for fork in forks)
-    prefer = names[[fork.id for fork in forks].index(prefer)] if prefer in {fork.id for fork in forks} else prefer
+    prefer = (
+        names[[fork.id for fork in forks].index(prefer)] if prefer in {fork.id for fork in forks} else prefer
+    )
     with lease(home.store) as held:
         theirs = [_as_it_is(fork, held, consistency, dry_run=dry_run) for fork in forks]
         with StateTurn(home, "merge") as turn:
@@ -84,12 +86,14 @@ def merge(
                 check_alike("merge", turn.asked, fork.record)
             bases = [_base(home, fork, held) for fork in forks]
             merging = _Merging(turn, held, names, bases, theirs, prefer)
-            decided = merging.decide(view_container(home))
+            decided = merging.decide(view_container(home, turn.asked))
             if not dry_run:
                 _check_decided(str(turn.asked["name"]), decided)
             if dry_run or not any(one.taken for one in decided):
                 return Merge(_paths(decided, names), _clashes(decided))
-            kept, decided = merging.carry_out(decided, name, message or f"merge of {', '.join(names)}", consistency)
+            kept, decided = merging.carry_out(
+                decided, name, message or f"merge of {', '.join(names)}", consistency
+            )
             said = about(turn.asked, "merge", snapshot=kept.id, forks=", ".join(names))
     note(home.store, said)
     return Merge(_paths(decided, names), _clashes(decided), Snapshot(home, kept))
@@ -104,7 +108,12 @@ def promote(home: Home, fork: Home, *, name: str | None = None, consistency: str
     with lease(home.store) as held:
         with StateTurn(fork, "promote") as other:
             check_alike("promote", home.asked(), other.asked)
-            chain = freeze(other, held, origin=_origin(other.asked, f"promoted into {home.short_id}"), consistency=consistency).chain
+            chain = freeze(
+                other,
+                held,
+                origin=_origin(other.asked, f"promoted into {home.short_id}"),
+                consistency=consistency,
+            ).chain
             for layer in (one for ids in chain.values() for one in ids):
                 held.add_layer(layer)
         with StateTurn(home, "promote") as turn:
@@ -159,12 +168,14 @@ def _origin(asked: dict[str, Any], message: str) -> dict[str, Any]:
 def _as_it_is(fork: Home, held: Lease, consistency: str, *, dry_run: bool) -> View:
     """The fork as it is now, so that nothing of it changes any more unless this is a *dry_run*."""
     if dry_run:
-        return view_container(fork)
+        return view_container(fork, fork.asked())
     with StateTurn(fork, "merge") as turn:
         chain = freeze(turn, held, origin=_origin(turn.asked, "merged"), consistency=consistency).chain
         for layer in (*chains.own_layers(turn.asked), *(one for ids in chain.values() for one in ids)):
             held.add_layer(layer)
-        kept = replace(begun(fork, turn.asked), places=tuple(PlaceState(at, ids) for at, ids in chain.items()))
+        kept = replace(
+            begun(fork, turn.asked), places=tuple(PlaceState(at, ids) for at, ids in chain.items())
+        )
         return view_snapshot(fork, kept)
 
 
@@ -178,9 +189,7 @@ def _base(home: Home, fork: Home, held: Lease) -> View:
 
 def _paths(decided: list[Decision], names: Sequence[str]) -> tuple[tuple[bytes, str], ...]:
     return tuple(
-        (below(one.at, path), names[taken.number])
-        for one in decided
-        for path, taken in one.taken.items()
+        (below(one.at, path), names[taken.number]) for one in decided for path, taken in one.taken.items()
     )
 
 
@@ -192,14 +201,17 @@ def _check_decided(name: str, decided: list[Decision]) -> None:
     open_ = [clash for clash in _clashes(decided) if not clash.decided]
     if not open_:
         return
-    lines = [f"  {os.fsdecode(one.path)}: {one.ours} in {name}, {one.theirs} in {one.fork}" for one in open_[:SHOWN]]
+    lines = [
+        f"  {os.fsdecode(one.path)}: {one.ours} in {name}, {one.theirs} in {one.fork}"
+        for one in open_[:SHOWN]
+    ]
     if len(open_) > SHOWN:
         lines.append(f"  and {len(open_) - SHOWN:,} more")
     count = "1 path was" if len(open_) == 1 else f"{len(open_):,} paths were"
     raise Conflict(
         "\n".join([f"merge into {name}: {count} changed in both", *lines]),
-        remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer FORK "
-        "what that one has",
+        remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer "
+        "FORK what that one has",
     )
 
 
@@ -207,7 +219,13 @@ class _Merging:
     """One merge into the container of *turn*."""
 
     def __init__(
-        self, turn: StateTurn, held: Lease, names: Sequence[str], bases: list[View], theirs: list[View], prefer: str
+        self,
+        turn: StateTurn,
+        held: Lease,
+        names: Sequence[str],
+        bases: list[View],
+        theirs: list[View],
+        prefer: str,
     ) -> None:
         self.turn, self.held, self.names, self.prefer = turn, held, names, prefer
         self.bases, self.theirs = bases, theirs
@@ -215,6 +233,7 @@ class _Merging:
 
     def decide(self, ours: View) -> list[Decision]:
         """What is taken over, where the parent is *ours*."""
+
         def spec(view: View, at: bytes) -> MountSpec:
             return next(place.spec for place in view.places if place.at == at)
 
@@ -246,7 +265,9 @@ class _Merging:
         if turn.living:
             _check_decided(str(turn.asked["name"]), again)
         else:
-            self.sides = [replace(side, ours=place.spec) for side, place in zip(self.sides, ours.places, strict=True)]
+            self.sides = [
+                replace(side, ours=place.spec) for side, place in zip(self.sides, ours.places, strict=True)
+            ]
         chain = before.chain
         for side, one in zip(self.sides, again, strict=True):
             if one.taken:
@@ -270,5 +291,11 @@ class _Merging:
             else:
                 inside(maps, there, write, owner, stood, True, 0, one.taken, side.theirs)
             amount = walked(stage.path)
-            extra = {"origin": {"container": self.turn.home.id, "at": os.fsdecode(side.at), **_origin(asked, message)}}
+            extra = {
+                "origin": {
+                    "container": self.turn.home.id,
+                    "at": os.fsdecode(side.at),
+                    **_origin(asked, message),
+                }
+            }
             return stage.commit(None, amount.bytes, amount.inodes, extra).id

@@ -2,9 +2,9 @@
 
     rebase(home, record)        # Conflict, with the paths, where the new image and the container contradict each other
 
-Nothing is copied: other layers come below. So it is looked at first what the container's layers would hide of the new image
-without having meant to: a file that the container changed, and that is another one in the new image than in the old; a
-file that both added; and what lies under a directory that the container made anew.
+Nothing is copied: other layers come below. So it is looked at first what the container's layers would hide of the new
+image without having meant to: a file that the container changed, and that is another one in the new image than in the
+old; a file that both added; and what lies under a directory that the container made anew.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def rebase(
         for layer in image.layers:
             if not held.add_layer(layer):
                 raise Corrupt(f"rebase container {asked['name']}: layer {layer[:12]} of {name} is missing")
-        place = view_container(home).places[0]
+        place = view_container(home, asked).places[0]
         lowers = top_first([tree_of(home.store, layer) for layer in image.layers]) or (home.store.empty,)
         other = replace(place.base, lowerdirs=lowers)
         own = place.spec.lowerdirs[: len(place.spec.lowerdirs) - len(place.base.lowerdirs)]
@@ -92,10 +92,13 @@ def _check(turn: StateTurn, image: ImageRecord, name: str) -> None:
         raise Unsupported(f"{said}: it is over this machine, which is no image")
     if asked.get("own_ids"):
         raise Unsupported(
-            f"{said}: its users are others on the disk (--userns)", remedy="fork it with --userns host, and rebase that"
+            f"{said}: its users are others on the disk (--userns)",
+            remedy="fork it with --userns host, and rebase that",
         )
     if set(image.layers) & {one for ids in chains.chain_of(asked).values() for one in ids}:
-        raise Unsupported(f"{said}: {name} has a layer of the container's own", remedy="make a container of it")
+        raise Unsupported(
+            f"{said}: {name} has a layer of the container's own", remedy="make a container of it"
+        )
 
 
 def over(asked: dict[str, Any], image: ImageRecord, name: str) -> dict[str, Any]:
@@ -120,8 +123,8 @@ def over(asked: dict[str, Any], image: ImageRecord, name: str) -> dict[str, Any]
 
 
 def hides(old: MountSpec, spec: MountSpec, new: MountSpec, moved: MountSpec) -> list[Hidden]:
-    """What the layers of the container hide of the image *new* that is another there than in the image *old*; *spec* are
-    they over the old, *moved* over the new. Raises OSError.
+    """What the layers of the container hide of the image *new* that is another there than in the image *old*; *spec*
+    are they over the old, *moved* over the new. Raises OSError.
     """
     found: dict[bytes, Hidden] = {}
     did = {one.change.path: one.change for one in changes_between([(b"/", old, spec)])}
@@ -132,7 +135,9 @@ def hides(old: MountSpec, spec: MountSpec, new: MountSpec, moved: MountSpec) -> 
     for one in changes_between([(b"/", new, moved)]):
         path, change = one.change.path, one.change
         if change.after is None and path not in found and (path not in did or did[path].after is not None):
-            found[path] = Hidden(below(b"/", path), "it is in the new image alone, in a directory that was made anew")
+            found[path] = Hidden(
+                below(b"/", path), "it is in the new image alone, in a directory that was made anew"
+            )
     return [found[path] for path in sorted(found)]
 
 
@@ -146,10 +151,18 @@ def _why(change: Change, path: bytes, before: Tree, after: Tree, own: Tree) -> s
     if change.after is not None and same_entry(own / (b"/" + path), new):
         return ""
     if change.incidental:
-        return "" if new.is_dir() and not new.is_symlink() else "a directory in the container, something else in the new image"
+        return (
+            ""
+            if new.is_dir() and not new.is_symlink()
+            else "a directory in the container, something else in the new image"
+        )
     if change.before is None:
         return "added in the container, and in the new image too"
-    return "" if same_entry(before / (b"/" + path), new) else f"{change.kind} in the container, and another one in the new image"
+    return (
+        ""
+        if same_entry(before / (b"/" + path), new)
+        else f"{change.kind} in the container, and another one in the new image"
+    )
 
 
 def _refused(container: str, name: str, hidden: list[Hidden]) -> Conflict:
@@ -158,4 +171,6 @@ def _refused(container: str, name: str, hidden: list[Hidden]) -> Conflict:
     lines += [f"  {os.fsdecode(one.path)}: {one.why}" for one in hidden[:SHOWN]]
     if len(hidden) > SHOWN:
         lines.append(f"  and {len(hidden) - SHOWN:,} more")
-    return Conflict("\n".join(lines), remedy="--force keeps what the container has there; nothing was changed")
+    return Conflict(
+        "\n".join(lines), remedy="--force keeps what the container has there; nothing was changed"
+    )

@@ -2,8 +2,8 @@
 of it and a look-up in it cost the same after any number of snapshots (decision 0065).
 
 It is done in the background, by a process of its own, when DEEP layers have come on top since the last time. Nothing
-that is mounted changes, and no state that is written down: the record only notes that a run of layers reads as one other
-layer does, and whoever freezes the container next takes that instead (`chains.shortened`).
+that is mounted changes, and no state that is written down: the record only notes that a run of layers reads as one
+other layer does, and whoever freezes the container next takes that instead (`chains.shortened`).
 
     after_snapshot → a process: the claim → a lease → the layer (store/squashing.py) → the note → the lease ends
 """
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-# A chain is looked at when so many layers have come on top. Measured (decision 0065): with as many layers the first look
-# at a name that none of them has takes a few microseconds more, a mount less than a tenth of a millisecond.
+# A chain is looked at when so many layers have come on top. Measured (decision 0065): with as many layers the first
+# look at a name that none of them has takes a few microseconds more, a mount less than a tenth of a millisecond.
 DEEP = 16
 # what a squash may take of the room that is left on the file system: 1/ROOM of it
 ROOM = 4
@@ -111,7 +111,10 @@ def _confess(home: Home, failure: BaseException) -> None:
 
     try:
         if home.exists():
-            append(home.path + b"/squash.error", "".join(traceback.format_exception(failure)).encode(errors="replace"))
+            append(
+                home.path + b"/squash.error",
+                "".join(traceback.format_exception(failure)).encode(errors="replace"),
+            )
     except OSError:
         pass
 
@@ -135,7 +138,9 @@ def squash_due(home: Home) -> list[Squash]:
     done: list[Squash] = []
     with held:
         while wanted(asked := home.asked()):
-            found = [made for entry in chains.shortened(asked)["overlays"] if (made := _due(home, asked, entry))]
+            found = [
+                made for entry in chains.shortened(asked)["overlays"] if (made := _due(home, asked, entry))
+            ]
             done += found
             if not found:
                 break
@@ -179,7 +184,9 @@ def squash_run(home: Home, asked: Record, at: bytes, run: list[str], held: Lease
 
 
 def squashed(store: Store, asked: Record, at: bytes, run: list[str], held: Lease) -> Layer:
-    """The layers *run* of a container whose record is *asked*, as one new layer that *held* keeps. Raises LaminaError."""
+    """The layers *run* of a container whose record is *asked*, as one new layer that *held* keeps. Raises
+    LaminaError.
+    """
     from functools import partial
 
     from lamina.engine.within import inside, maps_of
@@ -214,10 +221,10 @@ def squash_container(home: Home, since: SnapshotRecord | None = None) -> list[Sq
     return done
 
 
-def _above(
-    home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | None
-) -> tuple[str, ...]:
-    """The layers of a chain that came after the state *since*. Raises Conflict where one is from both before and after."""
+def _above(home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | None) -> tuple[str, ...]:
+    """The layers of a chain that came after the state *since*. Raises Conflict where one is from both before and
+    after.
+    """
     if since is None:
         return ids
     below = since.chain.get(at, ())

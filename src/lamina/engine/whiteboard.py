@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lamina.engine.provenance import Maker, Provenance
     from lamina.overlay.explain import Answer, Explanation
 
-MARGIN, LABEL, ASIDE = 28, 270, 280
+MARGIN, LABEL, ASIDE = 28, 300, 280
 ROW, GAP, THIN = 68, 14, 26
-COLUMN, WIDE = 96, 230  # of one name: among others, and alone
+NARROW, COLUMN, WIDE = 84, 150, 230  # of one name: among others from, to; and alone
 MOST_ROWS = 40
 MONO = 0.61  # of its size is a letter of a monospaced font wide; others are narrower
 PROSE = 0.54
@@ -113,7 +113,7 @@ class _Picture:
         self.found = found
         self.columns: Sequence[Explanation] = found.entries or (found.explanation,)
         self.alone = not found.entries
-        self.column = WIDE if self.alone else COLUMN
+        self.column = WIDE if self.alone else self._fitting()
         self.right = MARGIN + LABEL + self.column * (len(self.columns) + (1 if found.more else 0)) + 16
         self.width = max(self.right + ASIDE + MARGIN, 900)
         self.out: list[str] = []
@@ -147,6 +147,11 @@ class _Picture:
         return head + "\n".join(self.out) + "\n</svg>\n"
 
     # -- what is where
+
+    def _fitting(self) -> int:
+        """How wide the columns are for the longest name, within limits."""
+        longest = max(_width(self._name(column)) for column in self.columns)
+        return min(max(int((longest + 1) * 12 * MONO) + 26, NARROW), COLUMN)
 
     def _layout(self, y: int) -> Iterator[Line]:
         """The panes from the top down; several layers on end that say nothing share a thin one."""
@@ -230,13 +235,15 @@ class _Picture:
     def _label(self, line: Line, row: Answer, maker: Maker) -> None:
         role = {CONTAINER: "upper", STATE: "state", IMAGE: "image", HOST: "host"}.get(maker.kind, row.role)
         role = f"{role} {maker.number}/{maker.of}" if maker.number else role
-        if maker.squashed:
-            role += " (squashed)"
+        if row.layer:
+            role = f"layer {row.layer} · {role}"
         moment = when(maker.created)
         inner = LABEL - 20
         self._text(MARGIN, line.y + 20, role, 14, "ink", weight=700)
         self._text(MARGIN + inner, line.y + 20, moment, 11, "weak", "end")
         name = "this system's files" if maker.kind == HOST else shown(maker.name)
+        if maker.squashed:
+            name += " (squashed with others)"
         self._text(MARGIN, line.y + 38, fitted(name, inner, 13, PROSE), 13, "ink", full=shown(maker.name))
         step = shown(maker.step or maker.message)
         self._text(MARGIN, line.y + 56, fitted(step, inner, 11, MONO), 11, "weak", mono=True, full=step)

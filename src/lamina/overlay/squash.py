@@ -8,8 +8,8 @@ them goes on to: whiteouts are kept, and a directory at which the merging stoppe
 nothing else shows, so that whiteouts in it are left out.
 
 Every file gets an inode of its own, whose data is shared with the original's where the file system can (FICLONE), else
-copied. A hard link between layers would cost less, and would be seen: a mount shows the lower file's st_nlink, and keeps
-st_ino over a copy up only where that is 1 (ovl_getattr() in fs/overlayfs/inode.c); decision 0065.
+copied. A hard link between layers would cost less, and would be seen: a mount shows the lower file's st_nlink, and
+keeps st_ino over a copy up only where that is 1 (ovl_getattr() in fs/overlayfs/inode.c); decision 0065.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def squash(
 ) -> Squashed:
     """Make of the layers *run* (their trees, top first) one, in the empty directory *into*.
 
-    *userxattr*: the marks are `user.overlay.*`. *bottom*: nothing lies below the run, so that nothing needs to be hidden.
-    *record* is a file to be written: for every entry "NUMBER PATH", ended by a NUL, in which NUMBER says of which layer
-    of the run it is (0 is the topmost), and PATH has no leading "/"; whiteouts are among them.
+    *userxattr*: the marks are `user.overlay.*`. *bottom*: nothing lies below the run, so that nothing needs to be
+    hidden. *record* is a file to be written: for every entry "NUMBER PATH", ended by a NUL, in which NUMBER says of
+    which layer of the run it is (0 is the topmost), and PATH has no leading "/"; whiteouts are among them.
 
     The layers must not change meanwhile; nothing is written to them. Raises Unsupported for a directory that was moved
-    by a redirect, or a file of which only the metadata are there: what they are depends on where they are looked up from;
-    OSError.
+    by a redirect, or a file of which only the metadata are there: what they are depends on where they are looked up
+    from; OSError.
     """
     spec = MountSpec(lowerdirs=tuple(run), userxattr=userxattr, options=steady_options(userxattr))
     layers = Layers(spec)

@@ -5,12 +5,12 @@
     ├── layer.json     extra: {"squashed": [the ids of the run, base first]}
     └── origins        the steps, as a list in JSON; a NUL; and for each entry "STEP PATH" and a NUL
 
-A step is {"layer", "created" and, of a frozen layer, "origin"}: what its layer.json said. It is copied, since the layers of
-a run may be collected once nobody stands on them. Where a layer of the run was itself made of others, the steps are
-theirs; steps of which nothing is left are not kept.
+A step is {"layer", "created" and, of a frozen layer, "origin"}: what its layer.json said. It is copied, since the
+layers of a run may be collected once nobody stands on them. Where a layer of the run was itself made of others, the
+steps are theirs; steps of which nothing is left are not kept.
 
-Which layers are worth it, `due` says: as `git repack --geometric` does, it leaves the lowest alone as long as each has at
-least twice what all above it have together. So whatever is written is written again a logarithmic number of times.
+Which layers are worth it, `due` says: as `git repack --geometric` does, it leaves the lowest alone as long as each has
+at least twice what all above it have together. So whatever is written is written again a logarithmic number of times.
 """
 
 from __future__ import annotations

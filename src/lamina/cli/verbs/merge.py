@@ -32,8 +32,8 @@ VERB = Verb(
         Argument("forks", "FORK", "+", complete="container"),
     ),
     details="""
-Takes over what forks of a container did since they were forked: what one side alone changed is as that side has it. What
-was there before stays, as a snapshot, and the forks stay as they are.
+Takes over what forks of a container did since they were forked: what one side alone changed is as that side has it.
+What was there before stays, as a snapshot, and the forks stay as they are.
 
 A path that both changed, and not in the same way, is a clash. Without --ours, --theirs or --prefer nothing is merged
 then, and the paths are named. Files are taken as a whole: lines of texts are not merged. Times do not count.
@@ -55,13 +55,17 @@ def do(args: Arguments) -> int:
 
     chosen = [word for word in ("ours", "theirs") if getattr(args, word)]
     if len(chosen) + (args.prefer is not None) > 1:
-        raise UsageError("--ours, --theirs and --prefer contradict each other", "leave all but one out")
+        raise UsageError(
+            "--ours, --theirs and --prefer contradict each other", remedy="leave all but one out"
+        )
     engine = Engine(args.root)
     parent = engine.container(args.parent)
     forks = [engine.container(fork) for fork in args.forks]
     prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer)
     if not isinstance(prefer, str) and prefer not in forks:
-        raise UsageError(f"--prefer {args.prefer}: it is none of the forks that are merged", "name it there too")
+        raise UsageError(
+            f"--prefer {args.prefer}: it is none of the forks that are merged", remedy="name it there too"
+        )
     done = parent.merge(
         *forks,
         prefer=prefer,
@@ -90,7 +94,10 @@ def _said(done: Merge) -> int:
     for one in done.clashes:
         how = one.decided or "undecided"
         lines.append(
-            (one.path, f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}")
+            (
+                one.path,
+                f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}",
+            )
         )
     output.text("".join(f"{line}\n" for _, line in sorted(lines)))
     return 1 if any(not one.decided for one in done.clashes) else 0

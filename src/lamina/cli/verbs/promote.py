@@ -21,8 +21,8 @@ VERB = Verb(
         Argument("parent", "PARENT", "?", complete="container"),
     ),
     details="""
-The container that a fork came from (or PARENT) becomes what the fork is now; it takes the same time however much that is.
-What it was before stays, as a snapshot, and the fork stays as it is.""",
+The container that a fork came from (or PARENT) becomes what the fork is now; it takes the same time however much that
+is. What it was before stays, as a snapshot, and the fork stays as it is.""",
     examples="lamina promote try-7\nlamina promote --name best try-7 brave_otter",
 )
 

@@ -18,8 +18,9 @@ VERB = Verb(
 Puts what a container wrote over another image, such as a newer one of the same name. What it added, changed and deleted
 stays; all else is the new image's. No file is copied. Its command and its options stay as they are.
 
-Where it would hide something of the new image that is another there than in the old one, the paths are named and nothing is
-changed, unless --force is given. The container must not run. Its snapshots from before stay over the image from before.""",
+Where it would hide something of the new image that is another there than in the old one, the paths are named and
+nothing is changed, unless --force is given. The container must not run. Its snapshots from before stay over the image
+from before.""",
     examples="lamina rebase brave_otter debian:12\nlamina rebase --dry-run brave_otter debian:12",
 )
 

@@ -15,8 +15,8 @@ VERB = Verb(
 Makes one layer of those that a container froze, or of which one of its snapshots consists; the layers of the image stay
 as they are. It reads the same. In the background that is done anyhow, before the number of layers matters.
 
-Other snapshots keep the layers that they refer to: room is only won where these are removed (snapshot rm, snapshot prune).
-Of a container that runs, what is mounted stays until the next snapshot.""",
+Other snapshots keep the layers that they refer to: room is only won where these are removed (snapshot rm, snapshot
+prune). Of a container that runs, what is mounted stays until the next snapshot.""",
     examples="lamina squash brave_otter\nlamina squash --from before-the-upgrade brave_otter",
 )
 
@@ -37,7 +37,9 @@ def do(args: Arguments) -> int:
     if isinstance(state, Container):
         done = state.squash(since)
     elif since is not None:
-        raise UsageError("--from is about a container, not a snapshot", "leave it out, or name the container")
+        raise UsageError(
+            "--from is about a container, not a snapshot", remedy="leave it out, or name the container"
+        )
     else:
         done = state.squash()
     for one in done:
