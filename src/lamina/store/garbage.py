@@ -245,12 +245,20 @@ def names_by_image(store: Store) -> dict[str, list[str]]:
 
 
 def size_of_layer(store: Store, identity: str) -> tuple[int, int]:
-    """Bytes and inodes of a layer as they were counted when it was made; 0 where that is damaged or gone."""
+    """Bytes and inodes of a layer as they were counted when it was made, or are now, once; 0 where that is damaged or
+    gone.
+    """
     try:
         found = layers.find(store, identity)
     except Corrupt:
         found = None
-    return (0, 0) if found is None else (found.size, found.inodes)
+    if found is None:
+        return 0, 0
+    if not found.counted:
+        from lamina.store.sizes import count
+
+        return count(store, found)
+    return found.size, found.inodes
 
 
 def _size_and_age(path: bytes) -> tuple[int, float]:
