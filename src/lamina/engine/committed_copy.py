@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.archives import Reading, Writing, packed
-from lamina.engine.freezing import is_idle
+from lamina.engine.freezing import is_same_root
 from lamina.engine.holding import Held
 from lamina.engine.pausing import Meanwhile
 from lamina.engine.unpacking import unpacking
@@ -150,5 +150,8 @@ def mount_points(container: Container, asked: dict[str, Any]) -> list[bytes]:
 def is_unwritten(spec: MountSpec, idle: Collection[bytes]) -> bool:
     """Whether nothing is in the upper of *spec* but what is *idle*. Raises OSError."""
     assert spec.upperdir is not None
-    entries = [os.fsencode(entry) for entry in os.listdir(spec.upperdir)]
-    return all(entry in idle for entry in entries) and is_idle(spec, empty=not entries)
+    try:
+        entries = [os.fsencode(entry) for entry in os.listdir(spec.upperdir)]
+    except PermissionError:  # somebody wrote that it may not be read
+        return False
+    return all(entry in idle for entry in entries) and is_same_root(spec)

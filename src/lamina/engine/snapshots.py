@@ -6,8 +6,10 @@ from lamina.store.snapshots import SnapshotRecord, get, no_such
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
+    from lamina.engine.images import Image
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
@@ -142,6 +144,28 @@ class Snapshot:
             "Inodes": inodes,
             "Volatile": kept.volatile,
         }
+
+    # -- what becomes of it
+
+    def to_image(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        now: bool = False,
+    ) -> Image:
+        """Make an image of it and of what its container was asked to be; under *name*, if there is one. No file is
+        copied, see `Container.commit`, and for what *changes* and *now* mean. Without *message* the history says that
+        of the snapshot.
+
+        Raises Unsupported (over the host, or files with ids of the container's own), InvalidInput, NotFound,
+        KernelError.
+        """
+        from lamina.engine.committing import Wish, to_image
+
+        return to_image(self._home, self._kept, name, Wish(None, author, message, tuple(changes), now))
 
     # -- its end
 

@@ -105,6 +105,11 @@ def _with(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "extra": {**(facts.get("extra") or {}), **more}}
 
 
+def tree_size(layer: Layer, path: bytes, *_: object) -> tuple[int, int]:
+    """`sizes.tree_size` of a layer, as `packing` calls what it is given."""
+    return sizes.tree_size(path)
+
+
 class _Digests:
     def __init__(
         self, store: Store, record: ImageRecord, held: Lease, packing: Packing | None, tell: Telling
@@ -113,6 +118,7 @@ class _Digests:
         self.packing, self.tell = packing, tell
 
     def run(self) -> ImageRecord:
+        """The whole of it."""
         record = self.record
         data = blobs.read_blob(self.store, record.config, DEFAULT_LIMITS.document)
         config = decode_config(data, len(record.layers), f"config of image {record.id[:12]}", pending=True)
@@ -151,17 +157,21 @@ class _Digests:
                     if layer.diff_id is None:
                         layer = self._digest(number, layer)
         if not layer.counted:
-            size, inodes = sizes.count(self.store, layer)
+            one = layer
+            size, inodes = sizes.count(self.store, one, lambda path: self.run_there(tree_size, one, path))
             layer = replace(layer, size=size, inodes=inodes, counted=True)
         return layer
+
+    def run_there(self, work: Callable[..., Any], layer: Layer, what: Any) -> Any:
+        """`work(layer, what, userxattr, ids)`, where the files of layers can be read."""
+        return (self.packing or (lambda work, *args: work(*args, None, None)))(work, layer, what)
 
     def _digest(self, number: int, layer: Layer) -> Layer:
         below = top_first([layers.tree_of(self.store, one) for one in self.record.layers[:number]])
         self.tell("packing", id=layer.id)
         left: list[str] = []
         if layer.extra.get(MADE):
-            run = self.packing or (lambda work, *args: work(*args))
-            left = run(left_out, layer, below or (self.store.empty,))
+            left = self.run_there(left_out, layer, below or (self.store.empty,))
         extra = {**layer.extra, LEFT_OUT: left}
         layer = replace(layer, extra=extra)
         with packed_layer(self.store, layer, self.packing, check=self.tell.check) as (made, _, path):
