@@ -19,6 +19,7 @@ from lamina.store import (
     layers,
     networks,
     sizes,
+    snapshots,
     successors,
     tags,
     volumes,
@@ -33,9 +34,11 @@ from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
 from lamina.store.scratch import Scratch
+from lamina.store.snapshots import PlaceState, SnapshotRecord
 from lamina.values import replace
 from support.stores import diff_id, make_image, make_layer, record_of
 
+FIRST, SECOND = "1" * 64, "2" * 64
 BIG = os.urandom(64) * 1024
 BIG_DIGEST = digest_of(BIG)
 ONE, OTHER = "docker.io/library/one:1", "docker.io/library/other:1"
@@ -136,6 +139,29 @@ def _collect(store: Store) -> None:
     garbage.collect(store)
 
 
+def _snapshot(store: Store) -> None:
+    """Two states of the container, of which the first has a name and goes: the other comes from nobody then."""
+    home = containers.find(store, "brave")
+    base = tuple(home.asked()["layers"])
+    with snapshots.turn(home), lease(store) as held:
+        for identity, name, parent in ((FIRST, "first", None), (SECOND, "", FIRST)):
+            layer = make_layer(store, name or "s", held, frozen=True)
+            place = PlaceState(b"/", (layer.id,), layer.id)
+            kept = SnapshotRecord(identity, home.id, 1, (place,), name=name, parent=parent, base_layers=base)
+            snapshots.put(home, kept, sync=not name)
+            sizes.amend(store, layer.id, lambda facts: {**facts, "size": 1})
+
+
+def _forget_first(store: Store) -> None:
+    home = containers.find(store, "brave")
+    with snapshots.turn(home):
+        try:
+            snapshots.remove(home, snapshots.find(home, "first"), sync=True)
+        except NotFound:  # an earlier life came so far
+            pass
+        snapshots.forget_gone(home)
+
+
 def _forget_volume(store: Store) -> None:
     volumes.create(store, "data")
     volumes.remove(store, "data", unless_used=ContainerUses(store))
@@ -166,8 +192,10 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("pull again", _put_again, (), ()),
     ("pin", lambda store: images.pin(store, identity("a", "b")), (), ("pin",)),
     ("volume create", lambda store: _ignore(volumes.create(store, "data")), (), ("volume data",)),
-    ("start", _start, ("container brave",), ("container brave",)),
+    ("start", _start, ("container brave", "snapshot second"), ("container brave",)),
     ("tag", lambda store: tags.tag(store, OTHER, identity("a", "b")), (f"name {OTHER}",), (f"name {OTHER}",)),
+    ("snapshot", _snapshot, ("snapshot second",), ("snapshot second",)),
+    ("snapshot rm", _forget_first, (), ()),
     ("freeze", _freeze, (), (f"image {FROZEN}", f"name {THIRD}")),
     ("digest", _digest, (), (f"image {DIGESTED}", f"blob {digest_of(b'packed')}")),
     ("gc", _collect, (), ()),
@@ -178,7 +206,7 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("untag", lambda store: _ignore(tags.untag(store, OTHER)), (f"name {OTHER}",), ()),
     ("rmi -f", lambda store: _ignore(images.remove(store, identity("a", "b"))), (IMAGE, f"name {ONE}", "pin"), ()),
     ("gc", _collect, (), ()),
-    ("rm", _end, ("container brave", *LAYERS), ()),
+    ("rm", _end, ("container brave", "snapshot second", *LAYERS), ()),
     ("volume rm", _forget_volume, ("volume data",), ()),
     ("network create", _make_network, (), ("network lan",)),
     ("network rm", _forget_network, ("network lan",), ()),
@@ -228,6 +256,9 @@ def _holds(store: Store, fact: str) -> bool:
         return images.is_pinned(store, identity("a", "b"))
     if kind == "network":
         return networks.find(store, what) is not None
+    if kind == "snapshot":
+        kept = snapshots.get(containers.find(store, "brave"), SECOND)
+        return kept is not None and all(layers.find(store, layer) is not None for layer in kept.layers)
     if kind == "volume":
         return volumes.find(store, what) is not None
     try:

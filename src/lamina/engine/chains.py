@@ -5,7 +5,8 @@ An entry of `overlays` has its chain as `frozen`, ids BASE FIRST, and `lower` be
 first. `layers` are the image's own and all frozen ones; `base_layers` the image's own, there once something was frozen.
 No layer is among both.
 
-What is under way is in the record as well, so that whoever holds the container next can finish it:
+`left` are the uppers and work directories that the last change of the chain left behind, to be removed if they are
+still there. What is under way is in the record as well, so that whoever holds the container next can finish it:
 
     freezing      {"places": {at: layer id}, "snapshot": id}    uppers become these layers
     rewinding     {"places": {at: [ids]}, "snapshot": id}       the container is put on this chain, with new uppers
@@ -39,15 +40,6 @@ def own_layers(asked: Record) -> tuple[str, ...]:
     """The layers of its image as it sees them, BASE FIRST; () over the host."""
     own = asked.get("base_layers")
     return tuple((asked.get("layers") or ()) if own is None else own)
-
-
-def referred_to(asked: Record) -> tuple[str, ...]:
-    """Every layer that the record refers to, those of what is under way included."""
-    found = [*own_layers(asked), *(asked.get("layers") or ())]
-    found += [one for ids in chain_of(asked).values() for one in ids]
-    found += (asked.get(FREEZING) or {}).get("places", {}).values()
-    found += [one for ids in (asked.get(REWINDING) or {}).get("places", {}).values() for one in ids]
-    return tuple(dict.fromkeys(found))
 
 
 def next_number(asked: Record) -> int:
@@ -127,6 +119,13 @@ def _changed(asked: Record, chain: Chain, snapshot: str | None, *, uppers: bool 
         overlays.append(entry)
     own = own_layers(asked)
     found = {**settled(asked), "overlays": overlays, "snapshot": snapshot}
+    if numbers:
+        found["left"] = [
+            os.fsdecode(entry[key])
+            for entry in asked["overlays"]
+            if os.fsencode(entry["at"]) in numbers
+            for key in ("upper", "work")
+        ]
     frozen = [one for entry in overlays for one in entry.get("frozen") or ()]
     if frozen or own:
         found["layers"] = list(dict.fromkeys([*own, *frozen]))

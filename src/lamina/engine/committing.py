@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lamina.engine.archives import tag_of
-from lamina.engine.chains import chain_of
+from lamina.engine.chains import chain_of, pending
 from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
@@ -259,12 +259,15 @@ def _by_copy(
     said: str,
 ) -> ImageRecord:
     from lamina.engine.committed_copy import copied, copied_tree, still
+    from lamina.engine.freezing import settle
     from lamina.image.tar.limits import given
-    from lamina.store import layers
+    from lamina.store import layers, snapshots
 
     store, allowed = container.store, given(wanted=limits)
     with claim(store, home.id):  # one at a time
-        with still(container, home, said, pause=pause):
+        with still(container, home, said, pause=pause), snapshots.turn(home):
+            if pending(home.asked()):
+                settle(home, living=container.is_alive)
             asked = home.asked()
             chain = list(chain_of(asked).get(b"/", ()))
             for identity in chain:
@@ -314,10 +317,10 @@ def _image(
     base = parent.manifest or parent.base
     if base is not None and held.add_blob(base):
         kept.append(base)
-    pending = [layer.id for layer, text in zip(found, names, strict=True) if text.startswith(PENDING)]
+    without = [layer.id for layer, text in zip(found, names, strict=True) if text.startswith(PENDING)]
     record = replace(
         record_of(data, made, found, blobs=tuple(kept)),
-        pending=tuple(dict.fromkeys(pending)),
+        pending=tuple(dict.fromkeys(without)),
         base=base if base in kept else None,
     )
     return images.put(store, record, names=() if wish.name is None else (wish.name,), lease=held)

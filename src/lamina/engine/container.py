@@ -6,6 +6,7 @@ from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
+from lamina.engine.state_verbs import StateVerbs
 from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, FileVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -416,7 +417,7 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 
-        with Held(self._home, "remove", kill=force):
+        with Held(self._home, "remove", kill=force, settle=False):
             self._asked = None  # it may have been renamed
             state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)

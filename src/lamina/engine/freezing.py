@@ -29,7 +29,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from lamina.engine.state_turn import StateTurn
@@ -81,14 +81,14 @@ def freeze(
         if made:
             before = snapshot or asked.get("snapshot")
             asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, before))
-            _make_sure(home, asked)
+            make_sure(home, asked)
             return finish(home, asked, origin=origin, noted=noted)
         frozen = Frozen(chains.chain_of(asked), {})
         if noted is not None:
             noted(frozen)
         if snapshot is not None:
             home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
-            _make_sure(home, asked)
+            make_sure(home, asked)
         return frozen
     except OSError as error:
         raise_storage_error(error, "freeze container", home.path)
@@ -109,7 +109,7 @@ def _living(
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, asked, made)
     asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
-    _make_sure(home, asked)
+    make_sure(home, asked)
     try:
         done = restack(
             home,
@@ -128,7 +128,7 @@ def _living(
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
         noted(frozen)
-    _drop(home)
+    drop(home)
     home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
     return frozen
 
@@ -237,7 +237,7 @@ def finish(
     if noted is not None:
         noted(frozen)
     asked = home.change_asked(lambda asked: chains.with_frozen(asked, made, under_way["snapshot"]))
-    _make_sure(home, asked)
+    make_sure(home, asked)
     sweep(home, asked)
     return frozen
 
@@ -364,8 +364,8 @@ def settle(home: Home, *, living: bool) -> None:
     try:
         if asked.get(chains.FREEZING):
             made = chains.places_of(asked[chains.FREEZING], str)
-            if living and not _is_swapped(home, restacked(home, asked, made)):
-                _drop(home)
+            if living and not is_swapped(home, restacked(home, asked, made)):
+                drop(home)
             else:
                 finish(home, asked)
         if home.asked().get(chains.REWINDING):
@@ -376,28 +376,36 @@ def settle(home: Home, *, living: bool) -> None:
         raise_storage_error(error, "finish what was begun with container", home.path)
 
 
-def _is_swapped(home: Home, after: Stacks) -> bool:
+def is_swapped(home: Home, after: Stacks) -> bool:
     from lamina.engine.restacking import swapped_to
 
     return bool(swapped_to(home, after))
 
 
-def _drop(home: Home) -> None:
+def drop(home: Home) -> None:
     """Nothing was replaced: it stays as it was."""
+    asked = home.asked()
+    numbers = chains.numbers_for(asked, chains.chain_of(asked)).values()
     asked = home.change_asked(chains.settled)
-    sweep(home, asked)
+    sweep(home, asked, [b"%b-%d" % (kind, number) for number in numbers for kind in (b"upper", b"work")])
 
 
-def sweep(home: Home, asked: Record) -> None:
-    """Remove what the record does not name: uppers and work directories of before, and layers on their way that did not
-    get there. Uppers may be large, and go in their own time (burials.py).
+def sweep(home: Home, asked: Record, further: Iterable[bytes] = ()) -> None:
+    """Remove what the last change of the chain left behind, the *further* entries of the container's directory, and
+    layers on their way that did not get there; but nothing that the record names. Uppers may be large, and go in their
+    own time (burials.py).
     """
     named = {spec for _, stack in stacks_of(asked.get("overlays") or [], home.path) for spec in _own(stack)}
+    entries = {*map(os.fsencode, asked.get("left") or ()), *further}
+    entries |= {
+        entry for entry in os.listdir(home.path) if entry.startswith(b"freezing-") or entry.endswith(b".new")
+    }
     left = [
         home.path + b"/" + entry
-        for entry in os.listdir(home.path)
-        if entry.startswith((b"upper-", b"work-", b"freezing-")) and home.path + b"/" + entry not in named
+        for entry in sorted(entries)
+        if entry.startswith((b"upper-", b"work-", b"freezing-")) and b"/" not in entry
     ]
+    left = [path for path in left if path not in named and os.path.lexists(path)]
     if left:
         from lamina.engine.burials import bury
 
@@ -408,7 +416,7 @@ def _own(stack: MountSpec) -> list[bytes]:
     return [path for path in (stack.upperdir, stack.workdir) if path is not None]
 
 
-def _make_sure(home: Home, asked: Record) -> None:
+def make_sure(home: Home, asked: Record) -> None:
     """The record is on the disk, unless what the container writes need not be either."""
     if not is_volatile(asked):
         point("state.fsync-record")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from lamina.engine.chains import pending
 from lamina.engine.recover import end_processes, end_unnoted
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 
@@ -19,8 +20,9 @@ PATIENCE = 15.0
 class Held:
     """Holds the container's lock, having made sure that nothing of it runs any more."""
 
-    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
-        self._home, self._verb, self._kill = home, verb, kill
+    def __init__(self, home: Home, verb: str, *, kill: bool = False, settle: bool = True) -> None:
+        """With *kill* it is killed if it runs; with *settle* what was left half done with its states is finished."""
+        self._home, self._verb, self._kill, self._settle = home, verb, kill, settle
 
     def __enter__(self) -> None:
         from lamina.engine.settling import hold
@@ -43,6 +45,12 @@ class Held:
                 end_processes(asked, state)
             else:
                 end_unnoted(asked)
+            if self._settle and pending(asked):
+                from lamina.engine.freezing import settle
+                from lamina.store.snapshots import turn
+
+                with turn(home):
+                    settle(home, living=False)
         except Corrupt:
             _end_unknown(home)
         except BaseException:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
-from lamina.engine.freezing import _is_swapped, _make_sure, resemble_wholly, sweep
+from lamina.engine.freezing import drop, is_swapped, make_sure, resemble_wholly, sweep
 from lamina.engine.layers import stacks_of
 from lamina.engine.snapshotting import COPY, check_consistency
 from lamina.engine.state_turn import StateTurn
@@ -65,7 +65,7 @@ def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
     asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id))
-    _make_sure(home, asked)
+    make_sure(home, asked)
     if living:
         from lamina.engine.restacking import restack
 
@@ -95,7 +95,7 @@ def finish(home: Home, asked: Record) -> None:
     after = chains.on_chain(asked, chain, under_way["snapshot"])
     _make_uppers(home, asked, after)
     asked = home.change_asked(lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
-    _make_sure(home, asked)
+    make_sure(home, asked)
     sweep(home, asked)
 
 
@@ -123,8 +123,8 @@ def settle(home: Home, *, living: bool) -> None:
     asked = home.asked()
     under_way = asked[chains.REWINDING]
     after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
-    if living and not _is_swapped(home, _stacks(after, home)):
-        sweep(home, home.change_asked(chains.settled))
+    if living and not is_swapped(home, _stacks(after, home)):
+        drop(home)
     else:
         finish(home, asked)
 

@@ -149,5 +149,7 @@ def prune(home: Home, keep: int = 0) -> list[Snapshot]:
         for kept in going:
             snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
         if going:
+            home.change_asked(lambda asked: {**asked, "snapshot": snapshots.current(home, asked)})
+            snapshots.forget_gone(home)
             note(home.store, about(turn.asked, "snapshot-prune", count=len(going)))
     return [Snapshot(home, kept) for kept in going]

@@ -64,6 +64,12 @@ class StateVerbs:
 
         rewind(self._home, snapshot if isinstance(snapshot, str) else snapshot.id, consistency=consistency)
 
+    def prune_snapshots(self, keep: int = 0) -> list[Snapshot]:
+        """Remove its snapshots without a name, but the last *keep*; what went, oldest first. Raises as `snapshot`."""
+        from lamina.engine.snapshotting import prune
+
+        return prune(self._home, keep)
+
     def attempt(self, name: str | None = None, *, consistency: str = "auto") -> Attempt:
         """Something that may fail, as a block: what it did stays at the end of the `with`, and is taken back when the
         block raises.

@@ -69,7 +69,13 @@ class Storage:
         if repair:
             recover(self.store, thorough=True)
         found = check(
-            self.store, repair, rehash, prove=_prove, tree_digest=_tree_digest, remove=remover(None)
+            self.store,
+            repair,
+            rehash,
+            prove=_prove,
+            tree_digest=_tree_digest,
+            remove=remover(None),
+            settle=_settle,
         )
         if not os.path.isdir(self.store.networks):
             return found
@@ -198,6 +204,14 @@ def _named(found: Iterable[Shown]) -> tuple[Shown, ...]:
     from lamina.image.reference import parse
 
     return tuple([replace(one, names=tuple([parse(name).familiar for name in one.names])) for one in found])
+
+
+def _settle(home: Home) -> None:
+    """Finish what was begun with the states of a container."""
+    from lamina.engine.state_turn import StateTurn
+
+    with StateTurn(home, "check"):
+        pass
 
 
 def _prove(layer: Layer) -> bool | None:

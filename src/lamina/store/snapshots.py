@@ -26,7 +26,6 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from lamina.store.containers import Home
@@ -103,6 +102,16 @@ class SnapshotRecord:
     def shown(self) -> str:
         """As people know it."""
         return self.name or self.id[:12]
+
+
+def referred_to(asked: dict[str, Any]) -> list[str]:
+    """Every layer that the record *asked* of a container refers to: `layers`, and those of what is under way with its
+    states (engine/chains.py). Raises TypeError, AttributeError, KeyError for a damaged one.
+    """
+    found = list(asked.get("layers") or ())
+    found += (asked.get("freezing") or {}).get("places", {}).values()
+    found += [one for ids in (asked.get("rewinding") or {}).get("places", {}).values() for one in ids]
+    return list(dict.fromkeys(found))
 
 
 def directory_of(home: Home) -> bytes:
@@ -361,20 +370,36 @@ def remove(home: Home, kept: SnapshotRecord, *, sync: bool = False) -> None:
         raise_storage_error(error, "remove snapshot", directory)
 
 
-def forget_gone(home: Home, needed: Iterable[str | None]) -> None:
-    """Forget of what was removed where it came from, unless one of the ids *needed*, which records name, is it. Needs
-    the turn. Raises KernelError.
+def forget_gone(home: Home) -> None:
+    """Have every record name the parent that it has now, and forget what came from where of those that were removed.
+    Needs the turn, and that the container's record names a state that is there. Raises Corrupt, KernelError.
     """
-    place = directory_of(home) + GONE
+    directory = directory_of(home)
     try:
-        known = {os.fsdecode(entry) for entry in os.listdir(place)}
-        for identity in known.difference(one for one in needed if one is not None):
-            point("snapshot.forget")
-            os.unlink(os.fsdecode(place) + "/" + identity)
+        entries = os.listdir(directory + GONE)
     except FileNotFoundError:
-        pass
+        return
+    gone = {os.fsdecode(entry) for entry in entries}
+    try:
+        for kept in all_of(home):
+            file = kept.id.encode() + b".json"
+            if ((record.read_light(directory, file) or {}).get("parent") or "") in gone:
+                point("snapshot.adopt")
+                record.write(directory, file, _encoded(kept))
+        for identity in gone:
+            point("snapshot.forget")
+            os.unlink(os.fsdecode(directory + GONE) + "/" + identity)
     except OSError as error:
-        raise_storage_error(error, "remove snapshot", place)
+        raise_storage_error(error, "remove snapshot", directory)
+
+
+def idle_names(home: Home) -> list[str]:
+    """Names of snapshots that are gone: left by somebody who was killed. Raises OSError."""
+    try:
+        entries = os.listdir(directory_of(home) + NAMES)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in map(os.fsdecode, entries) if _holder(home, name) is None)
 
 
 def _link_of(home: Home, name: str) -> str | None:

@@ -6,10 +6,10 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
-NETWORKS = "Networks"
+NETWORKS, STATES = "Networks", "States of containers"
 IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, STATES, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
@@ -49,6 +49,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "doctor": (ITSELF, "doctor", "Find what keeps containers from running here, and the remedy"),
     "completion": (ITSELF, "completion", "Print the completion script of a shell"),
     "version": (ITSELF, "version", "Show the version"),
+}
+
+VERBS |= {
+    "rewind": (STATES, "rewind", "Put a container back into a state"),
+    "rollback": (STATES, "rewind", "Put a container back into a state"),
+    "snapshot create": (STATES, "snapshot_create", "Freeze what a container wrote, as a state of it"),
+    "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
+    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
+    "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
 }
 
 VERBS |= {

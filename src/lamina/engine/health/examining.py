@@ -83,7 +83,7 @@ class Examination:
         try:
             if own:
                 note_checking(home, identity_of(self.execution.pid))
-            self._tell = told(home, tuple(command))
+            self._tell = told(home, tuple(command), keeps=False)
             os.set_blocking(self.source, False)
         except BaseException:
             self.give_up()
