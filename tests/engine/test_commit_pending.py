@@ -26,7 +26,9 @@ def engine(store_root: Path, untouched_host: Leaks, tmp_path: Path) -> Engine:
     tree = tmp_path / "tree"
     tree.mkdir()
     busybox_tree(tree)
-    source = ImageSource(tree_tar(tree), tar({"etc/second": b"2\n"}), config={"Env": ["PATH=/bin"], "Cmd": ["sh"]})
+    source = ImageSource(
+        tree_tar(tree), tar({"etc/second": b"2\n"}), config={"Env": ["PATH=/bin"], "Cmd": ["sh"]}
+    )
     (tmp_path / "image.tar").write_bytes(tar(*old_docker((source, ["tiny:1"]))))
     found.load(tmp_path / "image.tar")
     return found
@@ -44,14 +46,16 @@ def output(engine: Engine, image: str, *words: str) -> str:
     return str(done.stdout)
 
 
-def layers_of(engine: Engine, identity: str) -> tuple[str, ...]:
-    found = images.get(engine.store, identity)
+def layers_of(engine: Engine, reference: str) -> tuple[str, ...]:
+    found = images.get(engine.store, engine.image(reference).id)
     assert found is not None
     return found.layers
 
 
 def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
-    box = ended(engine, "tiny:1", "echo one > /one; rm /etc/second; mkdir /d; echo x > /d/x", volumes=["/deep/own"])
+    box = ended(
+        engine, "tiny:1", "echo one > /one; rm -f /etc/second; mkdir -p /d; echo x > /d/x", volumes=["/deep/own"]
+    )
     base = layers_of(engine, "tiny:1")
     image = box.commit("made:1", message="by hand", author="me")
     assert image.is_pending and (image.tags, image.size) == (["made:1"], engine.image("tiny:1").size + 6)
@@ -64,7 +68,9 @@ def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     assert output(engine, "made:1", "sh", "-c", "cat /one /d/x; ls / /etc") == output(
         engine, image.id[:12], "sh", "-c", "cat /one /d/x; ls / /etc"
     )
-    assert not Path(os.fsdecode(layers.tree_of(engine.store, layers_of(engine, image.id)[-1])), "deep").exists()
+    assert not Path(
+        os.fsdecode(layers.tree_of(engine.store, layers_of(engine, image.id)[-1])), "deep"
+    ).exists()
     attrs = image.attrs
     assert attrs["Pending"] == [layers_of(engine, image.id)[-1]]
     assert attrs["RootFS"]["Layers"][-1] == f"pending:{attrs['Pending'][0]}"
@@ -172,7 +178,7 @@ def test_an_image_of_a_snapshot(engine: Engine) -> None:
     image = snap.to_image("lab:base", changes=["ENV A=1"])
     assert layers_of(engine, image.id)[-1] in snap.layers
     assert output(engine, "lab:base", "sh", "-c", "cat /one; echo $A") == "one\n1\n"
-    assert [step.comment for step in engine.history("lab:base")][0] == "after the first"
+    assert engine.history("lab:base")[0].comment == "after the first"
     later = box.commit("lab:later")
     assert [step.comment for step in engine.history("lab:later")][:2] == ["", "after the first"]
     assert layers_of(engine, later.id)[:-1] == layers_of(engine, image.id)

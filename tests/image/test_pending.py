@@ -138,9 +138,7 @@ def test_an_image_on_top_of_one_that_is_pending(store: Store) -> None:
         blob = blobs.write_blob(store, data, held)
         base = layers.find(store, below.layers[0])
         assert base is not None
-        record = replace(
-            record_of(data, config, [base, top], blobs=(blob,)), pending=(base.id, top.id)
-        )
+        record = replace(record_of(data, config, [base, top], blobs=(blob,)), pending=(base.id, top.id))
         above = images.put(store, record, lease=held)
     made_above = made_of(store, above)
     still = images.get(store, below.id)
@@ -173,9 +171,13 @@ def test_two_at_once_make_one_image(store: Store) -> None:
     assert images.identities(store) == [found[0].id]
 
 
-def test_what_a_start_made_to_mount_on_it_is_left_out(store: Store, fake: FakeRegistry, tmp_path: Path) -> None:
+def test_what_a_start_made_to_mount_on_it_is_left_out(
+    store: Store, fake: FakeRegistry, tmp_path: Path
+) -> None:
     """As long as nothing is in it, and not what the image has itself."""
-    fake.add_image("team/tool", "1", {"etc/hosts": b"", "dev/": b"", "srv/own": b"1"}, platform=str(current()))
+    fake.add_image(
+        "team/tool", "1", {"etc/hosts": b"", "dev/": b"", "srv/own": b"1"}, platform=str(current())
+    )
     with registries(tmp_path) as network:
         base = pull(store, parse(f"{fake.host}/team/tool:1"), registries=network)
     upper = {

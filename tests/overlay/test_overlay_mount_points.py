@@ -83,7 +83,9 @@ def test_without_an_upper_there_is_nothing(tmp_path: Path) -> None:
     assert idle(MountSpec((bytes(tmp_path),)), MADE) == []
 
 
-@pytest.mark.parametrize("place", [b"/link/in/here", b"/../../../../../../tmp", b"/a/../../b", b"//", b"/link"])
+@pytest.mark.parametrize(
+    "place", [b"/link/in/here", b"/../../../../../../tmp", b"/a/../../b", b"//", b"/link"]
+)
 def test_nothing_is_followed_out_of_the_upper(tmp_path: Path, place: bytes) -> None:
     """The attack: a container puts links where its mount points were, so that files of this machine are removed."""
     outside = tmp_path / "outside"

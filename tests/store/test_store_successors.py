@@ -10,13 +10,13 @@ import pytest
 from lamina.errors import Conflict, NotFound
 from lamina.store import blobs, garbage, images, successors, tags
 from lamina.store.check import check
+from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
 from lamina.store.prune import prune_images
 from lamina.store.references import ContainerUses, References
 from lamina.store.root import Store
 from lamina.values import replace
-from lamina.store.containers import Home
 from support.stores import make_layer, record_of
 
 ONE, OTHER = "docker.io/library/one:1", "docker.io/library/other:1"

@@ -127,9 +127,7 @@ def _digest(store: Store) -> None:
         packed = blobs.adopt(store, scratch.path + b"/packed", digest_of(b"packed"), held)
         sizes.amend(store, record.layers[0], lambda facts: {**facts, "diff_id": diff_id("f")})
         config = blobs.write_blob(store, b"with digests", held)
-        made = replace(
-            record, id=config.partition(":")[2], config=config, blobs=(config, packed), pending=()
-        )
+        made = replace(record, id=config.partition(":")[2], config=config, blobs=(config, packed), pending=())
         successors.succeed(store, record.id, made, lease=held)
 
 

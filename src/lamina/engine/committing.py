@@ -2,9 +2,9 @@
 to be.
 
 Nothing is copied, packed or hashed. What the container wrote is frozen as a layer by a rename (engine/freezing), on top
-of those of its image, and stays where it is. The digests, by which others would know these layers, are made when somebody
-else is to have the image (engine/digesting, decision 0061). What a start put there only to mount something on it is taken
-away before, or left out of the archive where it cannot be.
+of those of its image, and stays where it is. The digests, by which others would know these layers, are made when
+somebody else is to have the image (engine/digesting, decision 0061). What a start put there only to mount something on
+it is taken away before, or left out of the archive where it cannot be.
 
 Some commits are copies all the same, see `_is_copy`; those have their digests at once.
 """
@@ -62,8 +62,8 @@ CONSISTENCIES = ("auto", "refuse", "copy", "wait")
 
 @value
 class Wish:
-    """What is asked of the new image: its canonical `name`, if it gets one; what its history says (`author`, `message`);
-    `changes` as in a Dockerfile; and whether its digests are made `now`.
+    """What is asked of the new image: its canonical `name`, if it gets one; what its history says (`author`,
+    `message`); `changes` as in a Dockerfile; and whether its digests are made `now`.
     """
 
     name: str | None = None
@@ -207,9 +207,7 @@ def _by_freezing(
         return _image(container.store, asked, parent, chain, new, held, wish)
 
 
-def _frozen(
-    container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str
-) -> str | None:
+def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str) -> str | None:
     """The layer that what it wrote has become; None where it wrote nothing."""
     from lamina.engine.committed_copy import is_unwritten, mount_points
     from lamina.engine.freezing import freeze
@@ -310,7 +308,10 @@ def _image(
         created=_moment(time.time_ns()),
         author=wish.author or None,
         config=run_config(changed(run, wish.changes)),
-        history=[*(before.history or ()), *_steps(above, new, " ".join(words) if done is None else done, wish)],
+        history=[
+            *(before.history or ()),
+            *_steps(above, new, " ".join(words) if done is None else done, wish),
+        ],
     )
     data = encode_config(made)
     kept = [blobs.write_blob(store, data, held)]
@@ -432,5 +433,3 @@ def _without_a_name(asked: dict[str, Any]) -> list[str]:
         for volume in asked.get("volumes") or ()
         if volume["kind"] == "volume" and str(volume.get("name", "")).startswith(asked["id"])
     ]
-
-

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
-def digested(
-    store: Store, record: ImageRecord, events: Callable[..., None] | None = None
-) -> ImageRecord:
+def digested(store: Store, record: ImageRecord, events: Callable[..., None] | None = None) -> ImageRecord:
     """*record*, or the image that it becomes when all its layers have digests, which has another id then. What was made
     is kept, so this takes time once. *events* as of a push. Raises what `with_digests` raises.
     """

@@ -10,7 +10,7 @@ from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.image.reference import Reference, parse
-from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store import blobs, garbage, images, tags
 from lamina.store.events import event, note
 from lamina.store.names import some
 from lamina.store.references import ContainerUses

@@ -15,7 +15,7 @@ import os
 
 import msgspec
 
-from lamina.errors import Corrupt
+from lamina.errors import Corrupt, NotFound
 from lamina.image.archive.load import record_of
 from lamina.image.documents import DEFAULT_LIMITS, PENDING, RootFS, decode_config, encode_config
 from lamina.image.pack.stored import LEFT_OUT, MADE, left_out
@@ -56,11 +56,18 @@ def with_digests(
     """*record*, or what became of it: the image with a digest for each of its layers, under the id that it has then.
 
     *held* keeps it meanwhile, and what is made. *packing* as of `transfer.options.Options`; *events* hear of "packing"
-    and "done". Raises NotFound (it was removed), Corrupt, Unsupported (an upper that no archive can say), KernelError.
+    and "packed". Raises NotFound (it was removed), Corrupt, Unsupported (an upper that no archive can say),
+    KernelError.
     """
     if not record.pending:
         return record
-    images.lease_all(record, held)
+    try:
+        images.lease_all(record, held)
+    except NotFound:  # somebody made them meanwhile, and what this one had was collected
+        now = images.get(store, record.id)
+        if now is None or now.pending:
+            raise
+        return now
     work = _Digests(store, record, held, packing, Telling(events, f"make digests of image {record.id[:12]}"))
     return work.run()
 
@@ -97,7 +104,9 @@ def find(store: Store, identity: str) -> Layer:
     """The layer *identity*. Raises Corrupt where it is not there, which is damage to an image that refers to it."""
     found = layers.find(store, identity)
     if found is None:
-        raise Corrupt(f"layer {identity[:12]}: it is not in this store", remedy="lamina system check --repair")
+        raise Corrupt(
+            f"layer {identity[:12]}: it is not in this store", remedy="lamina system check --repair"
+        )
     return found
 
 
@@ -130,8 +139,8 @@ class _Digests:
         ]
         config = msgspec.structs.replace(config, rootfs=RootFS("layers", diff_ids))
         data = encode_config(config)
-        kept = [blobs.write_blob(self.store, data, self.held)]
-        kept += [blob for blob in record.blobs if blob != record.config]
+        # what the id before is the digest of stays as well: somebody who found the image by that may be reading it
+        kept = [blobs.write_blob(self.store, data, self.held), *record.blobs]
         for layer in found:
             packed = packed_blob(self.store, layer)
             if packed is not None and self.held.add_blob(packed[0]):
@@ -182,5 +191,5 @@ class _Digests:
             sizes.amend(self.store, layer.id, lambda facts: {**_with(facts, more), "diff_id": made.diff_id})
         except OSError as error:
             raise_storage_error(error, "keep the digest of layer", layer.path)
-        self.tell("done", id=layer.id)
+        self.tell("packed", id=layer.id)
         return replace(layer, diff_id=made.diff_id, extra={**extra, **more})

@@ -1,8 +1,8 @@
 """What a start left in an upper directory only to mount something on it: empty files and directories, and copies of
 the directories above them of which nothing but the times differ.
 
-Nothing is walked: what is looked at are the mount points, some ten, and the directories above them, so it costs the same
-whatever else is in the upper.
+Nothing is walked: what is looked at are the mount points, some ten, and the directories above them, so it costs the
+same whatever else is in the upper.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class _Looking:
 
     def at(self, made: Iterable[bytes]) -> list[bytes]:
         places = {path.strip(b"/") for path in made} - {b""}
-        above = {b"/".join(parts[:n]) for parts in (p.split(b"/") for p in places) for n in range(1, len(parts))}
+        above = {
+            b"/".join(parts[:n]) for parts in (p.split(b"/") for p in places) for n in range(1, len(parts))
+        }
         for path in sorted(places | above, key=lambda path: (-path.count(b"/"), path)):
             if b".." in path.split(b"/"):
                 continue

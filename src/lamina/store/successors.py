@@ -150,6 +150,5 @@ def unfinished(store: Store) -> list[str]:
     return [
         old
         for old, now in sorted(every(store).items())
-        if not os.path.lexists(images.place_of(store, now))
-        or os.path.lexists(images.place_of(store, old))
+        if not os.path.lexists(images.place_of(store, now)) or os.path.lexists(images.place_of(store, old))
     ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.errors import Corrupt, NotFound
 from lamina.image.archive.reading import CONTAINERD_NAME, NAME
+from lamina.image.compression import reader
 from lamina.image.documents import (
     DEFAULT_LIMITS,
     Descriptor,
@@ -30,7 +31,6 @@ from lamina.image.documents import (
     encode,
     media,
 )
-from lamina.image.compression import reader
 from lamina.image.pack import has_recipe, pack_stored, repack
 from lamina.image.pending import PACKED, packed_blob
 from lamina.image.reference import parse

@@ -29,8 +29,8 @@ __all__ = [
     "run_config",
 ]
 
-# before the id of a layer, in place of a diff_id: in the config of an image of this store whose digests nobody has needed
-# yet. No document that comes from outside may have it
+# before the id of a layer, in place of a diff_id: in the config of an image of this store whose digests nobody has
+# needed yet. No document that comes from outside may have it
 PENDING = "pending:"
 Words = list[str] | str | None  # Docker once wrote a single word without the list
 

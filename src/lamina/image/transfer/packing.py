@@ -78,9 +78,7 @@ def _pack_file(
     layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None, check: Callable[[], object]
 ) -> Fields:
     with open(path, "xb", buffering=0) as file:
-        packed = pack.pack_stored(
-            layer, _Out(file, check), compression="gzip", userxattr=userxattr, ids=ids
-        )
+        packed = pack.pack_stored(layer, _Out(file, check), compression="gzip", userxattr=userxattr, ids=ids)
     return packed.diff_id, packed.digest, packed.size, packed.archive
 
 
