@@ -32,7 +32,7 @@ _WITHIN = {
         "accounts answers base checking completed container creating design detaching discard engine "
         "executing host images inspect keeping layers life logging moment mount_notation mounted "
         "naming notation obtain options own_files picture places recover run settling summary "
-        "translate"
+        "translate view_verbs"
     ),
     "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
@@ -88,6 +88,8 @@ _FURTHER = (
     "rmi",
     "tag",
     "history",
+    "explain",
+    "why",
 )
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},

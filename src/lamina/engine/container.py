@@ -7,6 +7,7 @@ from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
 from lamina.engine.state_verbs import StateVerbs
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
 
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
+    from lamina.engine.viewing import View
     from lamina.store.containers import Home
     from lamina.store.root import Store
     from lamina.supervisor.client import Attached
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -221,6 +223,11 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed):
         self._home.asked()
 
     # -- its files
+
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_container
+
+        return view_container(self._home, self._whole_record())
 
     @property
     def first_process(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from lamina.engine.design import HOST
 from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.image.reference import Reference, parse
 from lamina.store import blobs, garbage, images, tags
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lamina.engine.parameters import Source
+    from lamina.engine.viewing import View
     from lamina.image.documents import ImageConfig
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
@@ -40,7 +42,7 @@ class Step:
     empty: bool
 
 
-class Image:
+class Image(ViewVerbs):
     """An image of the store, as `Engine.image`, `Engine.images`, `Engine.load` and others give it. What is said of it
     is as it was then, `reload` looks again. An image never changes, only its names do.
     """
@@ -71,7 +73,17 @@ class Image:
     def __hash__(self) -> int:
         return hash((self.id, self._store.path))
 
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_image
+
+        return view_image(self._store, self._record, (self._tags or [self.short_id])[0])
+
     # -- what it is
+
+    @property
+    def store(self) -> Store:
+        """The store that it is in."""
+        return self._store
 
     @property
     def id(self) -> str:

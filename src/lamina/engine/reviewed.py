@@ -55,8 +55,8 @@ class Reviewed:
     def changes(
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
-        """What it did to the files of the host (or of its image), in all of its states together, or what of that *paths*
-        select and *exclude* does not.
+        """What it did to the files of the host (or of its image), in all of its states together, or what of that
+        *paths* select and *exclude* does not.
         """
         from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
@@ -66,8 +66,7 @@ class Reviewed:
         for attempt in range(_LOOKS):
             asked = self._whole_record()
             made = [os.fsencode(place) for place in asked.get("made") or ()]
-            own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
-            writable = self._writable(asked, own)
+            writable, own = self._written(asked)
             try:
                 found: list[HostChange] = reach(
                     self._maps, changes_of, writable, made=made, nowhere=nowhere, frozen=own
@@ -76,20 +75,26 @@ class Reviewed:
             except OSError:
                 # removed meanwhile: then that is what there is to say; or it stands on other layers now
                 now = self._home.asked()
-                if attempt == _LOOKS - 1 or (now.get("overlays") == asked.get("overlays") and not pending(now)):
+                if attempt == _LOOKS - 1 or (
+                    now.get("overlays") == asked.get("overlays") and not pending(now)
+                ):
                     raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
         return found
 
-    def _writable(self, asked: dict[str, Any], own: dict[bytes, int]) -> list[tuple[bytes, MountSpec]]:
+    def _written(self, asked: dict[str, Any]) -> tuple[list[tuple[bytes, MountSpec]], dict[bytes, int]]:
+        """The stacks in which something may have been written, by their places, and how many of the lower directories
+        of each, from the top, are its own. *asked* is the container's record.
+        """
         entries = asked.get("overlays") or []
+        own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
         return [
             (at, self._below(spec, int(entry.get("inode") or 0), own[at]))
             for entry, (at, spec) in zip(entries, stacks_of(entries, self._home.path), strict=True)
             if spec.upperdir is not None
-        ]
+        ], own
 
     def _below(self, spec: MountSpec, inode: int, own: int) -> MountSpec:
         """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or

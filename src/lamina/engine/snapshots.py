@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.store.snapshots import SnapshotRecord, get, no_such
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Unpack
 
+    from lamina.engine.apply.values import Applied, Clash, HostChange
+    from lamina.engine.container import Container
+    from lamina.engine.forked_options import ForkOptions
     from lamina.engine.images import Image
+    from lamina.engine.parameters import Command
+    from lamina.engine.progress import Tell
+    from lamina.engine.squashing import Squash
+    from lamina.engine.state_review import StateReview
+    from lamina.engine.viewing import View
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
 
-class Snapshot:
+class Snapshot(ViewVerbs):
     """A state of a container: its files, as layers that never change. It belongs to the container and goes with it.
 
         before = box.snapshot("before")
@@ -166,6 +175,94 @@ class Snapshot:
         from lamina.engine.committing import Wish, to_image
 
         return to_image(self._home, self._kept, name, Wish(None, author, message, tuple(changes), now))
+
+    # -- what was done until then
+
+    def changes(
+        self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
+    ) -> list[HostChange]:
+        """What its container had done to the files that it ran over: as `Container.changes`."""
+        return self._review().changes(paths, exclude)
+
+    def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
+        """Of these changes, those on which the host itself has worked since the container started."""
+        return self._review().clashes(paths, exclude)
+
+    def apply(
+        self,
+        paths: Iterable[str | bytes] = (),
+        exclude: Iterable[str | bytes] = (),
+        force: bool = False,
+        *,
+        progress: Tell | None = None,
+    ) -> Applied:
+        """Do to the host what its container had done until then: as `Container.apply`, and `Container.undo` takes it
+        back. Raises NotFound when it was removed, and as that does.
+        """
+        if get(self._home, self.id) is None:
+            raise no_such(self._home, self.short_id)
+        return self._review().apply(paths, exclude, force, progress=progress)
+
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_snapshot
+
+        return view_snapshot(self._home, self._kept)
+
+    def _review(self) -> StateReview:
+        from lamina.engine.state_review import StateReview
+
+        return StateReview(self._home, self._kept)
+
+    # -- what begins with it
+
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        name: str | None = None,
+        names: Sequence[str] = (),
+        start: bool = False,
+        command: Command | None = None,
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        **options: Unpack[ForkOptions],
+    ) -> list[Container]:
+        """Make *n* containers that begin with it: as `Container.fork`. Raises NotFound when it was removed."""
+        from lamina.engine.container import Container
+        from lamina.engine.forking import Wanted, fork, names_of
+        from lamina.engine.parameters import words_of
+
+        words = None if command is None else words_of(command, "fork")
+        wanted = Wanted(n, names_of(name, names, n), start, words, options, owner)
+        return [Container(home, made=True) for home in fork(self._home, self._kept, wanted, on_warning)]
+
+    def start(
+        self,
+        command: Command | None = None,
+        *,
+        name: str | None = None,
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        **options: Unpack[ForkOptions],
+    ) -> Container:
+        """A container that begins with it, and runs *command* (default: what its container runs): as `fork`.
+
+        `with snapshot.start() as box:` removes it at the end of the block, whatever happens there.
+        """
+        [container] = self.fork(
+            name=name, start=True, command=command, owner=owner, on_warning=on_warning, **options
+        )
+        return container
+
+    # -- its layers
+
+    def squash(self) -> list[Squash]:
+        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then, and
+        reads the same. Raises NotFound when it was removed, KernelError.
+        """
+        from lamina.engine.squashing import squash_snapshot
+
+        return squash_snapshot(self._home, self.id)
 
     # -- its end
 

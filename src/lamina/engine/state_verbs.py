@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from lamina.engine.branch_verbs import BranchVerbs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Unpack
 
     from lamina.engine.attempts import Attempt
+    from lamina.engine.container import Container
+    from lamina.engine.forked_options import ForkOptions
+    from lamina.engine.parameters import Command
     from lamina.engine.snapshots import Snapshot
+    from lamina.engine.state_log import StateLog
     from lamina.store.containers import Home
 
 
-class StateVerbs:
+class StateVerbs(BranchVerbs):
     """What `Container` does with its states."""
 
     if TYPE_CHECKING:
@@ -35,9 +42,7 @@ class StateVerbs:
         """
         from lamina.engine.snapshotting import snapshot
 
-        return snapshot(
-            self._home, name, message=message, consistency=consistency, on_warning=on_warning
-        )
+        return snapshot(self._home, name, message=message, consistency=consistency, on_warning=on_warning)
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, oldest first. Raises Corrupt where one is damaged."""
@@ -45,6 +50,14 @@ class StateVerbs:
         from lamina.store.snapshots import all_of
 
         return [Snapshot(self._home, kept) for kept in all_of(self._home)]
+
+    def history(self) -> StateLog:
+        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were forked
+        off where. Raises Corrupt where one is damaged.
+        """
+        from lamina.engine.state_log import log_of
+
+        return log_of(self._home)
 
     def find_snapshot(self, reference: str) -> Snapshot:
         """The snapshot with that name or id, or the only one whose id begins so. Raises NotFound, InvalidInput."""
@@ -82,3 +95,36 @@ class StateVerbs:
         from lamina.engine.attempts import Attempt
 
         return Attempt(self, name, consistency=consistency)
+
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        name: str | None = None,
+        names: Sequence[str] = (),
+        start: bool = False,
+        command: Command | None = None,
+        consistency: str = "auto",
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        **options: Unpack[ForkOptions],
+    ) -> list[Container]:
+        """Make *n* containers that begin with its files as they are now, asked to be what it was asked to be; with
+        *start* their command runs. No file is copied, and they need this container no more.
+
+            for attempt in box.fork(16, start=True):
+                attempt.exec(["make", "test"])
+
+        They are called *names*, or *name* (with `-1` and so on, of several); their host names, addresses, and ports of
+        this host are their own (*on_warning* is told what they have not). `**options` are asked anew, as is *command*.
+        *owner* is as of `Engine.start`, *consistency* as of `snapshot`. All are made and started, or none. Raises as
+        `snapshot` and `Engine.start` do.
+        """
+        from lamina.engine.container import Container
+        from lamina.engine.forking import Wanted, fork_container, names_of
+        from lamina.engine.parameters import words_of
+
+        words = None if command is None else words_of(command, "fork")
+        wanted = Wanted(n, names_of(name, names, n), start, words, options, owner)
+        found = fork_container(self._home, wanted, on_warning, consistency=consistency)
+        return [Container(home, made=True) for home in found]

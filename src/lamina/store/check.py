@@ -54,8 +54,9 @@ DAMAGED, LEFT_OVER = "damaged", "left over"
 
 @value
 class Finding:
-    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, snapshot, volume,
-    network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if not.
+    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, snapshot,
+    volume, network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if
+    not.
     """
 
     severity: str
@@ -100,8 +101,8 @@ def check(
     """Look at everything in the store, with *repair* mend it, with *rehash* read all content and compare digests.
 
     *prove* says of a layer whether its contents have its diff_id, None if it cannot. Its seal is compared as well (see
-    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. *settle* finishes what was begun
-    with the states of a container. Raises KernelError.
+    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. *settle* finishes what was
+    begun with the states of a container. Raises KernelError.
     """
     try:
         return _Check(store, repair, rehash, prove, tree_digest, remove, settle).run()
@@ -378,7 +379,9 @@ class _Check:
                 if not layers.is_there(self.store, layer) and _exists(self.store, use.id):
                     problem = f"layer {layer[:12]} of it is missing"
                     self._found(DAMAGED, "container", use.shown, problem, remedy=remedy)
-            check_states(self.store, use, partial(self._found, DAMAGED), partial(self._found, LEFT_OVER), self.settle)
+            check_states(
+                self.store, use, partial(self._found, DAMAGED), partial(self._found, LEFT_OVER), self.settle
+            )
         return len(containers.identities(self.store))
 
     def _volumes(self) -> int:

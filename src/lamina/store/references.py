@@ -40,8 +40,8 @@ LEASED = "somebody is about to use it"
 
 @value
 class ContainerUse:
-    """What a container refers to: `layers` are its own and those of its snapshots; `own` the former. `damaged` says what
-    of it cannot be read, "" where all can: it may refer to anything then.
+    """What a container refers to: `layers` are its own and those of its snapshots; `own` the former. `damaged` says
+    what of it cannot be read, "" where all can: it may refer to anything then.
     """
 
     id: str
@@ -91,7 +91,9 @@ class ContainerUses:
         """None for one without a record: its maker holds whatever it will refer to."""
         damaged = ""
         try:
-            kept = _snapshots(place, identity)  # before the container, which may be put on one, and then that goes
+            kept = _snapshots(
+                place, identity
+            )  # before the container, which may be put on one, and then that goes
         except (Corrupt, NotADirectoryError):
             kept, damaged = (), "a snapshot of it cannot be read"
         try:

@@ -105,12 +105,13 @@ class SnapshotRecord:
 
 
 def referred_to(asked: dict[str, Any]) -> list[str]:
-    """Every layer that the record *asked* of a container refers to: `layers`, and those of what is under way with its
-    states (engine/chains.py). Raises TypeError, AttributeError, KeyError for a damaged one.
+    """Every layer that the record *asked* of a container refers to: `layers`, those of what is under way with its
+    states, and those that can take the place of others (engine/chains.py). Raises TypeError, AttributeError, KeyError for a damaged one.
     """
     found = list(asked.get("layers") or ())
     found += (asked.get("freezing") or {}).get("places", {}).values()
     found += [one for ids in (asked.get("rewinding") or {}).get("places", {}).values() for one in ids]
+    found += [note["as"] for note in asked.get("squashed") or ()]
     return list(dict.fromkeys(found))
 
 
@@ -180,9 +181,8 @@ def read(directory: bytes, identity: str, container: str) -> SnapshotRecord | No
 
 
 def there(directory: bytes, identity: str | None) -> str | None:
-    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is gone.
-
-    Raises OSError.
+    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is
+    gone. Raises OSError.
     """
     while identity is not None and not os.path.lexists(directory + b"/%b.json" % identity.encode()):
         try:

@@ -25,21 +25,21 @@ import stat
 import time
 from typing import NamedTuple
 
-from lamina.engine.apply.places import GONE, Host
+from lamina.engine.apply.origins import Origins
+from lamina.engine.apply.places import Host
 from lamina.engine.apply.values import Clash, HostChange
 from lamina.errors import HostChanged, KernelError
-from lamina.linux.files import name_to_handle_at
-from lamina.linux.xattrs import lgetxattr
 from lamina.overlay.changes import Entry, entry_of
 from lamina.overlay.layer import WHITEOUT_DEV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from lamina.engine.apply.origins import Handle
+
     Known = dict[bytes, "Stamp"]  # by absolute path
-    Handle = tuple[bytes, bytes]  # the mount point, and name_to_handle_at(2)
 
 SECOND = 1_000_000_000
 SHOWN = 20
@@ -102,7 +102,7 @@ class Comparison:
     def compare(self, selected: Sequence[HostChange], changes: Iterable[HostChange]) -> list[Clash]:
         """The clashes of the *selected* among all *changes*, sorted by path. Raises OSError."""
         deleted = {change.path for change in selected if change.kind == "deleted"}
-        origins = _Origins(self._host, changes, self._removed)
+        origins = Origins(self._host, changes, self._removed)
         for change in selected:
             status = self._host.below(change.mountpoint).status(change.change.path)
             if status is not None:

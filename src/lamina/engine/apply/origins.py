@@ -30,7 +30,9 @@ class Origins:
     def __init__(self, host: Host, changes: Iterable[HostChange], removed: AbstractSet[Handle]) -> None:
         self._host, self._changes, self._removed = host, changes, removed
         self._handles: set[Handle] | None = None
-        self._copies: dict[bytes, dict[bytes, bytes]] = {}  # by upper: handles of its states' files, and their paths
+        self._copies: dict[
+            bytes, dict[bytes, bytes]
+        ] = {}  # by upper: handles of its states' files, and their paths
 
     def vanished(self, change: HostChange) -> bool:
         """Whether this addition is a copy of a lower file that is neither here nor where the container removed it."""
