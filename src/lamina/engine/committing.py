@@ -103,7 +103,7 @@ def commit(
         asked = home.asked()
         changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
         # what goes on writing is not to be stopped, not even for the moment that freezing takes
-        going_on = container.is_alive
+        going_on = container.is_alive and not pause
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
         else:

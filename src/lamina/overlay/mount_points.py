@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from errno import ELOOP, ENOENT, ENOTDIR, ENOTEMPTY
 
 from lamina.overlay.layer import TRUSTED, USER, LayerFormat
@@ -103,17 +102,22 @@ class _Looking:
         directory, _, name = path.rpartition(b"/")
         with open_beneath(self.upper, directory, os.O_PATH | os.O_DIRECTORY) as parent:
             status, names = look(parent, name)
-        shown = None
-        with suppress(FileNotFoundError, NotADirectoryError):
-            shown = (self.below / path).lstat()
         if stat.S_ISREG(status.st_mode):
-            return is_place and shown is None and self._is_empty_file(status, names)
+            return is_place and self._is_empty_file(status, names) and self._shown(path) is None
         if not stat.S_ISDIR(status.st_mode):
             return False
         with open_beneath(self.upper, path, os.O_RDONLY | os.O_DIRECTORY) as opened:
             if any(path + b"/" + os.fsencode(entry) not in self.found for entry in os.listdir(opened)):
                 return False
+            shown = self._shown(path)
             return shown is None or self._is_copy(opened, path, status, names, shown)
+
+    def _shown(self, path: bytes) -> os.stat_result | None:
+        """What the layers below show there."""
+        try:
+            return (self.below / path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _is_empty_file(self, status: os.stat_result, names: list[str]) -> bool:
         return status.st_size == 0 and status.st_nlink == 1 and self.marks.whiteout not in names
