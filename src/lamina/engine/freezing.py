@@ -167,6 +167,18 @@ def is_idle(spec: MountSpec) -> bool:
         with os.scandir(spec.upperdir) as entries:
             if next(entries, None) is not None:
                 return False
+        return is_same_root(spec)
+    except PermissionError:
+        return False
+
+
+def is_same_root(spec: MountSpec) -> bool:
+    """Whether the upper of *spec* itself has the attributes of the directory below, as far as `is_idle` asks.
+
+    Raises OSError.
+    """
+    assert spec.upperdir is not None
+    try:
         upper, lower = os.stat(spec.upperdir), os.stat(spec.lowerdirs[0])
         if upper.st_mode != lower.st_mode or _shown(spec.upperdir) != _shown(spec.lowerdirs[0]):
             return False
