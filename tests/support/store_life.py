@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from lamina.errors import NotFound
 from lamina.store import (
@@ -135,6 +136,8 @@ def _forget_first(store: Store) -> None:
         except NotFound:  # an earlier life came so far
             pass
         snapshots.forget_gone(home)
+        with suppress(FileExistsError):  # somebody was killed
+            os.symlink(FIRST, os.fsdecode(snapshots.directory_of(home) + snapshots.NAMES) + "/idle")
 
 
 def _forget_volume(store: Store) -> None:

@@ -72,12 +72,6 @@ def freeze(
     stacks = stacks_of(asked.get("overlays") or [], home.path)
     try:
         busy = [(at, spec) for at, spec in stacks if spec.upperdir is not None and not is_idle(spec)]
-        if busy and not asked.get("image_id"):
-            raise Unsupported(
-                f"freeze container {asked.get('name')}: it is over this machine, and overlayfs takes no layer that "
-                "lies inside another",
-                remedy="'lamina apply' does what it did; containers over images have states",
-            )
         made = {at: layers.new_id() for at, _ in busy}
         _check_depth(asked, busy)
         for identity in made.values():

@@ -88,7 +88,12 @@ def taken(
 
 
 def begun(
-    home: Home, asked: dict[str, Any], name: str | None = None, *, message: str = "", command: Sequence[str] = ()
+    home: Home,
+    asked: dict[str, Any],
+    name: str | None = None,
+    *,
+    message: str = "",
+    command: Sequence[str] = (),
 ) -> SnapshotRecord:
     """A new record of a state of the container at *home*, whose record is *asked*, that comes from the one on which it
     stands; what it consists of is still to be said.
