@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lamina import Explanation
-    from lamina.engine.provenance import Maker, Provenance
-    from lamina.overlay.explain import Answer
+    from lamina.engine.provenance import Answer, Maker, Provenance
 
 HEADINGS = ("LAYER", "DIRECTORY", "PATH", "ANSWER", "WHY")
 COLOURS = {
