@@ -87,7 +87,7 @@ def test_what_is_under_way_is_referred_to() -> None:
 @pytest.mark.parametrize("record", [image_record, host_record])
 @given(st.data())
 def test_layers_are_never_confused(record: Any, data: st.DataObject) -> None:
-    """Whatever is frozen and gone back to: the bottom stays, numbers are never given twice, every chain is referred to."""
+    """Whatever is frozen and gone back to: the bottom stays, no number is given twice, every chain is referred to."""
     asked, number = record(), 0
     bottom = {at: spec.lowerdirs for at, spec in stacks_of(asked["overlays"], HOME)}
     states: list[dict[bytes, tuple[str, ...]]] = [chains.chain_of(asked)]

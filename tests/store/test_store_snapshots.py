@@ -111,8 +111,8 @@ def test_references_are_no_paths(home: Home) -> None:
     "damage",
     [
         "", "[]", "{", "{}", {"id": "2" * 64}, {"container": "2" * 64}, {"created": "now"}, {"places": "/"},
-        {"places": [{"at": "/"}]}, {"places": [{"at": "/", "layers": ["../../x"]}]}, {"places": [7]}, {"parent": "../x"},
-        {"name": "../x"}, {"base_layers": ["nosuch"]}, {"command": {}},
+        {"places": [{"at": "/"}]}, {"places": [{"at": "/", "layers": ["../../x"]}]}, {"places": [7]},
+        {"parent": "../x"}, {"name": "../x"}, {"base_layers": ["nosuch"]}, {"command": {}},
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_said_to_be_damaged_and_keeps_everything(home: Home, damage: Any) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """See `StateVerbs.attempt`. `before` is the snapshot that was made at the beginning of the block; `rewound` says, at
-    its end, that the container was put back into it.
+    """See `StateVerbs.attempt`. `before` is the snapshot that was made at the beginning of the block; `rewound` says
+    at its end whether the container was put back into it.
     """
 
     def __init__(self, container: StateVerbs, name: str | None, *, consistency: str) -> None:

@@ -44,9 +44,11 @@ def stored(
     written = [tree_of(store, layer) for layer in above]
     lowers = top_first(trees) or (store.empty,)
     if len(lowers) + len(written) > MOST_LAYERS:
+        fewer = "build it with fewer: 'podman build --squash-all', or several commands in one RUN"
         raise Unsupported(
-            f"run image {record.id[:12]}: it has {len(lowers) + len(written)} layers, and an overlay takes {MOST_LAYERS}",
-            remedy="squash the container" if above else "build it with fewer: 'podman build --squash-all', or several commands in one RUN",
+            f"run image {record.id[:12]}: it has {len(lowers) + len(written)} layers, and an overlay takes "
+            f"{MOST_LAYERS}",
+            remedy="squash the container (lamina squash)" if above else fewer,
         )
     for layer, tree in zip((*record.layers, *above), (*trees, *written), strict=True):
         if not os.path.isdir(tree):

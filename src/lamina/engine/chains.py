@@ -10,6 +10,12 @@ still there. What is under way is in the record as well, so that whoever holds t
 
     freezing      {"places": {at: layer id}, "snapshot": id}    uppers become these layers
     rewinding     {"places": {at: [ids]}, "snapshot": id}       the container is put on this chain, with new uppers
+
+And what has been found out about the chain, for whoever freezes it next (squashing.py):
+
+    squashed      [{"at", "of": [ids], "as": id}]               these layers, one on the other, read as that one does
+
+of which an entry of `overlays` keeps, as `settled`, how many of its layers were there when it was last made shorter.
 """
 
 from __future__ import annotations
@@ -20,13 +26,14 @@ from lamina.overlay.spec import top_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     Record = dict[str, Any]
     Chain = Mapping[bytes, tuple[str, ...]]
 
 FREEZING, REWINDING = "freezing", "rewinding"
+SQUASHED, SETTLED = "squashed", "settled"
 
 
 def chain_of(asked: Record) -> dict[bytes, tuple[str, ...]]:
@@ -88,11 +95,46 @@ def settled(asked: Record) -> Record:
 
 def with_frozen(asked: Record, made: Mapping[bytes, str], snapshot: str | None) -> Record:
     """*asked* after the uppers at the places of *made* have become the layers there: these are on top of the chains,
-    and new uppers above them. It stands on the state *snapshot*.
+    made shorter where that is known to be the same, and new uppers above them. It stands on the state *snapshot*.
     """
+    asked = shortened(asked)
     chain = chain_of(asked)
     longer = {at: (*chain.get(at, ()), made[at]) for at in made}
     return _changed(asked, longer, snapshot)
+
+
+def with_squashed(asked: Record, at: bytes, run: Sequence[str], made: str) -> Record:
+    """*asked*, in which it is noted that the layers *run* (base first) at the place *at* read as the layer *made* does."""
+    note = {"at": os.fsdecode(at), "of": list(run), "as": made}
+    return {**asked, SQUASHED: [*(asked.get(SQUASHED) or ()), note]}
+
+
+def shortened(asked: Record) -> Record:
+    """*asked* with its chains as short as is noted to be the same. Its uppers and the state it stands on are as before.
+    Nothing of it may be mounted, or what is mounted must be replaced.
+    """
+    found = chain_of(asked)
+    short = dict(found)
+    settled_at: dict[bytes, int] = {}
+    for note in asked.get(SQUASHED) or ():
+        at, run = os.fsencode(note["at"]), tuple(note["of"])
+        chain = short.get(at, ())
+        for first in range(len(chain) - len(run) + 1):
+            if chain[first : first + len(run)] == run:
+                short[at] = (*chain[:first], note["as"], *chain[first + len(run) :])
+                settled_at[at] = first + 1
+                break
+    changed = {at: ids for at, ids in short.items() if ids != found[at]}
+    asked = {key: known for key, known in asked.items() if key != SQUASHED}
+    if not changed:
+        return asked
+    under_way = {key: asked[key] for key in (FREEZING, REWINDING) if key in asked}
+    asked = {**_changed(asked, changed, asked.get("snapshot"), uppers=False), **under_way}
+    asked["overlays"] = [
+        {**entry, SETTLED: settled_at[at]} if (at := os.fsencode(entry["at"])) in settled_at else entry
+        for entry in asked["overlays"]
+    ]
+    return asked
 
 
 def on_chain(asked: Record, chain: Chain, snapshot: str | None) -> Record:

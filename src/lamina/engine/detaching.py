@@ -142,6 +142,44 @@ def _execute(asked: list[str], answer: int, attached: int) -> None:
     _reap(child)  # it forks at once, and leaves
 
 
+def leave() -> bool:
+    """Fork, twice: True in a process of its own, which is nobody's child, has nothing of the caller's, and must end by
+    os._exit. For commands of ours (`is_small`). Raises KernelError.
+    """
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise KernelError("fork a process", error.errno or 0) from None
+    if child:
+        _reap(child)
+        return False
+    try:
+        if os.fork():
+            os._exit(0)
+        alone(-1, -1)
+    except BaseException:
+        os._exit(1)
+    return True
+
+
+def spawn_in_background(store: Store, identity: str, mode: str) -> None:
+    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) about the container. Raises KernelError."""
+    program = os.path.join(_PACKAGE, "isolated.py")
+    with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
+        try:
+            child = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode, ""],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)],
+                setsigmask=(),
+                setsigdef=[number for number in range(1, _NSIG) if number not in (9, 19, 32, 33)],
+            )
+        except OSError as error:
+            raise KernelError("start a process", error.errno or 0, sys.executable) from None
+    _reap(child)  # it forks at once, and leaves
+
+
 def _high(fd: int) -> int:
     import fcntl
 

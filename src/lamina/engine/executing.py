@@ -31,6 +31,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
 from lamina.store.events import about, note
+from lamina.store.lock import joining
 from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.store.lock import Lock
     from lamina.supervisor.foreground import Ended
     from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
@@ -313,7 +315,7 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd:
+    with _first_process(home, state) as pidfd, _turn(home):
         target = _target(home, state)
         if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
             raise Conflict(
@@ -325,11 +327,11 @@ def start(
             null = _null(root) if NULL in stdio.child or asked.tty else None
         masters: list[Fd] = []
         streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
-        joining = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
+        asked_for = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
         try:
             with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
                 execution = Execution(
-                    further(target, pidfd, process, joining), masters.pop() if masters else None
+                    further(target, pidfd, process, asked_for), masters.pop() if masters else None
                 )
         except StepFailed as failure:
             if ready(0, pidfd):  # the container has ended meanwhile, and with it what was begun
@@ -340,6 +342,14 @@ def start(
                 null.close()
     stdio.started(execution.pty)
     return execution
+
+
+def _turn(home: Home) -> Lock:
+    """So that what begins is there before its root is replaced, or begins in the new one."""
+    try:
+        return joining(home.path)
+    except FileNotFoundError:
+        raise _not_running(home) from None
 
 
 def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:

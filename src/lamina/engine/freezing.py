@@ -1,8 +1,8 @@
 """What a container wrote becomes layers, in constant time: each upper directory moves into the store, and a new empty
 one takes its place.
 
-    a lease on the new layers → the record says what is under way → [runs: its mounts are replaced] → rename → the record
-    has the longer chain → the lease ends
+    a lease on the new layers → the record says what is under way → [runs: its mounts are replaced] → rename
+    → the record has the longer chain → the lease ends
 
 Whoever is killed in between has left a record that says what was under way, and whoever holds the container next
 finishes it (`settle`): one that does not run always shows the same files, whether the last step was done or not.
@@ -107,7 +107,7 @@ def _living(
     from lamina.engine.restacking import restack
 
     before = stacks_of(asked.get("overlays") or [], home.path)
-    after = restacked(home, asked, made)
+    after = restacked(home, chains.shortened(asked), made)
     asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
     make_sure(home, asked)
     try:
@@ -116,7 +116,7 @@ def _living(
             before,
             after,
             consistency=consistency,
-            ready=lambda: make_uppers(home, asked, [at for at in made]),
+            ready=lambda: make_uppers(home, asked, list(made)),
             copy=lambda: _copy(home, asked, made, origin),
         )
     except BaseException:
@@ -167,6 +167,18 @@ def is_idle(spec: MountSpec) -> bool:
         with os.scandir(spec.upperdir) as entries:
             if next(entries, None) is not None:
                 return False
+        return is_same_root(spec)
+    except PermissionError:
+        return False
+
+
+def is_same_root(spec: MountSpec) -> bool:
+    """Whether the upper of *spec* itself has the attributes of the directory below, as far as `is_idle` asks.
+
+    Raises OSError.
+    """
+    assert spec.upperdir is not None
+    try:
         upper, lower = os.stat(spec.upperdir), os.stat(spec.lowerdirs[0])
         if upper.st_mode != lower.st_mode or _shown(spec.upperdir) != _shown(spec.lowerdirs[0]):
             return False
@@ -192,11 +204,11 @@ def _shown(directory: bytes) -> dict[str, bytes]:
 
 
 def _check_depth(asked: Record, busy: Stacks) -> None:
-    for at, spec in busy:
-        if len(spec.lowerdirs) >= MOST_LAYERS:
+    for at, spec in stacks_of(chains.shortened(asked).get("overlays") or [], b""):
+        if at in {place for place, _ in busy} and len(spec.lowerdirs) >= MOST_LAYERS:
             raise Unsupported(
-                f"freeze container {asked.get('name')}: {os.fsdecode(at)} consists of {len(spec.lowerdirs)} layers, and "
-                f"an overlay takes {MOST_LAYERS}",
+                f"freeze container {asked.get('name')}: {os.fsdecode(at)} consists of {len(spec.lowerdirs)} layers, "
+                f"and an overlay takes {MOST_LAYERS}",
                 remedy=f"lamina squash {asked.get('name')}",
             )
 
@@ -220,7 +232,7 @@ def finish(
     if sync:
         sync_directory(home.store.layers, what="state")
     make_uppers(home, asked, list(made))
-    chain = chains.chain_of(asked)
+    chain = chains.chain_of(chains.shortened(asked))
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
     if noted is not None:
         noted(frozen)
@@ -276,7 +288,9 @@ def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
     for place, spec in stacks_of(asked.get("overlays") or [], home.path):
         if place == at and spec.upperdir is not None:
             return spec.upperdir
-    raise Corrupt(f"container {home.short_id}: its record freezes {os.fsdecode(at)}, where nothing is written")
+    raise Corrupt(
+        f"container {home.short_id}: its record freezes {os.fsdecode(at)}, where nothing is written"
+    )
 
 
 def make_uppers(home: Home, asked: Record, places: list[bytes]) -> None:
@@ -347,7 +361,9 @@ def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, A
 
 
 def settle(home: Home, *, living: bool) -> None:
-    """Finish, or take back, what the record says is under way. For whoever has the turn. Raises KernelError, Corrupt."""
+    """Finish, or take back, what the record says is under way. For whoever has the turn; *living*: it runs. Raises
+    KernelError, Corrupt.
+    """
     asked = home.asked()
     try:
         if asked.get(chains.FREEZING):

@@ -47,16 +47,25 @@ class Held:
                 end_processes(asked, state)
             else:
                 end_unnoted(asked)
-            if self._settle and pending(asked):
-                from lamina.engine.freezing import settle
-                from lamina.store.snapshots import turn
-
-                with turn(home):
-                    settle(home, living=False)
         except Corrupt:
+            asked = {}
             _end_unknown(home)
         except BaseException:
             home.release()
+            raise
+        if self._settle and pending(asked):
+            self._finish()
+
+    def _finish(self) -> None:
+        """Finish what somebody began with its states who was killed."""
+        from lamina.engine.freezing import settle
+        from lamina.store.snapshots import turn
+
+        try:
+            with turn(self._home):
+                settle(self._home, living=False)
+        except BaseException:
+            self._home.release()
             raise
 
     def _end(self) -> None:

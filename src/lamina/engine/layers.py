@@ -31,8 +31,8 @@ ATTRIBUTES = ("nosuid", "nodev")
 @value
 class Layers:
     """What a container's root consists of. `stacks` are (place, stack) pairs, parents first; the first is the root.
-    `frozen` are, for each of them, the ids of the layers that were frozen out of what it wrote, BASE FIRST: they are the
-    topmost lower directories.
+    `frozen` are, for each of them, the ids of the layers that were frozen out of what it wrote, BASE FIRST: they are
+    the topmost lower directories.
     """
 
     stacks: tuple[tuple[bytes, MountSpec], ...]

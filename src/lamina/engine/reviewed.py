@@ -55,8 +55,8 @@ class Reviewed:
     def changes(
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
-        """What it did to the files of the host (or of its image), in all of its states together, or what of that *paths*
-        select and *exclude* does not.
+        """What it did to the files of the host (or of its image), in all of its states together, or what of that
+        *paths* select and *exclude* does not.
         """
         from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
@@ -75,7 +75,9 @@ class Reviewed:
             except OSError:
                 # removed meanwhile: then that is what there is to say; or it stands on other layers now
                 now = self._home.asked()
-                if attempt == _LOOKS - 1 or (now.get("overlays") == asked.get("overlays") and not pending(now)):
+                if attempt == _LOOKS - 1 or (
+                    now.get("overlays") == asked.get("overlays") and not pending(now)
+                ):
                     raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:

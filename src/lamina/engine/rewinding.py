@@ -54,12 +54,17 @@ def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
                     f"rewind container {asked.get('name')}: layer {layer[:12]} of the snapshot {kept.shown} is missing",
                     remedy="'lamina system check' says what else is",
                 )
-        try:
-            _rewind(home, asked, kept, consistency, living=turn.living)
-        except OSError as error:
-            raise_storage_error(error, "rewind container", home.path)
+        put_on(turn, kept, consistency)
         said = about(asked, "rewind", snapshot=kept.id, snapshotName=kept.name or None)
     note(home.store, said)
+
+
+def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
+    """As `rewind`, for who has the turn and keeps the layers of the state *kept*. Raises Conflict, KernelError."""
+    try:
+        _rewind(turn.home, turn.asked, kept, consistency, living=turn.living)
+    except OSError as error:
+        raise_storage_error(error, "rewind container", turn.home.path)
 
 
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
@@ -127,5 +132,3 @@ def settle(home: Home, *, living: bool) -> None:
         drop(home)
     else:
         finish(home, asked)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.store.snapshots import SnapshotRecord, get, no_such
 
 TYPE_CHECKING = False
@@ -12,14 +13,17 @@ if TYPE_CHECKING:
     from lamina.engine.apply.values import Applied, Clash, HostChange
     from lamina.engine.container import Container
     from lamina.engine.forked_options import ForkOptions
+    from lamina.engine.images import Image
     from lamina.engine.parameters import Command
     from lamina.engine.progress import Tell
+    from lamina.engine.squashing import Squash
     from lamina.engine.state_review import StateReview
+    from lamina.engine.viewing import View
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
 
-class Snapshot:
+class Snapshot(ViewVerbs):
     """A state of a container: its files, as layers that never change. It belongs to the container and goes with it.
 
         before = box.snapshot("before")
@@ -150,6 +154,28 @@ class Snapshot:
             "Volatile": kept.volatile,
         }
 
+    # -- what becomes of it
+
+    def to_image(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        now: bool = False,
+    ) -> Image:
+        """Make an image of it and of what its container was asked to be; under *name*, if there is one. No file is
+        copied, see `Container.commit`, and for what *changes* and *now* mean. Without *message* the history says that
+        of the snapshot.
+
+        Raises Unsupported (over the host, or files with ids of the container's own), InvalidInput, NotFound,
+        KernelError.
+        """
+        from lamina.engine.committing import Wish, to_image
+
+        return to_image(self._home, self._kept, name, Wish(None, author, message, tuple(changes), now))
+
     # -- what was done until then
 
     def changes(
@@ -176,6 +202,11 @@ class Snapshot:
         if get(self._home, self.id) is None:
             raise no_such(self._home, self.short_id)
         return self._review().apply(paths, exclude, force, progress=progress)
+
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_snapshot
+
+        return view_snapshot(self._home, self._kept)
 
     def _review(self) -> StateReview:
         from lamina.engine.state_review import StateReview
@@ -222,6 +253,16 @@ class Snapshot:
             name=name, start=True, command=command, owner=owner, on_warning=on_warning, **options
         )
         return container
+
+    # -- its layers
+
+    def squash(self) -> list[Squash]:
+        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then, and
+        reads the same. Raises NotFound when it was removed, KernelError.
+        """
+        from lamina.engine.squashing import squash_snapshot
+
+        return squash_snapshot(self._home, self.id)
 
     # -- its end
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.freezing import Frozen
     from lamina.store.containers import Home
+    from lamina.store.leases import Lease
 
 AUTO, REFUSE, COPY, WAIT = "auto", "refuse", "copy", "wait"
 CONSISTENCIES = (AUTO, REFUSE, COPY, WAIT)
@@ -48,43 +49,70 @@ def snapshot(
     with StateTurn(home, "snapshot") as turn:
         if name is not None:
             snapshots.check_name(home, name)
-        asked = turn.asked
-        kept = SnapshotRecord(
-            id=new_id(),
-            container=home.id,
-            created=time_ns(),
-            places=(),
-            name=name or "",
-            parent=snapshots.current(home, asked),
-            message=message,
-            command=tuple(command or _command(asked)),
-            base_layers=chains.own_layers(asked),
-            image=str(asked.get("image") or ""),
-            image_id=str(asked.get("image_id") or ""),
-            config=asked.get("config"),
-            volatile=is_volatile(asked),
-        )
-        made: list[SnapshotRecord] = []
-
-        def noted(frozen: Frozen) -> None:
-            places = [PlaceState(at, ids, frozen.made.get(at)) for at, ids in frozen.chain.items()]
-            made.append(replace(kept, places=tuple(places)))
-            snapshots.put(home, made[0], sync=not kept.volatile)
-
         with lease(home.store) as held:
-            freeze(
-                turn, held, snapshot=kept.id, origin=_origin(kept, asked), consistency=consistency, noted=noted
-            )
-        said = about(asked, "snapshot", snapshot=kept.id, snapshotName=name)
+            made = taken(turn, held, name, message=message, command=command, consistency=consistency)
+        asked = turn.asked
+        said = about(asked, "snapshot", snapshot=made.id, snapshotName=name)
         warning = _warning(home, asked)
     note(home.store, said)
     if warning and on_warning is not None:
         on_warning(warning)
-    if any(len(place.layers) >= DEEP for place in made[0].places):
+    if any(len(place.layers) >= DEEP for place in made.places):
         from lamina.engine.squashing import after_snapshot
 
         after_snapshot(home)
-    return Snapshot(home, made[0])
+    return Snapshot(home, made)
+
+
+def taken(
+    turn: StateTurn,
+    held: Lease,
+    name: str | None = None,
+    *,
+    message: str = "",
+    command: Sequence[str] = (),
+    consistency: str = AUTO,
+) -> SnapshotRecord:
+    """As `snapshot`, for who has the turn; *held* keeps its layers."""
+    home, asked = turn.home, turn.asked
+    kept = begun(home, asked, name, message=message, command=command or _command(asked))
+    made: list[SnapshotRecord] = []
+
+    def noted(frozen: Frozen) -> None:
+        places = [PlaceState(at, ids, frozen.made.get(at)) for at, ids in frozen.chain.items()]
+        made.append(replace(kept, places=tuple(places)))
+        snapshots.put(home, made[0], sync=not kept.volatile)
+
+    freeze(turn, held, snapshot=kept.id, origin=_origin(kept, asked), consistency=consistency, noted=noted)
+    return made[0]
+
+
+def begun(
+    home: Home,
+    asked: dict[str, Any],
+    name: str | None = None,
+    *,
+    message: str = "",
+    command: Sequence[str] = (),
+) -> SnapshotRecord:
+    """A new record of a state of the container at *home*, whose record is *asked*, that comes from the one on which it
+    stands; what it consists of is still to be said.
+    """
+    return SnapshotRecord(
+        id=new_id(),
+        container=home.id,
+        created=time_ns(),
+        places=(),
+        name=name or "",
+        parent=snapshots.current(home, asked),
+        message=message,
+        command=tuple(command),
+        base_layers=chains.own_layers(asked),
+        image=str(asked.get("image") or ""),
+        image_id=str(asked.get("image_id") or ""),
+        config=asked.get("config"),
+        volatile=is_volatile(asked),
+    )
 
 
 def check_consistency(consistency: str) -> str:
@@ -117,7 +145,9 @@ def _warning(home: Home, asked: dict[str, Any]) -> str:
     """What is no part of the state, if that was not said yet; noted, so that it is said once."""
     if asked.get(TOLD):
         return ""
-    writable = [one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}]
+    writable = [
+        one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}
+    ]
     places = [str(one.get("target")) for one in writable if one.get("kind") != "tmpfs"]
     if not places:
         return ""
@@ -132,7 +162,9 @@ def remove(home: Home, identity: str) -> None:
         if kept is None:
             raise snapshots.no_such(home, identity[:12])
         snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
-        note(home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None))
+        note(
+            home.store, about(turn.asked, "snapshot-remove", snapshot=kept.id, snapshotName=kept.name or None)
+        )
 
 
 def prune(home: Home, keep: int = 0) -> list[Snapshot]:

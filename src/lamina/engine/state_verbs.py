@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lamina.engine.branch_verbs import BranchVerbs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -12,10 +14,11 @@ if TYPE_CHECKING:
     from lamina.engine.forked_options import ForkOptions
     from lamina.engine.parameters import Command
     from lamina.engine.snapshots import Snapshot
+    from lamina.engine.state_log import StateLog
     from lamina.store.containers import Home
 
 
-class StateVerbs:
+class StateVerbs(BranchVerbs):
     """What `Container` does with its states."""
 
     if TYPE_CHECKING:
@@ -47,6 +50,14 @@ class StateVerbs:
         from lamina.store.snapshots import all_of
 
         return [Snapshot(self._home, kept) for kept in all_of(self._home)]
+
+    def history(self) -> StateLog:
+        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were forked
+        off where. Raises Corrupt where one is damaged.
+        """
+        from lamina.engine.state_log import log_of
+
+        return log_of(self._home)
 
     def find_snapshot(self, reference: str) -> Snapshot:
         """The snapshot with that name or id, or the only one whose id begins so. Raises NotFound, InvalidInput."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.store.check import Checked
+    from lamina.store.containers import Home
     from lamina.store.garbage import Collected
     from lamina.store.layers import Layer
     from lamina.store.prune import Evicted

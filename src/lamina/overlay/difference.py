@@ -1,4 +1,4 @@
-"""The walk behind `changes` and `between`: the trees of two stacks, side by side, led by the layers in which they differ.
+"""The walk behind `changes` and `between`: the trees of two stacks side by side, led by the layers that differ.
 
 Two stacks have their lowest layers in common, as states of one container have, or a container and its image. Each one's
 layers above these are its own. Where a directory continues in the same places of the common layers on both sides, only
@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from lamina.errors import Unsupported
-from lamina.overlay.changes import Change, Entry, Vanished, entry_of
+from lamina.overlay.changes import Change, Entry, Known, Vanished, entry_of
 from lamina.overlay.linked import Linked, joined_by_index
 from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
 from lamina.overlay.spec import MountSpec
@@ -39,12 +39,13 @@ class _Below(NamedTuple):
 class Side:
     """One of the two trees, and which of its layers are its own: those with a lower number than `common`.
 
-    The others are the other tree's as well, as far from the bottom there as here.
+    The others are the other tree's as well, as far from the bottom there as here. *known* may know of an entry of an
+    own layer that it is another layer's: see `changes.between`.
     """
 
-    def __init__(self, layers: Layers, first: int, common: int) -> None:
+    def __init__(self, layers: Layers, first: int, common: int, known: Known | None = None) -> None:
         """The tree of *layers* from number *first* on. Raises KernelError for a layer that cannot be opened."""
-        self.layers, self.common = layers, common
+        self.layers, self.common, self._known = layers, common, known
         self.view = View(layers, first=first)
         self.root = self.view.root
 
@@ -62,6 +63,13 @@ class Side:
             return (-1, path) if self.common <= self.layers.last else None
         return None if layer < self.common else (self.layers.last - layer, path)
 
+    def same_as(self, layer: int, path: bytes) -> object:
+        """What stands for the file there: two with the same are equal. None where only reading tells."""
+        found: object = self.place(layer, path)
+        if found is None and layer >= 0 and self._known is not None:
+            found = self._known(self.layers.directories[layer], path)
+        return found
+
     def places(self, hits: tuple[Hit, ...]) -> list[tuple[int, bytes] | None]:
         """`place` of each."""
         return [self.place(hit.layer, hit.path) for hit in hits]
@@ -77,7 +85,7 @@ class Side:
 
 
 def above(spec: MountSpec, number: int) -> tuple[Side, Side]:
-    """Both sides of what the layers of *spec* with lower numbers than this one did to the others. Raises KernelError."""
+    """Both sides of what the layers of *spec* with lower numbers than this did to the others. Raises KernelError."""
     layers = Layers(spec)
     try:
         return Side(layers, number, number), Side(layers, 0, number)
@@ -86,13 +94,16 @@ def above(spec: MountSpec, number: int) -> tuple[Side, Side]:
         raise
 
 
-def beside(before: MountSpec, after: MountSpec) -> tuple[Side, Side]:
+def beside(before: MountSpec, after: MountSpec, known: Known | None = None) -> tuple[Side, Side]:
     """Both sides of what leads from one stack to the other. Raises KernelError for a layer that cannot be opened."""
     left = Layers(before)
     right = Layers(after, left)
     same = _common(left, right)
     try:
-        return Side(left, 0, left.last + 1 - same), Side(right, 0, right.last + 1 - same)
+        return (
+            Side(left, 0, left.last + 1 - same, known),
+            Side(right, 0, right.last + 1 - same, known),
+        )
     except BaseException:
         left.close()
         right.close()
@@ -251,11 +262,12 @@ class Difference:
         """In which respects two entries of the same type differ."""
         old, new = before.hits[0], after.hits[0]
         a, b = old.status, new.status
-        place = self.left.place(old.layer, old.path)
-        if a is b or (place is not None and place == self.right.place(new.layer, new.path)):
+        kind = stat.S_IFMT(a.st_mode)
+        side = Side.place if kind == stat.S_IFDIR else Side.same_as
+        place = side(self.left, old.layer, old.path)
+        if a is b or (place is not None and place == side(self.right, new.layer, new.path)):
             return NOTHING
         found = []
-        kind = stat.S_IFMT(a.st_mode)
         if kind == stat.S_IFREG:
             if a.st_size != b.st_size or not self._same_content(before, after):
                 found.append("content")
@@ -277,8 +289,8 @@ class Difference:
     def _same_content(self, before: Found, after: Found) -> bool:
         assert before.content is not None
         assert after.content is not None
-        place = self.left.place(*before.content)
-        if place is not None and place == self.right.place(*after.content):
+        place = self.left.same_as(*before.content)
+        if place is not None and place == self.right.same_as(*after.content):
             return True  # a metacopy: only the attributes were copied up
         old, new = before.hits[0], after.hits[0]
         itself = after.content == (new.layer, new.path)
@@ -370,7 +382,9 @@ class _Pair:
         redirect = self.right.layers.format.redirect
         if not own or own == len(new.hits) or any(redirect in hit.names for hit in new.hits[:own]):
             return None
-        return Found(new.hits[own:], None)
+        lower = self.left.layers.last - self.right.layers.last  # the same layer has another number there
+        below = new.hits[own:]
+        return Found(tuple(hit._replace(layer=hit.layer + lower) for hit in below) if lower else below, None)
 
     def is_implied(self, name: bytes) -> bool:
         """Whether it is gone, if it is, with the directory, or because that was made again."""

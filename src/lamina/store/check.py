@@ -25,6 +25,7 @@ from lamina.store import (
     record,
     seal,
     stage,
+    successors,
     tags,
     volumes,
 )
@@ -53,8 +54,9 @@ DAMAGED, LEFT_OVER = "damaged", "left over"
 
 @value
 class Finding:
-    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, snapshot, volume,
-    network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if not.
+    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, snapshot,
+    volume, network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if
+    not.
     """
 
     severity: str
@@ -99,8 +101,8 @@ def check(
     """Look at everything in the store, with *repair* mend it, with *rehash* read all content and compare digests.
 
     *prove* says of a layer whether its contents have its diff_id, None if it cannot. Its seal is compared as well (see
-    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. *settle* finishes what was begun
-    with the states of a container. Raises KernelError.
+    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. *settle* finishes what was
+    begun with the states of a container. Raises KernelError.
     """
     try:
         return _Check(store, repair, rehash, prove, tree_digest, remove, settle).run()
@@ -136,6 +138,7 @@ class _Check:
         found_blobs, found_layers = self._blobs(), self._layers()
         found_images = self._images()
         self._names()
+        self._successors()
         found_containers = self._containers()
         found_volumes = self._volumes()
         self._garbage()
@@ -351,6 +354,11 @@ class _Check:
                 problem = f"its image {name.id[:12]} is gone"
                 self._found(LEFT_OVER, "name", name.name, problem, partial(images.sweep, self.store))
 
+    def _successors(self) -> None:
+        for old in successors.unfinished(self.store):
+            problem = "what became of it is gone, or not all of it is done"
+            self._found(LEFT_OVER, "image", old, problem, partial(images.sweep, self.store))
+
     # -- containers and volumes
 
     def _containers(self) -> int:
@@ -371,7 +379,9 @@ class _Check:
                 if not layers.is_there(self.store, layer) and _exists(self.store, use.id):
                     problem = f"layer {layer[:12]} of it is missing"
                     self._found(DAMAGED, "container", use.shown, problem, remedy=remedy)
-            check_states(self.store, use, partial(self._found, DAMAGED), partial(self._found, LEFT_OVER), self.settle)
+            check_states(
+                self.store, use, partial(self._found, DAMAGED), partial(self._found, LEFT_OVER), self.settle
+            )
         return len(containers.identities(self.store))
 
     def _volumes(self) -> int:

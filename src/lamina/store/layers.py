@@ -86,6 +86,14 @@ def tree_of(store: Store, identity: str) -> bytes:
     return place_of(store, identity) + b"/fs"
 
 
+def layer_of(directory: bytes, tree: bytes) -> str | None:
+    """The id of the layer below *directory*, a store's `layers`, whose tree this is; None of another directory."""
+    if not tree.startswith(directory + b"/") or not tree.endswith(b"/fs"):
+        return None
+    name = os.fsdecode(tree[len(directory) + 1 : -len(b"/fs")])
+    return name if is_id(name) else None
+
+
 def is_there(store: Store, identity: str) -> bool:
     """Whether the layer is there: one lstat(2). Raises InvalidInput."""
     return os.path.lexists(place_of(store, identity))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.containers import Home
+    from lamina.store.root import Store
 
 DIRECTORY, NAMES, GONE = b"/snapshots", b"/names", b"/gone"
 _NOBODY = "-"
@@ -105,12 +106,14 @@ class SnapshotRecord:
 
 
 def referred_to(asked: dict[str, Any]) -> list[str]:
-    """Every layer that the record *asked* of a container refers to: `layers`, and those of what is under way with its
-    states (engine/chains.py). Raises TypeError, AttributeError, KeyError for a damaged one.
+    """Every layer that the record *asked* of a container refers to: `layers`, those of what is under way with its
+    states, and those that can take the place of others (engine/chains.py). Raises TypeError, AttributeError, KeyError
+    for a damaged one.
     """
     found = list(asked.get("layers") or ())
     found += (asked.get("freezing") or {}).get("places", {}).values()
     found += [one for ids in (asked.get("rewinding") or {}).get("places", {}).values() for one in ids]
+    found += [note["as"] for note in asked.get("squashed") or ()]
     return list(dict.fromkeys(found))
 
 
@@ -180,9 +183,8 @@ def read(directory: bytes, identity: str, container: str) -> SnapshotRecord | No
 
 
 def there(directory: bytes, identity: str | None) -> str | None:
-    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is gone.
-
-    Raises OSError.
+    """The snapshot *identity* in *directory*, or what it came from where it was removed; None where all of that is
+    gone. Raises OSError.
     """
     while identity is not None and not os.path.lexists(directory + b"/%b.json" % identity.encode()):
         try:
@@ -400,6 +402,25 @@ def idle_names(home: Home) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(name for name in map(os.fsdecode, entries) if _holder(home, name) is None)
+
+
+def sweep(store: Store) -> None:
+    """Forget the names of snapshots that are gone, of containers in whose states nobody is at work. Raises OSError."""
+    from lamina.store.containers import Home, identities
+
+    for identity in identities(store):
+        home = Home(store, identity)
+        if not idle_names(home):
+            continue
+        try:
+            turn = lock.free_turn(directory_of(home))
+        except FileNotFoundError:
+            continue
+        if turn is not None:
+            with turn:
+                for name in idle_names(home):
+                    point("snapshot.sweep")
+                    os.unlink(directory_of(home) + NAMES + b"/" + os.fsencode(name))
 
 
 def _link_of(home: Home, name: str) -> str | None:

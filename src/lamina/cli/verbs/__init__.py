@@ -14,7 +14,9 @@ GROUPS = (TRY, CONTAINERS, STATES, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
     "run": (TRY, "run", "Run a command in a new container"),
-    "diff": (TRY, "diff", "Show what a container changed"),
+    "diff": (TRY, "diff", "Show what a container changed, or what is between two states"),
+    "explain": (TRY, "explain", "Show which layer, and which step, a path comes from"),
+    "why": (TRY, "explain", "Show which layer, and which step, a path comes from"),
     "apply": (TRY, "apply", "Carry a container's changes out on this system"),
     "undo": (TRY, "undo", "Take back what apply did"),
     "create": (CONTAINERS, "create", "Make a container without starting it"),
@@ -59,6 +61,10 @@ VERBS |= {
     "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
     "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
     "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "merge": (STATES, "merge", "Take over into a container what its forks did"),
+    "promote": (STATES, "promote", "Let a container become what a fork of it is"),
+    "rebase": (STATES, "rebase", "Put what a container wrote over another image"),
+    "squash": (STATES, "squash", "Make one layer of those that a container froze"),
     "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
 }
 
@@ -69,6 +75,7 @@ VERBS |= {
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
     "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
+    "log": (CONTAINERS, "log", "Show the states of a container, and what came from what"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),

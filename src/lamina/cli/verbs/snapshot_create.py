@@ -21,8 +21,8 @@ Freezes what a container wrote, in the same time however much that is: no file i
 ('lamina rewind'), whatever happens in the container after it. Volumes and binds are no part of it.
 
 Of a container that runs, its processes go on over the new state. Those that hold files of it open for writing are the
-exception: with refuse they are named and nothing is done, with copy the files are copied, with wait they are waited for.
-docs/time-travel.md says what is promised in each case.""",
+exception: with refuse they are named and nothing is done, with copy the files are copied, with wait they are waited
+for. docs/time-travel.md says what is promised in each case.""",
     examples="""
 lamina snapshot create brave_otter before-the-upgrade
 lamina snapshot create -m 'all tests pass' brave_otter
@@ -39,9 +39,7 @@ def do(args: Arguments) -> int:
     made = (
         Engine(args.root)
         .container(args.name)
-        .snapshot(
-            args.snapshot, message=args.message or "", consistency=args.consistency, on_warning=say
-        )
+        .snapshot(args.snapshot, message=args.message or "", consistency=args.consistency, on_warning=say)
     )
     output.line(made.id)
     return 0

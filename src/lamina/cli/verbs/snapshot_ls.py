@@ -9,12 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.engine import Container
+    from lamina.engine import Container, Engine
     from lamina.engine.snapshots import Snapshot
 
 VERB = Verb(
     name="snapshot ls",
     options=(
+        Option("tree", help="Draw which state came from which, as 'lamina log' does"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
         format_option("{{.Name}}"),
@@ -37,10 +38,15 @@ HEADINGS = {
 def do(args: Arguments) -> int:
     """List them."""
     from lamina.cli import output
+    from lamina.cli.usage import only_one
     from lamina.engine import Engine
     from lamina.errors import NotFound
 
     engine = Engine(args.root)
+    if args.tree:
+        only_one(VERB, ["--tree", *(["--quiet"] if args.quiet else []),
+                        *([f"--format {args.format}"] if args.format != "table" else [])])  # fmt: skip
+        return _draw(engine, args)
     found: list[tuple[Container, Snapshot]] = []
     if args.name is not None:
         box = engine.container(args.name)
@@ -55,6 +61,25 @@ def do(args: Arguments) -> int:
         output.text("".join(f"{one.id if args.no_trunc else one.short_id}\n" for _, one in found))
         return 0
     output.records([record(box, one, whole=args.no_trunc) for box, one in found], args.format, HEADINGS)
+    return 0
+
+
+def _draw(engine: Engine, args: Arguments) -> int:
+    from lamina.cli import stately
+    from lamina.errors import NotFound
+
+    if args.name is not None:
+        logs = [engine.container(args.name).history()]
+    else:
+        logs = []
+        for box in sorted(engine.containers(all=True), key=lambda box: box.name):
+            try:
+                log = box.history()
+            except NotFound:  # removed meanwhile
+                continue
+            if log.states:
+                logs.append(log)
+    stately.show(logs, whole=args.no_trunc)
     return 0
 
 

@@ -26,7 +26,7 @@ import time
 from typing import NamedTuple
 
 from lamina.engine.apply.origins import Origins
-from lamina.engine.apply.places import GONE, Host
+from lamina.engine.apply.places import Host
 from lamina.engine.apply.values import Clash, HostChange
 from lamina.errors import HostChanged, KernelError
 from lamina.overlay.changes import Entry, entry_of
@@ -34,7 +34,7 @@ from lamina.overlay.layer import WHITEOUT_DEV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
     from lamina.engine.apply.origins import Handle

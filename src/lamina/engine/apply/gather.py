@@ -36,6 +36,7 @@ def changes_of(
     for mountpoint, stack in overlays:
         own = (frozen or {}).get(mountpoint, 0)
         spec, what = _read(stack, nowhere, own)
+        base = replace(spec, lowerdirs=spec.lowerdirs[own:], upperdir=None, workdir=None) if own else None
         for change in what:
             if not change.path:
                 if spec.lowerdirs[own:] == (nowhere,):
@@ -43,7 +44,7 @@ def changes_of(
                 change = of_the_container(change, spec)
                 if not change.what:
                     continue
-            found.append(HostChange(below(mountpoint, change.path), mountpoint, change, spec))
+            found.append(HostChange(below(mountpoint, change.path), mountpoint, change, spec, base))
     found.sort(key=lambda change: tree_order(change.path))
     if made:
         found = without_mount_points(found, made)
