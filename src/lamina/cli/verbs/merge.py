@@ -61,13 +61,9 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
     parent = engine.container(args.parent)
     forks = [engine.container(fork) for fork in args.forks]
-    prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer)
-    if not isinstance(prefer, str) and prefer not in forks:
-        raise UsageError(
-            f"--prefer {args.prefer}: it is none of the forks that are merged", remedy="name it there too"
-        )
+    prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer).id
     done = parent.merge(
-        *forks,
+        forks,
         prefer=prefer,
         name=args.name,
         message=args.message or "",
