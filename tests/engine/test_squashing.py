@@ -18,6 +18,7 @@ from lamina.store import claims, layers
 from lamina.store.containers import Home
 from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
+from support.lives import until
 from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -26,7 +27,9 @@ MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "200"))
 
 
 @pytest.fixture
-def box(engine: Engine, store_root: Path) -> Container:
+def box(engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
+    """A container for which nothing is done in the background, but by `settle`."""
+    monkeypatch.setattr(squashing, "start", lambda home: None)
     small_image(store_root)
     return engine.create("tiny", ["true"], name="box", durability="none")
 
@@ -57,10 +60,9 @@ def depth(box: Container) -> int:
 
 
 def settle(box: Container) -> None:
-    """What is due is done now: by whom was begun in the background, or by us."""
-    while squashing.wanted(home_of(box).asked()):
-        claims.claim(box.store, squashing._key(home_of(box))).release()
-        squashing.squash_due(home_of(box))
+    """What is due is done now."""
+    if squashing.wanted(home_of(box).asked()):
+        assert squashing.squash_due(home_of(box))
 
 
 # -- which layers are worth it
@@ -141,6 +143,19 @@ def check(box: Container) -> None:
 
     collect(box.store)
     assert check_store(box.store).findings == ()
+
+
+def test_it_is_done_in_the_background(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process of its own, which is gone when it has done it."""
+    monkeypatch.undo()
+    for number in range(squashing.DEEP):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+    until(lambda: not squashing.wanted(home_of(box).asked()))
+    put(box, "more", "x")
+    box.snapshot()
+    assert depth(box) == 2
+    claims.claim(box.store, squashing._key(home_of(box))).release()
 
 
 def test_each_file_remembers_its_step(box: Container) -> None:
