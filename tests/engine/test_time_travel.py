@@ -11,7 +11,7 @@ import pytest
 
 from lamina import Container, Engine, Snapshot
 from lamina.engine import chains
-from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
+from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import layers
 from support.lives import said, until
 
@@ -168,13 +168,40 @@ def test_an_attempt_stays_or_is_taken_back(engine: Engine) -> None:
     assert "while taking back what the attempt did" in caught.value.__notes__[0]
 
 
-def test_over_this_machine_there_are_none(engine: Engine) -> None:
-    box = engine.create("host", ["sh", "-c", "echo x >/var/x"], name="box")
-    assert box.snapshot().record.new == ()
+def test_over_this_machine(engine: Engine, tmp_path: Path) -> None:
+    """Several places, each with its chain; what it did is applied in all of its states together."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "old").write_text("old\n")
+    script = f"cd {there}; n=$(cat n 2>/dev/null || echo 0); echo $((n+1)) >n; echo $n >file$n; rm -f old"
+    box = engine.create("host", ["sh", "-c", script], name="box")
+    first = box.snapshot("first")
     run(box)
-    with pytest.raises(Unsupported, match="over this machine"):
-        box.snapshot()
-    assert changed(box)["/var/x"] == "added"
+    second = box.snapshot("second")
+    assert second.record.new
+    run(box)
+    wanted = {
+        f"{there}/n": "added",
+        f"{there}/file0": "added",
+        f"{there}/file1": "added",
+        f"{there}/old": "deleted",
+    }
+    assert {path: kind for path, kind in changed(box).items() if str(there) in path} == wanted
+    assert (there / "old").exists()
+    box.rewind(second)
+    wanted.pop(f"{there}/file1")
+    assert {path: kind for path, kind in changed(box).items() if str(there) in path} == wanted
+    run(box)
+    box.snapshot()
+    assert box.clashes([there]) == []
+    box.apply([there])
+    assert sorted(path.name for path in there.iterdir()) == ["file0", "file1", "n"]
+    assert (there / "n").read_text() == "2\n"
+    box.undo()
+    assert [path.name for path in there.iterdir()] == ["old"]
+    box.rewind(first)
+    assert not any(str(there) in path for path in changed(box))
+    assert engine.storage.check().findings == ()
 
 
 def test_the_top_directory_stays_as_the_container_made_it(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from lamina.errors import NotFound
 from lamina.store import (
@@ -20,6 +21,7 @@ from lamina.store import (
     networks,
     sizes,
     snapshots,
+    successors,
     tags,
     volumes,
 )
@@ -32,6 +34,7 @@ from lamina.store.networks import NetworkRecord
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
+from lamina.store.scratch import Scratch
 from lamina.store.snapshots import PlaceState, SnapshotRecord
 from lamina.values import replace
 from support.stores import diff_id, make_image, make_layer, record_of
@@ -40,6 +43,8 @@ FIRST, SECOND = "1" * 64, "2" * 64
 BIG = os.urandom(64) * 1024
 BIG_DIGEST = digest_of(BIG)
 ONE, OTHER = "docker.io/library/one:1", "docker.io/library/other:1"
+THIRD = "docker.io/library/third:1"
+FROZEN, DIGESTED = (digest_of(data).removeprefix("sha256:") for data in (b"frozen", b"with digests"))
 Verb = Callable[[Store], None]
 
 
@@ -101,11 +106,30 @@ def _end(store: Store) -> None:
 
 
 def _freeze(store: Store) -> None:
+    if images.get(store, FROZEN) is not None:  # an earlier life was stopped
+        return
     with lease(store) as held:
         config = blobs.write_blob(store, b"frozen", held)
-        images.put(
-            store, record_of(config, [make_layer(store, "f", held, frozen=True)], (config,)), lease=held
-        )
+        layer = make_layer(store, "f", held, frozen=True)
+        record = record_of(config, [layer], (config,), pending=(layer.id,))
+        images.put(store, record, (THIRD,), lease=held)
+    images.pin(store, FROZEN)
+
+
+def _digest(store: Store) -> None:
+    record = images.get(store, FROZEN)
+    assert record is not None
+    if not record.pending:
+        return
+    with lease(store) as held, Scratch(store) as scratch:
+        images.lease_all(record, held)
+        with open(scratch.path + b"/packed", "wb") as file:
+            file.write(b"packed")
+        packed = blobs.adopt(store, scratch.path + b"/packed", digest_of(b"packed"), held)
+        sizes.amend(store, record.layers[0], lambda facts: {**facts, "diff_id": diff_id("f")})
+        config = blobs.write_blob(store, b"with digests", held)
+        made = replace(record, id=config.partition(":")[2], config=config, blobs=(config, packed), pending=())
+        successors.succeed(store, record.id, made, lease=held)
 
 
 def _collect(store: Store) -> None:
@@ -135,6 +159,8 @@ def _forget_first(store: Store) -> None:
         except NotFound:  # an earlier life came so far
             pass
         snapshots.forget_gone(home)
+        with suppress(FileExistsError):  # somebody was killed
+            os.symlink(FIRST, os.fsdecode(snapshots.directory_of(home) + snapshots.NAMES) + "/idle")
 
 
 def _forget_volume(store: Store) -> None:
@@ -171,10 +197,13 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("tag", lambda store: tags.tag(store, OTHER, identity("a", "b")), (f"name {OTHER}",), (f"name {OTHER}",)),
     ("snapshot", _snapshot, ("snapshot second",), ("snapshot second",)),
     ("snapshot rm", _forget_first, (), ()),
-    ("freeze", _freeze, (), ()),
+    ("freeze", _freeze, (), (f"image {FROZEN}", f"name {THIRD}")),
+    ("digest", _digest, (), (f"image {DIGESTED}", f"blob {digest_of(b'packed')}")),
     ("gc", _collect, (), ()),
     ("prune", lambda store: _ignore(prune_images(store)), (LATER, *OF_LATER), ()),
     ("gc", _collect, (), ()),
+    ("rmi -f", lambda store: _ignore(images.remove(store, FROZEN)),
+     (f"image {FROZEN}", f"image {DIGESTED}", f"name {THIRD}", f"blob {digest_of(b'packed')}"), ()),
     ("untag", lambda store: _ignore(tags.untag(store, OTHER)), (f"name {OTHER}",), ()),
     ("rmi -f", lambda store: _ignore(images.remove(store, identity("a", "b"))), (IMAGE, f"name {ONE}", "pin"), ()),
     ("gc", _collect, (), ()),

@@ -53,7 +53,7 @@ _WITHIN = {
     "lamina.runtime.seccomp": "architectures assembler cache compiler profile rules words",
     "lamina.store": (
         "blobs claims containers digest durable garbage images layers leases lock names record "
-        "references root scratch stage tags trace tree volumes way"
+        "references root scratch stage successors tags trace tree volumes way"
     ),
     "lamina.supervisor": "foreground keys pump signals stdio",
     "lamina.supervisor.logs": "following frames rotation",

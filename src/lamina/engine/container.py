@@ -243,10 +243,16 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         message: str = "",
         pause: bool = True,
         limits: LayerLimits | None = None,
+        now: bool = False,
+        consistency: str = "auto",
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
-        one. *changes* are as in a Dockerfile; *limits* of the layer as of `Engine.pull`. While it runs it is paused
-        meanwhile, unless *pause* is False.
+        one. *changes* are as in a Dockerfile.
+
+        No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
+        saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
+        hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -261,6 +267,8 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
             message=message,
             pause=pause,
             limits=limits,
+            now=now,
+            consistency=consistency,
         )
 
     # -- being attached to it

@@ -113,9 +113,9 @@ def design(
     """Draw up the container *identity* in the directory *home* over *image* (None: the host); nothing is changed.
 
     *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. *grouped*:
-    it has control groups also where nothing is limited. *kept* and *frozen*: see `arrange`. *ids* are its ids where they
-    are not the usual ones (`user_namespaces.choose`). Raises Unsupported, InvalidInput, NotFound for what cannot be
-    had.
+    it has control groups also where nothing is limited. *kept* and *frozen*: see `arrange`. *ids* are its ids where
+    they are not the usual ones (`user_namespaces.choose`). Raises Unsupported, InvalidInput, NotFound for what cannot
+    be had.
     """
     usual = usual_ids()
     first = in_first_user_namespace()

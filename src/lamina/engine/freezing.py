@@ -29,7 +29,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from lamina.engine.state_turn import StateTurn
@@ -72,18 +72,12 @@ def freeze(
     stacks = stacks_of(asked.get("overlays") or [], home.path)
     try:
         busy = [(at, spec) for at, spec in stacks if spec.upperdir is not None and not is_idle(spec)]
-        if busy and not asked.get("image_id"):
-            raise Unsupported(
-                f"freeze container {asked.get('name')}: it is over this machine, and overlayfs takes no layer that "
-                "lies inside another",
-                remedy="'lamina apply' does what it did; containers over images have states",
-            )
         made = {at: layers.new_id() for at, _ in busy}
         _check_depth(asked, busy)
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            return _living(home, asked, made, snapshot or asked.get("snapshot"), origin, consistency, noted)
+            return _living(turn, asked, made, snapshot or asked.get("snapshot"), origin, consistency, noted)
         if made:
             before = snapshot or asked.get("snapshot")
             asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, before))
@@ -101,7 +95,7 @@ def freeze(
 
 
 def _living(
-    home: Home,
+    turn: StateTurn,
     asked: Record,
     made: dict[bytes, str],
     snapshot: str | None,
@@ -112,6 +106,7 @@ def _living(
     """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied."""
     from lamina.engine.restacking import restack
 
+    home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
     asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
@@ -130,6 +125,7 @@ def _living(
         raise
     if done.swapped:
         return finish(home, home.asked(), origin=origin, noted=noted)
+    turn.notes += _said(done.holders)
     chain = chains.chain_of(asked)
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
@@ -137,6 +133,14 @@ def _living(
     drop(home)
     home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
     return frozen
+
+
+def _said(holders: Sequence[object]) -> list[str]:
+    """Why files were copied: who has them open, as far as a line goes."""
+    if not holders:
+        return []
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    return [f"the files were copied, because of {', '.join(map(str, holders[:3]))}{more}"]
 
 
 def restacked(home: Home, asked: Record, made: dict[bytes, str]) -> Stacks:
@@ -173,6 +177,18 @@ def is_idle(spec: MountSpec) -> bool:
         with os.scandir(spec.upperdir) as entries:
             if next(entries, None) is not None:
                 return False
+        return is_same_root(spec)
+    except PermissionError:
+        return False
+
+
+def is_same_root(spec: MountSpec) -> bool:
+    """Whether the upper of *spec* itself has the attributes of the directory below, as far as `is_idle` asks.
+
+    Raises OSError.
+    """
+    assert spec.upperdir is not None
+    try:
         upper, lower = os.stat(spec.upperdir), os.stat(spec.lowerdirs[0])
         if upper.st_mode != lower.st_mode or _shown(spec.upperdir) != _shown(spec.lowerdirs[0]):
             return False

@@ -11,7 +11,7 @@ from lamina.engine.naming import resolve
 from lamina.engine.view_verbs import ViewVerbs
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.image.reference import Reference, parse
-from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store import blobs, garbage, images, tags
 from lamina.store.events import event, note
 from lamina.store.names import some
 from lamina.store.references import ContainerUses
@@ -87,7 +87,10 @@ class Image(ViewVerbs):
 
     @property
     def id(self) -> str:
-        """64 hexadecimal digits: those of the sha256 of its config."""
+        """64 hexadecimal digits: those of the sha256 of its config. While its layers have no digests, which `commit`
+        does not make, the config is one of this store alone; when they are made, for a push or an archive, the image
+        gets another id (`reload`), and is found by this one as well.
+        """
         return self._record.id
 
     @property
@@ -123,7 +126,12 @@ class Image(ViewVerbs):
     @property
     def size(self) -> int:
         """The bytes of all its files."""
-        return self._record.size
+        return size_of(self._store, self._record)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether layers of it have no digests yet: `save` and `push` make them."""
+        return bool(self._record.pending)
 
     @property
     def platform(self) -> str:
@@ -146,7 +154,7 @@ class Image(ViewVerbs):
         return history(self._store, self.id)
 
     def reload(self) -> None:
-        """Look again, at its names above all. Raises NotFound."""
+        """Look again, at its names above all, and at the id that it has now. Raises NotFound."""
         record = resolve(self._store, self.id)[0]
         self._set(record, _names_of(self._store, record))
 
@@ -311,7 +319,7 @@ def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     from lamina.image.documents import DEFAULT_LIMITS, decode_config
 
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
-    return decode_config(data, what=f"config of image {record.id[:12]}")
+    return decode_config(data, what=f"config of image {record.id[:12]}", pending=bool(record.pending))
 
 
 def history(store: Store, reference: str) -> list[Step]:
@@ -343,10 +351,14 @@ def history(store: Store, reference: str) -> list[Step]:
 
 def _size(store: Store, layer: str) -> int:
     try:
-        found = layers.find(store, layer)
+        return garbage.size_of_layer(store, layer)[0]
     except LaminaError:
         return 0
-    return 0 if found is None else found.size
+
+
+def size_of(store: Store, record: ImageRecord) -> int:
+    """The bytes of all files of the image; of layers that nobody counted yet they are counted now."""
+    return sum(_size(store, layer) for layer in record.layers) if record.pending else record.size
 
 
 def inspect(store: Store, reference: str) -> dict[str, Any]:
@@ -370,7 +382,7 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
         "Architecture": record.architecture,
         "Variant": record.variant,
         "Os": record.os,
-        "Size": record.size,
+        "Size": size_of(store, record),
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {"Layers": list(record.layers), "Top": top},
@@ -378,6 +390,7 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids) if config else []},
         "Metadata": {"LastTagTime": _last_tagged(store, record.id)},
         "Manifest": record.manifest or "",
+        "Pending": list(record.pending),
         "Pinned": record.pinned,
         "LastUsed": timestamp(int(known.last_used * 1e9)),
     }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lamina.engine.apply.values import Applied, Clash, HostChange
     from lamina.engine.container import Container
     from lamina.engine.forked_options import ForkOptions
+    from lamina.engine.images import Image
     from lamina.engine.parameters import Command
     from lamina.engine.progress import Tell
     from lamina.engine.squashing import Squash
@@ -152,6 +153,28 @@ class Snapshot(ViewVerbs):
             "Inodes": inodes,
             "Volatile": kept.volatile,
         }
+
+    # -- what becomes of it
+
+    def to_image(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        changes: Sequence[str] = (),
+        message: str = "",
+        now: bool = False,
+    ) -> Image:
+        """Make an image of it and of what its container was asked to be; under *name*, if there is one. No file is
+        copied, see `Container.commit`, and for what *changes* and *now* mean. Without *message* the history says that
+        of the snapshot.
+
+        Raises Unsupported (over the host, or files with ids of the container's own), InvalidInput, NotFound,
+        KernelError.
+        """
+        from lamina.engine.committing import Wish, to_image
+
+        return to_image(self._home, self._kept, name, Wish(None, author, message, tuple(changes), now))
 
     # -- what was done until then
 

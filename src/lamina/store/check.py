@@ -25,6 +25,7 @@ from lamina.store import (
     record,
     seal,
     stage,
+    successors,
     tags,
     volumes,
 )
@@ -137,6 +138,7 @@ class _Check:
         found_blobs, found_layers = self._blobs(), self._layers()
         found_images = self._images()
         self._names()
+        self._successors()
         found_containers = self._containers()
         found_volumes = self._volumes()
         self._garbage()
@@ -351,6 +353,11 @@ class _Check:
             if not os.path.lexists(images.place_of(self.store, name.id)) and os.path.lexists(path):
                 problem = f"its image {name.id[:12]} is gone"
                 self._found(LEFT_OVER, "name", name.name, problem, partial(images.sweep, self.store))
+
+    def _successors(self) -> None:
+        for old in successors.unfinished(self.store):
+            problem = "what became of it is gone, or not all of it is done"
+            self._found(LEFT_OVER, "image", old, problem, partial(images.sweep, self.store))
 
     # -- containers and volumes
 

@@ -14,7 +14,7 @@ import time
 from errno import ENOENT
 
 from lamina.errors import Corrupt
-from lamina.store import blobs, claims, images, layers, lock, stage
+from lamina.store import blobs, claims, images, layers, lock, snapshots, stage
 from lamina.store.durable import sync_directory
 from lamina.store.leases import leased
 from lamina.store.references import References
@@ -120,6 +120,7 @@ class _Collector:
             if not self.dry:
                 claims.sweep(self.store)
                 images.sweep(self.store)
+                snapshots.sweep(self.store)
         finally:
             if scratch is not None:
                 scratch.remove(self.remove)

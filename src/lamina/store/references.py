@@ -21,6 +21,7 @@ from lamina.store import images, lock, record, snapshots
 from lamina.store.containers import identities as container_ids
 from lamina.store.layers import is_id as is_layer
 from lamina.store.leases import leased
+from lamina.store.successors import every
 from lamina.store.trace import point
 from lamina.values import value
 
@@ -105,8 +106,11 @@ class ContainerUses:
         return iter(self._known.values())
 
     def of_image(self, identity: str) -> list[ContainerUse]:
-        """The containers over that image."""
-        return [use for use in self._known.values() if use.image == identity]
+        """The containers over that image, whichever id it had when they were made."""
+        from lamina.store.successors import predecessors
+
+        ids = {identity, *predecessors(self.store, identity)}
+        return [use for use in self._known.values() if use.image in ids]
 
     def of_volume(self, name: str) -> list[ContainerUse]:
         """The containers that mount that volume."""
@@ -202,8 +206,8 @@ class References:
                 self.unknown.append(error.message)
                 continue
             if found is not None:  # removed meanwhile: then it is in removed/, which is read next
-                self.records[identity] = found
-                self._image(found, f"image {identity[:12]}")
+                self.records[found.id] = found  # it may have got its digests since it was listed
+                self._image(found, f"image {found.id[:12]}")
 
     def _removed(self) -> None:
         directory = self.store.images + b"/removed"
@@ -242,3 +246,6 @@ class References:
                 self.layers.setdefault(layer, []).append(f"container {use.shown}")
             if use.image is not None:
                 self.images.setdefault(use.image, []).append(f"container {use.shown}")
+        for old, now in every(self.store).items():
+            if old not in self.records and old in self.images:
+                self.images.setdefault(now, []).extend(self.images.pop(old))

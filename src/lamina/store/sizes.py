@@ -8,6 +8,7 @@ from stat import S_ISREG
 from lamina.errors import Corrupt, NotFound
 from lamina.store import durable, lock, record
 from lamina.store.layers import place_of
+from lamina.store.root import raise_storage_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def tree_size(path: bytes) -> tuple[int, int]:
 
 def amend(store: Store, identity: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Replace what layer.json says of the layer *identity* by what *change* makes of it, on the disk when this returns;
-    those who do so take turns. Its tree never changes. Raises NotFound, Corrupt, OSError.
+    those who do so take turns. Its tree never changes. Raises NotFound, Corrupt, KernelError.
     """
     place = place_of(store, identity)
     try:
@@ -72,4 +73,7 @@ def amend(store: Store, identity: str, change: Callable[[dict[str, Any]], dict[s
         facts = record.read_light(place, b"layer.json")
         if facts is None:
             raise NotFound(f"layer {identity[:12]}: it is not there any more")
-        durable.write_record(place, b"layer.json", change(facts), what="layer-facts")
+        try:
+            durable.write_record(place, b"layer.json", change(facts), what="layer-facts")
+        except OSError as error:
+            raise_storage_error(error, "describe layer", place)

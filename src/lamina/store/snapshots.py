@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.containers import Home
+    from lamina.store.root import Store
 
 DIRECTORY, NAMES, GONE = b"/snapshots", b"/names", b"/gone"
 _NOBODY = "-"
@@ -106,7 +107,8 @@ class SnapshotRecord:
 
 def referred_to(asked: dict[str, Any]) -> list[str]:
     """Every layer that the record *asked* of a container refers to: `layers`, those of what is under way with its
-    states, and those that can take the place of others (engine/chains.py). Raises TypeError, AttributeError, KeyError for a damaged one.
+    states, and those that can take the place of others (engine/chains.py). Raises TypeError, AttributeError, KeyError
+    for a damaged one.
     """
     found = list(asked.get("layers") or ())
     found += (asked.get("freezing") or {}).get("places", {}).values()
@@ -400,6 +402,25 @@ def idle_names(home: Home) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(name for name in map(os.fsdecode, entries) if _holder(home, name) is None)
+
+
+def sweep(store: Store) -> None:
+    """Forget the names of snapshots that are gone, of containers in whose states nobody is at work. Raises OSError."""
+    from lamina.store.containers import Home, identities
+
+    for identity in identities(store):
+        home = Home(store, identity)
+        if not idle_names(home):
+            continue
+        try:
+            turn = lock.free_turn(directory_of(home))
+        except FileNotFoundError:
+            continue
+        if turn is not None:
+            with turn:
+                for name in idle_names(home):
+                    point("snapshot.sweep")
+                    os.unlink(directory_of(home) + NAMES + b"/" + os.fsencode(name))
 
 
 def _link_of(home: Home, name: str) -> str | None:

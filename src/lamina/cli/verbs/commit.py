@@ -14,13 +14,23 @@ VERB = Verb(
         Option(
             "pause", "p", help="Let nothing of it run meanwhile (default; =false: let it go on)", default=True
         ),
+        Option("now", "", help="Make its digests at once, not when it is pushed or saved"),
+        Option(
+            "consistency",
+            "",
+            "HOW",
+            "Files that are open for writing: auto, refuse, wait, copy",
+            choices=("auto", "refuse", "wait", "copy"),
+        ),
         LAYER_LIMIT,
         Option("iidfile", "", "FILE", "Write the image's id to this file", complete="file"),
     ),
     arguments=(Argument("name", "CONTAINER", complete="container"), Argument("image", "NAME[:TAG]", "?")),
     details="""
 Makes an image of what a container over an image wrote, on top of that image, and of the variables, the user, the
-directory, the labels and the command that it was given. What is in its volumes is not part of it.""",
+directory, the labels and the command that it was given. What is in its volumes is not part of it. No file is copied:
+what it wrote becomes a layer where it is, and goes on being what the container stands on. When the image is pushed or
+saved its layers get their digests, and the image the id that it has everywhere; the one before leads to it.""",
     examples="""
 lamina commit brave_otter mine:1
 lamina commit -m 'with git' -c 'CMD ["git", "status"]' brave_otter mine:git
@@ -44,6 +54,8 @@ def do(args: Arguments) -> int:
             message=args.message or "",
             pause=args.pause,
             limits=layer_limits(args.layer_limit),
+            now=args.now,
+            consistency=args.consistency or "auto",
         )
     if args.iidfile is not None:
         _note(args.iidfile, f"sha256:{image.id}")
