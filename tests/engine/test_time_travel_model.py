@@ -165,6 +165,12 @@ class TimeTravel(RuleBasedStateMachine):
             del self.states[gone.id]
 
     @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        box = self.one(data)
+        image = box.commit()
+        self.kept[image.id] = self.trees[box.id]
+
+    @rule(data=st.data())
     @precondition(lambda self: len(self.trees) > 1)
     def remove(self, data: st.DataObject) -> None:
         box = self.one(data)

@@ -29,7 +29,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from lamina.engine.state_turn import StateTurn
@@ -77,7 +77,7 @@ def freeze(
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            return _living(home, asked, made, snapshot or asked.get("snapshot"), origin, consistency, noted)
+            return _living(turn, asked, made, snapshot or asked.get("snapshot"), origin, consistency, noted)
         if made:
             before = snapshot or asked.get("snapshot")
             asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, before))
@@ -95,7 +95,7 @@ def freeze(
 
 
 def _living(
-    home: Home,
+    turn: StateTurn,
     asked: Record,
     made: dict[bytes, str],
     snapshot: str | None,
@@ -106,6 +106,7 @@ def _living(
     """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied."""
     from lamina.engine.restacking import restack
 
+    home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
     asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
@@ -124,6 +125,7 @@ def _living(
         raise
     if done.swapped:
         return finish(home, home.asked(), origin=origin, noted=noted)
+    turn.notes += _said(done.holders)
     chain = chains.chain_of(asked)
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
@@ -131,6 +133,14 @@ def _living(
     drop(home)
     home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
     return frozen
+
+
+def _said(holders: Sequence[object]) -> list[str]:
+    """Why files were copied: who has them open, as far as a line goes."""
+    if not holders:
+        return []
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    return [f"the files were copied, because of {', '.join(map(str, holders[:3]))}{more}"]
 
 
 def restacked(home: Home, asked: Record, made: dict[bytes, str]) -> Stacks:

@@ -53,10 +53,11 @@ def snapshot(
             made = taken(turn, held, name, message=message, command=command, consistency=consistency)
         asked = turn.asked
         said = about(asked, "snapshot", snapshot=made.id, snapshotName=name)
-        warning = _warning(home, asked)
+        warnings = [*turn.notes, *_warnings(home, asked)]
     note(home.store, said)
-    if warning and on_warning is not None:
-        on_warning(warning)
+    if on_warning is not None:
+        for warning in warnings:
+            on_warning(warning)
     if any(len(place.layers) >= DEEP for place in made.places):
         from lamina.engine.squashing import after_snapshot
 
@@ -141,18 +142,18 @@ def _origin(kept: SnapshotRecord, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _warning(home: Home, asked: dict[str, Any]) -> str:
+def _warnings(home: Home, asked: dict[str, Any]) -> list[str]:
     """What is no part of the state, if that was not said yet; noted, so that it is said once."""
     if asked.get(TOLD):
-        return ""
+        return []
     writable = [
         one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}
     ]
     places = [str(one.get("target")) for one in writable if one.get("kind") != "tmpfs"]
     if not places:
-        return ""
+        return []
     home.change_asked(lambda asked: {**asked, TOLD: True})
-    return f"volumes and binds are no part of a snapshot: {', '.join(places)}"
+    return [f"volumes and binds are no part of a snapshot: {', '.join(places)}"]
 
 
 def remove(home: Home, identity: str) -> None:

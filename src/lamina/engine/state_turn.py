@@ -27,12 +27,13 @@ PATIENCE = 10.0
 class StateTurn:
     """The turn on the states of the container at *home*, for the time of a `with`; *verb* is what it is for.
 
-    `living`: something of it runs, and goes on. Raises NotFound, Conflict (in use by another command), Corrupt.
+    `living`: something of it runs, and goes on. `notes` are what is to be said of what was done. Raises NotFound, Conflict (in use by another command), Corrupt.
     """
 
     def __init__(self, home: Home, verb: str) -> None:
         self.home, self._verb = home, verb
         self.living = False
+        self.notes: list[str] = []  # what is to be said of what was done
         self._held: Held | None = None
         self._turn: Lock | None = None
 
