@@ -11,6 +11,7 @@ from lamina.engine.asynchronous.mirrored.container import MirroredContainer
 from lamina.engine.asynchronous.path import AsyncContainerPath
 from lamina.engine.asynchronous.process import AsyncProcess, popen
 from lamina.engine.asynchronous.readiness import follow
+from lamina.engine.asynchronous.snapshot import AsyncAttempt
 from lamina.engine.asynchronous.threads import in_thread, to_its_end, told_by_loop
 from lamina.engine.executing import check as checked
 from lamina.engine.life import awaiting, killing, restarting, stopping
@@ -139,6 +140,18 @@ class AsyncContainer(MirroredContainer):
         return Begun(begin())
 
     # -- its states
+
+    def attempt(self, name: str | None = None, *, consistency: str = "auto") -> AsyncAttempt:
+        """Something that may fail, as a block: `Container.attempt`. One that is cancelled has failed.
+
+            async with box.attempt():
+                await box.exec(["make", "install"], check=True)
+        """
+        return AsyncAttempt(self._sync.attempt(name, consistency=consistency))
+
+    async def forked_from(self) -> AsyncContainer:
+        """The container that it was forked from: `Container.forked_from`."""
+        return AsyncContainer(await in_thread(lambda: known(self._sync.forked_from())))
 
     async def fork(
         self,
