@@ -35,7 +35,7 @@ def ok(user: Rootless, *words: str) -> str:
     return str(done.stdout)
 
 
-WRITE = "mkdir /d; echo x >/d/x; chown 7:8 /d/x; chmod 700 /; rm /etc/image"
+WRITE = "mkdir /d; echo x >/d/x; chown 7:8 /d/x; chmod 711 /; rm /etc/image"
 LOOK = "stat -c '%u:%g %a' / /d/x; cat /d/x; ls /etc/image || true"
 
 
@@ -52,7 +52,7 @@ def test_over_an_image(user: Rootless, userns: str) -> None:
     for name in ("try-1", "try-2"):
         assert ok(user, "exec", "--user", "0", name, "sh", "-c", LOOK).split() == [
             "0:0",
-            "700",
+            "711",
             "7:8",
             "644",
             "x",

@@ -318,7 +318,7 @@ class Origin:
         try:
             if self._needs_design:
                 locks = self._design(home, record)
-            if not self._skeletons:
+            else:
                 _furnish(home, record)
             record.setdefault("moment", moment(home.path + b"/moment"))
             home.write("container", record)
@@ -364,6 +364,8 @@ class Origin:
             record["own_ids"] = True
         if self._skeletons:
             furnish(drawn.layers)
+        else:
+            _furnish(home, record)
         if drawn.bundle.outer is not None:
             from lamina.engine.user_namespaces import entrust
 

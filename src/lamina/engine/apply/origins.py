@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from stat import S_ISCHR
 
 from lamina.engine.apply.places import GONE, Host
 from lamina.linux.constants import AT_FDCWD
@@ -95,15 +96,24 @@ def own_layers(spec: MountSpec) -> tuple[bytes, ...]:
 
 
 def _noted(change: HostChange) -> bytes | None:
-    """The note of the topmost copy of what *change* added."""
+    """The note of the topmost copy of what *change* added. One that says no more than "copied", as without root every
+    one does, speaks of the file of that name in the state below, if there is one.
+    """
+    note = None
     for layer in own_layers(change.spec):
         path = layer + b"/" + change.change.path
         try:
-            if os.path.lexists(path):
-                return _origin_of(path, change.spec)
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError:
             return None
-    return None
+        if S_ISCHR(found.st_mode) and not found.st_rdev:  # deleted in that state
+            break
+        note = _origin_of(path, change.spec)
+        if note is None or len(note) > ORIGIN_HEAD:
+            break
+    return note
 
 
 def _origin_of(path: bytes, spec: MountSpec) -> bytes | None:
