@@ -70,13 +70,13 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     delete(two, "work/b")
     put(two, "work/new/of-two", "y")
     put(box, "work/own", "z")
-    dry = box.merge(one, two, dry_run=True)
+    dry = box.merge([one, two], dry_run=True)
     assert dry.snapshot is None
     assert {os.fsdecode(path) for path, _ in dry.taken} == {
         "/work/a", "/work/b", "/work/new", "/work/new/of-one", "/work/new/of-two",
     }  # fmt: skip
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
-    done = box.merge(one, two, name="both")
+    done = box.merge([one, two], name="both")
     assert done.snapshot is not None
     assert (done.snapshot.name, done.clashes) == ("both", ())
     wanted = {"a": "one", "deep/c": "c", "own": "z", "new/of-one": "x", "new/of-two": "y"}
@@ -99,29 +99,29 @@ def test_what_both_changed_is_named_and_decided(box: Container) -> None:
     delete(one, "work/deep/c")
     put(two, "work/deep/c", "two")
     with pytest.raises(Conflict) as refused:
-        box.merge(one, two)
+        box.merge([one, two])
     assert "/work/a" in str(refused.value)
     assert "/work/deep/c" in str(refused.value)
     assert "/work/b" not in str(refused.value)
     start = {"a": "a", "b": "b", "deep/c": "c"}
     assert shown(box) == start
-    dry = box.merge(one, two, prefer=one, dry_run=True)
+    dry = box.merge([one, two], prefer="one", dry_run=True)
     assert [(clash.path, clash.fork, clash.decided) for clash in dry.clashes] == [
         (b"/work/a", "two", "ours"), (b"/work/deep/c", "two", "ours"),
     ]  # fmt: skip
     before = box.snapshot("before")
-    box.merge(one, two, prefer="theirs")
+    box.merge([one, two], prefer="theirs")
     assert shown(box) == {"a": "two", "b": "two", "deep/c": "two"}
     box.rewind(before)
-    box.merge(one, two, prefer=one)
+    box.merge([one, two], prefer="one")
     assert shown(box) == {"a": "one", "b": "two"}
     box.rewind(before)
     put(box, "work/a", "mine")
-    box.merge(two, prefer="ours")
+    box.merge([two], prefer="ours")
     assert shown(box) == {"a": "mine", "b": "two", "deep/c": "two"}
     box.rewind(before)
     put(box, "work/a", "two")  # the same that two made of it
-    assert box.merge(two).clashes == ()
+    assert box.merge([two]).clashes == ()
     check(box)
 
 
@@ -137,7 +137,7 @@ def test_directories_links_and_attributes(box: Container) -> None:
     os.utime(upper(fork) / "work/b", ns=(7, 9))
     (upper(fork) / "work/b").chmod(0o4711)
     os.setxattr(upper(fork) / "work/b", "user.a", b"1")
-    box.merge(fork)
+    box.merge([fork])
     with Overlay(box.overlays()[0][1]).open() as tree:
         work = tree / "work"
         assert not (work / "gone").exists()
@@ -156,18 +156,18 @@ def test_a_directory_that_one_removed_and_the_other_wrote_to(box: Container) -> 
     delete(fork, "work/deep")
     put(box, "work/deep/mine", "m")
     with pytest.raises(Conflict, match="/work/deep/mine"):
-        box.merge(fork)
+        box.merge([fork])
     before = box.snapshot()
-    box.merge(fork, prefer="ours")
+    box.merge([fork], prefer="ours")
     assert shown(box) == {"a": "a", "b": "b", "deep/mine": "m"}
     box.rewind(before)
-    box.merge(fork, prefer="theirs")
+    box.merge([fork], prefer="theirs")
     assert shown(box) == {"a": "a", "b": "b"}
     box.rewind(before)
     [other] = box.fork(1)
     put(other, "work/deep/theirs", "t")
     delete(box, "work/deep")
-    box.merge(other, prefer="theirs")
+    box.merge([other], prefer="theirs")
     assert shown(box) == {"a": "a", "b": "b", "deep/theirs": "t"}
     check(box)
 
@@ -177,14 +177,14 @@ def test_forks_of_forks_and_what_has_nothing_in_common(box: Container, engine: E
     put(one, "work/one", "1")
     [two] = one.fork(1)
     put(two, "work/two", "2")
-    box.merge(two)
+    box.merge([two])
     assert shown(box)["one"] == "1"
     assert shown(box)["two"] == "2"
     stranger = engine.create("tiny", ["true"], name="stranger", durability="none")
     with pytest.raises(NotFound, match="no state that both come from"):
-        box.merge(stranger)
+        box.merge([stranger])
     with pytest.raises(InvalidInput, match="twice"):
-        box.merge(box)
+        box.merge([box])
     with pytest.raises(NotFound, match="no fork"):
         stranger.forked_from()
     assert two.forked_from() == one

@@ -9,9 +9,10 @@ from lamina.cli.quoting import quote
 from lamina.cli.style import Style
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lamina import Explanation
-    from lamina.engine.provenance import Maker, Provenance
-    from lamina.overlay.explain import Answer
+    from lamina.engine.provenance import Answer, Maker, Provenance
 
 HEADINGS = ("LAYER", "DIRECTORY", "PATH", "ANSWER", "WHY")
 COLOURS = {
@@ -45,9 +46,10 @@ def show(explanation: Explanation) -> None:
     output.console().print(table)
 
 
-STEPS = ("LAYER", "MADE BY", "WHEN", "HERE", "SIZE", "WHY")
-SUMS = ("LAYER", "MADE BY", "WHEN", "HERE", "SEEN", "HIDDEN", "DELETES")
-LONGEST_STEP = 44
+STEPS = ("LAYER", "HERE", "SIZE", "OUTCOME", "WHEN", "MADE BY")
+SUMS = ("LAYER", "HERE", "SEEN", "HIDDEN", "DELETES", "WHEN", "MADE BY")
+LONGEST, SHORTEST = 60, 24  # of what made a layer
+MEANINGS = {"wins": "good", "merged": "added", "content": "added", "deletes": "deleted"}
 
 
 def show_provenance(found: Provenance, *, whole: bool = False) -> None:
@@ -64,51 +66,77 @@ def show_provenance(found: Provenance, *, whole: bool = False) -> None:
         )
     if found.cost:
         output.line(found.cost)
-    sums = bool(found.shares)
-    rows = [
-        _step(found, row, maker, sums, whole) for row, maker in zip(found.rows, found.makers, strict=True)
-    ]
-    if not output.is_terminal():
-        output.columns(SUMS if sums else STEPS, rows)
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in SUMS if sums else STEPS:
-        table.add_column(heading.lower(), overflow="fold", no_wrap=heading not in ("MADE BY", "WHY"))
+    headings = SUMS if found.shares else STEPS
+    rows = [_step(found, row, maker) for row, maker in zip(found.rows, found.makers, strict=True)]
+    widths = [max(map(output.width, column)) for column in zip(headings, *rows, strict=True)][:-1]
+    room = None if whole else _room(sum(widths) + 3 * len(widths))
+    lines = [style("strong", _line(headings, widths, None))]
     for cells, row in zip(rows, found.rows, strict=True):
-        table.add_row(*map(Text, cells), style=COLOURS.get(row.part, "dim"))
-    output.console().print(table)
+        lines.append(style(MEANINGS.get(row.part, "weak"), _line(cells, widths, room)))
+    output.lines(lines)
 
 
-def _step(found: Provenance, row: Answer, maker: Maker, sums: bool, whole: bool) -> list[str]:
+def _room(taken: int) -> int:
+    """How many columns there are for what made a layer."""
+    if not output.is_terminal():
+        return LONGEST
+    from shutil import get_terminal_size
+
+    return max(get_terminal_size().columns - taken, SHORTEST)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], room: int | None) -> str:
+    padded = [cell + " " * (wide - output.width(cell)) for cell, wide in zip(cells, widths, strict=False)]
+    last = cells[-1]
+    if room is not None and output.width(last) > room:
+        last = last[: room - 1] + "…"
+    return "   ".join([*padded, last]).rstrip()
+
+
+def _step(found: Provenance, row: Answer, maker: Maker) -> list[str]:
+    from lamina.engine.summary import size
+
+    layer = row.role if row.role == "upper" else f"{row.role} {row.layer}"
+    answer = ", ".join((*row.marks, row.answer)) if row.answer != "absent" else "-"
+    told = [_when(maker), _made(maker)]
+    if not found.shares:
+        large = size(row.entry.size) if row.entry is not None and row.answer == "file" else ""
+        return [layer, answer, large, _outcome(row), *told]
+    share = found.share(row.layer)
+    if share is None:
+        return [layer, answer, "", "", "", *told]
+    return [
+        layer,
+        answer,
+        f"{share.shown:,} ({size(share.shown_bytes)})",
+        f"{share.hidden:,} ({size(share.hidden_bytes)})" if share.hidden else "",
+        f"{share.deletes:,}" if share.deletes else "",
+        *told,
+    ]
+
+
+def _outcome(row: Answer) -> str:
+    """In a word or three; the sentence is in the other forms."""
+    if row.hidden_by is None:
+        return row.part
+    return f"hidden by {'upper' if row.hidden_by == 0 else row.hidden_by}" if row.answer != "absent" else ""
+
+
+def _when(maker: Maker) -> str:
     import time
 
-    from lamina.cli.quoting import harmless
     from lamina.cli.when import ago
-    from lamina.engine.summary import size
+
+    if maker.created <= 0:
+        return ""
+    said = ago(maker.created, time.time())
+    return "just now" if said.startswith("Less") else said
+
+
+def _made(maker: Maker) -> str:
+    from lamina.cli.quoting import harmless
 
     made = maker.title + (" (squashed)" if maker.squashed else "")
     if said := maker.step or maker.message:
         made += f": {said}"
-    made = harmless(made.replace("\n", " ").replace("\t", " "))
-    if not whole and len(made) > LONGEST_STEP:
-        made = made[: LONGEST_STEP - 1] + "…"
-    when = ago(maker.created, time.time()) if maker.created > 0 else ""
-    layer = row.role if row.role == "upper" else f"{row.role} {row.layer}"
-    answer = ", ".join((*row.marks, row.answer)) if row.answer != "absent" else "-"
-    if sums:
-        share = found.share(row.layer)
-        told = ["", "", ""]
-        if share is not None:
-            told = [
-                f"{share.shown:,} ({size(share.shown_bytes)})",
-                f"{share.hidden:,} ({size(share.hidden_bytes)})" if share.hidden else "",
-                f"{share.deletes:,}" if share.deletes else "",
-            ]
-        return [layer, made, when, answer, *told]
-    large = size(row.entry.size) if row.entry is not None and row.answer == "file" else ""
-    why = row.why if row.why.startswith(row.part) else "; ".join(filter(None, (row.part, row.why)))
-    return [layer, made, when, answer, large, harmless(why)]
+    return harmless(made.replace("\n", " ").replace("\t", " "))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lamina.engine.container import Container
     from lamina.engine.images import Image
     from lamina.engine.merging import Merge
@@ -23,8 +25,9 @@ class BranchVerbs:
 
     def merge(
         self,
-        *forks: Container,
-        prefer: Container | str = "",
+        forks: Iterable[Container],
+        *,
+        prefer: str = "",
         name: str | None = None,
         message: str = "",
         dry_run: bool = False,
@@ -35,18 +38,17 @@ class BranchVerbs:
         before stays, as a snapshot.
 
         A path that both changed, to something else each, is a clash: *prefer* "ours" keeps what this container has,
-        "theirs" takes what the fork has (the last one of several), and a fork what that one has; without it Conflict is
-        raised, with the paths, and nothing is changed. With *dry_run* nothing is changed in any case: the answer says
-        what would be. *consistency* is as of `snapshot`. Raises NotFound where there is no such common state,
-        Unsupported where their layers do not mean the same, Conflict, KernelError.
+        "theirs" takes what the fork has (the last one of several), and the name of a fork what that one has; without
+        it Conflict is raised, with the paths, and nothing is changed. With *dry_run* nothing is changed in any case:
+        the answer says what would be. *consistency* is as of `snapshot`. Raises NotFound where there is no such common
+        state, Unsupported where their layers do not mean the same, Conflict, KernelError.
         """
         from lamina.engine.merging import merge
 
-        wanted = prefer if isinstance(prefer, str) else prefer.id
         return merge(
             self._home,
             [fork._home for fork in forks],
-            prefer=wanted,
+            prefer=prefer,
             name=name,
             message=message,
             dry_run=dry_run,

@@ -15,7 +15,7 @@ from lamina.engine import chains
 from lamina.engine.apply.values import below
 from lamina.engine.freezing import freeze, resemble_wholly
 from lamina.engine.lineage import common_ancestor
-from lamina.engine.merged_layer import Sides, decide, write
+from lamina.engine.merged_layer import OURS, THEIRS, Sides, decide, write
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot
@@ -69,16 +69,15 @@ def merge(
     message: str = "",
     consistency: str = "auto",
 ) -> Merge:
-    """See `StateVerbs.merge`. *prefer* is "ours", "theirs", the id of a fork, or ""."""
+    """See `StateVerbs.merge`. *prefer* is "ours", "theirs", the name or id of a fork, or ""."""
     check_consistency(consistency)
     if not forks:
         raise InvalidInput("merge: no fork is named")
     if len({home.id, *(fork.id for fork in forks)}) <= len(forks):
         raise InvalidInput("merge: a container is named twice")
     names = tuple(str(fork.asked()["name"]) for fork in forks)
-    prefer = (
-        names[[fork.id for fork in forks].index(prefer)] if prefer in {fork.id for fork in forks} else prefer
-    )
+    if prefer not in ("", OURS, THEIRS):
+        prefer = _preferred(prefer, forks, names)
     with lease(home.store) as held:
         theirs = [_as_it_is(fork, held, consistency, dry_run=dry_run) for fork in forks]
         with StateTurn(home, "merge") as turn:
@@ -97,6 +96,17 @@ def merge(
             said = about(turn.asked, "merge", snapshot=kept.id, forks=", ".join(names))
     note(home.store, said)
     return Merge(_paths(decided, names), _clashes(decided), Snapshot(home, kept))
+
+
+def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> str:
+    """The name of the fork that *prefer* means, by its name or id. Raises InvalidInput."""
+    for fork, name in zip(forks, names, strict=True):
+        if prefer in (name, fork.id, fork.short_id):
+            return name
+    raise InvalidInput(
+        f"merge: prefer {prefer[:200]!r}: it is none of the forks that are merged",
+        remedy="'ours', 'theirs', or one of " + ", ".join(names),
+    )
 
 
 def promote(home: Home, fork: Home, *, name: str | None = None, consistency: str = "auto") -> Snapshot:
@@ -202,14 +212,14 @@ def _check_decided(name: str, decided: list[Decision]) -> None:
     if not open_:
         return
     lines = [
-        f"  {os.fsdecode(one.path)}: {one.ours} in {name}, {one.theirs} in {one.fork}"
+        f"  {os.fsdecode(one.path)}: {one.ours} in {one.other or name}, {one.theirs} in {one.fork}"
         for one in open_[:SHOWN]
     ]
     if len(open_) > SHOWN:
         lines.append(f"  and {len(open_) - SHOWN:,} more")
     count = "1 path was" if len(open_) == 1 else f"{len(open_):,} paths were"
     raise Conflict(
-        "\n".join([f"merge into {name}: {count} changed in both", *lines]),
+        "\n".join([f"merge into {name}: {count} changed by both", *lines]),
         remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer "
         "FORK what that one has",
     )

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.overlay.explain import Answer
+    from lamina.overlay.explain import Answer as Answer  # for the faces too
 
 CONTAINER, STATE, IMAGE, HOST, DIRECTORY = "container", "state", "image", "host", "directory"
 

@@ -61,13 +61,9 @@ def do(args: Arguments) -> int:
     engine = Engine(args.root)
     parent = engine.container(args.parent)
     forks = [engine.container(fork) for fork in args.forks]
-    prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer)
-    if not isinstance(prefer, str) and prefer not in forks:
-        raise UsageError(
-            f"--prefer {args.prefer}: it is none of the forks that are merged", remedy="name it there too"
-        )
+    prefer = chosen[0] if chosen else "" if args.prefer is None else engine.container(args.prefer).id
     done = parent.merge(
-        *forks,
+        forks,
         prefer=prefer,
         name=args.name,
         message=args.message or "",
@@ -92,12 +88,8 @@ def _said(done: Merge) -> int:
 
     lines = [(path, f"take {quote(os.fsdecode(path))} {fork}") for path, fork in done.taken]
     for one in done.clashes:
-        how = one.decided or "undecided"
-        lines.append(
-            (
-                one.path,
-                f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}",
-            )
-        )
+        what = f"{one.theirs} there, {one.ours} {'in ' + one.other if one.other else 'here'}"
+        line = f"clash {quote(os.fsdecode(one.path))} {one.fork} ({what}): {one.decided or 'undecided'}"
+        lines.append((one.path, line))
     output.text("".join(f"{line}\n" for _, line in sorted(lines)))
     return 1 if any(not one.decided for one in done.clashes) else 0
