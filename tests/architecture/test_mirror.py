@@ -103,7 +103,7 @@ def plain(annotation: str) -> str:
     return re.sub(
         r"\bAsync(ContainerPath|Container|Image|Volume|Network|Networks|Process|Storage|Engine)\b",
         r"\1",
-        annotation,
+        annotation.replace("MirroredViewVerbs", "ViewVerbs"),
     )
 
 
