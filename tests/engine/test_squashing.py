@@ -5,6 +5,7 @@ LAMINA_SNAPSHOTS says how many are made (default 200); 10,000 is what docs/time-
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.engine import chains, squashing
-from lamina.errors import Conflict
+from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
-from lamina.store import claims, layers
-from lamina.store.containers import Home
+from lamina.store import claims, layers, trace
+from lamina.store.containers import Home, bury_all
 from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
+from support.lives import until
 from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -26,7 +28,9 @@ MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "200"))
 
 
 @pytest.fixture
-def box(engine: Engine, store_root: Path) -> Container:
+def box(engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
+    """A container for which nothing is done in the background, but by `settle`."""
+    monkeypatch.setattr(squashing, "start", lambda home: None)
     small_image(store_root)
     return engine.create("tiny", ["true"], name="box", durability="none")
 
@@ -57,10 +61,9 @@ def depth(box: Container) -> int:
 
 
 def settle(box: Container) -> None:
-    """What is due is done now: by whom was begun in the background, or by us."""
-    while squashing.wanted(home_of(box).asked()):
-        claims.claim(box.store, squashing._key(home_of(box))).release()
-        squashing.squash_due(home_of(box))
+    """What is due is done now."""
+    if squashing.wanted(home_of(box).asked()):
+        assert squashing.squash_due(home_of(box))
 
 
 # -- which layers are worth it
@@ -139,8 +142,22 @@ def shown(box: Container) -> dict[str, str]:
 def check(box: Container) -> None:
     from lamina.store.check import check as check_store
 
+    bury_all(box.store)
     collect(box.store)
     assert check_store(box.store).findings == ()
+
+
+def test_it_is_done_in_the_background(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process of its own, which is gone when it has done it."""
+    monkeypatch.undo()
+    for number in range(squashing.DEEP):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+    until(lambda: not squashing.wanted(home_of(box).asked()))
+    put(box, "more", "x")
+    box.snapshot()
+    assert depth(box) == 2
+    claims.claim(box.store, squashing._key(home_of(box))).release()
 
 
 def test_each_file_remembers_its_step(box: Container) -> None:
@@ -238,4 +255,64 @@ def test_squash_a_snapshot(box: Container) -> None:
     box.rewind("s2")
     assert texts(box, "f2", "f3") == ["2", None]
     assert depth(box) == 1
+    check(box)
+
+
+# -- when something goes wrong
+
+
+def test_whatever_fails_nothing_reads_otherwise(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at any step: the same call works later, and nothing is left over."""
+    for number in range(3):
+        put(box, f"f{number}", str(number))
+        box.snapshot(f"s{number}")
+
+    def failing(at: int) -> list[str]:
+        """The steps of a squash that fails at one of them."""
+        met: list[str] = []
+
+        def step(name: str) -> None:
+            met.append(name)
+            if len(met) == at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(trace, "hook", step)
+            try:
+                box.squash()
+            except LaminaError as error:
+                assert len(met) >= at, error
+        return met
+
+    at = 1
+    while len(failing(at)) >= at:
+        assert texts(box, "f0", "f1", "f2") == ["0", "1", "2"]
+        at += 1
+        if depth(box) == 1:  # it failed after it was done
+            break
+    assert at > 8
+    assert depth(box) == 1
+    check(box)
+
+
+def test_killed_at_any_step(box: Container) -> None:
+    for number in range(3):
+        put(box, f"f{number}", str(number))
+        box.snapshot(f"s{number}")
+    for at in range(1, 100):
+        child = os.fork()
+        if child == 0:
+            try:
+                trace.hook = trace.parse(f"kill:{at}")
+                box.squash()
+            finally:
+                os._exit(0)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        bury_all(box.store)
+        assert texts(box, "f0", "f1", "f2") == ["0", "1", "2"]
+        if not killed or depth(box) == 1:
+            break
+    assert at > 8
+    box.rewind("s1")
+    assert texts(box, "f1", "f2") == ["1", None]
     check(box)

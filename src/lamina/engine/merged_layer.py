@@ -54,12 +54,14 @@ class Taken:
 
 @value
 class Clash:
-    """A path (absolute) that a fork and the parent, or a fork before it, changed: what each did ("added", "changed",
-    "deleted" or "replaced"), and who is followed: "ours", "theirs", or "" where nobody has said.
+    """A path (absolute) that a fork and the parent changed, or a fork before it, whose name is `other` then ("": the
+    parent): what each did ("added", "changed", "deleted" or "replaced"), and who is followed: "ours" (the parent, or
+    that other fork), "theirs", or "" where nobody has said.
     """
 
     path: bytes
     fork: str
+    other: str
     ours: str
     theirs: str
     decided: str
@@ -136,9 +138,11 @@ class _Place:
         return OURS if before is not None and self.forks[before.number] == self.prefer else ""
 
     def _clash(self, collision: Collision, number: int) -> Clash:
+        before = self.taken.get(collision.ours.path)
         return Clash(
             below(self.sides.at, collision.path),
             self.forks[number],
+            "" if before is None else self.forks[before.number],
             collision.ours.kind,
             collision.theirs.kind,
             self._decided(collision, number),

@@ -212,14 +212,14 @@ def _check_decided(name: str, decided: list[Decision]) -> None:
     if not open_:
         return
     lines = [
-        f"  {os.fsdecode(one.path)}: {one.ours} in {name}, {one.theirs} in {one.fork}"
+        f"  {os.fsdecode(one.path)}: {one.ours} in {one.other or name}, {one.theirs} in {one.fork}"
         for one in open_[:SHOWN]
     ]
     if len(open_) > SHOWN:
         lines.append(f"  and {len(open_) - SHOWN:,} more")
     count = "1 path was" if len(open_) == 1 else f"{len(open_):,} paths were"
     raise Conflict(
-        "\n".join([f"merge into {name}: {count} changed in both", *lines]),
+        "\n".join([f"merge into {name}: {count} changed by both", *lines]),
         remedy="nothing was merged: --ours keeps what the parent has, --theirs takes what the forks have, --prefer "
         "FORK what that one has",
     )

@@ -88,12 +88,8 @@ def _said(done: Merge) -> int:
 
     lines = [(path, f"take {quote(os.fsdecode(path))} {fork}") for path, fork in done.taken]
     for one in done.clashes:
-        how = one.decided or "undecided"
-        lines.append(
-            (
-                one.path,
-                f"clash {quote(os.fsdecode(one.path))} {one.fork} ({one.theirs} there, {one.ours} here): {how}",
-            )
-        )
+        what = f"{one.theirs} there, {one.ours} {'in ' + one.other if one.other else 'here'}"
+        line = f"clash {quote(os.fsdecode(one.path))} {one.fork} ({what}): {one.decided or 'undecided'}"
+        lines.append((one.path, line))
     output.text("".join(f"{line}\n" for _, line in sorted(lines)))
     return 1 if any(not one.decided for one in done.clashes) else 0

@@ -10,7 +10,7 @@ VERB = Verb(
         Option("from", "", "SNAPSHOT", "Only what a container froze after this one of its snapshots"),
         Option("quiet", "q", help="Print ids of layers only"),
     ),
-    arguments=(Argument("state", "CONTAINER|CONTAINER@SNAPSHOT"),),
+    arguments=(Argument("state", "CONTAINER|CONTAINER@SNAPSHOT", complete="container"),),
     details="""
 Makes one layer of those that a container froze, or of which one of its snapshots consists; the layers of the image stay
 as they are. It reads the same. In the background that is done anyhow, before the number of layers matters.
@@ -27,6 +27,7 @@ def do(args: Arguments) -> int:
 
     from lamina.cli import output
     from lamina.cli.quoting import quote
+    from lamina.cli.report import say
     from lamina.cli.sizes import human
     from lamina.cli.usage import UsageError
     from lamina.engine import Container, Engine
@@ -42,6 +43,8 @@ def do(args: Arguments) -> int:
         )
     else:
         done = state.squash()
+    if not done:
+        say("there is nothing that could become one layer")
     for one in done:
         if args.quiet:
             output.line(one.id)
