@@ -189,7 +189,7 @@ def test_a_path_says_which_step_made_it(
     assert [row["made_by"]["kind"] for row in document["layers"]] == ["container", "state", "state", "image"]
     table = lamina("why", "box@second", "/srv").stdout.splitlines()
     assert table[0] == "/srv: layer 1's file wins"
-    assert table[2].split() == ["LAYER", "MADE", "BY", "WHEN", "HERE", "SIZE", "WHY"]
+    assert table[2].split() == ["LAYER", "HERE", "SIZE", "OUTCOME", "WHEN", "MADE", "BY"]
     assert "box@second" in table[3]
     page, picture = tmp_path / "page.html", tmp_path / "picture.svg"
     page.write_text("of before")
@@ -199,6 +199,46 @@ def test_a_path_says_which_step_made_it(
     assert picture.read_text().startswith("<svg")
     assert lamina("explain", "--svg", str(tmp_path / "nowhere/x"), "box", "/srv").returncode == 125
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["page.html", "picture.svg"]
+
+
+def test_squashed_layers_say_what_they_were_made_of(
+    engine: Engine, box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = box.find_snapshot("first"), box.find_snapshot("second")
+    box.squash()
+    found = box.explain("/d/x")
+    assert [(maker.title, maker.squashed) for maker in found.makers][1:] == [
+        ("box@first", True),
+        ("tiny:latest 1/1", False),
+    ]
+    assert box.explain("/etc/group").made_by == box.explain("/e").makers[1]
+    assert box.explain("/etc/image").makers[1].title == "box@first"
+
+    # one stands on the squashed layer, the others on what it was made of: no file is read for that
+    monkeypatch.setattr(
+        "lamina.overlay.difference.Difference._same_content", lambda *_: pytest.fail("a file is read")
+    )
+    assert told(second.diff(box, exclude=["/srv"])) == {"/e/new": "deleted", "/e/newer": "added"}
+    assert told(first.diff(box, ["/d"])) == {"/d": "changed mode", "/d/y": "deleted"}
+
+
+def test_containers_over_this_system_are_compared_place_by_place(engine: Engine, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "kept").write_text("kept")
+    one = engine.create("host", ["sh", "-c", f"echo 1 >>{place}/one; echo changed >{place}/kept"], name="one")
+    other = engine.create("host", ["sh", "-c", f"echo 2 >>{place}/other"], name="other")
+    for container in (one, other):
+        container.start()
+        container.wait()
+        until(lambda container=container: container.state == "exited")
+    found = {
+        path.removeprefix(str(tmp_path)): kind for path, kind in told(one.diff(other, [str(place)])).items()
+    }
+    assert found == {"/place/kept": "changed content", "/place/one": "deleted", "/place/other": "added"}
+    why = one.explain(place / "kept")
+    assert [maker.kind for maker in why.makers] == ["container", "host"]
+    assert why.resolved == os.fsencode(place / "kept")
 
 
 def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> None:

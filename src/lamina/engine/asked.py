@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SAID = {
     **dict.fromkeys(("user", "workdir", "entrypoint")),
     **dict.fromkeys(("init", "auto_snapshot"), False),
-    **{"env": (), "durability": ""},
+    "env": (),
+    "durability": "",
 }
 
 

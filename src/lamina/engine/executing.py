@@ -15,7 +15,6 @@ from stat import S_ISCHR
 
 from lamina.engine.beside import Asked, process_of
 from lamina.engine.completed import Completed
-from lamina.engine.keeping import said_of
 from lamina.errors import (
     Conflict,
     InvalidInput,
@@ -261,7 +260,8 @@ def told(home: Home, words: tuple[str, ...], *, keeps: bool = True) -> Tell:
 
     def tell(action: str, **more: object) -> str:
         note(home.store, event(action, **more))
-        if not keeps or action != "exec_die" or not said_of(record).get("auto_snapshot"):
+        options = record.get("options") or record.get("said") or {}
+        if not keeps or action != "exec_die" or not options.get("auto_snapshot"):
             return ""
         from lamina.engine.auto_snapshot import after_exec
 

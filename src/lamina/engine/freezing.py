@@ -391,6 +391,7 @@ def settle(home: Home, *, living: bool) -> None:
 
 
 def is_swapped(home: Home, after: Stacks) -> bool:
+    """Whether the container, which runs, stands on *after* already."""
     from lamina.engine.restacking import swapped_to
 
     return bool(swapped_to(home, after))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from lamina.engine.chains import pending
 from lamina.engine.recover import end_processes, end_unnoted
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 
@@ -53,7 +52,7 @@ class Held:
         except BaseException:
             home.release()
             raise
-        if self._settle and pending(asked):
+        if self._settle and (asked.get("freezing") or asked.get("rewinding")):  # engine/chains.py
             self._finish()
 
     def _finish(self) -> None:

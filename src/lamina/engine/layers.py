@@ -11,7 +11,6 @@ from stat import S_IMODE
 
 from lamina.engine.places import COPY, DIRECTORY
 from lamina.overlay.spec import MountSpec, steady_options, top_first
-from lamina.store.layers import tree_of
 from lamina.store.root import make_directory
 from lamina.store.tree import remove_tree
 from lamina.values import value
@@ -72,7 +71,7 @@ def arrange(
     around = _around(image, store)
     for position, (number, place, chain) in enumerate(zip(numbers, image.places, chains, strict=True)):
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
-        lowers = (*(tree_of(store, layer) for layer in top_first(chain)), lower, *place.below)
+        lowers = (*_trees(store, chain), lower, *place.below)
         if place.writable and not (read_only and position):
             spec = MountSpec(
                 lowerdirs=lowers,
@@ -109,6 +108,14 @@ def _around(image: HostImage, store: Store) -> frozenset[bytes]:
         above = [place.at for place in image.places if (path + b"/").startswith(place.at.rstrip(b"/") + b"/")]
         found.add(max(above, key=len, default=b""))
     return frozenset(found)
+
+
+def _trees(store: Store, chain: tuple[str, ...]) -> tuple[bytes, ...]:
+    if not chain:
+        return ()
+    from lamina.store.layers import tree_of
+
+    return tuple([tree_of(store, layer) for layer in top_first(chain)])
 
 
 def _numbers(image: HostImage, kept: Mapping[bytes, int]) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from lamina.engine.chains import chain_of, pending
 from lamina.engine.holding import Held
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.errors import Conflict, Unsupported
@@ -45,7 +44,7 @@ class Reviewed:
     def _whole_record(self) -> dict[str, Any]:
         """The record, with nothing under way: what somebody left half done with its states is finished first."""
         asked = self._home.asked()
-        if pending(asked):
+        if asked.get("freezing") or asked.get("rewinding"):  # engine/chains.py
             from lamina.engine.state_turn import StateTurn
 
             with StateTurn(self._home, "look at") as turn:
@@ -60,6 +59,7 @@ class Reviewed:
         """
         from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
+        from lamina.engine.chains import pending
         from lamina.engine.within import reach
 
         nowhere = self._home.store.empty
@@ -88,6 +88,8 @@ class Reviewed:
         """The stacks in which something may have been written, by their places, and how many of the lower directories
         of each, from the top, are its own. *asked* is the container's record.
         """
+        from lamina.engine.chains import chain_of
+
         entries = asked.get("overlays") or []
         own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
         return [

@@ -9,6 +9,8 @@ from lamina.engine.asynchronous.snapshot import AsyncSnapshot
 from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lamina.engine.asynchronous.container import AsyncContainer
     from lamina.engine.asynchronous.image import AsyncImage
     from lamina.engine.branch_verbs import BranchVerbs
@@ -25,8 +27,9 @@ class MirroredBranchVerbs(Mirrored):
 
     async def merge(
         self,
-        *forks: AsyncContainer,
-        prefer: AsyncContainer | str = "",
+        forks: Iterable[AsyncContainer],
+        *,
+        prefer: str = "",
         name: str | None = None,
         message: str = "",
         dry_run: bool = False,
@@ -37,16 +40,16 @@ class MirroredBranchVerbs(Mirrored):
         before stays, as a snapshot.
 
         A path that both changed, to something else each, is a clash: *prefer* "ours" keeps what this container has,
-        "theirs" takes what the fork has (the last one of several), and a fork what that one has; without it Conflict is
-        raised, with the paths, and nothing is changed. With *dry_run* nothing is changed in any case: the answer says
-        what would be. *consistency* is as of `snapshot`. Raises NotFound where there is no such common state,
-        Unsupported where their layers do not mean the same, Conflict, KernelError.
+        "theirs" takes what the fork has (the last one of several), and the name of a fork what that one has; without
+        it Conflict is raised, with the paths, and nothing is changed. With *dry_run* nothing is changed in any case:
+        the answer says what would be. *consistency* is as of `snapshot`. Raises NotFound where there is no such common
+        state, Unsupported where their layers do not mean the same, Conflict, KernelError.
         """
         return await in_thread(
             self._do(
                 lambda: self._sync.merge(
-                    *map(sync_of, forks),
-                    prefer=sync_of(prefer),
+                    [one._sync for one in forks],
+                    prefer=prefer,
                     name=name,
                     message=message,
                     dry_run=dry_run,
