@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from lamina.errors import NotFound
-from lamina.store import blobs, claims, containers, garbage, images, layers, networks, tags, volumes
+from lamina.store import blobs, burial, claims, containers, garbage, images, layers, networks, tags, volumes
 from lamina.store.blobs import BlobWriter
 from lamina.store.check import check
 from lamina.store.containers import Home
@@ -65,7 +65,7 @@ def _start(store: Store) -> None:
         assert old.hold()
         old.discard("brave")
     except NotFound:
-        containers.bury_all(store)
+        burial.bury_all(store)
         for home in (*containers.abandoned(store), *containers.unfinished(store)):
             home.discard(None)
     with images.hold(store, identity("a", "b")) as held, volumes.hold(store, "data", create=True):
