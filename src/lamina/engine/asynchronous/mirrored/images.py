@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirrored.view_verbs import MirroredViewVerbs
 from lamina.engine.asynchronous.threads import in_thread, transfer
 
@@ -110,15 +109,6 @@ class MirroredImage(MirroredViewVerbs):
         What was done: pairs of "Untagged" or "Deleted", and what. Raises NotFound, Conflict.
         """
         return await in_thread(self._do(lambda: self._sync.remove(force=force, prune=prune)))
-
-    async def squash(self, name: str | None = None, *, since: str | None = None) -> AsyncImage:
-        """An image with the same files and config in which the layers above those of the image *since* (a name or id;
-        None: all) are one; *name* stands for it. Its history keeps every step. This image stays as it is.
-
-        Raises NotFound, Conflict where it was not made of *since*, InvalidInput where there are not two such layers,
-        KernelError.
-        """
-        return AsyncImage(await in_thread(self._do(lambda: self._sync.squash(name, since=since))))
 
     async def save(self, target: Source, *, form: str = "docker-archive") -> None:
         """Write it with its names to an archive; as `Engine.save`. Raises NotFound, Corrupt, KernelError."""
