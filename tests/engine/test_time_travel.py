@@ -194,8 +194,8 @@ def test_over_this_machine(engine: Engine, tmp_path: Path) -> None:
     assert {path: kind for path, kind in changed(box).items() if str(there) in path} == wanted
     run(box)
     box.snapshot()
-    assert box.clashes([there]) == []
-    box.apply([there])
+    assert box.clashes([str(there)]) == []
+    box.apply([str(there)])
     assert sorted(path.name for path in there.iterdir()) == ["file0", "file1", "n"]
     assert (there / "n").read_text() == "2\n"
     box.undo()
