@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -92,6 +93,20 @@ def test_any_two_states_are_compared(engine: Engine, box: Container) -> None:
     step(one, "echo one >/mine")
     assert told(second.diff(one)) == {"/mine": "added"} == told(other.diff(one))
     assert told(box.diff(one))["/mine"] == "added"
+
+    async def by_a_loop() -> None:
+        from lamina import AsyncEngine
+
+        its = AsyncEngine(engine.store.path)
+        its_box, its_image = await its.container("box"), await its.image("tiny")
+        its_first = await its_box.find_snapshot("first")
+        assert await its_first.diff(its_box) == first.diff(box)
+        assert await its_image.diff(its_first) == image.diff(first)
+        assert (await its_first.explain("/srv")).why == first.explain("/srv").why
+        assert (await its_box.history()).here == box.history().here
+        assert [line async for line in its_box.patch(await its_first.diff(its_box))]
+
+    asyncio.run(by_a_loop())
     patch = b"".join(second.patch(first.diff(second, ["/srv"])))
     assert b"-one\n+two\n" in patch
 
