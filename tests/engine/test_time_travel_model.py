@@ -250,6 +250,6 @@ def test_every_state_is_what_it_was(tmp_path: Path) -> None:
             max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None,
             suppress_health_check=list(HealthCheck), phases=PHASES, database=None,
         )  # fmt: skip
-        run_state_machine_as_test(TimeTravel, settings=wanted)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(TimeTravel, settings=wanted)
 
     in_mount_namespace(run, timeout=max(300, 60 * EXAMPLES))
