@@ -291,6 +291,20 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
     assert (fork.states, fork.begins.startswith("box@")) == ((), True)
 
 
+def test_what_was_written_where_the_engine_made_a_directory_is_written(
+    engine: Engine, store_root: Path
+) -> None:
+    """The working directory is made at the first start; what is in it is not."""
+    small_image(store_root)
+    box = engine.create("tiny", ["sh", "-c", "sh /step"], name="box", workdir="/app")
+    step(box, "true")
+    assert not box.history().written
+    box.snapshot("first")
+    assert not box.history().written
+    step(box, "echo x >/app/d")
+    assert box.history().written
+
+
 def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container, lamina: Lamina) -> None:
     assert lamina("diff", "box@first", "box@second").stdout.splitlines() == [
         "C /d/  (mode 755 → 700, times)", "D /d/y", "A /e/", "A /e/new", "R /etc/group/  (file → directory)", "C /srv",
