@@ -54,7 +54,10 @@ def layers_of(engine: Engine, reference: str) -> tuple[str, ...]:
 
 def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     box = ended(
-        engine, "tiny:1", "echo one > /one; rm -f /etc/second; mkdir -p /d; echo x > /d/x", volumes=["/deep/own"]
+        engine,
+        "tiny:1",
+        "echo one > /one; rm -f /etc/second; mkdir -p /d; echo x > /d/x",
+        volumes=["/deep/own"],
     )
     base = layers_of(engine, "tiny:1")
     image = box.commit("made:1", message="by hand", author="me")
@@ -141,6 +144,11 @@ def test_now(engine: Engine, tmp_path: Path) -> None:
     assert not image.is_pending and image.id == engine.image("made:1").id
     layer = layers.find(engine.store, layers_of(engine, image.id)[-1])
     assert layer is not None and layer.id.startswith("x") and layer.diff_id
+    (Path(os.fsdecode(layer.path)) / "one").chmod(0o600)  # damage
+    damaged = engine.storage.check(rehash=True).findings
+    assert [(one.severity, one.what) for one in damaged] == [("damaged", layer.id)]
+    (Path(os.fsdecode(layer.path)) / "one").chmod(0o644)
+    assert engine.storage.check(rehash=True).findings == ()
     # its layers are known by now, so an image of the same ones is never pending
     second = box.commit("made:2")
     assert not second.is_pending
