@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lamina import Container, Engine
+from lamina import Container, Engine, Snapshot
 
 SMALL, MANY = 1, 10_000
 PIECE = 1 << 20
@@ -116,7 +116,7 @@ def rewound(box: Container) -> float:
     return timed(lambda: box.rewind(found["empty"]))
 
 
-def emptied(box: Container) -> object:
+def emptied(box: Container) -> Snapshot:
     """A snapshot in which what was written is gone."""
     upper = upper_of(box)
     os.mknod(os.path.join(upper, "d"), 0o600 | 0o020000, 0)  # a whiteout
