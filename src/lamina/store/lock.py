@@ -119,6 +119,14 @@ def turn(directory: bytes, how: int) -> Lock:
     return Lock(fd)
 
 
+def free_turn(directory: bytes) -> Lock | None:
+    """As `turn`, exclusive, if nobody has it just now; else None. Raises OSError."""
+    try:
+        return turn(directory, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
 def joining(directory: bytes) -> Lock:
     """For who has a process begin in the container in that *directory*, or works below its root: it does not stand
     still meanwhile, nor is its root replaced. Waits for its turn; raises OSError.
