@@ -146,7 +146,7 @@ def restack(
         if consistency != WAIT or monotonic() > end:
             raise _refusal(words, holders, waited=patience if consistency == WAIT else None)
         sleep(min(pause, max(0.0, end - monotonic())))
-        pause = min(2 * pause, 0.2)
+        pause = min(2 * pause, 0.05)
 
 
 def swapped_to(home: Home, after: Stacks) -> bool | None:
