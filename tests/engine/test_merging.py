@@ -223,7 +223,7 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     box = engine.start("tiny", ["sleep", "1000"], name="live", durability="none")
 
     def said(*words: str) -> str:
-        return box.exec(list(words), capture_output=True, check=True, text=True).stdout
+        return str(box.exec(list(words), capture_output=True, check=True, text=True).stdout)
 
     said("sh", "-c", "mkdir /work; echo a >/work/a; echo b >/work/b")
     one, two = box.fork(2)

@@ -16,7 +16,8 @@ from lamina.engine import chains, squashing
 from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
-from lamina.store.containers import Home, bury_all
+from lamina.store.burial import bury_all
+from lamina.store.containers import Home
 from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
 from support.lives import until
