@@ -54,7 +54,10 @@ def layers_of(engine: Engine, reference: str) -> tuple[str, ...]:
 
 def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     box = ended(
-        engine, "tiny:1", "echo one > /one; rm -f /etc/second; mkdir -p /d; echo x > /d/x", volumes=["/deep/own"]
+        engine,
+        "tiny:1",
+        "echo one > /one; rm -f /etc/second; mkdir -p /d; echo x > /d/x",
+        volumes=["/deep/own"],
     )
     base = layers_of(engine, "tiny:1")
     image = box.commit("made:1", message="by hand", author="me")

@@ -216,3 +216,28 @@ def test_over_another_image_nothing_is_promoted(box: Container, engine: Engine, 
     other = engine.create("other", ["true"], name="else", durability="none")
     with pytest.raises(Unsupported, match="different images"):
         box.promote(other)
+
+
+def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_root: Path) -> None:
+    small_image(store_root)
+    box = engine.start("tiny", ["sleep", "1000"], name="live", durability="none")
+
+    def said(*words: str) -> str:
+        return box.exec(list(words), capture_output=True, check=True, text=True).stdout
+
+    said("sh", "-c", "mkdir /work; echo a >/work/a; echo b >/work/b")
+    one, two = box.fork(2)
+    put(one, "work/one", "1\n")
+    delete(two, "work/b")
+    pid = box.first_process
+    said("sh", "-c", "echo mine >/work/own")
+    box.merge([one, two])
+    assert said("ls", "/work").split() == ["a", "one", "own"]
+    assert box.first_process == pid
+    said("sh", "-c", "echo more >>/work/own")
+    box.promote(two)
+    assert said("ls", "/work").split() == ["a"]
+    said("sh", "-c", "echo c >/work/c")
+    box.stop(timeout=0)
+    assert shown(box) == {"a": "a\n", "c": "c\n"}
+    check(box)

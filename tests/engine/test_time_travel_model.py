@@ -165,6 +165,31 @@ class TimeTravel(RuleBasedStateMachine):
             del self.states[gone.id]
 
     @rule(data=st.data())
+    @precondition(lambda self: len(self.trees) < 4)
+    def fork(self, data: st.DataObject) -> None:
+        """Of a container as it is now, or of one of its states."""
+        if self.states and data.draw(st.booleans()):
+            state, parent = self.a_state(data)
+            made, tree = parent.find_snapshot(state).fork(), self.states[state][1]
+        else:
+            parent = self.one(data)
+            before = {one.id for one in parent.snapshots()}
+            made, tree = parent.fork(), self.trees[parent.id]
+            self.states |= {one.id: (parent.id, tree) for one in parent.snapshots() if one.id not in before}
+        for box in made:
+            self.trees[box.id] = tree
+
+    @rule(data=st.data())
+    def squash(self, data: st.DataObject) -> None:
+        self.one(data).squash()
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.states)
+    def squash_a_state(self, data: st.DataObject) -> None:
+        state, box = self.a_state(data)
+        box.find_snapshot(state).squash()
+
+    @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         box = self.one(data)
         image = box.commit()
@@ -174,7 +199,7 @@ class TimeTravel(RuleBasedStateMachine):
     @precondition(lambda self: len(self.trees) > 1)
     def remove(self, data: st.DataObject) -> None:
         box = self.one(data)
-        box.remove()
+        box.remove()  # its forks stay
         del self.trees[box.id]
         self.states = {state: found for state, found in self.states.items() if found[0] != box.id}
 
@@ -250,6 +275,6 @@ def test_every_state_is_what_it_was(tmp_path: Path) -> None:
             max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None,
             suppress_health_check=list(HealthCheck), phases=PHASES, database=None,
         )  # fmt: skip
-        run_state_machine_as_test(TimeTravel, settings=wanted)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(TimeTravel, settings=wanted)
 
     in_mount_namespace(run, timeout=max(300, 60 * EXAMPLES))

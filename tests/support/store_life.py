@@ -13,6 +13,7 @@ from contextlib import suppress
 from lamina.errors import NotFound
 from lamina.store import (
     blobs,
+    burial,
     claims,
     containers,
     garbage,
@@ -84,7 +85,7 @@ def _start(store: Store) -> None:
         assert old.hold()
         old.discard("brave")
     except NotFound:
-        containers.bury_all(store)
+        burial.bury_all(store)
         for home in (*containers.abandoned(store), *containers.unfinished(store)):
             home.discard(None)
     with images.hold(store, identity("a", "b")) as held, volumes.hold(store, "data", create=True):

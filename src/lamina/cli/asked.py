@@ -32,6 +32,13 @@ def shell() -> tuple[str, ...]:
     return (os.environ.get("SHELL") or "/bin/sh",)
 
 
+# those that are handed on as they were typed, where they were
+_AS_TYPED = (
+    *("name", "log_driver", "hostname", "workdir", "user", "memory", "cpus", "pids_limit", "network"),
+    *("entrypoint", "platform", "restart", "stop_signal", "stop_timeout", "durability"),
+)
+
+
 def options(args: Arguments) -> RunOptions:
     """The engine's options. Raises InvalidInput for a file of variables that cannot be read."""
     found: RunOptions = {
@@ -68,26 +75,9 @@ def options(args: Arguments) -> RunOptions:
         from lamina.cli.options.layers import layer_limits
 
         found["layer_limits"] = layer_limits(limits)
-    for key in (
-        "name",
-        "log_driver",
-        "hostname",
-        "workdir",
-        "user",
-        "memory",
-        "cpus",
-        "pids_limit",
-        "network",
-        "entrypoint",
-        "platform",
-        "restart",
-        "stop_signal",
-        "stop_timeout",
-        "durability",
-    ):
-        given = getattr(args, key)
-        if given is not None:
-            found[key] = given
+    for key in _AS_TYPED:
+        if (given := getattr(args, key)) is not None:
+            found[key] = given  # type: ignore[literal-required]
     return found
 
 

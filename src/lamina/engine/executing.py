@@ -375,7 +375,11 @@ def _first_process(home: Home, state: dict[str, Any]) -> Fd:
 
 
 def _not_running(home: Home) -> Conflict:
+    from lamina.store.containers import RESTARTING
+
     home.asked()  # it may be gone altogether, and that is said first
+    if home.state() == RESTARTING:
+        return Conflict(f"exec in container {home.short_id}: it is restarting", remedy="wait until it runs")
     return Conflict(
         f"exec in container {home.short_id}: it is not running", remedy=f"lamina start {home.short_id}"
     )

@@ -6,6 +6,7 @@ import time
 
 from lamina.engine.recover import end_processes, end_unnoted
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
+from lamina.store.containers import PAUSED, RESTARTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +36,7 @@ class Held:
             held = False
         if not held:
             if not self._kill:
-                raise Conflict(
-                    f"{self._verb} container {home.short_id}: it is running, or in use by another command",
-                    remedy="wait for its end, or remove it with --force",
-                )
+                raise _in_use(home, self._verb)
             self._end()
         try:
             asked, state = home.read("container") or {}, home.read("state")
@@ -96,6 +94,19 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._home.release()
+
+
+def _in_use(home: Home, verb: str) -> Conflict:
+    try:
+        state = home.state()
+    except Corrupt:
+        state = ""
+    said, remedy = "running, or in use by another command", "wait for its end, or remove it with --force"
+    if state == PAUSED:
+        said, remedy = "paused", "unpause and stop it, or remove it with --force"
+    elif state == RESTARTING:
+        said, remedy = "restarting", "stop it, or remove it with --force"
+    return Conflict(f"{verb} container {home.short_id}: it is {said}", remedy=remedy)
 
 
 def _end_unknown(home: Home) -> None:

@@ -23,7 +23,7 @@ from lamina.engine.snapshotting import begun, check_consistency, taken
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
-from lamina.engine.within import inside, maps_of, reach
+from lamina.engine.within import inside, maps_of, owners_of, reach
 from lamina.errors import Conflict, InvalidInput, Unsupported
 from lamina.store import layers, snapshots
 from lamina.store.events import about, note
@@ -163,7 +163,7 @@ def check_alike(verb: str, asked: dict[str, Any], other: dict[str, Any]) -> None
         )
     if chains.chain_of(asked).keys() != chains.chain_of(other).keys():
         raise Unsupported(f"{said}: they do not consist of the same file systems of this machine")
-    if (asked.get("own_ids"), asked.get("id_maps")) != (other.get("own_ids"), other.get("id_maps")):
+    if (bool(asked.get("own_ids")), owners_of(asked)) != (bool(other.get("own_ids")), owners_of(other)):
         raise Unsupported(
             f"{said}: their users are others on the disk (--userns)",
             remedy="fork with --userns host, or apply what one did: lamina diff --apply-to",

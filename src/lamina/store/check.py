@@ -16,6 +16,7 @@ from stat import S_IMODE, S_ISDIR, S_ISREG
 from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store import (
     blobs,
+    burial,
     containers,
     garbage,
     images,
@@ -417,7 +418,7 @@ class _Check:
     def _garbage(self) -> None:
         """What nobody holds and nobody refers to: no fault, a crash leaves it, and so does removing."""
         if self.repair:
-            containers.bury_all(self.store, self.remove)
+            burial.bury_all(self.store, self.remove)
         found = garbage.collect(self.store, dry=not self.repair, remove=self.remove)
         for kind, what in (
             *(("layer", one) for one in found.layers),

@@ -79,7 +79,7 @@ def collect(
 
 def tidy(store: Store) -> None:
     """Remove what those left who ended in the middle, and nothing that anybody could use: leases, claims, and content
-    that has no name yet. (`containers.bury_all` does the same for tmp/.) Raises OSError, KernelError.
+    that has no name yet. (`burial.bury_all` does the same for tmp/.) Raises OSError, KernelError.
     """
     with lock.turn(store.leases, lock.LOCK_EX):
         for path in leased(store)[1]:

@@ -128,7 +128,7 @@ class Stage:
     def close(self, remove: Remove = remove_tree) -> None:
         """Throw away what is not committed; a second call does nothing.
 
-        What *remove* may not remove (files of subordinate ids) stays for `containers.bury_all`.
+        What *remove* may not remove (files of subordinate ids) stays for `burial.bury_all`.
         """
         if self._file_system >= 0:
             os.close(self._file_system)

@@ -30,7 +30,10 @@ VERB = Verb(
         LAYER_LIMIT,
         Option("iidfile", "", "FILE", "Write the image's id to this file", complete="file"),
     ),
-    arguments=(Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"), Argument("image", "NAME[:TAG]", "?")),
+    arguments=(
+        Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"),
+        Argument("image", "NAME[:TAG]", "?"),
+    ),
     details="""
 Makes an image of what a container over an image wrote, on top of that image, and of the variables, the user, the
 directory, the labels and the command that it was given. What is in its volumes is not part of it. No file is copied:

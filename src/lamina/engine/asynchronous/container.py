@@ -144,8 +144,8 @@ class AsyncContainer(MirroredContainer):
     def attempt(self, name: str | None = None, *, consistency: str = "auto") -> AsyncAttempt:
         """Something that may fail, as a block: `Container.attempt`. One that is cancelled has failed.
 
-            async with box.attempt():
-                await box.exec(["make", "install"], check=True)
+        async with box.attempt():
+            await box.exec(["make", "install"], check=True)
         """
         return AsyncAttempt(self._sync.attempt(name, consistency=consistency))
 

@@ -54,7 +54,14 @@ class AsyncSnapshot(MirroredSnapshot):
 
         def fork() -> list[Container]:
             made = self._sync.fork(
-                n, name=name, names=names, start=start, command=command, owner=owner, on_warning=tell, **options
+                n,
+                name=name,
+                names=names,
+                start=start,
+                command=command,
+                owner=owner,
+                on_warning=tell,
+                **options,
             )
             return [known(one) for one in made]
 
