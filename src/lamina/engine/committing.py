@@ -309,14 +309,14 @@ def _image(
     words, run = run_of(asked, parent.run)
     _check_depth((*parent.layers, *chain), str(asked.get("name")))
     make_lasting(store, chain)
-    below, above = _found(store, parent, before), [find(store, identity) for identity in chain]
-    names = [_named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
-    names += [_named(layer, None) for layer in above]
+    below, above = found_in(store, parent, before), [find(store, identity) for identity in chain]
+    names = [named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
+    names += [named(layer, None) for layer in above]
     found = [*below, *above]
     made = msgspec.structs.replace(
         before,
         rootfs=RootFS(type="layers", diff_ids=names),
-        created=_moment(time.time_ns()),
+        created=moment_of(time.time_ns()),
         author=wish.author or None,
         config=run_config(changed(run, wish.changes)),
         history=[
@@ -324,6 +324,16 @@ def _image(
             *_steps(above, new, " ".join(words) if done is None else done, wish),
         ],
     )
+    return put_image(store, parent, made, found, held, wish.name)
+
+
+def put_image(
+    store: Store, parent: ImageRecord, made: ImageConfig, found: list[Layer], held: Lease, name: str | None
+) -> ImageRecord:
+    """The image of the layers *found* (base first) with the config *made*, in which they have names as of `named`; it
+    came from *parent*. Its canonical *name*, if any, is its own from now on. Raises KernelError.
+    """
+    names = made.diff_ids
     data = encode_config(made)
     kept = [blobs.write_blob(store, data, held)]
     base = parent.manifest or parent.base
@@ -335,7 +345,7 @@ def _image(
         pending=tuple(dict.fromkeys(without)),
         base=base if base in kept else None,
     )
-    return images.put(store, record, names=() if wish.name is None else (wish.name,), lease=held)
+    return images.put(store, record, names=() if name is None else (name,), lease=held)
 
 
 def _check_depth(wanted: Sequence[str], name: str) -> None:
@@ -346,7 +356,8 @@ def _check_depth(wanted: Sequence[str], name: str) -> None:
         )
 
 
-def _found(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
+def found_in(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
+    """The layers of *parent*, base first, whose config is *config*. Raises Corrupt."""
     if len(config.diff_ids) != len(parent.layers):
         raise Corrupt(
             f"commit: the image {parent.id[:12]} has not the layers that its config promises",
@@ -355,7 +366,7 @@ def _found(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer
     return [find(store, identity) for identity in parent.layers]
 
 
-def _named(layer: Layer, promised: str | None) -> str:
+def named(layer: Layer, promised: str | None) -> str:
     """What stands for the layer in a config; *promised* is what stood for it in that of its image. Raises Corrupt."""
     if promised is not None and not promised.startswith(PENDING):
         if layer.diff_id not in (None, promised):
@@ -372,7 +383,7 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
     changed no file.
     """
     last = History(
-        created=_moment(time.time_ns()),
+        created=moment_of(time.time_ns()),
         created_by=words or None,
         author=wish.author or None,
         comment=wish.message or None,
@@ -384,14 +395,15 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
         origin = layer.extra.get("origin") or {}
         command = origin.get("command") or ()
         yield History(
-            created=_moment(int(origin.get("created") or layer.created)),
+            created=moment_of(int(origin.get("created") or layer.created)),
             created_by=" ".join(map(str, command)) or None,
             comment=str(origin.get("message") or origin.get("snapshot_name") or "") or None,
         )
     yield last
 
 
-def _moment(nanoseconds: int) -> str:
+def moment_of(nanoseconds: int) -> str:
+    """A time as configs have it."""
     moment = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
