@@ -78,7 +78,7 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
     done = box.merge([one, two], name="both")
     assert done.snapshot is not None
-    assert (done.snapshot.name, done.clashes) == ("both", ())
+    assert (done.snapshot.name, done.clashes, done.snapshot.size) == ("both", (), 5)
     wanted = {"a": "one", "deep/c": "c", "own": "z", "new/of-one": "x", "new/of-two": "y"}
     assert shown(box) == wanted
     assert shown(one) == {"a": "one", "b": "b", "deep/c": "c", "new/of-one": "x"}  # as it was
@@ -197,7 +197,7 @@ def test_the_winner_takes_the_place_of_its_parent(box: Container) -> None:
     delete(two, "work/b")
     put(box, "work/own", "z")
     state = box.promote(two, "best")
-    assert (state.name, state.message) == ("best", f"promoted from {two.name}")
+    assert (state.name, state.message, state.size) == ("best", f"promoted from {two.name}", 3)
     assert shown(box) == {"a": "two", "deep/c": "c"}
     put(box, "work/next", "n")
     assert shown(two) == {"a": "two", "deep/c": "c"}
@@ -223,7 +223,7 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     box = engine.start("tiny", ["sleep", "1000"], name="live", durability="none")
 
     def said(*words: str) -> str:
-        return box.exec(list(words), capture_output=True, check=True, text=True).stdout
+        return str(box.exec(list(words), capture_output=True, check=True, text=True).stdout)
 
     said("sh", "-c", "mkdir /work; echo a >/work/a; echo b >/work/b")
     one, two = box.fork(2)

@@ -16,7 +16,8 @@ from lamina.engine import chains, squashing
 from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
-from lamina.store.containers import Home, bury_all
+from lamina.store.burial import bury_all
+from lamina.store.containers import Home
 from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
 from support.lives import until
@@ -255,6 +256,43 @@ def test_squash_a_snapshot(box: Container) -> None:
     box.rewind("s2")
     assert texts(box, "f2", "f3") == ["2", None]
     assert depth(box) == 1
+    check(box)
+
+
+def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree/work").mkdir(parents=True)
+    (tmp_path / "tree/work/base").write_text("base")
+    name = "base"
+    engine.from_directory(tmp_path / "tree", name, changes=['CMD ["true"]', "LABEL a=b"])
+    for number in range(3):
+        box = engine.create(name, ["true"], durability="none")
+        put(box, f"work/{number}", f"{number}")
+        put(box, "last", f"{number}")
+        if number == 2:
+            os.mknod(upper(box) / "work/base", 0o020000, 0)
+        name = f"n{number}"
+        box.commit(name, message=f"step {number}")
+        box.remove()
+    whole, fewer = engine.image(name).squash("whole"), engine.image(name).squash("fewer", since="base")
+    assert [len(one.attrs["RootFS"]["Layers"]) for one in (engine.image(name), fewer, whole)] == [4, 2, 1]
+    for one in (whole, fewer):
+        assert [step.comment for step in one.history()][:4] == [
+            "3 layers squashed" if one == fewer else "4 layers squashed",
+            "step 2",
+            "step 1",
+            "step 0",
+        ]
+        assert one.labels == {"a": "b"}
+        box = engine.create(one.tags[0], ["true"], durability="none")
+        assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+        box.remove()
+    whole.save(tmp_path / "saved.tar")
+    engine.image("whole").remove()
+    [again] = engine.load(tmp_path / "saved.tar")
+    box = engine.create(again.tags[0], ["true"], durability="none")
+    assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+    with pytest.raises(Conflict, match="not made of"):
+        fewer.squash(since="n0")
     check(box)
 
 

@@ -247,6 +247,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         limits: LayerLimits | None = None,
         now: bool = False,
         consistency: str = "auto",
+        on_warning: Callable[[str], None] | None = None,
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
         one. *changes* are as in a Dockerfile.
@@ -254,7 +255,8 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
         saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
         hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
-        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied. *on_warning* is told who kept
+        files from staying where they are, so that they were copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -271,6 +273,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
             limits=limits,
             now=now,
             consistency=consistency,
+            on_warning=on_warning,
         )
 
     # -- being attached to it

@@ -141,8 +141,9 @@ def _stand_on(
     turn: StateTurn, chain: dict[bytes, tuple[str, ...]], name: str | None, message: str, consistency: str
 ) -> SnapshotRecord:
     """A new state of the container, with *chain*, on which it stands then. Raises Conflict, KernelError."""
-    found = begun(turn.home, turn.asked, name, message=message)
-    kept = replace(found, places=tuple(PlaceState(at, ids) for at, ids in chain.items()))
+    found, before = begun(turn.home, turn.asked, name, message=message), chains.chain_of(turn.asked)
+    places = [PlaceState(at, ids, _new(ids, before.get(at, ()))) for at, ids in chain.items()]
+    kept = replace(found, places=tuple(places))
     snapshots.put(turn.home, kept, sync=not kept.volatile)
     try:
         # where files are put back there is nothing to copy
@@ -151,6 +152,11 @@ def _stand_on(
         snapshots.remove(turn.home, kept)
         raise
     return kept
+
+
+def _new(ids: tuple[str, ...], before: tuple[str, ...]) -> str | None:
+    """What a state with the layers *ids* brings, where there were those *before*: the topmost, unless it was there."""
+    return ids[-1] if ids and ids[-1] not in before else None
 
 
 def check_alike(verb: str, asked: dict[str, Any], other: dict[str, Any]) -> None:
