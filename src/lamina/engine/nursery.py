@@ -92,8 +92,8 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
 
 
 def let_go() -> None:
-    """Have the nursery of this program leave now, if there is one; the next start makes another. A thread that was about
-    to ask it asks that one.
+    """Have the nursery of this program leave now, if there is one; the next start makes another. A thread that was just
+    about to ask it asks that one.
     """
     global _current
     kept, _current = _current, None
