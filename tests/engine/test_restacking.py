@@ -292,6 +292,37 @@ def test_a_paused_one_stays_paused(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_container_with_ids_of_its_own(engine: Engine) -> None:
+    """Its layers are seen through mounts that map their ids, and so is what it writes."""
+    box = engine.start("tiny", ["sleep", "1000"], userns="auto", workdir="/home/ann")
+    before, chain = shown(box), Chain(box)
+    for number in range(1, 4):
+        shell(box, f"echo {number} > count; chown 1000:100 count")
+        assert chain.freeze(consistency="refuse").swapped
+        assert (chain.layers[-1] / "home/ann/count").stat().st_uid == 1000
+        assert shell(box, "stat -c %u:%g count /etc/passwd .; cat count").split() == [
+            "1000:100", "0:0", "0:0", str(number),
+        ]  # fmt: skip
+        assert swapped_to(box._home, chain.stacks) is True
+    assert shown(box) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_fifty_times_and_another_process_each_time(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "1000"], workdir="/tmp", rm=True)
+    chain = Chain(box)
+    for number in range(50):
+        box.exec_detached(["sleep", "1000"], workdir="/home/ann" if number % 2 else "/")
+        shell(box, f"echo {number} >> /home/ann/all")
+        assert chain.freeze(consistency="refuse").swapped
+    assert shell(box, "cat /home/ann/all").split() == [str(number) for number in range(50)]
+    assert len(chain.layers) == 50
+    there = os.stat(f"/proc/{state_of(box)['pid']}/root/home/ann").st_ino
+    seen = [os.stat(f"/proc/{pid}/cwd").st_ino for pid in reopen(state_of(box)["cgroup"]).processes()]
+    assert seen.count(there) == 25
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_read_only_root_stays_so(engine: Engine) -> None:
     box = engine.start("tiny", ["sleep", "1000"], read_only=True, tmpfs=["/tmp"])
     before, chain = shown(box), Chain(box)
