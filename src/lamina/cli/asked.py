@@ -58,6 +58,8 @@ def options(args: Arguments) -> RunOptions:
         from lamina.cli.options.further import asked
 
         found.update(asked(vars(args)))  # type: ignore[typeddict-item]
+    if args.network:
+        found["network"] = args.network[0] if len(args.network) == 1 else args.network
     if args.log_opt:
         found["log_opt"] = args.log_opt
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
@@ -75,7 +77,6 @@ def options(args: Arguments) -> RunOptions:
         "memory",
         "cpus",
         "pids_limit",
-        "network",
         "entrypoint",
         "platform",
         "restart",

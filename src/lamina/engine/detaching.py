@@ -70,7 +70,7 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
     except OSError as error:
         raise KernelError("fork a supervisor", error.errno or 0) from None
     if child:
-        _reap(child)
+        reap(child)
         return
     try:
         if os.fork() == 0:
@@ -82,7 +82,8 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
         os._exit(0)
 
 
-def _reap(child: int) -> None:
+def reap(child: int) -> None:
+    """Wait for a child that leaves at once."""
     try:
         os.waitpid(child, 0)
     except ChildProcessError:
@@ -109,7 +110,7 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
             )
         except OSError as error:
             raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
-    _reap(child)  # it forks at once, and leaves
+    reap(child)  # it forks at once, and leaves
 
 
 def _high(fd: int) -> int:

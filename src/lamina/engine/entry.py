@@ -1,5 +1,6 @@
 """Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
-or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py).
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py). And who answers for the names of a
+network: `isolated.py engine ROOT NETWORK names LINK` (responders.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ def run() -> int:
     """Answer on descriptor 3. Whoever started this waits for the first process, which leaves at once."""
     try:
         root, identity, mode, attached = sys.argv[1:5]
+        if mode == "names":
+            _answer_for_names(root, identity, int(attached))
         if mode == "awake":
             from lamina.engine.becoming import go_on
             from lamina.store.root import Store
@@ -39,3 +42,12 @@ def run() -> int:
         supervise(Store(root), identity, mode, answer, client)
     finally:
         os._exit(0)
+
+
+def _answer_for_names(root: str, network: str, index: int) -> None:
+    if "spawned" in sys.argv and os.fork():
+        os._exit(0)
+    from lamina.engine.responding import serve
+    from lamina.store.root import Store
+
+    serve(Store(root), network, index)

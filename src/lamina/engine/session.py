@@ -105,9 +105,11 @@ class Session:
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
         if is_linked(self.options.network):  # said now, not at the first start
+            from lamina.engine.networking import joined_by
             from lamina.engine.networks import find
 
-            find(self.store, self.options.network)
+            for joined in joined_by(self.options):
+                find(self.store, joined.network)
         try:
             drawn = self._draw(command, grouped=True)
             self._prepare(drawn)
