@@ -67,7 +67,7 @@ def server(host: Host, zone: Any) -> Iterator[NameServer]:
 
 
 def test_containers_find_each_other_and_the_world_by_name(on_host):
-    """One scenario: by name, alias and id, forwards and backwards, over UDP and TCP, renamed, gone, shared, forwarded."""
+    """One scenario: by name, alias and id, forwards and backwards, over UDP and TCP, renamed, gone, and shared."""
 
     def test(host):
         host.engine.networks.create("back", subnets=[FOUR, SIX])

@@ -73,8 +73,8 @@ def test_a_container_in_two_networks(on_host):
         assert box.ports == {"80/tcp": ["127.0.0.1:8080"]}
         with pytest.raises(Conflict, match="in use by box"):
             host.engine.networks.get("back").remove()
-        for wrong in (["front", "front"], ["front", "host"], ["none", "front"], [], ["name=front,ip=x"], ["ip=10.50.0.9"],
-                      ["name=front,nosuch=1"], ["name=none,alias=x"]):  # fmt: skip
+        for wrong in (["front", "front"], ["front", "host"], ["none", "front"], [], ["name=front,ip=x"],
+                      ["ip=10.50.0.9"], ["name=front,nosuch=1"], ["name=none,alias=x"]):  # fmt: skip
             with pytest.raises(InvalidInput):
                 host.run("true", network=wrong)
         with pytest.raises(InvalidInput, match="said by options and by"):
@@ -94,14 +94,14 @@ def test_connected_and_disconnected_while_it_runs(on_host):
         before = inside(box, "cat", "/etc/resolv.conf")
         with pytest.raises(ContainerFailed):
             box.exec(["nc", "-w", "1", "10.51.0.2", "80"], check=True)
-        back.connect(box, ip="10.51.0.9", aliases=["guest"])
+        back.connect(box.id, ip="10.51.0.9", aliases=["guest"])
         assert facts(box)["back"] == ("eth1", "10.51.0.9", "10.51.0.1")
         assert "hello" in inside(box, "nc", "10.51.0.2", "80")
         assert "10.51.0.2" in inside(box, "busybox", "nslookup", "store")  # asked at the first network's
         assert "10.51.0.9\t" in inside(box, "cat", "/etc/hosts")
         assert (inside(box, "cat", "/etc/resolv.conf"), default_route(box)) == (before, "eth0")
         with pytest.raises(Conflict, match="it is in network back already"):
-            back.connect(box)
+            back.connect(box.id)
         front.disconnect("box")
         assert facts(box).keys() == {"back"}
         assert default_route(box) == "eth1"
@@ -110,11 +110,11 @@ def test_connected_and_disconnected_while_it_runs(on_host):
         box.restart()  # its only network now, with what was asked of it
         assert facts(box) == {"back": ("eth0", "10.51.0.9", "10.51.0.1")}
         assert box.attrs["NetworkSettings"]["Networks"]["back"]["Aliases"] == ["guest"]
-        back.disconnect(box)
+        back.disconnect(box.id)
         assert (facts(box), box.networks, default_route(box)) == ({}, ["none"], "")
         with pytest.raises(Conflict, match="it is not in network back"):
-            back.disconnect(box)
-        front.connect(box)
+            back.disconnect(box.id)
+        front.connect(box.id)
         with host.inside(host.world):
             server = listen(80)
         assert default_route(box) == "eth0"
@@ -125,11 +125,11 @@ def test_connected_and_disconnected_while_it_runs(on_host):
         server.close()
         published = host.start(SERVE, network="front", publish=["8080:80"])
         with pytest.raises(Conflict, match="its ports are published in network front"):
-            front.disconnect(published)
+            front.disconnect(published.id)
         assert reaches(HOST, 8080)
         shared = host.start("sleep 1000", network="host")
         with pytest.raises(Conflict, match="its network is host, and not its own"):
-            front.connect(shared)
+            front.connect(shared.id)
 
     on_host(test)
 
@@ -139,17 +139,17 @@ def test_connected_while_it_does_not_run(on_host):
         two(host)
         back = host.engine.networks.get("back")
         box = host.engine.create("tiny", ["sleep", "1000"], network="front")
-        back.connect(box, aliases=["x"])
+        back.connect(box.id, aliases=["x"])
         assert host.left() == []
         assert box.networks == ["front", "back"]
         box.start()
         assert facts(box).keys() == {"front", "back"}
         box.stop(timeout=0)
-        back.disconnect(box)
+        back.disconnect(box.id)
         box.start()
         assert facts(box).keys() == {"front"}
         with pytest.raises(Conflict):
-            back.disconnect(box)
+            back.disconnect(box.id)
 
     on_host(test)
 
@@ -188,17 +188,17 @@ def test_who_connects_is_killed_at_a_step(on_host, tmp_path):
             if number < undone:
                 killed(host, box, "connect", f"kill:{number + 1}")
             else:
-                back.connect(box)
+                back.connect(box.id)
                 killed(host, box, "disconnect", f"kill:{number - undone + 1}")
             host.engine.storage.check(repair=True)
             assert host.engine.storage.check().findings == (), step
             if "back" in facts(box):
                 assert "10.51.0" in inside(box, "cat", "/proc/net/fib_trie"), step
-                back.disconnect(box)
+                back.disconnect(box.id)
             assert facts(box).keys() == {"front"}, step
             assert "eth1" not in os.listdir(f"/proc/{box.attrs['State']['Pid']}/root/sys/class/net"), step
         assert set(POINTS) <= set(steps)
-        back.connect(box)
+        back.connect(box.id)
         box.kill(signal.SIGKILL)
         until(lambda: host.left() == [])
 

@@ -148,5 +148,5 @@ def test_names_that_mean_addresses():
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 64, ".".join(["abc"] * 70)])
 def test_what_is_no_name(name):
-    with pytest.raises(ValueError, match="name|label"):
+    with pytest.raises(ValueError, match=r"name|label"):
         dns.name_data(name)

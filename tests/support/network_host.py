@@ -1,4 +1,4 @@
-"""An engine on the host of the lab (support.lab): containers in networks, with real packets, and nothing left of them."""
+"""An engine on the host of the lab: containers in networks, with real packets, and nothing left of them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def responders() -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         try:
-            if entry.isdigit() and Path(f"/proc/{entry}/comm").read_text() == "lamina-names\n":
-                if os.stat(f"/proc/{entry}/ns/net").st_ino == own:
-                    found.append(int(entry))
+            named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_text() == "lamina-names\n"
+            if named and os.stat(f"/proc/{entry}/ns/net").st_ino == own:
+                found.append(int(entry))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found

@@ -84,7 +84,9 @@ def disconnect(home: Home, name: str) -> None:
 
 
 def finish(home: Home, number: int) -> None:
-    """Make the link of a running container's place in a network that is written down, and has none. Raises as connect."""
+    """Make the link of a place in a network that a running container has, and that is only written down. Raises as
+    `connect`.
+    """
     with turn(home.path, LOCK_EX):
         for attachment in Ledger.of(home).attachments:
             if attachment.number == number and attachment.addresses and _runs(home):
@@ -239,7 +241,7 @@ def _plug(home: Home, attachment: Attachment) -> None:
 
 
 def _socket_in(namespace: Fd) -> Any:
-    """A route netlink socket of another network namespace. A thread goes there, so that the caller stays where it is."""
+    """A route netlink socket of another network namespace. A thread goes there, so that the caller stays here."""
     from threading import Thread
 
     from lamina.linux.namespaces import setns

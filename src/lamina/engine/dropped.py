@@ -1,4 +1,4 @@
-"""What was dropped of what containers with an egress policy sent: read from the counts of the rules, and told as events."""
+"""What was dropped of what containers with an egress policy sent: read from counts of the rules, and told as events."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def read_egress(given: Any) -> tuple[Allowed, ...] | None:
 
 
 def read_allowed(text: str) -> Allowed:
-    """NAME, *.NAME, ADDRESS or ADDRESS/PREFIX, each perhaps with :PORT; one of IPv6 in brackets then. Raises InvalidInput."""
+    """NAME, *.NAME, ADDRESS or ADDRESS/PREFIX, perhaps with :PORT (of IPv6 in brackets then). Raises InvalidInput."""
     place, port = text, 0
     if text.startswith("["):
         inside, bracket, rest = text[1:].partition("]")

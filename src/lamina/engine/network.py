@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from lamina.engine.container import Container
-    from lamina.store.containers import Home
     from lamina.store.networks import NetworkRecord
     from lamina.store.root import Store
 
@@ -116,15 +114,15 @@ class Network:
 
     def connect(
         self,
-        container: Container | str,
+        container: str,
         *,
         ip: str | None = None,
         ip6: str | None = None,
         mac_address: str | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
-        """Let *container* be in this network as well: at once if it runs, and whenever it is started. *aliases* are names
-        that it has there besides its own.
+        """Let the container of that name or id be in this network as well: at once if it runs, and whenever it is
+        started. *aliases* are names that it has there besides its own.
 
         Raises Conflict (it is in it already; its network is not its own), NotFound, InvalidInput, Unsupported,
         KernelError.
@@ -133,19 +131,16 @@ class Network:
         from lamina.engine.networking import read_joined
 
         asked = {"ip": ip, "ip6": ip6, "mac_address": mac_address, "aliases": aliases}
-        connect(self._home_of(container), read_joined(self.name, asked))
+        connect(containers.find(self._store, container), read_joined(self.name, asked))
 
-    def disconnect(self, container: Container | str) -> None:
-        """Take *container* out of this network, as `connect` puts it in; its connections end.
+    def disconnect(self, container: str) -> None:
+        """Take the container of that name or id out of this network, as `connect` puts it in; its connections end.
 
         Raises Conflict (it is not in it; its ports are published there), NotFound, KernelError.
         """
         from lamina.engine.connecting import disconnect
 
-        disconnect(self._home_of(container), self.name)
-
-    def _home_of(self, container: Container | str) -> Home:
-        return containers.find(self._store, container if isinstance(container, str) else container.id)
+        disconnect(containers.find(self._store, container), self.name)
 
     def reload(self) -> None:
         """Look again. Raises NotFound, Corrupt."""

@@ -1,6 +1,6 @@
 """What networks have left over: addresses, ports, elements of rules and links of containers that are gone, bridges of
-networks that are gone; and rules that are missing, places in networks without a link, networks without who answers for their names.
-For `system check`.
+networks that are gone; rules that are missing, places in networks without a link, names for which nobody answers. For
+`system check`.
 
 Everything is looked at twice, with a pause, since containers come and go: a link is there for some 50 ms after the last
 process of its container.
@@ -97,9 +97,9 @@ def _silent(channel: Any, known: list[Network]) -> set[tuple[str, str]]:
     found = set()
     for network in known:
         bridge = links.find(channel, network.bridge)
-        if network.names and bridge is not None and not names.is_empty(network.names):
-            if not answers(network, bridge.index):
-                found.add((SILENT, network.name))
+        needed = network.names and bridge is not None and not names.is_empty(network.names)
+        if needed and bridge is not None and not answers(network, bridge.index):
+            found.add((SILENT, network.name))
     return found
 
 

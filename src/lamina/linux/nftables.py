@@ -133,7 +133,8 @@ def add_set(
     size: int = 0,
 ) -> Message:
     """A set whose keys consist of fields of TYPES; with *data* a map. *number* is its own in this transaction. With
-    *timeout* elements may go by themselves, to a *dynamic* one packets add them; it has at most *size*, if that is said.
+    *timeout* elements may go by themselves, to a *dynamic* one packets add them; it has at most *size*, unless that is
+    0.
     """
     kind, length = _type(key)
     flags = (INTERVAL if interval else 0) | (MAP if data else 0) | (CONCAT if len(key) > 1 else 0)

@@ -1,5 +1,5 @@
-"""Messages of the domain name system, as far as a responder needs them: questions read, answers made, addresses found in
-the answers of others. RFC 1035; RFC 6891 (EDNS), of which it knows how long an answer may be.
+"""Messages of the domain name system, as far as a responder needs them: questions read, answers made, addresses found
+in the answers of others. RFC 1035; RFC 6891 (EDNS), of which it knows how long an answer may be.
 
 Whoever sends a message may want to hurt who reads it: nothing here reads past its end, and a name is followed through
 pointers only backwards, so at most as often as the message has bytes.
@@ -41,9 +41,9 @@ class Malformed(ValueError):
 
 @value
 class Query:
-    """A question: its `identity` and `flags` as they were sent, the `labels` of its name in small letters, the `kind` and
-    `family` (class) that are asked for; `question` is that part of the message, `room` how long an answer over UDP may
-    be, and `extended` whether it came with EDNS.
+    """A question: its `identity` and `flags` as they were sent, the `labels` of its name in small letters, the `kind`
+    and `family` (class) that are asked for; `question` is that part of the message, `room` how long an answer over UDP
+    may be, and `extended` whether it came with EDNS.
     """
 
     identity: int
@@ -225,8 +225,8 @@ def is_cut(data: bytes) -> bool:
 
 
 def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
-    """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other names
-    that it leads to (CNAME). Raises Malformed.
+    """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
+    names that it leads to (CNAME). Raises Malformed.
     """
     _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
     at = _HEADER.size

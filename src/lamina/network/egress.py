@@ -1,4 +1,4 @@
-"""What containers may reach that are not to reach everything: sets and chains of the tables (`rules`), and their elements.
+"""What containers may reach that are not to reach everything: sets and chains of the tables (`rules`), and elements.
 
 A container with such a policy is in `limited`. Of what it sends, answers pass (as connection tracking has it), what is
 for an address that it may reach (`open`), and what is for one that a name meant which it may reach (`told`, for as long
@@ -158,11 +158,18 @@ def _source(version: int) -> Expression:
 
 
 def _of_family(version: int, passed: Expression, tracked: bool) -> list[Expression]:
+    """Each says anew of what family it is, so that nft(8) shows addresses and not numbers of bits."""
     length = 4 if version == 4 else 16
     words = length // 4
     begin = _FAMILIES[version][1]
-    both = payload("network", begin, length, REG_1) + payload(
-        "network", begin + length, length, REG32_00 + words
+    if tracked:
+        family = meta("nfproto") + compare(bytes([IPV4 if version == 4 else IPV6]))
+    else:
+        family = _ETHER_TYPE + compare(_ETHER_IPV4 if version == 4 else _ETHER_IPV6)
+    both = (
+        family
+        + payload("network", begin, length, REG_1)
+        + payload("network", begin + length, length, REG32_00 + words)
     )
     ported = meta("l4proto") + in_set("ported")
     port = payload("transport", 2, 2, REG32_00 + 2 * words)
@@ -244,7 +251,7 @@ def _opened(attachment: Attachment, version: int) -> list[tuple[Subnet, int]]:
 def told(
     attachments: Iterable[Attachment], ports: Iterable[int], addresses: Iterable[tuple[int, bytes]]
 ) -> list[tuple[str, str, Element]]:
-    """(family, set, element) that let a container reach the *addresses*, each for some seconds, at *ports* (0: at any)."""
+    """(family, set, element) that let a container reach *addresses*, each for some seconds, at *ports* (0: at any)."""
     found = []
     for attachment in attachments:
         own = sources_of(attachment)

@@ -60,8 +60,8 @@ class Published:
 
 @value
 class Allowed:
-    """What a container may reach that is not to reach everything: a subnet, or what the domain `name` means (with "*." in
-    front those below it); at one `port` of TCP, UDP and SCTP, or (0) at all, and by all protocols.
+    """What a container may reach that is not to reach everything: a subnet, or what the domain `name` means (with "*."
+    in front those below it); at one `port` of TCP, UDP and SCTP, or (0) at all, and by all protocols.
     """
 
     subnet: Subnet | None
@@ -72,8 +72,8 @@ class Allowed:
 @value
 class Attachment:
     """A container's place in a network: the `number`th of its links. `mac` is that link's address; the packed
-    `addresses` are one for each subnet. `device` is what it is called inside, `aliases` are names that it has besides its
-    own (`title`). With `egress` it reaches nothing but that; None is everything.
+    `addresses` are one for each subnet. `device` is what it is called inside, `aliases` are names that it has besides
+    its own (`title`). With `egress` it reaches nothing but that; None is everything.
     """
 
     owner: str

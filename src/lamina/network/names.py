@@ -1,9 +1,9 @@
-"""Which names containers have in a network: a directory with one directory a name, and in it one symbolic link an owner.
+"""Which names containers have in a network: a directory with one directory a name, in it one symbolic link an owner.
 
     <directory>/web/<id>   →  10.79.0.2,fd00::2      the container of that id has these addresses
 
-As with addresses (`leases`), one system call makes an entry whole, nobody waits for anybody, and what a crash leaves has
-an owner. So a name is answered by reading one directory, however many containers there are; and several may share one.
+As with addresses (`leases`), one system call makes an entry whole, nobody waits for anybody, and what a crash leaves
+has an owner. So a name is answered by reading one directory, however many containers there are; several may share one.
 """
 
 from __future__ import annotations

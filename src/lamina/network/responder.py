@@ -50,10 +50,11 @@ _AT_ONCE = 64  # datagrams read before others have their turn
 
 @value
 class Client:
-    """A container that asks. `networks` are the directories of names (`names`) of all networks that it is in; `owner_at`
-    gives the name of who has an address of them, "" for nobody, None for addresses of others. `servers` are asked for
-    the rest; with none it is refused, and where `may` says no of a name. `learn` is told the addresses of an answer (and
-    whether it is the network's own) before the client is; where it says no the client is told that it failed.
+    """A container that asks. `networks` are the directories of names (`names`) of all networks that it is in;
+    `owner_at` gives the name of who has an address of them, "" for nobody, None for addresses of others. `servers` are
+    asked for the rest; with none it is refused, and where `may` says no of a name. `learn` is told the addresses of an
+    answer (and whether it is the network's own) before the client is; where it says no the client is told that it
+    failed.
     """
 
     networks: tuple[bytes, ...]
