@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamina.errors import InvalidInput
 from lamina.network import dns
-from lamina.network.dns import AAAA, CNAME, PTR, A, Answer, Malformed
+from lamina.network.dns import AAAA, CNAME, PTR, A, Answer
 
 LABEL = st.text("abcxyz019-_", min_size=1, max_size=63)
 NAME = st.lists(LABEL, min_size=1, max_size=4).map(".".join).filter(lambda name: len(name) <= 253)
@@ -39,7 +40,7 @@ def test_whatever_is_sent_is_read_or_refused(data):
     for readable in (data, struct.pack("!6H", 7, 0, 1, 0, 0, 1) + data):
         try:
             query = dns.read_query(readable)
-        except Malformed:
+        except InvalidInput:
             assert len(dns.refusal(readable, dns.FORMERR)) == 12
             continue
         if query is not None:
@@ -55,7 +56,7 @@ def test_answers_of_others_are_read_or_refused(data, count):
     assert dns.answers_it(answer, query, 7)
     try:
         found = dns.addresses_in(answer, query)
-    except Malformed:
+    except InvalidInput:
         return
     assert all(len(address) in (4, 16) for _, address in found)
 
@@ -72,13 +73,13 @@ def test_names_that_lead_in_circles():
         b"\x80",
         b"\x40" + b"a" * 64,
     ):
-        with pytest.raises(Malformed):
+        with pytest.raises(InvalidInput):
             dns.addresses_in(message(query.question, record(name, A, 1, b"abcd")), query)
-    with pytest.raises(Malformed):  # not even one pointer, in a question
+    with pytest.raises(InvalidInput):  # not even one pointer, in a question
         dns.read_query(struct.pack("!6H", 7, 0, 2, 0, 0, 0) + b"\x01a\0" + b"\0\1\0\1" + b"\xc0\x0c\0\1\0\1")
-    with pytest.raises(Malformed):
+    with pytest.raises(InvalidInput):
         dns.read_query(struct.pack("!6H", 7, 0, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1")
-    with pytest.raises(Malformed):  # each of which would be walked through
+    with pytest.raises(InvalidInput):  # each of which would be walked through
         dns.read_query(struct.pack("!6H", 7, 0, 1, 0, 0, 60000) + query.question)
 
 

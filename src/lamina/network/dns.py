@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from lamina.errors import InvalidInput
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -33,10 +34,6 @@ _TO_THE_QUESTION = b"\xc0\x0c"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _DIGITS = frozenset(b"0123456789abcdef")
 _MOST_BESIDES = 8  # records that a question may come with: one of EDNS, one signature, and some
-
-
-class Malformed(ValueError):
-    """It is not a message that can be answered."""
 
 
 @value
@@ -71,7 +68,7 @@ def text_of(labels: Sequence[bytes]) -> str:
 def read_query(data: bytes) -> Query | None:
     """The question of a message; None for a message that is to have no answer at all: an answer, or too short.
 
-    Raises Malformed for one that is to be told so.
+    Raises InvalidInput for one that is to be told so.
     """
     if len(data) < _HEADER.size:
         return None
@@ -79,10 +76,10 @@ def read_query(data: bytes) -> Query | None:
     if flags & _QR:
         return None
     if questions != 1 or answers or authorities or more > _MOST_BESIDES:
-        raise Malformed("not one question")
+        raise _malformed("not one question")
     labels, at = _name(data, _HEADER.size, pointers=False)
     if at + _QUESTION.size > len(data):
-        raise Malformed("cut off")
+        raise _malformed("cut off")
     kind, family = _QUESTION.unpack_from(data, at)
     at += _QUESTION.size
     question = data[_HEADER.size : at]
@@ -94,50 +91,54 @@ def read_query(data: bytes) -> Query | None:
     return Query(identity, flags, labels, kind, family, question, room, extended)
 
 
+def _malformed(why: str) -> InvalidInput:
+    return InvalidInput(f"read a message of the domain name system: {why}")
+
+
 def is_usual(query: Query) -> bool:
     """Whether it is a query, and no update, notification or the like (the opcode)."""
     return not query.flags & _OPCODE
 
 
 def _name(data: bytes, at: int, *, pointers: bool = True) -> tuple[tuple[bytes, ...], int]:
-    """(labels in small letters, where it ends). Raises Malformed."""
+    """(labels in small letters, where it ends). Raises InvalidInput."""
     labels: list[bytes] = []
     length, end, lowest = 1, -1, at
     while True:
         if at >= len(data):
-            raise Malformed("a name without an end")
+            raise _malformed("a name without an end")
         size = data[at]
         if size & _POINTER == _POINTER:
             if not pointers or at + 2 > len(data):
-                raise Malformed("a pointer")
+                raise _malformed("a pointer")
             target = (size & 0x3F) << 8 | data[at + 1]
             if end < 0:
                 end = at + 2
             if target >= lowest:  # only backwards: so it has an end
-                raise Malformed("a pointer that does not lead back")
+                raise _malformed("a pointer that does not lead back")
             at = lowest = target
             continue
         if size > _LONGEST_LABEL:
-            raise Malformed("a label of an unknown kind")
+            raise _malformed("a label of an unknown kind")
         if size == 0:
             return tuple(labels), at + 1 if end < 0 else end
         label = data[at + 1 : at + 1 + size]
         length += size + 1
         if len(label) < size or length > _LONGEST_NAME:
-            raise Malformed("a name that is too long")
+            raise _malformed("a name that is too long")
         labels.append(label.lower())
         at += size + 1
 
 
 def _record(data: bytes, at: int) -> tuple[tuple[bytes, ...], int, int, int, int, bytes, int]:
-    """(name, type, class, time to live, end, data, where the data begins). Raises Malformed."""
+    """(name, type, class, time to live, end, data, where the data begins). Raises InvalidInput."""
     labels, at = _name(data, at)
     if at + _RECORD.size > len(data):
-        raise Malformed("cut off")
+        raise _malformed("cut off")
     kind, family, seconds, size = _RECORD.unpack_from(data, at)
     at += _RECORD.size
     if at + size > len(data):
-        raise Malformed("cut off")
+        raise _malformed("cut off")
     return labels, kind, family, seconds, at + size, data[at : at + size], at
 
 
@@ -177,13 +178,13 @@ def refusal(data: bytes, code: int) -> bytes:
 
 
 def name_data(text: str) -> bytes:
-    """A name as data of a record. Raises ValueError for one that cannot be one."""
+    """A name as data of a record. Raises InvalidInput for one that cannot be one."""
     labels = text.encode("ascii").split(b".") if text else []
     if not all(0 < len(label) <= _LONGEST_LABEL for label in labels):
-        raise ValueError("a label is empty or too long")
+        raise InvalidInput(f"name {text[:100]!r}: a label is empty or too long")
     found = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
     if len(found) > _LONGEST_NAME:
-        raise ValueError("the name is too long")
+        raise InvalidInput(f"name {text[:100]!r}: it is too long")
     return found
 
 
@@ -226,7 +227,7 @@ def is_cut(data: bytes) -> bool:
 
 def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
-    names that it leads to (CNAME). Raises Malformed.
+    names that it leads to (CNAME). Raises InvalidInput.
     """
     _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
     at = _HEADER.size
@@ -247,7 +248,7 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
 
 
 def values_in(data: bytes, query: Query) -> list[str]:
-    """What the answer *data* says to *query*: addresses, and names (PTR, CNAME), as text. Raises Malformed."""
+    """What the answer *data* says to *query*: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
     from lamina.network.subnet import text_of as address_text
 
     _, _, questions, answers, _, _ = _HEADER.unpack_from(data)

@@ -23,6 +23,7 @@ from errno import EINPROGRESS
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from time import monotonic
 
+from lamina.errors import InvalidInput
 from lamina.network import dns, names
 from lamina.network.subnet import packed
 from lamina.values import value
@@ -166,7 +167,7 @@ class Responder:
             return
         try:
             query = dns.read_query(data)
-        except dns.Malformed:
+        except InvalidInput:
             say(dns.refusal(data, dns.FORMERR))
             return
         if query is None:
@@ -327,7 +328,7 @@ class _Asked:
             return True
         try:
             found = dns.addresses_in(answer, self.query)
-        except dns.Malformed:
+        except InvalidInput:
             return False
         return self.client.learn(self.query, found, False)
 
