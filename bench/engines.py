@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,7 @@ class Engines:
         if not location().is_dir():
             raise Missing("podman and docker are those of the peers root: run scripts/peers")
         self.stage, self.stack = stage, stack
-        place = stage.directory / "engines"
+        place = Path(tempfile.mkdtemp(prefix="engines-", dir=stage.directory))
         for name in ("podman", "docker"):
             (place / name).mkdir(parents=True)
         self.root = PeerRoot(place / "peers", [stage.directory], hide_v2=True)

@@ -134,3 +134,20 @@ def test_a_field_that_means_something_else(
         return damaged.problems
 
     assert in_mount_namespace(all_of_them, timeout=250) == []
+
+
+@pytest.mark.parametrize("field", ["boot", "start_time"])
+@pytest.mark.parametrize("another", [False, True])
+def test_what_runs_is_removed_though_its_record_does_not_tell_it_from_others(
+    field: str, another: bool, tmp_path: Path, store_root: Path, untouched_host: Leaks
+) -> None:
+    def remove() -> list[str]:
+        damaged = Damaged(store_root, tmp_path, "running", Random(0))
+        path = damaged.make() / "state.json"
+        found = json.loads(path.read_text())
+        other = {"boot": "another", "start_time": 7}[field] if another else None
+        path.write_text(json.dumps({**found, field: other}))
+        assert damaged.said("rm", "-f", "box")[0] == 0
+        return [one.id for one in damaged.engine.containers(all=True)]
+
+    assert in_mount_namespace(remove, timeout=100) == []

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # how long a forced removal waits for the engine of a killed container to let go
 PATIENCE = 15.0
+# how long the record of what runs is believed meanwhile: it may say too little to name a process any more
+TRUST = 1.0
 
 
 class Held:
@@ -54,7 +56,7 @@ class Held:
         from lamina.engine.life import thaw, wake
 
         home, deadline = self._home, time.monotonic() + PATIENCE
-        woken = False
+        woken, trusted = False, time.monotonic() + TRUST
         while True:
             try:
                 if not woken:
@@ -66,6 +68,8 @@ class Held:
                     from lamina.engine.recover import kill_and_wait
 
                     kill_and_wait(int(state["pid"]), state)
+                    if time.monotonic() > trusted:  # what it names is not what runs
+                        _end_unknown(home)
             except Corrupt:
                 _end_unknown(home)
             if home.hold():
