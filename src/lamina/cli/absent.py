@@ -75,6 +75,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--cpu-rt-period": "is not supported: no usual kernel shares out real time among control groups",
         "--cpu-rt-runtime": "is not supported: no usual kernel shares out real time among control groups",
     },
+    "network connect": {
+        "--driver-opt": "is not supported: a container's place in a network has no options of a driver",
+        "--link": GIVEN_UP,
+        "--link-local-ip": "is not supported: a link has the one that goes with its MAC address",
+    },
     "network create": {
         **dict.fromkeys(("--attachable", "--config-from", "--config-only", "--ingress", "--scope"), SWARM),
         **dict.fromkeys(
