@@ -192,7 +192,7 @@ def test_what_was_asked_of_address_mac_and_names(on_host):
             dns=["192.0.2.53"], dns_search=["example.org"], dns_options=["ndots:2"], hostname="box",
         ).splitlines()  # fmt: skip
         assert said_[6:] == [
-            "10.50.0.1\tup", "fd00:50::1\tup", "10.9.9.9\tdb", *said_[9:11], "nameserver 192.0.2.53",
+            "10.50.0.1\tup", "fd00:50::1\tup", "10.9.9.9\tdb", *said_[9:11], "nameserver 10.50.0.1",
             "search example.org", "options ndots:2", "02:00:00:00:00:09",
         ]  # fmt: skip
         assert [line.split()[:2] for line in said_[9:11]] == [["10.50.0.9", "box"], ["fd00:50::9", "box"]]
