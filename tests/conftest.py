@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,8 +33,9 @@ MUST_RUN = os.environ.get("LAMINA_TESTS_MUST_RUN", "") not in ("", "0")
 CAP_SYS_ADMIN = 21
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
-# Examples of each property test: LAMINA_EXAMPLES=dev|ci|thorough (the last with `pytest -o timeout=0`)
-for _name, _examples in {"dev": 100, "ci": 1000, "thorough": 20_000}.items():
+# Examples of each property test: LAMINA_EXAMPLES=dev|ci|thorough (the last with `pytest -o timeout=0`); those of the
+# overlay, which has most to get wrong, are more (tests/overlay/test_overlay_properties.py)
+for _name, _examples in {"dev": 100, "ci": 300, "thorough": 20_000}.items():
     settings.register_profile(
         _name,
         max_examples=_examples,
@@ -124,6 +126,17 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
     report = yield
     _not_skipped(report)
     return report
+
+
+# -- workers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Whoever a killed process leaves is waited for at once, whatever the machine's first process does."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = shlex.join([sys.executable, str(Path(__file__).parent / "support" / "reaper.py")])
 
 
 # -- nothing is left behind ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lamina import Engine
+from lamina.cli.verbs import stats
 from support.leaks import Leaks
 from support.lives import place_of, until
 from support.namespaces import in_mount_namespace
@@ -48,6 +49,7 @@ class Damaged:
     def __init__(self, root: Path, place: Path, state: str, random: Random) -> None:
         self.engine, self.state, self.said, self.random = Engine(root), state, Said(place), random
         self.problems: list[str] = []
+        stats.EVERY = 0.01  # of this process, which is a test's own
 
     def make(self) -> Path:
         box = self.engine.create("host", ["sh", "-c", "echo x; exec sleep 1000"], name="box")

@@ -16,8 +16,17 @@ from lamina import Engine
 from lamina.argv import quick
 from lamina.cli.options.further import OPTIONS as MORE
 from lamina.cli.options.run import OPTIONS
-from lamina.cli.units import Subject, Wishes, container_unit, restartable_unit, word, words_again
+from lamina.cli.units import (
+    Subject,
+    Wishes,
+    container_unit,
+    environment_file,
+    restartable_unit,
+    word,
+    words_again,
+)
 from lamina.cli.verbs import run
+from lamina.errors import InvalidInput
 
 Lamina = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -117,13 +126,23 @@ def test_options_are_said_again_each_in_a_word(tmp_path: Path, monkeypatch: pyte
     )
     assert sorted(found[: found.index("tiny")]) == sorted(
         [
-            *("--interactive", "--env=A=b c", "--env=GIVEN=from here", f"--env-file={tmp_path}/vars"),
+            *("--interactive", "--env=A=b c", "--env=GIVEN", f"--env-file={tmp_path}/vars"),
             *("--volume=data:/d", "--memory=64m", "--cap-drop=ALL", "--health-cmd=true x"),
         ]
     )
     assert found[found.index("tiny") :] == ["tiny", "--", "sh", "-c", "echo $A"]
     # once more is the same
     assert again(*found) == found
+
+
+def test_a_file_of_variables_is_read_as_it_was_meant() -> None:
+    """By the rules of systemd.exec(5): four characters are escaped within double quotes, ends of lines are not."""
+    assert environment_file({"A": 'x "y" $z `w` \\', "_b2": "two\nlines"}) == (
+        'A="x \\"y\\" \\$z \\`w\\` \\\\"\n_b2="two\nlines"\n'
+    )
+    for name, text in (("a.b", "x"), ("1a", "x"), ("A", "\udcff"), ("A", "x\r")):
+        with pytest.raises(InvalidInput, match="systemd reads no such"):
+            environment_file({name: text})
 
 
 def verify(directory: Path, *units: Path) -> None:
@@ -205,6 +224,22 @@ def test_the_command_writes_units(store_root: Path, tmp_path: Path, lamina: Lami
         wrong = say("generate", "systemd", *words)
         assert wrong.returncode != 0
         assert said in wrong.stderr
+    secret = 'of "nobody" else\'s $business\n`\\'
+    made = say(
+        "create", "--name", "db", "-e", "SECRET", "host", "--", "true", env={**os.environ, "SECRET": secret}
+    )
+    assert made.returncode == 0, made.stderr
+    files = say("generate", "systemd", "--new", "--files", "--name", "db").stdout.splitlines()
+    assert files == [f"{tmp_path}/container-db.env", f"{tmp_path}/container-db.service"]
+    assert "business" not in (tmp_path / "container-db.service").read_text()
+    assert f"EnvironmentFile={tmp_path}/container-db.env" in (tmp_path / "container-db.service").read_text()
+    assert (tmp_path / "container-db.env").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "container-db.env").read_text() == environment_file({"SECRET": secret})
+    printed_only = say("generate", "systemd", "--new", "--name", "db")
+    assert "EnvironmentFile=%E/lamina/container-db.env" in printed_only.stdout
+    assert "business" not in printed_only.stdout + printed_only.stderr
+    assert "the values of SECRET are not in the unit" in printed_only.stderr
+    say("rm", "db")
     Engine(store_root).create("host", ["true"], name="api")
     wrong = say("generate", "systemd", "--new", "api")
     assert "not known with which words" in wrong.stderr

@@ -133,9 +133,17 @@ def test_an_ambiguous_beginning(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(names, "new_id", lambda: next(ids))
     run(engine, "x")
     run(engine, "y")
-    with pytest.raises(InvalidInput, match="2 containers have an id that begins so"):
+    with pytest.raises(InvalidInput, match="multiple IDs found with provided prefix"):
         engine.container("ab")
     assert engine.container("ab1").name == "x"
+    # docker's order: a whole id, then a name, then the beginning of an id
+    ids = iter(["c" * 64, "d" * 64, "e" * 64])
+    run(engine, "ab1")
+    assert engine.container("ab1").id == "c" * 64
+    run(engine, "ab" + "1" * 62)
+    assert engine.container("ab" + "1" * 62).name == "x"
+    run(engine, "f" * 64)
+    assert engine.container("f" * 64).id == "e" * 64, "a name that looks like an id"
 
 
 def test_a_damaged_record_hides_nobody_and_can_be_removed(engine: Engine, store_root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from lamina import Engine
-from lamina.errors import CommandNotFound, Conflict, InvalidInput, NotFound
+from lamina.engine.supervising import Supervisor
+from lamina.errors import CommandNotFound, Conflict, InvalidInput, KernelError, NotFound
 from support.lives import said, until
+from support.namespaces import in_mount_namespace
 from support.running import first_pid
 
 pytestmark = pytest.mark.root
@@ -335,6 +338,38 @@ IGNORING = """if True:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.execv(sys.executable, [sys.executable, "-m", "lamina", *sys.argv[1:]])
 """
+
+
+class Stuck:
+    """Control groups that cannot be read, and do not go."""
+
+    def oom_kills(self) -> int:
+        raise KernelError("read", errno.EIO, "memory.oom_control")
+
+    def remove_unused(self) -> bool:
+        raise KernelError("remove cgroup", errno.EBUSY)
+
+
+class Ended:
+    """The first process of a container, which has ended."""
+
+    pid, pidfd, cgroup = 1, -1, Stuck()
+
+    def close(self) -> None:
+        raise KernelError("remove cgroup", errno.EBUSY)
+
+
+def test_how_it_ended_is_known_also_where_its_groups_stay(engine: Engine) -> None:
+    box = engine.create("host", ["true"], restart="on-failure")
+
+    def end() -> bool:
+        supervisor = Supervisor(engine.store, box.id)
+        assert supervisor.home.hold()
+        supervisor._read()
+        return supervisor._record_end(Ended(), 7)  # type: ignore[arg-type]
+
+    assert in_mount_namespace(end) is True
+    assert box.exit_code == 7
 
 
 def test_a_caller_that_ignores_the_end_of_children_is_no_hindrance(engine: Engine) -> None:

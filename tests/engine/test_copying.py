@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import Conflict, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, LaminaError, NotFound
 from support.leaks import Leaks
 from support.running import forget, running
 from support.small_images import small_image
@@ -224,11 +224,27 @@ def test_an_archive_to_a_file_object(box: Container) -> None:
         assert {member.name for member in archive} == {"d", *(f"d/{name}" for name in D)}
 
 
-def test_one_over_the_host_that_does_not_run_is_refused(engine: Engine, place: Path) -> None:
-    assert engine.run("host", ["true"], name="box").returncode == 0
+def test_one_over_the_host_that_does_not_run(engine: Engine, place: Path) -> None:
+    """It shows what it changed, on each file system of this machine, and the rest as it is; and no store."""
+    (place / "gone").write_text("x")
+    script = 'echo mine >/etc/lamina-made; echo mine >"$1/made"; rm -f "$1/gone"'
+    assert engine.run("host", ["sh", "-c", script, "sh", str(place)], name="box").returncode == 0
     try:
-        with pytest.raises(Unsupported, match="over this system"):
-            engine.container("box").copy_out("/etc/passwd", str(place))
+        box = engine.container("box")
+        for path in ("/etc/lamina-made", f"{place}/made", "/etc/passwd"):
+            box.copy_out(path, str(place / "copy"))
+            expected = Path(path).read_text() if path == "/etc/passwd" else "mine\n"
+            assert (place / "copy").read_text() == expected, path
+        with pytest.raises(NotFound):
+            box.copy_out(f"{place}/gone", str(place / "copy"))
+        box.copy_out(os.fsdecode(engine.store.path), str(place / "store"))
+        assert list((place / "store").iterdir()) == []
+        box.copy_in(place / "gone", f"{place}/in")
+        assert box.start() == []
+        assert (box.wait(), not (place / "in").exists()) == (0, True)
+        box.copy_out(f"{place}/in", str(place / "copy"))
+        assert (place / "copy").read_text() == "x"
+        assert not os.path.exists("/etc/lamina-made")
     finally:
         forget(engine)
 

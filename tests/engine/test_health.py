@@ -17,7 +17,9 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.engine import idling
+from lamina.engine.health import examining
 from lamina.errors import Conflict, Unsupported
+from lamina.store.containers import AGAIN_MARK
 from support.lives import Command, is_gone, kill_supervisor, said, state_of, supervisor_of, until
 from support.running import first_pid
 from support.small_images import small_image
@@ -350,6 +352,22 @@ def test_who_takes_over_does_what_is_to_be_done(engine: Engine) -> None:
     assert box.exit_code in (137, 255)  # 255: its end cannot be told on every kernel
 
 
+def test_a_wish_to_start_it_again_outlives_who_looked_after_it(engine: Engine) -> None:
+    script = "trap '' TERM; while :; do sleep 0.05; done"
+    box = start(
+        engine, "false", ["sh", "-c", script],
+        health_retries=1, health_on_failure="restart", stop_timeout=1000,
+    )  # fmt: skip
+    until(lambda: box._home.is_marked(AGAIN_MARK))
+    pid = first_pid(box)
+    kill_supervisor(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_gone(pid))
+    engine.containers()
+    until(lambda: box.restarts == 1 and box.state == "running" and first_pid(box) != pid)
+    box.remove(force=True)
+
+
 # -- by hand
 
 
@@ -367,6 +385,29 @@ def test_a_check_by_hand_can_end_a_container(engine: Engine) -> None:
     box = start(engine, "false", health_interval="1h", health_retries=1, health_on_failure="kill")
     assert box.check_health().health == "unhealthy"
     assert box.wait() == 137
+
+
+def test_a_verdict_about_another_run_does_not_count(engine: Engine) -> None:
+    """Whoever checks by hand may be late with it: killed with the container, which somebody has started again."""
+    box = start(engine, "touch /var/begun; sleep 1000", health_interval="1h", health_retries=1)
+    refused: list[Conflict] = []
+
+    def look() -> None:
+        with pytest.raises(Conflict) as found:
+            box.check_health()
+        refused.append(found.value)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    until(lambda: box.exec(["test", "-e", "/var/begun"]).returncode == 0)
+    pid = first_pid(box)
+    with pytest.MonkeyPatch.context() as patched:  # it looks when another run has begun
+        patched.setattr(examining, "_ends", lambda home: False)
+        patched.setattr(examining, "_is_gone", lambda home: until(lambda: first_pid(box) not in (0, pid)))
+        box.restart()
+        looking.join()
+    assert "has ended meanwhile" in refused[0].message
+    assert (box.health, health(box)["Log"]) == ("starting", [])
 
 
 def test_many_at_once_lose_nothing(engine: Engine) -> None:

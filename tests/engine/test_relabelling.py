@@ -95,7 +95,18 @@ def test_labels_are_for_a_process_that_has_one(
     monkeypatch.setattr(relabelling, "is_there", lambda: True)
     mounted._relabel(engine.store, volume, PROCESS, lambda: None, told.append)
     assert label_of(tmp_path / "file") == PRIVATE
-    for place in ("/etc", "/usr", "/"):
+    monkeypatch.setenv("HOME", str(tmp_path / "link"))
+    monkeypatch.setenv("SUDO_USER", "nobody-of-that-name")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    (tmp_path / "home/inside").mkdir(parents=True)
+    for place in (
+        "/etc",
+        "/usr",
+        "/",
+        str(tmp_path / "home"),
+        str(tmp_path / "link/"),
+        os.path.expanduser("~root"),
+    ):
         with pytest.raises(InvalidInput, match="not labelled by Z"):
             mounted._relabel(
                 engine.store,
@@ -104,6 +115,9 @@ def test_labels_are_for_a_process_that_has_one(
                 lambda: None,
                 told.append,
             )
+    inside = Volume(os.fsencode(tmp_path / "link/inside"), b"/b", (), relabel="Z")
+    mounted._relabel(engine.store, inside, PROCESS, lambda: None, told.append)
+    assert label_of(tmp_path / "home/inside") == PRIVATE, "what is in a home may be shared"
     monkeypatch.setattr(relabelling, "relabel", lambda path, label: False)
     mounted._relabel(engine.store, volume, PROCESS, lambda: None, told.append)
     assert told == [f"{tmp_path} is on a file system without SELinux labels: it has its own"]

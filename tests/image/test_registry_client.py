@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import Corrupt, LaminaError, NotFound, RegistryError
@@ -318,6 +318,7 @@ def test_a_blob_is_read_and_verified(fake: FakeRegistry, tmp_path: Path) -> None
 
 
 @given(places=st.lists(st.integers(0, 2000), max_size=5))
+@settings(max_examples=max(settings().max_examples // 10, 30))  # each is a server
 def test_a_stream_survives_breaks_anywhere(
     places: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

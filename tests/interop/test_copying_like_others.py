@@ -21,18 +21,20 @@ from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("unshare", "nsenter", "mount", "busybox")]
 
+# of every case, in turn: one command in the container for all of them
 MAKE = """
-mkdir -p $1/dir/sub $1/empty; echo old > $1/one; echo old > $1/dir/file; ln -s one $1/to-one; ln -s dir $1/to-dir
-ln -s new $1/to-new; mkfifo $1/fifo; chmod 777 $1/empty
+for t; do
+mkdir -p $t/dir/sub $t/empty; echo old > $t/one; echo old > $t/dir/file; ln -s one $t/to-one; ln -s dir $t/to-dir
+ln -s new $t/to-new; mkfifo $t/fifo; chmod 777 $t/empty
+done
 """
 SHOW = """
-cd $1; find . | sort | while read f; do
+for t; do echo "-- $t $(stat -c %u:%g $t/empty/tree/one 2>/dev/null)"; cd $t; find . | sort | while read f; do
   if [ -L $f ]; then echo "$f -> $(readlink $f)"
   elif [ -f $f ]; then echo "$f $(stat -c %a $f) $(cat $f)"
   else echo "$f $(stat -c %a $f)"; fi
-done
+done; done
 """
-OWNERS = "stat -c %u:%g $1/empty/tree/one"
 # what is copied, where to below the directory of the case, options
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a file into a directory": ("file", "empty", ()),
@@ -104,16 +106,19 @@ Outcomes = dict[str, tuple[bool, str]]
 
 def outcomes(engine: Words, place: Path) -> tuple[Outcomes, tuple[str, ...]]:
     """Of each case: whether it was done, and what is there then. And whose files are, without -a and with it."""
+    tops = {case: f"/case{number}" for number, case in enumerate(CASES)}
+    made = engine("exec", "box", "sh", "-c", MAKE, "sh", *tops.values())
+    assert made.returncode == 0, made.stderr
+    done = {
+        case: engine("cp", *options, f"{place}/{source}", f"box:{tops[case]}/{target}").returncode == 0
+        for case, (source, target, options) in CASES.items()
+    }
+    shown = engine("exec", "box", "sh", "-c", SHOW, "sh", *tops.values())
+    assert shown.returncode == 0, shown.stderr
     found, owners = {}, {}
-    for number, (case, (source, target, options)) in enumerate(CASES.items()):
-        top = f"/case{number}"
-        made = engine("exec", "box", "sh", "-c", MAKE, "sh", top)
-        assert made.returncode == 0, made.stderr
-        done = engine("cp", *options, f"{place}/{source}", f"box:{top}/{target}")
-        shown = engine("exec", "box", "sh", "-c", SHOW, "sh", top)
-        assert shown.returncode == 0, shown.stderr
-        found[case] = (done.returncode == 0, shown.stdout)
-        owners[case] = engine("exec", "box", "sh", "-c", OWNERS, "sh", top).stdout.strip()
+    for case, text in zip(CASES, ("\n" + shown.stdout).split("\n-- ")[1:], strict=True):
+        heading, _, files = text.partition("\n")
+        found[case], owners[case] = (done[case], files), heading.partition(" ")[2]
     return found, (owners["a directory into a directory"], owners["kept"])
 
 

@@ -121,8 +121,9 @@ def test_asking_changes_nothing() -> None:
 @pytest.mark.parametrize("who", ["me", "rootless"])
 def test_asking_from_a_program_with_threads(who: str, rootless: Rootless) -> None:
     code = f"""
-import threading, warnings
+import sys, threading, warnings
 warnings.simplefilter("error")
+sys.setswitchinterval(0.0005)
 stop = threading.Event()
 def busy():
     while not stop.is_set(): sum(range(100))

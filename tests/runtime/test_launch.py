@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -263,6 +264,8 @@ def test_two_hundred_starts_from_a_program_with_busy_threads(tmp_path, walker):
         while not stop.is_set():
             sum(range(1000))
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # more changes between threads, in less time
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -272,6 +275,7 @@ def test_two_hundred_starts_from_a_program_with_busy_threads(tmp_path, walker):
             assert run(bundle)[0] == 0
     finally:
         stop.set()
+        sys.setswitchinterval(interval)
         for thread in threads:
             thread.join()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.engine.networking import of_image, read_publish
+from lamina.engine.networking import of_image, read_networking, read_publish
 from lamina.errors import InvalidInput
 
 
@@ -34,3 +34,13 @@ def test_each_gets_any_port_and_only_once() -> None:
         ("tcp", b"", 0, 79),
         ("udp", b"", 0, 53),
     ]
+
+
+def test_an_image_that_exposes_everything_keeps_nobody_busy() -> None:
+    """Each port is a claim, a rule and a socket; and a config has room for a hundred thousand ranges."""
+    for exposed in (["1-65535/tcp"], [f"{first}-65535/udp" for first in range(1, 60000)]):
+        with pytest.raises(InvalidInput, match="exposes more than 1000 ports"):
+            of_image(exposed, [])
+    assert len(of_image(["1-1000/tcp"], [])) == 1000
+    with pytest.raises(InvalidInput, match="more than 1000 published ports"):
+        read_networking({"publish": ["1-999:1-999", "2000-2001:2000-2001"]}, "bridge")

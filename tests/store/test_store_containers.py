@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
-from lamina.store import containers, lock, names, root
+from lamina.store import burial, containers, lock, names, root
 from lamina.store.containers import Home
 from lamina.store.root import Store
 from lamina.store.tree import remove_tree
@@ -169,8 +169,8 @@ def test_a_child_that_was_forked_while_a_removal_failed_does_not_keep_it_from_go
         home.discard(None, refuse)
     with held:
         with pytest.raises(PermissionError):
-            containers.bury(home.grave, fork_and_refuse)
-        assert containers.bury(home.grave)
+            burial.bury(home.grave, fork_and_refuse)
+        assert burial.bury(home.grave)
     assert entries(store.tmp) == []
 
 
@@ -202,7 +202,7 @@ def test_found_by_name_id_and_the_beginning_of_an_id(store: Store, monkeypatch: 
     for reference, home in (("one", first), (first.id, first), ("ab1", first), ("ab3", second), ("c", third)):
         assert containers.find(store, reference).id == home.id
     assert containers.find(store, "ab").id == third.id, "a name comes before the beginning of an id"
-    with pytest.raises(InvalidInput, match="2 containers"):
+    with pytest.raises(InvalidInput, match="multiple IDs found"):
         containers.find(store, "a")
 
 
@@ -256,18 +256,18 @@ def test_what_could_not_be_removed_waits_in_its_grave(store: Store) -> None:
     assert not home.exists()
     assert not home.held
     assert entries(store.names) == []
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(store.tmp) == []
 
 
 def test_a_grave_that_is_being_emptied_is_left_alone(store: Store) -> None:
     home = made(store)
     os.rename(home.path, home.grave)  # as in the middle of discard
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(home.grave) == ["container.json", "lock"]
     assert entries(store.names) == [], "the container is gone, whoever finishes removing it"
     home.release()
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(store.tmp) == []
 
 
@@ -281,10 +281,10 @@ def test_who_works_in_tmp_without_a_lock_yet_loses_the_place_and_not_the_work(st
         assert lock.take(begun + b"/lock", lock.LOCK_EX, wait=False, create=True) is None, "the owner's turn"
         remove_tree(path)
 
-    assert containers.bury(begun, remove)
+    assert burial.bury(begun, remove)
     with open(store.tmp + b"/stray", "w"):
         pass
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(store.tmp) == []
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_is_an_error_that_says_so(store: Store, monkeypatch: pytest.
 WORKER = """
 import os, sys, random
 from lamina.errors import Conflict, NotFound
-from lamina.store import containers
+from lamina.store import burial, containers
 from lamina.store.root import Store
 from lamina.store.tree import remove_tree
 store = Store(sys.argv[1])
@@ -381,7 +381,7 @@ for _ in range(int(sys.argv[3])):
         elif what == 2:
             for home in [*containers.abandoned(store), *containers.unfinished(store)]:
                 home.discard((home.read("container") or {}).get("name"))
-            containers.bury_all(store)
+            burial.bury_all(store)
         else:
             for identity in containers.identities(store):
                 home = containers.Home(store, identity)
@@ -397,7 +397,7 @@ def check(store: Store) -> None:
     """After everybody left and one sweep: every container is whole, every name and mark has its container."""
     for home in [*containers.abandoned(store), *containers.unfinished(store)]:
         home.discard((home.read("container") or {}).get("name"))
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(store.tmp) == []
     assert entries(store.running) == []
     for identity in containers.identities(store):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import KernelError, LaminaError
-from lamina.store import containers, garbage, trace
+from lamina.store import burial, containers, garbage, trace
 from lamina.store.check import DAMAGED, check
 from lamina.store.root import Store
 from lamina.store.scratch import Scratch
@@ -89,7 +89,7 @@ def clean_up(store: Store) -> None:
         home.release()
     for home in containers.unfinished(store):
         home.discard(None)
-    containers.bury_all(store)
+    burial.bury_all(store)
     garbage.collect(store)
 
 
@@ -242,5 +242,5 @@ def test_somebody_buries_what_is_just_being_removed(tmp_path: Path) -> None:
         trace.hook = None
     os.close(buriers.pop())
     assert not scratch._lock.held
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert os.listdir(store.tmp) == []

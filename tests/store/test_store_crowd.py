@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.store import blobs, containers, garbage, images, layers
+from lamina.store import blobs, burial, containers, garbage, images, layers
 from lamina.store.check import DAMAGED, check
 from lamina.store.prune import prune_images
 from lamina.store.root import Store
@@ -35,7 +35,7 @@ def crowd(place: Path) -> None:
     print(f"LAMINA_CROWD_SEED={SEED}:", done)
     assert done.keys() == {verb.__name__ for verb, _ in Worker(place / "s", 0, 0).verbs}, (SEED, done)
     store = Store(place / "s")
-    containers.bury_all(store)
+    burial.bury_all(store)
     garbage.collect(store)
     assert (SEED, check(store, rehash=True).findings) == (SEED, ())
     prune_images(store, everything=True)
@@ -73,6 +73,6 @@ def killed_crowd(place: Path) -> None:
     assert (SEED, damaged) == (SEED, [])
     for home in (*containers.abandoned(store), *containers.unfinished(store)):
         home.discard(None)
-    containers.bury_all(store)
+    burial.bury_all(store)
     garbage.collect(store)
     assert (SEED, check(store, rehash=True).findings) == (SEED, ())

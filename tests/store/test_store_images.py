@@ -216,7 +216,7 @@ class TestResolve:
     def test_beginnings_of_several(self, store: Store) -> None:
         found = [make_image(store, str(n)) for n in range(20)]
         first = next(one.id[0] for one in found if sum(other.id[0] == one.id[0] for other in found) > 1)
-        with pytest.raises(InvalidInput, match="have an id that begins so"):
+        with pytest.raises(InvalidInput, match="multiple IDs found with provided prefix"):
             tags.resolve(store, first, None)
 
 

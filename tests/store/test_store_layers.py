@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError
-from lamina.store import claims, containers, layers
+from lamina.store import burial, claims, layers
 from lamina.store.leases import lease
 from lamina.store.root import Store
 from support.stores import diff_id, entries, make_layer
@@ -142,7 +142,7 @@ def test_diff_ids_are_sha256() -> None:
 
 def test_a_stage_that_is_held_is_not_cleaned_up(store: Store) -> None:
     with lease(store) as held, layers.stage(store, A, held) as stage:
-        containers.bury_all(store)
+        burial.bury_all(store)
         assert os.path.isdir(stage.path)
         stage.commit(diff_id("a"), 0, 0)
 
@@ -158,7 +158,7 @@ def test_the_stage_of_one_who_was_killed_is_cleaned_up(store: Store) -> None:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len(entries(store.tmp)) == 1
-    containers.bury_all(store)
+    burial.bury_all(store)
     assert entries(store.tmp) == []
 
 

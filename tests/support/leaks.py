@@ -19,6 +19,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 SIGN = "lamina-test-run/"  # how a suite that runs is seen by others: unix(7), abstract
 PEERS = "lamina-peers-"  # the control group of a peers root: then the pid of who holds it
 DEPTH = 4  # how far below a suite's directories its stores are
+# seconds that what is going away may take
+PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 5.0)
 _END_OF_PATH = b"/ ,:\n\0"
 
 
@@ -67,7 +69,7 @@ class Leaks:
                     found.add(str(path))
         return found
 
-    def left(self, patience: float = 5.0) -> list[str]:
+    def left(self, patience: float = PATIENCE) -> list[str]:
         """What is there now and was not before, after waiting up to *patience* seconds for it to go away."""
         end, more = time.monotonic() + patience, 4 * patience
         looks: tuple[tuple[str, Callable[[], set[str]], set[str]], ...] = (

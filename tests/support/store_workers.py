@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, claims, containers, garbage, images, layers, tags, volumes
+from lamina.store import blobs, burial, claims, containers, garbage, images, layers, tags, volumes
 from lamina.store.containers import Home
 from lamina.store.layers import Layer
 from lamina.store.leases import Lease, lease
@@ -132,7 +132,7 @@ class Worker:
 
     def collect(self) -> None:
         garbage.collect(self.store, explain=self.random.random() < 0.3)
-        containers.bury_all(self.store)
+        burial.bury_all(self.store)
 
     def prune(self) -> None:
         prune_images(self.store, everything=self.random.random() < 0.5)

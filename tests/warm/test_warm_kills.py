@@ -13,9 +13,10 @@ import pytest
 
 from support.small_images import small_image
 from support.warm import House, alive, until
+from support.workers import FULL
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("busybox", "unshare")]
-ROUNDS = 25
+ROUNDS = 100 if FULL else 10
 
 
 def children(pid: int) -> list[int]:

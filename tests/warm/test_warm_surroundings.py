@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,36 +58,42 @@ ONLY_ASKED = {
 }
 
 
-@pytest.mark.parametrize("what", [*DIFFERENT, *ONLY_ASKED][1:])  # another user cannot even reach this command
-def test_a_caller_who_differs_gets_another_warm_process_or_none(house: House, server: int, what: str) -> None:
-    if what == "processors" and len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two processors")
-    wrap = {**DIFFERENT, **ONLY_ASKED}[what]
+def wrapped(what: str) -> list[str]:
+    """What executes a command in these surroundings, with "sh" as their first process where that counts."""
     if (
         what == "pid namespace of children"
     ):  # the second child of the shell would be in none: the first is init
-        wrap = ["unshare", "--pid", "sh", "-c", 'exec "$@"', "sh"]
-    with house.expected(server, warm=False):
-        status, out, err = house.run("version", wrap=wrap, env={"XDG_RUNTIME_DIR": ""})
-    # a process whose children would be in a namespace that has no init cannot fork for Python either
-    assert (status, out[:7]) == (0, b"lamina "), err
-    with house.expected(server, warm=True):
-        assert house.run("version")[0] == 0
+        return ["unshare", "--pid", "sh", "-c", 'exec "$@"', "sh"]
+    return {**DIFFERENT, **ONLY_ASKED}[what]
 
 
-@pytest.mark.parametrize("what", DIFFERENT)
-def test_a_client_that_lies_about_its_surroundings_is_refused(house: House, server: int, what: str) -> None:
-    if what == "processors" and len(os.sched_getaffinity(0)) < 2:
+def differing(*names: str) -> list[str]:
+    """Those that this machine has."""
+    if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
-    wrap = DIFFERENT[what] if "children" not in what else ["unshare", "--pid", "sh", "-c", 'exec "$@"', "sh"]
+    return [*names]
+
+
+def test_a_caller_who_differs_gets_another_warm_process_or_none(house: House, server: int) -> None:
+    for what in differing(*DIFFERENT, *ONLY_ASKED)[1:]:  # another user cannot even reach this command
+        with house.expected(server, warm=False):
+            status, out, err = house.run("version", wrap=wrapped(what), env={"XDG_RUNTIME_DIR": ""})
+        # a process whose children would be in a namespace that has no init cannot fork for Python either
+        assert (status, out[:7]) == (0, b"lamina "), (what, err)
+        with house.expected(server, warm=True):
+            assert house.run("version")[0] == 0, what
+
+
+def test_a_client_that_lies_about_its_surroundings_is_refused(house: House, server: int) -> None:
     (name,) = house.sockets()
-    house.run_directory.chmod(0o755)  # the directory keeps others out already
-    name.chmod(0o666)
-    with house.expected(server, warm=False):
-        assert house.ask(wrap=wrap) in (b"n\n", b"\n")
-    house.run_directory.chmod(0o700)
-    with house.expected(server, warm=True):
-        assert house.run("version")[0] == 0
+    for what in differing(*DIFFERENT):
+        house.run_directory.chmod(0o755)  # the directory keeps others out already
+        name.chmod(0o666)
+        with house.expected(server, warm=False):
+            assert house.ask(wrap=wrapped(what)) in (b"n\n", b"\n"), what
+        house.run_directory.chmod(0o700)
+        with house.expected(server, warm=True):
+            assert house.run("version")[0] == 0, what
 
 
 def test_the_same_client_is_served_where_it_does_not_differ(house: House, server: int) -> None:
@@ -267,20 +274,24 @@ def test_the_memory_of_the_warm_process_is_nobodys(house: House, server: int) ->
         assert core.returncode != 0
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"x",
-        b"\xff" * 5000,
-        request([b"lamina", b"version"])[:100],
-        request([]),
-        request([b"lamina"], [b"A=1"])[:-1],
-        b"\x63" + request([b"lamina"])[1:],
-    ],
+NONSENSE = (
+    b"",
+    b"x",
+    b"\xff" * 5000,
+    request([b"lamina", b"version"])[:100],
+    request([]),
+    request([b"lamina"], [b"A=1"])[:-1],
+    b"\x63" + request([b"lamina"])[1:],
 )
-def test_nonsense_does_not_hurt_it(house: House, server: int, data: bytes) -> None:
-    assert house.ask(data) == b"\n"
+
+
+def test_nonsense_does_not_hurt_it(house: House, server: int) -> None:
+    """One after the other, and all at once: some is waited for, because more could come."""
+    for data in NONSENSE[1:3]:
+        assert house.ask(data) == b"\n"
+        until(lambda: house.parked(server), "no worker")
+    with ThreadPoolExecutor(len(NONSENSE)) as pool:
+        assert {*pool.map(house.ask, NONSENSE)} == {b"\n"}
     until(lambda: house.parked(server), "no worker")
     with house.expected(server, warm=True):
         assert house.run("version")[0] == 0

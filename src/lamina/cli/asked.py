@@ -32,6 +32,13 @@ def shell() -> tuple[str, ...]:
     return (os.environ.get("SHELL") or "/bin/sh",)
 
 
+# those that are handed on as they were typed, where they were
+_AS_TYPED = (
+    *("name", "log_driver", "hostname", "workdir", "user", "memory", "cpus", "pids_limit"),
+    *("entrypoint", "platform", "restart", "stop_signal", "stop_timeout", "durability"),
+)
+
+
 def options(args: Arguments) -> RunOptions:
     """The engine's options. Raises InvalidInput for a file of variables that cannot be read."""
     found: RunOptions = {
@@ -62,31 +69,17 @@ def options(args: Arguments) -> RunOptions:
         found["network"] = args.network[0] if len(args.network) == 1 else args.network
     if args.log_opt:
         found["log_opt"] = args.log_opt
+    if vars(args).get("snapshot") is not None:
+        found["auto_snapshot"] = True
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     if limits := vars(args).get("layer_limit"):
         from lamina.cli.options.layers import layer_limits
 
         found["layer_limits"] = layer_limits(limits)
-    for key in (
-        "name",
-        "log_driver",
-        "hostname",
-        "workdir",
-        "user",
-        "memory",
-        "cpus",
-        "pids_limit",
-        "entrypoint",
-        "platform",
-        "restart",
-        "stop_signal",
-        "stop_timeout",
-        "durability",
-    ):
-        given = getattr(args, key)
-        if given is not None:
-            found[key] = given
+    for key in _AS_TYPED:
+        if (given := getattr(args, key)) is not None:
+            found[key] = given  # type: ignore[literal-required]
     return found
 
 

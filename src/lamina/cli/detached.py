@@ -32,7 +32,7 @@ def _note_words(container: Container, args: Arguments) -> None:
     """With which words another one like it would be made: for `generate systemd --new`."""
     from lamina.cli.asked import command
     from lamina.cli.options.run import OPTIONS
-    from lamina.cli.units import words_again
+    from lamina.cli.units import environment_of, words_again
     from lamina.engine.creating import note_made_by
 
     options, values = OPTIONS, vars(args)
@@ -45,7 +45,7 @@ def _note_words(container: Container, args: Arguments) -> None:
         directory = os.getcwd()
     except FileNotFoundError:  # it was removed
         directory = ""
-    note_made_by(container.store, container.id, words, directory)
+    note_made_by(container.store, container.id, words, directory, environment_of(values))
 
 
 def run_detached(args: Arguments) -> int:

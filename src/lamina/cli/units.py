@@ -9,7 +9,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lamina.argv.declare import Option
 
@@ -41,7 +41,8 @@ class Wishes:
 @value
 class Subject:
     """The container: how it is called in commands, where it is kept, the signal that asks it to end, and with which
-    words, in which directory, another one like it is made.
+    words, in which directory, another one like it is made; the variables that these take from the environment are in
+    `environment`, a file of systemd's, "" where there are none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Subject:
     stop_signal: int
     words: tuple[str, ...] = ()
     directory: str = ""
+    environment: str = ""
 
 
 def container_unit(unit: str, about: Subject, wishes: Wishes, version: str) -> str:
@@ -81,6 +83,7 @@ def container_unit(unit: str, about: Subject, wishes: Wishes, version: str) -> s
         # the process that does the work has to be this unit's
         "Environment=LAMINA_WARM=0",
         *([f"WorkingDirectory={_literal(about.directory)}"] if wishes.new and about.directory else []),
+        *([f"EnvironmentFile={about.environment}"] if about.environment else []),
         f"Restart={wishes.restart_policy}",
         *([] if wishes.restart_sec is None else [f"RestartSec={wishes.restart_sec}"]),
         f"TimeoutStopSec={wishes.stop_timeout + SPARE}",
@@ -151,6 +154,32 @@ def _escaped(char: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
 
 
+def environment_file(variables: Mapping[str, str]) -> str:
+    """The text of a file of *variables* for `EnvironmentFile=`: systemd.exec(5). Raises InvalidInput."""
+    from lamina.errors import InvalidInput
+
+    lines = []
+    for name, text in variables.items():
+        plain = name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()
+        if not plain or not _is_text(text):
+            raise InvalidInput(
+                f"generate systemd: variable {name!r}: systemd reads no such name or value from a file",
+                remedy="make the container with --env-file instead",
+            )
+        escaped = "".join(f"\\{char}" if char in '"\\`$' else char for char in text)
+        lines.append(f'{name}="{escaped}"\n')
+    return "".join(lines)
+
+
+def _is_text(text: str) -> bool:
+    """UTF-8 without control characters other than tabs and ends of lines: systemd's `utf8_is_valid` and its parser."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and "\r" not in text
+
+
 def _literal(text: str) -> str:
     """*text* in a setting that is not split into words, where nothing can be escaped but "%": systemd.syntax(7).
 
@@ -170,8 +199,19 @@ def _literal(text: str) -> str:
 def words_again(
     options: Sequence[Option], values: dict[str, object], image: str, command: Sequence[str]
 ) -> list[str]:
-    """The words behind `run` that ask for what *values*, a parsed command line, asked for: each option in one word."""
+    """The words behind `run` that ask for what *values*, a parsed command line, asked for: each option in one word.
+    Values of the environment are not among them: `environment_of`.
+    """
     return [*_options(options, values), image, *(["--", *command] if command else [])]
+
+
+def environment_of(values: dict[str, object]) -> dict[str, str]:
+    """The variables that *values*, a parsed command line, takes from here: `-e NAME`. Who types no value does not
+    want it to be read in a unit, or in the arguments of a process.
+    """
+    given = values.get("env")
+    names = [str(one) for one in given if "=" not in str(one)] if isinstance(given, (tuple, list)) else []
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _options(options: Sequence[Option], values: dict[str, object]) -> Iterator[str]:
@@ -184,8 +224,6 @@ def _options(options: Sequence[Option], values: dict[str, object]) -> Iterator[s
             continue
         for one in given if isinstance(given, (tuple, list)) else (given,):
             text = str(one)
-            if option.key == "env" and "=" not in text:
-                if text not in os.environ:
-                    continue
-                text = f"{text}={os.environ[text]}"
+            if option.key == "env" and "=" not in text and text not in os.environ:
+                continue
             yield f"--{option.name}={os.path.abspath(text) if option.key in _PATHS else text}"

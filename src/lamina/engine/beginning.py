@@ -17,6 +17,7 @@ from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import age, identity_of
 from lamina.store.containers import (
+    AGAIN_MARK,
     CARRIED_MARK,
     GROUPED_MARK,
     KEPT_MARK,
@@ -94,9 +95,8 @@ class Beginning:
         self._read()
         if self._is_running():  # what looked after it was killed
             return {**self.adopt(held=True), "already": True}
-        self.home.drop_mark(STOPPED_MARK)
-        self.home.drop_mark(CARRIED_MARK)
-        self.home.drop_mark(PAUSED_MARK)
+        for marker in (STOPPED_MARK, CARRIED_MARK, PAUSED_MARK, AGAIN_MARK):
+            self.home.drop_mark(marker)
         self.home.drop_mark(GROUPED_MARK)  # of a run in the foreground
         if not self.asked.get("detached"):
             self._take_over()

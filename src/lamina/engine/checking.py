@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.networking import Joined
 
-FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
+FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init", "auto_snapshot"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 NEVER = ("no", 0)
@@ -48,44 +48,10 @@ def check_options(asked: Mapping[str, Any]) -> Options:
                 checked["health"] = read_health(
                     {name: asked[name] for name in asked if name.startswith(HEALTH) or name == NO_HEALTH}
                 )
-        else:
-            from lamina.engine.notation import READERS, read_cpus, read_env
-
-            if key == "env":
-                checked["env"] = read_env(given, os.environ)
-            elif key == "cpus":
-                checked["cpu_quota"] = read_cpus(given)
-            elif key in READERS:
-                checked[key] = READERS[key](given)
-            elif key in SOURCES:
-                from lamina.engine.mount_notation import READERS as MOUNTS
-
-                checked["volumes"] = (*checked.get("volumes", ()), *MOUNTS[key](given))
-            elif key == "volumes_from":
-                from lamina.engine.mount_notation import read_volumes_from
-
-                checked[key] = read_volumes_from(given)
-            elif key in LOGGING:
-                if "log" not in checked:
-                    from lamina.engine.logging import read_log_options
-
-                    checked["log"] = read_log_options(*map(asked.get, LOGGING))
-            else:
-                rest[key] = given
+        elif not _read(key, asked, checked):
+            rest[key] = given
     if rest or networks:
-        from lamina.engine.networking import KEYS as NETWORKING
-        from lamina.engine.networking import Joined, read_networking
-
-        if rest.keys() & NETWORKING or len(networks) > 1 or not all(one.is_plain for one in networks):
-            linked = {key: rest.pop(key) for key in NETWORKING & rest.keys()}
-            networks = networks or (Joined(checked.get("network", "none")),)
-            checked["networking"] = read_networking(linked, networks)
-    if rest:
-        from lamina.engine.further import KEYS, read_further
-
-        if unknown := rest.keys() - KEYS:
-            raise TypeError(f"run() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        checked["further"], checked["new_privileges"] = read_further(rest)
+        _read_rare(rest, checked, networks)
     if checked.get("volumes"):
         from lamina.engine.mount_notation import check_targets
 
@@ -95,6 +61,52 @@ def check_options(asked: Mapping[str, Any]) -> Options:
             "run: --rm and --restart contradict each other: what is removed is not started again"
         )
     return Options(**checked)
+
+
+def _read(key: str, asked: Mapping[str, Any], checked: dict[str, Any]) -> bool:
+    """Read what takes more than a look into *checked*; False for what is asked too rarely to be known here."""
+    from lamina.engine.notation import READERS, read_cpus, read_env
+
+    given = asked[key]
+    if key == "env":
+        checked["env"] = read_env(given, os.environ)
+    elif key == "cpus":
+        checked["cpu_quota"] = read_cpus(given)
+    elif key in READERS:
+        checked[key] = READERS[key](given)
+    elif key in SOURCES:
+        from lamina.engine.mount_notation import READERS as MOUNTS
+
+        checked["volumes"] = (*checked.get("volumes", ()), *MOUNTS[key](given))
+    elif key == "volumes_from":
+        from lamina.engine.mount_notation import read_volumes_from
+
+        checked[key] = read_volumes_from(given)
+    elif key in LOGGING:
+        if "log" not in checked:
+            from lamina.engine.logging import read_log_options
+
+            checked["log"] = read_log_options(*map(asked.get, LOGGING))
+    else:
+        return False
+    return True
+
+
+def _read_rare(rest: dict[str, Any], checked: dict[str, Any], networks: tuple[Joined, ...]) -> None:
+    """What is asked of networks and beyond the usual."""
+    from lamina.engine.networking import KEYS as NETWORKING
+    from lamina.engine.networking import Joined, read_networking
+
+    if rest.keys() & NETWORKING or len(networks) > 1 or not all(one.is_plain for one in networks):
+        linked = {key: rest.pop(key) for key in NETWORKING & rest.keys()}
+        networks = networks or (Joined(checked.get("network", "none")),)
+        checked["networking"] = read_networking(linked, networks)
+    if rest:
+        from lamina.engine.further import KEYS, read_further
+
+        if unknown := rest.keys() - KEYS:
+            raise TypeError(f"run() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        checked["further"], checked["new_privileges"] = read_further(rest)
 
 
 def _networks(given: Any) -> tuple[str, tuple[Joined, ...]]:

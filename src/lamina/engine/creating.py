@@ -69,11 +69,17 @@ def create(
             held.release()
 
 
-def note_made_by(store: Store, identity: str, words: list[str], directory: str) -> None:
-    """Have the record of a container say with which *words* of `lamina run`, said in *directory*, one like it is made.
-    Raises NotFound.
+def note_made_by(
+    store: Store, identity: str, words: list[str], directory: str, environment: dict[str, str]
+) -> None:
+    """Have the record of a container say with which *words* of `lamina run`, said in *directory*, one like it is made;
+    *environment* is what they took from the environment. Raises NotFound.
     """
-    made_by = {"words": words, "directory": directory}
+    made_by = {
+        "words": words,
+        "directory": directory,
+        **({"environment": environment} if environment else {}),
+    }
     Home(store, identity).change_asked(lambda asked: {**asked, "made_by": made_by})
 
 

@@ -6,7 +6,6 @@ import os
 from errno import EIO
 
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
-from lamina.store import containers
 from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False
@@ -84,7 +83,10 @@ def _discard_own_volumes(store: Store, asked: dict[str, Any]) -> None:
 
 def finish_burials(store: Store) -> None:
     """Go on with removals that were interrupted."""
-    containers.bury_all(store, remover(None))
+    if os.listdir(store.tmp):
+        from lamina.store.burial import bury_all
+
+        bury_all(store, remover(None))
 
 
 def remover(asked: dict[str, Any] | None, meter: Meter | None = None) -> Callable[[bytes], None]:

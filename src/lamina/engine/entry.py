@@ -1,6 +1,8 @@
 """Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
-or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py). And who answers for the names of a
-network: `isolated.py engine ROOT NETWORK names LINK` (responders.py).
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py), makes supervisors of several containers:
+`isolated.py engine "" "" nursery ""` (nursery.py), squashes the layers of one, and ends: `isolated.py engine ROOT ID
+squash ""` (squashing.py), or answers for the names of a network: `isolated.py engine ROOT NETWORK names LINK`
+(responders.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ def run() -> int:
             from lamina.store.root import Store
 
             go_on(Store(root), identity, attached)
+        if mode == "squash":
+            _squash(root, identity)
         try:
             if os.fork():
                 os._exit(0)
@@ -33,8 +37,14 @@ def run() -> int:
                 ANSWER, encode({"error": error_record(KernelError("fork a supervisor", error.errno or 0))})
             )
             os._exit(0)
+        from lamina.engine.detaching import NURSERY, alone
+
+        if mode == NURSERY:
+            from lamina.engine.nursery import nurse
+
+            channel, _ = alone(ANSWER, -1)
+            nurse(channel)
         from lamina.engine.becoming import supervise
-        from lamina.engine.detaching import alone
 
         answer, client = alone(ANSWER, ATTACHED if attached else -1)
         from lamina.store.root import Store
@@ -51,3 +61,16 @@ def _answer_for_names(root: str, network: str, index: int) -> None:
     from lamina.store.root import Store
 
     serve(Store(root), network, index)
+
+
+def _squash(root: str, identity: str) -> None:
+    """Whoever started this waits for the first process. Never returns."""
+    if os.fork():
+        os._exit(0)
+    from lamina.engine.detaching import alone
+    from lamina.engine.squashing import in_background
+    from lamina.store.root import Store
+
+    alone(-1, -1)
+    in_background(Store(root), identity)
+    os._exit(0)

@@ -45,8 +45,8 @@ class ContainerPath(PureContainerPath):
     Paths are compared and put together as pathlib's PurePosixPath are; a ".." stays, and is followed by the kernel.
     What looks at files raises the OSErrors of pathlib (FileNotFoundError, PermissionError, ...), Conflict where a path
     leads to what is no file (a fifo, a device) or the container ends just then, Unsupported for writing below /proc and
-    /sys, and for a container over this system that does not run. What is made belongs to the container's root, with the
-    permissions that are asked for but `w` of group and others, whatever the caller's umask is.
+    /sys, and for a user's container over this system that does not run. What is made belongs to the container's root,
+    with the permissions that are asked for but `w` of group and others, whatever the caller's umask is.
 
     Of a container that does not run each call mounts its files for the moment; calls that write hold it meanwhile.
     """

@@ -6,6 +6,7 @@ import time
 
 from lamina.engine.recover import end_processes, end_unnoted
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
+from lamina.store.containers import PAUSED, RESTARTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ TRUST = 1.0
 class Held:
     """Holds the container's lock, having made sure that nothing of it runs any more."""
 
-    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
-        self._home, self._verb, self._kill = home, verb, kill
+    def __init__(self, home: Home, verb: str, *, kill: bool = False, settle: bool = True) -> None:
+        """With *kill* it is killed if it runs; with *settle* what was left half done with its states is finished."""
+        self._home, self._verb, self._kill, self._settle = home, verb, kill, settle
 
     def __enter__(self) -> None:
         from lamina.engine.settling import hold
@@ -34,10 +36,7 @@ class Held:
             held = False
         if not held:
             if not self._kill:
-                raise Conflict(
-                    f"{self._verb} container {home.short_id}: it is running, or in use by another command",
-                    remedy="wait for its end, or remove it with --force",
-                )
+                raise _in_use(home, self._verb)
             self._end()
         try:
             asked, state = home.read("container") or {}, home.read("state")
@@ -46,9 +45,24 @@ class Held:
             else:
                 end_unnoted(asked)
         except Corrupt:
+            asked = {}
             _end_unknown(home)
         except BaseException:
             home.release()
+            raise
+        if self._settle and (asked.get("freezing") or asked.get("rewinding")):  # engine/chains.py
+            self._finish()
+
+    def _finish(self) -> None:
+        """Finish what somebody began with its states who was killed."""
+        from lamina.engine.freezing import settle
+        from lamina.store.snapshots import turn
+
+        try:
+            with turn(self._home):
+                settle(self._home, living=False)
+        except BaseException:
+            self._home.release()
             raise
 
     def _end(self) -> None:
@@ -80,6 +94,19 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self._home.release()
+
+
+def _in_use(home: Home, verb: str) -> Conflict:
+    try:
+        state = home.state()
+    except Corrupt:
+        state = ""
+    said, remedy = "running, or in use by another command", "wait for its end, or remove it with --force"
+    if state == PAUSED:
+        said, remedy = "paused", "unpause and stop it, or remove it with --force"
+    elif state == RESTARTING:
+        said, remedy = "restarting", "stop it, or remove it with --force"
+    return Conflict(f"{verb} container {home.short_id}: it is {said}", remedy=remedy)
 
 
 def _end_unknown(home: Home) -> None:

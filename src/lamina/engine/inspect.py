@@ -26,12 +26,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     from lamina.engine.settling import state_of
 
     state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
-    failed = home.read("failed") or {}
-    alive = status in LIVING
-    options = said_of(asked)
     command = [str(word) for word in asked["command"]]
-    spec = home.read("spec") or {}
-    process = spec.get("process") or {}
     return {
         "Id": home.id,
         "Name": asked["name"],
@@ -39,55 +34,68 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "Created": timestamp(asked["created"]),
         "Path": command[0],
         "Args": command[1:],
-        "State": {
-            "Status": status,
-            "Running": alive,
-            "Paused": status == PAUSED,
-            "Restarting": status == RESTARTING,
-            "Dead": status == DEAD,
-            "Pid": state.get("pid", 0) if status in (RUNNING, PAUSED) else 0,
-            "ExitCode": end.get("status", failed.get("status", 0)),
-            "Error": failed.get("message", ""),
-            "OOMKilled": bool(end.get("oom_kills")),
-            "TimedOut": bool(end.get("timed_out")),
-            "StartedAt": timestamp(state.get("started")),
-            "FinishedAt": timestamp(end.get("finished")),
-            **_health(home, asked, status),
-        },
+        "State": {**_state(status, state, end, home.read("failed") or {}), **_health(home, asked, status)},
         "RestartCount": (end or state).get("restarts", 0),
-        "Config": {
-            "Hostname": spec.get("hostname", ""),
-            "Tty": bool(options.get("tty")),
-            "OpenStdin": bool(options.get("interactive")),
-            "Env": process.get("env") or [],
-            "WorkingDir": process.get("cwd") or "",
-            "Labels": asked.get("labels") or {},
-            "Image": asked["image"],
-            **_of_image(asked.get("config") or {}, options),
-            "Healthcheck": _healthcheck(asked),
-            "HealthcheckOnFailureAction": (asked.get("health") or {}).get("on_failure") or "none",
-            "StopSignal": _signal(asked.get("stop_signal")),
-            "StopTimeout": asked.get("stop_timeout"),
-        },
-        "HostConfig": {
-            "LogConfig": _log_config(asked),
-            "Init": bool(options.get("init")),
-            "AutoRemove": bool(asked.get("rm")),
-            "RestartPolicy": _policy(options.get("restart")),
-            "Lifetime": options.get("lifetime") or CONTAINER,
-            "Timeout": options.get("timeout") or 0,
-            "NetworkMode": options.get("network") or "",
-            "Memory": options.get("memory") or 0,
-            "CpuQuota": options.get("cpu_quota") or 0,
-            "PidsLimit": options.get("pids_limit") or 0,
-            "ReadonlyRootfs": bool(options.get("read_only")),
-            **_namespaces(asked, options.get("further") or {}),
-        },
+        "Config": _config(asked, home.read("spec") or {}),
+        "HostConfig": _host_config(asked),
         "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
         "Warnings": [*(asked.get("warnings") or []), *(state.get("notes") or [])],
+    }
+
+
+def _state(status: str, state: dict[str, Any], end: dict[str, Any], failed: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Status": status,
+        "Running": status in LIVING,
+        "Paused": status == PAUSED,
+        "Restarting": status == RESTARTING,
+        "Dead": status == DEAD,
+        "Pid": state.get("pid", 0) if status in (RUNNING, PAUSED) else 0,
+        "ExitCode": end.get("status", failed.get("status", 0)),
+        "Error": failed.get("message", ""),
+        "OOMKilled": bool(end.get("oom_kills")),
+        "TimedOut": bool(end.get("timed_out")),
+        "StartedAt": timestamp(state.get("started")),
+        "FinishedAt": timestamp(end.get("finished")),
+    }
+
+
+def _config(asked: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    options, process = said_of(asked), spec.get("process") or {}
+    return {
+        "Hostname": spec.get("hostname", ""),
+        "Tty": bool(options.get("tty")),
+        "OpenStdin": bool(options.get("interactive")),
+        "Env": process.get("env") or [],
+        "WorkingDir": process.get("cwd") or "",
+        "Labels": asked.get("labels") or {},
+        "Image": asked["image"],
+        **_of_image(asked.get("config") or {}, options),
+        "Healthcheck": _healthcheck(asked),
+        "HealthcheckOnFailureAction": (asked.get("health") or {}).get("on_failure") or "none",
+        "StopSignal": _signal(asked.get("stop_signal")),
+        "StopTimeout": asked.get("stop_timeout"),
+    }
+
+
+def _host_config(asked: dict[str, Any]) -> dict[str, Any]:
+    options = said_of(asked)
+    return {
+        "LogConfig": _log_config(asked),
+        "Init": bool(options.get("init")),
+        "AutoRemove": bool(asked.get("rm")),
+        "RestartPolicy": _policy(options.get("restart")),
+        "Lifetime": options.get("lifetime") or CONTAINER,
+        "Timeout": options.get("timeout") or 0,
+        "NetworkMode": options.get("network") or "",
+        "Memory": options.get("memory") or 0,
+        "CpuQuota": options.get("cpu_quota") or 0,
+        "PidsLimit": options.get("pids_limit") or 0,
+        "ReadonlyRootfs": bool(options.get("read_only")),
+        **_namespaces(asked, options.get("further") or {}),
     }
 
 

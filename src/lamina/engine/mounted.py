@@ -354,7 +354,7 @@ def _give(store: Store, volume: Volume, spec: Spec, maps: Callable[[], Maps | No
     from lamina.engine.filling import give
     from lamina.engine.within import reach
 
-    source = _own_source(store, volume, "its owner is the system, and is not changed by U")
+    source = _own_source(store, volume, "and is not given away by U")
     user = spec["process"]["user"]
     uid = _outside(user["uid"], spec["linux"].get("uidMappings"))
     gid = _outside(user["gid"], spec["linux"].get("gidMappings"))
@@ -369,9 +369,29 @@ def _own_source(store: Store, volume: Volume, why: str) -> bytes:
     if volume.kind == VOLUME:
         return data_of(store, volume.source.decode())
     source = os.path.realpath(volume.source)
-    if volume.kind == BIND and source in _NOT_GIVEN:
-        raise InvalidInput(f"run: volume {os.fsdecode(source)}: {why}")
+    if volume.kind == BIND:
+        if source in _NOT_GIVEN:
+            raise InvalidInput(f"run: volume {os.fsdecode(source)}: it is the system's, {why}")
+        if source in _homes():
+            raise InvalidInput(
+                f"run: volume {os.fsdecode(source)}: it is somebody's home, {why}",
+                remedy="name a directory in it",
+            )
     return source
+
+
+def _homes() -> set[bytes]:
+    """podman's: the caller's home, whatever it is called by, and that of whom sudo(8) did this for."""
+    import pwd
+
+    found = [os.environ.get("HOME")]
+    for who in (os.environ.get("SUDO_USER"), os.getuid()):
+        try:
+            if who is not None:
+                found.append((pwd.getpwnam(who) if isinstance(who, str) else pwd.getpwuid(who)).pw_dir)
+        except KeyError:
+            continue
+    return {os.path.realpath(os.fsencode(home)) for home in found if home}
 
 
 def _relabel(
@@ -387,9 +407,7 @@ def _relabel(
 
     if not is_there():
         return
-    source = _own_source(
-        store, volume, f"its files are the system's, and are not labelled by {volume.relabel}"
-    )
+    source = _own_source(store, volume, f"and is not labelled by {volume.relabel}")
     try:
         if not reach(maps, relabel, source, file_label(label, shared=volume.relabel == "z")):
             tell(f"{os.fsdecode(source)} is on a file system without SELinux labels: it has its own")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lamina.network.model import Allowed
 
 MOST_PORTS = 65535
+# how many ports a container publishes at most: each is a claim, a rule and a socket that is tried
+MOST_PUBLISHED = 1000
 HOST_GATEWAY = "host-gateway"
 # what is a name of a host, as in /etc/hosts
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -92,6 +94,11 @@ def read_networking(asked: dict[str, Any], networks: tuple[Joined, ...]) -> Netw
     published: list[Published] = []
     for text in listed(asked.get("publish") or (), "port"):
         published += read_publish(text_of(text, "port"))
+        if len(published) > MOST_PUBLISHED:
+            raise InvalidInput(
+                f"run: port {text}: that is more than {MOST_PUBLISHED} published ports",
+                remedy="--network host publishes all that it listens at",
+            )
     _check_twice(published)
     found = Networking(
         published=tuple(published),
@@ -247,6 +254,11 @@ def of_image(exposed: Iterable[str], published: Iterable[Published]) -> list[Pub
                 remedy="leave -P out, and publish what you need: -p PORT",
             )
         found.update({(one.protocol, one.port): one for one in read_publish(text)})
+        if len(found) > MOST_PUBLISHED - len(known):
+            raise InvalidInput(
+                f"run: the image exposes more than {MOST_PUBLISHED} ports",
+                remedy="leave -P out, and publish what you need: -p PORT",
+            )
     return [one for key, one in found.items() if key not in known]
 
 

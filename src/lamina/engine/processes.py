@@ -12,7 +12,7 @@ import time
 from lamina.engine.settling import Process, state_of
 from lamina.errors import Conflict, InvalidInput
 from lamina.linux.fd import Fd
-from lamina.store.containers import PAUSED, RUNNING
+from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -97,7 +97,8 @@ def _processes(home: Home) -> Iterator[Seen]:
     state = home.read("state") or {} if state_of(home) in (RUNNING, PAUSED) else None
     with Process(state) as first:
         if state is None or not first.is_there:
-            raise Conflict(f"top container {home.asked()['name']}: it is not running")
+            how = "restarting" if state_of(home) == RESTARTING else "not running"
+            raise Conflict(f"top container {home.asked()['name']}: it is {how}")
         now, boot = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
         for pid in sorted(members(first.pid, state)):
             seen = _look(pid, now, boot)

@@ -9,7 +9,7 @@ from lamina.engine.keeping import options_of
 from lamina.engine.restarting import UNKNOWN, is_restarted
 from lamina.engine.settling import is_kept
 from lamina.runtime.identity import boot_id, same_process
-from lamina.store.containers import PAUSED_MARK, STOPPED_MARK
+from lamina.store.containers import AGAIN_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
         if end is None and not runs:
             again = is_restarted(
                 options_of(asked).restart, UNKNOWN, int(state.get("restarts") or 0), stopped=stopped
-            )
+            ) or (home.is_marked(AGAIN_MARK) and not stopped)
         if runs or again:
             _hand_over(home)
             return

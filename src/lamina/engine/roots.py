@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.within import Maps
+    from lamina.store.lock import Lock
 
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -56,13 +57,17 @@ def below_root(
 @contextmanager
 def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
     """The root of *container*; what it is made of, where it does not run and only its own ids may mount it."""
-    found = root_of(container)
-    if found is not None:
-        with found:
-            yield found
-        return
+    if container.first_process is not None:
+        with _turn(container):  # its root is not replaced meanwhile
+            found = root_of(container)
+            if found is not None:
+                with found:
+                    yield found
+                return
     stood = stood_of(container)
-    unused = write or container.exit_code is None  # where it never ran, mount points are still to be made
+    # where it never ran, mount points are still to be made; over this system the upper lies in the lower, and can only
+    # be mounted as an upper, which is one at a time's
+    unused = write or container.exit_code is None or not container.image_id
     if not unused:
         with _standing(stood, write=False) as root:
             yield root
@@ -72,6 +77,16 @@ def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
 
     with Held(Home(container.store, container.id), "copy files of"), _standing(stood, write=True) as root:
         yield root
+
+
+def _turn(container: Container) -> Lock:
+    from lamina.store.containers import no_such
+    from lamina.store.lock import joining
+
+    try:
+        return joining(container.store.containers + b"/" + container.id.encode())
+    except FileNotFoundError:
+        raise no_such(container.id) from None
 
 
 @contextmanager
@@ -84,12 +99,13 @@ def _standing(stood: Stood, *, write: bool) -> Iterator[Fd | Stood]:
 
 
 def root_of(container: Container) -> Fd | None:
-    """The root of the container's first process, and of no other that has its number now. None where it does not run.
+    """The root of the container's first process, and of no other that has its number now. None where it does not run,
+    or will in a moment.
 
     Raises Conflict where it has just ended, or is being started; NotFound.
     """
     from lamina.engine.settling import Process
-    from lamina.store.containers import LIVING
+    from lamina.store.containers import PAUSED, RUNNING
 
     with Process(container.first_process) as process:
         if process.is_there:
@@ -101,7 +117,7 @@ def root_of(container: Container) -> Fd | None:
                 if process.is_there:  # looked at after it was opened
                     return root
                 root.close()
-    if container.state not in LIVING:
+    if container.state not in (RUNNING, PAUSED):
         return None
     raise Conflict(
         f"copy files of container {container.name}: it has just ended, or is being started",
@@ -128,22 +144,17 @@ def still_runs(container: Container) -> Callable[[], None]:
 
 
 def stood_of(container: Container) -> Stood:
-    """What the root of *container*, which does not run, is made of. Raises Unsupported for one over this system."""
+    """What the root of *container*, which does not run, is made of. Raises Unsupported (a user's over this system)."""
     from lamina.engine import own_files
     from lamina.engine.mounted import drawn, volumes_of
     from lamina.engine.options import OVER, TMPFS
 
     record = container.record
-    if not container.image_id:
-        raise Unsupported(
-            f"copy files of container {container.name}, which does not run: it is over this system",
-            remedy="'lamina diff' shows what it did, 'lamina apply' does it",
-        )
     home = container.store.containers + b"/" + container.id.encode()
     stack = container.overlays()[0][1]
     kept = volumes_of(record.get("volumes") or ())
     closed = bool((record.get("options") or {}).get("read_only"))
-    mounts = []
+    mounts = [] if container.image_id else _of_this_system(container)
     for volume in drawn(container.store, home, kept, rootless=stack.userxattr):
         if volume.kind == TMPFS:
             continue  # it ended with the container, and begins empty
@@ -158,6 +169,23 @@ def stood_of(container: Container) -> Stood:
     owner = (0, 0) if maps is None else owner_of(maps)
     mapped = maps if record.get("own_ids") and os.geteuid() == 0 else None
     return Stood(stack, tuple(mounts), container.store.merged, closed, owner, mapped)
+
+
+def _of_this_system(container: Container) -> list[Beside]:
+    """What is beside the root of one over this system: its further overlays, what is shown as it is, what is hidden."""
+    if os.geteuid() != 0:
+        raise Unsupported(
+            f"copy files of container {container.name}, which does not run: it is over this system",
+            remedy="'lamina diff' shows what it did, 'lamina apply' does it; or start it",
+        )
+    from lamina.engine.picture import picture
+
+    shown = picture(container.store, rootless=False)
+    return [
+        *(Beside(place, stack) for place, stack in container.overlays()[1:]),
+        *(Beside(path, path, read_only=True) for path in shown.readonly),
+        *(Beside(path, container.store.empty, read_only=True) for path in shown.hide),
+    ]
 
 
 def _over(options: str) -> Any:

@@ -17,7 +17,7 @@ from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import ended_by, hold, is_kept
 from lamina.errors import KernelError, LaminaError, NotFound
-from lamina.store.containers import CARRIED_MARK, PAUSED_MARK, STOPPED_MARK
+from lamina.store.containers import AGAIN_MARK, CARRIED_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -168,11 +168,11 @@ class Supervisor(Beginning):
         if action == KILL:
             process.kill(SIGKILL)
             return
+        try:  # before the signal: whoever comes after us, killed here, must know what it was for
+            self.home.set_mark(STOPPED_MARK if action == STOP else AGAIN_MARK)
+        except LaminaError:
+            pass  # a disk that is full: then its policy decides
         if action == STOP:
-            try:
-                self.home.set_mark(STOPPED_MARK)
-            except LaminaError:
-                pass  # a disk that is full: then its policy decides
             note(self.home.store, about(self.asked, "stop"))
         self._deliver(stop_signal(self.asked))
         grace = float(self.asked.get("stop_timeout", STOP_TIMEOUT))
@@ -230,13 +230,7 @@ class Supervisor(Beginning):
         """Write down how it ended; whether it is started again."""
         home = self.home
         point("end: remove cgroup")
-        cgroup = process.cgroup
-        oom = 0
-        if cgroup is not None:
-            oom = cgroup.oom_kills()
-            if not cgroup.remove_unused():
-                cgroup.kill()
-        process.close()
+        oom = _end_groups(process)
         point("end: give addresses and ports back")
         unplug(home)
         stopped = home.is_marked(STOPPED_MARK)
@@ -256,9 +250,10 @@ class Supervisor(Beginning):
     def _ended(self, end: dict[str, Any], *, stopped: bool) -> bool:
         home, status = self.home, int(end["status"])
         self.asked = home.asked()  # it may have been renamed, or have another policy
+        wanted = home.is_marked(AGAIN_MARK) or (self.examiner is not None and self.examiner.wants_restart)
         again = not self.orphaned and (
             is_restarted(self.options.restart, status, self.restarts, stopped=stopped)
-            or (self.examiner is not None and self.examiner.wants_restart and not stopped)
+            or (wanted and not stopped)
         )
         self.examiner = None
         end["restarts"] = self.restarts
@@ -270,6 +265,7 @@ class Supervisor(Beginning):
         note(home.store, *ending({**self.asked, "rm": False}, status, int(end["oom_kills"])))
         append(home.path + ENDS, b"%d\n" % status)
         home.drop_mark(PAUSED_MARK)
+        home.drop_mark(AGAIN_MARK)  # it is in the record of the end now
         if self.streams is not None:
             self.streams.ended(status)
             self.streams.close()
@@ -345,6 +341,26 @@ class Supervisor(Beginning):
                 self._finish()
         except NotFound:
             pass  # somebody was faster
+
+
+def _end_groups(process: Process) -> int:
+    """Let go of it and remove its control groups, with whoever is left in them; kills by the kernel for want of memory.
+
+    Never raises: how it ended counts for more than a group that stays, which the next start or `rm` removes.
+    """
+    oom, cgroup = 0, process.cgroup
+    try:
+        if cgroup is not None:
+            oom = cgroup.oom_kills()
+            if not cgroup.remove_unused():
+                cgroup.kill()
+    except (OSError, LaminaError):
+        pass
+    try:
+        process.close()
+    except (OSError, LaminaError):
+        pass
+    return oom
 
 
 def append(path: bytes, data: bytes) -> None:

@@ -51,10 +51,9 @@ def adjust(
     add: Iterable[str] = (),
     drop: Iterable[str] = (),
     *,
-    base: Iterable[str] = DEFAULT_CAPABILITIES,
     known: Iterable[str] | None = None,
 ) -> tuple[str, ...]:
-    """The set that remains of *base* after --cap-add *add* and --cap-drop *drop*, in the order of the numbers.
+    """The set that remains of the default one after --cap-add *add* and --cap-drop *drop*, in the order of the numbers.
 
     As in Docker: dropping ALL leaves what is added; adding ALL gives all that are *known* (to the kernel; those of the
     caller's bounding set, if it is smaller) but the dropped ones; of the same name in both, the drop wins. Raises
@@ -72,7 +71,7 @@ def adjust(
     elif ALL in added:
         kept = set(CAPABILITIES if known is None else known) - dropped
     else:
-        kept = ({capability(name) for name in base} | added) - dropped
+        kept = ({*DEFAULT_CAPABILITIES} | added) - dropped
     return tuple(name for name in CAPABILITIES if name in kept)
 
 

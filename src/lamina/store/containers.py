@@ -1,4 +1,4 @@
-"""The directories of containers: made, found, held, judged and removed.
+"""The directories of containers: made, found, held, judged and moved away (burial.py removes them).
 
 Whoever looks after a container (the engine that runs it, somebody who removes or applies it) holds an exclusive
 flock on its `lock`. The kernel gives it up with the holder's life, so the state of a container is derived and cannot
@@ -11,10 +11,11 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused`, `stopped`, `carried` and `kept` say something by being there. `paused` is made before the freezing
-and goes after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone with the
-next start. `stopped` and `carried` tell of the signal whose default action is carried out by a SIGKILL. `kept` names
-the process that will start it again in a moment, so that its end does not remove it.
+The files `paused`, `stopped`, `carried`, `again` and `kept` say something by being there. `paused` is made before the
+freezing and goes after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone
+with the next start. `stopped` and `carried` tell of the signal whose default action is carried out by a SIGKILL.
+`again`: it is being ended to be started again, whatever its policy says (health checks). `kept` names the process that
+will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
 """
@@ -24,7 +25,7 @@ from __future__ import annotations
 import os
 from errno import ENOENT, ENOTEMPTY
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
 from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import remove_tree
@@ -44,9 +45,9 @@ PAUSED, RESTARTING = "paused", "restarting"
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
 PAUSED_MARK, STOPPED_MARK, CARRIED_MARK, KEPT_MARK = "paused", "stopped", "carried", "kept"
+AGAIN_MARK = "again"
 GROUPED_MARK = "grouped"  # control groups were made for it while it ran
 _LOCK = b"/lock"
-
 
 # the types of fields, and those without which nobody can do anything: what is something else was damaged, or means
 # something else to a newer version
@@ -173,7 +174,7 @@ class Home:
     def hold(self) -> bool:
         """Take the lock if nobody has it. Raises NotFound when the container is gone."""
         try:
-            taken = _take(self.path)
+            taken = take(self.path)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
         if taken is None:
@@ -295,7 +296,7 @@ class Home:
         """Remove the container, whose *name* is free afterwards. Needs the lock, which is given up.
 
         *remove* removes one tree. When it raises (PermissionError for files of a container's subordinate users),
-        the container is gone already, and what is left of it waits in `store.tmp` for `bury_all`.
+        the container is gone already, and what is left of it waits in `store.tmp` for `burial.bury_all`.
         """
         try:
             os.rename(self.path, self.grave)
@@ -308,7 +309,7 @@ class Home:
             names.drop_all(self.store.names, self.id)
         self.unmark()
         try:
-            _empty(self.grave, remove)
+            empty(self.grave, remove)
         finally:
             self.release()
 
@@ -378,7 +379,7 @@ def identities(store: Store) -> list[str]:
 
 
 def find(store: Store, reference: str) -> Home:
-    """The container with the id, the name, or the only one whose id begins with *reference*.
+    """The container with the id, the name, or the only one whose id begins with *reference*, in this order (docker's).
 
     Raises NotFound, or InvalidInput when several ids begin so. *reference* is never used as a path unchecked.
     """
@@ -394,16 +395,15 @@ def no_such(reference: str) -> NotFound:
 
 
 def _find(store: Store, reference: str) -> Home | None:
-    if names.is_id(reference):
-        home = Home(store, reference)
-        return home if home.exists() else None
+    if names.is_id(reference) and (home := Home(store, reference)).exists():
+        return home
     try:
         owner = names.holder(store.names, names.check_name(reference))
     except InvalidInput:
         return None
     if owner is not None and (home := Home(store, owner)).exists():
         return home
-    if not names.is_id_prefix(reference):
+    if names.is_id(reference) or not names.is_id_prefix(reference):
         return None
     identity = names.only_one("container", reference, identities(store))
     return None if identity is None else Home(store, identity)
@@ -449,45 +449,10 @@ def unfinished(store: Store) -> Iterator[Home]:
                 pass
 
 
-def bury_all(store: Store, remove: Remove = remove_tree) -> None:
-    """Go on with removals whose remover died, or could not finish. What cannot be removed now either stays, for the
-    next time: it must not keep anybody from what he wants to do.
+def empty(grave: bytes, remove: Remove) -> None:
+    """Remove a directory that was moved away, whose lock is held. The lock goes last: as long as it is there, what is
+    left can be told from what is going on. Raises what *remove* raises.
     """
-    for entry in os.listdir(store.tmp):
-        grave = store.tmp + b"/" + entry
-        try:
-            name = (record.read(grave, b"container.json") or {}).get("name")
-        except (Corrupt, OSError):
-            name = None
-        # first: killed later, nobody would know it any more
-        if isinstance(name, str) and names.is_name(name):
-            names.drop_stale(store.names, name, store.containers)
-        try:
-            bury(grave, remove)
-        except (OSError, LaminaError):
-            continue
-
-
-def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
-    """Remove what `Home.discard` moved away; False while somebody else does. Raises what *remove* raises."""
-    try:
-        # made where there is none: it may be missing because whoever works here has not come so far yet, and then he
-        # has to find that it is gone, not lose what he makes next
-        held = _take(grave, create=True)
-    except FileNotFoundError:
-        return True
-    except NotADirectoryError:
-        remove(grave)
-        return True
-    if held is None:
-        return False
-    with held:
-        _empty(grave, remove)
-    return True
-
-
-def _empty(grave: bytes, remove: Remove) -> None:
-    """Remove the lock last: as long as it is there, what is left can be told from what is going on."""
     for entry in os.listdir(grave):
         if entry != b"lock":
             remove(grave + b"/" + entry)
@@ -500,9 +465,9 @@ def _empty(grave: bytes, remove: Remove) -> None:
             raise
 
 
-def _take(directory: bytes, *, create: bool = False) -> lock.Lock | None:
+def take(directory: bytes, *, create: bool = False) -> lock.Lock | None:
     """The exclusive lock of the container in *directory*, None while somebody has it; those who merely look (shared,
-    for microseconds) are waited for.
+    for microseconds) are waited for. Raises OSError.
     """
     path = directory + _LOCK
     while (held := lock.take(path, lock.LOCK_EX, wait=False, create=create)) is None:

@@ -94,7 +94,7 @@ def only_one(what: str, reference: str, found: Iterable[str]) -> str | None:
     matches = sorted(identity for identity in found if identity.startswith(reference))
     if len(matches) > 1:
         raise InvalidInput(
-            f"{what} {reference}: {len(matches)} {what}s have an id that begins so ({some(matches, 4)})",
+            f"{what} {reference}: multiple IDs found with provided prefix ({some(matches, 4)})",
             remedy="give more digits of it, or the name",
         )
     return matches[0] if matches else None

@@ -4,7 +4,7 @@
     ├── lock      held with flock while somebody works here
     └── ...       what is being made, or removed
 
-Whoever dies leaves one that nobody holds; `containers.bury_all`, which every verb calls now and then, removes it.
+Whoever dies leaves one that nobody holds; `burial.bury_all`, which every verb calls now and then, removes it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Scratch:
     def remove(self, remove: Remove = remove_tree) -> None:
         """Remove it with everything in it, the lock last, and let go.
 
-        What cannot be removed now (PermissionError: files of subordinate ids) stays for `containers.bury_all`.
+        What cannot be removed now (PermissionError: files of subordinate ids) stays for `burial.bury_all`.
         Raises what *remove* raises.
         """
         if not self._lock.held:

@@ -56,11 +56,15 @@ lamina generate systemd --restartable > /etc/systemd/system/lamina-restart.servi
 
 def do(args: Arguments) -> int:
     """Print the unit, or write its file."""
-    from lamina.cli.units import RESTARTABLE, container_unit, restartable_unit
+    import os
+
+    from lamina.cli.asked import warn
+    from lamina.cli.units import RESTARTABLE, container_unit, environment_file, restartable_unit
     from lamina.cli.usage import only_one
     from lamina.cli.verbs.version import versions
     from lamina.engine import Engine
     from lamina.errors import InvalidInput
+    from lamina.values import replace
 
     only_one(VERB, ["--restartable", "NAME"] if args.restartable and args.container else [])
     engine, version = Engine(args.root), versions()["lamina"]
@@ -71,11 +75,25 @@ def do(args: Arguments) -> int:
         raise InvalidInput("generate systemd: no container is named", remedy="name one, or say --restartable")
     container = engine.container(args.container)
     about, wishes = _subject(container, args), _wishes(container, args)
-    unit = f"{args.container_prefix}{args.separator}" if args.container_prefix else ""
-    unit += f"{about.name}.service"
+    name = (f"{args.container_prefix}{args.separator}" if args.container_prefix else "") + about.name
+    unit = f"{name}.service"
     if not all(char.isascii() and (char.isalnum() or char in ":-_.\\@") for char in unit) or len(unit) > 255:
         raise InvalidInput(f"generate systemd: {unit!r} is no name of a unit", remedy="see systemd.unit(5)")
-    return _out(args, unit, container_unit(unit, about, wishes, version))
+    variables = (container.record.get("made_by") or {}).get("environment") if args.new else None
+    if not variables:
+        return _out(args, unit, container_unit(unit, about, wishes, version))
+    # units are read by everybody, whatever the mode of their file (systemctl show)
+    place = os.path.abspath(f"{name}.env").replace("%", "%%") if args.files else f"%E/lamina/{name}.env"
+    values = environment_file(variables)
+    text = container_unit(unit, replace(about, environment=place), wishes, version)
+    if args.files:
+        _write(f"{name}.env", values, 0o600)
+    else:
+        warn(
+            f"the values of {', '.join(variables)} are not in the unit: it reads them from /etc/lamina/{name}.env "
+            f"(a user's: ~/.config/lamina/{name}.env); --files writes such a file"
+        )
+    return _out(args, unit, text)
 
 
 def _subject(container: Container, args: Arguments) -> Subject:
@@ -116,21 +134,28 @@ def _wishes(container: Container, args: Arguments) -> Wishes:
 def _out(args: Arguments, unit: str, text: str) -> int:
     from lamina.cli import output
 
-    if not args.files:
+    if args.files:
+        _write(unit, text, 0o644)
+    else:
         output.text(text)
-        return 0
+    return 0
+
+
+def _write(name: str, text: str, mode: int) -> None:
+    """Write the file *name* here, whole, and print its path. Raises KernelError."""
     import os
 
+    from lamina.cli import output
     from lamina.errors import KernelError
 
-    stage = f".{unit}.{os.urandom(4).hex()}"
+    stage = f".{name}.{os.urandom(4).hex()}"
     try:
-        with open(stage, "x", encoding="utf-8", errors="surrogateescape") as file:
+        descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
-        os.rename(stage, unit)
+        os.rename(stage, name)
     except OSError as error:
         if os.path.lexists(stage):
             os.unlink(stage)
-        raise KernelError("write unit", error.errno or 0, unit) from None
-    output.line(os.path.abspath(unit))
-    return 0
+        raise KernelError("write unit", error.errno or 0, name) from None
+    output.line(os.path.abspath(name))

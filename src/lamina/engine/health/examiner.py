@@ -9,7 +9,16 @@ from __future__ import annotations
 from time import monotonic
 
 from lamina.engine.health.checks import KILL, NOTHING, RESTART, seconds
-from lamina.engine.health.results import STARTING, Result, add, end_stale, lives_for, read, wanted_action
+from lamina.engine.health.results import (
+    STARTING,
+    Result,
+    add,
+    end_stale,
+    lives_for,
+    read,
+    run_of,
+    wanted_action,
+)
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 
 TYPE_CHECKING = False
@@ -101,7 +110,7 @@ class Examiner:
         self._now = None
         if result is not None:
             try:
-                add(self.home, result)
+                add(self.home, result, run_of(self.home))
             except (OSError, LaminaError):
                 pass  # a disk that is full, or it is gone: what is not written down is lost, and nothing else
         self._set_due()

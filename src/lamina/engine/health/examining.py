@@ -13,7 +13,7 @@ from time import monotonic, time_ns
 from lamina.engine.beside import Asked
 from lamina.engine.executing import Execution, leave, start, told
 from lamina.engine.health.checks import command_of, seconds
-from lamina.engine.health.results import LONGEST, NO_STATUS, Result, add, note_checking, took_turn
+from lamina.engine.health.results import LONGEST, NO_STATUS, Result, add, note_checking, run_of, took_turn
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.linux.descriptors import POLLIN
 from lamina.linux.fd import Fd, ready
@@ -83,7 +83,7 @@ class Examination:
         try:
             if own:
                 note_checking(home, identity_of(self.execution.pid))
-            self._tell = told(home, tuple(command))
+            self._tell = told(home, tuple(command), keeps=False)
             os.set_blocking(self.source, False)
         except BaseException:
             self.give_up()
@@ -208,7 +208,7 @@ def examine(home: Home) -> Examined:
             remedy="make it with --health-cmd, or of an image with a HEALTHCHECK",
         )
     results: list[Result | None] = []
-    watch = Watch()
+    watch, run = Watch(), run_of(home)
     try:
         check = Examination(home, asked, watch, results.append, own=False)
     except (Conflict, NotFound):
@@ -223,7 +223,7 @@ def examine(home: Home) -> Examined:
     if result is None or _is_gone(home):
         what = "was paused" if home.is_marked(PAUSED_MARK) else "has ended"
         raise Conflict(f"check health of container {asked['name']}: it {what} meanwhile")
-    health = add(home, result, own=False)
+    health = add(home, result, run, own=False)
     from lamina.engine.settling import wake_supervisor
 
     wake_supervisor(home.read("state") or {})  # which may have to do something about it

@@ -9,7 +9,7 @@ that, `checking` names the process of a check under way, so that one whose super
 from __future__ import annotations
 
 from lamina.engine.health.checks import NOTHING, RETRIES, SECOND, command_of
-from lamina.errors import Corrupt, LaminaError, NotFound
+from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.runtime.identity import age
 from lamina.store.containers import CREATED, LIVING, no_such
 from lamina.store.events import about, note
@@ -69,13 +69,28 @@ def note_checking(home: Home, process: dict[str, Any] | None) -> None:
             home.write("health", found if process is None else {**found, "checking": process})
 
 
-def add(home: Home, result: Result, *, own: bool = True) -> str:
-    """Write *result* down; what the container's health is now. *own*: the check was the one that `checking` names.
+def run_of(home: Home) -> tuple[object, ...] | None:
+    """Which run of the container this is, by its first process; None where it has ended."""
+    if home.has("exit"):
+        return None
+    try:
+        state = home.read("state") or {}
+    except Corrupt:
+        return ()
+    return (state.get("pid"), state.get("start_time"), state.get("boot"))
 
-    Raises NotFound where it was removed meanwhile, KernelError.
+
+def add(home: Home, result: Result, run: tuple[object, ...] | None, *, own: bool = True) -> str:
+    """Write down *result* of a check in that *run*; what the container's health is now. *own*: the check was the one
+    that `checking` names.
+
+    Raises Conflict where that run has ended, and perhaps another has begun: the verdict is not about that one;
+    NotFound where it was removed meanwhile, KernelError.
     """
     with took_turn(home):
         asked, found = home.asked(), _read(home)
+        if run is None or run_of(home) != run:
+            raise Conflict(f"check health of container {asked['name']}: it has ended meanwhile")
         check = asked.get("health") or {}
         before = found or {"status": STARTING, "streak": 0, "log": []}
         after = judged(before, result, check, lives_for(home))

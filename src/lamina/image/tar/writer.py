@@ -71,24 +71,17 @@ def headers(entry: Entry) -> bytes:
             records.append((key, b"%d" % number))
         numbers.append(number if number <= most else 0)
     records += [(_key(key), content) for key, content in sorted(entry.xattrs.items())]
-    header = _block(
-        short,
-        entry.mode,
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        seconds,
-        _FLAGS[entry.kind],
-        link,
-        entry.device,
-        prefix,
-    )
-    if records:
-        data = b"".join(encode(key, content) for key, content in sorted(records))
-        base = b"PaxHeaders/" + entry.name.rpartition(b"/")[2][:80]
-        extension = _block(base, 0o644, 0, 0, len(data), 0, b"x", b"", (0, 0), b"")
-        header = extension + data + padding(len(data)) + header
-    return header + sparse
+    uid, gid, size = numbers
+    flag = _FLAGS[entry.kind]
+    header = _block(short, entry.mode, uid, gid, size, seconds, flag, link, entry.device, prefix)
+    return (_extension(entry.name, records) if records else b"") + header + sparse
+
+
+def _extension(name: bytes, records: list[tuple[bytes, bytes]]) -> bytes:
+    """The pax header of the entry *name*, which comes before its own."""
+    data = b"".join(encode(key, content) for key, content in sorted(records))
+    base = b"PaxHeaders/" + name.rpartition(b"/")[2][:80]
+    return _block(base, 0o644, 0, 0, len(data), 0, b"x", b"", (0, 0), b"") + data + padding(len(data))
 
 
 def _block(

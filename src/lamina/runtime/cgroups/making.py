@@ -96,15 +96,19 @@ def create(
         if not cgroup.paths:
             return None  # nothing was asked, and nothing can be
     except BaseException as failure:
-        cgroup.close()
-        # what was there before may be somebody else's
-        cgroup.paths = {name: place for name, place in cgroup.paths.items() if place not in cgroup.found}
-        try:
-            cgroup.remove()
-        except (OSError, LaminaError) as second:
-            failure.add_note(f"while cleaning up: {second}")
+        _undo(cgroup, failure)
         raise
     return cgroup
+
+
+def _undo(cgroup: Cgroup, failure: BaseException) -> None:
+    """Remove what was made; what was there before may be somebody else's."""
+    cgroup.close()
+    cgroup.paths = {name: place for name, place in cgroup.paths.items() if place not in cgroup.found}
+    try:
+        cgroup.remove()
+    except (OSError, LaminaError) as second:
+        failure.add_note(f"while cleaning up: {second}")
 
 
 def _as_called(also: tuple[str, ...], layout: Layout) -> tuple[str, ...]:

@@ -28,9 +28,9 @@ _PASSED_ON = ("defaultAction", "defaultErrnoRet", "flags", "listenerPath", "list
 _CONDITIONS = {"arches", "caps", "minKernel"}
 
 
-def default_profile(capabilities: Collection[str], arch: str = "", kernel: str = "") -> Profile:
+def default_profile(capabilities: Collection[str], arch: str = "") -> Profile:
     """The default profile for a container with *capabilities*, in the specification's form."""
-    return resolve_profile(json.loads(DEFAULT.read_bytes()), capabilities, arch, kernel)
+    return resolve_profile(json.loads(DEFAULT.read_bytes()), capabilities, arch)
 
 
 def resolve_profile(

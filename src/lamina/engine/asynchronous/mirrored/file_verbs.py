@@ -36,7 +36,7 @@ class MirroredFileVerbs(Mirrored):
         object, with the rules of `docker cp`. *archive*: keep the owners; *follow*: where *path* is a symbolic link,
         what it leads to. *progress* is told how many bytes were copied so far, but of an archive.
 
-        Raises NotFound, Conflict, Unsupported (one over this system that does not run), InvalidInput, KernelError.
+        Raises NotFound, Conflict, Unsupported (a user's over this system that does not run), InvalidInput, KernelError.
         """
         tell_progress = told_by_loop(progress)
         return await transfer(
