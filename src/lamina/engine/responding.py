@@ -279,4 +279,4 @@ def _servers_in(path: str) -> list[tuple[str, int]]:
                     found.append((text_of(packed(words[1].decode())), PORT))
                 except ValueError:  # with a zone
                     continue
-    return found[:_MOST_SERVERS]
+    return found[:_MOST_SERVERS] or [("127.0.0.1", PORT)]  # as resolv.conf(5) has it
