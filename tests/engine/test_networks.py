@@ -29,7 +29,7 @@ from lamina.errors import (
     NotFound,
     Unsupported,
 )
-from lamina.network import firewall, leases, rules
+from lamina.network import firewall, leases, names, rules
 from lamina.network.model import Attachment, Published, mac_of
 from lamina.network.subnet import packed
 from lamina.store import networks, trace
@@ -531,6 +531,7 @@ def test_check_finds_what_was_left_over_and_removes_it(on_host):
                           (Published("tcp", b"", 9090, 90),))  # fmt: skip
         leases.take_this(network.leases, network.subnets[0], dead.addresses[0], (), dead.owner)
         (host.root / "networks/.ports/tcp:9090:*").symlink_to(dead.owner)
+        names.take(networks.names_of(store, "bridge"), "ghost", dead.owner, dead.addresses)
         firewall.add(network.table, rules.of_attachment(dead), lambda: ([], []))
         ip("link", "add", dead.port, "type", "veth", "peer", "name", "x0")
         ip("link", "set", dead.port, "alias", dead.alias)
@@ -539,7 +540,7 @@ def test_check_finds_what_was_left_over_and_removes_it(on_host):
 
         found = host.engine.storage.check().findings
         assert sorted(one.what for one in found) == sorted([
-            "address bridge 10.87.9.9", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
+            "address bridge 10.87.9.9", "name bridge ghost", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
             f"element bridge macs dead {'d' * 12}", f"element bridge addresses4 dead {'d' * 12}",
             f"element inet ports4 dead {'d' * 12}",
         ])  # fmt: skip
