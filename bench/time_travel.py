@@ -59,7 +59,10 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
     if "10,000 snapshots" in able:
         yield Case("lookups, no snapshots", states.worker("lookup", "0"))
         yield Case(
-            f"lookups, {SNAPSHOTS:,} snapshots", states.worker("lookup", str(SNAPSHOTS)), "lookups, no snapshots", 1.2
+            f"lookups, {SNAPSHOTS:,} snapshots",
+            states.worker("lookup", str(SNAPSHOTS)),
+            "lookups, no snapshots",
+            1.2,
         )
     else:
         print(f"time-travel: lookups in a container with {SNAPSHOTS:,} snapshots: left out", file=sys.stderr)

@@ -145,7 +145,9 @@ def lookups(engine: Engine, name: str, snapshots: str) -> None:
     box.start()
     pid = box.inspect()["State"]["Pid"]
     root = f"/proc/{pid}/root/bin"
-    names = [f"{root}/{entry}" for entry in os.listdir(root)] + [f"{root}/none-{number}" for number in range(1000)]
+    names = [f"{root}/{entry}" for entry in os.listdir(root)] + [
+        f"{root}/none-{number}" for number in range(1000)
+    ]
     for _ in sys.stdin:
         with open("/proc/sys/vm/drop_caches", "w") as file:
             file.write("2\n")
