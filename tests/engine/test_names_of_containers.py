@@ -235,6 +235,27 @@ def test_hostile_questions_cost_others_nothing(on_host):
     on_host(test)
 
 
+def test_a_container_over_this_system_finds_others_by_name(on_host):
+    """Its own resolv.conf and hosts, and nothing of them among what it did."""
+
+    def test(host):
+        host.engine.networks.create("back", subnets=[FOUR])
+        host.start("sleep 1000", name="db", network="back")
+        words = [
+            "sh",
+            "-c",
+            "busybox nslookup db.; cat /etc/resolv.conf; tail -n 1 /etc/hosts; echo x >>/etc/hosts",
+        ]
+        done = host.engine.run("host", words, network="back", name="own", capture_output=True, text=True)
+        assert "10.50.0.2" in done.stdout
+        assert f"nameserver {GATEWAY}\n" in done.stdout
+        assert done.stdout.splitlines()[-1].startswith("10.50.0.3\t")
+        box = host.engine.container("own")
+        assert [change for change in box.changes() if "/etc" in str(change.path)] == []
+
+    on_host(test)
+
+
 def patiently(name: str, **how: bool) -> tuple[int, list[str]]:
     """What is lost in a flood is asked again."""
     try:

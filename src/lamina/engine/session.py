@@ -253,10 +253,13 @@ class Session:
             entrust(drawn)
         locks = self._ready(drawn) if drawn.volumes else []
         try:
-            if drawn.base.id:
+            if drawn.files:
                 from lamina.engine.own_files import write
 
-                write(self.home, drawn.hostname, self.options, self.attachments, self.name)
+                over_host = not drawn.base.id
+                write(
+                    self.home, drawn.hostname, self.options, self.attachments, self.name, over_host=over_host
+                )
             self.record = record_of(self, drawn, self._health(dict(drawn.base.config.rest)))
             self.home.write("container", self.record)
         finally:
