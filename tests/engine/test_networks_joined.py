@@ -126,7 +126,7 @@ def test_connected_and_disconnected_while_it_runs(on_host):
         published = host.start(SERVE, network="front", publish=["8080:80"])
         with pytest.raises(Conflict, match="its ports are published in network front"):
             front.disconnect(published.id)
-        assert reaches(HOST, 8080)
+        until(lambda: reaches(HOST, 8080))
         shared = host.start("sleep 1000", network="host")
         with pytest.raises(Conflict, match="its network is host, and not its own"):
             front.connect(shared.id)

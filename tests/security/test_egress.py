@@ -58,17 +58,19 @@ def test_what_is_denied_is_denied_at_every_way_out(in_lab):
     def test(lab: Lab) -> None:
         network = lab.network("one", subnet6="fd00:88::/64")
         free = lab.container(network, "free")
-        box = lab.container(network, "box", egress="allow=192.0.2.2:80,10.88.0.99")
+        box = lab.container(network, "box", egress="allow=192.0.2.2:80,10.88.0.99,[2001:db8::2]:81")
         servers = [listen(81)]
         with lab.inside(lab.world):
-            servers += [listen(80), listen(443), listen(81, WORLD6)]
+            servers += [listen(80), listen(443), listen(81, WORLD6), listen(82, WORLD6)]
         with lab.inside(free):
             servers += [listen(80), listen(81, "::")]
             link_local = ip("-6", "-br", "addr", "show", "eth0").split("fe80::")[1].split("/")[0]
         with lab.inside(box):
             assert reaches(WORLD, 80)
             assert not reaches(WORLD, 443, SILENCE)
-            assert not reaches(WORLD6, 81, SILENCE)
+            ip("-6", "neigh", "flush", "dev", "eth0")
+            assert reaches(WORLD6, 81)
+            assert not reaches(WORLD6, 82, SILENCE)
             assert not reaches(HOST, 81, SILENCE)
             assert not reaches("10.88.0.1", 81, SILENCE)
             assert not reaches(free.v4, 80, SILENCE)

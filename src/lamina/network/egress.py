@@ -109,7 +109,7 @@ def chains(family: str, table: str) -> list[Message]:
         ]
     if family == INET:
         found.append(add_chain(family, table, "input", hook="input"))
-        found += [add_rule(family, table, "input", rule) for rule in jumps()]
+        found += [add_rule(family, table, "input", rule) for rule in (*_discovery_of_host(), *jumps())]
         return found
     found += [add_chain(family, table, "neighbours", hook="forward"), add_chain(family, table, "egress")]
     limited = meta("iifname") + in_set("limited")
@@ -131,6 +131,16 @@ def jumps() -> tuple[Expression, ...]:
         + _source(6)
         + in_set("limited6")
         + verdict(NFT_JUMP, "egress6"),
+    )
+
+
+def _discovery_of_host() -> tuple[Expression, ...]:
+    """How this host and the container find each other's link. Not when it is routed: that would be a way out."""
+    theirs = meta("nfproto") + compare(bytes([IPV6])) + _source(6) + in_set("limited6")
+    theirs += meta("l4proto") + compare(bytes([_ICMPV6])) + payload("transport", 0, 1)
+    return (
+        theirs + compare(bytes([_SOLICITATION])) + _ACCEPT,
+        theirs + compare(bytes([_ADVERTISEMENT])) + _ACCEPT,
     )
 
 
