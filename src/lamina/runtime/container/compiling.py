@@ -128,7 +128,7 @@ def _joined(
     owned: tuple[int, ...],
     root: int,
     places: int,
-    asks: bool,
+    asks: bool = False,
 ) -> tuple[Making, list[Step], list[Step]]:
     """A further process of a container, whose command, looked for at so many *places*, is left open. *asks*: it waits
     until its maker has noted it.

@@ -55,8 +55,8 @@ class Target:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `noted` is called with the new pid before the
-    command is executed, which it is not if its maker dies meanwhile; the others are as in `create`.
+    """The options of `exec`. `cgroup` is a path inside the container's own; `noted` is called with the new pid before
+    the command is executed, which it is not if its maker dies meanwhile; the others are as in `create`.
     """
 
     pid_file: bytes = b""
