@@ -29,6 +29,7 @@ import images
 import layers
 import mounts
 import starts
+import time_travel
 from machine import facts
 from measure import Case, Failed, Missing, measure, processor_ratio, ratio
 from stage import Stage, enter_private_namespace
@@ -44,6 +45,7 @@ GROUPS = {
     "images": (images, 5),
     "engines": (engines, 15),
     "crowds": (crowds, 3),
+    "time-travel": (time_travel, 5),
 }
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

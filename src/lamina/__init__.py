@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Engine, run
     from lamina.engine.images import Image
     from lamina.engine.process import Process
+    from lamina.engine.snapshots import Snapshot
     from lamina.engine.volumes import Volume
     from lamina.errors import LaminaError
     from lamina.overlay.changes import Change
@@ -39,6 +40,7 @@ __all__ = [
     "LaminaError",
     "Overlay",
     "Process",
+    "Snapshot",
     "Tree",
     "Volume",
     "__version__",
@@ -57,6 +59,7 @@ _WHERE = {
     "LaminaError": "errors",
     "Overlay": "overlay.stack",
     "Process": "engine.process",
+    "Snapshot": "engine.snapshots",
     "Tree": "overlay.tree",
     "Volume": "engine.volumes",
     "run": "engine.engine",

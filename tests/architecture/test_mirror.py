@@ -16,6 +16,7 @@ from lamina.engine.asynchronous.network import AsyncNetwork
 from lamina.engine.asynchronous.networks import AsyncNetworks
 from lamina.engine.asynchronous.path import AsyncContainerPath
 from lamina.engine.asynchronous.process import AsyncProcess
+from lamina.engine.asynchronous.snapshot import AsyncSnapshot
 from lamina.engine.asynchronous.storage import AsyncStorage
 from lamina.engine.asynchronous.volume import AsyncVolume
 from lamina.engine.container import Container
@@ -26,6 +27,7 @@ from lamina.engine.network import Network
 from lamina.engine.network_verbs import Networks
 from lamina.engine.process import Process
 from lamina.engine.pure_paths import PureContainerPath
+from lamina.engine.snapshots import Snapshot
 from lamina.engine.storage import Storage
 from lamina.engine.volumes import Volume
 from support.sources import REPOSITORY
@@ -35,6 +37,7 @@ PAIRS: list[tuple[type, type]] = [
     (Container, AsyncContainer),
     (Process, AsyncProcess),
     (Image, AsyncImage),
+    (Snapshot, AsyncSnapshot),
     (Volume, AsyncVolume),
     (Storage, AsyncStorage),
     (Network, AsyncNetwork),
@@ -101,9 +104,9 @@ def parameters(function: object) -> list[str]:
 def plain(annotation: str) -> str:
     """A type of the mirrored half as the engine calls it."""
     return re.sub(
-        r"\bAsync(ContainerPath|Container|Image|Volume|Network|Networks|Process|Storage|Engine)\b",
+        r"\bAsync(ContainerPath|Container|Image|Snapshot|Attempt|Volume|Network|Networks|Process|Storage|Engine)\b",
         r"\1",
-        annotation,
+        annotation.replace("MirroredViewVerbs", "ViewVerbs"),
     )
 
 
@@ -128,7 +131,7 @@ def test_what_does_not_wait_is_a_coroutine_only_where_somebody_waits() -> None:
             if isinstance(member, property) or not callable(member) or name in BLOCKS:
                 continue
             waits = inspect.iscoroutinefunction(member) or returned(member).startswith(
-                ("Begun[", "AsyncIterator[")
+                ("Begun[", "AsyncIterator[", "Attempt")
             )
             is_name = here is ContainerPath and hasattr(PureContainerPath, name)
             assert waits or is_name or (here is Process and name in at_once), f"{there.__name__}.{name}"

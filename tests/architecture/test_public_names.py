@@ -16,6 +16,7 @@ PUBLIC = {
     "LaminaError",
     "Overlay",
     "Process",
+    "Snapshot",
     "Tree",
     "Volume",
     "__version__",

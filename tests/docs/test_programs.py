@@ -13,10 +13,12 @@ import pytest
 
 from lamina import Engine
 from support.leaks import Leaks
+from support.small_images import small_image
 from support.sources import REPOSITORY
 
 pytestmark = pytest.mark.root
 EXAMPLES = REPOSITORY / "examples"
+THOROUGH = os.environ.get("LAMINA_EXAMPLES") == "thorough"
 
 
 def nothing_left(store_root: Path) -> bool:
@@ -68,3 +70,44 @@ def test_programs_that_nobody_has_read(store_root: Path, untouched_host: Leaks, 
     assert said[-1] == "writes ended with 3"
     assert not Path("/tmp/answer").exists()
     assert nothing_left(store_root)
+
+
+@pytest.mark.peer("busybox")
+def test_the_best_of_several_forks_stays(store_root: Path, untouched_host: Leaks) -> None:
+    small_image(store_root)
+    done = run("best_of_n.py", "16" if THOROUGH else "4", "tiny")
+    assert done.returncode == 0, done.stderr
+    engine = Engine(store_root)
+    [best] = engine.containers()
+    # 1415 squared is just above two million; with four forks nobody looks beyond 399
+    answer, off = (1415, 2225) if THOROUGH else (400, 1840000)
+    assert done.stdout == (
+        f"{best.name} has the best answer of {16 if THOROUGH else 4}: {answer}, off by {off}\n"
+    )
+    assert best.exec(["cat", "/work/answer"], capture_output=True, text=True).stdout == f"{answer}\n"
+    best.remove(force=True)
+    engine.storage.collect()
+    assert nothing_left(store_root)
+
+
+@pytest.mark.peer("busybox")
+def test_a_session_whose_failed_steps_have_never_been(store_root: Path, untouched_host: Leaks) -> None:
+    small_image(store_root)
+    steps = ("mkdir /work", "echo half >/work/result; rm -r /etc; exit 3", "echo good >/work/result")
+    done = run("agent_session.py", "tiny", *steps)
+    assert done.returncode == 1, done.stderr
+    said = done.stdout.splitlines()
+    assert [line for line in said if line[:1].isdigit()] == [
+        f"1: done: {steps[0]}", f"2: taken back: {steps[1]}", f"3: done: {steps[2]}"
+    ]  # fmt: skip
+    assert [line for line in said if line.startswith("step-")] == [
+        f"step-1: {steps[0]}",
+        f"step-3: {steps[2]}",
+    ]
+    box = Engine(store_root).container(said[0])
+    assert box.state == "running"
+    assert (box.files / "work/result").read_text() == "good\n"
+    assert (box.files / "etc/passwd").exists()
+    box.rewind("step-1")
+    assert not (box.files / "work/result").exists()
+    box.remove(force=True)

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 
 from lamina import Container, Engine
-from lamina.engine.committing import left_out, run_of
+from lamina.engine.committing import run_of
+from lamina.engine.digesting import digested
 from lamina.errors import Conflict, InvalidInput, InvalidReference, NotFound, Unsupported
-from lamina.image.pack import repack
+from lamina.image.pack import pack_stored
 from lamina.overlay.spec import MountSpec, top_first
 from lamina.overlay.stack import Overlay
 from lamina.store import blobs, images, layers
@@ -96,13 +97,14 @@ class Sized:
 
 
 def top(engine: Engine, identity: str) -> tuple[layers.Layer, bytes]:
-    """The uppermost layer, and its archive made once more, which has the digest that the config says."""
+    """The uppermost layer, and its archive made once more, which has the digest that the config says then."""
     record = images.get(engine.store, identity)
     assert record is not None
+    record = digested(engine.store, record)
     layer = layers.find(engine.store, record.layers[-1])
     assert layer is not None
     out = Sized()
-    packed = repack(layer, out)
+    packed = pack_stored(layer, out)
     assert packed.diff_id == layer.diff_id == config_of(engine, identity)["rootfs"]["diff_ids"][-1]
     return layer, bytes(out.data)
 
@@ -174,15 +176,16 @@ def test_where_nothing_was_written_there_is_no_layer(engine: Engine) -> None:
     box.remove(volumes=True)
 
 
-def test_a_running_one_is_paused_meanwhile(engine: Engine) -> None:
+def test_a_running_one_stands_still_meanwhile(engine: Engine) -> None:
     """Two counters that are written one after the other never differ by more than one in what is committed."""
     script = "i=0; while :; do i=$((i+1)); echo $i > /a; mv /a /one; echo $i > /b; mv /b /two; done"
     box = engine.start("tiny", ["sh", "-c", script])
     seen = []
     try:
         assert box.exec(["sh", "-c", "until test -e /two; do sleep 0.01; done"], timeout=60).returncode == 0
-        for _ in range(3):
-            image = box.commit()
+        for consistency in ("auto", "auto", "copy"):
+            image = box.commit(consistency=consistency)
+            assert image.is_pending
             assert box.state == "running"
             one, two = output(engine, image.id, "cat", "/one", "/two").split()
             assert int(one) - int(two) in (0, 1)
@@ -192,7 +195,7 @@ def test_a_running_one_is_paused_meanwhile(engine: Engine) -> None:
             event.action
             for event in engine.events(since=0, until=time.time(), filters={"container": [box.id]})
         ]
-        assert actions[-3:] == ["pause", "unpause", "commit"]
+        assert actions[-5:] == ["commit", "commit", "pause", "unpause", "commit"]
         box.pause()
         box.commit()
         assert box.state == "paused"
@@ -290,6 +293,18 @@ def shown(spec: MountSpec) -> dict[bytes, object]:
     return kept
 
 
+def images_layers(engine: Engine, identity: str) -> tuple[str, ...]:
+    record = images.get(engine.store, identity)
+    assert record is not None
+    return record.layers
+
+
+def shown_by(engine: Engine, identity: str) -> dict[bytes, object]:
+    """What the layers of an image show together."""
+    trees = [layers.tree_of(engine.store, layer) for layer in images_layers(engine, identity)]
+    return shown(MountSpec(top_first(trees)))
+
+
 @pytest.mark.slow
 def test_whatever_programs_do_the_image_shows_it(tmp_path: Path) -> None:
     """Files, links, devices, attributes, renames, in any order, through a mount of the container's own stack."""
@@ -299,6 +314,7 @@ def test_whatever_programs_do_the_image_shows_it(tmp_path: Path) -> None:
         engine = Engine(tmp_path / "store")
         files = {"a/": b"", "a/file": b"x" * 5000, "a/b/": b"", "a/b/c": b"c", "d": b"d"}
         engine.load(_file(tmp_path, tar(*old_docker((ImageSource(tar(files)), ["small:1"])))))
+        elsewhere = Engine(tmp_path / "elsewhere")
         place = os.fsencode(tmp_path) + b"/mounted"
         os.mkdir(place)
 
@@ -310,14 +326,16 @@ def test_whatever_programs_do_the_image_shows_it(tmp_path: Path) -> None:
                 spec = box.overlays()[0][1]
                 with mounted(spec, place):
                     perform(place, program)
+                wanted = shown(spec)
                 image = box.commit()
-                record = images.get(engine.store, image.id)
-                assert record is not None
-                trees = [layers.tree_of(engine.store, layer) for layer in record.layers]
-                assert shown(MountSpec(top_first(trees))) == shown(spec)
-                if len(record.layers) > 1:
-                    top(engine, image.id)
+                assert image.is_pending == (len(images_layers(engine, image.id)) > 1)
+                assert shown_by(engine, image.id) == wanted == shown(box.overlays()[0][1])
+                engine.save(image.id, tmp_path / "saved.tar")
+                (loaded,) = elsewhere.load(tmp_path / "saved.tar")
+                image.reload()
+                assert (loaded.id, shown_by(elsewhere, loaded.id)) == (image.id, wanted)
                 engine.remove_image(image.id, force=True)
+                elsewhere.remove_image(loaded.id)
             finally:
                 box.remove()
 
@@ -361,12 +379,20 @@ def test_a_slip_of_the_pen_pauses_nothing(engine: Engine) -> None:
         box.remove(force=True)
 
 
-def test_a_name_that_no_layer_can_have_leaves_nothing(engine: Engine) -> None:
+def test_a_name_that_no_layer_can_have_is_said_when_it_is_packed(engine: Engine, tmp_path: Path) -> None:
     box = ended(engine, "mkdir /data/new; echo x > /data/new/.wh.kept")
     with pytest.raises(Unsupported, match=r"\.wh\.kept"):
-        box.commit("made")
+        box.commit("copied", consistency="copy")
     assert len(engine.images()) == 1
     assert os.listdir(engine.store.tmp) == [] and len(layers.identities(engine.store)) == 2
+    box.commit("made")
+    assert output(engine, "made", "cat", "/data/new/.wh.kept") == "x\n"
+    with pytest.raises(Unsupported, match=r"\.wh\.kept"):
+        engine.save("made", tmp_path / "made.tar")
+    assert not (tmp_path / "made.tar").exists() and engine.image("made").is_pending
+    with pytest.raises(Unsupported, match=r"\.wh\.kept"):
+        box.commit("now", now=True)
+    assert os.listdir(engine.store.tmp) == [] and engine.image("now").is_pending
 
 
 def test_limits_are_those_of_any_layer(engine: Engine) -> None:
@@ -401,7 +427,7 @@ def test_interrupted_in_the_middle_it_lets_the_container_go_on(engine: Engine) -
     box = engine.start(
         "tiny", ["sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null; sleep 600"]
     )
-    words = ["--root", os.fsdecode(engine.store.path), "commit", box.id, "made"]
+    words = ["--root", os.fsdecode(engine.store.path), "commit", "--consistency", "copy", box.id, "made"]
     try:
         until(lambda: any(c.path == b"/big" and c.after and c.after.size == 40 << 20 for c in box.changes()))
         process = caught_in_the_middle(box, words)
@@ -466,11 +492,11 @@ def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(trace, "point", full)
     monkeypatch.setattr("lamina.store.stage.point", full)
     with pytest.raises(KernelError, match="No space"):
-        box.commit("made")
+        box.commit("made", consistency="copy")
     assert "layer.rename" in hits
     monkeypatch.undo()
     assert os.listdir(engine.store.tmp) == [] and len(layers.identities(engine.store)) == kept
-    assert box.commit("made").tags == ["made:latest"]
+    assert box.commit("made", consistency="copy").tags == ["made:latest"]
 
 
 # -- pure
@@ -484,17 +510,6 @@ def test_published_ports_are_exposed() -> None:
         "80/tcp",
         "90/tcp",
     ]
-
-
-def test_what_is_left_out_is_only_what_holds_nothing() -> None:
-    made = [b"/etc/hosts", b"/dev/pts", b"/some/where/deep", b"/data"]
-    assert left_out(made, [b"/etc/new", b"/data"]) == {
-        b"etc/hosts", b"dev", b"dev/pts", b"some", b"some/where", b"some/where/deep",
-    }  # fmt: skip
-    assert left_out(made, [b"/some/where/else"]) == {
-        b"etc", b"etc/hosts", b"dev", b"dev/pts", b"some/where/deep", b"data",
-    }  # fmt: skip
-    assert left_out([], [b"/x"]) == frozenset()
 
 
 def test_the_store_is_another_s_too(engine: Engine) -> None:

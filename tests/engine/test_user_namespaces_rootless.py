@@ -126,12 +126,13 @@ def test_one_that_lives(user: Rootless, tmp_path: Path) -> None:
 
 def test_an_image_of_it_is_like_any_other(user: Rootless) -> None:
     script = "echo x >/made; chown 5:6 /made; echo y >/tape"
-    for mode in ("nomap", "keep-id"):
-        ok(user, "run", "--name", mode, "--userns", mode, "--user", "0", "tiny", "sh", "-ec", script)
-        ok(user, "commit", mode, f"made-{mode}")
+    for mode in ("nomap", "keep-id", ""):
+        userns = ("--userns", mode) if mode else ()
+        ok(user, "run", "--name", f"of{mode}", *userns, "--user", "0", "tiny", "sh", "-ec", script)
+        ok(user, "commit", f"of{mode}", f"made-{mode}x")
         wanted = ["0:0", "0:0", "26:26", "5:6"]
         for options in ((), ("--userns", "auto"), ("--userns", "keep-id")):
-            assert sh(user, f"{OWNERS} /made", *options, image=f"made-{mode}") == wanted
+            assert sh(user, f"{OWNERS} /made", *options, image=f"made-{mode}x") == wanted
 
 
 def test_copies_into_it_are_its_roots(user: Rootless) -> None:

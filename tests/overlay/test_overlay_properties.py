@@ -9,7 +9,7 @@ What these found is kept as named tests in the other files of this directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lamina.overlay.apply import Target
+from lamina.overlay.changes import Change
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.overlay.tree import Tree
+from lamina.values import replace
 from support.namespaces import in_mount_namespace, in_user_namespace
 from support.operations import Operation, operations, perform
 from support.snapshots import (
@@ -109,12 +111,19 @@ def inode_groups(tree: Tree) -> dict[bytes, tuple[int, int, int]]:
 
 def applied_is_merged(spec: MountSpec) -> None:
     overlay = Overlay(spec)
-    with overlay.open_below() as below, overlay.open() as merged:
+    leads_from_one_to_the_other(overlay.open_below(), overlay.open(), overlay.changes, 1)
+
+
+def leads_from_one_to_the_other(
+    before: Tree, after: Tree, changes: Callable[[], Iterable[Change]], common: int
+) -> None:
+    """*changes*, applied to a copy of *before*, make it what *after* is. *common*: from which layer on both are one."""
+    with before as below, after as merged:
         wanted = snapshot_tree(merged)
         # what a mount cannot show cannot be copied either
         assume(not broken(wanted) and not broken(snapshot_tree(below)))
         copy_tree(below, b"copy")
-        found = list(overlay.changes())
+        found = list(changes())
         assert [change.path for change in found] == sorted({change.path for change in found})
         with Target(os.open(b"copy", os.O_RDONLY | os.O_DIRECTORY)) as target:
             for change in found:
@@ -122,22 +131,24 @@ def applied_is_merged(spec: MountSpec) -> None:
             target.finish()
         wrong = differences(snapshot(b"copy"), wanted, COPIED)
         assert not wrong, "\n".join([*wrong, *map(str, found)])
-        links_are_kept(below, merged, {change.path for change in found})
+        links_are_kept(below, merged, {change.path for change in found}, common)
 
 
-def links_are_kept(below: Tree, merged: Tree, changed: set[bytes]) -> None:
-    """Names of one file in the upper are names of one file in the copy.
+def links_are_kept(below: Tree, merged: Tree, changed: set[bytes], common: int) -> None:
+    """Names of one file in the upper, or in another layer before *common*, are names of one file in the copy.
 
     Nothing else is, but what was linked before and did not change: a mount's copy-up breaks such links without
     anybody having wanted it, and a file system without layers would not have.
     """
     after = inode_groups(merged)
-    linked = by_file(after, lambda path: after[path][0] == 0)
+    # a forged redirect shows one file of one name at two places: nobody linked these
+    several = {path for path in after if (merged / path).lstat().st_nlink > 1}
+    linked = by_file(after, lambda path: after[path][0] < common and path in several)
     copied = by_file({path: os.lstat(b"copy/" + path).st_ino for path in after})
     for names in linked:
         assert any(names <= together for together in copied), f"{names} are names of one file"
     may_be = linked + by_file(inode_groups(below), lambda path: path not in changed)
-    may_be += by_file(after, lambda path: after[path][0] != 0)  # moved with a directory
+    may_be += by_file(after, lambda path: after[path][0] >= common)  # moved with a directory
     for together in copied:
         assert together <= connected(min(together), may_be), f"{together} are not names of one file"
 
@@ -236,6 +247,61 @@ def test_applying_the_changes_of_a_drawn_stack_to_its_lowers_gives_the_merged_tr
                 os.chdir("/")
 
     within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.root
+def test_applying_what_several_layers_did_to_the_others_gives_the_merged_tree(tmp_path: Path) -> None:
+    @examples(4)
+    @given(stacks(3, 6), st.integers(2, 4), st.booleans(), st.sampled_from(OPTIONS))
+    def check(stack: list[Node], above: int, upper: bool, options: object) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            try:
+                overlay = Overlay(specification(ROOT, len(stack), upper=upper, options=options))
+                above = min(above, len(overlay.spec.lowerdirs))
+                below, merged = overlay.open_below(above), overlay.open()
+                leads_from_one_to_the_other(below, merged, lambda: overlay.changes(above=above), above)
+            finally:
+                os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+@pytest.mark.root
+def test_applying_what_differs_between_two_drawn_stacks_leads_from_one_to_the_other(tmp_path: Path) -> None:
+    """Each side's own layers, the upper among them or not, over common ones, or with nothing in common."""
+
+    @examples(2)
+    @given(stacks(3, 7), st.integers(0, 2), st.integers(0, 3), st.booleans(), st.sampled_from(OPTIONS))
+    def check(stack: list[Node], left: int, right: int, upper: bool, options: object) -> None:
+        with scratch(os.fsencode(tmp_path)) as place:
+            os.chdir(place)
+            write(stack, ROOT)
+            try:
+                two_stacks(len(stack), left, right, upper, options)
+            finally:
+                os.chdir("/")
+
+    within(tmp_path, ROOT, lambda _: check())
+
+
+def two_stacks(count: int, left: int, right: int, upper: bool, options: object) -> None:
+    """The first *left* of *count* layers are one side's, the next *right* the other's, the rest is under both."""
+    spec = specification(ROOT, count, upper=False, options=options)
+    right = min(right, count - left)
+    names, common = spec.lowerdirs, spec.lowerdirs[left + right :]
+    before = replace(spec, lowerdirs=names[:left] + common or names[:1])
+    own = names[left : left + right]
+    if upper and own and own[1:] + common:
+        after = replace(spec, lowerdirs=own[1:] + common, upperdir=own[0], workdir=b"work", volatile=True)
+    else:
+        after = replace(spec, lowerdirs=own + common or names[:1])
+    first, second = Overlay(before), Overlay(after)
+    first_common = len(own) + (0 if after.upperdir is not None else 1)
+    leads_from_one_to_the_other(
+        first.open(), second.open(), lambda: first.changes_to(second), first_common if common else 100
+    )
 
 
 # -- operations in a mount -------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import InvalidInput, Unsupported
+from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.constants import AT_FDCWD, FSCONFIG_SET_STRING, MOUNT_ATTR_NODEV, MOVE_MOUNT_F_EMPTY_PATH
 from lamina.linux.program import Reg, Step, assemble
-from lamina.overlay.mount import takes_layers_one_by_one
+from lamina.overlay.mount import mount, takes_layers_one_by_one
 from lamina.overlay.page import OPTION_PAGE
 from lamina.overlay.spec import LONGEST_STRING, MountSpec
 from lamina.overlay.steps import overlay_steps
@@ -41,6 +41,41 @@ def layers(place: Path, count: int) -> MountSpec:
     for name in ("upper", "work"):
         (place / name).mkdir()
     return MountSpec(tuple(lowers), os.fsencode(place / "upper"), os.fsencode(place / "work"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("attached", [True, pytest.param(False, marks=pytest.mark.kernel("6.15"))])
+def test_a_lowest_layer_that_contains_the_others(tmp_path: Path, attached: bool) -> None:
+    """As this machine's root contains the store: overlayfs by itself refuses that (ELOOP)."""
+    (tmp_path / "store").mkdir()
+    spec = replace(layers(tmp_path / "store", 2), nested=True)
+    spec = replace(spec, lowerdirs=(*spec.lowerdirs, os.fsencode(tmp_path)))
+    (tmp_path / "below").write_text("below")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    wanted = {"below": "below", "file0": "0", "file1": "1"}
+
+    def by_steps() -> dict[str, str]:
+        steps = overlay_steps(spec, TREE, scratch=os.fsencode(scratch) if attached else b"")
+        steps.append(Step("move_mount", TREE, b"", AT_FDCWD, os.fsencode(scratch), MOVE_MOUNT_F_EMPTY_PATH))
+        outcome = assemble(steps).walk()
+        assert outcome.failed is None, (steps[outcome.failed], outcome.errno)
+        # one mount is there, and of those that it took nothing is
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        assert mounts.count(str(scratch)) == 1
+        return {path.name: path.read_text() for path in scratch.iterdir() if path.is_file()}
+
+    def by_calls() -> dict[str, str]:
+        mount(spec, scratch)
+        (scratch / "written").write_text("x")
+        return {path.name: path.read_text() for path in scratch.iterdir() if path.is_file()}
+
+    assert in_mount_namespace(by_steps) == wanted
+    if not attached:
+        assert in_mount_namespace(by_calls) == {**wanted, "written": "x"}
+        assert (tmp_path / "store/upper/written").exists()
+        with pytest.raises(KernelError):
+            in_mount_namespace(lambda: mount(replace(spec, nested=False), scratch))
 
 
 def shown(spec: MountSpec, scratch: Path, *, one_by_one: bool) -> dict[str, str]:

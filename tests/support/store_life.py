@@ -8,9 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from lamina.errors import NotFound
-from lamina.store import blobs, burial, claims, containers, garbage, images, layers, networks, tags, volumes
+from lamina.store import (
+    blobs,
+    burial,
+    claims,
+    containers,
+    garbage,
+    images,
+    layers,
+    networks,
+    sizes,
+    snapshots,
+    successors,
+    tags,
+    volumes,
+)
 from lamina.store.blobs import BlobWriter
 from lamina.store.check import check
 from lamina.store.containers import Home
@@ -20,12 +35,17 @@ from lamina.store.networks import NetworkRecord
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
+from lamina.store.scratch import Scratch
+from lamina.store.snapshots import PlaceState, SnapshotRecord
 from lamina.values import replace
 from support.stores import diff_id, make_image, make_layer, record_of
 
+FIRST, SECOND = "1" * 64, "2" * 64
 BIG = os.urandom(64) * 1024
 BIG_DIGEST = digest_of(BIG)
 ONE, OTHER = "docker.io/library/one:1", "docker.io/library/other:1"
+THIRD = "docker.io/library/third:1"
+FROZEN, DIGESTED = (digest_of(data).removeprefix("sha256:") for data in (b"frozen", b"with digests"))
 Verb = Callable[[Store], None]
 
 
@@ -87,17 +107,61 @@ def _end(store: Store) -> None:
 
 
 def _freeze(store: Store) -> None:
+    if images.get(store, FROZEN) is not None:  # an earlier life was stopped
+        return
     with lease(store) as held:
         config = blobs.write_blob(store, b"frozen", held)
-        images.put(
-            store, record_of(config, [make_layer(store, "f", held, frozen=True)], (config,)), lease=held
-        )
+        layer = make_layer(store, "f", held, frozen=True)
+        record = record_of(config, [layer], (config,), pending=(layer.id,))
+        images.put(store, record, (THIRD,), lease=held)
+    images.pin(store, FROZEN)
+
+
+def _digest(store: Store) -> None:
+    record = images.get(store, FROZEN)
+    assert record is not None
+    if not record.pending:
+        return
+    with lease(store) as held, Scratch(store) as scratch:
+        images.lease_all(record, held)
+        with open(scratch.path + b"/packed", "wb") as file:
+            file.write(b"packed")
+        packed = blobs.adopt(store, scratch.path + b"/packed", digest_of(b"packed"), held)
+        sizes.amend(store, record.layers[0], lambda facts: {**facts, "diff_id": diff_id("f")})
+        config = blobs.write_blob(store, b"with digests", held)
+        made = replace(record, id=config.partition(":")[2], config=config, blobs=(config, packed), pending=())
+        successors.succeed(store, record.id, made, lease=held)
 
 
 def _collect(store: Store) -> None:
     with open(os.fsdecode(store.leases) + "/" + "0" * 64, "w"):  # somebody was killed
         pass
     garbage.collect(store)
+
+
+def _snapshot(store: Store) -> None:
+    """Two states of the container, of which the first has a name and goes: the other comes from nobody then."""
+    home = containers.find(store, "brave")
+    base = tuple(home.asked()["layers"])
+    with snapshots.turn(home), lease(store) as held:
+        for identity, name, parent in ((FIRST, "first", None), (SECOND, "", FIRST)):
+            layer = make_layer(store, name or "s", held, frozen=True)
+            place = PlaceState(b"/", (layer.id,), layer.id)
+            kept = SnapshotRecord(identity, home.id, 1, (place,), name=name, parent=parent, base_layers=base)
+            snapshots.put(home, kept, sync=not name)
+            sizes.amend(store, layer.id, lambda facts: {**facts, "size": 1})
+
+
+def _forget_first(store: Store) -> None:
+    home = containers.find(store, "brave")
+    with snapshots.turn(home):
+        try:
+            snapshots.remove(home, snapshots.find(home, "first"), sync=True)
+        except NotFound:  # an earlier life came so far
+            pass
+        snapshots.forget_gone(home)
+        with suppress(FileExistsError):  # somebody was killed
+            os.symlink(FIRST, os.fsdecode(snapshots.directory_of(home) + snapshots.NAMES) + "/idle")
 
 
 def _forget_volume(store: Store) -> None:
@@ -130,16 +194,21 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("pull again", _put_again, (), ()),
     ("pin", lambda store: images.pin(store, identity("a", "b")), (), ("pin",)),
     ("volume create", lambda store: _ignore(volumes.create(store, "data")), (), ("volume data",)),
-    ("start", _start, ("container brave",), ("container brave",)),
+    ("start", _start, ("container brave", "snapshot second"), ("container brave",)),
     ("tag", lambda store: tags.tag(store, OTHER, identity("a", "b")), (f"name {OTHER}",), (f"name {OTHER}",)),
-    ("freeze", _freeze, (), ()),
+    ("snapshot", _snapshot, ("snapshot second",), ("snapshot second",)),
+    ("snapshot rm", _forget_first, (), ()),
+    ("freeze", _freeze, (), (f"image {FROZEN}", f"name {THIRD}")),
+    ("digest", _digest, (), (f"image {DIGESTED}", f"blob {digest_of(b'packed')}")),
     ("gc", _collect, (), ()),
     ("prune", lambda store: _ignore(prune_images(store)), (LATER, *OF_LATER), ()),
     ("gc", _collect, (), ()),
+    ("rmi -f", lambda store: _ignore(images.remove(store, FROZEN)),
+     (f"image {FROZEN}", f"image {DIGESTED}", f"name {THIRD}", f"blob {digest_of(b'packed')}"), ()),
     ("untag", lambda store: _ignore(tags.untag(store, OTHER)), (f"name {OTHER}",), ()),
     ("rmi -f", lambda store: _ignore(images.remove(store, identity("a", "b"))), (IMAGE, f"name {ONE}", "pin"), ()),
     ("gc", _collect, (), ()),
-    ("rm", _end, ("container brave", *LAYERS), ()),
+    ("rm", _end, ("container brave", "snapshot second", *LAYERS), ()),
     ("volume rm", _forget_volume, ("volume data",), ()),
     ("network create", _make_network, (), ("network lan",)),
     ("network rm", _forget_network, ("network lan",), ()),
@@ -189,6 +258,9 @@ def _holds(store: Store, fact: str) -> bool:
         return images.is_pinned(store, identity("a", "b"))
     if kind == "network":
         return networks.find(store, what) is not None
+    if kind == "snapshot":
+        kept = snapshots.get(containers.find(store, "brave"), SECOND)
+        return kept is not None and all(layers.find(store, layer) is not None for layer in kept.layers)
     if kind == "volume":
         return volumes.find(store, what) is not None
     try:

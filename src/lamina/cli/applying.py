@@ -14,9 +14,12 @@ from lamina.cli.waiting import bar
 if TYPE_CHECKING:
     from lamina.engine import Container
     from lamina.engine.apply.values import Applied, Clash
+    from lamina.engine.snapshots import Snapshot
 
 
-def rehearse(container: Container, paths: Sequence[str], exclude: Sequence[str], force: bool) -> int:
+def rehearse(
+    container: Container | Snapshot, paths: Sequence[str], exclude: Sequence[str], force: bool
+) -> int:
     """Say what an apply would do and what stands against it; 1 if it would be refused."""
     style = Style()
     listing = Listing(container.changes(paths, exclude))
@@ -35,7 +38,9 @@ def rehearse(container: Container, paths: Sequence[str], exclude: Sequence[str],
     return 1 if clashes and not force else 0
 
 
-def apply(container: Container, paths: Sequence[str], exclude: Sequence[str], force: bool) -> Applied:
+def apply(
+    container: Container | Snapshot, paths: Sequence[str], exclude: Sequence[str], force: bool
+) -> Applied:
     """Apply, with a progress bar on a terminal. Raises what `Container.apply` raises."""
     with bar(f"applying {container.name}") as progress:
         return container.apply(paths, exclude, force, progress=progress)

@@ -67,6 +67,8 @@ def options(args: Arguments) -> RunOptions:
         found.update(asked(vars(args)))  # type: ignore[typeddict-item]
     if args.log_opt:
         found["log_opt"] = args.log_opt
+    if vars(args).get("snapshot") is not None:
+        found["auto_snapshot"] = True
     if (pull := vars(args).get("pull")) not in (None, "missing"):  # a plan pulls nothing
         found["pull"] = pull
     if limits := vars(args).get("layer_limit"):

@@ -242,6 +242,7 @@ NESTED = {
     "healthcheck": "Health checks: whether what runs in containers is well.",
     "generate": "Files by which others look after containers.",
     "network": "Networks: what containers reach each other and the world by.",
+    "snapshot": "Snapshots: states of containers, to which they can be put back, in constant time.",
     "volume": "Volumes: directories that outlive the containers that mount them.",
 }
 

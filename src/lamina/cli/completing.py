@@ -15,8 +15,8 @@ STATES = {
 
 
 def offers(kind: str, root: str | None) -> Sequence[str] | None:
-    """The words for *kind*, "container", "image", "volume", "network", words with "|" between them, or None where the
-    shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
+    """The words for *kind*, "container", "image", "volume", "network", "state", words with "|" between them, or None
+    where the shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
     """
     if "|" in kind:
         return kind.split("|")
@@ -27,6 +27,8 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
             return _images(root)
         if kind == "network":
             return _networks(root)
+        if kind == "state":
+            return [*_containers(root, ()), *_snapshots(root), *_images(root)[1:]]
         if kind == "anything":
             return [*_containers(root, ()), *_images(root)[1:], *_volumes(root)]
         return _volumes(root) if kind == "volume" else None
@@ -43,6 +45,19 @@ def _containers(root: str | None, states: Sequence[str]) -> list[str]:
         try:
             if not states or container.state in states:
                 found.append(container.name)
+        except NotFound:  # removed meanwhile
+            continue
+    return sorted(found)
+
+
+def _snapshots(root: str | None) -> list[str]:
+    from lamina.engine import Engine
+    from lamina.errors import NotFound
+
+    found = []
+    for container in Engine(root).containers(all=True):
+        try:
+            found += [f"{container.name}@{one.name or one.short_id}" for one in container.snapshots()]
         except NotFound:  # removed meanwhile
             continue
     return sorted(found)

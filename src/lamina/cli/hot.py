@@ -32,7 +32,7 @@ _WITHIN = {
         "accounts answers base checking completed container creating design detaching discard engine "
         "executing host images inspect keeping layers life logging moment mount_notation mounted "
         "naming notation obtain options own_files picture places recover run settling summary "
-        "translate"
+        "translate view_verbs"
     ),
     "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
@@ -53,7 +53,7 @@ _WITHIN = {
     "lamina.runtime.seccomp": "architectures assembler cache compiler profile rules words",
     "lamina.store": (
         "blobs claims containers digest durable garbage images layers leases lock names record "
-        "references root scratch stage tags trace tree volumes way"
+        "references root scratch stage successors tags trace tree volumes way"
     ),
     "lamina.supervisor": "foreground keys pump signals stdio",
     "lamina.supervisor.logs": "following frames rotation",
@@ -88,6 +88,8 @@ _FURTHER = (
     "rmi",
     "tag",
     "history",
+    "explain",
+    "why",
 )
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},

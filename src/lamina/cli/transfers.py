@@ -23,13 +23,15 @@ WORDS = {
     "unpacking": "Extracting",
     "mounted": "Mounted",
     "waiting": "Waiting",
+    "packing": "Packing",
+    "packed": "Packed",
     "done": "Pull complete",
 }
 # of archives nothing is said where no bars are drawn, as with docker
 QUIETLY = {"Load": "Loading", "Save": "Saving", "Import": "Importing"}
 # while it moves, on a terminal
 MOVING = {"Pull": "Downloading", "Push": "Pushing"}
-PUSHED = {"layer": "Preparing", "exists": "Layer already exists", "done": "Pushed", "packing": "Packing"}
+PUSHED = {"layer": "Preparing", "exists": "Layer already exists", "done": "Pushed"}
 
 
 class Transfer:
@@ -142,7 +144,7 @@ class Transfer:
             if identity not in self._moving and self.verb in MOVING:
                 self._moving.add(identity)
                 self._bars.update(task, state=MOVING[self.verb])
-        elif kind in ("done", "exists", "mounted"):
+        elif kind in ("done", "exists", "mounted", "packed"):
             total = self._totals[identity]
             self._bars.update(task, total=total, completed=total, state=self.words[kind])
             if kind != "done":  # nothing was moved

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from lamina.engine.engine import Engine
     from lamina.engine.images import Image
     from lamina.engine.process import Process
+    from lamina.engine.snapshots import Snapshot
     from lamina.engine.volumes import Volume
 
-__all__ = ["Completed", "Container", "Engine", "Image", "Process", "Volume"]
+__all__ = ["Completed", "Container", "Engine", "Image", "Process", "Snapshot", "Volume"]
 
 _WHERE = {
     "Completed": "completed",
@@ -19,6 +20,7 @@ _WHERE = {
     "Engine": "engine",
     "Image": "images",
     "Process": "process",
+    "Snapshot": "snapshots",
     "Volume": "volumes",
 }
 

@@ -9,6 +9,7 @@ from errno import EIO
 from typing import TYPE_CHECKING
 
 from lamina.engine.design import HOST
+from lamina.engine.digesting import digested
 from lamina.engine.images import Image, of_record
 from lamina.engine.naming import resolve
 from lamina.engine.storage import within_limit
@@ -74,6 +75,7 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
         wanted: dict[str, tuple[images.Held, list[str]]] = {}
         for reference in references:
             record, name = resolve(store, reference)
+            record = digested(store, record, events)
             if record.id not in wanted:
                 wanted[record.id] = (stack.enter_context(images.hold(store, record.id)), [])
             if name is not None and parse(name).digest is None and name not in wanted[record.id][1]:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from lamina.engine.session import Session
 
 # what others want to know of the options of one that is never started again, with what stands for nothing
-SAID = {"env": (), "user": None, "workdir": None, "entrypoint": None, "init": False}
+SAID = {
+    **dict.fromkeys(("user", "workdir", "entrypoint")),
+    **dict.fromkeys(("init", "auto_snapshot"), False),
+    "env": (),
+    "durability": "",
+}
 
 
 def record_of(session: Session, drawn: Design, health: dict[str, Any] | None) -> dict[str, Any]:

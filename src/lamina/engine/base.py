@@ -28,16 +28,29 @@ if TYPE_CHECKING:
 KEPT = ("exposed_ports", "stop_signal", "healthcheck", "shell")
 
 
-def stored(store: Store, record: ImageRecord, *, rootless: bool, maps: Callable[[], Maps | None]) -> Base:
-    """The image *record*, whose layers must be held. Raises Corrupt when one is missing, Unsupported, InvalidInput."""
+def stored(
+    store: Store,
+    record: ImageRecord,
+    *,
+    rootless: bool,
+    maps: Callable[[], Maps | None],
+    above: tuple[str, ...] = (),
+) -> Base:
+    """The image *record*, whose layers must be held. Raises Corrupt when one is missing, Unsupported, InvalidInput.
+
+    *above* are the layers, BASE FIRST, of what a container over it wrote: its users and groups are in them as well.
+    """
     trees = [tree_of(store, layer) for layer in record.layers]
+    written = [tree_of(store, layer) for layer in above]
     lowers = top_first(trees) or (store.empty,)
-    if len(lowers) > MOST_LAYERS:
+    if len(lowers) + len(written) > MOST_LAYERS:
+        fewer = "build it with fewer: 'podman build --squash-all', or several commands in one RUN"
         raise Unsupported(
-            f"run image {record.id[:12]}: it has {len(lowers)} layers, and an overlay takes {MOST_LAYERS}",
-            remedy="build it with fewer: 'podman build --squash-all', or several commands in one RUN",
+            f"run image {record.id[:12]}: it has {len(lowers) + len(written)} layers, and an overlay takes "
+            f"{MOST_LAYERS}",
+            remedy="squash the container (lamina squash)" if above else fewer,
         )
-    for layer, tree in zip(record.layers, trees, strict=True):
+    for layer, tree in zip((*record.layers, *above), (*trees, *written), strict=True):
         if not os.path.isdir(tree):
             raise Corrupt(
                 f"run image {record.id[:12]}: its layer {layer[:12]} is not there",
@@ -45,7 +58,8 @@ def stored(store: Store, record: ImageRecord, *, rootless: bool, maps: Callable[
             )
     place = Place(b"/", lowers[0], below=lowers[1:], lasting=True)
     config = image_config(record.run, f"image {record.id[:12]}")
-    return Base(HostImage((place,)), config, reader(lowers, rootless, maps), record.id, record.layers)
+    shown = (*top_first(written), *lowers)
+    return Base(HostImage((place,)), config, reader(shown, rootless, maps), record.id, record.layers)
 
 
 def image_config(run: dict[str, Any], name: str) -> ImageConfig:

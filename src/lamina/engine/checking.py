@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init"))
+FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init", "auto_snapshot"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
 NEVER = ("no", 0)

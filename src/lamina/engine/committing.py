@@ -1,65 +1,81 @@
-"""A container becomes an image: what it wrote, on top of the layers it was made from, and what it was asked to be.
+"""A container, or a state of it, becomes an image: a record that names the layers it consists of, and what it was asked
+to be.
 
-What it wrote is packed as the layer of an image is, and unpacked into the store meanwhile, like any other that comes:
-so the layer has its digest and the recipe of its archive, and every verb for images can do with it what it does with
-others. The two cost a copy of the upper, in exchange for nothing that is special about a committed image
-(decision 0046). What a start put there only to mount something on it is left out, as `diff` leaves it out.
+Nothing is copied, packed or hashed. What the container wrote is frozen as a layer by a rename (engine/freezing), on top
+of those of its image, and stays where it is. The digests, by which others would know these layers, are made when
+somebody else is to have the image (engine/digesting, decision 0061). What a start put there only to mount something on
+it is taken away before, or left out of the archive where it cannot be.
+
+Some commits are copies all the same, see `_is_copy`; those have their digests at once.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lamina.engine.apply.gather import without_mount_points
-from lamina.engine.apply.selection import ancestors
-from lamina.engine.archives import Reading, Writing, packed, tag_of
+from lamina.engine.archives import tag_of
+from lamina.engine.chains import chain_of, pending
+from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
-from lamina.engine.holding import Held
 from lamina.engine.images import config_of, of_record
 from lamina.engine.keeping import said_of
-from lamina.engine.pausing import Meanwhile
 from lamina.engine.storage import within_limit
-from lamina.engine.unpacking import unpacking
-from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
-from lamina.image.archive.load import record_of, unpack
-from lamina.image.documents import History, RootFS, encode_config, run_config
-from lamina.image.pack import pack_layer
+from lamina.image.archive.load import record_of
+from lamina.image.documents import PENDING, History, RootFS, encode_config, run_config
+from lamina.image.pending import find, make_lasting
 from lamina.image.reference import parse
-from lamina.image.tar.limits import given
-from lamina.linux.fd import Fd
-from lamina.linux.mountinfo import read_mountinfo
 from lamina.linux.signals import signal_name
-from lamina.store import images, layers
-from lamina.store.blobs import write_blob
+from lamina.overlay.spec import MOST_LAYERS
+from lamina.store import blobs, images
 from lamina.store.claims import claim
-from lamina.store.containers import LIVING, RUNNING
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
+from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from lamina.engine.container import Container
     from lamina.engine.image_verbs import LayerLimits
     from lamina.engine.images import Image
-    from lamina.image.apply import IdMap
+    from lamina.engine.state_turn import StateTurn
     from lamina.image.documents import ImageConfig
-    from lamina.image.tar.limits import Limits
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
     from lamina.store.layers import Layer
     from lamina.store.leases import Lease
     from lamina.store.root import Store
+    from lamina.store.snapshots import SnapshotRecord
 
     Run = dict[str, Any]
+
+CONSISTENCIES = ("auto", "refuse", "copy", "wait")
+
+
+@value
+class Wish:
+    """What is asked of the new image: its canonical `name`, if it gets one; what its history says (`author`,
+    `message`); `changes` as in a Dockerfile; and whether its digests are made `now`.
+    """
+
+    name: str | None = None
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+    now: bool = False
+
+    @property
+    def known(self) -> str | None:
+        """The name as people write it."""
+        return None if self.name is None else parse(self.name).familiar
 
 
 def commit(
@@ -72,177 +88,301 @@ def commit(
     message: str = "",
     pause: bool = True,
     limits: LayerLimits | None = None,
+    now: bool = False,
+    consistency: str = "auto",
 ) -> Image:
     """See `Container.commit`; *home* is the container's."""
-    store, asked = container.store, home.asked()
-    said = f"commit container {container.name}"
-    if not container.image_id:
+    if consistency not in CONSISTENCIES:
+        raise InvalidInput(
+            f"commit: there is no consistency {consistency!r}", remedy=", ".join(CONSISTENCIES)
+        )
+    store, said = container.store, f"commit container {container.name}"
+    _over_an_image(container.image_id, said)
+    wish = Wish(None if name is None else tag_of(name), author, message, tuple(changes), now)
+    with _parent(store, container.image_id, said) as parent, lease(store) as held:
+        asked = home.asked()
+        changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
+        # what goes on writing is not to be stopped, not even for the moment that freezing takes
+        going_on = container.is_alive and not pause
+        if going_on or _is_copy(asked, limits=limits, consistency=consistency):
+            record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
+        else:
+            record = _by_freezing(container, home, parent, held, wish, consistency)
+    return _made(store, asked, record, wish)
+
+
+def to_image(home: Home, state: SnapshotRecord, name: str | None, wish: Wish) -> Image:
+    """See `Snapshot.to_image`; *home* is that of its container."""
+    from lamina.store import snapshots
+
+    store, said = home.store, f"make an image of snapshot {state.shown}"
+    _over_an_image(state.image_id, said)
+    wish = replace(wish, name=None if name is None else tag_of(name))
+    with _parent(store, state.image_id, said) as parent, lease(store) as held:
+        asked = home.asked()
+        if _has_other_ids(asked):
+            raise Unsupported(
+                f"{said}: its files have ids of its container's own on the disk, not those of an image's",
+                remedy="go back to it, and commit the container, which copies them",
+            )
+        with snapshots.turn(home):  # or it may be gone when its layers are held
+            if snapshots.get(home, state.id) is None:
+                raise snapshots.no_such(home, state.shown)
+            chain = state.chain.get(b"/", ())
+            new = next((place.new for place in state.places if place.at == b"/"), None)
+            wish = replace(wish, message=wish.message or state.message or state.name)
+            record = _image(store, asked, parent, chain, new, held, wish, " ".join(state.command))
+    return _made(store, asked, record, wish)
+
+
+def _over_an_image(identity: str, said: str) -> None:
+    if not identity:
         raise Unsupported(
             f"{said}: it is over this machine, which is no image",
             remedy="'lamina diff' shows what it did, 'lamina apply' does it",
         )
-    canonical = None if name is None else tag_of(name)
-    with _parent(container, said) as parent, lease(store) as held, claim(store, home.id):
-        config = config_of(store, parent)
-        words, run = run_of(asked, parent.run)
-        run = changed(run, changes)  # first: nothing is paused for a slip of the pen
-        found = _layers(store, parent, config)
-        with _still(container, home, said, pause=pause):
-            layer = _layer(container, home, held, said, given(wanted=limits))
-        if layer is not None:  # a step that changed no file has none, as docker has it
-            found.append(layer)
-        step = History(
-            created=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            created_by=" ".join(words) or None,
-            author=author or None,
-            comment=message or None,
-            empty_layer=True if layer is None else None,
-        )
-        made = _config(config, found, run, step)
-        data = encode_config(made)
-        record = record_of(data, made, found, blobs=(write_blob(store, data, held),))
-        record = images.put(store, record, names=() if canonical is None else (canonical,), lease=held)
-    known = None if canonical is None else parse(canonical).familiar
-    note(
-        store,
-        about(asked, "commit", comment=message, imageID=f"sha256:{record.id}", imageRef=known),
-        *([] if known is None else [event("image", "tag", f"sha256:{record.id}", name=known)]),
-    )
-    within_limit(store, [record.id])
-    return of_record(store, record)
 
 
 @contextmanager
-def _parent(container: Container, said: str) -> Iterator[ImageRecord]:
+def _parent(store: Store, identity: str, said: str) -> Iterator[ImageRecord]:
     """The image that it was made from, held. Raises NotFound."""
     try:
-        held = images.hold(container.store, container.image_id)
+        held = images.hold(store, identity)
     except NotFound:
         raise NotFound(
-            f"{said}: its image {container.image_id[:12]} was removed, and with it what it says of itself",
+            f"{said}: its image {identity[:12]} was removed, and with it what it says of itself",
             remedy="'lamina export' writes its files, of which 'lamina import' makes an image",
         ) from None
     with held:
         yield held.record
 
 
-@contextmanager
-def _still(container: Container, home: Home, said: str, *, pause: bool) -> Iterator[None]:
-    """Nothing of it runs meanwhile, unless that is what was asked for. Raises Conflict, Unsupported."""
-    with ExitStack() as held:
-        if container.state not in LIVING:
-            try:
-                held.enter_context(Held(home, "commit"))
-            except Conflict:
-                if container.state not in LIVING:  # else it was just being started
-                    raise
-            else:
-                yield
-                return
-        if container.state == RUNNING and pause:
-            try:
-                held.enter_context(Meanwhile(home))
-            except Unsupported as error:
-                why, remedy = error.message.partition(": ")[2], f"--pause=false, or {error.remedy}"
-                raise Unsupported(f"{said}: {why}", remedy=remedy) from error
-        yield
+def _made(store: Store, asked: dict[str, Any], record: ImageRecord, wish: Wish) -> Image:
+    """Say so, and look after what was asked besides."""
+    known = wish.known
+    note(
+        store,
+        about(asked, "commit", comment=wish.message, imageID=f"sha256:{record.id}", imageRef=known),
+        *([] if known is None else [event("image", "tag", f"sha256:{record.id}", name=known)]),
+    )
+    if wish.now:
+        record = digested(store, record)
+    within_limit(store, [record.id])
+    return of_record(store, record)
 
 
-# -- its files
+# -- its layers
 
 
-def _layer(container: Container, home: Home, held: Lease, said: str, limits: Limits) -> Layer | None:
-    """What it wrote as a layer of the store, kept by *held*; None where it wrote nothing."""
-    from lamina.engine.within import FIRST_FILE, inside, maps_of, owners_of
+def _is_copy(asked: dict[str, Any], *, limits: LayerLimits | None, consistency: str) -> bool:
+    """Whether what the container whose record is *asked* wrote cannot be a layer as it is: its files have ids of its
+    own, or it is to be counted against limits, or a copy was asked for.
+    """
+    return consistency == "copy" or bool(limits) or _has_other_ids(asked)
 
-    asked = home.asked()
+
+def _has_other_ids(asked: dict[str, Any]) -> bool:
+    """Whether the files of the container have other ids on the disk than the layers of images. Root's have not: the
+    kernel maps them (runtime/stacks).
+    """
+    from lamina.engine.id_maps import id_maps
+    from lamina.engine.within import owners_of
+
+    usual = id_maps()
+    return usual is not None and (bool(asked.get("own_ids")) or owners_of(asked) != usual.spec())
+
+
+def _by_freezing(
+    container: Container, home: Home, parent: ImageRecord, held: Lease, wish: Wish, consistency: str
+) -> ImageRecord:
+    """In constant time: what it wrote is a layer from now on, and it goes on above that."""
+    from lamina.engine.state_turn import StateTurn
+
+    with StateTurn(home, "commit") as turn:
+        new = _frozen(container, turn, held, wish, consistency)
+        asked = turn.asked
+        chain = chain_of(asked).get(b"/", ())
+        if new is not None and new not in chain:  # a copy, because processes kept it from being frozen
+            chain = (*chain, new)
+        return _image(container.store, asked, parent, chain, new, held, wish)
+
+
+def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str) -> str | None:
+    """The layer that what it wrote has become; None where it wrote nothing."""
+    from lamina.engine.committed_copy import is_unwritten, mount_points
+    from lamina.engine.freezing import freeze
+    from lamina.engine.within import maps_of, reach
+    from lamina.overlay.mount_points import clear, idle
+    from lamina.store import sizes
+
+    home, asked = turn.home, turn.asked
+    spec, made = container.overlays()[0][1], mount_points(container, asked)
+    look = idle if turn.living else clear  # where something is mounted it has to stay
     try:
-        upper, userxattr = _upper(container)
-        found = without_mount_points(container.changes(), made := _mount_points(container, asked))
-        if not found:
+        left = reach(lambda: maps_of(asked), look, spec, made)
+        if is_unwritten(spec, left if turn.living else ()):
             return None
-        without = left_out(made, {change.path for change in found})
-        ids = _shown(owners_of(asked))
-        work = partial(pack_upper, upper=upper, userxattr=userxattr, without=without, ids=ids)
-        maps = maps_of(asked)
-
-        def pack(out: Fd) -> None:
-            if maps is None:
-                work(out)
-            else:
-                inside(maps, work, FIRST_FILE, files=(out,))
-
-        with packed(pack, f"container {container.name}") as packer:
-            return unpack(container.store, _Checked(packer), None, held, unpacking(limits))
+        origin = {
+            "name": container.name,
+            "command": container.command,
+            "message": wish.message,
+            "created": time.time_ns(),
+        }
+        frozen = freeze(turn, held, origin=origin, consistency=consistency).made.get(b"/")
+        if frozen is not None and asked.get("made") is None and made:
+            places = [os.fsdecode(place) for place in made]
+            sizes.amend(home.store, frozen, lambda facts: _with_made(facts, places))
     except OSError as error:
         if not home.exists():
-            raise Conflict(f"{said}: it was removed meanwhile") from error
+            raise Conflict(f"commit container {container.name}: it was removed meanwhile") from error
         if isinstance(error, LaminaError):
             raise
         raise KernelError("commit", error.errno or 0, f"container {container.name}") from error
+    return frozen
 
 
-class _Checked(Reading):
-    """What comes out of the pipe: its end is the archive's only if nothing went wrong with the packing."""
-
-    def __init__(self, packer: Any) -> None:
-        super().__init__(packer.reading)
-        self._packer = packer
-
-    def read(self, size: int, /) -> bytes:
-        """As `Reading.read`. Raises what the packing raised."""
-        data = super().read(size)
-        if not data:
-            self._packer.join()
-            self._packer.check()
-        return data
+def _with_made(facts: dict[str, Any], places: list[str]) -> dict[str, Any]:
+    return {**facts, "extra": {**(facts.get("extra") or {}), "made": places}}
 
 
-def pack_upper(
-    out: int, *, upper: bytes, userxattr: bool, without: Collection[bytes], ids: IdMap | None
-) -> None:
-    """Write the directory *upper* as a layer to the descriptor *out*: where its files can be read."""
-    with Fd(os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as directory:
-        pack_layer(directory, Writing(out), userxattr=userxattr, ids=ids, without=without)
+def _by_copy(
+    container: Container,
+    home: Home,
+    parent: ImageRecord,
+    held: Lease,
+    wish: Wish,
+    *,
+    pause: bool,
+    limits: LayerLimits | None,
+    said: str,
+) -> ImageRecord:
+    from lamina.engine.committed_copy import copied, copied_tree, still
+    from lamina.engine.freezing import settle
+    from lamina.image.tar.limits import given
+    from lamina.store import layers, snapshots
+
+    store, allowed = container.store, given(wanted=limits)
+    with claim(store, home.id):  # one at a time
+        with still(container, home, said, pause=pause), snapshots.turn(home):
+            if pending(home.asked()):
+                settle(home, living=container.is_alive)
+            asked = home.asked()
+            chain = list(chain_of(asked).get(b"/", ()))
+            for identity in chain:
+                held.add_layer(identity)
+            if _has_other_ids(asked):  # so have those that were frozen before
+                trees = [layers.tree_of(store, identity) for identity in chain]
+                chain = [copied_tree(home, held, tree, (), allowed).id for tree in trees]
+            layer = copied(container, home, held, said, allowed)
+        new = None if layer is None else layer.id
+        return _image(store, asked, parent, (*chain, *([] if new is None else [new])), new, held, wish)
 
 
-def _upper(container: Container) -> tuple[bytes, bool]:
-    spec = container.overlays()[0][1]
-    assert spec.upperdir is not None  # only that of the host's further file systems can be without
-    return spec.upperdir, spec.userxattr
+# -- its record
 
 
-def _shown(maps: dict[str, Any] | None) -> IdMap | None:
-    """What the ids of its files are inside, None where they are the same."""
-    from lamina.image.apply import IdMap
-
-    if not maps:
-        return None
-    uids, gids = (
-        tuple((line["hostID"], line["containerID"], line["size"]) for line in maps[key])
-        for key in ("uidMappings", "gidMappings")
-    )
-    return IdMap(uids, gids)
-
-
-def _mount_points(container: Container, asked: dict[str, Any]) -> list[bytes]:
-    """Where something is mounted in it: as its record has it, or, of one that `run --rm` stays with, the kernel."""
-    if asked.get("made") is not None:
-        return [os.fsencode(place) for place in asked["made"]]
-    pid = (container.first_process or {}).get("pid")
-    try:
-        return [mount.mount_point for mount in read_mountinfo(pid)] if pid else []
-    except KernelError:
-        return []
-
-
-def left_out(made: Collection[bytes], changed: Collection[bytes]) -> frozenset[bytes]:
-    """Of the mount points *made*, and of the directories above them, those at and below which nothing *changed*; as
-    paths from the root on. What a start had to make in the upper is among them.
+def _image(
+    store: Store,
+    asked: dict[str, Any],
+    parent: ImageRecord,
+    chain: Sequence[str],
+    new: str | None,
+    held: Lease,
+    wish: Wish,
+    done: str | None = None,
+) -> ImageRecord:
+    """The image of the container whose record is *asked*: the layers *chain* (base first) on top of those of *parent*.
+    *new*, the last of them, is the one that this very commit made; *done* is what was executed (None: its command).
     """
-    busy = {*changed, *(above for path in changed for above in ancestors(path))}
-    places = {*made, *(above for path in made for above in ancestors(path))} - {b"/"}
-    return frozenset(path.lstrip(b"/") for path in places if path not in busy)
+    before = config_of(store, parent)
+    words, run = run_of(asked, parent.run)
+    _check_depth((*parent.layers, *chain), str(asked.get("name")))
+    make_lasting(store, chain)
+    below, above = _found(store, parent, before), [find(store, identity) for identity in chain]
+    names = [_named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
+    names += [_named(layer, None) for layer in above]
+    found = [*below, *above]
+    made = msgspec.structs.replace(
+        before,
+        rootfs=RootFS(type="layers", diff_ids=names),
+        created=_moment(time.time_ns()),
+        author=wish.author or None,
+        config=run_config(changed(run, wish.changes)),
+        history=[
+            *(before.history or ()),
+            *_steps(above, new, " ".join(words) if done is None else done, wish),
+        ],
+    )
+    data = encode_config(made)
+    kept = [blobs.write_blob(store, data, held)]
+    base = parent.manifest or parent.base
+    if base is not None and held.add_blob(base):
+        kept.append(base)
+    without = [layer.id for layer, text in zip(found, names, strict=True) if text.startswith(PENDING)]
+    record = replace(
+        record_of(data, made, found, blobs=tuple(kept)),
+        pending=tuple(dict.fromkeys(without)),
+        base=base if base in kept else None,
+    )
+    return images.put(store, record, names=() if wish.name is None else (wish.name,), lease=held)
+
+
+def _check_depth(wanted: Sequence[str], name: str) -> None:
+    if (count := len(set(wanted))) > MOST_LAYERS:
+        raise Unsupported(
+            f"commit container {name}: an image of {count} layers, and an overlay takes {MOST_LAYERS}",
+            remedy=f"lamina squash {name}",
+        )
+
+
+def _found(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
+    if len(config.diff_ids) != len(parent.layers):
+        raise Corrupt(
+            f"commit: the image {parent.id[:12]} has not the layers that its config promises",
+            remedy="remove it and pull it again",
+        )
+    return [find(store, identity) for identity in parent.layers]
+
+
+def _named(layer: Layer, promised: str | None) -> str:
+    """What stands for the layer in a config; *promised* is what stood for it in that of its image. Raises Corrupt."""
+    if promised is not None and not promised.startswith(PENDING):
+        if layer.diff_id not in (None, promised):
+            raise Corrupt(
+                f"commit: the layer {layer.id[:12]} is not the one that the config of its image promises",
+                remedy="remove the image and pull it again",
+            )
+        return promised
+    return layer.diff_id or PENDING + layer.id
+
+
+def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> Iterator[History]:
+    """What the history says of the layers *frozen*, of which *new* is the last; of a commit without one, last, that it
+    changed no file.
+    """
+    last = History(
+        created=_moment(time.time_ns()),
+        created_by=words or None,
+        author=wish.author or None,
+        comment=wish.message or None,
+        empty_layer=True if new is None else None,
+    )
+    for layer in frozen:
+        if layer.id == new:
+            continue
+        origin = layer.extra.get("origin") or {}
+        command = origin.get("command") or ()
+        yield History(
+            created=_moment(int(origin.get("created") or layer.created)),
+            created_by=" ".join(map(str, command)) or None,
+            comment=str(origin.get("message") or origin.get("snapshot_name") or "") or None,
+        )
+    yield last
+
+
+def _moment(nanoseconds: int) -> str:
+    moment = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 # -- what it is
@@ -293,31 +433,3 @@ def _without_a_name(asked: dict[str, Any]) -> list[str]:
         for volume in asked.get("volumes") or ()
         if volume["kind"] == "volume" and str(volume.get("name", "")).startswith(asked["id"])
     ]
-
-
-def _config(config: ImageConfig, found: list[Layer], run: Run, step: History) -> ImageConfig:
-    """*config*, of the image it was made from, for one of the layers *found*, that says *run* and came about by *step*
-    at last.
-    """
-    return msgspec.structs.replace(
-        config,
-        rootfs=RootFS(type="layers", diff_ids=[str(layer.diff_id) for layer in found]),
-        created=step.created,
-        author=step.author,
-        config=run_config(run),
-        history=[*(config.history or ()), step],
-    )
-
-
-def _layers(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
-    """The layers of *parent*, with the digests that its config promises."""
-    found = []
-    for identity, diff_id in zip_longest(parent.layers, config.diff_ids):
-        layer = layers.find(store, identity) if identity else None
-        if layer is None or layer.diff_id != diff_id:
-            raise Corrupt(
-                f"commit: the image {parent.id[:12]} has not the layers that its config promises",
-                remedy="remove it and pull it again",
-            )
-        found.append(layer)
-    return found

@@ -6,6 +6,8 @@ from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
+from lamina.engine.state_verbs import StateVerbs
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
 
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.engine.updating import Limits
     from lamina.engine.usage import Usage
+    from lamina.engine.viewing import View
     from lamina.store.containers import Home
     from lamina.store.root import Store
     from lamina.supervisor.client import Attached
     from lamina.supervisor.logs import LogEntry
 
 
-class Container(ProcessVerbs, FileVerbs, Reviewed):
+class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
     """One container. What can change is read when it is asked for; what cannot, and the name, once (see `reload`).
 
     At the end of a `with` one that came from `Engine.create` or `Engine.start` is killed and removed, with its volumes
@@ -221,6 +224,11 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
 
     # -- its files
 
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_container
+
+        return view_container(self._home, self._whole_record())
+
     @property
     def first_process(self) -> dict[str, Any] | None:
         """What is written down of its first process: `pid` and what tells it from others; None if it never ran."""
@@ -235,10 +243,16 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
         message: str = "",
         pause: bool = True,
         limits: LayerLimits | None = None,
+        now: bool = False,
+        consistency: str = "auto",
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
-        one. *changes* are as in a Dockerfile; *limits* of the layer as of `Engine.pull`. While it runs it is paused
-        meanwhile, unless *pause* is False.
+        one. *changes* are as in a Dockerfile.
+
+        No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
+        saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
+        hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -253,6 +267,8 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
             message=message,
             pause=pause,
             limits=limits,
+            now=now,
+            consistency=consistency,
         )
 
     # -- being attached to it
@@ -408,7 +424,7 @@ class Container(ProcessVerbs, FileVerbs, Reviewed):
         from lamina.engine.discard import discard
         from lamina.engine.settling import wake_supervisor
 
-        with Held(self._home, "remove", kill=force):
+        with Held(self._home, "remove", kill=force, settle=False):
             self._asked = None  # it may have been renamed
             state = self._home.read("state") if self._record.get("owner") else None
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)

@@ -107,20 +107,22 @@ def design(
     *,
     grouped: bool = False,
     kept: Mapping[bytes, int] | None = None,
+    frozen: Mapping[bytes, tuple[str, ...]] | None = None,
     ids: IdMaps | None = None,
 ) -> Design:
     """Draw up the container *identity* in the directory *home* over *image* (None: the host); nothing is changed.
 
     *stdin* is what a terminal takes its size from, *refused* are places that the kernel would not overlay. *grouped*:
-    it has control groups also where nothing is limited. *kept*: see `arrange`. *ids* are its ids where they are not the
-    usual ones (`user_namespaces.choose`). Raises Unsupported, InvalidInput,
-    NotFound for what cannot be had.
+    it has control groups also where nothing is limited. *kept* and *frozen*: see `arrange`. *ids* are its ids where
+    they are not the usual ones (`user_namespaces.choose`). Raises Unsupported, InvalidInput, NotFound for what cannot
+    be had.
     """
     usual = usual_ids()
     first = in_first_user_namespace()
     # root of another user namespace than the first is as little of a root for overlayfs as a user is
     rootless, maps = usual is not None or not first, ids or usual
-    base = _host(store, rootless, refused) if image is None else _stored(store, image, usual)
+    above = (frozen or {}).get(b"/", ())
+    base = _host(store, rootless, refused) if image is None else _stored(store, image, usual, above)
     layers = arrange(
         base.image,
         store,
@@ -129,6 +131,7 @@ def design(
         volatile=options.volatile,
         read_only=options.read_only,
         kept=kept,
+        frozen=frozen,
     )
     words = arguments(command, options, base.config)
     user = resolve_user(options.user or (ids and _keeper(options)) or base.config.user or None, base.read)
@@ -273,10 +276,10 @@ def _host(store: Store, rootless: bool, refused: Mapping[bytes, str] | None) -> 
     return Base(picture(store, rootless=rootless, refused=refused), config, own_file)
 
 
-def _stored(store: Store, image: ImageRecord, maps: IdMaps | None) -> Base:
+def _stored(store: Store, image: ImageRecord, maps: IdMaps | None, above: tuple[str, ...]) -> Base:
     from lamina.engine.base import stored
 
-    return stored(store, image, rootless=maps is not None, maps=lambda: maps_record(maps))
+    return stored(store, image, rootless=maps is not None, maps=lambda: maps_record(maps), above=above)
 
 
 def maps_record(maps: IdMaps | None) -> Maps | None:

@@ -24,6 +24,7 @@ else:  # the module `signal` is enumerations around it
     import _signal as s
 
 START, ADOPT = "start", "adopt"
+NURSERY = "nursery"  # no container's: it makes supervisors of several (nursery.py)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _LONGEST_ANSWER = 1 << 20
 _NSIG = 65
@@ -44,6 +45,31 @@ def start_supervised(store: Store, identity: str, *, mode: str = START, attached
             else:
                 _spawn(store, identity, mode, answer, attached)
         return decode(_line(answers))
+
+
+def make_nursery(channel: int) -> None:
+    """Have a process that makes supervisors, for whoever has the other end of the socket *channel* (nursery.py).
+
+    Raises KernelError where there can be no process.
+    """
+    if not is_small():
+        _execute(["", "", NURSERY, ""], channel, -1)
+        return
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise KernelError("fork a process for supervisors", error.errno or 0) from None
+    if child:
+        _reap(child)
+        return
+    try:
+        if os.fork() == 0:
+            from lamina.engine.nursery import nurse
+
+            channel, _ = alone(channel, -1)
+            nurse(channel)
+    finally:
+        os._exit(0)  # without one, nobody answers
 
 
 def _line(answers: int) -> bytes:
@@ -90,9 +116,13 @@ def _reap(child: int) -> None:
 
 
 def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -> None:
-    """posix_spawn: no copy of this process's memory, whatever its size."""
+    _execute([os.fsdecode(store.path), identity, mode, "attached" if attached >= 0 else ""], answer, attached)
+
+
+def _execute(asked: list[str], answer: int, attached: int) -> None:
+    """posix_spawn of what entry.py does with these words: no copy of this process's memory, whatever its size."""
     program = os.path.join(_PACKAGE, "isolated.py")
-    words = [sys.executable, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode]
+    words = [sys.executable, "-I", "-S", program, "engine", *asked]
     null = Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     # numbers that nothing else has: none of them is overwritten before it has been copied
     with null, Fd(_high(answer)) as high, Fd(_high(attached) if attached >= 0 else _high(null)) as client:
@@ -101,7 +131,7 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
         try:
             child = os.posix_spawn(
                 sys.executable,
-                [*words, "attached" if attached >= 0 else ""],
+                words,
                 os.environ,
                 file_actions=actions,
                 setsigmask=(),
@@ -109,6 +139,44 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
             )
         except OSError as error:
             raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
+    _reap(child)  # it forks at once, and leaves
+
+
+def leave() -> bool:
+    """Fork, twice: True in a process of its own, which is nobody's child, has nothing of the caller's, and must end by
+    os._exit. For commands of ours (`is_small`). Raises KernelError.
+    """
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise KernelError("fork a process", error.errno or 0) from None
+    if child:
+        _reap(child)
+        return False
+    try:
+        if os.fork():
+            os._exit(0)
+        alone(-1, -1)
+    except BaseException:
+        os._exit(1)
+    return True
+
+
+def spawn_in_background(store: Store, identity: str, mode: str) -> None:
+    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) about the container. Raises KernelError."""
+    program = os.path.join(_PACKAGE, "isolated.py")
+    with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
+        try:
+            child = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode, ""],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)],
+                setsigmask=(),
+                setsigdef=[number for number in range(1, _NSIG) if number not in (9, 19, 32, 33)],
+            )
+        except OSError as error:
+            raise KernelError("start a process", error.errno or 0, sys.executable) from None
     _reap(child)  # it forks at once, and leaves
 
 

@@ -1,5 +1,7 @@
 """Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
-or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py).
+or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py), makes supervisors of several containers:
+`isolated.py engine "" "" nursery ""` (nursery.py), or squashes the layers of one, and ends: `isolated.py engine ROOT ID
+squash ""` (squashing.py).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ def run() -> int:
             from lamina.store.root import Store
 
             go_on(Store(root), identity, attached)
+        if mode == "squash":
+            _squash(root, identity)
         try:
             if os.fork():
                 os._exit(0)
@@ -30,8 +34,14 @@ def run() -> int:
                 ANSWER, encode({"error": error_record(KernelError("fork a supervisor", error.errno or 0))})
             )
             os._exit(0)
+        from lamina.engine.detaching import NURSERY, alone
+
+        if mode == NURSERY:
+            from lamina.engine.nursery import nurse
+
+            channel, _ = alone(ANSWER, -1)
+            nurse(channel)
         from lamina.engine.becoming import supervise
-        from lamina.engine.detaching import alone
 
         answer, client = alone(ANSWER, ATTACHED if attached else -1)
         from lamina.store.root import Store
@@ -39,3 +49,16 @@ def run() -> int:
         supervise(Store(root), identity, mode, answer, client)
     finally:
         os._exit(0)
+
+
+def _squash(root: str, identity: str) -> None:
+    """Whoever started this waits for the first process. Never returns."""
+    if os.fork():
+        os._exit(0)
+    from lamina.engine.detaching import alone
+    from lamina.engine.squashing import in_background
+    from lamina.store.root import Store
+
+    alone(-1, -1)
+    in_background(Store(root), identity)
+    os._exit(0)

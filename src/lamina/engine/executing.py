@@ -30,6 +30,7 @@ from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
 from lamina.store.events import about, note
+from lamina.store.lock import joining
 from lamina.supervisor.foreground import attend
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import DEVNULL, Stdio
@@ -44,12 +45,13 @@ if TYPE_CHECKING:
     from lamina.runtime.container.further import Joined
     from lamina.store.containers import Home
     from lamina.store.events import Event
+    from lamina.store.lock import Lock
     from lamina.supervisor.foreground import Ended
     from lamina.supervisor.keys import Keys
     from lamina.supervisor.signals import Catcher
 
     Process = dict[str, Any]
-    Tell = Callable[..., None]
+    Tell = Callable[..., str]
 
     class Streams(Protocol):
         """Stdio, as far as a start needs it."""
@@ -169,12 +171,12 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
             execution.kill(9)
             execution.wait()
             raise
-        conclude(execution, ended, tell)
+        warning = conclude(execution, ended, tell)
     finally:
         stdio.close()
         if catcher is not None:
             catcher.close()
-    return result(home, words, io, stdio, ended)
+    return result(home, words, io, stdio, ended, warning)
 
 
 def streams(asked: Asked, io: Io) -> Stdio:
@@ -200,17 +202,20 @@ def begin(
         raise
 
 
-def conclude(execution: Execution, ended: Ended, tell: Tell) -> None:
-    """It has ended, or is left to itself: note that, and let go of it."""
+def conclude(execution: Execution, ended: Ended, tell: Tell) -> str:
+    """It has ended, or is left to itself: note that, and let go of it. What is to be said of that, "" for nothing."""
     if ended.detached:
         keep_terminal(execution)
-        tell("exec_detach")
-    else:
-        tell("exec_die", exitCode=ended.status)
+        return tell("exec_detach")
+    try:
+        return tell("exec_die", exitCode=ended.status)
+    finally:
         execution.close()
 
 
-def result(home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ended) -> Completed:
+def result(
+    home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ended, warning: str = ""
+) -> Completed:
     """What `execute` gives for one that ended so. Raises TimeoutExpired, KernelError (its output)."""
     if ended.detached:
         return Completed(list(words), 0, container=home.id)
@@ -221,7 +226,8 @@ def result(home: Home, words: tuple[str, ...], io: Io, stdio: Stdio, ended: Ende
         )
     if ended.errors:
         raise KernelError("write the output of the command", ended.errors[0].errno or 5)
-    return Completed(list(words), ended.status, out, err, container=home.id)
+    warnings = (warning,) if warning else ()
+    return Completed(list(words), ended.status, out, err, container=home.id, warnings=warnings)
 
 
 def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
@@ -231,14 +237,16 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    told(home, words)
+    told(home, words, keeps=False)
     pid = execution.pid
     keep_terminal(execution)
     return pid
 
 
-def told(home: Home, words: tuple[str, ...]) -> Tell:
-    """Note that it began; what notes the rest of its life."""
+def told(home: Home, words: tuple[str, ...], *, keeps: bool = True) -> Tell:
+    """Note that it began; what notes the rest of its life, and, where that was asked of the container and it *keeps*
+    what the command did, makes a snapshot at its end. It gives what is to be said of that, "" for nothing.
+    """
     identity = os.urandom(32).hex()
     record = home.asked()
 
@@ -249,7 +257,17 @@ def told(home: Home, words: tuple[str, ...]) -> Tell:
     if len(said) > LONGEST_SAID:
         said = said[:LONGEST_SAID] + "..."
     note(home.store, event(f"exec_create: {said}"), event(f"exec_start: {said}"))
-    return lambda action, **more: note(home.store, event(action, **more))
+
+    def tell(action: str, **more: object) -> str:
+        note(home.store, event(action, **more))
+        options = record.get("options") or record.get("said") or {}
+        if not keeps or action != "exec_die" or not options.get("auto_snapshot"):
+            return ""
+        from lamina.engine.auto_snapshot import after_exec
+
+        return after_exec(home, words)
+
+    return tell
 
 
 def leave(execution: Execution) -> None:
@@ -304,7 +322,7 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd:
+    with _first_process(home, state) as pidfd, _turn(home):
         target = _target(home, state)
         if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
             raise Conflict(
@@ -316,11 +334,11 @@ def start(
             null = _null(root) if NULL in stdio.child or asked.tty else None
         masters: list[Fd] = []
         streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
-        joining = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
+        asked_for = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
         try:
             with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
                 execution = Execution(
-                    further(target, pidfd, process, joining), masters.pop() if masters else None
+                    further(target, pidfd, process, asked_for), masters.pop() if masters else None
                 )
         except StepFailed as failure:
             if ready(0, pidfd):  # the container has ended meanwhile, and with it what was begun
@@ -331,6 +349,14 @@ def start(
                 null.close()
     stdio.started(execution.pty)
     return execution
+
+
+def _turn(home: Home) -> Lock:
+    """So that what begins is there before its root is replaced, or begins in the new one."""
+    try:
+        return joining(home.path)
+    except FileNotFoundError:
+        raise _not_running(home) from None
 
 
 def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:

@@ -22,8 +22,9 @@ TRUST = 1.0
 class Held:
     """Holds the container's lock, having made sure that nothing of it runs any more."""
 
-    def __init__(self, home: Home, verb: str, *, kill: bool = False) -> None:
-        self._home, self._verb, self._kill = home, verb, kill
+    def __init__(self, home: Home, verb: str, *, kill: bool = False, settle: bool = True) -> None:
+        """With *kill* it is killed if it runs; with *settle* what was left half done with its states is finished."""
+        self._home, self._verb, self._kill, self._settle = home, verb, kill, settle
 
     def __enter__(self) -> None:
         from lamina.engine.settling import hold
@@ -44,9 +45,24 @@ class Held:
             else:
                 end_unnoted(asked)
         except Corrupt:
+            asked = {}
             _end_unknown(home)
         except BaseException:
             home.release()
+            raise
+        if self._settle and (asked.get("freezing") or asked.get("rewinding")):  # engine/chains.py
+            self._finish()
+
+    def _finish(self) -> None:
+        """Finish what somebody began with its states who was killed."""
+        from lamina.engine.freezing import settle
+        from lamina.store.snapshots import turn
+
+        try:
+            with turn(self._home):
+                settle(self._home, living=False)
+        except BaseException:
+            self._home.release()
             raise
 
     def _end(self) -> None:

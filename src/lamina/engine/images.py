@@ -8,9 +8,10 @@ from lamina.engine.design import HOST
 from lamina.engine.discard import remover
 from lamina.engine.inspect import healthcheck, timestamp
 from lamina.engine.naming import resolve
+from lamina.engine.view_verbs import ViewVerbs
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.image.reference import Reference, parse
-from lamina.store import blobs, garbage, images, layers, tags
+from lamina.store import blobs, garbage, images, tags
 from lamina.store.events import event, note
 from lamina.store.names import some
 from lamina.store.references import ContainerUses
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lamina.engine.parameters import Source
+    from lamina.engine.viewing import View
     from lamina.image.documents import ImageConfig
     from lamina.store.events import Event
     from lamina.store.images import ImageRecord
@@ -40,7 +42,7 @@ class Step:
     empty: bool
 
 
-class Image:
+class Image(ViewVerbs):
     """An image of the store, as `Engine.image`, `Engine.images`, `Engine.load` and others give it. What is said of it
     is as it was then, `reload` looks again. An image never changes, only its names do.
     """
@@ -71,11 +73,24 @@ class Image:
     def __hash__(self) -> int:
         return hash((self.id, self._store.path))
 
+    def _view(self) -> View:
+        from lamina.engine.viewing import view_image
+
+        return view_image(self._store, self._record, (self._tags or [self.short_id])[0])
+
     # -- what it is
 
     @property
+    def store(self) -> Store:
+        """The store that it is in."""
+        return self._store
+
+    @property
     def id(self) -> str:
-        """64 hexadecimal digits: those of the sha256 of its config."""
+        """64 hexadecimal digits: those of the sha256 of its config. While its layers have no digests, which `commit`
+        does not make, the config is one of this store alone; when they are made, for a push or an archive, the image
+        gets another id (`reload`), and is found by this one as well.
+        """
         return self._record.id
 
     @property
@@ -111,7 +126,12 @@ class Image:
     @property
     def size(self) -> int:
         """The bytes of all its files."""
-        return self._record.size
+        return size_of(self._store, self._record)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether layers of it have no digests yet: `save` and `push` make them."""
+        return bool(self._record.pending)
 
     @property
     def platform(self) -> str:
@@ -134,7 +154,7 @@ class Image:
         return history(self._store, self.id)
 
     def reload(self) -> None:
-        """Look again, at its names above all. Raises NotFound."""
+        """Look again, at its names above all, and at the id that it has now. Raises NotFound."""
         record = resolve(self._store, self.id)[0]
         self._set(record, _names_of(self._store, record))
 
@@ -299,7 +319,7 @@ def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     from lamina.image.documents import DEFAULT_LIMITS, decode_config
 
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
-    return decode_config(data, what=f"config of image {record.id[:12]}")
+    return decode_config(data, what=f"config of image {record.id[:12]}", pending=bool(record.pending))
 
 
 def history(store: Store, reference: str) -> list[Step]:
@@ -331,10 +351,14 @@ def history(store: Store, reference: str) -> list[Step]:
 
 def _size(store: Store, layer: str) -> int:
     try:
-        found = layers.find(store, layer)
+        return garbage.size_of_layer(store, layer)[0]
     except LaminaError:
         return 0
-    return 0 if found is None else found.size
+
+
+def size_of(store: Store, record: ImageRecord) -> int:
+    """The bytes of all files of the image; of layers that nobody counted yet they are counted now."""
+    return sum(_size(store, layer) for layer in record.layers) if record.pending else record.size
 
 
 def inspect(store: Store, reference: str) -> dict[str, Any]:
@@ -358,7 +382,7 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
         "Architecture": record.architecture,
         "Variant": record.variant,
         "Os": record.os,
-        "Size": record.size,
+        "Size": size_of(store, record),
         "GraphDriver": {
             "Name": "overlay2",
             "Data": {"Layers": list(record.layers), "Top": top},
@@ -366,6 +390,7 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids) if config else []},
         "Metadata": {"LastTagTime": _last_tagged(store, record.id)},
         "Manifest": record.manifest or "",
+        "Pending": list(record.pending),
         "Pinned": record.pinned,
         "LastUsed": timestamp(int(known.last_used * 1e9)),
     }

@@ -4,6 +4,7 @@ and `apply`, and to draw it up once more.
 
 from __future__ import annotations
 
+from lamina.engine.chains import own_layers
 from lamina.engine.moment import moment
 from lamina.engine.options import Options
 from lamina.errors import Corrupt, Unsupported
@@ -102,7 +103,7 @@ def image_of(asked: dict[str, Any]) -> ImageRecord | None:
     return ImageRecord(
         id=asked["image_id"],
         config="",
-        layers=tuple(asked["layers"]),
+        layers=own_layers(asked),
         blobs=(),
         run=asked.get("config") or {},
     )

@@ -10,7 +10,7 @@ from errno import EACCES, EEXIST, EINVAL, ENODATA, ENOENT, ENOTSUP, EPERM
 from stat import S_IMODE
 
 from lamina.engine.places import COPY, DIRECTORY
-from lamina.overlay.spec import MountSpec, steady_options
+from lamina.overlay.spec import MountSpec, steady_options, top_first
 from lamina.store.root import make_directory
 from lamina.store.tree import remove_tree
 from lamina.values import value
@@ -29,11 +29,15 @@ ATTRIBUTES = ("nosuid", "nodev")
 
 @value
 class Layers:
-    """What a container's root consists of. `stacks` are (place, stack) pairs, parents first; the first is the root."""
+    """What a container's root consists of. `stacks` are (place, stack) pairs, parents first; the first is the root.
+    `frozen` are, for each of them, the ids of the layers that were frozen out of what it wrote, BASE FIRST: they are
+    the topmost lower directories.
+    """
 
     stacks: tuple[tuple[bytes, MountSpec], ...]
     image: HostImage
     home: bytes
+    frozen: tuple[tuple[str, ...], ...] = ()
 
     @property
     def rootfs(self) -> MountSpec:
@@ -55,29 +59,63 @@ def arrange(
     volatile: bool,
     read_only: bool,
     kept: Mapping[bytes, int] | None = None,
+    frozen: Mapping[bytes, tuple[str, ...]] | None = None,
 ) -> Layers:
     """The stacks of a container in the directory *home*. With *volatile* a crash of the machine may lose them; with
     *read_only* nothing but the root has an upper (the root's is needed to make mount points, and closed later). *kept*
-    are the numbers of the uppers that it has from an earlier start, by their places.
+    are the numbers of the uppers that it has from an earlier start, by their places; *frozen* its chain there.
     """
     stacks = []
+    chains = [(frozen or {}).get(place.at, ()) for place in image.places]
     numbers = _numbers(image, kept) if kept else range(len(image.places))
-    for position, (number, place) in enumerate(zip(numbers, image.places, strict=True)):
+    around = _around(image, store)
+    for position, (number, place, chain) in enumerate(zip(numbers, image.places, chains, strict=True)):
         lower = place.lower if place.skeleton is None else home + b"/skeleton/%d" % place.skeleton
+        lowers = (*_trees(store, chain), lower, *place.below)
         if place.writable and not (read_only and position):
             spec = MountSpec(
-                lowerdirs=(lower, *place.below),
+                lowerdirs=lowers,
                 upperdir=home + b"/upper-%d" % number,
                 workdir=home + b"/work-%d" % number,
                 userxattr=rootless,
                 volatile=volatile,
                 options=steady_options(rootless),
+                nested=place.at in around and place.skeleton is None,
             )
         else:  # without an upper the kernel wants two lowers
-            lowers = (lower, *place.below) if place.below else (lower, store.empty)
-            spec = MountSpec(lowerdirs=lowers, userxattr=rootless, options=steady_options(rootless))
+            lowers = lowers if len(lowers) > 1 else (lower, store.empty)
+            spec = MountSpec(
+                lowerdirs=lowers,
+                userxattr=rootless,
+                options=steady_options(rootless),
+                nested=bool(chain) and place.at in around and place.skeleton is None,
+            )
         stacks.append((place.at, spec))
-    return Layers(tuple(stacks), image, home)
+    return Layers(tuple(stacks), image, home, tuple(chains))
+
+
+def _around(image: HostImage, store: Store) -> frozenset[bytes]:
+    """The places whose lower directories contain the store, and with it the layers that may lie above them."""
+    if not image.hide:
+        return frozenset()
+    own, found = os.stat(store.path), set()
+    for path in image.hide:
+        try:
+            if not os.path.samestat(os.stat(path), own):  # another one, hidden as well
+                continue
+        except OSError:
+            continue
+        above = [place.at for place in image.places if (path + b"/").startswith(place.at.rstrip(b"/") + b"/")]
+        found.add(max(above, key=len, default=b""))
+    return frozenset(found)
+
+
+def _trees(store: Store, chain: tuple[str, ...]) -> tuple[bytes, ...]:
+    if not chain:
+        return ()
+    from lamina.store.layers import tree_of
+
+    return tuple([tree_of(store, layer) for layer in top_first(chain)])
 
 
 def _numbers(image: HostImage, kept: Mapping[bytes, int]) -> list[int]:
@@ -104,13 +142,13 @@ def furnish(layers: Layers, again: Callable[[bytes], None] | None = None) -> Non
                 again(layers.home + b"/" + name)
     if layers.image.stubs:
         _build_skeletons(layers)
-    for place, (_, spec) in zip(layers.image.places, layers.stacks, strict=True):
+    for place, (_, spec), chain in zip(layers.image.places, layers.stacks, layers.frozen, strict=True):
         if spec.upperdir is not None and spec.workdir is not None:
             os.mkdir(spec.workdir, 0o700)
             if again is not None and os.path.lexists(spec.upperdir):
                 continue
             os.mkdir(spec.upperdir, 0o700)
-            resemble(spec.upperdir, place.lower)
+            resemble(spec.upperdir, spec.lowerdirs[0] if chain else place.lower)
 
 
 def unfurnish(home: bytes) -> None:
@@ -182,18 +220,21 @@ def _copy(source: bytes, target: bytes, mode: int) -> None:
 
 def record_of(layers: Layers) -> list[dict[str, Any]]:
     """The stacks as the container's record keeps them: what lies in the store by paths from the container's directory
-    on. The inode of a lower directory that can become another tells later whether it has.
+    on. The inode of a lower directory that can become another tells later whether it has. Of a chain see
+    engine/chains.py.
     """
     return [
         {
             "at": at,
-            "inode": 0 if place.lasting else inode_of(spec.lowerdirs[0]),
+            "inode": 0 if place.lasting else inode_of(spec.lowerdirs[len(top_first(chain))]),
             "lower": [_shortened(lower, layers.home) for lower in spec.lowerdirs],
             "upper": None if spec.upperdir is None else _shortened(spec.upperdir, layers.home),
             "work": None if spec.workdir is None else _shortened(spec.workdir, layers.home),
             "userxattr": spec.userxattr,
+            **({"frozen": list(chain)} if chain else {}),
+            **({"nested": True} if spec.nested else {}),
         }
-        for place, (at, spec) in zip(layers.image.places, layers.stacks, strict=True)
+        for place, (at, spec), chain in zip(layers.image.places, layers.stacks, layers.frozen, strict=True)
     ]
 
 
@@ -225,6 +266,7 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
                 workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
                 userxattr=bool(entry["userxattr"]),
                 options=steady_options(bool(entry["userxattr"])),
+                nested=bool(entry.get("nested")),
             ),
         )
         for entry in record

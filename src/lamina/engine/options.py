@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         stop_signal: str | int | None
         stop_timeout: int | None
         durability: str
+        auto_snapshot: bool
         # whether it is well (engine.health)
         health_cmd: str | Sequence[str] | None
         health_interval: str | float | None
@@ -161,6 +162,7 @@ class Options:
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
     those that it may run at all. `durability` is one of DURABILITIES, "" for what is usual: NONE with `rm`, else FULL.
+    With `auto_snapshot` there is a snapshot after each further command.
     With the `lifetime` OWNER it is removed when the process that started it ends.
     `health` is what was asked of its health check; the image may have one.
     """
@@ -194,6 +196,7 @@ class Options:
     stop_signal: int | None = None
     stop_timeout: int | None = None
     durability: str = ""
+    auto_snapshot: bool = False
     timeout: float | None = None
     lifetime: str = CONTAINER
     health: Healthcheck | None = None

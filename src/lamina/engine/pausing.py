@@ -13,7 +13,7 @@ from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.runtime.cgroups import reopen
 from lamina.store.containers import GROUPED_MARK, PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
 from lamina.store.events import about, note
-from lamina.store.lock import LOCK_EX, turn
+from lamina.store.lock import LOCK_EX, alone, turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def pause(home: Home) -> None:
     """Stop every process in it, until `unpause`. Raises Conflict where it does not run or is paused already,
     Unsupported where it is in no control group that can be frozen, TimeoutExpired, NotFound.
     """
-    with _turn(home):
+    with alone_with(home), _turn(home):
         state, said = state_of(home), f"pause container {home.asked()['name']}"
         if state == PAUSED:
             raise Conflict(f"{said}: it is already paused")
@@ -36,7 +36,7 @@ def pause(home: Home) -> None:
             raise Conflict(f"{said}: it is restarting", remedy="wait until it runs")
         if state != RUNNING:
             raise Conflict(f"{said}: it is not running", remedy="'lamina start' starts it")
-        group = _group(home, said)
+        group = group_of(home, said)
         home.set_mark(PAUSED_MARK)
         try:
             group.freeze()
@@ -51,12 +51,12 @@ def pause(home: Home) -> None:
 
 def unpause(home: Home) -> None:
     """Let it go on. Raises Conflict where it is not paused, NotFound, KernelError."""
-    with _turn(home):
+    with alone_with(home), _turn(home):
         said = f"unpause container {home.asked()['name']}"
         if state_of(home) != PAUSED:
             raise Conflict(f"{said}: it is not paused")
         record = (home.read("state") or {}).get("cgroup")
-        (reopen(record) if record else _group(home, said)).thaw()
+        (reopen(record) if record else group_of(home, said)).thaw()
         home.drop_mark(PAUSED_MARK)
         note(home.store, about(home.asked(), "unpause"))
 
@@ -105,7 +105,7 @@ def thaw(home: Home) -> None:
     if not home.is_marked(PAUSED_MARK):
         return
     try:
-        with _turn(home):
+        with alone_with(home), _turn(home):
             record = (home.read("state") or {}).get("cgroup")
             if record and home.is_marked(PAUSED_MARK):
                 reopen(record).thaw()
@@ -117,7 +117,7 @@ def thaw(home: Home) -> None:
             raise
 
 
-def _group(home: Home, said: str) -> Cgroup:
+def group_of(home: Home, said: str) -> Cgroup:
     """Its groups, for who has its turn; made where it has none that can be frozen."""
     from lamina.runtime.cgroups.freezer import can_freeze
 
@@ -127,6 +127,14 @@ def _group(home: Home, said: str) -> Cgroup:
     from lamina.engine.grouping import grouped
 
     return grouped(home, said)
+
+
+def alone_with(home: Home) -> Lock:
+    """No process is being added meanwhile, and nobody else stops them all (store/lock.py). Waits; raises NotFound."""
+    try:
+        return alone(home.path)
+    except FileNotFoundError:
+        raise no_such(home.short_id) from None
 
 
 def _turn(home: Home) -> Lock:

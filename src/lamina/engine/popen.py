@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lamina.supervisor.signals import Deliverer
     from lamina.supervisor.stdio import Stdio
 
-    Told = Callable[..., None]
+    Told = Callable[..., str]
 
 SIGKILL = 9
 

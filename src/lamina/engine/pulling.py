@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lamina.engine.digesting import digested
 from lamina.engine.unpacking import packing, words
 from lamina.errors import InvalidInput, NotFound
 from lamina.image.platform import parse as parse_platform
@@ -126,6 +127,7 @@ def push(store: Store, text: str, events: Events | None = None, *, tls_verify: b
         raise InvalidInput(
             f"push {text}: that is an id, and says not where to", remedy="'lamina tag' gives it a name"
         )
+    record = digested(store, record, events)
     with Registries(verify=tls_verify) as registries:
         options = Options(packing=packing())
         digest = push_image(store, record, reference, events, options=options, registries=registries).digest

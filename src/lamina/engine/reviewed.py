@@ -7,6 +7,7 @@ import os
 from lamina.engine.holding import Held
 from lamina.engine.layers import inode_of, stacks_of
 from lamina.errors import Conflict, Unsupported
+from lamina.overlay.spec import top_first
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lamina.engine.progress import Tell
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
+
+# how often what a container stands on may become another while its changes are looked at
+_LOOKS = 10
 
 
 class Reviewed:
@@ -35,41 +39,71 @@ class Reviewed:
 
     def overlays(self) -> list[tuple[bytes, MountSpec]]:
         """Where in the container which stack is mounted, the root first; read-only ones are among them."""
-        return stacks_of(self._home.asked().get("overlays") or [], self._home.path)
+        return stacks_of(self._whole_record().get("overlays") or [], self._home.path)
+
+    def _whole_record(self) -> dict[str, Any]:
+        """The record, with nothing under way: what somebody left half done with its states is finished first."""
+        asked = self._home.asked()
+        if asked.get("freezing") or asked.get("rewinding"):  # engine/chains.py
+            from lamina.engine.state_turn import StateTurn
+
+            with StateTurn(self._home, "look at") as turn:
+                asked = turn.asked
+        return asked
 
     def changes(
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
-        """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
+        """What it did to the files of the host (or of its image), in all of its states together, or what of that
+        *paths* select and *exclude* does not.
+        """
         from lamina.engine.apply.gather import changes_of
         from lamina.engine.apply.selection import select
+        from lamina.engine.chains import pending
         from lamina.engine.within import reach
 
-        asked = self._home.asked()
-        made = [os.fsencode(place) for place in asked.get("made") or ()]
-        inodes = [int(entry.get("inode") or 0) for entry in asked.get("overlays") or []]
-        writable = [
-            (at, self._below(spec, inode))
-            for (at, spec), inode in zip(self.overlays(), inodes, strict=True)
-            if spec.upperdir is not None
-        ]
         nowhere = self._home.store.empty
-        try:
-            found: list[HostChange] = reach(self._maps, changes_of, writable, made=made, nowhere=nowhere)
-        except OSError:
-            self._home.asked()  # removed meanwhile: then that is what there is to say
-            raise
+        for attempt in range(_LOOKS):
+            asked = self._whole_record()
+            made = [os.fsencode(place) for place in asked.get("made") or ()]
+            writable, own = self._written(asked)
+            try:
+                found: list[HostChange] = reach(
+                    self._maps, changes_of, writable, made=made, nowhere=nowhere, frozen=own
+                )
+                break
+            except OSError:
+                # removed meanwhile: then that is what there is to say; or it stands on other layers now
+                now = self._home.asked()
+                if attempt == _LOOKS - 1 or (
+                    now.get("overlays") == asked.get("overlays") and not pending(now)
+                ):
+                    raise
         paths, exclude = list(paths), list(exclude)
         if paths or exclude:
             return list(select(found, paths, exclude).changes)
         return found
 
-    def _below(self, spec: MountSpec, inode: int) -> MountSpec:
+    def _written(self, asked: dict[str, Any]) -> tuple[list[tuple[bytes, MountSpec]], dict[bytes, int]]:
+        """The stacks in which something may have been written, by their places, and how many of the lower directories
+        of each, from the top, are its own. *asked* is the container's record.
+        """
+        from lamina.engine.chains import chain_of
+
+        entries = asked.get("overlays") or []
+        own = {at: len(top_first(chain)) for at, chain in chain_of(asked).items()}
+        return [
+            (at, self._below(spec, int(entry.get("inode") or 0), own[at]))
+            for entry, (at, spec) in zip(entries, stacks_of(entries, self._home.path), strict=True)
+            if spec.upperdir is not None
+        ], own
+
+    def _below(self, spec: MountSpec, inode: int, own: int) -> MountSpec:
         """*spec* over nothing, where what it lay over is not there any more: a file system that was unmounted since, or
         another program's directory in /tmp. What the container made there is then all new.
         """
-        there = not inode or inode_of(spec.lowerdirs[0]) == inode
-        return spec if there else replace(spec, lowerdirs=(self._home.store.empty,))
+        there = not inode or inode_of(spec.lowerdirs[own]) == inode
+        return spec if there else replace(spec, lowerdirs=(*spec.lowerdirs[:own], self._home.store.empty))
 
     def clashes(self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()) -> list[Clash]:
         """Of the changes, those on which the host itself has worked since the container started."""

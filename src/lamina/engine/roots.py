@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.within import Maps
+    from lamina.store.lock import Lock
 
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -56,11 +57,13 @@ def below_root(
 @contextmanager
 def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
     """The root of *container*; what it is made of, where it does not run and only its own ids may mount it."""
-    found = root_of(container)
-    if found is not None:
-        with found:
-            yield found
-        return
+    if container.first_process is not None:
+        with _turn(container):  # its root is not replaced meanwhile
+            found = root_of(container)
+            if found is not None:
+                with found:
+                    yield found
+                return
     stood = stood_of(container)
     # where it never ran, mount points are still to be made; over this system the upper lies in the lower, and can only
     # be mounted as an upper, which is one at a time's
@@ -74,6 +77,16 @@ def opened(container: Container, *, write: bool) -> Iterator[Fd | Stood]:
 
     with Held(Home(container.store, container.id), "copy files of"), _standing(stood, write=True) as root:
         yield root
+
+
+def _turn(container: Container) -> Lock:
+    from lamina.store.containers import no_such
+    from lamina.store.lock import joining
+
+    try:
+        return joining(container.store.containers + b"/" + container.id.encode())
+    except FileNotFoundError:
+        raise no_such(container.id) from None
 
 
 @contextmanager

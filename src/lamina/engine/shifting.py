@@ -37,10 +37,12 @@ def shifted(
     maps: IdMaps,
     lease: Lease,
     tell: Callable[[str], None] | None = None,
+    owners: IdMaps | None = None,
 ) -> tuple[str, ...]:
     """The layers *wanted*, whose files have the ids of *usual*, as layers with those of *maps*; *lease* keeps them.
 
-    *tell* hears that copies are made. Raises InvalidInput for a file of somebody whom *maps* do not have, KernelError.
+    *owners* are the maps of the files where these are others than *usual*, which is all that the user has. *tell* hears
+    that copies are made. Raises InvalidInput for a file of somebody whom *maps* do not have, KernelError.
     """
     found = []
     for identity in wanted:
@@ -52,7 +54,7 @@ def shifted(
                 tell = None
             with claim(store, copy):
                 if not layers.is_there(store, copy):
-                    _copy(store, identity, copy, usual, maps, lease)
+                    _copy(store, identity, copy, usual, owners or usual, maps, lease)
         found.append(copy)
     return tuple(found)
 
@@ -61,11 +63,13 @@ def _name(identity: str, maps: IdMaps) -> str:
     return "x" + sha256(repr((identity, maps.uids, maps.gids)).encode()).hexdigest()[1:]
 
 
-def _copy(store: Store, identity: str, copy: str, usual: IdMaps, maps: IdMaps, lease: Lease) -> None:
+def _copy(
+    store: Store, identity: str, copy: str, usual: IdMaps, owners: IdMaps, maps: IdMaps, lease: Lease
+) -> None:
     from lamina.engine.within import inside
 
     source = layers.tree_of(store, identity)
-    before, after = IdMap(usual.uids, usual.gids).reversed(), IdMap(maps.uids, maps.gids)
+    before, after = IdMap(owners.uids, owners.gids).reversed(), IdMap(maps.uids, maps.gids)
     with layers.stage(store, copy, lease) as stage:
         try:
             size, inodes = inside(usual.spec(), copy_tree, source, stage.path, before, after)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from time import time_ns
 
+from lamina.engine.chains import chain_of, pending
 from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover, unplug
 from lamina.engine.keeping import ids_of, image_of, options_of
@@ -20,6 +22,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from lamina.engine.design import Design
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 # every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
 GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct", "blkio")
+DIRECTORY = b"/snapshots"  # of those with states: store/snapshots.py
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
@@ -61,7 +65,8 @@ class Start:
     def run(self, state: dict[str, Any]) -> Running:
         """Start it; *state* is what else the state record shall say. Raises what `Engine.run` raises."""
         try:
-            drawn, running = self._launch()
+            with self._turn():
+                drawn, running = self._launch()
             try:
                 self._record(drawn, running, state)
             except BaseException:
@@ -73,6 +78,28 @@ class Start:
             unplug(self.home)
             raise
         return running
+
+    def _turn(self) -> AbstractContextManager[object]:
+        """What it stands on does not change while it is drawn up and mounted; what was left half done is finished."""
+        from contextlib import nullcontext
+
+        home = self.home
+        if not os.path.lexists(home.path + DIRECTORY):
+            return nullcontext()
+        from lamina.store.snapshots import turn
+
+        held = turn(home)
+        try:
+            self.asked = home.asked()
+            if pending(self.asked):
+                from lamina.engine.freezing import settle
+
+                settle(home, living=False)
+                self.asked = home.asked()
+        except BaseException:
+            held.release()
+            raise
+        return held
 
     def _launch(self) -> tuple[Design, Running]:
         """With file systems read-only of which the kernel turns out not to take them as a lower layer."""
@@ -118,6 +145,7 @@ class Start:
             refused,
             grouped=True,
             kept=uppers_of(self.asked.get("overlays") or []),
+            frozen=chain_of(self.asked),
             ids=ids_of(self.asked),
         )
 

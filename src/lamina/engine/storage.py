@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from lamina.engine.container import Container
+    from lamina.image.apply import IdMap
     from lamina.store.check import Checked
+    from lamina.store.containers import Home
     from lamina.store.garbage import Collected
     from lamina.store.layers import Layer
     from lamina.store.prune import Evicted
@@ -69,7 +71,13 @@ class Storage:
         if repair:
             recover(self.store, thorough=True)
         found = check(
-            self.store, repair, rehash, prove=_prove, tree_digest=_tree_digest, remove=remover(None)
+            self.store,
+            repair,
+            rehash,
+            prove=_prove,
+            tree_digest=_tree_digest,
+            remove=remover(None),
+            settle=_settle,
         )
         if not os.path.isdir(self.store.networks):
             return found
@@ -200,22 +208,31 @@ def _named(found: Iterable[Shown]) -> tuple[Shown, ...]:
     return tuple([replace(one, names=tuple([parse(name).familiar for name in one.names])) for one in found])
 
 
+def _settle(home: Home) -> None:
+    """Finish what was begun with the states of a container."""
+    from lamina.engine.state_turn import StateTurn
+
+    with StateTurn(home, "check"):
+        pass
+
+
 def _prove(layer: Layer) -> bool | None:
     """Whether the archive that is made again of the files has the layer's diff_id; None where that cannot be said."""
-    from lamina.engine.within import maps_of, reach
+    from lamina.engine.unpacking import packing
     from lamina.image.pack.again import has_recipe
 
-    if not has_recipe(layer):
+    if layer.diff_id is None or not (has_recipe(layer) or layer.id.startswith("x")):
         return None
-    return bool(reach(lambda: maps_of(None), _has_its_digest, layer))
+    there = packing() or (lambda work, *args: work(*args, None, None))
+    return bool(there(_has_its_digest, layer, b""))
 
 
-def _has_its_digest(layer: Layer) -> bool:
-    from lamina.image.pack.again import repack
+def _has_its_digest(layer: Layer, _: bytes, userxattr: bool | None, ids: IdMap | None) -> bool:
+    from lamina.image.pack import pack_stored
 
     try:
         with open(os.devnull, "wb", buffering=0) as nowhere:
-            repack(layer, nowhere)
+            pack_stored(layer, nowhere, userxattr=userxattr, ids=ids)
     except Corrupt:
         return False
     return True

@@ -332,23 +332,29 @@ def diff_changes(changes: Iterable[HostChange], *, longest: int = LONGEST_TEXT) 
 
     Directories of which only the times differ are left out, hard links are named. Raises OSError.
     """
-    trees: dict[MountSpec, tuple[Tree, Tree]] = {}
+    trees: dict[tuple[MountSpec | None, MountSpec], tuple[Tree, Tree]] = {}
     try:
         for change in changes:
             if change.incidental:
                 continue
-            if change.spec not in trees:
-                overlay = Overlay(change.spec)
-                trees[change.spec] = overlay.open_below(), overlay.open()
-            below, merged = trees[change.spec]
+            pair = change.base, change.spec
+            if pair not in trees:
+                trees[pair] = trees_of(*pair)
+            below, merged = trees[pair]
             path = change.change.path
             old = _side(change.before, below, path)
             new = _side(change.after, merged, path)
             yield from diff_file(change.path, old, new, notes=_notes(change), longest=longest)
     finally:
-        for pair in trees.values():
-            for tree in pair:
+        for both in trees.values():
+            for tree in both:
                 tree.close()
+
+
+def trees_of(base: MountSpec | None, spec: MountSpec) -> tuple[Tree, Tree]:
+    """What a change's stack was compared with, and that stack, for reading; to be closed."""
+    overlay = Overlay(spec)
+    return (overlay.open_below() if base is None else Overlay(base).open()), overlay.open()
 
 
 _FORMATS = {name: number << 12 for number, name in TYPES.items()}

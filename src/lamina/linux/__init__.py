@@ -74,7 +74,7 @@ _HOMES = {
         ),
         (
             "process",
-            "Ended PidfdInfo close_range pidfd_get_info pidfd_getfd pidfd_open pidfd_send_signal "
+            "Ended PidfdInfo close_range kcmp pidfd_get_info pidfd_getfd pidfd_open pidfd_send_signal "
             "prctl waitid",
         ),
         (

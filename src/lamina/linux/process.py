@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # struct pidfd_info, first version: mask, cgroupid, pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid,
 # exit_code
 PIDFD_INFO = struct.Struct("=QQ11Ii")
+KCMP_FILES, KCMP_FS = 2, 3  # linux/kcmp.h: descriptors; root, working directory and umask
 
 
 def pidfd_open(pid: int, flags: int = 0) -> Fd:
@@ -54,6 +55,14 @@ def pidfd_getfd(pidfd: int, targetfd: int, flags: int = 0) -> Fd:
     return Fd(
         syscall("pidfd_getfd", pidfd, targetfd, flags, target=f"descriptor {targetfd}")
     )  # close-on-exec
+
+
+def kcmp(pid1: int, pid2: int, type: int) -> bool:
+    """Whether two threads have the resource KCMP_* in common. kcmp(2), since Linux 3.5.
+
+    EPERM unless we may ptrace both, ENOSYS where the kernel was built without.
+    """
+    return syscall("kcmp", pid1, pid2, type, 0, 0, target=f"threads {pid1} and {pid2}") == 0
 
 
 @value

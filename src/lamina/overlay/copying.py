@@ -14,7 +14,7 @@ from lamina.errors import KernelError
 from lamina.linux.files import copy_file_range, ficlone
 
 # what the system itself puts on every new file
-_GIVEN = frozenset({"security.selinux", "security.SMACK64", "security.ima", "security.evm"})
+GIVEN = frozenset({"security.selinux", "security.SMACK64", "security.ima", "security.evm"})
 _AT_ONCE = 1 << 20
 _NO_CLONE = (
     errno.EOPNOTSUPP,
@@ -90,7 +90,7 @@ def set_xattrs(fd: int, wanted: dict[str, bytes]) -> None:
     """
     place = b"/proc/self/fd/%d" % fd
     for name in listed(place):
-        if name not in wanted and name not in _GIVEN:
+        if name not in wanted and name not in GIVEN:
             os.removexattr(place, name)
     for name, content in wanted.items():
         try:

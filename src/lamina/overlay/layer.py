@@ -58,6 +58,13 @@ class LayerFormat:
         return self.prefix + "metacopy"
 
     @property
+    def origin(self) -> str:
+        """On what was copied up: from where, or nothing where that is not known. A directory with it is looked through
+        for whiteouts even where it is merged with nothing.
+        """
+        return self.prefix + "origin"
+
+    @property
     def nlink(self) -> str:
         """On a file in the index of `index=on`: by how much a mount counts more or fewer links than its file system."""
         return self.prefix + "nlink"

@@ -1,7 +1,7 @@
-"""Which entries of a stack are names of one file, as far as its upper directory says so.
+"""Which entries of a tree are names of one file, as far as the layers say so that the other tree does not have.
 
-The upper directory is searched once for files with several names, when the first such file is met. Of the names of
-one file, that which the layers below have unchanged is taken as the one the others are links to, else the first.
+Each of these layers is searched once for files with several names, when the first such file of it is met. Of the names
+of one file, that which the other tree has unchanged is taken as the one the others are links to, else the first.
 """
 
 from __future__ import annotations
@@ -13,74 +13,76 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamina.overlay.layer import WHITEOUT_DEV
-from lamina.overlay.lookup import Found, Layers, OpenDir, View, look
+from lamina.overlay.lookup import Found, Layers, at, look
 
 if TYPE_CHECKING:
     from lamina.overlay.difference import Difference
 
 
+File = tuple[int, int, int]  # the layer, and in it device (of which a btrfs has several) and inode
+
+
 class Linked:
-    """The hard links of one comparison."""
+    """The hard links of one comparison: those on its right side."""
 
     def __init__(self, difference: Difference) -> None:
         """Looks at nothing yet."""
         self._difference = difference
-        # of the upper directory, by device (of which a btrfs has several) and inode
-        self._names: dict[tuple[int, int], list[bytes]] | None = None
-        self._first: dict[tuple[int, int], bytes] = {}
-        self._met: dict[tuple[int, int, int], bytes] = {}  # of lower layers that show at a new place, by file
+        self._names: dict[int, dict[File, list[bytes]]] = {}  # of own layers, by their number
+        self._first: dict[File, bytes] = {}
 
     def to(self, path: bytes, found: Found) -> bytes | None:
         """Another name of what was found at *path*, which is unchanged or comes before it; None if there is none."""
         hit = found.hits[0]
         if hit.status.st_nlink < 2 or stat.S_ISDIR(hit.status.st_mode):
             return None
-        if hit.layer != 0:
-            first = self._met.setdefault((hit.layer, hit.status.st_dev, hit.status.st_ino), path)
-            return None if first == path else first
-        if self._names is None:
-            self._names = self._search()
-        file = hit.status.st_dev, hit.status.st_ino
-        names = self._names.get(file, [])
-        if len(names) < 2:
-            return None
-        first = self._first.get(file) or self._choose(file, names)
+        file = hit.layer, hit.status.st_dev, hit.status.st_ino
+        first = self._first.get(file)
+        if first is None:
+            # all that own layers show is met, in the order of paths; of common layers what shows at a new place
+            first = (self._unchanged(file) if self._difference.right.is_own(hit) else None) or path
+            self._first[file] = first
         return None if first == path else first
 
     def is_new(self, before: Found, other: bytes) -> bool:
         """Whether what was there before is not the file that *other* was: only then is being its link a change."""
-        known = _at(self._difference.below, other)
+        known = at(self._difference.left.view, other)
         if known is None:
             return True
-        a, b = before.hits[0].status, known.hits[0].status
-        return (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino)
+        return not os.path.samestat(before.hits[0].status, known.hits[0].status)
 
-    def _choose(self, file: tuple[int, int], names: list[bytes]) -> bytes:
-        for name in names:
-            before, after = _at(self._difference.below, name), _at(self._difference.merged, name)
-            if before is not None and after is not None and self._difference.same(before, after):
-                self._first[file] = name
+    def _unchanged(self, file: File) -> bytes | None:
+        """The first of its names under which the left side has the same."""
+        layer = file[0]
+        if layer not in self._names:
+            self._names[layer] = self._search(layer)
+        names = self._names[layer].get(file, [])
+        for name in names if len(names) > 1 else ():
+            after = at(self._difference.right.view, name)
+            if after is None or after.hits[0].layer != layer or after.hits[0].path != name:
+                continue  # hidden by what is above
+            before = at(self._difference.left.view, name)
+            if before is not None and self._difference.same(before, after):
                 return name
-        self._first[file] = names[0]
-        return names[0]
+        return None
 
-    def _search(self) -> dict[tuple[int, int], list[bytes]]:
-        """Every name of every file with several names: what is in the upper directory shows, whatever is below."""
-        found: dict[tuple[int, int], list[bytes]] = {}
-        for path, status in self._upper_files():
+    def _search(self, layer: int) -> dict[File, list[bytes]]:
+        """Every name of every file with several names, as the layer has them."""
+        found: dict[File, list[bytes]] = {}
+        for path, status in self._files(layer):
             # overlayfs links its whiteouts to one another
             if status.st_nlink > 1 and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == WHITEOUT_DEV):
-                found.setdefault((status.st_dev, status.st_ino), []).append(path)
+                found.setdefault((layer, status.st_dev, status.st_ino), []).append(path)
         for names in found.values():
             names.sort()
         return found
 
-    def _upper_files(self) -> Iterator[tuple[bytes, os.stat_result]]:
-        layers = self._difference.layers
+    def _files(self, layer: int) -> Iterator[tuple[bytes, os.stat_result]]:
+        layers = self._difference.right.layers
         pending = [b""]
         while pending:
             directory = pending.pop()
-            with layers.open(0, directory, os.O_RDONLY | os.O_DIRECTORY) as fd, os.scandir(fd) as entries:
+            with layers.open(layer, directory, os.O_RDONLY | os.O_DIRECTORY) as fd, os.scandir(fd) as entries:
                 for entry in entries:
                     name = os.fsencode(entry.name)
                     path = b"%b/%b" % (directory, name) if directory else name
@@ -88,17 +90,6 @@ class Linked:
                         pending.append(path)
                     else:
                         yield path, entry.stat(follow_symlinks=False)
-
-
-def _at(view: View, path: bytes) -> Found | None:
-    """What a path without symbolic links leads to."""
-    found: Found | None = view.root
-    for name in path.split(b"/"):
-        if found is None or not found.is_dir:
-            return None
-        with OpenDir(view.layers, found.hits) as within:
-            found = view.find(within, name)
-    return found
 
 
 def joined_by_index(layers: Layers) -> int:

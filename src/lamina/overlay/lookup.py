@@ -86,8 +86,11 @@ class Layers:
     that such a mount point hides, through a private copy of the mount; whoever may not make one gets EXDEV there.
     """
 
-    def __init__(self, spec: MountSpec) -> None:
-        """Opens nothing yet. Raises errors.InvalidInput for a stack without a lower directory."""
+    def __init__(self, spec: MountSpec, beside: Layers | None = None) -> None:
+        """Opens nothing yet. A directory that *beside* has too is opened once for both.
+
+        Raises errors.InvalidInput for a stack without a lower directory.
+        """
         self.spec = spec
         self.format: LayerFormat = USER if spec.userxattr else TRUSTED
         self.rules: Rules = Rules.of(spec)
@@ -102,7 +105,7 @@ class Layers:
         # relative directories are relative to where the caller was when the stack was opened
         relative = any(directory[:1] != b"/" for directory in self.directories.values())
         self._cwd = Fd(os.open(b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) if relative else None
-        self._roots: dict[int, Fd] = {}
+        self._roots: dict[bytes, Fd] = {} if beside is None else beside._roots
         self._mount_points: list[bytes] | None = None
         self.closed: bool = False
 
@@ -117,17 +120,17 @@ class Layers:
 
     def root(self, layer: int) -> Fd:
         """The layer's directory, O_PATH. Raises KernelError naming it, ValueError once closed."""
-        root = self._roots.get(layer)
+        directory = self.directories[layer]
+        root = self._roots.get(directory)
         if root is None:
             if self.closed:
                 raise ValueError("the layers of this tree were closed")
-            directory = self.directories[layer]
             try:
                 root = self.open_directory(directory)
             except OSError as error:
                 name = os.fsdecode(directory)
                 raise KernelError("open layer", error.errno or errno.EIO, name) from None
-            root = self._roots[layer] = self._without_submounts(root)
+            root = self._roots[directory] = self._without_submounts(root)
         return root
 
     def open_directory(self, directory: bytes, access: int = os.O_PATH) -> Fd:
@@ -270,12 +273,12 @@ class OpenDir:
 
 
 class View:
-    """The merged tree of some layers: of the whole stack, or of the lower layers alone."""
+    """The merged tree of some layers: of the whole stack, or of those from a layer on downwards."""
 
-    def __init__(self, layers: Layers, *, upper: bool = True) -> None:
-        """*upper* False looks past the upper directory."""
+    def __init__(self, layers: Layers, *, first: int = 0) -> None:
+        """*first*: the number of the topmost layer that counts; 1 looks past the upper directory."""
         self.layers = layers
-        self.first: int = layers.first if upper else 1
+        self.first: int = max(layers.first, first)
         self._below: tuple[Hit, ...] | None = None
 
     @property
@@ -300,6 +303,17 @@ class View:
         if len(name) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(name))
         return Search(self.layers, within, name).run(self.first > 0)
+
+
+def at(view: View, path: bytes) -> Found | None:
+    """What a path without symbolic links leads to; None if nothing. Raises OSError."""
+    found: Found | None = view.root
+    for name in filter(None, path.split(b"/")):
+        if found is None or not found.is_dir:
+            return None
+        with OpenDir(view.layers, found.hits) as within:
+            found = view.find(within, name)
+    return found
 
 
 def look(dir_fd: int, name: bytes) -> tuple[os.stat_result, list[str]]:

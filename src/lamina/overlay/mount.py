@@ -13,8 +13,8 @@ refusal is a MountError that says which directory, why, and what to do (`refusal
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from errno import E2BIG, EBADF, EINVAL, ENOSYS, EPERM
 from functools import cache
 
@@ -149,8 +149,8 @@ def _create(spec: MountSpec, target: Path | None, attributes: int, source: Path)
                 "mount overlay: this kernel's overlayfs does not take layers one by one (lowerdir+, Linux 6.8)",
                 remedy="use api='auto' or 'mount2', which takes a page of options",
             )
-        with _Context(fsopen("overlay"), log) as context:
-            context.configure(spec, source)
+        with _Context(fsopen("overlay"), log) as context, _lowest(spec, log) as lowest:
+            context.configure(lowest, source)
             tree = fsmount(context.fd, FSMOUNT_CLOEXEC, attributes)
     except KernelError as error:
         raise explain_refusal(spec, target, error.errno or 0, log, call=error.call) from error
@@ -158,6 +158,24 @@ def _create(spec: MountSpec, target: Path | None, attributes: int, source: Path)
         tree.close()
         raise fell_back_to_read_only(spec, target)
     return tree
+
+
+@contextmanager
+def _lowest(spec: MountSpec, log: list[str]) -> Iterator[MountSpec]:
+    """*spec* with its lowest layer through an overlay of its own, where it contains the others: steps._nested_steps."""
+    if not spec.takes_two:
+        yield spec
+        return
+    with fsopen("tmpfs") as memory:
+        fsconfig(memory, FSCONFIG_CMD_CREATE, None, None)
+        empty = fsmount(memory, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)
+    with empty, _Context(fsopen("overlay"), log) as context:
+        lowers = (spec.lowerdirs[-1], b"/proc/self/fd/%d" % empty)
+        below = replace(spec, lowerdirs=lowers, upperdir=None, workdir=None, volatile=False, nested=False)
+        context.configure(below, "overlay")
+        base = fsmount(context.fd, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)
+    with base:
+        yield replace(spec, lowerdirs=(*spec.lowerdirs[:-1], b"/proc/self/fd/%d" % base), nested=False)
 
 
 def _silently_read_only(spec: MountSpec, place: Path | int, attributes: int) -> bool:

@@ -28,6 +28,8 @@ class MountSpec:
     `datadirs` are data-only layers (overlayfs.rst, "Data-only lower layers"). `userxattr` keeps overlayfs' own
     metadata in `user.overlay.*` instead of `trusted.overlay.*` (needed in a user namespace). `volatile` never syncs.
     `options` are the remaining mount options in order, such as `("redirect_dir", "on")`; a bare flag has the value "".
+    `nested`: the lowest of several lower layers contains the others, which overlayfs lets an upper do alone (ELOOP); so
+    it is taken through a read-only overlay of its own, which stacks one file system more.
     """
 
     lowerdirs: tuple[bytes, ...]
@@ -37,6 +39,12 @@ class MountSpec:
     userxattr: bool = False
     volatile: bool = False
     options: tuple[tuple[str, str], ...] = ()
+    nested: bool = False
+
+    @property
+    def takes_two(self) -> bool:
+        """Whether its lowest layer has to be taken through an overlay of its own."""
+        return self.nested and len(self.lowerdirs) > 1
 
 
 def top_first(base_first: Sequence[T]) -> tuple[T, ...]:

@@ -48,18 +48,28 @@ class Overlay:
 
         return Tree(View(Layers(self.spec)))
 
-    def open_below(self) -> Tree:
-        """The tree of the layers below the upper directory: what was there before anything was written."""
+    def open_below(self, above: int = 1) -> Tree:
+        """The tree of the layers below the upper directory: what was there before anything was written. *above* as of
+        `changes`.
+        """
         from lamina.overlay.lookup import Layers, View
         from lamina.overlay.tree import Tree
 
-        return Tree(View(Layers(self.spec), upper=False))
+        return Tree(View(Layers(self.spec), first=above))
 
-    def changes(self, *, vanished: Vanished = "list") -> Iterator[Change]:
-        """What the upper directory did to the layers below: see `lamina.overlay.changes.changes`."""
+    def changes(self, *, vanished: Vanished = "list", above: int = 1) -> Iterator[Change]:
+        """What the upper directory, or all layers *above* that one, did to those below: see
+        `lamina.overlay.changes.changes`.
+        """
         from lamina.overlay.changes import changes
 
-        return changes(self.spec, vanished=vanished)
+        return changes(self.spec, vanished=vanished, above=above)
+
+    def changes_to(self, other: Overlay, *, vanished: Vanished = "list") -> Iterator[Change]:
+        """What leads from what this stack shows to what *other* does: see `lamina.overlay.changes.between`."""
+        from lamina.overlay.changes import between
+
+        return between(self.spec, other.spec, vanished=vanished)
 
     def explain(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> Explanation:
         """Every layer's answer for *path*: see `lamina.overlay.explain.explain`."""

@@ -13,14 +13,19 @@ from lamina.linux.constants import (
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
     MNT_DETACH,
+    MOUNT_ATTR_RDONLY,
+    MOVE_MOUNT_F_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
 )
 from lamina.linux.program import Reg, Step
 from lamina.overlay.spec import renamed, string_value
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lamina.overlay.spec import MountSpec
 
 
@@ -38,11 +43,52 @@ def overlay_steps(
             raise InvalidInput(f"mount overlay of {_names(spec)}: {path!r} is not an absolute path")
     if not lowerdir_plus:
         return _old_steps(spec, save, attributes, scratch)
+    if spec.takes_two:
+        return _nested_steps(spec, save, attributes, scratch)
+    return [*_told(spec, save, spec.lowerdirs), *_made(save, attributes)]
+
+
+def _nested_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> list[Step]:
+    """The lowest layer first, through an overlay that the kernel takes for another file system. Its second layer is an
+    empty file system: overlayfs wants two, and nothing that is kept lies outside of the first.
+
+    Both are attached to *scratch* meanwhile, where there is one: before Linux 6.15 no layer may be attached nowhere.
+    """
+    empty, base = Reg(f"{save}.empty"), Reg(f"{save}.base")
+    lowest = replace(spec, lowerdirs=spec.lowerdirs[-1:], upperdir=None, workdir=None, volatile=False)
+    context = Reg(f"{empty}.fs")
+    steps = [
+        Step("fsopen", b"tmpfs", FSOPEN_CLOEXEC, save=context, note=f"nothing, below {_names(lowest)}"),
+        Step("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0),
+        Step("fsmount", context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY, save=empty),
+        *_attached(empty, scratch),
+        *_told(lowest, base, lowest.lowerdirs, below=empty),
+        *_made(base, MOUNT_ATTR_RDONLY),
+        *_attached(base, scratch),
+        *_told(spec, save, spec.lowerdirs[:-1], below=base),
+        *_made(save, attributes),
+    ]
+    return steps + [Step("umount2", scratch, MNT_DETACH)] * (2 if scratch else 0)
+
+
+def _attached(tree: Reg, scratch: bytes) -> list[Step]:
+    if not scratch:
+        return []
+    return [Step("move_mount", tree, b"", AT_FDCWD, scratch, MOVE_MOUNT_F_EMPTY_PATH)]
+
+
+def _told(spec: MountSpec, save: Reg, lowers: Sequence[bytes], below: Reg | None = None) -> list[Step]:
+    """A file system context that knows everything of the stack; the mount in *below* is under the layers *lowers*."""
     context = Reg(f"{save}.fs")
     steps = [Step("fsopen", b"overlay", FSOPEN_CLOEXEC, save=context, note=said_of(spec))]
     steps.append(Step("fsconfig", context, FSCONFIG_SET_STRING, b"source", b"overlay", 0))
-    for directory in spec.lowerdirs:
+    for directory in lowers:
         steps += _directory(context, b"lowerdir+", directory)
+    if below is not None:
+        steps += [
+            Step("fchdir", below),
+            Step("fsconfig", context, FSCONFIG_SET_STRING, b"lowerdir+", b".", 0),
+        ]
     for directory in spec.datadirs:
         steps += _directory(context, b"datadir+", directory)
     if spec.upperdir is not None and spec.workdir is not None:
@@ -53,9 +99,15 @@ def overlay_steps(
             steps.append(Step("fsconfig", context, FSCONFIG_SET_STRING, key.encode(), text.encode(), 0))
         else:
             steps.append(Step("fsconfig", context, FSCONFIG_SET_FLAG, key.encode(), None, 0))
-    steps.append(Step("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0, note="mount the overlay"))
-    steps.append(Step("fsmount", context, FSMOUNT_CLOEXEC, attributes, save=save))
     return steps
+
+
+def _made(save: Reg, attributes: int) -> list[Step]:
+    context = Reg(f"{save}.fs")
+    return [
+        Step("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0, note="mount the overlay"),
+        Step("fsmount", context, FSMOUNT_CLOEXEC, attributes, save=save),
+    ]
 
 
 def said_of(spec: MountSpec) -> str:
@@ -89,6 +141,11 @@ def _options(spec: MountSpec) -> list[tuple[str, str]]:
 def _old_steps(spec: MountSpec, save: Reg, attributes: int, scratch: bytes) -> list[Step]:
     from lamina.overlay.page import OPTION_PAGE, mount_flags, option_data
 
+    if spec.takes_two:
+        raise Unsupported(
+            f"mount overlay of {_names(spec)}: its lowest layer contains the others, which takes Linux 6.8",
+            remedy="keep the store on another file system (--root)",
+        )
     steps: list[Step] = []
     data = option_data(spec)
     if len(data) > OPTION_PAGE:

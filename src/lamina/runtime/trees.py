@@ -131,8 +131,8 @@ def _stack(rootfs: MountSpec) -> Fd:
     outcome = assemble(steps).walk()
     descriptors = [
         result
-        for step, result in zip(steps, outcome.results, strict=True)
-        if step.call == "fsopen" and result >= 0
+        for step, result in zip(steps[:-1], outcome.results[:-1], strict=True)
+        if step.call in ("fsopen", "fsmount") and result >= 0
     ]
     for descriptor in descriptors:
         os.close(descriptor)

@@ -114,6 +114,26 @@ def write_blob(store: Store, data: bytes, lease: Lease) -> str:
         return writer.commit()
 
 
+def adopt(store: Store, path: bytes, digest: str, lease: Lease) -> str:
+    """The file *path* of this store's file system, which was hashed while it was written, becomes the blob *digest*.
+
+    Raises InvalidInput, KernelError.
+    """
+    lease.add_blob(digest)
+    place = place_of(store, digest)
+    try:
+        with Fd(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
+            os.fchmod(file, 0o600)
+            point("blob.adopt")
+            os.fsync(file)
+        point("blob.take-name")
+        os.rename(path, place)
+        sync_directory(os.path.dirname(place), what="blob")
+    except OSError as error:
+        raise_storage_error(error, "keep blob", place)
+    return digest
+
+
 def _damaged(digest: str, found: str) -> Corrupt:
     return Corrupt(
         f"blob {digest}: damaged on the disk, its content is {found}",

@@ -26,9 +26,11 @@ from lamina.store import (
     record,
     seal,
     stage,
+    successors,
     tags,
     volumes,
 )
+from lamina.store.check_states import check_states
 from lamina.store.digest import LENGTHS, is_digest
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
@@ -41,6 +43,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lamina.store.containers import Home
     from lamina.store.layers import Layer
     from lamina.store.root import Store
     from lamina.store.scratch import Remove
@@ -52,8 +55,9 @@ DAMAGED, LEFT_OVER = "damaged", "left over"
 
 @value
 class Finding:
-    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, volume,
-    network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if not.
+    """Something that is not as it should be. `kind` says of what: store, blob, layer, image, name, container, snapshot,
+    volume, network, lease, mount, garbage. `repaired` says whether it was mended or taken away; `remedy` what to do if
+    not.
     """
 
     severity: str
@@ -93,14 +97,16 @@ def check(
     prove: Prove | None = None,
     tree_digest: Callable[[bytes], str] = seal.tree_digest,
     remove: Remove = remove_tree,
+    settle: Callable[[Home], None] | None = None,
 ) -> Checked:
     """Look at everything in the store, with *repair* mend it, with *rehash* read all content and compare digests.
 
     *prove* says of a layer whether its contents have its diff_id, None if it cannot. Its seal is compared as well (see
-    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. Raises KernelError.
+    seal.py), with *tree_digest* for trees of other users' ids. *remove* removes one tree. *settle* finishes what was
+    begun with the states of a container. Raises KernelError.
     """
     try:
-        return _Check(store, repair, rehash, prove, tree_digest, remove).run()
+        return _Check(store, repair, rehash, prove, tree_digest, remove, settle).run()
     except OSError as error:
         raise_storage_error(error, "check the store", store.path)
 
@@ -114,9 +120,11 @@ class _Check:
         prove: Prove | None,
         tree_digest: Callable[[bytes], str],
         remove: Remove,
+        settle: Callable[[Home], None] | None,
     ) -> None:
         self.store, self.repair, self.rehash = store, repair, rehash
         self.prove, self.tree_digest, self.remove = prove, tree_digest, remove
+        self.settle = settle
         self.findings: list[Finding] = []
         self.proven = self.sealed = 0
         self.uses = ContainerUses(store)
@@ -131,6 +139,7 @@ class _Check:
         found_blobs, found_layers = self._blobs(), self._layers()
         found_images = self._images()
         self._names()
+        self._successors()
         found_containers = self._containers()
         found_volumes = self._volumes()
         self._garbage()
@@ -346,6 +355,11 @@ class _Check:
                 problem = f"its image {name.id[:12]} is gone"
                 self._found(LEFT_OVER, "name", name.name, problem, partial(images.sweep, self.store))
 
+    def _successors(self) -> None:
+        for old in successors.unfinished(self.store):
+            problem = "what became of it is gone, or not all of it is done"
+            self._found(LEFT_OVER, "image", old, problem, partial(images.sweep, self.store))
+
     # -- containers and volumes
 
     def _containers(self) -> int:
@@ -360,12 +374,15 @@ class _Check:
                 self._found(LEFT_OVER, "name", name, f"its container {owner[:12]} is gone", free)
         for use in self.uses:
             remedy = f"lamina rm -f {use.shown}"
-            if not use.readable:
-                self._found(DAMAGED, "container", use.shown, "its record cannot be read", remedy=remedy)
-            for layer in use.layers:
+            if use.damaged and "snapshot" not in use.damaged:
+                self._found(DAMAGED, "container", use.shown, use.damaged, remedy=remedy)
+            for layer in use.own:
                 if not layers.is_there(self.store, layer) and _exists(self.store, use.id):
                     problem = f"layer {layer[:12]} of it is missing"
                     self._found(DAMAGED, "container", use.shown, problem, remedy=remedy)
+            check_states(
+                self.store, use, partial(self._found, DAMAGED), partial(self._found, LEFT_OVER), self.settle
+            )
         return len(containers.identities(self.store))
 
     def _volumes(self) -> int:

@@ -14,7 +14,7 @@ import time
 from errno import ENOENT
 
 from lamina.errors import Corrupt
-from lamina.store import blobs, claims, images, layers, lock, stage
+from lamina.store import blobs, claims, images, layers, lock, snapshots, stage
 from lamina.store.durable import sync_directory
 from lamina.store.leases import leased
 from lamina.store.references import References
@@ -120,6 +120,7 @@ class _Collector:
             if not self.dry:
                 claims.sweep(self.store)
                 images.sweep(self.store)
+                snapshots.sweep(self.store)
         finally:
             if scratch is not None:
                 scratch.remove(self.remove)
@@ -245,12 +246,20 @@ def names_by_image(store: Store) -> dict[str, list[str]]:
 
 
 def size_of_layer(store: Store, identity: str) -> tuple[int, int]:
-    """Bytes and inodes of a layer as they were counted when it was made; 0 where that is damaged or gone."""
+    """Bytes and inodes of a layer as they were counted when it was made, or are now, once; 0 where that is damaged or
+    gone.
+    """
     try:
         found = layers.find(store, identity)
     except Corrupt:
         found = None
-    return (0, 0) if found is None else (found.size, found.inodes)
+    if found is None:
+        return 0, 0
+    if not found.counted:
+        from lamina.store.sizes import count
+
+        return count(store, found)
+    return found.size, found.inodes
 
 
 def _size_and_age(path: bytes) -> tuple[int, float]:

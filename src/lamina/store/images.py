@@ -5,6 +5,7 @@
     │                         The time of the file is when the image was last used.
     ├── names/<hash>.json     one for each name; the file is called after the sha256 of the name
     ├── pinned/<id>           an empty file: the image is never evicted
+    ├── became/<id>           → id, a symbolic link: an image that had another one before it had its digests
     └── removed/              records that were removed or replaced while a start was reading them
 
 A start holds the record it reads, shared, until its container's record is written, and takes no other lock:
@@ -46,6 +47,9 @@ _REPAIR = "'lamina system check --repair' takes it away; then pull or build the 
 class ImageRecord:
     """An image. `id` is the 64 digits of its config's digest, as docker and podman show it.
 
+    An image with `pending` layers has a config of this store alone, which names these by their ids instead of digests;
+    once they have digests it has another config, and with that another id (see successors.py).
+
     config        the digest of the config blob
     layers        ids of its layers, BASE FIRST
     blobs         the digests that are kept for it: manifest, config, compressed layers
@@ -57,6 +61,9 @@ class ImageRecord:
     run           what a start needs of the config: env, entrypoint, cmd, workdir, user, volumes, exposed_ports, labels,
                   stop_signal, healthcheck, shell, onbuild
     pinned        never evicted; see `pin`
+    pending       those of `layers` whose digests nobody has needed yet; `size` is without them
+    base          the digest of the manifest of the image that it was made from, if that is known: it names the
+                  compressed forms of the first layers
     """
 
     id: str
@@ -72,6 +79,8 @@ class ImageRecord:
     os: str = ""
     variant: str = ""
     pinned: bool = False
+    pending: tuple[str, ...] = ()
+    base: str | None = None
 
 
 def check_id(text: str) -> str:
@@ -128,14 +137,19 @@ def hold(store: Store, identity: str) -> Held:
 
     Raises NotFound, InvalidInput, Corrupt, KernelError.
     """
-    path = place_of(store, identity)
-    try:
-        held = lock.take(path, LOCK_SH)
-    except FileNotFoundError:
-        raise no_such(identity[:12]) from None
-    except OSError as error:
-        raise_storage_error(error, "read image", path)
-    assert held is not None
+    held = None
+    while held is None:
+        path = place_of(store, identity)
+        try:
+            held = lock.take(path, LOCK_SH)
+        except FileNotFoundError:
+            from lamina.store.successors import successor
+
+            if (now := successor(store, identity)) is None:
+                raise no_such(identity[:12]) from None
+            identity = now
+        except OSError as error:
+            raise_storage_error(error, "read image", path)
     try:
         data = records.content(held.fd, path)
         return Held(held, _record(store, identity, records.decode_light(data, os.fsdecode(path))))
@@ -145,13 +159,22 @@ def hold(store: Store, identity: str) -> Held:
 
 
 def get(store: Store, identity: str) -> ImageRecord | None:
-    """The record of an image, None where there is none. Raises InvalidInput, Corrupt, KernelError."""
-    path = place_of(store, identity)
-    try:
-        found = records.read_light(*os.path.split(path))
-    except OSError as error:
-        raise_storage_error(error, "read image", path)
-    return None if found is None else _record(store, identity, found)
+    """The record of an image, None where there is none; that of the id it has now, if *identity* is what it had before
+    it had its digests. Raises InvalidInput, Corrupt, KernelError.
+    """
+    now: str | None = identity
+    while now is not None:
+        identity, path = now, place_of(store, now)
+        try:
+            found = records.read_light(*os.path.split(path))
+        except OSError as error:
+            raise_storage_error(error, "read image", path)
+        if found is not None:
+            return _record(store, identity, found)
+        from lamina.store.successors import successor
+
+        now = successor(store, identity)
+    return None
 
 
 def _record(store: Store, identity: str, found: dict[str, Any]) -> ImageRecord:
@@ -177,6 +200,8 @@ def decode(found: dict[str, Any], identity: str) -> ImageRecord:
             architecture=str(found["architecture"]),
             os=str(found["os"]),
             variant=str(found["variant"]),
+            pending=tuple([check_layer(layer) for layer in found.get("pending") or ()]),
+            base=None if found.get("base") is None else check_digest(found["base"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Corrupt(f"image {identity[:12]}: its record is damaged: {error}", remedy=_REPAIR) from None
@@ -222,35 +247,46 @@ def put(
 
     names = [tags.check_name(name) for name in names]
     digests = [check_digest(digest) for digest in digests]
+    lease_all(record, lease)
+    try:
+        with turn(store):
+            record = write(store, record)
+            for name in names:
+                tags.write(store, name, record.id, digests)
+    except OSError as error:
+        raise_storage_error(error, "keep image", place_of(store, record.id))
+    return record
+
+
+def lease_all(record: ImageRecord, lease: Lease) -> None:
+    """Have *lease* keep all that *record* refers to. Raises NotFound where something is not there, KernelError."""
     for layer in record.layers:
         if not lease.add_layer(layer):
             raise NotFound(f"keep image {record.id[:12]}: its layer {layer[:12]} is not in this store")
     for blob in record.blobs:
         if not lease.add_blob(blob):
             raise NotFound(f"keep image {record.id[:12]}: its blob {blob} is not in this store")
-    place = place_of(store, record.id)
-    try:
-        with turn(store):
-            old = _old(store, record.id)
-            record = record if old is None else _merged(store, record, old)
-            if record == old:
-                touch(store, record.id)
-            else:
-                _replace(store, place, _encoded(record))
-            if record.pinned:
-                _pin(store, record.id)
-            for name in names:
-                tags.write(store, name, record.id, digests)
-    except OSError as error:
-        raise_storage_error(error, "keep image", place)
+
+
+def write(store: Store, record: ImageRecord) -> ImageRecord:
+    """As `put` without names, for the holder of the turn, whose lease keeps everything. Raises OSError."""
+    old = _old(store, record.id)
+    record = record if old is None else _merged(store, record, old)
+    if record == old:
+        touch(store, record.id)
+    else:
+        _replace(store, place_of(store, record.id), _encoded(record))
+    if record.pinned:
+        pin_it(store, record.id)
     return record
 
 
 def _old(store: Store, identity: str) -> ImageRecord | None:
     try:
-        return get(store, identity)
+        found = get(store, identity)
     except Corrupt:
         return None
+    return found if found is not None and found.id == identity else None
 
 
 def _merged(store: Store, record: ImageRecord, old: ImageRecord) -> ImageRecord:
@@ -286,7 +322,8 @@ def forget_blobs(store: Store, identity: str) -> None:
             left = tuple([blob for blob in record.blobs if has(store, blob)])
             manifest = record.manifest if record.manifest in left else None
             indexes = tuple([blob for blob in record.indexes if blob in left])
-            _replace(store, place, _encoded(replace(record, blobs=left, manifest=manifest, indexes=indexes)))
+            mended = replace(record, blobs=left, manifest=manifest, indexes=indexes)
+            _replace(store, place_of(store, record.id), _encoded(mended))
     except OSError as error:
         raise_storage_error(error, "mend image", place)
 
@@ -309,10 +346,10 @@ def _replace(store: Store, place: bytes, content: dict[str, Any]) -> None:
     except FileNotFoundError:
         pass
     publish(directory, name, what="image")
-    _forget(old)
+    forget(old)
 
 
-def _forget(old: bytes) -> None:
+def forget(old: bytes) -> None:
     """Remove a record that was moved away, if no start reads it; else it is the collector who does so later.
 
     A start that has opened it and not locked it yet finds that it is gone, and looks for another (lock.take).
@@ -339,33 +376,43 @@ def remove(store: Store, identity: str, *, unless_used: ContainerUses | None = N
     Raises NotFound, Conflict (it is used), InvalidInput, KernelError.
     """
     from lamina.store import tags
-    from lamina.store.durable import sync_directory
+    from lamina.store.successors import current
 
-    place = place_of(store, identity)
     guard = None
     try:
         with turn(store):
-            if not os.path.lexists(place):
-                raise no_such(identity[:12])
+            identity = current(store, identity)
             if unless_used is not None:
-                guard = _not_used(place, identity, unless_used)
+                guard = _not_used(place_of(store, identity), identity, unless_used)
             gone = [found.name for found in tags.list_names(store) if found.id == identity]
             for name in gone:
                 tags.unlink(store, name)
-            point("image.remove")
-            old = _removed(store, os.path.basename(place))
-            os.rename(place, old)
-            _unpin(store, identity)
-            sync_directory(store.images + b"/records", what="image")
+            old = retire(store, identity)
         if guard is not None:
             guard.release()
-        _forget(old)
+        forget(old)
         return gone
     except OSError as error:
-        raise_storage_error(error, "remove image", place)
+        raise_storage_error(error, "remove image", place_of(store, identity))
     finally:
         if guard is not None:
             guard.release()
+
+
+def retire(store: Store, identity: str) -> bytes:
+    """Move the image's record to removed/, for the holder of the turn, who has seen to its names; where it is now.
+
+    Raises OSError.
+    """
+    from lamina.store.durable import sync_directory
+
+    place = place_of(store, identity)
+    point("image.remove")
+    old = _removed(store, os.path.basename(place))
+    os.rename(place, old)
+    _unpin(store, identity)
+    sync_directory(store.images + b"/records", what="image")
+    return old
 
 
 def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lock:
@@ -399,19 +446,19 @@ def is_pinned(store: Store, identity: str) -> bool:
 def pin(store: Store, identity: str, pinned: bool = True) -> None:
     """Never evict the image, nor remove it with what is unused; or do so again. Raises NotFound, KernelError."""
     from lamina.store.durable import sync_directory
+    from lamina.store.successors import current
 
     place = place_of(store, identity)
     try:
         with turn(store):
-            if not os.path.lexists(place):
-                raise no_such(identity[:12])
-            (_pin if pinned else _unpin)(store, identity)
+            (pin_it if pinned else _unpin)(store, current(store, identity))
             sync_directory(store.images + b"/pinned", what="pin")
     except OSError as error:
         raise_storage_error(error, f"pin image {identity[:12]}", place)
 
 
-def _pin(store: Store, identity: str) -> None:
+def pin_it(store: Store, identity: str) -> None:
+    """As `pin`, for the holder of the turn. Raises OSError."""
     point("pin.create")
     path = store.images + b"/pinned/" + identity.encode()
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -430,10 +477,11 @@ def sweep(store: Store) -> None:
 
     Raises OSError.
     """
-    from lamina.store import tags
+    from lamina.store import successors, tags
     from lamina.store.durable import NEW
 
     with turn(store):
+        successors.sweep(store)
         for below in (b"records", b"names"):
             directory = store.images + b"/" + below
             for entry in os.listdir(directory):

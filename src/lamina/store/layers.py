@@ -37,7 +37,8 @@ _REPAIR = "'lamina system check --repair' takes it away; then pull the image aga
 class Layer:
     """A layer that is there. `path` is its tree (absolute bytes); `size` the bytes of its regular files, each hard
     link's content once; `inodes` their number with all other entries; `created` in nanoseconds since 1970. `driver` is
-    the driver whose form the tree has; `extra` what its maker wanted to be kept.
+    the driver whose form the tree has; `extra` what its maker wanted to be kept. Without `counted` both numbers are 0,
+    because nobody wanted to know them yet: a frozen upper becomes a layer in constant time (sizes.py counts it).
     """
 
     id: str
@@ -48,6 +49,7 @@ class Layer:
     created: int
     driver: str
     extra: dict[str, Any]
+    counted: bool = True
 
 
 def is_id(text: str) -> bool:
@@ -84,6 +86,14 @@ def tree_of(store: Store, identity: str) -> bytes:
     return place_of(store, identity) + b"/fs"
 
 
+def layer_of(directory: bytes, tree: bytes) -> str | None:
+    """The id of the layer below *directory*, a store's `layers`, whose tree this is; None of another directory."""
+    if not tree.startswith(directory + b"/") or not tree.endswith(b"/fs"):
+        return None
+    name = os.fsdecode(tree[len(directory) + 1 : -len(b"/fs")])
+    return name if is_id(name) else None
+
+
 def is_there(store: Store, identity: str) -> bool:
     """Whether the layer is there: one lstat(2). Raises InvalidInput."""
     return os.path.lexists(place_of(store, identity))
@@ -110,11 +120,12 @@ def _layer(place: bytes, identity: str, found: dict[str, Any]) -> Layer:
             id=str(found["id"]),
             diff_id=None if found["diff_id"] is None else check_digest(found["diff_id"]),
             path=place + b"/fs",
-            size=int(found["size"]),
-            inodes=int(found["inodes"]),
+            size=int(found["size"] or 0),
+            inodes=int(found["inodes"] or 0),
             created=int(found["created"]),
             driver=str(found["driver"]),
             extra=dict(found.get("extra") or {}),
+            counted=found["size"] is not None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"layer {identity[:12]}: its layer.json is damaged: {error}", remedy=_REPAIR) from None

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "take", "turn", "unlock_all"]
+__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "alone", "joining", "take", "turn", "unlock_all"]
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _descriptors: set[int] = set()
@@ -117,6 +117,36 @@ def turn(directory: bytes, how: int) -> Lock:
         os.close(fd)
         raise
     return Lock(fd)
+
+
+def free_turn(directory: bytes) -> Lock | None:
+    """As `turn`, exclusive, if nobody has it just now; else None. Raises OSError."""
+    try:
+        return turn(directory, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def joining(directory: bytes) -> Lock:
+    """For who has a process begin in the container in that *directory*, or works below its root: it does not stand
+    still meanwhile, nor is its root replaced. Waits for its turn; raises OSError.
+
+    It is a lock on a file of its own: the directory itself is locked for a few system calls at a time (`turn`).
+    """
+    return _joined(directory, LOCK_SH)
+
+
+def alone(directory: bytes) -> Lock:
+    """For who stops all processes of the container in that *directory*: none is being added meanwhile, and nobody else
+    stops them or has them go on. Waits for its turn; raises OSError.
+    """
+    return _joined(directory, LOCK_EX)
+
+
+def _joined(directory: bytes, how: int) -> Lock:
+    lock = take(directory + b"/joining", how, create=True)
+    assert lock is not None  # it was waited for
+    return lock
 
 
 def _is_at(path: bytes, found: os.stat_result) -> bool:

@@ -2,10 +2,13 @@
 
     lease      → layers, blobs, images      somebody is about to use them
     image      → layers, blobs              its record, or one that a start still reads (images/removed/)
-    container  → layers, image, volumes     container.json: `layers`, `image_id`, `volumes`
+    snapshot   → layers                     containers/<id>/snapshots/: `places`, `base_layers`
+    container  → layers, image, volumes     container.json: `layers`, what is being frozen, `image_id`, `volumes`
 
 They are read in this order, because references only ever move down it: what a lease keeps becomes a record's, and what
-a record keeps becomes a container's, each before the former lets go. So nothing can pass unseen.
+a record keeps becomes a container's, each before the former lets go. So nothing can pass unseen. Whoever makes one of
+the lower ones refer to what a higher one of another has (a fork), or a higher one out of a lower one (a snapshot, a
+commit), has a lease on the layers meanwhile; while references are read nobody gets one.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ import os
 
 from lamina.errors import Corrupt, InvalidInput
 from lamina.linux.descriptors import LOCK_EX
-from lamina.store import images, lock, record
+from lamina.store import images, lock, record, snapshots
 from lamina.store.containers import identities as container_ids
 from lamina.store.layers import is_id as is_layer
 from lamina.store.leases import leased
+from lamina.store.successors import every
 from lamina.store.trace import point
 from lamina.values import value
 
@@ -36,14 +40,22 @@ LEASED = "somebody is about to use it"
 
 @value
 class ContainerUse:
-    """What a container refers to. `readable` is false where its record cannot be read: it may refer to anything."""
+    """What a container refers to: `layers` are its own and those of its snapshots; `own` the former. `damaged` says
+    what of it cannot be read, "" where all can: it may refer to anything then.
+    """
 
     id: str
     name: str
     image: str | None
     layers: tuple[str, ...]
     volumes: tuple[str, ...]
-    readable: bool = True
+    own: tuple[str, ...] = ()
+    damaged: str = ""
+
+    @property
+    def readable(self) -> bool:
+        """Whether what it refers to is known."""
+        return not self.damaged
 
     @property
     def shown(self) -> str:
@@ -52,46 +64,88 @@ class ContainerUse:
 
 
 class ContainerUses:
-    """What all containers refer to. What a container refers to never changes, so `refresh` reads the new ones."""
+    """What all containers refer to, their snapshots included. `refresh` reads those whose records are others than when
+    they were read last.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._known: dict[str, ContainerUse] = {}
+        self._stamps: dict[str, tuple[object, ...]] = {}
 
     def refresh(self) -> ContainerUses:
         """Look which containers there are now. Raises OSError."""
-        there = set(container_ids(self.store))
-        self._known = {
-            identity: use for identity, use in self._known.items() if identity in there and use.readable
-        }
-        for identity in there - self._known.keys():
-            if (use := self._read(identity)) is not None:
-                self._known[identity] = use
+        known, stamps = self._known, self._stamps
+        self._known, self._stamps = {}, {}
+        for identity in container_ids(self.store):
+            place = self.store.containers + b"/" + identity.encode()
+            stamp = _stamp(place)
+            use = known.get(identity)
+            if use is None or not use.readable or stamps.get(identity) != stamp:
+                use = self._read(identity, place)
+            if use is not None:
+                self._known[identity], self._stamps[identity] = use, stamp
         return self
 
-    def _read(self, identity: str) -> ContainerUse | None:
+    def _read(self, identity: str, place: bytes) -> ContainerUse | None:
         """None for one without a record: its maker holds whatever it will refer to."""
+        damaged = ""
         try:
-            found = record.read(self.store.containers + b"/" + identity.encode(), b"container.json")
-            return None if found is None else _use(identity, found)
+            kept = _snapshots(
+                place, identity
+            )  # before the container, which may be put on one, and then that goes
         except (Corrupt, NotADirectoryError):
-            return ContainerUse(identity, "", None, (), (), readable=False)
+            kept, damaged = (), "a snapshot of it cannot be read"
+        try:
+            found = record.read(place, b"container.json")
+            return None if found is None else _use(identity, found, kept, damaged)
+        except (Corrupt, NotADirectoryError):
+            return ContainerUse(identity, "", None, kept, (), damaged="its record cannot be read")
 
     def __iter__(self) -> Iterator[ContainerUse]:
         return iter(self._known.values())
 
     def of_image(self, identity: str) -> list[ContainerUse]:
-        """The containers over that image."""
-        return [use for use in self._known.values() if use.image == identity]
+        """The containers over that image, whichever id it had when they were made."""
+        from lamina.store.successors import predecessors
+
+        ids = {identity, *predecessors(self.store, identity)}
+        return [use for use in self._known.values() if use.image in ids]
 
     def of_volume(self, name: str) -> list[ContainerUse]:
         """The containers that mount that volume."""
         return [use for use in self._known.values() if name in use.volumes]
 
 
-def _use(identity: str, found: dict[str, Any]) -> ContainerUse:
-    layers, volumes, image = found.get("layers") or (), found.get("volumes") or (), found.get("image_id")
-    if not isinstance(layers, list | tuple) or not isinstance(volumes, list | tuple):
+def _stamp(place: bytes) -> tuple[object, ...]:
+    """What is another when a record of the container in *place* is another: each is replaced by another file."""
+    found: list[object] = []
+    for name in (b"/container.json", b"/snapshots"):
+        try:
+            status = os.stat(place + name)
+            found += [status.st_ino, status.st_mtime_ns]
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _snapshots(place: bytes, identity: str) -> tuple[str, ...]:
+    """The layers that the snapshots of the container in *place* refer to. Raises Corrupt, OSError."""
+    directory = place + snapshots.DIRECTORY
+    found: dict[str, None] = {}
+    for one in snapshots.ids_in(directory):
+        if (kept := snapshots.read(directory, one, identity)) is not None:
+            found.update(dict.fromkeys(kept.layers))
+    return tuple(found)
+
+
+def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...], damaged: str) -> ContainerUse:
+    volumes, image = found.get("volumes") or (), found.get("image_id")
+    try:
+        layers = snapshots.referred_to(found)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise Corrupt(f"container {identity[:12]}: its record is damaged") from None
+    if not isinstance(volumes, list | tuple):
         raise Corrupt(f"container {identity[:12]}: its record is damaged")
     known = [layer for layer in layers if isinstance(layer, str) and is_layer(layer)]
     if len(known) != len(layers):
@@ -100,10 +154,12 @@ def _use(identity: str, found: dict[str, Any]) -> ContainerUse:
         id=identity,
         name=str(found.get("name") or ""),
         image=image if isinstance(image, str) else None,
-        layers=tuple(known),
+        layers=tuple(dict.fromkeys([*known, *kept])),
         volumes=tuple(
             [one["name"] for one in volumes if isinstance(one, dict) and isinstance(one.get("name"), str)]
         ),
+        own=tuple(known),
+        damaged=damaged,
     )
 
 
@@ -150,8 +206,8 @@ class References:
                 self.unknown.append(error.message)
                 continue
             if found is not None:  # removed meanwhile: then it is in removed/, which is read next
-                self.records[identity] = found
-                self._image(found, f"image {identity[:12]}")
+                self.records[found.id] = found  # it may have got its digests since it was listed
+                self._image(found, f"image {found.id[:12]}")
 
     def _removed(self) -> None:
         directory = self.store.images + b"/removed"
@@ -185,8 +241,11 @@ class References:
     def _containers(self) -> None:
         for use in self.containers:
             if not use.readable:
-                self.unknown.append(f"container {use.shown}: its record cannot be read")
+                self.unknown.append(f"container {use.shown}: {use.damaged}")
             for layer in use.layers:
                 self.layers.setdefault(layer, []).append(f"container {use.shown}")
             if use.image is not None:
                 self.images.setdefault(use.image, []).append(f"container {use.shown}")
+        for old, now in every(self.store).items():
+            if old not in self.records and old in self.images:
+                self.images.setdefault(now, []).extend(self.images.pop(old))

@@ -149,8 +149,8 @@ def write_facts(
     place: bytes,
     identity: str,
     diff_id: str | None,
-    size: int,
-    inodes: int,
+    size: int | None,
+    inodes: int | None,
     extra: dict[str, Any] | None = None,
     *,
     driver: str = "overlay2",
@@ -158,7 +158,8 @@ def write_facts(
 ) -> int:
     """Write the layer.json of the directory *place*, which nobody else writes to; when, in ns. Raises OSError.
 
-    *sync* False: the caller syncs the file system next, and that with it.
+    *size* and *inodes* None: they are counted when somebody wants to know. *sync* False: the caller syncs the file
+    system next, and that with it.
     """
     created = time.time_ns()
     facts = {

@@ -11,7 +11,7 @@ import time
 
 from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.store.digest import check_digest
-from lamina.store.images import ImageRecord, check_id, get, identities, no_such, place_of, turn
+from lamina.store.images import ImageRecord, check_id, get, no_such, place_of, turn
 from lamina.store.names import is_id, is_id_prefix, only_one
 from lamina.store.record import read_light
 from lamina.store.root import raise_storage_error
@@ -127,13 +127,13 @@ def tag(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> 
 
     *digests* are those under which the name's registry knows it. Raises NotFound, InvalidInput, KernelError.
     """
-    place, digests = place_of(store, identity), [check_digest(digest) for digest in digests]
+    from lamina.store.successors import current
+
+    digests = [check_digest(digest) for digest in digests]
     check_name(name)
     try:
         with turn(store):
-            if not os.path.lexists(place):
-                raise no_such(identity[:12])
-            write(store, name, identity, digests)
+            write(store, name, current(store, identity), digests)
     except OSError as error:
         raise_storage_error(error, f"tag {name}", store.images)
 
@@ -206,7 +206,9 @@ def resolve(store: Store, text: str, name: str | None = "") -> tuple[ImageRecord
     if identity is not None and (record := get(store, identity)) is not None:
         return record, name
     if is_id_prefix(digits):
-        identity = only_one("image", digits, identities(store))
+        from lamina.store.successors import known
+
+        identity = only_one("image", digits, known(store))
         if identity is not None and (record := get(store, identity)) is not None:
             return record, None
     raise no_such(text)

@@ -36,6 +36,8 @@ SHOW = (
     ),
 )
 
+STATE = Argument("name", "STATE", complete="state")
+
 PATHS_EXPLAINED = """
 A PATH means what is there and below; one that does not begin with / is taken from the directory you are in. In it
 * ? and [...] match within a name and ** across names; quote it, or the shell will match it against this system instead.

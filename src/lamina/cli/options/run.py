@@ -92,6 +92,14 @@ OPTIONS: tuple[Option, ...] = (
         FILES,
         choices=("none", "full"),
     ),
+    Option(
+        "snapshot",
+        "",
+        "WHEN",
+        "every-exec: after each 'lamina exec' make a snapshot, with its command",
+        FILES,
+        choices=("every-exec",),
+    ),
     Option("read-only", "", "", "Let nothing be written to the root file system", FILES),
     Option(
         "network",

@@ -6,15 +6,17 @@ Help and completion read only this; a verb's module is imported when it is the o
 from __future__ import annotations
 
 TRY, CONTAINERS, LAYERS, ITSELF = "On your own system", "Containers", "Layers", "Lamina itself"
-NETWORKS = "Networks"
+NETWORKS, STATES = "Networks", "States of containers"
 IMAGES, STORAGE = "Images", "What is kept"
 
-GROUPS = (TRY, CONTAINERS, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
+GROUPS = (TRY, CONTAINERS, STATES, IMAGES, NETWORKS, STORAGE, LAYERS, ITSELF)
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "try": (TRY, "try_out", "Run a command over this system, show what it did, then apply or discard it"),
     "run": (TRY, "run", "Run a command in a new container"),
-    "diff": (TRY, "diff", "Show what a container changed"),
+    "diff": (TRY, "diff", "Show what a container changed, or what is between two states"),
+    "explain": (TRY, "explain", "Show which layer, and which step, a path comes from"),
+    "why": (TRY, "explain", "Show which layer, and which step, a path comes from"),
     "apply": (TRY, "apply", "Carry a container's changes out on this system"),
     "undo": (TRY, "undo", "Take back what apply did"),
     "create": (CONTAINERS, "create", "Make a container without starting it"),
@@ -27,6 +29,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "update": (CONTAINERS, "update", "Change the limits or the restart policy of containers"),
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
+    "fork": (CONTAINERS, "fork", "Make containers that begin where another one, or a snapshot of it, is"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
@@ -52,12 +55,27 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 
 VERBS |= {
+    "rewind": (STATES, "rewind", "Put a container back into a state"),
+    "rollback": (STATES, "rewind", "Put a container back into a state"),
+    "snapshot create": (STATES, "snapshot_create", "Freeze what a container wrote, as a state of it"),
+    "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
+    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
+    "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "merge": (STATES, "merge", "Take over into a container what its forks did"),
+    "promote": (STATES, "promote", "Let a container become what a fork of it is"),
+    "rebase": (STATES, "rebase", "Put what a container wrote over another image"),
+    "squash": (STATES, "squash", "Make one layer of those that a container froze"),
+    "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
+}
+
+VERBS |= {
     "pull": (IMAGES, "pull", "Fetch an image from a registry"),
     "push": (IMAGES, "push", "Send an image to a registry"),
     "images": (IMAGES, "images", "List images"),
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
     "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
+    "log": (CONTAINERS, "log", "Show the states of a container, and what came from what"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),
@@ -130,6 +148,7 @@ _OWN = (
     "create",
     "diff",
     "export",
+    "fork",
     "inspect",
     "kill",
     "logs",

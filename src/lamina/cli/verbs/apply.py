@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.options.changes import EXCLUDE, NAME, PATHS, PATHS_EXPLAINED
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.changes import EXCLUDE, PATHS, PATHS_EXPLAINED
 
 VERB = Verb(
     name="apply",
@@ -14,17 +14,19 @@ VERB = Verb(
         ),
         Option("dry-run", "n", help="Only say what would be done, and what stands against it", group="How"),
     ),
-    arguments=(NAME, PATHS),
+    arguments=(Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"), PATHS),
     details=f"""
 All or nothing: the new files are written out beside their places first, then each takes its place by one rename. What
 was there is kept, and 'lamina undo' brings it back. Files that this system changed since the container started are
-refused, all of them named; --force overrides.
+refused, all of them named; --force overrides. Of CONTAINER@SNAPSHOT that is applied which the container had done when
+the snapshot was made; undo is the container's.
 
 {PATHS_EXPLAINED}""",
     examples="""
 lamina apply brave_otter
 lamina apply brave_otter /etc --exclude /etc/shadow
 lamina apply --dry-run brave_otter && lamina apply brave_otter
+lamina apply brave_otter@before-cleaning
 """,
 )
 
@@ -36,12 +38,13 @@ def do(args: Arguments) -> int:
     from lamina.cli.here import absolute
     from lamina.cli.style import Style
     from lamina.engine import Engine
+    from lamina.engine.state_names import SEPARATOR, find_state
 
-    container = Engine(args.root).container(args.name)
+    container = find_state(Engine(args.root).store, args.name)
     paths, exclude = absolute(args.paths), absolute(args.exclude)
     if args.dry_run:
         return rehearse(container, paths, exclude, args.force)
     applied = apply(container, paths, exclude, args.force)
-    for line in outcome(applied, args.name, Style()):
+    for line in outcome(applied, args.name.partition(SEPARATOR)[0], Style()):
         output.line(line)
     return 0

@@ -60,4 +60,10 @@ def do(args: Arguments) -> int:
     if args.detach:
         container.exec_detached(words, **asked)
         return 0
-    return container.exec(words, forward_signals=True, **asked).returncode
+    done = container.exec(words, forward_signals=True, **asked)
+    if done.warnings:
+        from lamina.cli.report import say
+
+        for warning in done.warnings:
+            say(warning)
+    return done.returncode

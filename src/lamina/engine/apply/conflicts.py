@@ -25,21 +25,21 @@ import stat
 import time
 from typing import NamedTuple
 
-from lamina.engine.apply.places import GONE, Host
+from lamina.engine.apply.origins import Origins
+from lamina.engine.apply.places import Host
 from lamina.engine.apply.values import Clash, HostChange
 from lamina.errors import HostChanged, KernelError
-from lamina.linux.files import name_to_handle_at
-from lamina.linux.xattrs import lgetxattr
 from lamina.overlay.changes import Entry, entry_of
 from lamina.overlay.layer import WHITEOUT_DEV
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from lamina.engine.apply.origins import Handle
+
     Known = dict[bytes, "Stamp"]  # by absolute path
-    Handle = tuple[bytes, bytes]  # the mount point, and name_to_handle_at(2)
 
 SECOND = 1_000_000_000
 SHOWN = 20
@@ -102,7 +102,7 @@ class Comparison:
     def compare(self, selected: Sequence[HostChange], changes: Iterable[HostChange]) -> list[Clash]:
         """The clashes of the *selected* among all *changes*, sorted by path. Raises OSError."""
         deleted = {change.path for change in selected if change.kind == "deleted"}
-        origins = _Origins(self._host, changes, self._removed)
+        origins = Origins(self._host, changes, self._removed)
         for change in selected:
             status = self._host.below(change.mountpoint).status(change.change.path)
             if status is not None:
@@ -186,48 +186,6 @@ class Comparison:
             container=change.after if change else None,
             host_changed_ns=status.st_ctime_ns if status else 0,
         )
-
-
-class _Origins:
-    """What overlayfs noted about the files it copied up: whether their originals are still where they should be."""
-
-    def __init__(self, host: Host, changes: Iterable[HostChange], removed: AbstractSet[Handle]) -> None:
-        self._host, self._changes, self._removed = host, changes, removed
-        self._handles: set[Handle] | None = None
-
-    def vanished(self, change: HostChange) -> bool:
-        """Whether this addition is a copy of a lower file that is neither here nor where the container removed it."""
-        if change.kind != "added" or change.spec.upperdir is None:
-            return False
-        prefix = b"user.overlay." if change.spec.userxattr else b"trusted.overlay."
-        try:
-            origin = lgetxattr(change.spec.upperdir + b"/" + change.change.path, prefix + b"origin")
-        except OSError:
-            return False  # made by the container, or a path too long to look at
-        if len(origin) <= ORIGIN_HEAD:  # a file system without handles: the note says no more than "copied"
-            return not any(c.kind in ("deleted", "replaced") for c in self._changes)
-        if self._handles is None:
-            found = {handle for c in self._changes for handle in handles_of(self._host, c)}
-            self._handles = found | self._removed
-        return (change.mountpoint, origin[ORIGIN_HEAD:]) not in self._handles
-
-
-def handles_of(host: Host, change: HostChange) -> Iterator[Handle]:
-    """The handles of the host's files that the container removed, changed, or gave another name to. Raises OSError."""
-    paths = {change.change.path} if change.before is not None else set()
-    if change.change.link_to is not None:
-        paths.add(change.change.link_to)
-    for path in paths:
-        try:
-            directory, name = host.below(change.mountpoint).parent(path)
-            yield change.mountpoint, name_to_handle_at(directory, name).handle
-        except OSError as error:
-            if error.errno not in (*GONE, errno.EOPNOTSUPP):
-                raise
-
-
-# struct ovl_fb in fs/overlayfs/overlayfs.h: version, magic, len, flags, type (a byte each), uuid (16 bytes), handle
-ORIGIN_HEAD = 21
 
 
 def refuse(verb: str, clashes: Sequence[Clash], since: str, *, forcible: bool = True) -> HostChanged:

@@ -12,47 +12,54 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from lamina.overlay.changes import Change
     from lamina.overlay.spec import MountSpec
 
 
 def changes_of(
-    overlays: Iterable[tuple[bytes, MountSpec]], *, made: Collection[bytes] = (), nowhere: bytes = b""
+    overlays: Iterable[tuple[bytes, MountSpec]],
+    *,
+    made: Collection[bytes] = (),
+    nowhere: bytes = b"",
+    frozen: Mapping[bytes, int] | None = None,
 ) -> list[HostChange]:
     """All changes of a container, by host path, parents before children.
 
     *overlays* are (mount point, stack) pairs. *made* are absolute paths of mount points which the engine itself had
     to create in the container: they and their parents are left out as long as nothing else is in them. *nowhere* is the
-    lower directory of stacks whose own is not there any more. Raises OSError, errors.Corrupt.
+    lower directory of stacks whose own is not there any more. *frozen* says how many of a stack's lower directories,
+    from the top, are the container's as well: states of it. Raises OSError, errors.Corrupt.
     """
     found = []
     for mountpoint, stack in overlays:
-        spec, what = _read(stack, nowhere)
+        own = (frozen or {}).get(mountpoint, 0)
+        spec, what = _read(stack, nowhere, own)
+        base = replace(spec, lowerdirs=spec.lowerdirs[own:], upperdir=None, workdir=None) if own else None
         for change in what:
             if not change.path:
-                if spec.lowerdirs == (nowhere,):
+                if spec.lowerdirs[own:] == (nowhere,):
                     continue  # what it had before cannot be told
                 change = of_the_container(change, spec)
                 if not change.what:
                     continue
-            found.append(HostChange(below(mountpoint, change.path), mountpoint, change, spec))
+            found.append(HostChange(below(mountpoint, change.path), mountpoint, change, spec, base))
     found.sort(key=lambda change: tree_order(change.path))
     if made:
         found = without_mount_points(found, made)
     return without_idle_roots(found)
 
 
-def _read(spec: MountSpec, nowhere: bytes) -> tuple[MountSpec, list[Change]]:
+def _read(spec: MountSpec, nowhere: bytes, own: int) -> tuple[MountSpec, list[Change]]:
     """The changes of one stack; over *nowhere* if its lower directory goes while it is being looked at."""
     try:
-        return spec, list(changes(spec))
+        return spec, list(changes(spec, above=1 + own))
     except OSError:
-        if not nowhere or os.path.lexists(spec.lowerdirs[0]):
+        if not nowhere or os.path.lexists(spec.lowerdirs[own]):
             raise
-        spec = replace(spec, lowerdirs=(nowhere,))
-        return spec, list(changes(spec))
+        spec = replace(spec, lowerdirs=(*spec.lowerdirs[:own], nowhere))
+        return spec, list(changes(spec, above=1 + own))
 
 
 def of_the_container(root: Change, spec: MountSpec) -> Change:

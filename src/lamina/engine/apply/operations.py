@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from os import PathLike
 
-    from lamina.engine.apply.conflicts import Handle, Known
+    from lamina.engine.apply.conflicts import Known
+    from lamina.engine.apply.origins import Handle
     from lamina.engine.progress import Tell
 
     AnyPath = str | bytes | PathLike[str] | PathLike[bytes]

@@ -10,8 +10,9 @@ import os
 import stat
 
 from lamina.engine.apply.attributes import OWNER_WRITES, read_attributes
-from lamina.engine.apply.conflicts import Comparison, handles_of
+from lamina.engine.apply.conflicts import Comparison
 from lamina.engine.apply.journal import text
+from lamina.engine.apply.origins import handles_of
 from lamina.engine.apply.places import file_system
 from lamina.engine.apply.selection import Selection
 from lamina.engine.apply.staging import FEW, Staging, said_of

@@ -15,13 +15,15 @@ class HostChange:
     """One change of a container, by its path on the host.
 
     `path` is absolute (b"/home/x"); `mountpoint` is where its overlay was mounted (b"/", b"/home"); `change` is the
-    overlay's own record, whose path is relative to `mountpoint`; `spec` is that overlay.
+    overlay's own record, whose path is relative to `mountpoint`; `spec` is that overlay. `base` is the stack that it was
+    compared with, None where that is what lies below its upper directory.
     """
 
     path: bytes
     mountpoint: bytes
     change: Change
     spec: MountSpec
+    base: MountSpec | None = None
 
     @property
     def kind(self) -> str:

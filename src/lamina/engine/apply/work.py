@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from lamina.engine.apply.conflicts import Handle, Known
+    from lamina.engine.apply.conflicts import Known
+    from lamina.engine.apply.origins import Handle
 
 AT_ONCE = 500  # entries of one record
 CLOCK_REALTIME_COARSE = 5  # what inode times are taken from; linux/time.h

@@ -188,10 +188,10 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
             await to_its_end(killed(execution))
             await ending(lambda: ended_by_us(execution))
             raise
-        await ending(lambda: executing.conclude(execution, ended, tell))
+        warning = await ending(lambda: executing.conclude(execution, ended, tell))
     finally:
         await ending(stdio.close)
-    return executing.result(home, words, io, stdio, ended)
+    return executing.result(home, words, io, stdio, ended, warning)
 
 
 def ended_by_us(execution: executing.Execution) -> None:

@@ -11,7 +11,8 @@ from lamina.engine.asynchronous.mirrored.container import MirroredContainer
 from lamina.engine.asynchronous.path import AsyncContainerPath
 from lamina.engine.asynchronous.process import AsyncProcess, popen
 from lamina.engine.asynchronous.readiness import follow
-from lamina.engine.asynchronous.threads import in_thread, to_its_end
+from lamina.engine.asynchronous.snapshot import AsyncAttempt
+from lamina.engine.asynchronous.threads import in_thread, to_its_end, told_by_loop
 from lamina.engine.executing import check as checked
 from lamina.engine.life import awaiting, killing, restarting, stopping
 from lamina.engine.logging import log_of
@@ -19,13 +20,14 @@ from lamina.engine.parameters import streams_of, text_of, words_of
 from lamina.errors import LaminaError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self, TypeVar, Unpack
 
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.executing import ExecOptions
+    from lamina.engine.forked_options import ForkOptions
     from lamina.engine.parameters import Command, Stream
     from lamina.supervisor.logs import LogEntry
 
@@ -137,6 +139,52 @@ class AsyncContainer(MirroredContainer):
 
         return Begun(begin())
 
+    # -- its states
+
+    def attempt(self, name: str | None = None, *, consistency: str = "auto") -> AsyncAttempt:
+        """Something that may fail, as a block: `Container.attempt`. One that is cancelled has failed.
+
+        async with box.attempt():
+            await box.exec(["make", "install"], check=True)
+        """
+        return AsyncAttempt(self._sync.attempt(name, consistency=consistency))
+
+    async def forked_from(self) -> AsyncContainer:
+        """The container that it was forked from: `Container.forked_from`."""
+        return AsyncContainer(await in_thread(lambda: known(self._sync.forked_from())))
+
+    async def fork(
+        self,
+        n: int = 1,
+        *,
+        name: str | None = None,
+        names: Sequence[str] = (),
+        start: bool = False,
+        command: Command | None = None,
+        consistency: str = "auto",
+        owner: int | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        **options: Unpack[ForkOptions],
+    ) -> list[AsyncContainer]:
+        """Make *n* containers that begin with its files as they are now: `Container.fork`. Cancelled, none is left."""
+        tell = told_by_loop(on_warning)
+
+        def fork() -> list[Container]:
+            made = self._sync.fork(
+                n,
+                name=name,
+                names=names,
+                start=start,
+                command=command,
+                consistency=consistency,
+                owner=owner,
+                on_warning=tell,
+                **options,
+            )
+            return [known(one) for one in made]
+
+        return [AsyncContainer(one) for one in await in_thread(fork, undo=remove_each)]
+
     # -- what it wrote
 
     def logs(
@@ -181,10 +229,16 @@ class AsyncContainer(MirroredContainer):
         return await follow(awaiting(self._sync._home, timeout))
 
 
+def remove_each(made: list[Container]) -> None:
+    """Nobody has a name for them; in a thread."""
+    for one in made:
+        one.__exit__(None, None, None)
+
+
 def known(container: Container) -> Container:
     """*container*, once its record has been read; in a thread."""
     container._record  # noqa: B018
     return container
 
 
-__all__ = ["AsyncContainer", "known"]
+__all__ = ["AsyncContainer", "known", "remove_each"]

@@ -19,3 +19,8 @@ class Mirrored:
     def _do(self, work: Callable[[], T]) -> Callable[[], T]:
         """What a thread is given to do for *work*."""
         return work
+
+
+def sync_of(one: Any) -> Any:
+    """The engine's own object of which *one* is the mirror; *one* itself, if it is none."""
+    return one._sync if isinstance(one, Mirrored) else one

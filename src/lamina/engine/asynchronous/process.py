@@ -268,7 +268,7 @@ async def popen(
 
 def _begin(
     home: Home, words: tuple[str, ...], asked: Asked, pipes: Pipes
-) -> tuple[Any, executing.Execution, Callable[..., None]]:
+) -> tuple[Any, executing.Execution, Callable[..., str]]:
     io = pipes.io
     stdio = Stdio(io.stdin, io.stdout, io.stderr, tty=asked.tty)
     try:
@@ -278,7 +278,7 @@ def _begin(
         raise
 
 
-def _undo(begun: tuple[Any, executing.Execution, Callable[..., None]]) -> None:
+def _undo(begun: tuple[Any, executing.Execution, Callable[..., str]]) -> None:
     stdio, execution, _ = begun
     ended_by_us(execution)
     stdio.close()

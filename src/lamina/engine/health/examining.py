@@ -84,7 +84,7 @@ class Examination:
             self.source = source.steal()
         self.deadline = monotonic() + self.limit
         try:
-            self._tell = told(home, tuple(command))
+            self._tell = told(home, tuple(command), keeps=False)
             os.set_blocking(self.source, False)
         except BaseException:
             self.give_up()

@@ -16,8 +16,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import NotFound
+from lamina.errors import Corrupt, NotFound
 from lamina.image.archive.reading import CONTAINERD_NAME, NAME
+from lamina.image.compression import reader
 from lamina.image.documents import (
     DEFAULT_LIMITS,
     Descriptor,
@@ -30,11 +31,13 @@ from lamina.image.documents import (
     encode,
     media,
 )
-from lamina.image.pack import has_recipe, pack_layer, repack
+from lamina.image.pack import has_recipe, pack_stored, repack
+from lamina.image.pending import PACKED, packed_blob
 from lamina.image.reference import parse
+from lamina.image.tar.limits import Limits
 from lamina.linux.fd import Fd
 from lamina.store import blobs, layers
-from lamina.store.digest import algorithm_of, digest_of, hex_of
+from lamina.store.digest import algorithm_of, digest_of, hasher, hex_of
 from lamina.store.scratch import Scratch
 from lamina.values import value
 
@@ -221,6 +224,9 @@ class _Saver:
         if digest is not None and isinstance(size, int) and self.packing is None and has_recipe(layer):
             self._member(digest, size, lambda out: repack(layer, out))
             return digest
+        if digest is not None and (kept := packed_blob(self.store, layer)) is not None:
+            self._member(digest, archive_of(layer), lambda out: unpack(self.store, layer, kept[0], out))
+            return digest
         return self._by_file(layer)
 
     def _by_file(self, layer: Layer) -> str:
@@ -250,12 +256,29 @@ class _Told:
         self._tell("progress", id=self._digest, bytes=len(data))
 
 
+def archive_of(layer: Layer) -> int:
+    """The bytes of the archive of a layer whose compressed form was kept."""
+    return int(layer.extra[PACKED]["archive"])
+
+
+def unpack(store: Store, layer: Layer, digest: str, out: Out) -> None:
+    """Write the archive of *layer* as it is in the blob *digest*. Raises Corrupt where it is another one."""
+    hashed, size = hasher("sha256"), archive_of(layer)
+    with blobs.open_blob(store, digest) as opened:
+        stream = reader(lambda count: os.read(opened, count), Limits(ratio=1 << 20, size=size))
+        while data := stream.next_chunk():
+            hashed.update(data)
+            out.write(data)
+    if (found := f"sha256:{hashed.hexdigest()}") != layer.diff_id:
+        raise Corrupt(
+            f"save: the blob {digest} has the archive {found}, not that of layer {layer.id[:12]}",
+            remedy="lamina system check --repair --rehash",
+        )
+
+
 def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None) -> str:
     """Write the archive of *layer* to the new file *path*; its digest. With a recipe it is the one that it came from,
     else *ids* says what owners become in it. A function of a module whose arguments can be pickled.
     """
     with open(path, "xb") as file:
-        if has_recipe(layer):
-            return repack(layer, file).diff_id
-        with Fd(os.open(layer.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-            return pack_layer(directory, file, userxattr=userxattr, ids=ids).diff_id
+        return pack_stored(layer, file, userxattr=userxattr, ids=ids).diff_id

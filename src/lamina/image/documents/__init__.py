@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.image.documents.config import (
+    PENDING,
     Healthcheck,
     History,
     ImageConfig,
@@ -26,6 +27,7 @@ from lamina.image.documents.reading import DEFAULT_LIMITS, Limits, read_json
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "PENDING",
     "Descriptor",
     "Healthcheck",
     "History",

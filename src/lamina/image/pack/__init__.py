@@ -13,6 +13,7 @@ from __future__ import annotations
 from lamina.image.pack.again import has_recipe, repack
 from lamina.image.pack.layer import pack_layer
 from lamina.image.pack.sink import Packed
+from lamina.image.pack.stored import pack_stored
 from lamina.image.pack.tree import pack_tree
 
-__all__ = ["Packed", "has_recipe", "pack_layer", "pack_tree", "repack"]
+__all__ = ["Packed", "has_recipe", "pack_layer", "pack_stored", "pack_tree", "repack"]

@@ -11,7 +11,8 @@
                                                                  not of a layer
     events("unpacking", id=...)                                  everything came
     events("mounted", id=...)                                    (push) the registry took it from another repository
-    events("packing", id=...)                                    (push) it has to be packed again
+    events("packing", id=...)                                    (push) it has to be packed again, or for the first time
+    events("packed", id=...)                                     (push, save) it was, and has its digest from now on
     events("warning", text=...)                                  something the user should read
     events("done", id=...)                                       a layer is done
     events("done", image=..., digest=...)                        all is done; (pull) also reference=..., known=...:

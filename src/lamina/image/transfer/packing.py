@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from lamina.errors import Corrupt, NotFound
+from lamina.errors import Corrupt
 from lamina.image import pack
-from lamina.linux.fd import Fd
-from lamina.store import layers
 from lamina.store.durable import write_all
 from lamina.store.layers import Layer
 from lamina.store.root import Store, raise_storage_error
@@ -19,37 +17,37 @@ from lamina.values import value
 
 if TYPE_CHECKING:
     from lamina.image.apply import IdMap
-    from lamina.image.pack.sink import Out
-
 __all__ = ["Made", "pack_file", "packed_layer"]
+
+Fields = tuple[str, str, int, int]
 
 
 @value
 class Made:
-    """A layer's archive: the digest of it, and digest and size of its compressed form."""
+    """A layer's archive: the digest of it, digest and size of its compressed form, and its own size."""
 
     diff_id: str
     digest: str
     size: int
+    archive: int
 
 
 @contextmanager
 def packed_layer(
-    store: Store, identity: str, packing: Callable[..., Any] | None, *, check: Callable[[], object]
-) -> Iterator[tuple[Made, IO[bytes]]]:
-    """The layer as a gzipped archive: the very archive it came from, if that is known. Its file goes with the `with`.
+    store: Store, layer: Layer, packing: Callable[..., Any] | None, *, check: Callable[[], object]
+) -> Iterator[tuple[Made, IO[bytes], bytes]]:
+    """The layer as a gzipped archive: the very archive it came from, if that is known. Its file, of which the path is
+    given as well, goes with the `with`.
 
     It is no blob: a push that was interrupted packs again, so nothing of it need survive anything, and nothing is
     synced. *packing*: see `Options`. *check* is called now and then, and may raise to stop. Raises NotFound, Corrupt
     (the layer was changed), Unsupported (an upper that no archive can say), KernelError.
     """
-    layer = layers.find(store, identity)
-    if layer is None:
-        raise NotFound(f"pack layer {identity[:12]}: not in this store")
+    what = f"pack layer {layer.id[:12]}"
     try:
         scratch = Scratch(store)
     except OSError as error:
-        raise_storage_error(error, f"pack layer {identity[:12]}", store.tmp)
+        raise_storage_error(error, what, store.tmp)
         raise
     with scratch:
         path = scratch.path + b"/layer.tar.gz"
@@ -60,15 +58,15 @@ def packed_layer(
                 made = Made(*packing(pack_file, layer, path))
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise_storage_error(error, f"pack layer {identity[:12]}", layer.path)
+            raise_storage_error(error, what, layer.path)
             raise
         with open(descriptor, "rb", buffering=0) as file:
             if (size := os.fstat(descriptor).st_size) != made.size:
-                raise Corrupt(f"pack layer {identity[:12]}: {size} bytes were written, not {made.size}")
-            yield made, file
+                raise Corrupt(f"{what}: {size} bytes were written, not {made.size}")
+            yield made, file, path
 
 
-def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None) -> tuple[str, str, int]:
+def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None) -> Fields:
     """Write the gzipped archive of *layer* to the new file *path*; the fields of `Made`.
 
     A function of a module, of arguments that can be pickled: it may run in another process (`Options.packing`).
@@ -78,19 +76,10 @@ def pack_file(layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | No
 
 def _pack_file(
     layer: Layer, path: bytes, userxattr: bool | None, ids: IdMap | None, check: Callable[[], object]
-) -> tuple[str, str, int]:
+) -> Fields:
     with open(path, "xb", buffering=0) as file:
-        return _pack(layer, _Out(file, check), userxattr, ids)
-
-
-def _pack(layer: Layer, out: Out, userxattr: bool | None, ids: IdMap | None) -> tuple[str, str, int]:
-    if pack.has_recipe(layer):
-        packed = pack.repack(layer, out, compression="gzip")
-    else:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with Fd(os.open(layer.path, flags)) as directory:
-            packed = pack.pack_layer(directory, out, compression="gzip", userxattr=userxattr, ids=ids)
-    return packed.diff_id, packed.digest, packed.size
+        packed = pack.pack_stored(layer, _Out(file, check), compression="gzip", userxattr=userxattr, ids=ids)
+    return packed.diff_id, packed.digest, packed.size, packed.archive
 
 
 class _Out:

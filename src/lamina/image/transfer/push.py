@@ -26,6 +26,7 @@ from lamina.image.documents import (
     media,
     type_of,
 )
+from lamina.image.pending import packed_blob
 from lamina.image.reference import Reference, parse
 from lamina.image.registry.session import Registries
 from lamina.image.registry.uploads import mount_blob, upload_blob
@@ -33,7 +34,7 @@ from lamina.image.transfer.events import Events, Telling
 from lamina.image.transfer.options import Options
 from lamina.image.transfer.packing import packed_layer
 from lamina.image.transfer.pull import in_parallel
-from lamina.store import blobs, images, tags
+from lamina.store import blobs, images, layers, tags
 from lamina.store.images import ImageRecord
 from lamina.store.leases import Lease, lease
 from lamina.store.root import Store
@@ -106,12 +107,13 @@ class _Push:
         self.tell = Telling(events, f"push {reference.familiar}")
         self.registry = network.repositories(reference, "pull", "push")[-1]
         self.sources = self._other_repositories()
+        self.diff_ids: dict[str, str] = {}
 
     def run(self) -> Pushed:
         """The whole of it."""
         manifest, data, kind = self._manifest()
         config = self._config()
-        known = [None] * len(self.record.layers) if manifest is None else list(manifest.layers)
+        known = self._known(config[0]) if manifest is None else list(manifest.layers)
         todo = dict(zip(self.record.layers, known, strict=True))
         for identity, blob in todo.items():
             self.tell("layer", id=blob.digest if blob else identity, total=blob.size if blob else 0)
@@ -139,15 +141,48 @@ class _Push:
             return None, b"", ""
         return found, data, type_of(found)
 
+    def _known(self, config: ImageConfig) -> list[Descriptor | None]:
+        """The compressed layers of an image that came with no manifest, as far as they are known: those that were kept
+        when digests were made, and those of the image that it was made from.
+        """
+        found: list[Descriptor | None] = [None] * len(self.record.layers)
+        if len(config.diff_ids) != len(found):
+            return found
+        self.diff_ids = dict(zip(self.record.layers, config.diff_ids, strict=True))
+        for number, descriptor in enumerate(self._of_the_base(config)):
+            found[number] = descriptor
+        for number, identity in enumerate(self.record.layers):
+            layer = layers.find(self.store, identity) if identity.startswith("x") else None
+            if layer is None or layer.diff_id != config.diff_ids[number]:
+                continue
+            if (packed := packed_blob(self.store, layer)) is not None:
+                found[number] = Descriptor(media.OCI_LAYER_GZIP, *packed)
+        return found
+
+    def _of_the_base(self, config: ImageConfig) -> list[Descriptor]:
+        """The layers in the manifest of the image that this one was made from; none where that is not known."""
+        digest = self.record.base
+        if digest is None or not blobs.has(self.store, digest):
+            return []
+        data = blobs.read_blob(self.store, digest, DEFAULT_LIMITS.document)
+        found = decode_manifest(data, None, f"manifest {digest}", self.options.limits)
+        if not isinstance(found, Manifest) or len(found.layers) > len(self.record.layers):
+            return []
+        return [
+            Descriptor(_in_oci_words(layer.media_type), layer.digest, layer.size) for layer in found.layers
+        ]
+
     def _config(self) -> tuple[ImageConfig, bytes]:
         data = blobs.read_blob(self.store, self.record.config, DEFAULT_LIMITS.document)
         return decode_config(data, None, f"config of {self.record.id[:12]}", self.options.limits), data
 
     def _other_repositories(self) -> list[str]:
-        """The repositories of the same registry under which the image is known here: they may have its layers."""
+        """The repositories of the same registry under which the image is known here, or the one it was made from: they
+        may have its layers.
+        """
         found: dict[str, None] = {}
         for name in tags.list_names(self.store):
-            if name.id != self.record.id:
+            if name.id != self.record.id and not self._is_the_base(name.id):
                 continue
             try:
                 known = parse(name.name)
@@ -156,6 +191,12 @@ class _Push:
             if known.registry == self.reference.registry and known.repository != self.reference.repository:
                 found[known.repository] = None
         return list(found)[:3]
+
+    def _is_the_base(self, identity: str) -> bool:
+        if self.record.base is None:
+            return False
+        found = images.get(self.store, identity)
+        return found is not None and found.manifest == self.record.base
 
     # -- layers
 
@@ -167,9 +208,12 @@ class _Push:
     def _pushed(self, identity: str, blob: Descriptor | None, shown: str) -> _Layer:
         self.tell.check()
         if blob is not None and self._without_packing(blob):
-            return _Layer(blob, f"sha256:{identity}")
+            return _Layer(blob, self.diff_ids.get(identity) or f"sha256:{identity}")
         self.tell("packing", id=shown)
-        with packed_layer(self.store, identity, self.options.packing, check=self.tell.check) as (made, file):
+        layer = layers.find(self.store, identity)
+        if layer is None:
+            raise NotFound(f"push: layer {identity[:12]} is not in this store")
+        with packed_layer(self.store, layer, self.options.packing, check=self.tell.check) as (made, file, _):
             media_type = media.OCI_LAYER_GZIP if blob is None else _gzip_of(blob.media_type)
             descriptor = Descriptor(media_type, made.digest, made.size)
             if self.registry.has_blob(made.digest) is None:
@@ -263,6 +307,12 @@ class _Push:
                 tags.tag(self.store, self.reference.canonical, self.record.id, [digest])
         except NotFound:
             pass  # removed meanwhile; what was pushed was pushed
+
+
+def _in_oci_words(media_type: str) -> str:
+    """The media type of a layer in a manifest of the OCI's."""
+    words = {"": media.OCI_LAYER, "gzip": media.OCI_LAYER_GZIP, "zstd": media.OCI_LAYER_ZSTD}
+    return words[media.LAYERS[media_type]] if media_type in media.LAYERS else media_type
 
 
 def _gzip_of(media_type: str) -> str:

@@ -60,8 +60,13 @@ def _freeze_v1(place: bytes, end: float) -> bool:
 
 def thaw(cgroup: Cgroup) -> None:
     """See `Cgroup.thaw`."""
+    _write(*to_thaw(cgroup))
+
+
+def to_thaw(cgroup: Cgroup) -> tuple[bytes, bytes]:
+    """The file that thaws it, and what is to be written there: for whoever is to do it after us. Raises Unsupported."""
     place, v2 = _freezer(cgroup)
-    _write(place + (b"/cgroup.freeze" if v2 else b"/freezer.state"), b"0" if v2 else b"THAWED")
+    return (place + b"/cgroup.freeze", b"0") if v2 else (place + b"/freezer.state", b"THAWED")
 
 
 def can_freeze(cgroup: Cgroup) -> bool:

@@ -8,6 +8,8 @@ from lamina.engine.asynchronous.image import AsyncImage
 from lamina.engine.asynchronous.mirrored.file_verbs import MirroredFileVerbs
 from lamina.engine.asynchronous.mirrored.process_verbs import MirroredProcessVerbs
 from lamina.engine.asynchronous.mirrored.reviewed import MirroredReviewed
+from lamina.engine.asynchronous.mirrored.state_verbs import MirroredStateVerbs
+from lamina.engine.asynchronous.mirrored.view_verbs import MirroredViewVerbs
 from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 
-class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewed):
+class MirroredContainer(
+    MirroredProcessVerbs, MirroredFileVerbs, MirroredStateVerbs, MirroredReviewed, MirroredViewVerbs
+):
     """The verbs of `Container` that a thread does."""
 
     if TYPE_CHECKING:
@@ -163,10 +167,16 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
         message: str = "",
         pause: bool = True,
         limits: LayerLimits | None = None,
+        now: bool = False,
+        consistency: str = "auto",
     ) -> AsyncImage:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
-        one. *changes* are as in a Dockerfile; *limits* of the layer as of `Engine.pull`. While it runs it is paused
-        meanwhile, unless *pause* is False.
+        one. *changes* are as in a Dockerfile.
+
+        No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
+        saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
+        hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -174,7 +184,14 @@ class MirroredContainer(MirroredProcessVerbs, MirroredFileVerbs, MirroredReviewe
             await transfer(
                 self._do(
                     lambda: self._sync.commit(
-                        name, author=author, changes=changes, message=message, pause=pause, limits=limits
+                        name,
+                        author=author,
+                        changes=changes,
+                        message=message,
+                        pause=pause,
+                        limits=limits,
+                        now=now,
+                        consistency=consistency,
                     )
                 )
             )

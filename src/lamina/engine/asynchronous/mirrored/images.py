@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.engine.asynchronous.mirror import Mirrored
+from lamina.engine.asynchronous.mirrored.view_verbs import MirroredViewVerbs
 from lamina.engine.asynchronous.threads import in_thread, transfer
 
 if TYPE_CHECKING:
@@ -13,17 +13,26 @@ if TYPE_CHECKING:
 
     from lamina.engine.images import Image, Step
     from lamina.engine.parameters import Source
+    from lamina.store.root import Store
 
 
-class MirroredImage(Mirrored):
+class MirroredImage(MirroredViewVerbs):
     """The verbs of `Image` that a thread does."""
 
     if TYPE_CHECKING:
         _sync: Image
 
     @property
+    def store(self) -> Store:
+        """The store that it is in."""
+        return self._sync.store
+
+    @property
     def id(self) -> str:
-        """64 hexadecimal digits: those of the sha256 of its config."""
+        """64 hexadecimal digits: those of the sha256 of its config. While its layers have no digests, which `commit`
+        does not make, the config is one of this store alone; when they are made, for a push or an archive, the image
+        gets another id (`reload`), and is found by this one as well.
+        """
         return self._sync.id
 
     @property
@@ -62,6 +71,11 @@ class MirroredImage(Mirrored):
         return self._sync.size
 
     @property
+    def is_pending(self) -> Awaitable[bool]:
+        """Whether layers of it have no digests yet: `save` and `push` make them."""
+        return in_thread(self._do(lambda: self._sync.is_pending))
+
+    @property
     def platform(self) -> str:
         """What it is for: "linux/arm64/v8"."""
         return self._sync.platform
@@ -81,7 +95,7 @@ class MirroredImage(Mirrored):
         return await in_thread(self._do(lambda: self._sync.history()))
 
     async def reload(self) -> None:
-        """Look again, at its names above all. Raises NotFound."""
+        """Look again, at its names above all, and at the id that it has now. Raises NotFound."""
         await in_thread(self._do(lambda: self._sync.reload()))
 
     async def tag(self, name: str) -> None:

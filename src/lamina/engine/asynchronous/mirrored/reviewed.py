@@ -30,7 +30,9 @@ class MirroredReviewed(Mirrored):
     async def changes(
         self, paths: Iterable[str | bytes] = (), exclude: Iterable[str | bytes] = ()
     ) -> list[HostChange]:
-        """What it did to the files of the host, or what of that *paths* select and *exclude* does not."""
+        """What it did to the files of the host (or of its image), in all of its states together, or what of that
+        *paths* select and *exclude* does not.
+        """
         return await in_thread(self._do(lambda: self._sync.changes(paths, exclude)))
 
     async def clashes(

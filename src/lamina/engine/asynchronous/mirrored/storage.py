@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.engine.asynchronous.container import AsyncContainer
 from lamina.engine.asynchronous.mirror import Mirrored
 from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lamina.engine.asynchronous.container import AsyncContainer
     from lamina.engine.storage import Pruned, Storage
     from lamina.store.check import Checked
     from lamina.store.garbage import Collected

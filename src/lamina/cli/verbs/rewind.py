@@ -1,0 +1,45 @@
+"""`lamina rewind` and `lamina rollback`"""
+
+from __future__ import annotations
+
+from lamina.argv.declare import Argument, Arguments, Option, Verb
+
+VERB = Verb(
+    name="rewind",
+    options=(
+        Option(
+            "consistency",
+            metavar="HOW",
+            choices=("auto", "refuse", "wait"),
+            default="auto",
+            help="What is done about processes that write: auto (default) and refuse name them, wait waits for them",
+        ),
+        Option("save", "", "NAME", "First make a snapshot of what is there now, under this name"),
+    ),
+    arguments=(Argument("name", "CONTAINER", complete="container"), Argument("snapshot", "SNAPSHOT")),
+    details="""
+Puts the files of a container back into a state. What it wrote since is thrown away, unless a snapshot has it; snapshots
+that were made later stay, and can be gone to again. It takes the same time however much was written.
+
+The processes of one that runs go on, over the files of that state. Stop it first, and start it again after it, if they
+should not: what a process read before is in its memory all the same.""",
+    examples="""
+lamina rewind brave_otter before-the-upgrade
+lamina rewind --save failed brave_otter 3f2a
+""",
+)
+
+
+def do(args: Arguments) -> int:
+    """Go back, and print the id of the state."""
+    from lamina.cli import output
+    from lamina.cli.report import say
+    from lamina.engine import Engine
+
+    box = Engine(args.root).container(args.name)
+    wanted = box.find_snapshot(args.snapshot)
+    if args.save is not None:
+        box.snapshot(args.save, consistency=args.consistency, on_warning=say)
+    box.rewind(wanted, consistency=args.consistency)
+    output.line(wanted.id)
+    return 0

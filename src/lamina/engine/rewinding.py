@@ -1,0 +1,134 @@
+"""Putting a container back into a state: the record gets that state's chain, with new empty uppers, and what was
+written since is thrown away. The layers stay as they are, so it takes as long for a file as for a gigabyte.
+
+    lease on the layers → the record says what is under way → [runs: its mounts are replaced] → the record has the other
+    chain → what was written is moved away, and removed in its own time
+"""
+
+from __future__ import annotations
+
+import os
+
+from lamina.engine import chains
+from lamina.engine.freezing import drop, is_swapped, make_sure, resemble_wholly, sweep
+from lamina.engine.layers import stacks_of
+from lamina.engine.snapshotting import COPY, check_consistency
+from lamina.engine.state_turn import StateTurn
+from lamina.errors import Corrupt, InvalidInput, Unsupported
+from lamina.store import snapshots
+from lamina.store.events import about, note
+from lamina.store.leases import lease
+from lamina.store.root import make_directory, raise_storage_error
+from lamina.store.trace import point
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.overlay.spec import MountSpec
+    from lamina.store.containers import Home
+    from lamina.store.snapshots import SnapshotRecord
+
+    Record = dict[str, Any]
+
+
+def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
+    """See `StateVerbs.rewind`."""
+    if check_consistency(consistency) == COPY:
+        raise InvalidInput(
+            "rewind: consistency copy: what a process has open cannot be put back",
+            remedy="'refuse' or 'wait'; or stop the container first",
+        )
+    with StateTurn(home, "rewind") as turn, lease(home.store) as held:
+        kept = snapshots.find(home, reference)
+        asked = turn.asked
+        if kept.base_layers != chains.own_layers(asked):
+            raise Unsupported(
+                f"rewind container {asked.get('name')}: the snapshot {kept.shown} is over another image "
+                f"({kept.image}) than the container is now",
+                remedy=f"fork the snapshot: lamina fork {asked.get('name')} --snapshot {kept.shown}",
+            )
+        for layer in kept.layers:
+            if not held.add_layer(layer):
+                raise Corrupt(
+                    f"rewind container {asked.get('name')}: layer {layer[:12]} of the snapshot {kept.shown} is missing",
+                    remedy="'lamina system check' says what else is",
+                )
+        put_on(turn, kept, consistency)
+        said = about(asked, "rewind", snapshot=kept.id, snapshotName=kept.name or None)
+    note(home.store, said)
+
+
+def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
+    """As `rewind`, for who has the turn and keeps the layers of the state *kept*. Raises Conflict, KernelError."""
+    try:
+        _rewind(turn.home, turn.asked, kept, consistency, living=turn.living)
+    except OSError as error:
+        raise_storage_error(error, "rewind container", turn.home.path)
+
+
+def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
+    chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
+    asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id))
+    make_sure(home, asked)
+    if living:
+        from lamina.engine.restacking import restack
+
+        after = chains.on_chain(asked, chain, kept.id)
+        try:
+            restack(
+                home,
+                _stacks(asked, home),
+                _stacks(after, home),
+                consistency=consistency,
+                ready=lambda: _make_uppers(home, asked, after),
+            )
+        except BaseException:
+            settle(home, living=True)
+            raise
+    finish(home, asked)
+
+
+def _stacks(asked: Record, home: Home) -> list[tuple[bytes, MountSpec]]:
+    return stacks_of(asked.get("overlays") or [], home.path)
+
+
+def finish(home: Home, asked: Record) -> None:
+    """Do what is still to be done of the rewinding in the record *asked*. Raises OSError, KernelError."""
+    under_way = asked[chains.REWINDING]
+    chain: dict[bytes, tuple[str, ...]] = chains.places_of(under_way, tuple)
+    after = chains.on_chain(asked, chain, under_way["snapshot"])
+    _make_uppers(home, asked, after)
+    asked = home.change_asked(lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
+    make_sure(home, asked)
+    sweep(home, asked)
+
+
+def _make_uppers(home: Home, asked: Record, after: Record) -> None:
+    """The new uppers and work directories: they look as the state does at its places, or, where nothing was frozen, as
+    the place was when the container was made.
+    """
+    before = dict(_stacks(asked, home))
+    for at, spec in _stacks(after, home):
+        if spec.upperdir is None or spec.workdir is None or spec.upperdir == before[at].upperdir:
+            continue
+        if not os.path.lexists(spec.workdir):
+            point("state.mkdir-upper")
+            os.mkdir(spec.workdir, 0o700)
+        if not os.path.lexists(spec.upperdir):
+            made = spec.upperdir + b".new"
+            point("state.mkdir-upper")
+            make_directory(made, 0o700, exist_ok=True)
+            resemble_wholly(made, spec.lowerdirs[0], asked)
+            os.rename(made, spec.upperdir)
+
+
+def settle(home: Home, *, living: bool) -> None:
+    """Finish, or take back, the rewinding that the record says is under way; see `freezing.settle`."""
+    asked = home.asked()
+    under_way = asked[chains.REWINDING]
+    after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
+    if living and not is_swapped(home, _stacks(after, home)):
+        drop(home)
+    else:
+        finish(home, asked)

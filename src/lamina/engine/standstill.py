@@ -1,0 +1,158 @@
+"""A container that stands still for a moment, without being paused: nothing of it runs, nothing joins it, and whatever
+becomes of us it goes on.
+
+Others see nothing of that: it is no state, and no event. Whoever starts a process in it waits for the moment to pass,
+and so does who would pause it (store/lock.py, `joining`). A process of ours, which outlives us, has the container go on
+when we end before we did (runtime/swapping.py, `guard_steps`).
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from lamina.engine.pausing import alone_with, group_of
+from lamina.engine.settling import Process, state_of
+from lamina.errors import Conflict
+from lamina.linux.constants import CLONE_VM
+from lamina.linux.fd import Fd
+from lamina.linux.program import assemble
+from lamina.runtime.cgroups import reopen
+from lamina.runtime.cgroups.freezer import to_thaw
+from lamina.runtime.swapping import Write, guard_steps
+from lamina.store.containers import PAUSED, RUNNING
+from lamina.store.lock import LOCK_EX, turn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lamina.linux.packed import Child
+    from lamina.linux.program import Step
+    from lamina.runtime.cgroups import Cgroup
+    from lamina.store.containers import Home
+    from lamina.store.lock import Lock
+
+_ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Standstill:
+    """For a `with`, in which `stop` and `go_on` are called. *said* begins an error.
+
+    Raises Conflict where it does not run, Unsupported where it is in no control group that can be frozen, NotFound,
+    TimeoutExpired where it does not stop. `first` is its first process, `root` that one's root, `paused` whether it was
+    paused before, and stays so.
+    """
+
+    def __init__(self, home: Home, said: str) -> None:
+        self.home, self.said = home, said
+        self.paused = False
+        self.went_on = False
+        self.began = 0.0
+        self.first: Process
+        self.root: Fd
+        self.group: Cgroup
+        self.finally_: list[Write] = []
+        self._guard: Guard | None = None
+        self._held: list[Fd] = []
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Standstill:
+        self._lock = alone_with(self.home)
+        try:
+            self._find()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._guard is not None:
+                self.go_on()
+        finally:
+            if self._guard is not None:
+                self._guard.release()
+            for fd in self._held:
+                fd.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def _find(self) -> None:
+        home, said = self.home, self.said
+        state = state_of(home)
+        if state not in (RUNNING, PAUSED):
+            raise Conflict(f"{said}: it is not running")
+        self.paused = state == PAUSED
+        record = home.read("state") or {}
+        self.first = Process(record)
+        if self.first.pidfd is not None:
+            self._held.append(self.first.pidfd)
+        self.group = self._groups(record)
+        try:
+            self.root = Fd(os.open(f"/proc/{self.first.pid}/root", _ROOT))
+        except (FileNotFoundError, ProcessLookupError):
+            raise self.has_ended() from None
+        self._held.append(self.root)
+        if not self.first.is_there:  # looked at after it was opened
+            raise self.has_ended()
+
+    def _groups(self, record: dict[str, object]) -> Cgroup:
+        found = record.get("cgroup")
+        if self.paused and found:
+            return reopen(found)  # type: ignore[arg-type]
+        with turn(self.home.path, LOCK_EX):
+            return group_of(self.home, self.said)
+
+    def has_ended(self) -> Conflict:
+        """The error where its first process is gone."""
+        return Conflict(f"{self.said}: it has just ended")
+
+    def stop(self, undo: Sequence[Step] = ()) -> None:
+        """Have it stand still; *undo* is done before it goes on, if we end before it does."""
+        file, text = to_thaw(self.group)
+        thaw = Fd(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
+        self._held.append(thaw)
+        if not self.paused:
+            self.finally_ = [Write(int(thaw), text)]
+        self._guard = Guard(undo, self.finally_)
+        self.finally_.append(Write(self._guard.fd, b"x"))
+        self.began = monotonic()
+        if not self.paused:
+            self.group.freeze()
+
+    def go_on(self) -> None:
+        """Let it go on, unless it was paused; another call does nothing."""
+        if not self.went_on and not self.paused:
+            self.group.thaw()
+        self.went_on = True
+
+
+class Guard:
+    """A process that does *undo* and then *finally_* if we end, however that happens, before `release`."""
+
+    def __init__(self, undo: Sequence[Step], finally_: Sequence[Write]) -> None:
+        watch, ours = os.pipe2(os.O_CLOEXEC)
+        self.fd = Fd(ours)
+        self._released = False
+        self._child: Child
+        with Fd(watch):
+            steps = guard_steps(watch, ours, undo, finally_)
+            self._child = assemble(steps).spawn(CLONE_VM)
+
+    def release(self) -> None:
+        """It need not: also where somebody else has told it so. Another call does nothing."""
+        if self._released:
+            return
+        self._released = True
+        try:
+            os.write(self.fd, b"x")
+        except BrokenPipeError:
+            pass
+        self.fd.close()
+        try:
+            os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # somebody in this program waits for any child
+        self._child.settle()
+        self._child.pidfd.close()

@@ -1,0 +1,329 @@
+"""Who holds on to a file system that is to be taken away from under a container, found in /proc while nobody moves.
+
+What is looked for is whatever would go on with the old one when the root has been replaced: what can be written
+through, and what would lose touch with the new one. A file that is open for reading only, a program or a library that
+is mapped does neither, and is not looked for.
+
+Sources: proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_map_files(5), kcmp(2), unix(7), inotify(7).
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, ENOENT, ENOTDIR, EPERM, ESRCH
+from stat import S_ISDIR, S_ISFIFO, S_ISREG, S_IWUSR
+
+from lamina.errors import KernelError
+from lamina.linux.constants import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    OVERLAYFS_SUPER_MAGIC,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    STATX_ATTR_MOUNT_ROOT,
+    STATX_MNT_ID,
+    STATX_NLINK,
+    STATX_TYPE,
+)
+from lamina.linux.files import openat2, statfs, statx
+from lamina.linux.mountinfo import read_mountinfo
+from lamina.linux.process import KCMP_FILES, KCMP_FS, kcmp
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lamina.linux.files import Statx
+
+GONE = (ENOENT, ESRCH, ENOTDIR)
+LONGEST_SAID = 80
+WATCHERS = (b"anon_inode:inotify", b"anon_inode:[fanotify]")
+_WHERE = STATX_MNT_ID | STATX_NLINK | STATX_TYPE
+_CAP_SYS_ADMIN = 21
+
+
+@value
+class Holder:
+    """Somebody who would go on with what is taken away. `pid` is this machine's, 0 for nobody in particular; `path` as
+    the container sees it; `why` says what it holds.
+    """
+
+    pid: int
+    command: str
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        who = f"process {self.pid} ({self.command})" if self.pid else "somebody"
+        return f"{who} has {self.why}{f' {self.path}' if self.path else ''}"
+
+
+@value
+class Directory:
+    """The working directory of the thread *tid* (and of those that share it), which is not the root of its mount."""
+
+    pid: int
+    tid: int
+    path: bytes
+    mount: int
+
+
+@value
+class Old:
+    """What is to be taken away: file systems by device, and all of their mounts by id; who is at the root of one of
+    `places` is moved by the kernel.
+    """
+
+    devices: frozenset[tuple[int, int]]
+    mounts: frozenset[int]
+    places: frozenset[int]
+
+
+@value
+class Found:
+    """Who holds on, and whose working directory has to be moved."""
+
+    holders: tuple[Holder, ...]
+    directories: tuple[Directory, ...]
+
+
+def look(pids: Iterable[int], first: int, root: int, old: Old) -> Found:
+    """Look at each of the processes *pids*, which stand still. *first* is the container's first one, *root* its root (a
+    descriptor).
+    """
+    looking = _Looking(first, root, old)
+    for pid in sorted(pids):
+        try:
+            looking.at(pid)
+        except OSError as error:
+            if error.errno in (EACCES, EPERM):
+                looking.hold(pid, "files that cannot be looked at", b"")
+            elif error.errno not in GONE:
+                raise
+    looking.at_sockets()
+    return Found(tuple(looking.holders), tuple(looking.directories))
+
+
+def mapped(pids: Iterable[int], old: Old) -> list[Holder]:
+    """Who can write to a file through memory, for when the kernel says that somebody can write: a shared mapping of a
+    file that was open for writing. Others than the old file systems' own are left out as far as they can be told.
+    """
+    found = []
+    devices = {f"{major:02x}:{minor:02x}".encode() for major, minor in old.devices}
+    for pid in sorted(pids):
+        try:
+            with open(f"/proc/{pid}/maps", "rb") as file:
+                for line in file:
+                    fields = line.split(None, 5)
+                    if len(fields) < 6 or fields[1][3:4] != b"s" or fields[3] not in devices:
+                        continue
+                    if os.lstat(b"/proc/%d/map_files/%s" % (pid, fields[0])).st_mode & S_IWUSR:
+                        path = fields[5].rstrip(b"\n")
+                        found.append(Holder(pid, command_of(pid), said(path), "mapped for writing"))
+        except OSError as error:
+            if error.errno not in (*GONE, EACCES, EPERM):
+                raise
+    return list(dict.fromkeys(found))
+
+
+def may_mount(pids: Iterable[int]) -> bool:
+    """Whether one of them has, or can get, CAP_SYS_ADMIN: it may be in groups of its own making."""
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+                text = status.read(1 << 14)
+        except OSError:
+            continue
+        bounding = text.partition(b"\nCapBnd:\t")[2][:16]
+        if bounding and int(bounding, 16) >> _CAP_SYS_ADMIN & 1:
+            return True
+    return False
+
+
+def command_of(pid: int) -> str:
+    """Its command line, with nothing in it that a terminal would obey."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            words = file.read(4 * LONGEST_SAID).rstrip(b"\0").replace(b"\0", b" ")
+        if not words:
+            with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+                words = file.read(64).rstrip(b"\n")
+    except OSError:
+        return "?"
+    return said(words)
+
+
+def said(words: bytes) -> str:
+    """*words* of a container's, for people."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in words.decode("utf-8", "replace"))
+    return text if len(text) <= LONGEST_SAID else text[:LONGEST_SAID] + "..."
+
+
+class _Looking:
+    """What was found so far."""
+
+    def __init__(self, first: int, root: int, old: Old) -> None:
+        self.root, self.old = root, old
+        self.space = os.stat(f"/proc/{first}/ns/mnt").st_ino
+        self.known = {mount.id for mount in read_mountinfo(first)}
+        self.holders: list[Holder] = []
+        self.directories: list[Directory] = []
+        self._elsewhere: dict[int, bool] = {}  # other mount namespaces: whether they have something of it
+        self._sockets: dict[
+            int, tuple[int, dict[bytes, int]]
+        ] = {}  # by network namespace: who leads there, who has it
+
+    def hold(self, pid: int, why: str, path: bytes) -> None:
+        self.holders.append(Holder(pid, command_of(pid) if pid else "", said(path), why))
+
+    def at(self, pid: int) -> None:
+        """Everything of one process."""
+        space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        if space != self.space and self._has_some(space, pid):
+            self.hold(pid, "a mount namespace of its own, with the same root", b"")
+            return
+        threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        for tid in _apart(threads, KCMP_FS):
+            self._places(pid, tid)
+        for tid in _apart(threads, KCMP_FILES):
+            self._files(pid, tid)
+
+    def _has_some(self, space: int, pid: int) -> bool:
+        if space not in self._elsewhere:
+            there = read_mountinfo(pid)
+            self.known |= {mount.id for mount in there}
+            self._elsewhere[space] = any((one.major, one.minor) in self.old.devices for one in there)
+        return self._elsewhere[space]
+
+    # -- directories
+
+    def _places(self, pid: int, tid: int) -> None:
+        for name, why in (("root", "its root in"), ("cwd", "its working directory in")):
+            link = f"/proc/{pid}/task/{tid}/{name}"
+            there = statx(AT_FDCWD, link, 0, _WHERE)
+            at_root = there.mnt_id in self.old.places and there.attributes & STATX_ATTR_MOUNT_ROOT
+            if at_root or not self._is_old(there, link):
+                continue
+            path = os.fsencode(os.readlink(link))
+            if name == "cwd" and there.nlink and there.mnt_id in self.old.mounts:
+                self.directories.append(Directory(pid, tid, path, there.mnt_id))
+            else:
+                self.hold(pid, why, path)
+
+    def _is_old(self, there: Statx, link: str) -> bool:
+        if there.mnt_id in self.old.mounts:
+            return True
+        # attached nowhere, or in a namespace that nobody here is in: whose overlay it is cannot be told
+        return there.mnt_id not in self.known and statfs(link).type == OVERLAYFS_SUPER_MAGIC
+
+    # -- descriptors
+
+    def _files(self, pid: int, tid: int) -> None:
+        place = f"/proc/{pid}/task/{tid}"
+        for fd in os.listdir(f"{place}/fd"):
+            try:
+                self._file(pid, place, fd)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+
+    def _file(self, pid: int, place: str, fd: str) -> None:
+        link = f"{place}/fd/{fd}"
+        target = os.fsencode(os.readlink(link))
+        kind, _, rest = target.partition(b":[")
+        if kind == b"socket":
+            self._note_socket(pid, place, int(rest.rstrip(b"]")))
+        elif kind == b"mnt":
+            if int(rest.rstrip(b"]")) != self.space:
+                self.hold(pid, f"another mount namespace open as descriptor {fd}", b"")
+        elif target in WATCHERS:
+            if self._watches(f"{place}/fdinfo/{fd}"):
+                self.hold(pid, f"files watched (inotify) by descriptor {fd}", b"")
+        elif target.startswith(b"/"):
+            why = self._open_file(place, link, fd)
+            if why:
+                self.hold(pid, f"{why} as descriptor {fd}:", target)
+
+    def _open_file(self, place: str, link: str, fd: str) -> str:
+        """What it holds by it; "" for nothing."""
+        info = _fdinfo(f"{place}/fdinfo/{fd}")
+        mount, flags = int(info.get(b"mnt_id", b"0")), int(info.get(b"flags", b"0"), 8)
+        if mount not in self.old.mounts:
+            if mount in self.known or statfs(link).type != OVERLAYFS_SUPER_MAGIC:
+                return ""
+            return "a mount of its own open"
+        status = os.stat(link)
+        if S_ISDIR(status.st_mode):
+            return "a directory open"
+        if flags & os.O_PATH:
+            return "a file held (O_PATH)"
+        if S_ISFIFO(status.st_mode):
+            return "a fifo open"
+        if not S_ISREG(status.st_mode):
+            return ""  # a device: what is written goes there
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            return "a deleted file open for writing" if not status.st_nlink else "a file open for writing"
+        if not status.st_nlink:
+            return "a deleted file open"
+        return "a file locked" if b"lock" in info else ""
+
+    def _watches(self, fdinfo: str) -> bool:
+        with open(fdinfo, "rb", buffering=0) as file:
+            text = file.readall()
+        for line in text.splitlines():
+            if line.startswith((b"inotify ", b"fanotify ")) and b" sdev:" in line:
+                device = int(line.partition(b" sdev:")[2].split()[0], 16)
+                if (device >> 20, device & 0xFFFFF) in self.old.devices:
+                    return True
+        return False
+
+    # -- sockets with a name in the file system: who connects looks for the old inode
+
+    def _note_socket(self, pid: int, place: str, inode: int) -> None:
+        space = os.stat(f"{place}/ns/net").st_ino
+        self._sockets.setdefault(space, (pid, {}))[1].setdefault(b"%d" % inode, pid)
+
+    def at_sockets(self) -> None:
+        """Those of all the processes at once: a network namespace has one list of them."""
+        for leader, inodes in self._sockets.values():
+            try:
+                with open(f"/proc/{leader}/net/unix", "rb") as file:
+                    for line in file:
+                        fields = line.rstrip(b"\n").split(None, 7)
+                        if len(fields) == 8 and fields[6] in inodes and self._is_bound_here(fields[7]):
+                            self.hold(inodes[fields[6]], "a socket bound to", fields[7])
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+
+    def _is_bound_here(self, path: bytes) -> bool:
+        if path.startswith(b"@"):
+            return False
+        if not path.startswith(b"/"):
+            return True  # relative to what was its working directory then
+        try:
+            inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+            with openat2(self.root, path.lstrip(b"/"), os.O_PATH | os.O_NOFOLLOW, resolve=inside) as there:
+                return statx(there, b"", AT_EMPTY_PATH, STATX_MNT_ID).mnt_id in self.old.mounts
+        except KernelError as error:
+            return error.errno not in GONE  # a name that was taken away leads nobody there
+
+
+def _apart(threads: list[int], what: int) -> Iterator[int]:
+    """One of those threads that have it in common: kcmp(2). All of them where the kernel does not compare."""
+    first, *others = threads
+    yield first
+    for tid in others:
+        try:
+            if kcmp(first, tid, what):
+                continue
+        except KernelError:
+            pass
+        yield tid
+
+
+def _fdinfo(path: str) -> dict[bytes, bytes]:
+    with open(path, "rb", buffering=0) as file:
+        text = file.read(1 << 14)
+    return {name: rest.strip() for name, _, rest in (line.partition(b":") for line in text.splitlines())}

@@ -1,0 +1,221 @@
+"""The working directory of other processes, changed from outside: for those of a container whose root was replaced.
+
+The kernel moves who is at the root itself; who is in a directory below stays in that of the old root. Such a process is
+made to call chdir(2) with the path where it is: it is stopped as a debugger stops it (ptrace(2)) before it goes on in
+the new root, and goes on as if nothing had been. Whatever is odd about a process is found out before the root is
+replaced: then it is none that can be moved.
+
+x86-64 alone. The call is made by the instruction that the vDSO has for it; nothing of the program is changed but some
+bytes below its stack pointer, for that moment, where the path is. Its signals wait, and the filter of system calls that
+it may have is not asked (PTRACE_O_SUSPEND_SECCOMP, which takes root).
+
+Sources: ptrace(2), vdso(7), signal(7); the System V ABI of x86-64 (the red zone); arch/x86/kernel/signal.c, which
+restarts a system call that was interrupted once the thread goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from errno import ESRCH
+from stat import S_IXGRP, S_IXOTH, S_IXUSR
+
+from lamina.errors import TimeoutExpired
+from lamina.linux.fd import Fd
+from lamina.linux.numbers import number
+from lamina.linux.ptrace import (
+    PTRACE_CONT,
+    PTRACE_DETACH,
+    PTRACE_EVENT_STOP,
+    PTRACE_O_SUSPEND_SECCOMP,
+    PTRACE_O_TRACESYSGOOD,
+    PTRACE_SYSCALL,
+    block_signals,
+    blocked_signals,
+    interrupt,
+    registers,
+    resume,
+    seize,
+    set_registers,
+    stopped,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.runtime.holders import Directory
+
+SIGTRAP, SYSCALL_STOP = 5, 5 | 0x80
+PATIENCE = 2.0  # seconds for a thread to stop, which takes microseconds
+RED_ZONE = 128
+# struct user_regs_struct of x86-64: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags
+# rsp ss fs_base gs_base ds es fs gs
+REGISTERS = struct.Struct("=27Q")
+_RAX, _RDI, _ORIG_RAX, _RIP, _CS, _RSP = 10, 14, 15, 16, 17, 19
+_USER_64 = 0x33  # __USER_CS
+_SYSCALL = b"\x0f\x05"
+_AT_SYSINFO_EHDR = 33
+_DAC = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_LONGEST_PATH = 4000
+_WAITS_FOR_A_CHILD = frozenset(
+    ("56", "58", "435")
+)  # clone, vfork, clone3: with vfork nothing stops it before that
+_ALL_SIGNALS = (1 << 64) - 1
+_NONE = (1 << 64) - 1
+
+
+def is_possible() -> bool:
+    """Whether this machine is one that this is written for, and we may suspend a filter of system calls."""
+    return os.uname().machine == "x86_64" and os.geteuid() == 0
+
+
+def why_not(one: Directory) -> str:
+    """What is odd about the process, which stands still; "" where it can be moved. Raises OSError when it is gone."""
+    with open(f"/proc/{one.pid}/task/{one.tid}/status", "rb", buffering=0) as file:
+        text = file.read(1 << 14)
+    status = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
+    if int(status[b"TracerPid"]):
+        return "it is being traced"
+    if status[b"State"][:1] in b"Tt":
+        return "it is stopped"
+    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
+        if file.read(64).split()[0].decode() in _WAITS_FOR_A_CHILD:
+            return "it waits for its child to begin"
+    if len(one.path) > _LONGEST_PATH or not one.path.startswith(b"/"):
+        return "its path is too long, or has no beginning"
+    if not _may_enter(status, one):
+        return "it could not enter that directory again"
+    return "" if _gate(one.pid) else "it has no vDSO"
+
+
+def _may_enter(status: dict[bytes, bytes], one: Directory) -> bool:
+    """Whether its user may go the whole way, as far as can be told from here: without ACLs, and security modules."""
+    if int(status[b"CapEff"], 16) & _DAC:
+        return True
+    uid, gid = int(status[b"Uid"].split()[3]), int(status[b"Gid"].split()[3])
+    groups = {gid, *map(int, status[b"Groups"].split())}
+    path = b""
+    for name in one.path.split(b"/"):
+        path += b"/" + name if name else b""
+        there = os.lstat(b"/proc/%d/root%s" % (one.pid, path or b"/."))
+        bit = S_IXUSR if there.st_uid == uid else S_IXGRP if there.st_gid in groups else S_IXOTH
+        if not there.st_mode & bit or (
+            bit != S_IXOTH and not there.st_mode & S_IXOTH and _has_acl(one.pid, path)
+        ):
+            return False
+    return True
+
+
+def _has_acl(pid: int, path: bytes) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(b"/proc/%d/root%s" % (pid, path or b"/."))
+    except OSError:
+        return True
+
+
+def _gate(pid: int) -> int:
+    """Where in its memory there is an instruction for a system call that is the kernel's own; 0 for nowhere."""
+    with open(f"/proc/{pid}/auxv", "rb", buffering=0) as file:
+        words = file.read(4096)
+    for key, where in struct.iter_unpack("=QQ", words[: len(words) // 16 * 16]):
+        if key == _AT_SYSINFO_EHDR:
+            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                try:
+                    memory.seek(where)
+                    code = memory.read(1 << 13)
+                except (OSError, ValueError, OverflowError):
+                    return 0
+            found = code.find(_SYSCALL) if code[:4] == b"\x7fELF" else -1
+            return where + found if found > 0 else 0
+    return 0
+
+
+class Moving:
+    """One process, from when it stands still until it goes on in its directory, now of the new root.
+
+    All of this in one thread. Raises KernelError where it cannot be traced.
+    """
+
+    def __init__(self, one: Directory) -> None:
+        self.one = one
+        self._seized: list[int] = []
+        self._stopped: set[int] = set()
+        try:
+            for name in os.listdir(f"/proc/{one.pid}/task"):
+                seize(int(name), PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP)
+                self._seized.append(int(name))
+                interrupt(int(name))
+        except BaseException:
+            self.let_go()
+            raise
+
+    def move(self) -> str:
+        """Have it change its directory, once nothing else holds it, and go on; why not, or "" when it did."""
+        try:
+            for tid in self._seized:
+                self._await(tid)
+            return self._change()
+        except (OSError, TimeoutExpired) as error:
+            return "it has ended" if isinstance(error, ProcessLookupError | ChildProcessError) else str(error)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It goes on. One that has not stopped yet is waited for: only then it can be let go."""
+        for tid in self._seized:
+            try:
+                if tid not in self._stopped:
+                    self._await(tid)
+                resume(tid, PTRACE_DETACH)
+            except (OSError, TimeoutExpired):
+                continue  # it has ended; or it goes on when this thread ends
+        self._seized, self._stopped = [], set()
+
+    def _change(self) -> str:
+        tid, text = self.one.tid, self.one.path + b"\0"
+        before, mask, gate = registers(tid), blocked_signals(tid), _gate(self.one.pid)
+        values = list(REGISTERS.unpack(before)) if len(before) == REGISTERS.size else []
+        if not values or values[_CS] != _USER_64 or not gate:
+            return "it executes code of 32 bits"
+        place = (values[_RSP] - RED_ZONE - len(text)) & ~15
+        values[_RAX], values[_RDI], values[_ORIG_RAX], values[_RIP] = number("chdir"), place, _NONE, gate
+        with Fd(os.open(f"/proc/{self.one.pid}/mem", os.O_RDWR | os.O_CLOEXEC)) as memory:
+            there = os.pread(memory, len(text), place)
+            if len(there) != len(text):
+                return "there is no room below its stack"
+            os.pwrite(memory, text, place)
+            try:
+                block_signals(tid, _ALL_SIGNALS)
+                set_registers(tid, REGISTERS.pack(*values))
+                self._go_to(tid, PTRACE_SYSCALL, SYSCALL_STOP)
+                self._go_to(tid, PTRACE_SYSCALL, SYSCALL_STOP)
+                result: int = REGISTERS.unpack(registers(tid))[_RAX]
+            finally:
+                os.pwrite(memory, there, place)
+                set_registers(tid, before)
+                block_signals(tid, mask)
+        # once more through where signals are delivered: there an interrupted system call is begun again
+        interrupt(tid)
+        self._go_to(tid, PTRACE_CONT, SIGTRAP | PTRACE_EVENT_STOP << 8)
+        return os.strerror(-result + _NONE + 1) if result > _NONE - 4096 else ""
+
+    def _go_to(self, tid: int, request: int, wanted: int) -> None:
+        """Have it go on until it stops as *wanted*; passed over is that somebody stops all of its process."""
+        while True:
+            self._stopped.discard(tid)
+            resume(tid, request)
+            if self._await(tid) >> 8 == wanted:
+                return
+
+    def _await(self, tid: int) -> int:
+        """Its status once it has stopped. Raises ProcessLookupError where it has ended, TimeoutExpired."""
+        end, pause = time.monotonic() + PATIENCE, 0.0
+        while (status := stopped(tid)) is None:
+            if time.monotonic() > end:
+                raise TimeoutExpired(f"thread {tid} does not stop")
+            time.sleep(pause)
+            pause = min(pause + 0.00002, 0.001)
+        if not os.WIFSTOPPED(status):
+            raise ProcessLookupError(ESRCH, os.strerror(ESRCH))
+        self._stopped.add(tid)
+        return status

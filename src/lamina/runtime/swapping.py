@@ -1,0 +1,145 @@
+"""The root of a container that runs, replaced by another mount while its processes stand still: as system calls.
+
+A process of ours in the container's mount namespace walks them (linux/program.py), and goes on with it whatever happens
+to us. The new root is attached over the old one; what is mounted in the old one is moved, each to the same place in the
+new; pivot_root(2) has the two change places, and with them the root and the working directory of every process that is
+at the root of the old one; the old one is unmounted. Where a step is refused, those before it are undone.
+
+Overlays at other places are replaced in the same way, from within a root of their own (chroot(2)).
+"""
+
+from __future__ import annotations
+
+from os import O_NOFOLLOW, O_PATH
+
+from lamina.linux.constants import (
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_EMPTY_PATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+)
+from lamina.linux.program import Out, Reg, Step
+from lamina.runtime.plan.paths import how
+from lamina.values import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    Undoable = tuple[Step, list[Step]]
+
+ANY = tuple(range(1, 128))
+SIG_SETMASK, EVERY_SIGNAL = 2, b"\xff" * 8
+_BY_DESCRIPTOR = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+_EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+
+
+def undisturbed_step() -> Step:
+    """What a terminal sends to all of our process group is not for a process that has to come to its end."""
+    return Step("rt_sigprocmask", SIG_SETMASK, EVERY_SIGNAL, None, len(EVERY_SIGNAL))
+
+
+@value
+class Moved:
+    """A mount in the old root, the mount point for it in the new one, and the path of both from the root on."""
+
+    path: bytes
+    mount: int
+    target: int
+
+
+@value
+class Swapped:
+    """The mount *old* is replaced by *new*, which is attached nowhere; all are descriptors."""
+
+    old: int
+    new: int | Reg
+    moved: tuple[Moved, ...] = ()
+
+
+@value
+class Write:
+    """Text to be written to a descriptor."""
+
+    fd: int
+    text: bytes
+
+
+def swap_steps(
+    namespace: int, places: Sequence[Swapped], finally_: Sequence[Write], before: Sequence[Step] = ()
+) -> tuple[list[Step], int]:
+    """The steps, and how many of them, from the first on, must not fail: after a failure those behind undo.
+
+    *namespace* is the container's mount namespace, *places* are parents first, and *finally_* is written once all is
+    done: the container goes on. *before* is done first, where these are the caller's own mounts.
+    """
+    plan: list[Undoable] = [(step, []) for step in (undisturbed_step(), *before)]
+    plan.append((Step("setns", namespace, CLONE_NEWNS, note="the container's mount namespace"), []))
+    for number, place in enumerate(places):
+        plan += _place_steps(place, number)
+    after: list[Step] = []
+    for place in places:
+        after.append(Step("fchdir", place.new, tolerate=ANY, skip=1))
+        after.append(Step("umount2", b".", MNT_DETACH, tolerate=ANY, note="let go of the old root"))
+    after += [Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_]
+    return _with_ways_back(plan, after), len(plan)
+
+
+def _place_steps(place: Swapped, number: int) -> Iterator[Undoable]:
+    off = [Step("fchdir", place.new), Step("umount2", b".", MNT_DETACH)]
+    over = Step(
+        "move_mount", place.new, b"", place.old, b"", _BY_DESCRIPTOR, note="the new root, over the old"
+    )
+    yield Step("fchdir", place.old), []
+    yield Step("chroot", b"."), []
+    yield over, off
+    for index, moved in enumerate(place.moved):
+        back = Reg(f"back{number}.{index}")
+        found = Step("openat2", place.old, moved.path, how(O_PATH | O_NOFOLLOW, _EXACTLY), 24, save=back)
+        found.skip = 1  # where nothing is found there is nothing to move to
+        note = f"move /{moved.path.decode(errors='backslashreplace')}"
+        yield (
+            Step("move_mount", moved.mount, b"", moved.target, b"", _BY_DESCRIPTOR, note=note),
+            [found, Step("move_mount", moved.mount, b"", back, b"", _BY_DESCRIPTOR)],
+        )
+    yield Step("fchdir", place.new), []
+    again = [Step("fchdir", place.new), Step("chroot", b"."), Step("fchdir", place.old)]
+    yield Step("pivot_root", b".", b"."), [*again, Step("pivot_root", b".", b".")]
+
+
+def _with_ways_back(plan: Sequence[Undoable], after: Sequence[Step]) -> list[Step]:
+    """*plan*, *after*, and then what undoes the steps of *plan*, the last one's first. A step that fails goes on there
+    where what was done before it is undone; who has come to the end of *after* passes all that over.
+    """
+    begin = len(plan) + len(after)
+    backward: list[Step] = []
+    where = [0] * len(plan)  # what undoes the steps before this one
+    for index in reversed(range(len(plan))):
+        where[index] = begin + len(backward) + len(plan[index][1])
+        backward += plan[index][1]
+    for index, (step, _) in enumerate(plan):
+        step.tolerate, step.skip = ANY, where[index] - index - 1
+    for step in backward:
+        step.tolerate = ANY
+    steps = [*(step for step, _ in plan), *after, *backward]
+    if after:
+        last = after[-1]
+        last.leap, last.skip = len(backward), len(backward)
+    return steps
+
+
+def guard_steps(watch: int, ours: int, undo: Sequence[Step], finally_: Sequence[Write]) -> list[Step]:
+    """What another process does if we end, however that happens, before we say that it need not: *undo*, and then what
+    has the container go on. *watch* is the reading end of a pipe, *ours* the writing one.
+    """
+    for step in undo:
+        step.tolerate = ANY
+    return [
+        undisturbed_step(),
+        Step("close", ours),
+        Step("read", watch, Out(8), 1, want=0, note="until we end, or say that all is well"),
+        *undo,
+        *(Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_),
+    ]

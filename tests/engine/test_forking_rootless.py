@@ -1,0 +1,87 @@
+"""Forks without root: over an image, over this machine, with ids that are the container's own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.rootless import Rootless
+from support.small_images import busybox_tree
+
+pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
+
+
+@pytest.fixture
+def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
+    place = tmp_path / "image"
+    place.mkdir()
+    place.chmod(0o755)
+    busybox_tree(place)
+    archive = rootless.tmp / "image.tar"
+    subprocess.run(["tar", "-C", place, "--numeric-owner", "-cf", archive, "."], check=True)
+    archive.chmod(0o644)
+    ok(rootless, "import", str(archive), "tiny")
+    yield rootless
+    if names := rootless.lamina("ps", "-aq").stdout.split():
+        rootless.lamina("rm", "-f", *names)
+
+
+def ok(user: Rootless, *words: str) -> str:
+    done = user.lamina(*words)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+WRITE = "mkdir /d; echo x >/d/x; chown 7:8 /d/x; chmod 711 /; rm /etc/image"
+LOOK = "stat -c '%u:%g %a' / /d/x; cat /d/x; ls /etc/image || true"
+
+
+@pytest.mark.parametrize("userns", ["", "keep-id", "auto"])
+def test_over_an_image(user: Rootless, userns: str) -> None:
+    words = ["--userns", userns, "--user", "0"] if userns else []
+    ok(user, "run", "--name", "box", *words, "tiny", "sh", "-ec", WRITE)
+    made = user.lamina("fork", "-n", "2", "--start", "-c", "sleep 600", "box", "try")
+    assert made.returncode == 0, made.stderr
+    assert ("copied for the ids" in made.stderr) == (userns == "auto")
+    ok(user, "rm", "box")
+    ok(user, "gc")
+    maps = set()
+    for name in ("try-1", "try-2"):
+        assert ok(user, "exec", "--user", "0", name, "sh", "-c", LOOK).split() == [
+            "0:0",
+            "711",
+            "7:8",
+            "644",
+            "x",
+        ]
+        maps.add(ok(user, "exec", name, "cat", "/proc/self/uid_map"))
+    assert len(maps) == (2 if userns == "auto" else 1)
+
+
+def test_over_this_machine(user: Rootless) -> None:
+    place = user.mkdir("work")
+    (place / "version").write_text("1\n")
+    (place / "version").chmod(0o666)
+    ok(
+        user,
+        "run",
+        "--name",
+        "box",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        f"echo 2 >{place}/version; echo new >{place}/new",
+    )
+    ok(user, "fork", "box", "child")
+    assert f"A {place}/new\n" in ok(user, "diff", "child", str(place))
+    ok(user, "rm", "box")
+    ok(user, "start", "child")
+    ok(user, "wait", "child")
+    ok(user, "apply", "child", f"{place}/new")
+    assert (place / "new").read_text() == "new\n"
+    ok(user, "undo", "child")
+    assert not (place / "new").exists()

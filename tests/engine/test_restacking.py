@@ -1,0 +1,296 @@
+"""The root of a container that runs, replaced under it (engine/restacking.py)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.engine.restacking import CONSISTENCIES, swapped_to
+from lamina.errors import Conflict, InvalidInput, LaminaError
+from lamina.linux.mountinfo import Mount, read_mountinfo
+from lamina.runtime.cgroups import reopen
+from support.chains import Chain, digest
+from support.lives import state_of
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
+
+
+def shell(box: Container, words: str) -> str:
+    return str(box.exec(["sh", "-c", words], check=True, capture_output=True, text=True).stdout)
+
+
+def mounts(box: Container) -> list[Mount]:
+    return read_mountinfo(state_of(box)["pid"])
+
+
+def shown(box: Container) -> list[tuple[object, ...]]:
+    """Its mounts, without what says which upper it is."""
+    found = [
+        (
+            one.mount_point,
+            one.root,
+            one.options,
+            one.propagation,
+            one.fstype,
+            one.fstype == b"overlay" or one.id,
+        )
+        for one in mounts(box)
+    ]
+    return sorted(found, key=repr)
+
+
+def frozen(box: Container) -> bool:
+    return reopen(state_of(box)["cgroup"]).frozen
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_was_written_becomes_a_layer_and_everything_goes_on(engine: Engine, tmp_path: Path) -> None:
+    """Idle, as a sandbox is: in a directory of its own."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "file").write_text("given")
+    box = engine.start(
+        "tiny",
+        ["sh", "-c", "echo begun; exec sleep 1000"],
+        workdir="/home/ann",
+        volumes=[f"{tmp_path}/volume:/data", f"{tmp_path}/file:/etc/given:ro"],
+        tmpfs=["/scratch"],
+    )
+    before, chain = shown(box), Chain(box)
+    shell(
+        box,
+        "echo 1 > /home/ann/count; mkdir -p /d/e; ln -s e /d/link; echo kept > /d/e/f; echo v > /data/v; rm /etc/image",
+    )
+    seen = []
+    for number in range(2, 5):
+        assert chain.freeze(consistency="refuse").swapped
+        seen.append(digest(chain.layers[-1]))
+        assert shown(box) == before
+        words = f"pwd; cat count /d/link/f /data/v /etc/given; test ! -e /etc/image; echo {number} > count; rm /d/e/f"
+        assert shell(box, words + f"; echo kept > /d/e/f; echo {number} > /home/ann/{number}").split() == [
+            "/home/ann", str(number - 1), "kept", "v", "given",
+        ]  # fmt: skip
+        assert shell(box, "readlink /proc/1/cwd; cd /proc/1/cwd; ls").split() == [
+            "/home/ann", *map(str, range(2, number + 1)), "count",
+        ]  # fmt: skip
+    assert [digest(one) for one in chain.layers] == seen
+    assert [(one / "home/ann/count").read_text() for one in chain.layers] == ["1\n", "2\n", "3\n"]
+    assert swapped_to(box._home, chain.stacks) is True
+    # whatever else is done to it
+    (tmp_path / "in").write_text("copied")
+    box.copy_in(tmp_path / "in", "/home/ann/in")
+    box.copy_out("/home/ann/in", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "copied"
+    assert shell(box, "cat in") == "copied"
+    assert box.stats().pids
+    assert b"".join(entry.data for entry in box.logs()) == b"begun\n"
+    box.pause()
+    box.unpause()
+    assert box.state == "running"
+    assert not frozen(box)
+    box.stop(timeout=0)
+    assert swapped_to(box._home, chain.stacks) is None
+    assert [digest(one) for one in chain.layers] == seen
+
+
+# each: what a process does and then stays; what is said of it
+HOLDERS = {
+    "a file open for writing as descriptor": "kept.append(open('/tmp/held', 'w'))",
+    "a deleted file open for writing as descriptor": "kept.append(open('/tmp/held', 'w')); os.unlink('/tmp/held')",
+    "mapped for writing": """
+fd = os.open('/tmp/held', os.O_RDWR | os.O_CREAT); os.truncate(fd, 4096)
+libc.mmap(None, 4096, 3, 1, fd, 0); os.close(fd)""",
+    "a directory open as descriptor": "os.open('/tmp', os.O_RDONLY | os.O_DIRECTORY)",
+    "a file held (O_PATH) as descriptor": "os.open('/etc/passwd', os.O_PATH)",
+    "a fifo open as descriptor": "os.mkfifo('/tmp/held'); os.open('/tmp/held', os.O_RDWR)",
+    "a file locked as descriptor": """
+open('/tmp/held', 'w').close(); fd = os.open('/tmp/held', os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)""",
+    "files watched (inotify) by descriptor": "libc.inotify_add_watch(libc.inotify_init(), b'/tmp', 0x100)",
+    "a socket bound to /tmp/held": "s = socket.socket(socket.AF_UNIX); s.bind('/tmp/held'); s.listen()",
+    "a file open for writing, or deleted, that no descriptor shows": """
+one, other = socket.socketpair(); file = open('/tmp/held', 'w')
+socket.send_fds(one, [b'x'], [file.fileno()]); file.close()""",
+    "its working directory in": "os.mkdir('/tmp/gone'); os.chdir('/tmp/gone'); os.rmdir('/tmp/gone')",
+    "its working directory (it could not enter that directory again) in": """
+os.mkdir('/tmp/mine', 0o700); os.mkdir('/tmp/mine/deep', 0o777); os.chdir('/tmp/mine/deep'); os.setuid(1000)""",
+    "its root in": "os.mkdir('/tmp/root'); os.chroot('/tmp/root')",
+    "a file open for writing as descriptor (of a thread)": """
+def held():
+    libc.unshare(0x400); open_files.append(os.open('/tmp/held', os.O_WRONLY | os.O_CREAT)); ready.set()
+    time.sleep(1000)
+ready, open_files = threading.Event(), []; threading.Thread(target=held, daemon=True).start(); ready.wait()""",
+}
+PROGRAM = "import ctypes, fcntl, os, socket, threading, time\nlibc = ctypes.CDLL(None)\nkept = []\n"
+# what does not keep it from being replaced
+HARMLESS = """
+open('/tmp/read', 'w').write('as it was')
+reader = open('/tmp/read'); null = open('/dev/null', 'w'); memory = os.memfd_create('x'); pipe = os.pipe()
+there = socket.socket(socket.AF_UNIX); there.bind('\\0abstract'); shared = open('/dev/shm/file', 'w')
+libc.mmap(None, 4096, 3, 0x21, -1, 0); private = os.open('/tmp/read', os.O_RDONLY)
+libc.mmap(None, 4096, 3, 2, private, 0)
+"""
+
+
+class Process:
+    """Python in a container, until the end of the block; `pid` is this machine's."""
+
+    def __init__(self, box: Container, program: str) -> None:
+        words = [
+            sys._base_executable,
+            "-c",
+            PROGRAM + program + "\nprint(os.getpid(), flush=True)\ntime.sleep(1000)",
+        ]
+        if "chroot" in program:  # nothing of Python is there any more
+            words[-1] = words[-1].replace("time.sleep(1000)", "libc.pause()")
+        self.process = box.popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def __enter__(self) -> Process:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip().isdigit(), self.process.stderr.read()
+        return self
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def python_box(engine: Engine, tiny: None) -> Container:
+    """A container with this system's Python in it."""
+    places = [sys.base_prefix, "/lib64", *{os.path.realpath("/lib"), "/usr/lib"}]
+    return engine.start(
+        "tiny",
+        ["sleep", "1000"],
+        workdir="/tmp",
+        volumes=[f"{one}:{one}:ro" for one in places] + ["/usr/lib:/lib:ro"],
+    )
+
+
+def test_who_holds_on_is_named_and_nothing_is_replaced(python_box: Container) -> None:
+    box, chain = python_box, Chain(python_box)
+    box.exec(["sh", "-c", "echo > /tmp/written"], check=True)
+    before = shown(box)
+    for what, program in HOLDERS.items():
+        with Process(box, program) as holder, pytest.raises(Conflict) as refused:
+            chain.freeze(consistency="refuse")
+        text = str(refused.value)
+        assert what.partition(" (of a")[0] in text, (what, text)
+        if "no descriptor" not in what:
+            assert f"process {holder.pid} ({sys._base_executable}" in text
+        assert shown(box) == before
+        assert not frozen(box)
+        box.exec(["sh", "-c", "rm -rf /tmp/held /tmp/root /tmp/mine; echo >> /tmp/written"], check=True)
+    with Process(box, HARMLESS):
+        assert chain.freeze(consistency="refuse").swapped
+    assert chain.freeze(consistency="refuse").swapped
+    assert [path.name for path in (chain.layers[0] / "tmp").iterdir()] != []
+    box.remove(force=True)
+
+
+def test_where_it_cannot_be_replaced_it_is_copied_or_waited_for(python_box: Container) -> None:
+    box, chain = python_box, Chain(python_box)
+    copied: list[bool] = []
+    with Process(box, "file = open('/tmp/held', 'w')"):
+        done = chain.freeze(copy=lambda: copied.append(frozen(box)))
+        assert (done.swapped, copied) == (False, [True])
+        assert "a file open for writing" in str(done.holders[0])
+        with pytest.raises(Conflict, match=r"in use, after 0\.05 seconds still: process"):
+            chain.freeze(consistency="wait", patience=0.05)
+        with pytest.raises(Conflict, match="in use: process"):  # nothing to copy with
+            chain.freeze()
+    done = chain.freeze(consistency="copy", copy=lambda: copied.append(frozen(box)))
+    assert (done.swapped, copied, done.holders) == (False, [True, True], ())
+    with Process(
+        box, "file = open('/tmp/held', 'w'); print(os.getpid(), flush=True); time.sleep(0.5); file.close()"
+    ):
+        assert chain.freeze(consistency="wait", patience=30).swapped
+    with pytest.raises(InvalidInput, match="consistency 'maybe' is not known"):
+        chain.freeze(consistency="maybe")
+    assert not frozen(box)
+    assert "wait" in CONSISTENCIES
+    box.remove(force=True)
+
+
+def test_an_error_in_between_lets_it_go_on(python_box: Container) -> None:
+    box, chain = python_box, Chain(python_box)
+    box.exec(["sh", "-c", "echo > /tmp/written"], check=True)
+    before = shown(box)
+
+    def fail() -> None:
+        assert frozen(box)
+        raise LaminaError("no room")
+
+    with Process(box, "file = open('/tmp/held', 'w')"), pytest.raises(LaminaError, match="no room"):
+        chain.freeze(copy=fail)
+    # a mount that does not move: all that was done is undone
+    broken = [(at, spec) for at, spec in chain.stacks]
+    chain.stacks = [(at, spec) for at, spec in broken]
+    assert (shown(box), frozen(box)) == (before, False)
+    box.exec(["sh", "-c", "echo more >> /tmp/written"], check=True)
+    box.remove(force=True)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_exec_is_before_or_after(engine: Engine) -> None:
+    """Never in between: what it wrote is in the layers or in the upper, once."""
+    box = engine.start("tiny", ["sleep", "1000"], workdir="/tmp")
+    chain, failures, number = Chain(box), [], 0
+    stop = threading.Event()
+
+    def write() -> None:
+        nonlocal number
+        while not stop.is_set():
+            try:
+                shell(box, f"echo {number} > /tmp/{number}; echo {number} >> /home/ann/all")
+                number += 1
+            except LaminaError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(20):
+            chain.freeze(consistency="wait", patience=30)
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+    assert shell(box, "cat /home/ann/all").split() == [str(one) for one in range(number)]
+    assert set(shell(box, "ls /tmp").split()) == {str(one) for one in range(number)}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_paused_one_stays_paused(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "1000"])
+    shell(box, "echo > /tmp/written")
+    box.pause()
+    chain = Chain(box)
+    assert chain.freeze(consistency="refuse").swapped
+    assert (box.state, frozen(box)) == ("paused", True)
+    box.unpause()
+    assert shell(box, "ls /tmp").split() == ["written"]
+    box.stop(timeout=0)
+    with pytest.raises(Conflict, match="it is not running"):
+        chain.freeze()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_read_only_root_stays_so(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "1000"], read_only=True, tmpfs=["/tmp"])
+    before, chain = shown(box), Chain(box)
+    assert chain.freeze(consistency="refuse").swapped
+    assert shown(box) == before
+    assert box.exec(["touch", "/etc/new"], capture_output=True).returncode != 0

@@ -1,0 +1,140 @@
+"""A container that works against having its root replaced: what it left where mounts are, and who it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.errors import Conflict
+from lamina.runtime.cgroups import reopen
+from support.chains import Chain, digest
+from support.leaks import Leaks
+from support.lives import remove_all, state_of, until
+from support.small_images import small_image
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
+
+
+@pytest.fixture
+def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
+    engine = Engine(store_root)
+    small_image(store_root)
+    yield engine
+    remove_all(engine)
+
+
+def frozen(box: Container) -> bool:
+    return reopen(state_of(box)["cgroup"]).frozen
+
+
+def test_mounts_of_a_privileged_container_are_moved_or_keep_it_from_being_replaced(
+    engine: Engine, tmp_path: Path
+) -> None:
+    box = engine.start("tiny", ["sleep", "1000"], privileged=True)
+    chain = Chain(box)
+
+    def shell(words: str) -> str:
+        return str(box.exec(["sh", "-c", words], check=True, capture_output=True, text=True).stdout)
+
+    # its own, deep and with odd names: they stay what they are
+    shell(
+        "mkdir -p '/a b/c' && mount -t tmpfs none '/a b/c' && mkdir '/a b/c/d'"
+        " && mount -t tmpfs in '/a b/c/d' && echo 1 > '/a b/c/d/f'"
+    )
+    assert chain.freeze(consistency="refuse").swapped
+    assert shell("cat '/a b/c/d/f'; umount '/a b/c/d'; umount '/a b/c'; ls '/a b/c'") == "1\n"
+    layer = digest(chain.layers[0])
+    for make, undo, why in (
+        ("mkdir /m; mount --bind /etc /m", "umount /m", "its root mounted once more, at /m"),
+        (
+            "mount -t tmpfs one /m; mount -t tmpfs two /m",
+            "umount /m; umount /m",
+            "several mounts on each other, at /m",
+        ),
+        ("mount --make-shared /", "mount --make-private /", "mounts that are connected with others, at /"),
+    ):
+        shell(make)
+        with pytest.raises(Conflict, match=why):
+            chain.freeze(consistency="refuse")
+        shell("touch /written")
+        shell(undo)
+    assert chain.freeze(consistency="refuse").swapped
+    assert digest(chain.layers[0]) == layer
+
+
+def test_a_fork_bomb_stands_still_as_well(engine: Engine) -> None:
+    box = engine.start(
+        "tiny",
+        ["sh", "-c", "while :; do (cd /tmp; : > /tmp/$$) & : ; wait; done"],
+        pids_limit=60,
+        workdir="/tmp",
+    )
+    chain = Chain(box)
+    until(lambda: os.listdir(chain.stacks[0][1].upperdir + b"/tmp"))
+    swapped = [chain.freeze(consistency="wait", patience=20).swapped for _ in range(5)]
+    assert swapped == [True] * 5
+    seen = [digest(one) for one in chain.layers]
+    time.sleep(0.05)
+    assert [digest(one) for one in chain.layers] == seen
+    assert box.state == "running"
+
+
+def test_who_is_being_traced_is_not_touched(engine: Engine) -> None:
+    """A process whose working directory would have to be moved, and who is somebody else's tracee."""
+    box = engine.start("host", ["sleep", "1000"], workdir="/")
+    program = (
+        "import ctypes, os, time; libc = ctypes.CDLL(None)\nchild = os.fork()\n"
+        "if not child: os.chdir('/tmp'); time.sleep(1000)\n"
+        "time.sleep(0.2); assert libc.ptrace(0x4206, child, None, None) == 0\n"
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    process = box.popen(["python3", "-c", program], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        box.exec(["touch", "/tmp/written"], check=True)
+        with pytest.raises(Conflict, match="it is being traced"):
+            Chain(box).freeze(consistency="refuse")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lamina import Engine
+from lamina.engine import restacking
+from support.chains import Chain
+where = sys.argv[2]
+box = Engine(Path(sys.argv[1])).container("box")
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+setattr(restacking._Swap, where, die)
+Chain(box).freeze(consistency="wait", patience=30)
+"""
+
+
+@pytest.mark.parametrize("where", ["try_it", "_close", "_follow", "_replace", "_walk", "finish"])
+def test_killed_in_between_it_goes_on(engine: Engine, where: str) -> None:
+    box = engine.start(
+        "tiny", ["sh", "-c", "cd /tmp; while :; do echo >> /tmp/alive; sleep 0.01; done"], name="box"
+    )
+    until(lambda: os.path.exists(Chain(box).stacks[0][1].upperdir + b"/tmp/alive"))
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])
+    words = [sys.executable, "-c", KILLED, os.fsdecode(engine.store.path), where]
+    killed = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    until(lambda: not frozen(box))
+
+    def size() -> int:
+        return int(box.exec(["sh", "-c", "wc -c < /tmp/alive"], check=True, capture_output=True).stdout)
+
+    before = size()
+    until(lambda: size() > before)
