@@ -20,7 +20,7 @@ def place(tmp_path: Path, store_root: Path) -> Path:
     engine = Engine(store_root)
     engine.create_volume("data")
     program = tmp_path / "lamina"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lamina --root {store_root} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lamina "$@"\n')
     program.chmod(0o755)
     return tmp_path
 
@@ -31,6 +31,7 @@ def environment(place: Path) -> dict[str, str]:
         "HOME": str(place),
         "PYTHONPATH": os.environ["PYTHONPATH"],
         "LAMINA_WARM": "0",
+        "LAMINA_ROOT": os.environ["LAMINA_ROOT"],
         "TERM": "dumb",
     }
 
