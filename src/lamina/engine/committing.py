@@ -107,8 +107,9 @@ def commit(
             warnings: list[str] = []
         else:
             record, warnings = _by_freezing(container, home, parent, held, wish, consistency)
-    for warning in warnings if on_warning is not None else ():
-        on_warning(warning)
+    if on_warning is not None:
+        for warning in warnings:
+            on_warning(warning)
     if len(record.layers) >= DEEP:
         after_snapshot(home)  # which looks whether these are the container's
     return _made(store, asked, record, wish)
