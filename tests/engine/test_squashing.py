@@ -354,3 +354,31 @@ def test_killed_at_any_step(box: Container) -> None:
     box.rewind("s1")
     assert texts(box, "f1", "f2") == ["1", None]
     check(box)
+
+
+def test_what_fails_in_the_background_is_noted_and_not_tried_all_the_time(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(squashing, "start", lambda home: tried.append(1))
+    home = home_of(box)
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    for number in range(squashing.DEEP + 3):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+        if number == squashing.DEEP:
+            with monkeypatch.context() as patched:
+                patched.setattr(squashing, "squash_run", full)
+                squashing.in_background(box.store, box.id)
+            assert b"full" in Path(os.fsdecode(home.path) + "/squash.error").read_bytes()
+    assert len(tried) == 2
+    with monkeypatch.context() as patched:  # nothing that would take too much of the memory, or of the room
+        patched.setattr(squashing, "MOST_INODES", 9)
+        [done] = squashing.squash_due(home)
+        assert len(done.layers) == 9
+        patched.setattr(squashing, "_has_room", lambda store, size: False)
+        assert squashing.squash_due(home) == []
+    check(box)

@@ -25,6 +25,7 @@ from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
 from lamina.engine.within import inside, maps_of, owners_of, reach
 from lamina.errors import Conflict, InvalidInput, Unsupported
+from lamina.image.pending import make_lasting
 from lamina.store import layers, snapshots
 from lamina.store.events import about, note
 from lamina.store.leases import lease
@@ -144,6 +145,8 @@ def _stand_on(
     found, before = begun(turn.home, turn.asked, name, message=message), chains.chain_of(turn.asked)
     places = [PlaceState(at, ids, _new(ids, before.get(at, ()))) for at, ids in chain.items()]
     kept = replace(found, places=tuple(places))
+    if not kept.volatile:  # the fork may have been, whose layers these are
+        make_lasting(turn.home.store, kept.layers)
     snapshots.put(turn.home, kept, sync=not kept.volatile)
     try:
         # where files are put back there is nothing to copy
