@@ -241,3 +241,24 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     box.stop(timeout=0)
     assert shown(box) == {"a": "a\n", "c": "c\n"}
     check(box)
+
+
+def test_forks_over_this_machine(engine: Engine) -> None:
+    box = engine.create("host", ["true"], name="here", durability="none")
+    put(box, "work/a", "a")
+    put(box, "work/b", "b")
+    one, two = box.fork(2)
+    put(one, "work/one", "1")
+    delete(two, "work/b")
+    put(two, "etc/lamina-was-here", "2")
+    done = box.merge([one, two])
+    assert {os.fsdecode(path) for path, _ in done.taken} == {"/work/one", "/work/b", "/etc/lamina-was-here"}
+    assert shown(box) == {"a": "a", "one": "1"}
+    box.promote(two)
+    assert shown(box) == {"a": "a"}
+    box.squash()
+    assert shown(box) == {"a": "a"}
+    assert [os.fsdecode(change.path) for change in box.changes() if not change.incidental] == [
+        "/etc/lamina-was-here", "/work", "/work/a",
+    ]  # fmt: skip
+    check(box)
