@@ -246,7 +246,7 @@ def test_containers_over_this_system_are_compared_place_by_place(engine: Engine,
     for container in (one, other):
         container.start()
         container.wait()
-        until(lambda container=container: container.state == "exited")
+        until(lambda: container.state == "exited")  # noqa: B023
     found = {
         path.removeprefix(str(tmp_path)): kind for path, kind in told(one.diff(other, [str(place)])).items()
     }
@@ -285,6 +285,9 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
 
     # what came from a state that is removed comes from its parent
     second.remove()
+    for look in (lambda: second.diff(box), lambda: box.diff(second), lambda: second.explain("/srv")):
+        with pytest.raises(NotFound):
+            look()
     assert [one.snapshot.name for one in box.history().states] == ["other", "first"]
     assert box.history().states[1].forks == ("try-1", "try-2")
     fork = engine.container("try-1").history()
