@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from lamina import Container, Engine
 from lamina.engine.apply.values import HostChange
 from lamina.engine.viewing import find_state
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
+from lamina.overlay.apply import Target
 from support.lives import until
 from support.small_images import busybox_tree, small_image
 
@@ -124,7 +127,7 @@ def test_any_two_states_are_compared(engine: Engine, box: Container) -> None:
 
 
 def test_a_directory_is_made_like_another_state(
-    engine: Engine, box: Container, tmp_path: Path, lamina: Lamina
+    engine: Engine, box: Container, tmp_path: Path, lamina: Lamina, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = box.find_snapshot("first"), box.find_snapshot("second")
     copy = tmp_path / "copy"
@@ -153,6 +156,23 @@ def test_a_directory_is_made_like_another_state(
     again = second.apply_to(copy, since=first)
     assert again.changed == ()
     assert set(again.already) >= {b"/srv", b"/e/new", b"/d/y", b"/etc/group"}
+
+    # the disk is full in the middle: what was changed is whole, and the same call goes on there
+    apply, times = Target.apply, iter(range(3))
+
+    def full(self: Target, *words: Any) -> None:
+        if next(times, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        apply(self, *words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "apply", full)
+        with pytest.raises(OSError, match="No space left") as failed:
+            first.apply_to(copy, since=second)
+    assert "the same command goes on there" in failed.value.__notes__[0]
+    assert first.apply_to(copy, since=second).already
+    assert not list(copy.rglob(".lamina-*"))
+    assert second.apply_to(copy, since=first).changed
 
     back = lamina("diff", "box@second", "box@first", "--apply-to", str(copy))
     assert "paths changed" in back.stdout, back.stderr
