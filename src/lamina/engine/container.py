@@ -147,9 +147,24 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
         if not self._home.has("network"):
             return {}
-        from lamina.engine.plugging import ports_of
+        from lamina.engine.network_facts import ports_of
 
         return ports_of(self._home)
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks that it is in, or will be when it is started; where it has no link of its own "none", "host",
+        "container:NAME" or "ns:PATH".
+        """
+        if self._home.has("network"):
+            from lamina.engine.network_record import Ledger
+
+            return [one.network.name for one in Ledger.of(self._home).attachments]
+        from lamina.engine.keeping import said_of
+
+        said = said_of(self._home.read("container") or {})
+        joined = (said.get("networking") or {}).get("joined", ())
+        return [str(said.get("network", "none")), *(str(one[0]) for one in joined)]
 
     @property
     def health(self) -> str:

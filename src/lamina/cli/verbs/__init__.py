@@ -105,6 +105,8 @@ VERBS |= {
     "network inspect": (NETWORKS, "network_inspect", "Show everything known of networks, as JSON"),
     "network rm": (NETWORKS, "network_rm", "Remove networks"),
     "network prune": (NETWORKS, "network_prune", "Remove networks that no container is in"),
+    "network connect": (NETWORKS, "network_connect", "Put a container into a further network"),
+    "network disconnect": (NETWORKS, "network_disconnect", "Take a container out of a network"),
     "network reload": (NETWORKS, "network_reload", "Make the rules of networks anew"),
     "volume create": (STORAGE, "volume_create", "Make a volume"),
     "volume ls": (STORAGE, "volume_ls", "List volumes"),

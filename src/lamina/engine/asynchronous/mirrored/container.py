@@ -99,6 +99,13 @@ class MirroredContainer(
         return in_thread(self._do(lambda: self._sync.ports))
 
     @property
+    def networks(self) -> Awaitable[list[str]]:
+        """The networks that it is in, or will be when it is started; where it has no link of its own "none", "host",
+        "container:NAME" or "ns:PATH".
+        """
+        return in_thread(self._do(lambda: self._sync.networks))
+
+    @property
     def health(self) -> Awaitable[str]:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         return in_thread(self._do(lambda: self._sync.health))
