@@ -62,7 +62,7 @@ def test_what_is_asked_anew_counts() -> None:
 
 
 def test_further_networks_are_the_same_with_other_addresses() -> None:
-    parent = {"network": ["name=front,ip=10.1.2.3", "name=back,ip=10.2.2.3,alias=db"], "network_aliases": ["web"]}
+    parent = {"network": ["name=front,ip=10.1.2.3,alias=web", "name=back,ip=10.2.2.3,alias=db"]}
     found = fork(parent)
     assert found.network == "front" and found.networking is not None
     assert [(one.network, one.addresses, one.aliases) for one in found.networking.joined] == [
