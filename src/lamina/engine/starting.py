@@ -13,7 +13,7 @@ from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import mounts_changed
 from lamina.engine.session import AGAIN
 from lamina.engine.translate import joinable
-from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed, Unsupported
 from lamina.runtime.identity import boot_id, identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
@@ -121,6 +121,12 @@ class Start:
                 return drawn, self._start(drawn)
             except OSError as error:
                 place = error.place if isinstance(error, StepFailed) else None
+                if place is not None and chain_of(self.asked).get(place):
+                    raise Unsupported(
+                        f"start container {self.asked['name']}: what it wrote at {os.fsdecode(place)} cannot be shown: "
+                        f"{error.strerror}",
+                        remedy=f"'lamina diff {self.asked['name']}' shows what that is, 'lamina apply' does it",
+                    ) from error
                 if place is not None and place not in refused:
                     refused[place] = f"the kernel does not overlay it ({error.strerror})"
                 elif (
