@@ -91,12 +91,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lamina import Engine
-from lamina.engine import restacking
+from lamina.engine import replacing
 from support.chains import Chain
 where = sys.argv[2]
 box = Engine(Path(sys.argv[1])).container("box")
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-setattr(restacking._Swap, where, die)
+setattr(replacing.Swap, where, die)
 Chain(box).freeze(consistency="wait", patience=30)
 """
 
