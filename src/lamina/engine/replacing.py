@@ -10,6 +10,7 @@ import os
 from errno import EBUSY, EINVAL, ENOENT
 from stat import S_ISDIR
 
+from lamina.engine.processes import members
 from lamina.engine.standstill import Standstill
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.constants import (
@@ -61,9 +62,11 @@ if TYPE_CHECKING:
     from lamina.linux.packed import Child, Program
     from lamina.overlay.spec import MountSpec
     from lamina.runtime.holders import Directory
+    from lamina.store.containers import Home
 
     Stacks = Sequence[tuple[bytes, MountSpec]]
 
+MOST_LOOKS = 10
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _PLACE = os.O_PATH | os.O_NOFOLLOW
 _VOLATILE = frozenset((b"volatile", b"fsync=volatile"))  # before Linux 6.6, and since
@@ -223,7 +226,7 @@ class Swap:
         pids = {self.still.first.pid, *self.still.group.processes()} - {0}
         found: Found = look(pids, self.still.first.pid, self.still.root, old)
         holders = [*found.holders]
-        if may_mount(pids) or not self._is_filtered():
+        if may_mount(pids) or not is_filtered(self.still.home):
             holders += self._escaped(pids)
             if self._rootless:
                 holders.append(
@@ -232,12 +235,6 @@ class Swap:
             elif not self._close():
                 holders += self._writers(old)
         return holders, found.directories
-
-    def _is_filtered(self) -> bool:
-        """Whether its filter of system calls is ours, which lets nobody make namespaces who may not mount."""
-        state = self.still.home.read("state") or {}
-        linux: dict[str, object] = (state.get("joining") or {}).get("linux") or {}
-        return linux.get("defaultFilter") is not None
 
     def _writers(self, old: Old) -> list[Holder]:
         """Who it is, when the kernel says that somebody may write."""
@@ -252,7 +249,7 @@ class Swap:
             try:
                 why = self._unmovable(one)
                 if not why:
-                    self._moving.append(Moving(one, plain=self._is_filtered()))
+                    self._moving.append(Moving(one, plain=is_filtered(self.still.home)))
                     continue
             except OSError as error:
                 why = os.strerror(error.errno or 0)
@@ -442,6 +439,31 @@ class Swap:
             if mount.id == identity:
                 return mount
         raise Conflict(f"{self.still.said}: its root is not where it began")
+
+
+def is_filtered(home: Home) -> bool:
+    """Whether its filter of system calls is ours, which lets nobody make namespaces who may not mount."""
+    state = home.read("state") or {}
+    linux: dict[str, object] = (state.get("joining") or {}).get("linux") or {}
+    return linux.get("defaultFilter") is not None
+
+
+def follow(home: Home, first: int) -> None:
+    """Have those follow whose working directory is still in a root that was replaced: somebody was killed before he did
+    that. *first* is the container's first process. Raises OSError.
+    """
+    record, nothing = home.read("state") or {}, Old(frozenset(), frozenset(), frozenset())
+    with Fd(os.open(f"/proc/{first}/root", os.O_PATH | os.O_CLOEXEC)) as root:
+        for _ in range(MOST_LOOKS):  # it goes on meanwhile, and has children
+            left = look(members(first, record), first, root, nothing).directories
+            for one in left:
+                try:
+                    if is_possible() and not why_not(one):
+                        Moving(one, plain=is_filtered(home)).move()
+                except OSError:
+                    continue  # it has ended
+            if not left:
+                return
 
 
 def _attributes(mount: Mount) -> int:

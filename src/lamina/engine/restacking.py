@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from time import monotonic, sleep
 
-from lamina.engine.replacing import Swap
+from lamina.engine.replacing import Swap, follow
 from lamina.engine.standstill import Standstill
 from lamina.errors import Conflict, InvalidInput
 from lamina.linux.mountinfo import read_mountinfo
@@ -112,7 +112,7 @@ def restack(
 
 def swapped_to(home: Home, after: Stacks) -> bool | None:
     """Whether the container's root is that of *after*, for who finds that somebody was killed in between; None where it
-    does not run. Raises KernelError.
+    does not run. Then nobody's working directory is left in the one before. Raises OSError.
     """
     from lamina.engine.settling import Process
 
@@ -120,13 +120,14 @@ def swapped_to(home: Home, after: Stacks) -> bool | None:
         if not first.is_there:
             return None
         mounts = read_mountinfo(first.pid)
-        if not first.is_there:
-            return None
-    # by name: which number an upper has is the container's own, and where it is seen is not always where it is
-    now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
-    return any(
-        spec.upperdir is not None and now.get(at) == os.path.basename(spec.upperdir) for at, spec in after
-    )
+        # by name: which number an upper has is the container's own, and where it is seen is not always where it is
+        now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
+        swapped = any(
+            spec.upperdir is not None and now.get(at) == os.path.basename(spec.upperdir) for at, spec in after
+        )
+        if swapped and first.is_there:
+            follow(home, first.pid)
+        return swapped if first.is_there else None
 
 
 def _upper_of(mount: Mount) -> bytes:
