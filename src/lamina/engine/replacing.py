@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from errno import EBUSY, EINVAL, ENOENT
 from stat import S_ISDIR
+from time import sleep
 
 from lamina.engine.processes import members
 from lamina.engine.standstill import Standstill
@@ -464,6 +465,7 @@ def follow(home: Home, first: int) -> None:
                     continue  # it has ended
             if not left:
                 return
+            sleep(0.002)
 
 
 def _attributes(mount: Mount) -> int:

@@ -57,9 +57,7 @@ _SYSCALL = b"\x0f\x05"
 _AT_SYSINFO_EHDR = 33
 _DAC = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _LONGEST_PATH = 4000
-_WAITS_FOR_A_CHILD = frozenset(
-    ("56", "58", "435")
-)  # clone, vfork, clone3: with vfork nothing stops it before that
+_CLONE_VFORK = 0x4000
 _ALL_SIGNALS = (1 << 64) - 1
 _NONE = (1 << 64) - 1
 
@@ -78,14 +76,25 @@ def why_not(one: Directory) -> str:
         return "it is being traced"
     if status[b"State"][:1] in b"Tt":
         return "it is stopped"
-    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
-        if file.read(64).split()[0].decode() in _WAITS_FOR_A_CHILD:
-            return "it waits for its child to begin"
+    if _waits_for_a_child(one):
+        return "it waits for its child to begin"
     if len(one.path) > _LONGEST_PATH or not one.path.startswith(b"/"):
         return "its path is too long, or has no beginning"
     if not _may_enter(status, one):
         return "it could not enter that directory again"
     return "" if _gate(one.pid) else "it has no vDSO"
+
+
+def _waits_for_a_child(one: Directory) -> bool:
+    """Whether it is in a vfork(2), where nothing but its end stops it before the child has executed something."""
+    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
+        words = file.read(256).split()
+    call = int(words[0]) if words[0].isdigit() else -1
+    if call == number("clone3"):
+        with open(f"/proc/{one.pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(int(words[1], 16))
+            return bool(int.from_bytes(memory.read(8), "little") & _CLONE_VFORK)
+    return call == number("vfork") or (call == number("clone") and bool(int(words[1], 16) & _CLONE_VFORK))
 
 
 def _may_enter(status: dict[bytes, bytes], one: Directory) -> bool:
