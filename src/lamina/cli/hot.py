@@ -94,6 +94,7 @@ _FURTHER = (
     "history",
     "explain",
     "why",
+    *("snapshot create", "snapshot ls", "snapshot inspect", "snapshot rm", "rewind", "rollback"),
 )
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},

@@ -164,7 +164,7 @@ def leave() -> bool:
 
 
 def spawn_in_background(store: Store, identity: str, mode: str) -> None:
-    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) about the container. Raises KernelError."""
+    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) of the container. Raises KernelError."""
     program = os.path.join(_PACKAGE, "isolated.py")
     with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
         try:

@@ -68,9 +68,10 @@ def _squash(root: str, identity: str) -> None:
     if os.fork():
         os._exit(0)
     from lamina.engine.detaching import alone
-    from lamina.engine.squashing import in_background
+    from lamina.engine.squashing import NICE, in_background
     from lamina.store.root import Store
 
     alone(-1, -1)
+    os.nice(NICE)
     in_background(Store(root), identity)
     os._exit(0)

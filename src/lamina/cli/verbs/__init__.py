@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
     "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
     "port": (CONTAINERS, "port", "Show where a container's ports are published"),
-    "inspect": (CONTAINERS, "inspect", "Show everything known of containers or images, as JSON"),
+    "inspect": (CONTAINERS, "inspect", "Show everything known of containers, images or snapshots, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
     "overlay mount": (LAYERS, "overlay_mount", "Mount a stack of directories"),
     "overlay umount": (LAYERS, "overlay_umount", "Unmount stacks of directories"),
