@@ -93,7 +93,7 @@ def _be_alone() -> None:
 
 
 def _give_rights_up() -> None:
-    """It reads what containers send: so it keeps no right but the one that it needs at times. All it reads is root's."""
+    """It reads what containers send: so it keeps no right but one that it needs at times. All it reads is root's."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     _have(0)
 
