@@ -116,6 +116,9 @@ def _forks(states: States) -> Iterator[Case]:
             "" if least else f"fork, started, {first}, warm", None if least else 1.3,
             reach=REACH["fork, started"] if least else "",
         )  # fmt: skip
+    yield Case(
+        f"fork, started, the first for a while, {first}, warm", states.worker("fork-first", UPPERS[first])
+    )
     yield Case("64 forks, started, warm", states.worker("fork-64", "10000"), reach="800 ms")
 
 
@@ -144,7 +147,7 @@ def _others(engines: Engines) -> Iterator[Case]:
                 "" if way == "docker" else docker,
                 0.02 if way == "lamina, warm" and what.endswith("m") else None,
             )
-        script = f"ENGINE fork --start --rm -c true {box} fork >/dev/null && ENGINE wait fork || true"
+        script = f"ENGINE fork --start --rm -c true {box} fork >/dev/null && ENGINE wait fork >/dev/null 2>&1 || true"
         yield Case(f"fork, run, {name}, lamina, warm", engines.worker("lamina, warm", script), docker)
     _checkpoint(engines)
 

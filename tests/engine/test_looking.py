@@ -321,6 +321,11 @@ def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container
         "D",
         "A",
     ]
+    second = box.find_snapshot("second")
+    for name in ("box@second", second.id):
+        assert lamina("inspect", "-f", "{{.Name}} {{.Parent}}", name).stdout == f"second {second.parent}\n"
+    assert lamina("inspect", "box@nothing").returncode == 1
+    assert lamina("inspect", "--type", "snapshot", "box").returncode == 1
     for words in (("tiny",), ("box", "box@nothing"), ("box@first", "nothing"), ("nothing", "box")):
         done = lamina("diff", *words)
         assert done.returncode == 125, words

@@ -135,6 +135,7 @@ PROGRAM = "import ctypes, fcntl, os, socket, threading, time\nlibc = ctypes.CDLL
 # what does not keep it from being replaced
 HARMLESS = """
 open('/tmp/read', 'w').write('as it was')
+open('/tmp/deleted', 'w').close(); deleted = open('/tmp/deleted'); os.unlink('/tmp/deleted')
 reader = open('/tmp/read'); null = open('/dev/null', 'w'); memory = os.memfd_create('x'); pipe = os.pipe()
 there = socket.socket(socket.AF_UNIX); there.bind('\\0abstract'); shared = open('/dev/shm/file', 'w')
 libc.mmap(None, 4096, 3, 0x21, -1, 0); private = os.open('/tmp/read', os.O_RDONLY)
@@ -145,7 +146,7 @@ libc.mmap(None, 4096, 3, 2, private, 0)
 class Process:
     """Python in a container, until the end of the block; `pid` is this machine's."""
 
-    def __init__(self, box: Container, program: str) -> None:
+    def __init__(self, box: Container, program: str, **options: bool) -> None:
         words = [
             sys._base_executable,
             "-c",
@@ -154,7 +155,7 @@ class Process:
         if "chroot" in program:  # nothing of Python is there any more
             words[-1] = words[-1].replace("time.sleep(1000)", "libc.pause()")
         self.process = box.popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
         )
 
     def __enter__(self) -> Process:
@@ -196,6 +197,11 @@ def test_who_holds_on_is_named_and_nothing_is_replaced(python_box: Container) ->
         assert shown(box) == before
         assert not frozen(box)
         box.exec(["sh", "-c", "rm -rf /tmp/held /tmp/root /tmp/mine; echo >> /tmp/written"], check=True)
+    with (
+        Process(box, "assert libc.unshare(0x20000) == 0", privileged=True),
+        pytest.raises(Conflict, match="a mount namespace of its own, with the same root"),
+    ):
+        chain.freeze(consistency="refuse")
     with Process(box, HARMLESS):
         assert chain.freeze(consistency="refuse").swapped
     assert chain.freeze(consistency="refuse").swapped
@@ -289,6 +295,37 @@ def test_a_paused_one_stays_paused(engine: Engine) -> None:
     box.stop(timeout=0)
     with pytest.raises(Conflict, match="it is not running"):
         chain.freeze()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_container_with_ids_of_its_own(engine: Engine) -> None:
+    """Its layers are seen through mounts that map their ids, and so is what it writes."""
+    box = engine.start("tiny", ["sleep", "1000"], userns="auto", workdir="/home/ann")
+    before, chain = shown(box), Chain(box)
+    for number in range(1, 4):
+        shell(box, f"echo {number} > count; chown 1000:100 count")
+        assert chain.freeze(consistency="refuse").swapped
+        assert (chain.layers[-1] / "home/ann/count").stat().st_uid == 1000
+        assert shell(box, "stat -c %u:%g count /etc/passwd .; cat count").split() == [
+            "1000:100", "0:0", "0:0", str(number),
+        ]  # fmt: skip
+        assert swapped_to(box._home, chain.stacks) is True
+    assert shown(box) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_fifty_times_and_another_process_each_time(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "1000"], workdir="/tmp", rm=True)
+    chain = Chain(box)
+    for number in range(50):
+        box.exec_detached(["sleep", "1000"], workdir="/home/ann" if number % 2 else "/")
+        shell(box, f"echo {number} >> /home/ann/all")
+        assert chain.freeze(consistency="refuse").swapped
+    assert shell(box, "cat /home/ann/all").split() == [str(number) for number in range(50)]
+    assert len(chain.layers) == 50
+    there = os.stat(f"/proc/{state_of(box)['pid']}/root/home/ann").st_ino
+    seen = [os.stat(f"/proc/{pid}/cwd").st_ino for pid in reopen(state_of(box)["cgroup"]).processes()]
+    assert seen.count(there) == 25
 
 
 @pytest.mark.usefixtures("tiny")

@@ -261,3 +261,17 @@ def test_a_container_that_is_in_use_is_left_alone(engine: Engine, monkeypatch: p
         home.release()
     assert box.snapshot().parent is None
     until(lambda: not os.listdir(engine.store.leases))
+
+
+def test_what_states_take_is_counted(engine: Engine) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    images = engine.storage.usage().totals[0]
+    assert "Snapshots" not in {one.kind for one in engine.storage.usage().totals}
+    for text in ("one", "three"):
+        write(box, "n", text)
+        box.snapshot(text)
+    box.rewind("one")
+    found = {one.kind: one for one in engine.storage.usage().totals}
+    assert (found["Snapshots"].count, found["Snapshots"].active) == (2, 1)
+    assert (found["Snapshots"].amount.bytes, found["Snapshots"].reclaimable.bytes) == (8, 5)
+    assert found["Images"] == images

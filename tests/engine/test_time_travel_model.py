@@ -240,7 +240,8 @@ class TimeTravel(RuleBasedStateMachine):
     @precondition(lambda self: len(self.trees) < 4)
     def fork(self, data: st.DataObject) -> None:
         """Of a container as it is now, or of one of its states."""
-        if self.states and data.draw(st.booleans()):
+        of_a_state: bool = data.draw(st.booleans())
+        if of_a_state and self.states:
             state, parent = self.a_state(data)
             made, tree = parent.find_snapshot(state).fork(), self.states[state][1]
         else:

@@ -150,6 +150,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("network", "rm", "nosuch"),
     ("network", "prune", "--force"),
     ("network", "reload", "nosuch"),
+    ("network", "connect", "nosuch", "nobody"),
+    ("network", "disconnect", "-f", "nosuch", "nobody"),
     ("port", "nosuch"),
     ("volume", "create", "mine"),
     ("volume", "ls"),

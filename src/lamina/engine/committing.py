@@ -25,8 +25,10 @@ from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
 from lamina.engine.keeping import said_of
+from lamina.engine.snapshotting import DEEP, check_consistency
+from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
 from lamina.image.archive.load import record_of
 from lamina.image.documents import PENDING, History, RootFS, encode_config, run_config
@@ -41,7 +43,7 @@ from lamina.store.leases import lease
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lamina.engine.container import Container
     from lamina.engine.image_verbs import LayerLimits
@@ -56,8 +58,6 @@ if TYPE_CHECKING:
     from lamina.store.snapshots import SnapshotRecord
 
     Run = dict[str, Any]
-
-CONSISTENCIES = ("auto", "refuse", "copy", "wait")
 
 
 @value
@@ -90,12 +90,10 @@ def commit(
     limits: LayerLimits | None = None,
     now: bool = False,
     consistency: str = "auto",
+    on_warning: Callable[[str], None] | None = None,
 ) -> Image:
     """See `Container.commit`; *home* is the container's."""
-    if consistency not in CONSISTENCIES:
-        raise InvalidInput(
-            f"commit: there is no consistency {consistency!r}", remedy=", ".join(CONSISTENCIES)
-        )
+    check_consistency(consistency)
     store, said = container.store, f"commit container {container.name}"
     _over_an_image(container.image_id, said)
     wish = Wish(None if name is None else tag_of(name), author, message, tuple(changes), now)
@@ -106,8 +104,14 @@ def commit(
         going_on = container.is_alive and not pause
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
+            warnings: list[str] = []
         else:
-            record = _by_freezing(container, home, parent, held, wish, consistency)
+            record, warnings = _by_freezing(container, home, parent, held, wish, consistency)
+    if on_warning is not None:
+        for warning in warnings:
+            on_warning(warning)
+    if len(record.layers) >= DEEP:
+        after_snapshot(home)  # which looks whether these are the container's
     return _made(store, asked, record, wish)
 
 
@@ -194,17 +198,24 @@ def _has_other_ids(asked: dict[str, Any]) -> bool:
 
 def _by_freezing(
     container: Container, home: Home, parent: ImageRecord, held: Lease, wish: Wish, consistency: str
-) -> ImageRecord:
-    """In constant time: what it wrote is a layer from now on, and it goes on above that."""
+) -> tuple[ImageRecord, list[str]]:
+    """In constant time: what it wrote is a layer from now on, and it goes on above that. And what is to be said of it:
+    who kept it from being so.
+    """
     from lamina.engine.state_turn import StateTurn
 
     with StateTurn(home, "commit") as turn:
+        if turn.asked.get("image_id") != container.image_id:
+            raise Conflict(
+                f"commit container {container.name}: it was put on another image meanwhile",
+                remedy="try again",
+            )
         new = _frozen(container, turn, held, wish, consistency)
         asked = turn.asked
         chain = chain_of(asked).get(b"/", ())
         if new is not None and new not in chain:  # a copy, because processes kept it from being frozen
             chain = (*chain, new)
-        return _image(container.store, asked, parent, chain, new, held, wish)
+        return _image(container.store, asked, parent, chain, new, held, wish), list(turn.notes)
 
 
 def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str) -> str | None:

@@ -149,9 +149,24 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
         if not self._home.has("network"):
             return {}
-        from lamina.engine.plugging import ports_of
+        from lamina.engine.network_facts import ports_of
 
         return ports_of(self._home)
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks that it is in, or will be when it is started; where it has no link of its own "none", "host",
+        "container:NAME" or "ns:PATH".
+        """
+        if self._home.has("network"):
+            from lamina.engine.network_record import Ledger
+
+            return [one.network.name for one in Ledger.of(self._home).attachments]
+        from lamina.engine.keeping import said_of
+
+        said = said_of(self._home.read("container") or {})
+        joined = (said.get("networking") or {}).get("joined", ())
+        return [str(said.get("network", "none")), *(str(one[0]) for one in joined)]
 
     @property
     def health(self) -> str:
@@ -247,6 +262,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         limits: LayerLimits | None = None,
         now: bool = False,
         consistency: str = "auto",
+        on_warning: Callable[[str], None] | None = None,
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
         one. *changes* are as in a Dockerfile.
@@ -254,7 +270,8 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
         saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
         hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
-        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied. *on_warning* is told who kept
+        files from staying where they are, so that they were copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -271,6 +288,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
             limits=limits,
             now=now,
             consistency=consistency,
+            on_warning=on_warning,
         )
 
     # -- being attached to it

@@ -30,6 +30,7 @@ from lamina.linux.constants import (
     FSCONFIG_CMD_RECONFIGURE,
     FSCONFIG_SET_FLAG,
     FSPICK_EMPTY_PATH,
+    MOUNT_ATTR__ATIME,
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NODIRATIME,
@@ -60,6 +61,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lamina.engine.within import Maps
     from lamina.linux.mountinfo import Mount
     from lamina.overlay.spec import MountSpec
     from lamina.runtime.holders import Directory
@@ -161,11 +163,18 @@ def swapped_to(home: Home, after: Stacks) -> bool | None:
         mounts = read_mountinfo(first.pid)
         if not first.is_there:
             return None
-    uppers = {one for mount in mounts if mount.fstype == b"overlay" for one in mount.super_options}
+    # by name: which number an upper has is the container's own, and where it is seen is not always where it is
+    now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
     return any(
-        spec.upperdir is not None and b"upperdir=" + spec.upperdir.replace(b"\\", b"\\\\") in uppers
-        for _, spec in after
+        spec.upperdir is not None and now.get(at) == os.path.basename(spec.upperdir) for at, spec in after
     )
+
+
+def _upper_of(mount: Mount) -> bytes:
+    for option in mount.super_options:
+        if option.startswith(b"upperdir="):
+            return os.path.basename(option)
+    return b""
 
 
 def _refusal(words: str, holders: Sequence[Holder], waited: float | None) -> Conflict:
@@ -200,6 +209,9 @@ class _Swap:
         self._moving: list[Moving] = []
 
     def __enter__(self) -> _Swap:
+        if os.geteuid():
+            self._obstacles.append(Holder(0, "", "", "a root that only root of this machine can replace"))
+            return self
         try:
             for at, _ in self.changed:
                 self._old.append(
@@ -395,9 +407,28 @@ class _Swap:
             if spec.workdir is not None and os.listdir(spec.workdir):  # of a try before
                 remove_tree(spec.workdir)
                 os.mkdir(spec.workdir, 0o700)
-            volatile = bool(_VOLATILE & {*place.super_options})
-            new = overlays.create(replace(spec, volatile=volatile), attributes=_attributes(place))
+            spec = replace(spec, volatile=bool(_VOLATILE & {*place.super_options}))
+            asked = self.still.home.asked()
+            if asked.get("own_ids"):
+                new = self._mapped(spec, asked["id_maps"], _attributes(place))
+            else:
+                new = overlays.create(spec, attributes=_attributes(place))
             self._new.append(self._keep(new))
+
+    def _mapped(self, spec: MountSpec, maps: Maps, attributes: int) -> Fd:
+        """As `overlays.create`, seen with the ids of the container's user namespace."""
+        from lamina.engine.roots import owner_of
+        from lamina.linux.mount import mount_setattr
+        from lamina.runtime.bundle import Bundle
+        from lamina.runtime.facts import process_facts
+        from lamina.runtime.stacks import mapped_stacks
+
+        place = f"/proc/{self.still.first.pid}/ns/user"
+        with Fd(os.open(place, os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            bundle = Bundle(spec={}, rootfs=spec, merged=self.still.home.store.merged, mapped=True)
+            ((_, new),) = mapped_stacks(bundle, namespace, owner_of(maps), process_facts({}, {}))
+        mount_setattr(new, "", AT_EMPTY_PATH, attr_set=attributes, attr_clr=MOUNT_ATTR__ATIME)
+        return new
 
     def _replace(self, old_ones: Old) -> list[Holder]:
         swapped: list[Swapped] = []

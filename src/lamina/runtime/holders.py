@@ -270,8 +270,6 @@ class _Looking:
             return ""  # a device: what is written goes there
         if flags & os.O_ACCMODE != os.O_RDONLY:
             return "a deleted file open for writing" if not status.st_nlink else "a file open for writing"
-        if not status.st_nlink:
-            return "a deleted file open"
         return "a file locked" if b"lock" in info else ""
 
     def _watches(self, fdinfo: str) -> bool:
