@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import chains, squashing
+from lamina.engine import chains, obtain, shallow, squashing
 from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
@@ -382,3 +383,38 @@ def test_what_fails_in_the_background_is_noted_and_not_tried_all_the_time(
         patched.setattr(squashing, "_has_room", lambda store, size: False)
         assert squashing.squash_due(home) == []
     check(box)
+
+
+def test_an_image_of_very_many_layers(
+    engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lowest layers are one for whoever stands on it; found again by the next, made again when it is gone."""
+    monkeypatch.setattr(obtain, "MANY", 4)
+    monkeypatch.setattr(shallow, "MOST", 4)
+    monkeypatch.setattr(shallow, "ON_TOP", 2)
+
+    def filled(number: int) -> Callable[[Path], None]:
+        def fill(tree: Path) -> None:
+            (tree / "work").mkdir()
+            (tree / f"work/{number}").write_text(str(number))
+            (tree / "work/last").write_text(str(number))
+
+        return fill
+
+    record = small_image(store_root, *map(filled, range(7)))
+    one, two = (engine.create("tiny", ["true"], durability="none") for _ in range(2))
+    own = chains.own_layers(home_of(one).asked())
+    assert own == chains.own_layers(home_of(two).asked())
+    assert own[1:] == record.layers[-2:]
+    files = {**{f"{number}": f"{number}" for number in range(7)}, "last": "6"}
+    assert texts(one, *(f"work/{name}" for name in files)) == list(files.values())
+    put(one, "work/last", "mine")
+    one.snapshot("s")
+    assert one.image_id == record.id
+    one.remove()
+    two.remove()
+    collect(engine.store)
+    three = engine.create("tiny", ["true"], durability="none")
+    assert chains.own_layers(home_of(three).asked())[0] != own[0]
+    assert texts(three, "work/0", "work/last", "etc/image") == ["0", "6", "busybox\n"]
+    check(three)
