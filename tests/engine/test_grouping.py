@@ -274,12 +274,12 @@ def test_one_that_ends_meanwhile_leaves_nothing(
     places: list[Path] = []
 
     def kill_first(*words: Any) -> Any:
-        group = made(*words)
+        group, whole = made(*words)
         pid = int(state_of(box)["pid"])
         os.kill(pid, signal.SIGKILL)
         until(lambda: is_gone(pid))  # the command that stays with it waits for its turn now
         places.extend(Path(os.fsdecode(place)) for place in group.paths.values())
-        return group
+        return group, whole
 
     monkeypatch.setattr(grouping, "_made", kill_first)
     with pytest.raises((Conflict, OSError)):

@@ -20,7 +20,9 @@ from lamina.engine import idling
 from lamina.engine.health import examining
 from lamina.errors import Conflict, Unsupported
 from lamina.store.containers import AGAIN_MARK
+from lamina.supervisor.pump import Watch
 from support.lives import Command, is_gone, kill_supervisor, said, state_of, supervisor_of, until
+from support.namespaces import ChildDied, in_mount_namespace
 from support.running import first_pid
 from support.small_images import small_image
 
@@ -283,6 +285,22 @@ def test_who_takes_over_ends_the_check_that_was_under_way(engine: Engine) -> Non
     count = len([action for action in actions(engine) if action.startswith("exec_die")])
     until(lambda: len([one for one in actions(engine) if one.startswith("exec_die")]) > count + 1)
     assert box.health == "healthy"
+
+
+def test_a_check_that_nobody_could_note_ends_with_who_began_it(engine: Engine) -> None:
+    box = start(engine, "sleep 98772", health_interval="1h")
+
+    def begin() -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                examining, "note_checking", lambda home, process: os.kill(os.getpid(), signal.SIGKILL)
+            )
+            examining.Examination(box._home, box.record, Watch(), lambda result: None, own=True)
+
+    with pytest.raises(ChildDied):
+        in_mount_namespace(begin)
+    until(lambda: not processes("98772"))
+    assert box.state == "running"
 
 
 def test_a_record_that_is_damaged_is_begun_anew(engine: Engine) -> None:

@@ -10,7 +10,9 @@ import pytest
 from lamina import Container, Engine
 from lamina.errors import InvalidInput
 from lamina.runtime.cgroups import Cgroup, reopen
+from support.leaks import Leaks
 from support.lives import state_of, until
+from support.running import running
 
 pytestmark = pytest.mark.root
 
@@ -99,6 +101,38 @@ def test_every_limit_that_docker_changes(engine: Engine) -> None:
     for change in (lambda: box.update(cpuset_cpus=""), lambda: box.update(blkio_weight=0)):
         with pytest.raises(InvalidInput, match="it can be changed, and not be lifted"):
             change()
+
+
+def cpus(box: Container) -> list[str]:
+    """Where each process of it may run."""
+    found = [line[1] for line in box.top(["-ef"])["Processes"]]
+    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in found]
+    return [text.partition("Cpus_allowed_list:\t")[2].split("\n")[0] for text in statuses]
+
+
+FAMILY = ["sh", "-c", "sleep 1000 & sleep 1000 & wait"]
+
+
+def test_a_limit_of_a_controller_that_it_began_without(engine: Engine, untouched_host: Leaks) -> None:
+    """Nobody asked for processors at its start: so there is no such group yet, and there is one afterwards."""
+    box = engine.start("host", FAMILY)
+    until(lambda: len(cpus(box)) == 3)
+    box.update(cpuset_cpus="0", blkio_weight=200)
+    assert cpus(box) == ["0"] * 3
+    assert box.state == "running"
+    box.pause()
+    box.update(cpuset_cpus="0")
+    assert box.state == "paused"
+    box.remove(force=True)
+    assert untouched_host.left() == []
+
+
+def test_of_one_in_the_foreground_as_well(engine: Engine, untouched_host: Leaks) -> None:
+    with running(engine, *FAMILY, image="host") as box:
+        until(lambda: len(cpus(box)) == 3)
+        box.update(cpuset_cpus="0", blkio_weight=200)
+        assert cpus(box) == ["0"] * 3
+    assert untouched_host.left() == []
 
 
 def test_one_that_rests_has_them_at_its_next_start(engine: Engine) -> None:

@@ -297,7 +297,9 @@ def test_what_is_committed_is_the_same_to_all(
     store, layout = Store(store_root), tmp_path / "committed"
     assert image(store, lamina).id == identity
     assert lamina("save", "-q", "--format", "oci-dir", "-o", layout, "changed:1").returncode == 0
-    done = lamina("image", "inspect", "-f", "{{.Id}}", identity)  # which is what it was called before its digests
+    done = lamina(
+        "image", "inspect", "-f", "{{.Id}}", identity
+    )  # which is what it was called before its digests
     before, identity = identity, done.stdout.strip().removeprefix("sha256:")
     record = image(store, lamina)
     assert before != identity == record.id

@@ -307,9 +307,16 @@ def reap_left() -> bool:
 
 
 def start(
-    home: Home, words: tuple[str, ...], asked: Asked, stdio: Streams, terminal: int | None
+    home: Home,
+    words: tuple[str, ...],
+    asked: Asked,
+    stdio: Streams,
+    terminal: int | None,
+    noted: Callable[[int], None] | None = None,
 ) -> Execution:
-    """Begin *words* in the container; its streams are those of *stdio*, which is told. Raises as `execute`."""
+    """Begin *words* in the container; its streams are those of *stdio*, which is told. *noted* is called with its pid
+    before the command begins, and it begins only after that. Raises as `execute`.
+    """
     if not words or not words[0]:
         raise InvalidInput("exec: no command is given", remedy="name one behind the container")
     if _left:
@@ -327,7 +334,7 @@ def start(
             null = _null(root) if NULL in stdio.child or asked.tty else None
         masters: list[Fd] = []
         streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
-        asked_for = Joining(console=masters.append, streams=streams)  # type: ignore[arg-type]
+        asked_for = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
         try:
             with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
                 execution = Execution(

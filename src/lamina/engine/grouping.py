@@ -42,16 +42,16 @@ MOST_LOOKS = 100
 _MOST_AT_ONCE = 500  # numbers that one helper writes
 
 
-def grouped(home: Home, said: str) -> Cgroup:
-    """The control groups of the running container: all that a container in the background has, made if they are
-    missing. *said* begins an error. For who holds the turn on its directory.
+def grouped(home: Home, said: str, also: tuple[str, ...] = ()) -> Cgroup:
+    """The control groups of the running container: all that a container in the background has, and those of the
+    controllers *also*, made if they are missing. *said* begins an error. For who holds the turn on its directory.
 
     Raises Unsupported where this user may make none, or the container shares a pid namespace; Conflict where it does
     not run or does not stand still; KernelError, NotFound.
     """
     state = home.read("state") or {}
     have = reopen(state["cgroup"]) if state.get("cgroup") else None
-    missing = _missing(have)
+    missing = _missing(have, also)
     whole = have if have is not None and not missing and can_freeze(have) else None
     if whole is not None and not is_moving(home):
         return whole
@@ -67,20 +67,19 @@ def grouped(home: Home, said: str) -> Cgroup:
         if whole is not None:
             made = whole  # whoever made them was killed before everybody was in them
         else:
-            made = _made(home, missing, said)
-            whole = made if have is None else _both(have, made)
+            made, whole = _made(home, have, missing, said)
         paused = home.is_marked(PAUSED_MARK)
         try:
             home.write("state", {**state, "cgroup": whole.record()})
             home.set_mark(PAUSED_MARK)
-            _gather(home, first, made, said)
+            _gather(home, first, made, whole, said)
             if not first.is_there:
                 raise Conflict(f"{said}: it has just ended")
             if not paused:
-                made.thaw()
+                whole.thaw()
                 home.drop_mark(PAUSED_MARK)
         except BaseException as failure:
-            _give_up(home, made, failure)
+            _give_up(home, made, whole, failure)
             raise
         home.set_mark(GROUPED_MARK)
     return whole
@@ -116,25 +115,27 @@ def _end(group: Cgroup) -> int:
     return kills
 
 
-def _missing(have: Cgroup | None) -> tuple[str, ...]:
-    """Controllers that a container in the background has groups of, and this one not."""
+def _missing(have: Cgroup | None, also: tuple[str, ...]) -> tuple[str, ...]:
+    """Controllers that a container in the background has groups of, or that are asked for, and this one not."""
     if have is None:
-        return GROUPS
+        return (*GROUPS, *also)
     layout = read_layout()
     there = {layout.v1.get(name) for name in have.paths} - {None}  # several controllers may be one hierarchy
     return tuple(
         name
-        for name in GROUPS
+        for name in (*GROUPS, *also)
         if name not in have.paths and name in layout.v1 and layout.v1[name] not in there
     )
 
 
-def _made(home: Home, controllers: tuple[str, ...], said: str) -> Cgroup:
+def _made(home: Home, have: Cgroup | None, controllers: tuple[str, ...], said: str) -> tuple[Cgroup, Cgroup]:
+    """Those that were made, and these with those that it has."""
     group = create(_path(home), {}, own_parent=True, also=controllers)
-    if group is not None and can_freeze(group):
-        group.close()
-        return group
     if group is not None:
+        whole = group if have is None else _both(have, group)
+        if can_freeze(whole):
+            group.close()
+            return group, whole
         group.close()
         group.remove()
     raise Unsupported(
@@ -158,10 +159,10 @@ def _both(one: Cgroup, other: Cgroup) -> Cgroup:
     )
 
 
-def _give_up(home: Home, group: Cgroup, failure: BaseException) -> None:
+def _give_up(home: Home, group: Cgroup, whole: Cgroup, failure: BaseException) -> None:
     """It did not come to it: who is in the groups goes on, and whoever ends the container removes them."""
     try:
-        group.thaw()
+        whole.thaw()
         home.drop_mark(PAUSED_MARK)
         group.remove_unused()
     except (OSError, LaminaError) as second:
@@ -171,15 +172,15 @@ def _give_up(home: Home, group: Cgroup, failure: BaseException) -> None:
 # -- moving its processes
 
 
-def _gather(home: Home, first: Process, group: Cgroup, said: str) -> None:
-    """Move all of them into *group*, which is frozen then. Raises Conflict, KernelError."""
+def _gather(home: Home, first: Process, group: Cgroup, whole: Cgroup, said: str) -> None:
+    """Move all of them into *group*, of the *whole* which is frozen then. Raises Conflict, KernelError."""
     enter = [(namespace_of(home, "pid", said), CLONE_NEWPID)]
     if os.geteuid():
         enter.insert(0, (namespace_of(home, "user", said), CLONE_NEWUSER))
     places = list(dict.fromkeys(group.paths.values()))
     files = [Fd(os.open(place + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)) for place in places]
     try:
-        group.freeze()
+        whole.freeze()
         clean = 0
         for _ in range(MOST_LOOKS):
             outside = _outside(first.pid, places)

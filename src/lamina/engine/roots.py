@@ -15,7 +15,7 @@ import os
 from contextlib import contextmanager
 
 from lamina.engine.standing import Beside, Standing, Stood
-from lamina.errors import Conflict, Unsupported
+from lamina.errors import Conflict, Corrupt, Unsupported
 from lamina.image.apply.ids import IdMap
 from lamina.linux.fd import Fd
 
@@ -151,7 +151,10 @@ def stood_of(container: Container) -> Stood:
 
     record = container.record
     home = container.store.containers + b"/" + container.id.encode()
-    stack = container.overlays()[0][1]
+    stacks = container.overlays()
+    if not stacks:
+        raise Corrupt(f"copy files of container {container.name}: its record says nothing of its layers")
+    stack = stacks[0][1]
     kept = volumes_of(record.get("volumes") or ())
     closed = bool((record.get("options") or {}).get("read_only"))
     mounts = [] if container.image_id else _of_this_system(container)

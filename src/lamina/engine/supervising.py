@@ -17,7 +17,7 @@ from lamina.engine.idling import WORTH, Kept, fall_asleep
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import ended_by, hold, is_kept
 from lamina.errors import KernelError, LaminaError, NotFound
-from lamina.store.containers import AGAIN_MARK, CARRIED_MARK, PAUSED_MARK, STOPPED_MARK
+from lamina.store.containers import AGAIN_MARK, CARRIED_MARK, GROUPED_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
 from lamina.supervisor.foreground import LOOK_AGAIN as NEXT_LOOK
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.beginning import Process
     from lamina.engine.health.examiner import Examiner
+    from lamina.store.containers import Home
 else:
     from _signal import SIGKILL
 
@@ -230,7 +231,7 @@ class Supervisor(Beginning):
         """Write down how it ended; whether it is started again."""
         home = self.home
         point("end: remove cgroup")
-        oom = _end_groups(process)
+        oom = _end_groups(home, process)
         point("end: give addresses and ports back")
         unplug(home)
         stopped = home.is_marked(STOPPED_MARK)
@@ -343,7 +344,7 @@ class Supervisor(Beginning):
             pass  # somebody was faster
 
 
-def _end_groups(process: Process) -> int:
+def _end_groups(home: Home, process: Process) -> int:
     """Let go of it and remove its control groups, with whoever is left in them; kills by the kernel for want of memory.
 
     Never raises: how it ended counts for more than a group that stays, which the next start or `rm` removes.
@@ -357,6 +358,10 @@ def _end_groups(process: Process) -> int:
     except (OSError, LaminaError):
         pass
     try:
+        if home.is_marked(GROUPED_MARK):  # some were made for it while it ran
+            from lamina.engine.grouping import ungroup
+
+            oom = max(oom, ungroup(home))
         process.close()
     except (OSError, LaminaError):
         pass

@@ -156,16 +156,18 @@ def _apply(home: Home, resources: dict[str, Any], name: str, warnings: list[str]
     """Change the limits of one that runs; its groups are made if it began without."""
     if not resources:
         return
-    from lamina.runtime.cgroups import reopen
+    from lamina.runtime.cgroups import read_layout, reopen
+    from lamina.runtime.cgroups.resources import settings
 
     record = (home.read("state") or {}).get("cgroup")
     group = reopen(record) if record else None
-    there = group is not None and ("" in group.paths or resources.keys() <= group.paths.keys())
+    wanted = settings(resources, read_layout())  # by controller
+    there = group is not None and ("" in group.paths or wanted.keys() <= group.paths.keys())
     if group is None or not there or home.is_marked(GROUPED_MARK):
         from lamina.engine.grouping import grouped, is_moving
 
         begins = not there or is_moving(home)
-        group = grouped(home, f"update container {name}")
+        group = grouped(home, f"update container {name}", tuple(wanted))
         if "memory" in resources and begins:
             warnings.append("memory that it has used so far does not count for its limit")
     group.update(resources)

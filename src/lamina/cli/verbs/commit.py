@@ -63,9 +63,9 @@ def do(args: Arguments) -> int:
 
 
 def _committed(engine: Engine, args: Arguments) -> Image:
+    from lamina.cli.asked import warn
     from lamina.cli.options.layers import layer_limits
     from lamina.engine.snapshots import Snapshot
-    from lamina.cli.asked import warn
     from lamina.engine.state_names import find_state
     from lamina.errors import InvalidInput
 

@@ -77,12 +77,13 @@ class Examination:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         with Fd(reader) as source, Fd(writer) as theirs:
             with took_turn(home):  # nobody pauses it between our look and the first step of the process
-                self.execution: Execution = start(home, tuple(command), Asked(), _Streams(theirs), None)
+                # before it begins: whoever comes after us, killed meanwhile, must know whom to end
+                self.execution: Execution = start(
+                    home, tuple(command), Asked(), _Streams(theirs), None, self._note if own else None
+                )
             self.source = source.steal()
         self.deadline = monotonic() + self.limit
         try:
-            if own:
-                note_checking(home, identity_of(self.execution.pid))
             self._tell = told(home, tuple(command), keeps=False)
             os.set_blocking(self.source, False)
         except BaseException:
@@ -90,6 +91,9 @@ class Examination:
             raise
         watch.set(self.source, POLLIN, self._readable)
         watch.set(int(self.execution.pidfd), POLLIN, self._ended)
+
+    def _note(self, pid: int) -> None:
+        note_checking(self.home, identity_of(pid))
 
     def look(self) -> None:
         """What is to be done from time to time: end one that takes too long, or whose container was paused."""

@@ -60,13 +60,11 @@ def begin(home: Home, asked: Mapping[str, Any]) -> None:
         home.write("health", {"status": STARTING, "streak": 0, "log": kept})
 
 
-def note_checking(home: Home, process: dict[str, Any] | None) -> None:
-    """The check under way is *process* (`identity_of`); None: there is none any more."""
-    with took_turn(home):
-        found = _read(home)
-        if found is not None and (process is not None or "checking" in found):
-            found.pop("checking", None)
-            home.write("health", found if process is None else {**found, "checking": process})
+def note_checking(home: Home, process: dict[str, Any]) -> None:
+    """The check that is about to begin is *process* (`identity_of`). For who has the turn. Raises KernelError."""
+    found = _read(home)
+    if found is not None:
+        home.write("health", {**found, "checking": process})
 
 
 def run_of(home: Home) -> tuple[object, ...] | None:
@@ -174,6 +172,9 @@ def end_stale(home: Home) -> None:
     try:
         with Process(stale) as process:
             process.send_to_group(SIGKILL)
-        note_checking(home, None)
+        with took_turn(home):
+            found = _read(home)
+            if found is not None and found.pop("checking", None) is not None:
+                home.write("health", found)
     except (LaminaError, OSError, NotFound):
         pass

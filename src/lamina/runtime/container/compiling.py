@@ -128,14 +128,18 @@ def _joined(
     owned: tuple[int, ...],
     root: int,
     places: int,
+    asks: bool = False,
 ) -> tuple[Making, list[Step], list[Step]]:
-    """A further process of a container, whose command, looked for at so many *places*, is left open."""
+    """A further process of a container, whose command, looked for at so many *places*, is left open. *asks*: it waits
+    until its maker has noted it.
+    """
     wiring = _filtered(wiring, seccomp, linux)
     held = capabilities_of(process, wiring, bool(flags & CLONE_NEWUSER))
     numbers = Numbers(shape[0])
     steps = joined_steps(
-        process, linux, held, wiring, numbers, pidfd, flags, tasks, owned=owned, root=root, places=places
-    )
+        process, linux, held, wiring, numbers, pidfd, flags, tasks,
+        owned=owned, root=root, places=places, asks=asks,
+    )  # fmt: skip
     making = {**_joining(flags), "notes": held.notes}
     return _packed(making, [], steps, shape)
 

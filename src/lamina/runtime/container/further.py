@@ -16,7 +16,7 @@ from lamina.runtime.container.directory import not_running, replace_file
 from lamina.runtime.container.recipe import plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
 from lamina.runtime.rlimits import lowered_limits
-from lamina.runtime.talk import TERMINAL, Numbers
+from lamina.runtime.talk import CREATED, READY, TERMINAL, Numbers
 from lamina.runtime.waits import LETTERS, LISTENER, ended_early, not_permitted
 from lamina.values import replace, value
 
@@ -55,7 +55,9 @@ class Target:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; the others are as in `create`."""
+    """The options of `exec`. `cgroup` is a path inside the container's own; `noted` is called with the new pid before
+    the command is executed, which it is not if its maker dies meanwhile; the others are as in `create`.
+    """
 
     pid_file: bytes = b""
     console_socket: bytes = b""
@@ -67,6 +69,7 @@ class Joining:
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
     streams: tuple[int, int, int] = (0, 1, 2)
+    noted: Callable[[int], None] | None = None
 
 
 @value
@@ -166,6 +169,7 @@ def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Bir
         asked = (
             "joined", birth.shape, plain(wiring), {**process, "args": None, "env": None}, _as_joined(linux), joined,
             target.namespaces, tasks, own_streams(joining.streams), root, len(strings) - 2,
+            joining.noted is not None,
         )  # fmt: skip
         recipe = recipe_for(asked, target.id, target.kept)
         _tell((*recipe.notes, *lowered_limits(process, linux)), joining)
@@ -214,6 +218,10 @@ def _talk(birth: Birth, joining: Joining, target: Target) -> None:
             with message.fd as listener:
                 if target.listener is not None:
                     target.listener(listener, birth.pid)
+            continue
+        if message.what == READY and joining.noted is not None:
+            joining.noted(birth.pid)
+            birth.answer(CREATED)
             continue
         if message.what != TERMINAL or message.fd is None:
             if birth.pidfd is not None and ended_early(birth.pid, birth.pidfd):

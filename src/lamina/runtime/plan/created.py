@@ -138,13 +138,15 @@ def joined_steps(
     owned: tuple[int, ...] = (),
     root: int = NULL,
     places: int = 0,
+    asks: bool = False,
 ) -> list[Step]:
     """A further process of a container, from the host's namespaces to its command.
 
     Everything is given up before it becomes a process of the container's pid namespace, where others could trace it
     (CVE-2016-9962): from its first instruction on it has no more than the container has. *flags* are the namespaces to
     join, *tasks* the cgroup files to write itself into, *root* the container's root where its mount namespace, which is
-    others' as well, has another. With *places* the command is left open but for how many there are to look at.
+    others' as well, has another. With *places* the command is left open but for how many there are to look at. With
+    *asks* it waits for its maker before the command.
     """
     terminal = bool(process.get("terminal"))
     return [
@@ -165,6 +167,7 @@ def joined_steps(
         *(birth_steps(numbers) if flags & (CLONE_NEWPID | CLONE_NEWTIME) else ()),
         Step("setsid"),
         *([Step("ioctl", 0, TIOCSCTTY, 0)] if terminal else ()),
+        *(ask_steps(numbers, READY, "may the command begin?") if asks else ()),
         *last_steps(process, wiring, numbers, places=places),
     ]
 
