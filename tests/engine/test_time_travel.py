@@ -212,13 +212,29 @@ def test_the_top_directory_stays_as_the_container_made_it(engine: Engine) -> Non
     run(box)
     for _ in range(2):  # the second has nothing to freeze
         after = box.snapshot()
-        assert box.overlays()[0][1].upperdir is not None
-        top = os.stat(box.overlays()[0][1].upperdir)  # type: ignore[arg-type]
+        top = os.stat(top_of(box))
         assert (top.st_mode & 0o7777, top.st_uid, top.st_gid) == (0o751, 1000, 100)
     assert after.record.new == ()
     box.rewind(before)
-    top = os.stat(box.overlays()[0][1].upperdir)  # type: ignore[arg-type]
+    top = os.stat(top_of(box))
     assert (top.st_mode & 0o7777, top.st_uid) == (0o755, 0)
+
+
+def test_attributes_of_the_top_directory_stay(engine: Engine) -> None:
+    """Also those that are called like overlayfs' own inside, which it keeps under a longer name."""
+    box = engine.create("tiny", ["true"], name="box")
+    wanted = {"user.a": b"1", "trusted.overlay.overlay.opaque": b"y", "user.overlay.opaque": b"z"}
+    for name, content in wanted.items():
+        os.setxattr(os.fsdecode(top_of(box)), name, content)
+    box.snapshot()
+    names = [name for name in os.listxattr(top_of(box)) if name != "trusted.overlay.uuid"]
+    assert {name: os.getxattr(top_of(box), name) for name in names} == wanted
+
+
+def top_of(box: Container) -> bytes:
+    upper = box.overlays()[0][1].upperdir
+    assert upper is not None
+    return upper
 
 
 def test_users_that_a_state_added_are_known(engine: Engine) -> None:
