@@ -17,7 +17,7 @@ from lamina.engine.apply.values import HostChange
 from lamina.engine.viewing import find_state
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from support.lives import until
-from support.small_images import small_image
+from support.small_images import busybox_tree, small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -292,10 +292,12 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
 
 
 def test_what_was_written_where_the_engine_made_a_directory_is_written(
-    engine: Engine, store_root: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     """The working directory is made at the first start; what is in it is not."""
-    small_image(store_root)
+    (tmp_path / "tree").mkdir()
+    busybox_tree(tmp_path / "tree")
+    engine.from_directory(tmp_path / "tree", "tiny", changes=["ENV PATH=/bin"])
     box = engine.create("tiny", ["sh", "-c", "sh /step"], name="box", workdir="/app")
     step(box, "true")
     assert not box.history().written
@@ -303,6 +305,15 @@ def test_what_was_written_where_the_engine_made_a_directory_is_written(
     assert not box.history().written
     step(box, "echo x >/app/d")
     assert box.history().written
+
+    # mount points in a frozen layer, which an image or a fork stands on, are nobody's doing either
+    made = engine.container("box").commit("made")
+    assert told(engine.image("tiny").diff(made)) == {"/app": "added", "/app/d": "added"}
+    assert told(made.diff(engine.image("tiny"))) == {"/app": "deleted", "/app/d": "deleted"}
+    [fork] = box.fork(1, name="fork")
+    assert (
+        told(engine.image("tiny").diff(fork)) == {"/app": "added", "/app/d": "added"} == told(fork.changes())
+    )
 
 
 def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container, lamina: Lamina) -> None:
