@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import struct
 import time
-from errno import ESRCH
+from errno import EINVAL, EPERM, ESRCH
 from stat import S_IXGRP, S_IXOTH, S_IXUSR
 
-from lamina.errors import TimeoutExpired
+from lamina.errors import KernelError, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.numbers import number
 from lamina.linux.ptrace import (
@@ -65,12 +65,12 @@ _NONE = (1 << 64) - 1
 
 
 def is_possible() -> bool:
-    """Whether this machine is one that this is written for, and we may suspend a filter of system calls."""
-    return os.uname().machine == "x86_64" and os.geteuid() == 0
+    """Whether this machine is one that this is written for."""
+    return os.uname().machine == "x86_64"
 
 
 def why_not(one: Directory) -> str:
-    """What is odd about the process, which stands still; "" where it can be moved. Raises OSError when it is gone."""
+    """What is odd about the process; "" where it can be moved. Raises OSError when it is gone."""
     with open(f"/proc/{one.pid}/task/{one.tid}/status", "rb", buffering=0) as file:
         text = file.read(1 << 14)
     status = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
@@ -133,21 +133,34 @@ def _gate(pid: int) -> int:
 class Moving:
     """One process, from when it stands still until it goes on in its directory, now of the new root.
 
-    All of this in one thread. Raises KernelError where it cannot be traced.
+    All of this in one thread. Raises KernelError where it cannot be traced. *plain*: the only filter of system calls
+    that it has lets it change its directory, so it may be asked where we may not suspend it.
     """
 
-    def __init__(self, one: Directory) -> None:
+    def __init__(self, one: Directory, *, plain: bool) -> None:
         self.one = one
+        self._plain = plain
         self._seized: list[int] = []
         self._stopped: set[int] = set()
         try:
             for name in os.listdir(f"/proc/{one.pid}/task"):
-                seize(int(name), PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP)
+                self._seize(int(name))
                 self._seized.append(int(name))
                 interrupt(int(name))
         except BaseException:
             self.let_go()
             raise
+
+    def _seize(self, tid: int) -> None:
+        try:
+            seize(tid, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP)
+        except KernelError as error:
+            if error.errno not in (EPERM, EINVAL) or not self._plain:
+                raise
+            with open(f"/proc/{self.one.pid}/task/{tid}/status", "rb", buffering=0) as file:
+                if b"\nSeccomp_filters:\t1\n" not in file.read(1 << 14):
+                    raise
+            seize(tid, PTRACE_O_TRACESYSGOOD)
 
     def move(self) -> str:
         """Have it change its directory, once nothing else holds it, and go on; why not, or "" when it did."""
