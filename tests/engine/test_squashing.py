@@ -1,6 +1,6 @@
 """Depth: many snapshots of a container, whose layers are made fewer in the background; nothing reads otherwise for it.
 
-LAMINA_SNAPSHOTS says how many are made (default 200); 10,000 is what docs/time-travel.md promises.
+LAMINA_SNAPSHOTS says how many are made (default 120); 10,000 is what docs/time-travel.md promises.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
-MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "200"))
+MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "120"))
 
 
 @pytest.fixture

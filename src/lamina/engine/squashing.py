@@ -110,6 +110,8 @@ def in_background(store: Store, identity: str) -> None:
     home = Home(store, identity)
     try:
         squash_due(home)
+        if os.path.lexists(home.path + ERROR):
+            os.unlink(home.path + ERROR)
     except BaseException as failure:
         _confess(home, failure)
 
@@ -185,7 +187,6 @@ def squash_run(home: Home, asked: Record, at: bytes, run: list[str], held: Lease
     same. Raises LaminaError.
     """
     made = squashed(home.store, asked, at, run, held)
-
     # whoever freezes meanwhile has read already how it is going to be mounted
     with snapshots.turn(home):
         home.change_asked(lambda asked: chains.with_squashed(asked, at, run, made.id))
@@ -240,9 +241,13 @@ def _above(home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | 
     if ids[: len(below)] == below:
         return ids[len(below) :]
     wanted = expanded(home.store, below)
-    for count in range(len(ids) + 1):
-        if expanded(home.store, ids[:count]) == wanted:
+    found: tuple[str, ...] = ()
+    for count, identity in enumerate(ids):
+        if found == wanted:
             return ids[count:]
+        found = (*found, *expanded(home.store, (identity,)))
+    if found == wanted:
+        return ()
     raise Conflict(
         f"squash container {home.short_id}: what it wrote before and after the snapshot {since.shown} is in one layer "
         "already, or it does not come from there",
