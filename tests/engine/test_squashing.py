@@ -162,6 +162,17 @@ def test_it_is_done_in_the_background(box: Container, monkeypatch: pytest.Monkey
     claims.claim(box.store, squashing._key(home_of(box))).release()
 
 
+def test_where_the_background_does_not_keep_up(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squashing, "DEEPEST", squashing.DEEP + 4)
+    deepest = 0
+    for number in range(2 * squashing.DEEP + 10):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+        deepest = max(deepest, depth(box))
+    assert deepest == squashing.DEEP + 4
+    assert texts(box, "f0", f"f{2 * squashing.DEEP + 9}") == ["x", "x"]
+
+
 def test_each_file_remembers_its_step(box: Container) -> None:
     steps = {}
     for number in range(squashing.DEEP):

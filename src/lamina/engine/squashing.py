@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # A chain is looked at when so many layers have come on top. Measured (decision 0065): with as many layers the first
 # look at a name that none of them has takes a few microseconds more, a mount less than a tenth of a millisecond.
 DEEP = 16
+# where the background does not keep up, whoever made the snapshot does it
+DEEPEST = 250
 # what a squash may take of the room that is left on the file system: 1/ROOM of it
 ROOM = 4
 # of so many inodes at most a squash is made in the background: it keeps in memory which step each of them is of
@@ -67,11 +69,14 @@ def _young(entry: Record) -> int:
 
 
 def after_snapshot(home: Home) -> None:
-    """Have what is due for the container at *home* squashed, by a process of its own. Nothing is waited for, and
-    nothing is raised: without it everything is right as well.
+    """Have what is due for the container at *home* squashed, by a process of its own. Nothing is waited for, unless
+    that has not kept up for long, and nothing is raised: without it everything is right as well.
     """
     try:
         asked = home.asked()
+        if any(len(ids) >= DEEPEST for ids in chains.chain_of(chains.shortened(asked)).values()):
+            squash_due(home, wait=True)
+            return
         if not wanted(asked) or (os.path.lexists(home.path + ERROR) and not _is_time(asked)):
             return
         held = _claim(home)
@@ -139,9 +144,13 @@ def _key(home: Home) -> str:
     return "x" + home.id[1:]
 
 
-def squash_due(home: Home) -> list[Squash]:
-    """Squash what is due at every place of the container at *home*, until nothing is. Raises LaminaError, OSError."""
-    held = _claim(home)
+def squash_due(home: Home, *, wait: bool = False) -> list[Squash]:
+    """Squash what is due at every place of the container at *home*, until nothing is. Nothing is done where somebody
+    does it, unless with *wait*. Raises LaminaError, OSError.
+    """
+    from lamina.store.claims import claim
+
+    held = claim(home.store, _key(home)) if wait else _claim(home)
     if held is None:
         return []
     done: list[Squash] = []
