@@ -359,7 +359,7 @@ def _check_depth(wanted: Sequence[str], name: str) -> None:
     if (count := len(set(wanted))) > MOST_LAYERS:
         raise Unsupported(
             f"commit container {name}: an image of {count} layers, and an overlay takes {MOST_LAYERS}",
-            remedy=f"lamina squash {name}",
+            remedy=f"squash the container, or its image and rebase it on that: lamina squash {name}",
         )
 
 
