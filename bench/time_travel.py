@@ -5,7 +5,8 @@ offer for the same: commit and run, of docker and podman, and a plain copy.
 upper is written once. `podman container checkpoint` takes CRIU: it is measured where it works, and left out, with the
 reason printed, where it does not. What this Lamina cannot do yet is left out likewise.
 
-With LAMINA_BENCH_LARGE=1 an upper of 5 GiB is measured as well, and 10,000 snapshots instead of 1,000.
+With LAMINA_BENCH_LARGE=1 an upper of 5 GiB is measured as well, and 10,000 snapshots instead of 1,000; with
+LAMINA_BENCH_SMALL=1 smaller ones, to see that it works.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from stage import REPOSITORY, Stage
 WARM_UP = 1
 LARGE = os.environ.get("LAMINA_BENCH_LARGE", "") not in ("", "0")
 # by what they are called: what is in an upper, as bench/workers/states.py takes it
-UPPERS = {"1 file": "1", "10,000 files": "10000", "1 GiB": "1024m", **({"5 GiB": "5120m"} if LARGE else {})}
-SNAPSHOTS = 10_000 if LARGE else 1_000
+SMALL = os.environ.get("LAMINA_BENCH_SMALL", "") not in ("", "0")
+UPPERS = {"1 file": "1", "10,000 files": "10000", "1 GiB": "1024m"}
+if LARGE:
+    UPPERS["5 GiB"] = "5120m"
+elif SMALL:
+    UPPERS = {"1 file": "1", "1,000 files": "1000", "32 MiB": "32m"}
+SNAPSHOTS = 10_000 if LARGE else 100 if SMALL else 1_000
 REACH = {"snapshot": "5 ms", "rewind": "5 ms", "commit": "5 ms", "fork, started": "12 ms"}
 
 
@@ -110,6 +116,9 @@ def _forks(states: States) -> Iterator[Case]:
             "" if least else f"fork, started, {first}, warm", None if least else 1.3,
             reach=REACH["fork, started"] if least else "",
         )  # fmt: skip
+    yield Case(
+        f"fork, started, the first for a while, {first}, warm", states.worker("fork-first", UPPERS[first])
+    )
     yield Case("64 forks, started, warm", states.worker("fork-64", "10000"), reach="800 ms")
 
 
@@ -138,7 +147,7 @@ def _others(engines: Engines) -> Iterator[Case]:
                 "" if way == "docker" else docker,
                 0.02 if way == "lamina, warm" and what.endswith("m") else None,
             )
-        script = f"ENGINE fork --start --rm -c true {box} fork >/dev/null && ENGINE wait fork || true"
+        script = f"ENGINE fork --start --rm -c true {box} fork >/dev/null && ENGINE wait fork >/dev/null 2>&1 || true"
         yield Case(f"fork, run, {name}, lamina, warm", engines.worker("lamina, warm", script), docker)
     _checkpoint(engines)
 

@@ -5,7 +5,7 @@
     python examples/best_of_n.py 4 debian:12         four of one of an image
 
 A fork takes milliseconds, whatever was prepared: no file is copied. What each of them writes is its own, and goes with
-it. The one that stays is an ordinary container, with everything that it has written; its name is printed.
+it. In the end the sandbox becomes what the best one is, still running, and still able to go back; its name is printed.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ async def attempt(fork: lamina.AsyncContainer, number: int) -> int:
 
 async def main(count: int, image: str) -> None:
     """Prepare, fork, try all at once, keep the best."""
-    engine = lamina.AsyncEngine()
-    async with engine.start(image, ["sleep", "3600"], stop_timeout=0) as box:
+    box = await lamina.AsyncEngine().start(image, ["sleep", "3600"], stop_timeout=0)
+    try:
         await box.exec(["sh", "-c", PREPARE], check=True)
         forks = await box.fork(count, start=True)
-        best = None
         try:
             scores = await asyncio.gather(*(attempt(fork, number) for number, fork in enumerate(forks)))
-            best = forks[scores.index(min(scores))]
+            await box.promote(forks[scores.index(min(scores))], "best")
         finally:
-            await asyncio.gather(*(fork.remove(force=True) for fork in forks if fork != best))
-    answer = await (best.files / "work/answer").read_text()
-    print(f"{best.name} has the best answer of {count}: {answer.strip()}, off by {min(scores)}")
+            await asyncio.gather(*(fork.remove(force=True) for fork in forks))
+        answer = await (box.files / "work/answer").read_text()
+    except BaseException:
+        await box.remove(force=True)
+        raise
+    print(f"{box.name} has the best answer of {count}: {answer.strip()}, off by {min(scores)}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ WRONG = [
     ("overlay diff -p --format json", "overlay diff: --patch and --format json contradict each other", ""),
     ("overlay mount", "overlay mount: DIRECTORY is missing", "usage: lamina overlay mount [OPTIONS]"),
     ("build -t x .", "build is not supported so far", ""),
-    ("run --network-alias a host true", "run: --network-alias is not supported so far", ""),
+    ("run --link a host true", "run: --link is not supported: docker has given it up as well", ""),
     ("logs --tail x c", "logs: --tail x: is not a whole number", ""),
     ("logs --since x c", "logs: --since x: not a time such as 10m", ""),
 ]
@@ -265,5 +265,5 @@ echo "${COMPREPLY[@]}"
         shell, capture_output=True, text=True, env=environment, start_new_session=True, check=False
     )
     lines = shown.stdout.splitlines()
-    assert (lines[0], lines[-1]) == ("--network", "bc bd"), shown.stderr
+    assert (lines[0], lines[-1]) == ("--network --network-alias", "bc bd"), shown.stderr
     assert '[2]="a:b"' in lines[-2]

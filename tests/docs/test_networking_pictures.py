@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from socket import inet_aton
+from sys import byteorder
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ from lamina import Engine
 from lamina.engine.networks import table_of
 from lamina.network import forwarding
 from support.lab import Lab, ip, nft, nft_is_there
-from support.lives import remove_all
+from support.lives import remove_all, until
 from support.namespaces import in_mount_namespace
+from support.network_host import responders
 from support.small_images import small_image
 from support.sources import REPOSITORY
 
@@ -47,14 +50,38 @@ def addresses() -> dict[str, list[str]]:
     }
 
 
+OF_EGRESS = ("egress", "egress4", "egress6", "input", "neighbours")  # they have a picture of their own
+CHAIN = r"\tchain %s \{\n.*?^\t\}\n"
+
+
 def chains(ruleset: str, table: str) -> str:
     """The tables without their sets, and without counts."""
     text = re.sub(r"counter packets \d+ bytes \d+", "counter", ruleset.replace(table, "lamina"))
     return re.sub(r"^\t(?:set|map) \w+ \{\n.*?^\t\}\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
+def usual(text: str) -> str:
+    """Without those of egress policies."""
+    for name in OF_EGRESS:
+        text = re.sub("\n" + CHAIN % name, "", text, flags=re.DOTALL | re.MULTILINE)
+    return text
+
+
+def of_egress(text: str) -> str:
+    """What the picture of egress policies shows: some chains, after the names of family and chain."""
+    inet, bridge = text.split("table bridge")
+    shown = []
+    wanted = (("inet", inet, "input"), ("inet", inet, "egress4"), ("bridge", bridge, "neighbours"),
+              ("bridge", bridge, "egress"))  # fmt: skip
+    for family, table, name in wanted:
+        found = re.search("^" + CHAIN % name, table, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        shown.append(f"{family} {name}\n{found[0]}")
+    return "".join(shown)
+
+
 def test_the_picture_of_a_bridge_and_its_rules(store_root: Path) -> None:
-    def inner() -> tuple[str, str]:
+    def inner() -> str:
         lab = Lab()
         small_image(store_root)
         engine = Engine(store_root)
@@ -80,10 +107,51 @@ def test_the_picture_of_a_bridge_and_its_rules(store_root: Path) -> None:
             drawn_here.append(f"route_localnet = {forwarding.read('ipv4/conf/lamina0/route_localnet')}")
             assert [fact for fact in drawn_here if fact not in drawn] == []
             assert ip("link")
-            return chains(nft("list", "ruleset"), table_of(engine.store)), picture("rules")
+            return chains(nft("list", "ruleset"), table_of(engine.store))
         finally:
             remove_all(engine)
             lab.close()
 
-    made, shown = in_mount_namespace(inner)
-    assert made == shown
+    made = in_mount_namespace(inner)
+    assert usual(made) == picture("rules")
+    assert of_egress(made) == picture("egress")
+
+
+def test_the_picture_of_two_networks_and_their_names(store_root: Path) -> None:
+    def inner() -> None:
+        lab = Lab()
+        small_image(store_root)
+        engine = Engine(store_root)
+        try:
+            drawn = picture("names")
+            for name in ("front", "back"):
+                engine.networks.create(name)
+            box = engine.start("tiny", ["sleep", "1000"], name="web", network=["front", "back"])
+            here = addresses()
+            found = [
+                f"lam-{name}{' ' * (7 - len(name))}{here[f'lam-{name}'][0]}" for name in ("front", "back")
+            ]
+            until(lambda: len(responders()) == 2)
+            with open("/proc/net/udp") as sockets:
+                bound = [line.split()[1] for line in sockets.readlines()[1:]]
+            for name in ("front", "back"):
+                gateway = here[f"lam-{name}"][0].partition("/")[0]
+                assert f"{int.from_bytes(inet_aton(gateway), byteorder):08X}:0035" in bound
+                found.append(f"lamina-names  {gateway}:53")
+            resolv = box.exec(["cat", "/etc/resolv.conf"], capture_output=True, text=True).stdout
+            found.append(str(resolv).splitlines()[0])
+            with lab.inside(lab_box := lab.adopt(int(box.inspect()["State"]["Pid"]))):
+                there = addresses()
+                [default] = [one for one in facts(["route"]) if one["dst"] == "default"]
+            lab_box.release()
+            found += [f"{name}   {there[name][0]}" for name in ("eth0", "eth1")]
+            found.append(f"default via {default['gateway']}")
+            assert [fact for fact in found if fact not in drawn] == []
+        finally:
+            remove_all(engine)
+            for network in engine.networks.list():
+                network.remove()
+            until(lambda: responders() == [])
+            lab.close()
+
+    in_mount_namespace(inner)

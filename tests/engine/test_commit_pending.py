@@ -157,7 +157,7 @@ def test_now(engine: Engine, tmp_path: Path) -> None:
         for event in engine.events(since=0, until=time.time(), filters={"type": ["image"]})
     ]
     assert actions[-3:-1] == [("tag", ""), ("digest", "sha256:")]
-    with pytest.raises(InvalidInput, match="no consistency"):
+    with pytest.raises(InvalidInput, match="there is no such"):
         box.commit(consistency="never")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -92,6 +93,20 @@ def test_any_two_states_are_compared(engine: Engine, box: Container) -> None:
     step(one, "echo one >/mine")
     assert told(second.diff(one)) == {"/mine": "added"} == told(other.diff(one))
     assert told(box.diff(one))["/mine"] == "added"
+
+    async def by_a_loop() -> None:
+        from lamina import AsyncEngine
+
+        its = AsyncEngine(engine.store.path)
+        its_box, its_image = await its.container("box"), await its.image("tiny")
+        its_first = await its_box.find_snapshot("first")
+        assert await its_first.diff(its_box) == first.diff(box)
+        assert await its_image.diff(its_first) == image.diff(first)
+        assert (await its_first.explain("/srv")).why == first.explain("/srv").why
+        assert (await its_box.history()).here == box.history().here
+        assert [line async for line in its_box.patch(await its_first.diff(its_box))]
+
+    asyncio.run(by_a_loop())
     patch = b"".join(second.patch(first.diff(second, ["/srv"])))
     assert b"-one\n+two\n" in patch
 
@@ -276,6 +291,20 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
     assert (fork.states, fork.begins.startswith("box@")) == ((), True)
 
 
+def test_what_was_written_where_the_engine_made_a_directory_is_written(
+    engine: Engine, store_root: Path
+) -> None:
+    """The working directory is made at the first start; what is in it is not."""
+    small_image(store_root)
+    box = engine.create("tiny", ["sh", "-c", "sh /step"], name="box", workdir="/app")
+    step(box, "true")
+    assert not box.history().written
+    box.snapshot("first")
+    assert not box.history().written
+    step(box, "echo x >/app/d")
+    assert box.history().written
+
+
 def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container, lamina: Lamina) -> None:
     assert lamina("diff", "box@first", "box@second").stdout.splitlines() == [
         "C /d/  (mode 755 → 700, times)", "D /d/y", "A /e/", "A /e/new", "R /etc/group/  (file → directory)", "C /srv",
@@ -292,6 +321,11 @@ def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container
         "D",
         "A",
     ]
+    second = box.find_snapshot("second")
+    for name in ("box@second", second.id):
+        assert lamina("inspect", "-f", "{{.Name}} {{.Parent}}", name).stdout == f"second {second.parent}\n"
+    assert lamina("inspect", "box@nothing").returncode == 1
+    assert lamina("inspect", "--type", "snapshot", "box").returncode == 1
     for words in (("tiny",), ("box", "box@nothing"), ("box@first", "nothing"), ("nothing", "box")):
         done = lamina("diff", *words)
         assert done.returncode == 125, words

@@ -78,7 +78,7 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
     done = box.merge([one, two], name="both")
     assert done.snapshot is not None
-    assert (done.snapshot.name, done.clashes) == ("both", ())
+    assert (done.snapshot.name, done.clashes, done.snapshot.size) == ("both", (), 5)
     wanted = {"a": "one", "deep/c": "c", "own": "z", "new/of-one": "x", "new/of-two": "y"}
     assert shown(box) == wanted
     assert shown(one) == {"a": "one", "b": "b", "deep/c": "c", "new/of-one": "x"}  # as it was
@@ -197,7 +197,7 @@ def test_the_winner_takes_the_place_of_its_parent(box: Container) -> None:
     delete(two, "work/b")
     put(box, "work/own", "z")
     state = box.promote(two, "best")
-    assert (state.name, state.message) == ("best", f"promoted from {two.name}")
+    assert (state.name, state.message, state.size) == ("best", f"promoted from {two.name}", 3)
     assert shown(box) == {"a": "two", "deep/c": "c"}
     put(box, "work/next", "n")
     assert shown(two) == {"a": "two", "deep/c": "c"}
@@ -223,7 +223,7 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     box = engine.start("tiny", ["sleep", "1000"], name="live", durability="none")
 
     def said(*words: str) -> str:
-        return box.exec(list(words), capture_output=True, check=True, text=True).stdout
+        return str(box.exec(list(words), capture_output=True, check=True, text=True).stdout)
 
     said("sh", "-c", "mkdir /work; echo a >/work/a; echo b >/work/b")
     one, two = box.fork(2)
@@ -240,4 +240,25 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     said("sh", "-c", "echo c >/work/c")
     box.stop(timeout=0)
     assert shown(box) == {"a": "a\n", "c": "c\n"}
+    check(box)
+
+
+def test_forks_over_this_machine(engine: Engine) -> None:
+    box = engine.create("host", ["true"], name="here", durability="none")
+    put(box, "work/a", "a")
+    put(box, "work/b", "b")
+    one, two = box.fork(2)
+    put(one, "work/one", "1")
+    delete(two, "work/b")
+    put(two, "etc/lamina-was-here", "2")
+    done = box.merge([one, two])
+    assert {os.fsdecode(path) for path, _ in done.taken} == {"/work/one", "/work/b", "/etc/lamina-was-here"}
+    assert shown(box) == {"a": "a", "one": "1"}
+    box.promote(two)
+    assert shown(box) == {"a": "a"}
+    box.squash()
+    assert shown(box) == {"a": "a"}
+    assert [os.fsdecode(change.path) for change in box.changes() if not change.incidental] == [
+        "/etc/lamina-was-here", "/work", "/work/a",
+    ]  # fmt: skip
     check(box)

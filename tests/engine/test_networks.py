@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -16,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from lamina import Engine
 from lamina.engine import plugging
 from lamina.engine.committing import run_of
-from lamina.engine.networks import network_of, table_of
+from lamina.engine.networks import network_of
 from lamina.engine.supervising import Supervisor
 from lamina.errors import (
     CommandNotFound,
@@ -31,15 +29,14 @@ from lamina.errors import (
     NotFound,
     Unsupported,
 )
-from lamina.linux.nftables import elements, open_nftables
-from lamina.network import firewall, leases, links, rules
+from lamina.network import firewall, leases, names, rules
 from lamina.network.model import Attachment, Published, mac_of
 from lamina.network.subnet import packed
 from lamina.store import networks, trace
-from support.lab import HOST, SILENCE, WORLD, Lab, ip, listen, nft, nft_is_there, reaches, seen_by
-from support.lives import remove_all, said, until
-from support.namespaces import in_mount_namespace
-from support.small_images import small_image
+from support.lab import HOST, SILENCE, WORLD, ip, listen, nft, nft_is_there, reaches, seen_by
+from support.lives import said, until
+from support.network_host import Host, links_by_ip
+from support.network_host import on_host as call_on_host
 from support.terminal import lamina
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
@@ -47,75 +44,10 @@ pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
 SERVE = "while :; do echo hello | nc -l -p 80; done"
 
 
-class Host(Lab):
-    """The lab, with an engine on its host."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self.root = root
-        small_image(root)
-        self.engine = Engine(root)
-
-    def run(self, *words: str, **options: Any) -> str:
-        options.setdefault("network", "bridge")
-        found = self.engine.run(
-            "tiny", list(words), capture_output=True, text=True, rm=True, check=True, **options
-        )
-        return str(found.stdout)
-
-    def start(self, script: str, **options: Any) -> Any:
-        options.setdefault("network", "bridge")
-        return self.engine.start("tiny", ["sh", "-c", script], **options)
-
-    def left(self) -> list[str]:
-        """What containers have of networks: addresses, ports, elements of rules."""
-        found = [str(path.name) for path in self.root.glob("networks/*/addresses/[!.]*")]
-        found += [str(path.name) for path in self.root.glob("networks/.ports/*")]
-        sets = [("bridge", name) for name in rules.BRIDGE_SETS] + [("inet", name) for name in rules.PORT_MAPS]
-        with open_nftables() as channel:
-            for family, name in sets:
-                try:
-                    there = elements(channel, family, table_of(self.engine.store), name)
-                except KernelError as error:
-                    assert error.errno == 2
-                else:
-                    found += [f"{name} {one.comment}" for one in there]
-        return found
-
-    def ports(self) -> list[str]:
-        with links.opened() as channel:
-            return [one.name for one in links.ports(channel)]
-
-
 @pytest.fixture
 def on_host(store_root: Path) -> Callable[[Callable[[Host], None]], None]:
     """Calls a test with a host; afterwards nothing of its containers may be left."""
-
-    def call(test: Callable[[Host], None]) -> None:
-        def inner() -> None:
-            host = Host(store_root)
-            try:
-                test(host)
-                remove_all(host.engine)
-                assert host.left() == []
-                until(lambda: host.ports() == [])
-                for network in host.engine.networks.list():
-                    network.remove()
-                assert [one["ifname"] for one in links_by_ip()] == ["lo", "up0"]
-                assert host.engine.storage.check().findings == ()
-            finally:
-                remove_all(host.engine)
-                host.close()
-
-        in_mount_namespace(inner)
-
-    return call
-
-
-def links_by_ip() -> list[dict[str, Any]]:
-    done = subprocess.run(["ip", "-j", "link"], check=True, capture_output=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return lambda test: call_on_host(store_root, test)
 
 
 # -- a start
@@ -260,7 +192,7 @@ def test_what_was_asked_of_address_mac_and_names(on_host):
             dns=["192.0.2.53"], dns_search=["example.org"], dns_options=["ndots:2"], hostname="box",
         ).splitlines()  # fmt: skip
         assert said_[6:] == [
-            "10.50.0.1\tup", "fd00:50::1\tup", "10.9.9.9\tdb", *said_[9:11], "nameserver 192.0.2.53",
+            "10.50.0.1\tup", "fd00:50::1\tup", "10.9.9.9\tdb", *said_[9:11], "nameserver 10.50.0.1",
             "search example.org", "options ndots:2", "02:00:00:00:00:09",
         ]  # fmt: skip
         assert [line.split()[:2] for line in said_[9:11]] == [["10.50.0.9", "box"], ["fd00:50::9", "box"]]
@@ -599,6 +531,7 @@ def test_check_finds_what_was_left_over_and_removes_it(on_host):
                           (Published("tcp", b"", 9090, 90),))  # fmt: skip
         leases.take_this(network.leases, network.subnets[0], dead.addresses[0], (), dead.owner)
         (host.root / "networks/.ports/tcp:9090:*").symlink_to(dead.owner)
+        names.take(networks.names_of(store, "bridge"), "ghost", dead.owner, dead.addresses)
         firewall.add(network.table, rules.of_attachment(dead), lambda: ([], []))
         ip("link", "add", dead.port, "type", "veth", "peer", "name", "x0")
         ip("link", "set", dead.port, "alias", dead.alias)
@@ -607,7 +540,7 @@ def test_check_finds_what_was_left_over_and_removes_it(on_host):
 
         found = host.engine.storage.check().findings
         assert sorted(one.what for one in found) == sorted([
-            "address bridge 10.87.9.9", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
+            "address bridge 10.87.9.9", "name bridge ghost", "port tcp:9090:*", f"link {dead.port}", "bridge lam-gone",
             f"element bridge macs dead {'d' * 12}", f"element bridge addresses4 dead {'d' * 12}",
             f"element inet ports4 dead {'d' * 12}",
         ])  # fmt: skip

@@ -46,7 +46,7 @@ def test_one_serves_a_program_until_that_changes_or_it_is_gone(
     until(lambda: is_gone(second))
     [third] = started(engine)
     assert third not in (first, second)
-    monkeypatch.setattr(nursery, "_current", None)
+    nursery.let_go()
     until(lambda: is_gone(third))
     assert {one.state for one in engine.containers()} == {"running"}  # they need it no more
 

@@ -113,12 +113,17 @@ libc.mmap(None, 4096, 3, 1, fd, 0); os.close(fd)""",
 open('/tmp/held', 'w').close(); fd = os.open('/tmp/held', os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)""",
     "files watched (inotify) by descriptor": "libc.inotify_add_watch(libc.inotify_init(), b'/tmp', 0x100)",
     "a socket bound to /tmp/held": "s = socket.socket(socket.AF_UNIX); s.bind('/tmp/held'); s.listen()",
-    "a file open for writing, or deleted, that no descriptor shows": """
-one, other = socket.socketpair(); file = open('/tmp/held', 'w')
-socket.send_fds(one, [b'x'], [file.fileno()]); file.close()""",
     "its working directory in": "os.mkdir('/tmp/gone'); os.chdir('/tmp/gone'); os.rmdir('/tmp/gone')",
     "its working directory (it could not enter that directory again) in": """
 os.mkdir('/tmp/mine', 0o700); os.mkdir('/tmp/mine/deep', 0o777); os.chdir('/tmp/mine/deep'); os.setuid(1000)""",
+    "its working directory (it is being traced) in": """
+parent, (end, begin) = os.getpid(), os.pipe()
+if not os.fork():
+    os.chdir('/'); libc.prctl(1, 9); assert libc.ptrace(0x4206, parent, None, None) == 0
+    os.write(begin, b'x'); time.sleep(1000)
+os.read(end, 1)""",
+    "descriptors on their way through a socket": """
+one, other = socket.socketpair(); socket.send_fds(one, [b'x'], [os.open('/tmp', os.O_PATH)])""",
     "its root in": "os.mkdir('/tmp/root'); os.chroot('/tmp/root')",
     "a file open for writing as descriptor (of a thread)": """
 def held():
@@ -130,6 +135,7 @@ PROGRAM = "import ctypes, fcntl, os, socket, threading, time\nlibc = ctypes.CDLL
 # what does not keep it from being replaced
 HARMLESS = """
 open('/tmp/read', 'w').write('as it was')
+open('/tmp/deleted', 'w').close(); deleted = open('/tmp/deleted'); os.unlink('/tmp/deleted')
 reader = open('/tmp/read'); null = open('/dev/null', 'w'); memory = os.memfd_create('x'); pipe = os.pipe()
 there = socket.socket(socket.AF_UNIX); there.bind('\\0abstract'); shared = open('/dev/shm/file', 'w')
 libc.mmap(None, 4096, 3, 0x21, -1, 0); private = os.open('/tmp/read', os.O_RDONLY)
@@ -140,7 +146,7 @@ libc.mmap(None, 4096, 3, 2, private, 0)
 class Process:
     """Python in a container, until the end of the block; `pid` is this machine's."""
 
-    def __init__(self, box: Container, program: str) -> None:
+    def __init__(self, box: Container, program: str, **options: bool) -> None:
         words = [
             sys._base_executable,
             "-c",
@@ -149,7 +155,7 @@ class Process:
         if "chroot" in program:  # nothing of Python is there any more
             words[-1] = words[-1].replace("time.sleep(1000)", "libc.pause()")
         self.process = box.popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
         )
 
     def __enter__(self) -> Process:
@@ -187,11 +193,15 @@ def test_who_holds_on_is_named_and_nothing_is_replaced(python_box: Container) ->
             chain.freeze(consistency="refuse")
         text = str(refused.value)
         assert what.partition(" (of a")[0] in text, (what, text)
-        if "no descriptor" not in what:
-            assert f"process {holder.pid} ({sys._base_executable}" in text
+        assert f"process {holder.pid} ({sys._base_executable}" in text
         assert shown(box) == before
         assert not frozen(box)
         box.exec(["sh", "-c", "rm -rf /tmp/held /tmp/root /tmp/mine; echo >> /tmp/written"], check=True)
+    with (
+        Process(box, "assert libc.unshare(0x20000) == 0", privileged=True),
+        pytest.raises(Conflict, match="a mount namespace of its own, with the same root"),
+    ):
+        chain.freeze(consistency="refuse")
     with Process(box, HARMLESS):
         assert chain.freeze(consistency="refuse").swapped
     assert chain.freeze(consistency="refuse").swapped
@@ -288,9 +298,139 @@ def test_a_paused_one_stays_paused(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_container_with_ids_of_its_own(engine: Engine) -> None:
+    """Its layers are seen through mounts that map their ids, and so is what it writes."""
+    box = engine.start("tiny", ["sleep", "1000"], userns="auto", workdir="/home/ann")
+    before, chain = shown(box), Chain(box)
+    for number in range(1, 4):
+        shell(box, f"echo {number} > count; chown 1000:100 count")
+        assert chain.freeze(consistency="refuse").swapped
+        assert (chain.layers[-1] / "home/ann/count").stat().st_uid == 1000
+        assert shell(box, "stat -c %u:%g count /etc/passwd .; cat count").split() == [
+            "1000:100", "0:0", "0:0", str(number),
+        ]  # fmt: skip
+        assert swapped_to(box._home, chain.stacks) is True
+    assert shown(box) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_fifty_times_and_another_process_each_time(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "1000"], workdir="/tmp", rm=True)
+    chain = Chain(box)
+    for number in range(50):
+        box.exec_detached(["sleep", "1000"], workdir="/home/ann" if number % 2 else "/")
+        shell(box, f"echo {number} >> /home/ann/all")
+        assert chain.freeze(consistency="refuse").swapped
+    assert shell(box, "cat /home/ann/all").split() == [str(number) for number in range(50)]
+    assert len(chain.layers) == 50
+    there = os.stat(f"/proc/{state_of(box)['pid']}/root/home/ann").st_ino
+    seen = [os.stat(f"/proc/{pid}/cwd").st_ino for pid in reopen(state_of(box)["cgroup"]).processes()]
+    assert seen.count(there) == 25
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_read_only_root_stays_so(engine: Engine) -> None:
     box = engine.start("tiny", ["sleep", "1000"], read_only=True, tmpfs=["/tmp"])
     before, chain = shown(box), Chain(box)
     assert chain.freeze(consistency="refuse").swapped
     assert shown(box) == before
     assert box.exec(["touch", "/etc/new"], capture_output=True).returncode != 0
+
+
+# writers of all kinds in threads: each does its work again and again, and looks whether it is still there; the numbers
+# that they count in files never go back
+STORM = r"""
+import ctypes, mmap, os, sys, threading
+stop = threading.Event()
+def again(work):
+    def loop():
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                work(number)
+                stop.wait(0 if sys.argv[1:] else 0.004)  # moments in which nobody holds anything
+            except BaseException as error:
+                print(work.__name__, number, repr(error), flush=True); os._exit(1)
+        done.append(work.__name__)
+    return threading.Thread(target=loop)
+def check(path, text):
+    with open(path) as file:
+        found = file.read()
+    assert found == text, (path, found[-40:], text[-40:])
+def append(number):
+    with open('appended', 'a') as file: file.write(f'{number}\n')
+    if number % 50 == 0: check('appended', ''.join(f'{one}\n' for one in range(1, number + 1)))
+def rename(number):
+    with open('new', 'w') as file: file.write(str(number))
+    os.rename('new', 'renamed'); check('renamed', str(number))
+page = mmap.mmap(-1, 4096)
+def direct(number):
+    page[:8] = b'%08d' % number
+    fd = os.open('direct', os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    os.pwrite(fd, page, 0); os.close(fd)
+    with open('direct', 'rb') as file: assert file.read(8) == b'%08d' % number
+def mapped(number):
+    fd = os.open('mapped', os.O_RDWR | os.O_CREAT); os.truncate(fd, 4096)
+    shared = mmap.mmap(fd, 4096); os.close(fd); shared[:8] = b'%08d' % number; shared.close()
+    with open('mapped', 'rb') as file: assert file.read(8) == b'%08d' % number
+def deleted(number):
+    fd = os.open('gone', os.O_RDWR | os.O_CREAT | os.O_TRUNC); os.unlink('gone')
+    os.write(fd, b'%d' % number); assert os.pread(fd, 20, 0) == b'%d' % number; os.close(fd)
+def directories(number):
+    os.mkdir('directory'); os.symlink('renamed', 'directory/link'); open('directory/file', 'w').close()
+    os.link('directory/file', 'linked'); assert os.stat('linked').st_nlink == 2
+    assert sorted(os.listdir('directory')) == ['file', 'link']
+    for name in ('linked', 'directory/link', 'directory/file'): os.unlink(name)
+    os.rmdir('directory')
+def pair(number):
+    for name in ('first', 'second'):
+        with open(name, 'w') as file: file.write('%08d' % number)
+held = [open('held', 'a')] if sys.argv[1:] else []
+def log(number):
+    for file in held: file.write(f'{number}\n'); file.flush()
+done, threads = [], [again(work) for work in (append, rename, direct, mapped, deleted, directories, pair, log)]
+for thread in threads: thread.start()
+print('begun', flush=True)
+sys.stdin.read()
+stop.set()
+for thread in threads: thread.join()
+print(len(done), open('appended').read().count('\n'), open('held').read().count('\n') if held else 0, flush=True)
+"""
+
+
+@pytest.mark.parametrize("held", [(), ("held",)], ids=["brief", "held"])
+def test_nothing_that_is_written_meanwhile_is_lost_or_changes_a_layer(
+    python_box: Container, tmp_path: Path, held: tuple[str, ...]
+) -> None:
+    """Whether the root is replaced (in a moment in which nobody holds a file) or what was written is copied."""
+    box, chain = python_box, Chain(python_box)
+    words = [sys._base_executable, "-c", STORM, *held]
+    storm = box.popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, workdir="/home/ann")
+    assert storm.stdout.readline() == "begun\n"
+    seen: dict[Path, str] = {}
+    states: list[Path] = []
+    swapped = 0
+
+    def copy() -> None:
+        states.append(tmp_path / str(len(states)))
+        upper = os.fsdecode(chain.stacks[0][1].upperdir)
+        subprocess.run(["cp", "-a", upper, states[-1]], check=True)
+
+    for number in range(8):
+        wait = not held and number % 2
+        done = chain.freeze(consistency="wait" if wait else "auto", copy=copy, patience=60)
+        swapped += done.swapped
+        assert done.swapped or done.holders
+        layer = chain.layers[-1] if done.swapped else states[-1]
+        seen[layer] = digest(layer)
+        # what one thread writes in turn is never the other way round
+        first, second = (layer / "home/ann" / name for name in ("first", "second"))
+        if first.exists() and second.exists() and first.stat().st_size == second.stat().st_size == 8:
+            assert 0 <= int(first.read_text()) - int(second.read_text()) <= 1
+    out, _ = storm.communicate("")
+    assert storm.returncode == 0, out
+    assert out.split()[0] == "8"
+    assert bool(held) == (swapped == 0)
+    assert {layer: digest(layer) for layer in seen} == seen
+    assert shell(box, "wc -l < /home/ann/appended").strip() == out.split()[1]

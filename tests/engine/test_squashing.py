@@ -16,7 +16,8 @@ from lamina.engine import chains, squashing
 from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
-from lamina.store.containers import Home, bury_all
+from lamina.store.burial import bury_all
+from lamina.store.containers import Home
 from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
 from support.lives import until
@@ -258,6 +259,43 @@ def test_squash_a_snapshot(box: Container) -> None:
     check(box)
 
 
+def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree/work").mkdir(parents=True)
+    (tmp_path / "tree/work/base").write_text("base")
+    name = "base"
+    engine.from_directory(tmp_path / "tree", name, changes=['CMD ["true"]', "LABEL a=b"])
+    for number in range(3):
+        box = engine.create(name, ["true"], durability="none")
+        put(box, f"work/{number}", f"{number}")
+        put(box, "last", f"{number}")
+        if number == 2:
+            os.mknod(upper(box) / "work/base", 0o020000, 0)
+        name = f"n{number}"
+        box.commit(name, message=f"step {number}")
+        box.remove()
+    whole, fewer = engine.image(name).squash("whole"), engine.image(name).squash("fewer", since="base")
+    assert [len(one.attrs["RootFS"]["Layers"]) for one in (engine.image(name), fewer, whole)] == [4, 2, 1]
+    for one in (whole, fewer):
+        assert [step.comment for step in one.history()][:4] == [
+            "3 layers squashed" if one == fewer else "4 layers squashed",
+            "step 2",
+            "step 1",
+            "step 0",
+        ]
+        assert one.labels == {"a": "b"}
+        box = engine.create(one.tags[0], ["true"], durability="none")
+        assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+        box.remove()
+    whole.save(tmp_path / "saved.tar")
+    engine.image("whole").remove()
+    [again] = engine.load(tmp_path / "saved.tar")
+    box = engine.create(again.tags[0], ["true"], durability="none")
+    assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+    with pytest.raises(Conflict, match="not made of"):
+        fewer.squash(since="n0")
+    check(box)
+
+
 # -- when something goes wrong
 
 
@@ -315,4 +353,32 @@ def test_killed_at_any_step(box: Container) -> None:
     assert at > 8
     box.rewind("s1")
     assert texts(box, "f1", "f2") == ["1", None]
+    check(box)
+
+
+def test_what_fails_in_the_background_is_noted_and_not_tried_all_the_time(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(squashing, "start", lambda home: tried.append(1))
+    home = home_of(box)
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    for number in range(squashing.DEEP + 3):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+        if number == squashing.DEEP:
+            with monkeypatch.context() as patched:
+                patched.setattr(squashing, "squash_run", full)
+                squashing.in_background(box.store, box.id)
+            assert b"full" in Path(os.fsdecode(home.path) + "/squash.error").read_bytes()
+    assert len(tried) == 2
+    with monkeypatch.context() as patched:  # nothing that would take too much of the memory, or of the room
+        patched.setattr(squashing, "MOST_INODES", 9)
+        [done] = squashing.squash_due(home)
+        assert len(done.layers) == 9
+        patched.setattr(squashing, "_has_room", lambda store, size: False)
+        assert squashing.squash_due(home) == []
     check(box)

@@ -1,5 +1,6 @@
 """A state machine of containers and their states against a plain model: every tree is at all times what it was when it
-was looked at last, whatever was frozen, gone back to, removed, committed, collected, or killed in between.
+was looked at last, whatever was frozen, gone back to, removed, committed, collected, forked, squashed, merged,
+promoted, or killed in between.
 
 Containers do not run here; what is done in them is done through the kernel's own mount of their stacks. A long run:
 LAMINA_TIME_TRAVEL=5000 (so many machines) `pytest -o timeout=0 tests/engine/test_time_travel_model.py`.
@@ -28,13 +29,16 @@ from hypothesis.stateful import (
 )
 
 from lamina import Container, Engine
-from lamina.engine import chains
+from lamina.engine import chains, squashing
+from lamina.engine.lineage import common_ancestor
+from lamina.errors import Conflict, NotFound
 from lamina.linux.mount import umount2
 from lamina.overlay import mount as overlays
 from lamina.overlay.spec import MountSpec, steady_options, top_first
 from lamina.overlay.stack import Overlay
 from lamina.store import images, layers, trace
 from lamina.store.check import DAMAGED
+from lamina.store.containers import Home
 from support.image_archives import ImageSource, old_docker, tar
 from support.namespaces import in_mount_namespace
 from support.operations import Operation, operations, perform
@@ -85,6 +89,7 @@ class TimeTravel(RuleBasedStateMachine):
         self.trees: dict[str, Snapshot] = {}
         self.states: dict[str, tuple[str, Snapshot]] = {}
         self.kept: dict[str, Snapshot] = {}
+        self.forks: dict[str, tuple[str, Snapshot]] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -164,6 +169,99 @@ class TimeTravel(RuleBasedStateMachine):
         for gone in self.one(data).prune_snapshots(keep):
             del self.states[gone.id]
 
+    @rule(data=st.data(), background=st.booleans())
+    def squash(self, data: st.DataObject, background: bool) -> None:
+        """Layers become fewer, and no tree is another one."""
+        box = self.one(data)
+        if background:
+            squashing.squash_due(Home(box.store, box.id))
+            return
+        mine = [state for state, found in self.states.items() if found[0] == box.id]
+        since = data.draw(st.sampled_from([None, *mine]))
+        if since is not None and data.draw(st.booleans()):
+            box.find_snapshot(since).squash()
+            return
+        try:
+            box.squash(since)
+        except Conflict:
+            assert since is not None
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.trees) < 4)
+    def fork(self, data: st.DataObject) -> None:
+        box = self.one(data)
+        [child] = box.fork(1)
+        self.met(box, self.trees[box.id])
+        self.trees[child.id] = self.trees[box.id]
+        self.forks[child.id] = box.id, self.trees[box.id]
+
+    def met(self, box: Container, tree: Snapshot) -> None:
+        """The snapshots of *box* that something else has made are of *tree*."""
+        for one in box.snapshots():
+            self.states.setdefault(one.id, (box.id, tree))
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.trees) > 1)
+    def promote(self, data: st.DataObject) -> None:
+        box, other = self.one(data), self.one(data)
+        if box == other:
+            return
+        made = box.promote(other)
+        self.states[made.id] = box.id, self.trees[other.id]
+        self.met(box, self.trees[box.id])
+        self.trees[box.id] = self.trees[other.id]
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.forks)
+    def merge(self, data: st.DataObject) -> None:
+        """Where the parent is what the fork began with, it becomes what the fork is."""
+        child = list(self.forks)[data.draw(st.integers(0, len(self.forks) - 1))]
+        parent, began = self.forks[child]
+        if parent not in self.trees or differences(self.trees[parent], began, IGNORED):
+            return
+        box, fork = self.box(parent), self.box(child)
+        forked = fork.record["forked"]["snapshot"]
+        try:
+            if common_ancestor(Home(box.store, box.id), Home(box.store, fork.id))[1].id != forked:
+                return
+        except NotFound:  # the snapshot was removed
+            return
+        assert box.merge([fork]).clashes == ()
+        tree = shown(self.stack(parent))
+        # directories in which something was put have times of their own
+        assert differences(tree, self.trees[child], IGNORED | {"mtime"}) == []
+        made = box.snapshots()[-1]
+        if box.record.get("snapshot") == made.id and made.id not in self.states:
+            self.states[made.id] = parent, tree
+        self.met(box, self.trees[parent])
+        self.trees[parent] = tree
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.trees) < 4)
+    def fork(self, data: st.DataObject) -> None:
+        """Of a container as it is now, or of one of its states."""
+        of_a_state: bool = data.draw(st.booleans())
+        if of_a_state and self.states:
+            state, parent = self.a_state(data)
+            made, tree = parent.find_snapshot(state).fork(), self.states[state][1]
+        else:
+            parent = self.one(data)
+            before = {one.id for one in parent.snapshots()}
+            made, tree = parent.fork(), self.trees[parent.id]
+            self.states |= {one.id: (parent.id, tree) for one in parent.snapshots() if one.id not in before}
+        for box in made:
+            self.trees[box.id] = tree
+
+    @rule(data=st.data())
+    def squash(self, data: st.DataObject) -> None:
+        self.one(data).squash()
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.states)
+    def squash_a_state(self, data: st.DataObject) -> None:
+        state, box = self.a_state(data)
+        box.find_snapshot(state).squash()
+
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         box = self.one(data)
@@ -174,8 +272,9 @@ class TimeTravel(RuleBasedStateMachine):
     @precondition(lambda self: len(self.trees) > 1)
     def remove(self, data: st.DataObject) -> None:
         box = self.one(data)
-        box.remove()
+        box.remove()  # its forks stay
         del self.trees[box.id]
+        self.forks.pop(box.id, None)
         self.states = {state: found for state, found in self.states.items() if found[0] != box.id}
 
     @rule()
@@ -184,10 +283,10 @@ class TimeTravel(RuleBasedStateMachine):
 
     @rule(data=st.data(), step=st.integers(1, 40))
     def killed(self, data: st.DataObject, step: int) -> None:
-        """In the middle of a snapshot, a rewind or a removal: it has happened, or it has not."""
+        """In the middle of a snapshot, a rewind, a removal or a squash: it has happened, or it has not."""
         box = self.one(data)
         mine = [state for state, found in self.states.items() if found[0] == box.id]
-        verb = data.draw(st.sampled_from(["freeze", "rewind", "forget"] if mine else ["freeze"]))
+        verb = data.draw(st.sampled_from(["freeze", "squash", *(["rewind", "forget"] if mine else [])]))
         state = mine[data.draw(st.integers(0, len(mine) - 1))] if mine else ""
         self.in_a_child(box.id, verb, state, step)
         there = {one.id for one in box.snapshots()}
@@ -210,6 +309,8 @@ class TimeTravel(RuleBasedStateMachine):
                     box.snapshot("killed-" + os.urandom(4).hex())
                 elif verb == "rewind":
                     box.rewind(state)
+                elif verb == "squash":
+                    box.squash()
                 else:
                     box.find_snapshot(state).remove()
                 os._exit(0)
@@ -246,10 +347,11 @@ def test_every_state_is_what_it_was(tmp_path: Path) -> None:
     TimeTravel.place = tmp_path
 
     def run() -> None:
+        squashing.DEEP = 3  # in this child alone
         wanted = settings(
             max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None,
             suppress_health_check=list(HealthCheck), phases=PHASES, database=None,
         )  # fmt: skip
-        run_state_machine_as_test(TimeTravel, settings=wanted)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(TimeTravel, settings=wanted)
 
     in_mount_namespace(run, timeout=max(300, 60 * EXAMPLES))

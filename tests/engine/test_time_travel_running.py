@@ -1,15 +1,16 @@
-"""Snapshots, and going back, of containers that run: what a restart, a second exec, and somebody who writes see of it."""
+"""Snapshots, and going back, of containers that run: what a restart, a further exec, and who writes see of it."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from lamina import Container, Engine
 from lamina.errors import Conflict, InvalidInput, LaminaError
-from support.lives import until
+from support.lives import is_gone, until
 from support.running import first_pid
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
@@ -72,7 +73,7 @@ def test_an_attempt_in_what_runs(box: Container) -> None:
 
 
 def test_who_writes_is_named_and_what_was_written_copied(box: Container) -> None:
-    box.exec_detached(["sh", "-c", "exec 3>/log; echo begun >&3; sleep 600"])
+    writer = box.exec_detached(["sh", "-c", "exec 3>/log; echo begun >&3; exec sleep 600"])
     until(lambda: sh(box, "cat /log 2>/dev/null || true") == "begun\n")
     with pytest.raises(Conflict, match="/log"):
         box.snapshot("refused", consistency="refuse")
@@ -85,10 +86,8 @@ def test_who_writes_is_named_and_what_was_written_copied(box: Container) -> None
     with pytest.raises(InvalidInput, match="what a process has open"):
         box.rewind(copied, consistency="copy")
     assert sh(box, "cat /log") == "more\n"
-    sh(
-        box,
-        "pkill sleep 2>/dev/null; kill $(ps -o pid,args | grep 'sleep 600' | grep -v grep | tail -1 | sed 's/^ *//;s/ .*//')",
-    )
+    os.kill(writer, signal.SIGKILL)
+    until(lambda: is_gone(writer))
     later = box.snapshot("later", consistency="wait")
     assert later.parent == copied.id
     box.rewind(copied)

@@ -295,9 +295,14 @@ def test_what_is_committed_is_the_same_to_all(
     identity = done.stdout.strip().removeprefix("sha256:")
     assert lamina("rmi", "-f", "base").returncode == 0
     store, layout = Store(store_root), tmp_path / "committed"
-    record = image(store, lamina)
-    assert record.id == identity
+    assert image(store, lamina).id == identity
     assert lamina("save", "-q", "--format", "oci-dir", "-o", layout, "changed:1").returncode == 0
+    done = lamina(
+        "image", "inspect", "-f", "{{.Id}}", identity
+    )  # which is what it was called before its digests
+    before, identity = identity, done.stdout.strip().removeprefix("sha256:")
+    record = image(store, lamina)
+    assert before != identity == record.id
     digests, config = check_layout(layout)
     validator("config-schema.json").validate(config)
     assert digests == config["rootfs"]["diff_ids"] and id_of(root, f"oci:{layout}") == identity

@@ -251,7 +251,7 @@ def test_applying_the_changes_of_a_drawn_stack_to_its_lowers_gives_the_merged_tr
 
 @pytest.mark.root
 def test_applying_what_several_layers_did_to_the_others_gives_the_merged_tree(tmp_path: Path) -> None:
-    @examples(4)
+    @examples(10)
     @given(stacks(3, 6), st.integers(2, 4), st.booleans(), st.sampled_from(OPTIONS))
     def check(stack: list[Node], above: int, upper: bool, options: object) -> None:
         with scratch(os.fsencode(tmp_path)) as place:
@@ -272,7 +272,7 @@ def test_applying_what_several_layers_did_to_the_others_gives_the_merged_tree(tm
 def test_applying_what_differs_between_two_drawn_stacks_leads_from_one_to_the_other(tmp_path: Path) -> None:
     """Each side's own layers, the upper among them or not, over common ones, or with nothing in common."""
 
-    @examples(2)
+    @examples(4)
     @given(stacks(3, 7), st.integers(0, 2), st.integers(0, 3), st.booleans(), st.sampled_from(OPTIONS))
     def check(stack: list[Node], left: int, right: int, upper: bool, options: object) -> None:
         with scratch(os.fsencode(tmp_path)) as place:

@@ -193,6 +193,40 @@ def test_nobody_takes_routers_and_routes_from_a_container() -> None:
     in_lab(test)
 
 
+def test_nobody_follows_a_redirect_of_a_container() -> None:
+    """ICMP redirects (RFC 792), under its own address and under the gateway's, to the host and to a neighbour."""
+
+    def redirect(source: str, target: str, by: str) -> bytes:
+        told = udp4(target, WORLD)[:28]  # begins as a packet that the target has sent
+        body = struct.pack("!BBH4s", 5, 1, 0, packed(by)) + told
+        body = struct.pack("!BBH4s", 5, 1, checksum(body), packed(by)) + told
+        head = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, packed(source), packed(target)
+        )
+        return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
+
+    def test(lab: Lab) -> None:
+        _network, victim, attacker, bridge = three(lab)
+        with lab.inside(victim):
+            assert not reaches(WORLD, 1, SILENCE)  # it has a route that could be changed
+        with lab.inside(attacker):
+            for source in (attacker.v4, "10.88.0.1"):
+                raw(frame(victim.mac, attacker.mac, IPV4, redirect(source, victim.v4, attacker.v4)))
+                for target in ("10.88.0.1", HOST):
+                    raw(frame(bridge, attacker.mac, IPV4, redirect(source, target, attacker.v4)))
+        for place in (victim, None):
+            if place is None:
+                shown = ip("route", "get", WORLD)
+            else:
+                with lab.inside(place):
+                    shown = ip("route", "get", WORLD)
+                    assert "via 10.88.0.1" in shown
+            assert attacker.v4 not in shown.replace(f"src {attacker.v4}", "")
+            assert "redirected" not in shown
+
+    in_lab(test)
+
+
 def test_a_container_reaches_nothing_that_listens_on_the_hosts_loopback() -> None:
     def test(lab: Lab) -> None:
         network, _victim, attacker, bridge = three(lab)

@@ -103,7 +103,7 @@ def test_references_are_no_paths(home: Home) -> None:
         with pytest.raises(NotFound, match="has none of that name"):
             snapshots.find(home, wrong)
     path_of(home, "1").with_name("1" * 63 + "2.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="have an id that begins so"):
+    with pytest.raises(InvalidInput, match="multiple IDs found"):
         snapshots.find(home, "11")
 
 

@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from lamina.engine.egress import read_egress
 from lamina.linux.constants import CLONE_NEWNET
 from lamina.linux.namespaces import setns, unshare
 from lamina.linux.netlink import open_channel
@@ -152,15 +153,16 @@ class Lab:
                 forward({len(gateway) for gateway in network.gateways})
             return links.ensure_bridge(channel, network, settled)
 
-    def container(self, network: Network, title: str, *published: Published) -> Box:
+    def container(self, network: Network, title: str, *published: Published, egress: str = "") -> Box:
         box = self.box(title)
         number = 2 + sum(one.network == network for one in self.attachments)
         addresses = tuple(one.packed(one.first + number) for one in network.subnets)
         self.made += 1
         owner = f"{self.made:02x}" * 32
         box.attachment = Attachment(
-            owner, title, network, 0, addresses, mac_of(addresses[0]), "eth0", published
-        )
+            owner, title, network, 0, addresses, mac_of(addresses[0]), "eth0", published,
+            egress=read_egress(egress or None),
+        )  # fmt: skip
         bridge = self.bridge(network)
         with self.inside(box):
             inside = open_channel()

@@ -150,6 +150,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("network", "rm", "nosuch"),
     ("network", "prune", "--force"),
     ("network", "reload", "nosuch"),
+    ("network", "connect", "nosuch", "nobody"),
+    ("network", "disconnect", "-f", "nosuch", "nobody"),
     ("port", "nosuch"),
     ("volume", "create", "mine"),
     ("volume", "ls"),
@@ -183,6 +185,14 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("explain", "one", "/etc/new"),
     ("why", "--svg", "-", "one", "/etc"),
     ("explain", "nosuch", "/etc"),
+    ("snapshot", "create", "one", "before"),
+    ("snapshot", "create", "nosuch"),
+    ("snapshot", "ls", "one", "--format", "{{.Name}} {{.Container}} {{.Size}}"),
+    ("snapshot", "inspect", "-f", "{{.Name}} {{.Parent}}", "one", "before"),
+    ("rewind", "one", "before"),
+    ("rollback", "one", "nosuch"),
+    ("snapshot", "rm", "one", "before"),
+    ("snapshot", "prune", "--force", "one"),
     ("snapshot", "ls", "--tree"),
     ("fork", "one", "forked"),
     ("container", "fork", "one@nosuch"),
@@ -192,7 +202,7 @@ LINES: tuple[tuple[str, ...], ...] = (
 )
 # what is another in every run: ids, digests, times, sizes and shares of what is used now, the store's own place
 CHANGES = (
-    (rb"\b[0-9a-f]{12}(?:[0-9a-f]{52})?\b", b"ID"),
+    (rb"\b(?:x[0-9a-f]{11}|[0-9a-f]{12})(?:[0-9a-f]{52})?\b", b"ID"),
     (rb"(/|\")(?:cold|warm)\b", rb"\1WAY"),
     (rb"\d+(?:\.\d+)? (?:milli)?seconds?|Less than a second|\d+ minutes?", b"TIME"),
     (rb"\d{4}-\d\d-\d\d[T ][0-9:.]+(?:Z|[+-]\d\d:?\d\d| [A-Z]+)?", b"DATE"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamina.cli.hot import HOT, MODULES
+from support.network_host import Host, on_host
 from support.small_images import small_image
 from support.warm import ISOLATED
 
@@ -104,6 +105,26 @@ def look_at(verb: str, report: Path) -> None:
         )
         more = {name for name in report.read_text().split() if not name.startswith(SOMETIMES)}
         assert more == set(), words
+
+
+@pytest.mark.peer("ip")
+def test_a_start_with_a_network_imports_nothing_more(store_root: Path, tmp_path: Path) -> None:
+    """In a host of its own (support.lab), the second time: bridges are made once."""
+
+    def test(host: Host) -> None:
+        host.engine.networks.create("back")
+        host.start("sleep 60", network="back")
+        code = PRELOADED.format(
+            modules=MODULES,
+            words=["run", "--rm", "--network", "back", "-p", "80", "tiny", "true"],
+            report=str(tmp_path / "report"),
+        )
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", ISOLATED + code], timeout=60, check=False)
+        assert done.returncode == 0
+        more = {name for name in (tmp_path / "report").read_text().split() if not name.startswith(SOMETIMES)}
+        assert more == set()
+
+    on_host(store_root, test)
 
 
 @pytest.mark.parametrize("module", ["click", "rich", "urllib3", "httpx", "asyncio"])

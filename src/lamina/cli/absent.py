@@ -7,8 +7,6 @@ tests/data/docker-flags.txt has every flag of docker's, and what became of it; d
 from __future__ import annotations
 
 LATER = "is not supported so far"
-NAMES = "is not supported so far: containers do not find each other by name; --add-host names one"
-LIVE = "is not supported so far: a container is in the network it was made with"
 WINDOWS = "is for Windows"
 GIVEN_UP = "is not supported: docker has given it up as well"
 DAEMON = "is not supported: there is no daemon to connect to"
@@ -21,8 +19,6 @@ VERBS: dict[str, str] = {
     "build": LATER,
     "builder": LATER,
     "buildx": LATER,
-    "network connect": LIVE,
-    "network disconnect": LIVE,
     "manifest": LATER,
     "compose": LATER,
     "context": DAEMON,
@@ -57,7 +53,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "*": {
         "--expose": "is not supported so far: -p publishes a port, and nothing else is done with those exposed",
         "--link-local-ip": "is not supported: a link has the one that goes with its MAC address",
-        "--network-alias": NAMES,
         **dict.fromkeys(
             ("--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops", "--isolation"), WINDOWS
         ),
@@ -79,6 +74,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     "update": {
         "--cpu-rt-period": "is not supported: no usual kernel shares out real time among control groups",
         "--cpu-rt-runtime": "is not supported: no usual kernel shares out real time among control groups",
+    },
+    "network connect": {
+        "--driver-opt": "is not supported: a container's place in a network has no options of a driver",
+        "--link": GIVEN_UP,
+        "--link-local-ip": "is not supported: a link has the one that goes with its MAC address",
     },
     "network create": {
         **dict.fromkeys(("--attachable", "--config-from", "--config-only", "--ingress", "--scope"), SWARM),

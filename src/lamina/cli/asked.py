@@ -34,7 +34,7 @@ def shell() -> tuple[str, ...]:
 
 # those that are handed on as they were typed, where they were
 _AS_TYPED = (
-    *("name", "log_driver", "hostname", "workdir", "user", "memory", "cpus", "pids_limit", "network"),
+    *("name", "log_driver", "hostname", "workdir", "user", "memory", "cpus", "pids_limit"),
     *("entrypoint", "platform", "restart", "stop_signal", "stop_timeout", "durability"),
 )
 
@@ -65,6 +65,8 @@ def options(args: Arguments) -> RunOptions:
         from lamina.cli.options.further import asked
 
         found.update(asked(vars(args)))  # type: ignore[typeddict-item]
+    if args.network:
+        found["network"] = args.network[0] if len(args.network) == 1 else args.network
     if args.log_opt:
         found["log_opt"] = args.log_opt
     if vars(args).get("snapshot") is not None:

@@ -78,7 +78,7 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
     if key == "volume":
         return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
     if key == "network":
-        return value == (one.record.get("options") or {}).get("network")
+        return value in one.networks
     if key == "expose":
         port = value if "/" in value else f"{value}/tcp"
         return port in ((one.record.get("config") or {}).get("exposed_ports") or ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.cli import output
-from lamina.cli.quoting import quote
+from lamina.cli.quoting import harmless, quote
 from lamina.cli.style import Style
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def show_provenance(found: Provenance, *, whole: bool = False) -> None:
         output.line(f"by way of links it is {quote(found.resolved)}")
     if found.mounted:
         output.line(
-            style("warning", f"in the container {found.mounted} is mounted over it: nobody there sees this")
+            style(
+                "warning",
+                f"in the container {harmless(found.mounted)} is mounted over it: nobody there sees this",
+            )
         )
     if found.cost:
         output.line(found.cost)
@@ -134,8 +137,6 @@ def _when(maker: Maker) -> str:
 
 
 def _made(maker: Maker) -> str:
-    from lamina.cli.quoting import harmless
-
     made = maker.title + (" (squashed)" if maker.squashed else "")
     if said := maker.step or maker.message:
         made += f": {said}"

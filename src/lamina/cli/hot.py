@@ -23,7 +23,7 @@ _WITHIN = {
         "applying asked convert detached each entry inspecting listing output pager quoting report "
         "sizes style template transcript units usage waiting when"
     ),
-    "lamina.cli.options": "attached run",
+    "lamina.cli.options": "attached further run",
     "lamina.cli.verbs": (
         "create execute image_inspect images inspect kill logs ps rename restart rm run start stop "
         "version wait"
@@ -31,14 +31,18 @@ _WITHIN = {
     "lamina.engine": (
         "accounts answers base checking completed container creating design detaching discard engine "
         "executing host images inspect keeping layers life logging moment mount_notation mounted "
-        "naming notation obtain options own_files picture places recover run settling summary "
-        "translate view_verbs"
+        "name_files naming network_record networking networks notation obtain options own_files picture "
+        "places plugging recover responders run settling summary translate view_verbs"
     ),
     "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
     "lamina.image.documents": "config manifest media moment reading",
     "lamina.linux": (
-        "call capabilities constants fd files mountinfo numbers packed process procfs program signals"
+        "call capabilities constants fd files mountinfo netlink nftables numbers packed process procfs program "
+        "rtnetlink signals"
+    ),
+    "lamina.network": (
+        "claims dns egress firewall forwarding leases links model names rules subnet"  # of starts with a network
     ),
     "lamina.overlay": "spec steps",
     "lamina.runtime": (
@@ -52,7 +56,7 @@ _WITHIN = {
     ),
     "lamina.runtime.seccomp": "architectures assembler cache compiler profile rules words",
     "lamina.store": (
-        "blobs claims containers digest durable garbage images layers leases lock names record "
+        "blobs claims containers digest durable garbage images layers leases lock names networks record "
         "references root scratch stage successors tags trace tree volumes way"
     ),
     "lamina.supervisor": "foreground keys pump signals stdio",
@@ -90,6 +94,7 @@ _FURTHER = (
     "history",
     "explain",
     "why",
+    *("snapshot create", "snapshot ls", "snapshot inspect", "snapshot rm", "rewind", "rollback"),
 )
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},

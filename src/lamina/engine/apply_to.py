@@ -54,6 +54,8 @@ def apply_to(changes: Sequence[HostChange], directory: bytes, *, force: bool = F
         root = Fd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise KernelError("apply changes to", error.errno or 0, os.fsdecode(directory)) from None
+    # times of the directory itself are its own: something came or went in it
+    changes = [change for change in changes if change.change.path or not change.incidental]
     places = _Places(root)
     with root:
         try:

@@ -22,6 +22,7 @@ SAID = {
     **dict.fromkeys(("init", "auto_snapshot"), False),
     "env": (),
     "durability": "",
+    "network": "none",
 }
 
 

@@ -44,7 +44,7 @@ def stored(
     written = [tree_of(store, layer) for layer in above]
     lowers = top_first(trees) or (store.empty,)
     if len(lowers) + len(written) > MOST_LAYERS:
-        fewer = "build it with fewer: 'podman build --squash-all', or several commands in one RUN"
+        fewer = "make one of fewer of it: lamina squash"
         raise Unsupported(
             f"run image {record.id[:12]}: it has {len(lowers) + len(written)} layers, and an overlay takes "
             f"{MOST_LAYERS}",

@@ -104,7 +104,7 @@ def with_frozen(asked: Record, made: Mapping[bytes, str], snapshot: str | None) 
 
 
 def with_squashed(asked: Record, at: bytes, run: Sequence[str], made: str) -> Record:
-    """*asked*, in which it is noted that the layers *run* (base first) at the place *at* read as the layer *made* does."""
+    """*asked*, in which it is noted that the layers *run* (base first) at the place *at* read as the layer *made*."""
     note = {"at": os.fsdecode(at), "of": list(run), "as": made}
     return {**asked, SQUASHED: [*(asked.get(SQUASHED) or ()), note]}
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from lamina.engine.networking import Joined
+
 FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init", "auto_snapshot"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
@@ -30,12 +32,13 @@ def check_options(asked: Mapping[str, Any]) -> Options:
     Raises InvalidInput or Unsupported, naming the option; TypeError for one that does not exist.
     """
     checked: dict[str, Any] = {}
+    networks: tuple[Joined, ...] = ()
     rest: dict[str, Any] = {}
     for key, given in asked.items():
         if key in FLAGS:
             checked[key] = bool(given)
         elif key == "network":
-            checked[key] = _network(given)
+            checked[key], networks = _networks(given)
         elif key == "pull":
             checked[key] = _pull(given)
         elif key.startswith(HEALTH) or key == NO_HEALTH:
@@ -47,8 +50,8 @@ def check_options(asked: Mapping[str, Any]) -> Options:
                 )
         elif not _read(key, asked, checked):
             rest[key] = given
-    if rest:
-        _read_rare(rest, checked)
+    if rest or networks:
+        _read_rare(rest, checked, networks)
     if checked.get("volumes"):
         from lamina.engine.mount_notation import check_targets
 
@@ -89,14 +92,15 @@ def _read(key: str, asked: Mapping[str, Any], checked: dict[str, Any]) -> bool:
     return True
 
 
-def _read_rare(rest: dict[str, Any], checked: dict[str, Any]) -> None:
+def _read_rare(rest: dict[str, Any], checked: dict[str, Any], networks: tuple[Joined, ...]) -> None:
     """What is asked of networks and beyond the usual."""
     from lamina.engine.networking import KEYS as NETWORKING
-    from lamina.engine.networking import read_networking
+    from lamina.engine.networking import Joined, read_networking
 
-    if rest.keys() & NETWORKING:
+    if rest.keys() & NETWORKING or len(networks) > 1 or not all(one.is_plain for one in networks):
         linked = {key: rest.pop(key) for key in NETWORKING & rest.keys()}
-        checked["networking"] = read_networking(linked, checked.get("network", "none"))
+        networks = networks or (Joined(checked.get("network", "none")),)
+        checked["networking"] = read_networking(linked, networks)
     if rest:
         from lamina.engine.further import KEYS, read_further
 
@@ -105,12 +109,14 @@ def _read_rare(rest: dict[str, Any], checked: dict[str, Any]) -> None:
         checked["further"], checked["new_privileges"] = read_further(rest)
 
 
-def _network(given: Any) -> str:
+def _networks(given: Any) -> tuple[str, tuple[Joined, ...]]:
+    """The first network, and all of them with what was said of each, if that is more than one of NETWORKS."""
     if given in NETWORKS:
-        return str(given)
-    from lamina.engine.networking import read_network
+        return str(given), ()
+    from lamina.engine.networking import read_networks
 
-    return read_network(given)
+    found = read_networks(given)
+    return found[0].network, found
 
 
 def _pull(given: Any) -> str:

@@ -25,8 +25,10 @@ from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
 from lamina.engine.keeping import said_of
+from lamina.engine.snapshotting import DEEP, check_consistency
+from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
 from lamina.image.archive.load import record_of
 from lamina.image.documents import PENDING, History, RootFS, encode_config, run_config
@@ -41,7 +43,7 @@ from lamina.store.leases import lease
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lamina.engine.container import Container
     from lamina.engine.image_verbs import LayerLimits
@@ -56,8 +58,6 @@ if TYPE_CHECKING:
     from lamina.store.snapshots import SnapshotRecord
 
     Run = dict[str, Any]
-
-CONSISTENCIES = ("auto", "refuse", "copy", "wait")
 
 
 @value
@@ -90,12 +90,10 @@ def commit(
     limits: LayerLimits | None = None,
     now: bool = False,
     consistency: str = "auto",
+    on_warning: Callable[[str], None] | None = None,
 ) -> Image:
     """See `Container.commit`; *home* is the container's."""
-    if consistency not in CONSISTENCIES:
-        raise InvalidInput(
-            f"commit: there is no consistency {consistency!r}", remedy=", ".join(CONSISTENCIES)
-        )
+    check_consistency(consistency)
     store, said = container.store, f"commit container {container.name}"
     _over_an_image(container.image_id, said)
     wish = Wish(None if name is None else tag_of(name), author, message, tuple(changes), now)
@@ -106,8 +104,14 @@ def commit(
         going_on = container.is_alive and not pause
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
+            warnings: list[str] = []
         else:
-            record = _by_freezing(container, home, parent, held, wish, consistency)
+            record, warnings = _by_freezing(container, home, parent, held, wish, consistency)
+    if on_warning is not None:
+        for warning in warnings:
+            on_warning(warning)
+    if len(record.layers) >= DEEP:
+        after_snapshot(home)  # which looks whether these are the container's
     return _made(store, asked, record, wish)
 
 
@@ -194,17 +198,24 @@ def _has_other_ids(asked: dict[str, Any]) -> bool:
 
 def _by_freezing(
     container: Container, home: Home, parent: ImageRecord, held: Lease, wish: Wish, consistency: str
-) -> ImageRecord:
-    """In constant time: what it wrote is a layer from now on, and it goes on above that."""
+) -> tuple[ImageRecord, list[str]]:
+    """In constant time: what it wrote is a layer from now on, and it goes on above that. And what is to be said of it:
+    who kept it from being so.
+    """
     from lamina.engine.state_turn import StateTurn
 
     with StateTurn(home, "commit") as turn:
+        if turn.asked.get("image_id") != container.image_id:
+            raise Conflict(
+                f"commit container {container.name}: it was put on another image meanwhile",
+                remedy="try again",
+            )
         new = _frozen(container, turn, held, wish, consistency)
         asked = turn.asked
         chain = chain_of(asked).get(b"/", ())
         if new is not None and new not in chain:  # a copy, because processes kept it from being frozen
             chain = (*chain, new)
-        return _image(container.store, asked, parent, chain, new, held, wish)
+        return _image(container.store, asked, parent, chain, new, held, wish), list(turn.notes)
 
 
 def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str) -> str | None:
@@ -298,14 +309,14 @@ def _image(
     words, run = run_of(asked, parent.run)
     _check_depth((*parent.layers, *chain), str(asked.get("name")))
     make_lasting(store, chain)
-    below, above = _found(store, parent, before), [find(store, identity) for identity in chain]
-    names = [_named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
-    names += [_named(layer, None) for layer in above]
+    below, above = found_in(store, parent, before), [find(store, identity) for identity in chain]
+    names = [named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
+    names += [named(layer, None) for layer in above]
     found = [*below, *above]
     made = msgspec.structs.replace(
         before,
         rootfs=RootFS(type="layers", diff_ids=names),
-        created=_moment(time.time_ns()),
+        created=moment_of(time.time_ns()),
         author=wish.author or None,
         config=run_config(changed(run, wish.changes)),
         history=[
@@ -313,6 +324,16 @@ def _image(
             *_steps(above, new, " ".join(words) if done is None else done, wish),
         ],
     )
+    return put_image(store, parent, made, found, held, wish.name)
+
+
+def put_image(
+    store: Store, parent: ImageRecord, made: ImageConfig, found: list[Layer], held: Lease, name: str | None
+) -> ImageRecord:
+    """The image of the layers *found* (base first) with the config *made*, in which they have names as of `named`; it
+    came from *parent*. Its canonical *name*, if any, is its own from now on. Raises KernelError.
+    """
+    names = made.diff_ids
     data = encode_config(made)
     kept = [blobs.write_blob(store, data, held)]
     base = parent.manifest or parent.base
@@ -324,7 +345,7 @@ def _image(
         pending=tuple(dict.fromkeys(without)),
         base=base if base in kept else None,
     )
-    return images.put(store, record, names=() if wish.name is None else (wish.name,), lease=held)
+    return images.put(store, record, names=() if name is None else (name,), lease=held)
 
 
 def _check_depth(wanted: Sequence[str], name: str) -> None:
@@ -335,7 +356,8 @@ def _check_depth(wanted: Sequence[str], name: str) -> None:
         )
 
 
-def _found(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
+def found_in(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
+    """The layers of *parent*, base first, whose config is *config*. Raises Corrupt."""
     if len(config.diff_ids) != len(parent.layers):
         raise Corrupt(
             f"commit: the image {parent.id[:12]} has not the layers that its config promises",
@@ -344,7 +366,7 @@ def _found(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer
     return [find(store, identity) for identity in parent.layers]
 
 
-def _named(layer: Layer, promised: str | None) -> str:
+def named(layer: Layer, promised: str | None) -> str:
     """What stands for the layer in a config; *promised* is what stood for it in that of its image. Raises Corrupt."""
     if promised is not None and not promised.startswith(PENDING):
         if layer.diff_id not in (None, promised):
@@ -361,7 +383,7 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
     changed no file.
     """
     last = History(
-        created=_moment(time.time_ns()),
+        created=moment_of(time.time_ns()),
         created_by=words or None,
         author=wish.author or None,
         comment=wish.message or None,
@@ -373,14 +395,15 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
         origin = layer.extra.get("origin") or {}
         command = origin.get("command") or ()
         yield History(
-            created=_moment(int(origin.get("created") or layer.created)),
+            created=moment_of(int(origin.get("created") or layer.created)),
             created_by=" ".join(map(str, command)) or None,
             comment=str(origin.get("message") or origin.get("snapshot_name") or "") or None,
         )
     yield last
 
 
-def _moment(nanoseconds: int) -> str:
+def moment_of(nanoseconds: int) -> str:
+    """A time as configs have it."""
     moment = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 

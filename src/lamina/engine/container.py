@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
 from lamina.engine.state_verbs import StateVerbs
 from lamina.engine.view_verbs import ViewVerbs
-from lamina.errors import Corrupt, NotFound
+from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store.events import about, note
 
 TYPE_CHECKING = False
@@ -147,9 +149,24 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         """Where its ports are published on this host now: {"80/tcp": ["0.0.0.0:8080"]}."""
         if not self._home.has("network"):
             return {}
-        from lamina.engine.plugging import ports_of
+        from lamina.engine.network_facts import ports_of
 
         return ports_of(self._home)
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks that it is in, or will be when it is started; where it has no link of its own "none", "host",
+        "container:NAME" or "ns:PATH".
+        """
+        if self._home.has("network"):
+            from lamina.engine.network_record import Ledger
+
+            return [one.network.name for one in Ledger.of(self._home).attachments]
+        from lamina.engine.keeping import said_of
+
+        said = said_of(self._home.read("container") or {})
+        joined = (said.get("networking") or {}).get("joined", ())
+        return [str(said.get("network", "none")), *(str(one[0]) for one in joined)]
 
     @property
     def health(self) -> str:
@@ -245,6 +262,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         limits: LayerLimits | None = None,
         now: bool = False,
         consistency: str = "auto",
+        on_warning: Callable[[str], None] | None = None,
     ) -> Image:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
         one. *changes* are as in a Dockerfile.
@@ -252,7 +270,8 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
         saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
         hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
-        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied. *on_warning* is told who kept
+        files from staying where they are, so that they were copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
@@ -269,6 +288,7 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
             limits=limits,
             now=now,
             consistency=consistency,
+            on_warning=on_warning,
         )
 
     # -- being attached to it
@@ -427,10 +447,23 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         with Held(self._home, "remove", kill=force, settle=False):
             self._asked = None  # it may have been renamed
             state = self._home.read("state") if self._record.get("owner") else None
+            states = os.path.lexists(self._home.path + b"/snapshots")
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
             if state is not None:  # there may be somebody who waits for its owner's end to remove it
                 wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
+        if states:
+            self._collect()
+
+    def _collect(self) -> None:
+        """It froze layers, which few others can need. Who removed it wanted that, and has it."""
+        from lamina.engine.discard import remover
+        from lamina.store.garbage import collect
+
+        try:
+            collect(self.store, remove=remover(None))
+        except (LaminaError, OSError):
+            pass
 
 
 def _looked_up(root: bytes, identity: str) -> Container:

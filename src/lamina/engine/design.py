@@ -139,7 +139,7 @@ def design(
     if volumes and (ids is not None or rootless):
         _check_volumes(volumes, ids is not None, rootless)
     mounted = _drawn(store, home, volumes, rootless)
-    files = _own_files(home) if base.id else ()
+    files = _own_files(home, bool(base.id)) if base.id or is_linked(options.network) else ()
     further = options.further
     limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
@@ -303,10 +303,10 @@ def _drawn(store: Store, home: bytes, volumes: tuple[Volume, ...], rootless: boo
     return drawn(store, home, volumes, rootless=rootless)
 
 
-def _own_files(home: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    from lamina.engine.own_files import places
+def _own_files(home: bytes, over_image: bool) -> tuple[tuple[bytes, bytes], ...]:
+    from lamina.engine.own_files import places, places_over_host
 
-    return places(home)
+    return places(home) if over_image else places_over_host(home)
 
 
 def usual_ids() -> IdMaps | None:

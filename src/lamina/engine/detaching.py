@@ -60,7 +60,7 @@ def make_nursery(channel: int) -> None:
     except OSError as error:
         raise KernelError("fork a process for supervisors", error.errno or 0) from None
     if child:
-        _reap(child)
+        reap(child)
         return
     try:
         if os.fork() == 0:
@@ -96,7 +96,7 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
     except OSError as error:
         raise KernelError("fork a supervisor", error.errno or 0) from None
     if child:
-        _reap(child)
+        reap(child)
         return
     try:
         if os.fork() == 0:
@@ -108,7 +108,8 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
         os._exit(0)
 
 
-def _reap(child: int) -> None:
+def reap(child: int) -> None:
+    """Wait for a child that leaves at once."""
     try:
         os.waitpid(child, 0)
     except ChildProcessError:
@@ -139,7 +140,7 @@ def _execute(asked: list[str], answer: int, attached: int) -> None:
             )
         except OSError as error:
             raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
-    _reap(child)  # it forks at once, and leaves
+    reap(child)  # it forks at once, and leaves
 
 
 def leave() -> bool:
@@ -151,7 +152,7 @@ def leave() -> bool:
     except OSError as error:
         raise KernelError("fork a process", error.errno or 0) from None
     if child:
-        _reap(child)
+        reap(child)
         return False
     try:
         if os.fork():
@@ -163,7 +164,7 @@ def leave() -> bool:
 
 
 def spawn_in_background(store: Store, identity: str, mode: str) -> None:
-    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) about the container. Raises KernelError."""
+    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) of the container. Raises KernelError."""
     program = os.path.join(_PACKAGE, "isolated.py")
     with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
         try:
@@ -177,7 +178,7 @@ def spawn_in_background(store: Store, identity: str, mode: str) -> None:
             )
         except OSError as error:
             raise KernelError("start a process", error.errno or 0, sys.executable) from None
-    _reap(child)  # it forks at once, and leaves
+    reap(child)  # it forks at once, and leaves
 
 
 def _high(fd: int) -> int:

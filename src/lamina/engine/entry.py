@@ -1,7 +1,8 @@
 """Where a supervisor begins that is a fresh interpreter: `isolated.py engine ROOT ID MODE attached` (detaching.py),
 or goes on after a sleep: `isolated.py engine ROOT ID awake NOTE` (idling.py), makes supervisors of several containers:
-`isolated.py engine "" "" nursery ""` (nursery.py), or squashes the layers of one, and ends: `isolated.py engine ROOT ID
-squash ""` (squashing.py).
+`isolated.py engine "" "" nursery ""` (nursery.py), squashes the layers of one, and ends: `isolated.py engine ROOT ID
+squash ""` (squashing.py), or answers for the names of a network: `isolated.py engine ROOT NETWORK names LINK`
+(responders.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ def run() -> int:
     """Answer on descriptor 3. Whoever started this waits for the first process, which leaves at once."""
     try:
         root, identity, mode, attached = sys.argv[1:5]
+        if mode == "names":
+            _answer_for_names(root, identity, int(attached))
         if mode == "awake":
             from lamina.engine.becoming import go_on
             from lamina.store.root import Store
@@ -51,14 +54,24 @@ def run() -> int:
         os._exit(0)
 
 
+def _answer_for_names(root: str, network: str, index: int) -> None:
+    if "spawned" in sys.argv and os.fork():
+        os._exit(0)
+    from lamina.engine.responding import serve
+    from lamina.store.root import Store
+
+    serve(Store(root), network, index)
+
+
 def _squash(root: str, identity: str) -> None:
     """Whoever started this waits for the first process. Never returns."""
     if os.fork():
         os._exit(0)
     from lamina.engine.detaching import alone
-    from lamina.engine.squashing import in_background
+    from lamina.engine.squashing import NICE, in_background
     from lamina.store.root import Store
 
     alone(-1, -1)
+    os.nice(NICE)
     in_background(Store(root), identity)
     os._exit(0)

@@ -262,7 +262,7 @@ class Origin:
         """What the records of all children say; *asked* is the parent's, *stood* that on the layers of the state."""
         options, state = self.options, self.state
         found = {key: given for key, given in asked.items() if key not in _OWN}
-        found |= {key: stood[key] for key in ("layers", "base_layers") if stood.get(key)}
+        found |= {key: stood[key] for key in ("layers", "base_layers") if key in stood}
         found["rm"], found["detached"] = options.rm, True
         found["labels"] = {**(asked.get("labels") or {}), **dict(options.labels)}
         found["warnings"] = list(asked.get("warnings") or ())

@@ -173,6 +173,18 @@ class Image(ViewVerbs):
         """
         return remove(self._store, self.id, force=force, prune=prune)
 
+    def squash(self, name: str | None = None, *, since: str | None = None) -> Image:
+        """An image with the same files and config in which the layers above those of the image *since* (a name or id;
+        None: all) are one; *name* stands for it. Its history keeps every step. This image stays as it is.
+
+        Raises NotFound, Conflict where it was not made of *since*, InvalidInput where there are not two such layers,
+        KernelError.
+        """
+        from lamina.engine.squashed_image import squash_image
+
+        base = None if since is None else resolve(self._store, since)[0].id
+        return squash_image(self._store, self.id, name, base)
+
     def save(self, target: Source, *, form: str = "docker-archive") -> None:
         """Write it with its names to an archive; as `Engine.save`. Raises NotFound, Corrupt, KernelError."""
         from lamina.engine.archives import save

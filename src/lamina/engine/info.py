@@ -39,7 +39,7 @@ class Fact:
 
 def facts(host: Host | None = None) -> list[Fact]:
     """Every question there is, asked. Nothing on the host is changed."""
-    found = []
+    found = _of_networks() if host is None else []
     for area, name, question, answer in (host or probe()).everything():
         if isinstance(answer, Yes):
             since = f"since Linux {answer.since}" if answer.since else ""
@@ -48,6 +48,29 @@ def facts(host: Host | None = None) -> list[Fact]:
             found.append(Fact(area, name, question, False, answer.why))
         else:
             found.append(Fact(area, name, question, None, _text(name, answer)))
+    return found
+
+
+def _of_networks() -> list[Fact]:
+    """Whether bridges can be had here, and what networks have changed for all of this host, or somebody else has."""
+    from lamina.errors import KernelError
+    from lamina.linux.nftables import generation_of, open_nftables
+    from lamina.network.forwarding import FORWARDING, read
+
+    settings = [
+        f"net.{name.replace('/', '.')} = {setting}" for name in FORWARDING.values() if (setting := read(name))
+    ]
+    question = "Does this host pass packets on? (a network that is not internal has it do so)"
+    found = [Fact("network", "forwarding", question, None, ", ".join(settings) or "there is no IP")]
+    try:
+        with open_nftables() as channel:
+            generation_of(channel)
+    except KernelError as error:
+        found.append(
+            Fact("network", "nf_tables", "Rules of networks?", False, (error.strerror or "").lower())
+        )
+    else:
+        found.append(Fact("network", "nf_tables", "Rules of networks?", True, ""))
     return found
 
 

@@ -194,7 +194,7 @@ def _networks(home: Home, exposed: Sequence[str]) -> dict[str, Any]:
     """What is exposed and not published is at no place, as in docker."""
     found: dict[str, Any] = dict(_NO_NETWORK)
     if home.has("network"):
-        from lamina.engine.plugging import settings_of
+        from lamina.engine.network_facts import settings_of
 
         found = settings_of(home)
     return {**found, "Ports": {**dict.fromkeys(exposed), **found["Ports"]}}

@@ -209,6 +209,10 @@ def rename(home: Home, name: str) -> str:
         pass
     for alias in (old, name):
         names.drop_alias(store.names, alias, home.id, called)
+    if home.has("network"):
+        from lamina.engine.responders import rename as rename_in_networks
+
+        rename_in_networks(home, name)
     note(store, about(home.asked(), "rename", oldName=old))
     return old
 

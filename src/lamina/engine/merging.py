@@ -25,6 +25,7 @@ from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
 from lamina.engine.within import inside, maps_of, owners_of, reach
 from lamina.errors import Conflict, InvalidInput, Unsupported
+from lamina.image.pending import make_lasting
 from lamina.store import layers, snapshots
 from lamina.store.events import about, note
 from lamina.store.leases import lease
@@ -141,8 +142,11 @@ def _stand_on(
     turn: StateTurn, chain: dict[bytes, tuple[str, ...]], name: str | None, message: str, consistency: str
 ) -> SnapshotRecord:
     """A new state of the container, with *chain*, on which it stands then. Raises Conflict, KernelError."""
-    found = begun(turn.home, turn.asked, name, message=message)
-    kept = replace(found, places=tuple(PlaceState(at, ids) for at, ids in chain.items()))
+    found, before = begun(turn.home, turn.asked, name, message=message), chains.chain_of(turn.asked)
+    places = [PlaceState(at, ids, _new(ids, before.get(at, ()))) for at, ids in chain.items()]
+    kept = replace(found, places=tuple(places))
+    if not kept.volatile:  # the fork may have been, whose layers these are
+        make_lasting(turn.home.store, kept.layers)
     snapshots.put(turn.home, kept, sync=not kept.volatile)
     try:
         # where files are put back there is nothing to copy
@@ -151,6 +155,11 @@ def _stand_on(
         snapshots.remove(turn.home, kept)
         raise
     return kept
+
+
+def _new(ids: tuple[str, ...], before: tuple[str, ...]) -> str | None:
+    """What a state with the layers *ids* brings, where there were those *before*: the topmost, unless it was there."""
+    return ids[-1] if ids and ids[-1] not in before else None
 
 
 def check_alike(verb: str, asked: dict[str, Any], other: dict[str, Any]) -> None:

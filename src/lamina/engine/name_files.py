@@ -6,6 +6,8 @@ systemd-resolved, dnsmasq) are of no use inside, so what they ask is asked direc
 
 from __future__ import annotations
 
+import os
+
 from lamina.engine.networking import HOST_GATEWAY, NOTHING
 from lamina.engine.options import is_linked
 from lamina.errors import Conflict
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.engine.networking import Networking
     from lamina.engine.options import Options
     from lamina.network.model import Attachment
+    from lamina.store.containers import Home
     from lamina.store.root import Store
 
     ReadFile = Callable[[str], bytes]
@@ -63,8 +66,12 @@ def _gateways(attachments: Sequence[Attachment], name: str) -> list[str]:
 def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadFile = own_file) -> bytes:
     """/etc/resolv.conf: what was asked for, and this host's where nothing was."""
     wanted = options.networking or NOTHING
-    linked = is_linked(options.network)
+    linked = is_linked(options.network) or bool(attachments)
     text = read(RESOLV)[:LARGEST]
+    if (responder := _responder(attachments)) and len(
+        _reachable([text_of(one) for one in wanted.dns])
+    ) == len(wanted.dns):
+        return _written(text, [responder], wanted, named=True)
     if linked and not wanted.dns and not _reachable(_servers(text)) and _servers(text):
         text = read(RESOLVED)[:LARGEST] or text
     if not linked and wanted == NOTHING:
@@ -79,14 +86,65 @@ def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadF
     return _written(text, servers, wanted)
 
 
-def _written(text: bytes, servers: Sequence[str], wanted: Networking) -> bytes:
+def _responder(attachments: Sequence[Attachment]) -> str:
+    """Who answers for the names of its networks, all of them: the first one's. "" where no network has names."""
+    return next((text_of(one.network.gateways[0]) for one in attachments if one.network.names), "")
+
+
+def _written(text: bytes, servers: Sequence[str], wanted: Networking, *, named: bool = False) -> bytes:
+    """*named*: short names are names of containers, so they are asked for as they are before any domain is put behind
+    them, as docker has it.
+    """
     lines = [f"nameserver {server}" for server in servers]
     search = wanted.search or tuple(_words(text, b"search") or _words(text, b"domain"))
     if search and search != (".",):  # docker: "." is none
         lines.append(f"search {' '.join(search)}")
-    if options := wanted.resolver_options or tuple(_words(text, b"options")):
+    options = wanted.resolver_options or tuple(_words(text, b"options"))
+    if named and not any(option.startswith("ndots:") for option in options):
+        options = (*options, "ndots:0")
+    if options:
         lines.append(f"options {' '.join(options)}")
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def refresh(
+    home: Home, options: Options | None, before: Sequence[Attachment], after: Sequence[Attachment]
+) -> None:
+    """Change both files of a container that runs, and has other places in networks now; nothing happens where it has
+    none of its own. What it wrote itself stays: of /etc/hosts all other lines, /etc/resolv.conf as a whole.
+    """
+    if options is None:  # of one that is removed at its end
+        from lamina.engine.options import Options as Unset
+
+        options = Unset(network=before[0].network.name if before else "none")
+    try:
+        known = _read(home, b"hosts")
+        hostname = _read(home, b"hostname").decode(errors="replace").strip()
+        found = _read(home, b"resolv.conf")
+    except FileNotFoundError:  # over the host
+        return
+    gone = {text_of(one).encode() for place in before for one in place.addresses}
+    lines = [line for line in known.splitlines(True) if (line.split() or [b""])[0] not in gone]
+    for place in after:
+        names = hostname if place.title in ("", hostname) else f"{hostname} {place.title}"
+        lines += [f"{text_of(address)}\t{names}\n".encode() for address in place.addresses]
+    _overwrite(home, b"hosts", b"".join(lines))
+    if found == resolv_conf(options, before):
+        _overwrite(home, b"resolv.conf", resolv_conf(options, after))
+
+
+def _read(home: Home, name: bytes) -> bytes:
+    descriptor = os.open(home.path + b"/" + name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        return file.read(LARGEST)
+
+
+def _overwrite(home: Home, name: bytes, content: bytes) -> None:
+    """In its place, since that is mounted."""
+    descriptor = os.open(home.path + b"/" + name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.truncate()
 
 
 def _servers(text: bytes) -> list[str]:

@@ -9,6 +9,7 @@ from lamina.store import containers, networks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.store.networks import NetworkRecord
@@ -110,6 +111,36 @@ class Network:
             "Options": dict(record.options),
             "Labels": self.labels,
         }
+
+    def connect(
+        self,
+        container: str,
+        *,
+        ip: str | None = None,
+        ip6: str | None = None,
+        mac_address: str | None = None,
+        aliases: Sequence[str] = (),
+    ) -> None:
+        """Let the container of that name or id be in this network as well: at once if it runs, and whenever it is
+        started. *aliases* are names that it has there besides its own.
+
+        Raises Conflict (it is in it already; its network is not its own), NotFound, InvalidInput, Unsupported,
+        KernelError.
+        """
+        from lamina.engine.connecting import connect
+        from lamina.engine.networking import read_joined
+
+        asked = {"ip": ip, "ip6": ip6, "mac_address": mac_address, "aliases": aliases}
+        connect(containers.find(self._store, container), read_joined(self.name, asked))
+
+    def disconnect(self, container: str) -> None:
+        """Take the container of that name or id out of this network, as `connect` puts it in; its connections end.
+
+        Raises Conflict (it is not in it; its ports are published there), NotFound, KernelError.
+        """
+        from lamina.engine.connecting import disconnect
+
+        disconnect(containers.find(self._store, container), self.name)
 
     def reload(self) -> None:
         """Look again. Raises NotFound, Corrupt."""

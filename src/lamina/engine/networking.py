@@ -8,6 +8,7 @@ from __future__ import annotations
 from lamina.engine.notation import listed, text_of
 from lamina.errors import InvalidInput, Unsupported
 from lamina.network.model import PROTOCOLS, Published
+from lamina.network.names import is_name
 from lamina.network.subnet import packed
 from lamina.network.subnet import text_of as address_text
 from lamina.values import value
@@ -16,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+    from lamina.engine.options import Options
+    from lamina.network.model import Allowed
 
 MOST_PORTS = 65535
 # how many ports a container publishes at most: each is a claim, a rule and a socket that is tried
@@ -26,11 +30,29 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 @value
+class Joined:
+    """A network that a container is to be in. The packed `addresses` are at most one of a family, `mac` is b"" for any;
+    `aliases` are names that it has there besides its own.
+    """
+
+    network: str
+    addresses: tuple[bytes, ...] = ()
+    mac: bytes = b""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the network was said."""
+        return not (self.addresses or self.mac or self.aliases)
+
+
+@value
 class Networking:
     """What was asked, checked. `published` ports with a `host_port` of 0 get any that is free; with `publish_all` those
-    that the image exposes are published as well. The packed `addresses` are at most one of a family, `mac` is b"" for
-    any. `dns` are servers, packed, `search` and `resolver_options` what /etc/resolv.conf says besides; where they are
-    empty this host's are taken. `hosts` are (name, address as text or HOST_GATEWAY) for /etc/hosts.
+    that the image exposes are published as well. The packed `addresses`, `mac` and `aliases` are those in the first
+    network (see `Joined`), `joined` the further networks. `dns` are servers, packed, `search` and `resolver_options`
+    what /etc/resolv.conf says besides; where they are empty this host's are taken. `hosts` are (name, address as text
+    or HOST_GATEWAY) for /etc/hosts. With `egress` it reaches nothing else than that (`lamina.network.egress`).
     """
 
     published: tuple[Published, ...] = ()
@@ -41,24 +63,34 @@ class Networking:
     search: tuple[str, ...] = ()
     resolver_options: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[str, ...] = ()
+    joined: tuple[Joined, ...] = ()
+    egress: tuple[Allowed, ...] | None = None
 
     @property
     def linked(self) -> str:
         """The option, if any, that only a container with a link of its own can have."""
         asked = {
             "-p": self.published, "-P": self.publish_all, "--ip": self.addresses, "--mac-address": self.mac,
+            "--network-alias": self.aliases, "--egress": self.egress is not None,
         }  # fmt: skip
         return next((option for option, given in asked.items() if given), "")
 
 
 NOTHING = Networking()
 KEYS = frozenset(
-    ("publish", "publish_all", "ip", "ip6", "mac_address", "dns", "dns_search", "dns_options", "add_hosts")
-)
+    (
+        "publish", "publish_all", "ip", "ip6", "mac_address", "dns", "dns_search", "dns_options", "add_hosts",
+        "network_aliases", "egress",
+    )
+)  # fmt: skip
 
 
-def read_networking(asked: dict[str, Any], network: str) -> Networking | None:
-    """The checked form of what of KEYS is in *asked*, None if that is nothing. Raises InvalidInput, Unsupported."""
+def read_networking(asked: dict[str, Any], networks: tuple[Joined, ...]) -> Networking | None:
+    """The checked form of what of KEYS is in *asked*, and of *networks*, None if that is nothing. Raises InvalidInput,
+    Unsupported.
+    """
+    first = networks[0] if networks else Joined("none")
     published: list[Published] = []
     for text in listed(asked.get("publish") or (), "port"):
         published += read_publish(text_of(text, "port"))
@@ -71,25 +103,66 @@ def read_networking(asked: dict[str, Any], network: str) -> Networking | None:
     found = Networking(
         published=tuple(published),
         publish_all=bool(asked.get("publish_all")),
-        addresses=tuple(
-            _address(asked, key, length) for key, length in (("ip", 4), ("ip6", 16)) if asked.get(key)
-        ),
-        mac=read_mac(asked["mac_address"]) if asked.get("mac_address") else b"",
+        **_first_place(first, asked),
         dns=tuple(packed(text_of(text, "dns"), "dns") for text in listed(asked.get("dns") or (), "dns")),
         search=_words(asked, "dns_search", "dns search"),
         resolver_options=_words(asked, "dns_options", "dns option"),
         hosts=tuple(
             read_host(text_of(text, "host")) for text in listed(asked.get("add_hosts") or (), "host")
         ),
+        joined=networks[1:],
+        egress=_egress(asked),
     )
     if found == NOTHING:
         return None
-    if found.linked and is_linkless(network):
+    if found.linked and is_linkless(first.network):
         raise InvalidInput(
-            f"run: {found.linked} and --network {network} contradict each other",
+            f"run: {found.linked} and --network {first.network} contradict each other",
             remedy="take --network bridge",
         )
     return found
+
+
+def _egress(asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
+    if not asked.get("egress"):
+        return None
+    from lamina.engine.egress import read_egress
+
+    return read_egress(asked["egress"])
+
+
+def _first_place(first: Joined, asked: dict[str, Any]) -> dict[str, Any]:
+    """What was said of the first network, with it or by options; not both, as docker has it."""
+    given = Joined(first.network, *_of_place(asked, "network_aliases"))
+    if not given.is_plain and not first.is_plain:
+        raise InvalidInput(
+            f"run: what network {first.network} is to have is said by options and by name={first.network},...",
+            remedy="say it in one of the two ways",
+        )
+    chosen = first if given.is_plain else given
+    return {"addresses": chosen.addresses, "mac": chosen.mac, "aliases": chosen.aliases}
+
+
+def _of_place(asked: dict[str, Any], aliases: str) -> tuple[tuple[bytes, ...], bytes, tuple[str, ...]]:
+    """The addresses, the MAC and the aliases, of which the key is *aliases*."""
+    addresses = tuple(
+        _address(asked, key, length) for key, length in (("ip", 4), ("ip6", 16)) if asked.get(key)
+    )
+    mac = read_mac(asked["mac_address"]) if asked.get("mac_address") else b""
+    listed_ = listed(asked.get(aliases) or (), "network alias")
+    return addresses, mac, tuple(dict.fromkeys(read_alias(text_of(text, "alias")) for text in listed_))
+
+
+def read_alias(text: str) -> str:
+    """A further name of a container in a network. Raises InvalidInput."""
+    from lamina.store.names import is_name as is_container_name
+
+    if not (is_name(text) and is_container_name(text)):
+        raise InvalidInput(
+            f"run: network alias {text[:200]!r}: not a name",
+            remedy="letters, digits, '-', '_' and '.', beginning with a letter or digit",
+        )
+    return text
 
 
 def is_linkless(network: str) -> bool:
@@ -215,13 +288,76 @@ def read_host(text: str) -> tuple[str, str]:
     return name, address if address == HOST_GATEWAY else address_text(packed(address, "host"))
 
 
-def read_network(given: Any) -> str:
-    """A network that is neither `none` nor `host`. Raises InvalidInput, Unsupported."""
+# of the long form, in docker's words and in podman's
+_LONG = {
+    "name": "name", "alias": "alias", "ip": "ip", "ip6": "ip6", "mac-address": "mac_address", "mac": "mac_address",
+}  # fmt: skip
+
+
+def read_networks(given: Any) -> tuple[Joined, ...]:
+    """The networks of a container, each NAME, or name=NAME,ip=...,ip6=...,mac-address=...,alias=... (as often as there
+    are aliases). Raises InvalidInput, Unsupported.
+    """
+    found = tuple(
+        _read_joined(text_of(text, "network")) for text in ([given] if isinstance(given, str) else given)
+    )
+    if not found:
+        raise InvalidInput("run: network: none is named", remedy="none is one: the loopback device alone")
+    known = [one.network for one in found]
+    if twice := {one for one in known if known.count(one) > 1}:
+        raise InvalidInput(
+            f"run: network {min(twice)}: named twice", remedy="name it once, with all its options"
+        )
+    if len(found) > 1 and (alone := [one for one in known if is_linkless(one)]):
+        raise InvalidInput(
+            f"run: --network {alone[0]} and --network {next(one for one in known if one != alone[0])} "
+            "contradict each other",
+            remedy="name networks alone",
+        )
+    return found
+
+
+def _read_joined(text: str) -> Joined:
+    if "=" not in text:
+        return Joined(read_network(text))
+    said: dict[str, Any] = {"alias": []}
+    for part in text.split(","):
+        key, equals, given = part.partition("=")
+        if not equals or not given or key not in _LONG:
+            raise InvalidInput(
+                f"run: network {text}: {part!r} is not understood", remedy=f"name=NETWORK, {', '.join(_LONG)}"
+            )
+        if key == "alias":
+            said["alias"].append(given)
+        elif said.setdefault(_LONG[key], given) != given:
+            raise InvalidInput(f"run: network {text}: {key} is said twice")
+    if "name" not in said:
+        raise InvalidInput(f"run: network {text}: it has no name", remedy="name=NETWORK,ip=...")
+    found = Joined(read_network(said["name"]), *_of_place(said, "alias"))
+    if is_linkless(found.network) and not found.is_plain:
+        raise InvalidInput(f"run: network {text}: {found.network} has no link to which that could be given")
+    return found
+
+
+def read_joined(network: str, asked: dict[str, Any]) -> Joined:
+    """A network to connect to: *asked* has ip, ip6, mac_address and aliases. Raises InvalidInput."""
+    return Joined(network, *_of_place(asked, "aliases"))
+
+
+def joined_by(options: Options) -> tuple[Joined, ...]:
+    """The networks of a container with these options, which has a link."""
+    wanted = options.networking or NOTHING
+    return (Joined(options.network, wanted.addresses, wanted.mac, wanted.aliases), *wanted.joined)
+
+
+def read_network(text: str) -> str:
+    """A network's name, or what else it may be. Raises InvalidInput, Unsupported."""
     import os
 
     from lamina.store.networks import check_name
 
-    text = text_of(given, "network")
+    if text in ("none", "host"):
+        return text
     if text == "default":
         return "bridge"
     kind, colon, rest = text.partition(":")
@@ -252,6 +388,20 @@ def record_of(networking: Networking) -> dict[str, Any]:
             found[key] = [address_text(address) for address in found[key]]
     if networking.mac:
         found["mac"] = networking.mac.hex()
+    if networking.egress is not None:
+        from lamina.engine.egress import written
+
+        found["egress"] = [written(allowed) for allowed in networking.egress]
+    if networking.joined:
+        found["joined"] = [
+            [
+                one.network,
+                [address_text(address) for address in one.addresses],
+                one.mac.hex(),
+                list(one.aliases),
+            ]
+            for one in networking.joined
+        ]
     if networking.published:
         found["published"] = [
             [one.protocol, address_text(one.host) if one.host else "", one.host_port, one.port]
@@ -277,6 +427,14 @@ def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Networking:
         for protocol, host, host_port, port in kept.get("published", ())
     )
     found["hosts"] = tuple((name, address) for name, address in kept.get("hosts", ()))
-    for key in ("search", "resolver_options"):
+    for key in ("search", "resolver_options", "aliases"):
         found[key] = tuple(kept.get(key, ()))
+    if kept.get("egress") is not None:
+        from lamina.engine.egress import read_allowed
+
+        found["egress"] = tuple(read_allowed(text) for text in kept["egress"])
+    found["joined"] = tuple(
+        Joined(network, tuple(packed(text) for text in addresses), bytes.fromhex(mac), tuple(aliases))
+        for network, addresses, mac, aliases in kept.get("joined", ())
+    )
     return Networking(**found)

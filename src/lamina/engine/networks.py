@@ -29,7 +29,8 @@ SYSTEM = b"/var/lib/lamina"
 # (10.88/16, 10.89/16)
 _OF_DEFAULT = tuple(f"10.{number}.0.0/16" for number in range(87, 79, -1))
 _OF_OTHERS = tuple(f"10.{second}.{third}.0/24" for second in range(79, 63, -1) for third in range(256))
-OPTIONS = ("mtu", "bridge", "masquerade")
+OPTIONS = ("mtu", "bridge", "masquerade", "dns")
+BOOLEANS = ("masquerade", "dns")
 _DOCKERS = {
     "com.docker.network.driver.mtu": "mtu",
     "com.docker.network.bridge.name": "bridge",
@@ -58,7 +59,17 @@ def network_of(store: Store, record: NetworkRecord) -> Network:
         mtu=record.mtu,
         hidden=record.hidden,
         table=table_of(store),
+        names=names_in(store, record.name, dict(record.options)),
     )
+
+
+def names_in(store: Store, name: str, options: Mapping[str, str]) -> bytes:
+    """The directory of names of the network, b"" where its containers have none: in the default one, as in docker, and
+    where somebody said so when it was made.
+    """
+    if name == DEFAULT or options.get("dns", "").lower() == "false":
+        return b""
+    return networks.names_of(store, name)
 
 
 def find(store: Store, name: str) -> NetworkRecord:
@@ -198,13 +209,14 @@ def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> d
             raise InvalidInput(
                 f"make network {name}: option {given}: there is none", remedy=", ".join(OPTIONS)
             )
-        found[key] = text.lower() if key == "masquerade" else text
+        found[key] = text.lower() if key in BOOLEANS else text
     least = _SMALLEST_MTU_IPV6 if ipv6 else _SMALLEST_MTU
     mtu = found.get("mtu", "0")
     if not (mtu.isascii() and mtu.isdigit()) or (mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU):
         raise InvalidInput(f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}")
-    if found.get("masquerade", "true") not in ("true", "false"):
-        raise InvalidInput(f"make network {name}: masquerade {found['masquerade']}: neither true nor false")
+    for key in BOOLEANS:
+        if found.get(key, "true") not in ("true", "false"):
+            raise InvalidInput(f"make network {name}: {key} {found[key]}: neither true nor false")
     bridge = found.get("bridge", "x")
     if not 0 < len(bridge) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in bridge):
         raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
@@ -295,7 +307,7 @@ def users(store: Store, place: bytes) -> list[str]:
 
 def attachments_of(store: Store) -> list[Attachment]:
     """Every container's that is in a network now."""
-    from lamina.engine.plugging import attachments_in
+    from lamina.engine.network_record import attachments_in
 
     found: list[Attachment] = []
     for entry in os.listdir(store.running):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     import _signal as s
 
-IDLE = 3.0  # seconds
+IDLE = 30.0  # seconds: who forks one by one, and looks at each, is served as well
 LONGEST_REQUEST = 1 << 14
 # how many may be starting at once: each waits for the kernel more than it computes
 AT_ONCE = 16
@@ -50,8 +50,8 @@ _STATUS = (
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
 _FILES = ("cgroup", "limits", "oom_score_adj", "attr/current")
 
-# the program's own, and what its surroundings were; replaced whole, so threads may share it
-_current: tuple[Fd, tuple[Any, ...]] | None = None
+# the socket, what the program's surroundings were, and its pid; replaced whole, so threads may share it
+_current: tuple[Fd, tuple[Any, ...], int] | None = None
 
 
 def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] | LaminaError]:
@@ -91,6 +91,23 @@ def start_each(store: Store, identities: Sequence[str]) -> list[dict[str, Any] |
     return [found[number] for number in range(len(identities))]
 
 
+def let_go() -> None:
+    """Have the nursery of this program leave now, if there is one; the next start makes another. A thread that was just
+    about to ask it asks that one.
+    """
+    global _current
+    kept, _current = _current, None
+    if kept is None or kept[2] != os.getpid():  # a child of the program that has it
+        return
+    end = socket.socket(fileno=int(kept[0]))
+    try:
+        end.shutdown(socket.SHUT_WR)
+    except OSError:  # it has left
+        pass
+    finally:
+        end.detach()
+
+
 def _ask(channel: Fd, request: bytes) -> tuple[Fd, Fd]:
     """Have a supervisor made: where it answers, and the socket to ask the next time. *channel* may be that of a nursery
     that has left.
@@ -123,10 +140,11 @@ def _channel(*, fresh: bool = False) -> Fd:
         return kept[0]
     from lamina.engine.detaching import make_nursery
 
+    let_go()
     ours, theirs = map(Fd, socketpair(socket.SOCK_SEQPACKET))
     with theirs:
         make_nursery(theirs)
-    _current = (ours, around)
+    _current = (ours, around, os.getpid())
     return ours
 
 

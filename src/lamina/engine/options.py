@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         mounts: Sequence[str | Mapping[str, str | bool]]
         tmpfs: Sequence[str] | Mapping[str, str]
         volumes_from: Sequence[str]
-        network: str
+        network: str | Sequence[str]
+        network_aliases: Sequence[str]
+        egress: str | Sequence[str]
         publish: Sequence[str]
         publish_all: bool
         ip: str
@@ -156,7 +158,7 @@ class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and what was said of them
-    ("ro,z"). `network` is none, host, a network's name, container:NAME or ns:PATH. What is rarely asked is in
+    ("ro,z"). `network` is none, host, the first network's name, container:NAME or ns:PATH. What is rarely asked is in
     `networking` and `further`.
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at

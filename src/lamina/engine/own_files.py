@@ -1,4 +1,5 @@
-"""The files of /etc that a container over an image has of its own, as in Docker: hosts, hostname, resolv.conf.
+"""The files of /etc that a container over an image has of its own, as in Docker: hosts, hostname, resolv.conf. One over
+the host has the first and the last where it has a link of its own: this host's servers may be nobody's there.
 
 An image cannot know them, and a link that it has in their place leads to nowhere but inside (the mount point is
 resolved by the kernel). They are written into the container's directory and bound from there.
@@ -34,13 +35,26 @@ def places(home: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((b"/etc/" + name, home + b"/" + name) for name in NAMES)
 
 
+def places_over_host(home: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """The same over the host: what is not there is not made."""
+    return tuple((inside, file) for inside, file in places(home)[::2] if os.path.exists(inside))
+
+
 def write(
-    home: Home, hostname: str, options: Options, attachments: Sequence[Attachment] = (), title: str = ""
+    home: Home,
+    hostname: str,
+    options: Options,
+    attachments: Sequence[Attachment] = (),
+    title: str = "",
+    *,
+    over_host: bool = False,
 ) -> None:
     """Write them, readable for everybody. With the host's network they are the host's, with another container's that
-    one's. *attachments* are the container's places in networks, *title* its name. Raises OSError, Conflict, NotFound.
+    one's. *attachments* are the container's places in networks, *title* its name; *over_host*: what else the host knows of
+    names stays. Raises OSError, Conflict, NotFound.
     """
-    hosts = (own_file("/etc/hosts")[:LARGEST] if options.network == "host" else HOSTS) or HOSTS
+    of_host = over_host or options.network == "host"
+    hosts = (own_file("/etc/hosts")[:LARGEST] if of_host else HOSTS) or HOSTS
     if options.network in ("none", "host") and options.networking is None:
         resolv = own_file("/etc/resolv.conf")[:LARGEST]
     else:

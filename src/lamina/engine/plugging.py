@@ -1,6 +1,6 @@
 """A container's networks, from before its start to after its end.
 
-    take      addresses and ports are claimed, and written down (network.json): before anything is made
+    take      addresses, names and ports are claimed, and written down (network.json): before anything is made
     connect   bridges, links and rules: while its first process waits, so that nothing of it runs unguarded
     release   rules, claims and the record go; the links have gone with the last process
 
@@ -12,28 +12,28 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from lamina.engine.network_record import RECORD, Ledger
 from lamina.engine.networks import everything, find, network_of, table_of
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, Unsupported
-from lamina.network import claims, firewall, forwarding, leases, links, rules
+from lamina.network import claims, firewall, forwarding, leases, links, names, rules
 from lamina.network.model import Attachment, Published, mac_of
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
+from lamina.store.lock import LOCK_EX, turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lamina.engine.networking import Networking
+    from lamina.engine.networking import Joined, Networking
     from lamina.engine.options import Options
     from lamina.engine.translate import ImageConfig
     from lamina.linux.fd import Fd
-    from lamina.network.model import Network
+    from lamina.network.model import Allowed, Network
     from lamina.runtime.bundle import Bundle
     from lamina.store.containers import Home
     from lamina.store.root import Store
-
-RECORD = "network"
 
 
 def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()) -> list[Attachment]:
@@ -41,40 +41,60 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
 
     *title* is its name, *exposed* are ports of its image (`-P`). Raises NotFound, Conflict, InvalidInput, Unsupported.
     """
-    from lamina.engine.networking import NOTHING
+    from lamina.engine.networking import NOTHING, joined_by
 
     wanted = options.networking or NOTHING
     release(home)
-    store = home.store
-    record = find(store, options.network)
-    network = network_of(store, record)
-    if network.internal and (wanted.published or wanted.publish_all):
-        raise InvalidInput(
-            f"publish a port: network {network.name} is internal", remedy="take another network, or no -p"
-        )
-    attachment = Attachment(home.id, title, network, 0, (), wanted.mac, "eth0")
-    # written down before each claim is made: who is killed in between leaves a record with too much, never too little
+    ledger = Ledger(home, wanted.dns)
     try:
-        attachment = _addressed(home, attachment, wanted)
-        attachment = _published(home, attachment, wanted, exposed)
+        with turn(home.path, LOCK_EX):  # somebody may rename it
+            for number, joined in enumerate(joined_by(options)):
+                attachment = place_in(home, title, joined, number, wanted.egress)
+                settle(ledger, attachment, joined.addresses)
+            _publish(ledger, wanted, exposed)
     except BaseException as failure:
         try:
             release(home)
         except (OSError, LaminaError) as second:
             failure.add_note(f"while giving addresses and ports back: {second}")
         raise
-    return [attachment]
+    return ledger.attachments
 
 
-def _addressed(home: Home, attachment: Attachment, wanted: Networking) -> Attachment:
+def place_in(
+    home: Home, title: str, joined: Joined, number: int, egress: tuple[Allowed, ...] | None = None
+) -> Attachment:
+    """The container's place in a network, as it is to be: without addresses so far. Raises NotFound, InvalidInput."""
+    network = network_of(home.store, find(home.store, joined.network))
+    if joined.aliases and not network.names:
+        raise InvalidInput(
+            f"network alias {joined.aliases[0]}: containers of network {network.name} have no names",
+            remedy="take a network that 'lamina network create' made",
+        )
+    if not network.names and any(one.name for one in egress or ()):
+        raise InvalidInput(
+            f"egress: containers of network {network.name} have nobody who answers for names",
+            remedy="take a network that 'lamina network create' made, or allow addresses",
+        )
+    device = f"eth{number}"
+    return Attachment(
+        home.id, title, network, number, (), joined.mac, device, aliases=joined.aliases, egress=egress
+    )
+
+
+def settle(ledger: Ledger, attachment: Attachment, wanted: tuple[bytes, ...]) -> Attachment:
+    """Take addresses, the *wanted* ones where there are any, and names. Raises Conflict, InvalidInput, NotFound.
+
+    Written down before each claim is made: who is killed in between leaves a record with too much, never too little.
+    """
     from lamina.values import replace
 
     network, owner = attachment.network, attachment.owner
-    asked = {len(address): address for address in wanted.addresses}
+    asked = {len(address): address for address in wanted}
     if unfit := asked.keys() - {len(subnet.base) for subnet in network.subnets}:
         text = text_of(asked[min(unfit)])
         raise InvalidInput(f"address {text}: network {network.name} has no subnet of its family")
-    _write(home, attachment)
+    ledger.note(attachment)
     own: list[bytes] = []
     try:
         for subnet, part in zip(network.subnets, network.ranges, strict=True):
@@ -82,11 +102,13 @@ def _addressed(home: Home, attachment: Attachment, wanted: Networking) -> Attach
                 leases.take_this(network.leases, subnet, this, network.gateways, owner)
                 own.append(this)
             else:
-                own.append(_take(home, network, subnet, part))
+                own.append(_take(ledger.home, network, subnet, part))
+        found = replace(attachment, addresses=tuple(own), mac=attachment.mac or mac_of(own[0]))
+        ledger.note(found)
+        for name in found.names:
+            names.take(network.names, name, owner, found.addresses)
     except FileNotFoundError:
         raise networks.no_such(network.name) from None  # it has just been removed
-    found = replace(attachment, addresses=tuple(own), mac=attachment.mac or mac_of(own[0]))
-    _write(home, found)
     return found
 
 
@@ -99,15 +121,21 @@ def _take(home: Home, network: Network, subnet: Any, part: Any) -> bytes:
         return leases.take(network.leases, subnet, part, network.gateways, home.id)
 
 
-def _published(
-    home: Home, attachment: Attachment, wanted: Networking, exposed: tuple[str, ...]
-) -> Attachment:
+def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
+    """Claim ports of this host for the first of its places that leads out. Raises Conflict, InvalidInput."""
     from lamina.engine.networking import of_image
     from lamina.values import replace
 
     asked = [*wanted.published, *(of_image(exposed, wanted.published) if wanted.publish_all else ())]
-    if not asked:
-        return attachment
+    if not wanted.published and not wanted.publish_all:
+        return
+    home = ledger.home
+    attachment = next((one for one in ledger.attachments if not one.network.internal), None)
+    if attachment is None:
+        raise InvalidInput(
+            f"publish a port: network {ledger.attachments[0].network.name} is internal",
+            remedy="take another network, or no -p",
+        )
     families = {len(address) for address in attachment.addresses}
     ports = home.store.networks + networks.PORTS
     found: list[Published] = []
@@ -118,11 +146,10 @@ def _published(
                 remedy="make one with --ipv6, or name an address of the other family",
             )
         if one.host_port:
-            _write(home, replace(attachment, published=(*found, one)))
+            ledger.note(replace(attachment, published=(*found, one)))
         taken = _claim(home, ports, one, families)
         found.append(taken)
-        _write(home, replace(attachment, published=tuple(found)))
-    return replace(attachment, published=tuple(found))
+        ledger.note(replace(attachment, published=tuple(found)))
 
 
 def _claim(home: Home, ports: bytes, one: Published, families: set[int]) -> Published:
@@ -164,20 +191,28 @@ def connection(home: Home, attachments: list[Attachment]) -> Callable[[int, Fd],
     without one is made. Raises KernelError, Conflict, Unsupported.
     """
     store = home.store
-    with _explained(), links.opened() as channel:
-        masters = [_bridge(store, channel, one.network, [one]) for one in attachments]
+    with explained(), links.opened() as channel:
+        masters = [bridge_for(store, channel, one.network, [one]) for one in attachments]
 
     def connect(pid: int, inside: Fd) -> None:
-        wanted = [element for one in attachments for element in rules.of_attachment(one)]
-        with _explained():
-            firewall.add(table_of(store), wanted, lambda: everything(store))
+        with explained():
+            firewall.add(table_of(store), elements_of(attachments), lambda: everything(store))
             with links.opened() as outside, closing(links.around(inside)) as within:
                 links.plug(outside, within, pid, attachments, masters)
 
     return connect
 
 
-def _bridge(store: Store, channel: Any, network: Network, attachments: list[Attachment]) -> int:
+def elements_of(attachments: list[Attachment]) -> list[tuple[str, str, list[Any]]]:
+    """Their elements of rules."""
+    return [element for one in attachments for element in rules.of_attachment(one)]
+
+
+def bridge_for(store: Store, channel: Any, network: Network, attachments: list[Attachment]) -> int:
+    """The number of the network's bridge, with all that its containers need there: forwarding, and who answers for
+    their names. Raises KernelError, Conflict, Unsupported.
+    """
+
     def settled() -> None:
         firewall.add(network.table, rules.of_network(network), lambda: everything(store))
 
@@ -186,6 +221,10 @@ def _bridge(store: Store, channel: Any, network: Network, attachments: list[Atta
     index = links.ensure_bridge(channel, network, settled)
     if any(_is_local(published.host) for one in attachments for published in one.published):
         forwarding.route_loopback(network)
+    if network.names:
+        from lamina.engine.responders import ensure
+
+        ensure(store, network, index)
     return index
 
 
@@ -194,14 +233,14 @@ def mend(store: Store) -> None:
 
     Raises Unsupported, KernelError, Conflict.
     """
-    with _explained():
+    with explained():
         firewall.make(table_of(store), lambda: everything(store), anew=True)
         known, attachments = everything(store)
         with links.opened() as channel:
             for network in known:
                 within = [one for one in attachments if one.network.name == network.name]
                 if within:
-                    links.put_back(channel, within, _bridge(store, channel, network, within))
+                    links.put_back(channel, within, bridge_for(store, channel, network, within))
 
 
 def _is_local(host: bytes) -> bool:
@@ -209,7 +248,7 @@ def _is_local(host: bytes) -> bool:
     return not host or host[:1] == b"\x7f"
 
 
-class _explained:
+class explained:
     """Says what to do when this user may not make networks."""
 
     def __enter__(self) -> None:
@@ -223,30 +262,43 @@ class _explained:
             ) from error
 
 
-# -- release, and the record
+# -- release
 
 
 def release(home: Home) -> None:
     """Give back what the container at *home*, which is held and does not run, has of networks. Nothing happens if that
     is nothing. Raises KernelError, OSError; then the record stays, for the next time.
     """
-    if (kept := home.read(RECORD)) is None:
+    if not home.has(RECORD):
         return
-    published: list[Published] = []
-    for one in kept["attachments"]:
-        attachment = _of(home, one)
-        # before its claims are given back: what others add for a port that is theirs then must stay
-        if attachment.addresses:
-            try:
-                firewall.remove(str(kept["table"]), rules.of_attachment(attachment))
-            except Unsupported:  # then there are no rules
-                pass
-        published += attachment.published
-        for address in attachment.addresses or _claimed(attachment):
-            _give_back(attachment, address)
-    for one in published:
-        claims.give_back(home.store.networks + networks.PORTS, one, home.id)
-    home.drop_record(RECORD)
+    with turn(home.path, LOCK_EX):  # somebody may connect it to another network
+        if (kept := home.read(RECORD)) is None:
+            return
+        attachments = Ledger.of(home).attachments
+        for one in attachments:
+            withdraw(home.store, one, str(kept["table"]))
+        for port in [port for one in attachments for port in one.published]:
+            claims.give_back(home.store.networks + networks.PORTS, port, home.id)
+        home.drop_record(RECORD)
+
+
+def withdraw(store: Store, attachment: Attachment, table: str) -> None:
+    """Give back everything of one place in a network but for its ports. Raises KernelError, OSError."""
+    owner, network = attachment.owner, attachment.network
+    # before its claims are given back: what others add for a port that is theirs then must stay
+    if attachment.addresses:
+        try:
+            if attachment.egress is not None:
+                from lamina.engine.dropped import conclude
+
+                conclude(store, attachment, table)
+            firewall.remove(table, rules.of_attachment(attachment))
+        except Unsupported:  # then there are no rules
+            pass
+    for name in attachment.names:
+        names.give_back(network.names, name, owner)
+    for address in attachment.addresses or _claimed(attachment):
+        _give_back(attachment, address)
 
 
 def _claimed(attachment: Attachment) -> list[bytes]:
@@ -260,123 +312,3 @@ def _give_back(attachment: Attachment, address: bytes) -> None:
         leases.give_back(attachment.network.leases, address, attachment.owner)
     except FileNotFoundError:  # with its network
         pass
-
-
-def attachments_in(home: Home) -> list[Attachment]:
-    """What the record of the container at *home* says; with addresses, or they are not there yet."""
-    kept = home.read(RECORD)
-    if kept is None:
-        return []
-    found = [_of(home, one) for one in kept["attachments"]]
-    return [one for one in found if one.addresses]
-
-
-def _write(home: Home, attachment: Attachment) -> None:
-    network = attachment.network
-    one = {
-        "title": attachment.title,
-        "network": network.name,
-        "bridge": network.bridge,
-        "number": attachment.number,
-        "addresses": [text_of(address) for address in attachment.addresses],
-        "prefixes": [subnet.prefix for subnet in network.subnets],
-        "gateways": [text_of(gateway) for gateway in network.gateways],
-        "mac": attachment.mac.hex(":"),
-        "device": attachment.device,
-        "published": [
-            [port.protocol, text_of(port.host) if port.host else "", port.host_port, port.port]
-            for port in attachment.published
-        ],
-    }
-    home.write(RECORD, {"table": network.table, "attachments": [one]})
-
-
-def _of(home: Home, one: dict[str, Any]) -> Attachment:
-    from lamina.network.model import Network
-    from lamina.network.subnet import subnet_of
-
-    addresses = tuple(packed(text) for text in one["addresses"])
-    gateways = tuple(packed(text) for text in one["gateways"])
-    subnets = tuple(
-        subnet_of(gateway, prefix) for gateway, prefix in zip(gateways, one["prefixes"], strict=True)
-    )
-    network = Network(
-        name=one["network"],
-        bridge=one["bridge"],
-        subnets=subnets,
-        gateways=gateways,
-        ranges=subnets,
-        leases=networks.addresses_of(home.store, one["network"]),
-        table=table_of(home.store),
-    )
-    return Attachment(
-        owner=home.id,
-        title=one["title"],
-        network=network,
-        number=one["number"],
-        addresses=addresses,
-        mac=bytes.fromhex(one["mac"].replace(":", "")),
-        device=one["device"],
-        published=tuple(
-            Published(protocol, packed(host) if host else b"", host_port, port)
-            for protocol, host, host_port, port in one["published"]
-        ),
-    )
-
-
-def ports_of(home: Home) -> dict[str, list[str]]:
-    """Where its ports are published now: {"80/tcp": ["0.0.0.0:8080", "[::]:8080"]}."""
-    found: dict[str, list[str]] = {}
-    for one in attachments_in(home):
-        for port in one.published:
-            places = found.setdefault(f"{port.port}/{port.protocol}", [])
-            places += [f"{host}:{port.host_port}" for host in _hosts(one, port)]
-    return found
-
-
-def _hosts(attachment: Attachment, port: Published) -> list[str]:
-    if port.host:
-        return [f"[{text_of(port.host)}]" if len(port.host) == 16 else text_of(port.host)]
-    every = {4: "0.0.0.0", 16: "[::]"}
-    return [every[len(address)] for address in attachment.addresses]
-
-
-def settings_of(home: Home) -> dict[str, Any]:
-    """What `inspect` says of its networks now, in docker's words."""
-    found = attachments_in(home)
-    first = found[0] if found else None
-    return {
-        "Ports": {
-            inside: [
-                {"HostIp": host.strip("[]"), "HostPort": port}
-                for host, _, port in (place.rpartition(":") for place in places)
-            ]
-            for inside, places in ports_of(home).items()
-        },
-        "IPAddress": _first(first, 4),
-        "GlobalIPv6Address": _first(first, 16),
-        "MacAddress": "" if first is None else first.mac.hex(":"),
-        "Networks": {one.network.name: _endpoint(one) for one in found},
-    }
-
-
-def _endpoint(one: Attachment) -> dict[str, Any]:
-    gateways = {len(gateway): text_of(gateway) for gateway in one.network.gateways}
-    prefixes = {len(subnet.base): subnet.prefix for subnet in one.network.subnets}
-    return {
-        "IPAddress": _first(one, 4),
-        "IPPrefixLen": prefixes.get(4, 0),
-        "Gateway": gateways.get(4, ""),
-        "GlobalIPv6Address": _first(one, 16),
-        "GlobalIPv6PrefixLen": prefixes.get(16, 0),
-        "IPv6Gateway": gateways.get(16, ""),
-        "MacAddress": one.mac.hex(":"),
-        "InterfaceName": one.device,
-        "HostInterfaceName": one.port,
-    }
-
-
-def _first(one: Attachment | None, length: int) -> str:
-    if one is None:
-        return ""
-    return next((text_of(address) for address in one.addresses if len(address) == length), "")

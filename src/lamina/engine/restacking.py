@@ -3,10 +3,11 @@
 What it wrote becomes a layer that never changes again, and costs the same whatever its size: no file is touched. While
 the container stands still (standstill.py)
 
-* the old overlay's file system is made read-only. The kernel refuses that as long as anybody could write there, by
-  whatever mount, descriptor, mapping or request under way (sb_prepare_remount_readonly in fs/namespace.c), and nobody
-  can from then on. So that a layer does not change rests on the kernel's own account, and on nothing that we look up;
-* whoever else would notice is looked for in /proc (runtime/holders.py);
+* whoever would notice is looked for in /proc (runtime/holders.py);
+* the old overlay is made read-only. The kernel refuses that as long as anybody could write there, by whatever
+  descriptor, mapping or request under way (mnt_hold_writers in fs/namespace.c), and nobody can from then on. So that a
+  layer does not change rests on the kernel's own account. Where processes of it may mount, its whole file system is, by
+  whatever mount of it (sb_prepare_remount_readonly), which takes longer the more names of files the kernel remembers;
 * the new overlay is mounted, what is mounted in the old one is moved to it, and the two change places
   (runtime/swapping.py).
 
@@ -29,6 +30,7 @@ from lamina.linux.constants import (
     FSCONFIG_CMD_RECONFIGURE,
     FSCONFIG_SET_FLAG,
     FSPICK_EMPTY_PATH,
+    MOUNT_ATTR__ATIME,
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NODIRATIME,
@@ -50,7 +52,8 @@ from lamina.linux.program import Step, assemble
 from lamina.overlay import mount as overlays
 from lamina.runtime.holders import Found, Holder, Old, command_of, look, mapped, may_mount, said
 from lamina.runtime.redirecting import Moving, is_possible, why_not
-from lamina.runtime.swapping import Moved, Swapped, swap_steps
+from lamina.runtime.swapping import CLOSING, Moved, Swapped, came_to_the_end, swap_steps
+from lamina.store.durable import sync_file_system
 from lamina.store.tree import remove_tree
 from lamina.values import replace, value
 
@@ -58,6 +61,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lamina.engine.within import Maps
     from lamina.linux.mountinfo import Mount
     from lamina.overlay.spec import MountSpec
     from lamina.runtime.holders import Directory
@@ -71,6 +75,7 @@ PATIENCE = 10.0  # how long `wait` waits, in seconds
 MOST_NAMED = 5
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _PLACE = os.O_PATH | os.O_NOFOLLOW
+_VOLATILE = frozenset((b"volatile", b"fsync=volatile"))  # before Linux 6.6, and since
 # proc_pid_mountinfo(5), field 6
 _ATTRIBUTES = {
     b"ro": MOUNT_ATTR_RDONLY,
@@ -123,14 +128,17 @@ def restack(
     end, pause, prepared = monotonic() + patience, 0.001, False
     while True:
         with Standstill(home, words) as still, _Swap(still, before, after) as swap:
-            still.stop(swap.undo())
+            still.stop(swap.undo(), swap.held())
             if not prepared:
                 ready()
                 prepared = True
             holders = () if consistency == COPY else swap.try_it()
             if swap.done:
                 still.go_on()
-                return Restacked(True, swap.finish(), monotonic() - still.began)
+                seconds = monotonic() - still.began
+                holders = swap.finish()
+                swap.sync()
+                return Restacked(True, holders, seconds)
             if copy is not None and consistency in (AUTO, COPY):
                 copy()
             still.go_on()
@@ -140,7 +148,7 @@ def restack(
         if consistency != WAIT or monotonic() > end:
             raise _refusal(words, holders, waited=patience if consistency == WAIT else None)
         sleep(min(pause, max(0.0, end - monotonic())))
-        pause = min(2 * pause, 0.2)
+        pause = min(2 * pause, 0.05)
 
 
 def swapped_to(home: Home, after: Stacks) -> bool | None:
@@ -155,11 +163,18 @@ def swapped_to(home: Home, after: Stacks) -> bool | None:
         mounts = read_mountinfo(first.pid)
         if not first.is_there:
             return None
-    uppers = {one for mount in mounts if mount.fstype == b"overlay" for one in mount.super_options}
+    # by name: which number an upper has is the container's own, and where it is seen is not always where it is
+    now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
     return any(
-        spec.upperdir is not None and b"upperdir=" + spec.upperdir.replace(b"\\", b"\\\\") in uppers
-        for _, spec in after
+        spec.upperdir is not None and now.get(at) == os.path.basename(spec.upperdir) for at, spec in after
     )
+
+
+def _upper_of(mount: Mount) -> bytes:
+    for option in mount.super_options:
+        if option.startswith(b"upperdir="):
+            return os.path.basename(option)
+    return b""
 
 
 def _refusal(words: str, holders: Sequence[Holder], waited: float | None) -> Conflict:
@@ -194,6 +209,9 @@ class _Swap:
         self._moving: list[Moving] = []
 
     def __enter__(self) -> _Swap:
+        if os.geteuid():
+            self._obstacles.append(Holder(0, "", "", "a root that only root of this machine can replace"))
+            return self
         try:
             for at, _ in self.changed:
                 self._old.append(
@@ -229,6 +247,17 @@ class _Swap:
         """What another process does if we end before it is done."""
         return [Step("fsconfig", int(fd), FSCONFIG_CMD_RECONFIGURE, None, None, 0) for fd in self._writable]
 
+    def held(self) -> list[int]:
+        """What of it keeps the old overlays alive."""
+        return [*map(int, self._old)]
+
+    def sync(self) -> None:
+        """What was written is on the disk, unless it need not be. Raises KernelError."""
+        if all(_VOLATILE & {*place.super_options} for place in self._places):
+            return
+        with Fd(os.open(self.still.home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+            sync_file_system(place, what="state")
+
     def back(self) -> None:
         """It is not to be: what was made read-only is writable again. Raises KernelError."""
         while self._closed:
@@ -252,7 +281,7 @@ class _Swap:
             self._mount()
             holders = self._follow(directories)
         if not holders:
-            holders = self._replace()
+            holders = self._replace(old)
         if holders:
             self.back()
         return tuple(holders)
@@ -293,19 +322,26 @@ class _Swap:
         ]
 
     def _holders(self, old: Old) -> tuple[list[Holder], tuple[Directory, ...]]:
-        writable = not self._close()
         pids = {self.still.first.pid, *self.still.group.processes()} - {0}
         found: Found = look(pids, self.still.first.pid, self.still.root, old)
         holders = [*found.holders]
-        if may_mount(pids):
+        if may_mount(pids) or not self._is_filtered():
             holders += self._escaped(pids)
-        if writable:
-            holders += mapped(pids, old)
-            if not holders:
-                holders.append(
-                    Holder(0, "", "", "a file open for writing, or deleted, that no descriptor shows")
-                )
+            if not self._close():
+                holders += self._writers(old)
         return holders, found.directories
+
+    def _is_filtered(self) -> bool:
+        """Whether its filter of system calls is ours, which lets nobody make namespaces who may not mount."""
+        state = self.still.home.read("state") or {}
+        linux: dict[str, object] = (state.get("joining") or {}).get("linux") or {}
+        return linux.get("defaultFilter") is not None
+
+    def _writers(self, old: Old) -> list[Holder]:
+        """Who it is, when the kernel says that somebody may write."""
+        pids = {self.still.first.pid, *self.still.group.processes()} - {0}
+        unseen = "a file open for writing, or deleted, that no descriptor shows"
+        return mapped(pids, old) or [Holder(0, "", "", unseen)]
 
     def _follow(self, directories: Sequence[Directory]) -> list[Holder]:
         """Hold those whose working directory has to be moved, before they go on; or those with whom that cannot be."""
@@ -371,11 +407,30 @@ class _Swap:
             if spec.workdir is not None and os.listdir(spec.workdir):  # of a try before
                 remove_tree(spec.workdir)
                 os.mkdir(spec.workdir, 0o700)
-            volatile = bool({b"volatile", b"fsync=volatile"} & {*place.super_options})
-            new = overlays.create(replace(spec, volatile=volatile), attributes=_attributes(place))
+            spec = replace(spec, volatile=bool(_VOLATILE & {*place.super_options}))
+            asked = self.still.home.asked()
+            if asked.get("own_ids"):
+                new = self._mapped(spec, asked["id_maps"], _attributes(place))
+            else:
+                new = overlays.create(spec, attributes=_attributes(place))
             self._new.append(self._keep(new))
 
-    def _replace(self) -> list[Holder]:
+    def _mapped(self, spec: MountSpec, maps: Maps, attributes: int) -> Fd:
+        """As `overlays.create`, seen with the ids of the container's user namespace."""
+        from lamina.engine.roots import owner_of
+        from lamina.linux.mount import mount_setattr
+        from lamina.runtime.bundle import Bundle
+        from lamina.runtime.facts import process_facts
+        from lamina.runtime.stacks import mapped_stacks
+
+        place = f"/proc/{self.still.first.pid}/ns/user"
+        with Fd(os.open(place, os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            bundle = Bundle(spec={}, rootfs=spec, merged=self.still.home.store.merged, mapped=True)
+            ((_, new),) = mapped_stacks(bundle, namespace, owner_of(maps), process_facts({}, {}))
+        mount_setattr(new, "", AT_EMPTY_PATH, attr_set=attributes, attr_clr=MOUNT_ATTR__ATIME)
+        return new
+
+    def _replace(self, old_ones: Old) -> list[Holder]:
         swapped: list[Swapped] = []
         for (at, _), old, new, place in zip(self.changed, self._old, self._new, self._places, strict=True):
             moved = []
@@ -384,8 +439,8 @@ class _Swap:
                 if found is None:
                     return [Holder(0, "", said(child.mount_point), "several mounts on each other, at")]
                 moved.append(found)
-            swapped.append(Swapped(int(old), int(new), tuple(moved)))
-        return self._walk(swapped)
+            swapped.append(Swapped(int(old), int(new), b"ro" in place.options, tuple(moved)))
+        return self._walk(swapped, old_ones)
 
     def _movable(self, old: Fd, new: Fd, at: bytes, child: Mount) -> Moved | None:
         path = child.mount_point[len(at.rstrip(b"/")) :].lstrip(b"/")
@@ -397,7 +452,7 @@ class _Swap:
         directory = S_ISDIR(os.fstat(mount).st_mode)
         return Moved(path, int(mount), int(self._keep(_mount_point(new, path, directory=directory))))
 
-    def _walk(self, swapped: list[Swapped]) -> list[Holder]:
+    def _walk(self, swapped: list[Swapped], old: Old) -> list[Holder]:
         namespace = self._keep(
             Fd(os.open(f"/proc/{self.still.first.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
         )
@@ -414,8 +469,7 @@ class _Swap:
         child.settle()
         failed = next((index for index in range(needed) if results[index] < 0), None)
         if failed is None:
-            told = needed + 2 * len(swapped) + len(self.still.finally_) - 1  # its very last word
-            if results[told] != len(self.still.finally_[-1].text):
+            if not came_to_the_end(results, needed, len(swapped), len(self.still.finally_)):
                 raise LaminaError(
                     f"{self.still.said}: who replaced its root was killed in between",
                     remedy="restart the container if some of its mounts are missing",
@@ -429,6 +483,8 @@ class _Swap:
                 f"{self.still.said}: {why}; and {steps[undone[0]].call} to undo it: {os.strerror(-results[undone[0]])}",
                 remedy="some of its mounts are missing: restart the container",
             )
+        if steps[failed].note == CLOSING and -results[failed] == EBUSY:
+            return self._writers(old)
         return [Holder(0, "", "", f"a root that cannot be replaced ({why})")]
 
     # -- descriptors

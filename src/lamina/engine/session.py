@@ -105,9 +105,11 @@ class Session:
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
         if is_linked(self.options.network):  # said now, not at the first start
+            from lamina.engine.networking import joined_by
             from lamina.engine.networks import find
 
-            find(self.store, self.options.network)
+            for joined in joined_by(self.options):
+                find(self.store, joined.network)
         try:
             drawn = self._draw(command, grouped=True)
             self._prepare(drawn)
@@ -251,10 +253,13 @@ class Session:
             entrust(drawn)
         locks = self._ready(drawn) if drawn.volumes else []
         try:
-            if drawn.base.id:
+            if drawn.files:
                 from lamina.engine.own_files import write
 
-                write(self.home, drawn.hostname, self.options, self.attachments, self.name)
+                over_host = not drawn.base.id
+                write(
+                    self.home, drawn.hostname, self.options, self.attachments, self.name, over_host=over_host
+                )
             self.record = record_of(self, drawn, self._health(dict(drawn.base.config.rest)))
             self.home.write("container", self.record)
         finally:

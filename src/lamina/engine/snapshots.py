@@ -257,8 +257,8 @@ class Snapshot(ViewVerbs):
     # -- its layers
 
     def squash(self) -> list[Squash]:
-        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then, and
-        reads the same. Raises NotFound when it was removed, KernelError.
+        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then,
+        and reads the same. Raises NotFound when it was removed, KernelError.
         """
         from lamina.engine.squashing import squash_snapshot
 

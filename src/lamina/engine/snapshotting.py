@@ -76,7 +76,7 @@ def taken(
 ) -> SnapshotRecord:
     """As `snapshot`, for who has the turn; *held* keeps its layers."""
     home, asked = turn.home, turn.asked
-    kept = begun(home, asked, name, message=message, command=command or _command(asked))
+    kept = begun(home, asked, name, message=message, command=command or _command(home, asked))
     made: list[SnapshotRecord] = []
 
     def noted(frozen: Frozen) -> None:
@@ -125,9 +125,13 @@ def check_consistency(consistency: str) -> str:
     return consistency
 
 
-def _command(asked: dict[str, Any]) -> list[str]:
-    """Of the first state the container's own command; of later ones nobody knows."""
-    return [] if asked.get("base_layers") is not None else [str(word) for word in asked.get("command") or ()]
+def _command(home: Home, asked: dict[str, Any]) -> list[str]:
+    """The container's own command, if that was started since the state on which it stands; else nobody knows."""
+    parent = snapshots.current(home, asked)
+    kept = None if parent is None else snapshots.get(home, parent)
+    started = int((home.read("state") or {}).get("started") or 0)
+    since = kept.created if kept is not None else 0
+    return [str(word) for word in asked.get("command") or ()] if started > since else []
 
 
 def _origin(kept: SnapshotRecord, asked: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 DEEP = 16
 # what a squash may take of the room that is left on the file system: 1/ROOM of it
 ROOM = 4
+# of so many inodes at most a squash is made in the background: it keeps in memory which step each of them is of
+MOST_INODES = 1_000_000
+ERROR = b"/squash.error"
+NICE = 10  # by how much others come first
 SQUASH = "squash"  # the mode of `isolated.py engine` (entry.py)
 
 
@@ -67,7 +71,8 @@ def after_snapshot(home: Home) -> None:
     nothing is raised: without it everything is right as well.
     """
     try:
-        if not wanted(home.asked()):
+        asked = home.asked()
+        if not wanted(asked) or (os.path.lexists(home.path + ERROR) and not _is_time(asked)):
             return
         held = _claim(home)
         if held is None:
@@ -78,6 +83,11 @@ def after_snapshot(home: Home) -> None:
         pass
 
 
+def _is_time(asked: Record) -> bool:
+    """Whether it is worth another try, where it failed before."""
+    return any(_young(entry) % DEEP == 0 for entry in chains.shortened(asked).get("overlays") or ())
+
+
 def start(home: Home) -> None:
     """A process that squashes what is due, and ends. Raises OSError, KernelError."""
     from lamina.engine.detaching import is_small, leave, spawn_in_background
@@ -85,6 +95,7 @@ def start(home: Home) -> None:
     if is_small():
         if leave():
             try:
+                os.nice(NICE)
                 in_background(home.store, home.id)
             finally:
                 os._exit(0)
@@ -98,7 +109,6 @@ def in_background(store: Store, identity: str) -> None:
 
     home = Home(store, identity)
     try:
-        os.nice(10)
         squash_due(home)
     except BaseException as failure:
         _confess(home, failure)
@@ -107,14 +117,11 @@ def in_background(store: Store, identity: str) -> None:
 def _confess(home: Home, failure: BaseException) -> None:
     import traceback
 
-    from lamina.engine.supervising import append
-
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         if home.exists():
-            append(
-                home.path + b"/squash.error",
-                "".join(traceback.format_exception(failure)).encode(errors="replace"),
-            )
+            with open(os.open(home.path + ERROR, flags, 0o600), "wb") as file:
+                file.write("".join(traceback.format_exception(failure)).encode(errors="replace"))
     except OSError:
         pass
 
@@ -161,7 +168,9 @@ def _due(home: Home, asked: Record, entry: Record) -> Squash | None:
             held.add_layer(identity)
         sizes = [size_of(home, identity) for identity in ids]
         count = max(due([cost(size, inodes) for size, inodes in sizes]), young)
-        if not _has_room(home.store, sum(size for size, _ in sizes[-count:])):
+        while sum(inodes for _, inodes in sizes[-count:]) > MOST_INODES and count > 1:
+            count -= 1
+        if count < 2 or not _has_room(home.store, sum(size for size, _ in sizes[-count:])):
             return None
         return squash_run(home, asked, os.fsencode(entry["at"]), ids[-count:], held)
 

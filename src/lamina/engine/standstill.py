@@ -71,10 +71,10 @@ class Standstill:
             if self._guard is not None:
                 self.go_on()
         finally:
-            if self._guard is not None:
-                self._guard.release()
             for fd in self._held:
                 fd.close()
+            if self._guard is not None:
+                self._guard.release()
             if self._lock is not None:
                 self._lock.release()
 
@@ -108,15 +108,17 @@ class Standstill:
         """The error where its first process is gone."""
         return Conflict(f"{self.said}: it has just ended")
 
-    def stop(self, undo: Sequence[Step] = ()) -> None:
-        """Have it stand still; *undo* is done before it goes on, if we end before it does."""
+    def stop(self, undo: Sequence[Step] = (), held: Sequence[int] = ()) -> None:
+        """Have it stand still; *undo* is done before it goes on, if we end before it does. The descriptors *held* are
+        open in another process until all is over.
+        """
         file, text = to_thaw(self.group)
         thaw = Fd(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
         self._held.append(thaw)
         if not self.paused:
             self.finally_ = [Write(int(thaw), text)]
-        self._guard = Guard(undo, self.finally_)
-        self.finally_.append(Write(self._guard.fd, b"x"))
+        assert self._lock is not None
+        self._guard = Guard(undo, self.finally_, (*held, int(self.root), self._lock.fd))
         self.began = monotonic()
         if not self.paused:
             self.group.freeze()
@@ -129,30 +131,35 @@ class Standstill:
 
 
 class Guard:
-    """A process that does *undo* and then *finally_* if we end, however that happens, before `release`."""
+    """A process that does *undo* and then *finally_* if we end, however that happens, before `release`. It has the
+    descriptors *held* open until it ends, so that whatever takes long about their end is not waited for by us.
+    """
 
-    def __init__(self, undo: Sequence[Step], finally_: Sequence[Write]) -> None:
+    def __init__(self, undo: Sequence[Step], finally_: Sequence[Write], held: Sequence[int]) -> None:
         watch, ours = os.pipe2(os.O_CLOEXEC)
-        self.fd = Fd(ours)
-        self._released = False
-        self._child: Child
+        self._fd = Fd(ours)
         with Fd(watch):
-            steps = guard_steps(watch, ours, undo, finally_)
-            self._child = assemble(steps).spawn(CLONE_VM)
+            steps = guard_steps(watch, held, undo, finally_)
+            self._child: Child = assemble(steps).spawn(CLONE_VM)
 
     def release(self) -> None:
-        """It need not: also where somebody else has told it so. Another call does nothing."""
-        if self._released:
-            return
-        self._released = True
+        """It need not. It is reaped when it has ended, whoever waits for it."""
         try:
-            os.write(self.fd, b"x")
+            os.write(self._fd, b"x")
         except BrokenPipeError:
             pass
-        self.fd.close()
+        self._fd.close()
+        if not self._reap(os.WNOHANG):
+            from lamina.engine.reaping import watch
+
+            watch(self._child.pidfd, self._reap)
+
+    def _reap(self, how: int = 0) -> bool:
         try:
-            os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED)
+            if os.waitid(os.P_PIDFD, self._child.pidfd, os.WEXITED | how) is None:
+                return False
         except ChildProcessError:
             pass  # somebody in this program waits for any child
         self._child.settle()
         self._child.pidfd.close()
+        return True

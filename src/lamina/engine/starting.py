@@ -157,10 +157,11 @@ class Start:
             from lamina.engine.user_namespaces import entrust
 
             entrust(drawn)
-        if drawn.base.id:
+        if drawn.files:
             from lamina.engine.own_files import write
 
-            write(home, drawn.hostname, self.options, self.attachments, str(self.asked["name"]))
+            title, over_host = str(self.asked["name"]), not drawn.base.id
+            write(home, drawn.hostname, self.options, self.attachments, title, over_host=over_host)
         if drawn.volumes:
             from lamina.engine.mounted import ready
 

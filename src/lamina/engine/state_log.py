@@ -7,13 +7,17 @@ import os
 from lamina.engine import chains
 from lamina.engine.layers import stacks_of
 from lamina.errors import LaminaError
+from lamina.overlay.mount_points import idle
 from lamina.store import containers, snapshots
 from lamina.store.root import raise_storage_error
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from lamina.engine.snapshots import Snapshot
+    from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
 
 
@@ -102,7 +106,7 @@ def _newest_first(
     return found
 
 
-def _begins(asked: dict[str, object]) -> str:
+def _begins(asked: dict[str, Any]) -> str:
     forked = asked.get("forked")
     if isinstance(forked, dict):
         return f"{forked.get('name') or str(forked.get('container'))[:12]}@{str(forked.get('snapshot'))[:12]}"
@@ -123,24 +127,32 @@ def _forks(home: Home) -> dict[str, list[str]]:
     return found
 
 
-def _written(home: Home, asked: dict[str, object]) -> bool:
-    """Whether anything is in its uppers. What the engine itself made there, mount points, counts as little as it can:
-    an upper with nothing but such has only names that the record knows.
-    """
+def _written(home: Home, asked: dict[str, Any]) -> bool:
+    """Whether anything is in its uppers, but for mount points that the engine made there."""
+    from lamina.engine.within import maps_of, reach
+
     if chains.pending(asked):
         return False  # an upper is just becoming a state
-    made = {os.fsencode(str(one)) for one in asked.get("made") or ()}  # type: ignore[attr-defined]
-    for at, spec in stacks_of(asked.get("overlays") or [], home.path):  # type: ignore[arg-type]
+    made = [os.fsencode(str(one)) for one in asked.get("made") or ()]
+    try:
+        found: bool = reach(
+            lambda: maps_of(asked), holds_something, stacks_of(asked.get("overlays") or [], home.path), made
+        )
+    except FileNotFoundError:
+        return False  # it stands on another state by now
+    return found
+
+
+def holds_something(stacks: list[tuple[bytes, MountSpec]], made: list[bytes]) -> bool:
+    """Whether an upper of *stacks*, by their places, has an entry that is more than one of *made*. Raises OSError."""
+    for at, spec in stacks:
         if spec.upperdir is None:
             continue
-        try:
-            if any(not _is_made(at, os.fsencode(name), made) for name in os.listdir(spec.upperdir)):
-                return True
-        except OSError:
+        names = list(map(os.fsencode, os.listdir(spec.upperdir)))
+        if not names:
             continue
+        above = at.rstrip(b"/") + b"/"
+        of_it = [path[len(above) :] for path in made if path.startswith(above)]
+        if not set(names) <= set(idle(spec, of_it)):
+            return True
     return False
-
-
-def _is_made(at: bytes, name: bytes, made: set[bytes]) -> bool:
-    path = at.rstrip(b"/") + b"/" + name
-    return any(one == path or one.startswith(path + b"/") for one in made)

@@ -27,7 +27,8 @@ PATIENCE = 10.0
 class StateTurn:
     """The turn on the states of the container at *home*, for the time of a `with`; *verb* is what it is for.
 
-    `living`: something of it runs, and goes on. `notes` are what is to be said of what was done. Raises NotFound, Conflict (in use by another command), Corrupt.
+    `living`: something of it runs, and goes on. `notes` are what is to be said of what was done. Raises NotFound,
+    Conflict (in use by another command), Corrupt.
     """
 
     def __init__(self, home: Home, verb: str) -> None:

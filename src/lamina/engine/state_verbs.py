@@ -52,8 +52,8 @@ class StateVerbs(BranchVerbs):
         return [Snapshot(self._home, kept) for kept in all_of(self._home)]
 
     def history(self) -> StateLog:
-        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were forked
-        off where. Raises Corrupt where one is damaged.
+        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were
+        forked off where. Raises Corrupt where one is damaged.
         """
         from lamina.engine.state_log import log_of
 

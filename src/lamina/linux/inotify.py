@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # include/uapi/linux/inotify.h
 IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x02, 0x40, 0x80, 0x100, 0x200
+IN_DELETE_SELF, IN_MOVE_SELF = 0x400, 0x800
 IN_Q_OVERFLOW, IN_IGNORED = 0x4000, 0x8000
 IN_ONLYDIR = 0x01000000
 # struct inotify_event without the name behind it: wd, mask, cookie, len

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 GENERIC = struct.Struct(">BBH")  # struct nfgenmsg: nfgen_family, version, res_id
-_U32 = struct.Struct(">I")
+_U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 NFNL_BATCH_GENID = 1
@@ -56,10 +56,10 @@ NFNL_BATCH_GENID = 1
 FAMILIES = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
 IPV4, IPV6 = 2, 10
 INET_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
-NF_DROP, NF_ACCEPT, NFT_JUMP = 0, 1, -3
+NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_RETURN = 0, 1, -3, -5
 
 # of sets: NFT_SET_*; what nft(8) calls the types of keys, which is stored for it (src/datatype.c, enum datatypes)
-INTERVAL, MAP, CONCAT = 0x4, 0x8, 0x80
+INTERVAL, MAP, TIMEOUT, DYNAMIC, CONCAT = 0x4, 0x8, 0x10, 0x20, 0x80
 TYPES = {
     "ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "ether_addr": (9, 6), "inet_proto": (12, 1), "inet_service": (13, 2),
     "ifname": (41, 16), "mark": (19, 4),
@@ -128,10 +128,17 @@ def add_set(
     *,
     interval: bool = False,
     data: Sequence[str] = (),
+    timeout: bool = False,
+    dynamic: bool = False,
+    size: int = 0,
 ) -> Message:
-    """A set whose keys consist of fields of TYPES; with *data* a map. *number* is its own in this transaction."""
+    """A set whose keys consist of fields of TYPES; with *data* a map. *number* is its own in this transaction. With
+    *timeout* elements may go by themselves, to a *dynamic* one packets add them; it has at most *size*, unless that is
+    0.
+    """
     kind, length = _type(key)
     flags = (INTERVAL if interval else 0) | (MAP if data else 0) | (CONCAT if len(key) > 1 else 0)
+    flags |= (TIMEOUT if timeout else 0) | (DYNAMIC if dynamic else 0)
     body = (
         _head(family) + string(1, table) + string(2, name) + _u32(3, flags) + _u32(4, kind) + _u32(5, length)
     )
@@ -142,9 +149,12 @@ def add_set(
     # nft(8) prints a key as it is told here; only names and marks are numbers of this host to it
     order = _HOST_ENDIAN if tuple(key) in (("ifname",), ("mark",)) else _BIG_ENDIAN
     body += attribute(13, struct.pack("=BBI", _KEY_BYTEORDER, 4, order))
+    description = _u32(1, size) if size else b""
     if len(key) > 1:
         fields = (nested(1, _u32(1, (TYPES[field][1]))) for field in key)
-        body += nested(9, nested(2, *fields))
+        description += nested(2, *fields)
+    if description:
+        body += nested(9, description)
     return NEWSET, body, NLM_F_CREATE, f"set {family} {table} {name}"
 
 
@@ -169,13 +179,17 @@ def ifname(name: str) -> bytes:
 @value
 class Element:
     """One of a set or a map. `data` is what a map gives for `key`; the set's interval begins at `key` and ends before
-    `end`; `comment` is what nft(8) shows.
+    `end`, or, of several fields, each is between that of `key` and that of `last`. `comment` is what nft(8) shows. It
+    goes after `seconds`, if they are not 0. `packets` have been counted by it.
     """
 
     key: bytes
     data: bytes = b""
     end: bytes = b""
     comment: str = ""
+    last: bytes = b""
+    seconds: int = 0
+    packets: int = 0
 
 
 def add_elements(family: str, table: str, name: str, elements: Iterable[Element]) -> Message:
@@ -197,6 +211,10 @@ def _elements(family: str, table: str, name: str, elements: Iterable[Element]) -
         content = nested(1, attribute(1, element.key))
         if element.data:
             content += nested(2, attribute(1, element.data))
+        if element.last:
+            content += nested(10, attribute(1, element.last))
+        if element.seconds:
+            content += attribute(4, _U64.pack(element.seconds * 1000))
         if element.comment:
             text = element.comment.encode(errors="replace")[:MOST_COMMENT] + b"\0"
             content += attribute(6, bytes([_COMMENT, len(text)]) + text)
@@ -238,12 +256,39 @@ def compare(data: bytes, register: int = REG_1, *, differs: bool = False) -> Exp
     return _expression("cmp", _u32(1, register), _u32(2, int(differs)), nested(3, attribute(1, data)))
 
 
+def masked(mask: bytes) -> Expression:
+    """Leave of the first register the bits of *mask*."""
+    both = nested(4, attribute(1, mask)) + nested(5, attribute(1, bytes(len(mask))))  # and, exclusive or
+    return _expression("bitwise", _u32(1, REG_1), _u32(2, REG_1), _u32(3, len(mask)), both)
+
+
+def constant(data: bytes, register: int) -> Expression:
+    """Load *data*."""
+    return _expression("immediate", _u32(1, register), nested(2, attribute(1, data)))
+
+
+def count_in(name: str, seconds: int) -> Expression:
+    """Count it in the element of a dynamic set that the registers are the key of, which is there for *seconds* more; go
+    on only if there is room for it.
+    """
+    return _expression(
+        "dynset",
+        string(1, name),
+        _u32(3, 1),
+        _u32(4, REG_1),
+        attribute(6, _U64.pack(seconds * 1000)),
+        _counting(),
+    )
+
+
+def _counting() -> bytes:
+    content = attribute(1, bytes(8)) + attribute(2, bytes(8))
+    return nested(7, string(1, "counter"), nested(2, content))
+
+
 def any_bit(mask: int) -> Expression:
     """Go on if one of these bits, of a number of the host's byte order, is set."""
-    bits = struct.pack("=I", mask)
-    both = nested(4, attribute(1, bits)) + nested(5, attribute(1, bytes(4)))  # and, exclusive or
-    masked = _expression("bitwise", _u32(1, REG_1), _u32(2, REG_1), _u32(3, 4), both)
-    return masked + compare(bytes(4), differs=True)
+    return masked(struct.pack("=I", mask)) + compare(bytes(4), differs=True)
 
 
 def in_set(name: str, *, absent: bool = False) -> Expression:
@@ -262,7 +307,7 @@ def counter() -> Expression:
 
 
 def verdict(code: int, chain: str = "") -> Expression:
-    """What becomes of the packet: NF_DROP, NF_ACCEPT, or NFT_JUMP to a chain."""
+    """What becomes of the packet: NF_DROP, NF_ACCEPT, NFT_JUMP to a chain, or NFT_RETURN to where that came from."""
     said = _u32(1, code) + (string(2, chain) if chain else b"")
     return _expression("immediate", _u32(1, 0), nested(2, nested(2, said)))
 
@@ -406,4 +451,11 @@ def _element(parts: dict[int, bytes]) -> Element:
         said[2 : 2 + said[1]].rstrip(b"\0").decode(errors="replace") if said[:1] == bytes([_COMMENT]) else ""
     )
     key = attributes(parts.get(1, b"")).get(1, b"")
-    return Element(key, data=attributes(parts.get(2, b"")).get(1, b""), comment=comment)
+    last = attributes(parts.get(10, b"")).get(1, b"")
+    data = attributes(parts.get(2, b"")).get(1, b"")
+    return Element(key, data=data, comment=comment, last=last, packets=_packets(parts.get(7, b"")))
+
+
+def _packets(expression: bytes) -> int:
+    counted = attributes(attributes(expression).get(2, b"")).get(2, b"")
+    return int.from_bytes(counted, "big")

@@ -12,6 +12,7 @@ from errno import EEXIST, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 from lamina.errors import KernelError, Unsupported
 from lamina.linux.nftables import (
     Element,
+    add_elements,
     commit,
     delete_elements,
     delete_table,
@@ -20,7 +21,7 @@ from lamina.linux.nftables import (
     open_nftables,
 )
 from lamina.linux.nftables import tables as every_table
-from lamina.network import rules
+from lamina.network import egress, rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _TRIES = 50  # of a transaction that others come before
 _OF_CONTAINERS = (
     *((rules.BRIDGE, name) for name in rules.BRIDGE_SETS),
     *((rules.INET, name) for name in rules.PORT_MAPS),
+    *egress.SETS,
 )
 REMEDY = "take --network none or --network host"
 
@@ -55,7 +57,15 @@ def add(table: str, wanted: Wanted, everything: Everything) -> None:
             if error.errno != ENOENT:
                 raise _translated(error) from error
             make(table, everything, channel=channel)
-            _add(channel, table, wanted)  # it may not be among everything yet
+            try:
+                _add(channel, table, wanted)  # it may not be among everything yet
+            except KernelError as again:
+                if again.errno != ENOENT:
+                    raise _translated(again) from again
+                make(
+                    table, everything, anew=True, channel=channel
+                )  # they are an older Lamina's, without some set
+                _add(channel, table, wanted)
 
 
 def _add(channel: Any, table: str, wanted: Wanted) -> None:
@@ -156,13 +166,52 @@ def _there(channel: Any, family: str, table: str, name: str) -> list[Element]:
         return []
 
 
-def left_over(table: str, lives: Callable[[str], bool]) -> list[str]:
-    """What containers of whom *lives* (given the first 12 digits of an id) says no have left in the tables; as text. It
-    is removed. Raises KernelError.
+def limited(table: str) -> list[bytes]:
+    """The IPv4 addresses of those who may not reach everything. Raises KernelError."""
+    with _opened() as channel:
+        return [element.key for element in _there(channel, egress.INET, table, "limited4")]
+
+
+def tell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
+    """Add elements that go by themselves, or have those that are there stay for their new time. Raises KernelError."""
+    with _opened() as channel:
+        for family, name, element in wanted:
+            add = add_elements(family, table, name, [element])
+            try:
+                commit(channel, [delete_elements(family, table, name, [element]), add])
+            except KernelError as error:
+                if error.errno != ENOENT:
+                    raise
+                commit(channel, [add])
+
+
+def untell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
+    """Take such elements away, if they are there. Raises KernelError."""
+    with _opened() as channel:
+        for family, name, element in wanted:
+            _remove_each(channel, family, table, name, [element])
+
+
+def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]:
+    """The elements that count what was dropped, of those *wanted*; their counting begins anew. Raises KernelError."""
+    found = []
+    with _opened() as channel:
+        for family, name in egress.DROPPED:
+            counted = [one for one in _there(channel, family, table, name) if wanted(one)]
+            _remove_each(channel, family, table, name, counted)
+            found += counted
+    return found
+
+
+def left_over(
+    table: str, lives: Callable[[str], bool], sets: Iterable[tuple[str, str]] = _OF_CONTAINERS
+) -> list[str]:
+    """What containers of whom *lives* (given the first 12 digits of an id) says no have left in the tables, in *sets*;
+    as text. It is removed. Raises KernelError.
     """
     found = []
     with _opened() as channel:
-        for family, name in _OF_CONTAINERS:
+        for family, name in sets:
             for element in _there(channel, family, table, name):
                 if not lives(_owner(element)[1]):
                     _remove_each(channel, family, table, name, [element])

@@ -1,7 +1,7 @@
 """Which container has which address of a network: a directory with one symbolic link an address.
 
     <directory>/10.88.0.5  →  the id of the container that has it
-    <directory>/.last      →  the address that was given last; a hint
+    <directory>/.last      →  the address that was given last; a hint (`.last6`: of IPv6)
 
 symlink(2) takes an address and says whose it is in one exclusive step: no lock, no half, and a crash leaves either
 nothing or a lease that names its owner, who can be asked whether it still lives. The next address is looked for behind
@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-LAST = ".last"
+LAST, LAST_IPV6 = ".last", ".last6"
 _LOOKS = 64  # addresses that are tried one by one before all that are taken are listed
 
 
@@ -35,7 +35,8 @@ def take(directory: bytes, subnet: Subnet, among: Subnet, reserved: Collection[b
     first, last = _ends(subnet, among)
     if first > last:
         raise _exhausted(subnet, among)
-    begin = _hint(directory, first, last)
+    hint = LAST if subnet.bits == 32 else LAST_IPV6
+    begin = _hint(directory, hint, first, last)
     taken = _skipped(reserved, first, last)
     number = begin
     for tried in range(last - first + 1):
@@ -44,7 +45,7 @@ def take(directory: bytes, subnet: Subnet, among: Subnet, reserved: Collection[b
             if len(taken) > last - first:
                 raise _exhausted(subnet, among)
         if number not in taken and _take(directory, text_of(subnet.packed(number)), owner):
-            _note(directory, text_of(subnet.packed(number)))
+            _note(directory, hint, text_of(subnet.packed(number)))
             return subnet.packed(number)
         number = first if number == last else number + 1
     raise _exhausted(subnet, among)
@@ -143,18 +144,18 @@ def _take(directory: bytes, text: str, owner: str) -> bool:
     return True
 
 
-def _hint(directory: bytes, first: int, last: int) -> int:
+def _hint(directory: bytes, hint: str, first: int, last: int) -> int:
     """Where to begin: behind the address that was given last."""
     try:
-        number = _number(os.readlink(os.fsdecode(directory) + "/" + LAST)) + 1
+        number = _number(os.readlink(os.fsdecode(directory) + "/" + hint)) + 1
     except (OSError, InvalidInput):
         return first
     return number if first <= number <= last else first
 
 
-def _note(directory: bytes, text: str) -> None:
+def _note(directory: bytes, hint: str, text: str) -> None:
     """Two who do it at once overwrite each other's; then the next search takes a step more."""
-    name = os.fsdecode(directory) + "/" + LAST
+    name = os.fsdecode(directory) + "/" + hint
     new = f"{name}.{os.getpid()}"
     try:
         os.symlink(text, new)

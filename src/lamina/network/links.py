@@ -36,6 +36,7 @@ from lamina.linux.rtnetlink import (
     links,
     neighbour,
     route,
+    routes,
     veth,
 )
 from lamina.network import forwarding
@@ -43,7 +44,7 @@ from lamina.network.model import PORT_PREFIX, mac_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
     from lamina.linux.netlink import Channel
@@ -142,19 +143,27 @@ def remove(channel: Any, found: Link) -> None:
 
 
 def plug(
-    outside: Any, inside: Any, pid: int, attachments: Sequence[Attachment], bridges: Sequence[int]
+    outside: Any,
+    inside: Any,
+    pid: int,
+    attachments: Sequence[Attachment],
+    bridges: Sequence[int],
+    *,
+    namespace: int = -1,
+    leading: Collection[int] = (),
 ) -> None:
-    """Make the links of the process *pid*, which is in a new network namespace: with their addresses, and the first one
-    that leads somewhere the default route of its families.
+    """Make the links of the process *pid*, or of the network *namespace*, a descriptor: with their addresses, and the
+    first one that leads somewhere the default route of its families, of which those in *leading* (lengths of addresses)
+    have one.
 
     *outside* and *inside* are route netlink sockets here and there, *bridges* the numbers of the networks' bridges.
     Raises KernelError; what was made goes with the namespace.
     """
     messages: list[tuple[int, bytes, int, str]] = []
-    led: set[int] = set()
+    led = set(leading)
     for attachment, master in zip(attachments, bridges, strict=True):
         network = attachment.network
-        _make_pair(outside, attachment, master, pid)
+        _make_pair(outside, attachment, master, pid, namespace)
         number = links(inside, name=attachment.device)[0].index
         what = f"{attachment.device} of {attachment.title}"
         # not with the pair: a veth cannot come up before it has its other end
@@ -192,10 +201,29 @@ def _await_running(channel: Any, *, index: int = 0, name: str = "") -> Link:
     return found
 
 
-def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int) -> None:
+def lead(inside: Any, attachment: Attachment, families: Collection[int]) -> None:
+    """Make it the default route of *families*, the lengths of their addresses. Raises KernelError."""
+    number = links(inside, name=attachment.device)[0].index
+    for gateway in attachment.network.gateways:
+        if len(gateway) in families:
+            request(inside, RTM_NEWROUTE, route(number, gateway), _NEW, target=attachment.device)
+
+
+def led_by(inside: Any) -> set[int]:
+    """The families, by the lengths of their addresses, that have a default route. Raises KernelError."""
+    return {len(one.gateway) for one in routes(inside) if not one.packed and one.gateway}
+
+
+def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int, namespace: int) -> None:
     """The link of the same container's last run may still be on its way out."""
     name, mtu = attachment.port, attachment.network.mtu
-    peer = link(name=attachment.device, mtu=mtu, address=attachment.mac, namespace_pid=pid)
+    peer = link(
+        name=attachment.device,
+        mtu=mtu,
+        address=attachment.mac,
+        namespace_pid=pid if namespace < 0 else 0,
+        namespace_fd=namespace,
+    )
     pair = link(name=name, mtu=mtu, master=master, more=veth(peer))
     # what the kernel takes only for a link that is there. Its own published port, by the host's address, comes back to
     # a container where br_netfilter has it rewritten before it is routed

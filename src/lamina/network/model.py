@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lamina.network.names import is_name
 from lamina.network.subnet import Subnet, text_of
 from lamina.values import value
 
@@ -19,8 +20,9 @@ class Network:
 
     `gateways` are the bridge's own addresses in them, `ranges` the parts of the subnets in which containers get theirs
     that ask for none. An `internal` one leads nowhere else. `mtu` is 0 for the kernel's own. `hidden`: what leaves it
-    has the host's address as its source (masquerade). `leases` is the directory of its addresses, `table` the name of
-    the tables with its rules.
+    has the host's address as its source (masquerade). `leases` is the directory of its addresses, `names` that of the
+    names that its containers have for each other (`names`), b"" where they have none; `table` the name of the tables
+    with its rules.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Network:
     mtu: int = 0
     hidden: bool = True
     table: str = "lamina"
+    names: bytes = b""
 
     @property
     def note(self) -> str:
@@ -56,9 +59,21 @@ class Published:
 
 
 @value
+class Allowed:
+    """What a container may reach that is not to reach everything: a subnet, or what the domain `name` means (with "*."
+    in front those below it); at one `port` of TCP, UDP and SCTP, or (0) at all, and by all protocols.
+    """
+
+    subnet: Subnet | None
+    name: str
+    port: int
+
+
+@value
 class Attachment:
     """A container's place in a network: the `number`th of its links. `mac` is that link's address; the packed
-    `addresses` are one for each subnet. `device` is what it is called inside.
+    `addresses` are one for each subnet. `device` is what it is called inside, `aliases` are names that it has besides
+    its own (`title`). With `egress` it reaches nothing but that; None is everything.
     """
 
     owner: str
@@ -69,6 +84,16 @@ class Attachment:
     mac: bytes
     device: str
     published: tuple[Published, ...] = ()
+    aliases: tuple[str, ...] = ()
+    egress: tuple[Allowed, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """How others of the network find it: its name, the short form of its id, its aliases."""
+        if not self.network.names:
+            return ()
+        every = (self.title, self.owner[:12], *self.aliases)
+        return tuple(dict.fromkeys(name.lower() for name in every if is_name(name)))
 
     @property
     def port(self) -> str:

@@ -3,6 +3,7 @@
 `table inet NAME` lets containers out (masquerade), in by published ports (maps: an element a port) and nowhere else.
 `table bridge NAME` lets a container speak only as itself: with its own MAC and its own addresses. What a network or a
 container adds are elements of sets, so no rule is ever changed, and in which order they come and go is all the same.
+What a container may reach, if not everything, is `egress`'s.
 
 NAME is `lamina`, and of another store than this machine's another one. Nobody else's tables are touched, read, or
 needed: what we accept others may still drop, since a packet passes all tables.
@@ -45,6 +46,7 @@ from lamina.linux.nftables import (
     payload,
     verdict,
 )
+from lamina.network import egress
 from lamina.network.model import PORT_PREFIX, PROTOCOLS, link_local
 
 TYPE_CHECKING = False
@@ -109,6 +111,7 @@ def _inet(name: str) -> list[Message]:
     }
     for chain, (hook, priority, kind) in chains.items():
         table.append(add_chain(INET, name, chain, hook=hook, priority=priority, kind=kind))
+    table += [*egress.sets(INET, name, 201), *egress.chains(INET, name)]
     for chain, rules in _INET_RULES.items():
         table += [add_rule(INET, name, chain, rule) for rule in rules]
     return table
@@ -172,6 +175,7 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
     ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
+        *egress.jumps(),
         meta("iifname") + meta("oifname", _REG_2) + in_set("within") + _ACCEPT,
         meta("iifname") + in_set("internal") + _DROP,
         meta("oifname") + in_set("internal") + _DROP,
@@ -190,7 +194,7 @@ def _bridge(name: str) -> list[Message]:
     table += [add_chain(BRIDGE, name, chain) for chain in ("from_a_container", "ipv6_from_a_container")]
     for chain, rules in _BRIDGE_RULES.items():
         table += [add_rule(BRIDGE, name, chain, rule) for rule in rules]
-    return table
+    return [*table, *egress.sets(BRIDGE, name, 301), *egress.chains(BRIDGE, name)]
 
 
 def _own(field: Expression, known: str, *, absent: bool = False) -> Expression:
@@ -276,7 +280,7 @@ def of_attachment(attachment: Attachment) -> list[tuple[str, str, list[Element]]
         found.append((BRIDGE, "addresses6", [Element(concat(port, one), comment=note) for one in local]))
     for published in attachment.published:
         found += _of_port(published, v4, v6, note)
-    return found
+    return [*found, *egress.of_attachment(attachment)]
 
 
 def _of_port(

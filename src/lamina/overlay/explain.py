@@ -205,6 +205,8 @@ class _Inquiry:
             try:
                 self.found = search.run(False)
             except OSError as error:
+                if forbidden(error):
+                    raise
                 self.found, self.error = None, error
         asked = {entry.layer: entry for entry in search.asked}
         stopper = next((entry for entry in search.asked if entry.stopped), None)
@@ -377,15 +379,26 @@ class _Inquiry:
         try:
             with self.layers.open(number, above, os.O_PATH | os.O_DIRECTORY) as directory:
                 return look(directory, base)
-        except OSError:
+        except OSError as error:
+            if forbidden(error):
+                raise
             return None
 
     def _mark(self, number: int, path: bytes, name: str) -> bytes | None:
         try:
             with self.layers.open(number, path, os.O_PATH) as fd:
                 return os.getxattr(b"/proc/self/fd/%d" % fd, name)
-        except OSError:
+        except OSError as error:
+            if forbidden(error):
+                raise
             return None
+
+
+def forbidden(error: OSError) -> bool:
+    """Whether whoever asks may not look there, which says nothing of what is there. (A redirect through ".." is refused
+    with the same number in a mount.)
+    """
+    return error.errno == errno.EACCES and error.strerror == os.strerror(errno.EACCES)
 
 
 def _join(path: bytes, name: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamina.overlay.difference import LONGEST_PATH, too_deep
+from lamina.overlay.explain import forbidden
 from lamina.overlay.layer import WHITEOUT_DEV
 from lamina.overlay.lookup import Found, Layers, OpenDir, View, at
 from lamina.overlay.spec import MountSpec
@@ -78,7 +79,9 @@ def _shown(layers: Layers, path: bytes, found: dict[int, Share]) -> None:
             for name in within.names():
                 try:
                     entry = view.find(within, name)
-                except OSError:
+                except OSError as error:
+                    if forbidden(error):
+                        raise
                     continue  # a mount fails there as well: it shows nothing
                 if entry is None:
                     continue

@@ -128,7 +128,9 @@ def mapped(pids: Iterable[int], old: Old) -> list[Holder]:
 
 
 def may_mount(pids: Iterable[int]) -> bool:
-    """Whether one of them has, or can get, CAP_SYS_ADMIN: it may be in groups of its own making."""
+    """Whether one of them has, or can get, CAP_SYS_ADMIN, or no filter of system calls that would keep it from making
+    namespaces: it may have mounts, and be in control groups, of its own making.
+    """
     for pid in pids:
         try:
             with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
@@ -136,7 +138,7 @@ def may_mount(pids: Iterable[int]) -> bool:
         except OSError:
             continue
         bounding = text.partition(b"\nCapBnd:\t")[2][:16]
-        if bounding and int(bounding, 16) >> _CAP_SYS_ADMIN & 1:
+        if bounding and (int(bounding, 16) >> _CAP_SYS_ADMIN & 1 or b"\nSeccomp:\t2\n" not in text):
             return True
     return False
 
@@ -234,9 +236,13 @@ class _Looking:
         kind, _, rest = target.partition(b":[")
         if kind == b"socket":
             self._note_socket(pid, place, int(rest.rstrip(b"]")))
+            if int(_fdinfo(f"{place}/fdinfo/{fd}").get(b"scm_fds", b"0")):
+                self.hold(pid, f"descriptors on their way through a socket, descriptor {fd}", b"")
         elif kind == b"mnt":
             if int(rest.rstrip(b"]")) != self.space:
                 self.hold(pid, f"another mount namespace open as descriptor {fd}", b"")
+        elif target == b"anon_inode:[io_uring]":
+            self.hold(pid, f"requests to the kernel (io_uring) as descriptor {fd}", b"")
         elif target in WATCHERS:
             if self._watches(f"{place}/fdinfo/{fd}"):
                 self.hold(pid, f"files watched (inotify) by descriptor {fd}", b"")
@@ -264,8 +270,6 @@ class _Looking:
             return ""  # a device: what is written goes there
         if flags & os.O_ACCMODE != os.O_RDONLY:
             return "a deleted file open for writing" if not status.st_nlink else "a file open for writing"
-        if not status.st_nlink:
-            return "a deleted file open"
         return "a file locked" if b"lock" in info else ""
 
     def _watches(self, fdinfo: str) -> bool:

@@ -1,9 +1,10 @@
 """The root of a container that runs, replaced by another mount while its processes stand still: as system calls.
 
 A process of ours in the container's mount namespace walks them (linux/program.py), and goes on with it whatever happens
-to us. The new root is attached over the old one; what is mounted in the old one is moved, each to the same place in the
-new; pivot_root(2) has the two change places, and with them the root and the working directory of every process that is
-at the root of the old one; the old one is unmounted. Where a step is refused, those before it are undone.
+to us. The old root is made read-only, which the kernel refuses while anybody has a file open for writing by it. The new
+one is attached over it; what is mounted in the old one is moved, each to the same place in the new; pivot_root(2) has
+the two change places, and with them the root and the working directory of every process that is at the root of the old
+one; the old one is unmounted. Where a step is refused, those before it are undone.
 
 Overlays at other places are replaced in the same way, from within a root of their own (chroot(2)).
 """
@@ -13,14 +14,16 @@ from __future__ import annotations
 from os import O_NOFOLLOW, O_PATH
 
 from lamina.linux.constants import (
+    AT_EMPTY_PATH,
     CLONE_NEWNS,
     MNT_DETACH,
+    MOUNT_ATTR_RDONLY,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_SYMLINKS,
 )
-from lamina.linux.program import Out, Reg, Step
+from lamina.linux.program import Out, Reg, Step, Struct
 from lamina.runtime.plan.paths import how
 from lamina.values import value
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     Undoable = tuple[Step, list[Step]]
 
 ANY = tuple(range(1, 128))
+CLOSING = "make the old root read-only"
 SIG_SETMASK, EVERY_SIGNAL = 2, b"\xff" * 8
 _BY_DESCRIPTOR = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
@@ -52,10 +56,13 @@ class Moved:
 
 @value
 class Swapped:
-    """The mount *old* is replaced by *new*, which is attached nowhere; all are descriptors."""
+    """The mount *old*, which is *closed* (read-only) or not, is replaced by *new*, which is attached nowhere; all are
+    descriptors.
+    """
 
     old: int
     new: int | Reg
+    closed: bool = False
     moved: tuple[Moved, ...] = ()
 
 
@@ -77,6 +84,7 @@ def swap_steps(
     """
     plan: list[Undoable] = [(step, []) for step in (undisturbed_step(), *before)]
     plan.append((Step("setns", namespace, CLONE_NEWNS, note="the container's mount namespace"), []))
+    plan += [_closing(place) for place in places if not place.closed]
     for number, place in enumerate(places):
         plan += _place_steps(place, number)
     after: list[Step] = []
@@ -84,7 +92,24 @@ def swap_steps(
         after.append(Step("fchdir", place.new, tolerate=ANY, skip=1))
         after.append(Step("umount2", b".", MNT_DETACH, tolerate=ANY, note="let go of the old root"))
     after += [Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_]
+    after.append(Step("getpid", note="it has come to the end"))
     return _with_ways_back(plan, after), len(plan)
+
+
+def came_to_the_end(results: Sequence[int], needed: int, places: int, finally_: int) -> bool:
+    """Whether the process that walked `swap_steps` was not killed on the way."""
+    return results[needed + 2 * places + finally_] > 0
+
+
+def _closing(place: Swapped) -> Undoable:
+    def attributes(set_: int, clear: int) -> Struct:
+        return Struct("mount_attr", "QQQQ", (set_, clear, 0, 0))
+
+    closed, opened = attributes(MOUNT_ATTR_RDONLY, 0), attributes(0, MOUNT_ATTR_RDONLY)
+    return (
+        Step("mount_setattr", place.old, b"", AT_EMPTY_PATH, closed, 32, note=CLOSING),
+        [Step("mount_setattr", place.old, b"", AT_EMPTY_PATH, opened, 32)],
+    )
 
 
 def _place_steps(place: Swapped, number: int) -> Iterator[Undoable]:
@@ -124,21 +149,25 @@ def _with_ways_back(plan: Sequence[Undoable], after: Sequence[Step]) -> list[Ste
     for step in backward:
         step.tolerate = ANY
     steps = [*(step for step, _ in plan), *after, *backward]
-    if after:
-        last = after[-1]
-        last.leap, last.skip = len(backward), len(backward)
+    after[-1].leap = len(backward)
     return steps
 
 
-def guard_steps(watch: int, ours: int, undo: Sequence[Step], finally_: Sequence[Write]) -> list[Step]:
+def guard_steps(
+    watch: int, held: Sequence[int], undo: Sequence[Step], finally_: Sequence[Write]
+) -> list[Step]:
     """What another process does if we end, however that happens, before we say that it need not: *undo*, and then what
-    has the container go on. *watch* is the reading end of a pipe, *ours* the writing one.
+    has the container go on. *watch* is the reading end of a pipe; but for that, and the descriptors *held*, it has
+    nothing open. What it holds is let go when it ends, which may take a while (an unmounted file system).
     """
     for step in undo:
         step.tolerate = ANY
+    used = [arg for step in undo for arg in step.args[:1] if isinstance(arg, int)]
+    kept = sorted({watch, *held, *used, *(one.fd for one in finally_)})
+    gaps = [(low + 1, high - 1) for low, high in zip([-1, *kept], [*kept, 1 << 31], strict=True)]
     return [
         undisturbed_step(),
-        Step("close", ours),
+        *(Step("close_range", low, high, 0) for low, high in gaps if low <= high),
         Step("read", watch, Out(8), 1, want=0, note="until we end, or say that all is well"),
         *undo,
         *(Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_),

@@ -30,7 +30,7 @@ from lamina.store import (
     tags,
     volumes,
 )
-from lamina.store.check_states import check_states
+from lamina.store.check_states import check_states, coming
 from lamina.store.digest import LENGTHS, is_digest
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
@@ -376,8 +376,9 @@ class _Check:
             remedy = f"lamina rm -f {use.shown}"
             if use.damaged and "snapshot" not in use.damaged:
                 self._found(DAMAGED, "container", use.shown, use.damaged, remedy=remedy)
-            for layer in use.own:
-                if not layers.is_there(self.store, layer) and _exists(self.store, use.id):
+            missing = [layer for layer in use.own if not layers.is_there(self.store, layer)]
+            for layer in missing:
+                if layer not in coming(containers.Home(self.store, use.id)) and _exists(self.store, use.id):
                     problem = f"layer {layer[:12]} of it is missing"
                     self._found(DAMAGED, "container", use.shown, problem, remedy=remedy)
             check_states(

@@ -12,6 +12,7 @@ from lamina.store.containers import Home
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from lamina.store.references import ContainerUse
     from lamina.store.root import Store
@@ -47,12 +48,22 @@ def check_states(
         left_over("container", use.shown, problem, partial(settle, home))
 
 
+def coming(home: Home) -> set[str]:
+    """The layers that what it wrote was about to become: until that is finished they need not be there."""
+    freezing = _record(home).get("freezing")
+    return set((freezing or {}).get("places", {}).values())
+
+
 def _is_under_way(home: Home) -> bool:
-    try:
-        asked = home.read("container") or {}
-    except Corrupt:
-        return False
+    asked = _record(home)
     return bool(asked.get("freezing") or asked.get("rewinding"))
+
+
+def _record(home: Home) -> dict[str, Any]:
+    try:
+        return home.read("container") or {}
+    except Corrupt:
+        return {}
 
 
 def _unlink(path: bytes) -> None:

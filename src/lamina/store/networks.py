@@ -3,7 +3,9 @@
     networks/
     ├── <name>/
     │   ├── network.json      as `NetworkRecord`
-    │   └── addresses/        one symbolic link an address, to the id of the container that has it
+    │   ├── addresses/        one symbolic link an address, to the id of the container that has it
+    │   ├── names/            one directory a name, with one symbolic link a container that has it
+    │   └── responder.N       held by the process that answers for them on the bridge, which is this host's Nth link
     └── .ports/               one a published port
 
 A network appears with one rename and goes with one. The directory is made by the first of them. Those who make networks
@@ -73,6 +75,11 @@ def place_of(store: Store, name: str) -> bytes:
 def addresses_of(store: Store, name: str) -> bytes:
     """The directory of its addresses. Raises InvalidInput."""
     return place_of(store, name) + b"/addresses"
+
+
+def names_of(store: Store, name: str) -> bytes:
+    """The directory of the names that its containers have for each other. Raises InvalidInput."""
+    return place_of(store, name) + b"/names"
 
 
 def no_such(name: str) -> NotFound:
@@ -176,6 +183,7 @@ def _make(store: Store, place: bytes, wanted: NetworkRecord) -> None:
         stage = scratch.path + b"/network"
         make_directory(stage, 0o700)
         make_directory(stage + b"/addresses", 0o700)
+        make_directory(stage + b"/names", 0o700)
         write_unseen(stage + b"/network.json", facts, what="network")
         sync_directory(stage, what="network")
         point("network.rename")

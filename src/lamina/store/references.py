@@ -23,7 +23,7 @@ from lamina.store.layers import is_id as is_layer
 from lamina.store.leases import leased
 from lamina.store.successors import every
 from lamina.store.trace import point
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ LEASED = "somebody is about to use it"
 @value
 class ContainerUse:
     """What a container refers to: `layers` are its own and those of its snapshots; `own` the former. `damaged` says
-    what of it cannot be read, "" where all can: it may refer to anything then.
+    what of it cannot be read, "" where all can: it may refer to anything then. `states` is the number of its snapshots.
     """
 
     id: str
@@ -51,6 +51,7 @@ class ContainerUse:
     volumes: tuple[str, ...]
     own: tuple[str, ...] = ()
     damaged: str = ""
+    states: int = 0
 
     @property
     def readable(self) -> bool:
@@ -91,14 +92,15 @@ class ContainerUses:
         """None for one without a record: its maker holds whatever it will refer to."""
         damaged = ""
         try:
-            kept = _snapshots(
-                place, identity
-            )  # before the container, which may be put on one, and then that goes
+            # before the container, which may be put on one, and then that goes
+            kept, states = _snapshots(place, identity)
         except (Corrupt, NotADirectoryError):
-            kept, damaged = (), "a snapshot of it cannot be read"
+            kept, states, damaged = (), 0, "a snapshot of it cannot be read"
         try:
             found = record.read(place, b"container.json")
-            return None if found is None else _use(identity, found, kept, damaged)
+            if found is None:
+                return None
+            return replace(_use(identity, found, kept), damaged=damaged, states=states)
         except (Corrupt, NotADirectoryError):
             return ContainerUse(identity, "", None, kept, (), damaged="its record cannot be read")
 
@@ -129,17 +131,21 @@ def _stamp(place: bytes) -> tuple[object, ...]:
     return tuple(found)
 
 
-def _snapshots(place: bytes, identity: str) -> tuple[str, ...]:
-    """The layers that the snapshots of the container in *place* refer to. Raises Corrupt, OSError."""
+def _snapshots(place: bytes, identity: str) -> tuple[tuple[str, ...], int]:
+    """The layers that the snapshots of the container in *place* refer to, and how many these are. Raises Corrupt,
+    OSError.
+    """
     directory = place + snapshots.DIRECTORY
     found: dict[str, None] = {}
+    count = 0
     for one in snapshots.ids_in(directory):
         if (kept := snapshots.read(directory, one, identity)) is not None:
             found.update(dict.fromkeys(kept.layers))
-    return tuple(found)
+            count += 1
+    return tuple(found), count
 
 
-def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...], damaged: str) -> ContainerUse:
+def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...]) -> ContainerUse:
     volumes, image = found.get("volumes") or (), found.get("image_id")
     try:
         layers = snapshots.referred_to(found)
@@ -159,7 +165,6 @@ def _use(identity: str, found: dict[str, Any], kept: tuple[str, ...], damaged: s
             [one["name"] for one in volumes if isinstance(one, dict) and isinstance(one.get("name"), str)]
         ),
         own=tuple(known),
-        damaged=damaged,
     )
 
 

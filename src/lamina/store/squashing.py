@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,15 @@ def squash(
 
 
 def _extra(found: list[Layer]) -> dict[str, Any]:
-    """What is kept of the run: its layers, and where starts had put something only to mount on it."""
+    """What is kept of the run: its layers, whose it was, and where starts had put something only to mount on it."""
     made = dict.fromkeys(place for layer in found for place in layer.extra.get("made") or ())
-    return {"squashed": [layer.id for layer in found], **({"made": list(made)} if made else {})}
+    last = found[-1].extra.get("origin") or {}
+    whose = {key: last[key] for key in ("container", "container_name", "name", "at") if key in last}
+    return {
+        "squashed": [layer.id for layer in found],
+        "origin": {**whose, "message": f"{len(found)} layers squashed", "created": time.time_ns()},
+        **({"made": list(made)} if made else {}),
+    }
 
 
 def _here(work: Callable[..., Squashed], *args: Any, **keywords: Any) -> Squashed:

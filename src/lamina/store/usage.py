@@ -174,6 +174,7 @@ class _Counting:
             totals=(
                 self._image_total(found_images, found_layers),
                 self._container_total(containers),
+                *self._snapshot_totals(found_layers),
                 self._volume_total(found_volumes),
                 self._blob_total(found_images),
             ),
@@ -234,9 +235,28 @@ class _Counting:
             kind="Images",
             count=len(found),
             active=sum(bool(one.containers) for one in found),
-            amount=sum((one.amount for one in over), Amount()),
+            amount=sum((one.amount for one in over if not _is_state(one)), Amount()),
             reclaimable=sum((one.amount for one in over if one.reclaimable), Amount()),
         )
+
+    def _snapshot_totals(self, over: tuple[LayerUse, ...]) -> list[Total]:
+        """Of states of containers, where there are any. What no container stands on would go with its snapshots."""
+        count = sum(use.states for use in self.uses)
+        frozen = [one for one in over if _is_state(one)]
+        if not count and not frozen:
+            return []
+        standing = {layer for use in self.uses for layer in use.own}
+        stay = {layer for layer, because in self.found.layers.items() if LEASED in because}
+        free = [one.amount for one in frozen if one.id not in standing and one.id not in stay]
+        return [
+            Total(
+                kind="Snapshots",
+                count=count,
+                active=sum(bool(use.states) for use in self.uses),
+                amount=sum((one.amount for one in frozen), Amount()),
+                reclaimable=Amount() if self.found.unknown else sum(free, Amount()),
+            )
+        ]
 
     def _container_total(self, found: tuple[PlaceUse, ...]) -> Total:
         there = container_ids(self.store)
@@ -264,6 +284,11 @@ class _Counting:
             amount=sum(self.blob_sizes.values(), Amount()),
             reclaimable=sum(free, Amount()),
         )
+
+
+def _is_state(one: LayerUse) -> bool:
+    """Whether it is a layer that only containers are over: frozen out of what they wrote."""
+    return bool(one.containers) and not one.images
 
 
 def _place_total(kind: str, found: tuple[PlaceUse, ...], count: int, active: int) -> Total:

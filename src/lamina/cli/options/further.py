@@ -20,6 +20,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("ip", "", "ADDRESS", "Its IPv4 address in its network", NETWORK),
     Option("ip6", "", "ADDRESS", "Its IPv6 address in its network", NETWORK),
     Option("mac-address", "", "ADDRESS", "The link-layer address of its device", NETWORK),
+    Option("network-alias", "", "NAME", "A further name of it in its network", NETWORK, multiple=True),
+    Option(
+        "egress",
+        "",
+        "deny|allow=...",
+        "Reach nothing, or only that: example.org:443,10.0.0.0/8,...",
+        NETWORK,
+        multiple=True,
+    ),
     Option("dns", "", "ADDRESS", "A name server, instead of the host's", NETWORK, multiple=True),
     Option(
         "dns-search", "", "DOMAIN", "A domain in which short names are looked for", NETWORK, multiple=True
@@ -139,6 +148,7 @@ OPTIONS: tuple[Option, ...] = (
 
 # what is called otherwise in Python, where a list has a plural
 PLURALS = {
+    "network_alias": "network_aliases",
     "dns_option": "dns_options",
     "add_host": "add_hosts",
     "sysctl": "sysctls",

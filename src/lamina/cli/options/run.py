@@ -107,6 +107,7 @@ OPTIONS: tuple[Option, ...] = (
         "NETWORK",
         "none (default): only the loopback device; host: the host's; bridge, or another network; container:NAME",
         FILES,
+        multiple=True,
         complete="network",
     ),
     Option("memory", "m", "SIZE", "At most this much memory: 512m, 2g", LIMITS),

@@ -63,6 +63,7 @@ def do(args: Arguments) -> int:
 
 
 def _committed(engine: Engine, args: Arguments) -> Image:
+    from lamina.cli.asked import warn
     from lamina.cli.options.layers import layer_limits
     from lamina.engine.snapshots import Snapshot
     from lamina.engine.state_names import find_state
@@ -78,7 +79,9 @@ def _committed(engine: Engine, args: Arguments) -> Image:
     if not isinstance(found, Snapshot):
         limits = layer_limits(args.layer_limit)
         consistency = args.consistency or "auto"
-        return found.commit(args.image, pause=args.pause, limits=limits, consistency=consistency, **said)
+        return found.commit(
+            args.image, pause=args.pause, limits=limits, consistency=consistency, on_warning=warn, **said
+        )
     if args.layer_limit or args.consistency or not args.pause:
         raise InvalidInput(
             f"commit snapshot {found.short_id}: it never changes, and is not copied",

@@ -62,8 +62,8 @@ def do(args: Arguments) -> int:
         return 0
     done = container.exec(words, forward_signals=True, **asked)
     if done.warnings:
-        from lamina.cli.report import say
+        from lamina.cli.asked import warn
 
         for warning in done.warnings:
-            say(warning)
+            warn(warning)
     return done.returncode

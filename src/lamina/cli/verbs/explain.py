@@ -18,8 +18,8 @@ VERB = Verb(
     arguments=(STATE, Argument("path", "PATH")),
     details="""
 Every layer's answer for PATH in a container, a snapshot (CONTAINER@SNAPSHOT) or an image, the top one first: what it
-has there, what that hides, which step or instruction of a Dockerfile made the layer, and when; and how many bytes the first
-write would copy. Of a directory, also what each layer has in it. PATH is taken from the root of the state.""",
+has there, what that hides, which step or instruction of a Dockerfile made the layer, and when; and how many bytes the
+first write would copy. Of a directory, also what each layer has in it. PATH is taken from the root of the state.""",
     examples="""
 lamina explain brave_otter /etc/hosts
 lamina explain brave_otter@step-16 /usr/lib

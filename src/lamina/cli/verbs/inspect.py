@@ -22,23 +22,26 @@ VERB = Verb(
             "type",
             "",
             "KIND",
-            "container, image or volume: which of several with the same name",
-            choices=("container", "image", "volume"),
+            "container, image, volume or snapshot: which of several with the same name",
+            choices=("container", "image", "volume", "snapshot"),
             default="",
         ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="anything"),),
-    details="A name that a container has means the container, else it is looked for among images, then among volumes.",
+    details="""
+A name that a container has means the container, else it is looked for among images, then among volumes. A snapshot is
+CONTAINER@SNAPSHOT, or its whole id.""",
     examples="""
 lamina inspect brave_otter
 lamina inspect -f '{{.State.ExitCode}}' brave_otter
 lamina inspect debian:12
+lamina inspect -f '{{.Parent}}' brave_otter@step-17
 """,
 )
 
 
 def do(args: Arguments) -> int:
-    """Print a JSON list with a document for each container or image, or a line for each by template."""
+    """Print a JSON list with a document for each container, image, volume or snapshot, or lines by template."""
     from lamina.cli.inspecting import show
     from lamina.engine import Engine
 
@@ -51,6 +54,12 @@ def do(args: Arguments) -> int:
             return engine.inspect_image(name)
         if args.type == "volume":
             return engine.volume(name).attrs
+        if args.type == "snapshot" or ("@" in name and not args.type):
+            try:
+                return _snapshot(engine, name)
+            except NotFound:
+                if args.type or "@sha256:" not in name:
+                    raise
         try:
             container = engine.container(name)
             return {**container.inspect(), **(_sizes(engine, container) if args.size else {})}
@@ -60,6 +69,7 @@ def do(args: Arguments) -> int:
             for other, no_such in (
                 (engine.inspect_image, (NotFound, InvalidReference)),
                 (lambda name: engine.volume(name).attrs, (NotFound, InvalidInput)),
+                (lambda name: _snapshot(engine, name), (NotFound, InvalidInput)),
             ):
                 try:
                     return other(name)
@@ -71,6 +81,17 @@ def do(args: Arguments) -> int:
             ) from missing
 
     return show(args.names, look, args.format)
+
+
+def _snapshot(engine: Engine, name: str) -> dict[str, Any]:
+    from lamina.engine import Container
+    from lamina.engine.state_names import find_state
+    from lamina.errors import NotFound
+
+    found = find_state(engine.store, name)
+    if isinstance(found, Container):
+        raise NotFound(f"inspect {name}: that is a container", remedy="a snapshot is CONTAINER@SNAPSHOT")
+    return found.inspect()
 
 
 def _sizes(engine: Engine, container: Container) -> dict[str, int]:

@@ -139,7 +139,7 @@ def record(container: Container, full: bool = False) -> dict[str, Any]:
         "Labels": Labels(container.labels),
         "Mounts": ",".join(mounts),
         "LocalVolumes": str(sum(volume["kind"] == "volume" for volume in volumes)),
-        "Networks": str((asked.get("options") or {}).get("network") or ""),
+        "Networks": ",".join(container.networks),
         "Ports": ports(container, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Size": "0B",
     }

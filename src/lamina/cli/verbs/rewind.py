@@ -33,13 +33,13 @@ lamina rewind --save failed brave_otter 3f2a
 def do(args: Arguments) -> int:
     """Go back, and print the id of the state."""
     from lamina.cli import output
-    from lamina.cli.report import say
+    from lamina.cli.asked import warn
     from lamina.engine import Engine
 
     box = Engine(args.root).container(args.name)
     wanted = box.find_snapshot(args.snapshot)
     if args.save is not None:
-        box.snapshot(args.save, consistency=args.consistency, on_warning=say)
+        box.snapshot(args.save, consistency=args.consistency, on_warning=warn)
     box.rewind(wanted, consistency=args.consistency)
     output.line(wanted.id)
     return 0

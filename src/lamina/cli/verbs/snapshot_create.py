@@ -33,13 +33,13 @@ lamina snapshot create -m 'all tests pass' brave_otter
 def do(args: Arguments) -> int:
     """Make it, and print its id."""
     from lamina.cli import output
-    from lamina.cli.report import say
+    from lamina.cli.asked import warn
     from lamina.engine import Engine
 
     made = (
         Engine(args.root)
         .container(args.name)
-        .snapshot(args.snapshot, message=args.message or "", consistency=args.consistency, on_warning=say)
+        .snapshot(args.snapshot, message=args.message or "", consistency=args.consistency, on_warning=warn)
     )
     output.line(made.id)
     return 0

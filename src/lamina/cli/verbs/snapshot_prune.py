@@ -24,10 +24,12 @@ def do(args: Arguments) -> int:
     from lamina.cli.confirming import confirmed
     from lamina.engine import Engine
 
-    box = Engine(args.root).container(args.name)
+    engine = Engine(args.root)
+    box = engine.container(args.name)
     last = f", but the last {args.keep}" if args.keep else ""
     what = f"This removes the snapshots of {box.name} that have no name{last}."
     if not args.force and not confirmed(what, "snapshot prune"):
         return 0
     output.lines(one.id for one in box.prune_snapshots(keep=args.keep))
+    engine.storage.collect()
     return 0

@@ -8,8 +8,8 @@ VERB = Verb(
     name="snapshot rm",
     arguments=(Argument("name", "CONTAINER", complete="container"), Argument("snapshots", "SNAPSHOT", "+")),
     details="""
-The container stays as it is, and so do the states that came from those which are removed. What nothing refers to any
-more goes with the next 'lamina gc'.""",
+The container stays as it is, and so do the states that came from those which are removed. Layers that nothing else
+refers to go as well.""",
     examples="lamina snapshot rm brave_otter before-the-upgrade",
 )
 
@@ -20,10 +20,13 @@ def do(args: Arguments) -> int:
     from lamina.cli.each import each
     from lamina.engine import Engine
 
-    box = Engine(args.root).container(args.name)
+    engine = Engine(args.root)
+    box = engine.container(args.name)
 
     def remove(name: str) -> None:
         box.find_snapshot(name).remove()
         output.line(name)
 
-    return each(args.snapshots, remove)
+    status = each(args.snapshots, remove)
+    engine.storage.collect()
+    return status

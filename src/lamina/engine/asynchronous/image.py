@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirrored.images import MirroredImage
+from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
     from lamina.engine.images import Image
@@ -24,6 +25,10 @@ class AsyncImage(MirroredImage):
 
     def __hash__(self) -> int:
         return hash(self._sync)
+
+    async def squash(self, name: str | None = None, *, since: str | None = None) -> AsyncImage:
+        """An image with the same files in fewer layers: `Image.squash`."""
+        return AsyncImage(await in_thread(lambda: self._sync.squash(name, since=since)))
 
 
 __all__ = ["AsyncImage"]

@@ -13,7 +13,7 @@ from lamina.engine.asynchronous.mirrored.view_verbs import MirroredViewVerbs
 from lamina.engine.asynchronous.threads import in_thread, told_by_loop, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any, Unpack
 
     from lamina.engine.container import Container
@@ -99,6 +99,13 @@ class MirroredContainer(
         return in_thread(self._do(lambda: self._sync.ports))
 
     @property
+    def networks(self) -> Awaitable[list[str]]:
+        """The networks that it is in, or will be when it is started; where it has no link of its own "none", "host",
+        "container:NAME" or "ns:PATH".
+        """
+        return in_thread(self._do(lambda: self._sync.networks))
+
+    @property
     def health(self) -> Awaitable[str]:
         """ "starting", "healthy", "unhealthy" (also one that has ended, as in docker), or "none" without a check."""
         return in_thread(self._do(lambda: self._sync.health))
@@ -169,6 +176,7 @@ class MirroredContainer(
         limits: LayerLimits | None = None,
         now: bool = False,
         consistency: str = "auto",
+        on_warning: Callable[[str], None] | None = None,
     ) -> AsyncImage:
         """Make an image of its files, without its volumes, and of what it was asked to be; under *name*, if there is
         one. *changes* are as in a Dockerfile.
@@ -176,10 +184,12 @@ class MirroredContainer(
         No file is copied: what it wrote becomes a layer where it is. The image's digests are made when it is pushed or
         saved, or *now*; then it gets the id that it has everywhere. *consistency* is what is done about processes that
         hold files open for writing, as of `snapshot`; "copy", *limits* of the layer (as of `Engine.pull`), and, while
-        it runs, *pause* False, which lets it go on meanwhile, have its files copied.
+        it runs, *pause* False, which lets it go on meanwhile, have its files copied. *on_warning* is told who kept
+        files from staying where they are, so that they were copied.
 
         Raises Unsupported (over the host; nothing that can be paused), InvalidInput, Conflict, NotFound, KernelError.
         """
+        tell_on_warning = told_by_loop(on_warning)
         return AsyncImage(
             await transfer(
                 self._do(
@@ -192,6 +202,7 @@ class MirroredContainer(
                         limits=limits,
                         now=now,
                         consistency=consistency,
+                        on_warning=tell_on_warning,
                     )
                 )
             )

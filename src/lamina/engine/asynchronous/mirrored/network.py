@@ -8,7 +8,7 @@ from lamina.engine.asynchronous.mirror import Mirrored
 from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
     from typing import Any
 
     from lamina.engine.network import Network
@@ -69,6 +69,36 @@ class MirroredNetwork(Mirrored):
     def attrs(self) -> Awaitable[dict[str, Any]]:
         """Everything known of it, in the words of `docker network inspect`."""
         return in_thread(self._do(lambda: self._sync.attrs))
+
+    async def connect(
+        self,
+        container: str,
+        *,
+        ip: str | None = None,
+        ip6: str | None = None,
+        mac_address: str | None = None,
+        aliases: Sequence[str] = (),
+    ) -> None:
+        """Let the container of that name or id be in this network as well: at once if it runs, and whenever it is
+        started. *aliases* are names that it has there besides its own.
+
+        Raises Conflict (it is in it already; its network is not its own), NotFound, InvalidInput, Unsupported,
+        KernelError.
+        """
+        await in_thread(
+            self._do(
+                lambda: self._sync.connect(
+                    container, ip=ip, ip6=ip6, mac_address=mac_address, aliases=aliases
+                )
+            )
+        )
+
+    async def disconnect(self, container: str) -> None:
+        """Take the container of that name or id out of this network, as `connect` puts it in; its connections end.
+
+        Raises Conflict (it is not in it; its ports are published there), NotFound, KernelError.
+        """
+        await in_thread(self._do(lambda: self._sync.disconnect(container)))
 
     async def reload(self) -> None:
         """Look again. Raises NotFound, Corrupt."""

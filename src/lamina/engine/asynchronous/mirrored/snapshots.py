@@ -155,8 +155,8 @@ class MirroredSnapshot(MirroredViewVerbs):
         )
 
     async def squash(self) -> list[Squash]:
-        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then, and
-        reads the same. Raises NotFound when it was removed, KernelError.
+        """Make one layer, at each place, of those that it consists of above the image; it refers to that alone then,
+        and reads the same. Raises NotFound when it was removed, KernelError.
         """
         return await in_thread(self._do(lambda: self._sync.squash()))
 

@@ -54,8 +54,8 @@ class MirroredStateVerbs(MirroredBranchVerbs):
         return [AsyncSnapshot(one) for one in await in_thread(self._do(lambda: self._sync.snapshots()))]
 
     async def history(self) -> StateLog:
-        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were forked
-        off where. Raises Corrupt where one is damaged.
+        """Its states as a tree, the newest first: what came from what, where it stands now, which containers were
+        forked off where. Raises Corrupt where one is damaged.
         """
         return await in_thread(self._do(lambda: self._sync.history()))
 

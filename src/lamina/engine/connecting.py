@@ -1,0 +1,288 @@
+"""A container connected to a further network, or disconnected from one: at once where it runs, and for its next starts.
+
+Whoever does so has the container's turn, as its end has that gives everything back. Each step is written down before it
+is taken (`network_record`): who is killed leaves a place in a network without a link, which `system check` finds, and
+which goes with the container's end in any case.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, contextmanager
+
+from lamina.engine.name_files import refresh
+from lamina.engine.network_record import Ledger
+from lamina.engine.networking import NOTHING, Joined, is_linkless
+from lamina.engine.networks import everything, find, table_of
+from lamina.engine.plugging import bridge_for, elements_of, explained, place_in, settle, withdraw
+from lamina.errors import Conflict, LaminaError, Unsupported
+from lamina.linux.constants import CLONE_NEWNET
+from lamina.network import firewall, links
+from lamina.store.containers import PAUSED, RUNNING
+from lamina.store.events import event, note
+from lamina.store.lock import LOCK_EX, turn
+from lamina.store.trace import point
+from lamina.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lamina.engine.options import Options
+    from lamina.linux.fd import Fd
+    from lamina.network.model import Allowed, Attachment
+    from lamina.store.containers import Home
+
+
+def connect(home: Home, joined: Joined) -> None:
+    """Connect the container to a network. Raises Conflict (it is in it; its network is not its own), NotFound,
+    InvalidInput, Unsupported, KernelError.
+    """
+    record = find(home.store, joined.network)
+    joined = replace(joined, network=record.name)
+    with turn(home.path, LOCK_EX):
+        asked = home.asked()
+        _check(home, asked)
+        ledger = Ledger.of(home)
+        runs = _runs(home)
+        options = _options(asked)
+        known = [] if options is None else [one.network for one in _places(options)]
+        # of one that runs what counts is where it is: somebody may have been killed before he wrote it down
+        if record.name in ([one.network.name for one in ledger.attachments] if runs else known):
+            raise Conflict(f"connect container {home.short_id}: it is in network {record.name} already")
+        if runs:
+            _connect_live(home, ledger, asked, joined)
+        elif options is None:
+            raise Conflict(
+                f"connect container {home.short_id}: it has ended", remedy="it is not started again"
+            )
+        _change(home, asked, lambda options: _with(_without(options, record.name), joined))
+    _tell(home, "connect", record.name, record.id)
+
+
+def disconnect(home: Home, name: str) -> None:
+    """Take the container out of a network. Raises Conflict (its ports are published there), NotFound, KernelError."""
+    record = find(home.store, name)
+    with turn(home.path, LOCK_EX):
+        asked = home.asked()
+        options = _options(asked)
+        ledger = Ledger.of(home)
+        attachment = next((one for one in ledger.attachments if one.network.name == record.name), None)
+        known = [] if options is None else [one.network for one in _places(options)]
+        if attachment is None and record.name not in known:
+            raise Conflict(f"disconnect container {home.short_id}: it is not in network {record.name}")
+        if attachment is not None:
+            if attachment.published and _runs(home):
+                raise Conflict(
+                    f"disconnect container {home.short_id}: its ports are published in network {record.name}",
+                    remedy="stop it first",
+                )
+            _disconnect_live(home, ledger, asked, attachment)
+        _change(home, asked, lambda options: _without(options, record.name))
+    _tell(home, "disconnect", record.name, record.id)
+
+
+def finish(home: Home, number: int) -> None:
+    """Make the link of a place in a network that a running container has, and that is only written down. Raises as
+    `connect`.
+    """
+    with turn(home.path, LOCK_EX):
+        for attachment in Ledger.of(home).attachments:
+            if attachment.number == number and attachment.addresses and _runs(home):
+                _plug(home, attachment)
+
+
+# -- what is written down
+
+
+def _check(home: Home, asked: dict[str, Any]) -> None:
+    """Raises Conflict where its network is not its own, Unsupported."""
+    options = _options(asked)
+    mode = str((asked.get("said") or {}).get("network", "none")) if options is None else options.network
+    if is_linkless(mode) and mode != "none":
+        raise Conflict(
+            f"connect container {home.short_id}: its network is {mode}, and not its own",
+            remedy="only containers with a network of their own can be connected",
+        )
+    if os.geteuid():
+        raise Unsupported(
+            f"connect container {home.short_id}: only root's containers can be in a network so far"
+        )
+
+
+def _options(asked: dict[str, Any]) -> Options | None:
+    """None of one that is never started again."""
+    from lamina.engine.keeping import options_of
+
+    return options_of(asked) if asked.get("options") else None
+
+
+def _places(options: Options) -> list[Joined]:
+    wanted = options.networking or NOTHING
+    if options.network == "none":
+        return []
+    return [Joined(options.network, wanted.addresses, wanted.mac, wanted.aliases), *wanted.joined]
+
+
+def _change(home: Home, asked: dict[str, Any], change: Any) -> None:
+    from lamina.engine.keeping import options_record
+
+    options = _options(asked)
+    if options is None:
+        return
+    record = options_record(change(options))
+    kept = {**asked["options"], **{key: record[key] for key in ("network", "networking") if key in record}}
+    if "networking" not in record:
+        kept.pop("networking", None)
+    point("connect: write container record")
+    home.write("container", {**asked, "options": kept})
+
+
+def _with(options: Options, joined: Joined) -> Options:
+    if options.network == "none":
+        return _first(options, joined)
+    wanted = options.networking or NOTHING
+    return replace(options, networking=replace(wanted, joined=(*wanted.joined, joined)))
+
+
+def _first(options: Options, first: Joined | None, others: tuple[Joined, ...] = ()) -> Options:
+    """With another first network."""
+    wanted = options.networking or NOTHING
+    place = first or Joined("none")
+    changed = replace(wanted, addresses=place.addresses, mac=place.mac, aliases=place.aliases, joined=others)
+    return replace(options, network=place.network, networking=None if changed == NOTHING else changed)
+
+
+def _without(options: Options, network: str) -> Options:
+    left = [one for one in _places(options) if one.network != network]
+    return _first(options, left[0] if left else None, tuple(left[1:]))
+
+
+def _tell(home: Home, action: str, name: str, identity: str) -> None:
+    note(
+        home.store, event("network", action, identity, {"name": name, "type": "bridge", "container": home.id})
+    )
+
+
+# -- while it runs
+
+
+def _runs(home: Home) -> bool:
+    """Whether it does; one that begins or ends at this moment is neither. Raises Conflict."""
+    from lamina.engine.settling import state_of
+
+    state = state_of(home)
+    if state in (RUNNING, PAUSED):
+        return True
+    if home.is_looked_after():
+        raise Conflict(
+            f"connect container {home.short_id}: it is {state}, and somebody is busy with it",
+            remedy="wait until it runs or has ended, and try again",
+        )
+    return False
+
+
+def _connect_live(home: Home, ledger: Ledger, asked: dict[str, Any], joined: Joined) -> None:
+    taken = {one.number for one in ledger.attachments}
+    number = next(number for number in range(100) if number not in taken)
+    before = list(ledger.attachments)
+    if not before and (options := _options(asked)) is not None:
+        ledger.servers = (options.networking or NOTHING).dns
+    attachment = place_in(home, str(asked["name"]), joined, number, _egress(ledger, asked))
+    point("connect: take addresses")
+    try:
+        attachment = settle(ledger, attachment, joined.addresses)
+        point("connect: plug")
+        _plug(home, attachment)
+        refresh(home, _options(asked), before, ledger.attachments)
+    except BaseException as failure:
+        try:
+            _drop(ledger, number)
+        except (OSError, LaminaError) as second:
+            failure.add_note(f"while giving addresses back: {second}")
+        raise
+
+
+def _egress(ledger: Ledger, asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
+    """What it may reach in its other networks it may reach in this one."""
+    if ledger.attachments:
+        return ledger.attachments[0].egress
+    options = _options(asked)
+    return None if options is None else (options.networking or NOTHING).egress
+
+
+def _drop(ledger: Ledger, number: int) -> None:
+    for one in [one for one in ledger.attachments if one.number == number]:
+        with links.opened() as channel:
+            if (found := links.find(channel, one.port)) is not None:
+                links.remove(channel, found)
+        withdraw(ledger.home.store, one, table_of(ledger.home.store))
+        ledger.drop(one)
+
+
+def _plug(home: Home, attachment: Attachment) -> None:
+    from lamina.engine.networks import network_of
+    from lamina.engine.sharing import namespace_of
+
+    store = home.store
+    record = find(store, attachment.network.name)
+    attachment = replace(attachment, network=network_of(store, record))
+    with (
+        explained(),
+        namespace_of(home, "net", f"connect container {home.short_id}") as namespace,
+        links.opened() as outside,
+        closing(_socket_in(namespace)) as inside,
+    ):
+        master = bridge_for(store, outside, attachment.network, [attachment])
+        firewall.add(table_of(store), elements_of([attachment]), lambda: everything(store))
+        leading = links.led_by(inside)
+        links.plug(outside, inside, 0, [attachment], [master], namespace=namespace, leading=leading)
+
+
+def _socket_in(namespace: Fd) -> Any:
+    """A route netlink socket of another network namespace. A thread goes there, so that the caller stays here."""
+    from threading import Thread
+
+    from lamina.linux.namespaces import setns
+
+    found: list[Any] = []
+
+    def go() -> None:
+        try:
+            setns(namespace, CLONE_NEWNET)
+            found.append(links.opened())
+        except OSError as error:
+            found.append(error)
+
+    thread = Thread(target=go)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
+
+
+@contextmanager
+def _inside(home: Home) -> Iterator[Any]:
+    from lamina.engine.sharing import namespace_of
+
+    with (
+        namespace_of(home, "net", f"disconnect container {home.short_id}") as namespace,
+        closing(_socket_in(namespace)) as inside,
+    ):
+        yield inside
+
+
+def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachment: Attachment) -> None:
+    before = list(ledger.attachments)
+    point("disconnect: withdraw")
+    with explained():
+        _drop(ledger, attachment.number)
+        if not _runs(home):
+            return
+        with _inside(home) as inside:
+            for one in ledger.attachments:
+                if not one.network.internal and (unled := {4, 16} - links.led_by(inside)):
+                    links.lead(inside, one, unled)
+    refresh(home, _options(asked), before, ledger.attachments)

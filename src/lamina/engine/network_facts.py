@@ -1,0 +1,73 @@
+"""What people are told of a container's networks: `port`, `inspect`."""
+
+from __future__ import annotations
+
+from lamina.engine.network_record import attachments_in
+from lamina.network.subnet import text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.network.model import Attachment, Published
+    from lamina.store.containers import Home
+
+
+def ports_of(home: Home) -> dict[str, list[str]]:
+    """Where its ports are published now: {"80/tcp": ["0.0.0.0:8080", "[::]:8080"]}."""
+    found: dict[str, list[str]] = {}
+    for one in attachments_in(home):
+        for port in one.published:
+            places = found.setdefault(f"{port.port}/{port.protocol}", [])
+            places += [f"{host}:{port.host_port}" for host in _hosts(one, port)]
+    return found
+
+
+def _hosts(attachment: Attachment, port: Published) -> list[str]:
+    if port.host:
+        return [f"[{text_of(port.host)}]" if len(port.host) == 16 else text_of(port.host)]
+    every = {4: "0.0.0.0", 16: "[::]"}
+    return [every[len(address)] for address in attachment.addresses]
+
+
+def settings_of(home: Home) -> dict[str, Any]:
+    """What `inspect` says of its networks now, in docker's words."""
+    found = attachments_in(home)
+    first = found[0] if found else None
+    return {
+        "Ports": {
+            inside: [
+                {"HostIp": host.strip("[]"), "HostPort": port}
+                for host, _, port in (place.rpartition(":") for place in places)
+            ]
+            for inside, places in ports_of(home).items()
+        },
+        "IPAddress": _first(first, 4),
+        "GlobalIPv6Address": _first(first, 16),
+        "MacAddress": "" if first is None else first.mac.hex(":"),
+        "Networks": {one.network.name: _endpoint(one) for one in found},
+    }
+
+
+def _endpoint(one: Attachment) -> dict[str, Any]:
+    gateways = {len(gateway): text_of(gateway) for gateway in one.network.gateways}
+    prefixes = {len(subnet.base): subnet.prefix for subnet in one.network.subnets}
+    return {
+        "IPAddress": _first(one, 4),
+        "IPPrefixLen": prefixes.get(4, 0),
+        "Gateway": gateways.get(4, ""),
+        "GlobalIPv6Address": _first(one, 16),
+        "GlobalIPv6PrefixLen": prefixes.get(16, 0),
+        "IPv6Gateway": gateways.get(16, ""),
+        "MacAddress": one.mac.hex(":"),
+        "InterfaceName": one.device,
+        "Aliases": list(one.aliases),
+        "DNSNames": list(one.names),
+        "HostInterfaceName": one.port,
+    }
+
+
+def _first(one: Attachment | None, length: int) -> str:
+    if one is None:
+        return ""
+    return next((text_of(address) for address in one.addresses if len(address) == length), "")

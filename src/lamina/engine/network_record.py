@@ -1,0 +1,130 @@
+"""What a container has of networks, as it is written down (network.json) before it is taken: whoever cleans up after
+somebody gives back what is in it, and need not know how far that one had come.
+"""
+
+from __future__ import annotations
+
+from lamina.engine.networks import table_of
+from lamina.network.model import Attachment, Network, Published
+from lamina.network.subnet import packed, subnet_of, text_of
+from lamina.store import networks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.network.model import Allowed
+    from lamina.store.containers import Home
+
+RECORD = "network"
+
+
+class Ledger:
+    """The record of one container, in hand of whoever changes it: who holds the container, or who has its turn
+    (`store.lock.turn` of its directory) while it runs.
+    """
+
+    def __init__(self, home: Home, servers: tuple[bytes, ...] = ()) -> None:
+        """An empty one; *servers* are asked by those who answer the container for names that are not the network's."""
+        self.home, self.servers = home, servers
+        self.attachments: list[Attachment] = []
+
+    @classmethod
+    def of(cls, home: Home) -> Ledger:
+        """The one that is written down, with attachments that have no addresses yet as well. Raises Corrupt."""
+        kept = home.read(RECORD) or {}
+        found = cls(home, tuple(packed(text) for text in kept.get("servers", ())))
+        found.attachments = [_of(home, one) for one in kept.get("attachments", ())]
+        return found
+
+    def note(self, attachment: Attachment) -> None:
+        """Write *attachment* down, in the place of the one with its number. Raises KernelError."""
+        others = [one for one in self.attachments if one.number != attachment.number]
+        self.attachments = sorted([*others, attachment], key=lambda one: one.number)
+        self._write()
+
+    def drop(self, attachment: Attachment) -> None:
+        """Write down that it is gone. Raises KernelError."""
+        self.attachments = [one for one in self.attachments if one.number != attachment.number]
+        if self.attachments:
+            self._write()
+        else:
+            self.home.drop_record(RECORD)
+
+    def _write(self) -> None:
+        record: dict[str, Any] = {
+            "table": table_of(self.home.store),
+            "attachments": [_written(one) for one in self.attachments],
+        }
+        if self.servers:
+            record["servers"] = [text_of(server) for server in self.servers]
+        self.home.write(RECORD, record)
+
+
+def attachments_in(home: Home) -> list[Attachment]:
+    """What the record of the container at *home* says; with addresses, or they are not there yet."""
+    return [one for one in Ledger.of(home).attachments if one.addresses]
+
+
+def _allowed(texts: list[str]) -> tuple[Allowed, ...]:
+    from lamina.engine.egress import read_allowed
+
+    return tuple(read_allowed(text) for text in texts)
+
+
+def _written(attachment: Attachment) -> dict[str, Any]:
+    network = attachment.network
+    if attachment.egress is not None:
+        from lamina.engine.egress import written
+    return {
+        "title": attachment.title,
+        "network": network.name,
+        "bridge": network.bridge,
+        "internal": network.internal,
+        "named": bool(network.names),
+        "number": attachment.number,
+        "addresses": [text_of(address) for address in attachment.addresses],
+        "prefixes": [subnet.prefix for subnet in network.subnets],
+        "gateways": [text_of(gateway) for gateway in network.gateways],
+        "mac": attachment.mac.hex(":"),
+        "device": attachment.device,
+        "aliases": list(attachment.aliases),
+        **({} if attachment.egress is None else {"egress": [written(one) for one in attachment.egress]}),
+        "published": [
+            [port.protocol, text_of(port.host) if port.host else "", port.host_port, port.port]
+            for port in attachment.published
+        ],
+    }
+
+
+def _of(home: Home, one: dict[str, Any]) -> Attachment:
+    gateways = tuple(packed(text) for text in one["gateways"])
+    subnets = tuple(
+        subnet_of(gateway, prefix) for gateway, prefix in zip(gateways, one["prefixes"], strict=True)
+    )
+    network = Network(
+        name=one["network"],
+        bridge=one["bridge"],
+        subnets=subnets,
+        gateways=gateways,
+        ranges=subnets,
+        leases=networks.addresses_of(home.store, one["network"]),
+        internal=bool(one.get("internal")),
+        table=table_of(home.store),
+        names=networks.names_of(home.store, one["network"]) if one.get("named") else b"",
+    )
+    return Attachment(
+        owner=home.id,
+        title=one["title"],
+        network=network,
+        number=one["number"],
+        addresses=tuple(packed(text) for text in one["addresses"]),
+        mac=bytes.fromhex(one["mac"].replace(":", "")),
+        device=one["device"],
+        published=tuple(
+            Published(protocol, packed(host) if host else b"", host_port, port)
+            for protocol, host, host_port, port in one["published"]
+        ),
+        aliases=tuple(one.get("aliases", ())),
+        egress=None if one.get("egress") is None else _allowed(one["egress"]),
+    )

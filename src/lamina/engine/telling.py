@@ -1,0 +1,89 @@
+"""What the answers of name servers let containers with an egress policy reach: put into the rules before the containers
+hear of it, for as long as the answers hold.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from lamina.errors import LaminaError
+from lamina.network import egress, firewall
+from lamina.network.leases import holder_of
+from lamina.network.subnet import read_subnet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lamina.network.dns import Query
+    from lamina.network.model import Attachment
+
+MOST = 1024  # addresses of one container at once
+LEAST_SECONDS, MOST_SECONDS = 30, 3600  # an answer is used a moment after it was given
+# what a name server of the world never means: this host, this link, everybody (RFC 6890)
+_NEVER = tuple(
+    read_subnet(text)
+    for text in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8",
+    )
+)  # fmt: skip
+
+
+class Telling:
+    """Of one network."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._known: dict[str, dict[tuple[bytes, int], float]] = {}
+
+    def learner(
+        self, owner: str, places: Sequence[Attachment]
+    ) -> Callable[[Query, list[tuple[int, bytes]], bool], bool]:
+        """What is to be called with each answer for the container *owner*, which has these places in networks."""
+        return lambda query, found, own: self._learn(owner, places, query, found, own)
+
+    def _learn(
+        self,
+        owner: str,
+        places: Sequence[Attachment],
+        query: Query,
+        found: list[tuple[int, bytes]],
+        own: bool,
+    ) -> bool:
+        """Whether the client may be told."""
+        allowed = [
+            one for one in places[0].egress or () if one.subnet is None and egress.allows(one, query.name)
+        ]
+        ports = [0] if any(one.port == 0 for one in allowed) else sorted({one.port for one in allowed})
+        subnets = [subnet for place in places for subnet in place.network.subnets]
+        good = [
+            (min(max(seconds, LEAST_SECONDS), MOST_SECONDS), address)
+            for seconds, address in found
+            if own or not any(subnet.has(address) for subnet in (*_NEVER, *subnets))
+        ]
+        if not good or not ports:
+            return True
+        if not self._has_room(owner, good, ports):
+            return False
+        wanted = egress.told(places, ports, good)
+        try:
+            firewall.tell(self._table, wanted)
+        except LaminaError:
+            return False
+        if all(holder_of(place.network.leases, one) == owner for place in places for one in place.addresses):
+            return True
+        firewall.untell(self._table, wanted)  # it has just ended: somebody else may get its addresses
+        return False
+
+    def _has_room(self, owner: str, good: Sequence[tuple[int, bytes]], ports: Sequence[int]) -> bool:
+        now = monotonic()
+        known = {key: end for key, end in self._known.get(owner, {}).items() if end > now}
+        known.update({(address, port): now + seconds for seconds, address in good for port in ports})
+        if len(known) > MOST:
+            return False
+        self._known[owner] = known
+        return True
+
+    def forget(self, living: Callable[[str], bool]) -> None:
+        """Drop what is known of containers that are gone."""
+        self._known = {owner: known for owner, known in self._known.items() if living(owner)}

@@ -1,0 +1,289 @@
+"""What containers may reach that are not to reach everything: sets and chains of the tables (`rules`), and elements.
+
+A container with such a policy is in `limited`. Of what it sends, answers pass (as connection tracking has it), what is
+for an address that it may reach (`open`), and what is for one that a name meant which it may reach (`told`, for as long
+as the name server said); all else is dropped, and counted by where it was to go (`dropped`). This holds for what is
+routed and for this host (inet), and for neighbours behind the same bridge (bridge), where there is no connection
+tracking: there TCP that opens no connection counts as an answer.
+"""
+
+from __future__ import annotations
+
+from lamina.linux.nftables import (
+    CT_ESTABLISHED,
+    CT_RELATED,
+    IPV4,
+    IPV6,
+    NF_ACCEPT,
+    NF_DROP,
+    NFT_JUMP,
+    NFT_RETURN,
+    REG32_00,
+    REG_1,
+    Element,
+    add_chain,
+    add_elements,
+    add_rule,
+    add_set,
+    any_bit,
+    compare,
+    concat,
+    constant,
+    count_in,
+    counter,
+    ct,
+    ifname,
+    in_set,
+    masked,
+    meta,
+    payload,
+    verdict,
+)
+from lamina.network.model import PROTOCOLS, link_local
+from lamina.network.subnet import Subnet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lamina.linux.nftables import Expression, Message
+    from lamina.network.model import Allowed, Attachment
+
+INET, BRIDGE = "inet", "bridge"
+DNS = 53
+MOST_TOLD, MOST_DROPPED = 65535, 4096  # elements of a set, of all containers together
+KEPT = 3600  # seconds that a count is kept which nobody reads
+_RETURN, _ACCEPT, _DROP = verdict(NFT_RETURN), verdict(NF_ACCEPT), counter() + verdict(NF_DROP)
+_TCP, _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 6, 58, 135, 136
+_OPENING, _SYN = b"\x12", b"\x02"  # of the flags of TCP: SYN and ACK; SYN alone
+_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
+_FAMILIES = {4: ("ipv4_addr", 12), 6: ("ipv6_addr", 8)}  # the type of an address, where the source is
+
+
+def _sets(family: str) -> dict[str, tuple[tuple[str, ...], dict[str, bool | int]]]:
+    """{name: (key, how)}"""
+    found: dict[str, tuple[tuple[str, ...], dict[str, bool | int]]] = {"ported": (("inet_proto",), {})}
+    if family == BRIDGE:
+        found["limited"] = (("ifname",), {})
+    for version, (kind, _) in _FAMILIES.items():
+        if family == INET:
+            found[f"limited{version}"] = ((kind,), {})
+        for at, more in (("", ()), ("_at", ("inet_service",))):
+            key = (kind, kind, *more)
+            found[f"open{version}{at}"] = (key, {"interval": True})
+            found[f"told{version}{at}"] = (key, {"timeout": True, "size": MOST_TOLD})
+        key = (kind, kind, "inet_proto", "inet_service")
+        found[f"dropped{version}"] = (key, {"timeout": True, "dynamic": True, "size": MOST_DROPPED})
+    return found
+
+
+# of a container: (family of the table, set)
+SETS = tuple(
+    (family, name)
+    for family in (INET, BRIDGE)
+    for name in _sets(family)
+    if name.startswith(("limited", "open", "told"))
+)
+TOLD = tuple(one for one in SETS if one[1].startswith("told"))
+DROPPED = tuple((family, f"dropped{version}") for family in (INET, BRIDGE) for version in _FAMILIES)
+
+
+def sets(family: str, table: str, first: int) -> list[Message]:
+    """The sets, numbered from *first* on."""
+    found = [
+        add_set(family, table, name, number, key, **how)  # type: ignore[arg-type]
+        for number, (name, (key, how)) in enumerate(_sets(family).items(), first)
+    ]
+    ported = [Element(bytes([number])) for number in sorted(PROTOCOLS.values())]
+    return [*found, add_elements(family, table, "ported", ported)]
+
+
+def chains(family: str, table: str) -> list[Message]:
+    """The chains with their rules: `egress4` and `egress6`, to which who is limited is sent."""
+    passed = _RETURN if family == INET else _ACCEPT
+    found = [add_chain(family, table, f"egress{version}") for version in _FAMILIES]
+    for version in _FAMILIES:
+        found += [
+            add_rule(family, table, f"egress{version}", rule)
+            for rule in _of_family(version, passed, family == INET)
+        ]
+    if family == INET:
+        found.append(add_chain(family, table, "input", hook="input"))
+        found += [add_rule(family, table, "input", rule) for rule in (*_discovery_of_host(), *jumps())]
+        return found
+    found += [add_chain(family, table, "neighbours", hook="forward"), add_chain(family, table, "egress")]
+    limited = meta("iifname") + in_set("limited")
+    found.append(add_rule(family, table, "neighbours", limited + verdict(NFT_JUMP, "egress")))
+    found += [add_rule(family, table, "egress", rule) for rule in _AMONG_NEIGHBOURS]
+    return found
+
+
+def jumps() -> tuple[Expression, ...]:
+    """The rules that send who is limited to the chains; they come back with what it may."""
+    return (
+        meta("nfproto")
+        + compare(bytes([IPV4]))
+        + _source(4)
+        + in_set("limited4")
+        + verdict(NFT_JUMP, "egress4"),
+        meta("nfproto")
+        + compare(bytes([IPV6]))
+        + _source(6)
+        + in_set("limited6")
+        + verdict(NFT_JUMP, "egress6"),
+    )
+
+
+def _discovery_of_host() -> tuple[Expression, ...]:
+    """How this host and the container find each other's link. Not when it is routed: that would be a way out."""
+    theirs = meta("nfproto") + compare(bytes([IPV6])) + _source(6) + in_set("limited6")
+    theirs += meta("l4proto") + compare(bytes([_ICMPV6])) + payload("transport", 0, 1)
+    return (
+        theirs + compare(bytes([_SOLICITATION])) + _ACCEPT,
+        theirs + compare(bytes([_ADVERTISEMENT])) + _ACCEPT,
+    )
+
+
+_ETHER_TYPE = payload("link", 12, 2)
+_DISCOVERY = (
+    _ETHER_TYPE
+    + compare(_ETHER_IPV6)
+    + meta("l4proto")
+    + compare(bytes([_ICMPV6]))
+    + payload("transport", 0, 1)
+)
+_AMONG_NEIGHBOURS: tuple[Expression, ...] = (
+    _ETHER_TYPE + compare(_ETHER_ARP) + _ACCEPT,
+    _DISCOVERY + compare(bytes([_SOLICITATION])) + _ACCEPT,
+    _DISCOVERY + compare(bytes([_ADVERTISEMENT])) + _ACCEPT,
+    _ETHER_TYPE + compare(_ETHER_IPV4) + verdict(NFT_JUMP, "egress4"),
+    _ETHER_TYPE + compare(_ETHER_IPV6) + verdict(NFT_JUMP, "egress6"),
+    _DROP,
+)
+
+
+def _source(version: int) -> Expression:
+    length = 4 if version == 4 else 16
+    return payload("network", _FAMILIES[version][1], length)
+
+
+def _of_family(version: int, passed: Expression, tracked: bool) -> list[Expression]:
+    """Each says anew of what family it is, so that nft(8) shows addresses and not numbers of bits."""
+    length = 4 if version == 4 else 16
+    words = length // 4
+    begin = _FAMILIES[version][1]
+    if tracked:
+        family = meta("nfproto") + compare(bytes([IPV4 if version == 4 else IPV6]))
+    else:
+        family = _ETHER_TYPE + compare(_ETHER_IPV4 if version == 4 else _ETHER_IPV6)
+    both = (
+        family
+        + payload("network", begin, length, REG_1)
+        + payload("network", begin + length, length, REG32_00 + words)
+    )
+    ported = meta("l4proto") + in_set("ported")
+    port = payload("transport", 2, 2, REG32_00 + 2 * words)
+    protocol = meta("l4proto", REG32_00 + 2 * words)
+    counted = count_in(f"dropped{version}", KEPT) + _DROP
+    if tracked:
+        answers = ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + passed
+    else:
+        flags = payload("transport", 13, 1) + masked(_OPENING) + compare(_SYN, differs=True)
+        answers = meta("l4proto") + compare(bytes([_TCP])) + flags + passed
+    return [
+        answers,
+        *(both + in_set(f"{known}{version}") + passed for known in ("open", "told")),
+        *(ported + both + port + in_set(f"{known}{version}_at") + passed for known in ("open", "told")),
+        ported + both + protocol + payload("transport", 2, 2, REG32_00 + 2 * words + 1) + counted,
+        both + protocol + constant(bytes(2), REG32_00 + 2 * words + 1) + counted,
+        _DROP,
+    ]
+
+
+# -- elements
+
+
+def of_attachment(attachment: Attachment) -> list[tuple[str, str, list[Element]]]:
+    """(family, set, elements) of the policy of a container's place in a network."""
+    if attachment.egress is None:
+        return []
+    note = attachment.note
+    found = [(BRIDGE, "limited", [Element(ifname(attachment.port), comment=note)])]
+    for version, own in sources_of(attachment).items():
+        if not own:
+            continue
+        found.append((INET, f"limited{version}", [Element(one, comment=note) for one in own]))
+        opened = _opened(attachment, version)
+        for at in ("", "_at"):
+            elements = [
+                Element(
+                    _key(one, subnet.base, port),
+                    last=_key(one, subnet.packed(subnet.last), port),
+                    comment=note,
+                )
+                for one in own
+                for subnet, port in opened
+                if bool(port) == bool(at)
+            ]
+            if elements:
+                found += [(family, f"open{version}{at}", elements) for family in (INET, BRIDGE)]
+    return found
+
+
+def sources_of(attachment: Attachment) -> dict[int, list[bytes]]:
+    """The addresses under which it sends, by family."""
+    four = [one for one in attachment.addresses if len(one) == 4]
+    six = [one for one in attachment.addresses if len(one) == 16]
+    return {4: four, 6: [*six, link_local(attachment.mac)] if six else []}
+
+
+def _key(source: bytes, target: bytes, port: int) -> bytes:
+    return concat(source, target, port.to_bytes(2, "big")) if port else concat(source, target)
+
+
+def _opened(attachment: Attachment, version: int) -> list[tuple[Subnet, int]]:
+    """(subnet, port or 0) that are open from the start; none within another one, which the kernel does not take."""
+    bits = 32 if version == 4 else 128
+    known = {(one.subnet, one.port) for one in attachment.egress or () if one.subnet is not None}
+    if attachment.network.names:  # who answers for names, which sees to it that no other ones are asked for
+        known |= {(Subnet(gateway, len(gateway) * 8), DNS) for gateway in attachment.network.gateways}
+    own = [(subnet, port) for subnet, port in known if subnet.bits == bits]
+    return sorted(
+        (
+            (subnet, port)
+            for subnet, port in own
+            if not any(port == at and subnet != other and subnet.within(other) for other, at in own)
+        ),
+        key=lambda one: (one[0].base, one[0].prefix, one[1]),
+    )
+
+
+def told(
+    attachments: Iterable[Attachment], ports: Iterable[int], addresses: Iterable[tuple[int, bytes]]
+) -> list[tuple[str, str, Element]]:
+    """(family, set, element) that let a container reach *addresses*, each for some seconds, at *ports* (0: at any)."""
+    found = []
+    for attachment in attachments:
+        own = sources_of(attachment)
+        for seconds, address in addresses:
+            version = 4 if len(address) == 4 else 6
+            for source in own[version]:
+                for port in ports:
+                    element = Element(_key(source, address, port), seconds=seconds, comment=attachment.note)
+                    name = f"told{version}_at" if port else f"told{version}"
+                    found += [(family, name, element) for family in (INET, BRIDGE)]
+    return found
+
+
+def where(element: Element) -> tuple[bytes, bytes, int, int]:
+    """(source, target, protocol, port) of an element of DROPPED."""
+    length = 4 if len(element.key) == 16 else 16
+    target, rest = element.key[length : 2 * length], element.key[2 * length :]
+    return element.key[:length], target, rest[0], int.from_bytes(rest[4:6], "big")
+
+
+def allows(allowed: Allowed, name: str) -> bool:
+    """Whether it means the name: its own, or, of *.example.org, any below it."""
+    if allowed.name.startswith("*."):
+        return name.endswith(allowed.name[1:])
+    return bool(name) and allowed.name == name

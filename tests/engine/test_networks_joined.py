@@ -1,0 +1,205 @@
+"""Containers in several networks, connected and disconnected while they run, and what is left of who was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.errors import Conflict, ContainerFailed, InvalidInput, NotFound
+from lamina.store import trace
+from support.lab import HOST, WORLD, listen, reaches, seen_by
+from support.lives import until
+from support.network_host import Host
+from support.network_host import on_host as call_on_host
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
+
+SERVE = "while :; do echo hello | nc -l -p 80; done"
+
+
+@pytest.fixture
+def on_host(store_root: Path) -> Callable[[Callable[[Host], None]], None]:
+    """As in test_networks."""
+    return lambda test: call_on_host(store_root, test)
+
+
+def two(host: Host) -> None:
+    host.engine.networks.create("front", subnets=["10.50.0.0/24"])
+    host.engine.networks.create("back", subnets=["10.51.0.0/24", "fd00:51::/64"])
+
+
+def facts(box: Any) -> dict[str, tuple[str, str, str]]:
+    """What `inspect` says: {network: (device, address, default gateway)}."""
+    found = box.attrs["NetworkSettings"]["Networks"]
+    return {name: (one["InterfaceName"], one["IPAddress"], one["Gateway"]) for name, one in found.items()}
+
+
+def inside(box: Any, *words: str) -> str:
+    done = box.exec(list(words), capture_output=True, text=True)
+    return str(done.stdout)
+
+
+def default_route(box: Any) -> str:
+    """The device of the default route, "" without one."""
+    rows = [line.split() for line in inside(box, "cat", "/proc/net/route").splitlines()]
+    return next((row[0] for row in rows if row[1] == "00000000"), "")
+
+
+def test_a_container_in_two_networks(on_host):
+    def test(host):
+        two(host)
+        web = host.start(SERVE, name="db", network="back")
+        words = ["front", "name=back,ip=10.51.0.77,ip6=fd00:51::77,mac-address=02:00:00:00:00:77,alias=x"]
+        box = host.start("sleep 1000", name="box", network=words, publish=["127.0.0.1:8080:80"])
+        assert facts(box) == {
+            "front": ("eth0", "10.50.0.2", "10.50.0.1"), "back": ("eth1", "10.51.0.77", "10.51.0.1"),
+        }  # fmt: skip
+        assert box.networks == ["front", "back"]
+        assert default_route(box) == "eth0"
+        assert inside(box, "cat", "/sys/class/net/eth1/address") == "02:00:00:00:00:77\n"
+        address = web.attrs["NetworkSettings"]["IPAddress"]
+        assert "hello" in inside(box, "nc", address, "80")
+        assert {"10.50.0.2", "10.51.0.77", "fd00:51::77"} < {
+            line.split()[0] for line in inside(box, "cat", "/etc/hosts").splitlines()
+        }
+        box.restart()
+        assert facts(box)["back"] == ("eth1", "10.51.0.77", "10.51.0.1")
+        assert box.ports == {"80/tcp": ["127.0.0.1:8080"]}
+        with pytest.raises(Conflict, match=r"in use by (box, db|db, box)"):
+            host.engine.networks.get("back").remove()
+        for wrong in (["front", "front"], ["front", "host"], ["none", "front"], [], ["name=front,ip=x"],
+                      ["ip=10.50.0.9"], ["name=front,nosuch=1"], ["name=none,alias=x"]):  # fmt: skip
+            with pytest.raises(InvalidInput):
+                host.run("true", network=wrong)
+        with pytest.raises(InvalidInput, match="said by options and by"):
+            host.run("true", network=["name=front,ip=10.50.0.9"], ip="10.50.0.8")
+        with pytest.raises(NotFound):
+            host.run("true", network=["front", "nosuch"])
+
+    on_host(test)
+
+
+def test_connected_and_disconnected_while_it_runs(on_host):
+    def test(host):
+        two(host)
+        front, back = (host.engine.networks.get(name) for name in ("front", "back"))
+        host.start(SERVE, name="db", network="back", network_aliases=["store"])
+        box = host.start("sleep 1000", name="box", network="front")
+        before = inside(box, "cat", "/etc/resolv.conf")
+        with pytest.raises(ContainerFailed):
+            box.exec(["nc", "-w", "1", "10.51.0.2", "80"], check=True)
+        back.connect(box.id, ip="10.51.0.9", aliases=["guest"])
+        assert facts(box)["back"] == ("eth1", "10.51.0.9", "10.51.0.1")
+        assert "hello" in inside(box, "nc", "10.51.0.2", "80")
+        assert "10.51.0.2" in inside(box, "busybox", "nslookup", "store")  # asked at the first network's
+        assert "10.51.0.9\t" in inside(box, "cat", "/etc/hosts")
+        assert (inside(box, "cat", "/etc/resolv.conf"), default_route(box)) == (before, "eth0")
+        with pytest.raises(Conflict, match="it is in network back already"):
+            back.connect(box.id)
+        front.disconnect("box")
+        assert facts(box).keys() == {"back"}
+        assert default_route(box) == "eth1"
+        assert "10.50.0" not in inside(box, "cat", "/etc/hosts")
+        assert inside(box, "cat", "/etc/resolv.conf").startswith("nameserver 10.51.0.1\n")
+        box.restart()  # its only network now, with what was asked of it
+        assert facts(box) == {"back": ("eth0", "10.51.0.9", "10.51.0.1")}
+        assert box.attrs["NetworkSettings"]["Networks"]["back"]["Aliases"] == ["guest"]
+        back.disconnect(box.id)
+        assert (facts(box), box.networks, default_route(box)) == ({}, ["none"], "")
+        with pytest.raises(Conflict, match="it is not in network back"):
+            back.disconnect(box.id)
+        front.connect(box.id)
+        with host.inside(host.world):
+            server = listen(80)
+        assert default_route(box) == "eth0"
+        with ThreadPoolExecutor(1) as pool:
+            seen = pool.submit(seen_by, server)
+            inside(box, "sh", "-c", f"nc {WORLD} 80 </dev/null")
+            assert seen.result() == HOST
+        server.close()
+        published = host.start(SERVE, network="front", publish=["8080:80"])
+        with pytest.raises(Conflict, match="its ports are published in network front"):
+            front.disconnect(published.id)
+        until(lambda: reaches(HOST, 8080))
+        shared = host.start("sleep 1000", network="host")
+        with pytest.raises(Conflict, match="its network is host, and not its own"):
+            front.connect(shared.id)
+
+    on_host(test)
+
+
+def test_connected_while_it_does_not_run(on_host):
+    def test(host):
+        two(host)
+        back = host.engine.networks.get("back")
+        box = host.engine.create("tiny", ["sleep", "1000"], network="front")
+        back.connect(box.id, aliases=["x"])
+        assert host.left() == []
+        assert box.networks == ["front", "back"]
+        box.start()
+        assert facts(box).keys() == {"front", "back"}
+        box.stop(timeout=0)
+        back.disconnect(box.id)
+        box.start()
+        assert facts(box).keys() == {"front"}
+        with pytest.raises(Conflict):
+            back.disconnect(box.id)
+
+    on_host(test)
+
+
+POINTS = (
+    "connect: take addresses",
+    "connect: plug",
+    "connect: write container record",
+    "disconnect: withdraw",
+)
+
+
+def test_who_connects_is_killed_at_a_step(on_host, tmp_path):
+    """What is left is a place without a link, or with one; `system check` finds the former, and all goes at the end."""
+
+    def killed(host: Host, box: Any, verb: str, watch: str) -> None:
+        child = os.fork()
+        if child == 0:
+            trace.hook = trace.parse(watch)
+            try:
+                getattr(host.engine.networks.get("back"), verb)(box.id)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+    def test(host):
+        two(host)
+        box = host.start("sleep 1000", name="box", network="front")
+        back = host.engine.networks.get("back")
+        killed(host, box, "connect", f"log:{tmp_path}/steps")
+        killed(host, box, "disconnect", f"log:{tmp_path}/steps")
+        assert facts(box).keys() == {"front"}
+        steps = (tmp_path / "steps").read_text().splitlines()
+        undone = steps.index("disconnect: withdraw")
+        for number, step in enumerate(steps):
+            if number < undone:
+                killed(host, box, "connect", f"kill:{number + 1}")
+            else:
+                back.connect(box.id)
+                killed(host, box, "disconnect", f"kill:{number - undone + 1}")
+            host.engine.storage.check(repair=True)
+            assert host.engine.storage.check().findings == (), step
+            if "back" in facts(box):
+                assert "10.51.0" in inside(box, "cat", "/proc/net/fib_trie"), step
+                back.disconnect(box.id)
+            assert facts(box).keys() == {"front"}, step
+            assert "eth1" not in os.listdir(f"/proc/{box.attrs['State']['Pid']}/root/sys/class/net"), step
+        assert set(POINTS) <= set(steps)
+        back.connect(box.id)
+        box.kill(signal.SIGKILL)
+        until(lambda: host.left() == [])
+
+    on_host(test)

@@ -1,0 +1,219 @@
+"""What a container that may not reach everything tries in order to reach it: with real packets, in both families."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.engine.checking import check_options
+from lamina.engine.egress import read_allowed, read_egress, written
+from lamina.errors import InvalidInput
+from lamina.network import dns
+from support.lab import HOST, SILENCE, WORLD, WORLD6, Box, Lab, ip, listen, raw, reaches
+from support.lives import until
+from support.name_servers import NameServer, lookup
+from support.network_host import Host
+from support.network_host import on_host as call_on_host
+
+root = pytest.mark.root
+peers = pytest.mark.peer("ip", "busybox")
+
+
+# -- what is asked
+
+
+def test_what_can_be_allowed():
+    for text in ("10.0.0.0/8", "10.0.0.0/8:5432", "192.0.2.7/32:443", "fd00::/8", "[fd00::/8]:443", "a.example",
+                 "*.example.org:443"):  # fmt: skip
+        assert written(read_allowed(text)) == text
+    assert written(read_allowed("[fd00::1]")) == "fd00::1/128"
+    assert written(read_allowed("Example.ORG.:80")) == "example.org:80"
+    assert read_egress("deny") == ()
+    assert read_egress(None) is None
+    assert len(read_egress(["allow=a,b", "allow=b,10.0.0.0/8"]) or ()) == 3
+    for wrong in ("", "x", "allow=", "allow=a b", "allow=a:0", "allow=a:x", "allow=[::1", "allow=10.0.0.1/8", "allow=*",
+                  "allow=a.*.b", "allow=10.0.0.0.1", "allow=" + ",".join(f"a{n}" for n in range(300))):  # fmt: skip
+        with pytest.raises(InvalidInput):
+            read_egress([wrong])
+    for network in ("none", "host", "container:x"):
+        with pytest.raises(InvalidInput, match="contradict"):
+            check_options({"network": network, "egress": "deny"})
+
+
+# -- on the lab's bridge: frames
+
+
+@root
+@pytest.mark.peer("ip")
+def test_what_is_denied_is_denied_at_every_way_out(in_lab):
+    """Routed, to this host, to neighbours, by link-local addresses, by raw frames; what comes in is answered."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6="fd00:88::/64")
+        free = lab.container(network, "free")
+        box = lab.container(network, "box", egress="allow=192.0.2.2:80,10.88.0.99,[2001:db8::2]:81")
+        servers = [listen(81)]
+        with lab.inside(lab.world):
+            servers += [listen(80), listen(443), listen(81, WORLD6), listen(82, WORLD6)]
+        with lab.inside(free):
+            servers += [listen(80), listen(81, "::")]
+            link_local = ip("-6", "-br", "addr", "show", "eth0").split("fe80::")[1].split("/")[0]
+        with lab.inside(box):
+            assert reaches(WORLD, 80)
+            assert not reaches(WORLD, 443, SILENCE)
+            ip("-6", "neigh", "flush", "dev", "eth0")
+            assert reaches(WORLD6, 81)
+            assert not reaches(WORLD6, 82, SILENCE)
+            assert not reaches(HOST, 81, SILENCE)
+            assert not reaches("10.88.0.1", 81, SILENCE)
+            assert not reaches(free.v4, 80, SILENCE)
+            assert not reaches(free.v6, 81, SILENCE)
+            assert not reaches(f"fe80::{link_local}%eth0", 81, SILENCE)
+            servers.append(listen(82))
+        with lab.inside(free):
+            assert reaches(box.v4, 82)  # who asks is answered
+        assert reaches(box.v4, 82)
+        with closing(hears(lab, free)) as at_free, closing(hears(lab, None)) as at_host, lab.inside(box):
+            from test_network_attacks import IPV4, frame, udp4
+
+            for target in (free.v4, "10.88.255.255", "255.255.255.255", "224.0.0.1"):
+                for mac in (free.mac, b"\xff" * 6):
+                    raw(frame(mac, box.mac, IPV4, udp4(box.v4, target)))
+            assert not heard(at_free)
+            assert not heard(at_host)
+        for one in servers:
+            one.close()
+
+    in_lab(test)
+
+
+def hears(lab: Lab, box: Box | None) -> socket.socket:
+    def opened() -> socket.socket:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("0.0.0.0", 9))
+        server.settimeout(SILENCE)
+        return server
+
+    if box is None:
+        return opened()
+    with lab.inside(box):
+        return opened()
+
+
+def heard(server: socket.socket) -> bool:
+    try:
+        return bool(server.recv(64))
+    except TimeoutError:
+        return False
+
+
+@pytest.fixture
+def in_lab() -> Callable[[Callable[[Lab], None]], None]:
+    from support.namespaces import in_mount_namespace
+
+    def call(test: Callable[[Lab], None]) -> None:
+        def inner() -> None:
+            lab = Lab()
+            try:
+                test(lab)
+            finally:
+                lab.close()
+
+        in_mount_namespace(inner)
+
+    return call
+
+
+# -- with an engine: names
+
+
+@root
+@peers
+def test_names_open_what_they_mean_and_nothing_else(store_root, tmp_path):
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text(f"nameserver {WORLD}\n")
+
+    def test(host: Host) -> None:
+        subprocess.run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve())], check=True)
+        engine = host.engine
+        engine.networks.create("back", subnets=["10.50.0.0/24"])
+        with host.inside(host.world):
+            ip("addr", "add", "192.0.2.99/24", "dev", "eth0")
+            servers = [listen(80), listen(443)]
+            zone = {
+                ("good.example", dns.A): [b"\xc0\0\x02\x63"], ("sub.good.example", dns.A): [b"\xc0\0\x02\x63"],
+                ("rebound.example", dns.A): [b"\x0a\x32\0\x01", b"\xa9\xfe\xa9\xfe", b"\x7f\0\0\x01"],
+                ("bad.example", dns.A): [b"\xc0\0\x02\x02"],
+            }  # fmt: skip
+            outside = NameServer(WORLD, zone)
+        db = host.start("while :; do echo hello | nc -l -p 80; done", name="db", network="back")
+        allow = "allow=good.example:80,db,rebound.example"
+        box = host.start("sleep 1000", name="box", network="back", egress=allow)
+        address = db.attrs["NetworkSettings"]["IPAddress"]
+
+        def tries(host_: str, port: int) -> bool:
+            return within(host, box, lambda: reaches(host_, port, SILENCE))
+
+        def asks(name: str) -> Any:
+            return within(host, box, lambda: lookup("10.50.0.1", name))
+
+        assert not tries("192.0.2.99", 80), "before anybody said what the name means"
+        assert asks("good.example") == (0, ["192.0.2.99"])
+        assert tries("192.0.2.99", 80)
+        assert not tries("192.0.2.99", 443)
+        assert asks("bad.example") == (dns.REFUSED, [])
+        assert asks("sub.good.example") == (dns.REFUSED, [])
+        assert asks("secret.bad.example") == (dns.REFUSED, [])
+        assert {name for name, _ in outside.asked} == {"good.example"}, (
+            "what is refused is not told outside either"
+        )
+        assert not tries(WORLD, 80)
+        assert asks("rebound.example")[0] == 0
+        for forbidden in ("10.50.0.1", "169.254.169.254"):
+            assert not tries(forbidden, 80), "a name of the world does not open this host"
+        assert not tries(address, 80)
+        assert asks("db") == (0, [address])
+        assert tries(address, 80)
+        with pytest.raises(TimeoutError):  # another server is no way round
+            within(host, box, lambda: lookup(WORLD, "good.example", patience=SILENCE))
+        # what was dropped is told, by its destination
+        until(lambda: any(one.attributes["destination"] == WORLD for one in drops(engine)))
+        told = {(one.id, one.attributes["destination"], one.attributes.get("port")) for one in drops(engine)}
+        assert (box.id, "192.0.2.99", "443") in told
+        assert all(
+            one.attributes["name"] == "box" and int(one.attributes["packets"]) > 0 for one in drops(engine)
+        )
+        # who gets its address next has nothing of it
+        box.remove(force=True)
+        engine.run("tiny", ["true"], network="back", ip="10.50.0.9", rm=True)
+        second = host.start("sleep 1000", name="second", network="back", ip="10.50.0.3", egress="deny")
+        assert not within(host, second, lambda: reaches("192.0.2.99", 80, SILENCE))
+        second.remove(force=True)
+        with pytest.raises(InvalidInput, match="nobody who answers for names"):
+            host.run("true", egress="allow=a.example")
+        assert host.run("sh", "-c", "nc -w 1 192.0.2.99 80 </dev/null || echo no", egress="deny") == "no\n"
+        for one in servers:
+            one.close()
+        outside.close()
+
+    call_on_host(store_root, test)
+
+
+def within(host: Host, box: Any, call: Callable[[], Any]) -> Any:
+    found = host.adopt(box.attrs["State"]["Pid"])
+    try:
+        with host.inside(found):
+            return call()
+    finally:
+        found.release()
+
+
+def drops(engine: Any) -> list[Any]:
+    return [one for one in engine.events(since=0, until=time.time()) if one.action == "egress-drop"]

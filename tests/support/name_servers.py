@@ -1,0 +1,95 @@
+"""Asking a name server, and being one: for tests with real packets (support.lab)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Mapping
+
+from lamina.network import dns
+
+Zone = Mapping[tuple[str, int], list[bytes]]
+
+
+def ask(
+    server: str, name: str, kind: int = dns.A, *, tcp: bool = False, room: int = 0, patience: float = 5.0
+) -> bytes:
+    """The answer, as it came. Raises TimeoutError, OSError."""
+    question = dns.ask(name, kind, 77, room=room)
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as asking:
+        asking.settimeout(patience)
+        asking.connect((server, 53))
+        if not tcp:
+            asking.send(question)
+            return asking.recv(65535)
+        asking.sendall(struct.pack("!H", len(question)) + question)
+        return read_framed(asking)
+
+
+def read_framed(connection: socket.socket) -> bytes:
+    data = b""
+    while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+        more = connection.recv(65535)
+        if not more:
+            raise ConnectionError("closed")
+        data += more
+    return data[2:]
+
+
+def lookup(server: str, name: str, kind: int = dns.A, **how: bool | int | float) -> tuple[int, list[str]]:
+    """(code, what there is)."""
+    query = dns.read_query(dns.ask(name, kind, 77))
+    assert query is not None
+    answer = ask(server, name, kind, **how)  # type: ignore[arg-type]
+    assert dns.answers_it(answer, query, 77)
+    return dns.code_of(answer), dns.values_in(answer, query)
+
+
+class NameServer:
+    """Knows a few names, and writes down what it is asked. Made in the namespace in which it is to listen."""
+
+    def __init__(self, host: str, zone: Zone, seconds: int = 300) -> None:
+        self.zone, self.seconds = zone, seconds
+        self.asked: list[tuple[str, int]] = []
+        self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._datagrams.bind((host, 53))
+        self._listener = socket.create_server((host, 53))
+        for serve in (self._serve_datagrams, self._serve_streams):
+            threading.Thread(target=serve, daemon=True).start()
+
+    def _answer(self, data: bytes, *, datagram: bool) -> bytes:
+        query = dns.read_query(data)
+        assert query is not None
+        self.asked.append((query.name, query.kind))
+        found = self.zone.get((query.name, query.kind))
+        if found is None:
+            code = dns.NOERROR if any(name == query.name for name, _ in self.zone) else dns.NXDOMAIN
+            return dns.reply(query, code, datagram=datagram)
+        answers = [dns.Answer(query.kind, self.seconds, one) for one in found]
+        return dns.reply(query, dns.NOERROR, answers, datagram=datagram)
+
+    def _serve_datagrams(self) -> None:
+        try:
+            while True:
+                data, where = self._datagrams.recvfrom(4096)
+                self._datagrams.sendto(self._answer(data, datagram=True), where)
+        except OSError:
+            pass
+
+    def _serve_streams(self) -> None:
+        try:
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.settimeout(5)
+                    answer = self._answer(read_framed(connection), datagram=False)
+                    connection.sendall(struct.pack("!H", len(answer)) + answer)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        for one in (self._datagrams, self._listener):
+            one.shutdown(socket.SHUT_RDWR) if one is self._listener else None
+            one.close()
