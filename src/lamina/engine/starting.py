@@ -12,6 +12,7 @@ from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
 from lamina.engine.picture import Lessons
 from lamina.engine.translate import joinable
+from lamina.errors import StepFailed, Unsupported
 from lamina.runtime.identity import boot_id, identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
@@ -116,6 +117,13 @@ class Start:
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
+                place = error.place if isinstance(error, StepFailed) else None
+                if place is not None and chain_of(self.asked).get(place):
+                    raise Unsupported(
+                        f"start container {self.asked['name']}: what it wrote at {os.fsdecode(place)} cannot be shown: "
+                        f"{error.strerror}",
+                        remedy=f"'lamina diff {self.asked['name']}' shows what that is, 'lamina apply' does it",
+                    ) from error
                 if not lessons.learn(error):
                     raise
 
