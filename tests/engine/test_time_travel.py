@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lamina import Container, Engine, Snapshot
+from lamina import AsyncEngine, Container, Engine, Snapshot
 from lamina.engine import chains
 from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import layers
@@ -291,3 +292,26 @@ def test_what_states_take_is_counted(engine: Engine) -> None:
     assert (found["Snapshots"].count, found["Snapshots"].active) == (2, 1)
     assert (found["Snapshots"].amount.bytes, found["Snapshots"].reclaimable.bytes) == (8, 5)
     assert found["Images"] == images
+
+
+def test_for_event_loops(engine: Engine) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+
+    async def travel() -> None:
+        there = await AsyncEngine(os.fsdecode(engine.store.path)).container("box")
+        one = await there.snapshot("one")
+        await (there.files / "f").write_text("1")
+        two = await there.snapshot(message="later")
+        assert (two.parent, await two.size, (await two.inspect())["Message"]) == (one.id, 1, "later")
+        await there.rewind(one)
+        assert not await (there.files / "f").exists()
+        with pytest.raises(ZeroDivisionError):
+            async with there.attempt() as attempt:
+                await there.rewind(two)
+                raise ZeroDivisionError
+        assert attempt.rewound and not await (there.files / "f").exists()
+        assert [snap.id for snap in await there.snapshots()] == [one.id, two.id]
+        await two.remove()
+        assert [repr(snap) for snap in await there.snapshots()] == [f"<AsyncSnapshot one of {box.short_id}>"]
+
+    asyncio.run(travel())
