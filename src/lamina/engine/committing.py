@@ -38,6 +38,7 @@ from lamina.linux.signals import signal_name
 from lamina.overlay.spec import MOST_LAYERS
 from lamina.store import blobs, images
 from lamina.store.claims import claim
+from lamina.store.containers import RESTARTING
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
 from lamina.values import replace, value
@@ -100,8 +101,9 @@ def commit(
     with _parent(store, container.image_id, said) as parent, lease(store) as held:
         asked = home.asked()
         changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
-        # what goes on writing is not to be stopped, not even for the moment that freezing takes
-        going_on = container.is_alive and not pause
+        # what goes on writing is not to be stopped, not even for the moment that freezing takes; and between two starts
+        # nothing runs that could be frozen, while who looks after it holds what it wrote
+        going_on = container.state == RESTARTING or (container.is_alive and not pause)
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
             warnings: list[str] = []
@@ -359,7 +361,7 @@ def _check_depth(wanted: Sequence[str], name: str) -> None:
     if (count := len(set(wanted))) > MOST_LAYERS:
         raise Unsupported(
             f"commit container {name}: an image of {count} layers, and an overlay takes {MOST_LAYERS}",
-            remedy=f"lamina squash {name}",
+            remedy=f"squash the container, or its image and rebase it on that: lamina squash {name}",
         )
 
 

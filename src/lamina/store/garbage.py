@@ -99,7 +99,9 @@ class _Collector:
 
     def run(self, explain: bool) -> Collected:
         scratch: Scratch | None = None
-        if not self.dry and successors.unfinished(self.store):  # before, for then the old record's own are garbage
+        if not self.dry and successors.unfinished(
+            self.store
+        ):  # before, for then the old record's own are garbage
             with images.turn(self.store):
                 successors.sweep(self.store)
         try:
