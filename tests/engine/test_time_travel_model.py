@@ -53,10 +53,10 @@ FILES = {"a/": b"", "a/file": b"x" * 5000, "a/b/": b"", "a/b/c": b"c", "d": b"d"
 # of one file with several names each is a copy of its own once it was changed: overlayfs has no more to say of it
 IGNORED = frozenset({"ctime", "nlink"})
 LONG = "LAMINA_TIME_TRAVEL" in os.environ
-EXAMPLES = int(os.environ.get("LAMINA_TIME_TRAVEL") or 6)
+EXAMPLES = int(os.environ.get("LAMINA_TIME_TRAVEL") or 4)
 # each step looks at everything: making a failure small takes longer than a test may
 PHASES = (Phase.generate, *((Phase.shrink,) if LONG else ()))
-STEPS = 60 if LONG else 25
+STEPS = 60 if LONG else 20
 
 
 def tree_of(engine: Engine, ids: tuple[str, ...]) -> MountSpec:
