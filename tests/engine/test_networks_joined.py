@@ -154,6 +154,57 @@ def test_connected_while_it_does_not_run(on_host):
     on_host(test)
 
 
+def test_a_container_on_the_wire_of_a_link_of_this_host(on_host):
+    """macvlan: no bridge, no rule, an address that others on the wire see."""
+
+    def test(host):
+        known = host.engine.networks
+        wire = known.create(
+            "wire", driver="macvlan", subnets=["192.0.2.0/24", "2001:db8::/64"], gateways=[WORLD],
+            ranges=["192.0.2.128/25"], options={"parent": "up0"},
+        )  # fmt: skip
+        assert (wire.driver, wire.bridge, wire.attrs["Driver"]) == ("macvlan", "", "macvlan")
+        known.create("back", subnets=["10.51.0.0/24"])
+        web = host.start(SERVE, name="web", network="wire", ip6="2001:db8::77")
+        four = web.attrs["NetworkSettings"]["IPAddress"]
+        assert four == "192.0.2.128"
+        box = host.start("sleep 1000", name="box", network=["back", "wire"])
+        with host.inside(host.world):
+            server = listen(80)
+            until(lambda: reaches(four, 80))
+            until(lambda: reaches("2001:db8::77", 80))
+        with ThreadPoolExecutor(1) as pool:
+            seen = pool.submit(seen_by, server)
+            inside(box, "sh", "-c", f"nc {WORLD} 80 </dev/null")
+            assert seen.result() == "192.0.2.129", "under its own address"
+        server.close()
+        assert "hello" in inside(box, "nc", four, "80")
+        assert default_route(box) == "eth0"
+        wire.disconnect("box")
+        assert facts(box).keys() == {"back"}
+        wire.connect("box", ip="192.0.2.200")
+        assert "hello" in inside(box, "nc", four, "80")
+        assert host.engine.storage.check().findings == ()
+        for asked in ({"publish": ["80"]}, {"egress": "deny"}, {"network_aliases": ["x"]}):
+            with pytest.raises(InvalidInput):
+                host.run("true", network="wire", **asked)
+        for wrong in (
+            {}, {"subnets": ["198.51.100.0/24"]}, {"options": {"parent": "up0"}},
+            {"subnets": ["198.51.100.0/24"], "options": {"parent": "up0"}, "internal": True},
+        ):  # fmt: skip
+            with pytest.raises(InvalidInput):
+                known.create("other", driver="macvlan", **wrong)
+        with pytest.raises(InvalidInput, match="a bridge has no parent"):
+            known.create("other", options={"parent": "up0"})
+        with pytest.raises(Conflict, match="overlaps"):
+            known.create("other", driver="macvlan", subnets=["192.0.2.0/25"], options={"parent": "up0"})
+        known.create("nowhere", driver="macvlan", subnets=["198.51.100.0/24"], options={"parent": "nosuch"})
+        with pytest.raises(Conflict, match="its parent nosuch is not there"):
+            host.run("true", network="nowhere")
+
+    on_host(test)
+
+
 POINTS = (
     "connect: take addresses",
     "connect: plug",

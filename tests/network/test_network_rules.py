@@ -139,3 +139,15 @@ def test_a_transaction_happens_as_a_whole_or_not_at_all():
             assert tables(channel) == []
 
     in_lab(test)
+
+
+def test_tables_of_an_older_lamina_are_made_anew_when_they_lack_something():
+    def test(lab):
+        with open_nftables() as channel:
+            commit(channel, [add_table(family, "lamina") for family in ("inet", "bridge")])
+        lab.container(lab.network("one"), "box", egress="allow=192.0.2.2:80")
+        shown = nft("list", "set", "inet", "lamina", "limited4")
+        assert "10.88.0.2" in shown
+        assert "192.0.2.2" in nft("list", "set", "bridge", "lamina", "open4_at")
+
+    in_lab(test)

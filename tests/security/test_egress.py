@@ -16,6 +16,7 @@ from lamina.engine.checking import check_options
 from lamina.engine.egress import read_allowed, read_egress, written
 from lamina.errors import InvalidInput
 from lamina.network import dns
+from support.frames import IPV4, frame, udp4
 from support.lab import HOST, SILENCE, WORLD, WORLD6, Box, Lab, ip, listen, raw, reaches
 from support.lives import until
 from support.name_servers import NameServer, lookup
@@ -29,7 +30,7 @@ peers = pytest.mark.peer("ip", "busybox")
 # -- what is asked
 
 
-def test_what_can_be_allowed():
+def test_what_can_be_allowed() -> None:
     for text in ("10.0.0.0/8", "10.0.0.0/8:5432", "192.0.2.7/32:443", "fd00::/8", "[fd00::/8]:443", "a.example",
                  "*.example.org:443"):  # fmt: skip
         assert written(read_allowed(text)) == text
@@ -52,7 +53,7 @@ def test_what_can_be_allowed():
 
 @root
 @pytest.mark.peer("ip")
-def test_what_is_denied_is_denied_at_every_way_out(in_lab):
+def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[Lab], None]], None]) -> None:
     """Routed, to this host, to neighbours, by link-local addresses, by raw frames; what comes in is answered."""
 
     def test(lab: Lab) -> None:
@@ -81,8 +82,6 @@ def test_what_is_denied_is_denied_at_every_way_out(in_lab):
             assert reaches(box.v4, 82)  # who asks is answered
         assert reaches(box.v4, 82)
         with closing(hears(lab, free)) as at_free, closing(hears(lab, None)) as at_host, lab.inside(box):
-            from test_network_attacks import IPV4, frame, udp4
-
             for target in (free.v4, "10.88.255.255", "255.255.255.255", "224.0.0.1"):
                 for mac in (free.mac, b"\xff" * 6):
                     raw(frame(mac, box.mac, IPV4, udp4(box.v4, target)))
@@ -136,7 +135,7 @@ def in_lab() -> Callable[[Callable[[Lab], None]], None]:
 
 @root
 @peers
-def test_names_open_what_they_mean_and_nothing_else(store_root, tmp_path):
+def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: Path) -> None:
     resolv = tmp_path / "resolv.conf"
     resolv.write_text(f"nameserver {WORLD}\n")
 
@@ -159,7 +158,7 @@ def test_names_open_what_they_mean_and_nothing_else(store_root, tmp_path):
         address = db.attrs["NetworkSettings"]["IPAddress"]
 
         def tries(host_: str, port: int) -> bool:
-            return within(host, box, lambda: reaches(host_, port, SILENCE))
+            return bool(within(host, box, lambda: reaches(host_, port, SILENCE)))
 
         def asks(name: str) -> Any:
             return within(host, box, lambda: lookup("10.50.0.1", name))

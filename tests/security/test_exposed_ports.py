@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.engine.networking import of_image, read_networking, read_publish
+from lamina.engine.networking import Joined, of_image, read_networking, read_publish
 from lamina.errors import InvalidInput
 
 
@@ -43,4 +43,4 @@ def test_an_image_that_exposes_everything_keeps_nobody_busy() -> None:
             of_image(exposed, [])
     assert len(of_image(["1-1000/tcp"], [])) == 1000
     with pytest.raises(InvalidInput, match="more than 1000 published ports"):
-        read_networking({"publish": ["1-999:1-999", "2000-2001:2000-2001"]}, "bridge")
+        read_networking({"publish": ["1-999:1-999", "2000-2001:2000-2001"]}, (Joined("bridge"),))

@@ -14,13 +14,13 @@ from lamina.linux.rtnetlink import links
 from lamina.network import forwarding
 from lamina.network.model import Network, link_local
 from lamina.network.subnet import packed
+from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
 from support.lab import HOST, SILENCE, WORLD, Box, Lab, ip, listen, publish, raw, reaches
 from support.namespaces import in_mount_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
 V6 = "fd00:88::/64"
-IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 ALL = b"\xff" * 6
 
 
@@ -42,27 +42,6 @@ def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
     with open_channel() as channel:
         mac = links(channel, name="lam-one")[0].address
     return network, victim, attacker, mac
-
-
-def checksum(data: bytes) -> int:
-    total: int = sum(
-        struct.unpack(f"!{len(data) // 2}H", data + bytes(len(data) % 2) if len(data) % 2 else data)
-    )
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def udp4(source: str, target: str, payload: bytes = b"boo", port: int = 9) -> bytes:
-    body = struct.pack("!HHHH", 1000, port, 8 + len(payload), 0) + payload
-    head = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 17, 0, packed(source), packed(target)
-    )
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
-
-
-def frame(to: bytes, source: bytes, kind: int, content: bytes) -> bytes:
-    return to + source + struct.pack("!H", kind) + content
 
 
 def icmpv6(source: bytes, target: bytes, kind: int, rest: bytes) -> bytes:

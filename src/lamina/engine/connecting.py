@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lamina.linux.fd import Fd
     from lamina.network.model import Allowed, Attachment
     from lamina.store.containers import Home
+    from lamina.store.networks import NetworkRecord
 
 
 def connect(home: Home, joined: Joined) -> None:
@@ -58,7 +59,7 @@ def connect(home: Home, joined: Joined) -> None:
                 f"connect container {home.short_id}: it has ended", remedy="it is not started again"
             )
         _change(home, asked, lambda options: _with(_without(options, record.name), joined))
-    _tell(home, "connect", record.name, record.id)
+    _tell(home, "connect", record)
 
 
 def disconnect(home: Home, name: str) -> None:
@@ -80,7 +81,7 @@ def disconnect(home: Home, name: str) -> None:
                 )
             _disconnect_live(home, ledger, asked, attachment)
         _change(home, asked, lambda options: _without(options, record.name))
-    _tell(home, "disconnect", record.name, record.id)
+    _tell(home, "disconnect", record)
 
 
 def finish(home: Home, number: int) -> None:
@@ -159,10 +160,9 @@ def _without(options: Options, network: str) -> Options:
     return _first(options, left[0] if left else None, tuple(left[1:]))
 
 
-def _tell(home: Home, action: str, name: str, identity: str) -> None:
-    note(
-        home.store, event("network", action, identity, {"name": name, "type": "bridge", "container": home.id})
-    )
+def _tell(home: Home, action: str, network: NetworkRecord) -> None:
+    said = {"name": network.name, "type": network.driver, "container": home.id}
+    note(home.store, event("network", action, network.id, said))
 
 
 # -- while it runs
@@ -214,11 +214,22 @@ def _egress(ledger: Ledger, asked: dict[str, Any]) -> tuple[Allowed, ...] | None
 
 def _drop(ledger: Ledger, number: int) -> None:
     for one in [one for one in ledger.attachments if one.number == number]:
-        with links.opened() as channel:
-            if (found := links.find(channel, one.port)) is not None:
-                links.remove(channel, found)
+        if one.network.parent:  # there is no end of it here
+            try:
+                with _inside(ledger.home) as inside:
+                    _remove(inside, one.device)
+            except Conflict:  # it does not run any more
+                pass
+        else:
+            with links.opened() as channel:
+                _remove(channel, one.port)
         withdraw(ledger.home.store, one, table_of(ledger.home.store))
         ledger.drop(one)
+
+
+def _remove(channel: Any, name: str) -> None:
+    if (found := links.find(channel, name)) is not None:
+        links.remove(channel, found)
 
 
 def _plug(home: Home, attachment: Attachment) -> None:

@@ -54,7 +54,8 @@ def hosts(
 
 
 def _gateways(attachments: Sequence[Attachment], name: str) -> list[str]:
-    found = [text_of(gateway) for one in attachments for gateway in one.network.gateways]
+    own = [one.network for one in attachments if not one.network.parent]  # of macvlan it is somebody else
+    found = [text_of(gateway) for network in own for gateway in network.gateways]
     if not found:
         raise Conflict(
             f"add host {name}:{HOST_GATEWAY}: the container has no network of its own",

@@ -65,8 +65,13 @@ class Network:
 
     @property
     def bridge(self) -> str:
-        """The name of its device."""
+        """The name of its device; "" of macvlan."""
         return self._record.bridge
+
+    @property
+    def driver(self) -> str:
+        """ "bridge" or "macvlan"."""
+        return self._record.driver
 
     @property
     def is_internal(self) -> bool:
@@ -96,7 +101,7 @@ class Network:
             "Id": record.id,
             "Created": timestamp(record.created),
             "Scope": "local",
-            "Driver": "bridge",
+            "Driver": record.driver,
             "EnableIPv6": any(":" in subnet for subnet in self.subnets),
             "IPAM": {
                 "Driver": "default",

@@ -82,7 +82,7 @@ def _outside(store: Store) -> set[tuple[str, str]]:
         for one in links.noted(channel, f"{table} container "):
             if one.alias.split()[3] not in alive:
                 found.add(("link", one.name))
-        bridges = {network.bridge for network in known}
+        bridges = {network.bridge for network in known if not network.parent}
         for one in links.noted(channel, f"{table} network "):
             if one.name not in bridges:
                 found.add(("bridge", one.name))
@@ -110,7 +110,7 @@ def _unlinked(store: Store, channel: Any, attachments: list[Attachment]) -> set[
     there = {one.name for one in links.ports(channel)}
     found = set()
     for one in attachments:
-        if one.port not in there:
+        if one.port not in there and not one.network.parent:  # of which nothing is here
             try:
                 if state_of(Home(store, one.owner)) in (RUNNING, PAUSED):
                     found.add((UNLINKED, f"{one.title} {one.network.name} {one.number} {one.owner}"))

@@ -81,6 +81,7 @@ def _written(attachment: Attachment) -> dict[str, Any]:
         "network": network.name,
         "bridge": network.bridge,
         "internal": network.internal,
+        **({"parent": network.parent} if network.parent else {}),
         "named": bool(network.names),
         "number": attachment.number,
         "addresses": [text_of(address) for address in attachment.addresses],
@@ -111,6 +112,7 @@ def _of(home: Home, one: dict[str, Any]) -> Attachment:
         leases=networks.addresses_of(home.store, one["network"]),
         internal=bool(one.get("internal")),
         table=table_of(home.store),
+        parent=one.get("parent", ""),
         names=networks.names_of(home.store, one["network"]) if one.get("named") else b"",
     )
     return Attachment(

@@ -29,7 +29,8 @@ SYSTEM = b"/var/lib/lamina"
 # (10.88/16, 10.89/16)
 _OF_DEFAULT = tuple(f"10.{number}.0.0/16" for number in range(87, 79, -1))
 _OF_OTHERS = tuple(f"10.{second}.{third}.0/24" for second in range(79, 63, -1) for third in range(256))
-OPTIONS = ("mtu", "bridge", "masquerade", "dns")
+OPTIONS = ("mtu", "bridge", "masquerade", "dns", "parent")
+BRIDGE, MACVLAN = DRIVERS = ("bridge", "macvlan")
 BOOLEANS = ("masquerade", "dns")
 _DOCKERS = {
     "com.docker.network.driver.mtu": "mtu",
@@ -59,7 +60,8 @@ def network_of(store: Store, record: NetworkRecord) -> Network:
         mtu=record.mtu,
         hidden=record.hidden,
         table=table_of(store),
-        names=names_in(store, record.name, dict(record.options)),
+        names=b"" if record.parent else names_in(store, record.name, dict(record.options)),
+        parent=record.parent,
     )
 
 
@@ -108,13 +110,28 @@ def create(
     internal: bool = False,
     labels: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
+    driver: str = BRIDGE,
 ) -> NetworkRecord:
     """Make a network; its bridge comes with its first container. Raises Conflict (the name is taken, a subnet
     overlaps), InvalidInput, KernelError.
     """
     asked = tuple((options or {}).items())
+    if driver not in DRIVERS:
+        raise InvalidInput(f"make network {name}: driver {driver}: there is none", remedy=", ".join(DRIVERS))
 
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
+        if driver == MACVLAN:
+            return _on_wire(
+                known,
+                name,
+                identity,
+                subnets,
+                gateways,
+                ranges,
+                ipv6 or internal,
+                tuple((labels or {}).items()),
+                asked,
+            )
         return _drawn(
             known, name, identity, subnets, gateways, ranges, ipv6=ipv6, internal=internal,
             labels=tuple((labels or {}).items()), options=asked,
@@ -154,6 +171,8 @@ def _drawn(
     chosen.sort(key=lambda one: one.bits)
     _check_ipv6(name, chosen)
     settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
+    if "parent" in settings:
+        raise InvalidInput(f"make network {name}: a bridge has no parent", remedy="-d macvlan has one")
     bridge = settings.get("bridge") or (DEFAULT_BRIDGE if name == DEFAULT else bridge_of(name, identity))
     if any(one.bridge == bridge for one in known):
         bridge = bridge_of(identity, identity)
@@ -168,6 +187,52 @@ def _drawn(
         hidden=settings.get("masquerade", "true") == "true",
         labels=labels,
         options=options,
+    )
+
+
+def _on_wire(
+    known: list[NetworkRecord],
+    name: str,
+    identity: str,
+    subnets: Sequence[str],
+    gateways: Sequence[str],
+    ranges: Sequence[str],
+    of_bridges: bool,
+    labels: tuple[tuple[str, str], ...],
+    options: tuple[tuple[str, str], ...],
+) -> NetworkRecord:
+    """A new one on the wire of a link of this host, on paper. Raises InvalidInput, Conflict, Unsupported."""
+    chosen = sorted((read_subnet(text) for text in subnets), key=lambda one: one.bits)
+    settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
+    parent = settings.get("parent", "")
+    if of_bridges or settings.keys() & {"bridge", "masquerade", "dns"}:
+        raise InvalidInput(
+            f"make network {name}: macvlan has no --ipv6, --internal, bridge, masquerade and dns",
+            remedy="a --subnet of each family, and -o parent=LINK",
+        )
+    if not parent or [one.bits for one in chosen] not in ([32], [32, 128]):
+        raise InvalidInput(
+            f"make network {name}: macvlan takes the link and the subnet of its wire",
+            remedy="-o parent=eth0 --subnet 192.168.1.0/24 --gateway 192.168.1.1 --ip-range 192.168.1.192/27",
+        )
+    for one in chosen:  # that this host has a route there is how it should be
+        _check_free(
+            name,
+            one,
+            [(read_subnet(text), f"network {other.name}") for other in known for text, _, _ in other.subnets],
+        )
+    return NetworkRecord(
+        name=name,
+        id=identity,
+        created=networks.now(),
+        bridge="",
+        subnets=tuple(_parts(name, one, gateways, ranges) for one in chosen),
+        internal=False,
+        mtu=int(settings.get("mtu", "0")),
+        hidden=False,
+        labels=labels,
+        options=options,
+        parent=parent,
     )
 
 
@@ -220,6 +285,8 @@ def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> d
     bridge = found.get("bridge", "x")
     if not 0 < len(bridge) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in bridge):
         raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
+    if not 0 < len(found.get("parent", "x")) < 16:
+        raise InvalidInput(f"make network {name}: parent {found['parent'][:100]!r}: not a name for a link")
     if bridge in (".", "..") or bridge.startswith("lamv"):
         raise InvalidInput(f"make network {name}: bridge {bridge!r}: it would be taken for something else")
     return found
@@ -282,6 +349,8 @@ def remove(store: Store, name: str) -> str:
 
 def take_down(network: Network) -> None:
     """Its bridge and its rules, if they are there. Raises KernelError."""
+    if network.parent:
+        return
     from lamina.linux.netlink import open_channel
 
     try:

@@ -50,8 +50,8 @@ def write(
     over_host: bool = False,
 ) -> None:
     """Write them, readable for everybody. With the host's network they are the host's, with another container's that
-    one's. *attachments* are the container's places in networks, *title* its name; *over_host*: what else the host knows of
-    names stays. Raises OSError, Conflict, NotFound.
+    one's. *attachments* are the container's places in networks, *title* its name; *over_host*: what else the host
+    knows of names stays. Raises OSError, Conflict, NotFound.
     """
     of_host = over_host or options.network == "host"
     hosts = (own_file("/etc/hosts")[:LARGEST] if of_host else HOSTS) or HOSTS

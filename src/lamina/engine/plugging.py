@@ -66,6 +66,11 @@ def place_in(
 ) -> Attachment:
     """The container's place in a network, as it is to be: without addresses so far. Raises NotFound, InvalidInput."""
     network = network_of(home.store, find(home.store, joined.network))
+    if egress is not None and network.parent:
+        raise InvalidInput(
+            f"egress: network {network.name} is macvlan, and what is on its wire passes no rule of this host",
+            remedy="take a network of the driver bridge",
+        )
     if joined.aliases and not network.names:
         raise InvalidInput(
             f"network alias {joined.aliases[0]}: containers of network {network.name} have no names",
@@ -130,10 +135,12 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
     if not wanted.published and not wanted.publish_all:
         return
     home = ledger.home
-    attachment = next((one for one in ledger.attachments if not one.network.internal), None)
+    outward = (one for one in ledger.attachments if not one.network.internal and not one.network.parent)
+    attachment = next(outward, None)
     if attachment is None:
+        network = ledger.attachments[0].network
         raise InvalidInput(
-            f"publish a port: network {ledger.attachments[0].network.name} is internal",
+            f"publish a port: network {network.name} is {'macvlan' if network.parent else 'internal'}",
             remedy="take another network, or no -p",
         )
     families = {len(address) for address in attachment.addresses}
@@ -216,6 +223,8 @@ def bridge_for(store: Store, channel: Any, network: Network, attachments: list[A
     def settled() -> None:
         firewall.add(network.table, rules.of_network(network), lambda: everything(store))
 
+    if network.parent:
+        return links.parent_of(channel, network)
     if not network.internal:
         forwarding.forward({len(gateway) for gateway in network.gateways})
     index = links.ensure_bridge(channel, network, settled)
@@ -238,7 +247,8 @@ def mend(store: Store) -> None:
         known, attachments = everything(store)
         with links.opened() as channel:
             for network in known:
-                within = [one for one in attachments if one.network.name == network.name]
+                of_bridge = network.name if not network.parent else ""
+                within = [one for one in attachments if one.network.name == of_bridge]
                 if within:
                     links.put_back(channel, within, bridge_for(store, channel, network, within))
 

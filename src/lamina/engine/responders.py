@@ -51,9 +51,14 @@ def ensure(store: Store, network: Network, index: int) -> None:
 
 
 def answers(network: Network, index: int) -> bool:
-    """Whether somebody does on its bridge, the link *index*."""
+    """Whether somebody does on its bridge, the link *index*. Nobody who needs one looks at the same time: he would take
+    this look for somebody who answers.
+    """
     try:
-        with Fd(os.open(place_of(network, index), os.O_RDWR | os.O_CLOEXEC)) as held:
+        with (
+            turn(network.names, LOCK_EX),
+            Fd(os.open(place_of(network, index), os.O_RDWR | os.O_CLOEXEC)) as held,
+        ):
             return not _lock(held)
     except FileNotFoundError:
         return False
@@ -178,10 +183,9 @@ def rename(home: Home, name: str) -> None:
     """The container is called *name* now, also in its networks. Raises OSError."""
     from lamina.engine.network_record import Ledger
     from lamina.network import names
-    from lamina.store.lock import LOCK_EX as ALONE
     from lamina.values import replace
 
-    with turn(home.path, ALONE):
+    with turn(home.path, LOCK_EX):
         ledger = Ledger.of(home)
         for attachment in list(ledger.attachments):
             renamed = replace(attachment, title=name)

@@ -60,17 +60,21 @@ _RESOLV = "/etc/resolv.conf"
 
 def serve(store: Store, name: str, index: int) -> NoReturn:
     """Answer until nobody is left who could ask, and end this process."""
+    place = networks.place_of(store, name)
     try:
         _be_alone()
+        _give_rights_up()
         record = networks.find(store, name)
         if record is not None:
             Service(store, network_of(store, record), index).run()
+    except Exception as failure:
+        _confess(place, failure)
     finally:
         os._exit(0)
 
 
 def _be_alone() -> None:
-    """Nothing of whoever started it, and no right that it does not need: it reads what is sent by containers."""
+    """Nothing of whoever started it."""
     try:
         os.setsid()
     except OSError:  # it leads a session already
@@ -86,8 +90,29 @@ def _be_alone() -> None:
     for fd in (LOCK, DATAGRAMS, LISTENER):
         os.set_inheritable(fd, False)
     prctl(PR_SET_NAME, b"lamina-names")
+
+
+def _give_rights_up() -> None:
+    """It reads what containers send: so it keeps no right but one that it needs at times. All it reads is root's."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    capset(CapabilitySets(0, 1 << _NET_ADMIN, 0))
+    _have(0)
+
+
+def _have(rights: int) -> None:
+    """In effect now; the one that it needs at times can be had again."""
+    capset(CapabilitySets(rights, 1 << _NET_ADMIN, 0))
+
+
+def _confess(place: bytes, failure: Exception) -> None:
+    """Nobody listens: so what went wrong, the first time, is put beside the network."""
+    import traceback
+
+    try:
+        descriptor = os.open(place + ERROR, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    with open(descriptor, "w", errors="replace") as file:
+        traceback.print_exception(failure, file=file)
 
 
 class Service:
@@ -125,23 +150,10 @@ class Service:
                 if monotonic() >= self.next_look:
                     self._look_at_limited()
                 self.responder.step(max(min(left, self.next_look - monotonic()), 0.0))
-            except (
-                Exception
-            ) as failure:  # a question that nobody can answer must not cost others their answers
-                self._confess(failure)
+            except Exception as failure:
+                # what nobody can answer, which is a bug, must not cost others their answers
+                _confess(os.path.dirname(self.lock), failure)
                 sleep(_BREATH)
-
-    def _confess(self, failure: Exception) -> None:
-        """Nobody listens: so what went wrong, the first time, is put beside the network."""
-        import traceback
-
-        place = os.path.dirname(self.network.names) + ERROR
-        try:
-            descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return
-        with open(descriptor, "w", errors="replace") as file:
-            traceback.print_exception(failure, file=file)
 
     def _look(self, _: int = 0) -> None:
         """Something has changed among the names: whether there is one."""
@@ -258,11 +270,11 @@ class Service:
 
 @contextmanager
 def _administering() -> Iterator[None]:
-    capset(CapabilitySets(1 << _NET_ADMIN, 1 << _NET_ADMIN, 0))
+    _have(1 << _NET_ADMIN)
     try:
         yield
     finally:
-        capset(CapabilitySets(0, 1 << _NET_ADMIN, 0))
+        _have(0)
 
 
 def _may(allowed: Sequence[Allowed], name: str) -> bool:

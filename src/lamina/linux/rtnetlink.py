@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 RTM_DELLINK, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 17, 21, 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID = 1, 4, 10, 18, 19
-IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 20, 26, 28
+IFLA_LINK, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 5, 20, 26, 28
+IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE = 1, 4
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 4, 8
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE = 1, 5
@@ -163,6 +164,11 @@ def kind_of(kind: str, *data: bytes) -> bytes:
 def veth(peer: bytes) -> bytes:
     """A pair of links; *peer* is the other one, as `link` gives it. veth(4)."""
     return kind_of("veth", attribute(VETH_INFO_PEER | 0x8000, peer))
+
+
+def macvlan(parent: int) -> bytes:
+    """A link with an address of its own on the wire of the link *parent*; those of one parent reach each other."""
+    return kind_of("macvlan", u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE)) + u32(IFLA_LINK, parent)
 
 
 def bridge_port(*, hairpin: bool, learning: bool) -> bytes:

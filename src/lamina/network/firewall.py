@@ -50,6 +50,8 @@ def add(table: str, wanted: Wanted, everything: Everything) -> None:
     An element of a map that is there with another meaning is of somebody who is gone: whoever adds one has claimed it
     before. Raises Unsupported where this host has no nf_tables, KernelError.
     """
+    if not wanted:  # nothing of ours is behind a bridge: nf_tables need not be there
+        return
     with _opened() as channel:
         try:
             _add(channel, table, wanted)
@@ -82,6 +84,8 @@ def _add(channel: Any, table: str, wanted: Wanted) -> None:
 
 def remove(table: str, wanted: Wanted) -> None:
     """Take elements out; those that are not there, with their tables or without, are out. Raises KernelError."""
+    if not wanted:
+        return
     with _opened() as channel:
         try:
             commit(channel, rules.removals(table, wanted))

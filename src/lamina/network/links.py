@@ -34,6 +34,7 @@ from lamina.linux.rtnetlink import (
     forwarding_entry,
     link,
     links,
+    macvlan,
     neighbour,
     route,
     routes,
@@ -163,7 +164,8 @@ def plug(
     led = set(leading)
     for attachment, master in zip(attachments, bridges, strict=True):
         network = attachment.network
-        _make_pair(outside, attachment, master, pid, namespace)
+        make = _make_on_wire if network.parent else _make_pair
+        make(outside, attachment, master, pid, namespace)
         number = links(inside, name=attachment.device)[0].index
         what = f"{attachment.device} of {attachment.title}"
         # not with the pair: a veth cannot come up before it has its other end
@@ -177,6 +179,8 @@ def plug(
     requests(inside, messages)
     for attachment, master in zip(attachments, bridges, strict=True):
         _await_running(inside, name=attachment.device)
+        if attachment.network.parent:
+            continue
         _settle_port(outside, attachment, _await_running(outside, name=attachment.port).index)
         _await_running(outside, index=master)
 
@@ -199,6 +203,30 @@ def _await_running(channel: Any, *, index: int = 0, name: str = "") -> Link:
             break
         sleep(_BETWEEN)
     return found
+
+
+def parent_of(channel: Any, network: Network) -> int:
+    """The number of the link on whose wire its containers are. Raises Conflict where it is not there, or down."""
+    found = find(channel, network.parent)
+    if found is None or not found.flags & IFF_UP:
+        raise Conflict(
+            f"connect to network {network.name}: its parent {network.parent} is {'down' if found else 'not there'}",
+            remedy=f"ip link set {network.parent} up" if found else "see 'ip link'",
+        )
+    return found.index
+
+
+def _make_on_wire(channel: Any, attachment: Attachment, parent: int, pid: int, namespace: int) -> None:
+    body = link(
+        name=attachment.device,
+        mtu=attachment.network.mtu,
+        address=attachment.mac,
+        namespace_pid=pid if namespace < 0 else 0,
+        namespace_fd=namespace,
+        more=macvlan(parent),
+    )
+    what = f"make {attachment.device} of {attachment.title}"
+    request(channel, RTM_NEWLINK, body, _NEW, target=f"{what} on {attachment.network.parent}")
 
 
 def lead(inside: Any, attachment: Attachment, families: Collection[int]) -> None:

@@ -22,7 +22,8 @@ class Network:
     that ask for none. An `internal` one leads nowhere else. `mtu` is 0 for the kernel's own. `hidden`: what leaves it
     has the host's address as its source (masquerade). `leases` is the directory of its addresses, `names` that of the
     names that its containers have for each other (`names`), b"" where they have none; `table` the name of the tables
-    with its rules.
+    with its rules. With a `parent`, a link of this host, there is no bridge and no rule: its containers are on the wire
+    of that link, by macvlan, and `gateways` are somebody else's.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Network:
     hidden: bool = True
     table: str = "lamina"
     names: bytes = b""
+    parent: str = ""
 
     @property
     def note(self) -> str:

@@ -250,6 +250,8 @@ _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
 
 def of_network(network: Network) -> list[tuple[str, str, list[Element]]]:
     """(family, set, elements) of a network."""
+    if network.parent:
+        return []
     bridge, note = ifname(network.bridge), network.name
     found = [
         (INET, "bridges", [Element(bridge, comment=note)]),
@@ -269,6 +271,8 @@ def of_network(network: Network) -> list[tuple[str, str, list[Element]]]:
 
 def of_attachment(attachment: Attachment) -> list[tuple[str, str, list[Element]]]:
     """(family, set, elements) of a container's place in a network."""
+    if attachment.network.parent:
+        return []
     port, note = ifname(attachment.port), attachment.note
     v4 = [address for address in attachment.addresses if len(address) == 4]
     v6 = [address for address in attachment.addresses if len(address) == 16]

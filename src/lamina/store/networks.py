@@ -41,7 +41,8 @@ PORTS = b"/.ports"
 @value
 class NetworkRecord:
     """A network as it is written down. `subnets` are (subnet, gateway, range), as text; `bridge` is its device's name,
-    `created` in nanoseconds since 1970. `options` are as they were given (`-o KEY=VALUE`).
+    `created` in nanoseconds since 1970. `options` are as they were given (`-o KEY=VALUE`). With a `parent`, a link of
+    this host, it is macvlan on that, and has no bridge.
     """
 
     name: str
@@ -54,6 +55,12 @@ class NetworkRecord:
     hidden: bool
     labels: tuple[tuple[str, str], ...]
     options: tuple[tuple[str, str], ...]
+    parent: str = ""
+
+    @property
+    def driver(self) -> str:
+        """How it is made."""
+        return "macvlan" if self.parent else "bridge"
 
 
 def check_name(name: str) -> str:
@@ -119,6 +126,7 @@ def _of(found: dict[str, Any], name: str) -> NetworkRecord:
         hidden=bool(found["hidden"]),
         labels=tuple((str(key), str(text)) for key, text in dict(found["labels"]).items()),
         options=tuple((str(key), str(text)) for key, text in dict(found["options"]).items()),
+        parent=str(found.get("parent") or ""),
     )
 
 
@@ -196,7 +204,7 @@ def _make(store: Store, place: bytes, wanted: NetworkRecord) -> None:
                     remedy="remove that directory",
                 ) from None
             raise
-        note(store, event("network", "create", wanted.id, {"name": wanted.name, "type": "bridge"}))
+        note(store, event("network", "create", wanted.id, {"name": wanted.name, "type": wanted.driver}))
     sync_directory(store.networks, what="network")
 
 
@@ -233,7 +241,7 @@ def remove(
                 )
             sync_directory(store.networks, what="network")
             undo(found)
-            note(store, event("network", "destroy", found.id, {"name": name, "type": "bridge"}))
+            note(store, event("network", "destroy", found.id, {"name": name, "type": found.driver}))
             scratch.remove()
     except OSError as error:
         raise_storage_error(error, "remove network", place)

@@ -23,9 +23,14 @@ VERB = Verb(
         Option("ipv6", help="IPv6 besides, with a subnet that is made up unless one is named"),
         Option("internal", help="It leads nowhere else"),
         Option(
-            "driver", "d", "DRIVER", "bridge; there is no other so far", choices=("bridge",), default="bridge"
+            "driver",
+            "d",
+            "DRIVER",
+            "bridge (default), or macvlan: on the wire of a link of this host",
+            choices=("bridge", "macvlan"),
+            default="bridge",
         ),
-        Option("opt", "o", "KEY=VALUE", "mtu, bridge, or masquerade", multiple=True, convert=_pair),
+        Option("opt", "o", "KEY=VALUE", "mtu, bridge, masquerade, dns, parent", multiple=True, convert=_pair),
         Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=_pair),
     ),
     arguments=(Argument("name", "NAME"),),
@@ -36,6 +41,7 @@ published ports. Its bridge is made with its first container.
     examples="""
 lamina network create back
 lamina network create --internal --subnet 10.1.0.0/24 --ipv6 inner
+lamina network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 wire
 lamina run -d --network back redis
 """,
 )
@@ -55,6 +61,7 @@ def do(args: Arguments) -> int:
         internal=args.internal,
         labels=dict(args.label),
         options=dict(args.opt),
+        driver=args.driver,
     )
     output.line(made.name)
     return 0

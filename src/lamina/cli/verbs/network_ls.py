@@ -70,7 +70,7 @@ def record(network: Network) -> dict[str, Any]:
     return {
         "Name": network.name,
         "ID": network.id[:12],
-        "Driver": "bridge",
+        "Driver": network.driver,
         "Scope": "local",
         "Internal": str(network.is_internal).lower(),
         "Labels": ",".join(f"{key}={value}" for key, value in network.labels.items()),
@@ -85,5 +85,5 @@ def _holds(network: Network, key: str, value: str) -> bool:
     if key == "id":
         return network.id.startswith(value)
     if key == "driver":
-        return value == "bridge"
+        return value == network.driver
     return labelled(network.labels, value)

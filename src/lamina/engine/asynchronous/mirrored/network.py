@@ -52,8 +52,13 @@ class MirroredNetwork(Mirrored):
 
     @property
     def bridge(self) -> str:
-        """The name of its device."""
+        """The name of its device; "" of macvlan."""
         return self._sync.bridge
+
+    @property
+    def driver(self) -> Awaitable[str]:
+        """ "bridge" or "macvlan"."""
+        return in_thread(self._do(lambda: self._sync.driver))
 
     @property
     def is_internal(self) -> bool:

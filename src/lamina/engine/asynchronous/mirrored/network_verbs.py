@@ -39,11 +39,14 @@ class MirroredNetworks(Mirrored):
         internal: bool = False,
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
+        driver: str = "bridge",
     ) -> AsyncNetwork:
         """Make one. *subnets* (at most one of a family) that are not named are chosen so that nothing on this machine
         uses them; with *ipv6* there is one of that as well. *gateways* are this host's addresses in them, *ranges* the
         parts from which containers get addresses. *options* are "mtu", "bridge" (the name of its device) and
-        "masquerade" ("false": its containers are seen outside under their own addresses).
+        "masquerade" ("false": its containers are seen outside under their own addresses), "dns" ("false": they have no
+        names). The *driver* "macvlan" puts containers onto the wire of the link "parent" of *options*, with addresses
+        of the *subnets* there, which are named.
 
         Raises Conflict (the name is taken, a subnet overlaps), InvalidInput, Unsupported, KernelError.
         """
@@ -59,6 +62,7 @@ class MirroredNetworks(Mirrored):
                         internal=internal,
                         labels=labels,
                         options=options,
+                        driver=driver,
                     )
                 )
             )
