@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lamina.engine import file_service
+from lamina.linux.fd import Fd
 from support.image_archives import tree_tar
+from support.lives import until
 from support.rootless import Rootless
 from support.small_images import busybox_tree
 
@@ -159,3 +164,32 @@ def test_of_containers_with_other_ids(user: Rootless, userns: str) -> None:
     assert user.lamina("rm", "-f", "other").returncode == 0
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[0, 0, "running"], "0\n0\n", [0, 0, "exited"]]
+
+
+def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one to a FUSE file system whose daemon hangs; here it is a pipe from which nothing comes."""
+    monkeypatch.setattr(file_service, "BUSY", 0.2)
+    maps = {
+        kind: [{"containerID": 0, "hostID": 100_000, "size": 1}] for kind in ("uidMappings", "gidMappings")
+    }
+    silent, speaking, pipes = os.pipe(), os.pipe(), []
+
+    def read(descriptor: int) -> bytes:
+        done: bytes = file_service.ask(maps, (100_000, 100_000), Fd(os.dup(descriptor)), False, os.read, 5)
+        return done
+
+    def ask() -> None:
+        pipes.append(read(silent[0]))
+
+    hanging = threading.Thread(target=ask)
+    hanging.start()
+    until(lambda: any(service._turn.locked() for service in file_service._services.values()))
+    os.write(speaking[1], b"hello")
+    assert read(speaking[0]) == b"hello"
+    assert not pipes
+    os.write(silent[1], b"late")
+    hanging.join()
+    assert pipes == [b"late"]
+    for descriptor in (*silent, *speaking):
+        os.close(descriptor)
+    file_service._services.clear()

@@ -61,6 +61,20 @@ def test_what_is_asked_anew_counts() -> None:
     assert without is not None and not without.published and without.dns
 
 
+def test_further_networks_are_the_same_with_other_addresses() -> None:
+    parent = {"network": ["name=front,ip=10.1.2.3,alias=web", "name=back,ip=10.2.2.3,alias=db"]}
+    found = fork(parent)
+    assert found.network == "front" and found.networking is not None
+    assert [(one.network, one.addresses, one.aliases) for one in found.networking.joined] == [
+        ("back", (), ("db",))
+    ]
+    assert (found.networking.addresses, found.networking.aliases) == ((), ("web",))
+    found = fork(parent, network=["other", "third"])
+    assert found.network == "other" and found.networking is not None
+    assert [one.network for one in found.networking.joined] == ["third"]
+    assert not found.networking.aliases
+
+
 def test_what_cannot_be() -> None:
     with pytest.raises(InvalidInput, match="several forks cannot have the same port"):
         fork(PARENT, several=True, publish=["8081:80"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,9 @@ from lamina import Container, Engine
 from lamina.engine.apply.values import HostChange
 from lamina.engine.viewing import find_state
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
+from lamina.overlay.apply import Target
 from support.lives import until
-from support.small_images import small_image
+from support.small_images import busybox_tree, small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -124,7 +127,7 @@ def test_any_two_states_are_compared(engine: Engine, box: Container) -> None:
 
 
 def test_a_directory_is_made_like_another_state(
-    engine: Engine, box: Container, tmp_path: Path, lamina: Lamina
+    engine: Engine, box: Container, tmp_path: Path, lamina: Lamina, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = box.find_snapshot("first"), box.find_snapshot("second")
     copy = tmp_path / "copy"
@@ -153,6 +156,23 @@ def test_a_directory_is_made_like_another_state(
     again = second.apply_to(copy, since=first)
     assert again.changed == ()
     assert set(again.already) >= {b"/srv", b"/e/new", b"/d/y", b"/etc/group"}
+
+    # the disk is full in the middle: what was changed is whole, and the same call goes on there
+    apply, times = Target.apply, iter(range(3))
+
+    def full(self: Target, *words: Any) -> None:
+        if next(times, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        apply(self, *words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "apply", full)
+        with pytest.raises(OSError, match="No space left") as failed:
+            first.apply_to(copy, since=second)
+    assert "the same command goes on there" in failed.value.__notes__[0]
+    assert first.apply_to(copy, since=second).already
+    assert not list(copy.rglob(".lamina-*"))
+    assert second.apply_to(copy, since=first).changed
 
     back = lamina("diff", "box@second", "box@first", "--apply-to", str(copy))
     assert "paths changed" in back.stdout, back.stderr
@@ -246,7 +266,7 @@ def test_containers_over_this_system_are_compared_place_by_place(engine: Engine,
     for container in (one, other):
         container.start()
         container.wait()
-        until(lambda container=container: container.state == "exited")
+        until(lambda: container.state == "exited")  # noqa: B023
     found = {
         path.removeprefix(str(tmp_path)): kind for path, kind in told(one.diff(other, [str(place)])).items()
     }
@@ -285,6 +305,9 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
 
     # what came from a state that is removed comes from its parent
     second.remove()
+    for look in (lambda: second.diff(box), lambda: box.diff(second), lambda: second.explain("/srv")):
+        with pytest.raises(NotFound):
+            look()
     assert [one.snapshot.name for one in box.history().states] == ["other", "first"]
     assert box.history().states[1].forks == ("try-1", "try-2")
     fork = engine.container("try-1").history()
@@ -292,10 +315,12 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
 
 
 def test_what_was_written_where_the_engine_made_a_directory_is_written(
-    engine: Engine, store_root: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     """The working directory is made at the first start; what is in it is not."""
-    small_image(store_root)
+    (tmp_path / "tree").mkdir()
+    busybox_tree(tmp_path / "tree")
+    engine.from_directory(tmp_path / "tree", "tiny", changes=["ENV PATH=/bin"])
     box = engine.create("tiny", ["sh", "-c", "sh /step"], name="box", workdir="/app")
     step(box, "true")
     assert not box.history().written
@@ -303,6 +328,15 @@ def test_what_was_written_where_the_engine_made_a_directory_is_written(
     assert not box.history().written
     step(box, "echo x >/app/d")
     assert box.history().written
+
+    # mount points in a frozen layer, which an image or a fork stands on, are nobody's doing either
+    made = engine.container("box").commit("made")
+    assert told(engine.image("tiny").diff(made)) == {"/app": "added", "/app/d": "added"}
+    assert told(made.diff(engine.image("tiny"))) == {"/app": "deleted", "/app/d": "deleted"}
+    [fork] = box.fork(1, name="fork")
+    assert (
+        told(engine.image("tiny").diff(fork)) == {"/app": "added", "/app/d": "added"} == told(fork.changes())
+    )
 
 
 def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container, lamina: Lamina) -> None:

@@ -27,7 +27,7 @@ def test_states_with_files_of_other_ids(rootless: Rootless, tmp_path: Path) -> N
     archive.write_bytes(tar(*old_docker((ImageSource(tree_tar(tree), config={"Cmd": ["sh"]}), ["tool:1"]))))
     rootless.give(archive)
 
-    def does(*words: object) -> str:
+    def does(*words: str | Path) -> str:
         done = rootless.lamina(*words)
         assert done.returncode == 0, done.stderr
         return str(done.stdout)

@@ -45,13 +45,13 @@ def delete(box: Container, path: str) -> None:
     os.mknod(place, 0o020000, 0)
 
 
-def shown(box: Container) -> dict[str, str]:
-    """The files below /work."""
+def shown(box: Container, top: str = "work") -> dict[str, str]:
+    """The files below the directory *top*."""
     with Overlay(box.overlays()[0][1]).open() as tree:
         found = {}
-        for directory, _, others in (tree / "work").walk():
+        for directory, _, others in (tree / top).walk():
             for name in others:
-                found[str(directory / name)[len("/work/") :]] = (directory / name).read_text()
+                found[str(directory / name)[len(top) + 2 :]] = (directory / name).read_text()
         return found
 
 
@@ -244,21 +244,26 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
 
 
 def test_forks_over_this_machine(engine: Engine) -> None:
+    top = "lamina-merges"  # which this machine has not
     box = engine.create("host", ["true"], name="here", durability="none")
-    put(box, "work/a", "a")
-    put(box, "work/b", "b")
+    put(box, f"{top}/a", "a")
+    put(box, f"{top}/b", "b")
     one, two = box.fork(2)
-    put(one, "work/one", "1")
-    delete(two, "work/b")
+    put(one, f"{top}/one", "1")
+    delete(two, f"{top}/b")
     put(two, "etc/lamina-was-here", "2")
     done = box.merge([one, two])
-    assert {os.fsdecode(path) for path, _ in done.taken} == {"/work/one", "/work/b", "/etc/lamina-was-here"}
-    assert shown(box) == {"a": "a", "one": "1"}
+    assert {os.fsdecode(path) for path, _ in done.taken} == {
+        f"/{top}/one",
+        f"/{top}/b",
+        "/etc/lamina-was-here",
+    }
+    assert shown(box, top) == {"a": "a", "one": "1"}
     box.promote(two)
-    assert shown(box) == {"a": "a"}
+    assert shown(box, top) == {"a": "a"}
     box.squash()
-    assert shown(box) == {"a": "a"}
+    assert shown(box, top) == {"a": "a"}
     assert [os.fsdecode(change.path) for change in box.changes() if not change.incidental] == [
-        "/etc/lamina-was-here", "/work", "/work/a",
+        "/etc/lamina-was-here", f"/{top}", f"/{top}/a",
     ]  # fmt: skip
     check(box)

@@ -144,6 +144,30 @@ def test_a_port_that_is_taken_is_an_error_before_anything_runs(on_host, tmp_path
     on_host(test)
 
 
+def test_forks_have_addresses_and_ports_of_their_own(on_host):
+    def test(host):
+        box = host.start(SERVE, publish=["8080:80", "81"])
+        told: list[str] = []
+        forks = box.fork(2, start=True, on_warning=told.append)
+        assert told == ["published on this host by its parent alone: *:8080->80/tcp; -p publishes others"]
+        addresses, ports = set(), set()
+        for one in (box, *forks):
+            [network] = one.inspect()["NetworkSettings"]["Networks"].values()
+            addresses.add(network["IPAddress"])
+            [place] = one.ports["81/tcp"]
+            ports.add(place)
+            assert ("80/tcp" in one.ports) == (one == box)
+        assert len(addresses) == len(ports) == 3
+        [other] = box.fork(start=True, publish=["8081:80"])
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8080) and reaches(HOST, 8081))
+        for one in (box, other, *forks):
+            one.remove(force=True)
+        host.engine.storage.collect()  # their state was the last to need its layer
+
+    on_host(test)
+
+
 def test_random_ports_and_those_of_the_image(on_host):
     def test(host):
         first, second = (host.start("sleep 1000", publish=["80", "53/udp"]) for _ in range(2))

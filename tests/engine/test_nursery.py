@@ -23,6 +23,14 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def parent(pid: int) -> int:
+    """0 for one that is gone."""
+    try:
+        return parent_of(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def started(engine: Engine, count: int = 1) -> set[int]:
     """The nurseries of so many new containers."""
     made = [engine.create("host", ["sleep", "1000"], stop_timeout=0) for _ in range(count)]
@@ -42,8 +50,15 @@ def test_one_serves_a_program_until_that_changes_or_it_is_gone(
     [second] = started(engine)
     assert second != first
     until(lambda: is_gone(first))
+    waiting = [
+        int(entry) for entry in os.listdir("/proc") if entry.isdigit() and parent(int(entry)) == second
+    ]
+    for pid in set(waiting) - {supervisor_of(one) for one in engine.containers()}:
+        os.kill(pid, signal.SIGKILL)  # who waits for the next request: another one does then
+    assert started(engine) == {second}
     os.kill(second, signal.SIGKILL)
     until(lambda: is_gone(second))
+    started(engine)  # by who was waiting
     [third] = started(engine)
     assert third not in (first, second)
     nursery.let_go()

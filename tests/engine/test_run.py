@@ -1009,7 +1009,7 @@ def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
         tries.append(args)
         raise KernelError("open", 13, "/x")
 
-    monkeypatch.setattr(session, "mounts_changed", lambda: len(tries) > 1)
+    monkeypatch.setattr("lamina.engine.picture.mounts_changed", lambda: len(tries) > 1)
     monkeypatch.setattr(session, "furnish", fail)
     with pytest.raises(KernelError):
         engine.run("host", ["true"])

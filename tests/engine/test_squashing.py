@@ -1,18 +1,19 @@
 """Depth: many snapshots of a container, whose layers are made fewer in the background; nothing reads otherwise for it.
 
-LAMINA_SNAPSHOTS says how many are made (default 200); 10,000 is what docs/time-travel.md promises.
+LAMINA_SNAPSHOTS says how many are made (default 120); 10,000 is what docs/time-travel.md promises.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import chains, squashing
+from lamina.engine import chains, obtain, shallow, squashing
 from lamina.errors import Conflict, LaminaError
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
@@ -25,7 +26,7 @@ from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
-MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "200"))
+MANY = int(os.environ.get("LAMINA_SNAPSHOTS", "120"))
 
 
 @pytest.fixture
@@ -159,6 +160,17 @@ def test_it_is_done_in_the_background(box: Container, monkeypatch: pytest.Monkey
     box.snapshot()
     assert depth(box) == 2
     claims.claim(box.store, squashing._key(home_of(box))).release()
+
+
+def test_where_the_background_does_not_keep_up(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squashing, "DEEPEST", squashing.DEEP + 4)
+    deepest = 0
+    for number in range(2 * squashing.DEEP + 10):
+        put(box, f"f{number}", "x")
+        box.snapshot()
+        deepest = max(deepest, depth(box))
+    assert deepest == squashing.DEEP + 4
+    assert texts(box, "f0", f"f{2 * squashing.DEEP + 9}") == ["x", "x"]
 
 
 def test_each_file_remembers_its_step(box: Container) -> None:
@@ -382,3 +394,38 @@ def test_what_fails_in_the_background_is_noted_and_not_tried_all_the_time(
         patched.setattr(squashing, "_has_room", lambda store, size: False)
         assert squashing.squash_due(home) == []
     check(box)
+
+
+def test_an_image_of_very_many_layers(
+    engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lowest layers are one for whoever stands on it; found again by the next, made again when it is gone."""
+    monkeypatch.setattr(obtain, "MANY", 4)
+    monkeypatch.setattr(shallow, "MOST", 4)
+    monkeypatch.setattr(shallow, "ON_TOP", 2)
+
+    def filled(number: int) -> Callable[[Path], None]:
+        def fill(tree: Path) -> None:
+            (tree / "work").mkdir()
+            (tree / f"work/{number}").write_text(str(number))
+            (tree / "work/last").write_text(str(number))
+
+        return fill
+
+    record = small_image(store_root, *map(filled, range(7)))
+    one, two = (engine.create("tiny", ["true"], durability="none") for _ in range(2))
+    own = chains.own_layers(home_of(one).asked())
+    assert own == chains.own_layers(home_of(two).asked())
+    assert own[1:] == record.layers[-2:]
+    files = {**{f"{number}": f"{number}" for number in range(7)}, "last": "6"}
+    assert texts(one, *(f"work/{name}" for name in files)) == list(files.values())
+    put(one, "work/last", "mine")
+    one.snapshot("s")
+    assert one.image_id == record.id
+    one.remove()
+    two.remove()
+    collect(engine.store)
+    three = engine.create("tiny", ["true"], durability="none")
+    assert chains.own_layers(home_of(three).asked())[0] != own[0]
+    assert texts(three, "work/0", "work/last", "etc/image") == ["0", "6", "busybox\n"]
+    check(three)

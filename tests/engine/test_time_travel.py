@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lamina import Container, Engine, Snapshot
+from lamina import AsyncEngine, Container, Engine, Snapshot
 from lamina.engine import chains
 from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import layers
@@ -212,13 +213,29 @@ def test_the_top_directory_stays_as_the_container_made_it(engine: Engine) -> Non
     run(box)
     for _ in range(2):  # the second has nothing to freeze
         after = box.snapshot()
-        assert box.overlays()[0][1].upperdir is not None
-        top = os.stat(box.overlays()[0][1].upperdir)  # type: ignore[arg-type]
+        top = os.stat(top_of(box))
         assert (top.st_mode & 0o7777, top.st_uid, top.st_gid) == (0o751, 1000, 100)
     assert after.record.new == ()
     box.rewind(before)
-    top = os.stat(box.overlays()[0][1].upperdir)  # type: ignore[arg-type]
+    top = os.stat(top_of(box))
     assert (top.st_mode & 0o7777, top.st_uid) == (0o755, 0)
+
+
+def test_attributes_of_the_top_directory_stay(engine: Engine) -> None:
+    """Also those that are called like overlayfs' own inside, which it keeps under a longer name."""
+    box = engine.create("tiny", ["true"], name="box")
+    wanted = {"user.a": b"1", "trusted.overlay.overlay.opaque": b"y", "user.overlay.opaque": b"z"}
+    for name, content in wanted.items():
+        os.setxattr(os.fsdecode(top_of(box)), name, content)
+    box.snapshot()
+    names = [name for name in os.listxattr(top_of(box)) if name != "trusted.overlay.uuid"]
+    assert {name: os.getxattr(top_of(box), name) for name in names} == wanted
+
+
+def top_of(box: Container) -> bytes:
+    upper = box.overlays()[0][1].upperdir
+    assert upper is not None
+    return upper
 
 
 def test_users_that_a_state_added_are_known(engine: Engine) -> None:
@@ -275,3 +292,26 @@ def test_what_states_take_is_counted(engine: Engine) -> None:
     assert (found["Snapshots"].count, found["Snapshots"].active) == (2, 1)
     assert (found["Snapshots"].amount.bytes, found["Snapshots"].reclaimable.bytes) == (8, 5)
     assert found["Images"] == images
+
+
+def test_for_event_loops(engine: Engine) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+
+    async def travel() -> None:
+        there = await AsyncEngine(os.fsdecode(engine.store.path)).container("box")
+        one = await there.snapshot("one")
+        await (there.files / "f").write_text("1")
+        two = await there.snapshot(message="later")
+        assert (two.parent, await two.size, (await two.inspect())["Message"]) == (one.id, 1, "later")
+        await there.rewind(one)
+        assert not await (there.files / "f").exists()
+        with pytest.raises(ZeroDivisionError):
+            async with there.attempt() as attempt:
+                await there.rewind(two)
+                raise ZeroDivisionError
+        assert attempt.rewound and not await (there.files / "f").exists()
+        assert [snap.id for snap in await there.snapshots()] == [one.id, two.id]
+        await two.remove()
+        assert [repr(snap) for snap in await there.snapshots()] == [f"<AsyncSnapshot one of {box.short_id}>"]
+
+    asyncio.run(travel())

@@ -189,11 +189,17 @@ class TimeTravel(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: len(self.trees) < 4)
     def fork(self, data: st.DataObject) -> None:
-        box = self.one(data)
-        [child] = box.fork(1)
-        self.met(box, self.trees[box.id])
-        self.trees[child.id] = self.trees[box.id]
-        self.forks[child.id] = box.id, self.trees[box.id]
+        """Of a container as it is now, or of one of its states."""
+        of_a_state: bool = data.draw(st.booleans())
+        if of_a_state and self.states:
+            state, box = self.a_state(data)
+            [child], tree = box.find_snapshot(state).fork(), self.states[state][1]
+        else:
+            box = self.one(data)
+            [child], tree = box.fork(1), self.trees[box.id]
+            self.met(box, tree)
+        self.trees[child.id] = tree
+        self.forks[child.id] = box.id, tree
 
     def met(self, box: Container, tree: Snapshot) -> None:
         """The snapshots of *box* that something else has made are of *tree*."""
@@ -235,32 +241,6 @@ class TimeTravel(RuleBasedStateMachine):
             self.states[made.id] = parent, tree
         self.met(box, self.trees[parent])
         self.trees[parent] = tree
-
-    @rule(data=st.data())
-    @precondition(lambda self: len(self.trees) < 4)
-    def fork(self, data: st.DataObject) -> None:
-        """Of a container as it is now, or of one of its states."""
-        of_a_state: bool = data.draw(st.booleans())
-        if of_a_state and self.states:
-            state, parent = self.a_state(data)
-            made, tree = parent.find_snapshot(state).fork(), self.states[state][1]
-        else:
-            parent = self.one(data)
-            before = {one.id for one in parent.snapshots()}
-            made, tree = parent.fork(), self.trees[parent.id]
-            self.states |= {one.id: (parent.id, tree) for one in parent.snapshots() if one.id not in before}
-        for box in made:
-            self.trees[box.id] = tree
-
-    @rule(data=st.data())
-    def squash(self, data: st.DataObject) -> None:
-        self.one(data).squash()
-
-    @rule(data=st.data())
-    @precondition(lambda self: self.states)
-    def squash_a_state(self, data: st.DataObject) -> None:
-        state, box = self.a_state(data)
-        box.find_snapshot(state).squash()
 
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:

@@ -129,6 +129,10 @@ def test_an_image_of_it_is_like_any_other(user: Rootless) -> None:
     for mode in ("nomap", "keep-id", ""):
         userns = ("--userns", mode) if mode else ()
         ok(user, "run", "--name", f"of{mode}", *userns, "--user", "0", "tiny", "sh", "-ec", script)
+        if mode != "keep-id":
+            ok(
+                user, "snapshot", "create", f"of{mode}"
+            )  # what was frozen with ids of its own is copied as well
         ok(user, "commit", f"of{mode}", f"made-{mode}x")
         wanted = ["0:0", "0:0", "26:26", "5:6"]
         for options in ((), ("--userns", "auto"), ("--userns", "keep-id")):

@@ -81,7 +81,8 @@ def test_what_the_picture_says(tmp_path: Path) -> None:
 
 def test_many_entries_and_layers_stay_a_picture(tmp_path: Path) -> None:
     names: dict[str, object] = {f"n{number}": "1" for number in range(60)}
-    found = pictured(tmp_path, b"", {"changed": "1"}, *({f"n{n}": "2"} for n in range(50)), names)
+    between: list[dict[str, object]] = [{f"n{n}": "2"} for n in range(50)]
+    found = pictured(tmp_path, b"", {"changed": "1"}, *between, names)
     assert len(found.entries) == ENTRIES
     assert found.more == 61 - ENTRIES
     root = ElementTree.fromstring(found.svg())

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine.restacking import swapped_to
 from lamina.errors import Conflict
 from lamina.runtime.cgroups import reopen
+from lamina.values import replace
 from support.chains import Chain, digest
 from support.leaks import Leaks
 from support.lives import remove_all, state_of, until
@@ -91,12 +93,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lamina import Engine
-from lamina.engine import restacking
+from lamina.engine import replacing
+from lamina.values import replace
 from support.chains import Chain
 where = sys.argv[2]
 box = Engine(Path(sys.argv[1])).container("box")
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-setattr(restacking._Swap, where, die)
+setattr(replacing.Swap, where, die)
 Chain(box).freeze(consistency="wait", patience=30)
 """
 
@@ -114,17 +117,23 @@ Chain(box).freeze(consistency="wait", patience=30)
 )
 def test_killed_in_between_it_goes_on(engine: Engine, where: str, privileged: bool) -> None:
     """Of a privileged one the whole file system was made read-only."""
-    words = ["sh", "-c", "cd /tmp; while :; do echo >> /tmp/alive; sleep 0.01; done"]
+    words = ["sh", "-c", "cd /tmp; while :; do echo >> /tmp/alive; echo >> here; sleep 0.01; done"]
     box = engine.start("tiny", words, name="box", privileged=privileged)
-    until(lambda: os.path.exists(Chain(box).stacks[0][1].upperdir + b"/tmp/alive"))
+    ((at, spec),) = Chain(box).stacks
+    assert spec.upperdir is not None
+    until(lambda: os.path.exists(spec.upperdir + b"/tmp/here"))
     path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])
     words = [sys.executable, "-c", KILLED, os.fsdecode(engine.store.path), where]
     killed = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False)
     assert killed.returncode == -signal.SIGKILL
     until(lambda: not frozen(box))
+    after = [(at, replace(spec, upperdir=spec.upperdir.replace(b"/upper-0", b"/upper-1001")))]
+    assert swapped_to(box._home, after) == (where == "finish")
 
-    def size() -> int:
-        return int(box.exec(["sh", "-c", "wc -c < /tmp/alive"], check=True, capture_output=True).stdout)
+    def size(name: str) -> int:
+        done = box.exec(["sh", "-c", f"wc -c < /tmp/{name}"], check=True, capture_output=True)
+        return int(done.stdout)
 
-    before = size()
-    until(lambda: size() > before)
+    for name in ("alive", "here"):
+        before = size(name)
+        until(lambda name=name, before=before: size(name) > before)

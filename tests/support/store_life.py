@@ -30,11 +30,12 @@ from lamina.store.blobs import BlobWriter
 from lamina.store.check import check
 from lamina.store.containers import Home
 from lamina.store.digest import digest_of
+from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
 from lamina.store.networks import NetworkRecord
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
-from lamina.store.root import Store
+from lamina.store.root import Store, raise_storage_error
 from lamina.store.scratch import Scratch
 from lamina.store.snapshots import PlaceState, SnapshotRecord
 from lamina.values import replace
@@ -122,6 +123,13 @@ def _digest(store: Store) -> None:
     assert record is not None
     if not record.pending:
         return
+    try:
+        _make_digests(store, record)
+    except OSError as error:
+        raise_storage_error(error, "make digests", store.path)
+
+
+def _make_digests(store: Store, record: ImageRecord) -> None:
     with lease(store) as held, Scratch(store) as scratch:
         images.lease_all(record, held)
         with open(scratch.path + b"/packed", "wb") as file:

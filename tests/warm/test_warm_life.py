@@ -174,10 +174,12 @@ def own_package(house: House, *own: str) -> Path:
 
 def test_code_that_changes_is_not_what_runs(house: House) -> None:
     package = own_package(house, "warm")
+    often = (package / "warm/entry.py").read_text().replace("\nLOOK = 10.0", "\nLOOK = 0.5")
+    (package / "warm/entry.py").write_text(often)
     server = house.warm_up()
     with house.expected(server, warm=True):
         assert house.run("version")[0] == 0
-    (package / "warm/entry.py").write_text((package / "warm/entry.py").read_text() + "\n")
+    (package / "warm/entry.py").write_text(often + "\n")
     with house.expected(server, warm=False):
         assert house.run("version")[0] == 0
     until(lambda: not alive(server), "it stays, although nobody can use it")

@@ -67,14 +67,7 @@ def apply_to(changes: Sequence[HostChange], directory: bytes, *, force: bool = F
             ]  # fmt: skip
             if wrong and not force:
                 raise _refused(directory, wrong)
-            changed, already = [], []
-            for change, state in zip(changes, found, strict=True):
-                if state == ALREADY:
-                    already.append(change.path)
-                    places.date(change)
-                elif places.apply(change, force=force):
-                    changed.append(change.path)
-            places.finish()
+            changed, already = places.carry_out(changes, found, force)
         finally:
             places.close()
     return AppliedTo(tuple(changed), tuple(already), tuple(path for path, _ in wrong))
@@ -169,6 +162,31 @@ class _Places:
                     yield path, UNKNOWN
 
     # -- changing
+
+    def carry_out(
+        self, changes: Sequence[HostChange], states: list[str], force: bool
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Make all of *changes*; what was changed, and what was so already. Where one fails, those before it stay, with
+        the attributes that they shall have.
+        """
+        changed: list[bytes] = []
+        already: list[bytes] = []
+        try:
+            for change, state in zip(changes, states, strict=True):
+                if state == ALREADY:
+                    already.append(change.path)
+                    self.date(change)
+                elif self.apply(change, force=force):
+                    changed.append(change.path)
+        except BaseException as failure:
+            failure.add_note(f"{len(changed):,} paths were changed before; the same command goes on there")
+            try:
+                self.finish()
+            except Exception as second:
+                failure.add_note(f"while giving directories their attributes: {second}")
+            raise
+        self.finish()
+        return changed, already
 
     def apply(self, change: HostChange, *, force: bool) -> bool:
         """Change one path; whether there was anything to do. Raises OSError."""

@@ -22,10 +22,11 @@ from lamina.image.pack import pack_layer
 from lamina.linux.fd import Fd
 from lamina.linux.mountinfo import read_mountinfo
 from lamina.overlay.mount_points import idle
+from lamina.overlay.spec import top_first
 from lamina.store.containers import LIVING, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from lamina.engine.container import Container
     from lamina.image.apply import IdMap
@@ -99,6 +100,19 @@ def copied_tree(home: Home, held: Lease, tree: bytes, without: Collection[bytes]
         return unpack(home.store, _Checked(packer), None, held, unpacking(limits))
 
 
+def unused(home: Home, identity: str, below: Sequence[bytes]) -> frozenset[bytes]:
+    """What a start made to mount something on it in the frozen layer *identity*, which lies over the trees *below*,
+    base first, as far as nothing else is there. Raises Corrupt, KernelError.
+    """
+    from lamina.engine.within import maps_of, reach
+    from lamina.image.pack.stored import left_out
+    from lamina.image.pending import find
+
+    layer = find(home.store, identity)
+    found: list[str] = reach(lambda: maps_of(home.asked()), left_out, layer, top_first(below))
+    return frozenset(map(os.fsencode, found))
+
+
 class _Checked(Reading):
     """What comes out of the pipe: its end is the archive's only if nothing went wrong with the packing."""
 
@@ -151,7 +165,9 @@ def is_unwritten(spec: MountSpec, idle: Collection[bytes]) -> bool:
     """Whether nothing is in the upper of *spec* but what is *idle*. Raises OSError."""
     assert spec.upperdir is not None
     try:
-        entries = [os.fsencode(entry) for entry in os.listdir(spec.upperdir)]
+        with os.scandir(spec.upperdir) as entries:  # there may be many, and the first mostly tells
+            if any(os.fsencode(entry.name) not in idle for entry in entries):
+                return False
     except PermissionError:  # somebody wrote that it may not be read
         return False
-    return all(entry in idle for entry in entries) and is_same_root(spec)
+    return is_same_root(spec)

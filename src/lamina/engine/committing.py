@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lamina.engine.archives import tag_of
-from lamina.engine.chains import chain_of, pending
+from lamina.engine.chains import chain_of, own_layers, pending
 from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
@@ -38,6 +38,7 @@ from lamina.linux.signals import signal_name
 from lamina.overlay.spec import MOST_LAYERS
 from lamina.store import blobs, images
 from lamina.store.claims import claim
+from lamina.store.containers import RESTARTING
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
 from lamina.values import replace, value
@@ -100,8 +101,9 @@ def commit(
     with _parent(store, container.image_id, said) as parent, lease(store) as held:
         asked = home.asked()
         changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
-        # what goes on writing is not to be stopped, not even for the moment that freezing takes
-        going_on = container.is_alive and not pause
+        # what goes on writing is not to be stopped, not even for the moment that freezing takes; and between two starts
+        # nothing runs that could be frozen, while who looks after it holds what it wrote
+        going_on = container.state == RESTARTING or (container.is_alive and not pause)
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
             warnings: list[str] = []
@@ -130,8 +132,10 @@ def to_image(home: Home, state: SnapshotRecord, name: str | None, wish: Wish) ->
                 remedy="go back to it, and commit the container, which copies them",
             )
         with snapshots.turn(home):  # or it may be gone when its layers are held
-            if snapshots.get(home, state.id) is None:
+            found = snapshots.get(home, state.id)
+            if found is None:
                 raise snapshots.no_such(home, state.shown)
+            state = found  # its layers may have been squashed since
             chain = state.chain.get(b"/", ())
             new = next((place.new for place in state.places if place.at == b"/"), None)
             wish = replace(wish, message=wish.message or state.message or state.name)
@@ -267,7 +271,7 @@ def _by_copy(
     limits: LayerLimits | None,
     said: str,
 ) -> ImageRecord:
-    from lamina.engine.committed_copy import copied, copied_tree, still
+    from lamina.engine.committed_copy import copied, copied_tree, still, unused
     from lamina.engine.freezing import settle
     from lamina.image.tar.limits import given
     from lamina.store import layers, snapshots
@@ -282,8 +286,13 @@ def _by_copy(
             for identity in chain:
                 held.add_layer(identity)
             if _has_other_ids(asked):  # so have those that were frozen before
-                trees = [layers.tree_of(store, identity) for identity in chain]
-                chain = [copied_tree(home, held, tree, (), allowed).id for tree in trees]
+                own = [*own_layers(asked), *chain]
+                trees = [layers.tree_of(store, identity) for identity in own]
+                chain = [
+                    copied_tree(home, held, tree, unused(home, identity, trees[:at]), allowed).id
+                    for at, (identity, tree) in enumerate(zip(own, trees, strict=True))
+                    if at >= len(own) - len(chain)
+                ]
             layer = copied(container, home, held, said, allowed)
         new = None if layer is None else layer.id
         return _image(store, asked, parent, (*chain, *([] if new is None else [new])), new, held, wish)
@@ -352,7 +361,7 @@ def _check_depth(wanted: Sequence[str], name: str) -> None:
     if (count := len(set(wanted))) > MOST_LAYERS:
         raise Unsupported(
             f"commit container {name}: an image of {count} layers, and an overlay takes {MOST_LAYERS}",
-            remedy=f"lamina squash {name}",
+            remedy=f"squash the container, or its image and rebase it on that: lamina squash {name}",
         )
 
 

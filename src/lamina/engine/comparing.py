@@ -39,12 +39,31 @@ def compare(
     """
     from lamina.engine.within import reach
 
-    made = before.made | after.made
+    made = made_of(store, before, after)
     found: list[HostChange] = reach(
         lambda: maps_of(before, after), changes_between, pairs(before, after), made=made, store=store.path
     )
     paths, exclude = list(paths), list(exclude)
     return list(select(found, paths, exclude).changes) if paths or exclude else found
+
+
+def made_of(store: Store, *views: View) -> frozenset[bytes]:
+    """The mount points that were made in *views*, or in those whose frozen layers they stand on."""
+    from lamina.store.layers import find, layer_of
+
+    found = {path for view in views for path in view.made}
+    lowers = {lower for view in views for place in view.places for lower in place.spec.lowerdirs}
+    for lower in lowers:
+        identity = layer_of(store.layers, lower)
+        if identity is None or not identity.startswith("x"):
+            continue
+        try:
+            layer = find(store, identity)
+        except LaminaError:
+            continue  # then they are shown
+        if layer is not None and isinstance(said := layer.extra.get("made"), list):
+            found.update(os.fsencode(path) for path in said if isinstance(path, str))
+    return frozenset(found)
 
 
 def maps_of(*views: View) -> Maps | None:
@@ -97,7 +116,7 @@ def changes_between(
             found.append(HostChange(below(at, change.path), at, change, spec, base))
     found.sort(key=lambda change: tree_order(change.path))
     if made:
-        found = without_mount_points(found, made)
+        found = without_mount_points(found, made, ("added", "deleted"))
     return without_idle_roots(found)
 
 

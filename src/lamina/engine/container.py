@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from lamina.engine.file_verbs import FileVerbs
 from lamina.engine.holding import Held
 from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
 from lamina.engine.state_verbs import StateVerbs
 from lamina.engine.view_verbs import ViewVerbs
-from lamina.errors import Corrupt, LaminaError, NotFound
+from lamina.errors import Corrupt, NotFound
 from lamina.store.events import about, note
 
 TYPE_CHECKING = False
@@ -447,23 +445,10 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         with Held(self._home, "remove", kill=force, settle=False):
             self._asked = None  # it may have been renamed
             state = self._home.read("state") if self._record.get("owner") else None
-            states = os.path.lexists(self._home.path + b"/snapshots")
             discard(self._home, self.name or None, self._record, volumes=volumes, progress=progress)
             if state is not None:  # there may be somebody who waits for its owner's end to remove it
                 wake_supervisor(state)
             note(self.store, about({"id": self.id, **self._record}, "destroy"))
-        if states:
-            self._collect()
-
-    def _collect(self) -> None:
-        """It froze layers, which few others can need. Who removed it wanted that, and has it."""
-        from lamina.engine.discard import remover
-        from lamina.store.garbage import collect
-
-        try:
-            collect(self.store, remove=remover(None))
-        except (LaminaError, OSError):
-            pass
 
 
 def _looked_up(root: bytes, identity: str) -> Container:

@@ -18,7 +18,7 @@ from lamina.runtime.bundle import Bundle
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
 from lamina.supervisor.foreground import terminal_size
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,68 +140,76 @@ def design(
         _check_volumes(volumes, ids is not None, rootless)
     mounted = _drawn(store, home, volumes, rootless)
     files = _own_files(home, bool(base.id)) if base.id or is_linked(options.network) else ()
-    further = options.further
-    limited = options.memory is not None or options.cpu_quota is not None or options.pids_limit is not None
     around = Circumstances(
         identity=identity,
-        cgroup=cgroup_path(identity, manager_of(options))
-        if limited or grouped or further is not None
-        else "",
+        cgroup=cgroup_path(identity, manager_of(options)) if grouped or _is_limited(options) else "",
         hostname=os.uname().nodename,
         maps=maps,
         size=terminal_size(stdin) if options.tty else None,
         volumes=mounted,
         files=files,
         mapped=ids is not None and not rootless,
-        shared_name=_shared_name(store, further),
+        shared_name=_shared_name(store, options.further),
         tty_group=first or has_group(TTY_GROUP),
     )
     spec = translate(words, options, base.config, user, around)
     hostname = spec["hostname"]
+    profiled, held, given = _beyond(store, spec, options, around, base)
+    bundle = _bundle(store, spec, options, around, base, layers)
+    bundle = replace(
+        bundle,
+        given=tuple((place, int(tree)) for place, tree in given),
+        outer=usual.spec() if ids is not None and usual is not None else None,
+    )
+    warnings = base.image.warnings
+    return Design(
+        bundle, layers, spec, words, maps, warnings, base, volumes, mounted, files, profiled, held, usual, hostname
+    )  # fmt: skip
+
+
+def _is_limited(options: Options) -> bool:
+    """Whether it is asked for what takes control groups, or may."""
+    limits = (options.memory, options.cpu_quota, options.pids_limit, options.further)
+    return any(limit is not None for limit in limits)
+
+
+def _beyond(
+    store: Store, spec: Spec, options: Options, around: Circumstances, base: Base
+) -> tuple[bool, tuple[Fd, ...], tuple[tuple[bytes, Fd], ...]]:
+    """Change *spec* into what is asked beyond the usual, and shared with others. What it gives: see `_amended`."""
     profiled = True
     held: tuple[Fd, ...] = ()
     given: tuple[tuple[bytes, Fd], ...] = ()
+    further = options.further
     if further is not None:
         if options.hostname and further.uts not in ("", "private"):
             raise InvalidInput(
                 f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
             )
-        profiled, held, given = _amended(store, identity, spec, further, maps, base)
+        profiled, held, given = _amended(store, around.identity, spec, further, around.maps, base)
     if ":" in options.network:
         from lamina.engine.sharing import join_network
 
         held = (*held, *join_network(store, spec, options.network))
-    bundle = Bundle(
+    return profiled, held, given
+
+
+def _bundle(
+    store: Store, spec: Spec, options: Options, around: Circumstances, base: Base, layers: Layers
+) -> Bundle:
+    return Bundle(
         spec=spec,
         rootfs=layers.rootfs,
         merged=store.merged,
         overlays=layers.overlays,
         readonly=base.image.readonly,
         hide=base.image.hide,
-        attributes=_attributes(options, spec, maps is not None),
-        identity=identity.encode(),
+        attributes=_attributes(options, spec, around.maps is not None),
+        identity=around.identity.encode(),
         init=options.init,
-        parts=tuple((volume.target, volume.subpath) for volume in mounted if volume.subpath),
+        parts=tuple((volume.target, volume.subpath) for volume in around.volumes if volume.subpath),
         networked=is_linked(options.network),
         mapped=around.mapped,
-        given=tuple((place, int(tree)) for place, tree in given),
-        outer=usual.spec() if ids is not None and usual is not None else None,
-    )
-    return Design(
-        bundle,
-        layers,
-        spec,
-        words,
-        maps,
-        base.image.warnings,
-        base,
-        volumes,
-        mounted,
-        files,
-        profiled,
-        held,
-        usual,
-        hostname,
     )
 
 

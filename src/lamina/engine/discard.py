@@ -42,6 +42,7 @@ def discard(
         from lamina.engine.within import maps_of, reach
 
         reach(lambda: maps_of(asked), forget, journal)
+    states = os.path.lexists(home.path + b"/snapshots")
     home.discard(name, remover(asked, meter))
     if asked and asked.get("own_ids"):
         from lamina.store.ranges import drop
@@ -49,6 +50,18 @@ def discard(
         drop(home.store, home.id)
     if asked and asked.get("volumes") and (volumes or asked.get("rm")):
         _discard_own_volumes(home.store, asked)
+    if states:
+        _collect(home.store)
+
+
+def _collect(store: Store) -> None:
+    """It froze layers, which few others can need. It is removed, whatever becomes of these."""
+    from lamina.store.garbage import collect
+
+    try:
+        collect(store, remove=remover(None))
+    except (LaminaError, OSError):
+        pass
 
 
 def unplug(home: Home) -> None:

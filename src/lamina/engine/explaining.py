@@ -11,6 +11,8 @@ from lamina.overlay.explain import Explanation, explain
 from lamina.overlay.lookup import Layers, OpenDir, View, at
 from lamina.overlay.tally import Share, shares
 from lamina.store import images, layers, tags
+from lamina.store.containers import Home
+from lamina.store.names import is_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,11 +175,11 @@ class _Known:
                 said = (
                     Maker(STATE, identity)
                     if inner.get("origin") is None
-                    else _of_origin(identity, inner["origin"])
+                    else _of_origin(self._store, identity, inner["origin"])
                 )
                 return _dated(said, inner, squashed=True)
             if isinstance(origin := layer.extra.get("origin"), dict):
-                return _of_origin(identity, origin)
+                return _of_origin(self._store, identity, origin)
         step = self._of_image().get(identity)
         if step is not None:
             return step
@@ -214,12 +216,12 @@ def _dated(maker: Maker, step: dict[str, Any], *, squashed: bool) -> Maker:
     return replace(maker, created=created, squashed=squashed)
 
 
-def _of_origin(layer: str, origin: dict[str, Any]) -> Maker:
+def _of_origin(store: Store, layer: str, origin: dict[str, Any]) -> Maker:
     """What was noted when the layer was frozen."""
     from shlex import join
 
     state = str(origin.get("snapshot_name") or "") or str(origin.get("snapshot") or "")[:12]
-    name = str(origin.get("container_name") or "") or str(origin.get("container") or "")[:12]
+    name = str(origin.get("container_name") or "") or _called(store, str(origin.get("container") or ""))
     command = origin.get("command") or ()
     words = [str(word) for word in command] if isinstance(command, list | tuple) else [str(command)]
     created = origin.get("created")
@@ -231,6 +233,16 @@ def _of_origin(layer: str, origin: dict[str, Any]) -> Maker:
         message=str(origin.get("message") or ""),
         created=created / 1e9 if isinstance(created, int) else 0.0,
     )
+
+
+def _called(store: Store, container: str) -> str:
+    """The name of the container with that id; the beginning of the id where it is gone."""
+    if is_id(container):
+        try:
+            return str(Home(store, container).asked().get("name") or container[:12])
+        except LaminaError:
+            pass
+    return container[:12]
 
 
 def steps_of(store: Store, record: images.ImageRecord) -> dict[str, Maker]:

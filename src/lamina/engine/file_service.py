@@ -2,7 +2,8 @@
 
 Each look at a file would otherwise start a program (within.py, 60 ms). The process is in a user namespace with the ids
 of the containers, does what `roots.there` does for each request, and ends when nobody has asked for a minute, or
-when the program that started it does: then its socket is at its end.
+when the program that started it does: then its socket is at its end. A call that does not come back (a file system
+that hangs, in a volume) keeps its caller, and nobody else for longer than a moment: others get another process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from errno import ECONNRESET, EINVAL, EPIPE
 from lamina.engine.roots import become
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, inside, receive, send
-from lamina.errors import Corrupt
+from lamina.errors import Corrupt, TimeoutExpired
 from lamina.linux.fd import Fd, ready
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Wanted = tuple[Callable[..., Any], tuple[Any, ...], Owner]
 
 IDLE = 60.0  # seconds
+BUSY = 5.0  # seconds that one who asks waits for another before him
 _BYTE = b"f"  # what descriptors travel with
 _services: dict[str, Service] = {}
 _lock = threading.Lock()
@@ -52,18 +54,31 @@ def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[
     Raises what *work* raises, Unsupported where this host lets nobody make such a namespace.
     """
     key = repr(sorted(maps.items()))
-    for _ in range(2):  # it may end for want of work just when it is asked
+    hangs: Service | None = None
+    for _ in range(3):  # it may end for want of work just when it is asked
         with _lock:
             service = _services.get(key)
-            if service is None or not service.usable:
+            if service is None or service is hangs or not service.usable:
                 service = _services[key] = Service(maps)
-        answer = service.ask((work, args, owner), root, write)
+        try:
+            answer = service.ask((work, args, owner), root, write)
+        except Hangs:
+            hangs = service
+            continue
         if answer is not None:
             kind, content, passed = answer
             if kind == FAILURE:
                 raise content
             return content if passed is None else passed
+    if hangs is not None:
+        raise TimeoutExpired(
+            "work in a user namespace: what others asked for before does not come to its end"
+        )
     raise Corrupt("work in a user namespace: the process there ended without an answer")
+
+
+class Hangs(Exception):
+    """The process does what somebody else asked for, and that takes long."""
 
 
 class Service:
@@ -98,20 +113,23 @@ class Service:
     def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer | None:
         """What came of it: RESULT or FAILURE, the result or the error, and a descriptor; None: it was gone already.
 
-        Raises what keeps such a process from being there, OSError.
+        Raises what keeps such a process from being there, OSError, Hangs.
         """
-        with self._turn:
+        if not self._turn.acquire(timeout=BUSY):
+            raise Hangs
+        try:
             if self._ended:
                 return None
-            try:
-                return self._asked(wanted, root, write)
-            except BaseException as error:
-                # also where this thread was interrupted: the answer to this would be taken for one to the next
-                self._ended = True
-                self._ours.close()
-                gone = isinstance(error, Corrupt) or (isinstance(error, OSError) and error.errno in _GONE)
-                if not gone:
-                    raise
+            return self._asked(wanted, root, write)
+        except BaseException as error:
+            # also where this thread was interrupted: the answer to this would be taken for one to the next
+            self._ended = True
+            self._ours.close()
+            gone = isinstance(error, Corrupt) or (isinstance(error, OSError) and error.errno in _GONE)
+            if not gone:
+                raise
+        finally:
+            self._turn.release()
         self._keeping.join()
         if self._failure is not None:
             raise self._failure

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         memory: str | int | None
         cpus: str | float | None
         pids_limit: str | int | None
-        network: str
+        network: str | Sequence[str]
         publish: Sequence[str]
         publish_all: bool
         restart: str | None
@@ -96,22 +96,27 @@ def options_of_fork(parent: Options, given: Mapping[str, Any], *, several: bool)
 
 
 def _networking(parent: Options, checked: Options, given: Mapping[str, Any]) -> Networking | None:
-    """Of its ports those that may be any of this host's; no address. What is published anew is instead of them."""
+    """Of its ports those that may be any of this host's; no address. What is published anew is instead of them, and
+    another network instead of all of the parent's.
+    """
     if parent.networking is None:
         return checked.networking
     from lamina.engine.networking import NOTHING, is_linkless
 
+    kept, asked = parent.networking, checked.networking or NOTHING
     kept = replace(
-        parent.networking,
-        published=tuple(port for port in parent.networking.published if not port.host_port),
+        kept,
+        published=tuple(port for port in kept.published if not port.host_port),
         addresses=(),
         mac=b"",
+        joined=tuple(replace(one, addresses=(), mac=b"") for one in kept.joined),
     )
+    if "network" in given:
+        kept = replace(kept, aliases=(), joined=asked.joined)
+        if is_linkless(checked.network):
+            kept = replace(kept, published=(), publish_all=False, egress=None)
     if given.keys() & NETWORKING:
-        asked = checked.networking or NOTHING
         kept = replace(kept, published=asked.published, publish_all=asked.publish_all)
-    elif is_linkless(given.get("network", parent.network)):
-        kept = replace(kept, published=(), publish_all=False)
     return None if kept == NOTHING else kept
 
 

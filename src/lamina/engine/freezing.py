@@ -16,7 +16,7 @@ from errno import EACCES, ENODATA, ENOTSUP, EPERM
 
 from lamina.engine import chains
 from lamina.engine.keeping import said_of
-from lamina.engine.layers import resemble, stacks_of
+from lamina.engine.layers import is_mark, resemble, stacks_of
 from lamina.engine.options import NONE
 from lamina.errors import Corrupt, Unsupported
 from lamina.overlay.spec import MOST_LAYERS
@@ -190,7 +190,7 @@ def is_same_root(spec: MountSpec) -> bool:
     assert spec.upperdir is not None
     try:
         upper, lower = os.stat(spec.upperdir), os.stat(spec.lowerdirs[0])
-        if upper.st_mode != lower.st_mode or _shown(spec.upperdir) != _shown(spec.lowerdirs[0]):
+        if upper.st_mode != lower.st_mode or _shown(spec.upperdir, spec) != _shown(spec.lowerdirs[0], spec):
             return False
     except PermissionError:
         return False
@@ -199,14 +199,11 @@ def is_same_root(spec: MountSpec) -> bool:
     return os.geteuid() != 0 and (upper.st_uid, upper.st_gid) == (os.geteuid(), os.getegid())
 
 
-def _shown(directory: bytes) -> dict[str, bytes]:
+def _shown(directory: bytes, spec: MountSpec) -> dict[str, bytes]:
+    """What a mount shows of its attributes."""
     try:
-        names = os.listxattr(directory)
-        return {
-            name: os.getxattr(directory, name)
-            for name in names
-            if not name.startswith(("trusted.overlay.", "user.overlay."))
-        }
+        names = [name for name in os.listxattr(directory) if not is_mark(name, spec.userxattr)]
+        return {name: os.getxattr(directory, name) for name in names}
     except OSError as error:
         if error.errno not in (ENOTSUP, EPERM, ENODATA, EACCES):
             raise
@@ -343,7 +340,7 @@ def _top(home: Home, asked: Record, at: bytes, going: dict[bytes, str]) -> bytes
 
 def resemble_wholly(upper: bytes, lower: bytes, asked: Record) -> None:
     """As `layers.resemble`, with the owner also where that takes the container's ids. Raises OSError."""
-    resemble(upper, lower)
+    resemble(upper, lower, userxattr=any(entry["userxattr"] for entry in asked["overlays"]))
     found, wanted = os.stat(upper), os.stat(lower)
     if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid) and os.geteuid() != 0:
         from lamina.engine.within import maps_of, reach
@@ -378,7 +375,8 @@ def settle(home: Home, *, living: bool) -> None:
     try:
         if asked.get(chains.FREEZING):
             made = chains.places_of(asked[chains.FREEZING], str)
-            if living and not is_swapped(home, restacked(home, asked, made)):
+            # one that ended meanwhile is as one that does not run: nobody can tell what was written last into which
+            if living and is_swapped(home, restacked(home, asked, made)) is False:
                 drop(home)
             else:
                 finish(home, asked)
@@ -390,11 +388,11 @@ def settle(home: Home, *, living: bool) -> None:
         raise_storage_error(error, "finish what was begun with container", home.path)
 
 
-def is_swapped(home: Home, after: Stacks) -> bool:
-    """Whether the container, which runs, stands on *after* already."""
+def is_swapped(home: Home, after: Stacks) -> bool | None:
+    """Whether the container, which ran, stands on *after* already; None where it does not run any more."""
     from lamina.engine.restacking import swapped_to
 
-    return bool(swapped_to(home, after))
+    return swapped_to(home, after)
 
 
 def drop(home: Home) -> None:

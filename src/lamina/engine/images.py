@@ -76,7 +76,10 @@ class Image(ViewVerbs):
     def _view(self) -> View:
         from lamina.engine.viewing import view_image
 
-        return view_image(self._store, self._record, (self._tags or [self.short_id])[0])
+        record = images.get(self._store, self.id)
+        if record is None:
+            raise images.no_such((self._tags or [self.short_id])[0])
+        return view_image(self._store, record, (self._tags or [self.short_id])[0])
 
     # -- what it is
 

@@ -148,7 +148,8 @@ def furnish(layers: Layers, again: Callable[[bytes], None] | None = None) -> Non
             if again is not None and os.path.lexists(spec.upperdir):
                 continue
             os.mkdir(spec.upperdir, 0o700)
-            resemble(spec.upperdir, spec.lowerdirs[0] if chain else place.lower)
+            below = spec.lowerdirs[0] if chain else place.lower
+            resemble(spec.upperdir, below, userxattr=spec.userxattr)
 
 
 def unfurnish(home: bytes) -> None:
@@ -158,7 +159,7 @@ def unfurnish(home: bytes) -> None:
             remove_tree(home + b"/" + name)
 
 
-def resemble(upper: bytes, lower: bytes) -> None:
+def resemble(upper: bytes, lower: bytes, *, userxattr: bool) -> None:
     """A merged directory has the attributes of its upper: make them those of the lower, as copying up does."""
     found = os.stat(lower)
     try:
@@ -170,12 +171,20 @@ def resemble(upper: bytes, lower: bytes) -> None:
     os.chmod(upper, S_IMODE(found.st_mode))
     try:
         for name in os.listxattr(lower):
-            if not name.startswith(("trusted.overlay.", "user.overlay.")):
+            if not is_mark(name, userxattr):
                 os.setxattr(upper, name, os.getxattr(lower, name))
     except OSError as error:
         if error.errno not in (ENOTSUP, EPERM, ENODATA, EACCES):
             raise
     os.utime(upper, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def is_mark(name: str, userxattr: bool) -> bool:
+    """Whether *name* is an attribute of overlayfs' own, which no mount shows: not one that somebody inside calls so,
+    which overlayfs keeps under a longer name (overlayfs.rst, "Nesting overlayfs mounts").
+    """
+    prefix = "user.overlay." if userxattr else "trusted.overlay."
+    return name.startswith(prefix) and not name.startswith(prefix + "overlay.")
 
 
 def _build_skeletons(layers: Layers) -> None:

@@ -77,16 +77,16 @@ class Decision:
 
 
 def decide(
-    sides: Sequence[Sides], forks: Sequence[str], prefer: str, made: frozenset[bytes]
+    sides: Sequence[Sides], forks: Sequence[str], prefer: str | int, made: frozenset[bytes]
 ) -> list[Decision]:
-    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the name of a fork, or "".
-    *made* are mount points that are nobody's doing. Raises OSError.
+    """What is taken over of the *forks*, one after the other. *prefer* is "ours", "theirs", the number of a fork, or
+    "". *made* are mount points that are nobody's doing. Raises OSError.
     """
     return [_Place(side, forks, prefer, made).run() for side in sides]
 
 
 class _Place:
-    def __init__(self, sides: Sides, forks: Sequence[str], prefer: str, made: frozenset[bytes]) -> None:
+    def __init__(self, sides: Sides, forks: Sequence[str], prefer: str | int, made: frozenset[bytes]) -> None:
         self.sides, self.forks, self.prefer, self.made = sides, forks, prefer, made
         self.taken: dict[bytes, Taken] = {}
         self.clashes: list[Clash] = []
@@ -130,12 +130,12 @@ class _Place:
 
     def _decided(self, collision: Collision, number: int) -> str:
         """Who is followed."""
-        if self.prefer in (OURS, THEIRS, ""):
+        if isinstance(self.prefer, str):
             return self.prefer
-        if self.forks[number] == self.prefer:
+        if number == self.prefer:
             return THEIRS
         before = self.taken.get(collision.ours.path)
-        return OURS if before is not None and self.forks[before.number] == self.prefer else ""
+        return OURS if before is not None and before.number == self.prefer else ""
 
     def _clash(self, collision: Collision, number: int) -> Clash:
         before = self.taken.get(collision.ours.path)

@@ -70,22 +70,21 @@ def merge(
     message: str = "",
     consistency: str = "auto",
 ) -> Merge:
-    """See `StateVerbs.merge`. *prefer* is "ours", "theirs", the name or id of a fork, or ""."""
+    """See `BranchVerbs.merge`. *prefer* is "ours", "theirs", the name or id of a fork, or ""."""
     check_consistency(consistency)
     if not forks:
         raise InvalidInput("merge: no fork is named")
     if len({home.id, *(fork.id for fork in forks)}) <= len(forks):
         raise InvalidInput("merge: a container is named twice")
     names = tuple(str(fork.asked()["name"]) for fork in forks)
-    if prefer not in ("", OURS, THEIRS):
-        prefer = _preferred(prefer, forks, names)
+    who = prefer if prefer in ("", OURS, THEIRS) else _preferred(prefer, forks, names)
     with lease(home.store) as held:
         theirs = [_as_it_is(fork, held, consistency, dry_run=dry_run) for fork in forks]
         with StateTurn(home, "merge") as turn:
             for fork in theirs:
                 check_alike("merge", turn.asked, fork.record)
             bases = [_base(home, fork, held) for fork in forks]
-            merging = _Merging(turn, held, names, bases, theirs, prefer)
+            merging = _Merging(turn, held, names, bases, theirs, who)
             decided = merging.decide(view_container(home, turn.asked))
             if not dry_run:
                 _check_decided(str(turn.asked["name"]), decided)
@@ -99,11 +98,11 @@ def merge(
     return Merge(_paths(decided, names), _clashes(decided), Snapshot(home, kept))
 
 
-def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> str:
-    """The name of the fork that *prefer* means, by its name or id. Raises InvalidInput."""
-    for fork, name in zip(forks, names, strict=True):
+def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> int:
+    """Which of *forks* is meant by its name or id *prefer*. Raises InvalidInput."""
+    for number, (fork, name) in enumerate(zip(forks, names, strict=True)):
         if prefer in (name, fork.id, fork.short_id):
-            return name
+            return number
     raise InvalidInput(
         f"merge: prefer {prefer[:200]!r}: it is none of the forks that are merged",
         remedy="'ours', 'theirs', or one of " + ", ".join(names),
@@ -111,7 +110,7 @@ def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> str:
 
 
 def promote(home: Home, fork: Home, *, name: str | None = None, consistency: str = "auto") -> Snapshot:
-    """See `StateVerbs.promote`."""
+    """See `BranchVerbs.promote`."""
     check_consistency(consistency)
     if home.id == fork.id:
         raise InvalidInput("promote: a container cannot take its own place")
@@ -244,7 +243,7 @@ class _Merging:
         names: Sequence[str],
         bases: list[View],
         theirs: list[View],
-        prefer: str,
+        prefer: str | int,
     ) -> None:
         self.turn, self.held, self.names, self.prefer = turn, held, names, prefer
         self.bases, self.theirs = bases, theirs

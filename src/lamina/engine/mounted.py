@@ -130,7 +130,7 @@ def ready(
                     target = os.fsdecode(volume.target)
                     tell(f"made the directory {os.fsdecode(made)} on this system, for the volume at {target}")
             elif volume.kind == OVER:
-                _make_over(home + b"/over-%d" % number, volume.source)
+                _make_over(home + b"/over-%d" % number, volume.source, rootless)
             elif volume.kind == VOLUME:
                 held.append(_hold(store, volume, os.fsdecode(os.path.basename(home))))
                 _fill(store, volume, drawn, maps, rootless)
@@ -337,7 +337,7 @@ def _is_empty(directory: bytes) -> bool:
         return next(found, None) is None
 
 
-def _make_over(place: bytes, lower: bytes) -> None:
+def _make_over(place: bytes, lower: bytes, rootless: bool) -> None:
     """The layer over a directory of the host; it stays if it is there. Raises OSError, InvalidInput."""
     if os.path.lexists(place + b"/work"):
         return
@@ -345,7 +345,7 @@ def _make_over(place: bytes, lower: bytes) -> None:
         raise InvalidInput(f"run: volume {os.fsdecode(lower)}: O takes a directory, and there is none")
     make_directory(place, 0o700, exist_ok=True)
     make_directory(place + b"/upper", 0o700, exist_ok=True)
-    resemble(place + b"/upper", lower)
+    resemble(place + b"/upper", lower, userxattr=rootless)
     make_directory(place + b"/work", 0o700)
 
 

@@ -5,7 +5,7 @@ Who starts many does that once:
 
     the program                          the nursery: a fresh interpreter, nobody's child
       a pair of sockets, posix_spawn ─▶  imports, and waits
-      root, id; the end of a pipe    ─▶  forks a supervisor, which answers through that pipe as any other
+      root, id; the end of a pipe    ─▶  a child becomes a supervisor, which answers through that pipe as any other
       is gone, or closes             ─▶  leaves; and after IDLE seconds in which nobody asked
 
 What it forks lives as the nursery does, and that as the program did when it executed it. So a program that has changed
@@ -34,6 +34,8 @@ else:
 
 IDLE = 30.0  # seconds: who forks one by one, and looks at each, is served as well
 LONGEST_REQUEST = 1 << 14
+# what a child says that waits for a request
+_TAKEN, _ENDED = b"t", b"e"
 # how many may be starting at once: each waits for the kernel more than it computes
 AT_ONCE = 16
 # what tells two processes apart that were started by the same one: proc_pid_status(5), namespaces(7)
@@ -185,26 +187,62 @@ def _link(at: int, name: str) -> str:
 
 
 def nurse(descriptor: int) -> NoReturn:
-    """The life of the nursery, whose socket *descriptor* is. It is alone already (`detaching.alone`)."""
+    """The life of the nursery, whose socket *descriptor* is. It is alone already (`detaching.alone`).
+
+    A child that is forked already waits for the next request; when it has one it says so, and another one is forked
+    while it works.
+    """
     try:
         _load()
         s.signal(s.SIGCHLD, s.SIG_IGN)  # nobody waits for those who leave before it does
         channel = socket.socket(fileno=descriptor)
-        leaving = False
         while True:
-            if not leaving and not poll([(descriptor, POLLIN)], int(IDLE * 1000)):
-                channel.shutdown(socket.SHUT_RD)  # from here on nobody can ask; who has asked is served
-                leaving = True
-            request, rights, _, _ = channel.recvmsg(
-                LONGEST_REQUEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
-            )
-            if not request:
-                break
-            for level, kind, data in rights:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    _bear(request, int.from_bytes(data[:4], sys.byteorder))
+            with _parked(channel) as told:
+                if not poll([(told, POLLIN)], int(IDLE * 1000)):
+                    channel.shutdown(socket.SHUT_RD)  # from here on nobody can ask; who has asked is served
+                    while (asked := _receive(channel)) is not None:
+                        _bear(*asked)
+                    break
+                if os.read(told, 1) == _ENDED:  # nothing at all where somebody killed it
+                    break
     finally:
         os._exit(0)
+
+
+def _parked(channel: socket.socket) -> Fd:
+    """Fork a child that takes the next request: where it says that it has one, or that there are none any more."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    told = Fd(reader)
+    with Fd(writer) as telling:
+        try:
+            child = os.fork()
+        except OSError as error:  # the limit of processes: whoever asks next hears of it
+            if (asked := _receive(channel)) is not None:
+                _refuse(asked[1], error)
+            os.write(telling, _ENDED if asked is None else _TAKEN)
+            return told
+        if child:
+            return told
+        try:
+            asked = _receive(channel)
+            os.write(telling, _ENDED if asked is None else _TAKEN)
+            if asked is not None:
+                _become(*asked)
+        finally:
+            os._exit(0)
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, int] | None:
+    """The next request, and the descriptor to answer on; None when there will be none any more."""
+    while True:
+        request, rights, _, _ = channel.recvmsg(
+            LONGEST_REQUEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+        )
+        if not request:
+            return None
+        for level, kind, data in rights:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                return request, int.from_bytes(data[:4], sys.byteorder)
 
 
 def _load() -> None:
@@ -225,25 +263,37 @@ def _load() -> None:
 
 def _bear(request: bytes, answer: int) -> None:
     """Fork the supervisor that *request* is about. It answers on *answer*, whatever becomes of it."""
-    root, _, identity = request.partition(b"\0")
     try:
         child = os.fork()
     except OSError as error:
-        from lamina.engine.answers import encode, error_record
-        from lamina.errors import KernelError
-
-        failure = KernelError("fork a supervisor", error.errno or 0)
-        os.write(answer, encode({"error": error_record(failure)}))
-        os.close(answer)
+        _refuse(answer, error)
         return
     if child:
         os.close(answer)
         return
+    _become(request, answer)
+
+
+def _refuse(answer: int, error: OSError) -> None:
+    from lamina.engine.answers import encode, error_record
+    from lamina.errors import KernelError
+
+    failure = KernelError("fork a supervisor", error.errno or 0)
+    try:
+        os.write(answer, encode({"error": error_record(failure)}))
+    except BrokenPipeError:
+        pass  # who asked is gone
+    os.close(answer)
+
+
+def _become(request: bytes, answer: int) -> NoReturn:
+    """In a child: the supervisor that *request* is about."""
     try:
         from lamina.engine.becoming import supervise
         from lamina.engine.detaching import START, alone
         from lamina.store.root import Store as Opened
 
+        root, _, identity = request.partition(b"\0")
         answer, _ = alone(answer, -1)
         supervise(Opened(root), identity.decode(), START, answer, -1)
     finally:

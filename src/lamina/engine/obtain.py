@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lamina.store.images import Held, ImageRecord
     from lamina.store.root import Store
 
+# an image of more layers than this is looked at more closely (shallow.py)
+MANY = 400
 # uname(2)'s names, and Go's in images; lamina.image.platform knows the others, and what runs what
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -26,6 +28,19 @@ def obtain(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
 
     Raises NotFound, InvalidInput, and what a pull raises.
     """
+    held = _obtained(store, text, options, hooks)
+    if len(held.record.layers) > MANY:
+        from lamina.engine.shallow import shallow
+
+        try:
+            return shallow(store, held)
+        except BaseException:
+            held.release()
+            raise
+    return held
+
+
+def _obtained(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
     if options.pull != "always":
         try:
             return _local(store, text, options, hooks)

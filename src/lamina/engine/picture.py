@@ -12,6 +12,7 @@ import os
 from marshal import dumps, loads
 
 from lamina.engine.places import CLOSED, GONE, HostImage, Place
+from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
 from lamina.linux.fd import Fd
 from lamina.runtime.kept import kept, state_of
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 SYSTEM_STORE = b"/var/lib/lamina"
 VERSION = 1  # of the form of what is kept
+# how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
+AGAIN = 20
+_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 _HERE = os.path.dirname(__file__)
 SOURCES = tuple(
     os.path.normpath(os.path.join(_HERE, path))
@@ -112,3 +116,25 @@ def _stores(store: Store) -> tuple[bytes, ...]:
     if store.path != SYSTEM_STORE and os.path.isdir(SYSTEM_STORE):
         return (store.path, SYSTEM_STORE)
     return (store.path,)
+
+
+class Lessons:
+    """What starts that failed have taught, for the next attempt: `refused` are places that the kernel does not take as
+    a lower layer, with its reason; they are shown read-only then. *over_host*: what is mounted on this machine may come
+    or go meanwhile.
+    """
+
+    def __init__(self, *, over_host: bool) -> None:
+        self.refused: dict[bytes, str] = {}
+        self._left = AGAIN if over_host else 0
+
+    def learn(self, error: OSError) -> bool:
+        """Whether another attempt may go better than the one that ended with *error*."""
+        place = error.place if isinstance(error, StepFailed) else None
+        if place is not None and place not in self.refused:
+            self.refused[place] = f"the kernel does not overlay it ({error.strerror})"
+            return True
+        if self._left and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
+            self._left -= 1
+            return True
+        return False

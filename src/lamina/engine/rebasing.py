@@ -78,7 +78,7 @@ def rebase(
         snapshots.put(home, replace(kept, places=tuple(places)), sync=not kept.volatile)
         asked = home.change_asked(lambda asked: {**asked, "snapshot": kept.id})
         make_sure(home, asked)
-        said = about(asked, "rebase", image=name)
+        said = about(asked, "rebase", image=name, snapshot=kept.id)
     note(home.store, said)
     return hidden
 

@@ -11,14 +11,11 @@ from lamina.engine.asked import record_of
 from lamina.engine.design import CGROUPFS, design, manager_of, maps_record, usual_ids
 from lamina.engine.layers import furnish, unfurnish
 from lamina.engine.options import is_linked
-from lamina.engine.picture import mounts_changed
+from lamina.engine.picture import Lessons
 from lamina.engine.translate import joinable
 from lamina.errors import (
-    CommandNotExecutable,
-    CommandNotFound,
     KernelError,
     LaminaError,
-    StepFailed,
     TimeoutExpired,
     Unsupported,
 )
@@ -54,9 +51,6 @@ if TYPE_CHECKING:
 SIGKILL = 9
 # a scope was asked for by name, so there is one, whatever else is asked
 EVERYTHING = ("freezer", "memory", "pids", "cpu", "cpuacct")
-# how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
-AGAIN = 20
-_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
 def _load_the_rest() -> None:
@@ -171,11 +165,10 @@ class Session:
 
     def _launch(self, command: tuple[str, ...]) -> tuple[Design, Running]:
         """Start it; with file systems read-only of which the kernel turns out not to take them as a lower layer."""
-        refused: dict[bytes, str] = {}
-        again = AGAIN
+        lessons = Lessons(over_host=self.held is None)
         while True:
             try:
-                drawn = self._draw(command, refused)
+                drawn = self._draw(command, lessons.refused)
                 if drawn.bundle.networked and not self.attachments:
                     from lamina.engine.plugging import exposed_by, take
 
@@ -183,12 +176,7 @@ class Session:
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
-                place = error.place if isinstance(error, StepFailed) else None
-                if place is not None and place not in refused:
-                    refused[place] = f"the kernel does not overlay it ({error.strerror})"
-                elif self._may_go_better(error) and again:
-                    again -= 1  # what is mounted on this machine came or went meanwhile
-                else:
+                if not lessons.learn(error):
                     raise
                 self._close()
                 unfurnish(self.home.path)
@@ -233,9 +221,6 @@ class Session:
                 layers = shifted(self.store, self.shown.layers, usual, ids, self.lease, self.hooks.warn)
                 self.shown = replace(self.shown, layers=layers)
         return self.shown
-
-    def _may_go_better(self, error: OSError) -> bool:
-        return self.held is None and not isinstance(error, _OF_THE_COMMAND) and mounts_changed()
 
     def _tell(self, drawn: Design) -> None:
         """Every warning once, and before the command can write anything."""

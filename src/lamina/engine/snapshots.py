@@ -206,7 +206,10 @@ class Snapshot(ViewVerbs):
     def _view(self) -> View:
         from lamina.engine.viewing import view_snapshot
 
-        return view_snapshot(self._home, self._kept)
+        kept = get(self._home, self.id)
+        if kept is None:
+            raise no_such(self._home, self.short_id)
+        return view_snapshot(self._home, kept)
 
     def _review(self) -> StateReview:
         from lamina.engine.state_review import StateReview

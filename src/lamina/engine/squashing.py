@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # A chain is looked at when so many layers have come on top. Measured (decision 0065): with as many layers the first
 # look at a name that none of them has takes a few microseconds more, a mount less than a tenth of a millisecond.
 DEEP = 16
+# where the background does not keep up, whoever made the snapshot does it
+DEEPEST = 250
 # what a squash may take of the room that is left on the file system: 1/ROOM of it
 ROOM = 4
 # of so many inodes at most a squash is made in the background: it keeps in memory which step each of them is of
@@ -67,11 +69,14 @@ def _young(entry: Record) -> int:
 
 
 def after_snapshot(home: Home) -> None:
-    """Have what is due for the container at *home* squashed, by a process of its own. Nothing is waited for, and
-    nothing is raised: without it everything is right as well.
+    """Have what is due for the container at *home* squashed, by a process of its own. Nothing is waited for, unless
+    that has not kept up for long, and nothing is raised: without it everything is right as well.
     """
     try:
         asked = home.asked()
+        if any(len(ids) >= DEEPEST for ids in chains.chain_of(chains.shortened(asked)).values()):
+            squash_due(home, wait=True)
+            return
         if not wanted(asked) or (os.path.lexists(home.path + ERROR) and not _is_time(asked)):
             return
         held = _claim(home)
@@ -110,6 +115,8 @@ def in_background(store: Store, identity: str) -> None:
     home = Home(store, identity)
     try:
         squash_due(home)
+        if os.path.lexists(home.path + ERROR):
+            os.unlink(home.path + ERROR)
     except BaseException as failure:
         _confess(home, failure)
 
@@ -137,9 +144,13 @@ def _key(home: Home) -> str:
     return "x" + home.id[1:]
 
 
-def squash_due(home: Home) -> list[Squash]:
-    """Squash what is due at every place of the container at *home*, until nothing is. Raises LaminaError, OSError."""
-    held = _claim(home)
+def squash_due(home: Home, *, wait: bool = False) -> list[Squash]:
+    """Squash what is due at every place of the container at *home*, until nothing is. Nothing is done where somebody
+    does it, unless with *wait*. Raises LaminaError, OSError.
+    """
+    from lamina.store.claims import claim
+
+    held = claim(home.store, _key(home)) if wait else _claim(home)
     if held is None:
         return []
     done: list[Squash] = []
@@ -185,7 +196,6 @@ def squash_run(home: Home, asked: Record, at: bytes, run: list[str], held: Lease
     same. Raises LaminaError.
     """
     made = squashed(home.store, asked, at, run, held)
-
     # whoever freezes meanwhile has read already how it is going to be mounted
     with snapshots.turn(home):
         home.change_asked(lambda asked: chains.with_squashed(asked, at, run, made.id))
@@ -240,9 +250,13 @@ def _above(home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | 
     if ids[: len(below)] == below:
         return ids[len(below) :]
     wanted = expanded(home.store, below)
-    for count in range(len(ids) + 1):
-        if expanded(home.store, ids[:count]) == wanted:
+    found: tuple[str, ...] = ()
+    for count, identity in enumerate(ids):
+        if found == wanted:
             return ids[count:]
+        found = (*found, *expanded(home.store, (identity,)))
+    if found == wanted:
+        return ()
     raise Conflict(
         f"squash container {home.short_id}: what it wrote before and after the snapshot {since.shown} is in one layer "
         "already, or it does not come from there",

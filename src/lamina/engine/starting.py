@@ -10,10 +10,9 @@ from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover, unplug
 from lamina.engine.keeping import ids_of, image_of, options_of
 from lamina.engine.layers import furnish, record_of, uppers_of
-from lamina.engine.picture import mounts_changed
-from lamina.engine.session import AGAIN
+from lamina.engine.picture import Lessons
 from lamina.engine.translate import joinable
-from lamina.errors import CommandNotExecutable, CommandNotFound, StepFailed
+from lamina.errors import StepFailed, Unsupported
 from lamina.runtime.identity import boot_id, identity_of
 from lamina.runtime.launch import launch
 from lamina.store.record import encode
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 # every container that outlives its command can be frozen, counted and killed as a whole, where the host allows that
 GROUPS = ("freezer", "memory", "pids", "cpu", "cpuacct", "blkio")
 DIRECTORY = b"/snapshots"  # of those with states: store/snapshots.py
-_OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 
 
 class Start:
@@ -103,11 +101,10 @@ class Start:
 
     def _launch(self) -> tuple[Design, Running]:
         """With file systems read-only of which the kernel turns out not to take them as a lower layer."""
-        refused: dict[bytes, str] = {}
-        again = AGAIN
+        lessons = Lessons(over_host=self.image is None)
         while True:
             try:
-                drawn = self._draw(refused)
+                drawn = self._draw(lessons.refused)
                 if self.size is not None and self.options.tty:
                     rows, columns = self.size
                     drawn.spec["process"]["consoleSize"] = {"height": rows, "width": columns}
@@ -121,16 +118,13 @@ class Start:
                 return drawn, self._start(drawn)
             except OSError as error:
                 place = error.place if isinstance(error, StepFailed) else None
-                if place is not None and place not in refused:
-                    refused[place] = f"the kernel does not overlay it ({error.strerror})"
-                elif (
-                    self.image is None
-                    and not isinstance(error, _OF_THE_COMMAND)
-                    and again
-                    and mounts_changed()
-                ):
-                    again -= 1
-                else:
+                if place is not None and chain_of(self.asked).get(place):
+                    raise Unsupported(
+                        f"start container {self.asked['name']}: what it wrote at {os.fsdecode(place)} cannot be shown: "
+                        f"{error.strerror}",
+                        remedy=f"'lamina diff {self.asked['name']}' shows what that is, 'lamina apply' does it",
+                    ) from error
+                if not lessons.learn(error):
                     raise
 
     def _draw(self, refused: dict[bytes, str]) -> Design:

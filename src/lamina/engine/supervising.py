@@ -362,6 +362,10 @@ def _end_groups(home: Home, process: Process) -> int:
             from lamina.engine.grouping import ungroup
 
             oom = max(oom, ungroup(home))
+            home.drop_mark(GROUPED_MARK)
+    except (OSError, LaminaError):
+        pass
+    try:
         process.close()
     except (OSError, LaminaError):
         pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from lamina.errors import Unsupported
 from lamina.linux.fd import Fd
 from lamina.overlay.copying import copy_content, listed, set_mode, set_owner, set_times, set_xattrs
 
@@ -32,13 +33,21 @@ def copy_upper(source: bytes, target: bytes, asked: dict[str, Any]) -> None:
 
 
 def copy_stored(source: bytes, target: bytes) -> None:
-    """As `copy_upper`, where the ids of the files are at hand. What there is of *target* is removed first."""
+    """As `copy_upper`, where the ids of the files are at hand. What there is of *target* is removed first. Raises
+    Unsupported for directories that lie too deep in one another, OSError.
+    """
     from lamina.store.tree import remove_tree
 
     remove_tree(target)
     os.mkdir(target, 0o700)
     with Fd(os.open(source, _DIRECTORY)) as here, Fd(os.open(target, _DIRECTORY)) as there:
-        _Copy(there).directory(here, there, b"")
+        try:
+            _Copy(there).directory(here, there, b"")
+        except RecursionError:
+            raise Unsupported(
+                f"copy {os.fsdecode(source)}: its directories lie too deep in one another",
+                remedy="nobody needs such: remove them, or stop the container, which copies nothing",
+            ) from None
 
 
 class _Copy:

@@ -6,7 +6,8 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
 
     from lamina.engine.apply.values import HostChange
     from lamina.engine.apply_to import AppliedTo
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
     Paths = Iterable[str | bytes]
+    T = TypeVar("T")
 
 # how often what a container stands on may become another while it is looked at
 _LOOKS = 10
@@ -50,15 +52,9 @@ class ViewVerbs:
         """
         from lamina.engine.comparing import compare
 
-        for attempt in range(_LOOKS):
-            before, after = self._view(), other._view()
-            try:
-                return compare(self.store, before, after, paths, exclude)
-            except OSError:
-                same = before.places == self._view().places and after.places == other._view().places
-                if same or attempt == _LOOKS - 1:
-                    raise
-        raise AssertionError("it was looked at often enough")
+        return _steadily(
+            (self, other), lambda before, after: compare(self.store, before, after, paths, exclude)
+        )
 
     def apply_to(
         self,
@@ -103,4 +99,17 @@ class ViewVerbs:
         """
         from lamina.engine.explaining import explain_path
 
-        return explain_path(self.store, self._view(), path, add_up=add_up)
+        return _steadily((self,), lambda view: explain_path(self.store, view, path, add_up=add_up))
+
+
+def _steadily(states: tuple[ViewVerbs, ...], look: Callable[..., T]) -> T:
+    """What *look* finds of the views of *states*, again where one came to stand on other layers meanwhile."""
+    for attempt in range(_LOOKS):
+        views = [state._view() for state in states]
+        try:
+            return look(*views)
+        except OSError:
+            now = [state._view() for state in states]
+            if attempt == _LOOKS - 1 or [one.places for one in now] == [one.places for one in views]:
+                raise
+    raise AssertionError("it was looked at often enough")

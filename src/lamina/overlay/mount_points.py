@@ -107,8 +107,9 @@ class _Looking:
         if not stat.S_ISDIR(status.st_mode):
             return False
         with open_beneath(self.upper, path, os.O_RDONLY | os.O_DIRECTORY) as opened:
-            if any(path + b"/" + os.fsencode(entry) not in self.found for entry in os.listdir(opened)):
-                return False
+            with os.scandir(opened) as entries:  # there may be many, and the first mostly tells
+                if any(path + b"/" + os.fsencode(entry.name) not in self.found for entry in entries):
+                    return False
             shown = self._shown(path)
             return shown is None or self._is_copy(opened, path, status, names, shown)
 

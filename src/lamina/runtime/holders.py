@@ -61,7 +61,10 @@ class Holder:
 
 @value
 class Directory:
-    """The working directory of the thread *tid* (and of those that share it), which is not the root of its mount."""
+    """The working directory of the thread *tid* (and of those that share it), which is not the root of its mount.
+
+    *mount* may be none that is known: somebody was killed who had replaced the root, before the directory had followed.
+    """
 
     pid: int
     tid: int
@@ -208,7 +211,7 @@ class _Looking:
             if at_root or not self._is_old(there, link):
                 continue
             path = os.fsencode(os.readlink(link))
-            if name == "cwd" and there.nlink and there.mnt_id in self.old.mounts:
+            if name == "cwd" and there.nlink:
                 self.directories.append(Directory(pid, tid, path, there.mnt_id))
             else:
                 self.hold(pid, why, path)

@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import struct
 import time
-from errno import ESRCH
+from errno import EINVAL, EPERM, ESRCH
 from stat import S_IXGRP, S_IXOTH, S_IXUSR
 
-from lamina.errors import TimeoutExpired
+from lamina.errors import KernelError, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.numbers import number
 from lamina.linux.ptrace import (
@@ -57,20 +57,18 @@ _SYSCALL = b"\x0f\x05"
 _AT_SYSINFO_EHDR = 33
 _DAC = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 _LONGEST_PATH = 4000
-_WAITS_FOR_A_CHILD = frozenset(
-    ("56", "58", "435")
-)  # clone, vfork, clone3: with vfork nothing stops it before that
+_CLONE_VFORK = 0x4000
 _ALL_SIGNALS = (1 << 64) - 1
 _NONE = (1 << 64) - 1
 
 
 def is_possible() -> bool:
-    """Whether this machine is one that this is written for, and we may suspend a filter of system calls."""
-    return os.uname().machine == "x86_64" and os.geteuid() == 0
+    """Whether this machine is one that this is written for."""
+    return os.uname().machine == "x86_64"
 
 
 def why_not(one: Directory) -> str:
-    """What is odd about the process, which stands still; "" where it can be moved. Raises OSError when it is gone."""
+    """What is odd about the process; "" where it can be moved. Raises OSError when it is gone."""
     with open(f"/proc/{one.pid}/task/{one.tid}/status", "rb", buffering=0) as file:
         text = file.read(1 << 14)
     status = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
@@ -78,14 +76,25 @@ def why_not(one: Directory) -> str:
         return "it is being traced"
     if status[b"State"][:1] in b"Tt":
         return "it is stopped"
-    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
-        if file.read(64).split()[0].decode() in _WAITS_FOR_A_CHILD:
-            return "it waits for its child to begin"
+    if _waits_for_a_child(one):
+        return "it waits for its child to begin"
     if len(one.path) > _LONGEST_PATH or not one.path.startswith(b"/"):
         return "its path is too long, or has no beginning"
     if not _may_enter(status, one):
         return "it could not enter that directory again"
     return "" if _gate(one.pid) else "it has no vDSO"
+
+
+def _waits_for_a_child(one: Directory) -> bool:
+    """Whether it is in a vfork(2), where nothing but its end stops it before the child has executed something."""
+    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
+        words = file.read(256).split()
+    call = int(words[0]) if words[0].isdigit() else -1
+    if call == number("clone3"):
+        with open(f"/proc/{one.pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(int(words[1], 16))
+            return bool(int.from_bytes(memory.read(8), "little") & _CLONE_VFORK)
+    return call == number("vfork") or (call == number("clone") and bool(int(words[1], 16) & _CLONE_VFORK))
 
 
 def _may_enter(status: dict[bytes, bytes], one: Directory) -> bool:
@@ -133,21 +142,34 @@ def _gate(pid: int) -> int:
 class Moving:
     """One process, from when it stands still until it goes on in its directory, now of the new root.
 
-    All of this in one thread. Raises KernelError where it cannot be traced.
+    All of this in one thread. Raises KernelError where it cannot be traced. *plain*: the only filter of system calls
+    that it has lets it change its directory, so it may be asked where we may not suspend it.
     """
 
-    def __init__(self, one: Directory) -> None:
+    def __init__(self, one: Directory, *, plain: bool) -> None:
         self.one = one
+        self._plain = plain
         self._seized: list[int] = []
         self._stopped: set[int] = set()
         try:
             for name in os.listdir(f"/proc/{one.pid}/task"):
-                seize(int(name), PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP)
+                self._seize(int(name))
                 self._seized.append(int(name))
                 interrupt(int(name))
         except BaseException:
             self.let_go()
             raise
+
+    def _seize(self, tid: int) -> None:
+        try:
+            seize(tid, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP)
+        except KernelError as error:
+            if error.errno not in (EPERM, EINVAL) or not self._plain:
+                raise
+            with open(f"/proc/{self.one.pid}/task/{tid}/status", "rb", buffering=0) as file:
+                if b"\nSeccomp_filters:\t1\n" not in file.read(1 << 14):
+                    raise
+            seize(tid, PTRACE_O_TRACESYSGOOD)
 
     def move(self) -> str:
         """Have it change its directory, once nothing else holds it, and go on; why not, or "" when it did."""

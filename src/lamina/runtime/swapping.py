@@ -51,7 +51,7 @@ class Moved:
 
     path: bytes
     mount: int
-    target: int
+    target: int | Reg
 
 
 @value

@@ -54,10 +54,12 @@ _LOCK = b"/lock"
 _FIELDS: dict[str, tuple[dict[str, type | tuple[type, ...]], tuple[str, ...]]] = {
     "container": (
         {
-            **dict.fromkeys(("id", "name", "image", "image_id", "cgroup"), str),
+            **dict.fromkeys(("id", "name", "image", "image_id", "cgroup", "snapshot"), str),
             **dict.fromkeys(("created", "moment"), int),
             **dict.fromkeys(("command", "overlays", "warnings", "volumes", "made"), list),
+            **dict.fromkeys(("layers", "base_layers", "left"), list),
             **dict.fromkeys(("labels", "options", "config", "health", "owner", "made_by"), dict),
+            **dict.fromkeys(("freezing", "rewinding"), dict),
             "stop_timeout": (int, float),
             "stop_signal": (int, str),
         },

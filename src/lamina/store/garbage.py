@@ -14,7 +14,7 @@ import time
 from errno import ENOENT
 
 from lamina.errors import Corrupt
-from lamina.store import blobs, claims, images, layers, lock, snapshots, stage
+from lamina.store import blobs, claims, images, layers, lock, snapshots, stage, successors
 from lamina.store.durable import sync_directory
 from lamina.store.leases import leased
 from lamina.store.references import References
@@ -99,6 +99,11 @@ class _Collector:
 
     def run(self, explain: bool) -> Collected:
         scratch: Scratch | None = None
+        if not self.dry and successors.unfinished(
+            self.store
+        ):  # before, for then the old record's own are garbage
+            with images.turn(self.store):
+                successors.sweep(self.store)
         try:
             with lock.turn(self.store.leases, lock.LOCK_EX):
                 found = References(self.store, settle=not self.dry)

@@ -107,12 +107,15 @@ def no_such(reference: str) -> NotFound:
 
 
 class Held:
-    """A record that is held: its layers stay until `release()`, or the end of the `with`."""
+    """A record that is held: its layers stay until `release()`, or the end of the `with`, and so does what `lease`
+    keeps, if somebody set that.
+    """
 
-    __slots__ = ("_lock", "record")
+    __slots__ = ("_lock", "lease", "record")
 
     def __init__(self, held: lock.Lock, record: ImageRecord) -> None:
         self._lock, self.record = held, record
+        self.lease: Lease | None = None
 
     def touch(self) -> None:
         """The image was used now: for the order of eviction. Takes no lock; never fails."""
@@ -123,6 +126,8 @@ class Held:
 
     def release(self) -> None:
         """Let go; a second call does nothing."""
+        if self.lease is not None:
+            self.lease.close()
         self._lock.release()
 
     def __enter__(self) -> Held:

@@ -38,9 +38,10 @@ HEADINGS = {
 def do(args: Arguments) -> int:
     """List them."""
     from lamina.cli import output
+    from lamina.cli.report import say
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.errors import NotFound
+    from lamina.errors import LaminaError, NotFound
 
     engine = Engine(args.root)
     if args.tree:
@@ -48,6 +49,7 @@ def do(args: Arguments) -> int:
                         *([f"--format {args.format}"] if args.format != "table" else [])])  # fmt: skip
         return _draw(engine, args)
     found: list[tuple[Container, Snapshot]] = []
+    status = 0
     if args.name is not None:
         box = engine.container(args.name)
         found = [(box, one) for one in box.snapshots()]
@@ -57,11 +59,14 @@ def do(args: Arguments) -> int:
                 found += [(box, one) for one in box.snapshots()]
             except NotFound:  # removed meanwhile
                 continue
+            except LaminaError as error:
+                say(error.message, error.remedy)
+                status = 1
     if args.quiet:
         output.text("".join(f"{one.id if args.no_trunc else one.short_id}\n" for _, one in found))
-        return 0
+        return status
     output.records([record(box, one, whole=args.no_trunc) for box, one in found], args.format, HEADINGS)
-    return 0
+    return status
 
 
 def _draw(engine: Engine, args: Arguments) -> int:

@@ -84,21 +84,25 @@ def without_idle_roots(found: list[HostChange]) -> list[HostChange]:
     return [c for c in found if not (c.incidental and c.path == c.mountpoint and c.path not in busy)]
 
 
-def without_mount_points(found: list[HostChange], made: Collection[bytes]) -> list[HostChange]:
-    """*found* (parents first) less the empty files and directories that were made to mount something on them."""
+def without_mount_points(
+    found: list[HostChange], made: Collection[bytes], kinds: Collection[str] = ("added",)
+) -> list[HostChange]:
+    """*found* (parents first) less the empty files and directories that were made to mount something on them. *kinds*:
+    and less their deletion, where what is compared begins with a state that has them.
+    """
     places = {*made, *(above for path in made for above in ancestors(path))}
     with_content: set[bytes] = set()  # directories in which something real happened
     touched: set[bytes] = set()  # directories in which a mount point was made
     kept: list[HostChange] = []
     for change in reversed(found):
         directory = ancestors(change.path)[:1]
-        after = change.after
+        entry = change.after or change.before
         if (
             change.path in places
-            and change.kind == "added"
+            and change.kind in kinds
             and change.path not in with_content
-            and after is not None
-            and (after.type == "directory" or (after.type == "file" and after.size == 0))
+            and entry is not None
+            and (entry.type == "directory" or (entry.type == "file" and entry.size == 0))
         ):
             touched.update(directory)
         elif change.incidental and change.path in touched and change.path not in with_content:

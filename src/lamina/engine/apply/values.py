@@ -15,8 +15,8 @@ class HostChange:
     """One change of a container, by its path on the host.
 
     `path` is absolute (b"/home/x"); `mountpoint` is where its overlay was mounted (b"/", b"/home"); `change` is the
-    overlay's own record, whose path is relative to `mountpoint`; `spec` is that overlay. `base` is the stack that it was
-    compared with, None where that is what lies below its upper directory.
+    overlay's own record, whose path is relative to `mountpoint`; `spec` is that overlay. `base` is the stack that it
+    was compared with, None where that is what lies below its upper directory.
     """
 
     path: bytes
