@@ -22,6 +22,8 @@ from lamina.engine.networking import (
 from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.network.model import Attachment, Network, Published, mac_of
 from lamina.network.subnet import packed, read_subnet
+from lamina.store.containers import Home
+from lamina.store.root import Store
 from lamina.values import replace
 
 
@@ -179,8 +181,10 @@ def test_networks_in_short_and_in_long():
         "network": ["front", "name=back,alias=db,alias=Store,ip=10.1.0.5,ip6=fd00::5,mac=02:00:00:00:00:05"],
         "network_aliases": ["www"], "egress": ["allow=a.example:443", "allow=10.0.0.0/8"],
     })  # fmt: skip
-    assert (asked.network, asked.networking.aliases) == ("front", ("www",))
-    [back] = asked.networking.joined
+    wanted = asked.networking
+    assert wanted is not None
+    assert (asked.network, wanted.aliases) == ("front", ("www",))
+    [back] = wanted.joined
     assert back == Joined(
         "back", (packed("10.1.0.5"), packed("fd00::5")), read_mac("02:00:00:00:00:05"), ("db", "Store")
     )
@@ -210,21 +214,12 @@ def test_a_network_with_names_has_one_server():
     assert resolv(text, places=(named,), dns=["127.0.0.1"])[0] == "nameserver 127.0.0.1"
 
 
-def test_a_damaged_record_is_said_to_be_damaged():
-    class Damaged:
-        short_id = "0123456789ab"
-
-        def __init__(self, content):
-            self.content = content
-
-        def read(self, name):
-            return self.content
-
-    for content in (
-        {"attachments": [{}]},
-        {"attachments": 7},
-        {"servers": ["x"]},
-        {"attachments": [{"gateways": [1]}]},
-    ):
+def test_a_damaged_record_is_said_to_be_damaged(monkeypatch):
+    home = Home(Store("/nowhere"), "a" * 64)
+    damaged: tuple[dict[str, object], ...] = (
+        {"attachments": [{}]}, {"attachments": 7}, {"servers": ["x"]}, {"attachments": [{"gateways": [1]}]},
+    )  # fmt: skip
+    for content in damaged:
+        monkeypatch.setattr(Home, "read", lambda self, name, content=content: content)
         with pytest.raises(Corrupt, match=r"network\.json is damaged"):
-            Ledger.of(Damaged(content))
+            Ledger.of(home)
