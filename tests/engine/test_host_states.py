@@ -121,3 +121,21 @@ def test_what_it_wrote_is_not_left_out_where_its_place_cannot_be_overlaid_any_mo
         assert "lamina diff box" in raised.value.remedy
     finally:
         box._home.release()
+
+
+def test_a_state_whose_layers_were_put_together_since(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    box = engine.create("host", ["sh", "-c", f"date +%N >>{tmp_path}/each; rm -f {tmp_path}/old"])
+    for number in range(3):
+        box.start()
+        box.wait()
+        until(lambda: box.state == "exited")
+        snapshot = box.snapshot(f"state-{number}")
+    before = [(change.path, change.kind) for change in snapshot.changes([str(tmp_path)])]
+    box.squash()
+    assert [(change.path, change.kind) for change in snapshot.changes([str(tmp_path)])] == before
+    assert (os.fsencode(tmp_path / "old"), "deleted") in before
+    snapshot.apply([str(tmp_path)])
+    assert len((tmp_path / "each").read_text().split()) == 3 and not (tmp_path / "old").exists()
+    box.undo()
+    assert (tmp_path / "old").read_text() == "old" and not (tmp_path / "each").exists()
