@@ -149,3 +149,38 @@ def test_one_that_runs(engine: Engine, seed: int) -> None:
         box.remove(force=True)
     engine.storage.collect()
     assert engine.storage.check().findings == ()
+
+
+@pytest.mark.parametrize("verb", ["copy", "rewind"])
+def test_one_that_goes_on_and_ends_before_anybody_comes(engine: Engine, verb: str, seed: int) -> None:
+    """What it wrote after its snapshot, or its going back, was broken off is there when it is started again."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+
+    def sh(script: str) -> str:
+        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        return str(done.stdout)
+
+    def work(box: Container) -> None:
+        if verb == "copy":
+            box.snapshot(consistency="copy")
+        else:
+            box.rewind("first")
+
+    try:
+        sh("echo 1 >/1; echo 2 >/2; mkdir /d; echo 3 >/d/3")
+        box.snapshot("first")
+        for step in steps(seed):
+            sh("echo 4 >/4; echo 5 >/5")
+            if not killed(engine, work, step):
+                break
+            sh(f"echo {step} >/after")
+            before = sh("ls / /d")
+            box.stop(timeout=0)
+            box.start()
+            assert sh("cat /after") == f"{step}\n", step
+            assert sh("ls / /d") == before, step
+        assert step > 5
+    finally:
+        box.remove(force=True)
+    engine.storage.collect()
+    assert engine.storage.check().findings == ()

@@ -367,9 +367,15 @@ def resemble_wholly(upper: bytes, lower: bytes, asked: Record) -> None:
 
 
 def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:
-    """The uppers at the places of *made*, as copies, become layers: nothing writes to them meanwhile."""
+    """The uppers at the places of *made*, as copies, become layers: nothing writes to them meanwhile.
+
+    The record says first that they are copies. The container goes on in its uppers, also if we are killed half-way:
+    whoever finishes that must not take a copy, whole or not, for what was written (`settle`).
+    """
     from lamina.engine.upper_copy import copy_upper
 
+    home.change_asked(chains.with_copies)
+    make_sure(home, asked)
     for at, identity in made.items():
         stage = make_stage(home, asked, at, identity, origin)
         copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
@@ -391,7 +397,9 @@ def settle(home: Home, *, living: bool) -> None:
         if asked.get(chains.FREEZING):
             made = chains.places_of(asked[chains.FREEZING], str)
             # one that ended meanwhile is as one that does not run: nobody can tell what was written last into which
-            if living and is_swapped(home, restacked(home, asked, made)) is False:
+            if chains.is_copied(asked) or (
+                living and is_swapped(home, restacked(home, asked, made)) is False
+            ):
                 drop(home)
             else:
                 finish(home, asked)

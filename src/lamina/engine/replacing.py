@@ -79,6 +79,7 @@ class Swap:
     def __init__(self, still: Standstill, before: Stacks, after: Stacks) -> None:
         self.still = still
         self.done = False
+        self._unsure = False  # whether the new overlays are mounted
         pairs = [
             (at, old, new)
             for (at, old), (_, new) in zip(before, after, strict=True)
@@ -134,6 +135,8 @@ class Swap:
         finally:
             for fd in reversed(self._fds):
                 fd.close()
+            if not self.done and not self._unsure:
+                self._forget_tries()  # whoever comes after somebody was killed goes by that (rewinding.settle)
 
     def undo(self) -> list[Step]:
         """What another process does if we end before it is done."""
@@ -298,10 +301,8 @@ class Swap:
     # -- replacing it
 
     def _mount(self) -> None:
+        self._forget_tries()
         for (_, spec), place in zip(self.changed, self._places, strict=True):
-            if spec.workdir is not None and os.listdir(spec.workdir):  # of a try before
-                remove_tree(spec.workdir)
-                os.mkdir(spec.workdir, 0o700)
             spec = replace(spec, volatile=bool(_VOLATILE & {*place.super_options}))
             asked = self.still.home.asked()
             if self._rootless:
@@ -313,6 +314,13 @@ class Swap:
             else:
                 new = overlays.create(spec, attributes=attributes_of(place))
             self._new.append(self._keep(new))
+
+    def _forget_tries(self) -> None:
+        """The new overlays have never been mounted: nothing of that is left in their work directories."""
+        for _, spec in self.changed:
+            if spec.workdir is not None and os.path.lexists(spec.workdir) and os.listdir(spec.workdir):
+                remove_tree(spec.workdir)
+                os.mkdir(spec.workdir, 0o700)
 
     def _mapped(self, spec: MountSpec, maps: Maps, attributes: int) -> Fd:
         """As `overlays.create`, seen with the ids of the container's user namespace."""
@@ -380,6 +388,7 @@ class Swap:
         if not self.still.first.is_there:
             raise self.still.has_ended()
         steps, needed = swap_steps(int(namespace), swapped, self.still.finally_, self._within())
+        self._unsure = True
         child = self._spawn(assemble(steps))
         with child.pidfd:
             try:
@@ -404,6 +413,7 @@ class Swap:
                 f"{self.still.said}: {why}; and {steps[undone[0]].call} to undo it: {os.strerror(-results[undone[0]])}",
                 remedy="some of its mounts are missing: restart the container",
             )
+        self._unsure = False
         if steps[failed].note == CLOSING and -results[failed] == EBUSY:
             return self._writers(old)
         return [Holder(0, "", "", f"a root that cannot be replaced ({why})")]

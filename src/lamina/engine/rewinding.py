@@ -70,7 +70,7 @@ def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
 
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
-    asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id))
+    asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id, running=living))
     make_sure(home, asked)
     if living:
         from lamina.engine.restacking import restack
@@ -129,7 +129,18 @@ def settle(home: Home, *, living: bool) -> None:
     asked = home.asked()
     under_way = asked[chains.REWINDING]
     after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
-    if living and not is_swapped(home, _stacks(after, home)):
-        drop(home)
-    else:
+    swapped = is_swapped(home, _stacks(after, home)) if living else None
+    if swapped is None:  # it does not run; what it wrote until it ended is where it stood then
+        swapped = not under_way.get("running") or _was_mounted(_stacks(after, home))
+    if swapped:
         finish(home, asked)
+    else:
+        drop(home)
+
+
+def _was_mounted(stacks: list[tuple[bytes, MountSpec]]) -> bool:
+    """Whether the new overlays have ever been mounted: the kernel then has a directory of its own in their work
+    directories. It is at once that a mount takes its place; one that did not leaves none (`Swap`). Raises OSError.
+    """
+    places = [spec.workdir for _, spec in stacks if spec.workdir is not None]
+    return any(os.path.lexists(place) and os.listdir(place) for place in places)
