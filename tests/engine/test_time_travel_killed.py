@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from errno import EIO
+from errno import EIO, ENOSPC
 
 import pytest
 
@@ -184,3 +184,30 @@ def test_one_that_goes_on_and_ends_before_anybody_comes(engine: Engine, verb: st
         box.remove(force=True)
     engine.storage.collect()
     assert engine.storage.check().findings == ()
+
+
+def test_a_copy_that_fills_the_disk(engine: Engine) -> None:
+    """Nothing can be written down then; what was copied so far makes room again, and is not what was written."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+    full = False
+
+    def hook(name: str) -> None:
+        nonlocal full
+        full = full or name == "state.rename-layer"
+        if full:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    try:
+        box.exec(["sh", "-c", "echo 1 >/1"], check=True)
+        trace.hook = hook
+        with pytest.raises(LaminaError, match="No space left"):
+            box.snapshot(consistency="copy")
+        assert not [name for name in os.listdir(place_of(box)) if name.startswith("freezing-")]
+        trace.hook = None
+        box.exec(["sh", "-c", "echo 2 >/2"], check=True)
+        box.stop(timeout=0)
+        box.start()
+        assert box.exec(["cat", "/1", "/2"], capture_output=True, text=True).stdout == "1\n2\n"
+    finally:
+        trace.hook = None
+        box.remove(force=True)

@@ -372,15 +372,24 @@ def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, A
     The record says first that they are copies. The container goes on in its uppers, also if we are killed half-way:
     whoever finishes that must not take a copy, whole or not, for what was written (`settle`).
     """
+    from lamina.engine.discard import remover
     from lamina.engine.upper_copy import copy_upper
 
     home.change_asked(chains.with_copies)
     make_sure(home, asked)
-    for at, identity in made.items():
-        stage = make_stage(home, asked, at, identity, origin)
-        copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
-        point("state.rename-layer")
-        os.rename(stage, layers.place_of(home.store, identity))
+    try:
+        for at, identity in made.items():
+            stage = make_stage(home, asked, at, identity, origin)
+            copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
+            point("state.rename-layer")
+            os.rename(stage, layers.place_of(home.store, identity))
+    except BaseException:
+        # the disk may be full because of it, and then nothing else that is to be done could be written either
+        remove = remover(asked)
+        for identity in made.values():
+            if os.path.lexists(stage_of(home, identity)):
+                remove(stage_of(home, identity))
+        raise
     if not is_volatile(asked):
         sync_directory(home.store.layers, what="state")
 
