@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,6 +269,34 @@ def test_squash_a_snapshot(box: Container) -> None:
     box.rewind("s2")
     assert texts(box, "f2", "f3") == ["2", None]
     assert depth(box) == 1
+    check(box)
+
+
+def test_a_snapshot_that_is_squashed_while_others_go(
+    box: Container, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes from where it came from, and who found it before begins with what it consists of now."""
+    first = box.snapshot("first")
+    for number in range(3):
+        put(box, f"f{number}", str(number))
+        box.snapshot()
+    put(box, "f3", "3")
+    last = box.snapshot("last")
+    real = squashing.squashed
+
+    def squashed(*args: Any) -> Any:
+        assert len(box.prune_snapshots()) == 3
+        return real(*args)
+
+    monkeypatch.setattr(squashing, "squashed", squashed)
+    assert len(last.squash()) == 1
+    assert box.find_snapshot("last").parent == first.id
+    box.rewind("first")
+    engine.storage.collect()
+    [fork] = last.fork()
+    assert texts(fork, "f0", "f3") == ["0", "3"]
+    assert [change.path for change in last.changes()] == [b"/", b"/f0", b"/f1", b"/f2", b"/f3"]
+    fork.remove()
     check(box)
 
 

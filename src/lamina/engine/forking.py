@@ -170,8 +170,10 @@ def _origin(
 ) -> Origin:
     """What the children have in common, its layers kept by *held*: from then on nobody needs the parent."""
     with snapshots.turn(parent):
-        if snapshots.get(parent, state.id) is None:
+        found = snapshots.get(parent, state.id)
+        if found is None:
             raise snapshots.no_such(parent, state.id)
+        state = found  # its layers may have been squashed since
         origin = Origin(parent, state, wanted, held, tell)
         for layer in origin.layers:
             if not held.add_layer(layer):
