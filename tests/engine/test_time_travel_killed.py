@@ -80,6 +80,7 @@ def left(box: Container) -> list[str]:
 def test_one_that_does_not_run(engine: Engine, how: str, seed: int) -> None:
     box = engine.create("tiny", ["true"], name="box")
     numbers = [0]
+    last = box.snapshot().id
 
     def stopped(verb: Verb, step: int) -> bool:
         return killed(engine, verb, step) if how == "killed" else let_down(box, verb, step)
@@ -91,9 +92,13 @@ def test_one_that_does_not_run(engine: Engine, how: str, seed: int) -> None:
             break
         assert (box.files / "n").read_text() == str(step), step
         new = [one for one in box.snapshots() if one.id not in before]
+        after = box.snapshot()
+        assert [*(one.parent for one in new), after.parent] == [last, *(one.id for one in new)], step
+        last = after.id
         if new:
             (box.files / "n").write_text("other")
             box.rewind(new[0])
+            last = new[0].id
             assert (box.files / "n").read_text() == str(step), step
         numbers.append(step)
     assert len(numbers) > 5

@@ -20,7 +20,7 @@ from lamina.engine.layers import is_mark, resemble, stacks_of
 from lamina.engine.options import NONE
 from lamina.errors import Corrupt, Unsupported
 from lamina.overlay.spec import MOST_LAYERS
-from lamina.store import layers, record
+from lamina.store import layers, record, snapshots
 from lamina.store.durable import sync_directory
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.stage import write_facts
@@ -258,7 +258,11 @@ def finish(
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
     if noted is not None:
         noted(frozen)
-    asked = home.change_asked(lambda asked: chains.with_frozen(asked, made, under_way["snapshot"]))
+    state = under_way["snapshot"]
+    if state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
+        # its maker was killed before it was written down: what comes next comes from the one before
+        state = asked.get("snapshot")
+    asked = home.change_asked(lambda asked: chains.with_frozen(asked, made, state))
     make_sure(home, asked)
     sweep(home, asked)
     return frozen
