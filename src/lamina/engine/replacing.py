@@ -16,6 +16,7 @@ from lamina.engine.standstill import Standstill
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
+    AT_STATX_DONT_SYNC,
     CLONE_NEWNS,
     CLONE_NEWUSER,
     CLONE_VFORK,
@@ -30,6 +31,7 @@ from lamina.linux.constants import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     STATX_MNT_ID,
+    STATX_TYPE,
 )
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2, statx
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lamina.engine.within import Maps
+    from lamina.linux.files import Statx
     from lamina.linux.mountinfo import Mount
     from lamina.linux.packed import Child, Program
     from lamina.overlay.spec import MountSpec
@@ -378,7 +381,7 @@ class Swap:
             inside = how(_PLACE, _EXACTLY | RESOLVE_NO_XDEV)
             self._steps[int(new[3:])].append(Step("openat2", new, path, inside, 24, save=target))
             return Moved(path, int(mount), target)
-        directory = S_ISDIR(os.fstat(mount).st_mode)
+        directory = S_ISDIR(self._looked_at(mount).mode)
         return Moved(path, int(mount), int(self._keep(mount_point(new, path, directory=directory))))
 
     def _walk(self, swapped: list[Swapped], old: Old) -> list[Holder]:
@@ -445,7 +448,11 @@ class Swap:
         return context
 
     def _id_of(self, fd: Fd) -> int:
-        return statx(fd, b"", AT_EMPTY_PATH, STATX_MNT_ID).mnt_id
+        return self._looked_at(fd).mnt_id
+
+    def _looked_at(self, fd: Fd) -> Statx:
+        """Without asking a file system whose server stands still with the container (FUSE): it would never answer."""
+        return statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID | STATX_TYPE)
 
     def _mount_of(self, fd: Fd) -> Mount:
         identity = self._id_of(fd)
