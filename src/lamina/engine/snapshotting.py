@@ -181,7 +181,7 @@ def prune(home: Home, keep: int = 0) -> list[Snapshot]:
         raise InvalidInput(f"prune snapshots: keep {keep}: not a number of snapshots")
     with StateTurn(home, "prune the snapshots of") as turn:
         found = snapshots.all_of(home)
-        last = {kept.id for kept in found[len(found) - keep :]}
+        last = {kept.id for kept in found[max(len(found) - keep, 0) :]}
         going = [kept for kept in found if not kept.name and kept.id not in last]
         for kept in going:
             snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
