@@ -91,6 +91,27 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     check(box)
 
 
+def test_after_what_they_began_with_was_removed(box: Container) -> None:
+    """What is left that both come from is before that."""
+    first = box.snapshot("first")
+    put(box, "work/a", "later")
+    box.snapshot()
+    put(box, "work/b", "later")
+    (one,) = box.fork(1, name="one")
+    put(one, "work/c", "one")
+    box.snapshot("last")
+    for _ in range(2):
+        assert box.prune_snapshots() or _
+        assert [one.parent for one in box.snapshots()] == [None, first.id]
+        assert box.history().states[-1].forks == ("one",)
+        box.snapshot()
+        put(box, "work/d", "later")
+        box.snapshot()
+    box.merge([one])
+    assert shown(box) == {"a": "later", "b": "later", "c": "one", "d": "later", "deep/c": "c"}
+    check(box)
+
+
 def test_what_both_changed_is_named_and_decided(box: Container) -> None:
     one, two = box.fork(2, names=("one", "two"))
     put(one, "work/a", "one")

@@ -187,6 +187,8 @@ def prune(home: Home, keep: int = 0) -> list[Snapshot]:
             snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
         if going:
             home.change_asked(lambda asked: {**asked, "snapshot": snapshots.current(home, asked)})
-            snapshots.forget_gone(home)
+            from lamina.engine.state_log import forks_of
+
+            snapshots.forget_gone(home, forks_of(home))
             note(home.store, about(turn.asked, "snapshot-prune", count=len(going)))
     return [Snapshot(home, kept) for kept in going]
