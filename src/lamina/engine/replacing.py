@@ -7,6 +7,7 @@ their own from where they are moved.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EBUSY, EINVAL, ENOENT
 from stat import S_ISDIR
 from time import sleep
@@ -139,7 +140,9 @@ class Swap:
             for fd in reversed(self._fds):
                 fd.close()
             if not self.done and not self._unsure:
-                self._forget_tries()  # whoever comes after somebody was killed goes by that (rewinding.settle)
+                # whoever comes after somebody was killed goes by that (rewinding.settle)
+                with suppress(OSError):
+                    self._forget_tries()
 
     def undo(self) -> list[Step]:
         """What another process does if we end before it is done."""
