@@ -30,7 +30,7 @@ VERB = Verb(
         Option("hostname", "h", "NAME", "The host name inside (else each has its own)", CHANGED),
         Option("label", "l", "KEY=VALUE", "Note something; may be repeated", CHANGED, multiple=True),
         Option("env", "e", "KEY=VALUE", "Set a variable; KEY alone takes it from here", CHANGED, multiple=True),
-        Option("network", "", "NETWORK", "Another network; may be repeated", CHANGED, multiple=True, complete="network"),
+        Option("network", "", "NETWORK", "Another; may be repeated", CHANGED, multiple=True, complete="network"),
         Option(
             "publish", "p", "[[IP:]HOSTPORT:]PORT", "Let a port of the host lead to one of it", CHANGED, multiple=True
         ),
