@@ -59,7 +59,7 @@ def test_mounts_of_a_privileged_container_are_moved_or_keep_it_from_being_replac
         (
             "mount -t tmpfs one /m; mount -t tmpfs two /m",
             "umount /m; umount /m",
-            "several mounts on each other, at /m",
+            "a mount that is covered or has lost its place, at /m",
         ),
         ("mount --make-shared /", "mount --make-private /", "mounts that are connected with others, at /"),
     ):

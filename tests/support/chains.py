@@ -33,7 +33,7 @@ class Chain:
                 if new is not old:
                     os.mkdir(new.workdir)
                     os.mkdir(new.upperdir)
-                    resemble(new.upperdir, old.upperdir)
+                    resemble(new.upperdir, old.upperdir, userxattr=new.userxattr)
 
         done = restack(self.home, self.stacks, after, ready=ready, **options)
         if done.swapped:

@@ -24,14 +24,6 @@ from lamina.linux.constants import (
     FSCONFIG_SET_FLAG,
     FSPICK_EMPTY_PATH,
     MOUNT_ATTR__ATIME,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
-    MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME,
     MS_PRIVATE,
     MS_REC,
     RESOLVE_IN_ROOT,
@@ -49,7 +41,15 @@ from lamina.overlay.steps import overlay_steps
 from lamina.runtime.holders import Found, Holder, Old, command_of, look, mapped, may_mount, said
 from lamina.runtime.plan.paths import how
 from lamina.runtime.redirecting import Moving, is_possible, why_not
-from lamina.runtime.swapping import CLOSING, Moved, Swapped, came_to_the_end, swap_steps
+from lamina.runtime.swapping import (
+    CLOSING,
+    Moved,
+    Swapped,
+    attributes_of,
+    came_to_the_end,
+    mount_point,
+    swap_steps,
+)
 from lamina.store.durable import sync_file_system
 from lamina.store.tree import remove_tree
 from lamina.values import replace
@@ -67,20 +67,10 @@ if TYPE_CHECKING:
 
     Stacks = Sequence[tuple[bytes, MountSpec]]
 
-MOST_LOOKS = 10
+MOST_LOOKS, MOST_MOUNTS = 10, 200
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _PLACE = os.O_PATH | os.O_NOFOLLOW
 _VOLATILE = frozenset((b"volatile", b"fsync=volatile"))  # before Linux 6.6, and since
-# proc_pid_mountinfo(5), field 6
-_ATTRIBUTES = {
-    b"ro": MOUNT_ATTR_RDONLY,
-    b"nosuid": MOUNT_ATTR_NOSUID,
-    b"nodev": MOUNT_ATTR_NODEV,
-    b"noexec": MOUNT_ATTR_NOEXEC,
-    b"noatime": MOUNT_ATTR_NOATIME,
-    b"nodiratime": MOUNT_ATTR_NODIRATIME,
-    b"nosymfollow": MOUNT_ATTR_NOSYMFOLLOW,
-}
 
 
 class Swap:
@@ -316,12 +306,12 @@ class Swap:
             asked = self.still.home.asked()
             if self._rootless:
                 number = Reg(f"new{len(self._steps)}")
-                self._steps.append(overlay_steps(spec, number, attributes=_attributes(place)))
+                self._steps.append(overlay_steps(spec, number, attributes=attributes_of(place)))
                 continue
             if asked.get("own_ids"):
-                new = self._mapped(spec, asked["id_maps"], _attributes(place))
+                new = self._mapped(spec, asked["id_maps"], attributes_of(place))
             else:
-                new = overlays.create(spec, attributes=_attributes(place))
+                new = overlays.create(spec, attributes=attributes_of(place))
             self._new.append(self._keep(new))
 
     def _mapped(self, spec: MountSpec, maps: Maps, attributes: int) -> Fd:
@@ -346,10 +336,20 @@ class Swap:
         ):
             new = Reg(f"new{number}") if self._rootless else self._new[number]
             moved: list[Moved] = []
-            for child in [one for one in self._mounts if one.parent == place.id and one.id != place.id]:
+            children = [one for one in self._mounts if one.parent == place.id and one.id != place.id]
+            if len(children) > MOST_MOUNTS:
+                return [Holder(0, "", said(at), f"more than {MOST_MOUNTS} mounts in")]
+            for child in children:
                 found = self._movable(old, new, at, child, len(moved))
                 if found is None:
-                    return [Holder(0, "", said(child.mount_point), "several mounts on each other, at")]
+                    return [
+                        Holder(
+                            0,
+                            "",
+                            said(child.mount_point),
+                            "a mount that is covered or has lost its place, at",
+                        )
+                    ]
                 moved.append(found)
             root = new if isinstance(new, Reg) else int(new)
             swapped.append(Swapped(int(old), root, b"ro" in place.options, tuple(moved)))
@@ -359,7 +359,10 @@ class Swap:
         path = child.mount_point[len(at.rstrip(b"/")) :].lstrip(b"/")
         if not path:
             return None
-        mount = self._keep(openat2(old, path, _PLACE, resolve=_EXACTLY))
+        try:
+            mount = self._keep(openat2(old, path, _PLACE, resolve=_EXACTLY))
+        except KernelError:  # where it is mounted has no name any more
+            return None
         if self._id_of(mount) != child.id:
             return None
         if isinstance(new, Reg):
@@ -368,7 +371,7 @@ class Swap:
             self._steps[int(new[3:])].append(Step("openat2", new, path, inside, 24, save=target))
             return Moved(path, int(mount), target)
         directory = S_ISDIR(os.fstat(mount).st_mode)
-        return Moved(path, int(mount), int(self._keep(_mount_point(new, path, directory=directory))))
+        return Moved(path, int(mount), int(self._keep(mount_point(new, path, directory=directory))))
 
     def _walk(self, swapped: list[Swapped], old: Old) -> list[Holder]:
         namespace = self._keep(
@@ -466,35 +469,3 @@ def follow(home: Home, first: int) -> None:
             if not left:
                 return
             sleep(0.002)
-
-
-def _attributes(mount: Mount) -> int:
-    """The MOUNT_ATTR flags of a mount that is there."""
-    found = sum(_ATTRIBUTES.get(word, 0) for word in mount.options)
-    return found if {b"noatime", b"relatime"} & {*mount.options} else found | MOUNT_ATTR_STRICTATIME
-
-
-def _mount_point(root: int, path: bytes, *, directory: bool) -> Fd:
-    """*path* below *root*; what is missing of it is made, as a start does. Raises KernelError."""
-    inside = _EXACTLY | RESOLVE_NO_XDEV
-    try:
-        return openat2(root, path, _PLACE, resolve=inside)
-    except KernelError as error:
-        if error.errno != ENOENT:
-            raise
-    names = path.split(b"/")
-    for number, name in enumerate(names):
-        above = b"/".join(names[:number]) or b"."
-        with openat2(root, above, _PLACE | os.O_DIRECTORY, resolve=inside) as parent:
-            try:
-                if directory or number < len(names) - 1:
-                    os.mkdir(name, 0o755, dir_fd=parent)
-                else:
-                    os.close(
-                        os.open(
-                            name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent
-                        )
-                    )
-            except FileExistsError:
-                continue
-    return openat2(root, path, _PLACE, resolve=inside)

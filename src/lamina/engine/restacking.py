@@ -90,7 +90,7 @@ def restack(
             holders: tuple[Holder, ...] = ()
             with Undisturbed():  # a Ctrl-C would leave some of them in the old root
                 if consistency != COPY:
-                    holders = swap.try_it()
+                    holders = _tried(still, swap)
                 if swap.done:
                     still.go_on()
                     seconds = monotonic() - still.began
@@ -108,6 +108,15 @@ def restack(
             raise _refusal(words, holders, waited=patience if consistency == WAIT else None)
         sleep(min(pause, max(0.0, end - monotonic())))
         pause = min(2 * pause, 0.05)
+
+
+def _tried(still: Standstill, swap: Swap) -> tuple[Holder, ...]:
+    try:
+        return swap.try_it()
+    except OSError as error:
+        if still.first.is_there:
+            raise
+        raise still.has_ended() from error
 
 
 def swapped_to(home: Home, after: Stacks) -> bool | None:

@@ -9,11 +9,12 @@ when we end before we did (runtime/swapping.py, `guard_steps`).
 from __future__ import annotations
 
 import os
+from errno import ENOENT
 from time import monotonic
 
 from lamina.engine.pausing import alone_with, group_of
 from lamina.engine.settling import Process, state_of
-from lamina.errors import Conflict
+from lamina.errors import Conflict, KernelError
 from lamina.linux.constants import CLONE_VM
 from lamina.linux.fd import Fd
 from lamina.linux.program import assemble
@@ -126,7 +127,11 @@ class Standstill:
     def go_on(self) -> None:
         """Let it go on, unless it was paused; another call does nothing."""
         if not self.went_on and not self.paused:
-            self.group.thaw()
+            try:
+                self.group.thaw()
+            except KernelError as error:
+                if error.errno != ENOENT:  # it has ended meanwhile
+                    raise
         self.went_on = True
 
 

@@ -76,7 +76,7 @@ def why_not(one: Directory) -> str:
         return "it is being traced"
     if status[b"State"][:1] in b"Tt":
         return "it is stopped"
-    if _waits_for_a_child(one):
+    if any(_waits_for_a_child(one.pid, tid) for tid in os.listdir(f"/proc/{one.pid}/task")):
         return "it waits for its child to begin"
     if len(one.path) > _LONGEST_PATH or not one.path.startswith(b"/"):
         return "its path is too long, or has no beginning"
@@ -85,13 +85,13 @@ def why_not(one: Directory) -> str:
     return "" if _gate(one.pid) else "it has no vDSO"
 
 
-def _waits_for_a_child(one: Directory) -> bool:
+def _waits_for_a_child(pid: int, tid: str) -> bool:
     """Whether it is in a vfork(2), where nothing but its end stops it before the child has executed something."""
-    with open(f"/proc/{one.pid}/task/{one.tid}/syscall", "rb", buffering=0) as file:
+    with open(f"/proc/{pid}/task/{tid}/syscall", "rb", buffering=0) as file:
         words = file.read(256).split()
     call = int(words[0]) if words[0].isdigit() else -1
     if call == number("clone3"):
-        with open(f"/proc/{one.pid}/mem", "rb", buffering=0) as memory:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
             memory.seek(int(words[1], 16))
             return bool(int.from_bytes(memory.read(8), "little") & _CLONE_VFORK)
     return call == number("vfork") or (call == number("clone") and bool(int(words[1], 16) & _CLONE_VFORK))
@@ -151,6 +151,7 @@ class Moving:
         self._plain = plain
         self._seized: list[int] = []
         self._stopped: set[int] = set()
+        self._end = 0.0  # until when its threads may take to stop, all of them together
         try:
             for name in os.listdir(f"/proc/{one.pid}/task"):
                 self._seize(int(name))
@@ -231,9 +232,10 @@ class Moving:
 
     def _await(self, tid: int) -> int:
         """Its status once it has stopped. Raises ProcessLookupError where it has ended, TimeoutExpired."""
-        end, pause = time.monotonic() + PATIENCE, 0.0
+        pause = 0.0
+        self._end = self._end or time.monotonic() + PATIENCE
         while (status := stopped(tid)) is None:
-            if time.monotonic() > end:
+            if time.monotonic() > self._end:
                 raise TimeoutExpired(f"thread {tid} does not stop")
             time.sleep(pause)
             pause = min(pause + 0.00002, 0.001)

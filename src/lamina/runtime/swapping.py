@@ -11,18 +11,31 @@ Overlays at other places are replaced in the same way, from within a root of the
 
 from __future__ import annotations
 
-from os import O_NOFOLLOW, O_PATH
+import os
+from errno import ENOENT
+from os import O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY
 
+from lamina.errors import KernelError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     CLONE_NEWNS,
     MNT_DETACH,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_STRICTATIME,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
 )
+from lamina.linux.fd import Fd
+from lamina.linux.files import openat2
 from lamina.linux.program import Out, Reg, Step, Struct
 from lamina.runtime.plan.paths import how
 from lamina.values import value
@@ -31,6 +44,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lamina.linux.mountinfo import Mount
+
     Undoable = tuple[Step, list[Step]]
 
 ANY = tuple(range(1, 128))
@@ -38,6 +53,17 @@ CLOSING = "make the old root read-only"
 SIG_SETMASK, EVERY_SIGNAL = 2, b"\xff" * 8
 _BY_DESCRIPTOR = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+_PLACE = O_PATH | O_NOFOLLOW
+# proc_pid_mountinfo(5), field 6
+_ATTRIBUTES = {
+    b"ro": MOUNT_ATTR_RDONLY,
+    b"nosuid": MOUNT_ATTR_NOSUID,
+    b"nodev": MOUNT_ATTR_NODEV,
+    b"noexec": MOUNT_ATTR_NOEXEC,
+    b"noatime": MOUNT_ATTR_NOATIME,
+    b"nodiratime": MOUNT_ATTR_NODIRATIME,
+    b"nosymfollow": MOUNT_ATTR_NOSYMFOLLOW,
+}
 
 
 def undisturbed_step() -> Step:
@@ -172,3 +198,31 @@ def guard_steps(
         *undo,
         *(Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_),
     ]
+
+
+def attributes_of(mount: Mount) -> int:
+    """The MOUNT_ATTR flags of a mount that is there."""
+    found = sum(_ATTRIBUTES.get(word, 0) for word in mount.options)
+    return found if {b"noatime", b"relatime"} & {*mount.options} else found | MOUNT_ATTR_STRICTATIME
+
+
+def mount_point(root: int, path: bytes, *, directory: bool) -> Fd:
+    """*path* below *root*; what is missing of it is made, as a start does. Raises KernelError."""
+    inside = _EXACTLY | RESOLVE_NO_XDEV
+    try:
+        return openat2(root, path, _PLACE, resolve=inside)
+    except KernelError as error:
+        if error.errno != ENOENT:
+            raise
+    names = path.split(b"/")
+    for number, name in enumerate(names):
+        above = b"/".join(names[:number]) or b"."
+        with openat2(root, above, _PLACE | O_DIRECTORY, resolve=inside) as parent:
+            try:
+                if directory or number < len(names) - 1:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                else:
+                    os.close(os.open(name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0o644, dir_fd=parent))
+            except FileExistsError:
+                continue
+    return openat2(root, path, _PLACE, resolve=inside)
