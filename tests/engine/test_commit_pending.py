@@ -102,8 +102,11 @@ def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     assert engine.image("made:2").is_pending
     # the container over what it was knows it still
     above.start()
-    assert above.wait(60) == 0 and above.image_id == old
+    assert above.wait(60) == 0 and above.image_id == image.id == above.inspect()["Image"][7:]
     engine.remove_image("other:2")
+    assert [one.id for one in engine.containers(all=True) if one.image_id == engine.image("made:1").id] == [
+        above.id
+    ]
     with pytest.raises(Conflict, match="used by"):
         engine.remove_image(image.id)
     engine.storage.pin(old, False)

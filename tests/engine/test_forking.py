@@ -150,6 +150,25 @@ def test_a_fork_that_is_killed_leaves_a_child_or_nothing(engine: Engine, box: Co
     assert {os.fsdecode(change.path) for change in box.changes()} >= {"/srv"}
 
 
+def test_a_state_from_before_its_container_was_put_over_another_image(
+    engine: Engine, box: Container, store_root: Path
+) -> None:
+    before = box.snapshot("before")
+
+    def newer(place: Path) -> None:
+        (place / "newer").write_text("newer\n")
+
+    small_image(store_root, newer, names=("docker.io/library/newer:latest",), labels={"from": "newer"})
+    box.rebase("newer")
+    [old] = before.fork(start=True, command=SLEEP)
+    [new] = box.fork(start=True, command=SLEEP)
+    looks = "cat /srv; ls /newer 2>/dev/null; ls /etc/image 2>/dev/null"
+    assert (does(old, f"{looks}; true"), does(new, f"{looks}; true")) == ("one\n", "one\n/newer\n")
+    assert (old.image, new.image) == ("tiny", "newer")
+    assert old.labels == {"job": "7"}
+    assert old.image_id != new.image_id == box.image_id
+
+
 def test_volumes(engine: Engine, store_root: Path, tmp_path: Path) -> None:
     small_image(store_root)
     volumes = ["data:/data", "/own", f"{tmp_path}:/host"]

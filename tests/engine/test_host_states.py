@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from errno import EINVAL
 from pathlib import Path
 
 import pytest
 
 from lamina import Engine
-from lamina.errors import HostChanged
+from lamina.engine import starting
+from lamina.errors import HostChanged, StepFailed, Unsupported
 from support.lives import until
 
 pytestmark = pytest.mark.root
@@ -97,3 +99,43 @@ def test_a_fork_over_this_machine_that_runs_knows_its_name(engine: Engine, tmp_p
     assert not (tmp_path / "name").exists()
     for child in (one, other):
         child.kill()
+
+
+def test_what_it_wrote_is_not_left_out_where_its_place_cannot_be_overlaid_any_more(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = engine.create("host", ["true"], name="box")
+    place = {"at": "/elsewhere", "inode": 0, "lower": ["/elsewhere"], "upper": "upper-9", "work": "work-9"}
+    asked = box._home.asked()
+    asked["overlays"].append({**place, "userxattr": False, "frozen": ["x" + "0" * 63]})
+
+    def refused(*_: object, **__: object) -> None:
+        raise StepFailed("fsconfig", EINVAL, place=b"/elsewhere")
+
+    monkeypatch.setattr(starting, "launch", refused)
+    monkeypatch.setattr(starting.Start, "_prepare", lambda self, drawn: None)
+    assert box._home.hold()
+    try:
+        with pytest.raises(Unsupported, match="what it wrote at /elsewhere cannot be shown") as raised:
+            starting.Start(box._home, asked, (0, 1, 2), dependent=False)._launch()
+        assert "lamina diff box" in raised.value.remedy
+    finally:
+        box._home.release()
+
+
+def test_a_state_whose_layers_were_put_together_since(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    box = engine.create("host", ["sh", "-c", f"date +%N >>{tmp_path}/each; rm -f {tmp_path}/old"])
+    for number in range(3):
+        box.start()
+        box.wait()
+        until(lambda: box.state == "exited")
+        snapshot = box.snapshot(f"state-{number}")
+    before = [(change.path, change.kind) for change in snapshot.changes([str(tmp_path)])]
+    box.squash()
+    assert [(change.path, change.kind) for change in snapshot.changes([str(tmp_path)])] == before
+    assert (os.fsencode(tmp_path / "old"), "deleted") in before
+    snapshot.apply([str(tmp_path)])
+    assert len((tmp_path / "each").read_text().split()) == 3 and not (tmp_path / "old").exists()
+    box.undo()
+    assert (tmp_path / "old").read_text() == "old" and not (tmp_path / "each").exists()

@@ -9,10 +9,22 @@ import pytest
 from lamina.engine import name_files
 from lamina.engine.checking import check_options
 from lamina.engine.keeping import options_of, options_record
-from lamina.engine.networking import Networking, of_image, read_host, read_mac, read_publish
-from lamina.errors import Conflict, InvalidInput
+from lamina.engine.network_record import Ledger
+from lamina.engine.networking import (
+    Joined,
+    Networking,
+    joined_by,
+    of_image,
+    read_host,
+    read_mac,
+    read_publish,
+)
+from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.network.model import Attachment, Network, Published, mac_of
 from lamina.network.subnet import packed, read_subnet
+from lamina.store.containers import Home
+from lamina.store.root import Store
+from lamina.values import replace
 
 
 @pytest.mark.parametrize(
@@ -159,3 +171,55 @@ def test_host_gateway_is_where_there_is_one():
 def test_nothing_asked_is_nothing():
     assert check_options({"network": "bridge"}).networking is None
     assert Networking().linked == ""
+
+
+# -- several networks, and what one may reach
+
+
+def test_networks_in_short_and_in_long():
+    asked = check_options({
+        "network": ["front", "name=back,alias=db,alias=Store,ip=10.1.0.5,ip6=fd00::5,mac=02:00:00:00:00:05"],
+        "network_aliases": ["www"], "egress": ["allow=a.example:443", "allow=10.0.0.0/8"],
+    })  # fmt: skip
+    wanted = asked.networking
+    assert wanted is not None
+    assert (asked.network, wanted.aliases) == ("front", ("www",))
+    [back] = wanted.joined
+    assert back == Joined(
+        "back", (packed("10.1.0.5"), packed("fd00::5")), read_mac("02:00:00:00:00:05"), ("db", "Store")
+    )
+    assert joined_by(asked) == (Joined("front", aliases=("www",)), back)
+    kept = json.loads(json.dumps({"id": "x", "options": options_record(asked)}))
+    assert options_of(kept) == asked
+    assert check_options({"network": ["front"]}) == check_options({"network": "front"})
+    assert check_options({"network": "name=front,ip=10.1.0.5"}) == check_options(
+        {"network": "front", "ip": "10.1.0.5"}
+    )
+
+
+@pytest.mark.parametrize("alias", ["", "a b", "-a", "a..b", "x" * 64, "a/b", "é"])
+def test_what_is_no_alias(alias):
+    with pytest.raises(InvalidInput):
+        check_options({"network": "back", "network_aliases": [alias]})
+
+
+def test_a_network_with_names_has_one_server():
+    named = replace(PLACE, network=replace(NET, names=b"/names"))
+    text = "nameserver 10.0.0.53\nsearch a\noptions edns0\n"
+    assert resolv(text, places=(named,)) == ["nameserver 10.1.0.1", "search a", "options edns0 ndots:0"]
+    assert resolv(text, places=(named,), dns=["9.9.9.9"], dns_options=["ndots:2"]) == [
+        "nameserver 10.1.0.1", "search a", "options ndots:2"
+    ]  # fmt: skip
+    # a server of its own, which only the container reaches
+    assert resolv(text, places=(named,), dns=["127.0.0.1"])[0] == "nameserver 127.0.0.1"
+
+
+def test_a_damaged_record_is_said_to_be_damaged(monkeypatch):
+    home = Home(Store("/nowhere"), "a" * 64)
+    damaged: tuple[dict[str, object], ...] = (
+        {"attachments": [{}]}, {"attachments": 7}, {"servers": ["x"]}, {"attachments": [{"gateways": [1]}]},
+    )  # fmt: skip
+    for content in damaged:
+        monkeypatch.setattr(Home, "read", lambda self, name, content=content: content)
+        with pytest.raises(Corrupt, match=r"network\.json is damaged"):
+            Ledger.of(home)

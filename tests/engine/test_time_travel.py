@@ -238,6 +238,16 @@ def top_of(box: Container) -> bytes:
     return upper
 
 
+def test_a_start_that_writes_nothing_leaves_nothing_to_freeze(engine: Engine) -> None:
+    """Empty directories and files, on which something was mounted."""
+    box = engine.create("tiny", ["true"], name="box", volumes=["data:/deep/down"])
+    for _ in range(2):
+        run(box)
+        assert os.listdir(top_of(box)) != []
+        assert box.snapshot().record.new == ()
+        assert os.listdir(top_of(box)) == []
+
+
 def test_users_that_a_state_added_are_known(engine: Engine) -> None:
     box = engine.create("tiny", ["sh", "-c", "id -u"], user="ann", name="box")
     (box.files / "etc/passwd").write_text("ann:x:77:77::/:/bin/sh\n")

@@ -77,15 +77,15 @@ def test_docker_does_what_the_table_says(peer_root: PeerRoot, tmp_path: Path) ->
             check=True,
         )
 
-    found = []
+    found: list[str] = []
     for state, cells in table().items():
         if state == "dead":  # docker's own is a removal that failed
             continue
         box = Box(docker, state)
 
         def do(*words: str, box: Box = box) -> tuple[int, str]:
-            done = docker(*(word.replace(NAME, box.name) for word in words), text=False)
-            return done.returncode, done.stderr.decode(errors="replace")
+            done = docker(*(word.replace(NAME, box.name) for word in words), errors="replace")
+            return done.returncode, done.stderr
 
         asked = {verb: cell for verb, cell in cells.items() if (verb, state) not in BROKEN | ENOUGH}
         found += differences(asked, state, box.ready, do, box.now, docker=True)

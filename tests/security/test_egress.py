@@ -14,6 +14,7 @@ import pytest
 
 from lamina.engine.checking import check_options
 from lamina.engine.egress import read_allowed, read_egress, written
+from lamina.engine.network_record import attachments_in
 from lamina.errors import InvalidInput
 from lamina.network import dns
 from support.frames import IPV4, frame, udp4
@@ -195,6 +196,14 @@ def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: 
         second = host.start("sleep 1000", name="second", network="back", ip="10.50.0.3", egress="deny")
         assert not within(host, second, lambda: reaches("192.0.2.99", 80, SILENCE))
         second.remove(force=True)
+        back = engine.networks.get("back")
+        for rm in (True, False):  # it stays limited, whatever it is taken out of and put into
+            with engine.popen("tiny", ["sleep", "600"], network="back", egress="deny", rm=rm) as process:
+                back.disconnect(process.container)
+                back.connect(process.container)
+                [place] = attachments_in(engine.container(process.container)._home)
+                assert place.egress == ()
+                process.kill()
         with pytest.raises(InvalidInput, match="nobody who answers for names"):
             host.run("true", egress="allow=a.example")
         assert host.run("sh", "-c", "nc -w 1 192.0.2.99 80 </dev/null || echo no", egress="deny") == "no\n"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # systemd.service(5), Restart=
 POLICIES = ("no", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort", "always")
 RESTARTABLE = "lamina-restart.service"
+# /etc, or a user's ~/.config: systemd.unit(5), "Specifiers"
+CONFIGURATION = "%E/"
 # seconds that systemd waits longer than the container is given to stop
 SPARE = 60
 NETWORK = "network-online.target"
@@ -83,7 +85,7 @@ def container_unit(unit: str, about: Subject, wishes: Wishes, version: str) -> s
         # the process that does the work has to be this unit's
         "Environment=LAMINA_WARM=0",
         *([f"WorkingDirectory={_literal(about.directory)}"] if wishes.new and about.directory else []),
-        *([f"EnvironmentFile={about.environment}"] if about.environment else []),
+        *([f"EnvironmentFile={_place(about.environment)}"] if about.environment else []),
         f"Restart={wishes.restart_policy}",
         *([] if wishes.restart_sec is None else [f"RestartSec={wishes.restart_sec}"]),
         f"TimeoutStopSec={wishes.stop_timeout + SPARE}",
@@ -169,6 +171,11 @@ def environment_file(variables: Mapping[str, str]) -> str:
         escaped = "".join(f"\\{char}" if char in '"\\`$' else char for char in text)
         lines.append(f'{name}="{escaped}"\n')
     return "".join(lines)
+
+
+def _place(path: str) -> str:
+    """A path that begins with a specifier of systemd's, or one of this machine, literally."""
+    return path if path.startswith(CONFIGURATION) else _literal(path)
 
 
 def _is_text(text: str) -> bool:

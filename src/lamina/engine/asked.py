@@ -70,8 +70,9 @@ def record_of(session: Session, drawn: Design, health: dict[str, Any] | None) ->
         record["said"] = said
     if options.rm and options.further is not None and options.further.ipc:
         record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
-    if options.rm and options.networking is not None and options.networking.published:
+    wanted = options.networking
+    if options.rm and wanted is not None and (wanted.published or wanted.egress is not None):
         from lamina.engine.networking import record_of as networking_record_of
 
-        record.setdefault("said", {})["networking"] = networking_record_of(options.networking)
+        record.setdefault("said", {})["networking"] = networking_record_of(wanted)
     return record

@@ -41,6 +41,7 @@ from lamina.store.claims import claim
 from lamina.store.containers import RESTARTING
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
+from lamina.store.successors import now_called
 from lamina.values import replace, value
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _by_freezing(
     from lamina.engine.state_turn import StateTurn
 
     with StateTurn(home, "commit") as turn:
-        if turn.asked.get("image_id") != container.image_id:
+        if now_called(home.store, str(turn.asked.get("image_id") or "")) != container.image_id:
             raise Conflict(
                 f"commit container {container.name}: it was put on another image meanwhile",
                 remedy="try again",

@@ -208,8 +208,11 @@ def _egress(ledger: Ledger, asked: dict[str, Any]) -> tuple[Allowed, ...] | None
     """What it may reach in its other networks it may reach in this one."""
     if ledger.attachments:
         return ledger.attachments[0].egress
-    options = _options(asked)
-    return None if options is None else (options.networking or NOTHING).egress
+    from lamina.engine.egress import read_allowed
+    from lamina.engine.keeping import said_of
+
+    kept = (said_of(asked).get("networking") or {}).get("egress")
+    return None if kept is None else tuple(read_allowed(text) for text in kept)
 
 
 def _drop(ledger: Ledger, number: int) -> None:

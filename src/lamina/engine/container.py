@@ -107,8 +107,10 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
 
     @property
     def image_id(self) -> str:
-        """The id of that image; "" over the host."""
-        return str(self._record.get("image_id") or "")
+        """The id that this image has now, see `Image.id`; "" over the host."""
+        from lamina.store.successors import now_called
+
+        return now_called(self._home.store, str(self._record.get("image_id") or ""))
 
     @property
     def store(self) -> Store:

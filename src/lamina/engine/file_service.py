@@ -55,6 +55,7 @@ def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[
     """
     key = repr(sorted(maps.items()))
     hangs: Service | None = None
+    late: TimeoutExpired | None = None
     for _ in range(3):  # it may end for want of work just when it is asked
         with _lock:
             service = _services.get(key)
@@ -62,23 +63,15 @@ def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[
                 service = _services[key] = Service(maps)
         try:
             answer = service.ask((work, args, owner), root, write)
-        except Hangs:
-            hangs = service
+        except TimeoutExpired as busy:
+            hangs, late = service, busy
             continue
         if answer is not None:
             kind, content, passed = answer
             if kind == FAILURE:
                 raise content
             return content if passed is None else passed
-    if hangs is not None:
-        raise TimeoutExpired(
-            "work in a user namespace: what others asked for before does not come to its end"
-        )
-    raise Corrupt("work in a user namespace: the process there ended without an answer")
-
-
-class Hangs(Exception):
-    """The process does what somebody else asked for, and that takes long."""
+    raise late or Corrupt("work in a user namespace: the process there ended without an answer")
 
 
 class Service:
@@ -113,10 +106,12 @@ class Service:
     def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer | None:
         """What came of it: RESULT or FAILURE, the result or the error, and a descriptor; None: it was gone already.
 
-        Raises what keeps such a process from being there, OSError, Hangs.
+        Raises what keeps such a process from being there, OSError, TimeoutExpired (it does what another asked for).
         """
         if not self._turn.acquire(timeout=BUSY):
-            raise Hangs
+            raise TimeoutExpired(
+                "work in a user namespace: what others asked for before does not come to its end"
+            )
         try:
             if self._ended:
                 return None

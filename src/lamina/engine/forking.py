@@ -19,6 +19,7 @@ from lamina.engine.layers import furnish, stacks_of, uppers_of
 from lamina.engine.moment import moment
 from lamina.engine.options import OWNER
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
+from lamina.overlay.spec import top_first
 from lamina.runtime.identity import identity_of
 from lamina.store import containers, snapshots
 from lamina.store.events import about, note
@@ -145,15 +146,15 @@ def fork(
     try:
         with lease(store) as held:
             origin = _origin(parent, state, wanted, held, tell)
+            for warning in origin.warnings:
+                tell(warning)
             for number in range(wanted.count):
                 with Undisturbed():
                     home, name = containers.create(store, wanted.names[number] if wanted.names else None)
                     made.append(home)
                 origin.make(home, name)
         for home in made:
-            if (
-                origin.options.lifetime != OWNER
-            ):  # the mark has every command look whether its owner is still there
+            if origin.options.lifetime != OWNER:  # else every command looks whether its owner is still there
                 home.unmark()
             home.release()
         if wanted.start:
@@ -179,6 +180,31 @@ def _origin(
                     remedy="'lamina system check' finds what else is missing",
                 )
     return origin
+
+
+def over_its_image(asked: dict[str, Any], state: SnapshotRecord) -> dict[str, Any]:
+    """The record *asked* as it was when *state* was made, where it has been put over another image since (rebase)."""
+    if chains.own_layers(asked) == state.base_layers:
+        return asked
+    lower = [chains.short_tree(layer) for layer in top_first(state.base_layers)] or ["../../empty"]
+    entries = [
+        {
+            **{key: given for key, given in entry.items() if key in _OF_A_PLACE and key != "frozen"},
+            "lower": lower,
+        }
+        for entry in asked["overlays"]
+    ]
+    config = state.config or {}
+    return {
+        **{key: given for key, given in asked.items() if key != chains.SQUASHED},
+        "overlays": entries,
+        "layers": list(state.base_layers),
+        "base_layers": list(state.base_layers),
+        "image": state.image,
+        "image_id": state.image_id,
+        "config": config,
+        "labels": {**(config.get("labels") or {}), **dict(asked["options"].get("labels") or ())},
+    }
 
 
 def _once(warn: Callable[[str], None] | None) -> Callable[[str], None]:
@@ -245,13 +271,11 @@ class Origin:
         self.store = parent.store
         asked = parent.asked()
         check_forkable(asked)
+        asked = over_its_image(asked, state)
         given, options = options_of(asked), dict(wanted.options or {})
-        for warning in not_taken_over(given, options):
-            tell(warning)
         found = options_of_fork(given, options, several=wanted.count > 1)
         self.options: Options = replace(found, volumes=own_volumes(found.volumes, parent.id))
-        for warning in shared(self.options.volumes):
-            tell(warning)
+        self.warnings = [*not_taken_over(given, options), *shared(self.options.volumes)]
         stood = chains.on_chain(asked, state.chain, None)
         self.overlays = [_numbered(entry, number) for number, entry in enumerate(stood["overlays"])]
         self.layers = tuple(stood.get("layers") or ())

@@ -71,6 +71,8 @@ def freeze(
     home, asked = turn.home, turn.asked
     stacks = stacks_of(asked.get("overlays") or [], home.path)
     try:
+        if not turn.living:
+            _clear(asked, stacks)
         busy = [(at, spec) for at, spec in stacks if spec.upperdir is not None and not is_idle(spec)]
         made = {at: layers.new_id() for at, _ in busy}
         _check_depth(asked, busy)
@@ -92,6 +94,19 @@ def freeze(
         return frozen
     except OSError as error:
         raise_storage_error(error, "freeze container", home.path)
+
+
+def _clear(asked: Record, stacks: Stacks) -> None:
+    """A start leaves empty files and directories in the root's upper, only to mount something on them: a container that
+    wrote nothing else has written nothing.
+    """
+    from lamina.engine.within import maps_of, reach
+    from lamina.overlay.mount_points import clear
+
+    made = [os.fsencode(place) for place in asked.get("made") or ()]
+    spec = stacks[0][1] if stacks else None
+    if made and spec is not None and spec.upperdir is not None and asked.get("image_id"):
+        reach(lambda: maps_of(asked), clear, spec, made)
 
 
 def _living(

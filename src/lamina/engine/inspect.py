@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from lamina.engine.keeping import said_of
 from lamina.engine.options import CONTAINER, NO
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
+from lamina.store.successors import now_called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
 
     state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
     command = [str(word) for word in asked["command"]]
+    image = str(asked.get("image_id") or "")
     return {
         "Id": home.id,
         "Name": asked["name"],
-        "Image": f"sha256:{asked['image_id']}" if asked.get("image_id") else asked["image"],
+        "Image": f"sha256:{now_called(home.store, image)}" if image else asked["image"],
         "Created": timestamp(asked["created"]),
         "Path": command[0],
         "Args": command[1:],

@@ -5,6 +5,7 @@ somebody gives back what is in it, and need not know how far that one had come.
 from __future__ import annotations
 
 from lamina.engine.networks import table_of
+from lamina.errors import Corrupt
 from lamina.network.model import Attachment, Network, Published
 from lamina.network.subnet import packed, subnet_of, text_of
 from lamina.store import networks
@@ -33,8 +34,14 @@ class Ledger:
     def of(cls, home: Home) -> Ledger:
         """The one that is written down, with attachments that have no addresses yet as well. Raises Corrupt."""
         kept = home.read(RECORD) or {}
-        found = cls(home, tuple(packed(text) for text in kept.get("servers", ())))
-        found.attachments = [_of(home, one) for one in kept.get("attachments", ())]
+        try:
+            found = cls(home, tuple(packed(text) for text in kept.get("servers", ())))
+            found.attachments = [_of(home, one) for one in kept.get("attachments", ())]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Corrupt(
+                f"container {home.short_id}: its {RECORD}.json is damaged: {error}",
+                remedy="remove the container, and make it anew",
+            ) from None
         return found
 
     def note(self, attachment: Attachment) -> None:

@@ -46,7 +46,8 @@ def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
             raise Unsupported(
                 f"rewind container {asked.get('name')}: the snapshot {kept.shown} is over another image "
                 f"({kept.image}) than the container is now",
-                remedy=f"fork the snapshot: lamina fork {asked.get('name')} --snapshot {kept.shown}",
+                remedy=f"fork it (lamina fork {asked.get('name')}@{kept.shown}), or first lamina rebase "
+                f"{asked.get('name')} {kept.image}",
             )
         for layer in kept.layers:
             if not held.add_layer(layer):

@@ -44,9 +44,10 @@ class StateReview(Reviewed):
     def _written(self, asked: dict[str, Any]) -> tuple[list[tuple[bytes, MountSpec]], dict[bytes, int]]:
         """Its topmost layer is to the others what an upper is; where nothing was written there is none."""
         stood = chains.on_chain(asked, self._kept.chain, None)
+        chain = chains.chain_of(stood)  # made shorter where layers were put together since
         found, own = [], {}
         for at, spec in super()._written(stood)[0]:
-            ids = top_first(self._kept.chain.get(at, ()))
+            ids = top_first(chain.get(at, ()))
             if ids:
                 top = tree_of(self._home.store, ids[0])
                 found.append((at, replace(spec, upperdir=top, workdir=None, lowerdirs=spec.lowerdirs[1:])))

@@ -42,6 +42,7 @@ PORT = 53
 SECONDS = 5  # how long an answer of ours holds: containers come and go
 MOST_ASKED, MOST_ASKED_BY_ONE = 256, 64  # questions that wait for an answer from elsewhere
 MOST_STREAMS, MOST_STREAMS_OF_ONE = 64, 8
+MOST_A_SECOND = 2000  # datagrams of one container; what is beyond is not looked at
 _LONGEST_QUESTION = 4096
 _PATIENCE = 2.0  # seconds for a server; then the next one is asked
 _ROUNDS = 2  # through the servers
@@ -82,6 +83,7 @@ class Responder:
         self._asked: dict[int, _Asked] = {}
         self._streams: dict[int, _Stream] = {}
         self._turn = 0
+        self._second, self._heard = 0, dict[str, int]()
         for one, read in ((datagrams, self._read_datagrams), (listener, self._accept)):
             one.setblocking(False)
             self._watch(one.fileno(), POLLIN, read)
@@ -132,7 +134,15 @@ class Responder:
                 data, where = self._datagrams.recvfrom(_LONGEST_QUESTION)
             except OSError:  # nothing more; or what was sent before did not arrive
                 return
-            self._consider(data, where[0], self._say_to(where), datagram=True)
+            if not self._is_too_much(where[0]):
+                self._consider(data, where[0], self._say_to(where), datagram=True)
+
+    def _is_too_much(self, source: str) -> bool:
+        """So that who floods leaves most of the time to others."""
+        if (second := int(monotonic())) != self._second:
+            self._second, self._heard = second, {}
+        self._heard[source] = count = self._heard.get(source, 0) + 1
+        return count > MOST_A_SECOND
 
     def _say_to(self, where: Any) -> Callable[[bytes], None]:
         return lambda answer: self._send(answer, where)

@@ -36,6 +36,13 @@ def successor(store: Store, identity: str) -> str | None:
     return now if is_id(now) and os.path.lexists(images.place_of(store, now)) else None
 
 
+def now_called(store: Store, identity: str) -> str:
+    """The id that the image has now which *identity* is, or was, the id of; for whoever only shows or compares it, also
+    of one that is gone, or "" for none.
+    """
+    return (successor(store, identity) or identity) if is_id(identity) else identity
+
+
 def current(store: Store, identity: str) -> str:
     """*identity*, or the id of what that became. For the holder of the turn, if it shall stay so. Raises NotFound."""
     if os.path.lexists(images.place_of(store, identity)):

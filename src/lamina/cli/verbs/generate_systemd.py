@@ -59,7 +59,13 @@ def do(args: Arguments) -> int:
     import os
 
     from lamina.cli.asked import warn
-    from lamina.cli.units import RESTARTABLE, container_unit, environment_file, restartable_unit
+    from lamina.cli.units import (
+        CONFIGURATION,
+        RESTARTABLE,
+        container_unit,
+        environment_file,
+        restartable_unit,
+    )
     from lamina.cli.usage import only_one
     from lamina.cli.verbs.version import versions
     from lamina.engine import Engine
@@ -83,7 +89,7 @@ def do(args: Arguments) -> int:
     if not variables:
         return _out(args, unit, container_unit(unit, about, wishes, version))
     # units are read by everybody, whatever the mode of their file (systemctl show)
-    place = os.path.abspath(f"{name}.env").replace("%", "%%") if args.files else f"%E/lamina/{name}.env"
+    place = os.path.abspath(f"{name}.env") if args.files else f"{CONFIGURATION}lamina/{name}.env"
     values = environment_file(variables)
     text = container_unit(unit, replace(about, environment=place), wishes, version)
     if args.files:

@@ -91,7 +91,9 @@ def own_layers(spec: MountSpec) -> tuple[bytes, ...]:
     A container over the host has no others in the store.
     """
     assert spec.upperdir is not None
-    layers = spec.upperdir.rpartition(b"/containers/")[0] + b"/layers/"
+    # of a state it is a layer itself (engine/state_review)
+    store = spec.upperdir.rpartition(b"/containers/")[0] or spec.upperdir.rpartition(b"/layers/")[0]
+    layers = store + b"/layers/"
     return (spec.upperdir, *(lower for lower in spec.lowerdirs if lower.startswith(layers)))
 
 

@@ -60,7 +60,7 @@ class MirroredContainer(
 
     @property
     def image_id(self) -> str:
-        """The id of that image; "" over the host."""
+        """The id that this image has now, see `Image.id`; "" over the host."""
         return self._sync.image_id
 
     @property

@@ -1,0 +1,183 @@
+"""Who answers for names, in this process and on the loopback: without root, without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.network import dns, names
+from lamina.network.responder import MOST_A_SECOND, Client, Responder
+from lamina.network.subnet import packed
+from support.name_servers import read_framed
+
+OWN, OTHER = "127.0.0.1", "127.0.0.2"
+
+
+def query(name: str, kind: int = dns.A) -> dns.Query:
+    found = dns.read_query(dns.ask(name, kind, 7))
+    assert found is not None
+    return found
+
+
+class Stage:
+    """A responder that is served by a thread; `clients` are those that it knows."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = os.fsencode(place)
+        os.mkdir(self.place)
+        names.take(self.place, "db", "a" * 64, [packed("10.1.0.2"), packed("fd00::2")])
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind((OWN, 0))
+        self.where = datagrams.getsockname()
+        self.listener = socket.create_server((OWN, 0))
+        self.at = self.listener.getsockname()
+        self.clients: dict[str, Client] = {}
+        self.responder = Responder(datagrams, self.listener, self.clients.get)
+        self.ends = threading.Event()
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while not self.ends.is_set():
+            self.responder.step(0.05)
+
+    def client(self, *servers: tuple[str, int], **how: Any) -> Client:
+        return Client((self.place,), lambda address: None, servers, **how)
+
+    def ask(self, name: str, source: str = OWN, patience: float = 10) -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.bind((source, 0))
+            asking.settimeout(patience)
+            asking.sendto(dns.ask(name, dns.A, 7), self.where)
+            return asking.recv(4096)
+
+    def close(self) -> None:
+        self.ends.set()
+        self.thread.join()
+        self.responder.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    found = Stage(tmp_path / "names")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def silent_server() -> socket.socket:
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((OWN, 0))
+    return server
+
+
+def test_servers_are_asked_in_turn_and_only_their_answers_count(stage: Stage) -> None:
+    dead = silent_server()
+    nobody = dead.getsockname()
+    dead.close()
+    with closing(silent_server()) as server, closing(silent_server()) as liar:
+        stage.clients[OWN] = stage.client(nobody, server.getsockname())
+        answers: list[bytes] = []
+        asking = threading.Thread(target=lambda: answers.append(stage.ask("a.example")))
+        asking.start()
+        data, where = server.recvfrom(4096)
+        asked = dns.read_query(data)
+        assert asked is not None
+        right = dns.reply(asked, dns.NOERROR, [dns.Answer(dns.A, 60, packed("192.0.2.9"))])
+        liar.sendto(right, where)  # from another address
+        server.sendto(dns.with_identity(right, asked.identity ^ 1), where)  # under another number
+        server.sendto(dns.reply(query("b.example"), dns.NXDOMAIN), where)  # to another question
+        server.sendto(right, where)
+        asking.join()
+        assert dns.values_in(answers[0], query("a.example")) == ["192.0.2.9"]
+        assert answers[0][:2] == b"\0\x07"
+    stage.clients[OWN] = stage.client(nobody)
+    assert dns.code_of(stage.ask("a.example")) == dns.SERVFAIL
+    stage.clients[OWN] = stage.client()
+    assert dns.code_of(stage.ask("a.example")) == dns.REFUSED
+    assert stage.responder.is_idle
+
+
+def test_what_a_client_may_not_ask_and_what_must_be_learnt_first(stage: Stage) -> None:
+    told: list[tuple[str, list[tuple[int, bytes]], bool]] = []
+
+    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool) -> bool:
+        told.append((asked.name, found, own))
+        return asked.name != "full.example"
+
+    with closing(silent_server()) as server:
+        where = server.getsockname()
+        stage.clients[OWN] = stage.client(where, may=lambda name: name.endswith("example"), learn=learn)
+        assert dns.code_of(stage.ask("a.other")) == dns.REFUSED
+        assert told == []
+        assert dns.values_in(stage.ask("db"), query("db")) == ["10.1.0.2"]
+        for name in ("a.example", "full.example"):
+            answers: list[bytes] = []
+            asking = threading.Thread(target=lambda name=name, to=answers: to.append(stage.ask(name)))
+            asking.start()
+            data, back = server.recvfrom(4096)
+            asked = dns.read_query(data)
+            assert asked is not None
+            server.sendto(dns.reply(asked, dns.NOERROR, [dns.Answer(dns.A, 60, packed("192.0.2.9"))]), back)
+            asking.join()
+            assert dns.code_of(answers[0]) == (dns.SERVFAIL if name == "full.example" else dns.NOERROR)
+    assert told == [
+        ("db", [(5, packed("10.1.0.2"))], True),
+        ("a.example", [(60, packed("192.0.2.9"))], False),
+        ("full.example", [(60, packed("192.0.2.9"))], False),
+    ]
+
+
+def test_questions_of_a_connection_come_in_pieces_and_one_behind_the_other(stage: Stage) -> None:
+    stage.clients[OWN] = stage.client()
+    framed = struct.pack("!H", len(dns.ask("db", dns.A, 7))) + dns.ask("db", dns.A, 7)
+    with socket.create_connection(stage.at, timeout=10) as connection:
+        for byte in framed[:-1]:
+            connection.sendall(bytes([byte]))
+        connection.sendall(framed[-1:] + framed + framed)
+        data = b""
+        for _ in range(3):
+            while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+                data += connection.recv(4096)
+            length = 2 + int.from_bytes(data[:2], "big")
+            assert dns.values_in(data[2:length], query("db")) == ["10.1.0.2"]
+            data = data[length:]
+    with socket.create_connection(stage.at, timeout=10) as connection:
+        connection.sendall(b"\xff\xff")  # longer than any question
+        with pytest.raises((ConnectionError, OSError)):
+            read_framed(connection)
+
+
+def test_who_floods_leaves_time_to_others(stage: Stage) -> None:
+    stage.clients.update({OWN: stage.client(), OTHER: stage.client()})
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind((OWN, 0))
+        for number in range(MOST_A_SECOND + 500):
+            sender.sendto(dns.ask("db", dns.A, number), stage.where)
+        for _ in range(100):  # some may be lost with the flood
+            try:
+                assert dns.values_in(stage.ask("db", OTHER, 0.3), query("db")) == ["10.1.0.2"]
+                break
+            except TimeoutError:
+                continue
+        assert len(stage.responder._heard) <= 2
+    assert stage.ask("db", OTHER)
+
+
+def test_strangers_are_not_answered(stage: Stage) -> None:
+    stage.clients[OWN] = stage.client()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.bind((OTHER, 0))
+        asking.settimeout(0.3)
+        asking.sendto(dns.ask("db", dns.A, 7), stage.where)
+        with pytest.raises(TimeoutError):
+            asking.recv(4096)
