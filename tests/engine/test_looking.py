@@ -276,6 +276,24 @@ def test_containers_over_this_system_are_compared_place_by_place(engine: Engine,
     assert why.resolved == os.fsencode(place / "kept")
 
 
+def test_a_state_from_before_a_rebase_is_over_its_own_image(
+    engine: Engine, box: Container, store_root: Path
+) -> None:
+    first = box.find_snapshot("first")
+    before = told(first.changes())
+    small_image(
+        store_root, lambda place: None, lambda place: (place / "two").touch(),
+        names=("docker.io/library/two:latest",),
+    )  # fmt: skip
+    box.rebase("two", force=True)
+    assert told(first.changes()) == before
+    assert told(engine.image("tiny").diff(first)) == before
+    assert told(first.diff(box))["/two"] == "added"
+    assert not first.explain("/two").exists
+    assert first.explain("/bin/busybox").makers[-1].title == "tiny:latest 1/1"
+    assert box.explain("/two").exists
+
+
 def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> None:
     second = box.find_snapshot("second")
     second.fork(2, name="try")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lamina.engine import chains
 from lamina.engine.reviewed import Reviewed
+from lamina.engine.viewing import over_its_image
 from lamina.overlay.spec import top_first
 from lamina.store.layers import tree_of
 from lamina.values import replace
@@ -43,7 +44,7 @@ class StateReview(Reviewed):
 
     def _written(self, asked: dict[str, Any]) -> tuple[list[tuple[bytes, MountSpec]], dict[bytes, int]]:
         """Its topmost layer is to the others what an upper is; where nothing was written there is none."""
-        stood = chains.on_chain(asked, self._kept.chain, None)
+        stood = chains.on_chain(over_its_image(asked, self._kept), self._kept.chain, None)
         chain = chains.chain_of(stood)  # made shorter where layers were put together since
         found, own = [], {}
         for at, spec in super()._written(stood)[0]:

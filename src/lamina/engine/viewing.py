@@ -71,10 +71,26 @@ def view_container(home: Home, asked: dict[str, Any] | None = None) -> View:
 
 def view_snapshot(home: Home, kept: SnapshotRecord) -> View:
     """The state *kept* of the container at *home*. Raises NotFound, Corrupt."""
-    asked = chains.on_chain(home.asked(), kept.chain, kept.id)
+    asked = chains.on_chain(over_its_image(home.asked(), kept), kept.chain, kept.id)
     overlays = [{**entry, "upper": None, "work": None} for entry in asked.get("overlays") or ()]
     found = _view(home, {**asked, "overlays": overlays}, SNAPSHOT)
     return replace(found, name=f"{found.name}@{kept.shown}")
+
+
+def over_its_image(asked: dict[str, Any], kept: SnapshotRecord) -> dict[str, Any]:
+    """The record *asked* over the image that was under it when *kept* was made, where it was put over another since
+    (rebase).
+    """
+    if not kept.image_id or chains.own_layers(asked) == kept.base_layers:
+        return asked
+    lower = [chains.short_tree(layer) for layer in top_first(kept.base_layers)] or ["../../empty"]
+    overlays = [
+        {**{key: given for key, given in entry.items() if key != "frozen"}, "lower": lower}
+        for entry in asked.get("overlays") or ()
+    ]
+    ids = list(kept.base_layers)
+    found = {key: given for key, given in asked.items() if key != chains.SQUASHED}
+    return {**found, "overlays": overlays, "layers": ids, "base_layers": ids, "image_id": kept.image_id}
 
 
 def _view(home: Home, asked: dict[str, Any], kind: str) -> View:

@@ -25,12 +25,12 @@ VERB = Verb(
     options=(
         Option("number", "n", "NUMBER", "How many (default: 1)", convert=whole_number, default=1),
         Option("start", "", "", "Start them as well"),
-        Option("command", "c", "COMMAND", "Run this, words as a shell has them, not what the parent runs", CHANGED),
+        Option("command", "c", "COMMAND", "Run this, words as in a shell, not what the parent runs", CHANGED),
         Option("rm", "", "", "Remove each when its command ends", CHANGED),
         Option("hostname", "h", "NAME", "The host name inside (else each has its own)", CHANGED),
         Option("label", "l", "KEY=VALUE", "Note something; may be repeated", CHANGED, multiple=True),
         Option("env", "e", "KEY=VALUE", "Set a variable; KEY alone takes it from here", CHANGED, multiple=True),
-        Option("network", "", "NETWORK", "Another network; may be repeated", CHANGED, multiple=True, complete="network"),
+        Option("network", "", "NETWORK", "Another; may be repeated", CHANGED, multiple=True, complete="network"),
         Option(
             "publish", "p", "[[IP:]HOSTPORT:]PORT", "Let a port of the host lead to one of it", CHANGED, multiple=True
         ),
