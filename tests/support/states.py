@@ -80,10 +80,11 @@ def differences(
     for verb, cell in sorted(cells.items(), key=lambda one: changes(*one)):
         if cell == WAITS:
             continue
-        if changes(verb, cell) and state_of() != state:
+        if changes(verb, cell) and (now := state_of()) != state:
+            if verb == first_change(cells):
+                yield f"{state}: is {now} after verbs that change nothing"
             ready()
         status, text = do(*words(verb))
-        now = state_of() if verb != "rename" else state
         if cell in (DONE, NOTHING):
             right = status == 0
         else:
@@ -92,8 +93,12 @@ def differences(
             )
         if not right:
             yield f"{verb}, {state}: {cell}, but {status}: {text}"
-        expected = AFTER[verb] if changes(verb, cell) else (state,)
-        if now not in expected:
-            yield f"{verb}, {state}: is {now} afterwards, not {' or '.join(expected)}"
+        if changes(verb, cell) and (now := state_of()) not in AFTER[verb]:
+            yield f"{verb}, {state}: is {now} afterwards, not {' or '.join(AFTER[verb])}"
         if verb == "rename":
             do("rename", "other", NAME)
+
+
+def first_change(cells: dict[str, str]) -> str:
+    """The first verb, in the order of `differences`, after which the container is in another state."""
+    return next(verb for verb, cell in cells.items() if changes(verb, cell))
