@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from errno import EIO, ENOSPC
+from errno import EINVAL, EIO, ENOSPC
+from pathlib import Path
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import LaminaError
+from lamina.engine import restacking
+from lamina.errors import KernelError, LaminaError, NotFound
 from lamina.store import trace
 from support.lives import place_of
 from support.workers import FULL
@@ -216,3 +218,39 @@ def test_a_copy_that_fills_the_disk(engine: Engine) -> None:
     finally:
         trace.hook = None
         box.remove(force=True)
+
+
+def test_removed_in_between(engine: Engine, tmp_path: Path) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    place = place_of(box)
+
+    def hook(name: str) -> None:
+        if name in ("state.rename-upper", "state.mkdir-upper") and os.path.exists(place):
+            os.rename(place, tmp_path / "gone")
+
+    def verbs() -> Iterator[Callable[[], object]]:
+        yield box.snapshot
+        yield lambda: box.rewind("first")
+
+    (box.files / "n").write_text("first")
+    box.snapshot("first")
+    for verb in verbs():
+        (box.files / "n").write_text("later")
+        trace.hook = hook
+        with pytest.raises(NotFound, match=box.short_id):
+            verb()
+        trace.hook = None
+        os.rename(tmp_path / "gone", place)
+    box.remove()
+
+
+def test_a_process_that_is_just_ending_has_no_mounts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the kernel says that its number is an invalid argument."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+
+    def ending(pid: int) -> None:
+        raise KernelError("read", EINVAL, f"/proc/{pid}/mountinfo")
+
+    monkeypatch.setattr(restacking, "read_mountinfo", ending)
+    assert restacking.swapped_to(box._home, []) is None
+    box.remove(force=True)

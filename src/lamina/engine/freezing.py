@@ -21,6 +21,7 @@ from lamina.engine.options import NONE
 from lamina.errors import Corrupt, Unsupported
 from lamina.overlay.spec import MOST_LAYERS
 from lamina.store import layers, record, snapshots
+from lamina.store.containers import no_such
 from lamina.store.durable import sync_directory
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.stage import write_facts
@@ -93,6 +94,8 @@ def freeze(
             make_sure(home, asked)
         return frozen
     except OSError as error:
+        if not home.exists():
+            raise no_such(home.short_id) from error
         raise_storage_error(error, "freeze container", home.path)
 
 

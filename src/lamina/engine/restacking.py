@@ -17,13 +17,14 @@ Where somebody holds on to the old root it is as *consistency* says. Decisions 0
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 from time import monotonic, sleep
 
 from lamina.engine.replacing import Swap, follow
 from lamina.engine.standstill import Standstill
-from lamina.errors import Conflict, InvalidInput
+from lamina.errors import Conflict, InvalidInput, KernelError
 from lamina.linux.mountinfo import read_mountinfo
-from lamina.runtime.holders import Holder
+from lamina.runtime.holders import GONE, Holder
 from lamina.supervisor.signals import Undisturbed
 from lamina.values import value
 
@@ -129,7 +130,12 @@ def swapped_to(home: Home, after: Stacks) -> bool | None:
     with Process(home.read("state")) as first:
         if not first.is_there:
             return None
-        mounts = read_mountinfo(first.pid)
+        try:
+            mounts = read_mountinfo(first.pid)
+        except KernelError as error:
+            if error.errno in (*GONE, EINVAL):  # it is just ending, and has let go of its mounts
+                return None
+            raise
         # by name: which number an upper has is the container's own, and where it is seen is not always where it is
         now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
         swapped = any(

@@ -16,6 +16,7 @@ from lamina.engine.snapshotting import COPY, check_consistency
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots
+from lamina.store.containers import no_such
 from lamina.store.events import about, note
 from lamina.store.leases import lease
 from lamina.store.root import make_directory, raise_storage_error
@@ -65,6 +66,8 @@ def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
     try:
         _rewind(turn.home, turn.asked, kept, consistency, living=turn.living)
     except OSError as error:
+        if not turn.home.exists():
+            raise no_such(turn.home.short_id) from error
         raise_storage_error(error, "rewind container", turn.home.path)
 
 
