@@ -29,9 +29,8 @@ _QR, _AA, _TC, _RD, _RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 _OPCODE, _RCODE = 0x7800, 0x000F
 _POINTER = 0xC0
 _LONGEST_NAME, _LONGEST_LABEL = 255, 63
-_MOST_POINTERS = (
-    127  # one a label; a chain of them that led to nothing would cost as much again for each record
-)
+# one a label; a longer chain leads nowhere, and each record of a message may begin it anew
+_MOST_POINTERS = 127
 _TO_THE_QUESTION = b"\xc0\x0c"
 # what names of containers and of hosts consist of; what else a label may have in it is nobody's here
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")

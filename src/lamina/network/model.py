@@ -8,6 +8,7 @@ from lamina.values import value
 
 # of a link's name (IFNAMSIZ without the NUL)
 _LONGEST = 15
+_MOST_TITLE = 100  # of a container's name in a comment of nf_tables, which has 127 bytes for all
 # how the names of the host's ends of containers' links begin, as the rules know them (`ports_begin`)
 PORTS_OF_SYSTEM, PORTS_OF_OTHERS = "lamv", "lw"
 SYSTEM_TABLE = "lamina"
@@ -105,8 +106,10 @@ class Attachment:
 
     @property
     def note(self) -> str:
-        """What is written to it, so that people who look at links and rules know whose they are."""
-        return f"{self.title} {self.owner[:12]}"
+        """What is written to it, so that people who look at links and rules know whose they are, and `system check`
+        what belongs to nobody: so the id must not be cut off.
+        """
+        return f"{self.title[:_MOST_TITLE]} {self.owner[:12]}"
 
     @property
     def alias(self) -> str:
