@@ -260,6 +260,42 @@ def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: 
     call_on_host(store_root, test)
 
 
+@root
+@peers
+def test_what_somebody_began_under_the_same_address_does_not_go_on(store_root: Path) -> None:
+    """The kernel knows connections by addresses and ports, and not by containers; and answers pass."""
+
+    def test(host: Host) -> None:
+        host.engine.networks.create("back", subnets=["10.50.0.0/24"], options={"dns": "false"})
+        with host.inside(host.world):
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind((WORLD, 9))
+            server.settimeout(SILENCE)
+
+        def arrives(box: Any) -> bool:
+            def send() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+                    sending.bind(("10.50.0.9", 7777))
+                    sending.sendto(b"x", (WORLD, 9))
+
+            within(host, box, send)
+            try:
+                _, where = server.recvfrom(64)
+            except TimeoutError:
+                return False
+            server.sendto(b"y", where)  # now it is a connection
+            return True
+
+        before = host.start("sleep 1000", network="back", ip="10.50.0.9")
+        assert arrives(before)
+        before.remove(force=True)
+        after = host.start("sleep 1000", network="back", ip="10.50.0.9", egress="deny")
+        assert not arrives(after)
+        server.close()
+
+    call_on_host(store_root, test)
+
+
 def within(host: Host, box: Any, call: Callable[[], Any]) -> Any:
     found = host.adopt(box.attrs["State"]["Pid"])
     try:

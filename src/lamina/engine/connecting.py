@@ -13,11 +13,11 @@ from contextlib import closing, contextmanager
 from lamina.engine.name_files import refresh
 from lamina.engine.network_record import Ledger
 from lamina.engine.networking import NOTHING, Joined, is_linkless
-from lamina.engine.networks import everything, find, table_of
-from lamina.engine.plugging import bridge_for, elements_of, explained, place_in, settle, withdraw
+from lamina.engine.networks import find, table_of
+from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
-from lamina.network import firewall, links
+from lamina.network import links
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.events import event, note
 from lamina.store.lock import LOCK_EX, turn
@@ -249,7 +249,7 @@ def _plug(home: Home, attachment: Attachment) -> None:
         closing(_socket_in(namespace)) as inside,
     ):
         master = bridge_for(store, outside, attachment.network, [attachment])
-        firewall.add(table_of(store), elements_of([attachment]), lambda: everything(store))
+        guard(store, [attachment])
         leading = links.led_by(inside)
         links.plug(outside, inside, 0, [attachment], [master], namespace=namespace, leading=leading)
 
