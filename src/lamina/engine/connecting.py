@@ -74,7 +74,8 @@ def disconnect(home: Home, name: str) -> None:
         if attachment is None and record.name not in known:
             raise Conflict(f"disconnect container {home.short_id}: it is not in network {record.name}")
         if attachment is not None:
-            if attachment.published and _runs(home):
+            # asked first: of one that is being started nothing may be given back that its start goes on with
+            if _runs(home) and attachment.published:
                 raise Conflict(
                     f"disconnect container {home.short_id}: its ports are published in network {record.name}",
                     remedy="stop it first",
