@@ -131,6 +131,7 @@ def held():
     time.sleep(1000)
 ready, open_files = threading.Event(), []; threading.Thread(target=held, daemon=True).start(); ready.wait()""",
 }
+PYTHON = os.path.realpath(sys.executable)  # not that of a virtual environment
 PROGRAM = "import ctypes, fcntl, os, socket, threading, time\nlibc = ctypes.CDLL(None)\nkept = []\n"
 # what does not keep it from being replaced
 HARMLESS = """
@@ -146,21 +147,25 @@ libc.mmap(None, 4096, 3, 2, private, 0)
 class Process:
     """Python in a container, until the end of the block; `pid` is this machine's."""
 
-    def __init__(self, box: Container, program: str, **options: bool) -> None:
+    def __init__(self, box: Container, program: str, *, privileged: bool = False) -> None:
         words = [
-            sys._base_executable,
+            PYTHON,
             "-c",
             PROGRAM + program + "\nprint(os.getpid(), flush=True)\ntime.sleep(1000)",
         ]
         if "chroot" in program:  # nothing of Python is there any more
             words[-1] = words[-1].replace("time.sleep(1000)", "libc.pause()")
         self.process = box.popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            privileged=privileged,
         )
 
     def __enter__(self) -> Process:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().strip().isdigit(), self.process.stderr.read()
+        assert self.process.stdout.readline().strip().isdigit(), self.process.stderr
         return self
 
     @property
@@ -193,7 +198,7 @@ def test_who_holds_on_is_named_and_nothing_is_replaced(python_box: Container) ->
             chain.freeze(consistency="refuse")
         text = str(refused.value)
         assert what.partition(" (of a")[0] in text, (what, text)
-        assert f"process {holder.pid} ({sys._base_executable}" in text
+        assert f"process {holder.pid} ({PYTHON}" in text
         assert shown(box) == before
         assert not frozen(box)
         box.exec(["sh", "-c", "rm -rf /tmp/held /tmp/root /tmp/mine; echo >> /tmp/written"], check=True)
@@ -405,8 +410,9 @@ def test_nothing_that_is_written_meanwhile_is_lost_or_changes_a_layer(
 ) -> None:
     """Whether the root is replaced (in a moment in which nobody holds a file) or what was written is copied."""
     box, chain = python_box, Chain(python_box)
-    words = [sys._base_executable, "-c", STORM, *held]
+    words = [PYTHON, "-c", STORM, *held]
     storm = box.popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, workdir="/home/ann")
+    assert storm.stdout is not None
     assert storm.stdout.readline() == "begun\n"
     seen: dict[Path, str] = {}
     states: list[Path] = []
@@ -414,8 +420,7 @@ def test_nothing_that_is_written_meanwhile_is_lost_or_changes_a_layer(
 
     def copy() -> None:
         states.append(tmp_path / str(len(states)))
-        upper = os.fsdecode(chain.stacks[0][1].upperdir)
-        subprocess.run(["cp", "-a", upper, states[-1]], check=True)
+        subprocess.run(["cp", "-a", chain.upper(), states[-1]], check=True)
 
     for number in range(8):
         wait = not held and number % 2

@@ -81,6 +81,13 @@ def content(tree: Snapshot) -> dict[bytes, object]:
     return {path: (*record[:3], record[5], record[8]) for path, record in files.items()}
 
 
+def unlike(tree: Snapshot, wanted: Snapshot) -> list[str]:
+    """What differs. The root's times alone are nothing that is frozen (`freezing.is_idle`): a file that was made there
+    and removed again makes no layer.
+    """
+    return [line for line in differences(tree, wanted, IGNORED) if not line.startswith("b'' mtime:")]
+
+
 class TimeTravel(RuleBasedStateMachine):
     """`trees` are the containers' as they were last seen, `states` those of snapshots, `kept` those of images."""
 
@@ -309,10 +316,10 @@ class TimeTravel(RuleBasedStateMachine):
     @invariant()
     def every_tree_is_as_it_was(self) -> None:
         for identity, tree in self.trees.items():
-            assert differences(shown(self.stack(identity)), tree, IGNORED) == [], identity[:12]
+            assert unlike(shown(self.stack(identity)), tree) == [], identity[:12]
         for state, (identity, tree) in self.states.items():
             kept = self.box(identity).find_snapshot(state).record
-            assert differences(shown(tree_of(self.engine, kept.layers)), tree, IGNORED) == [], state[:12]
+            assert unlike(shown(tree_of(self.engine, kept.layers)), tree) == [], state[:12]
         for identity, tree in self.kept.items():
             record = images.get(self.engine.store, identity)
             assert record is not None

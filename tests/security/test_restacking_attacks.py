@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_fork_bomb_stands_still_as_well(engine: Engine) -> None:
         workdir="/tmp",
     )
     chain = Chain(box)
-    until(lambda: os.path.isdir(chain.stacks[0][1].upperdir + b"/tmp"))
+    until((chain.upper() / "tmp").is_dir)
     swapped = [chain.freeze(consistency="wait", patience=20).swapped for _ in range(5)]
     assert swapped == [True] * 5
     seen = [digest(one) for one in chain.layers]
@@ -121,7 +122,7 @@ def test_killed_in_between_it_goes_on(engine: Engine, where: str, privileged: bo
     box = engine.start("tiny", words, name="box", privileged=privileged)
     ((at, spec),) = Chain(box).stacks
     assert spec.upperdir is not None
-    until(lambda: os.path.exists(spec.upperdir + b"/tmp/here"))
+    until((Chain(box).upper() / "tmp/here").exists)
     path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])
     words = [sys.executable, "-c", KILLED, os.fsdecode(engine.store.path), where]
     killed = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False)
@@ -134,6 +135,8 @@ def test_killed_in_between_it_goes_on(engine: Engine, where: str, privileged: bo
         done = box.exec(["sh", "-c", f"wc -c < /tmp/{name}"], check=True, capture_output=True)
         return int(done.stdout)
 
+    def grown(name: str, before: int) -> bool:
+        return size(name) > before
+
     for name in ("alive", "here"):
-        before = size(name)
-        until(lambda name=name, before=before: size(name) > before)
+        until(partial(grown, name, size(name)))

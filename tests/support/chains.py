@@ -21,7 +21,7 @@ class Chain:
         self.home = box._home
         self.stacks = stacks_of(self.home.asked()["overlays"], self.home.path)
         self.layers: list[Path] = []
-        self.copied = 0
+
         self._number = 1000
 
     def freeze(self, **options: Any) -> Restacked:
@@ -31,6 +31,7 @@ class Chain:
         def ready() -> None:
             for (_, old), (_, new) in zip(self.stacks, after, strict=True):
                 if new is not old:
+                    assert old.upperdir is not None
                     os.mkdir(new.workdir)
                     os.mkdir(new.upperdir)
                     resemble(new.upperdir, old.upperdir, userxattr=new.userxattr)
@@ -40,6 +41,7 @@ class Chain:
             moved = {}
             for (_, old), (_, new) in zip(self.stacks, after, strict=True):
                 if new is not old:
+                    assert old.upperdir is not None
                     frozen = old.upperdir.replace(b"/upper-", b"/frozen-")
                     os.rename(old.upperdir, frozen)
                     moved[old.upperdir] = frozen
@@ -49,6 +51,12 @@ class Chain:
                 for at, spec in after
             ]
         return done
+
+    def upper(self) -> Path:
+        """Where it writes now, at its root."""
+        upper = self.stacks[0][1].upperdir
+        assert upper is not None
+        return Path(os.fsdecode(upper))
 
     def _next(self, spec: Any) -> Any:
         if spec.upperdir is None or not os.listdir(spec.upperdir):

@@ -139,6 +139,7 @@ def _living(
         settle(home, living=True)
         raise
     if done.swapped:
+        turn.notes += [f"something goes on in the state before: {one}" for one in done.holders]
         return finish(home, home.asked(), origin=origin, noted=noted)
     turn.notes += _said(done.holders)
     chain = chains.chain_of(asked)

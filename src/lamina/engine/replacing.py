@@ -144,8 +144,10 @@ class Swap:
         return [*map(int, self._old)]
 
     def sync(self) -> None:
-        """What was written is on the disk, unless it need not be. Raises KernelError."""
-        if all(_VOLATILE & {*place.super_options} for place in self._places):
+        """What was written, or copied, is on the disk, unless it need not be. Raises KernelError."""
+        if self._places and all(_VOLATILE & {*place.super_options} for place in self._places):
+            return
+        if all(spec.volatile for _, spec in self.changed):
             return
         with Fd(os.open(self.still.home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
             sync_file_system(place, what="state")
@@ -342,14 +344,8 @@ class Swap:
             for child in children:
                 found = self._movable(old, new, at, child, len(moved))
                 if found is None:
-                    return [
-                        Holder(
-                            0,
-                            "",
-                            said(child.mount_point),
-                            "a mount that is covered or has lost its place, at",
-                        )
-                    ]
+                    why = "a mount that is covered or has lost its place, at"
+                    return [Holder(0, "", said(child.mount_point), why)]
                 moved.append(found)
             root = new if isinstance(new, Reg) else int(new)
             swapped.append(Swapped(int(old), root, b"ro" in place.options, tuple(moved)))

@@ -103,6 +103,7 @@ def restack(
             still.go_on()
             swap.finish()
             if copy is not None and consistency in (AUTO, COPY):
+                swap.sync()
                 return Restacked(False, holders, monotonic() - still.began)
         if consistency != WAIT or monotonic() > end:
             raise _refusal(words, holders, waited=patience if consistency == WAIT else None)
