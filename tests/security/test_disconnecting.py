@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from lamina.engine import connecting, plugging
 from lamina.engine.network_record import attachments_in
 from lamina.errors import Conflict
+from support.lives import until
 from support.network_host import Host, on_host
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
@@ -39,5 +42,22 @@ def test_nobody_disconnects_what_is_just_being_started(store_root: Path) -> None
             [others] = attachments_in(other._home)
             assert place.addresses != others.addresses
             process.kill()
+
+    on_host(store_root, test)
+
+
+def test_what_was_disconnected_is_not_back_when_it_begins_again(store_root: Path) -> None:
+    """Nor what was connected gone: by its restart policy, under who looks after it, who began before that."""
+
+    def test(host: Host) -> None:
+        front, back = (host.engine.networks.create(name) for name in ("front", "back"))
+        box = host.start("sleep 1000", network="front", restart="always")
+        back.connect(box.id)
+        front.disconnect(box.id)
+        first = box.attrs["State"]["Pid"]
+        os.kill(first, signal.SIGKILL)
+        until(lambda: box.attrs["State"]["Pid"] not in (0, first))
+        assert [one.network.name for one in attachments_in(box._home)] == ["back"]
+        assert box.networks == ["back"]
 
     on_host(store_root, test)
