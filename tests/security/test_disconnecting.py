@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.engine import connecting, plugging
+from lamina.engine.keeping import options_of
 from lamina.engine.network_record import attachments_in
 from lamina.errors import Conflict
 from support.lives import until
@@ -59,5 +60,17 @@ def test_what_was_disconnected_is_not_back_when_it_begins_again(store_root: Path
         until(lambda: box.attrs["State"]["Pid"] not in (0, first))
         assert [one.network.name for one in attachments_in(box._home)] == ["back"]
         assert box.networks == ["back"]
+
+    on_host(store_root, test)
+
+
+def test_whose_start_was_killed_keeps_no_port_when_it_is_disconnected(store_root: Path) -> None:
+    def test(host: Host) -> None:
+        host.engine.networks.create("back")
+        box = host.engine.create("tiny", ["true"], network="back", publish=["8080:80"])
+        plugging.take(box._home, "box", options_of(box._home.asked()))
+        assert "tcp:8080:*" in host.left()
+        connecting.disconnect(box._home, "back")
+        assert host.left() == []
 
     on_host(store_root, test)

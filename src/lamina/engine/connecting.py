@@ -17,10 +17,11 @@ from lamina.engine.networks import find, table_of
 from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
-from lamina.network import links
+from lamina.network import claims, links
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.events import event, note
 from lamina.store.lock import LOCK_EX, turn
+from lamina.store.networks import PORTS
 from lamina.store.trace import point
 from lamina.values import replace
 
@@ -227,7 +228,10 @@ def _drop(ledger: Ledger, number: int) -> None:
         else:
             with links.opened() as channel:
                 _remove(channel, one.port)
-        withdraw(ledger.home.store, one, table_of(ledger.home.store))
+        store = ledger.home.store
+        withdraw(store, one, table_of(store))
+        for port in one.published:
+            claims.give_back(store.networks + PORTS, port, ledger.home.id)
         ledger.drop(one)
 
 
