@@ -286,6 +286,59 @@ def test_a_port_published_to_the_loopback_is_not_for_the_neighbours_of_the_host(
     in_lab(test)
 
 
+def test_who_publishes_port_53_does_not_get_the_questions_of_others() -> None:
+    """They are for who answers for names on their bridge, though a port of "every address" is one of the bridge too."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", names=b"/nowhere")
+        server = lab.container(network, "server", publish(53, 53), publish(53, 53, protocol="udp"))
+        asking = lab.container(network, "asking")
+        with lab.inside(server):
+            theirs = listen(53)
+        own = listen(53, "10.88.0.1")
+        with lab.inside(asking):
+            assert reaches("10.88.0.1", 53)
+            assert reaches(HOST, 53)
+        with lab.inside(lab.world):
+            assert reaches(HOST, 53)
+        assert len(accepted(own)) == 1
+        assert len(accepted(theirs)) == 2
+        for one in (own, theirs):
+            one.close()
+
+    in_lab(test)
+
+
+def accepted(server: socket.socket) -> list[str]:
+    """Who has connected so far."""
+    server.setblocking(False)
+    found = []
+    while True:
+        try:
+            connection, where = server.accept()
+        except BlockingIOError:
+            return found
+        connection.close()
+        found.append(where[0])
+
+
+def test_containers_of_two_stores_live_beside_each_other() -> None:
+    """Each store's table sees the packets of the other's containers as well, and knows nothing of them."""
+
+    def test(lab: Lab) -> None:
+        first = lab.network("one")
+        second = lab.network("two", subnet="10.89.0.0/16", table="lamina-other")
+        a, b = lab.container(first, "a"), lab.container(second, "b")
+        with lab.inside(lab.world):
+            server = listen(80)
+        for box in (a, b):
+            with lab.inside(box):
+                assert reaches(WORLD, 80)
+        server.close()
+
+    in_lab(test)
+
+
 def test_the_rules_cannot_be_changed_from_inside() -> None:
     """A network namespace has tables of its own: what a container with CAP_NET_ADMIN sees is not ours."""
     from lamina.linux.nftables import open_nftables, tables

@@ -2,7 +2,7 @@
 in the answers of others. RFC 1035; RFC 6891 (EDNS), of which it knows how long an answer may be.
 
 Whoever sends a message may want to hurt who reads it: nothing here reads past its end, and a name is followed through
-pointers only backwards, so at most as often as the message has bytes.
+pointers only backwards, and so often at most as a name can have labels.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _QR, _AA, _TC, _RD, _RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 _OPCODE, _RCODE = 0x7800, 0x000F
 _POINTER = 0xC0
 _LONGEST_NAME, _LONGEST_LABEL = 255, 63
+# one a label; a longer chain leads nowhere, and each record of a message may begin it anew
+_MOST_POINTERS = 127
 _TO_THE_QUESTION = b"\xc0\x0c"
 # what names of containers and of hosts consist of; what else a label may have in it is nobody's here
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -103,7 +105,7 @@ def is_usual(query: Query) -> bool:
 def _name(data: bytes, at: int, *, pointers: bool = True) -> tuple[tuple[bytes, ...], int]:
     """(labels in small letters, where it ends). Raises InvalidInput."""
     labels: list[bytes] = []
-    length, end, lowest = 1, -1, at
+    length, end, lowest, followed = 1, -1, at, 0
     while True:
         if at >= len(data):
             raise _malformed("a name without an end")
@@ -114,8 +116,9 @@ def _name(data: bytes, at: int, *, pointers: bool = True) -> tuple[tuple[bytes, 
             target = (size & 0x3F) << 8 | data[at + 1]
             if end < 0:
                 end = at + 2
-            if target >= lowest:  # only backwards: so it has an end
-                raise _malformed("a pointer that does not lead back")
+            followed += 1
+            if target >= lowest or followed > _MOST_POINTERS:  # only backwards: so it has an end
+                raise _malformed("a pointer that does not lead back, or too many")
             at = lowest = target
             continue
         if size > _LONGEST_LABEL:
