@@ -185,6 +185,8 @@ def test_forks_of_forks_and_what_has_nothing_in_common(box: Container, engine: E
         box.merge([stranger])
     with pytest.raises(InvalidInput, match="twice"):
         box.merge([box])
+    with pytest.raises(InvalidInput, match="consistency 'copy'"):  # not only where it runs
+        box.merge([stranger], consistency="copy")
     with pytest.raises(NotFound, match="no fork"):
         stranger.forked_from()
     assert two.forked_from() == one

@@ -13,13 +13,14 @@ import os
 
 from lamina.engine import chains
 from lamina.engine.apply.values import below
+from lamina.engine.consistency import check_consistency
 from lamina.engine.freezing import freeze, resemble_wholly
 from lamina.engine.lineage import common_ancestor
 from lamina.engine.merged_layer import OURS, THEIRS, Sides, decide, write
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot
-from lamina.engine.snapshotting import begun, check_consistency, taken
+from lamina.engine.snapshotting import begun, taken
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
@@ -71,7 +72,7 @@ def merge(
     consistency: str = "auto",
 ) -> Merge:
     """See `BranchVerbs.merge`. *prefer* is "ours", "theirs", the name or id of a fork, or ""."""
-    check_consistency(consistency)
+    check_consistency(consistency, copies=False)
     if not forks:
         raise InvalidInput("merge: no fork is named")
     if len({home.id, *(fork.id for fork in forks)}) <= len(forks):
@@ -111,7 +112,7 @@ def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> int:
 
 def promote(home: Home, fork: Home, *, name: str | None = None, consistency: str = "auto") -> Snapshot:
     """See `BranchVerbs.promote`."""
-    check_consistency(consistency)
+    check_consistency(consistency, copies=False)
     if home.id == fork.id:
         raise InvalidInput("promote: a container cannot take its own place")
     shown = str(fork.asked()["name"])
