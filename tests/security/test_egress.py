@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from lamina.engine.network_record import attachments_in
 from lamina.errors import InvalidInput
 from lamina.network import dns
 from support.frames import IPV4, frame, udp4
-from support.lab import HOST, SILENCE, WORLD, WORLD6, Box, Lab, ip, listen, raw, reaches
+from support.lab import HOST, SILENCE, WORLD, WORLD6, Lab, heard, hears, in_lab, ip, listen, raw, reaches
 from support.lives import until
 from support.name_servers import NameServer, lookup
 from support.network_host import Host
@@ -54,7 +53,7 @@ def test_what_can_be_allowed() -> None:
 
 @root
 @pytest.mark.peer("ip")
-def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[Lab], None]], None]) -> None:
+def test_what_is_denied_is_denied_at_every_way_out() -> None:
     """Routed, to this host, to neighbours, by link-local addresses, by raw frames; what comes in is answered."""
 
     def test(lab: Lab) -> None:
@@ -92,43 +91,6 @@ def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[L
             one.close()
 
     in_lab(test)
-
-
-def hears(lab: Lab, box: Box | None) -> socket.socket:
-    def opened() -> socket.socket:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("0.0.0.0", 9))
-        server.settimeout(SILENCE)
-        return server
-
-    if box is None:
-        return opened()
-    with lab.inside(box):
-        return opened()
-
-
-def heard(server: socket.socket) -> bool:
-    try:
-        return bool(server.recv(64))
-    except TimeoutError:
-        return False
-
-
-@pytest.fixture
-def in_lab() -> Callable[[Callable[[Lab], None]], None]:
-    from support.namespaces import in_mount_namespace
-
-    def call(test: Callable[[Lab], None]) -> None:
-        def inner() -> None:
-            lab = Lab()
-            try:
-                test(lab)
-            finally:
-                lab.close()
-
-        in_mount_namespace(inner)
-
-    return call
 
 
 # -- with an engine: names
