@@ -158,7 +158,7 @@ def test_two_at_once_make_one_image(store: Store) -> None:
 
     def make() -> None:
         with lease(store) as held:
-            hear = lambda kind, **facts: packed.append(facts["id"]) if kind == "packing" else None  # noqa: E731
+            hear = lambda kind, /, **facts: packed.append(facts["id"]) if kind == "packing" else None  # noqa: E731
             found.append(with_digests(store, record, held, events=hear))
 
     threads = [threading.Thread(target=make) for _ in range(4)]
@@ -203,7 +203,7 @@ def test_pushed_it_is_the_same_image_elsewhere(store: Store, fake: FakeRegistry,
         told: list[str] = []
         reference = parse(f"{fake.host}/own/thing:1")
         options = Options()
-        hear = lambda kind, **facts: told.append(kind)  # noqa: E731
+        hear = lambda kind, /, **facts: told.append(kind)  # noqa: E731
         push(store, record, reference, hear, options=options, registries=network)
         assert "packing" not in told
         fake.requests.clear()

@@ -58,14 +58,14 @@ VERBS |= {
     "rewind": (STATES, "rewind", "Put a container back into a state"),
     "rollback": (STATES, "rewind", "Put a container back into a state"),
     "snapshot create": (STATES, "snapshot_create", "Freeze what a container wrote, as a state of it"),
-    "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
-    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
-    "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "snapshot ls": (STATES, "snapshot_ls", "List snapshots of containers"),
+    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of snapshots, as JSON"),
+    "snapshot rm": (STATES, "snapshot_rm", "Remove snapshots"),
     "merge": (STATES, "merge", "Take over into a container what its forks did"),
     "promote": (STATES, "promote", "Let a container become what a fork of it is"),
     "rebase": (STATES, "rebase", "Put what a container wrote over another image"),
     "squash": (STATES, "squash", "Make one layer of those that a container froze"),
-    "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
+    "snapshot prune": (STATES, "snapshot_prune", "Remove the snapshots of a container that have no name"),
 }
 
 VERBS |= {

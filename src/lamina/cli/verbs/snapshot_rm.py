@@ -11,7 +11,7 @@ VERB = Verb(
         Argument("snapshots", "SNAPSHOT", "+", complete="snapshot"),
     ),
     details="""
-The container stays as it is, and so do the states that came from those which are removed. Layers that nothing else
+The container stays as it is, and so do the snapshots that came from those which are removed. Layers that nothing else
 refers to go as well.""",
     examples="lamina snapshot rm brave_otter before-the-upgrade",
 )
