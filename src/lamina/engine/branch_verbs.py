@@ -82,7 +82,8 @@ class BranchVerbs:
             return Container(find(self._home.store, str(forked["container"])))
         except NotFound:
             raise NotFound(
-                f"container {forked.get('name')}, from which {asked['name']} was forked, was removed"
+                f"container {forked.get('name')}, from which {asked['name']} was forked, was removed",
+                remedy="name the container that is meant",
             ) from None
 
     def squash(self, since: Snapshot | str | None = None) -> list[Squash]:
