@@ -155,14 +155,13 @@ def test_a_volume_belongs_to_its_root(user: Rootless) -> None:
 
 
 def test_a_source_is_given(user: Rootless) -> None:
-    (user.home / "file").touch()
-    user.give(user.home)
-    assert sh(user, "stat -c %u /h/file", "--userns", "nomap", "--user", "7", "-v", f"{user.home}:/h:U") == [
-        "7"
-    ]
-    assert (user.home / "file").stat().st_uid == FIRST + 7
-    assert sh(user, "stat -c %u /h/file", "--userns", "keep-id", "-v", f"{user.home}:/h:U") == [str(UID)]
-    assert (user.home / "file").stat().st_uid == UID
+    place = user.mkdir("given")
+    (place / "file").touch()
+    user.give(place / "file")
+    assert sh(user, "stat -c %u /h/file", "--userns", "nomap", "--user", "7", "-v", f"{place}:/h:U") == ["7"]
+    assert (place / "file").stat().st_uid == FIRST + 7
+    assert sh(user, "stat -c %u /h/file", "--userns", "keep-id", "-v", f"{place}:/h:U") == [str(UID)]
+    assert (place / "file").stat().st_uid == UID
 
 
 def test_this_machine(user: Rootless) -> None:
