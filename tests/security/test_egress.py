@@ -19,7 +19,21 @@ from lamina.errors import InvalidInput
 from lamina.network import dns, egress, firewall
 from lamina.network.subnet import packed
 from support.frames import IPV4, frame, udp4
-from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, Box, Lab, ip, listen, raw, reaches
+from support.lab import (
+    HOST,
+    HOST6,
+    SILENCE,
+    WORLD,
+    WORLD6,
+    Lab,
+    heard,
+    hears,
+    in_lab,
+    ip,
+    listen,
+    raw,
+    reaches,
+)
 from support.lives import until
 from support.name_servers import NameServer, lookup
 from support.network_host import Host
@@ -55,7 +69,7 @@ def test_what_can_be_allowed() -> None:
 
 @root
 @pytest.mark.peer("ip")
-def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[Lab], None]], None]) -> None:
+def test_what_is_denied_is_denied_at_every_way_out() -> None:
     """Routed, to this host, to neighbours, by link-local addresses, by raw frames; what comes in is answered."""
 
     def test(lab: Lab) -> None:
@@ -97,7 +111,7 @@ def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[L
 
 @root
 @pytest.mark.peer("ip")
-def test_what_a_name_means_is_never_this_host(in_lab: Callable[[Callable[[Lab], None]], None]) -> None:
+def test_what_a_name_means_is_never_this_host() -> None:
     """Whoever owns a name that is allowed may answer with any address of this host; and may change his mind."""
 
     def test(lab: Lab) -> None:
@@ -122,9 +136,7 @@ def test_what_a_name_means_is_never_this_host(in_lab: Callable[[Callable[[Lab], 
 
 @root
 @pytest.mark.peer("ip")
-def test_only_who_answers_for_names_is_asked_for_them(
-    in_lab: Callable[[Callable[[Lab], None]], None],
-) -> None:
+def test_only_who_answers_for_names_is_asked_for_them() -> None:
     """Not the host's own server, which may listen on every address of IPv6, and answers whatever it is asked."""
 
     def test(lab: Lab) -> None:
@@ -138,43 +150,6 @@ def test_only_who_answers_for_names_is_asked_for_them(
             one.close()
 
     in_lab(test)
-
-
-def hears(lab: Lab, box: Box | None) -> socket.socket:
-    def opened() -> socket.socket:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("0.0.0.0", 9))
-        server.settimeout(SILENCE)
-        return server
-
-    if box is None:
-        return opened()
-    with lab.inside(box):
-        return opened()
-
-
-def heard(server: socket.socket) -> bool:
-    try:
-        return bool(server.recv(64))
-    except TimeoutError:
-        return False
-
-
-@pytest.fixture
-def in_lab() -> Callable[[Callable[[Lab], None]], None]:
-    from support.namespaces import in_mount_namespace
-
-    def call(test: Callable[[Lab], None]) -> None:
-        def inner() -> None:
-            lab = Lab()
-            try:
-                test(lab)
-            finally:
-                lab.close()
-
-        in_mount_namespace(inner)
-
-    return call
 
 
 # -- with an engine: names

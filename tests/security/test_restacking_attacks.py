@@ -114,7 +114,7 @@ def test_a_file_system_of_its_own_that_never_answers_is_not_asked(engine: Engine
     places = [sys.base_prefix, "/lib64", *{os.path.realpath("/lib"), "/usr/lib"}]
     volumes = [f"{one}:{one}:ro" for one in places] + ["/usr/lib:/lib:ro"]
     box = engine.start("tiny", ["sleep", "1000"], name="box", privileged=True, volumes=volumes)
-    server = box.popen([sys._base_executable, "-c", MUTE], stdout=subprocess.PIPE, text=True)
+    server = box.popen([os.path.realpath(sys.executable), "-c", MUTE], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     assert server.stdout.readline() == "mounted\n"
     path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])

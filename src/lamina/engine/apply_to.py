@@ -304,6 +304,7 @@ def check_directory(directory: bytes, store: bytes) -> bytes:
     for one, other in ((real, os.path.realpath(store)), (os.path.realpath(store), real)):
         if one == other or one.startswith(other + b"/"):
             raise InvalidInput(
-                f"apply changes to {os.fsdecode(directory)}: the store is there ({os.fsdecode(store)})"
+                f"apply changes to {os.fsdecode(directory)}: the store is there ({os.fsdecode(store)})",
+                remedy="name a directory outside of it",
             )
     return real

@@ -156,13 +156,6 @@ def on_chain(asked: Record, chain: Chain, snapshot: str | None) -> Record:
     return _changed(asked, {at: chain.get(at, ()) for at in chain_of(asked)}, snapshot)
 
 
-def with_chain(asked: Record, chain: Chain, snapshot: str | None) -> Record:
-    """*asked* with *chain* in place of its own at the places that *chain* has, its uppers left as they are: for who
-    knows that the layers show the same. It stands on the state *snapshot*.
-    """
-    return _changed(asked, chain, snapshot, uppers=False)
-
-
 def _changed(asked: Record, chain: Chain, snapshot: str | None, *, uppers: bool = True) -> Record:
     numbers = numbers_for(asked, chain) if uppers else {}
     overlays = []

@@ -73,7 +73,10 @@ def disconnect(home: Home, name: str) -> None:
         attachment = next((one for one in ledger.attachments if one.network.name == record.name), None)
         known = [] if options is None else [one.network for one in _places(options)]
         if attachment is None and record.name not in known:
-            raise Conflict(f"disconnect container {home.short_id}: it is not in network {record.name}")
+            raise Conflict(
+                f"disconnect container {home.short_id}: it is not in network {record.name}",
+                remedy="'lamina inspect' lists those that it is in",
+            )
         if attachment is not None:
             # asked first: of one that is being started nothing may be given back that its start goes on with
             if _runs(home) and attachment.published:
@@ -110,7 +113,8 @@ def _check(home: Home, asked: dict[str, Any]) -> None:
         )
     if os.geteuid():
         raise Unsupported(
-            f"connect container {home.short_id}: only root's containers can be in a network so far"
+            f"connect container {home.short_id}: only root's containers can be in a network so far",
+            remedy="run it as root, or with --network host",
         )
 
 

@@ -78,9 +78,9 @@ def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, .
     if count < 1:
         raise InvalidInput(f"fork: {count} forks: at least one")
     if names and len(names) != count:
-        raise InvalidInput(f"fork: {len(names)} names for {count} forks")
+        raise InvalidInput(f"fork: {len(names)} names for {count} forks", remedy="give one for each, or none")
     if len(set(names)) != len(names):
-        raise InvalidInput("fork: two of the names are the same")
+        raise InvalidInput("fork: two of the names are the same", remedy="give each another one")
     if name is None:
         return tuple(names)
     return (name,) if count == 1 else tuple(f"{name}-{number}" for number in range(1, count + 1))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
+from lamina.engine.consistency import COPY, check_consistency
 from lamina.engine.freezing import drop, is_swapped, make_sure, resemble_wholly, sweep
 from lamina.engine.layers import stacks_of
-from lamina.engine.snapshotting import COPY, check_consistency
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots

@@ -7,6 +7,7 @@ from __future__ import annotations
 from time import time_ns
 
 from lamina.engine import chains
+from lamina.engine.consistency import AUTO, check_consistency
 from lamina.engine.freezing import freeze, is_volatile
 from lamina.engine.snapshots import Snapshot
 from lamina.engine.state_turn import StateTurn
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
     from lamina.store.leases import Lease
 
-AUTO, REFUSE, COPY, WAIT = "auto", "refuse", "copy", "wait"
-CONSISTENCIES = (AUTO, REFUSE, COPY, WAIT)
 # from this depth on somebody looks whether layers should be put together (engine/squashing)
 DEEP = 16
 # in the record of a container of whose volumes was told
@@ -114,15 +113,6 @@ def begun(
         config=asked.get("config"),
         volatile=is_volatile(asked),
     )
-
-
-def check_consistency(consistency: str) -> str:
-    """*consistency*, if it is one. Raises InvalidInput."""
-    if consistency not in CONSISTENCIES:
-        raise InvalidInput(
-            f"consistency {consistency[:80]!r}: there is no such", remedy=f"one of {', '.join(CONSISTENCIES)}"
-        )
-    return consistency
 
 
 def _command(home: Home, asked: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 A, CNAME, SOA, PTR, AAAA, OPT, ANY = 1, 5, 6, 12, 28, 41, 255
 INTERNET = 1
@@ -232,14 +232,9 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
     names that it leads to (CNAME). Raises InvalidInput.
     """
-    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
-    at = _HEADER.size
-    for _ in range(questions):
-        at = _name(data, at)[1] + _QUESTION.size
     led = {query.labels: 1 << 31}
     found = []
-    for _ in range(answers):
-        labels, kind, family, seconds, at, content, begin = _record(data, at)
+    for labels, kind, family, seconds, content, begin in _answers(data):
         if family != INTERNET or labels not in led:
             continue
         left = min(seconds, led[labels])
@@ -250,22 +245,28 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     return found
 
 
-def values_in(data: bytes, query: Query) -> list[str]:
-    """What the answer *data* says to *query*: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
+def values_in(data: bytes) -> list[str]:
+    """What the answer *data* says: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
     from lamina.network.subnet import text_of as address_text
 
-    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
-    at = _HEADER.size
-    for _ in range(questions):
-        at = _name(data, at)[1] + _QUESTION.size
     found = []
-    for _ in range(answers):
-        _, kind, _, _, at, content, begin = _record(data, at)
+    for _, kind, _, _, content, begin in _answers(data):
         if kind in (A, AAAA):
             found.append(address_text(content))
         elif kind in (PTR, CNAME):
             found.append(text_of(_name(data, begin)[0]))
     return found
+
+
+def _answers(data: bytes) -> Iterator[tuple[tuple[bytes, ...], int, int, int, bytes, int]]:
+    """As `_record`, of each answer, without its end. Raises InvalidInput."""
+    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
+    at = _HEADER.size
+    for _ in range(questions):
+        at = _name(data, at)[1] + _QUESTION.size
+    for _ in range(answers):
+        labels, kind, family, seconds, at, content, begin = _record(data, at)
+        yield labels, kind, family, seconds, content, begin
 
 
 def reverse_of(labels: Sequence[bytes]) -> bytes:
