@@ -388,6 +388,6 @@ def test_a_file_that_goes_after_it_was_listed_is_left_out_of_a_skeleton(tmp_path
         Stub(0, top + b"/there", "copy", 0o644),
     )
     place = Place(top, top, skeleton=0)
-    layers = Layers(((top, MountSpec((top,))),), HostImage((place,), stubs=stubs), os.fsencode(home))
+    layers = Layers(((top, MountSpec((top,))),), HostImage((place,), stubs=stubs), os.fsencode(home), ((),))
     furnish(layers)
     assert [path.name for path in (home / "skeleton/0").iterdir()] == ["there"]

@@ -109,7 +109,7 @@ def test_an_archive_of_more_is_refused_before_anything_is_unpacked(
 
 
 @pytest.mark.root
-def test_an_image_of_more_that_is_in_the_store_is_not_started(
+def test_an_image_of_more_that_is_in_the_store_is_started_on_fewer(
     lamina: Lamina, store_root: Path, tmp_path: Path
 ) -> None:
     """However it came there."""
@@ -126,7 +126,7 @@ def test_an_image_of_more_that_is_in_the_store_is_not_started(
         path.write_text(json.dumps(document))
         held.add_image(record.id)
     done = lamina("run", "few:1", "true")
-    assert done.returncode == 125 and "it has 501 layers" in done.stderr and REMEDY in done.stderr
+    assert (done.returncode, "no such command in the container" in done.stderr) == (127, True), done.stderr
     assert lamina("ps", "-aq").stdout == ""
 
 

@@ -298,9 +298,8 @@ def read_networks(given: Any) -> tuple[Joined, ...]:
     """The networks of a container, each NAME, or name=NAME,ip=...,ip6=...,mac-address=...,alias=... (as often as there
     are aliases). Raises InvalidInput, Unsupported.
     """
-    found = tuple(
-        _read_joined(text_of(text, "network")) for text in ([given] if isinstance(given, str) else given)
-    )
+    wanted = given if isinstance(given, list | tuple) else [given]
+    found = tuple(_read_joined(text_of(text, "network")) for text in wanted)
     if not found:
         raise InvalidInput("run: network: none is named", remedy="none is one: the loopback device alone")
     known = [one.network for one in found]
