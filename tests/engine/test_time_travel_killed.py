@@ -149,3 +149,36 @@ def test_one_that_runs(engine: Engine, seed: int) -> None:
         box.remove(force=True)
     engine.storage.collect()
     assert engine.storage.check().findings == ()
+
+
+def test_a_copy_is_not_taken_for_what_it_goes_on_writing(engine: Engine) -> None:
+    """Somebody is killed who copied what a running container wrote; that goes on writing, and ends."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+    try:
+        box.exec(["sh", "-c", "echo first >/n"], check=True)
+        pid = os.fork()
+        if not pid:
+            try:
+                own = Engine(os.fsdecode(engine.store.path)).container("box")
+                trace.hook = _killed_at("state.rename-layer")
+                own.snapshot(consistency="copy")
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        box.exec(["sh", "-c", "echo later >/n"], check=True)
+        box.stop(timeout=0)
+        box.snapshot()
+        assert (box.files / "n").read_text() == "later\n"
+        assert left(box) == []
+    finally:
+        box.remove(force=True)
+    engine.storage.collect()
+    assert engine.storage.check().findings == ()
+
+
+def _killed_at(point: str) -> Callable[[str], None]:
+    def hook(name: str) -> None:
+        if name == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
-from lamina.engine.freezing import drop, is_swapped, make_sure, resemble_wholly, sweep
+from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly, sweep
 from lamina.engine.layers import stacks_of
 from lamina.engine.snapshotting import COPY, check_consistency
 from lamina.engine.state_turn import StateTurn
@@ -70,8 +70,7 @@ def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
 
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
-    asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.with_rewinding(asked, chain, kept.id))
     if living:
         from lamina.engine.restacking import restack
 
@@ -83,6 +82,7 @@ def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *
                 _stacks(after, home),
                 consistency=consistency,
                 ready=lambda: _make_uppers(home, asked, after),
+                keep=False,
             )
         except BaseException:
             settle(home, living=True)
@@ -100,8 +100,7 @@ def finish(home: Home, asked: Record) -> None:
     chain: dict[bytes, tuple[str, ...]] = chains.places_of(under_way, tuple)
     after = chains.on_chain(asked, chain, under_way["snapshot"])
     _make_uppers(home, asked, after)
-    asked = home.change_asked(lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
     sweep(home, asked)
 
 
