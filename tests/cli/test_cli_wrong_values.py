@@ -44,11 +44,21 @@ AS_CREATE = ("run", "plan")
 # any text may be meant, by these; an empty one or one too long is still no reason for a traceback
 FREE = frozenset(
     ("name", "hostname", "domainname", "label", "annotation", "env", "message", "author", "comment", "root", "username",
-     "password", "format", "entrypoint", "change", "platform", "user", "output", "input", "file", "health-cmd")
+     "password", "format", "entrypoint", "change", "platform", "user", "output", "input", "file", "health-cmd",
+     "exclude")
 )  # fmt: skip
 
-# the verb does not come to it: our last word for events is another time
-UNREAD = (("events", "until"), ("system events", "until"))
+# the verb does not come to it: our last word for events is another time, and there is no such state
+UNREAD = (
+    *(
+        ("events", "until"),
+        ("system events", "until"),
+        ("merge", "prefer"),
+        ("squash", "from"),
+        ("diff", "apply-to"),
+    ),
+    *((verb, option) for verb in ("explain", "why") for option in ("html", "svg")),
+)
 
 VERBS_OF_THEIR_OWN = sorted(
     name for name, (_, module, _) in VERBS.items()

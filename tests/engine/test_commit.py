@@ -235,7 +235,7 @@ def test_one_that_run_rm_stays_with(engine: Engine) -> None:
         "tiny",
     ]
     process = subprocess.Popen(
-        ["python", "-m", "lamina", *words, "sh", "-c", "echo kept > /new; echo ready; cat"],
+        [sys.executable, "-m", "lamina", *words, "sh", "-c", "echo kept > /new; echo ready; cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

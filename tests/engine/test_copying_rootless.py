@@ -127,7 +127,7 @@ def test_errors_come_from_the_other_side(user: Rootless) -> None:
     for words in (
         ("/etc/passwd", "box:/nosuch/x"),
         ("/etc/passwd", "box:/etc/passwd/"),
-        ("/etc", "box:/etc/passwd"),
+        (user.mkdir("readable"), "box:/etc/passwd"),
     ):
         done = user.lamina("cp", *words)
         assert done.returncode == 125

@@ -57,6 +57,8 @@ def test_as_pathlib_has_it(made: list[tuple[list[str], str]], pattern: list[str]
                     path.touch()
             except OSError:
                 continue
-        expected = sorted(str(path.relative_to(top)) for path in top.glob("/".join(pattern)))
-        found = sorted("/".join(parts) for parts in globbed(Listed(top), tuple(pattern)))
-        assert found == sorted({*expected})
+        expected = {str(path.relative_to(top)) for path in top.glob("/".join(pattern))}
+        found = ["/".join(parts) for parts in globbed(Listed(top), tuple(pattern))]
+        # of links that lead nowhere, Python 3.12 and 3.13 each give others than 3.11
+        nowhere = {path for path in {*found, *expected} if not (top / path).exists()}
+        assert sorted(path for path in found if path not in nowhere) == sorted(expected - nowhere)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ assert relabel(os.fsencode(sys.argv[1]), {SHARED!r})
 assert "security.selinux" not in os.listxattr(sys.argv[1] + "/mounted")
 """
     mount = 'mount -t tmpfs none "$0/mounted" && exec "$1" -c "$2" "$0"'
-    words = ["unshare", "-m", "sh", "-ec", mount, tmp_path, "python", script]
+    words = ["unshare", "-m", "sh", "-ec", mount, tmp_path, sys.executable, script]
     done = subprocess.run([*map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

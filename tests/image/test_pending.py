@@ -10,6 +10,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,7 +159,11 @@ def test_two_at_once_make_one_image(store: Store) -> None:
 
     def make() -> None:
         with lease(store) as held:
-            hear = lambda kind, **facts: packed.append(facts["id"]) if kind == "packing" else None  # noqa: E731
+
+            def hear(kind: str, /, **facts: Any) -> None:
+                if kind == "packing":
+                    packed.append(facts["id"])
+
             found.append(with_digests(store, record, held, events=hear))
 
     threads = [threading.Thread(target=make) for _ in range(4)]
@@ -203,7 +208,10 @@ def test_pushed_it_is_the_same_image_elsewhere(store: Store, fake: FakeRegistry,
         told: list[str] = []
         reference = parse(f"{fake.host}/own/thing:1")
         options = Options()
-        hear = lambda kind, **facts: told.append(kind)  # noqa: E731
+
+        def hear(kind: str, /, **facts: Any) -> None:
+            told.append(kind)
+
         push(store, record, reference, hear, options=options, registries=network)
         assert "packing" not in told
         fake.requests.clear()

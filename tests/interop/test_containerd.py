@@ -6,6 +6,7 @@ Each test has a containerd of its own and an image that is made here; there is n
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -33,6 +34,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 """
 STATE = "/run/containerd/runc"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+
+
+# what containerd 2.2 says of this machine's control groups, each time
+ADVICE = re.compile(r"^.*DEPRECATION: .*\r?\n", re.MULTILINE)
+
+
+def without_advice(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    done.stdout, done.stderr = (text and ADVICE.sub("", text) for text in (done.stdout, done.stderr))
+    return done
 
 
 class Containerd:
@@ -74,7 +84,7 @@ class Containerd:
         done = subprocess.run(
             self.inside(script), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
         )
-        return done.stdout.replace("^@", "")
+        return ADVICE.sub("", done.stdout.replace("^@", ""))
 
     def words(self, *words: str) -> list[str]:
         return self.inside(self.client(*words))
@@ -87,7 +97,7 @@ class Containerd:
             "stdin": subprocess.DEVNULL,
             **options,
         }
-        return subprocess.run(self.words(*words), **options)
+        return without_advice(subprocess.run(self.words(*words), **options))
 
     def run_words(self, *words: str) -> list[str]:
         runtime = [

@@ -30,7 +30,7 @@ def find_state(store: Store, reference: str) -> Container | Snapshot:
     except NotFound:
         if (found := _by_id(store, reference)) is None:
             raise NotFound(
-                f"{reference[:200]}: no such container or snapshot",
+                f"container {reference[:200]}: no such container or snapshot",
                 remedy="a snapshot is CONTAINER@SNAPSHOT; 'lamina ps -a' and 'lamina snapshot ls' list what there is",
             ) from None
         return found

@@ -63,6 +63,10 @@ lamina fork -n 16 --start box@step-17 attempt
 )  # fmt: skip
 
 
+# of a fork, for `--format`
+FIELDS = ("Id", "Name", "Names", "Image", "State", "Parent", "Snapshot", "Ports")
+
+
 def do(args: Arguments) -> int:
     """Make them, and print their ids."""
     import os
@@ -74,6 +78,10 @@ def do(args: Arguments) -> int:
     from lamina.engine.state_names import find_state
     from lamina.errors import InvalidInput
 
+    if args.format not in ("table", "json"):  # while nothing is made yet
+        from lamina.cli.template import Template
+
+        Template(args.format).render(dict.fromkeys(FIELDS, ""))
     engine = Engine(args.root)
     asked: dict[str, Any] = {"name": args.name, "start": args.start, "on_warning": warn, **options(args)}
     if args.command is not None:
@@ -110,15 +118,8 @@ def options(args: Arguments) -> ForkOptions:
 
 
 def record(container: Container) -> dict[str, Any]:
-    """A fork, for `--format`."""
+    """The FIELDS of a fork."""
     forked = container.record.get("forked") or {}
-    return {
-        "Id": container.id,
-        "Name": container.name,
-        "Names": container.name,
-        "Image": container.image,
-        "State": container.state,
-        "Parent": forked.get("container", ""),
-        "Snapshot": forked.get("snapshot", ""),
-        "Ports": container.ports,
-    }
+    who = (container.id, container.name, container.name, container.image, container.state)
+    whence = (forked.get("container", ""), forked.get("snapshot", ""))
+    return dict(zip(FIELDS, (*who, *whence, container.ports), strict=True))
