@@ -82,11 +82,8 @@ def freeze(
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            copies = {at: layers.new_id() for at in made}
-            for identity in copies.values():
-                held.add_layer(identity)
             before = snapshot or asked.get("snapshot")
-            return _living(turn, asked, made, copies, before, origin, consistency, noted)
+            return _living(turn, held, asked, made, before, origin, consistency, noted)
         if made:
             before = snapshot or asked.get("snapshot")
             asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, before))
@@ -116,9 +113,9 @@ def _clear(asked: Record, stacks: Stacks) -> None:
 
 def _living(
     turn: StateTurn,
+    held: Lease,
     asked: Record,
     made: dict[bytes, str],
-    copies: dict[bytes, str],
     snapshot: str | None,
     origin: dict[str, Any] | None,
     consistency: str,
@@ -126,12 +123,12 @@ def _living(
 ) -> Frozen:
     """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied.
 
-    The layers are *made* or *copies*: only the former are in the record. Whoever finishes what is under way must not
-    take a copy, perhaps half of one, for what the container has gone on writing to.
+    A copy is another layer than the one in the record, *made*: whoever finishes what is under way must not take it,
+    perhaps half of it, for what the container has gone on writing to.
     """
     from lamina.engine.restacking import restack
 
-    home = turn.home
+    home, copies = turn.home, {at: layers.new_id() for at in made}
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
     asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, snapshot))
@@ -142,7 +139,7 @@ def _living(
             after,
             consistency=consistency,
             ready=lambda: make_uppers(home, asked, list(made)),
-            copy=lambda: _copy(home, asked, copies, origin),
+            copy=lambda: _copy(home, held, asked, copies, origin),
             move=lambda: _move_uppers(home, asked, made, origin),
         )
     except BaseException:
@@ -399,11 +396,14 @@ def resemble_wholly(upper: bytes, lower: bytes, asked: Record) -> None:
             pass  # this machine's own, which no container of this user could be given
 
 
-def _copy(home: Home, asked: Record, copies: dict[bytes, str], origin: dict[str, Any] | None) -> None:
+def _copy(
+    home: Home, held: Lease, asked: Record, copies: dict[bytes, str], origin: dict[str, Any] | None
+) -> None:
     """The uppers at the places of *copies*, copied into stages of these layers: nothing writes to them meanwhile."""
     from lamina.engine.upper_copy import copy_upper
 
     for at, identity in copies.items():
+        held.add_layer(identity)
         stage = make_stage(home, asked, at, identity, origin)
         copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
 
