@@ -255,7 +255,12 @@ echo "${COMPREPLY[@]}"
 COMPREPLY=() COMP_LINE="lamina completion a:b" COMP_POINT=21
 COMP_WORDS=(lamina completion a : b) COMP_CWORD=4
 _lamina_completion() { COMPREPLY=(a:bc "a:bd"); declare -p COMP_WORDS; }
-_lamina_completion_with_colons lamina
+_lamina_completion_of_whole_words lamina
+echo "${COMPREPLY[@]}"
+COMPREPLY=() COMP_LINE="lamina fork box@o" COMP_POINT=17
+COMP_WORDS=(lamina fork box @ o) COMP_CWORD=4
+_lamina_completion() { COMPREPLY=(box@one box@other); declare -p COMP_WORDS; }
+_lamina_completion_of_whole_words lamina
 echo "${COMPREPLY[@]}"
 """
     )
@@ -265,5 +270,7 @@ echo "${COMPREPLY[@]}"
         shell, capture_output=True, text=True, env=environment, start_new_session=True, check=False
     )
     lines = shown.stdout.splitlines()
-    assert (lines[0], lines[-1]) == ("--network --network-alias", "bc bd"), shown.stderr
-    assert '[2]="a:b"' in lines[-2]
+    assert (lines[0], lines[2]) == ("--network --network-alias", "bc bd"), shown.stderr
+    assert '[2]="a:b"' in lines[1]
+    assert '[2]="box@o"' in lines[3]
+    assert lines[4] == "@one @other"  # bash replaces what begins with the @

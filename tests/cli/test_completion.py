@@ -47,6 +47,7 @@ def names(lamina: Lamina) -> Lamina:
         ("run", "-d", "--name", "waits", "host", "sleep", "600"),
         ("pause", "waits"),
         ("volume", "create", "data"),
+        ("snapshot", "create", "made", "one"),
     ):
         done = lamina(*words)
         assert done.returncode == 0, done.stderr
@@ -69,15 +70,18 @@ def complete(lamina: Lamina, *words: str) -> list[str]:
 def test_names_are_those_that_a_verb_can_be_for(names: Lamina) -> None:
     for verb, wanted in (
         ("start", ["made"]), ("stop", ["lives", "waits"]), ("exec", ["lives", "waits"]), ("unpause", ["waits"]),
-        ("rm", ["lives", "made", "waits"]), ("commit", ["lives", "made", "waits"]), ("port", ["lives", "waits"]),
-        ("container diff", ["lives", "made", "waits"]), ("inspect", ["lives", "made", "waits", "data"]),
+        ("rm", ["lives", "made", "waits"]), ("commit", ["lives", "made", "waits", "made@one"]),
+        ("port", ["lives", "waits"]),
+        ("container diff", ["lives", "made", "waits", "made@one"]), ("inspect", ["lives", "made", "waits", "data"]),
         ("volume rm", ["data"]), ("run --volumes-from", ["lives", "made", "waits"]),
         ("run --restart", ["no", "on-failure", "always", "unless-stopped"]), ("update --restart a", ["always"]),
         ("ps --filter st", ["status="]), ("volume prune --filter", ["label=", "label!=", "all="]),
-        ("run", ["host"]),
+        ("run", ["host"]), ("fork made@", ["made@one"]),
+        ("rewind made", ["one"]), ("snapshot rm made", ["one"]), ("snapshot inspect made o", ["one"]),
+        ("rewind lives", [""]), ("rewind none-such", [""]),
     ):  # fmt: skip
         *words, last = verb.split()
-        typed = (*words, last) if verb.endswith((" a", " st")) else (*words, last, "")
+        typed = (*words, last) if verb.endswith((" a", " st", " o", "@")) else (*words, last, "")
         assert complete(names, *typed) == wanted, verb
     names("rm", "-f", "lives", "waits")
 
@@ -85,7 +89,7 @@ def test_names_are_those_that_a_verb_can_be_for(names: Lamina) -> None:
 SHELLS = {
     "bash": """
 COMP_WORDS=(lamina volume rm '') COMP_CWORD=3 COMP_LINE='lamina volume rm ' COMP_POINT=17
-_lamina_completion_with_colons lamina
+_lamina_completion_of_whole_words lamina
 echo "${COMPREPLY[@]}"
 """,
     # no line editor here: what the script gives to compadd and _describe is what would be offered

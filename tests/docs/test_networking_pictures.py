@@ -15,6 +15,7 @@ import pytest
 from lamina import Engine
 from lamina.engine.networks import table_of
 from lamina.network import forwarding
+from lamina.network.model import port_of, ports_begin
 from support.lab import Lab, ip, nft, nft_is_there
 from support.lives import remove_all, until
 from support.namespaces import in_mount_namespace
@@ -56,7 +57,8 @@ CHAIN = r"\tchain %s \{\n.*?^\t\}\n"
 
 def chains(ruleset: str, table: str) -> str:
     """The tables without their sets, and without counts."""
-    text = re.sub(r"counter packets \d+ bytes \d+", "counter", ruleset.replace(table, "lamina"))
+    plain = ruleset.replace(ports_begin(table), ports_begin("lamina")).replace(table, "lamina")
+    text = re.sub(r"counter packets \d+ bytes \d+", "counter", plain)
     return re.sub(r"^\t(?:set|map) \w+ \{\n.*?^\t\}\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -87,11 +89,12 @@ def test_the_picture_of_a_bridge_and_its_rules(store_root: Path) -> None:
         engine = Engine(store_root)
         try:
             box = engine.start("tiny", ["sleep", "1000"], name="web", network="bridge", publish=["8080:80"])
-            drawn = picture("bridge").replace("lamv<id>00", f"lamv{box.id[:9]}00")
+            name = port_of(box.id, 0, table_of(engine.store))
+            drawn = picture("bridge").replace("lamv<id>00", name)
             here = addresses()
             macs = {one["ifname"]: one["address"] for one in facts(["link"])}
-            assert set(here) == {"lo", "up0", "lamina0", f"lamv{box.id[:9]}00"}
-            [port] = [one for one in facts(["link"]) if one["ifname"].startswith("lamv")]
+            assert set(here) == {"lo", "up0", "lamina0", name}
+            [port] = [one for one in facts(["link"]) if one["ifname"] == name]
             assert port["master"] == "lamina0"
             drawn_here = [*here["lamina0"], macs["lamina0"], f"{port['ifname']} ── port of ── lamina0"]
             pid = int(box.inspect()["State"]["Pid"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina import Container, Engine
+from lamina import Engine
 from lamina.errors import NotFound
 from lamina.overlay.spec import MountSpec, top_first
 from lamina.overlay.stack import Overlay
@@ -22,6 +22,7 @@ from lamina.store import images, layers, trace
 from lamina.store.check import DAMAGED
 from support.image_archives import ImageSource, old_docker, tar
 from support.stores import in_memory
+from support.written import put
 
 pytestmark = pytest.mark.root
 
@@ -38,13 +39,6 @@ def engine_of(place: Path) -> Engine:
     (place / "image.tar").write_bytes(tar(*old_docker((source, ["tiny:1"]))))
     engine.load(place / "image.tar")
     return engine
-
-
-def write(box: Container, name: str) -> None:
-    """As if it had run: nothing of it does."""
-    upper = box.overlays()[0][1].upperdir
-    assert upper is not None
-    Path(os.fsdecode(upper), name).write_text(name)
 
 
 def names_in(spec: MountSpec) -> set[str]:
@@ -93,7 +87,7 @@ def kill_at_many_steps(place: Path) -> None:
     engine = engine_of(place)
     for _ in range(2):  # the first of a store makes what the next ones find
         box = engine.create("tiny:1", ["never"])
-        write(box, "first")
+        put(box, "first", "first")
         total = steps(place, box.id)
         engine.remove_image("made:1", force=True)
     every = 1 if "LAMINA_STRESS" in os.environ else 3
@@ -103,7 +97,7 @@ def kill_at_many_steps(place: Path) -> None:
             if image.tags != ["tiny:1"]:
                 image.remove(force=True)
         box = engine.create("tiny:1", ["never"])
-        write(box, "new")
+        put(box, "new", "new")
         killed_at(number, place, box.id)
         found = engine.storage.check().findings
         assert [one for one in found if one.severity == DAMAGED] == [], number

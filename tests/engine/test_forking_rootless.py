@@ -23,16 +23,10 @@ def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
     archive = rootless.tmp / "image.tar"
     subprocess.run(["tar", "-C", place, "--numeric-owner", "-cf", archive, "."], check=True)
     archive.chmod(0o644)
-    ok(rootless, "import", str(archive), "tiny")
+    rootless.ok("import", str(archive), "tiny")
     yield rootless
     if names := rootless.lamina("ps", "-aq").stdout.split():
         rootless.lamina("rm", "-f", *names)
-
-
-def ok(user: Rootless, *words: str) -> str:
-    done = user.lamina(*words)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
 
 
 WRITE = "mkdir /d; echo x >/d/x; chown 7:8 /d/x; chmod 711 /; rm /etc/image"
@@ -42,22 +36,22 @@ LOOK = "stat -c '%u:%g %a' / /d/x; cat /d/x; ls /etc/image || true"
 @pytest.mark.parametrize("userns", ["", "keep-id", "auto"])
 def test_over_an_image(user: Rootless, userns: str) -> None:
     words = ["--userns", userns, "--user", "0"] if userns else []
-    ok(user, "run", "--name", "box", *words, "tiny", "sh", "-ec", WRITE)
+    user.ok("run", "--name", "box", *words, "tiny", "sh", "-ec", WRITE)
     made = user.lamina("fork", "-n", "2", "--start", "-c", "sleep 600", "box", "try")
     assert made.returncode == 0, made.stderr
     assert ("copied for the ids" in made.stderr) == (userns == "auto")
-    ok(user, "rm", "box")
-    ok(user, "gc")
+    user.ok("rm", "box")
+    user.ok("gc")
     maps = set()
     for name in ("try-1", "try-2"):
-        assert ok(user, "exec", "--user", "0", name, "sh", "-c", LOOK).split() == [
+        assert user.ok("exec", "--user", "0", name, "sh", "-c", LOOK).split() == [
             "0:0",
             "711",
             "7:8",
             "644",
             "x",
         ]
-        maps.add(ok(user, "exec", name, "cat", "/proc/self/uid_map"))
+        maps.add(user.ok("exec", name, "cat", "/proc/self/uid_map"))
     assert len(maps) == (2 if userns == "auto" else 1)
 
 
@@ -65,8 +59,7 @@ def test_over_this_machine(user: Rootless) -> None:
     place = user.mkdir("work")
     (place / "version").write_text("1\n")
     (place / "version").chmod(0o666)
-    ok(
-        user,
+    user.ok(
         "run",
         "--name",
         "box",
@@ -76,12 +69,12 @@ def test_over_this_machine(user: Rootless) -> None:
         "-c",
         f"echo 2 >{place}/version; echo new >{place}/new",
     )
-    ok(user, "fork", "box", "child")
-    assert f"A {place}/new\n" in ok(user, "diff", "child", str(place))
-    ok(user, "rm", "box")
-    ok(user, "start", "child")
-    ok(user, "wait", "child")
-    ok(user, "apply", "child", f"{place}/new")
+    user.ok("fork", "box", "child")
+    assert f"A {place}/new\n" in user.ok("diff", "child", str(place))
+    user.ok("rm", "box")
+    user.ok("start", "child")
+    user.ok("wait", "child")
+    user.ok("apply", "child", f"{place}/new")
     assert (place / "new").read_text() == "new\n"
-    ok(user, "undo", "child")
+    user.ok("undo", "child")
     assert not (place / "new").exists()

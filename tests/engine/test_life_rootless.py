@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,14 +23,8 @@ def user(rootless: Rootless) -> Iterator[Rootless]:
         rootless.lamina("rm", "-f", *names)
 
 
-def ok(user: Rootless, *words: str, **options: Any) -> str:
-    done = user.lamina(*words, **options)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
-
-
 def state(user: Rootless, name: str) -> str:
-    return ok(user, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name).strip()
+    return user.ok("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name).strip()
 
 
 def store(user: Rootless) -> Path:
@@ -55,22 +48,21 @@ def supervisors(user: Rootless) -> list[int]:
 
 def test_it_lives_from_one_command_to_another(user: Rootless) -> None:
     script = "echo x >>file; cat file; exec sleep 1000"
-    ok(user, "run", "-d", "--name", "box", "-w", str(user.home), "host", "sh", "-c", script)
-    assert ok(user, "ps", "--format", "{{.Names}} {{.State}}") == "box running\n"
-    until(lambda: ok(user, "logs", "box") == "x\n")
-    ok(user, "stop", "box")
+    user.ok("run", "-d", "--name", "box", "-w", str(user.home), "host", "sh", "-c", script)
+    assert user.ok("ps", "--format", "{{.Names}} {{.State}}") == "box running\n"
+    until(lambda: user.ok("logs", "box") == "x\n")
+    user.ok("stop", "box")
     assert state(user, "box") == "exited 143"
-    ok(user, "start", "box")
-    until(lambda: ok(user, "logs", "box") == "x\nx\nx\n")
+    user.ok("start", "box")
+    until(lambda: user.ok("logs", "box") == "x\nx\nx\n")
     assert not (user.home / "file").exists()
     assert user.lamina("rm", "box").returncode == 1
-    ok(user, "rm", "-f", "box")
-    assert ok(user, "ps", "-aq") == ""
+    user.ok("rm", "-f", "box")
+    assert user.ok("ps", "-aq") == ""
 
 
 def test_it_survives_its_supervisor(user: Rootless) -> None:
-    ok(
-        user,
+    user.ok(
         "run",
         "-d",
         "--name",
@@ -80,24 +72,24 @@ def test_it_survives_its_supervisor(user: Rootless) -> None:
         "-c",
         "trap 'exit 9' TERM; echo on; while :; do sleep 0.1; done",
     )
-    until(lambda: ok(user, "logs", "box") == "on\n")
+    until(lambda: user.ok("logs", "box") == "on\n")
     (pid,) = supervisors(user)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not supervisors(user))
     assert state(user, "box") == "running 0"
     until(lambda: supervisors(user))
     assert supervisors(user) != [pid]
-    ok(user, "stop", "box")
+    user.ok("stop", "box")
     assert state(user, "box") == "exited 9"
 
 
 def test_a_start_that_was_cut_short_leaves_no_process(user: Rootless) -> None:
     """Killed when it had started the command and not yet written that down; there may be no control group either."""
     seconds = str(1000 + os.getpid())  # nobody else sleeps so long
-    ok(user, "create", "--name", "box", "host", "sleep", seconds)
+    user.ok("create", "--name", "box", "host", "sleep", seconds)
     steps = store(user) / "steps"
-    ok(user, "create", "--name", "other", "host", "true")
-    ok(user, "start", "other", env={**user.env, "LAMINA_STORE_TRACE": f"log:{steps}"})
+    user.ok("create", "--name", "other", "host", "true")
+    user.ok("start", "other", env={**user.env, "LAMINA_STORE_TRACE": f"log:{steps}"})
     lines = steps.read_text().splitlines()
     at = lines.index("start: launched") + 1
     done = user.lamina("start", "box", env={**user.env, "LAMINA_STORE_TRACE": f"kill:{at}"})
@@ -105,7 +97,7 @@ def test_a_start_that_was_cut_short_leaves_no_process(user: Rootless) -> None:
     assert sleeping(seconds), "the command runs, and nobody knows"
     assert state(user, "box") == "created 0"
     until(lambda: not sleeping(seconds))
-    ok(user, "start", "box")
+    user.ok("start", "box")
     assert state(user, "box") == "running 0"
 
 
@@ -121,8 +113,7 @@ def command_of(entry: Path) -> bytes:
 
 
 def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
-    ok(
-        user,
+    user.ok(
         "run",
         "-d",
         "--rm",
@@ -133,18 +124,18 @@ def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
         "-c",
         "mkdir /tmp/d; echo x >/tmp/d/f; exit 4",
     )
-    until(lambda: ok(user, "ps", "-aq") == "")
+    until(lambda: user.ok("ps", "-aq") == "")
     until(lambda: not list((store(user) / "tmp").iterdir()) and not supervisors(user))
 
 
 def test_its_supervisor_sleeps(user: Rootless) -> None:
     env = {**user.env, "LAMINA_SUPERVISOR_IDLE": "0.1"}
-    ok(user, "run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
+    user.ok("run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
     (pid,) = supervisors(user)
-    until(lambda: ok(user, "logs", "box") == "x\n")
+    until(lambda: user.ok("logs", "box") == "x\n")
     until(lambda: Path(f"/proc/{pid}/comm").read_text() == "lamina-idle\n")
     assert supervisors(user) == [pid]
-    ok(user, "stop", "box")
+    user.ok("stop", "box")
     assert state(user, "box") == "exited 143"
 
 
@@ -152,25 +143,25 @@ def test_it_is_found_out_whether_it_is_well(user: Rootless) -> None:
     """A check that hangs is killed with all of its process group: its processes have other ids than the user."""
     slow = str(user.home / "slow")
     check = f"id -u; test ! -e {slow} || {{ sleep 31415 & sleep 31416; }}"
-    ok(
-        user, "run", "-d", "--name", "box", "--health-cmd", check, "--health-interval", "100ms",
+    user.ok(
+        "run", "-d", "--name", "box", "--health-cmd", check, "--health-interval", "100ms",
         "--health-timeout", "300ms", "--health-retries", "1", "host", "sleep", "1000",
     )  # fmt: skip
     health = ("inspect", "-f", "{{.State.Health.Status}}", "box")
-    until(lambda: ok(user, *health) == "healthy\n")
-    ok(user, "exec", "box", "touch", slow)
-    until(lambda: ok(user, *health) == "unhealthy\n")
-    ok(user, "exec", "box", "rm", slow)
-    until(lambda: ok(user, *health) == "healthy\n")
-    until(lambda: "3141" not in ok(user, "top", "box", "-o", "args"))
+    until(lambda: user.ok(*health) == "healthy\n")
+    user.ok("exec", "box", "touch", slow)
+    until(lambda: user.ok(*health) == "unhealthy\n")
+    user.ok("exec", "box", "rm", slow)
+    until(lambda: user.ok(*health) == "healthy\n")
+    until(lambda: "3141" not in user.ok("top", "box", "-o", "args"))
     assert user.lamina("healthcheck", "run", "box").returncode == 0
-    ok(user, "stop", "box")
+    user.ok("stop", "box")
     assert state(user, "box") == "exited 143"
 
 
 def test_it_is_started_after_a_boot(user: Rootless) -> None:
-    ok(user, "run", "-d", "--name", "box", "--restart", "unless-stopped", "host", "sleep", "1000")
-    assert ok(user, "system", "stop-restartable") == "box\n"
+    user.ok("run", "-d", "--name", "box", "--restart", "unless-stopped", "host", "sleep", "1000")
+    assert user.ok("system", "stop-restartable") == "box\n"
     assert state(user, "box") == "exited 143"
-    assert ok(user, "system", "start-restartable") == "box\n"
+    assert user.ok("system", "start-restartable") == "box\n"
     assert state(user, "box") == "running 0"

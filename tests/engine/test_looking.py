@@ -17,7 +17,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.engine.apply.values import HostChange
 from lamina.engine.viewing import find_state
-from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
+from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, Unsupported
 from lamina.overlay.apply import Target
 from support.lives import until
 from support.small_images import busybox_tree, small_image
@@ -382,3 +382,17 @@ def test_lists_of_differences_on_the_command_line(engine: Engine, box: Container
         done = lamina("diff", *words)
         assert done.returncode == 125, words
         assert done.stderr.startswith("lamina: "), words
+
+
+def test_a_directory_that_became_a_link_since_it_was_looked_at_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write above it must not choose another while changes are gathered."""
+    from lamina.engine.apply_to import apply_to, check_directory
+
+    (tmp_path / "above" / "copy").mkdir(parents=True)
+    (tmp_path / "host" / "copy").mkdir(parents=True)
+    place = check_directory(os.fsencode(tmp_path / "above" / "copy"), os.fsencode(tmp_path / "store"))
+    assert apply_to([], place).changed == ()
+    (tmp_path / "above").rename(tmp_path / "aside")
+    (tmp_path / "above").symlink_to(tmp_path / "host")
+    with pytest.raises(KernelError, match="symbolic links"):
+        apply_to([], place)

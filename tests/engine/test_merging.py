@@ -10,8 +10,8 @@ import pytest
 from lamina import Container, Engine
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.overlay.stack import Overlay
-from lamina.store.containers import Home
 from support.small_images import small_image
+from support.written import delete, put, shown, upper
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -25,34 +25,6 @@ def box(engine: Engine, store_root: Path) -> Container:
     put(box, "work/b", "b")
     put(box, "work/deep/c", "c")
     return box
-
-
-def upper(box: Container) -> Path:
-    home = Home(box.store, box.id)
-    return Path(os.fsdecode(home.path), os.fsdecode(home.asked()["overlays"][0]["upper"]))
-
-
-def put(box: Container, path: str, text: str) -> None:
-    place = upper(box) / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-
-
-def delete(box: Container, path: str) -> None:
-    """As rm does, of something in the layers below."""
-    place = upper(box) / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    os.mknod(place, 0o020000, 0)
-
-
-def shown(box: Container, top: str = "work") -> dict[str, str]:
-    """The files below the directory *top*."""
-    with Overlay(box.overlays()[0][1]).open() as tree:
-        found = {}
-        for directory, _, others in (tree / top).walk():
-            for name in others:
-                found[str(directory / name)[len(top) + 2 :]] = (directory / name).read_text()
-        return found
 
 
 def check(box: Container) -> None:
@@ -88,6 +60,27 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
     box.rewind("both")
     assert shown(box) == wanted
+    check(box)
+
+
+def test_after_what_they_began_with_was_removed(box: Container) -> None:
+    """What is left that both come from is before that."""
+    first = box.snapshot("first")
+    put(box, "work/a", "later")
+    box.snapshot()
+    put(box, "work/b", "later")
+    (one,) = box.fork(1, name="one")
+    put(one, "work/c", "one")
+    box.snapshot("last")
+    for _ in range(2):
+        assert box.prune_snapshots() or _
+        assert [one.parent for one in box.snapshots()] == [None, first.id]
+        assert box.history().states[-1].forks == ("one",)
+        box.snapshot()
+        put(box, "work/d", "later")
+        box.snapshot()
+    box.merge([one])
+    assert shown(box) == {"a": "later", "b": "later", "c": "one", "d": "later", "deep/c": "c"}
     check(box)
 
 
@@ -185,6 +178,8 @@ def test_forks_of_forks_and_what_has_nothing_in_common(box: Container, engine: E
         box.merge([stranger])
     with pytest.raises(InvalidInput, match="twice"):
         box.merge([box])
+    with pytest.raises(InvalidInput, match="consistency 'copy'"):  # not only where it runs
+        box.merge([stranger], consistency="copy")
     with pytest.raises(NotFound, match="no fork"):
         stranger.forked_from()
     assert two.forked_from() == one

@@ -214,8 +214,8 @@ def test_a_network_with_names_has_one_server():
     assert resolv(text, places=(named,), dns=["127.0.0.1"])[0] == "nameserver 127.0.0.1"
 
 
-def test_a_damaged_record_is_said_to_be_damaged(monkeypatch):
-    home = Home(Store("/nowhere"), "a" * 64)
+def test_a_damaged_record_is_said_to_be_damaged(store_root, monkeypatch):
+    home = Home(Store(store_root), "a" * 64)
     damaged: tuple[dict[str, object], ...] = (
         {"attachments": [{}]}, {"attachments": 7}, {"servers": ["x"]}, {"attachments": [{"gateways": [1]}]},
     )  # fmt: skip

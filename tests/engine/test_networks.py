@@ -87,7 +87,8 @@ def test_a_command_that_is_not_there_leaves_nothing(on_host):
 def test_who_it_is_can_be_read_in_the_links_and_the_rules(on_host):
     def test(host):
         host.start("sleep 1000", name="web", publish=["8080:80"])
-        [found] = [one for one in links_by_ip() if one["ifname"].startswith("lamv")]
+        [port] = host.ports()
+        [found] = [one for one in links_by_ip() if one["ifname"] == port]
         assert " container web " in found["ifalias"]
         if nft_is_there():
             assert 'comment "web ' in nft("list", "ruleset")

@@ -9,9 +9,8 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.errors import Conflict, NotFound, Unsupported
-from lamina.overlay.stack import Overlay
-from lamina.store.containers import Home
 from support.small_images import small_image
+from support.written import delete, put, shown, upper
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -38,38 +37,21 @@ def box(engine: Engine, store_root: Path) -> Container:
     return engine.create("old", ["cat", "/data/fresh"], name="box", durability="none")
 
 
-def upper(box: Container) -> Path:
-    home = Home(box.store, box.id)
-    return Path(os.fsdecode(home.path), os.fsdecode(home.asked()["overlays"][0]["upper"]))
-
-
-def put(box: Container, path: str, text: str) -> None:
-    place = upper(box) / "data" / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-
-
-def delete(box: Container, path: str) -> None:
-    place = upper(box) / "data" / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    os.mknod(place, 0o020000, 0)
-
-
-def shown(box: Container) -> dict[str, str]:
-    with Overlay(box.overlays()[0][1]).open() as tree:
-        top = tree / "data"
-        found = [directory / name for directory, _, others in top.walk() for name in others]
-        return {str(one)[len("/data/") :]: one.read_text() for one in found}
-
-
 def test_what_it_wrote_stays_and_all_else_is_the_new_images(box: Container, engine: Engine) -> None:
-    put(box, "own", "mine")
-    put(box, "same", "mine")
+    put(box, "data/own", "mine")
+    put(box, "data/same", "mine")
     box.snapshot("first")
-    delete(box, "d/x")
+    delete(box, "data/d/x")
     assert box.rebase("new", dry_run=True) == []
     assert box.rebase("new") == []
-    assert shown(box) == {"a": "new", "b": "new", "same": "mine", "d/y": "new", "fresh": "new", "own": "mine"}
+    assert shown(box, "data") == {
+        "a": "new",
+        "b": "new",
+        "same": "mine",
+        "d/y": "new",
+        "fresh": "new",
+        "own": "mine",
+    }
     again = engine.container("box")
     assert again.image == "new"
     assert again.record["config"]["workdir"] == "/new"
@@ -77,28 +59,28 @@ def test_what_it_wrote_stays_and_all_else_is_the_new_images(box: Container, engi
     with pytest.raises(Unsupported, match="over another image"):
         box.rewind("first")
     [fork] = box.fork(1)
-    assert shown(fork) == shown(box)
+    assert shown(fork, "data") == shown(box, "data")
 
 
 def test_what_it_would_hide_is_named(box: Container) -> None:
-    put(box, "a", "mine")  # another one in the new image
-    put(box, "c", "mine")  # not in the new image
-    put(box, "fresh", "mine")  # in the new image alone
-    delete(box, "b")
+    put(box, "data/a", "mine")  # another one in the new image
+    put(box, "data/c", "mine")  # not in the new image
+    put(box, "data/fresh", "mine")  # in the new image alone
+    delete(box, "data/b")
     (upper(box) / "data/d").mkdir()
     os.setxattr(upper(box) / "data/d", "trusted.overlay.opaque", b"y")
-    put(box, "d/mine", "mine")
+    put(box, "data/d/mine", "mine")
     with pytest.raises(Conflict) as refused:
         box.rebase("new")
     named = [
         line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:] if line.startswith("  /")
     ]
     assert named == ["/data/a", "/data/b", "/data/c", "/data/d/y", "/data/fresh"]
-    assert shown(box)["a"] == "mine"
+    assert shown(box, "data")["a"] == "mine"
     assert box.image == "old"
     hidden = box.rebase("new", force=True)
     assert [os.fsdecode(one.path) for one in hidden] == named
-    assert shown(box) == {"a": "mine", "c": "mine", "fresh": "mine", "same": "same", "d/mine": "mine"}
+    assert shown(box, "data") == {"a": "mine", "c": "mine", "fresh": "mine", "same": "same", "d/mine": "mine"}
 
 
 def test_what_cannot_be_rebased(engine: Engine, box: Container) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from lamina.store.garbage import collect
 from lamina.store.squashing import cost, due, made_of, origins
 from support.lives import until
 from support.small_images import small_image
+from support.written import delete, put
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -39,18 +41,6 @@ def box(engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Co
 
 def home_of(box: Container) -> Home:
     return Home(box.store, box.id)
-
-
-def upper(box: Container) -> Path:
-    """Where the container would write, if it ran."""
-    entry = home_of(box).asked()["overlays"][0]
-    return Path(os.fsdecode(home_of(box).path), os.fsdecode(entry["upper"]))
-
-
-def put(box: Container, path: str, text: str) -> None:
-    place = upper(box) / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
 
 
 def texts(box: Container, *paths: str) -> list[str | None]:
@@ -112,7 +102,7 @@ def test_any_number_of_snapshots(box: Container) -> None:
         put(box, "last", f"{number}")
         if number % 7 == 3:
             gone = f"work/{(number - 3) % 50}"
-            os.mknod(upper(box) / gone, 0o020000, 0)  # a whiteout, as rm leaves one
+            delete(box, gone)
             del files[gone]
         one = box.snapshot()
         if number % 40 == 20:
@@ -271,6 +261,34 @@ def test_squash_a_snapshot(box: Container) -> None:
     check(box)
 
 
+def test_a_snapshot_that_is_squashed_while_others_go(
+    box: Container, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes from where it came from, and who found it before begins with what it consists of now."""
+    first = box.snapshot("first")
+    for number in range(3):
+        put(box, f"f{number}", str(number))
+        box.snapshot()
+    put(box, "f3", "3")
+    last = box.snapshot("last")
+    real = squashing.squashed
+
+    def squashed(*args: Any) -> Any:
+        assert len(box.prune_snapshots()) == 3
+        return real(*args)
+
+    monkeypatch.setattr(squashing, "squashed", squashed)
+    assert len(last.squash()) == 1
+    assert box.find_snapshot("last").parent == first.id
+    box.rewind("first")
+    engine.storage.collect()
+    [fork] = last.fork()
+    assert texts(fork, "f0", "f3") == ["0", "3"]
+    assert [change.path for change in last.changes()] == [b"/", b"/f0", b"/f1", b"/f2", b"/f3"]
+    fork.remove()
+    check(box)
+
+
 def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> None:
     (tmp_path / "tree/work").mkdir(parents=True)
     (tmp_path / "tree/work/base").write_text("base")
@@ -281,7 +299,7 @@ def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> No
         put(box, f"work/{number}", f"{number}")
         put(box, "last", f"{number}")
         if number == 2:
-            os.mknod(upper(box) / "work/base", 0o020000, 0)
+            delete(box, "work/base")
         name = f"n{number}"
         box.commit(name, message=f"step {number}")
         box.remove()

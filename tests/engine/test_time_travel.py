@@ -15,6 +15,7 @@ from lamina.engine import chains
 from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import layers
 from support.lives import said, until
+from support.written import upper
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 
@@ -137,6 +138,7 @@ def test_layers_stay_as_long_as_a_state_needs_them(engine: Engine) -> None:
     engine.storage.collect()
     box.rewind(snaps[3])
     assert read(box, "n") == "3"
+    assert box.prune_snapshots(keep=5) == []  # more than there are
     assert [one.id for one in box.prune_snapshots(keep=1)] == [snaps[0].id]
     assert [one.parent for one in box.snapshots()] == [None, snaps[1].id]
     box.rewind("s1")
@@ -213,11 +215,11 @@ def test_the_top_directory_stays_as_the_container_made_it(engine: Engine) -> Non
     run(box)
     for _ in range(2):  # the second has nothing to freeze
         after = box.snapshot()
-        top = os.stat(top_of(box))
+        top = os.stat(upper(box))
         assert (top.st_mode & 0o7777, top.st_uid, top.st_gid) == (0o751, 1000, 100)
     assert after.record.new == ()
     box.rewind(before)
-    top = os.stat(top_of(box))
+    top = os.stat(upper(box))
     assert (top.st_mode & 0o7777, top.st_uid) == (0o755, 0)
 
 
@@ -226,16 +228,10 @@ def test_attributes_of_the_top_directory_stay(engine: Engine) -> None:
     box = engine.create("tiny", ["true"], name="box")
     wanted = {"user.a": b"1", "trusted.overlay.overlay.opaque": b"y", "user.overlay.opaque": b"z"}
     for name, content in wanted.items():
-        os.setxattr(os.fsdecode(top_of(box)), name, content)
+        os.setxattr(upper(box), name, content)
     box.snapshot()
-    names = [name for name in os.listxattr(top_of(box)) if name != "trusted.overlay.uuid"]
-    assert {name: os.getxattr(top_of(box), name) for name in names} == wanted
-
-
-def top_of(box: Container) -> bytes:
-    upper = box.overlays()[0][1].upperdir
-    assert upper is not None
-    return upper
+    names = [name for name in os.listxattr(upper(box)) if name != "trusted.overlay.uuid"]
+    assert {name: os.getxattr(upper(box), name) for name in names} == wanted
 
 
 def test_a_start_that_writes_nothing_leaves_nothing_to_freeze(engine: Engine) -> None:
@@ -243,9 +239,9 @@ def test_a_start_that_writes_nothing_leaves_nothing_to_freeze(engine: Engine) ->
     box = engine.create("tiny", ["true"], name="box", volumes=["data:/deep/down"])
     for _ in range(2):
         run(box)
-        assert os.listdir(top_of(box)) != []
+        assert os.listdir(upper(box)) != []
         assert box.snapshot().record.new == ()
-        assert os.listdir(top_of(box)) == []
+        assert os.listdir(upper(box)) == []
 
 
 def test_users_that_a_state_added_are_known(engine: Engine) -> None:

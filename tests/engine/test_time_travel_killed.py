@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from errno import EIO
+from errno import EINVAL, EIO, ENOSPC
+from pathlib import Path
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import LaminaError
+from lamina.engine import restacking
+from lamina.errors import KernelError, LaminaError, NotFound
 from lamina.store import trace
 from support.lives import place_of
 from support.workers import FULL
@@ -80,6 +82,7 @@ def left(box: Container) -> list[str]:
 def test_one_that_does_not_run(engine: Engine, how: str, seed: int) -> None:
     box = engine.create("tiny", ["true"], name="box")
     numbers = [0]
+    last = box.snapshot().id
 
     def stopped(verb: Verb, step: int) -> bool:
         return killed(engine, verb, step) if how == "killed" else let_down(box, verb, step)
@@ -91,9 +94,13 @@ def test_one_that_does_not_run(engine: Engine, how: str, seed: int) -> None:
             break
         assert (box.files / "n").read_text() == str(step), step
         new = [one for one in box.snapshots() if one.id not in before]
+        after = box.snapshot()
+        assert [*(one.parent for one in new), after.parent] == [last, *(one.id for one in new)], step
+        last = after.id
         if new:
             (box.files / "n").write_text("other")
             box.rewind(new[0])
+            last = new[0].id
             assert (box.files / "n").read_text() == str(step), step
         numbers.append(step)
     assert len(numbers) > 5
@@ -151,34 +158,99 @@ def test_one_that_runs(engine: Engine, seed: int) -> None:
     assert engine.storage.check().findings == ()
 
 
-def test_a_copy_is_not_taken_for_what_it_goes_on_writing(engine: Engine) -> None:
-    """Somebody is killed who copied what a running container wrote; that goes on writing, and ends."""
+@pytest.mark.parametrize("verb", ["copy", "rewind"])
+def test_one_that_goes_on_and_ends_before_anybody_comes(engine: Engine, verb: str, seed: int) -> None:
+    """What it wrote after its snapshot, or its going back, was broken off is there when it is started again."""
     box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+
+    def sh(script: str) -> str:
+        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        return str(done.stdout)
+
+    def work(box: Container) -> None:
+        if verb == "copy":
+            box.snapshot(consistency="copy")
+        else:
+            box.rewind("first")
+
     try:
-        box.exec(["sh", "-c", "echo first >/n"], check=True)
-        pid = os.fork()
-        if not pid:
-            try:
-                own = Engine(os.fsdecode(engine.store.path)).container("box")
-                trace.hook = _killed_at("state.rename-layer")
-                own.snapshot(consistency="copy")
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-        box.exec(["sh", "-c", "echo later >/n"], check=True)
-        box.stop(timeout=0)
-        box.snapshot()
-        assert (box.files / "n").read_text() == "later\n"
-        assert left(box) == []
+        sh("echo 1 >/1; echo 2 >/2; mkdir /d; echo 3 >/d/3")
+        box.snapshot("first")
+        for step in steps(seed):
+            sh("echo 4 >/4; echo 5 >/5")
+            if not killed(engine, work, step):
+                break
+            sh(f"echo {step} >/after")
+            before = sh("ls / /d")
+            box.stop(timeout=0)
+            box.start()
+            assert sh("cat /after") == f"{step}\n", step
+            assert sh("ls / /d") == before, step
+        assert step > 5
     finally:
         box.remove(force=True)
     engine.storage.collect()
     assert engine.storage.check().findings == ()
 
 
-def _killed_at(point: str) -> Callable[[str], None]:
-    def hook(name: str) -> None:
-        if name == point:
-            os.kill(os.getpid(), signal.SIGKILL)
+def test_a_copy_that_fills_the_disk(engine: Engine) -> None:
+    """Nothing can be written down then; what was copied so far makes room again, and is not what was written."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+    full = False
 
-    return hook
+    def hook(name: str) -> None:
+        nonlocal full
+        full = full or name == "state.rename-layer"
+        if full:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    try:
+        box.exec(["sh", "-c", "echo 1 >/1"], check=True)
+        trace.hook = hook
+        with pytest.raises(LaminaError, match="No space left"):
+            box.snapshot(consistency="copy")
+        assert not [name for name in os.listdir(place_of(box)) if name.startswith("freezing-")]
+        trace.hook = None
+        box.exec(["sh", "-c", "echo 2 >/2"], check=True)
+        box.stop(timeout=0)
+        box.start()
+        assert box.exec(["cat", "/1", "/2"], capture_output=True, text=True).stdout == "1\n2\n"
+    finally:
+        trace.hook = None
+        box.remove(force=True)
+
+
+def test_removed_in_between(engine: Engine, tmp_path: Path) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    place = place_of(box)
+
+    def hook(name: str) -> None:
+        if name in ("state.rename-upper", "state.mkdir-upper") and os.path.exists(place):
+            os.rename(place, tmp_path / "gone")
+
+    def verbs() -> Iterator[Callable[[], object]]:
+        yield box.snapshot
+        yield lambda: box.rewind("first")
+
+    (box.files / "n").write_text("first")
+    box.snapshot("first")
+    for verb in verbs():
+        (box.files / "n").write_text("later")
+        trace.hook = hook
+        with pytest.raises(NotFound, match=box.short_id):
+            verb()
+        trace.hook = None
+        os.rename(tmp_path / "gone", place)
+    box.remove()
+
+
+def test_a_process_that_is_just_ending_has_no_mounts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the kernel says that its number is an invalid argument."""
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+
+    def ending(pid: int) -> None:
+        raise KernelError("read", EINVAL, f"/proc/{pid}/mountinfo")
+
+    monkeypatch.setattr(restacking, "read_mountinfo", ending)
+    assert restacking.swapped_to(box._home, []) is None
+    box.remove(force=True)

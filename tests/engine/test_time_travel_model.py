@@ -179,7 +179,10 @@ class TimeTravel(RuleBasedStateMachine):
 
     @rule(data=st.data(), keep=st.integers(0, 3))
     def prune(self, data: st.DataObject, keep: int) -> None:
-        for gone in self.one(data).prune_snapshots(keep):
+        box = self.one(data)
+        last = [one.id for one in box.snapshots()[::-1][:keep]]
+        for gone in box.prune_snapshots(keep):
+            assert gone.id not in last
             del self.states[gone.id]
 
     @rule(data=st.data(), background=st.booleans())

@@ -33,21 +33,15 @@ def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
     archive = rootless.tmp / "image.tar"
     subprocess.run(["tar", "-C", place, "--numeric-owner", "-cf", archive, "."], check=True)
     archive.chmod(0o644)
-    ok(rootless, "import", str(archive), "tiny")
+    rootless.ok("import", str(archive), "tiny")
     yield rootless
     names = rootless.lamina("ps", "-aq").stdout.split()
     if names:
         rootless.lamina("rm", "-f", *names)
 
 
-def ok(user: Rootless, *words: str) -> str:
-    done = user.lamina(*words)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
-
-
 def sh(user: Rootless, script: str, *words: str, image: str = "tiny") -> list[str]:
-    return ok(user, "run", "--rm", *words, image, "sh", "-ec", script).split()
+    return user.ok("run", "--rm", *words, image, "sh", "-ec", script).split()
 
 
 OWNERS = "stat -c %u:%g / /etc/passwd /tape"
@@ -94,22 +88,22 @@ def test_the_user_is_not_there(user: Rootless, mode: str, size: int) -> None:
 
 def test_each_has_a_range_of_its_own(user: Rootless) -> None:
     for name in "ab":
-        ok(user, "run", "-d", "--name", name, "--userns", "auto", "tiny", "sleep", "1000")
-    firsts = [int(ok(user, "exec", name, "cat", "/proc/self/uid_map").split()[1]) for name in "ab"]
+        user.ok("run", "-d", "--name", name, "--userns", "auto", "tiny", "sleep", "1000")
+    firsts = [int(user.ok("exec", name, "cat", "/proc/self/uid_map").split()[1]) for name in "ab"]
     assert firsts == [FIRST, FIRST + 1024]
-    ok(user, "rm", "-f", "a")
+    user.ok("rm", "-f", "a")
     assert sh(user, "cat /proc/self/uid_map", "--userns", "auto")[1] == str(FIRST)
 
 
 def test_one_that_lives(user: Rootless, tmp_path: Path) -> None:
     script = "echo hello >/dev/stdout; echo x >>/made; chown 5:6 /made; exec sleep 1000"
-    ok(user, "run", "-d", "--name", "box", "--userns", "nomap", "tiny", "sh", "-c", script)
+    user.ok("run", "-d", "--name", "box", "--userns", "nomap", "tiny", "sh", "-c", script)
     assert (
-        ok(user, "exec", "box", "sh", "-c", "until [ -s /made ]; do :; done; id -u; stat -c %u:%g /made")
+        user.ok("exec", "box", "sh", "-c", "until [ -s /made ]; do :; done; id -u; stat -c %u:%g /made")
         == "0\n5:6\n"
     )
-    assert ok(user, "logs", "box") == "hello\n"
-    assert ok(user, "diff", "box") == "A /made\n"
+    assert user.ok("logs", "box") == "hello\n"
+    assert user.ok("diff", "box") == "A /made\n"
     archive = user.tmp / "archive.tar"
     for _ in range(2):
         with archive.open("wb") as out:
@@ -118,22 +112,22 @@ def test_one_that_lives(user: Rootless, tmp_path: Path) -> None:
             ["tar", "--numeric-owner", "-tvf", archive], capture_output=True, text=True
         ).stdout
         assert " 5/6 " in listed
-        ok(user, "stop", "-t", "0", "box")
-    ok(user, "start", "box")
-    assert ok(user, "exec", "box", "sh", "-c", "until [ $(wc -l </made) = 2 ]; do :; done; id -u") == "0\n"
-    ok(user, "rm", "-f", "box")
+        user.ok("stop", "-t", "0", "box")
+    user.ok("start", "box")
+    assert user.ok("exec", "box", "sh", "-c", "until [ $(wc -l </made) = 2 ]; do :; done; id -u") == "0\n"
+    user.ok("rm", "-f", "box")
 
 
 def test_an_image_of_it_is_like_any_other(user: Rootless) -> None:
     script = "echo x >/made; chown 5:6 /made; echo y >/tape"
     for mode in ("nomap", "keep-id", ""):
         userns = ("--userns", mode) if mode else ()
-        ok(user, "run", "--name", f"of{mode}", *userns, "--user", "0", "tiny", "sh", "-ec", script)
+        user.ok("run", "--name", f"of{mode}", *userns, "--user", "0", "tiny", "sh", "-ec", script)
         if mode != "keep-id":
-            ok(
-                user, "snapshot", "create", f"of{mode}"
+            user.ok(
+                "snapshot", "create", f"of{mode}"
             )  # what was frozen with ids of its own is copied as well
-        ok(user, "commit", f"of{mode}", f"made-{mode}x")
+        user.ok("commit", f"of{mode}", f"made-{mode}x")
         wanted = ["0:0", "0:0", "26:26", "5:6"]
         for options in ((), ("--userns", "auto"), ("--userns", "keep-id")):
             assert sh(user, f"{OWNERS} /made", *options, image=f"made-{mode}x") == wanted
@@ -142,12 +136,12 @@ def test_an_image_of_it_is_like_any_other(user: Rootless) -> None:
 def test_copies_into_it_are_its_roots(user: Rootless) -> None:
     (user.home / "new").write_text("new")
     user.give(user.home)
-    ok(user, "create", "--name", "box", "--userns", "nomap", "-v", "v:/v", "tiny", "sleep", "1000")
-    ok(user, "cp", str(user.home / "new"), "box:/one")
-    ok(user, "cp", str(user.home / "new"), "box:/v/one")
-    ok(user, "start", "box")
-    ok(user, "cp", str(user.home / "new"), "box:/two")
-    assert ok(user, "exec", "box", "stat", "-c", "%u", "/one", "/two", "/v/one") == "0\n0\n0\n"
+    user.ok("create", "--name", "box", "--userns", "nomap", "-v", "v:/v", "tiny", "sleep", "1000")
+    user.ok("cp", str(user.home / "new"), "box:/one")
+    user.ok("cp", str(user.home / "new"), "box:/v/one")
+    user.ok("start", "box")
+    user.ok("cp", str(user.home / "new"), "box:/two")
+    assert user.ok("exec", "box", "stat", "-c", "%u", "/one", "/two", "/v/one") == "0\n0\n0\n"
 
 
 def test_a_volume_belongs_to_its_root(user: Rootless) -> None:
@@ -157,18 +151,17 @@ def test_a_volume_belongs_to_its_root(user: Rootless) -> None:
         assert sh(user, script.replace("etc2/passwd", "etc2"), *words) == ["0:0", "0:0"]
     filled = ("--userns", "nomap", "-v", "filled:/etc")
     assert sh(user, "stat -c %u:%g /etc /etc/passwd; touch /etc/x", *filled) == ["0:0", "0:0"]
-    ok(user, "volume", "rm", "nomap", "nomap-etc", "keep-id", "keep-id-etc", "filled")
+    user.ok("volume", "rm", "nomap", "nomap-etc", "keep-id", "keep-id-etc", "filled")
 
 
 def test_a_source_is_given(user: Rootless) -> None:
-    (user.home / "file").touch()
-    user.give(user.home)
-    assert sh(user, "stat -c %u /h/file", "--userns", "nomap", "--user", "7", "-v", f"{user.home}:/h:U") == [
-        "7"
-    ]
-    assert (user.home / "file").stat().st_uid == FIRST + 7
-    assert sh(user, "stat -c %u /h/file", "--userns", "keep-id", "-v", f"{user.home}:/h:U") == [str(UID)]
-    assert (user.home / "file").stat().st_uid == UID
+    place = user.mkdir("given")
+    (place / "file").touch()
+    user.give(place / "file")
+    assert sh(user, "stat -c %u /h/file", "--userns", "nomap", "--user", "7", "-v", f"{place}:/h:U") == ["7"]
+    assert (place / "file").stat().st_uid == FIRST + 7
+    assert sh(user, "stat -c %u /h/file", "--userns", "keep-id", "-v", f"{place}:/h:U") == [str(UID)]
+    assert (place / "file").stat().st_uid == UID
 
 
 def test_this_machine(user: Rootless) -> None:
@@ -213,7 +206,7 @@ def test_what_cannot_be_had(user: Rootless, words: tuple[str, ...], complaint: s
     done = user.lamina("run", "--rm", *words, "tiny", "true")
     assert done.returncode == 125 and complaint in done.stderr
     assert "Traceback" not in done.stderr
-    assert ok(user, "ps", "-aq") == ""
+    assert user.ok("ps", "-aq") == ""
 
 
 def test_without_subordinate_ids(user: Rootless) -> None:
@@ -233,5 +226,5 @@ def test_copies_of_layers_are_kept_and_collected(user: Rootless) -> None:
     (copy,) = set(os.listdir(layers)) - before
     found = (layers / copy / "fs/tape").stat()
     assert (found.st_uid, found.st_gid) == (FIRST + 26, FIRST + 26)
-    ok(user, "gc")
+    user.ok("gc")
     assert set(os.listdir(layers)) == before

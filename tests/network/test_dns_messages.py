@@ -83,6 +83,21 @@ def test_names_that_lead_in_circles():
         dns.read_query(struct.pack("!6H", 7, 0, 1, 0, 0, 60000) + query.question)
 
 
+def test_names_that_lead_a_long_way():
+    """Each step leads back, as it should; but there would be thousands, and again for each record."""
+    query = dns.read_query(dns.ask("a", A))
+    assert query is not None
+    begin = 12 + len(query.question)
+    first = b"\0" + struct.pack("!HHIH", 99, 1, 0, 3600)
+    at = begin + len(first)
+    chain = b"\0\0" + b"".join(struct.pack("!H", 0xC000 | at + 2 * step) for step in range(1799))
+    last = struct.pack("!H", 0xC000 | at + 3598) + struct.pack("!HHIH", 99, 1, 0, 0)
+    with pytest.raises(InvalidInput):
+        dns.read_query(struct.pack("!6H", 7, 0, 1, 0, 0, 2) + query.question + first + chain + last)
+    with pytest.raises(InvalidInput):
+        dns.addresses_in(message(query.question, first + chain, last), query)
+
+
 def test_an_answer_has_all_addresses_or_says_that_it_was_cut():
     query = dns.read_query(dns.ask("db", A, 9))
     assert query is not None

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import Conflict, InvalidInput
+from lamina.linux.nftables import MOST_COMMENT
 from lamina.network import claims, leases
-from lamina.network.model import Published, bridge_of, link_local, port_of
+from lamina.network.model import Attachment, Network, Published, bridge_of, link_local, port_of, ports_begin
 from lamina.network.subnet import Subnet, packed, read_subnet, subnet_of, text_of
 
 NET = read_subnet("10.1.0.0/29")
@@ -231,6 +232,18 @@ def test_claims_of_the_dead_are_given_back(place):
 def test_names_of_links_fit(name):
     assert 0 < len(bridge_of(name, "0123456789abcdef")) <= 15
     assert len(port_of("a" * 64, 99)) <= 15
+    others = [port_of("a" * 64, 99, f"lamina-{store}") for store in ("0123abcd", "0123abce")]
+    assert {len(port) for port in others} == {15}
+    assert not any(one.startswith(ports_begin(table)) for one, table in zip(
+        [*others, others[0]], ["lamina", "lamina-0123abcd", "lamina"], strict=True))  # fmt: skip
+
+
+def test_whose_a_rule_is_can_be_read_however_long_the_name():
+    network = Network("x" * 128, "lam-x", (), (), (), b"", table="lamina-0123abcd")
+    place = Attachment("0123456789ab" + "c" * 52, "n" * 128, network, 0, (), b"", "eth0")
+    assert len(place.note) <= MOST_COMMENT
+    assert place.note.endswith(" 0123456789ab")
+    assert place.alias[:255].split()[3] == "0123456789ab"
 
 
 def test_link_local_addresses():

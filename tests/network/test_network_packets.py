@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 import pytest
 
 from lamina.network import forwarding
-from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, Lab, ip, listen, publish, reaches, seen_by
-from support.namespaces import in_mount_namespace
+from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, in_lab, ip, listen, publish, reaches, seen_by
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
 V6 = "fd00:88::/64"
-
-
-def in_lab(test: Callable[[Lab], None]) -> None:
-    def inner() -> None:
-        lab = Lab()
-        try:
-            test(lab)
-        finally:
-            lab.close()
-
-    in_mount_namespace(inner)
 
 
 def test_a_container_reaches_the_world_under_the_hosts_address():

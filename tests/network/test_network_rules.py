@@ -11,8 +11,7 @@ import pytest
 from lamina.errors import KernelError
 from lamina.linux.nftables import Element, add_elements, add_table, commit, ifname, open_nftables, tables
 from lamina.network import firewall, rules
-from support.lab import Lab, listen, nft, nft_is_there, publish, reaches
-from support.namespaces import in_mount_namespace
+from support.lab import Lab, in_lab, listen, nft, nft_is_there, publish, reaches
 
 pytestmark = [
     pytest.mark.root,
@@ -20,17 +19,6 @@ pytestmark = [
     pytest.mark.skipif(not nft_is_there(), reason="needs nft"),
 ]
 GOLDEN = Path(__file__).parent / "golden" / "ruleset.nft"
-
-
-def in_lab(test):
-    def inner():
-        lab = Lab()
-        try:
-            return test(lab)
-        finally:
-            lab.close()
-
-    return in_mount_namespace(inner)
 
 
 def listed() -> str:

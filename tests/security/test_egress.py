@@ -16,9 +16,24 @@ from lamina.engine.checking import check_options
 from lamina.engine.egress import read_allowed, read_egress, written
 from lamina.engine.network_record import attachments_in
 from lamina.errors import InvalidInput
-from lamina.network import dns
+from lamina.network import dns, egress, firewall
+from lamina.network.subnet import packed
 from support.frames import IPV4, frame, udp4
-from support.lab import HOST, SILENCE, WORLD, WORLD6, Box, Lab, ip, listen, raw, reaches
+from support.lab import (
+    HOST,
+    HOST6,
+    SILENCE,
+    WORLD,
+    WORLD6,
+    Lab,
+    heard,
+    hears,
+    in_lab,
+    ip,
+    listen,
+    raw,
+    reaches,
+)
 from support.lives import until
 from support.name_servers import NameServer, lookup
 from support.network_host import Host
@@ -54,7 +69,7 @@ def test_what_can_be_allowed() -> None:
 
 @root
 @pytest.mark.peer("ip")
-def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[Lab], None]], None]) -> None:
+def test_what_is_denied_is_denied_at_every_way_out() -> None:
     """Routed, to this host, to neighbours, by link-local addresses, by raw frames; what comes in is answered."""
 
     def test(lab: Lab) -> None:
@@ -94,41 +109,47 @@ def test_what_is_denied_is_denied_at_every_way_out(in_lab: Callable[[Callable[[L
     in_lab(test)
 
 
-def hears(lab: Lab, box: Box | None) -> socket.socket:
-    def opened() -> socket.socket:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("0.0.0.0", 9))
-        server.settimeout(SILENCE)
-        return server
+@root
+@pytest.mark.peer("ip")
+def test_what_a_name_means_is_never_this_host() -> None:
+    """Whoever owns a name that is allowed may answer with any address of this host; and may change his mind."""
 
-    if box is None:
-        return opened()
-    with lab.inside(box):
-        return opened()
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6="fd00:88::/64")
+        box = lab.container(network, "box", egress="allow=evil.example")
+        assert box.attachment is not None
+        servers = [listen(81), listen(81, HOST6)]
+        with lab.inside(lab.world):
+            servers.append(listen(81))
+        answered = [(60, packed(text)) for text in (HOST, HOST6, WORLD)]
+        for ports in ([0], [81]):
+            firewall.tell(network.table, egress.told([box.attachment], ports, answered))
+            with lab.inside(box):
+                assert reaches(WORLD, 81)
+                assert not reaches(HOST, 81, SILENCE)
+                assert not reaches(HOST6, 81, SILENCE)
+        for one in servers:
+            one.close()
+
+    in_lab(test)
 
 
-def heard(server: socket.socket) -> bool:
-    try:
-        return bool(server.recv(64))
-    except TimeoutError:
-        return False
+@root
+@pytest.mark.peer("ip")
+def test_only_who_answers_for_names_is_asked_for_them() -> None:
+    """Not the host's own server, which may listen on every address of IPv6, and answers whatever it is asked."""
 
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6="fd00:88::/64", names=b"/nowhere")
+        box = lab.container(network, "box", egress="deny")
+        servers = [listen(53, "10.88.0.1"), listen(53, "fd00:88::1")]
+        with lab.inside(box):
+            assert reaches("10.88.0.1", 53)
+            assert not reaches("fd00:88::1", 53, SILENCE)
+        for one in servers:
+            one.close()
 
-@pytest.fixture
-def in_lab() -> Callable[[Callable[[Lab], None]], None]:
-    from support.namespaces import in_mount_namespace
-
-    def call(test: Callable[[Lab], None]) -> None:
-        def inner() -> None:
-            lab = Lab()
-            try:
-                test(lab)
-            finally:
-                lab.close()
-
-        in_mount_namespace(inner)
-
-    return call
+    in_lab(test)
 
 
 # -- with an engine: names
@@ -210,6 +231,42 @@ def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: 
         for one in servers:
             one.close()
         outside.close()
+
+    call_on_host(store_root, test)
+
+
+@root
+@peers
+def test_what_somebody_began_under_the_same_address_does_not_go_on(store_root: Path) -> None:
+    """The kernel knows connections by addresses and ports, and not by containers; and answers pass."""
+
+    def test(host: Host) -> None:
+        host.engine.networks.create("back", subnets=["10.50.0.0/24"], options={"dns": "false"})
+        with host.inside(host.world):
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind((WORLD, 9))
+            server.settimeout(SILENCE)
+
+        def arrives(box: Any) -> bool:
+            def send() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+                    sending.bind(("10.50.0.9", 7777))
+                    sending.sendto(b"x", (WORLD, 9))
+
+            within(host, box, send)
+            try:
+                _, where = server.recvfrom(64)
+            except TimeoutError:
+                return False
+            server.sendto(b"y", where)  # now it is a connection
+            return True
+
+        before = host.start("sleep 1000", network="back", ip="10.50.0.9")
+        assert arrives(before)
+        before.remove(force=True)
+        after = host.start("sleep 1000", network="back", ip="10.50.0.9", egress="deny")
+        assert not arrives(after)
+        server.close()
 
     call_on_host(store_root, test)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
@@ -15,24 +14,26 @@ from lamina.network import forwarding
 from lamina.network.model import Network, link_local
 from lamina.network.subnet import packed
 from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
-from support.lab import HOST, SILENCE, WORLD, Box, Lab, ip, listen, publish, raw, reaches
-from support.namespaces import in_mount_namespace
+from support.lab import (
+    HOST,
+    SILENCE,
+    WORLD,
+    Box,
+    Lab,
+    heard,
+    hears,
+    in_lab,
+    ip,
+    listen,
+    publish,
+    raw,
+    reaches,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
 V6 = "fd00:88::/64"
 ALL = b"\xff" * 6
-
-
-def in_lab(test: Callable[[Lab], None]) -> None:
-    def inner() -> None:
-        lab = Lab()
-        try:
-            test(lab)
-        finally:
-            lab.close()
-
-    in_mount_namespace(inner)
 
 
 def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
@@ -49,28 +50,6 @@ def icmpv6(source: bytes, target: bytes, kind: int, rest: bytes) -> bytes:
     pseudo = source + target + struct.pack("!II", len(body), 58)
     body = struct.pack("!BBH", kind, 0, checksum(pseudo + body)) + rest
     return struct.pack("!IHBB", 0x60000000, len(body), 58, 255) + source + target + body
-
-
-def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
-    """A socket of *box*, or of the host (None), that hears UDP."""
-
-    def opened() -> socket.socket:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(("0.0.0.0", port))
-        server.settimeout(SILENCE)
-        return server
-
-    if box is None:
-        return opened()
-    with lab.inside(box):
-        return opened()
-
-
-def heard(server: socket.socket) -> bool:
-    try:
-        return bool(server.recv(64))
-    except TimeoutError:
-        return False
 
 
 def test_a_container_cannot_send_under_anothers_address() -> None:
@@ -282,6 +261,59 @@ def test_a_port_published_to_the_loopback_is_not_for_the_neighbours_of_the_host(
             assert not heard(at_web)
             sender.sendto(b"own", ("127.0.0.1", 8081))
             assert heard(at_web), "it is the host's own"
+
+    in_lab(test)
+
+
+def test_who_publishes_port_53_does_not_get_the_questions_of_others() -> None:
+    """They are for who answers for names on their bridge, though a port of "every address" is one of the bridge too."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", names=b"/nowhere")
+        server = lab.container(network, "server", publish(53, 53), publish(53, 53, protocol="udp"))
+        asking = lab.container(network, "asking")
+        with lab.inside(server):
+            theirs = listen(53)
+        own = listen(53, "10.88.0.1")
+        with lab.inside(asking):
+            assert reaches("10.88.0.1", 53)
+            assert reaches(HOST, 53)
+        with lab.inside(lab.world):
+            assert reaches(HOST, 53)
+        assert len(accepted(own)) == 1
+        assert len(accepted(theirs)) == 2
+        for one in (own, theirs):
+            one.close()
+
+    in_lab(test)
+
+
+def accepted(server: socket.socket) -> list[str]:
+    """Who has connected so far."""
+    server.setblocking(False)
+    found: list[str] = []
+    while True:
+        try:
+            connection, where = server.accept()
+        except BlockingIOError:
+            return found
+        connection.close()
+        found.append(where[0])
+
+
+def test_containers_of_two_stores_live_beside_each_other() -> None:
+    """Each store's table sees the packets of the other's containers as well, and knows nothing of them."""
+
+    def test(lab: Lab) -> None:
+        first = lab.network("one")
+        second = lab.network("two", subnet="10.89.0.0/16", table="lamina-other")
+        a, b = lab.container(first, "a"), lab.container(second, "b")
+        with lab.inside(lab.world):
+            server = listen(80)
+        for box in (a, b):
+            with lab.inside(box):
+                assert reaches(WORLD, 80)
+        server.close()
 
     in_lab(test)
 

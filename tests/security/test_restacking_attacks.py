@@ -90,6 +90,51 @@ def test_a_fork_bomb_stands_still_as_well(engine: Engine) -> None:
     assert box.state == "running"
 
 
+MUTE = """
+import ctypes, os, time
+device = os.open("/dev/fuse", os.O_RDWR)
+os.makedirs("/m", exist_ok=True)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % device
+assert not ctypes.CDLL(None).mount(b"mute", b"/m", b"fuse", 0, options)
+print("mounted", flush=True)
+time.sleep(1000)
+"""
+FREEZE = """
+import sys
+from pathlib import Path
+from lamina import Engine
+from support.chains import Chain
+print(Chain(Engine(Path(sys.argv[1])).container("box")).freeze(consistency="refuse").swapped)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no FUSE here")
+def test_a_file_system_of_its_own_that_never_answers_is_not_asked(engine: Engine) -> None:
+    """Its server stands still as well: whoever asked would wait until the container is killed."""
+    places = [sys.base_prefix, "/lib64", *{os.path.realpath("/lib"), "/usr/lib"}]
+    volumes = [f"{one}:{one}:ro" for one in places] + ["/usr/lib:/lib:ro"]
+    box = engine.start("tiny", ["sleep", "1000"], name="box", privileged=True, volumes=volumes)
+    server = box.popen([os.path.realpath(sys.executable), "-c", MUTE], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "mounted\n"
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parents[1])])
+    words = [sys.executable, "-c", FREEZE, os.fsdecode(engine.store.path)]
+    try:
+        done = subprocess.run(
+            words,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("True\n", "")
+        assert not frozen(box)
+    finally:
+        server.kill()
+        server.communicate()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lamina.linux.netlink import open_channel
 from lamina.network import firewall, links, rules
 from lamina.network.model import Attachment, Network, Published, mac_of
 from lamina.network.subnet import packed, read_subnet
+from support.namespaces import in_mount_namespace
 from support.peers import location
 
 PATIENCE = 3.0  # seconds for what comes at once
@@ -171,6 +172,41 @@ class Lab:
         self.attachments.append(box.attachment)
         firewall.add(network.table, rules.of_attachment(box.attachment), self.everything)
         return box
+
+
+def in_lab(test: Callable[[Lab], Any]) -> Any:
+    """What *test* gives when it is called with a lab, in a child."""
+
+    def inner() -> Any:
+        lab = Lab()
+        try:
+            return test(lab)
+        finally:
+            lab.close()
+
+    return in_mount_namespace(inner)
+
+
+def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
+    """A socket of *box*, or of the host (None), that hears UDP."""
+
+    def opened() -> socket.socket:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("0.0.0.0", port))
+        server.settimeout(SILENCE)
+        return server
+
+    if box is None:
+        return opened()
+    with lab.inside(box):
+        return opened()
+
+
+def heard(server: socket.socket) -> bool:
+    try:
+        return bool(server.recv(64))
+    except TimeoutError:
+        return False
 
 
 # -- packets: in the namespace in which it is called

@@ -44,7 +44,7 @@ def lookup(server: str, name: str, kind: int = dns.A, **how: bool | int | float)
     assert query is not None
     answer = ask(server, name, kind, **how)  # type: ignore[arg-type]
     assert dns.answers_it(answer, query, 77)
-    return dns.code_of(answer), dns.values_in(answer, query)
+    return dns.code_of(answer), dns.values_in(answer)
 
 
 class NameServer:

@@ -105,6 +105,12 @@ class Rootless:
         """Run the `lamina` command as the user."""
         return self.run(sys.executable, "-m", "lamina", *arguments, **options)
 
+    def ok(self, *arguments: str | Path, **options: Any) -> str:
+        """What the `lamina` command prints, which must succeed."""
+        done = self.lamina(*arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
     def _defaults(self) -> dict[str, Any]:
         return {"env": self.env, "cwd": self.home, "text": True, "stdin": subprocess.DEVNULL}
 

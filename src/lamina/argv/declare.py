@@ -20,7 +20,8 @@ class Option:
     Without a `metavar` it is a flag, which may be given as `--flag=true` or `--flag=false` too (so one whose `default`
     is True can be switched off). `convert` turns the text into what the verb wants and raises ValueError with a reason
     ("is not a number"). `complete` says what a shell offers: "file", "directory", "container", "running" (of these),
-    "paused", "stopped", "image", "volume", "state" (a container, snapshot or image), "anything", words with "|" between
+    "paused", "stopped", "container@" (one, or a snapshot of one), "snapshot" (of the container that is the argument
+    `name`), "image", "volume", "network", "state" (a container, snapshot or image), "anything", words with "|" between
     them, or "".
     """
 

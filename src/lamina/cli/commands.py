@@ -292,7 +292,8 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # not generic in older c
         from lamina.cli import completing
 
         declared = self.declared
-        offered = declared.choices or completing.offers(declared.complete, ctx.find_root().params.get("root"))
+        root = ctx.find_root().params.get("root")
+        offered = declared.choices or completing.offers(declared.complete, root, ctx.params.get("name"))
         if offered is None:
             return [CompletionItem(incomplete, type="dir" if declared.complete == "directory" else "file")]
         return [CompletionItem(word) for word in offered if word.startswith(incomplete)]

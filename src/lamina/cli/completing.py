@@ -1,4 +1,4 @@
-"""What a shell may offer for a word: names of containers, images, volumes, networks; paths are the shell's."""
+"""What a shell may offer for a word: names of what is in the store; paths are the shell's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ STATES = {
 }
 
 
-def offers(kind: str, root: str | None) -> Sequence[str] | None:
-    """The words for *kind*, "container", "image", "volume", "network", "state", words with "|" between them, or None
-    where the shell should complete a path. A completion never complains: what cannot be looked up offers nothing.
+def offers(kind: str, root: str | None, container: str | None = None) -> Sequence[str] | None:
+    """The words for *kind*, as `argv.declare.Option` lists them, or None where the shell should complete a path;
+    *container* is the one that stands before the word. A completion never complains: what cannot be looked up offers
+    nothing.
     """
     if "|" in kind:
         return kind.split("|")
@@ -27,6 +28,10 @@ def offers(kind: str, root: str | None) -> Sequence[str] | None:
             return _images(root)
         if kind == "network":
             return _networks(root)
+        if kind == "snapshot":
+            return _snapshots_of(root, container)
+        if kind == "container@":
+            return [*_containers(root, ()), *_snapshots(root)]
         if kind == "state":
             return [*_containers(root, ()), *_snapshots(root), *_images(root)[1:]]
         if kind == "anything":
@@ -61,6 +66,14 @@ def _snapshots(root: str | None) -> list[str]:
         except NotFound:  # removed meanwhile
             continue
     return sorted(found)
+
+
+def _snapshots_of(root: str | None, container: str | None) -> list[str]:
+    from lamina.engine import Engine
+
+    if container is None:
+        return []
+    return [one.name or one.short_id for one in Engine(root).container(container).snapshots()]
 
 
 def _images(root: str | None) -> list[str]:

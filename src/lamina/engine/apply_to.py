@@ -13,7 +13,9 @@ import stat
 
 from lamina.engine.textdiff import trees_of
 from lamina.errors import Conflict, InvalidInput, KernelError
+from lamina.linux.constants import AT_FDCWD, RESOLVE_NO_SYMLINKS
 from lamina.linux.fd import Fd
+from lamina.linux.files import openat2
 from lamina.overlay.apply import Target
 from lamina.overlay.changes import Entry, entry_of
 from lamina.overlay.copying import GIVEN
@@ -47,12 +49,13 @@ class AppliedTo:
 
 def apply_to(changes: Sequence[HostChange], directory: bytes, *, force: bool = False) -> AppliedTo:
     """Make the tree of *directory* what *changes* lead to. With *force* also where it is not what they begin with.
+    *directory* is as of `check_directory`: no symbolic link is followed to it, which somebody has put there since.
 
     Raises Conflict naming what is not so, before anything is changed; KernelError; OSError (no room, no permission).
     """
     try:
-        root = Fd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
+        root = openat2(AT_FDCWD, directory, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
+    except KernelError as error:
         raise KernelError("apply changes to", error.errno or 0, os.fsdecode(directory)) from None
     # times of the directory itself are its own: something came or went in it
     changes = [change for change in changes if change.change.path or not change.incidental]
@@ -301,6 +304,7 @@ def check_directory(directory: bytes, store: bytes) -> bytes:
     for one, other in ((real, os.path.realpath(store)), (os.path.realpath(store), real)):
         if one == other or one.startswith(other + b"/"):
             raise InvalidInput(
-                f"apply changes to {os.fsdecode(directory)}: the store is there ({os.fsdecode(store)})"
+                f"apply changes to {os.fsdecode(directory)}: the store is there ({os.fsdecode(store)})",
+                remedy="name a directory outside of it",
             )
     return real

@@ -8,8 +8,10 @@ No layer is among both.
 `left` are the uppers and work directories that the last change of the chain left behind, to be removed if they are
 still there. What is under way is in the record as well, so that whoever holds the container next can finish it:
 
-    freezing      {"places": {at: layer id}, "snapshot": id}    uppers become these layers
-    rewinding     {"places": {at: [ids]}, "snapshot": id}       the container is put on this chain, with new uppers
+    freezing      {"places": {at: layer id}, "snapshot": id}    uppers become these layers; with "copied": true
+                                                                copies of them do, and they stay what they are
+    rewinding     {"places": {at: [ids]}, "snapshot": id}       the container is put on this chain, with new uppers;
+                                                                with "running": true under what runs
 
 And what has been found out about the chain, for whoever freezes it next (squashing.py):
 
@@ -77,10 +79,20 @@ def with_freezing(asked: Record, made: Mapping[bytes, str], snapshot: str | None
     return {**asked, FREEZING: {"places": _by_text(made), "snapshot": snapshot}}
 
 
-def with_rewinding(asked: Record, chain: Chain, snapshot: str | None) -> Record:
-    """*asked*, in which it stands that the container is put on *chain*."""
+def with_copies(asked: Record) -> Record:
+    """*asked*, in which it stands that what is frozen just now is copied, and its uppers stay where they are."""
+    return {**asked, FREEZING: {**asked[FREEZING], "copied": True}}
+
+
+def is_copied(asked: Record) -> bool:
+    """Whether what is frozen just now, or was when its doer was killed, is copied."""
+    return bool((asked.get(FREEZING) or {}).get("copied"))
+
+
+def with_rewinding(asked: Record, chain: Chain, snapshot: str | None, *, running: bool = False) -> Record:
+    """*asked*, in which it stands that the container is put on *chain*, *running* or not."""
     places = {os.fsdecode(at): list(ids) for at, ids in chain.items()}
-    return {**asked, REWINDING: {"places": places, "snapshot": snapshot}}
+    return {**asked, REWINDING: {"places": places, "snapshot": snapshot, "running": running}}
 
 
 def pending(asked: Record) -> bool:
@@ -142,13 +154,6 @@ def on_chain(asked: Record, chain: Chain, snapshot: str | None) -> Record:
     was written there. It stands on the state *snapshot*.
     """
     return _changed(asked, {at: chain.get(at, ()) for at in chain_of(asked)}, snapshot)
-
-
-def with_chain(asked: Record, chain: Chain, snapshot: str | None) -> Record:
-    """*asked* with *chain* in place of its own at the places that *chain* has, its uppers left as they are: for who
-    knows that the layers show the same. It stands on the state *snapshot*.
-    """
-    return _changed(asked, chain, snapshot, uppers=False)
 
 
 def _changed(asked: Record, chain: Chain, snapshot: str | None, *, uppers: bool = True) -> Record:

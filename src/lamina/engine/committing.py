@@ -21,11 +21,12 @@ import msgspec
 
 from lamina.engine.archives import tag_of
 from lamina.engine.chains import chain_of, own_layers, pending
+from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
 from lamina.engine.keeping import said_of
-from lamina.engine.snapshotting import DEEP, check_consistency
+from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported

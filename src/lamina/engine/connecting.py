@@ -13,14 +13,15 @@ from contextlib import closing, contextmanager
 from lamina.engine.name_files import refresh
 from lamina.engine.network_record import Ledger
 from lamina.engine.networking import NOTHING, Joined, is_linkless
-from lamina.engine.networks import everything, find, table_of
-from lamina.engine.plugging import bridge_for, elements_of, explained, place_in, settle, withdraw
+from lamina.engine.networks import find, table_of
+from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
-from lamina.network import firewall, links
+from lamina.network import claims, links
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.events import event, note
 from lamina.store.lock import LOCK_EX, turn
+from lamina.store.networks import PORTS
 from lamina.store.trace import point
 from lamina.values import replace
 
@@ -72,9 +73,13 @@ def disconnect(home: Home, name: str) -> None:
         attachment = next((one for one in ledger.attachments if one.network.name == record.name), None)
         known = [] if options is None else [one.network for one in _places(options)]
         if attachment is None and record.name not in known:
-            raise Conflict(f"disconnect container {home.short_id}: it is not in network {record.name}")
+            raise Conflict(
+                f"disconnect container {home.short_id}: it is not in network {record.name}",
+                remedy="'lamina inspect' lists those that it is in",
+            )
         if attachment is not None:
-            if attachment.published and _runs(home):
+            # asked first: of one that is being started nothing may be given back that its start goes on with
+            if _runs(home) and attachment.published:
                 raise Conflict(
                     f"disconnect container {home.short_id}: its ports are published in network {record.name}",
                     remedy="stop it first",
@@ -108,7 +113,8 @@ def _check(home: Home, asked: dict[str, Any]) -> None:
         )
     if os.geteuid():
         raise Unsupported(
-            f"connect container {home.short_id}: only root's containers can be in a network so far"
+            f"connect container {home.short_id}: only root's containers can be in a network so far",
+            remedy="run it as root, or with --network host",
         )
 
 
@@ -226,7 +232,10 @@ def _drop(ledger: Ledger, number: int) -> None:
         else:
             with links.opened() as channel:
                 _remove(channel, one.port)
-        withdraw(ledger.home.store, one, table_of(ledger.home.store))
+        store = ledger.home.store
+        withdraw(store, one, table_of(store))
+        for port in one.published:
+            claims.give_back(store.networks + PORTS, port, ledger.home.id)
         ledger.drop(one)
 
 
@@ -249,7 +258,7 @@ def _plug(home: Home, attachment: Attachment) -> None:
         closing(_socket_in(namespace)) as inside,
     ):
         master = bridge_for(store, outside, attachment.network, [attachment])
-        firewall.add(table_of(store), elements_of([attachment]), lambda: everything(store))
+        guard(store, [attachment])
         leading = links.led_by(inside)
         links.plug(outside, inside, 0, [attachment], [master], namespace=namespace, leading=leading)
 

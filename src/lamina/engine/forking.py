@@ -78,9 +78,9 @@ def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, .
     if count < 1:
         raise InvalidInput(f"fork: {count} forks: at least one")
     if names and len(names) != count:
-        raise InvalidInput(f"fork: {len(names)} names for {count} forks")
+        raise InvalidInput(f"fork: {len(names)} names for {count} forks", remedy="give one for each, or none")
     if len(set(names)) != len(names):
-        raise InvalidInput("fork: two of the names are the same")
+        raise InvalidInput("fork: two of the names are the same", remedy="give each another one")
     if name is None:
         return tuple(names)
     return (name,) if count == 1 else tuple(f"{name}-{number}" for number in range(1, count + 1))
@@ -170,8 +170,10 @@ def _origin(
 ) -> Origin:
     """What the children have in common, its layers kept by *held*: from then on nobody needs the parent."""
     with snapshots.turn(parent):
-        if snapshots.get(parent, state.id) is None:
+        found = snapshots.get(parent, state.id)
+        if found is None:
             raise snapshots.no_such(parent, state.id)
+        state = found  # its layers may have been squashed since
         origin = Origin(parent, state, wanted, held, tell)
         for layer in origin.layers:
             if not held.add_layer(layer):

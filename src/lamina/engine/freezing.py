@@ -23,7 +23,8 @@ from lamina.engine.layers import is_mark, resemble, stacks_of
 from lamina.engine.options import NONE
 from lamina.errors import Corrupt, Unsupported
 from lamina.overlay.spec import MOST_LAYERS
-from lamina.store import layers, record
+from lamina.store import layers, record, snapshots
+from lamina.store.containers import no_such
 from lamina.store.durable import sync_directory
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.stage import write_facts
@@ -83,7 +84,7 @@ def freeze(
             held.add_layer(identity)
         if turn.living and made:
             before = snapshot or asked.get("snapshot")
-            return _living(turn, held, asked, made, before, origin, consistency, noted)
+            return _living(turn, asked, made, before, origin, consistency, noted)
         if made:
             before = snapshot or asked.get("snapshot")
             asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, before))
@@ -95,6 +96,8 @@ def freeze(
             change(home, asked, lambda asked: {**asked, "snapshot": snapshot})
         return frozen
     except OSError as error:
+        if not home.exists():
+            raise no_such(home.short_id) from error
         raise_storage_error(error, "freeze container", home.path)
 
 
@@ -113,7 +116,6 @@ def _clear(asked: Record, stacks: Stacks) -> None:
 
 def _living(
     turn: StateTurn,
-    held: Lease,
     asked: Record,
     made: dict[bytes, str],
     snapshot: str | None,
@@ -121,14 +123,10 @@ def _living(
     consistency: str,
     noted: Callable[[Frozen], None] | None,
 ) -> Frozen:
-    """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied.
-
-    A copy is another layer than the one in the record, *made*: whoever finishes what is under way must not take it,
-    perhaps half of it, for what the container has gone on writing to.
-    """
+    """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied."""
     from lamina.engine.restacking import restack
 
-    home, copies = turn.home, {at: layers.new_id() for at in made}
+    home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
     asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, snapshot))
@@ -139,7 +137,7 @@ def _living(
             after,
             consistency=consistency,
             ready=lambda: make_uppers(home, asked, list(made)),
-            copy=lambda: _copy(home, held, asked, copies, origin),
+            copy=lambda: _copy(home, asked, made, origin),
             move=lambda: _move_uppers(home, asked, made, origin),
         )
     except BaseException:
@@ -149,11 +147,8 @@ def _living(
         turn.notes += [f"something goes on in the state before: {one}" for one in done.holders]
         return finish(home, asked, origin=origin, noted=noted, synced=done.synced)
     turn.notes += _said(done.holders)
-    _take_copies(home, asked, copies)
     chain = chains.chain_of(asked)
-    frozen = Frozen(
-        {at: (*chain[at], copies[at]) if at in copies else chain[at] for at in chain}, copies, True
-    )
+    frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
         noted(frozen)
     drop(home)
@@ -273,7 +268,11 @@ def finish(
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
     if noted is not None:
         noted(frozen)
-    asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, under_way["snapshot"]))
+    state = under_way["snapshot"]
+    if state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
+        # its maker was killed before it was written down: what comes next comes from the one before
+        state = asked.get("snapshot")
+    asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, state))
     sweep(home, asked)
     return frozen
 
@@ -396,22 +395,29 @@ def resemble_wholly(upper: bytes, lower: bytes, asked: Record) -> None:
             pass  # this machine's own, which no container of this user could be given
 
 
-def _copy(
-    home: Home, held: Lease, asked: Record, copies: dict[bytes, str], origin: dict[str, Any] | None
-) -> None:
-    """The uppers at the places of *copies*, copied into stages of these layers: nothing writes to them meanwhile."""
+def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:
+    """The uppers at the places of *made*, as copies, become layers: nothing writes to them meanwhile.
+
+    The record says first that they are copies. The container goes on in its uppers, also if we are killed half-way:
+    whoever finishes that must not take a copy, whole or not, for what was written (`settle`).
+    """
+    from lamina.engine.discard import remover
     from lamina.engine.upper_copy import copy_upper
 
-    for at, identity in copies.items():
-        held.add_layer(identity)
-        stage = make_stage(home, asked, at, identity, origin)
-        copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
-
-
-def _take_copies(home: Home, asked: Record, copies: dict[bytes, str]) -> None:
-    """The *copies*, which are on the disk, are layers."""
-    for identity in copies.values():
-        _take_place(home, identity, sync=False)
+    change(home, asked, chains.with_copies)
+    try:
+        for at, identity in made.items():
+            stage = make_stage(home, asked, at, identity, origin)
+            copy_upper(upper_of(home, asked, at), stage + b"/fs", asked)
+            point("state.rename-layer")
+            os.rename(stage, layers.place_of(home.store, identity))
+    except BaseException:
+        # the disk may be full because of it, and then nothing else that is to be done could be written either
+        remove = remover(asked)
+        for identity in made.values():
+            if os.path.lexists(stage_of(home, identity)):
+                remove(stage_of(home, identity))
+        raise
     if not is_volatile(asked):
         sync_directory(home.store.layers, what="state")
 
@@ -428,7 +434,9 @@ def settle(home: Home, *, living: bool) -> None:
         if asked.get(chains.FREEZING):
             made = chains.places_of(asked[chains.FREEZING], str)
             # one that ended meanwhile is as one that does not run: nobody can tell what was written last into which
-            if living and is_swapped(home, restacked(home, asked, made)) is False:
+            if chains.is_copied(asked) or (
+                living and is_swapped(home, restacked(home, asked, made)) is False
+            ):
                 drop(home)
             else:
                 finish(home, asked)

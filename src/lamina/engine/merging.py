@@ -13,13 +13,14 @@ import os
 
 from lamina.engine import chains
 from lamina.engine.apply.values import below
+from lamina.engine.consistency import check_consistency
 from lamina.engine.freezing import freeze, resemble_wholly
 from lamina.engine.lineage import common_ancestor
 from lamina.engine.merged_layer import OURS, THEIRS, Sides, decide, write
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot
-from lamina.engine.snapshotting import begun, check_consistency, taken
+from lamina.engine.snapshotting import begun, taken
 from lamina.engine.standing import Standing, Stood
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
@@ -71,11 +72,13 @@ def merge(
     consistency: str = "auto",
 ) -> Merge:
     """See `BranchVerbs.merge`. *prefer* is "ours", "theirs", the name or id of a fork, or ""."""
-    check_consistency(consistency)
+    check_consistency(consistency, copies=False)
     if not forks:
-        raise InvalidInput("merge: no fork is named")
+        raise InvalidInput("merge: no fork is named", remedy="name those that are to be taken over")
     if len({home.id, *(fork.id for fork in forks)}) <= len(forks):
-        raise InvalidInput("merge: a container is named twice")
+        raise InvalidInput(
+            "merge: a container is named twice", remedy="name the parent first, then each fork once"
+        )
     names = tuple(str(fork.asked()["name"]) for fork in forks)
     who = prefer if prefer in ("", OURS, THEIRS) else _preferred(prefer, forks, names)
     with lease(home.store) as held:
@@ -111,9 +114,9 @@ def _preferred(prefer: str, forks: Sequence[Home], names: Sequence[str]) -> int:
 
 def promote(home: Home, fork: Home, *, name: str | None = None, consistency: str = "auto") -> Snapshot:
     """See `BranchVerbs.promote`."""
-    check_consistency(consistency)
+    check_consistency(consistency, copies=False)
     if home.id == fork.id:
-        raise InvalidInput("promote: a container cannot take its own place")
+        raise InvalidInput("promote: a container cannot take its own place", remedy="name a fork of it")
     shown = str(fork.asked()["name"])
     with lease(home.store) as held:
         with StateTurn(fork, "promote") as other:
@@ -170,7 +173,10 @@ def check_alike(verb: str, asked: dict[str, Any], other: dict[str, Any]) -> None
             remedy="'lamina rebase' puts one of them over the other's",
         )
     if chains.chain_of(asked).keys() != chains.chain_of(other).keys():
-        raise Unsupported(f"{said}: they do not consist of the same file systems of this machine")
+        raise Unsupported(
+            f"{said}: they do not consist of the same file systems of this machine",
+            remedy="apply what one did: lamina diff --apply-to",
+        )
     if (bool(asked.get("own_ids")), owners_of(asked)) != (bool(other.get("own_ids")), owners_of(other)):
         raise Unsupported(
             f"{said}: their users are others on the disk (--userns)",

@@ -11,7 +11,7 @@ from hashlib import sha256
 from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, Unsupported
 from lamina.network import firewall, links, rules
 from lamina.network.leases import leased
-from lamina.network.model import DEFAULT_BRIDGE, Network, bridge_of
+from lamina.network.model import DEFAULT_BRIDGE, PORTS_OF_OTHERS, PORTS_OF_SYSTEM, Network, bridge_of
 from lamina.network.subnet import Subnet, packed, read_subnet, text_of
 from lamina.store import containers, networks
 from lamina.store.networks import NetworkRecord
@@ -287,7 +287,7 @@ def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> d
         raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
     if not 0 < len(found.get("parent", "x")) < 16:
         raise InvalidInput(f"make network {name}: parent {found['parent'][:100]!r}: not a name for a link")
-    if bridge in (".", "..") or bridge.startswith("lamv"):
+    if bridge in (".", "..") or bridge.startswith((PORTS_OF_SYSTEM, PORTS_OF_OTHERS)):
         raise InvalidInput(f"make network {name}: bridge {bridge!r}: it would be taken for something else")
     return found
 

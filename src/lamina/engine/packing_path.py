@@ -60,7 +60,7 @@ class Out:
     ) -> None:
         """*devices*: whether device nodes are packed; else they are counted and left out."""
         self._descriptor, self._name, self._devices, self._written = descriptor, name, devices, written
-        self.packer = Packer(self, "none", None, ids, layer=False)
+        self.packer = Packer(self, "none", ids, layer=False)
         self.left_out = 0
 
     def write(self, data: bytes, /) -> None:

@@ -203,16 +203,21 @@ def connection(home: Home, attachments: list[Attachment]) -> Callable[[int, Fd],
 
     def connect(pid: int, inside: Fd) -> None:
         with explained():
-            firewall.add(table_of(store), elements_of(attachments), lambda: everything(store))
+            guard(store, attachments)
             with links.opened() as outside, closing(links.around(inside)) as within:
                 links.plug(outside, within, pid, attachments, masters)
 
     return connect
 
 
-def elements_of(attachments: list[Attachment]) -> list[tuple[str, str, list[Any]]]:
-    """Their elements of rules."""
-    return [element for one in attachments for element in rules.of_attachment(one)]
+def guard(store: Store, attachments: list[Attachment]) -> None:
+    """Have their rules stand, before they have links. Raises Unsupported, KernelError."""
+    elements = [element for one in attachments for element in rules.of_attachment(one)]
+    firewall.add(table_of(store), elements, lambda: everything(store))
+    for own in [address for one in attachments if one.egress is not None for address in one.addresses]:
+        from lamina.linux.conntrack import forget
+
+        forget(own)  # what whoever had the address before began would pass as answers
 
 
 def bridge_for(store: Store, channel: Any, network: Network, attachments: list[Attachment]) -> int:

@@ -7,6 +7,7 @@ their own from where they are moved.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EBUSY, EINVAL, ENOENT
 from stat import S_ISDIR
 from time import sleep
@@ -16,6 +17,7 @@ from lamina.engine.standstill import Standstill
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
+    AT_STATX_DONT_SYNC,
     CLONE_NEWNS,
     CLONE_NEWUSER,
     CLONE_VFORK,
@@ -30,6 +32,7 @@ from lamina.linux.constants import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     STATX_MNT_ID,
+    STATX_TYPE,
 )
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2, statx
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lamina.engine.within import Maps
+    from lamina.linux.files import Statx
     from lamina.linux.mountinfo import Mount
     from lamina.linux.packed import Child, Program
     from lamina.overlay.spec import MountSpec
@@ -79,6 +83,7 @@ class Swap:
     def __init__(self, still: Standstill, before: Stacks, after: Stacks) -> None:
         self.still = still
         self.done = False
+        self._unsure = False  # whether the new overlays are mounted
         pairs = [
             (at, old, new)
             for (at, old), (_, new) in zip(before, after, strict=True)
@@ -134,6 +139,10 @@ class Swap:
         finally:
             for fd in reversed(self._fds):
                 fd.close()
+            if not self.done and not self._unsure:
+                # whoever comes after somebody was killed goes by that (rewinding.settle)
+                with suppress(OSError):
+                    self._forget_tries()
 
     def undo(self) -> list[Step]:
         """What another process does if we end before it is done."""
@@ -301,10 +310,8 @@ class Swap:
     # -- replacing it
 
     def _mount(self) -> None:
+        self._forget_tries()
         for (_, spec), place in zip(self.changed, self._places, strict=True):
-            if spec.workdir is not None and os.listdir(spec.workdir):  # of a try before
-                remove_tree(spec.workdir)
-                os.mkdir(spec.workdir, 0o700)
             spec = replace(spec, volatile=bool(_VOLATILE & {*place.super_options}))
             asked = self.still.home.asked()
             if self._rootless:
@@ -316,6 +323,13 @@ class Swap:
             else:
                 new = overlays.create(spec, attributes=attributes_of(place))
             self._new.append(self._keep(new))
+
+    def _forget_tries(self) -> None:
+        """The new overlays have never been mounted: nothing of that is left in their work directories."""
+        for _, spec in self.changed:
+            if spec.workdir is not None and os.path.lexists(spec.workdir) and os.listdir(spec.workdir):
+                remove_tree(spec.workdir)
+                os.mkdir(spec.workdir, 0o700)
 
     def _mapped(self, spec: MountSpec, maps: Maps, attributes: int) -> Fd:
         """As `overlays.create`, seen with the ids of the container's user namespace."""
@@ -367,7 +381,7 @@ class Swap:
             inside = how(_PLACE, _EXACTLY | RESOLVE_NO_XDEV)
             self._steps[int(new[3:])].append(Step("openat2", new, path, inside, 24, save=target))
             return Moved(path, int(mount), target)
-        directory = S_ISDIR(os.fstat(mount).st_mode)
+        directory = S_ISDIR(self._looked_at(mount).mode)
         return Moved(path, int(mount), int(self._keep(mount_point(new, path, directory=directory))))
 
     def _walk(self, swapped: list[Swapped], old: Old) -> list[Holder]:
@@ -377,6 +391,7 @@ class Swap:
         if not self.still.first.is_there:
             raise self.still.has_ended()
         steps, needed = swap_steps(int(namespace), swapped, self.still.finally_, self._within())
+        self._unsure = True
         child = self._spawn(assemble(steps))
         with child.pidfd:
             try:
@@ -401,6 +416,7 @@ class Swap:
                 f"{self.still.said}: {why}; and {steps[undone[0]].call} to undo it: {os.strerror(-results[undone[0]])}",
                 remedy="some of its mounts are missing: restart the container",
             )
+        self._unsure = False
         if steps[failed].note == CLOSING and -results[failed] == EBUSY:
             return self._writers(old)
         return [Holder(0, "", "", f"a root that cannot be replaced ({why})")]
@@ -432,7 +448,11 @@ class Swap:
         return context
 
     def _id_of(self, fd: Fd) -> int:
-        return statx(fd, b"", AT_EMPTY_PATH, STATX_MNT_ID).mnt_id
+        return self._looked_at(fd).mnt_id
+
+    def _looked_at(self, fd: Fd) -> Statx:
+        """Without asking a file system whose server stands still with the container (FUSE): it would never answer."""
+        return statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID | STATX_TYPE)
 
     def _mount_of(self, fd: Fd) -> Mount:
         identity = self._id_of(fd)

@@ -163,6 +163,7 @@ class Service:
         except BlockingIOError:
             pass
         self.next_look = min(self.next_look, monotonic() + _SETTLED)
+        self.telling.begin_anew()
         if not names.is_empty(self.network.names):
             self.empty_since = None
         elif self.empty_since is None:

@@ -17,13 +17,15 @@ Where somebody holds on to the old root it is as *consistency* says. Decisions 0
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 from time import monotonic, sleep
 
+from lamina.engine.consistency import AUTO, COPY, WAIT, check_consistency
 from lamina.engine.replacing import Swap, follow
 from lamina.engine.standstill import Standstill
-from lamina.errors import Conflict, InvalidInput
+from lamina.errors import Conflict, KernelError
 from lamina.linux.mountinfo import read_mountinfo
-from lamina.runtime.holders import Holder
+from lamina.runtime.holders import GONE, Holder
 from lamina.supervisor.signals import Undisturbed
 from lamina.values import value
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
     Stacks = Sequence[tuple[bytes, MountSpec]]
 
-AUTO, REFUSE, COPY, WAIT = "auto", "refuse", "copy", "wait"
-CONSISTENCIES = (AUTO, REFUSE, COPY, WAIT)
 PATIENCE = 10.0  # how long `wait` waits, in seconds
 MOST_NAMED = 5
 
@@ -80,10 +80,7 @@ def restack(
     what *move* did, which is called once they were replaced, when it goes on. Raises InvalidInput, Conflict,
     Unsupported, NotFound, TimeoutExpired, MountError, KernelError: the container then goes on as before.
     """
-    if consistency not in CONSISTENCIES or (consistency == COPY and copy is None):
-        raise InvalidInput(
-            f"consistency {consistency!r} is not known", remedy=f"one of {', '.join(CONSISTENCIES)}"
-        )
+    check_consistency(consistency, copies=copy is not None)
     words = f"take the state of container {home.asked()['name']}"
     end, pause, prepared = monotonic() + patience, 0.001, False
     while True:
@@ -112,7 +109,9 @@ def restack(
                 seconds = monotonic() - still.began
                 return Restacked(False, holders, seconds, swap.sync())
         if consistency != WAIT or monotonic() > end:
-            raise _refusal(words, holders, waited=patience if consistency == WAIT else None)
+            raise _refusal(
+                words, holders, waited=patience if consistency == WAIT else None, copies=copy is not None
+            )
         sleep(min(pause, max(0.0, end - monotonic())))
         pause = min(2 * pause, 0.05)
 
@@ -135,7 +134,12 @@ def swapped_to(home: Home, after: Stacks) -> bool | None:
     with Process(home.read("state")) as first:
         if not first.is_there:
             return None
-        mounts = read_mountinfo(first.pid)
+        try:
+            mounts = read_mountinfo(first.pid)
+        except KernelError as error:
+            if error.errno in (*GONE, EINVAL):  # it is just ending, and has let go of its mounts
+                return None
+            raise
         # by name: which number an upper has is the container's own, and where it is seen is not always where it is
         now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
         swapped = any(
@@ -153,11 +157,12 @@ def _upper_of(mount: Mount) -> bytes:
     return b""
 
 
-def _refusal(words: str, holders: Sequence[Holder], waited: float | None) -> Conflict:
+def _refusal(words: str, holders: Sequence[Holder], waited: float | None, *, copies: bool) -> Conflict:
     named = "; ".join(map(str, holders[:MOST_NAMED]))
     more = f"; and {len(holders) - MOST_NAMED} more" if len(holders) > MOST_NAMED else ""
     still = "" if waited is None else f", after {waited:g} seconds still"
+    another = "--consistency copy copies what was written;" if copies else "end these processes,"
     return Conflict(
         f"{words}: in use{still}: {named}{more}",
-        remedy="--consistency copy copies what was written; or stop the container first",
+        remedy=f"{another} or stop the container first",
     )

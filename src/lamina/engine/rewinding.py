@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
+from lamina.engine.consistency import COPY, check_consistency
 from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly, sweep
 from lamina.engine.layers import stacks_of
-from lamina.engine.snapshotting import COPY, check_consistency
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots
+from lamina.store.containers import no_such
 from lamina.store.events import about, note
 from lamina.store.leases import lease
 from lamina.store.root import make_directory, raise_storage_error
@@ -65,12 +66,14 @@ def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
     try:
         _rewind(turn.home, turn.asked, kept, consistency, living=turn.living)
     except OSError as error:
+        if not turn.home.exists():
+            raise no_such(turn.home.short_id) from error
         raise_storage_error(error, "rewind container", turn.home.path)
 
 
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
-    asked = change(home, asked, lambda asked: chains.with_rewinding(asked, chain, kept.id))
+    asked = change(home, asked, lambda asked: chains.with_rewinding(asked, chain, kept.id, running=living))
     if living:
         from lamina.engine.restacking import restack
 
@@ -128,7 +131,18 @@ def settle(home: Home, *, living: bool) -> None:
     asked = home.asked()
     under_way = asked[chains.REWINDING]
     after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
-    if living and not is_swapped(home, _stacks(after, home)):
-        drop(home)
-    else:
+    swapped = is_swapped(home, _stacks(after, home)) if living else None
+    if swapped is None:  # it does not run; what it wrote until it ended is where it stood then
+        swapped = not under_way.get("running") or _was_mounted(_stacks(after, home))
+    if swapped:
         finish(home, asked)
+    else:
+        drop(home)
+
+
+def _was_mounted(stacks: list[tuple[bytes, MountSpec]]) -> bool:
+    """Whether the new overlays have ever been mounted: the kernel then has a directory of its own in their work
+    directories. It is at once that a mount takes its place; one that did not leaves none (`Swap`). Raises OSError.
+    """
+    places = [spec.workdir for _, spec in stacks if spec.workdir is not None]
+    return any(os.path.lexists(place) and os.listdir(place) for place in places)

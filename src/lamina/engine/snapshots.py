@@ -214,7 +214,8 @@ class Snapshot(ViewVerbs):
     def _review(self) -> StateReview:
         from lamina.engine.state_review import StateReview
 
-        return StateReview(self._home, self._kept)
+        # its layers may have been squashed since; one that is gone says so where its files are looked for
+        return StateReview(self._home, get(self._home, self.id) or self._kept)
 
     # -- what begins with it
 

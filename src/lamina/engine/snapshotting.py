@@ -7,6 +7,7 @@ from __future__ import annotations
 from time import time_ns
 
 from lamina.engine import chains
+from lamina.engine.consistency import AUTO, check_consistency
 from lamina.engine.freezing import freeze, is_volatile
 from lamina.engine.snapshots import Snapshot
 from lamina.engine.state_turn import StateTurn
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
     from lamina.store.leases import Lease
 
-AUTO, REFUSE, COPY, WAIT = "auto", "refuse", "copy", "wait"
-CONSISTENCIES = (AUTO, REFUSE, COPY, WAIT)
 # from this depth on somebody looks whether layers should be put together (engine/squashing)
 DEEP = 16
 # in the record of a container of whose volumes was told
@@ -116,15 +115,6 @@ def begun(
     )
 
 
-def check_consistency(consistency: str) -> str:
-    """*consistency*, if it is one. Raises InvalidInput."""
-    if consistency not in CONSISTENCIES:
-        raise InvalidInput(
-            f"consistency {consistency[:80]!r}: there is no such", remedy=f"one of {', '.join(CONSISTENCIES)}"
-        )
-    return consistency
-
-
 def _command(home: Home, asked: dict[str, Any]) -> list[str]:
     """The container's own command, if that was started since the state on which it stands; else nobody knows."""
     parent = snapshots.current(home, asked)
@@ -181,12 +171,14 @@ def prune(home: Home, keep: int = 0) -> list[Snapshot]:
         raise InvalidInput(f"prune snapshots: keep {keep}: not a number of snapshots")
     with StateTurn(home, "prune the snapshots of") as turn:
         found = snapshots.all_of(home)
-        last = {kept.id for kept in found[len(found) - keep :]}
+        last = {kept.id for kept in found[max(len(found) - keep, 0) :]}
         going = [kept for kept in found if not kept.name and kept.id not in last]
         for kept in going:
             snapshots.remove(home, kept, sync=not is_volatile(turn.asked))
         if going:
             home.change_asked(lambda asked: {**asked, "snapshot": snapshots.current(home, asked)})
-            snapshots.forget_gone(home)
+            from lamina.engine.state_log import forks_of
+
+            snapshots.forget_gone(home, forks_of(home))
             note(home.store, about(turn.asked, "snapshot-prune", count=len(going)))
     return [Snapshot(home, kept) for kept in going]

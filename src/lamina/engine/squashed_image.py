@@ -37,7 +37,8 @@ def squash_image(store: Store, identity: str, name: str | None = None, since: st
         run = record.layers[kept:]
         if len(set(run)) < 2:
             raise InvalidInput(
-                f"squash image {identity[:12]}: there are not two layers that could become one"
+                f"squash image {identity[:12]}: there are not two layers that could become one",
+                remedy="'lamina tag' gives it another name",
             )
         for layer in record.layers:
             held.add_layer(layer)
@@ -79,7 +80,10 @@ def _common(store: Store, layers: Sequence[str], since: str, identity: str) -> i
     with images.hold(store, since) as base:
         count = len(base.record.layers)
         if tuple(layers[:count]) != tuple(base.record.layers):
-            raise Conflict(f"squash image {identity[:12]}: it is not made of the image {since[:12]}")
+            raise Conflict(
+                f"squash image {identity[:12]}: it is not made of the image {since[:12]}",
+                remedy="'lamina history' shows its steps; without --from all of its layers become one",
+            )
         return count
 
 

@@ -297,7 +297,11 @@ def squash_snapshot(home: Home, identity: str) -> list[Squash]:
             places.append(place)
         if done:
             with snapshots.turn(home):
-                if snapshots.get(home, kept.id) is None:
+                now = snapshots.get(home, kept.id)
+                if now is None:
                     raise snapshots.no_such(home, kept.id[:12])
-                snapshots.put(home, replace(kept, places=tuple(places)), sync=not kept.volatile)
+                if now.places != kept.places:  # somebody else did it, and this one is garbage
+                    return []
+                # its parent may have been removed meanwhile, and forgotten
+                snapshots.put(home, replace(now, places=tuple(places)), sync=not kept.volatile)
     return done

@@ -58,7 +58,7 @@ def log_of(home: Home) -> StateLog:
     asked = home.asked()
     directory = snapshots.directory_of(home)
     here = snapshots.current(home, asked)
-    forks = _forks(home) if snapshots.has_any(home) else {}
+    forks = forks_of(home) if snapshots.has_any(home) else {}
     began: dict[str, list[str]] = {}
     parents: dict[str, str | None] = {}
     kept = snapshots.all_of(home)
@@ -113,7 +113,7 @@ def _begins(asked: dict[str, Any]) -> str:
     return str(asked.get("image") or "")
 
 
-def _forks(home: Home) -> dict[str, list[str]]:
+def forks_of(home: Home) -> dict[str, list[str]]:
     """The names of the containers that were forked off this one, by the state that they began with."""
     found: dict[str, list[str]] = {}
     for identity in containers.identities(home.store):

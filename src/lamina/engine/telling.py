@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MOST = 1024  # addresses of one container at once
 LEAST_SECONDS, MOST_SECONDS = 30, 3600  # an answer is used a moment after it was given
+# in which the same answer is told once: each change is a transaction, for which all others who change rules wait, and
+# what makes the tables anew has to begin again
+_ONCE_IN = 1.0
 # what a name server of the world never means: this host, this link, everybody (RFC 6890)
 _NEVER = tuple(
     read_subnet(text)
@@ -35,6 +38,7 @@ class Telling:
     def __init__(self, table: str) -> None:
         self._table = table
         self._known: dict[str, dict[tuple[bytes, int], float]] = {}
+        self._recent: dict[str, dict[tuple[bytes, int], float]] = {}
 
     def learner(
         self, owner: str, places: Sequence[Attachment]
@@ -65,11 +69,18 @@ class Telling:
             return True
         if not self._has_room(owner, good, ports):
             return False
-        wanted = egress.told(places, ports, good)
+        now = monotonic()
+        recent = {key: end for key, end in self._recent.get(owner, {}).items() if end > now}
+        fresh = [one for one in good if any((one[1], port) not in recent for port in ports)]
+        if not fresh:
+            return True
+        wanted = egress.told(places, ports, fresh)
         try:
             firewall.tell(self._table, wanted)
         except LaminaError:
             return False
+        recent.update({(address, port): now + _ONCE_IN for _, address in fresh for port in ports})
+        self._recent[owner] = recent
         if all(holder_of(place.network.leases, one) == owner for place in places for one in place.addresses):
             return True
         firewall.untell(self._table, wanted)  # it has just ended: somebody else may get its addresses
@@ -83,6 +94,10 @@ class Telling:
             return False
         self._known[owner] = known
         return True
+
+    def begin_anew(self) -> None:
+        """Containers have come or gone: what one was told it is told again, since it may have been taken away."""
+        self._recent.clear()
 
     def forget(self, living: Callable[[str], bool]) -> None:
         """Drop what is known of containers that are gone."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Blank", "Hole", "Out", "Reg", "Step", "Strings", "Struct", "assemble"]
 
 VALUE, IN_ARENA, REGISTER = 0, 1, 2
-MOST_ERRNOS = 128
 
 
 class Strings(tuple[bytes, ...]):

@@ -2,7 +2,7 @@
 in the answers of others. RFC 1035; RFC 6891 (EDNS), of which it knows how long an answer may be.
 
 Whoever sends a message may want to hurt who reads it: nothing here reads past its end, and a name is followed through
-pointers only backwards, so at most as often as the message has bytes.
+pointers only backwards, and so often at most as a name can have labels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 A, CNAME, SOA, PTR, AAAA, OPT, ANY = 1, 5, 6, 12, 28, 41, 255
 INTERNET = 1
@@ -29,6 +29,8 @@ _QR, _AA, _TC, _RD, _RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 _OPCODE, _RCODE = 0x7800, 0x000F
 _POINTER = 0xC0
 _LONGEST_NAME, _LONGEST_LABEL = 255, 63
+# one a label; a longer chain leads nowhere, and each record of a message may begin it anew
+_MOST_POINTERS = 127
 _TO_THE_QUESTION = b"\xc0\x0c"
 # what names of containers and of hosts consist of; what else a label may have in it is nobody's here
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -103,7 +105,7 @@ def is_usual(query: Query) -> bool:
 def _name(data: bytes, at: int, *, pointers: bool = True) -> tuple[tuple[bytes, ...], int]:
     """(labels in small letters, where it ends). Raises InvalidInput."""
     labels: list[bytes] = []
-    length, end, lowest = 1, -1, at
+    length, end, lowest, followed = 1, -1, at, 0
     while True:
         if at >= len(data):
             raise _malformed("a name without an end")
@@ -114,8 +116,9 @@ def _name(data: bytes, at: int, *, pointers: bool = True) -> tuple[tuple[bytes, 
             target = (size & 0x3F) << 8 | data[at + 1]
             if end < 0:
                 end = at + 2
-            if target >= lowest:  # only backwards: so it has an end
-                raise _malformed("a pointer that does not lead back")
+            followed += 1
+            if target >= lowest or followed > _MOST_POINTERS:  # only backwards: so it has an end
+                raise _malformed("a pointer that does not lead back, or too many")
             at = lowest = target
             continue
         if size > _LONGEST_LABEL:
@@ -229,14 +232,9 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
     names that it leads to (CNAME). Raises InvalidInput.
     """
-    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
-    at = _HEADER.size
-    for _ in range(questions):
-        at = _name(data, at)[1] + _QUESTION.size
     led = {query.labels: 1 << 31}
     found = []
-    for _ in range(answers):
-        labels, kind, family, seconds, at, content, begin = _record(data, at)
+    for labels, kind, family, seconds, content, begin in _answers(data):
         if family != INTERNET or labels not in led:
             continue
         left = min(seconds, led[labels])
@@ -247,22 +245,28 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     return found
 
 
-def values_in(data: bytes, query: Query) -> list[str]:
-    """What the answer *data* says to *query*: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
+def values_in(data: bytes) -> list[str]:
+    """What the answer *data* says: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
     from lamina.network.subnet import text_of as address_text
 
-    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
-    at = _HEADER.size
-    for _ in range(questions):
-        at = _name(data, at)[1] + _QUESTION.size
     found = []
-    for _ in range(answers):
-        _, kind, _, _, at, content, begin = _record(data, at)
+    for _, kind, _, _, content, begin in _answers(data):
         if kind in (A, AAAA):
             found.append(address_text(content))
         elif kind in (PTR, CNAME):
             found.append(text_of(_name(data, begin)[0]))
     return found
+
+
+def _answers(data: bytes) -> Iterator[tuple[tuple[bytes, ...], int, int, int, bytes, int]]:
+    """As `_record`, of each answer, without its end. Raises InvalidInput."""
+    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
+    at = _HEADER.size
+    for _ in range(questions):
+        at = _name(data, at)[1] + _QUESTION.size
+    for _ in range(answers):
+        labels, kind, family, seconds, at, content, begin = _record(data, at)
+        yield labels, kind, family, seconds, content, begin
 
 
 def reverse_of(labels: Sequence[bytes]) -> bytes:

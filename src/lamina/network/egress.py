@@ -9,6 +9,8 @@ tracking: there TCP that opens no connection counts as an answer.
 
 from __future__ import annotations
 
+from sys import byteorder
+
 from lamina.linux.nftables import (
     CT_ESTABLISHED,
     CT_RELATED,
@@ -25,6 +27,7 @@ from lamina.linux.nftables import (
     add_elements,
     add_rule,
     add_set,
+    address_type,
     any_bit,
     compare,
     concat,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from lamina.network.model import Allowed, Attachment
 
 INET, BRIDGE = "inet", "bridge"
+LOCAL = (2).to_bytes(4, byteorder)  # RTN_LOCAL
 DNS = 53
 MOST_TOLD, MOST_DROPPED = 65535, 4096  # elements of a set, of all containers together
 KEPT = 3600  # seconds that a count is kept which nobody reads
@@ -187,13 +191,18 @@ def _of_family(version: int, passed: Expression, tracked: bool) -> list[Expressi
     counted = count_in(f"dropped{version}", KEPT) + _DROP
     if tracked:
         answers = ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + passed
+        # who owns a name may say that it is this host, by any of its addresses
+        elsewhere = address_type() + compare(LOCAL, differs=True)
     else:
         flags = payload("transport", 13, 1) + masked(_OPENING) + compare(_SYN, differs=True)
         answers = meta("l4proto") + compare(bytes([_TCP])) + flags + passed
+        elsewhere = b""  # this host is no neighbour
     return [
         answers,
-        *(both + in_set(f"{known}{version}") + passed for known in ("open", "told")),
-        *(ported + both + port + in_set(f"{known}{version}_at") + passed for known in ("open", "told")),
+        both + in_set(f"open{version}") + passed,
+        elsewhere + both + in_set(f"told{version}") + passed,
+        ported + both + port + in_set(f"open{version}_at") + passed,
+        elsewhere + ported + both + port + in_set(f"told{version}_at") + passed,
         ported + both + protocol + payload("transport", 2, 2, REG32_00 + 2 * words + 1) + counted,
         both + protocol + constant(bytes(2), REG32_00 + 2 * words + 1) + counted,
         _DROP,
@@ -246,7 +255,8 @@ def _opened(attachment: Attachment, version: int) -> list[tuple[Subnet, int]]:
     bits = 32 if version == 4 else 128
     known = {(one.subnet, one.port) for one in attachment.egress or () if one.subnet is not None}
     if attachment.network.names:  # who answers for names, which sees to it that no other ones are asked for
-        known |= {(Subnet(gateway, len(gateway) * 8), DNS) for gateway in attachment.network.gateways}
+        gateway = attachment.network.gateways[0]
+        known.add((Subnet(gateway, len(gateway) * 8), DNS))
     own = [(subnet, port) for subnet, port in known if subnet.bits == bits]
     return sorted(
         (

@@ -41,7 +41,7 @@ from lamina.linux.rtnetlink import (
     veth,
 )
 from lamina.network import forwarding
-from lamina.network.model import PORT_PREFIX, mac_of
+from lamina.network.model import PORTS_OF_OTHERS, PORTS_OF_SYSTEM, mac_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -318,4 +318,5 @@ def noted(channel: Any, beginning: str) -> list[Link]:
 
 def ports(channel: Any) -> list[Link]:
     """The ends on this host of the links of containers. Raises KernelError."""
-    return [found for found in links(channel) if found.name.startswith(PORT_PREFIX) and found.kind == "veth"]
+    begin = PORTS_OF_SYSTEM, PORTS_OF_OTHERS
+    return [found for found in links(channel) if found.name.startswith(begin) and found.kind == "veth"]

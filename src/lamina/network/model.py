@@ -8,8 +8,10 @@ from lamina.values import value
 
 # of a link's name (IFNAMSIZ without the NUL)
 _LONGEST = 15
-# the host's ends of containers' links, as the rules know them: nobody else's begin so
-PORT_PREFIX = "lamv"
+_MOST_TITLE = 100  # of a container's name in a comment of nf_tables, which has 127 bytes for all
+# how the names of the host's ends of containers' links begin, as the rules know them (`ports_begin`)
+PORTS_OF_SYSTEM, PORTS_OF_OTHERS = "lamv", "lw"
+SYSTEM_TABLE = "lamina"
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 DEFAULT_BRIDGE = "lamina0"
 
@@ -100,12 +102,14 @@ class Attachment:
     @property
     def port(self) -> str:
         """The name of the link's other end, here."""
-        return port_of(self.owner, self.number)
+        return port_of(self.owner, self.number, self.network.table)
 
     @property
     def note(self) -> str:
-        """What is written to it, so that people who look at links and rules know whose they are."""
-        return f"{self.title} {self.owner[:12]}"
+        """What is written to it, so that people who look at links and rules know whose they are, and `system check`
+        what belongs to nobody: so the id must not be cut off.
+        """
+        return f"{self.title[:_MOST_TITLE]} {self.owner[:12]}"
 
     @property
     def alias(self) -> str:
@@ -113,9 +117,19 @@ class Attachment:
         return f"{self.network.table} container {self.note} network {self.network.name}"
 
 
-def port_of(owner: str, number: int) -> str:
+def ports_begin(table: str) -> str:
+    """How the names of all ports begin that the tables of that name guard, and of nobody else's: what is no container's
+    of theirs is dropped there.
+    """
+    if table == SYSTEM_TABLE:
+        return PORTS_OF_SYSTEM
+    return PORTS_OF_OTHERS + table[-3:]
+
+
+def port_of(owner: str, number: int, table: str = SYSTEM_TABLE) -> str:
     """The name of this end of the *number*th link of the container *owner*, an id."""
-    return f"{PORT_PREFIX}{owner[: _LONGEST - len(PORT_PREFIX) - 2]}{number:02d}"
+    begin = ports_begin(table)
+    return f"{begin}{owner[: _LONGEST - len(begin) - 2]}{number:02d}"
 
 
 def bridge_of(name: str, digest: str) -> str:

@@ -11,8 +11,6 @@ needed: what we accept others may still drop, since a packet passes all tables.
 
 from __future__ import annotations
 
-from sys import byteorder
-
 from lamina.linux.nftables import (
     CT_DNAT,
     CT_ESTABLISHED,
@@ -47,7 +45,7 @@ from lamina.linux.nftables import (
     verdict,
 )
 from lamina.network import egress
-from lamina.network.model import PORT_PREFIX, PROTOCOLS, link_local
+from lamina.network.model import PROTOCOLS, link_local, ports_begin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
     from lamina.network.model import Attachment, Network, Published
 
 INET, BRIDGE = "inet", "bridge"
-_LOCAL = (2).to_bytes(4, byteorder)  # RTN_LOCAL
 _ICMPV6, _ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 58, 134, 136, 137
 _ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 _REG_2 = 2
@@ -76,6 +73,7 @@ _INET_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bridges": (("ifname",), ()),
     "internal": (("ifname",), ()),
     "within": (("ifname", "ifname"), ()),
+    "naming": (("ifname", "ipv4_addr"), ()),
     "inside4": (("ipv4_addr",), ()),
     "inside6": (("ipv6_addr",), ()),
     "ports4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
@@ -157,13 +155,23 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
     # translated before that, a port that is published to the loopback would be open to all neighbours of this host. The
     # host's own packets have been through "own"
     "arriving": (
+        # who asks for a name asks who answers on his bridge, whoever publishes that port of every address
+        _IS_IPV4
+        + meta("l4proto")
+        + in_set("ported")
+        + meta("iifname")
+        + _network_field(_TO_4, _REG_2)
+        + in_set("naming")
+        + payload("transport", 2, 2)
+        + compare(egress.DNS.to_bytes(2, "big"))
+        + _ACCEPT,
         _IS_IPV4 + _network_field((16, 1)) + _LOOPBACK + _ACCEPT,
-        address_type() + compare(_LOCAL) + _TO_PUBLISHED,
+        address_type() + compare(egress.LOCAL) + _TO_PUBLISHED,
     ),
     # not by ::1, from which the kernel lets nothing out: then a client is refused at once, and tries 127.0.0.1
     "own": (
         _IS_IPV6 + _network_field(_TO_6) + compare((1).to_bytes(16, "big")) + _ACCEPT,
-        address_type() + compare(_LOCAL) + _TO_PUBLISHED,
+        address_type() + compare(egress.LOCAL) + _TO_PUBLISHED,
     ),
     # out to the world; and back in by a published port, also one's own neighbour's, which else would answer directly
     "leaving": (
@@ -192,6 +200,9 @@ def _bridge(name: str) -> list[Message]:
         table.append(add_set(BRIDGE, name, known, number, key))
     table.append(add_chain(BRIDGE, name, "ports", hook="prerouting", priority=-300))
     table += [add_chain(BRIDGE, name, chain) for chain in ("from_a_container", "ipv6_from_a_container")]
+    # all of them, also one that is in no set (any more); those of another store are in tables of its own
+    ours = meta("iifname") + compare(ports_begin(name).encode())
+    table.append(add_rule(BRIDGE, name, "ports", ours + verdict(NFT_JUMP, "from_a_container")))
     for chain, rules in _BRIDGE_RULES.items():
         table += [add_rule(BRIDGE, name, chain, rule) for rule in rules]
     return [*table, *egress.sets(BRIDGE, name, 301), *egress.chains(BRIDGE, name)]
@@ -206,7 +217,6 @@ _ETHER_TYPE = payload("link", 12, 2)
 _OF_ICMPV6 = _ETHER_TYPE + compare(_ETHER_IPV6) + meta("l4proto") + compare(bytes([_ICMPV6]))
 _ICMPV6_TYPE = payload("transport", 0, 1)
 _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
-    "ports": (meta("iifname") + compare(PORT_PREFIX.encode()) + verdict(NFT_JUMP, "from_a_container"),),
     "from_a_container": (
         _own(payload("link", 6, 6, _REG_2), "macs", absent=True) + _DROP,
         _ETHER_TYPE + compare(_ETHER_IPV4) + _own(_network_field(_FROM_4, _REG_2), "addresses4") + _ACCEPT,
@@ -257,6 +267,8 @@ def of_network(network: Network) -> list[tuple[str, str, list[Element]]]:
         (INET, "bridges", [Element(bridge, comment=note)]),
         (INET, "within", [Element(concat(bridge, bridge), comment=note)]),
     ]
+    if network.names:
+        found.append((INET, "naming", [Element(concat(bridge, network.gateways[0]), comment=note)]))
     if network.internal:
         found.append((INET, "internal", [Element(bridge, comment=note)]))
     elif network.hidden:

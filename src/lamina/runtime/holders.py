@@ -17,6 +17,7 @@ from lamina.errors import KernelError
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     AT_FDCWD,
+    AT_STATX_DONT_SYNC,
     OVERLAYFS_SUPER_MAGIC,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 GONE = (ENOENT, ESRCH, ENOTDIR)
 LONGEST_SAID = 80
 WATCHERS = (b"anon_inode:inotify", b"anon_inode:[fanotify]")
+_UNASKED = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
 _WHERE = STATX_MNT_ID | STATX_NLINK | STATX_TYPE
 _CAP_SYS_ADMIN = 21
 
@@ -206,7 +208,8 @@ class _Looking:
     def _places(self, pid: int, tid: int) -> None:
         for name, why in (("root", "its root in"), ("cwd", "its working directory in")):
             link = f"/proc/{pid}/task/{tid}/{name}"
-            there = statx(AT_FDCWD, link, 0, _WHERE)
+            # a file system whose server stands still as well (FUSE) would never answer
+            there = statx(AT_FDCWD, link, AT_STATX_DONT_SYNC, _WHERE)
             at_root = there.mnt_id in self.old.places and there.attributes & STATX_ATTR_MOUNT_ROOT
             if at_root or not self._is_old(there, link):
                 continue
@@ -312,7 +315,7 @@ class _Looking:
         try:
             inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
             with openat2(self.root, path.lstrip(b"/"), os.O_PATH | os.O_NOFOLLOW, resolve=inside) as there:
-                return statx(there, b"", AT_EMPTY_PATH, STATX_MNT_ID).mnt_id in self.old.mounts
+                return statx(there, b"", _UNASKED, STATX_MNT_ID).mnt_id in self.old.mounts
         except KernelError as error:
             return error.errno not in GONE  # a name that was taken away leads nobody there
 

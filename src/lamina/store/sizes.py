@@ -29,10 +29,7 @@ def count(
     try:
         size, inodes = (tree or tree_size)(layer.path)
     except OSError:
-        from lamina.store.usage import walked
-
-        amount = walked(layer.path)
-        return amount.bytes, amount.inodes
+        return tree_size(layer.path, strict=False)
     try:
         amend(store, layer.id, lambda facts: {**facts, "size": size, "inodes": inodes})
     except (OSError, NotFound, Corrupt):
@@ -40,23 +37,29 @@ def count(
     return size, inodes
 
 
-def tree_size(path: bytes) -> tuple[int, int]:
-    """Bytes of the regular files, and the number of all entries, of the tree *path*; each file once. Raises OSError."""
+def tree_size(path: bytes, *, strict: bool = True) -> tuple[int, int]:
+    """Bytes of the regular files, and the number of all entries, of the tree *path*; each file once. Raises OSError;
+    with *strict* False what cannot be entered or vanishes meanwhile counts as nothing.
+    """
     size = inodes = 0
     seen: set[tuple[int, int]] = set()
     waiting = [path]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(os.fsencode(entry.path))
-                status = entry.stat(follow_symlinks=False)
-                if status.st_nlink > 1 and S_ISREG(status.st_mode):
-                    if (status.st_dev, status.st_ino) in seen:
-                        continue
-                    seen.add((status.st_dev, status.st_ino))
-                size += status.st_size if S_ISREG(status.st_mode) else 0
-                inodes += 1
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(os.fsencode(entry.path))
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_nlink > 1 and S_ISREG(status.st_mode):
+                        if (status.st_dev, status.st_ino) in seen:
+                            continue
+                        seen.add((status.st_dev, status.st_ino))
+                    size += status.st_size if S_ISREG(status.st_mode) else 0
+                    inodes += 1
+        except OSError:
+            if strict:
+                raise
     return size, inodes
 
 

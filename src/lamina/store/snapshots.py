@@ -26,6 +26,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
     from lamina.store.containers import Home
@@ -372,9 +373,10 @@ def remove(home: Home, kept: SnapshotRecord, *, sync: bool = False) -> None:
         raise_storage_error(error, "remove snapshot", directory)
 
 
-def forget_gone(home: Home) -> None:
-    """Have every record name the parent that it has now, and forget what came from where of those that were removed.
-    Needs the turn, and that the container's record names a state that is there. Raises Corrupt, KernelError.
+def forget_gone(home: Home, needed: Container[str] = ()) -> None:
+    """Have every record name the parent that it has now, and forget what came from where of those that were removed,
+    but for the ids *needed*: somebody else's records name these (forks'). Needs the turn, and that the container's
+    record names a state that is there. Raises Corrupt, KernelError.
     """
     directory = directory_of(home)
     try:
@@ -388,11 +390,30 @@ def forget_gone(home: Home) -> None:
             if ((record.read_light(directory, file) or {}).get("parent") or "") in gone:
                 point("snapshot.adopt")
                 record.write(directory, file, _encoded(kept))
-        for identity in gone:
+        for identity in sorted(gone):
+            if identity in needed and (now := there(directory, identity)) is not None:
+                _bequeath(directory, identity, now)
+        for identity in sorted(gone):
+            if identity in needed and there(directory, identity) is not None:
+                continue
             point("snapshot.forget")
             os.unlink(os.fsdecode(directory + GONE) + "/" + identity)
     except OSError as error:
         raise_storage_error(error, "remove snapshot", directory)
+
+
+def _bequeath(directory: bytes, identity: str, parent: str) -> None:
+    """What came from the removed *identity* comes from *parent*, whatever was said of that before. Raises OSError."""
+    link = os.fsdecode(directory + GONE) + "/" + identity
+    if os.readlink(link) == parent:
+        return
+    point("snapshot.bequeath")
+    try:
+        os.symlink(parent, link + ".new")
+    except FileExistsError:  # of somebody who began with that, and was killed
+        os.unlink(link + ".new")
+        os.symlink(parent, link + ".new")
+    os.rename(link + ".new", link)
 
 
 def idle_names(home: Home) -> list[str]:

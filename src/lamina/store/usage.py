@@ -8,15 +8,13 @@ reclaimable  what would go if everything went that no container uses (pinned ima
 
 from __future__ import annotations
 
-import os
-from stat import S_ISREG
-
 from lamina.store import blobs, images, layers, lock, volumes
 from lamina.store.containers import DEAD, EXITED, Home
 from lamina.store.containers import identities as container_ids
 from lamina.store.garbage import names_by_image, size_of_layer
 from lamina.store.references import LEASED, References
 from lamina.store.root import raise_storage_error
+from lamina.store.sizes import tree_size
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -114,25 +112,7 @@ def total(store: Store) -> Amount:
 
 def walked(path: bytes) -> Amount:
     """Bytes and inodes of a tree, each file once; what cannot be entered or vanishes meanwhile counts as nothing."""
-    size = count = 0
-    seen: set[tuple[int, int]] = set()
-    waiting = [path]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(os.fsencode(entry.path))
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1 and S_ISREG(status.st_mode):
-                        if (status.st_dev, status.st_ino) in seen:
-                            continue
-                        seen.add((status.st_dev, status.st_ino))
-                    size += status.st_size if S_ISREG(status.st_mode) else 0
-                    count += 1
-        except OSError:
-            continue
-    return Amount(size, count)
+    return Amount(*tree_size(path, strict=False))
 
 
 def _layer(store: Store, identity: str) -> Amount:

@@ -29,7 +29,6 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "update": (CONTAINERS, "update", "Change the limits or the restart policy of containers"),
     "wait": (CONTAINERS, "wait", "Wait until containers have ended, and print their exit statuses"),
     "rename": (CONTAINERS, "rename", "Give a container another name"),
-    "fork": (CONTAINERS, "fork", "Make containers that begin where another one, or a snapshot of it, is"),
     "ps": (CONTAINERS, "ps", "List containers"),
     "attach": (CONTAINERS, "attach", "Be at the terminal, or the streams, of a running container"),
     "exec": (CONTAINERS, "execute", "Run a further command in a running container"),
@@ -55,17 +54,19 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 
 VERBS |= {
+    "snapshot create": (STATES, "snapshot_create", "Freeze what a container wrote, as a state of it"),
+    "snapshot ls": (STATES, "snapshot_ls", "List snapshots of containers"),
+    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of snapshots, as JSON"),
+    "snapshot rm": (STATES, "snapshot_rm", "Remove snapshots"),
+    "snapshot prune": (STATES, "snapshot_prune", "Remove the snapshots of a container that have no name"),
     "rewind": (STATES, "rewind", "Put a container back into a state"),
     "rollback": (STATES, "rewind", "Put a container back into a state"),
-    "snapshot create": (STATES, "snapshot_create", "Freeze what a container wrote, as a state of it"),
-    "snapshot ls": (STATES, "snapshot_ls", "List states of containers"),
-    "snapshot inspect": (STATES, "snapshot_inspect", "Show everything known of states, as JSON"),
-    "snapshot rm": (STATES, "snapshot_rm", "Remove states"),
+    "fork": (STATES, "fork", "Make containers that begin where another one, or a snapshot of it, is"),
     "merge": (STATES, "merge", "Take over into a container what its forks did"),
     "promote": (STATES, "promote", "Let a container become what a fork of it is"),
     "rebase": (STATES, "rebase", "Put what a container wrote over another image"),
     "squash": (STATES, "squash", "Make one layer of those that a container froze"),
-    "snapshot prune": (STATES, "snapshot_prune", "Remove the states of a container without a name"),
+    "log": (STATES, "log", "Show the states of a container, and what came from what"),
 }
 
 VERBS |= {
@@ -75,7 +76,6 @@ VERBS |= {
     "tag": (IMAGES, "tag", "Give an image another name"),
     "rmi": (IMAGES, "rmi", "Remove images, or names of images"),
     "commit": (IMAGES, "commit", "Make an image of what a container wrote"),
-    "log": (CONTAINERS, "log", "Show the states of a container, and what came from what"),
     "history": (IMAGES, "history", "Show how an image came about"),
     "load": (IMAGES, "load", "Read images from an archive"),
     "save": (IMAGES, "save", "Write images to an archive"),

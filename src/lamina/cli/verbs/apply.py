@@ -14,7 +14,7 @@ VERB = Verb(
         ),
         Option("dry-run", "n", help="Only say what would be done, and what stands against it", group="How"),
     ),
-    arguments=(Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"), PATHS),
+    arguments=(Argument("name", "CONTAINER[@SNAPSHOT]", complete="container@"), PATHS),
     details=f"""
 All or nothing: the new files are written out beside their places first, then each takes its place by one rename. What
 was there is kept, and 'lamina undo' brings it back. Files that this system changed since the container started are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.options.layers import CHANGE, LAYER_LIMIT
+from lamina.cli.options.states import CONSISTENCY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,18 +21,12 @@ VERB = Verb(
             "pause", "p", help="Let nothing of it run meanwhile (default; =false: let it go on)", default=True
         ),
         Option("now", "", help="Make its digests at once, not when it is pushed or saved"),
-        Option(
-            "consistency",
-            "",
-            "HOW",
-            "Files that are open for writing: auto, refuse, wait, copy",
-            choices=("auto", "refuse", "wait", "copy"),
-        ),
+        CONSISTENCY,
         LAYER_LIMIT,
         Option("iidfile", "", "FILE", "Write the image's id to this file", complete="file"),
     ),
     arguments=(
-        Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"),
+        Argument("name", "CONTAINER[@SNAPSHOT]", complete="container@"),
         Argument("image", "NAME[:TAG]", "?"),
     ),
     details="""

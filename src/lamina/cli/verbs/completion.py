@@ -20,26 +20,26 @@ lamina completion fish > ~/.config/fish/completions/lamina.fish
 )
 
 # `--filter status=` is followed by a value, not by a blank.
-# to bash a colon ends a word, so that registry.example:5000/tool:1 would be five of them; what is answered begins
-# behind the last colon
-COLONS = r"""
-_lamina_completion_with_colons() {
-    local line=${COMP_LINE:0:COMP_POINT} before words
-    if [[ $line == *:* && $line != *[\'\"\\]* ]]; then
+# to bash a colon ends a word, and an @ begins one, so that registry.example:5000/tool:1 would be five of them, and
+# box@before two; what is answered begins behind the last colon, or with the last @
+WHOLE_WORDS = r"""
+_lamina_completion_of_whole_words() {
+    local line=${COMP_LINE:0:COMP_POINT} before breaks=${COMP_WORDBREAKS//[^:@]/} words
+    if [[ $line == *[:@]* && $line != *[\'\"\\]* ]]; then
         read -ra words <<< "$line"
         [[ $line == *[[:space:]] ]] && words+=("")
         local COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
     fi
     _lamina_completion "$@"
     before=${COMP_WORDS[COMP_CWORD]}
-    if [[ $before == *:* && $COMP_WORDBREAKS == *:* ]]; then
-        before=${before%"${before##*:}"}
-        COMPREPLY=("${COMPREPLY[@]#"$before"}")
+    if [[ -n $breaks && $before == *[$breaks]* ]]; then
+        before=${before%"${before##*[$breaks]}"}
+        COMPREPLY=("${COMPREPLY[@]#"${before%@}"}")
     fi
     [[ ${COMPREPLY[*]} == *= ]] && compopt -o nospace 2>/dev/null
     return 0
 }
-complete -o nosort -F _lamina_completion_with_colons lamina
+complete -o nosort -F _lamina_completion_of_whole_words lamina
 """
 
 
@@ -55,5 +55,5 @@ def do(args: Arguments) -> int:
     shell = found(Root(), {}, "lamina", COMPLETE)
     # not source(): for bash that runs bash to learn its version, which says nothing about the shell to come
     script = (shell.source_template % shell.source_vars()).strip()
-    output.line(script + (f"\n{COLONS.rstrip()}" if args.shell == "bash" else ""))
+    output.line(script + (f"\n{WHOLE_WORDS.rstrip()}" if args.shell == "bash" else ""))
     return 0

@@ -19,9 +19,9 @@ VERB = Verb(
             "apply-to", "", "DIRECTORY", "Make this directory, which is like the first state, like the second",
             "How", complete="directory",
         ),
-        Option("force", "f", help="With --apply-to: also what is not there as the first state has it", group="How"),
+        Option("force", "f", help="With --apply-to: change also what is not as the first state has it", group="How"),
     ),
-    arguments=(STATE, Argument("paths", "[OTHER] [PATH...]", "*", complete="state")),
+    arguments=(STATE, Argument("paths", "OTHER|PATH", "*", complete="state")),
     details=f"""
 A line for each file that would be added (A), changed (C), deleted (D) or replaced by another kind of file (R).
 Directories in which something came or went, and nothing else, have none.

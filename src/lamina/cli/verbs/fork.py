@@ -5,6 +5,7 @@ from __future__ import annotations
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.convert import whole_number
 from lamina.cli.options import format_option
+from lamina.cli.options.states import CONSISTENCY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ VERB = Verb(
             "lifetime", "", "WHOSE", "container, or owner: remove it when the process that calls this ends", CHANGED,
             choices=("container", "owner"),
         ),
-        Option("consistency", "", "HOW", "What is done about files that are open for writing: see snapshot create"),
+        CONSISTENCY,
         Option("cidfile", "", "FILE", "Write the ids to a new file", complete="file"),
         format_option("{{.Name}}"),
     ),
     arguments=(
-        Argument("state", "CONTAINER[@SNAPSHOT]", complete="container"),
+        Argument("state", "CONTAINER[@SNAPSHOT]", complete="container@"),
         Argument("name", "NAME", "?"),
     ),
     details="""
@@ -92,7 +93,10 @@ def do(args: Arguments) -> int:
         asked["consistency"] = args.consistency
     state: Any = find_state(engine.store, args.state)
     if args.consistency is not None and not isinstance(state, Container):
-        raise InvalidInput("fork: --consistency is about a container that runs, and this is a snapshot")
+        raise InvalidInput(
+            f"fork snapshot {state.short_id}: it never changes: --consistency is about a container that runs",
+            remedy="leave out --consistency",
+        )
     note = IdFile(args.cidfile)
     try:
         made = state.fork(args.number, **asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.states import WITHOUT_COPY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +20,7 @@ VERB = Verb(
         Option("name", "", "NAME", "What the new state is called"),
         Option("message", "m", "TEXT", "What is said of it"),
         Option("dry-run", "n", help="Change nothing: print what would be taken, and what clashes"),
-        Option(
-            "consistency",
-            metavar="HOW",
-            choices=("auto", "refuse", "wait"),
-            default="auto",
-            help="What is done about processes that write: auto (default) and refuse name them, wait waits for them",
-        ),
+        WITHOUT_COPY,
     ),
     arguments=(
         Argument("parent", "PARENT", complete="container"),

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.states import WITHOUT_COPY
 
 VERB = Verb(
     name="promote",
     options=(
         Option("name", "", "NAME", "What the new state is called"),
-        Option(
-            "consistency",
-            metavar="HOW",
-            choices=("auto", "refuse", "wait"),
-            default="auto",
-            help="What is done about processes that write: auto (default) and refuse name them, wait waits for them",
-        ),
+        WITHOUT_COPY,
     ),
     arguments=(
         Argument("fork", "FORK", complete="container"),

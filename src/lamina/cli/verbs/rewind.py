@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
+from lamina.cli.options.states import WITHOUT_COPY
 
 VERB = Verb(
     name="rewind",
     options=(
-        Option(
-            "consistency",
-            metavar="HOW",
-            choices=("auto", "refuse", "wait"),
-            default="auto",
-            help="What is done about processes that write: auto (default) and refuse name them, wait waits for them",
-        ),
+        WITHOUT_COPY,
         Option("save", "", "NAME", "First make a snapshot of what is there now, under this name"),
     ),
-    arguments=(Argument("name", "CONTAINER", complete="container"), Argument("snapshot", "SNAPSHOT")),
+    arguments=(
+        Argument("name", "CONTAINER", complete="container"),
+        Argument("snapshot", "SNAPSHOT", complete="snapshot"),
+    ),
     details="""
 Puts the files of a container back into a state. What it wrote since is thrown away, unless a snapshot has it; snapshots
 that were made later stay, and can be gone to again. It takes the same time however much was written.

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-
-CONSISTENCY = Option(
-    "consistency",
-    metavar="HOW",
-    choices=("auto", "refuse", "copy", "wait"),
-    default="auto",
-    help="What is done about processes that write: auto (default), refuse, copy, or wait",
-)
+from lamina.cli.options.states import CONSISTENCY
 
 VERB = Verb(
     name="snapshot create",
@@ -36,10 +29,8 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.engine import Engine
 
-    made = (
-        Engine(args.root)
-        .container(args.name)
-        .snapshot(args.snapshot, message=args.message or "", consistency=args.consistency, on_warning=warn)
-    )
+    box = Engine(args.root).container(args.name)
+    consistency = args.consistency or "auto"
+    made = box.snapshot(args.snapshot, message=args.message or "", consistency=consistency, on_warning=warn)
     output.line(made.id)
     return 0

@@ -8,7 +8,10 @@ from lamina.cli.options import format_option
 VERB = Verb(
     name="snapshot inspect",
     options=(format_option("{{.Layers}}", "json", "f"),),
-    arguments=(Argument("name", "CONTAINER", complete="container"), Argument("snapshots", "SNAPSHOT", "+")),
+    arguments=(
+        Argument("name", "CONTAINER", complete="container"),
+        Argument("snapshots", "SNAPSHOT", "+", complete="snapshot"),
+    ),
     examples="lamina snapshot inspect -f '{{.Parent}}' brave_otter before-the-upgrade",
 )
 

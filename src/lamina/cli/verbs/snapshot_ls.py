@@ -22,7 +22,7 @@ VERB = Verb(
     ),
     arguments=(Argument("name", "CONTAINER", "?", complete="container"),),
     details="""
-The states of a container, or of all, oldest first. The size is that of what was written since the state before.""",
+The snapshots of a container, or of all, oldest first. The size is that of what was written since the state before.""",
     examples="lamina snapshot ls brave_otter\nlamina snapshot ls -q brave_otter",
 )
 HEADINGS = {

@@ -13,7 +13,7 @@ VERB = Verb(
     ),
     arguments=(Argument("name", "CONTAINER", complete="container"),),
     details="""
-Removes the states of a container to which nobody gave a name, but the last ones. The container stays as it is.""",
+Removes the snapshots of a container to which nobody gave a name, but the last ones. The container stays as it is.""",
     examples="lamina snapshot prune -f --keep 10 brave_otter",
 )
 

@@ -6,9 +6,12 @@ from lamina.argv.declare import Argument, Arguments, Verb
 
 VERB = Verb(
     name="snapshot rm",
-    arguments=(Argument("name", "CONTAINER", complete="container"), Argument("snapshots", "SNAPSHOT", "+")),
+    arguments=(
+        Argument("name", "CONTAINER", complete="container"),
+        Argument("snapshots", "SNAPSHOT", "+", complete="snapshot"),
+    ),
     details="""
-The container stays as it is, and so do the states that came from those which are removed. Layers that nothing else
+The container stays as it is, and so do the snapshots that came from those which are removed. Layers that nothing else
 refers to go as well.""",
     examples="lamina snapshot rm brave_otter before-the-upgrade",
 )

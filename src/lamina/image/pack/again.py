@@ -32,7 +32,7 @@ def has_recipe(layer: Layer) -> bool:
     return os.path.lexists(os.path.join(os.path.dirname(layer.path), RECIPE))
 
 
-def repack(layer: Layer, out: Out, *, compression: Kind = "none", level: int | None = None) -> Packed:
+def repack(layer: Layer, out: Out, *, compression: Kind = "none") -> Packed:
     """Write the archive that *layer* was unpacked from to *out*; it has the layer's diff_id.
 
     What is compressed need not be what was pulled. Raises NotFound for a layer without recipe; Corrupt where what was
@@ -40,7 +40,7 @@ def repack(layer: Layer, out: Out, *, compression: Kind = "none", level: int | N
     """
     home = os.path.dirname(layer.path)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    sink = Sink(out, compression, level)
+    sink = Sink(out, compression)
     with Fd(os.open(home, flags)) as place, Fd(os.open(layer.path, flags)) as root:
         try:
             recipe = Fd(os.open(RECIPE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place))

@@ -29,7 +29,6 @@ def pack_layer(
     out: Out,
     *,
     compression: str = "none",
-    level: int | None = None,
     userxattr: bool | None = None,
     ids: IdMap | None = None,
     without: Collection[bytes] = (),
@@ -43,7 +42,7 @@ def pack_layer(
     OSError.
     """
     marks = USER if (os.geteuid() != 0 if userxattr is None else userxattr) else TRUSTED
-    packer = Packer(out, compression, level, ids)
+    packer = Packer(out, compression, ids)
     with open_beneath(directory, b"", os.O_RDONLY | os.O_DIRECTORY) as root:
         packer.put(b".", os.fstat(root), _xattrs(root, listed(b"/proc/self/fd/%d" % root)), b"", _no_content)
     pending = [_walk(directory, b"", marks, packer, without)]

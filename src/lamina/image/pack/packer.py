@@ -32,14 +32,12 @@ _KINDS: dict[int, EntryKind] = {
 class Packer:
     """Writes one archive, entry by entry; the caller decides their order."""
 
-    def __init__(
-        self, out: Out, compression: str, level: int | None, ids: IdMap | None, *, layer: bool = True
-    ) -> None:
+    def __init__(self, out: Out, compression: str, ids: IdMap | None, *, layer: bool = True) -> None:
         """*ids* is what the owners of the files become in the archive; *layer*: it is one, where some names are marks.
         Raises InvalidInput.
         """
         self._layer = layer
-        self._sink = Sink(out, compression, level)  # type: ignore[arg-type]  # which it checks
+        self._sink = Sink(out, compression)  # type: ignore[arg-type]  # which it checks
         self._ids = ids
         self._linked: dict[tuple[int, int], bytes] = {}
         self._sockets = 0

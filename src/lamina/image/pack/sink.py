@@ -39,11 +39,11 @@ class Packed:
 class Sink:
     """Takes an archive in pieces of any size."""
 
-    def __init__(self, out: Out, compression: Kind, level: int | None = None) -> None:
+    def __init__(self, out: Out, compression: Kind) -> None:
         """Raises InvalidInput for a compression that layers are not written in."""
         self._out = out
         self._kind: Kind = compression
-        self._compressor = writer(compression, level)
+        self._compressor = writer(compression)
         self._archive = hasher("sha256")
         self._compressed = self._archive if compression == "none" else hasher("sha256")
         self._waiting = bytearray()

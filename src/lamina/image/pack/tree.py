@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from lamina.overlay.tree import Tree
 
 
-def pack_tree(
-    tree: Tree, out: Out, *, compression: str = "none", level: int | None = None, ids: IdMap | None = None
-) -> Packed:
+def pack_tree(tree: Tree, out: Out, *, ids: IdMap | None = None) -> Packed:
     """Write everything that *tree* shows (`Overlay(spec).open()`) to *out*; its root is the archive's.
 
     *ids*: what owners become in the archive. Raises Unsupported for names that begin with .wh., Conflict where
     something changes meanwhile, OSError.
     """
-    packer = Packer(out, compression, level, ids)
+    packer = Packer(out, "none", ids)
     root = tree.root
     _put(packer, b".", root)
     pending: list[Iterator[Tree]] = [iter(list(root.iterdir()))]

@@ -42,7 +42,7 @@ class MirroredBranchVerbs(Mirrored):
         A path that both changed, to something else each, is a clash: *prefer* "ours" keeps what this container has,
         "theirs" takes what the fork has (the last one of several), and the name of a fork what that one has; without
         it Conflict is raised, with the paths, and nothing is changed. With *dry_run* nothing is changed in any case:
-        the answer says what would be. *consistency* is as of `snapshot`. Raises NotFound where there is no such common
+        the answer says what would be. *consistency* is as of `rewind`. Raises NotFound where there is no such common
         state, Unsupported where their layers do not mean the same, Conflict, KernelError.
         """
         return await in_thread(
@@ -62,7 +62,7 @@ class MirroredBranchVerbs(Mirrored):
         self, fork: AsyncContainer, name: str | None = None, *, consistency: str = "auto"
     ) -> AsyncSnapshot:
         """Become what *fork* is now, in constant time: a new state of this container, called *name*, with the fork's
-        layers. What this container was stays, as a snapshot; the fork stays as it is.
+        layers. What this container was stays, as a snapshot; the fork stays as it is. *consistency* is as of `rewind`.
 
         Raises Unsupported where their layers do not mean the same, Conflict, KernelError.
         """
