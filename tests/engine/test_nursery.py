@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def started(engine: Engine, count: int = 1) -> set[int]:
     made = [engine.create("host", ["sleep", "1000"], stop_timeout=0) for _ in range(count)]
     answers = start_each(engine.store, [one.id for one in made])
     assert all("started" in answer for answer in answers if isinstance(answer, dict)), answers
+    assert not [answer for answer in answers if isinstance(answer, LaminaError)], answers
     assert [one.state for one in made] == ["running"] * count
     return {parent_of(supervisor_of(one)) for one in made}
 
@@ -55,6 +57,7 @@ def test_one_serves_a_program_until_that_changes_or_it_is_gone(
     ]
     for pid in set(waiting) - {supervisor_of(one) for one in engine.containers()}:
         os.kill(pid, signal.SIGKILL)  # who waits for the next request: another one does then
+        until(partial(is_gone, pid))  # or it takes one more, and dies with it
     assert started(engine) == {second}
     os.kill(second, signal.SIGKILL)
     until(lambda: is_gone(second))
@@ -122,3 +125,44 @@ def test_what_it_inherits_is_what_the_program_has_now(engine: Engine, store_root
         [sys.executable, "-c", script, store_root], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["0", "0"], done.stderr
+
+
+def test_a_start_imports_nothing(engine: Engine, tiny: object, tmp_path: Path) -> None:
+    """Whoever is forked has all that a start takes that is like one before, up to its answer."""
+    before, made = (
+        engine.create("tiny", ["sleep", "1000"], network="none", stop_timeout=0) for _ in range(2)
+    )
+    before.start()  # how it is started is found out, and kept
+    script = """if True:
+        import os, sys
+        from lamina.engine import nursery
+        root, identity, log = sys.argv[1:]
+        reader, writer = os.pipe()
+        pipe = os.fstat(writer).st_ino
+        nursery._load()
+        if not os.fork():
+            os.close(reader)
+            write, answered = os.write, []
+            def watched(fd, data):
+                if os.fstat(fd).st_ino == pipe:
+                    answered.append(fd)
+                return write(fd, data)
+            def hook(event, args):
+                if event == "import" and not answered:
+                    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                    write(fd, args[0].encode() + b"\\n")
+                    os.close(fd)
+            os.write = watched
+            sys.addaudithook(hook)
+            nursery._become(os.fsencode(root) + b"\\0" + identity.encode(), writer)
+        os.close(writer)
+        print(os.read(reader, 1 << 16).decode())
+    """
+    log = tmp_path / "imported"
+    done = subprocess.run(
+        [sys.executable, "-c", script, engine.store.path, made.id, log],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "started" in done.stdout, (done.stdout, done.stderr)
+    assert (log.read_text() if log.exists() else "") == ""
+    assert made.state == "running"

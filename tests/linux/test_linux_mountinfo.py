@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from lamina.errors import KernelError
 from lamina.linux import constants as c
 from lamina.linux.mount import mount
-from lamina.linux.mountinfo import Mount, covers, mount_of, parse_mountinfo, read_mountinfo, unescape
+from lamina.linux.mountinfo import (
+    Mount,
+    covers,
+    mount_of,
+    parse_mountinfo,
+    read_mount,
+    read_mount_ids,
+    read_mountinfo,
+    unescape,
+)
 from support.namespaces import in_mount_namespace
 
 MANUAL = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
@@ -104,6 +113,20 @@ def test_covers() -> None:
     assert covers(b"/", b"/a")
     assert covers(b"/a", b"/a")
     assert not covers(b"/a", b"/ab")
+
+
+def test_one_mount_and_the_ids_of_all() -> None:
+    every = read_mountinfo()
+    assert read_mount_ids() == {one.id for one in every}
+    for one in every:
+        assert read_mount(one.id) == one
+    longer = min(one.id for one in every) * 10  # begins with the same digits
+    assert read_mount(longer) == next((one for one in every if one.id == longer), None)
+    assert read_mount(-1) is None
+    for read in (read_mount_ids, lambda pid: read_mount(1, pid)):
+        with pytest.raises(KernelError) as caught:
+            read(0x7FFFFFFF)
+        assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.root

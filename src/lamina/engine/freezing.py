@@ -4,6 +4,9 @@ one takes its place.
     a lease on the new layers → the record says what is under way → [runs: its mounts are replaced] → rename
     → the record has the longer chain → the lease ends
 
+Each of these steps is on the disk before the next one begins, unless what the container writes need not be. Of one that
+runs everything written has to be synced anyhow: the directories are moved before that, and need no sync of their own.
+
 Whoever is killed in between has left a record that says what was under way, and whoever holds the container next
 finishes it (`settle`): one that does not run always shows the same files, whether the last step was done or not.
 Something that runs over the old mounts still is only finished where these were replaced.
@@ -80,18 +83,17 @@ def freeze(
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            return _living(turn, asked, made, snapshot or asked.get("snapshot"), origin, consistency, noted)
+            before = snapshot or asked.get("snapshot")
+            return _living(turn, asked, made, before, origin, consistency, noted)
         if made:
             before = snapshot or asked.get("snapshot")
-            asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, before))
-            make_sure(home, asked)
+            asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, before))
             return finish(home, asked, origin=origin, noted=noted)
         frozen = Frozen(chains.chain_of(asked), {})
         if noted is not None:
             noted(frozen)
         if snapshot is not None:
-            home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
-            make_sure(home, asked)
+            change(home, asked, lambda asked: {**asked, "snapshot": snapshot})
         return frozen
     except OSError as error:
         if not home.exists():
@@ -127,8 +129,7 @@ def _living(
     home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
-    asked = home.change_asked(lambda asked: chains.with_freezing(asked, made, snapshot))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, snapshot))
     try:
         done = restack(
             home,
@@ -137,20 +138,21 @@ def _living(
             consistency=consistency,
             ready=lambda: make_uppers(home, asked, list(made)),
             copy=lambda: _copy(home, asked, made, origin),
+            move=lambda: _move_uppers(home, asked, made, origin),
         )
     except BaseException:
         settle(home, living=True)
         raise
     if done.swapped:
         turn.notes += [f"something goes on in the state before: {one}" for one in done.holders]
-        return finish(home, home.asked(), origin=origin, noted=noted)
+        return finish(home, asked, origin=origin, noted=noted, synced=done.synced)
     turn.notes += _said(done.holders)
     chain = chains.chain_of(asked)
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
         noted(frozen)
     drop(home)
-    home.change_asked(lambda asked: {**asked, "snapshot": snapshot})
+    change(home, asked, lambda asked: {**asked, "snapshot": snapshot})
     return frozen
 
 
@@ -248,13 +250,17 @@ def finish(
     *,
     origin: dict[str, Any] | None = None,
     noted: Callable[[Frozen], None] | None = None,
+    synced: bool = False,
 ) -> Frozen:
-    """Do what is still to be done of the freezing in the record *asked*. Raises OSError, KernelError."""
+    """Do what is still to be done of the freezing in the record *asked*; *synced*: the uppers are in their stages, and
+    that is on the disk. Raises OSError, KernelError.
+    """
     under_way = asked[chains.FREEZING]
     made: dict[bytes, str] = chains.places_of(under_way, str)
     sync = not is_volatile(asked)
-    for at, identity in made.items():
-        _move(home, asked, at, identity, origin)
+    _move_uppers(home, asked, made, origin)
+    for identity in made.values():
+        _take_place(home, identity, sync=sync and not synced)
     if sync:
         sync_directory(home.store.layers, what="state")
     make_uppers(home, asked, list(made))
@@ -266,26 +272,36 @@ def finish(
     if state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
         # its maker was killed before it was written down: what comes next comes from the one before
         state = asked.get("snapshot")
-    asked = home.change_asked(lambda asked: chains.with_frozen(asked, made, state))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, state))
     sweep(home, asked)
     return frozen
 
 
-def _move(home: Home, asked: Record, at: bytes, identity: str, origin: dict[str, Any] | None) -> None:
-    """The upper at *at* is the layer *identity*. The layer appears whole, by the second rename."""
-    place = layers.place_of(home.store, identity)
+def _move_uppers(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:
+    """The uppers at the places of *made* are in the stages of these layers, unless they are layers already."""
+    for at, identity in made.items():
+        if os.path.lexists(layers.place_of(home.store, identity)):
+            continue
+        stage = make_stage(home, asked, at, identity, origin)
+        if not os.path.lexists(stage + b"/fs"):
+            from lamina.engine.within import maps_of, reach
+
+            point("state.rename-upper")
+            # whoever moves a directory has to be allowed to write to it: the container's root may have made it
+            # read-only
+            reach(lambda: maps_of(asked), os.rename, upper_of(home, asked, at), stage + b"/fs")
+
+
+def _take_place(home: Home, identity: str, *, sync: bool) -> None:
+    """What is staged is the layer *identity*, which appears whole; with *sync* its record and the name of its tree are
+    on the disk before.
+    """
+    place, stage = layers.place_of(home.store, identity), stage_of(home, identity)
     if os.path.lexists(place):
         return
-    stage = stage_of(home, identity)
-    upper = upper_of(home, asked, at)
-    make_stage(home, asked, at, identity, origin)
-    if not os.path.lexists(stage + b"/fs"):
-        from lamina.engine.within import maps_of, reach
-
-        point("state.rename-upper")
-        # whoever moves a directory has to be allowed to write to it: the container's root may have made it read-only
-        reach(lambda: maps_of(asked), os.rename, upper, stage + b"/fs")
+    if sync:
+        point("state.fsync-stage")
+        record.make_durable(stage, b"layer.json")
     point("state.rename-layer")
     os.rename(stage, place)
 
@@ -296,21 +312,26 @@ def stage_of(home: Home, identity: str) -> bytes:
 
 
 def make_stage(home: Home, asked: Record, at: bytes, identity: str, origin: dict[str, Any] | None) -> bytes:
-    """The stage of the layer *identity*, with everything but its tree; where it is."""
+    """The stage of the layer *identity*, with everything but its tree; where it is. It need not be on the disk."""
     stage = stage_of(home, identity)
     point("state.mkdir-stage")
     make_directory(stage, 0o700, exist_ok=True)
-    volatile = is_volatile(asked)
     extra = {
         "origin": {"container": home.id, "at": os.fsdecode(at), **(origin or {})},
         "made": list(asked.get("made") or ()),
-        "volatile": volatile,
+        "volatile": is_volatile(asked),
     }
-    if not os.path.lexists(stage + b"/layer.json"):
-        write_facts(stage, identity, None, None, None, extra, sync=not volatile)
-        if not volatile:
-            sync_directory(stage, what="state")
+    if not _is_described(stage):
+        write_facts(stage, identity, None, None, None, extra, sync=False)
     return stage
+
+
+def _is_described(stage: bytes) -> bool:
+    """Whether somebody before wrote its layer.json, and came to the end of it."""
+    try:
+        return record.read_light(stage, b"layer.json") is not None
+    except Corrupt:
+        return False
 
 
 def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
@@ -383,8 +404,7 @@ def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, A
     from lamina.engine.discard import remover
     from lamina.engine.upper_copy import copy_upper
 
-    home.change_asked(chains.with_copies)
-    make_sure(home, asked)
+    change(home, asked, chains.with_copies)
     try:
         for at, identity in made.items():
             stage = make_stage(home, asked, at, identity, origin)
@@ -469,8 +489,9 @@ def _own(stack: MountSpec) -> list[bytes]:
     return [path for path in (stack.upperdir, stack.workdir) if path is not None]
 
 
-def make_sure(home: Home, asked: Record) -> None:
-    """The record is on the disk, unless what the container writes need not be either."""
-    if not is_volatile(asked):
-        point("state.fsync-record")
-        record.make_durable(home.path, b"container.json")
+def change(home: Home, asked: Record, how: Callable[[Record], Record]) -> Record:
+    """Change the record, which was *asked*, as `home.change_asked` does; it is on the disk then, unless what the
+    container writes need not be either.
+    """
+    point("state.change-record")
+    return home.change_asked(how, sync=not is_volatile(asked))

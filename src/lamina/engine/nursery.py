@@ -247,15 +247,23 @@ def _receive(channel: socket.socket) -> tuple[bytes, int] | None:
 
 def _load() -> None:
     """What a supervisor and a start need: what is imported here, nobody who is forked has to import."""
+    import _json  # noqa: F401
+    import contextlib  # noqa: F401
     import gc
 
+    import lamina.engine.accounts
+    import lamina.engine.base
     import lamina.engine.becoming
     import lamina.engine.discard
     import lamina.engine.logging
     import lamina.engine.own_files
     import lamina.engine.starting
-    import lamina.runtime.cgroups
-    import lamina.supervisor.logs  # noqa: F401
+    import lamina.runtime.cgroups.making
+    import lamina.runtime.cgroups.making_v2
+    import lamina.runtime.cgroups.resources
+    import lamina.store.images
+    import lamina.supervisor.logs.frames
+    import lamina.supervisor.logs.rotation  # noqa: F401
 
     gc.set_threshold(100_000)
     gc.freeze()  # what lives now is everybody's: looking through it would copy it

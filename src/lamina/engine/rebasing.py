@@ -14,7 +14,7 @@ import os
 from lamina.engine import chains
 from lamina.engine.apply.values import below
 from lamina.engine.comparing import changes_between
-from lamina.engine.freezing import make_sure
+from lamina.engine.freezing import change
 from lamina.engine.merged_layer import same_entry
 from lamina.engine.snapshotting import begun, taken
 from lamina.engine.state_turn import StateTurn
@@ -76,8 +76,7 @@ def rebase(
         kept = begun(home, asked, message=f"over {name}")
         places = [PlaceState(at, ids) for at, ids in chains.chain_of(asked).items()]
         snapshots.put(home, replace(kept, places=tuple(places)), sync=not kept.volatile)
-        asked = home.change_asked(lambda asked: {**asked, "snapshot": kept.id})
-        make_sure(home, asked)
+        asked = change(home, asked, lambda asked: {**asked, "snapshot": kept.id})
         said = about(asked, "rebase", image=name, snapshot=kept.id)
     note(home.store, said)
     return hidden

@@ -152,14 +152,15 @@ class Swap:
         """What of it keeps the old overlays alive."""
         return [*map(int, self._old)]
 
-    def sync(self) -> None:
-        """What was written, or copied, is on the disk, unless it need not be. Raises KernelError."""
+    def sync(self) -> bool:
+        """What was written, or copied, is on the disk, unless it need not be; whether it is. Raises KernelError."""
         if self._places and all(_VOLATILE & {*place.super_options} for place in self._places):
-            return
+            return False
         if all(spec.volatile for _, spec in self.changed):
-            return
+            return False
         with Fd(os.open(self.still.home.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
             sync_file_system(place, what="state")
+        return True
 
     def back(self) -> None:
         """It is not to be: what was made read-only is writable again. Raises KernelError."""

@@ -47,11 +47,13 @@ MOST_NAMED = 5
 class Restacked:
     """`swapped`: whether the root was replaced (else what had been written was copied), `holders` who kept it from
     being; of one that was replaced, whose working directory could not follow. `seconds` is how long it stood still.
+    `synced`: everything on its file system is on the disk, as of after that.
     """
 
     swapped: bool
     holders: tuple[Holder, ...] = ()
     seconds: float = 0.0
+    synced: bool = False
 
 
 def restack(
@@ -62,6 +64,8 @@ def restack(
     consistency: str = AUTO,
     ready: Callable[[], None],
     copy: Callable[[], None] | None = None,
+    move: Callable[[], None] | None = None,
+    keep: bool = True,
     patience: float = PATIENCE,
 ) -> Restacked:
     """Have the container, which runs or is paused, stand on *after* instead of *before*: both are (place, stack) in the
@@ -72,7 +76,8 @@ def restack(
     CONSISTENCIES: `auto` copies where somebody holds on to the old root, `refuse` raises Conflict, `wait` tries again
     for *patience* seconds first, `copy` never replaces it. Without *copy*, `auto` is `refuse`.
 
-    What is in the uppers of *before* is on the disk then, unless they are volatile. Raises InvalidInput, Conflict,
+    What is in the uppers of *before* is on the disk then, unless they are volatile or not to be kept (*keep*); so is
+    what *move* did, which is called once they were replaced, when it goes on. Raises InvalidInput, Conflict,
     Unsupported, NotFound, TimeoutExpired, MountError, KernelError: the container then goes on as before.
     """
     check_consistency(consistency, copies=copy is not None)
@@ -93,15 +98,16 @@ def restack(
                     seconds = monotonic() - still.began
                     holders = swap.finish()
             if swap.done:
-                swap.sync()
-                return Restacked(True, holders, seconds)
+                if move is not None:
+                    move()
+                return Restacked(True, holders, seconds, keep and swap.sync())
             if copy is not None and consistency in (AUTO, COPY):
                 copy()
             still.go_on()
             swap.finish()
             if copy is not None and consistency in (AUTO, COPY):
-                swap.sync()
-                return Restacked(False, holders, monotonic() - still.began)
+                seconds = monotonic() - still.began
+                return Restacked(False, holders, seconds, swap.sync())
         if consistency != WAIT or monotonic() > end:
             raise _refusal(
                 words, holders, waited=patience if consistency == WAIT else None, copies=copy is not None

@@ -11,7 +11,7 @@ import os
 
 from lamina.engine import chains
 from lamina.engine.consistency import COPY, check_consistency
-from lamina.engine.freezing import drop, is_swapped, make_sure, resemble_wholly, sweep
+from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly, sweep
 from lamina.engine.layers import stacks_of
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Corrupt, InvalidInput, Unsupported
@@ -73,8 +73,7 @@ def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
 
 def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
-    asked = home.change_asked(lambda asked: chains.with_rewinding(asked, chain, kept.id, running=living))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.with_rewinding(asked, chain, kept.id, running=living))
     if living:
         from lamina.engine.restacking import restack
 
@@ -86,6 +85,7 @@ def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *
                 _stacks(after, home),
                 consistency=consistency,
                 ready=lambda: _make_uppers(home, asked, after),
+                keep=False,
             )
         except BaseException:
             settle(home, living=True)
@@ -103,8 +103,7 @@ def finish(home: Home, asked: Record) -> None:
     chain: dict[bytes, tuple[str, ...]] = chains.places_of(under_way, tuple)
     after = chains.on_chain(asked, chain, under_way["snapshot"])
     _make_uppers(home, asked, after)
-    asked = home.change_asked(lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
-    make_sure(home, asked)
+    asked = change(home, asked, lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
     sweep(home, asked)
 
 

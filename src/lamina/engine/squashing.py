@@ -222,6 +222,7 @@ def squashed(store: Store, asked: Record, at: bytes, run: list[str], held: Lease
 
 def squash_container(home: Home, since: SnapshotRecord | None = None) -> list[Squash]:
     """See `BranchVerbs.squash`."""
+    from lamina.engine.freezing import change
     from lamina.engine.state_turn import StateTurn
     from lamina.store.claims import claim
     from lamina.store.leases import lease
@@ -236,7 +237,7 @@ def squash_container(home: Home, since: SnapshotRecord | None = None) -> list[Sq
                 done.append(squash_run(home, asked, at, list(run), held))
         with StateTurn(home, SQUASH) as turn:
             if not turn.living:  # what is mounted stays as it is until it is frozen next
-                home.change_asked(chains.shortened)
+                change(home, turn.asked, chains.shortened)
     return done
 
 

@@ -52,6 +52,23 @@ def read_mountinfo(pid: int | str = "self") -> list[Mount]:
 
     Raises KernelError: ENOENT when there is no such process, EACCES when it is not ours to see.
     """
+    return parse_mountinfo(_text(pid))
+
+
+def read_mount(identity: int, pid: int | str = "self") -> Mount | None:
+    """Of what `read_mountinfo` reads the mount with that id, None where there is none: the other lines, of which a
+    machine full of containers has thousands, are not looked into. Raises as that.
+    """
+    begin = b"%d " % identity
+    return next((_mount(line) for line in _text(pid).split(b"\n") if line.startswith(begin)), None)
+
+
+def read_mount_ids(pid: int | str = "self") -> set[int]:
+    """The ids of what `read_mountinfo` reads. Raises as that."""
+    return {int(line.partition(b" ")[0]) for line in _text(pid).split(b"\n") if line}
+
+
+def _text(pid: int | str) -> bytes:
     path = f"/proc/{pid}/mountinfo"
     try:
         with Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as file:
@@ -60,7 +77,7 @@ def read_mountinfo(pid: int | str = "self") -> list[Mount]:
                 chunks.append(chunk)
     except OSError as error:
         raise KernelError("read", error.errno or 0, path) from None
-    return parse_mountinfo(b"".join(chunks))
+    return b"".join(chunks)
 
 
 def parse_mountinfo(text: bytes) -> list[Mount]:

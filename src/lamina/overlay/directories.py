@@ -11,7 +11,7 @@ import stat
 from functools import cached_property
 
 from lamina.errors import KernelError
-from lamina.linux.mountinfo import Mount, read_mountinfo
+from lamina.linux.mountinfo import Mount, read_mount, read_mountinfo
 from lamina.overlay.options import printable, unescape_upper
 from lamina.overlay.spec import MountSpec
 
@@ -35,6 +35,17 @@ class MountTable:
             return read_mountinfo()
         except KernelError:
             return []
+
+    def mount(self, identity: int | None) -> Mount | None:
+        """The mount with that id; the others are not read for it."""
+        if identity is None:
+            return None
+        if "mounts" in vars(self):
+            return next((mount for mount in self.mounts if mount.id == identity), None)
+        try:
+            return read_mount(identity)
+        except KernelError:
+            return None
 
     def below(self, real: bytes) -> list[bytes]:
         """What is mounted below the directory *real* (absolute, without symbolic links)."""
@@ -143,12 +154,13 @@ class Directory:
     @property
     def mount(self) -> Mount | None:
         """The mount it lies on, if this process sees that mount."""
-        return next((m for m in self._table.mounts if m.id == self.mount_id), None)
+        return self._table.mount(self.mount_id)
 
     @property
     def fstype(self) -> str:
         """The type of its file system, "" if unknown."""
-        return self.mount.fstype.decode("ascii", "replace") if self.mount else ""
+        mount = self.mount
+        return "" if mount is None else mount.fstype.decode("ascii", "replace")
 
     @property
     def read_only(self) -> bool:

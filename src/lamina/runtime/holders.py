@@ -27,7 +27,7 @@ from lamina.linux.constants import (
     STATX_TYPE,
 )
 from lamina.linux.files import openat2, statfs, statx
-from lamina.linux.mountinfo import read_mountinfo
+from lamina.linux.mountinfo import read_mount_ids, read_mountinfo
 from lamina.linux.process import KCMP_FILES, KCMP_FS, kcmp
 from lamina.values import value
 
@@ -173,7 +173,7 @@ class _Looking:
     def __init__(self, first: int, root: int, old: Old) -> None:
         self.root, self.old = root, old
         self.space = os.stat(f"/proc/{first}/ns/mnt").st_ino
-        self.known = {mount.id for mount in read_mountinfo(first)}
+        self.known = read_mount_ids(first)
         self.holders: list[Holder] = []
         self.directories: list[Directory] = []
         self._elsewhere: dict[int, bool] = {}  # other mount namespaces: whether they have something of it

@@ -110,10 +110,16 @@ class Home:
 
     # -- records
 
-    def write(self, name: str, content: dict[str, Any]) -> None:
-        """Replace the record *name* ("container", "state", "exit", "spec"). Needs the lock. Raises KernelError."""
+    def write(self, name: str, content: dict[str, Any], *, sync: bool = False) -> None:
+        """Replace the record *name* ("container", "state", "exit", "spec"); with *sync* it is on the disk then. Needs
+        the lock. Raises KernelError.
+        """
         try:
-            record.write(self.path, name.encode() + b".json", content)
+            record.write(self.path, name.encode() + b".json", content, sync=sync)
+            if sync:
+                from lamina.store.durable import sync_directory
+
+                sync_directory(self.path, what="record")
         except OSError as error:
             raise_storage_error(error, "write record", self.path)
 
@@ -147,9 +153,11 @@ class Home:
         logs = (b"log", b"ctr.log", self.id.encode() + b"-json.log")  # of the log drivers
         record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", *logs)
 
-    def change_asked(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> dict[str, Any]:
+    def change_asked(
+        self, change: Callable[[dict[str, Any]], dict[str, Any] | None], *, sync: bool = False
+    ) -> dict[str, Any]:
         """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is
-        there now.
+        there now. With *sync* what was changed is on the disk then.
 
         For whoever: those who do so take turns, by a lock on the directory; the container's lock is not needed.
         Raises NotFound, Corrupt, KernelError.
@@ -164,7 +172,7 @@ class Home:
             if changed is None:
                 return asked
             try:
-                self.write("container", changed)
+                self.write("container", changed, sync=sync)
             except KernelError:
                 if not self.exists():  # removed while we changed it
                     raise no_such(self.short_id) from None

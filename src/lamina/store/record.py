@@ -33,8 +33,9 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
     return record
 
 
-def write(directory: bytes, name: bytes, record: object) -> None:
-    """Write *record* to the file *name* of *directory*: readers see the old record or the new one, whole.
+def write(directory: bytes, name: bytes, record: object, *, sync: bool = False) -> None:
+    """Write *record* to the file *name* of *directory*: readers see the old record or the new one, whole; with *sync*
+    that goes for those after a power cut as well: the content is on the disk before it has its name.
 
     Only the holder of the directory's lock writes, so the stage needs no name of its own. Raises OSError.
     """
@@ -45,6 +46,8 @@ def write(directory: bytes, name: bytes, record: object) -> None:
         data = (encode(record) + "\n").encode()
         while data:
             data = data[os.write(descriptor, data) :]
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     os.rename(stage, directory + b"/" + name)
