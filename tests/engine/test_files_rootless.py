@@ -132,7 +132,8 @@ def test_what_only_root_of_the_container_may(user: Rootless) -> None:
     assert found["interrupted"] == "newer"
     assert found["descriptors"] == 0
     # the process ends with the program that asked it
-    assert "lamina.engine.within" not in user.run("ps", "-ww", "-u", str(user.uid), "-o", "args").stdout
+    seen = ("ps", "-ww", "-u", str(user.uid), "-o", "args")
+    until(lambda: "lamina.engine.within" not in user.run(*seen).stdout)
 
 
 OTHER = """
@@ -169,6 +170,7 @@ def test_of_containers_with_other_ids(user: Rootless, userns: str) -> None:
 def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one to a FUSE file system whose daemon hangs; here it is a pipe from which nothing comes."""
     monkeypatch.setattr(file_service, "BUSY", 0.2)
+    monkeypatch.setattr(file_service, "_services", services := dict[str, file_service.Service]())
     maps = {
         kind: [{"containerID": 0, "hostID": 100_000, "size": 1}] for kind in ("uidMappings", "gidMappings")
     }
@@ -184,6 +186,7 @@ def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.Mo
     hanging = threading.Thread(target=ask)
     hanging.start()
     until(lambda: any(service._turn.locked() for service in file_service._services.values()))
+    [first] = services.values()
     os.write(speaking[1], b"hello")
     assert read(speaking[0]) == b"hello"
     assert not pipes
@@ -192,4 +195,6 @@ def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.Mo
     assert pipes == [b"late"]
     for descriptor in (*silent, *speaking):
         os.close(descriptor)
-    file_service._services.clear()
+    for service in {first, *services.values()}:
+        service.let_go()  # it leaves then
+        service._keeping.join()

@@ -64,6 +64,7 @@ def test_execve_is_all_that_a_further_process_needs(runtime: Runtime, confined: 
 
 
 @GAINING
+@pytest.mark.usefixtures("subreaper")  # of whom somebody has reaped already, nobody can tell how he ended
 @pytest.mark.parametrize("otherwise", [KILL, REFUSE])
 def test_without_execve_it_is_said_that_nothing_was_started(
     runtime: Runtime, confined: bool, otherwise: str

@@ -60,6 +60,8 @@ def ask(maps: Maps, owner: Owner, root: Fd | Stood, write: bool, work: Callable[
         with _lock:
             service = _services.get(key)
             if service is None or service is hangs or not service.usable:
+                if service is not None and service is not hangs:
+                    service.let_go()
                 service = _services[key] = Service(maps)
         try:
             answer = service.ask((work, args, owner), root, write)
@@ -93,6 +95,10 @@ class Service:
     def usable(self) -> bool:
         """Whether it is there, and this process's own: a fork shares its socket with its parent."""
         return self._pid == os.getpid() and not self._ended
+
+    def let_go(self) -> None:
+        """Close our end: of one that is not usable any more, or that nobody is to ask again."""
+        self._ours.close()
 
     def _keep(self, maps: Maps, theirs: socket.socket) -> None:
         try:

@@ -135,7 +135,8 @@ def _kept_stopped() -> Conflict:
 def ended_early(pid: int, pidfd: Fd) -> bool:
     """Of a process whose report is at its end: whether it ended without having executed its command. Who installs a
     filter of system calls, which may let nobody speak, takes a name before (plan/identity.py, `name_step`); execve(2)
-    closes the report, and gives it another name a moment later.
+    closes the report, and gives it another name a moment later. Of one that its parent has waited for already nothing
+    is left to look at: it counts as one that executed a command, which was quick.
     """
     looks = 0
     while (name := _name(pid)) == STARTING or (name in LAUNCHERS and looks < MOST_LOOKS):
