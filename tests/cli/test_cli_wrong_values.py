@@ -39,7 +39,7 @@ WORDS = {
 # asks at a terminal, and is all of `run` otherwise
 ELSEWHERE = ("try",)
 # these share their options with `create`, and would be slow
-OF_CONTAINERS = ("container", "running", "stopped", "paused")
+OF_CONTAINERS = ("container", "container@", "running", "stopped", "paused")
 AS_CREATE = ("run", "plan")
 # any text may be meant, by these; an empty one or one too long is still no reason for a traceback
 FREE = frozenset(

@@ -74,8 +74,8 @@ def test_it_is_starting_then_healthy_then_unhealthy_and_well_again(engine: Engin
     assert (last["ExitCode"], last["Output"]) == (1, "looked\n")
     box.exec(["rm", "/var/bad"])
     until(lambda: box.health == "healthy")
-    changes = [action for action in actions(engine) if action.startswith("health_status")]
-    assert changes == [f"health_status: {state}" for state in ("healthy", "unhealthy", "healthy")]
+    changes = [f"health_status: {state}" for state in ("healthy", "unhealthy", "healthy")]
+    until(lambda: [action for action in actions(engine) if action.startswith("health_status")] == changes)
     assert "exec_create: /bin/sh -c echo looked; test ! -e /var/bad" in actions(engine)
     box.stop()
     assert box.health == "unhealthy"  # as in docker

@@ -61,12 +61,12 @@ def test_one_that_goes_while_it_is_renamed(
     home = Home(box.store, box.id)
     done = getattr(Home, step)
 
-    def gone(self: Home, *words: object) -> None:
+    def gone(self: Home, *words: object, **more: object) -> None:
         monkeypatch.setattr(Home, step, done)
         other = Home(box.store, box.id)
         assert other.hold()
         other.discard("one")
-        done(self, *words)
+        done(self, *words, **more)
 
     monkeypatch.setattr(Home, step, gone)
     with pytest.raises(NotFound):

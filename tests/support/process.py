@@ -81,3 +81,10 @@ class Copies:
     def __exit__(self, *_: object) -> None:
         os.close(self.writer)
         os.waitpid(self.pid, 0)
+
+
+def children() -> set[str]:
+    """The pids of this process's own children, whoever of its threads began them; see proc_pid_task_children(5)."""
+    return {
+        pid for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()
+    }
