@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lamina.linux.fd import Fd
 from lamina.runtime.bundle import NULL
