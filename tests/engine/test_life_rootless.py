@@ -131,6 +131,7 @@ def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
 def test_its_supervisor_sleeps(user: Rootless) -> None:
     env = {**user.env, "LAMINA_SUPERVISOR_IDLE": "0.1"}
     user.ok("run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
+    until(lambda: len(supervisors(user)) == 1)
     (pid,) = supervisors(user)
     until(lambda: user.ok("logs", "box") == "x\n")
     until(lambda: Path(f"/proc/{pid}/comm").read_text() == "lamina-idle\n")

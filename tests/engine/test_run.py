@@ -1014,3 +1014,24 @@ def test_a_failure_that_has_nothing_to_do_with_mounts_is_not_tried_again(
     with pytest.raises(KernelError):
         engine.run("host", ["true"])
     assert len(tries) == 1
+
+
+def test_what_is_mounted_may_go_while_a_container_is_created(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamina.engine import session
+    from lamina.engine.layers import furnish
+
+    tries = []
+
+    def fail_once(*args: object) -> None:
+        tries.append(args)
+        furnish(*args)  # type: ignore[arg-type]
+        if len(tries) == 1:
+            raise KernelError("open", 2, "/x")
+
+    monkeypatch.setattr("lamina.engine.picture.mounts_changed", lambda: True)
+    monkeypatch.setattr(session, "furnish", fail_once)
+    box = engine.create("host", ["true"])
+    assert (len(tries), box.status) == (2, "created")
+    box.remove()

@@ -104,13 +104,19 @@ class Session:
 
             for joined in joined_by(self.options):
                 find(self.store, joined.network)
-        try:
-            drawn = self._draw(command, grouped=True)
-            self._prepare(drawn)
-            self._tell(drawn)
-        except OSError as error:
-            raise_storage_error(error, "create", self.home.path)
-            raise
+        lessons = Lessons(over_host=self.held is None)
+        while True:
+            try:
+                drawn = self._draw(command, lessons.refused, grouped=True)
+                self._prepare(drawn)
+                self._tell(drawn)
+                return
+            except OSError as error:
+                if not lessons.learn(error):
+                    raise_storage_error(error, "create", self.home.path)
+                    raise
+                self._close()
+                unfurnish(self.home.path)
 
     def begin(self, command: tuple[str, ...]) -> None:
         """Start it."""
