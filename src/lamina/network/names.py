@@ -9,6 +9,7 @@ has an owner. So a name is answered by reading one directory, however many conta
 from __future__ import annotations
 
 import os
+from errno import EEXIST, ENOTEMPTY
 
 from lamina.network.dns import text_of as plain_text
 from lamina.network.subnet import packed
@@ -55,8 +56,8 @@ def give_back(directory: bytes, name: str, owner: str) -> None:
         os.rmdir(place)
     except FileNotFoundError:
         pass
-    except OSError:  # somebody else has it too
-        if not os.path.isdir(place):
+    except OSError as error:
+        if error.errno not in (EEXIST, ENOTEMPTY):  # else somebody else has it too; rmdir(2)
             raise
 
 
