@@ -17,22 +17,22 @@ import lamina
 
 # what is prepared: a problem, and who judges an answer to it (here: how near its square is to two million)
 PREPARE = """
-mkdir -p /work
-echo 2000000 >/work/problem
-cat >/work/solve <<'END'
-low=$(($1 * 100)); problem=$(cat /work/problem)
+mkdir -p /task
+echo 2000000 >/task/problem
+cat >/task/solve <<'END'
+low=$(($1 * 100)); problem=$(cat /task/problem)
 n=$low; while [ $n -lt $((low + 100)) ] && [ $((n * n)) -lt $problem ]; do n=$((n + 1)); done; echo $n
 END
-cat >/work/judge <<'END'
-off=$(($(cat /work/answer) * $(cat /work/answer) - $(cat /work/problem))); echo ${off#-}
+cat >/task/judge <<'END'
+off=$(($(cat /task/answer) * $(cat /task/answer) - $(cat /task/problem))); echo ${off#-}
 END
 """
 
 
 async def attempt(fork: lamina.AsyncContainer, number: int) -> int:
     """How far off the answer of one fork is."""
-    await fork.exec(["sh", "-c", f"sh /work/solve {number} >/work/answer"], check=True)
-    done = await fork.exec(["sh", "/work/judge"], capture_output=True, text=True, check=True)
+    await fork.exec(["sh", "-c", f"sh /task/solve {number} >/task/answer"], check=True)
+    done = await fork.exec(["sh", "/task/judge"], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
@@ -47,7 +47,7 @@ async def main(count: int, image: str) -> None:
             await box.promote(forks[scores.index(min(scores))], "best")
         finally:
             await asyncio.gather(*(fork.remove(force=True) for fork in forks))
-        answer = await (box.files / "work/answer").read_text()
+        answer = await (box.files / "task/answer").read_text()
     except BaseException:
         await box.remove(force=True)
         raise

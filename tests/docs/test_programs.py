@@ -84,7 +84,7 @@ def test_the_best_of_several_forks_stays(store_root: Path, untouched_host: Leaks
     assert done.stdout == (
         f"{best.name} has the best answer of {16 if THOROUGH else 4}: {answer}, off by {off}\n"
     )
-    assert best.exec(["cat", "/work/answer"], capture_output=True, text=True).stdout == f"{answer}\n"
+    assert best.exec(["cat", "/task/answer"], capture_output=True, text=True).stdout == f"{answer}\n"
     best.remove(force=True)
     engine.storage.collect()
     assert nothing_left(store_root)
@@ -93,7 +93,7 @@ def test_the_best_of_several_forks_stays(store_root: Path, untouched_host: Leaks
 @pytest.mark.peer("busybox")
 def test_a_session_whose_failed_steps_have_never_been(store_root: Path, untouched_host: Leaks) -> None:
     small_image(store_root)
-    steps = ("mkdir /work", "echo half >/work/result; rm -r /etc; exit 3", "echo good >/work/result")
+    steps = ("mkdir /task", "echo half >/task/result; rm -r /etc; exit 3", "echo good >/task/result")
     done = run("agent_session.py", "tiny", *steps)
     assert done.returncode == 1, done.stderr
     said = done.stdout.splitlines()
@@ -106,8 +106,8 @@ def test_a_session_whose_failed_steps_have_never_been(store_root: Path, untouche
     ]
     box = Engine(store_root).container(said[0])
     assert box.state == "running"
-    assert (box.files / "work/result").read_text() == "good\n"
+    assert (box.files / "task/result").read_text() == "good\n"
     assert (box.files / "etc/passwd").exists()
     box.rewind("step-1")
-    assert not (box.files / "work/result").exists()
+    assert not (box.files / "task/result").exists()
     box.remove(force=True)

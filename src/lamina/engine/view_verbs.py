@@ -30,9 +30,8 @@ class ViewVerbs:
         @property
         def store(self) -> Store: ...
 
-    def _view(self) -> View:
-        """What it consists of now. Raises NotFound, Corrupt."""
-        raise NotImplementedError
+        def _view(self) -> View:
+            """What it consists of now. Raises NotFound, Corrupt."""
 
     def changes(self, paths: Paths = (), exclude: Paths = ()) -> list[HostChange]:
         """What was done to the image, or to the host's files, that it is over; raises InvalidInput for an image."""
