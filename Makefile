@@ -3,7 +3,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-vm bench lint format clean setup
 BIN := .venv/bin
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# one more than there are processors: tests wait more than they compute
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 ARGS ?=
 
 help: ## this list

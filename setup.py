@@ -1,5 +1,5 @@
-"""Builds the native code: an extension, the minimal init, the client, and what waits for a supervisor. Everything else
-is in pyproject.toml.
+"""Builds the native code: an extension, the minimal init, the client, and what waits for a supervisor or a container.
+Everything else is in pyproject.toml.
 
 All are optional: where there is no C compiler Lamina works without the extension, executes commands by the listing in
 runtime/init, refuses `--init` (see `lamina info`), is started by scripts, and its supervisors stay as large as they
@@ -18,8 +18,8 @@ from distutils.command.build_scripts import build_scripts  # isort: skip
 
 COMMANDS = ("lamina", "lamina-runtime")
 INIT, CLIENT = Path("src/lamina/runtime/init/lamina_init.c"), Path("src/lamina/cli/client.c")
-# what a supervisor is while nothing happens
-IDLE = Path("src/lamina/supervisor/idle.c")
+# what a supervisor is while nothing happens, and who keeps a helper of a container
+IDLE, TETHER = Path("src/lamina/supervisor/idle.c"), Path("src/lamina/supervisor/tether.c")
 # static programs that need no C library, and nothing in them that this compiler would like to add
 FREESTANDING = [
     "-Os",
@@ -65,7 +65,7 @@ class build_native(build_ext):
     def run(self) -> None:
         super().run()
         here = self.inplace or getattr(self, "editable_mode", False)
-        for source, name in ((INIT, "lamina-init"), (IDLE, "lamina-idle")):
+        for source, name in ((INIT, "lamina-init"), (IDLE, "lamina-idle"), (TETHER, "lamina-tether")):
             target = source.parent if here else Path(self.build_lib, *source.parent.parts[1:])
             target.mkdir(parents=True, exist_ok=True)
             try:

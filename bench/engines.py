@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,19 +54,19 @@ class RuncDocker(Docker):
 class Engines:
     """Lamina, podman and docker with the same image. `ways` are how one of their commands can be executed."""
 
-    def __init__(self, stage: Stage, stack: ExitStack) -> None:
+    def __init__(self, stage: Stage, stack: ExitStack, docker: type[Docker] = RuncDocker) -> None:
         if not location().is_dir():
             raise Missing("podman and docker are those of the peers root: run scripts/peers")
         self.stage, self.stack = stage, stack
-        place = Path(tempfile.mkdtemp(prefix="engines-", dir=stage.directory))
+        place = stage.place(f"engines-{os.urandom(4).hex()}")
         for name in ("podman", "docker"):
             (place / name).mkdir(parents=True)
-        self.root = PeerRoot(place / "peers", [stage.directory], hide_v2=True)
+        self.root = PeerRoot(place / "peers", [stage.directory, place], hide_v2=True)
         stack.callback(self.root.close)
         own_share(os.getpid(), "measured", stack)
         self.peers: dict[str, Peer] = {
             "podman": CrunPodman(self.root, place / "podman"),
-            "docker": RuncDocker(self.root, place / "docker"),
+            "docker": docker(self.root, place / "docker"),
         }
         write_archive(place / "image.tar")
         stage.run(stage.lamina, "load", "-q", "-i", str(place / "image.tar"))
@@ -169,7 +168,7 @@ def _from_python(engines: Engines) -> Iterator[Case]:
     if crun is None:
         return
     short, long = stage.bundle("short", {}), stage.bundle("long", {}, "sleep", "100000")
-    engine = [crun, "--root", str(stage.directory / "crun-state")]
+    engine = [crun, "--root", str(stage.states / "crun")]
     words = shlex.join(engine)
     yield Case(run, repeat(stage.peer(*engine, "run", "-b", str(short), "r")))
     begin = f"{words} run -d -b {long} l </dev/null >/dev/null 2>&1"

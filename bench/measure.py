@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 class Case:
     """Something to measure. `once` does it one time and returns how long it took, in seconds.
 
-    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach; `beside` are
-    further references with their limits. A case of `unit` "MB" returns bytes. `processor` may be filled by `once`: the
-    processor time of each time, in seconds.
+    `reference` names the case that this one is compared with; `limit` is the ratio that it ought to reach; `beside`
+    are further references with their limits; one that is `alone` is neither compared nor a reference. A case of
+    `unit` "MB" returns bytes. `processor` may be filled by `once`: the processor time of each time, in seconds.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Case:
     unit: str = "ms"
     reach: str = ""
     beside: tuple[tuple[str, float | None], ...] = ()
+    alone: bool = False
 
     @property
     def compared(self) -> list[tuple[str, float | None]]:

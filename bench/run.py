@@ -28,6 +28,7 @@ import engines
 import images
 import layers
 import mounts
+import networks
 import starts
 import time_travel
 from machine import facts
@@ -44,6 +45,7 @@ GROUPS = {
     "layers": (layers, 20),
     "images": (images, 5),
     "engines": (engines, 15),
+    "networks": (networks, 20),
     "crowds": (crowds, 3),
     "time-travel": (time_travel, 5),
 }
@@ -61,7 +63,7 @@ def main() -> None:
     )  # what runs is to be ended, and what is written removed
     directory = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir=asked.directory))
     try:
-        stage = Stage(directory)
+        stage = Stage(directory, asked.own_disk)
         machine = facts(stage.python, directory)
         measured = {}
         for name in asked.group or GROUPS:
@@ -94,6 +96,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--directory", default="/var/tmp", help="where to put stores and layers (default: /var/tmp)"
+    )
+    parser.add_argument(
+        "--own-disk",
+        action="store_true",
+        help="put stores on file systems of the benchmark's own, as `images` always does",
     )
     parser.add_argument("--json", help="write all samples to this file")
     parser.add_argument("--markdown", help="replace the figures in this document")
@@ -135,7 +142,9 @@ def _row(case: Case, reference: Case | None, limit: float | None, processor: boo
         row += [f"{paired:.2f}", f"{of_minima:.2f}", f"{limit}" if limit else case.reach, reference.name]
         cheaper = processor_ratio(case, reference)
     else:
-        row += ["1", "1", case.reach, ""] if case.unit == "ms" else ["", "", case.reach, ""]
+        row += (
+            ["1", "1", case.reach, ""] if case.unit == "ms" and not case.alone else ["", "", case.reach, ""]
+        )
     if processor:
         row.append(_figure(statistics.median(case.processor), "ms") if case.processor else "")
         row.append("" if cheaper is None else f"{cheaper:.2f}")

@@ -34,7 +34,7 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
             stage.bundle(f"short-{name}", LIMITS),
             stage.bundle(f"long-{name}", LIMITS, "sleep", "600"),
         )
-        engine = [program, "--root", str(stage.directory / f"state-{name}")]
+        engine = [program, "--root", str(stage.states / name)]
         words = " ".join(engine)
         three = f"{words} create -b {short} c && {words} start c && {words} delete -f c"
         begin = f"{words} run -d -b {long} l </dev/null >/dev/null 2>&1"
@@ -46,7 +46,7 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
                 ("exec", stage.peer(*engine, "exec", "l", "true", first=begin, last=f"{words} delete -f l")),
             )
         )
-    root = str(stage.directory / "state-warm")
+    root = str(stage.states / "warm")
     words = f"{ours} --root {root}"
     short, long = stage.bundle("short-warm", LIMITS), stage.bundle("long-warm", LIMITS, "sleep", "600")
     begin = f"{words} run -d -b {long} l </dev/null >/dev/null 2>&1"

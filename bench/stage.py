@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from disk import on_disk
 from measure import Worker
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,11 +43,11 @@ def enter_private_namespace() -> None:
 class Stage:
     """Programs, environment and directories that all cases share, below *directory*."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, own_disk: bool = False) -> None:
+        self.directory, self.own_disk = directory, own_disk
         self.python = self._environment(directory / "venv")
         self.lamina = str(directory / "venv" / "bin" / "lamina")
-        self.store = directory / "store"
+        self.store = self.place("store")
         self.root = directory / "root" / "merged"
         self._numbers = count()
         self.env = {
@@ -55,6 +57,23 @@ class Stage:
             "LAMINA_ROOT": str(self.store),
             "LAMINA_WARM": "0",  # what is measured as a command is one that starts Python
         }
+
+    def place(self, name: str) -> Path:
+        """A directory that is not there yet, for a file system of its own where that was asked for."""
+        path = self.directory / name
+        if self.own_disk:
+            return on_disk(path)
+        path.mkdir()
+        return path
+
+    @cached_property
+    def states(self) -> Path:
+        """For the states of runtimes: with file systems of our own in memory, as /run is."""
+        path = self.directory / "states"  # made when it is asked for: `host` shows what is mounted
+        path.mkdir()
+        if self.own_disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "lamina-bench", str(path)], check=True)
+        return path
 
     def _environment(self, venv: Path) -> str:
         """A virtual environment in which Lamina is installed as anybody would, and nothing else: no .pth file slows its

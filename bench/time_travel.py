@@ -63,13 +63,7 @@ def cases(stage: Stage, stack: ExitStack) -> Iterator[Case]:
     yield from _proportional(states, able)
     yield from _others(engines)
     if "10,000 snapshots" in able:
-        yield Case("lookups, no snapshots", states.worker("lookup", "0"))
-        yield Case(
-            f"lookups, {SNAPSHOTS:,} snapshots",
-            states.worker("lookup", str(SNAPSHOTS)),
-            "lookups, no snapshots",
-            1.2,
-        )
+        yield from _lookups(states)
     else:
         print(f"time-travel: lookups in a container with {SNAPSHOTS:,} snapshots: left out", file=sys.stderr)
 
@@ -128,6 +122,22 @@ def _proportional(states: States, able: set[str]) -> Iterator[Case]:
         yield Case(f"diff, {name}, warm", states.worker("diff", what))
     if "explain" in able:
         yield Case("explain, 10,000 files, warm", states.worker("explain", "10000"))
+
+
+def _lookups(states: States) -> Iterator[Case]:
+    """Of names in a directory that no snapshot wrote to; of the same ones again, where each of them did; and for the
+    first time there.
+    """
+    for kind, title in (
+        ("elsewhere", "lookups"),
+        ("again", "lookups once more, in what each wrote"),
+        ("first", "first lookups, in what each wrote"),
+    ):
+        yield Case(f"{title}, no snapshots", states.worker("lookup", "0", kind))
+        yield Case(
+            f"{title}, {SNAPSHOTS:,} snapshots", states.worker("lookup", str(SNAPSHOTS), kind),
+            f"{title}, no snapshots", 1.2,
+        )  # fmt: skip
 
 
 def _others(engines: Engines) -> Iterator[Case]:

@@ -9,6 +9,7 @@ With LAMINA_TESTS_MUST_RUN=1 a test that would be skipped fails instead: nothing
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.collecting import undisturbed
 from support.leaks import Leaks, show_sign
 from support.rootless import SOURCES, Rootless, ordinary_user, place_prefix, why_no_user_namespace
 
@@ -53,11 +55,20 @@ for _signal in signal.valid_signals():
 # what the tests execute finds the sources that are being tested, installed or not
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
 
+# before 3.12 all of a process's calls of the parser share one count of how deep they are; a collection in the middle of
+# one runs finalizers, or lets another thread in, and where these parse something as well (a traceback's carets are
+# enough), the first call ends in "SystemError: AST constructor recursion depth mismatch" (CPython's issue 106905)
+if sys.version_info < (3, 12):
+    ast.parse = undisturbed(ast.parse)
+
 # mount(8) from util-linux 2.39 on gives fsconfig(2) what mount(2) took whole: no lowerdir over 255 characters
 os.environ["LIBMOUNT_FORCE_MOUNT2"] = "always"
 
 # no test leaves a warm process, or has its command done by one, unless it is about that (tests/warm)
 os.environ["LAMINA_WARM"] = "0"
+
+# nor links on this machine: containers have no network unless they ask for one (tests/engine/test_default_network.py)
+os.environ["LAMINA_NETWORK"] = "none"
 
 
 # -- skips -----------------------------------------------------------------------------------------------------
@@ -202,7 +213,7 @@ def lamina() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the `lamina` command as whoever runs the suite, on this test's store; options as of `subprocess.run`."""
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        options = {"capture_output": True, "text": True, "timeout": 60, **options}
+        options = {"capture_output": True, "text": True, "timeout": 200, **options}
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run([sys.executable, "-m", "lamina", *arguments], **options)

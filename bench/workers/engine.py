@@ -11,10 +11,10 @@ PAIR = 25  # starts of each of two workers
 
 
 def main() -> None:
-    """Arguments: run; or exec and a container; or pair."""
+    """Arguments: run, and a network if it is not none; or exec and a container; or pair."""
     engine = Engine()
     once: dict[str, Callable[[], None]] = {
-        "run": lambda: start(engine),
+        "run": lambda: start(engine, *sys.argv[2:]),
         "exec": lambda: execute(engine, sys.argv[2]),
     }
     if sys.argv[1] == "pair":
@@ -25,9 +25,9 @@ def main() -> None:
         print(time.perf_counter_ns() - begin, flush=True)
 
 
-def start(engine: Engine) -> None:
+def start(engine: Engine, network: str = "none") -> None:
     """A container from its creation to its removal."""
-    assert engine.run("box", ["true"], rm=True, network="none").returncode == 0
+    assert engine.run("box", ["true"], rm=True, network=network).returncode == 0
 
 
 def execute(engine: Engine, name: str) -> None:

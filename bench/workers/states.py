@@ -143,28 +143,41 @@ def first(work: Callable[[], float]) -> float:
     return work()
 
 
-def lookups(engine: Engine, name: str, snapshots: str) -> None:
-    """How long it takes to look files up in a container with so many *snapshots*, below its own root."""
+def lookups(engine: Engine, name: str, snapshots: str, kind: str) -> None:
+    """How long it takes to look names up in a container with so many *snapshots*, each of which wrote to /work: in
+    /bin, "elsewhere"; in /work "again"; or there for the "first" time.
+    """
     box = engine.create("box", ["sleep", "100000"], name=name, network="none", stop_timeout=0)
+    for number in range(500):
+        written(box, number)
     for number in range(int(snapshots)):
-        with open(os.path.join(upper_of(box), str(number % 500)), "w") as file:
-            file.write(f"{number}\n")
+        written(box, number % 500)
         box.snapshot()
     engine.storage.collect()
     box.start()
     pid = box.inspect()["State"]["Pid"]
-    root = f"/proc/{pid}/root/bin"
+    root = f"/proc/{pid}/root/" + ("bin" if kind == "elsewhere" else "work")
     names = [f"{root}/{entry}" for entry in os.listdir(root)] + [
         f"{root}/none-{number}" for number in range(1000)
     ]
     for _ in sys.stdin:
         with open("/proc/sys/vm/drop_caches", "w") as file:
             file.write("2\n")
+        if kind == "again":
+            found = [os.path.lexists(path) for path in names]
+            assert len(found) == len(names)
         begin = time.perf_counter()
         for path in names:
             os.path.lexists(path)
         print(time.perf_counter_ns() - int(begin * 1e9), flush=True)
     box.remove(force=True)
+
+
+def written(box: Container, number: int) -> None:
+    """A file in /work is another one."""
+    os.makedirs(os.path.join(upper_of(box), "work"), exist_ok=True)
+    with open(os.path.join(upper_of(box), "work", str(number)), "w") as file:
+        file.write(f"{number}\n")
 
 
 if __name__ == "__main__":

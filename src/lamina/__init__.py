@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lamina.engine.container import Container
     from lamina.engine.engine import Engine, run
     from lamina.engine.images import Image
+    from lamina.engine.network import Network
     from lamina.engine.process import Process
     from lamina.engine.snapshots import Snapshot
     from lamina.engine.volumes import Volume
@@ -38,6 +39,7 @@ __all__ = [
     "Explanation",
     "Image",
     "LaminaError",
+    "Network",
     "Overlay",
     "Process",
     "Snapshot",
@@ -57,6 +59,7 @@ _WHERE = {
     "Explanation": "overlay.explain",
     "Image": "engine.images",
     "LaminaError": "errors",
+    "Network": "engine.network",
     "Overlay": "overlay.stack",
     "Process": "engine.process",
     "Snapshot": "engine.snapshots",

@@ -14,12 +14,14 @@ if __name__ == "__main__":
     here = __file__[: -len("/isolated.py")]
     source = f"{here}/bytecode/finder.py"
     try:
-        with open(f"{here}/__pycache__/isolated.{sys.implementation.cache_tag}.pyc", "rb", 0) as file:
-            head = file.read(1 << 16)
         found = stat(source)
-        if head[:64] != (b"%blamina %d %d" % (MAGIC_NUMBER, found.st_mtime_ns, found.st_size)).ljust(64):
-            raise ImportError
-        code, *archive = loads(head[64:])
+        with open(f"{here}/__pycache__/isolated.{sys.implementation.cache_tag}.pyc", "rb", 0) as file:
+            header = file.read(64)
+            if header[:56] != (b"%blamina %d %d" % (MAGIC_NUMBER, found.st_mtime_ns, found.st_size)).ljust(
+                56
+            ):
+                raise ImportError
+            code, *archive = loads(file.read(int.from_bytes(header[56:], "little")))
         finder = {"__name__": "lamina.bytecode.finder", "__file__": source}
         exec(code, finder)
         start = finder["start"]

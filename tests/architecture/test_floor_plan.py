@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from support.sources import Import, imports, module_of, modules, room
+from support.sources import REPOSITORY, Import, imports, module_of, modules, room
 
 # room: the rooms it may import from. Imports inside functions and for the type checker count as well: what a
 # room must not know it must not know on Tuesdays either.
@@ -74,6 +74,14 @@ def test_modules_load_without_going_in_circles() -> None:
         for wanted in needs.values():
             wanted.difference_update(leaves)
     assert needs == {}, "these modules import each other"
+
+
+def test_every_module_of_the_engine_is_on_the_map() -> None:
+    """Backticked, in the section of ARCHITECTURE.md that says where to look for what."""
+    _, _, section = (REPOSITORY / "ARCHITECTURE.md").read_text().partition("\n## Inside the engine\n")
+    named = set(re.findall(r"`([\w/]+)`", section.partition("\n## ")[0]))
+    below = [module.split(".")[2] for module in modules() if module.startswith("lamina.engine.")]
+    assert sorted(set(below) - named - {"asynchronous"}) == []
 
 
 def test_only_linux_speaks_c() -> None:

@@ -104,7 +104,7 @@ def parameters(function: object) -> list[str]:
 def plain(annotation: str) -> str:
     """A type of the mirrored half as the engine calls it."""
     return re.sub(
-        r"\bAsync(ContainerPath|Container|Image|Snapshot|Attempt|Volume|Network|Networks|Process|Storage|Engine)\b",
+        r"\bAsync(ContainerPath|Container|Image|Snapshot|Attempt|Merge|StateLog|Volume|Networks?|Process|Storage|Engine)\b",
         r"\1",
         annotation.replace("MirroredViewVerbs", "ViewVerbs"),
     )

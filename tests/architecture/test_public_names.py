@@ -14,6 +14,7 @@ PUBLIC = {
     "Explanation",
     "Image",
     "LaminaError",
+    "Network",
     "Overlay",
     "Process",
     "Snapshot",

@@ -49,7 +49,7 @@ def loaded_by(code: str, report: Path) -> set[str]:
     said = report.with_suffix(".said")  # not a pipe: what outlives the command would hold it open
     with open(said, "w") as output:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", text], stdout=output, stderr=output, timeout=60
+            [sys.executable, "-I", "-S", "-c", text], stdout=output, stderr=output, timeout=200
         )
     assert done.returncode == 0, said.read_text()
     return set(report.read_text().split())

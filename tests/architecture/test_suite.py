@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
 import subprocess
 import sys
@@ -66,7 +68,7 @@ def _inner_run(directory: Path, *texts: str, **environment: str) -> subprocess.C
         env={**plain, "PYTHONPATH": str(TESTS), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
 
 
@@ -166,3 +168,23 @@ def test_whose_a_control_group_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patched:
         patched.setattr("support.leaks.suites", lambda: {"me"})
         assert leaks.left(patience=0.1) == sorted([*left, f"control group {groups.tree / 'orphan'}"])
+
+
+def test_the_parser_is_not_interrupted_by_one_that_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a finalizer does that shows a traceback: with CPython 3.11 the first call would fail."""
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            ast.parse("x + 1")
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(30):
+            Left()
+            ast.parse("f(a, b)[c + (d * (e - [g, (h, i)]))]\n" * 20)
+    finally:
+        gc.set_threshold(*before)

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.peer("node"), pytest.mark.slow]
 def pyright(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(SRC), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     return subprocess.run(
-        [*PYRIGHT, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=110
+        [*PYRIGHT, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280
     )
 
 

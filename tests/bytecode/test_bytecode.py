@@ -85,7 +85,7 @@ class Installed:
 
     def run(self, *words: str, options: tuple[str, ...] = (), **more: Any) -> str:
         argv = [sys.executable, "-I", "-S", *options, str(self.site / "lamina/isolated.py"), "cli", *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, **more)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False, **more)
         assert (done.returncode, done.stderr) == (0, ""), done
         return str(done.stdout)
 
@@ -199,7 +199,7 @@ def test_what_others_added_meanwhile_is_kept(installed: Installed) -> None:
     words = ["import lamina.cli.spin", "sys.stdin.read()"]
     with subprocess.Popen([*begin, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert installed.run(WORD) == "old SourceFileLoader\n"
-        first.communicate(timeout=60)
+        first.communicate(timeout=200)
     spin = "import lamina.cli.spin; print(type(lamina.cli.spin.__loader__).__name__)"
     assert installed.run(WORD, spin) == "old Loader\nLoader\n"
 
@@ -214,15 +214,19 @@ def test_what_is_not_there_does_not_have_it_written_again_and_again(installed: I
 
 def damaged(data: bytes) -> Iterator[tuple[str, bytes]]:
     yield "empty", b""
-    for length in (1, 3, 4, 63, 64, 65, 1000, (1 << 16) - 1, 1 << 16, (1 << 16) + 5, len(data) - 1):
+    head = 64 + int.from_bytes(data[56:64], "little")
+    pieces = (head + 4096) // 4096 * 4096
+    for length in (1, 3, 4, 55, 56, 60, 63, 64, 65, 1000, head - 1, head, pieces + 5, len(data) - 1):
         yield f"cut off after {length}", data[:length]
     yield "of another Python", bytes([data[0] ^ 1]) + data[1:]
     yield "of another finder", data[:20] + b"0" + data[21:]
     yield "with a head of zeros", data[:64] + bytes(len(data) - 64)
     yield "with another head", data[:64] + b"N" + data[65:]
     yield "with another head of three", data[:64] + b"(\x03\0\0\0NNN" + data[73:]
-    yield "with pieces that are no code", data[: 1 << 16] + data[1 << 16 :].replace(b"\xe3", b"N")
-    yield "with pieces of zeros", data[: 1 << 16] + bytes(len(data) - (1 << 16))
+    for length in (0, 1, len(data), 1 << 40, 1 << 63):
+        yield f"with a head of {length}", data[:56] + length.to_bytes(8, "little") + data[64:]
+    yield "with pieces that are no code", data[:head] + data[head:].replace(b"\xe3", b"N")
+    yield "with pieces of zeros", data[:head] + bytes(len(data) - head)
     yield "of text", b"hello\n" * 50_000
 
 
@@ -312,7 +316,7 @@ def test_commands_that_write_it_at_once_leave_one_that_is_whole(installed: Insta
         installed.archive.unlink(missing_ok=True)
         running = [subprocess.Popen([*argv, word], stdout=subprocess.PIPE) for word in words]
         for process in running:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=200)
             assert process.returncode == 0 and output in (b"", b"old SourceFileLoader\n", b"old Loader\n")
         assert installed.leftovers() == []
         installed.run(WORD)
@@ -360,7 +364,7 @@ def test_commands_load_the_same_modules_with_it_and_without(words: list[str], tm
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(site / "lamina/isolated.py"), *words],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
         said.append((done.returncode, done.stdout, done.stderr))
         loaded.append({name for name in report.read_text().split() if "lamina.bytecode" not in name})
@@ -380,6 +384,80 @@ def test_a_module_that_is_nowhere_is_not_found_and_site_is_asked_once() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(SRC)!r})\n{code}"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=200, check=True,
     )  # fmt: skip
     assert done.stdout == "False\nnot found False True\nnot found False True\nclick\n"
+
+
+# -- what comes with a verb
+
+FIRST = (
+    "FIRST = {'lamina.cli.spin': 'lamina.cli.deep lamina.cli.words lamina.cli.deep.down lamina.cli.nosuch'}"
+)
+BROUGHT = """import lamina.cli.spin
+print(sorted(n for n in sys.modules if n.startswith(('lamina.cli.deep', 'lamina.cli.words'))))"""
+ALL = "['lamina.cli.deep', 'lamina.cli.deep.down', 'lamina.cli.words']\n"
+OWN = "['lamina.cli.words']\n"
+
+
+@pytest.fixture
+def grouped(installed: Installed) -> Installed:
+    """With an archive in which what a verb imports lies together."""
+    installed.write("cli/first", FIRST)
+    assert installed.run(BROUGHT) == OWN
+    installed.run("import lamina.cli.deep.down")
+    return installed
+
+
+def test_what_a_verb_imports_comes_with_it(grouped: Installed) -> None:
+    assert grouped.run(BROUGHT) == ALL
+    assert grouped.run(BROUGHT, LOADERS) == f"{ALL}{grouped.run('import lamina.cli.spin', LOADERS)}"
+    assert grouped.run("import lamina.cli.words", "print('lamina.cli.deep' in sys.modules)") == "False\n"
+    down = "import lamina.cli.spin, lamina.cli as c; print(c.deep.down.DEEP, c.words.WORD)"
+    assert grouped.run(down) == "1 old\n"
+    without = json.loads(grouped.run(SEEN, options=("-B",)))
+    assert json.loads(grouped.run(SEEN)) == without
+    reload = "import importlib, lamina.cli.words as w; w.WORD = 'changed'; print(importlib.reload(w).WORD)"
+    assert grouped.run("import lamina.cli.spin", reload) == "old\n"
+
+
+def test_what_has_changed_does_not_come_with_it(grouped: Installed) -> None:
+    grouped.write("cli/words", "class Word(str): pass\nWORD = 'newer'")
+    said = "import lamina.cli.spin, lamina.cli.words as w; print(w.WORD)"
+    assert grouped.run(BROUGHT, said) == "['lamina.cli.deep', 'lamina.cli.words']\nnewer\n"
+    assert grouped.run(BROUGHT, said) == f"{ALL}newer\n"
+
+
+def test_what_cannot_be_executed_is_left_to_who_asks_for_it(grouped: Installed) -> None:
+    text = "import os\nif 'FAIL' in os.environ: raise ValueError('failed')\nclass Word(str): pass\n"
+    grouped.write("cli/words", text)
+    for _ in range(2):
+        assert grouped.run("import lamina.cli.spin, lamina.cli.deep.down") == ""
+    asked = "try: import lamina.cli.spin\nexcept ValueError as e: print(e, 'lamina.cli.words' in sys.modules)"
+    assert grouped.run(asked, env={**os.environ, "FAIL": "1"}) == "failed False\n"
+    grouped.write("cli/words", "class Word(str): pass\nimport lamina.cli.spin\n")  # a circle
+    for _ in range(3):
+        for first, second in (("words", "spin"), ("spin", "words")):
+            asked = f"import lamina.cli.{first}, lamina.cli.{second} as m; print(m.Word.__name__)"
+            assert grouped.run(asked) == "Word\n"
+
+
+def test_damage_to_what_comes_with_a_verb_is_passed_by(grouped: Installed) -> None:
+    data = grouped.archive.read_bytes()
+    assert grouped.run(BROUGHT) == ALL
+    for broken in (data[:-20], data[:-40] + b"x" * 40, data[:-100]):
+        grouped.archive.write_bytes(broken)
+        assert grouped.run(BROUGHT) in (OWN, ALL)
+
+
+def test_any_number_of_modules_is_kept(installed: Installed) -> None:
+    """Also names of which there is nothing. (The index had 64 KiB once; when these were full nothing was added.)"""
+    installed.run(WORD)
+    many = "for n in range(1500):\n try: __import__(f'lamina.cli.nosuch_{n:0100}')\n except ImportError: pass"
+    installed.run(many)
+    assert installed.archive.stat().st_size > 1500 * 100
+    before = installed.archive.stat()
+    assert installed.run(WORD) == "old Loader\n"
+    installed.run("import lamina.cli.deep.down")
+    assert installed.archive.stat().st_ino != before.st_ino
+    assert installed.run("import lamina.cli.deep.down as d; print(type(d.__loader__).__name__)") == "Loader\n"

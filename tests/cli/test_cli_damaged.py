@@ -152,4 +152,54 @@ def test_what_runs_is_removed_though_its_record_does_not_tell_it_from_others(
         assert damaged.said("rm", "-f", "box")[0] == 0
         return [one.id for one in damaged.engine.containers(all=True)]
 
-    assert in_mount_namespace(remove, timeout=100) == []
+    assert in_mount_namespace(remove, timeout=200) == []
+
+
+def test_a_damaged_record_is_shown_with_the_rest_and_has_a_remedy(
+    tmp_path: Path, store_root: Path, untouched_host: Leaks
+) -> None:
+    def look() -> list[object]:
+        damaged = Damaged(store_root, tmp_path, "running", Random(0))
+        path = damaged.make() / "state.json"
+        damaged.engine.create("host", ["true"], name="other")
+        assert damaged.said("system", "check")[0] == 0
+        path.write_text("{")
+        short = path.parent.name[:12]
+        remedy = f"'lamina rm -f {short}' removes the container"
+        found: list[object] = []
+        for words in ("ps", "ps -a", "ps -a --filter status=running", "ps -a --format json"):
+            status, text = damaged.said(*words.split())
+            names = [one.name for one in damaged.engine.containers(all="-a" in words)]
+            found.append((words, status, names, remedy in text))
+        checked = damaged.engine.storage.check().findings
+        found += [(one.severity, one.what, one.problem.partition(": Exp")[0], one.remedy) for one in checked]
+        status, text = damaged.said("stop", "box")
+        found.append((status, remedy in text))
+        for name in ("box", "other"):
+            assert damaged.said("rm", "-f", name)[0] == 0
+        return found
+
+    assert in_mount_namespace(look, timeout=200) == [
+        ("ps", 0, ["box"], True), ("ps -a", 0, ["box", "other"], True),
+        ("ps -a --filter status=running", 0, ["box", "other"], True),
+        ("ps -a --format json", 0, ["box", "other"], True),
+        ("damaged", "box", "state.json: not a record", "lamina rm -f box"), (1, True),
+    ]  # fmt: skip
+
+
+def test_the_end_of_one_whose_record_a_newer_version_wrote_is_written_down(
+    tmp_path: Path, store_root: Path, untouched_host: Leaks
+) -> None:
+    def end() -> list[object]:
+        damaged = Damaged(store_root, tmp_path, "running", Random(0))
+        path = damaged.make() / "container.json"
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "options": {**found["options"], "newer": 1}}))
+        status, text = damaged.said("restart", "-t", "0", "box")
+        box = damaged.engine.container("box")
+        said: list[object] = [status, "which this Lamina does not know" in text, box.state]
+        said += [damaged.said("stop", "box")[0], box.state, box.exit_code]
+        assert damaged.said("rm", "-f", "box")[0] == 0
+        return said
+
+    assert in_mount_namespace(end, timeout=200) == [1, True, "running", 0, "exited", 143]

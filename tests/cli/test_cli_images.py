@@ -32,7 +32,7 @@ def loaded(lamina: Lamina, tmp_path: Path, untouched_host: Leaks) -> None:
     (tmp_path / "in.tar").write_bytes(tar(files, links))
     done = lamina("load", "-i", tmp_path / "in.tar")
     assert done.stdout.splitlines() == [
-        "Loaded image: localhost:5000/team/one:2", "Loaded image: one:1", f"Loaded image ID: sha256:{TWO.id}"
+        "Loaded image: one:1", "Loaded image: localhost:5000/team/one:2", f"Loaded image ID: sha256:{TWO.id}"
     ]  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -132,7 +132,7 @@ def test_an_image_in_use(lamina: Lamina, store_root: Path, untouched_host: Leaks
         done = lamina("rmi", "-f", "tiny")
         assert done.returncode == 1 and "the running container running" in done.stderr
         process.stdin.close()
-        process.wait(30)
+        process.wait(100)
     assert lamina("rmi", "-f", "tiny").returncode == 0
     assert lamina("diff", "user").returncode == 0  # its layers stay as long as it does
     assert lamina("ps", "-a", "--format", "{{.Image}}").stdout == "tiny\n"
@@ -163,6 +163,7 @@ def test_save_and_load_through_pipes(lamina: Lamina, tmp_path: Path) -> None:
     done = lamina("load", "-q", input=archive, text=False)
     assert os.fsencode(done.stdout) == b"Loaded image: one:1\n"
     assert lamina("save", "-o", tmp_path / "out", "--format", "oci-dir", "one:1").returncode == 0
+    assert lamina("tag", "one:1", "other:1").returncode == 0  # which is not what the archive calls it
     assert lamina("load", tmp_path / "out").stdout == "Loaded image: one:1\n"
     done = lamina("save", "--format", "oci-dir", "one:1")
     assert done.returncode == 125 and "a directory has to be named" in done.stderr
@@ -201,6 +202,12 @@ def test_import_run_export(lamina: Lamina, tmp_path: Path, untouched_host: Leaks
     assert lamina("import", "-", "again:1", "-m", "why", input=archive, text=False).returncode == 0
     assert lamina("run", "--rm", "again:1", "ls", "/new").stdout == "/new\n"
     assert lamina("history", "--format", "{{.Comment}}", "again:1").stdout == "why\n"
+    done = lamina("import", "https://example.org/a.tar?x", "x:1")
+    assert (done.returncode, done.stderr) == (
+        125,
+        "lamina: import https://example.org/a.tar?x: nothing is fetched here\n"
+        "hint: curl -fsSL 'https://example.org/a.tar?x' | lamina import - NAME\n",
+    )
     done = lamina("import", "-", "x:1", "-c", "RUN x", input="")
     assert done.returncode == 125 and "RUN is no instruction that changes a config" in done.stderr
     assert lamina("rm", "-v", "x").stdout == "x\n"

@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_is_an_error_and_nothing_is_left(
     argv = [verb, *(["-i"] if verb == "load" else []), str(tmp_path / "in.gz")]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", tmp_path / "disk", sys.executable, "-m", "lamina", *argv],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.stdout == "status 125\n", done.stdout
     assert "no space left" in done.stderr.lower() and "Traceback" not in done.stderr

@@ -8,6 +8,9 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.cli.entry import command_line
+from lamina.engine import listing
+from lamina.store import containers
+from lamina.store.root import Store
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root
@@ -41,8 +44,17 @@ def engine(store_root: Path, untouched_host: Leaks, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_one_that_was_removed_meanwhile_is_not_listed(
-    engine: Engine, words: list[str], capfd: pytest.CaptureFixture[str]
+    engine: Engine, words: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`ps` shows one moment: what it has read is what was there, and what goes before that is not."""
+    listed = containers.identities
+
+    def identities(store: Store) -> list[str]:
+        found = listed(store)
+        engine.container("two").remove()
+        return found
+
+    monkeypatch.setattr(listing, "identities", identities)
     assert command_line(words) == 0
     out, err = capfd.readouterr()
     assert (out, err) == ("" if "volume=x" in words else "three\none\n", "")

@@ -230,3 +230,104 @@ def test_inspect_of_anything(lamina: Lamina, image: str) -> None:
 def test_templates(lamina: Lamina, image: str, words: tuple[str, ...], said: str) -> None:
     shown = ok(lamina(*words))
     assert shown.startswith(said.replace("Images: 0", "Images: 1")), shown
+
+
+def test_second_names_that_docker_has_for_the_same(lamina: Lamina, image: str) -> None:
+    ok(lamina("container", "create", "--name", "box", "--net", "host", image))
+    assert ok(lamina("container", "list", "-a", "-q")) == ok(lamina("container", "ps", "-aq"))
+    assert ok(lamina("inspect", "-f", "{{.HostConfig.NetworkMode}}", "box")) == "host\n"
+    assert ok(lamina("image", "list", "-q")) == ok(lamina("images", "-q"))
+    assert ok(lamina("volume", "list", "-q")) == ""
+    assert ok(lamina("run", "--rm", "--net=none", "--dns-opt", "ndots:2", image, "true")) == ""
+    ok(lamina("start", "box"))
+    done = lamina("container", "exec", "box", "true")
+    assert done.returncode == 125 and "not running" in done.stderr
+    assert ok(lamina("container", "remove", "box")) == "box\n"
+    assert lamina("volume", "lost").returncode == 125
+
+
+def test_inspect_tells_what_was_asked_in_docker_s_words(lamina: Lamina, image: str) -> None:
+    words = "-v data:/data -v /tmp:/host:ro --tmpfs /t:size=1m -m 64m --memory-swap 96m --cpus 1.5 --cpu-shares 512"
+    words += " --cap-add NET_ADMIN --cap-drop CHOWN --group-add 7 --ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1"
+    words += (
+        " --device /dev/null:/dev/zero2:r --add-host a:10.0.0.1 --dns 10.0.0.2 --security-opt mask=/etc/group"
+    )
+    ok(lamina("create", "--name", "box", *words.split(), image))
+    asked = json.loads(ok(lamina("inspect", "box")))[0]["HostConfig"]
+    wanted = {
+        "Binds": ["data:/data", "/tmp:/host:ro"],
+        "Memory": 64 << 20, "MemorySwap": 96 << 20, "NanoCpus": 1_500_000_000, "CpuShares": 512,
+        "Privileged": False, "GroupAdd": ["7"], "Sysctls": {"net.ipv4.ip_forward": "1"},
+        "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
+        "Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/zero2", "CgroupPermissions": "r"}],
+        "ExtraHosts": ["a:10.0.0.1"], "Dns": ["10.0.0.2"], "SecurityOpt": ["mask=/etc/group"], "ShmSize": 64 << 20,
+        "PortBindings": {},
+    }  # fmt: skip
+    assert {key: asked[key] for key in wanted} == wanted
+    assert [one.removeprefix("CAP_") for one in (*asked["CapAdd"], *asked["CapDrop"])] == [
+        "NET_ADMIN",
+        "CHOWN",
+    ]
+    assert list(asked["Tmpfs"]) == ["/t"]
+
+
+@pytest.mark.parametrize(
+    ("words", "entrypoint", "command"),
+    [
+        (("tiny:1", "sleep", "5"), None, ["sleep", "5"]),
+        (("tiny:1",), None, ["sh"]),
+        (("--entrypoint", "echo", "tiny:1", "a", "b"), ["echo"], ["a", "b"]),
+        (("--entrypoint", "echo", "tiny:1"), ["echo"], None),
+    ],
+)
+def test_inspect_tells_the_command_that_was_given(
+    lamina: Lamina,
+    image: str,
+    words: tuple[str, ...],
+    entrypoint: list[str] | None,
+    command: list[str] | None,
+) -> None:
+    ok(lamina("create", "--name", "box", *words))
+    config = json.loads(ok(lamina("inspect", "box")))[0]["Config"]
+    assert (config["Entrypoint"], config["Cmd"]) == (entrypoint, command)
+
+
+def test_inspect_has_the_fields_that_scripts_ask(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", "--domainname", "example.org", image, "true"))
+    found = json.loads(ok(lamina("inspect", "box")))[0]
+    assert (found["Platform"], found["Driver"]) == ("linux", "overlay2")
+    assert found["Config"]["Domainname"] == "example.org"
+    for key in ("ResolvConfPath", "HostnamePath", "HostsPath"):
+        assert Path(found[key]).is_file(), key
+    ok(lamina("create", "--name", "web", "--network", "bridge", "-p", "9/udp", image))
+    exposed = json.loads(ok(lamina("inspect", "-f", "{{json .Config.ExposedPorts}}", "web")))
+    assert set(exposed) == {"80/tcp", "53/udp", "9/udp"}
+    ok(lamina("run", "--name", "dry", "host", "true"))
+    found = json.loads(ok(lamina("inspect", "dry")))[0]
+    assert found["ResolvConfPath"] == ""
+    assert (found["Config"]["Cmd"], found["Config"]["ExposedPorts"]) == (["true"], None)
+
+
+def test_a_label_that_one_of_them_does_not_have_prints_as_nothing(lamina: Lamina, image: str) -> None:
+    for name in ("one", "two"):
+        ok(lamina("create", "--name", name, "--label", f"{name}=x", image))
+    assert ok(lamina("inspect", "-f", "{{.Config.Labels.one}}", "one", "two")) == "x\n\n"
+    shown = ok(
+        lamina(
+            "events", "--since", "1h", "--until", "0m", "--format", "{{.Action}} {{.Actor.Attributes.name}}"
+        )
+    )
+    assert "create one" in shown.splitlines()
+
+
+def test_messages_call_a_container_by_its_name(lamina: Lamina, image: str) -> None:
+    ok(lamina("create", "--name", "box", image))
+    ok(lamina("run", "-d", "--name", "busy", image, "sleep", "60"))
+    for words, said in (
+        (("exec", "box", "true"), "exec in container box: it is not running\nhint: lamina start box\n"),
+        (("rm", "busy"), "remove container busy: it is running"),
+        (("rewind", "box", "nosuch"), "snapshot nosuch: container box has none of that name"),
+        (("attach", "box"), "attach to container box: it is not running\nhint: lamina start -a box\n"),
+    ):
+        assert said in lamina(*words).stderr
+    ok(lamina("rm", "-f", "busy"))

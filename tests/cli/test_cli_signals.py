@@ -311,6 +311,6 @@ with CleanEnd("pull", Engine(sys.argv[1])):
 
 def test_what_a_signal_catches_half_made_does_not_complain(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HALF_MADE, tmp_path / "store"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", HALF_MADE, tmp_path / "store"], capture_output=True, text=True, timeout=200
     )
     assert "terminated" in done.stderr.splitlines()[-1] and "AttributeError" not in done.stderr

@@ -78,7 +78,7 @@ def test_bad_stacks(lamina: Lamina, place: Path, argv: list[str], message: str) 
 
 def typed(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lamina", "overlay", *argv], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lamina", "overlay", *argv], capture_output=True, text=True, timeout=200
     )
 
 

@@ -17,7 +17,6 @@ from lamina.cli.quoting import join, quote
 from lamina.cli.reviewing import summary
 from lamina.cli.style import Style
 from lamina.cli.template import Template, check
-from lamina.engine.summary import size
 from lamina.errors import InvalidInput
 from lamina.values import replace, value
 
@@ -231,12 +230,6 @@ def test_what_is_cut_from_a_summary_is_counted() -> None:
     assert where == "  every path: lamina diff --stat it"
     assert total.startswith("36 added")
     assert summary(changes, "", Style())[-2].startswith("  every path: -k instead of -n keeps it")
-
-
-def test_sizes() -> None:
-    assert [size(n) for n in (0, 999, 1000, 1_250_000, 999_960, 5 * 10**13)] == [
-        *("0 B", "999 B", "1.0 kB", "1.2 MB", "1.0 MB", "50.0 TB")
-    ]
 
 
 def test_a_directory_that_was_emptied_and_made_again_has_a_line() -> None:

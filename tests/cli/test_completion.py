@@ -120,6 +120,6 @@ def test_in_the_shell_itself(lamina: Lamina, tmp_path: Path, shell: str) -> None
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run(
         [*words, script + SHELLS[shell]],
-        capture_output=True, text=True, env=environment, start_new_session=True, check=False, timeout=60,
+        capture_output=True, text=True, env=environment, start_new_session=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.stdout.split() == ["data"], done.stderr

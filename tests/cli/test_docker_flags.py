@@ -13,6 +13,7 @@ from lamina.cli.entry import load
 from lamina.cli.usage import UsageError
 from lamina.cli.verbs import VERBS
 from support.docker_flags import FLAGS, Flag
+from support.sources import REPOSITORY
 
 # docker's second spelling of what has its short name
 SPELLED = {("stop", "t"), ("restart", "t")}
@@ -67,3 +68,14 @@ def test_nothing_is_called_absent_that_is_there() -> None:
 def test_what_stands_before_a_verb(typed: str) -> None:
     with pytest.raises(UsageError, match=re.escape(absent.OPTIONS[""][typed])):
         explain([typed, "x", "ps"])
+
+
+def test_what_starts_containers_and_is_refused_is_told_in_the_documents() -> None:
+    text = (
+        (REPOSITORY / "docs/docker.md").read_text().partition("that are refused\n")[2].partition("\n## ")[0]
+    )
+    refused = {
+        flag.name for flag in FLAGS if flag.verb in ("run", "create", "exec") and flag.word == "absent"
+    }
+    assert {name for name in refused if f"`--{name}`" not in text} == set()
+    assert not any(flag.verb == "exec" and flag.word == "absent" for flag in FLAGS)

@@ -23,6 +23,7 @@ RECORD: dict[str, Any] = {
     "State": {"Status": "running", "Health": {"Log": [{"Exit": 0}, {"Exit": 3}]}},
     "Mounts": [{"Type": "bind", "Source": "/a"}, {"Type": "volume", "Source": "data"}],
     "Ports": {"80/tcp": [{"HostPort": "8080"}], "443/tcp": None},
+    "Config": {"Labels": {"a": "b"}, "Options": {}},
 }
 
 # the right-hand sides are what Go 1.22 prints
@@ -35,6 +36,9 @@ GOLDEN = {
     "{{1}} {{-1.5}} {{true}} {{1e3}}": "1 -1.5 true 1000",
     "{{(index .Mounts 1).Source}}": "data",
     "{{$.Name}}": "web",
+    # what a mapping of docker's does not have is no mistake of the template's
+    "{{.Config.Labels.a}}{{.Config.Labels.c}}|{{if .Config.Options.x}}yes{{end}}": "b|",
+    "{{with .Config}}{{.Labels.c}}{{end}}|": "|",
     # white space and comments
     "a  {{- .Name -}}  b": "awebb",
     "a {{- /* nothing */ -}} b{{/* }} */}}c": "abc",
@@ -158,6 +162,7 @@ def test_what_is_not_go_or_not_known_is_refused(template: str, said: str) -> Non
     [
         ("{{.Nmae}}", "there is no field .Nmae"),
         ("{{.Name.First}}", "there is no field .Name.First"),
+        ("{{.Config.Labels.c.d}}", "there is no field .Config.Labels.c.d"),
         ("{{index .List 9}}", "index .*: wrong arguments"),
         ("{{index .List -1}}", "wrong arguments"),
         ('{{index .List "x"}}', "wrong arguments"),

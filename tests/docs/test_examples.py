@@ -57,13 +57,14 @@ def scratch(tmp_path: Path, store_root: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LAMINA_ROOT": str(store_root),
         "PYTHONPATH": os.environ["PYTHONPATH"],
+        "LAMINA_NETWORK": os.environ["LAMINA_NETWORK"],
     }
 
 
 def check_session(block: Block, directory: Path, environment: dict[str, str]) -> list[str]:
     commands = session(block.text)
     wrong = []
-    for command, printed in zip(commands, play(commands, directory, environment, timeout=100), strict=True):
+    for command, printed in zip(commands, play(commands, directory, environment, timeout=200), strict=True):
         if not agrees(command.expected, printed):
             lines = ["$ " + command.text, "-- shown:", *command.expected, "-- printed:", *printed]
             wrong.append("\n".join(lines))
@@ -77,7 +78,7 @@ def check_python(block: Block, directory: Path, environment: dict[str, str]) -> 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     return [] if done.returncode == 0 else [done.stdout + done.stderr]
 
@@ -104,7 +105,7 @@ def test_sessions(tmp_path: Path) -> None:
         Command("pwd >&2", [".../sub"]),
     ]
     (tmp_path / "sub").mkdir()
-    printed = play(commands, tmp_path, os.environ, timeout=10)
+    printed = play(commands, tmp_path, os.environ, timeout=200)
     assert all(agrees(command.expected, lines) for command, lines in zip(commands, printed, strict=True))
 
 
@@ -137,7 +138,7 @@ def test_the_demo_plays_to_its_end(tmp_path: Path, scratch: dict[str, str]) -> N
     def play_demo() -> tuple[int, str]:
         demo = [sys.executable, str(REPOSITORY / "scripts/demo")]
         done = subprocess.run(
-            demo, env=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+            demo, env=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
         )
         return done.returncode, done.stdout + done.stderr
 

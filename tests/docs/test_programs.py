@@ -26,9 +26,9 @@ def nothing_left(store_root: Path) -> bool:
     return not engine.containers(all=True) and not os.listdir(engine.store.tmp)
 
 
-def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def run(program: str | Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", EXAMPLES / program, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 def test_fifty_sandboxes_at_once(store_root: Path, untouched_host: Leaks) -> None:
@@ -62,9 +62,15 @@ def test_programs_that_nobody_has_read(store_root: Path, untouched_host: Leaks, 
     }
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
-    done = run("grader.py", *(tmp_path / name for name in programs))
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.replace(f"{tmp_path}/", "").splitlines()
+    text = (EXAMPLES / "grader.py").read_text()
+    assert "timeout(2)" in text
+    for seconds in (2, 10, 60):  # in two no program is done on a machine that is very busy
+        (tmp_path / "grader.py").write_text(text.replace("timeout(2)", f"timeout({seconds})"))
+        done = run(tmp_path / "grader.py", *(tmp_path / name for name in programs))
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.replace(f"{tmp_path}/", "").splitlines()
+        if "good took too long" not in said and "writes took too long" not in said:
+            break
     assert [line for line in said if line.startswith("good: ")] == ["good: hello", "good: again"]
     assert said[-4:-2] == ["good ended with 0", "loop took too long"]
     assert said[-1] == "writes ended with 3"

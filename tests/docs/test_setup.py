@@ -23,7 +23,7 @@ def test_the_python_that_is_asked_for_is_taken_or_refused(tmp_path: Path) -> Non
         env={**os.environ, "PYTHON": str(old)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert (done.returncode, done.stderr) == (1, f"setup: PYTHON={old} is not Python 3.11 or newer\n")
     assert not (tmp_path / ".venv").exists()
@@ -39,7 +39,7 @@ def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: P
     programs.mkdir()
     (programs / "apt-get").symlink_to("/bin/false")  # nothing is installed into this machine
     python = Path(sys.base_prefix, "bin/python3")
-    subprocess.run([python, "-m", "venv", "--without-pip", ".venv"], cwd=clone, check=True, timeout=60)
+    subprocess.run([python, "-m", "venv", "--without-pip", ".venv"], cwd=clone, check=True, timeout=200)
     done = subprocess.run(
         ["scripts/setup"],
         cwd=clone,
@@ -51,8 +51,8 @@ def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: P
         },
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
     )
     assert "No module named pip" not in done.stderr
-    subprocess.run([".venv/bin/python", "-m", "pip", "--version"], cwd=clone, check=True, timeout=60)
+    subprocess.run([".venv/bin/python", "-m", "pip", "--version"], cwd=clone, check=True, timeout=200)
     assert done.returncode != 0  # there is nothing here to install

@@ -27,9 +27,7 @@ def user(rootless: Rootless) -> Iterator[Rootless]:
         rootless.give(Path(directory), *(Path(directory, name) for name in names))
     rootless.ok("image", "from-dir", tree, "tiny", "-c", "ENV PATH=/bin")
     yield rootless
-    names_ = rootless.lamina("ps", "-aq").stdout.split()
-    if names_:
-        rootless.lamina("rm", "-f", *names_)
+    rootless.remove_all()
     shutil.rmtree(tree)
 
 

@@ -70,13 +70,13 @@ def _file(place: Path, data: bytes) -> Path:
 
 def ended(engine: Engine, script: str, **options: Any) -> Container:
     """A container of `tiny` that has done *script*."""
-    done = engine.run("tiny", ["sh", "-ec", script], capture_output=True, timeout=60, **options)
+    done = engine.run("tiny", ["sh", "-ec", script], capture_output=True, timeout=200, **options)
     assert done.returncode == 0, done.stderr
     return engine.container(done.container)
 
 
 def output(engine: Engine, image: str, *words: str) -> str:
-    done = engine.run(image, words, rm=True, capture_output=True, text=True, timeout=60)
+    done = engine.run(image, words, rm=True, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -182,7 +182,7 @@ def test_a_running_one_stands_still_meanwhile(engine: Engine) -> None:
     box = engine.start("tiny", ["sh", "-c", script])
     seen = []
     try:
-        assert box.exec(["sh", "-c", "until test -e /two; do sleep 0.01; done"], timeout=60).returncode == 0
+        assert box.exec(["sh", "-c", "until test -e /two; do sleep 0.01; done"], timeout=200).returncode == 0
         for consistency in ("auto", "auto", "copy"):
             image = box.commit(consistency=consistency)
             assert image.is_pending
@@ -271,7 +271,7 @@ def test_images_of_images_are_removed_like_others(engine: Engine) -> None:
 
 
 def box_of(engine: Engine, number: int) -> Container:
-    done = engine.run("chain", ["sh", "-c", f"echo {number} > /{number}"], timeout=60)
+    done = engine.run("chain", ["sh", "-c", f"echo {number} > /{number}"], timeout=200)
     assert done.returncode == 0
     return engine.container(done.container)
 
@@ -418,7 +418,7 @@ def caught_in_the_middle(box: Container, words: list[str]) -> subprocess.Popen[s
             process.kill()
             raise
         process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
     raise AssertionError("it is always too quick")
 
 
@@ -433,7 +433,7 @@ def test_interrupted_in_the_middle_it_lets_the_container_go_on(engine: Engine) -
         process = caught_in_the_middle(box, words)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=200)
         assert process.returncode == 130, said
         assert box.state == "running"
         assert os.listdir(engine.store.tmp) == []

@@ -35,13 +35,13 @@ def engine(store_root: Path, untouched_host: Leaks, tmp_path: Path) -> Engine:
 
 
 def ended(engine: Engine, image: str, script: str, **options: Any) -> Container:
-    done = engine.run(image, ["sh", "-ec", script], capture_output=True, timeout=60, **options)
+    done = engine.run(image, ["sh", "-ec", script], capture_output=True, timeout=200, **options)
     assert done.returncode == 0, done.stderr
     return engine.container(done.container)
 
 
 def output(engine: Engine, image: str, *words: str) -> str:
-    done = engine.run(image, words, rm=True, capture_output=True, text=True, timeout=60)
+    done = engine.run(image, words, rm=True, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 

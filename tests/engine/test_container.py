@@ -38,7 +38,7 @@ class Elsewhere:
         assert said == b"ready\n", self.process.communicate()
 
     def end(self) -> int:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=200)
         return self.process.returncode
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ def test_a_container_to_be_removed_at_its_end_is_removed(engine: Engine, store_r
     waiter = threading.Thread(target=lambda: waited.append(box.wait()))
     waiter.start()
     box.stop()
-    waiter.join(20)
+    waiter.join(100)
     assert waited == [143]
     for place in ("containers", "names", "running", "tmp"):
         until(lambda place=place: not list((store_root / place).iterdir()))  # type: ignore[misc]
@@ -375,7 +375,7 @@ def test_how_it_ended_is_known_also_where_its_groups_stay(engine: Engine) -> Non
 def test_a_caller_that_ignores_the_end_of_children_is_no_hindrance(engine: Engine) -> None:
     words = ["run", "-d", "--name", "box", "host", "sh", "-c", "exit 3"]
     done = subprocess.run(
-        [sys.executable, "-c", IGNORING, *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", IGNORING, *words], capture_output=True, text=True, timeout=200
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert engine.container("box").wait() == 3

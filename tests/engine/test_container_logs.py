@@ -74,7 +74,7 @@ def test_passed_through_the_streams_are_the_callers(engine: Engine, lamina: Comm
         "run", "--log-driver", "passthrough", "--name", "box", "tiny", "readlink", "/proc/self/fd/1"
     )
     try:
-        subprocess.run(words, stdout=writer, check=True, timeout=60)
+        subprocess.run(words, stdout=writer, check=True, timeout=200)
         mine = os.readlink(f"/proc/self/fd/{writer}")
     finally:
         os.close(writer)
@@ -111,7 +111,7 @@ def test_what_is_written_later_follows(engine: Engine) -> None:
     with subprocess.Popen(command("logs", "-f", "box"), stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         assert follower.stdout.read().split() == [str(n) for n in range(1, 401)]
-        assert follower.wait(30) == 0
+        assert follower.wait(100) == 0
     until(lambda: not engine.containers(all=True))
     with pytest.raises(NotFound):
         box.logs()

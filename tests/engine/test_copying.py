@@ -140,7 +140,7 @@ def test_copies_are_the_callers_unless_asked_for(box: Container, place: Path) ->
 
 def test_an_archive_on_standard_output(box: Container, engine: Engine) -> None:
     argv = [sys.executable, "-m", "lamina", "--root", os.fsdecode(engine.store.path), "cp", "box:/d", "-"]
-    done = subprocess.run(argv, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, check=True, timeout=200)
     assert done.stderr == b""
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         members = {member.name: member for member in archive}
@@ -151,7 +151,7 @@ def test_an_archive_on_standard_output(box: Container, engine: Engine) -> None:
 def test_the_command_line(box: Container, engine: Engine, place: Path) -> None:
     def cp(*words: str) -> tuple[int, str]:
         argv = [sys.executable, "-m", "lamina", "--root", os.fsdecode(engine.store.path), "cp", *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=place)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, cwd=place)
         return done.returncode, done.stderr
 
     assert cp("box:/d/one", ".") == (0, "Successfully copied 4B to .\n")

@@ -426,7 +426,7 @@ def test_one_over_the_host(engine: Engine, place: Path) -> None:
 def test_the_command_line(box: Container, engine: Engine, place: Path) -> None:
     def cp(*words: str, input: bytes = b"") -> tuple[int, str]:
         argv = [sys.executable, "-m", "lamina", "--root", os.fsdecode(engine.store.path), "cp", *words]
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=60, cwd=place)
+        done = subprocess.run(argv, input=input, capture_output=True, timeout=200, cwd=place)
         assert done.stdout == b""
         return done.returncode, done.stderr.decode()
 

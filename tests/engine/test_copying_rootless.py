@@ -8,13 +8,11 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from support.image_archives import tree_tar
 from support.rootless import Rootless
-from support.small_images import busybox_tree
+from support.small_images import import_tiny
 
 pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
 
@@ -22,14 +20,9 @@ MAKE = "mkdir -p /d/shut /t; echo of seven > /d/shut/f; chown -R 7:8 /d; chmod 0
 
 
 @pytest.fixture(params=["running", "stopped"])
-def user(rootless: Rootless, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rootless]:
+def user(rootless: Rootless, request: pytest.FixtureRequest) -> Iterator[Rootless]:
     """Somebody with a container `box` of files of the user 7, that runs or has ended."""
-    (tmp_path / "tree").mkdir()
-    busybox_tree(tmp_path / "tree")
-    files = rootless.tmp / "files.tar"
-    files.write_bytes(tree_tar(tmp_path / "tree"))
-    rootless.give(files)
-    assert rootless.lamina("import", files, "tiny").returncode == 0
+    import_tiny(rootless)
     if request.param == "running":
         made = rootless.lamina("run", "-d", "--name", "box", "tiny", "sleep", "600")
         assert made.returncode == 0, made.stderr

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -39,7 +42,7 @@ KINDS = ("mnt", "pid", "uts", "ipc", "net", "cgroup", "user", "time")
 def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
     small_image(store_root, env=["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"])
     yield Engine(store_root)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while reap_left():  # their container has ended
         assert time.monotonic() < end
 
@@ -52,7 +55,7 @@ def box(engine: Engine) -> Iterator[Container]:
 
 
 def said(box: Container, script: str, **options: object) -> str:
-    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=60, **options)  # type: ignore[arg-type]
+    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=200, **options)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -191,25 +194,45 @@ def test_one_that_is_paused_cannot_be_joined(engine: Engine) -> None:
 def test_the_end_of_the_container_is_its_end(engine: Engine) -> None:
     with running(engine, "sleep", "600", options=("--rm",)) as box:
         joined = subprocess.Popen([*lamina("exec", "box", "sleep", "600")])
-        end = time.monotonic() + 30
+        end = time.monotonic() + 100
         while "sleep" not in said(box, "ps").replace("sleep 600", "", 1):
             assert time.monotonic() < end
         os.kill(first_pid(box), 9)
-        assert joined.wait(30) == 137
+        assert joined.wait(100) == 137
+
+
+def test_a_container_that_is_killed_while_somebody_joins_it_ends(engine: Engine, seed: int) -> None:
+    """Its pid namespace ends when the last of it has been reaped: also one that had not said who it is."""
+    random = Random(seed)
+    for _ in range(30):
+        box = engine.start("host", ["sleep", "1000"])
+        pid = first_pid(box)
+        box.exec(["true"])
+        ends = threading.Timer(random.random() / 100, os.kill, (pid, signal.SIGKILL))
+        ends.start()
+        with pytest.raises(Conflict, match="not running"):
+            while True:
+                box.exec(["true"])
+        ends.join()
+        assert box.wait() == 137
+        box.remove()
 
 
 def test_after_its_time_it_is_killed_and_the_container_lives(box: Container) -> None:
-    with pytest.raises(TimeoutExpired) as raised:
-        box.exec(["sh", "-c", "echo begun; sleep 600"], capture_output=True, timeout=1)
+    for seconds in (1, 10, 60):  # on a busy machine it may not have begun
+        with pytest.raises(TimeoutExpired) as raised:
+            box.exec(["sh", "-c", "echo begun; sleep 600"], capture_output=True, timeout=seconds)
+        if raised.value.stdout:
+            break
     assert raised.value.stdout == b"begun\n"
     assert box.state == "running"
 
 
 def test_others_who_hold_its_output_do_not_keep_us(box: Container) -> None:
     """Neither one who is silent, nor one who never stops writing."""
-    done = box.exec(["sh", "-c", "sleep 600 & echo done"], capture_output=True, timeout=60)
+    done = box.exec(["sh", "-c", "sleep 600 & echo done"], capture_output=True, timeout=200)
     assert done.stdout == b"done\n"
-    done = box.exec(["sh", "-c", "yes & sleep 0.2"], capture_output=True, timeout=60)
+    done = box.exec(["sh", "-c", "yes & sleep 0.2"], capture_output=True, timeout=200)
     assert done.returncode == 0
     assert done.stdout.startswith(b"y\ny\n")
 
@@ -230,12 +253,11 @@ def test_signals_are_handed_on(box: Container, script: str, end: tuple[str, int]
         assert joined.stdout is not None
         assert joined.stdout.readline() == "ready\n"
         joined.terminate()
-        assert (joined.stdout.read(), joined.wait(30)) == end
+        assert (joined.stdout.read(), joined.wait(100)) == end
 
 
 def test_a_terminal(box: Container) -> None:
     with Terminal(lamina("exec", "-it", "box", "sh"), size=(31, 97)) as terminal:
-        before = terminal.settings()
         terminal.type("tty; stty size; echo $TERM\n")
         terminal.expect("/dev/pts/\\d+\r\n31 97\r\nxterm\r\n")
         terminal.resize(20, 40)
@@ -248,19 +270,18 @@ def test_a_terminal(box: Container) -> None:
         terminal.expect("130\r\n")
         terminal.type("exit 5\n")
         assert terminal.wait() == 5
-        assert terminal.settings() == before
+        assert terminal.settings() == terminal.untouched
 
 
 def test_detach_keys_leave_it_running(box: Container) -> None:
     script = "echo ready; sleep 1; echo more; sleep 1; touch /tmp/went-on; sleep 600"
     with Terminal(lamina("exec", "-it", "box", "sh", "-c", script)) as terminal:
-        before = terminal.settings()
         terminal.expect("ready")
         terminal.type("\x10")
         terminal.type("\x11")
         assert terminal.wait() == 0
-        assert terminal.settings() == before
-    end = time.monotonic() + 30
+        assert terminal.settings() == terminal.untouched
+    end = time.monotonic() + 100
     while not (root_of(box) / "tmp/went-on").exists():
         assert time.monotonic() < end, "it ended with its terminal"
         time.sleep(0.05)
@@ -283,7 +304,7 @@ def test_other_detach_keys(box: Container, keys: str, typed: str) -> None:
 
 def test_detached_with_a_terminal_it_keeps_that(box: Container) -> None:
     box.exec_detached(["sh", "-c", "yes | head -100000; tty >/tmp/tty"], tty=True)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not (root_of(box) / "tmp/tty").exists() or not (root_of(box) / "tmp/tty").read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -366,7 +387,7 @@ def test_cve_2016_9962_a_newcomer_shares_nothing_with_who_made_it(
     words = (interpreter, "-I", "-S", "-c", HOSTILE)
     with running(engine, *words, image="host", options=("--rm", "--tmpfs", "/tmp")) as box:
         said_by = root_of(box) / "tmp/said"
-        end = time.monotonic() + 30
+        end = time.monotonic() + 100
         while not said_by.exists() or "ready" not in said_by.read_text():
             assert time.monotonic() < end
         for _ in range(60):
@@ -381,7 +402,7 @@ def test_cve_2016_9962_a_newcomer_shares_nothing_with_who_made_it(
 
 def test_those_left_to_themselves_are_reaped_later(box: Container) -> None:
     pid = box.exec_detached(["true"])
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while reap_left():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -58,7 +58,7 @@ def test_attach_and_logs(user: Rootless) -> None:
         client.stdin.flush()
         assert client.stdout.readline() == "got one\n"
         client.terminate()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while (said := user.lamina("logs", "box").stdout) != "begun\ngot one\n":
         assert time.monotonic() < end, said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -12,10 +13,9 @@ import pytest
 
 from lamina.engine import file_service
 from lamina.linux.fd import Fd
-from support.image_archives import tree_tar
 from support.lives import until
 from support.rootless import Rootless
-from support.small_images import busybox_tree
+from support.small_images import import_tiny
 
 pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
 
@@ -25,6 +25,7 @@ import errno, json, os, sys, threading
 from lamina import Engine
 from lamina.engine import file_service
 from lamina.errors import Conflict, LaminaError, Unsupported
+from lamina.linux.fd import ready
 box = Engine().container("box")
 d = box.files / "d"
 found = {}
@@ -63,6 +64,11 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 found["threads"] = [len(results), sorted(set(results))]
 found["services"] = len(file_service._services)
+found["alone"] = [threading.active_count()]
+try:
+    found["alone"].append(os.wait())  # it would be a stranger to this program
+except ChildProcessError:
+    pass
 service, = file_service._services.values()
 child = os.fork()
 if not child:  # a fork has its own, or none
@@ -73,7 +79,7 @@ file_service.IDLE = 0.2
 (d / "shut/new").read_text()
 service, = file_service._services.values()
 file_service.IDLE = 60
-service._keeping.join(60)  # it ends for want of work
+assert ready(60, service._ours.fileno())  # it ends for want of work
 found["again"] = (d / "shut/new").read_text()
 class Interrupted(BaseException): pass
 real = file_service.receive
@@ -95,14 +101,9 @@ print(json.dumps(found))
 
 
 @pytest.fixture(params=["running", "stopped"])
-def user(rootless: Rootless, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rootless]:
+def user(rootless: Rootless, request: pytest.FixtureRequest) -> Iterator[Rootless]:
     """Somebody with a container `box` of files of the user 7, that runs or has ended."""
-    (tmp_path / "tree").mkdir()
-    busybox_tree(tmp_path / "tree")
-    files = rootless.tmp / "files.tar"
-    files.write_bytes(tree_tar(tmp_path / "tree"))
-    rootless.give(files)
-    assert rootless.lamina("import", files, "tiny").returncode == 0
+    import_tiny(rootless)
     made = rootless.lamina("run", "-d", "--name", "box", "tiny", "sleep", "600")
     assert made.returncode == 0, made.stderr
     made = rootless.lamina("exec", "box", "sh", "-ec", MAKE)
@@ -129,6 +130,7 @@ def test_what_only_root_of_the_container_may(user: Rootless) -> None:
     assert found["longer"] == "newer"
     assert found["threads"] == [200, ["newer"]]
     assert (found["services"], found["fork"], found["again"]) == (1, 0, "newer")
+    assert found["alone"] == [1]  # no thread of ours, and no child that a program meets which waits for any
     assert found["interrupted"] == "newer"
     assert found["descriptors"] == 0
     # the process ends with the program that asked it
@@ -167,6 +169,32 @@ def test_of_containers_with_other_ids(user: Rootless, userns: str) -> None:
     assert json.loads(done.stdout) == [[0, 0, "running"], "0\n0\n", [0, 0, "exited"]]
 
 
+KILLED = """
+import os, signal
+from lamina import Engine
+assert Engine().container("box").files.joinpath("d/shut/f").read_text()
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def servants() -> list[int]:
+    """Who works on files for programs."""
+    found = []
+    for number in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if b"within.serve_apart(" in Path("/proc", number, "cmdline").read_bytes():
+                found.append(int(number))
+    return found
+
+
+def test_it_ends_with_its_program_although_it_is_no_child_of_it(user: Rootless) -> None:
+    before = set(servants())
+    done = user.python(KILLED)
+    assert (done.returncode, done.stdout != "") == (-9, True)
+    until(lambda: not set(servants()) - before)
+
+
 def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one to a FUSE file system whose daemon hangs; here it is a pipe from which nothing comes."""
     monkeypatch.setattr(file_service, "BUSY", 0.2)
@@ -197,4 +225,3 @@ def test_a_call_that_does_not_come_back_keeps_nobody_else(monkeypatch: pytest.Mo
         os.close(descriptor)
     for service in {first, *services.values()}:
         service.let_go()  # it leaves then
-        service._keeping.join()

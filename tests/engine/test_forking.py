@@ -94,9 +94,23 @@ def test_nothing_is_frozen_twice_and_everything_is_shared(engine: Engine, box: C
     assert {os.fsdecode(change.path) for change in children[0].changes()} >= {"/srv", "/d", "/d/x"}
 
 
+def test_a_start_leaves_its_record_as_it_is(engine: Engine, box: Container) -> None:
+    [child] = box.fork(command=["true"])
+    place = Path(os.fsdecode(engine.store.containers)) / child.id / "container.json"
+    before = place.stat().st_ino, place.read_bytes()
+    child.start()
+    assert child.wait() == 0
+    assert (place.stat().st_ino, place.read_bytes()) == before
+
+
 def test_all_or_none(engine: Engine, box: Container) -> None:
     engine.create("tiny", ["true"], name="try-3")
     before = {one.id for one in engine.containers(all=True)}
+    with pytest.raises(InvalidInput, match="10000000 forks at once"):
+        box.fork(10_000_000)
+    with pytest.raises(InvalidInput, match="memory"):
+        box.fork(memory="many")
+    assert not box.snapshots()  # nor is there a state that nobody asked for
     with pytest.raises(Conflict, match="try-3"):
         box.fork(4, name="try")
     with pytest.raises(CommandNotFound):
@@ -134,7 +148,7 @@ def test_a_fork_that_is_killed_leaves_a_child_or_nothing(engine: Engine, box: Co
     box.snapshot("first")
     for wanted in range(1, 40):
         words = [sys.executable, "-c", script, os.fsdecode(engine.store.path), str(wanted)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=200)
         children = [one for one in engine.containers(all=True) if one.name != "box"]
         engine.storage.collect()
         for child in children:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from support.rootless import Rootless
-from support.small_images import busybox_tree
+from support.small_images import import_tiny
 
 pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
 
 
 @pytest.fixture
-def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
-    place = tmp_path / "image"
-    place.mkdir()
-    place.chmod(0o755)
-    busybox_tree(place)
-    archive = rootless.tmp / "image.tar"
-    subprocess.run(["tar", "-C", place, "--numeric-owner", "-cf", archive, "."], check=True)
-    archive.chmod(0o644)
-    rootless.ok("import", str(archive), "tiny")
+def user(rootless: Rootless) -> Iterator[Rootless]:
+    import_tiny(rootless)
     yield rootless
-    if names := rootless.lamina("ps", "-aq").stdout.split():
-        rootless.lamina("rm", "-f", *names)
+    rootless.remove_all()
 
 
 WRITE = "mkdir /d; echo x >/d/x; chown 7:8 /d/x; chmod 711 /; rm /etc/image"
@@ -53,6 +43,22 @@ def test_over_an_image(user: Rootless, userns: str) -> None:
         ]
         maps.add(user.ok("exec", name, "cat", "/proc/self/uid_map"))
     assert len(maps) == (2 if userns == "auto" else 1)
+
+
+@pytest.mark.parametrize("userns", ["", "keep-id", "auto"])
+def test_what_was_in_its_volumes_is_its_own(user: Rootless, userns: str) -> None:
+    words = ["--userns", userns, "--user", "0"] if userns else []
+    fill = "echo x >/v/x; chown 7:8 /v/x; chmod 4750 /v/x; mkdir /v/d; chmod 700 /v/d; chown 9:9 /v/d"
+    look = "stat -c '%u:%g %a' /v /v/x /v/d; cat /v/x; echo y >/v/x"
+    user.ok("run", "--name", "box", *words, "-v", "data:/v", "tiny", "sh", "-ec", fill)
+    user.ok("snapshot", "create", "--volumes", "box", "one")
+    user.ok("fork", "-n", "2", "--start", "-c", "sleep 600", "box@one", "try")
+    user.ok("rm", "box")
+    for name in ("try-1", "try-2"):
+        found = user.ok("exec", "--user", "0", name, "sh", "-c", look)
+        assert found.splitlines() == ["0:0 755", "7:8 4750", "9:9 700", "x"]
+    assert user.ok("run", "--rm", "-v", "data:/v", "tiny", "stat", "-c", "%s", "/v/x") == "2\n"
+    user.ok("rm", "-fv", "try-1", "try-2")
 
 
 def test_over_this_machine(user: Rootless) -> None:

@@ -96,7 +96,8 @@ def test_it_is_read_as_docker_reads_it(asked: dict[str, Any], field: str, wanted
         ({"cap_add": "NET_ADMIN"}, "not a list"),
         ({"ulimits": ["files=1"]}, "ulimit files: there is none"),
         ({"ulimits": ["nofile=2:1"]}, "above the hard one"),
-        ({"ulimits": ["nofile=many"]}, "not a number"),
+        ({"ulimits": ["nofile=many"]}, "nofile=many: not numbers"),
+        ({"ulimits": ["nofile=1:2:3"]}, "nofile=1:2:3: not numbers"),
         ({"ulimits": ["nofile"]}, "not NAME=VALUE"),
         ({"sysctls": ["a"]}, "not NAME=VALUE"),
         ({"shm_size": "big"}, "not a size"),
@@ -189,11 +190,13 @@ def test_labels() -> None:
     process = amended(security_opt=["apparmor=own", "label=type:t", "label=level:s0:c1"])["process"]
     assert process["apparmorProfile"] == "own"
     assert process["selinuxLabel"] == "system_u:system_r:t:s0:c1"
-    process = amended(security_opt=["label=type:t"])["process"]
-    assert process["selinuxLabel"] == "system_u:system_r:t:s0:c10,c11"  # its own two categories
-    process = amended(security_opt=["apparmor=unconfined", "label=disable"])["process"]
-    assert "apparmorProfile" not in process
-    assert "selinuxLabel" not in process
+    spec = amended(security_opt=["label=type:t"])
+    assert spec["process"]["selinuxLabel"] == "system_u:system_r:t:s0:c10,c11"  # its own two categories
+    assert spec["linux"]["mountLabel"] == "system_u:object_r:container_file_t:s0:c10,c11"
+    spec = amended(security_opt=["apparmor=unconfined", "label=disable"])
+    assert "apparmorProfile" not in spec["process"]
+    assert "selinuxLabel" not in spec["process"]
+    assert "mountLabel" not in spec["linux"]
 
 
 def test_a_profile_of_ones_own_is_read_once(tmp_path: Path) -> None:
@@ -299,6 +302,8 @@ def test_devices_are_nodes_and_rules() -> None:
         {"allow": True, "type": "b", "access": "r", "major": 8},
     ]
     assert "devices" not in amended(devices=["/dev/full"], maps=WHOLE)["linux"]["resources"]
+    with pytest.raises(InvalidInput, match="not one of devices"):  # not a walk through the whole machine
+        amended(devices=["/:/dev/all"])
 
 
 VENDOR = {

@@ -76,7 +76,7 @@ def test_it_can_be_paused(engine: Engine, begun: Begun) -> None:
     box.unpause()
     assert places == groups(box), "they are made once"
     box.kill()
-    assert command.wait(30) == 137
+    assert command.wait(100) == 137
     assert not [place for place in places if place.exists()]
     assert not engine.containers(all=True)
 
@@ -86,7 +86,7 @@ def test_it_ends_though_it_is_paused(engine: Engine, begun: Begun) -> None:
     box.pause()
     places = groups(box)
     box.stop(timeout=0)
-    assert command.wait(30) in (137, 143)
+    assert command.wait(100) in (137, 143)
     assert not [place for place in places if place.exists()]
     assert engine.container("box").state == "exited"
 
@@ -130,7 +130,7 @@ def test_limits_are_put_on_it(engine: Engine, begun: Begun) -> None:
         if not words:
             assert box.inspect()["HostConfig"]["PidsLimit"] == 50
         box.kill()
-        command.wait(30)
+        command.wait(100)
         if not words:
             engine.container("box").remove()
 
@@ -144,7 +144,7 @@ def test_what_has_groups_of_its_limits_gets_the_others(engine: Engine, begun: Be
     box.unpause()
     places = groups(box)
     box.kill()
-    command.wait(30)
+    command.wait(100)
     assert not [place for place in places if place.exists()]
 
 
@@ -227,7 +227,7 @@ def test_what_is_held_when_its_holder_is_killed_is_paused(engine: Engine, begun:
     assert len((pids / "cgroup.procs").read_text().split()) == 3, "it does not depend on who was killed"
     assert box.state == "running"
     box.kill()
-    assert command.wait(30) == 137
+    assert command.wait(100) == 137
 
 
 def test_what_is_held_when_its_holder_is_killed_is_stopped(engine: Engine, begun: Begun) -> None:
@@ -235,7 +235,7 @@ def test_what_is_held_when_its_holder_is_killed_is_stopped(engine: Engine, begun
     until_all(box)
     killed_while_it_groups(box)
     box.stop(timeout=0)
-    assert command.wait(30) in (137, 143)
+    assert command.wait(100) in (137, 143)
 
 
 @pytest.mark.parametrize("words", [(), ("--pids-limit", "40")])
@@ -257,7 +257,7 @@ def test_groups_that_nobody_wrote_down_are_removed(
     assert {*places} > (groups(box) if words else set())
     if end == "its own":
         box.kill()
-        assert command.wait(30) == 137
+        assert command.wait(100) == 137
     else:
         command.kill()
         command.wait()
@@ -284,6 +284,6 @@ def test_one_that_ends_meanwhile_leaves_nothing(
     monkeypatch.setattr(grouping, "_made", kill_first)
     with pytest.raises((Conflict, OSError)):
         box.pause()
-    assert command.wait(30) == 137
+    assert command.wait(100) == 137
     assert places and not [place for place in places if place.exists()]
     assert not engine.containers(all=True)

@@ -6,16 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import Corrupt, LaminaError, NotFound
+from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.store import trace
 from support.leaks import Leaks
-from support.lives import kill_supervisor, remove_all, said, supervisor_of, until
+from support.lives import is_gone, kill_supervisor, remove_all, said, supervisor_of, until
 
 pytestmark = pytest.mark.root
 
@@ -43,6 +44,27 @@ def test_a_container_lives_on_and_is_adopted(engine: Engine) -> None:
         fifo.write("on\n")
     until(lambda: box.state == "exited")
     assert (box.exit_code, said(box)) == (5, b"one\ntwo\n")
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_is_for_containers_that_do_not_run_ends_none_whose_supervisor_is_killed(
+    engine: Engine, paused: bool
+) -> None:
+    """Just then: after it was looked for, before it is held."""
+    box = engine.start("host", ["sleep", "1000"])
+    pid = int(box.inspect()["State"]["Pid"])
+    if paused:
+        box.pause()
+    kill_supervisor(box)
+    for verb in (box.remove, box.apply, box.undo):
+        with pytest.raises(Conflict, match="paused" if paused else "running"):
+            verb()
+    assert os.path.exists(f"/proc/{pid}")
+    assert engine.container(box.id).state == ("paused" if paused else "running")
+    until(lambda: box._home.is_looked_after())
+    kill_supervisor(box)
+    box.remove(force=True)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))  # somebody has to reap it
 
 
 def test_one_that_ended_meanwhile_has_ended_with_255(engine: Engine) -> None:
@@ -156,6 +178,11 @@ def test_killed_at_any_step(
     assert untouched_host.left() == []
 
 
+def _is_adopted(box: Container) -> bool:
+    """Whoever was killed before has been replaced: that goes on beside us."""
+    return not is_gone(supervisor_of(box))
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(engine: Engine, untouched_host: Leaks) -> None:
     random = Random(5)
@@ -167,6 +194,7 @@ def test_killed_at_random_moments(engine: Engine, untouched_host: Leaks) -> None
     ]
     for _ in range(12):
         box = random.choice(boxes)
+        until(partial(_is_adopted, box))
         os.kill(supervisor_of(box), signal.SIGKILL)
         time.sleep(random.random() / 50)
         assert {one.name for one in engine.containers()} == {one.name for one in boxes}

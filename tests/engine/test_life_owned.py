@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lamina import Engine
+from lamina.engine import detaching
 from lamina.errors import InvalidInput
 from support.leaks import Leaks
 
@@ -107,6 +108,12 @@ def test_one_whose_owner_is_gone_is_removed_before_it_is_started(
     assert not left(store_root)
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each supervisor is executed, not forked by a nursery: its command line says of which store it is."""
+    monkeypatch.setattr(detaching, "SOON", 0.0)
+
+
 def processes_of(root: Path) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -118,6 +125,7 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
+@pytest.mark.usefixtures("apart")
 def test_one_that_ended_goes_with_its_owner_as_well(store_root: Path, untouched_host: Leaks) -> None:
     engine = Engine(store_root)
     with subprocess.Popen(["sleep", "1000"]) as owner:
@@ -133,6 +141,7 @@ def test_one_that_ended_goes_with_its_owner_as_well(store_root: Path, untouched_
     until(lambda: not processes_of(store_root))
 
 
+@pytest.mark.usefixtures("apart")
 def test_removing_one_that_ended_leaves_nobody_waiting(store_root: Path, untouched_host: Leaks) -> None:
     engine = Engine(store_root)
     box = engine.start("host", ["true"], lifetime="owner")

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.userns
 @pytest.fixture
 def user(rootless: Rootless) -> Iterator[Rootless]:
     yield rootless
-    names = rootless.lamina("ps", "-aq").stdout.split()
-    if names:
-        rootless.lamina("rm", "-f", *names)
+    rootless.remove_all()
 
 
 def state(user: Rootless, name: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.engine.apply.values import HostChange
-from lamina.engine.viewing import find_state
+from lamina.engine.state_names import find_anything
 from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, Unsupported
 from lamina.overlay.apply import Target
 from support.lives import until
@@ -118,12 +118,12 @@ def test_any_two_states_are_compared(engine: Engine, box: Container) -> None:
     host = engine.create("host", ["true"], name="over-host")
     with pytest.raises(Unsupported, match="over this system"):
         host.diff(box)
-    assert {type(find_state(engine.store, name)).__name__ for name in ("box", "box@first", "tiny")} == {
+    assert {type(find_anything(engine.store, name)).__name__ for name in ("box", "box@first", "tiny")} == {
         "Container", "Snapshot", "Image"
     }  # fmt: skip
     for name in ("nothing", "box@nothing", "nothing@first"):
         with pytest.raises(NotFound):
-            find_state(engine.store, name)
+            find_anything(engine.store, name)
 
 
 def test_a_directory_is_made_like_another_state(

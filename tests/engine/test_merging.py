@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine import forking
+from lamina.engine.lineage import common_ancestor
 from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.overlay.stack import Overlay
+from lamina.store.containers import Home
 from support.small_images import small_image
 from support.written import delete, put, shown, upper
 
@@ -21,9 +24,9 @@ def box(engine: Engine, store_root: Path) -> Container:
     """A container that wrote something, of which forks can be made."""
     small_image(store_root)
     box = engine.create("tiny", ["true"], name="box", durability="none")
-    put(box, "work/a", "a")
-    put(box, "work/b", "b")
-    put(box, "work/deep/c", "c")
+    put(box, "task/a", "a")
+    put(box, "task/b", "b")
+    put(box, "task/deep/c", "c")
     return box
 
 
@@ -37,15 +40,15 @@ def check(box: Container) -> None:
 
 def test_two_forks_that_do_not_meet(box: Container) -> None:
     one, two = box.fork(2)
-    put(one, "work/a", "one")
-    put(one, "work/new/of-one", "x")
-    delete(two, "work/b")
-    put(two, "work/new/of-two", "y")
-    put(box, "work/own", "z")
+    put(one, "task/a", "one")
+    put(one, "task/new/of-one", "x")
+    delete(two, "task/b")
+    put(two, "task/new/of-two", "y")
+    put(box, "task/own", "z")
     dry = box.merge([one, two], dry_run=True)
     assert dry.snapshot is None
     assert {os.fsdecode(path) for path, _ in dry.taken} == {
-        "/work/a", "/work/b", "/work/new", "/work/new/of-one", "/work/new/of-two",
+        "/task/a", "/task/b", "/task/new", "/task/new/of-one", "/task/new/of-two",
     }  # fmt: skip
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
     done = box.merge([one, two], name="both")
@@ -54,7 +57,7 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
     wanted = {"a": "one", "deep/c": "c", "own": "z", "new/of-one": "x", "new/of-two": "y"}
     assert shown(box) == wanted
     assert shown(one) == {"a": "one", "b": "b", "deep/c": "c", "new/of-one": "x"}  # as it was
-    put(box, "work/after", "w")
+    put(box, "task/after", "w")
     box.snapshot("later")
     box.rewind(box.snapshots()[-3])  # before the merge
     assert shown(box) == {"a": "a", "b": "b", "deep/c": "c", "own": "z"}
@@ -66,41 +69,64 @@ def test_two_forks_that_do_not_meet(box: Container) -> None:
 def test_after_what_they_began_with_was_removed(box: Container) -> None:
     """What is left that both come from is before that."""
     first = box.snapshot("first")
-    put(box, "work/a", "later")
+    put(box, "task/a", "later")
     box.snapshot()
-    put(box, "work/b", "later")
+    put(box, "task/b", "later")
     (one,) = box.fork(1, name="one")
-    put(one, "work/c", "one")
+    put(one, "task/c", "one")
     box.snapshot("last")
     for _ in range(2):
         assert box.prune_snapshots() or _
         assert [one.parent for one in box.snapshots()] == [None, first.id]
         assert box.history().states[-1].forks == ("one",)
         box.snapshot()
-        put(box, "work/d", "later")
+        put(box, "task/d", "later")
         box.snapshot()
     box.merge([one])
     assert shown(box) == {"a": "later", "b": "later", "c": "one", "d": "later", "deep/c": "c"}
     check(box)
 
 
+def test_states_are_pruned_while_a_fork_is_being_made(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.snapshot("base")
+    put(box, "task/f", "1")
+    state, make = box.snapshot(), forking.Origin.make
+
+    def pruned(origin: forking.Origin, home: Home, name: str) -> None:
+        assert [one.id for one in box.prune_snapshots()] == [state.id]
+        make(origin, home, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forking.Origin, "make", pruned)
+        [child] = state.fork()
+    assert "left" not in child.record
+    _, found = common_ancestor(box._home, child._home)
+    assert found.name == "base"
+    put(box, "task/f", "2")
+    box.snapshot()
+    box.prune_snapshots()
+    assert common_ancestor(box._home, child._home)[1].name == "base"
+
+
 def test_what_both_changed_is_named_and_decided(box: Container) -> None:
     one, two = box.fork(2, names=("one", "two"))
-    put(one, "work/a", "one")
-    put(two, "work/a", "two")
-    put(two, "work/b", "two")
-    delete(one, "work/deep/c")
-    put(two, "work/deep/c", "two")
+    put(one, "task/a", "one")
+    put(two, "task/a", "two")
+    put(two, "task/b", "two")
+    delete(one, "task/deep/c")
+    put(two, "task/deep/c", "two")
     with pytest.raises(Conflict) as refused:
         box.merge([one, two])
-    assert "/work/a" in str(refused.value)
-    assert "/work/deep/c" in str(refused.value)
-    assert "/work/b" not in str(refused.value)
+    assert "/task/a" in str(refused.value)
+    assert "/task/deep/c" in str(refused.value)
+    assert "/task/b" not in str(refused.value)
     start = {"a": "a", "b": "b", "deep/c": "c"}
     assert shown(box) == start
     dry = box.merge([one, two], prefer="one", dry_run=True)
     assert [(clash.path, clash.fork, clash.decided) for clash in dry.clashes] == [
-        (b"/work/a", "two", "ours"), (b"/work/deep/c", "two", "ours"),
+        (b"/task/a", "two", "ours"), (b"/task/deep/c", "two", "ours"),
     ]  # fmt: skip
     before = box.snapshot("before")
     box.merge([one, two], prefer="theirs")
@@ -109,46 +135,46 @@ def test_what_both_changed_is_named_and_decided(box: Container) -> None:
     box.merge([one, two], prefer="one")
     assert shown(box) == {"a": "one", "b": "two"}
     box.rewind(before)
-    put(box, "work/a", "mine")
+    put(box, "task/a", "mine")
     box.merge([two], prefer="ours")
     assert shown(box) == {"a": "mine", "b": "two", "deep/c": "two"}
     box.rewind(before)
-    put(box, "work/a", "two")  # the same that two made of it
+    put(box, "task/a", "two")  # the same that two made of it
     assert box.merge([two]).clashes == ()
     check(box)
 
 
 def test_directories_links_and_attributes(box: Container) -> None:
-    put(box, "work/gone/x", "x")
+    put(box, "task/gone/x", "x")
     [fork] = box.fork(1)
-    delete(fork, "work/gone")
-    put(fork, "work/d/first", "linked")
-    os.link(upper(fork) / "work/d/first", upper(fork) / "work/d/second")
-    os.symlink("first", upper(fork) / "work/d/link")
-    (upper(fork) / "work/d").chmod(0o2750)
-    put(fork, "work/b", "b")
-    os.utime(upper(fork) / "work/b", ns=(7, 9))
-    (upper(fork) / "work/b").chmod(0o4711)
-    os.setxattr(upper(fork) / "work/b", "user.a", b"1")
+    delete(fork, "task/gone")
+    put(fork, "task/d/first", "linked")
+    os.link(upper(fork) / "task/d/first", upper(fork) / "task/d/second")
+    os.symlink("first", upper(fork) / "task/d/link")
+    (upper(fork) / "task/d").chmod(0o2750)
+    put(fork, "task/b", "b")
+    os.utime(upper(fork) / "task/b", ns=(7, 9))
+    (upper(fork) / "task/b").chmod(0o4711)
+    os.setxattr(upper(fork) / "task/b", "user.a", b"1")
     box.merge([fork])
     with Overlay(box.overlays()[0][1]).open() as tree:
-        work = tree / "work"
-        assert not (work / "gone").exists()
-        first, second = ((work / "d" / name).lstat() for name in ("first", "second"))
+        task = tree / "task"
+        assert not (task / "gone").exists()
+        first, second = ((task / "d" / name).lstat() for name in ("first", "second"))
         assert first.st_ino == second.st_ino
-        assert os.fspath((work / "d/link").readlink()) == "first"
-        assert (work / "d").lstat().st_mode & 0o7777 == 0o2750
-        b = (work / "b").lstat()
+        assert os.fspath((task / "d/link").readlink()) == "first"
+        assert (task / "d").lstat().st_mode & 0o7777 == 0o2750
+        b = (task / "b").lstat()
         assert (b.st_mode & 0o7777, b.st_mtime_ns) == (0o4711, 9)
-        assert (work / "b").getxattr("user.a") == b"1"
+        assert (task / "b").getxattr("user.a") == b"1"
     check(box)
 
 
 def test_a_directory_that_one_removed_and_the_other_wrote_to(box: Container) -> None:
     [fork] = box.fork(1)
-    delete(fork, "work/deep")
-    put(box, "work/deep/mine", "m")
-    with pytest.raises(Conflict, match="/work/deep/mine"):
+    delete(fork, "task/deep")
+    put(box, "task/deep/mine", "m")
+    with pytest.raises(Conflict, match="/task/deep/mine"):
         box.merge([fork])
     before = box.snapshot()
     box.merge([fork], prefer="ours")
@@ -158,18 +184,29 @@ def test_a_directory_that_one_removed_and_the_other_wrote_to(box: Container) -> 
     assert shown(box) == {"a": "a", "b": "b"}
     box.rewind(before)
     [other] = box.fork(1)
-    put(other, "work/deep/theirs", "t")
-    delete(box, "work/deep")
+    put(other, "task/deep/theirs", "t")
+    delete(box, "task/deep")
     box.merge([other], prefer="theirs")
     assert shown(box) == {"a": "a", "b": "b", "deep/theirs": "t"}
     check(box)
 
 
+def test_a_directory_that_a_fork_made_a_file(box: Container) -> None:
+    """Found by the state machine: what was in it went with it."""
+    [fork] = box.fork()
+    place = upper(fork) / "task"
+    place.mkdir()
+    (place / "deep").write_text("a file")
+    box.merge([fork])
+    assert shown(box) == {"a": "a", "b": "b", "deep": "a file"}
+    check(box)
+
+
 def test_forks_of_forks_and_what_has_nothing_in_common(box: Container, engine: Engine) -> None:
     [one] = box.fork(1)
-    put(one, "work/one", "1")
+    put(one, "task/one", "1")
     [two] = one.fork(1)
-    put(two, "work/two", "2")
+    put(two, "task/two", "2")
     box.merge([two])
     assert shown(box)["one"] == "1"
     assert shown(box)["two"] == "2"
@@ -187,14 +224,14 @@ def test_forks_of_forks_and_what_has_nothing_in_common(box: Container, engine: E
 
 def test_the_winner_takes_the_place_of_its_parent(box: Container) -> None:
     one, two = box.fork(2)
-    put(one, "work/a", "one")
-    put(two, "work/a", "two")
-    delete(two, "work/b")
-    put(box, "work/own", "z")
+    put(one, "task/a", "one")
+    put(two, "task/a", "two")
+    delete(two, "task/b")
+    put(box, "task/own", "z")
     state = box.promote(two, "best")
     assert (state.name, state.message, state.size) == ("best", f"promoted from {two.name}", 3)
     assert shown(box) == {"a": "two", "deep/c": "c"}
-    put(box, "work/next", "n")
+    put(box, "task/next", "n")
     assert shown(two) == {"a": "two", "deep/c": "c"}
     two.remove()
     box.snapshot("later")
@@ -220,19 +257,19 @@ def test_a_parent_that_runs_goes_on_over_what_was_merged(engine: Engine, store_r
     def said(*words: str) -> str:
         return str(box.exec(list(words), capture_output=True, check=True, text=True).stdout)
 
-    said("sh", "-c", "mkdir /work; echo a >/work/a; echo b >/work/b")
+    said("sh", "-c", "mkdir /task; echo a >/task/a; echo b >/task/b")
     one, two = box.fork(2)
-    put(one, "work/one", "1\n")
-    delete(two, "work/b")
+    put(one, "task/one", "1\n")
+    delete(two, "task/b")
     pid = box.first_process
-    said("sh", "-c", "echo mine >/work/own")
+    said("sh", "-c", "echo mine >/task/own")
     box.merge([one, two])
-    assert said("ls", "/work").split() == ["a", "one", "own"]
+    assert said("ls", "/task").split() == ["a", "one", "own"]
     assert box.first_process == pid
-    said("sh", "-c", "echo more >>/work/own")
+    said("sh", "-c", "echo more >>/task/own")
     box.promote(two)
-    assert said("ls", "/work").split() == ["a"]
-    said("sh", "-c", "echo c >/work/c")
+    assert said("ls", "/task").split() == ["a"]
+    said("sh", "-c", "echo c >/task/c")
     box.stop(timeout=0)
     assert shown(box) == {"a": "a\n", "c": "c\n"}
     check(box)

@@ -49,7 +49,7 @@ def test_what_is_told_of_its_end_names_it_as_it_was_called_then(engine: Engine) 
     until(lambda: any(one.name == "one" and one.state == "running" for one in engine.containers()))
     engine.container("one").rename("two")
     engine.container("two").kill()
-    thread.join(30)
+    thread.join(100)
     assert getattr(done[0], "name") == "two"  # noqa: B009
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from lamina.engine.networks import table_of
 from lamina.errors import Conflict, InvalidInput
 from lamina.network import dns
 from support.lab import HOST, SILENCE, WORLD, ip
 from support.lives import is_gone, until
-from support.name_servers import NameServer, ask, lookup
-from support.network_host import Host, responder, responders
+from support.name_servers import NameServer, ask, is_cut, lookup
+from support.network_host import Host, responder, responders, within
 from support.network_host import on_host as call_on_host
+from support.peers import hierarchies, make_group, remove_group
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
 
@@ -44,16 +47,6 @@ def on_host(store_root: Path, tmp_path: Path) -> Callable[[Callable[[Host], None
         call_on_host(store_root, inner)
 
     return call
-
-
-@contextmanager
-def within(host: Host, box: Any) -> Iterator[None]:
-    found = host.adopt(box.attrs["State"]["Pid"])
-    try:
-        with host.inside(found):
-            yield
-    finally:
-        found.release()
 
 
 @contextmanager
@@ -110,7 +103,7 @@ def test_containers_find_each_other_and_the_world_by_name(on_host):
             assert lookup(GATEWAY, "nosuch.example") == (dns.NXDOMAIN, [])
             assert lookup(GATEWAY, "a.example", dns.AAAA) == (0, [])
             assert lookup(GATEWAY, "db") == (0, ["0.0.0.0"])  # it is called otherwise now
-            assert dns.is_cut(ask(GATEWAY, "many.example"))
+            assert is_cut(ask(GATEWAY, "many.example"))
             assert len(lookup(GATEWAY, "many.example", tcp=True)[1]) == 60
             assert len(lookup(GATEWAY, "many.example", room=1232)[1]) == 60  # EDNS goes through
             before = len(outside.asked)
@@ -134,10 +127,16 @@ def test_who_answers_comes_back_and_goes_by_itself(on_host):
         back = host.engine.networks.create("back", subnets=[FOUR])
         box = host.start("sleep 1000", name="web", network="back")
         pid = responder()
+        until(lambda: "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text())
         status = Path(f"/proc/{pid}/status").read_text()
         assert "CapEff:\t0000000000000000" in status
-        assert "CapPrm:\t0000000000001000" in status
+        assert "CapPrm:\t0000000000000000" in status
         assert "NoNewPrivs:\t1" in status
+        shown = [
+            path for path in Path(f"/proc/{pid}/root").rglob("*") if path.name in ("networks", "containers")
+        ]
+        assert {path.parent for path in shown} == {Path(f"/proc/{pid}/root{host.root}")}
+        assert not Path(f"/proc/{pid}/root/etc").exists()
         os.kill(pid, signal.SIGKILL)
         until(lambda: is_gone(pid))
         [found] = host.engine.storage.check().findings
@@ -158,6 +157,54 @@ def test_who_answers_comes_back_and_goes_by_itself(on_host):
         box.remove(force=True)
         until(lambda: responders() == [])
         assert not list(host.root.glob("networks/back/responder*"))
+
+    on_host(test)
+
+
+def killed(groups, but):
+    """Who is in *groups*, and has just been killed: somebody who was forked meanwhile is there the next time."""
+    found = {int(one) for group in groups for one in (group / "cgroup.procs").read_text().split()} - {but}
+    for one in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    return found
+
+
+def test_who_answers_is_nobodys_part(on_host):
+    """A unit of systemd whose command was the first to need it ends with all that it has started."""
+
+    def test(host):
+        host.engine.networks.create("back", subnets=[FOUR])
+        unit = f"unit-{os.getpid()}"
+        groups = [make_group(place, unit) for place, _ in hierarchies()]
+        began = {group: (group.parent / "cgroup.procs") for group in groups}
+        for group in groups:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        box = host.start("sleep 1000", name="web", network="back", egress="allow=web")
+        pid = responder()
+        for procs in began.values():
+            procs.write_text(str(os.getpid()))
+        own = int(box.attrs["State"]["Pid"])  # it has no group of its own in every hierarchy
+        until(lambda: not killed(groups, but=own))
+        assert responders() == [pid]
+        places = {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+        [place] = places
+        assert place.startswith(f"/lamina/names.{table_of(host.engine.store)}.back.")
+        with within(host, box):
+            assert lookup(GATEWAY, "web") == (0, ["10.50.0.2"])
+        # the half that changes rules: without it the other one leaves, and the next start brings both back
+        halves = {int(one) for one in (hierarchies()[0][0] / place[1:] / "cgroup.procs").read_text().split()}
+        [other] = halves - {pid}
+        os.kill(other, signal.SIGKILL)
+        until(lambda: is_gone(pid))
+        found = {one.what for one in host.engine.storage.check(repair=True).findings}
+        assert f"group {place.rpartition('/')[2]}" in found
+        assert "responder back" in found
+        with within(host, box):
+            until(lambda: patiently("web") == (0, ["10.50.0.2"]))
+        box.remove(force=True)
+        for group in groups:
+            remove_group(group)
 
     on_host(test)
 
@@ -217,7 +264,7 @@ def test_hostile_questions_cost_others_nothing(on_host):
                 sender.send(hostile)
             streams = []
             for number in range(40):  # more than one container may have
-                one = socket.create_connection((GATEWAY, 53), timeout=3)
+                one = socket.create_connection((GATEWAY, 53), timeout=200)
                 if number % 2:
                     one.sendall(b"\xff\xff")
                 streams.append(one)
@@ -277,5 +324,36 @@ def test_what_is_in_the_way_is_said(on_host):
         host.run("true", network="back")
         with pytest.raises(InvalidInput, match="containers of network bridge have no names"):
             host.run("true", network_aliases=["x"])
+
+    on_host(test)
+
+
+def test_port_53_of_every_address_can_be_published_beside_who_answers_for_names(on_host):
+    """It listens at the bridge's address alone. What is for it stays its own."""
+
+    def test(host):
+        host.engine.networks.create("back", subnets=[FOUR])
+        asker = host.start("sleep 1000", name="web", network="back")
+        responder()
+        box = host.start("sleep 1000", name="server", publish=["53:53/udp", "53:53"])
+        zone = {("a.example", dns.A): [b"\xc0\0\x02\x63"]}
+        with within(host, box):
+            outside = NameServer("0.0.0.0", zone)
+        with host.inside(host.world):
+            assert lookup(HOST, "a.example") == (0, ["192.0.2.99"])
+            assert lookup(HOST, "a.example", tcp=True) == (0, ["192.0.2.99"])
+        with within(host, asker):
+            assert lookup(GATEWAY, "web") == (0, ["10.50.0.2"])
+            assert outside.asked and {name for name, _ in outside.asked} == {"a.example"}
+        outside.close()
+        box.remove(force=True)
+        for where in (GATEWAY, HOST, "127.0.0.1"):
+            other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if where != GATEWAY:
+                other.bind((where, 53))
+            for wanted in (["53:53/udp"] if where != GATEWAY else []) + [f"{where}:53:53/udp"]:
+                with pytest.raises(Conflict, match="a process of this host listens at"):
+                    host.run("true", publish=[wanted])
+            other.close()
 
     on_host(test)

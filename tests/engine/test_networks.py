@@ -17,7 +17,7 @@ import pytest
 
 from lamina.engine import plugging
 from lamina.engine.committing import run_of
-from lamina.engine.networks import network_of
+from lamina.engine.networks import network_of, table_of
 from lamina.engine.supervising import Supervisor
 from lamina.errors import (
     CommandNotFound,
@@ -186,7 +186,7 @@ def test_random_ports_and_those_of_the_image(on_host):
 def test_the_default_network_made_by_hand_is_as_it_is_by_itself(on_host):
     def test(host):
         made = host.engine.networks.create("bridge")
-        assert (made.bridge, made.subnets) == ("lamina0", ["10.87.0.0/16"])
+        assert (made.bridge, made.subnets) == (table_of(host.engine.store), ["10.87.0.0/16"])
         assert made == host.engine.networks.get("bridge")
 
     on_host(test)
@@ -293,6 +293,36 @@ def test_a_subnet_that_is_exhausted(on_host):
     on_host(test)
 
 
+def test_a_range_and_subnets_that_are_exhausted(on_host, monkeypatch):
+    """Of a part of a subnet, which others may have by --ip; and of what is given to those who name none."""
+
+    def test(host):
+        known = host.engine.networks
+        known.create("part", subnets=["10.50.0.0/24"], ranges=["10.50.0.128/31"])
+        boxes = [host.start("sleep 1000", network="part") for _ in range(2)]
+        with pytest.raises(
+            Conflict, match=r"take an address of 10.50.0.128/31 of 10.50.0.0/24: every one is taken"
+        ):
+            host.run("true", network="part")
+        host.run("true", network="part", ip="10.50.0.9")
+        with pytest.raises(Conflict, match=r"network part: in use by"):
+            known.get("part").remove()
+        with pytest.raises(Conflict, match=r"10.50.0.128: taken by container"):
+            host.run("true", network="part", ip="10.50.0.128")
+        monkeypatch.setattr("lamina.engine.networks._OF_OTHERS", ("10.50.0.0/24", "192.0.2.0/24"))
+        with pytest.raises(Conflict, match="make network more: no subnet is free") as caught:
+            known.create("more")
+        assert "--subnet" in caught.value.remedy
+        for box in boxes:
+            box.remove(force=True)
+        with pytest.raises(NotFound):
+            known.get("nosuch")
+        with pytest.raises(NotFound, match="network nosuch: no such network"):
+            host.run("true", network=["part", "nosuch"])
+
+    on_host(test)
+
+
 def test_addresses_and_ports_that_no_container_can_have(on_host):
     def test(host):
         for wrong in (
@@ -340,11 +370,12 @@ def test_a_host_without_ipv6(on_host, monkeypatch):
 
 def test_a_link_of_somebody_else_has_the_bridges_name(on_host):
     def test(host):
-        ip("link", "add", "lamina0", "type", "veth", "peer", "name", "other")
-        with pytest.raises(Conflict, match="there is a link lamina0 that is not it"):
+        name = table_of(host.engine.store)
+        ip("link", "add", name, "type", "veth", "peer", "name", "other")
+        with pytest.raises(Conflict, match=f"there is a link {name} that is not it"):
             host.run("true")
         assert host.left() == []
-        ip("link", "del", "lamina0")
+        ip("link", "del", name)
 
     on_host(test)
 
@@ -374,10 +405,55 @@ def test_a_bridge_that_somebody_removed_is_made_anew(on_host):
     def test(host):
         host.start(SERVE, publish=["8080:80"])
         until(lambda: reaches("127.0.0.1", 8080))
-        ip("link", "del", "lamina0")
+        ip("link", "del", table_of(host.engine.store))
         host.run("true")  # its own link works again at once
         host.engine.networks.reload()
         until(lambda: reaches("127.0.0.1", 8080))
+
+    on_host(test)
+
+
+def test_networks_whose_bridge_somebody_removed(on_host):
+    """With containers in them and without: the next start, connecting, disconnecting and removal all go on."""
+
+    def test(host):
+        known = host.engine.networks
+        back = known.create("back", subnets=["10.50.0.0/24"])
+        front = known.create("front", subnets=["10.51.0.0/24"])
+        box = host.start("sleep 1000", name="box", network="back")
+        second = host.start("sleep 1000", name="second", network="front")
+        for bridge in (back.bridge, front.bridge):
+            ip("link", "del", bridge)
+        front.connect(box.id)
+        assert "10.51.0" in str(box.exec(["cat", "/etc/hosts"], capture_output=True, text=True).stdout)
+        back.disconnect(box.id)
+        host.run("true", network="back")
+        ip("link", "del", back.bridge)
+        back.remove()
+        assert [one.name for one in known.list()] == ["front"]
+        for one in (box, second):
+            one.remove(force=True)
+
+    on_host(test)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sys/net/ipv6"), reason="needs IPv6, to switch it off")
+def test_a_host_whose_ipv6_is_switched_off(on_host):
+    """By its setting, as root does: networks of IPv4 are as always, others say why."""
+
+    def test(host):
+        known = host.engine.networks
+        six = known.create("six", subnets=["10.50.0.0/24", "fd00:50::/64"])
+        for name in ("all", "default"):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        with pytest.raises(Unsupported, match="this host has no IPv6"):
+            known.create("other", ipv6=True)
+        assert host.run("sh", "-c", "tail -n 1 /etc/hosts | cut -f 1", network="bridge").count(".") == 3
+        with pytest.raises(LaminaError) as caught:
+            host.run("true", network="six")
+        assert "IPv6" in str(caught.value)
+        assert host.left() == []
+        six.remove()
 
     on_host(test)
 
@@ -515,7 +591,7 @@ def test_many_connections_through_a_published_port(on_host):
         with host.inside(host.world):
             done = 0
             for _ in range(1000):
-                client = socket.create_connection((HOST, 8080), timeout=5)
+                client = socket.create_connection((HOST, 8080), timeout=200)
                 accepted = None
                 while accepted is None:
                     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from lamina.errors import Conflict, ContainerFailed, InvalidInput, NotFound
 from lamina.store import trace
 from support.lab import HOST, WORLD, listen, reaches, seen_by
-from support.lives import until
+from support.lives import is_gone, supervisor_of, until
 from support.network_host import Host
 from support.network_host import on_host as call_on_host
 
@@ -252,5 +253,39 @@ def test_who_connects_is_killed_at_a_step(on_host, tmp_path):
         back.connect(box.id)
         box.kill(signal.SIGKILL)
         until(lambda: host.left() == [])
+
+    on_host(test)
+
+
+def test_events_tell_who_is_in_a_network_and_since_when(on_host):
+    """Docker's words: what a start connects is told as what a verb connects, and its end as well."""
+
+    def test(host):
+        two(host)
+        since = time.time()
+        box = host.start("sleep 1000", name="box", network="front")
+        back = host.engine.networks.get("back")
+        back.connect(box.id)
+        back.disconnect(box.id)
+        back.connect(box.id)
+        box.restart(timeout=0)
+        supervisor = supervisor_of(box)
+        os.kill(supervisor, signal.SIGKILL)
+        until(lambda: is_gone(supervisor))
+        os.kill(box.attrs["State"]["Pid"], signal.SIGKILL)
+        box.wait()  # whoever comes next finds out that it has ended
+        box.remove(force=True)
+        host.run("true", network="front")
+        back.remove()
+        found = list(host.engine.events(since=since, until=time.time(), filters={"type": ["network"]}))
+        assert {one.attributes["type"] for one in found} == {"bridge"}
+        front = [one for one in found if one.attributes["name"] == "front"]
+        assert [one.action for one in front] == ["connect", "disconnect"] * 3
+        assert {one.attributes["container"] for one in front[:4]} == {box.id}
+        assert {one.id for one in front} == {host.engine.networks.get("front").id}
+        own = host.engine.events(since=since, until=time.time(), filters={"network": ["back"]})
+        assert [one.action for one in own] == ["connect", "disconnect"] * 3 + ["destroy"]
+        every = host.engine.events(since=since, until=time.time(), filters={"event": ["connect", "start"]})
+        assert [one.type for one in every][:2] == ["network", "container"]
 
     on_host(test)

@@ -69,18 +69,18 @@ def test_a_signal_waits_for_who_lets_go_of_the_process() -> None:
 
     def close() -> None:
         letting_go.set()
-        closed.wait(30)
+        closed.wait(100)
 
     thread = threading.Thread(target=body.let_go, args=(close,))
     thread.start()
-    letting_go.wait(30)
+    letting_go.wait(100)
     sender = threading.Thread(target=body.send, args=(9,))
     sender.start()
     sender.join(0.2)
     assert sender.is_alive() and sent == [15]
     closed.set()
     for one in (thread, sender):
-        one.join(30)
+        one.join(100)
     assert sent == [15]
 
 
@@ -108,7 +108,7 @@ def test_two_threads_that_reap_reap_each_once(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(os, "waitid", slow)
     assert not executing.reap_left()
-    threads[0].join(30)
+    threads[0].join(100)
     assert not failures
     for pid, _ in children:
         with pytest.raises(ChildProcessError):

@@ -36,7 +36,7 @@ def test_a_container_over_the_host_is_mounted_the_old_way(tmp_path: Path, lamina
         cwd=tmp_path / "old, odd: name",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         stdin=subprocess.DEVNULL,
     )
     seen = ok(ran).splitlines()

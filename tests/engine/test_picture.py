@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EACCES, ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lamina.engine import host, picture
 from lamina.engine.places import CLOSED, DIRECTORY, HostImage
+from lamina.errors import KernelError
 from lamina.store.root import Store
 
 TABLE = b"""\
@@ -97,3 +99,13 @@ def test_a_damaged_file_is_composed_again(
     monkeypatch.setattr(picture, "_latest", None)
     assert look(store, monkeypatch, TABLE) == first
     assert len(composed) == 2
+
+
+def test_what_was_there_a_moment_ago_is_looked_for_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user namespace neighbours of mounts are made anew, and anybody's directory may go meanwhile."""
+    gone = KernelError("run", ENOENT, "/tmp/neighbour")
+    lessons = picture.Lessons(over_host=True)
+    monkeypatch.setattr(picture, "mounts_changed", lambda: False)
+    assert [lessons.learn(gone) for _ in range(4)] == [True, True, True, False]
+    assert not picture.Lessons(over_host=False).learn(gone)
+    assert not picture.Lessons(over_host=True).learn(KernelError("run", EACCES, "/tmp/neighbour"))

@@ -43,7 +43,7 @@ def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
     small_image(store_root)
     before = threading.active_count()  # what other tests keep for as long as the process lives
     yield Engine(store_root)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while reap_left():  # their container has ended
         assert time.monotonic() < end
     while threading.active_count() > before:  # who said that it has ended
@@ -181,7 +181,7 @@ def test_communicate_goes_on_after_its_time_ran_out(popen: Popen) -> None:
         os.kill(process.pid, signal.SIGCONT)
         with pytest.raises(ValueError, match="given before"):
             process.communicate("other")
-        assert process.communicate(timeout=60) == ("first\n" + data, None)
+        assert process.communicate(timeout=200) == ("first\n" + data, None)
 
 
 def test_partial_output_comes_with_the_error(popen: Popen) -> None:
@@ -339,7 +339,7 @@ SIGPIPE_KILLS = """if True:
 
 
 def test_a_program_that_dies_of_closed_pipes_does_not_of_those(engine: Engine, store_root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", SIGPIPE_KILLS, str(store_root)], stderr=PIPE, timeout=110)
+    done = subprocess.run([sys.executable, "-c", SIGPIPE_KILLS, str(store_root)], stderr=PIPE, timeout=200)
     assert done.returncode == 0, done.stderr
 
 
@@ -531,6 +531,6 @@ time.sleep(600)
         process.terminate()
         process.stdin.close()
         try:
-            assert process.wait(30) == 128 + signal.SIGTERM
+            assert process.wait(100) == 128 + signal.SIGTERM
         finally:
             process.kill()

@@ -92,7 +92,7 @@ def gone(pid: int) -> bool:
 
 
 def await_gone(pid: int) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     while not gone(pid):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -172,7 +172,7 @@ def test_killed_at_random_moments_nothing_is_left(
             except (FileNotFoundError, ValueError):
                 pass
         killed.close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     # a child that was just starting finds out at the end of its start, and holds the lock until then
     while any(c.state in ("running", "created") or rm for c in engine.containers(all=True)):
         assert time.monotonic() < end
@@ -212,7 +212,7 @@ def test_killed_at_each_step_of_its_life_nothing_is_left(
     for rm in ("rm", "kept"):
         for step in range(0, 400, 3):
             done = subprocess.run(
-                [sys.executable, "-c", code, str(store_root), str(step), rm], timeout=60, check=False
+                [sys.executable, "-c", code, str(store_root), str(step), rm], timeout=200, check=False
             )
             assert done.returncode in (0, -signal.SIGKILL)
             again = Engine(store_root)
@@ -241,7 +241,7 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
         recover.kill_and_wait(process.pid, {**state, "start_time": 1})
         assert process.poll() is None
         recover.kill_and_wait(process.pid, state)
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(100) == -signal.SIGKILL
         recover.kill_and_wait(process.pid, state)
         assert not identity.same_process(process.pid, state)
     finally:
@@ -261,7 +261,7 @@ def test_a_left_over_process_is_killed(engine: Engine, store_root: Path) -> None
         record.write(os.fsencode(home), b"state.json", identity.identity_of(process.pid))
         (store_root / "running" / home.name).touch()
         assert engine.container("web").state == "dead"
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(100) == -signal.SIGKILL
         assert everything(store_root) == [f"containers/{home.name}", "names/web"]
     finally:
         process.kill()
@@ -287,7 +287,7 @@ def test_left_over_cgroups_are_emptied_and_removed(engine: Engine, store_root: P
             (home / f"{name}.json").unlink()
         (store_root / "running" / identity).touch()
         assert engine.containers(all=True) == []
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(100) == -signal.SIGKILL
         assert not [place for place in places if place.exists()]
     finally:
         process.kill()
@@ -306,7 +306,7 @@ def immutable(store_root: Path) -> Iterator[Callable[[Path], None]]:
     made: list[Path] = []
 
     def flag(path: Path, sign: str) -> None:
-        subprocess.run(["chattr", f"{sign}i", str(path)], check=True, capture_output=True, timeout=60)
+        subprocess.run(["chattr", f"{sign}i", str(path)], check=True, capture_output=True, timeout=200)
 
     def make(path: Path) -> None:
         try:
@@ -330,7 +330,7 @@ def test_a_file_that_cannot_be_removed(engine: Engine, immutable: Callable[[Path
     assert engine.containers(all=True) == []
     assert engine.run("host", ["true"], name="x", rm=True).returncode == 0
     (stuck,) = Path(os.fsdecode(engine.store.tmp)).rglob("one-that-stays")
-    subprocess.run(["chattr", "-i", str(stuck)], check=True, timeout=60)
+    subprocess.run(["chattr", "-i", str(stuck)], check=True, timeout=200)
     engine.containers()
     assert os.listdir(engine.store.tmp) == []
 

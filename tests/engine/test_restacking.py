@@ -81,7 +81,7 @@ def test_what_was_written_becomes_a_layer_and_everything_goes_on(engine: Engine,
         ]  # fmt: skip
     assert [digest(one) for one in chain.layers] == seen
     assert [(one / "home/ann/count").read_text() for one in chain.layers] == ["1\n", "2\n", "3\n"]
-    assert swapped_to(box._home, chain.stacks) is True
+    assert swapped_to(box._home, chain.stacks, {b"/"}) is True
     # whatever else is done to it
     (tmp_path / "in").write_text("copied")
     box.copy_in(tmp_path / "in", "/home/ann/in")
@@ -95,7 +95,7 @@ def test_what_was_written_becomes_a_layer_and_everything_goes_on(engine: Engine,
     assert box.state == "running"
     assert not frozen(box)
     box.stop(timeout=0)
-    assert swapped_to(box._home, chain.stacks) is None
+    assert swapped_to(box._home, chain.stacks, {b"/"}) is None
     assert [digest(one) for one in chain.layers] == seen
 
 
@@ -111,6 +111,8 @@ libc.mmap(None, 4096, 3, 1, fd, 0); os.close(fd)""",
     "a fifo open as descriptor": "os.mkfifo('/tmp/held'); os.open('/tmp/held', os.O_RDWR)",
     "a file locked as descriptor": """
 open('/tmp/held', 'w').close(); fd = os.open('/tmp/held', os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)""",
+    "a file locked as descriptor (of a range)": """
+open('/tmp/held', 'w').close(); fd = os.open('/tmp/held', os.O_RDONLY); fcntl.lockf(fd, fcntl.LOCK_SH)""",
     "files watched (inotify) by descriptor": "libc.inotify_add_watch(libc.inotify_init(), b'/tmp', 0x100)",
     "a socket bound to /tmp/held": "s = socket.socket(socket.AF_UNIX); s.bind('/tmp/held'); s.listen()",
     "its working directory in": "os.mkdir('/tmp/gone'); os.chdir('/tmp/gone'); os.rmdir('/tmp/gone')",
@@ -205,6 +207,12 @@ def test_who_holds_on_is_named_and_nothing_is_replaced(python_box: Container) ->
     with (
         Process(box, "assert libc.unshare(0x20000) == 0", privileged=True),
         pytest.raises(Conflict, match="a mount namespace of its own, with the same root"),
+    ):
+        chain.freeze(consistency="refuse")
+    watching = "fd = libc.fanotify_init(0, 0); libc.fanotify_mark(fd, 1, ctypes.c_uint64(2), -100, b'/tmp')"
+    with (
+        Process(box, watching, privileged=True),
+        pytest.raises(Conflict, match=r"files watched \(inotify\) by descriptor"),
     ):
         chain.freeze(consistency="refuse")
     with Process(box, HARMLESS):
@@ -313,7 +321,7 @@ def test_a_container_with_ids_of_its_own(engine: Engine) -> None:
         assert shell(box, "stat -c %u:%g count /etc/passwd .; cat count").split() == [
             "1000:100", "0:0", "0:0", str(number),
         ]  # fmt: skip
-        assert swapped_to(box._home, chain.stacks) is True
+        assert swapped_to(box._home, chain.stacks, {b"/"}) is True
     assert shown(box) == before
 
 

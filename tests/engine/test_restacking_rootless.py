@@ -75,3 +75,60 @@ def test_it_is_replaced_as_roots_are(rootless: Rootless, group: Path) -> None:
         [False, [1]],
         3,
     ]
+
+
+KILLED = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from lamina import Engine
+from lamina.engine import replacing
+from lamina.linux.program import Step
+from support.small_images import small_image
+root, calls = Path(sys.argv[2]), []
+engine = Engine(root)
+small_image(root)
+def killed_at(number):
+    pid = os.fork()
+    if pid:
+        calls.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return
+    steps_of, walk = replacing.swap_steps, replacing.Swap._walk
+    def cut(*given):
+        steps, needed = steps_of(*given)
+        if number < len(steps):
+            steps[number] = Step("exit_group", 0)
+        return steps, needed
+    def walked(swap, *given):
+        try:
+            return walk(swap, *given)
+        except BaseException:
+            os.kill(swap.still._guard._child.pid, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+    replacing.swap_steps, replacing.Swap._walk = cut, walked
+    try:
+        Engine(root).container("box").snapshot(consistency="refuse")
+    finally:
+        os._exit(0)
+with engine.start("tiny", ["sleep", "1000"], name="box", network="none", volumes=["data:/data"]) as box:
+    def shell(words):
+        return box.exec(["sh", "-c", words], check=True, capture_output=True, text=True).stdout
+    mounts = shell("cut -d' ' -f5 /proc/self/mountinfo | sort")
+    for number in range(0, 60, 3):
+        shell(f"echo {number} >/count")
+        killed_at(number)
+        box.snapshot(consistency="refuse")
+        assert shell("cat /count; echo x >/count") == f"{number}\\n", number
+        assert shell("cut -d' ' -f5 /proc/self/mountinfo | sort") == mounts, number
+assert calls.count(-signal.SIGKILL) > 10, calls
+print("well")
+"""
+
+
+def test_what_somebody_left_half_replaced_is_made_whole(rootless: Rootless, group: Path) -> None:
+    def join() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    words = [str(Path(__file__).parents[1]), str(rootless.tmp / "store")]
+    done = rootless.python(KILLED, *words, preexec_fn=join)
+    assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr

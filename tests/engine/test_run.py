@@ -31,7 +31,9 @@ from lamina.errors import (
     Unsupported,
 )
 from support.leaks import Leaks
+from support.lives import until
 from support.namespaces import in_mount_namespace
+from support.process import children
 
 pytestmark = pytest.mark.root
 
@@ -136,10 +138,12 @@ def test_check(engine: Engine) -> None:
 
 
 def test_timeout(engine: Engine, untouched_host: Leaks) -> None:
-    with pytest.raises(TimeoutExpired, match=r"not ended within 1\.5 s") as raised:
-        engine.run(
-            "host", ["sh", "-c", "echo begun; sleep 99"], rm=True, timeout=1.5, capture_output=True, text=True
-        )
+    words = ["sh", "-c", "echo begun; sleep 99"]
+    for seconds in (1.5, 10.5, 60.5):  # on a busy machine it may not have begun
+        with pytest.raises(TimeoutExpired, match=rf"not ended within {seconds} s") as raised:
+            engine.run("host", words, rm=True, timeout=seconds, capture_output=True, text=True)
+        if raised.value.stdout:
+            break
     assert raised.value.stdout == "begun\n"
     assert isinstance(raised.value, TimeoutError)
 
@@ -281,8 +285,12 @@ def test_its_own_processes_only(sh: Sh) -> None:
 def test_its_own_network_unless_it_shares_ours(sh: Sh) -> None:
     devices = "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"
     assert sh(devices).stdout.split() == ["lo"]
-    ours = [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
-    assert sorted(sh(devices, network="host").stdout.split()) == sorted(ours)
+
+    def ours() -> list[str]:
+        return [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
+
+    # somebody else may have a link made meanwhile
+    until(lambda: sorted(sh(devices, network="host").stdout.split()) == sorted(ours()))
     assert sh("hostname", network="host").stdout.strip() == socket.gethostname()
 
 
@@ -592,6 +600,22 @@ def test_read_only(sh: Sh, tmp_path: Path) -> None:
     assert (tmp_path / "v" / "ok").exists()
 
 
+@pytest.mark.parametrize("rm", [True, False])
+def test_marks_of_mounts_that_nobody_repeats_are_removed_while_it_runs(
+    engine: Engine, store_root: Path, rm: bool
+) -> None:
+    """One that is kept must not be mounted again over what a crash left half there: its mark stays."""
+    options = {"rm": True} if rm else {"durability": "none"}
+    with engine.popen("host", ["cat"], stdin=-1, stdout=-1, network="none", **options) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"it runs\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"it runs\n"
+        assert list(store_root.glob("containers/*/work-*/work"))
+        until(lambda: bool(list(store_root.glob("containers/*/work-*/work/incompat"))) != rm)
+    assert process.returncode == 0
+
+
 def test_a_limit_of_processes(sh: Sh) -> None:
     script = "i=0; while [ $i -lt 20 ]; do sleep 5 & i=$((i+1)); done 2>/dev/null; echo not limited"
     done = sh(script, pids_limit=10)
@@ -601,7 +625,7 @@ def test_a_limit_of_processes(sh: Sh) -> None:
 
 def test_a_limit_of_memory(engine: Engine) -> None:
     code = "x = bytearray(400 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1"
-    done = engine.run("host", [sys.executable, "-I", "-S", "-c", code], name="big", memory="64m", timeout=90)
+    done = engine.run("host", [sys.executable, "-I", "-S", "-c", code], name="big", memory="64m", timeout=200)
     assert done.returncode == 128 + signal.SIGKILL
     assert engine.container("big").inspect()["State"]["OOMKilled"] is True
 
@@ -686,7 +710,7 @@ def test_from_many_threads_at_once(engine: Engine, untouched_host: Leaks) -> Non
             text = f"{number}-{turn}"
             try:
                 done = engine.run("host", ["sh", "-c", f"echo {text}; cat"], rm=True, input=text.encode(),
-                                  capture_output=True, timeout=100)  # fmt: skip
+                                  capture_output=True, timeout=200)  # fmt: skip
                 if done.stdout != f"{text}\n{text}".encode() or done.returncode:
                     wrong.append(done)
             except BaseException as error:
@@ -872,7 +896,7 @@ def test_starts_in_several_threads_leave_the_program_as_dumpable_as_it_was(engin
         [sys.executable, "-c", code, os.fsdecode(engine.store.path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
     assert (done.stdout, done.stderr) == ("1 []\n", "")
 
@@ -891,6 +915,7 @@ def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
         raise Now
 
     engine.run("host", ["true"], rm=True)  # so that everything is loaded
+    young = children()
     before = signal.signal(signal.SIGALRM, now)
     try:
         for step in range(40):
@@ -902,8 +927,7 @@ def test_whatever_moment_a_handler_raises_at_the_container_is_recorded_or_gone(
                 pass
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            with pytest.raises(ChildProcessError):
-                os.waitpid(-1, os.WNOHANG)
+            assert children() <= young
             states = {container.state for container in engine.containers(all=True)}
             assert states <= (set() if rm else {"exited"})
             assert os.listdir(engine.store.running) == os.listdir(engine.store.tmp) == []

@@ -258,7 +258,7 @@ def test_too_few_open_files(store_root: Path, untouched_host: Leaks, limit: int)
         sys.exit(command_line(["run", "--rm", "host", "true"]))
     """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(limit)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(limit)], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 125
     assert "ulimit -" in done.stderr

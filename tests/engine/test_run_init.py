@@ -133,7 +133,7 @@ def signalled(popen: Callable[..., subprocess.Popen[str]], script: str, number: 
     with process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=200)
     return out, process.returncode
 
 

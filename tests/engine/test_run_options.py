@@ -140,7 +140,8 @@ def test_a_target_twice_is_refused() -> None:
         {"hostname": "a b"}, {"hostname": "x" * 65}, {"hostname": "-a"}, {"hostname": "a/b"}, {"hostname": "ä"},
         {"hostname": "a\0"}, {"workdir": "relative"}, {"workdir": "/a\0b"}, {"user": True}, {"user": 1.5},
         {"user": "a\0b"}, {"name": "../x"}, {"name": ""}, {"labels": ["=x"]}, {"labels": {"": "x"}}, {"entrypoint": 5},
-        {"volumes": "/a:/b"},
+        {"volumes": "/a:/b"}, {"volumes": {"/a": {"bind": "/b", "mode": "ro"}}}, {"publish": {"80/tcp": 8080}},
+        {"devices": {"/dev/null": "/dev/x"}}, {"dns": {"10.0.0.1": ""}}, {"group_add": {"7": ""}},
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant(asked: dict[str, object]) -> None:
@@ -148,15 +149,19 @@ def test_what_cannot_be_meant(asked: dict[str, object]) -> None:
         check_options(asked)
 
 
-@pytest.mark.parametrize("network", ["pasta:x", "cni:x", "", None, "-x", "ns:relative", "container:", "a b"])
+@pytest.mark.parametrize("network", ["pasta:x", "cni:", "", None, "-x", "ns:relative", "container:", "a b"])
 def test_what_is_no_network(network: object) -> None:
     with pytest.raises((InvalidInput, Unsupported)):
         check_options({"network": network})
 
 
 def test_an_option_that_does_not_exist_is_a_mistake_in_the_program() -> None:
-    with pytest.raises(TypeError, match="memry"):
+    with pytest.raises(TypeError, match="'memry'; did you mean 'memory'"):
         check_options({"memry": "5m"})
+    with pytest.raises(TypeError, match="'cwd'; did you mean 'workdir'"):
+        check_options({"cwd": "/tmp"})
+    with pytest.raises(TypeError, match=r"argument 'shell'$"):
+        check_options({"shell": True})
 
 
 def test_everything_together() -> None:
@@ -178,7 +183,8 @@ def test_nothing_asked_is_docker_s_default() -> None:
 
 
 KEYS = sorted(
-    vars(Options()).keys() - {"cpu_quota", "new_privileges", "further", "log", "networking", "health"}
+    vars(Options()).keys()
+    - {"cpu_quota", "new_privileges", "further", "log", "networking", "health", "warnings"}
     | {"cpus", "mounts", "tmpfs", "log_driver", "log_opt"}
     | FURTHER
     | NETWORKING

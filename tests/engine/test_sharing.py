@@ -31,7 +31,7 @@ def donor(engine: Engine) -> Container:
 
 def sh(engine: Engine, script: str, **options: Any) -> str:
     done = engine.run(
-        "tiny", ["sh", "-ec", script], rm=True, capture_output=True, text=True, timeout=60, **options
+        "tiny", ["sh", "-ec", script], rm=True, capture_output=True, text=True, timeout=200, **options
     )
     assert done.returncode == 0, done.stderr
     return str(done.stdout)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import chains, obtain, shallow, squashing
-from lamina.errors import Conflict, LaminaError
+from lamina.engine import chains, freezing, obtain, shallow, squashing
+from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.overlay.stack import Overlay
 from lamina.store import claims, layers, trace
 from lamina.store.burial import bury_all
@@ -97,11 +97,11 @@ def test_any_number_of_snapshots(box: Container) -> None:
     kept = {}
     deepest = 0
     for number in range(MANY):
-        files |= {f"work/{number % 50}": f"{number}", "last": f"{number}"}
-        put(box, f"work/{number % 50}", f"{number}")
+        files |= {f"task/{number % 50}": f"{number}", "last": f"{number}"}
+        put(box, f"task/{number % 50}", f"{number}")
         put(box, "last", f"{number}")
         if number % 7 == 3:
-            gone = f"work/{(number - 3) % 50}"
+            gone = f"task/{(number - 3) % 50}"
             delete(box, gone)
             del files[gone]
         one = box.snapshot()
@@ -124,8 +124,8 @@ def test_any_number_of_snapshots(box: Container) -> None:
 def shown(box: Container) -> dict[str, str]:
     with Overlay(box.overlays()[0][1]).open() as tree:
         found = {
-            f"work/{name}": (tree / "work" / name).read_text()
-            for _, _, names in (tree / "work").walk()
+            f"task/{name}": (tree / "task" / name).read_text()
+            for _, _, names in (tree / "task").walk()
             for name in names
         }
         return {**found, "last": (tree / "last").read_text()}
@@ -290,16 +290,16 @@ def test_a_snapshot_that_is_squashed_while_others_go(
 
 
 def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "tree/work").mkdir(parents=True)
-    (tmp_path / "tree/work/base").write_text("base")
+    (tmp_path / "tree/task").mkdir(parents=True)
+    (tmp_path / "tree/task/base").write_text("base")
     name = "base"
     engine.from_directory(tmp_path / "tree", name, changes=['CMD ["true"]', "LABEL a=b"])
     for number in range(3):
         box = engine.create(name, ["true"], durability="none")
-        put(box, f"work/{number}", f"{number}")
+        put(box, f"task/{number}", f"{number}")
         put(box, "last", f"{number}")
         if number == 2:
-            delete(box, "work/base")
+            delete(box, "task/base")
         name = f"n{number}"
         box.commit(name, message=f"step {number}")
         box.remove()
@@ -314,13 +314,13 @@ def test_squash_an_image(engine: Engine, store_root: Path, tmp_path: Path) -> No
         ]
         assert one.labels == {"a": "b"}
         box = engine.create(one.tags[0], ["true"], durability="none")
-        assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+        assert shown(box) == {"task/0": "0", "task/1": "1", "task/2": "2", "last": "2"}
         box.remove()
     whole.save(tmp_path / "saved.tar")
     engine.image("whole").remove()
     [again] = engine.load(tmp_path / "saved.tar")
     box = engine.create(again.tags[0], ["true"], durability="none")
-    assert shown(box) == {"work/0": "0", "work/1": "1", "work/2": "2", "last": "2"}
+    assert shown(box) == {"task/0": "0", "task/1": "1", "task/2": "2", "last": "2"}
     with pytest.raises(Conflict, match="not made of"):
         fewer.squash(since="n0")
     check(box)
@@ -414,6 +414,37 @@ def test_what_fails_in_the_background_is_noted_and_not_tried_all_the_time(
     check(box)
 
 
+def test_what_fails_where_it_is_waited_for_is_not_tried_each_time_either(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def full(*args: object) -> None:
+        tried.append(1)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(squashing, "DEEPEST", squashing.DEEP)
+    with monkeypatch.context() as patched:
+        patched.setattr(squashing, "squash_run", full)
+        for number in range(2 * squashing.DEEP + 3):
+            put(box, f"f{number}", "x")
+            box.snapshot()
+        assert len(tried) == 2
+        patched.setattr(squashing, "_has_room", lambda store, size: False)
+        os.unlink(home_of(box).path + squashing.ERROR)
+        put(box, "more", "x")
+        box.snapshot()
+        patched.setattr(freezing, "MOST_LAYERS", depth(box))
+        put(box, "more", "y")
+        with pytest.raises(Unsupported, match=r"fewer could not be made of them: .*too little room"):
+            box.snapshot()
+    while depth(box) > squashing.DEEP:  # and once it can be done it is
+        put(box, "more", os.urandom(3).hex())
+        box.snapshot()
+    assert not os.path.lexists(home_of(box).path + squashing.ERROR)
+    check(box)
+
+
 def test_an_image_of_very_many_layers(
     engine: Engine, store_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,9 +455,9 @@ def test_an_image_of_very_many_layers(
 
     def filled(number: int) -> Callable[[Path], None]:
         def fill(tree: Path) -> None:
-            (tree / "work").mkdir()
-            (tree / f"work/{number}").write_text(str(number))
-            (tree / "work/last").write_text(str(number))
+            (tree / "task").mkdir()
+            (tree / f"task/{number}").write_text(str(number))
+            (tree / "task/last").write_text(str(number))
 
         return fill
 
@@ -436,8 +467,8 @@ def test_an_image_of_very_many_layers(
     assert own == chains.own_layers(home_of(two).asked())
     assert own[1:] == record.layers[-2:]
     files = {**{f"{number}": f"{number}" for number in range(7)}, "last": "6"}
-    assert texts(one, *(f"work/{name}" for name in files)) == list(files.values())
-    put(one, "work/last", "mine")
+    assert texts(one, *(f"task/{name}" for name in files)) == list(files.values())
+    put(one, "task/last", "mine")
     one.snapshot("s")
     assert one.image_id == record.id
     one.remove()
@@ -445,5 +476,26 @@ def test_an_image_of_very_many_layers(
     collect(engine.store)
     three = engine.create("tiny", ["true"], durability="none")
     assert chains.own_layers(home_of(three).asked())[0] != own[0]
-    assert texts(three, "work/0", "work/last", "etc/image") == ["0", "6", "busybox\n"]
+    assert texts(three, "task/0", "task/last", "etc/image") == ["0", "6", "busybox\n"]
     check(three)
+
+
+def test_what_was_found_out_about_a_chain_outlives_a_start(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next snapshot would have it looked at again, and find nothing to be done."""
+    for number in range(squashing.DEEP):
+        (box.files / f"f{number}").write_text("x" * 4096 * (squashing.DEEP - number) ** 3)
+        box.snapshot()
+    settle(box)
+    (box.files / "last").write_text("x")
+    box.snapshot()
+    entry = home_of(box).asked()["overlays"][0]
+    assert entry["settled"] > 0
+    monkeypatch.setattr(squashing, "DEEP", len(entry["frozen"]))
+    assert not squashing.wanted(home_of(box).asked())
+    box.start()
+    box.wait()
+    until(lambda: box.state == "exited")
+    assert home_of(box).asked()["overlays"][0] == entry
+    assert not squashing.wanted(home_of(box).asked())

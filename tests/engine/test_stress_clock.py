@@ -53,7 +53,7 @@ def test_all_verbs_while_it_jumps(engine: Engine, clock: Clock, seed: int) -> No
         try:
             done = subprocess.run(
                 words, cwd=REPOSITORY / "tests", env=environment(clock), capture_output=True, text=True,
-                timeout=120,
+                timeout=200,
             )  # fmt: skip
         finally:
             over.set()

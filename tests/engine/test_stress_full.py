@@ -85,7 +85,7 @@ def _run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=200,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tarfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from lamina import AsyncEngine, Container, Engine, Snapshot
 from lamina.engine import chains
+from lamina.engine.asynchronous.snapshot import AsyncSnapshot
 from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import layers
 from support.lives import said, until
@@ -54,6 +56,7 @@ def test_a_container_goes_through_its_states(engine: Engine) -> None:
     two = box.snapshot("two", message="after a run")
     assert (two.parent, two.size, two.message, len(two.record.new)) == (one.id, 4, "after a run", 1)
     assert two.command == ["sh", "-c", COUNT]
+    assert datetime.fromisoformat(two.inspect()["Created"]).timestamp() == pytest.approx(two.created, abs=1)
     (box.files / "etc/passwd").write_text("eve:x:77:77::/:/bin/sh\n")
     (box.files / "etc/group").unlink()
     write(box, "srv/new", "new\n")
@@ -257,7 +260,7 @@ def test_it_is_said_once_that_volumes_are_no_part(engine: Engine) -> None:
     heard: list[str] = []
     box.snapshot(on_warning=heard.append)
     box.snapshot(on_warning=heard.append)
-    assert heard == ["volumes and binds are no part of a snapshot: /data"]
+    assert heard == ["volumes and binds are no part of a snapshot: /data (--volumes: volumes are)"]
 
 
 def test_what_is_volatile_says_so(engine: Engine) -> None:
@@ -319,5 +322,14 @@ def test_for_event_loops(engine: Engine) -> None:
         assert [snap.id for snap in await there.snapshots()] == [one.id, two.id]
         await two.remove()
         assert [repr(snap) for snap in await there.snapshots()] == [f"<AsyncSnapshot one of {box.short_id}>"]
+        [fork] = await there.fork()
+        await (fork.files / "f").write_text("1")
+        merged = await there.merge([fork], name="merged")
+        assert merged.snapshot is not None and [path for path, _ in merged.taken] == [b"/f"]
+        assert isinstance(merged.snapshot, AsyncSnapshot) and await merged.snapshot.size == 1
+        assert (await there.merge([fork], dry_run=True)).snapshot is None
+        log = await there.history()
+        assert log.here == merged.snapshot.id and log.states[0].snapshot == merged.snapshot
+        await log.states[0].snapshot.fork()
 
     asyncio.run(travel())

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import restacking
-from lamina.errors import KernelError, LaminaError, NotFound
+from lamina.engine import chains, half_replaced, replacing, restacking
+from lamina.engine.stragglers import whereabouts
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.store import trace
+from lamina.store.snapshots import all_of
 from support.lives import place_of
 from support.workers import FULL
 
@@ -125,7 +127,7 @@ def test_one_that_runs(engine: Engine, seed: int) -> None:
     box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
 
     def sh(script: str) -> str:
-        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=200, check=True)
         return str(done.stdout)
 
     try:
@@ -164,7 +166,7 @@ def test_one_that_goes_on_and_ends_before_anybody_comes(engine: Engine, verb: st
     box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
 
     def sh(script: str) -> str:
-        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=200, check=True)
         return str(done.stdout)
 
     def work(box: Container) -> None:
@@ -251,6 +253,40 @@ def test_a_process_that_is_just_ending_has_no_mounts(engine: Engine, monkeypatch
     def ending(pid: int) -> None:
         raise KernelError("read", EINVAL, f"/proc/{pid}/mountinfo")
 
-    monkeypatch.setattr(restacking, "read_mountinfo", ending)
-    assert restacking.swapped_to(box._home, []) is None
+    monkeypatch.setattr(half_replaced, "read_mountinfo", ending)
+    assert restacking.swapped_to(box._home, [], ()) is None
+    box.exec(["touch", "/f"], check=True)
+    monkeypatch.setattr(replacing, "read_mountinfo", ending)
+    with pytest.raises(Conflict, match="it has just ended"):
+        box.snapshot()
     box.remove(force=True)
+
+
+def test_a_copy_is_the_state_that_it_stands_on_or_nothing_is_settled(engine: Engine) -> None:
+    box = engine.start("tiny", ["sleep", "600"], name="box", init=True)
+    box.exec(["touch", "/f"], check=True)
+    home = box._home
+    for step in range(1, 200):
+        before = {one.id for one in box.snapshots()}
+        if not killed(engine, lambda box: box.snapshot(consistency="copy"), step):
+            break
+        asked = home.asked()
+        new = {one.id for one in all_of(home)} - before
+        assert chains.pending(asked) or not new or new == {str(asked.get("snapshot"))}, step
+        box.exec(["true"], check=True)
+    assert step > 5
+    box.remove(force=True)
+
+
+def test_where_a_directory_is_whose_file_system_was_replaced(tmp_path: Path) -> None:
+    """Of several file systems nobody says which it was of: what could be in two of them is left where it is."""
+    for name in ("work", "home/ann", "srv/work", "srv/data"):
+        (tmp_path / name).mkdir(parents=True)
+    root = os.open(tmp_path, os.O_PATH)
+    try:
+        assert whereabouts(root, b"/work", [b"/"]) == b"/work"
+        assert whereabouts(root, b"/ann", [b"/", b"/home", b"/srv"]) == b"/home/ann"
+        assert whereabouts(root, b"/work", [b"/", b"/srv"]) is None
+        assert whereabouts(root, b"/gone", [b"/", b"/srv"]) is None
+    finally:
+        os.close(root)

@@ -40,6 +40,7 @@ from lamina.store import images, layers, trace
 from lamina.store.check import DAMAGED
 from lamina.store.containers import Home
 from support.image_archives import ImageSource, old_docker, tar
+from support.lives import await_burials
 from support.namespaces import in_mount_namespace
 from support.operations import Operation, operations, perform
 from support.snapshots import Snapshot, snapshot, snapshot_tree
@@ -82,7 +83,7 @@ def content(tree: Snapshot) -> dict[bytes, object]:
 
 
 def unlike(tree: Snapshot, wanted: Snapshot) -> list[str]:
-    """What differs. The root's times alone are nothing that is frozen (`freezing.is_idle`): a file that was made there
+    """What differs. The root's times alone are nothing that is frozen (`unwritten.is_idle`): a file that was made there
     and removed again makes no layer.
     """
     return [line for line in differences(tree, wanted, IGNORED) if not line.startswith("b'' mtime:")]
@@ -111,6 +112,7 @@ class TimeTravel(RuleBasedStateMachine):
         self.create()
 
     def teardown(self) -> None:
+        await_burials()  # they would remove the same
         shutil.rmtree(self.root)
 
     def box(self, identity: str) -> Container:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.image_archives import tree_tar
 from support.rootless import Rootless
-from support.small_images import busybox_tree
+from support.small_images import import_tiny
 
 pytestmark = [pytest.mark.userns, pytest.mark.root, pytest.mark.peer("busybox", "newuidmap")]
 
@@ -50,6 +48,21 @@ seen["there"] = stat(image, "d/shut")
 seen["changes"] = sorted(os.fsdecode(one.path) for one in image.changes() if one.kind == "deleted")
 image.remove()
 
+script = "cat /data/n 2>/dev/null || :; echo x >>/data/n; chown -R 7:8 /data; chmod 0700 /data"
+filled = engine.create("tiny", ["sh", "-ec", script], name="filled", volumes=["data:/data"])
+run(filled)
+state = filled.snapshot(volumes=True)
+run(filled)
+filled.rewind(state)
+run(filled)
+[fork] = state.fork()
+run(fork)
+seen["volume"] = [b"".join(entry.data for entry in one.logs()).decode() for one in (filled, fork)]
+fork.remove(volumes=True)
+filled.remove()
+engine.volume("data").remove()
+seen["volumes"] = len(engine.volumes())
+
 home = os.path.expanduser("~")
 count = f"cd {home}; n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) >n"
 host = engine.create("host", ["sh", "-ec", count], name="host")
@@ -75,19 +88,14 @@ MAKE = (
 
 
 @pytest.fixture
-def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
+def user(rootless: Rootless) -> Iterator[Rootless]:
     """Somebody with the image `tiny`."""
-    (tmp_path / "tree").mkdir()
-    busybox_tree(tmp_path / "tree")
-    files = rootless.tmp / "files.tar"
-    files.write_bytes(tree_tar(tmp_path / "tree"))
-    rootless.give(files)
-    assert rootless.lamina("import", files, "tiny").returncode == 0
+    import_tiny(rootless)
     yield rootless
 
 
 def test_states_without_root(user: Rootless) -> None:
-    done = user.python(SCRIPT, MAKE, timeout=110)
+    done = user.python(SCRIPT, MAKE, timeout=200)
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads(done.stdout)
     assert seen == {
@@ -100,6 +108,8 @@ def test_states_without_root(user: Rootless) -> None:
         "back": ["0o755", 0, 0],
         "there": ["0o500", 7, 8],
         "changes": ["/etc/image"],
+        "volume": ["x\nx\n", "x\n"],
+        "volumes": 0,
         "host": [[f"{user.home}/n", "added"]],
         "n": "2\n",
         "check": [],

@@ -10,7 +10,7 @@ import pytest
 
 from lamina import Container, Engine
 from lamina.errors import Conflict, InvalidInput, LaminaError
-from support.lives import is_gone, until
+from support.lives import Command, is_gone, until
 from support.running import first_pid
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
@@ -24,7 +24,7 @@ def box(engine: Engine) -> Iterator[Container]:
 
 
 def sh(box: Container, script: str) -> str:
-    done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = box.exec(["sh", "-c", script], capture_output=True, text=True, timeout=200, check=True)
     assert done.warnings == ()
     return str(done.stdout)
 
@@ -96,13 +96,19 @@ def test_who_writes_is_named_and_what_was_written_copied(box: Container) -> None
     assert sh(box, "cat /log") == "more\n"
 
 
-def test_one_after_each_exec(engine: Engine) -> None:
-    box = engine.start("tiny", ["sleep", "600"], name="auto", auto_snapshot=True)
-    for number in range(3):
+def test_one_after_each_exec(engine: Engine, lamina: Command) -> None:
+    """Also where it was asked for, and done, from the shell."""
+    made = lamina(
+        "run", "-d", "--name", "auto", "--snapshot", "every-exec", "--network", "none", "tiny", "sleep", "600"
+    )
+    assert made.returncode == 0, made.stderr
+    box = engine.container("auto")
+    for number in range(2):
         sh(box, f"echo {number} >/f")
     box.exec_detached(["true"])
+    assert lamina("exec", "auto", "sh", "-c", "echo 2 >/f").returncode == 0
     found = box.snapshots()
     assert [one.command for one in found] == [["sh", "-c", f"echo {number} >/f"] for number in range(3)]
-    box.rewind(found[1])
+    assert lamina("rewind", "auto", found[1].short_id).returncode == 0
     box.stop(timeout=0)
     assert (box.files / "f").read_text() == "1\n"

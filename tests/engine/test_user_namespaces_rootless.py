@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.rootless import SUBORDINATE, UID, Rootless
-from support.small_images import busybox_tree
+from support.small_images import import_tiny
 
 FIRST, COUNT = SUBORDINATE
 pytestmark = [
@@ -22,22 +22,16 @@ pytestmark = [
 
 
 @pytest.fixture
-def user(rootless: Rootless, tmp_path: Path) -> Iterator[Rootless]:
+def user(rootless: Rootless) -> Iterator[Rootless]:
     """With the image `tiny`, and nothing left at the end."""
-    place = tmp_path / "image"
-    place.mkdir()
-    place.chmod(0o755)
-    busybox_tree(place)
-    (place / "tape").touch()
-    os.chown(place / "tape", 26, 26)
-    archive = rootless.tmp / "image.tar"
-    subprocess.run(["tar", "-C", place, "--numeric-owner", "-cf", archive, "."], check=True)
-    archive.chmod(0o644)
-    rootless.ok("import", str(archive), "tiny")
+
+    def with_tape(tree: Path) -> None:
+        (tree / "tape").touch()
+        os.chown(tree / "tape", 26, 26)
+
+    import_tiny(rootless, with_tape)
     yield rootless
-    names = rootless.lamina("ps", "-aq").stdout.split()
-    if names:
-        rootless.lamina("rm", "-f", *names)
+    rootless.remove_all()
 
 
 def sh(user: Rootless, script: str, *words: str, image: str = "tiny") -> list[str]:

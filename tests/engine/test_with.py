@@ -158,7 +158,7 @@ def test_a_program_that_is_interrupted_leaves_nothing(
 ) -> None:
     one = program("container")
     one.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in one.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in one.communicate(timeout=200)[1]
     assert one.returncode == -signal.SIGINT
     assert engine.containers(all=True) == []
 

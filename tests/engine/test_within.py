@@ -230,6 +230,35 @@ tell(said=said, fds=len(os.listdir("/proc/self/fd")))
     assert found["fds"] == 4
 
 
+@userns
+def test_an_interrupt_the_moment_it_is_begun_leaves_nothing_either(user: Rootless) -> None:
+    found = tell(
+        user,
+        """
+import signal, time
+from lamina.engine import within
+def interrupt(*_): raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+said, spawn = [], within._spawn
+def interrupted(*args):
+    begun = spawn(*args)
+    signal.raise_signal(signal.SIGALRM)
+    return begun
+within._spawn = interrupted
+try:
+    for _ in within._Within(within.maps_of(None), time.sleep, (1000,), {}, False).frames(): said.append("begun")
+except KeyboardInterrupt:
+    said.append("interrupted")
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    said.append("none left")
+tell(said=said, fds=len(os.listdir("/proc/self/fd")))
+""",
+    )
+    assert (found["said"], found["fds"]) == (["interrupted", "none left"], 4)
+
+
 ERRORS = [
     errors.InvalidInput("no", remedy="yes"),
     errors.HostChanged("changed", clashes=(1, 2)),

@@ -124,7 +124,9 @@ def test_several_images_share_layers(engine: Engine, tmp_path: Path) -> None:
     assert [kind for kind, _ in said].count("layer") == 2
     said.clear()
     engine.load(str(tmp_path / "archive"), on_event=lambda kind, **facts: said.append((kind, facts)))
-    assert {kind for kind, _ in said} == {"exists"}
+    assert {kind for kind, _ in said} == {"exists", "loaded"}
+    names = [facts for kind, facts in said if kind == "loaded"]
+    assert names == [{"reference": name, "image": loaded[0].id} for name in ("one:1", "one:2")]
 
 
 def test_a_name_that_is_given_again_moves(engine: Engine, tmp_path: Path) -> None:

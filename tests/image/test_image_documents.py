@@ -425,12 +425,12 @@ def test_what_is_no_config_is_refused_with_the_reason(name: str) -> None:
 
 
 def test_limits_can_be_raised() -> None:
-    document = raw(manifest(layers=[descriptor(LAYER, f"sha256:{number:064x}") for number in range(501)]))
-    with pytest.raises(InvalidInput, match="501 layers"):
+    document = raw(manifest(layers=[descriptor(LAYER, f"sha256:{number:064x}") for number in range(5001)]))
+    with pytest.raises(InvalidInput, match="5001 layers"):
         decode_manifest(document)
-    found = decode_manifest(document, limits=Limits(layers=501))
+    found = decode_manifest(document, limits=Limits(layers=5001))
     assert isinstance(found, Manifest)
-    assert len(found.layers) == 501
+    assert len(found.layers) == 5001
 
 
 # -- what is written -------------------------------------------------------------------------------------------

@@ -452,6 +452,23 @@ def test_ids_are_mapped_also_where_attributes_hold_them(tmp_path: Path) -> None:
         unpack(archive(file(b"f", uid=70_000)), tmp_path / "m", ids=ids)
 
 
+def test_ids_of_one_container_become_those_of_another() -> None:
+    one = IdMap(((0, 1000, 1), (1, 100_000, 999)), ((0, 100_000, 1000),))
+    other = IdMap(((0, 300_000, 500), (500, 7, 1), (501, 200_000, 100)), ((0, 200_000, 65536),))
+    found = one.towards(other)
+    wanted = {
+        1000: 300_000, 100_000: 300_001, 100_499: 7, 100_500: 200_000, 100_599: 200_099,
+        100_600: 100_600, 0: 0, 999: 999, 1001: 1001, 300_000: 300_000, 0xFFFFFFFE: 0xFFFFFFFE,
+    }  # fmt: skip
+    assert {number: found.uid(number) for number in wanted} == wanted
+    assert [found.gid(number) for number in (99_999, 100_000, 100_999, 101_000)] == [
+        99_999,
+        200_000,
+        200_999,
+        101_000,
+    ]
+
+
 @pytest.mark.userns
 def test_in_a_user_namespace(tmp_path: Path) -> None:
     """Devices cannot be made there, nor trusted attributes set; whiteouts can."""

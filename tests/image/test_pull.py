@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lamina.engine.inspect import timestamp
+from lamina.engine.pulling import pull_for_run
 from lamina.errors import Corrupt, InvalidInput, NotFound, RegistryError, Unsupported
 from lamina.image.documents import media
 from lamina.image.documents.moment import nanoseconds
@@ -26,7 +27,7 @@ from lamina.store.check import check
 from lamina.store.claims import claim
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
-from lamina.store.prune import prune_images
+from lamina.store.prune import enforce, prune_images
 from lamina.store.root import Store
 from lamina.testing.registry import FakeRegistry, Fault, digest, layer_of
 from lamina.values import replace
@@ -458,6 +459,23 @@ def test_no_prune_comes_between_an_image_and_its_name(
     monkeypatch.setattr(images, "put", put)
     record = puller("team/tool:1")
     assert images.get(puller.store, record.id) == record
+
+
+def test_what_a_start_pulled_is_neither_pruned_nor_evicted_before_it_is_held(
+    store: Store, fake: FakeRegistry
+) -> None:
+    found = fake.add_image("team/tool", "1", FIRST, platform=HERE)
+
+    def meanwhile(kind: str, /, **facts: Any) -> None:
+        if kind == "done" and facts.get("digest") == found:
+            assert prune_images(store, everything=True) == []
+            assert enforce(store, 1).images == ()
+
+    with pull_for_run(store, f"{fake.host}/team/tool:1", None, meanwhile, {}) as held:
+        assert prune_images(store, everything=True) == []
+        garbage.collect(store)
+        assert all(layers.is_there(store, layer) for layer in held.record.layers)
+    assert [gone.id for gone in prune_images(store, everything=True)] == [held.record.id]
 
 
 def test_a_config_that_is_damaged_here_is_fetched_again(puller: Puller, fake: FakeRegistry) -> None:

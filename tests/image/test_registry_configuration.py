@@ -201,7 +201,7 @@ def test_a_host_is_named_as_people_name_it() -> None:
 
 def certificate(directory: Path, name: str) -> None:
     words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.cert"
-    subprocess.run(["openssl", *words.split()], cwd=directory, check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *words.split()], cwd=directory, check=True, capture_output=True, timeout=200)
 
 
 @pytest.mark.peer("openssl")

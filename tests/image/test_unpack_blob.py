@@ -373,7 +373,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
         [sys.executable, "-c", program, str(tmp_path / "store"), *sys.path],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     size, peak = map(int, done.stdout.split())

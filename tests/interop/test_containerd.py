@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Containerd:
         """What is shown on a terminal."""
         script = in_terminal(self.client(*words))
         done = subprocess.run(
-            self.inside(script), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+            self.inside(script), capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL
         )
         return ADVICE.sub("", done.stdout.replace("^@", ""))
 
@@ -138,6 +139,30 @@ class Containerd:
             ".*",
         ]
         return subprocess.run(self.inside(words), capture_output=True, text=True).stdout.split()
+
+    @contextmanager
+    def events(self) -> Iterator[Callable[..., None]]:
+        """A function that waits for an event of a topic; until it comes, it does what it is given over and over.
+
+        A shim that has nothing left to do goes away with the last of its events unsent, under runc as under us:
+        containerd 2.2 loses one /tasks/delete in three. Only what is told while the task is there can be relied on.
+        """
+        told = self.place / "events"
+        with open(told, "w") as file:
+            client = subprocess.Popen(self.words("events"), stdout=file, stderr=file)
+
+        def until(topic: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+            end = time.monotonic() + PATIENCE
+            while topic not in told.read_text().split():
+                assert time.monotonic() < end, f"no {topic} in {told.read_text()}"
+                meanwhile()
+                time.sleep(0.05)
+
+        try:
+            yield until
+        finally:
+            client.kill()
+            client.wait()
 
     def close(self) -> None:
         for name in self("task", "ls", "-q").stdout.split():
@@ -224,20 +249,17 @@ def test_terminals(containerd: Containerd) -> None:
 
 
 def test_limits(containerd: Containerd) -> None:
-    events = subprocess.Popen(containerd.words("events"), stdout=subprocess.PIPE, text=True)
-    hog = 'x=0123456789abcdef; while :; do x="$x$x"; done'
-    done = containerd.run("--rm", "--memory-limit", str(32 << 20), IMAGE, "hog", "sh", "-c", hog)
-    assert done.returncode == 137, done.stderr
-    assert events.stdout is not None
-    with events.stdout:
-        topics: list[str] = []
-        for line in events.stdout:  # what the shim makes of lamina-runtime's control groups
-            topics += [word for word in line.split() if word.startswith("/")]
-            if "/tasks/delete" in line:
-                break
-    events.kill()
-    events.wait()
-    assert "/tasks/oom" in topics
+    with containerd.events() as until:
+        until("/images/update", lambda: containerd("images", "label", IMAGE, f"at={time.monotonic()}"))
+        limit = str(32 << 20)
+        done = containerd.run("-d", "--memory-limit", limit, IMAGE, "limited", "sleep", "1000")
+        assert done.returncode == 0, done.stderr
+        # not as the first process: shims up to 1.7 begin to watch the group when that may have ended already
+        hog = 'x=0123456789abcdef; while :; do x="$x$x"; done'
+        done = containerd("task", "exec", "--exec-id", "hog", "limited", "sh", "-c", hog)
+        assert done.returncode == 137, done.stderr
+        until("/tasks/oom")  # what the shim makes of lamina-runtime's control groups
+        containerd("task", "delete", "--force", "limited")
     done = containerd.run("--rm", "--cpus", "0.5", IMAGE, "half", "sh", "-c", "echo half")
     assert (done.returncode, done.stdout) == (0, "half\n"), done.stderr
     assert containerd.states() == []

@@ -128,7 +128,7 @@ def ours(store: Path, place: Path) -> tuple[Outcomes, tuple[str, ...]]:
 
     def lamina(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "lamina", "--root", str(store), *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=200)
 
     with running(Lamina(store), "sleep", "600"):
         return outcomes(lamina, place)

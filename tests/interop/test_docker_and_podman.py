@@ -144,5 +144,5 @@ def test_fifty_at_once(engine: Engine) -> None:
         list(pool.map(run, names))
     listed = engine("ps", "--format", "{{.Names}}", check=True).stdout.split()
     assert sorted(listed) == sorted(names)
-    engine("rm", "-f", *names, check=True, timeout=100)
+    engine("rm", "-f", *names, check=True, timeout=200)
     assert engine.left() == []

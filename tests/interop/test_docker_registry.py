@@ -162,7 +162,7 @@ def test_a_registry_with_a_certificate_of_its_own(
         ["openssl", *words.split(), "-keyout", key, "-out", certificate],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=200,
     )
     store = Store(store_root)
     with DockerRegistry(tmp_path / "registry", tls=(certificate, key)) as secured:

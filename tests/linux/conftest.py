@@ -35,9 +35,9 @@ def run_c(tmp_path: Path) -> CCompiler:
     def compile_and_run(source: str) -> str:
         file = tmp_path / "program.c"
         file.write_text(source)
-        subprocess.run([compiler, "-o", file.with_suffix(""), file], check=True, timeout=60)
+        subprocess.run([compiler, "-o", file.with_suffix(""), file], check=True, timeout=200)
         return subprocess.run(
-            [file.with_suffix("")], check=True, capture_output=True, text=True, timeout=60
+            [file.with_suffix("")], check=True, capture_output=True, text=True, timeout=200
         ).stdout
 
     return compile_and_run

@@ -79,6 +79,19 @@ def test_a_copy_is_above_and_closed_on_exec(calls: ModuleType, tmp_path: Path) -
         calls.fcntl("0", fcntl.F_GETFD)
 
 
+def test_two_files_change_their_names(calls: ModuleType, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("1")
+    with pytest.raises(OSError) as caught:
+        calls.exchange(bytes(one), bytes(other))
+    assert caught.value.errno == errno.ENOENT
+    other.write_text("2")
+    calls.exchange(bytes(one), bytes(other))
+    assert (one.read_text(), other.read_text()) == ("2", "1")
+    with pytest.raises((TypeError, ValueError)):
+        calls.exchange(bytes(one), b"a\0b")
+
+
 def test_a_lock_keeps_others_out_until_it_is_given_up(calls: ModuleType, tmp_path: Path) -> None:
     with open(tmp_path / "f", "w") as one, open(tmp_path / "f") as other:
         calls.flock(one.fileno(), LOCK_EX)
@@ -106,7 +119,7 @@ def test_another_thread_runs_while_one_waits_for_a_lock(calls: ModuleType, tmp_p
         thread = threading.Thread(target=calls.flock, args=(other.fileno(), LOCK_EX))
         thread.start()
         calls.flock(one.fileno(), LOCK_UN)
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
 
 

@@ -27,7 +27,6 @@ UNSEEN = {
     "FSCONFIG_CMD_CREATE_EXCL",
     "WSTOPPED",
     "FUSE_SUPER_MAGIC",
-    "ZFS_SUPER_MAGIC",
     "V9FS_MAGIC",
 }
 # requests whose number contains the size of a structure that grows: the kernel takes every size that there has been

@@ -42,7 +42,7 @@ def program(door: str, code: str) -> str:
     """Run *code* in a program of its own, which has one thread."""
     use = "call._raw = _door.syscall\n" if door == "ctypes" else ""
     done = subprocess.run(
-        [sys.executable, "-c", PROLOGUE + use + code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROLOGUE + use + code], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -135,7 +135,7 @@ stop.set()
     if who == "rootless":
         done = rootless.python(code)
     else:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == sum(len(names.split()) for _, names in QUESTIONS.values())
 
@@ -151,7 +151,7 @@ assert call._raw is _door.syscall and packed.engine is runner
 print(probe().native, probe().in_user_namespace)
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     assert "no: it was not built" in done.stdout

@@ -28,7 +28,7 @@ def test_a_limit_that_is_a_number_is_read() -> None:
         text=True,
         check=True,
         env={**os.environ},
-        timeout=60,
+        timeout=200,
     )
     assert done.stdout == "77\n"
 

@@ -17,6 +17,7 @@ from lamina.linux.seccomp import (
     get_action_avail,
     get_notif_sizes,
     get_seccomp_mode,
+    has_filter_flag,
     set_mode_filter,
 )
 from support.namespaces import in_user_namespace
@@ -90,5 +91,7 @@ def test_a_malformed_program(door: str) -> None:
 def test_what_the_kernel_offers(door: str) -> None:
     assert get_action_avail(c.SECCOMP_RET_ERRNO)
     assert not get_action_avail(0x12340000)
+    assert has_filter_flag(c.SECCOMP_FILTER_FLAG_LOG)
+    assert not has_filter_flag(1 << 30)
     notif, response, data = get_notif_sizes()
     assert (notif, response, data) >= (80, 24, 64)

@@ -139,7 +139,7 @@ def test_many_at_once_get_different_addresses(place):
     workers = [context.Process(target=_many, args=(place, results, letter)) for letter in "abcde"]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in range(200)]
+    found = [results.get(timeout=200) for _ in range(200)]
     for worker in workers:
         worker.join()
     assert len(dict(found)) == 200
@@ -162,9 +162,9 @@ def test_two_who_give_back_do_not_take_it_from_a_third(place):
                     except Conflict:
                         pass
 
-            pool.submit(taken_anew).result(timeout=20)
+            pool.submit(taken_anew).result(timeout=100)
             for dropper in droppers:
-                dropper.result(timeout=20)
+                dropper.result(timeout=100)
         assert leases.holder_of(place, packed("10.1.0.2")) == "e" * 64
         leases.give_back(place, packed("10.1.0.2"), "e" * 64)
 

@@ -121,10 +121,10 @@ def test_udp_is_published_and_answered():
         with lab.inside(web):
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.bind(("0.0.0.0", 53))
-            server.settimeout(3)
+            server.settimeout(60)
         with lab.inside(lab.world):
             client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            client.settimeout(3)
+            client.settimeout(60)
             client.sendto(b"who", (HOST, 5353))
         said, where = server.recvfrom(64)
         server.sendto(b"me", where)

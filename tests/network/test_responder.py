@@ -8,15 +8,16 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from errno import EMFILE
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamina.network import dns, names
+from lamina.network import dns, names, responder
 from lamina.network.responder import MOST_A_SECOND, Client, Responder
 from lamina.network.subnet import packed
-from support.name_servers import read_framed
+from support.name_servers import read_framed, values_in
 
 OWN, OTHER = "127.0.0.1", "127.0.0.2"
 
@@ -52,7 +53,7 @@ class Stage:
     def client(self, *servers: tuple[str, int], **how: Any) -> Client:
         return Client((self.place,), lambda address: None, servers, **how)
 
-    def ask(self, name: str, source: str = OWN, patience: float = 10) -> bytes:
+    def ask(self, name: str, source: str = OWN, patience: float = 60) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.bind((source, 0))
             asking.settimeout(patience)
@@ -98,7 +99,7 @@ def test_servers_are_asked_in_turn_and_only_their_answers_count(stage: Stage) ->
         server.sendto(dns.reply(query("b.example"), dns.NXDOMAIN), where)  # to another question
         server.sendto(right, where)
         asking.join()
-        assert dns.values_in(answers[0]) == ["192.0.2.9"]
+        assert values_in(answers[0]) == ["192.0.2.9"]
         assert answers[0][:2] == b"\0\x07"
     stage.clients[OWN] = stage.client(nobody)
     assert dns.code_of(stage.ask("a.example")) == dns.SERVFAIL
@@ -119,7 +120,7 @@ def test_what_a_client_may_not_ask_and_what_must_be_learnt_first(stage: Stage) -
         stage.clients[OWN] = stage.client(where, may=lambda name: name.endswith("example"), learn=learn)
         assert dns.code_of(stage.ask("a.other")) == dns.REFUSED
         assert told == []
-        assert dns.values_in(stage.ask("db")) == ["10.1.0.2"]
+        assert values_in(stage.ask("db")) == ["10.1.0.2"]
         for name in ("a.example", "full.example"):
             answers: list[bytes] = []
             asking = threading.Thread(target=lambda name=name, to=answers: to.append(stage.ask(name)))
@@ -140,7 +141,7 @@ def test_what_a_client_may_not_ask_and_what_must_be_learnt_first(stage: Stage) -
 def test_questions_of_a_connection_come_in_pieces_and_one_behind_the_other(stage: Stage) -> None:
     stage.clients[OWN] = stage.client()
     framed = struct.pack("!H", len(dns.ask("db", dns.A, 7))) + dns.ask("db", dns.A, 7)
-    with socket.create_connection(stage.at, timeout=10) as connection:
+    with socket.create_connection(stage.at, timeout=200) as connection:
         for byte in framed[:-1]:
             connection.sendall(bytes([byte]))
         connection.sendall(framed[-1:] + framed + framed)
@@ -149,9 +150,9 @@ def test_questions_of_a_connection_come_in_pieces_and_one_behind_the_other(stage
             while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
                 data += connection.recv(4096)
             length = 2 + int.from_bytes(data[:2], "big")
-            assert dns.values_in(data[2:length]) == ["10.1.0.2"]
+            assert values_in(data[2:length]) == ["10.1.0.2"]
             data = data[length:]
-    with socket.create_connection(stage.at, timeout=10) as connection:
+    with socket.create_connection(stage.at, timeout=200) as connection:
         connection.sendall(b"\xff\xff")  # longer than any question
         with pytest.raises((ConnectionError, OSError)):
             read_framed(connection)
@@ -165,7 +166,7 @@ def test_who_floods_leaves_time_to_others(stage: Stage) -> None:
             sender.sendto(dns.ask("db", dns.A, number), stage.where)
         for _ in range(100):  # some may be lost with the flood
             try:
-                assert dns.values_in(stage.ask("db", OTHER, 0.3)) == ["10.1.0.2"]
+                assert values_in(stage.ask("db", OTHER, 0.3)) == ["10.1.0.2"]
                 break
             except TimeoutError:
                 continue
@@ -181,3 +182,73 @@ def test_strangers_are_not_answered(stage: Stage) -> None:
         asking.sendto(dns.ask("db", dns.A, 7), stage.where)
         with pytest.raises(TimeoutError):
             asking.recv(4096)
+
+
+def test_no_others_are_kept_out_by_those_who_have_all(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has most gives way: of questions that wait, and of connections."""
+    monkeypatch.setattr(responder, "MOST_ASKED", 6)
+    monkeypatch.setattr(responder, "MOST_ASKED_BY_ONE", 3)
+    monkeypatch.setattr(responder, "MOST_STREAMS", 6)
+    monkeypatch.setattr(responder, "MOST_STREAMS_OF_ONE", 3)
+    third = "127.0.0.3"
+    with closing(silent_server()) as server:
+        server.settimeout(100)
+        stage.clients.update({one: stage.client(server.getsockname()) for one in (OWN, OTHER, third)})
+        greedy: list[socket.socket] = []
+        for source in (OWN, OTHER):
+            asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            asking.bind((source, 0))
+            asking.settimeout(100)
+            greedy.append(asking)
+            for number in range(5):
+                asking.sendto(dns.ask(f"x{number}.example", dns.A, number), stage.where)
+            for _ in range(3):
+                server.recv(4096)
+            for _ in range(2):  # more than it may have
+                assert dns.code_of(asking.recv(4096)) == dns.SERVFAIL
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.bind((third, 0))
+            asking.sendto(dns.ask("y.example", dns.A, 9), stage.where)
+            asked = dns.read_query(server.recv(4096))
+            assert asked is not None and asked.name == "y.example"
+        assert dns.code_of(greedy[0].recv(4096)) == dns.SERVFAIL, "the oldest of who had most"
+        for one in greedy:
+            one.close()
+        streams = [
+            socket.create_connection(stage.at, timeout=200, source_address=(source, 0))
+            for source in (OWN, OTHER) for _ in range(3)
+        ]  # fmt: skip
+        streams.append(socket.create_connection(stage.at, timeout=200, source_address=(third, 0)))
+        framed = struct.pack("!H", len(dns.ask("db", dns.A, 7))) + dns.ask("db", dns.A, 7)
+        streams[-1].sendall(framed)
+        assert values_in(read_framed(streams[-1])) == ["10.1.0.2"]
+        assert streams[0].recv(1) == b""
+        for one in streams:
+            one.close()
+
+
+def test_without_descriptors_it_rests_instead_of_trying_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    class Full(socket.socket):
+        def _accept(self) -> Any:
+            tried.append(1)
+            raise OSError(EMFILE, "too many open files")
+
+    monkeypatch.setattr(responder, "_DEAF", 3600.0)
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.bind((OWN, 0))
+    listener = Full(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind((OWN, 0))
+    listener.listen()
+    one = Responder(datagrams, listener, lambda source: None)
+    with closing(one), socket.create_connection(listener.getsockname(), timeout=200):
+        for _ in range(20):
+            one.step(0.01)
+        assert len(tried) == 1
+        one._deaf_until = 1e-9  # long ago
+        one.step(0)
+        one.step(0.01)
+        assert len(tried) == 2

@@ -474,6 +474,10 @@ def test_more_layers_than_descriptors_are_usual(tmp_path: Path) -> None:
         with Overlay(spec).open() as tree:
             assert len(list((tree / "d").iterdir())) == 301
         assert sum(change.kind == "deleted" for change in Overlay(spec).changes()) == 300
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, hard))
+        with pytest.raises(KernelError, match=r"open layer .*Too many open files") as refused:
+            list(Overlay(spec).changes())
+        assert "ulimit -n" in refused.value.remedy
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

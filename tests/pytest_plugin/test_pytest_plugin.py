@@ -191,7 +191,7 @@ def test_pytest_that_is_killed_leaves_nothing(pytester: pytest.Pytester, engine:
                 break
         assert len(engine.containers()) == 2
         os.kill(process.pid, signal.SIGKILL)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while engine.containers(all=True) and time.monotonic() < end:
         time.sleep(0.05)
     assert engine.containers(all=True) == []

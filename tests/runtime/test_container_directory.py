@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from errno import EINVAL
 from pathlib import Path
 
+import pytest
+
 from lamina.errors import Conflict, NotFound
+from lamina.runtime.container import directory
 from lamina.runtime.container.directory import Container
 
 
@@ -39,3 +43,21 @@ def test_who_comes_late_does_not_keep_a_directory_from_going(tmp_path: Path) -> 
         over.set()
         for other in others:
             other.join()
+
+
+def test_a_record_takes_the_place_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = Container.make(os.fsencode(tmp_path), "c")
+    (tmp_path / "c/state.json.new").write_text("of one that was killed")
+    for pid in (1, 2, 3):
+        container.write({"pid": pid})
+        assert container.record() == {"pid": pid}
+        assert sorted(os.listdir(tmp_path / "c")) == ["lock", "state.json"]
+
+    def refuse(_one: bytes, _other: bytes) -> None:
+        raise OSError(EINVAL, "not on this file system")
+
+    monkeypatch.setattr(directory, "exchange", refuse)
+    container.write({"pid": 4})
+    assert container.record() == {"pid": 4}
+    assert sorted(os.listdir(tmp_path / "c")) == ["lock", "state.json"]
+    container.unlock()

@@ -65,7 +65,7 @@ def report() -> Iterator[tuple[int, dict[str, Any]]]:
 
 def run(program: str, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*STAGE, program, *command], text=True, timeout=30, **{"capture_output": True, **options}
+        [*STAGE, program, *command], text=True, timeout=100, **{"capture_output": True, **options}
     )
 
 
@@ -185,14 +185,14 @@ def test_forwards_signals(program: str, name: str) -> None:
     )
     stage, pid = started(program, sys.executable, "-c", code, str(int(number)))
     os.kill(pid, number)
-    stage.communicate(timeout=30)
+    stage.communicate(timeout=100)
     assert stage.returncode == 42
 
 
 def test_the_commands_signals_are_those_it_would_have_had(program: str) -> None:
     def masks(*command: str) -> list[str]:
         shown = subprocess.run(
-            [*command, "cat", "/proc/self/status"], capture_output=True, text=True, timeout=30
+            [*command, "cat", "/proc/self/status"], capture_output=True, text=True, timeout=100
         )
         return [line for line in shown.stdout.splitlines() if line[:6] in ("SigBlk", "SigIgn", "SigCgt")]
 
@@ -240,7 +240,7 @@ def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
     try:
         assert b"foreground" in os.read(master, 1000)
         os.write(master, b"\x03")  # the terminal's own interrupt reaches the command, and it alone
-        assert stage.wait(timeout=30) == 130
+        assert stage.wait(timeout=100) == 130
     finally:
         stage.kill()
         stage.wait()
@@ -257,7 +257,7 @@ def test_is_nobodys_interpreter(launcher: str, tmp_path: Path) -> None:
             continue
         (tmp_path / name).symlink_to(launcher)
         done = subprocess.run(
-            [name, script], executable=tmp_path / name, capture_output=True, text=True, timeout=30
+            [name, script], executable=tmp_path / name, capture_output=True, text=True, timeout=100
         )
         assert done.returncode == 126
         assert done.stderr == "lamina: a script cannot be interpreted by the program that executes it\n"
@@ -273,7 +273,7 @@ def launched(
         executable=launcher,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         **wired,
         **options,
     )
@@ -401,7 +401,7 @@ def test_the_listing_is_what_an_assembler_makes_of_it(machine: str) -> None:
     """Nobody needs to believe the left column: it is what the right one says."""
     script = Path(__file__).parents[2] / "scripts/list-launcher"
     done = subprocess.run(
-        [sys.executable, script, "--check", machine], capture_output=True, text=True, timeout=60
+        [sys.executable, script, "--check", machine], capture_output=True, text=True, timeout=200
     )
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -252,6 +252,17 @@ def test_labels_of_mounts() -> None:
     ]  # the tmpfs and devpts; procfs and sysfs have the policy's own
 
 
+def test_a_label_with_categories_is_one_option_of_an_overlay() -> None:
+    label = "u:object_r:t:s0:c1,c2"
+    spec = small()
+    spec["linux"]["mountLabel"] = label
+    options = ["lowerdir=/a:/b"]
+    spec["mounts"] = [{"destination": "/o", "type": "overlay", "source": "overlay", "options": options}]
+    steps = compile_plan(printable(spec), replace(WIRING, modules=frozenset(("selinux",)))).steps
+    found = [s.args[3] for s in steps if s.call == "fsconfig" and s.args[2] in ("context", b"context")]
+    assert [one.decode() if isinstance(one, bytes) else one for one in found] == [label]
+
+
 def test_labels_of_processes() -> None:
     spec = small(apparmorProfile="docker-default", selinuxLabel="system_u:system_r:container_t:s0")
     wiring = replace(WIRING, modules=frozenset(("selinux", "apparmor")))

@@ -177,7 +177,7 @@ def test_a_start_imports_no_compiler(place: Path) -> None:
     )
     for expected in (False, True):
         done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
-                              capture_output=True, text=True, check=True, timeout=60)  # fmt: skip
+                              capture_output=True, text=True, check=True, timeout=200)  # fmt: skip
         loaded = set(done.stdout.split())
         assert ("json" not in loaded) is expected
     needed = "os os.path stat errno marshal posixpath _stat abc _abc _collections_abc genericpath __future__"
@@ -205,7 +205,7 @@ def test_every_module_that_compiles_a_filter_is_among_the_sources() -> None:
         "print(*(m.__file__ for n, m in sorted(sys.modules.items()) if n.startswith('lamina.') and m.__file__))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=200
     )
     executed = {os.path.normpath(path) for path in done.stdout.split() if path.endswith(".py")}
     # packages, which only have names; errors that are raised

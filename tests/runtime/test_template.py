@@ -111,6 +111,7 @@ WIRED: dict[str, Any] = {
     "setgroups": False,
     "lowerdir_plus": False,
     "die_with_parent": False,
+    "far": 9,
     "places": (b"/sys/fs/cgroup/pids/x",),
     "seccomp_flags": 2,
     "procfs": frozenset((b"/proc",)),

@@ -277,7 +277,7 @@ def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
         time.sleep(0.1)
         os.write(master, b"typed\r")
         read_until(master, b"got typed\r\n")
-        assert running.wait(20) == 4
+        assert running.wait(100) == 4
     os.close(master)
 
 
@@ -318,4 +318,4 @@ def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGTERM)
         assert running.stdout.readline() == "terminated\n"
-        assert running.wait(20) == 5
+        assert running.wait(100) == 5

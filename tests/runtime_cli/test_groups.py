@@ -126,7 +126,7 @@ def test_a_memory_hog_is_an_event(runtime: Runtime) -> None:
             pass
         assert event == {"type": "oom", "id": "c"}
         said(runtime, "kill", "c", "KILL")
-        events.wait(20)
+        events.wait(100)
 
 
 def test_everybody_is_killed(runtime: Runtime) -> None:

@@ -54,3 +54,11 @@ def test_a_working_directory_that_a_further_process_cannot_enter(
     done = runtime.ask("exec", "--cwd", cwd, "c", "true")
     assert done.returncode == 255
     assert f"enter working directory {cwd}: " in done.stderr and cause in done.stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", ["nosuch", "size=many"])
+def test_an_option_that_a_file_system_does_not_take(runtime: Runtime, option: str) -> None:
+    said = create(runtime, {"destination": "/tmp", "type": "tmpfs", "source": "x", "options": [option]})
+    assert f"mount tmpfs at /tmp: the file system refuses the option {option}" in said
+    assert "step" not in said

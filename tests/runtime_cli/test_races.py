@@ -61,7 +61,7 @@ def hooked(runtime: Runtime, moment: str, script: str) -> Bundle:
 
 
 def wait_for(path: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not path.exists():
         assert time.monotonic() < end, path
         time.sleep(0.01)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,60 @@ def test_a_life_without_root(ordinary: Ordinary) -> None:
     assert ordinary("list", "-q").stdout == ""
 
 
+def test_everybody_in_a_container_is_found_without_control_groups(ordinary: Ordinary) -> None:
+    """Those who are in its pid namespace, whoever made them: children of the first process, and of an `exec`."""
+    # process 1 ends by TERM because it answers, the others because they do not
+    bundle = ordinary.bundle("sh", "-c", "trap 'exit 9' TERM; sleep 600 & sleep 600 & while :; do wait; done")
+    log = ordinary.place / "out"
+    log.touch()
+    ordinary.user.give(log)
+    with open(log, "w") as output:
+        assert ordinary("create", "--bundle", bundle, "c", stdout=output, stderr=output).returncode == 0
+        assert ordinary("start", "c").returncode == 0
+        done = ordinary("exec", "--detach", "c", "sleep", "600", stdout=output, stderr=output)
+        assert done.returncode == 0, log.read_text()
+    try:
+        end = time.monotonic() + 100
+        while len(pids := json.loads(ordinary("ps", "--format", "json", "c").stdout)) < 4:
+            assert time.monotonic() < end, pids
+        names = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids)
+        assert names == ["sh", "sleep", "sleep", "sleep"]
+        assert ordinary("kill", "--all", "c", "TERM").returncode == 0
+        while any(map(is_alive, pids)):
+            assert time.monotonic() < end
+    finally:
+        assert ordinary("delete", "--force", "c").returncode == 0
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_who_is_in_a_shared_pid_namespace_is_not_known_without_control_groups(ordinary: Ordinary) -> None:
+    directory = ordinary.bundle("sleep", "600")
+    config = json.loads((directory / "config.json").read_text())
+    config["linux"]["namespaces"].remove({"type": "pid"})
+    config["mounts"] = [m for m in config["mounts"] if m["type"] != "proc"]
+    (directory / "config.json").write_text(json.dumps(config))
+    log = ordinary.place / "out"
+    log.touch()
+    ordinary.user.give(log)
+    with open(log, "w") as output:
+        done = ordinary("create", "--bundle", directory, "c", stdout=output, stderr=output)
+    assert done.returncode == 0, log.read_text()
+    try:
+        if not json.loads((ordinary.root / "c/state.json").read_text())["cgroup"]:
+            for words in (["ps", "c"], ["kill", "--all", "c", "TERM"]):
+                refused = ordinary(*words)
+                assert refused.returncode == 1
+                assert "shares its pid namespace" in refused.stderr
+    finally:
+        assert ordinary("delete", "--force", "c").returncode == 0
+
+
 def test_run_without_root(ordinary: Ordinary) -> None:
     done = ordinary("run", "--bundle", ordinary.bundle("sh", "-c", "echo hi; exit 3"), "c")
     assert (done.returncode, done.stdout) == (3, "hi\n"), done.stderr
@@ -102,6 +157,6 @@ def test_root_of_a_user_namespace_is_no_more_than_that(tmp_path: Path, further: 
     bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["type"] != "devpts"]
     entered = ["unshare", "-Urmp", "--fork", "--mount-proc", "sh", "-c", 'ulimit -n 300; exec "$@"', "sh"]
     command = [*COMMAND, "--root", str(tmp_path / "state"), "run", "c", "--bundle", str(bundle.write())]
-    done = subprocess.run([*entered, *command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*entered, *command], capture_output=True, text=True, timeout=200)
     assert done.stderr == ""
     assert done.stdout == f"300\n0 {os.geteuid() if not further else 0} 1\n"

@@ -6,6 +6,7 @@ that root of the container could not, and is faster than any shell.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -20,7 +21,9 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
+from lamina.engine.in_root import reach
+from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
+from lamina.linux.fd import Fd
 from support.leaks import Leaks
 from support.running import forget, root_of, running
 from support.small_images import small_image
@@ -419,7 +422,7 @@ assert not loaded, loaded
 assert not [m for m in sys.modules.values() if "/proc/" in str(getattr(m, "__file__", ""))]
 """
     argv = [sys.executable, "-c", code, os.fsdecode(box.store.path), str(host / "tree"), str(host / "out")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert not (box.files / "loaded").exists()
 
@@ -474,3 +477,22 @@ def test_what_cannot_be_written_to_by_anybody(box: Container, host: Path) -> Non
             box.copy_in(host / "new", path)
         with pytest.raises((Unsupported, OSError)):
             (box.files / path).write_text("x")
+
+
+def test_who_renames_all_the_time_costs_a_bounded_number_of_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ".." that raced with a rename is to be looked up again (openat2(2)): with forty links on the way, each of so
+    many, whoever asks again for who asks again would be at it for minutes.
+    """
+    looks = 0
+
+    def refused(call: str, *args: object, target: object) -> int:
+        nonlocal looks
+        looks += 1
+        raise KernelError(call, errno.EAGAIN)
+
+    monkeypatch.setattr("lamina.linux.files.syscall", refused)
+    with Fd(os.open(tmp_path, os.O_PATH)) as root, pytest.raises(KernelError):
+        reach(root, b"/link")
+    assert looks <= 2000

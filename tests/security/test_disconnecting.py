@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,5 +75,47 @@ def test_whose_start_was_killed_keeps_no_port_when_it_is_disconnected(store_root
         assert "tcp:8080:*" in host.left()
         connecting.disconnect(box._home, "back")
         assert host.left() == []
+
+    on_host(store_root, test)
+
+
+HOLDER = """if True:
+    import fcntl, os, signal, sys
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    for path in sys.argv[2:]:
+        fcntl.fcntl(os.open(path, os.O_RDONLY), fcntl.F_SETLEASE, getattr(fcntl, sys.argv[1]))
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["F_WRLCK", "F_RDLCK"])
+def test_a_lease_on_its_own_hosts_keeps_nobody_waiting(store_root: Path, kind: str) -> None:
+    """Whoever opens what somebody has a lease on waits 45 seconds: for each of the files, with the container's lock."""
+
+    def test(host: Host) -> None:
+        front, back = (host.engine.networks.create(name) for name in ("front", "back"))
+        box = host.start("sleep 1000", name="box", network="front")
+        root = f"/proc/{box.attrs['State']['Pid']}/root"
+        files = [f"{root}/etc/{name}" for name in ("hosts", "hostname", "resolv.conf")]
+        before = Path(files[0]).read_text()
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, kind, *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            if holder.stdout.readline() != b"ready\n":
+                pytest.skip("this file system has no leases")
+            began = time.monotonic()
+            back.connect(box.id)
+            other = host.start("sleep 1000", network="container:box")
+            assert "localhost" in Path(f"/proc/{other.attrs['State']['Pid']}/root/etc/hosts").read_text()
+            front.disconnect(box.id)
+            assert time.monotonic() - began < 30
+        finally:
+            holder.communicate()
+        assert Path(files[0]).read_text() == before
+        assert [one.network.name for one in attachments_in(box._home)] == ["back"]
 
     on_host(store_root, test)

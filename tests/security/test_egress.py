@@ -237,6 +237,52 @@ def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: 
 
 @root
 @peers
+def test_an_answer_opens_no_container_of_another_network(store_root: Path, tmp_path: Path) -> None:
+    """Not by its published port either, which leads to the address that the answer names."""
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text(f"nameserver {WORLD}\n")
+
+    def test(host: Host) -> None:
+        subprocess.run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve())], check=True)
+        known = host.engine.networks
+        known.create("back", subnets=["10.50.0.0/24"])
+        known.create("front", subnets=["10.51.0.0/24"])
+        victim = host.start("sleep 1000", network="front", publish=["8080:80"])
+        with host.inside(found := host.adopt(victim.attrs["State"]["Pid"])):
+            server = listen(80)
+        found.release()
+        zone = {("evil.example", dns.A): [packed("10.51.0.2"), packed(HOST), packed("10.50.0.1")],
+                ("later.example", dns.A): [packed("10.52.0.2")]}  # fmt: skip
+        with host.inside(host.world):
+            outside = NameServer(WORLD, zone)
+            assert reaches(HOST, 8080)
+        box = host.start("sleep 1000", network="back", egress="allow=evil.example,later.example")
+        assert within(host, box, lambda: lookup("10.50.0.1", "evil.example"))[0] == 0
+        for place, port in ((HOST, 8080), ("10.51.0.2", 80), (HOST, 53)):
+            assert not within(host, box, lambda: reaches(place, port, SILENCE)), place  # noqa: B023
+        # a network that is made, and a container that comes, after the answer was given
+        assert within(host, box, lambda: lookup("10.50.0.1", "later.example"))[0] == 0
+        known.create("late", subnets=["10.52.0.0/24"])
+        late = host.start("sleep 1000", network="late", publish=["8081:80"])
+        with host.inside(found := host.adopt(late.attrs["State"]["Pid"])):
+            other = listen(80)
+        found.release()
+        with host.inside(host.world):
+            assert reaches(HOST, 8081)
+        assert not within(host, box, lambda: reaches(HOST, 8081, SILENCE))
+        # who is in both networks, and allowed by the name, is reached
+        allowed = host.start("sleep 1000", network=["back", "front"], egress="allow=" + victim.id[:12])
+        assert within(host, allowed, lambda: lookup("10.50.0.1", victim.id[:12])) == (0, ["10.51.0.2"])
+        assert within(host, allowed, lambda: reaches("10.51.0.2", 80))
+        for one in (server, other):
+            one.close()
+        outside.close()
+
+    call_on_host(store_root, test)
+
+
+@root
+@peers
 def test_what_somebody_began_under_the_same_address_does_not_go_on(store_root: Path) -> None:
     """The kernel knows connections by addresses and ports, and not by containers; and answers pass."""
 

@@ -42,7 +42,9 @@ def run(
     """What the script printed over an image, both streams; the error if it was refused."""
     image = small_image(engine.store, *fills, names=(), **(config or {}))
     try:
-        done = engine.run(image.id, ["sh", "-c", script], rm=True, capture_output=True, timeout=60, **options)
+        done = engine.run(
+            image.id, ["sh", "-c", script], rm=True, capture_output=True, timeout=200, **options
+        )
     except LaminaError as error:
         assert str(error)
         return f"refused: {error}"
@@ -258,3 +260,44 @@ def test_names_lead_to_no_file_of_the_host(engine: Engine, outside: Path) -> Non
     ):
         with pytest.raises((InvalidInput, NotFound)):
             engine.run(name, ["true"], pull="never")
+
+
+def test_cve_2026_94603_an_image_that_looks_like_a_checkpoint_is_started_as_any_other(
+    engine: Engine, outside: Path
+) -> None:
+    """CVE-2026-53492, 2026-92574, 2026-121885: what podman and CRI-O restore, as its configuration says."""
+
+    def checkpoint(place: Path) -> None:
+        (place / "checkpoint").mkdir()
+        (place / "checkpoint/inventory.img").write_bytes(b"\x58\x31\x33\x31" * 10)
+        hooks = f'{{"hooks": {{"prestart": [{{"path": "/bin/touch", "args": ["touch", "{outside}/x"]}}]}}}}'
+        for name in ("config.dump", "spec.dump", "bind.mounts", "network.status"):
+            (place / name).write_text(hooks)
+
+    labels = {
+        "io.podman.annotations.checkpoint.name": "c",
+        "org.criu.checkpoint.container.name": "c",
+        "io.containers.autoupdate": "registry",
+    }
+    said = run(engine, "ls /checkpoint; echo $$", checkpoint, config={"labels": labels})
+    assert said == "inventory.img\n1\n"
+
+
+def test_cve_2022_1227_looking_at_processes_executes_nothing_of_the_container(
+    engine: Engine, outside: Path
+) -> None:
+    """CVE-2019-10152: podman's top entered the container, and ran what it found there."""
+
+    def trap(place: Path) -> None:
+        for name in ("bin/ps", "bin/nsenter", "usr/bin/ps", "usr/bin/nsenter", "etc/nsswitch.conf"):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).unlink(missing_ok=True)
+            (place / name).write_text("#!/bin/sh\necho >/ran\n")
+            (place / name).chmod(0o755)
+
+    image = small_image(engine.store, trap, names=())
+    box = engine.start(image.id, ["sleep", "1000"])
+    found = box.top(["-o", "user", "-o", "args"])
+    assert [row[-1] for row in found["Processes"]] == ["sleep 1000"]
+    assert b"/ran" not in {change.path for change in box.changes()}
+    box.remove(force=True)

@@ -11,6 +11,7 @@ import pytest
 
 from lamina.errors import Unsupported
 from lamina.overlay.changes import changes
+from lamina.overlay.copying import same_content
 from lamina.overlay.spec import MountSpec
 from lamina.store.tree import remove_tree
 from support.attacker import Attacker
@@ -145,3 +146,38 @@ def test_the_hosts_sockets_and_fifos_are_not_behind_their_names(attacker: Attack
     finally:
         os.close(reader)
         listener.close()
+
+
+def test_holes_are_not_read_to_compare_files(tmp_path: Path) -> None:
+    """A file of terabytes costs whoever makes it nothing, and would cost who compares two states the whole night."""
+    vast = 1 << 42
+    files = [tmp_path / name for name in ("one", "other")]
+    for file in files:
+        file.write_bytes(b"begin")
+        os.truncate(file, vast)
+
+    def write(file: Path, at: int, text: bytes) -> None:
+        with file.open("r+b") as opened:
+            os.pwrite(opened.fileno(), text, at)
+
+    def same() -> bool:
+        with files[0].open("rb") as one, files[1].open("rb") as other:
+            return same_content(one.fileno(), other.fileno())
+
+    assert same()
+    write(files[0], vast >> 1, bytes(100_000))  # zeros are what a hole has
+    assert same()
+    for file in files:
+        write(file, vast - 3, b"end")
+    assert same()
+    write(files[1], vast >> 2, b"x")
+    assert not same()
+    write(files[0], vast >> 2, b"x")
+    assert same()
+    os.truncate(files[0], vast - 1)
+    assert not same()
+    os.truncate(files[0], vast + 1)
+    assert not same()
+    os.truncate(files[0], 0)
+    os.truncate(files[1], 0)
+    assert same()

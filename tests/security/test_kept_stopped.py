@@ -1,7 +1,10 @@
-"""A process that joins namespaces may be stopped there by others: it is told to go on, and given up in the end."""
+"""A process that joins namespaces may be stopped or traced there by others: it is told to go on, and given up in the
+end; and its own end is seen.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from lamina.errors import Conflict
 from lamina.linux import runner
 from lamina.linux.program import Reg, Step
 from lamina.runtime import launch as launching
+from lamina.runtime import traced
 from lamina.runtime.bundle import Bundle
 from lamina.runtime.container.birth import Birth, reap
 from lamina.runtime.container.compiling import packed
@@ -21,11 +25,12 @@ from lamina.runtime.launch import _Start
 from lamina.runtime.plan import Plan
 from lamina.runtime.plan.created import birth_steps, say_step
 from lamina.runtime.talk import PID, Numbers
-from lamina.runtime.waits import Watch
+from lamina.runtime.waits import Watch, end_of
 from lamina.values import replace
 from support.bundles import over_host, small
 from support.starting import run, waiting
 
+PTRACE_SEIZE = 0x4206
 ME = Reg("me")
 STOP = [Step("getpid", save=ME), Step("kill", ME, signal.SIGSTOP, note="as somebody in the namespace might")]
 
@@ -75,14 +80,23 @@ def test_one_that_is_stopped_before_it_could_say_who_it_is(birth: Birth) -> None
     assert ended is not None and ended.si_status != 0
 
 
+def test_one_that_ends_before_it_could_say_who_it_is_is_reaped(birth: Birth) -> None:
+    """As all of a pid namespace are killed whose first process is: that ends when the last of them has been reaped."""
+    before = children()
+    *born, _ = birth_steps(birth.numbers)
+    begin(birth, [*born, Step("exit_group", 0)], elsewhere=True)
+    assert birth.hear().what == b""
+    assert children() != before
+    birth.abandon()
+    assert children() == before
+
+
 def test_one_that_somebody_else_traces_is_not_waited_for(birth: Birth) -> None:
     """A tracer inside that never lets go: the runtime gives up, and does not wait for what is the tracer's to reap."""
     reader, writer = os.pipe()
     begin(birth, [Step("pause")])
     tracer = os.fork()
     if tracer == 0:
-        import ctypes
-
         libc = ctypes.CDLL(None, use_errno=True)
         attached = libc.ptrace(16, birth.pid, None, None)
         os.write(writer, b"+" if attached == 0 else b"-")
@@ -99,6 +113,40 @@ def test_one_that_somebody_else_traces_is_not_waited_for(birth: Birth) -> None:
         os.close(reader)
         os.close(writer)
     os.waitpid(birth.pid, 0)
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(0, 7), (signal.SIGKILL, 137)])
+def test_the_end_of_one_that_somebody_else_traces_is_seen(
+    monkeypatch: pytest.MonkeyPatch, signal_number: int, status: int
+) -> None:
+    """A tracer that never waits for it keeps waitid(2) from it for ever, and us from nothing."""
+    monkeypatch.setattr(traced, "PATIENCE", 0.1)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reader, 1)
+        os._exit(7)
+    pidfd = os.pidfd_open(child)
+    said, saying = os.pipe()
+    tracer = os.fork()
+    if tracer == 0:
+        seized = ctypes.CDLL(None).ptrace(PTRACE_SEIZE, child, None, None)
+        os.write(saying, b"+" if seized == 0 else b"-")
+        signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(said, 1) == b"+"
+        if signal_number:
+            os.kill(child, signal_number)
+        else:
+            os.write(writer, b".")
+        assert end_of(pidfd) == status
+    finally:
+        os.kill(tracer, signal.SIGKILL)
+        os.waitpid(tracer, 0)
+        os.waitpid(child, 0)
+        for fd in (reader, writer, said, saying, pidfd):
+            os.close(fd)
 
 
 # -- what `launch` starts in a pid namespace of others

@@ -230,12 +230,12 @@ def test_a_file_in_the_place_of_the_terminal_is_found_out(runtime: Runtime) -> N
     (bundle.rootfs / "dev/pts/ptmx").write_text("no terminal")
     runtime.begin("c", bundle)
     words = [*runtime.command, "--root", str(runtime.root), "exec", "-t", "c", "true"]
-    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
     assert done.returncode == 255
     assert "Inappropriate ioctl" in done.stderr or "Permission denied" in done.stderr
     (bundle.rootfs / "dev/pts/ptmx").unlink()
     (bundle.rootfs / "dev/pts/ptmx").symlink_to("/proc/1/root/../../dev/ptmx")
-    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
     assert done.returncode == 255
     assert "symbolic links" in done.stderr
 

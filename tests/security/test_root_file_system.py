@@ -5,6 +5,7 @@ The image is this machine's root with a prepared upper layer, which is what an u
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -19,10 +20,12 @@ from lamina.runtime.launch import launch
 from support.attacker import Attacker
 from support.bundles import full, over_host, small
 from support.leaks import Leaks
+from support.witness import Witness
 
 pytestmark = pytest.mark.root
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-STARTS = 150
+# LAMINA_RACES=10000 for as long as one likes
+STARTS = int(os.environ.get("LAMINA_RACES") or 150)
 
 Spec = dict[str, Any]
 
@@ -33,8 +36,11 @@ def outside(tmp_path: Path, untouched_host: Leaks) -> Iterator[Path]:
     place = tmp_path / "outside"
     place.mkdir()
     before = Path("/proc/self/mountinfo").read_text()
+    witness = Witness(place)
     yield place
     assert list(place.iterdir()) == []
+    assert witness.names() == set()  # nor was anything that is gone again
+    witness.close()
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
@@ -272,3 +278,29 @@ def test_cve_2021_30465_a_mount_point_exchanged_for_a_link(
             started += status == 0
     assert exchange.times > STARTS
     assert started  # a link that is met is followed below the container's root, or the start is refused
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_cve_2024_45310_what_a_mount_is_put_on_is_made_inside(
+    tmp_path: Path, outside: Path, kind: str
+) -> None:
+    """A mount point that is missing, below a directory of a shared volume that is exchanged for a link to the host."""
+    shared = tmp_path / "shared"
+    (shared / "place").mkdir(parents=True)
+    (shared / "link").symlink_to(str(outside))
+    source = tmp_path / "source"
+    source.mkdir() if kind == "directory" else source.write_text("")
+    spec = spec_with(["/proc"], "true")
+    for destination, origin in (("/volume", shared), ("/volume/place/new", source)):
+        bind = {"destination": destination, "type": "bind", "source": str(origin), "options": ["rbind"]}
+        spec["mounts"].append(bind)
+    made = 0
+    with Exchange(shared / "place", shared / "link"):
+        for _ in range(max(30, STARTS // 5)):
+            status, text = start(tmp_path, spec)
+            assert status in (0, None), text
+            for place in (shared / "place/new", shared / "link/new"):
+                with contextlib.suppress(OSError):
+                    place.rmdir() if kind == "directory" else place.unlink()
+                    made += 1
+    assert made

@@ -54,7 +54,7 @@ def test_cve_2019_5736_what_is_redirected_stays_as_it_is(
     before = state(place)
     words = ("run", "-i", "--name", "handed", *options, "host", "--", "python3", "-c", CHANGE)
     try:
-        done = attacker.lamina(*words, stdin=held, timeout=60)
+        done = attacker.lamina(*words, stdin=held, timeout=200)
     finally:
         os.close(held)
     assert done.returncode == 0, done.stdout

@@ -28,7 +28,7 @@ def lamina(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         stdin=subprocess.DEVNULL,
     )
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, LaminaError, NotFound
 from lamina.store import burial, containers, lock, names, root
 from lamina.store.containers import Home
+from lamina.store.leases import lease
 from lamina.store.root import Store
+from lamina.store.stage import Stage
 from lamina.store.tree import remove_tree
 from support.process import child_with_copies
 
@@ -55,6 +57,25 @@ def test_the_states_of_a_life(store: Store) -> None:
     assert again(home).state() == "exited"
     home.release()
     assert again(home).state() == "exited"
+
+
+def test_one_that_is_started_again_just_then_is_not_taken_for_one_that_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made(store, "web")
+    home.write("state", {"pid": 1})
+    home.write("exit", {"status": 7, "restarting": True})
+    assert again(home).state() == "restarting"
+    has = Home.has
+
+    def then_started(self: Home, name: str) -> bool:
+        found = has(self, name)
+        if name == "exit":
+            home.drop_record("exit")
+        return found
+
+    monkeypatch.setattr(Home, "has", then_started)
+    assert again(home).state() == "running"
 
 
 def test_a_container_whose_holder_died_is_dead(store: Store) -> None:
@@ -288,6 +309,25 @@ def test_who_works_in_tmp_without_a_lock_yet_loses_the_place_and_not_the_work(st
     assert entries(store.tmp) == []
 
 
+def test_a_thread_that_makes_a_layer_is_left_without_ground_at_once(store: Store) -> None:
+    """Its program is about to end, and has let go of everything: the layer is whole, or is none."""
+    found: list[type[BaseException]] = []
+    with lease(store) as held:
+        stage = Stage(store, None, held)
+        os.mkdir(stage.path + b"/etc")
+        lock.unlock_all()
+
+        def remove(path: bytes) -> None:
+            try:
+                stage.commit("sha256:" + "a" * 64, 0, 0)
+            except LaminaError as error:
+                found.append(type(error))
+            remove_tree(path)
+
+        burial.bury_all(store, remove)
+    assert found and entries(store.layers) == []
+
+
 # -- after a crash
 
 
@@ -434,7 +474,7 @@ def test_many_at_once_doing_anything_leave_a_clean_store(
             for worker in workers:
                 worker.kill()
         for worker in workers:
-            said = worker.communicate(timeout=100)[1]
+            said = worker.communicate(timeout=200)[1]
             assert killed or worker.returncode == 0, said.decode()
             assert b"Traceback" not in said, said.decode()
     finally:

@@ -98,8 +98,9 @@ def test_every_write_of_the_store_has_a_step(tmp_path: Path) -> None:
     source = "".join(path.read_text() for path in Path(trace.__file__).parent.glob("*.py"))
     named = {part.split('"')[0] for part in source.split('point("')[1:]} - {"name"}
     passed = set(steps(tmp_path / "s"))
-    # a write that is never reached while all goes well: the source begins anew; a partial download is too old
-    assert named - passed == {"blob.truncate", "collect.partial"}
+    # a write that is never reached while all goes well: the source begins anew; a partial download is too old; a
+    # network moves only away from what this machine has (tests/engine/test_networks_apart.py stops it there)
+    assert named - passed == {"blob.truncate", "collect.partial", "network.change", "network.changed"}
     assert {"image.rename", "name.rename", "layer.syncfs", "blob.sync-directory"} <= passed
 
 
@@ -199,7 +200,7 @@ def test_the_variable_is_read_once(tmp_path: Path) -> None:
             "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], tests]),
         }
         return subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=200
         )
 
     log = tmp_path / "log"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, containers, garbage, images, layers, lock, tags, volumes
+from lamina.store import blobs, containers, garbage, images, layers, lock, pins, tags, volumes
 from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
@@ -200,7 +200,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(store: Store) -> None:
 def test_it_is_explained_why_something_stays(store: Store) -> None:
     record = make_image(store, "a", "b", names=("docker.io/library/debian:12",))
     start(store, record, "brave")
-    images.pin(store, record.id)
+    pins.pin(store, record.id)
     nameless = make_image(store, "b", "c")
     with lease(store) as held:
         held.add_layer(A)
@@ -224,7 +224,7 @@ class TestPrune:
     def test_what_is_used_pinned_or_wanted_stays(self, store: Store) -> None:
         used, pinned, held, kept, loose = (make_image(store, text) for text in "abcde")
         start(store, used)
-        images.pin(store, pinned.id)
+        pins.pin(store, pinned.id)
         with lease(store) as own, images.hold(store, kept.id):
             own.add_image(held.id)
             assert [one.id for one in prune_images(store, everything=True)] == [loose.id]
@@ -268,7 +268,7 @@ class TestLimit:
 
     def test_pinned_and_used_ones_stay_and_it_is_said(self, store: Store) -> None:
         a, b, c = (make_image(store, text, size=1000) for text in "abc")
-        images.pin(store, a.id)
+        pins.pin(store, a.id)
         start(store, b)
         done = enforce(store, 0)
         assert [gone.id for gone in done.images] == [c.id]
@@ -310,7 +310,7 @@ class TestUsage:
     def test_what_is_reclaimable_is_what_a_prune_frees(self, store: Store) -> None:
         start(store, make_image(store, "a", "b", size=7), "brave")
         make_image(store, "a", "c", size=7)
-        images.pin(store, make_image(store, "d", size=7).id)
+        pins.pin(store, make_image(store, "d", size=7).id)
         lines = {line.kind: line for line in df(store).totals}
         prune_images(store, everything=True)
         freed = garbage.collect(store)

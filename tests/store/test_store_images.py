@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
-from lamina.store import blobs, images, tags
+from lamina.store import blobs, images, pins, tags
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
 from lamina.store.root import Store
@@ -119,7 +119,7 @@ def test_who_holds_a_record_keeps_nobody_from_removing_it(store: Store) -> None:
         assert held.record == record
         images.remove(store, record.id)
         again = make_image(store, "a", names=(DEBIAN,))  # and putting it once more
-        images.pin(store, again.id)
+        pins.pin(store, again.id)
         assert images.get(store, record.id) == replace(record, pinned=True)
     assert len(removed(store)) == 1
 
@@ -131,7 +131,7 @@ def test_holding_takes_no_turn(store: Store) -> None:
             held.touch()
         thread = threading.Thread(target=images.touch, args=(store, record.id))
         thread.start()
-        thread.join(30)
+        thread.join(100)
         assert not thread.is_alive()
 
 
@@ -152,17 +152,17 @@ def test_when_it_was_last_used(store: Store) -> None:
 
 def test_pins(store: Store) -> None:
     record = make_image(store, "a")
-    images.pin(store, record.id)
-    images.pin(store, record.id)
+    pins.pin(store, record.id)
+    pins.pin(store, record.id)
     assert images.get(store, record.id) == replace(record, pinned=True)
-    images.pin(store, record.id, False)
-    images.pin(store, record.id, False)
+    pins.pin(store, record.id, False)
+    pins.pin(store, record.id, False)
     assert images.get(store, record.id) == record
-    images.pin(store, record.id)
+    pins.pin(store, record.id)
     images.remove(store, record.id)
     assert entries(store.images + b"/pinned") == []
     with pytest.raises(NotFound):
-        images.pin(store, record.id)
+        pins.pin(store, record.id)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"id":"0"}', "\xff"])
@@ -259,7 +259,7 @@ def test_many_put_and_name_at_once(store: Store) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(100)
     kept = images.get(store, record.id)
     assert isinstance(kept, ImageRecord) and set(kept.blobs) == {*record.blobs, *more}
     assert len(list(tags.list_names(store))) == 12

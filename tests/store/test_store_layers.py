@@ -199,7 +199,7 @@ def test_the_second_waits_for_the_claim(store: Store) -> None:
             thread.start()
         assert order == []
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     assert sorted(order) == ["made", "used", "used", "used"]
     assert entries(store.claims) == []
 

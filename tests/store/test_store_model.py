@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, containers, garbage, images, layers, tags
+from lamina.store import blobs, containers, garbage, images, layers, pins, tags
 from lamina.store.check import check
 from lamina.store.containers import Home
 from lamina.store.leases import Lease, lease
@@ -108,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), pinned=st.booleans())
     def pin(self, data: st.DataObject, pinned: bool) -> None:
         found = data.draw(st.sampled_from(sorted(self.images)))
-        images.pin(self.store, self.images[found], pinned)
+        pins.pin(self.store, self.images[found], pinned)
         (self.pinned.add if pinned else self.pinned.discard)(found)
 
     @precondition(lambda self: self.images)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, garbage, images, successors, tags
+from lamina.store import blobs, garbage, images, pins, successors, tags
 from lamina.store.check import check
 from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
@@ -53,7 +53,7 @@ def container(store: Store, record: ImageRecord) -> None:
 
 def test_names_and_pin_move_and_the_old_id_leads_there(store: Store) -> None:
     old = pending(store, names=(ONE, OTHER))
-    images.pin(store, old.id)
+    pins.pin(store, old.id)
     os.utime(images.place_of(store, old.id), ns=(5, 7 * 10**9))
     new = digested(store, old)
     assert new.id != old.id
@@ -67,7 +67,7 @@ def test_names_and_pin_move_and_the_old_id_leads_there(store: Store) -> None:
         assert held.record.id == new.id
     assert digested(store, old).id == new.id, "once more is nothing"
     tags.tag(store, "docker.io/library/more:1", old.id)
-    images.pin(store, old.id, False)
+    pins.pin(store, old.id, False)
     assert tags.named(store, "docker.io/library/more:1") == new.id and not images.is_pinned(store, new.id)
     garbage.collect(store)
     assert check(store, rehash=True).findings == ()

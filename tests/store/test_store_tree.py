@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -102,3 +104,44 @@ def test_anothers_file_is_an_error_that_says_so() -> None:
                 os._exit(0)
             os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+_LINGERING = """
+import os, sys
+from lamina.store import tree
+
+place = os.fsencode(sys.argv[1])
+descriptors = tree.linger()
+assert tree.linger() is descriptors
+os.makedirs(place + b"/a/b")
+inodes = {os.stat(path).st_ino for path in (place, place + b"/a", place + b"/a/b")}
+tree.remove_tree(place)
+assert not os.path.lexists(place)
+assert inodes == {os.fstat(descriptor).st_ino for descriptor in descriptors}
+assert all(os.get_inheritable(descriptor) is False for descriptor in descriptors)
+
+child = os.fork()
+if not child:  # it may live on: it holds nothing, and what it removes goes at once
+    still = [number for number in descriptors if os.path.lexists(f"/proc/self/fd/{number}")]
+    os.mkdir(place)
+    tree.remove_tree(place)
+    os._exit(0 if not still and not os.path.lexists(place) else 1)
+assert os.waitpid(child, 0)[1] == 0
+
+for number in range(2 * tree.MOST_LINGERING):
+    os.makedirs(place + b"/%d" % number)
+tree.remove_tree(place)
+assert not os.path.lexists(place)
+assert len(descriptors) <= tree.MOST_LINGERING
+"""
+
+
+def test_of_what_is_removed_descriptors_linger_where_that_is_asked_for(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _LINGERING, str(tmp_path / "tree")], check=True, timeout=60)
+
+
+def test_nothing_lingers_otherwise(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    (tmp_path / "tree/below").mkdir(parents=True)
+    remove_tree(os.fsencode(tmp_path / "tree"))
+    assert os.listdir("/proc/self/fd") == before

@@ -122,7 +122,7 @@ def test_a_signal_that_is_waited_for_is_left_alone(ready: Callable[..., FakeCont
     deliverer = Deliverer(container)
     deliverer.send(signal.SIGTERM)
     assert deliverer.unsure == {signal.SIGTERM}
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     while deliverer.unsure and time.monotonic() < end:
         deliverer.look_again()
         time.sleep(0.01)

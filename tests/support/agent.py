@@ -28,7 +28,7 @@ class Agent:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.bind(str(path))
         self.socket.listen(1)
-        self.socket.settimeout(20)
+        self.socket.settimeout(100)
         self.threads = [threading.Thread(target=self.work) for _ in range(listeners)]
         for thread in self.threads:
             thread.start()
@@ -61,7 +61,7 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         for thread in self.threads:
-            thread.join(20)
+            thread.join(100)
         self.socket.close()
         assert not any(thread.is_alive() for thread in self.threads)
 

@@ -54,32 +54,33 @@ def layer() -> bytes:
     return archive.getvalue()
 
 
-def write_archive(path: Path) -> None:
-    """Write an OCI archive of the image IMAGE."""
-    blobs = [layer()]
+def write_archive(path: Path, *further: bytes) -> None:
+    """Write an OCI archive of the image IMAGE, with *further* layers (tar archives) over the first."""
+    blobs = [layer(), *further]
 
     def descriptor(kind: str, blob: bytes, **more: Any) -> dict[str, Any]:
         digest = "sha256:" + hashlib.sha256(blob).hexdigest()
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": len(blob), **more}
 
-    first = descriptor("layer.v1.tar", blobs[0])
+    layers = [descriptor("layer.v1.tar", blob) for blob in blobs]
     machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     platform = {"os": "linux", "architecture": machine}
     config = {
         **platform,
         "config": {"Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [first["digest"]]},
+        "rootfs": {"type": "layers", "diff_ids": [one["digest"] for one in layers]},
     }
-    blobs.append(json.dumps(config).encode())
+    said = json.dumps(config).encode()
+    blobs.append(said)
     manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("config.v1+json", blobs[1]),
-        "layers": [first],
+        "config": descriptor("config.v1+json", said),
+        "layers": layers,
     }
     blobs.append(json.dumps(manifest).encode())
     named = {"io.containerd.image.name": IMAGE}
-    index = descriptor("manifest.v1+json", blobs[2], platform=platform, annotations=named)
+    index = descriptor("manifest.v1+json", blobs[-1], platform=platform, annotations=named)
     files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}'}
     files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [index]}).encode()
     files.update({f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in blobs})

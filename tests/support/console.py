@@ -18,14 +18,14 @@ class ConsoleSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen(1)
-        self._listener.settimeout(20)
+        self._listener.settimeout(100)
         self.name = b""
 
     def take(self) -> int:
         """The descriptor that was sent; what came with it is `name`."""
         connection, _ = self._listener.accept()
         with connection:
-            connection.settimeout(20)
+            connection.settimeout(100)
             self.name, ancillary, _, _ = connection.recvmsg(4096, 64)
         numbers = array.array("i")
         for level, kind, data in ancillary:
@@ -39,7 +39,7 @@ class ConsoleSocket:
         self._listener.close()
 
 
-def read_until(master: int, text: bytes, patience: float = 20.0) -> bytes:
+def read_until(master: int, text: bytes, patience: float = 100.0) -> bytes:
     """What a terminal shows until *text* is among it, or it is at its end."""
     said, end = b"", time.monotonic() + patience
     while text not in said:

@@ -58,7 +58,7 @@ class Boxes:
     def run(self, cgroup: Cgroup, script: str) -> subprocess.CompletedProcess[str]:
         """The same, awaited."""
         process = self.start(cgroup, script)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         return subprocess.CompletedProcess(script, process.returncode, out, err)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from lamina.network.subnet import packed, read_subnet
 from support.namespaces import in_mount_namespace
 from support.peers import location
 
-PATIENCE = 3.0  # seconds for what comes at once
+PATIENCE = 30.0  # seconds for what comes at once on an idle machine
 SILENCE = 0.3  # seconds for what must not come
 HOST, WORLD = "192.0.2.1", "192.0.2.2"
 HOST6, WORLD6 = "2001:db8::1", "2001:db8::2"

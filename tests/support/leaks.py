@@ -1,4 +1,4 @@
-"""What a test could leave behind on the machine: mounts, processes, control groups.
+"""What a test could leave behind on the machine: mounts, processes, control groups, links.
 
 Other people's containers come and go on the machine while the suite runs, and so do those of other workers and other
 suites. So only what can be told to be ours counts: mounts and processes that name one of our directories or carry our
@@ -20,7 +20,7 @@ SIGN = "lamina-test-run/"  # how a suite that runs is seen by others: unix(7), a
 PEERS = "lamina-peers-"  # the control group of a peers root: then the pid of who holds it
 DEPTH = 4  # how far below a suite's directories its stores are
 # seconds that what is going away may take
-PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 5.0)
+PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 15.0)
 _END_OF_PATH = b"/ ,:\n\0"
 
 
@@ -32,6 +32,7 @@ class Leaks:
         self.run = (mark or os.environ.get("LAMINA_TEST_RUN", "")).partition("-")[0]
         self.mark = os.fsencode(f"LAMINA_TEST_RUN={mark}") if mark else b""
         self._mounts, self._processes, self._cgroups = self.mounts(), self.processes(), self.cgroups()
+        self._links = self.links()
 
     def mounts(self) -> set[str]:
         """Mounts of this process's own mount namespace that are ours."""
@@ -58,6 +59,18 @@ class Leaks:
                 found.add(f"{entry.name} {command}")
         return found
 
+    def links(self) -> set[str]:
+        """Bridges in this network namespace of stores of ours."""
+        found = set()
+        for place in Path("/sys/class/net").glob("lam*"):
+            try:
+                alias = (place / "ifalias").read_bytes()
+            except OSError:  # it has just gone
+                continue
+            if self._names_us(alias):
+                found.add(f"{place.name} {alias.decode(errors='replace').strip()}")
+        return found
+
     def cgroups(self) -> set[str]:
         """Control groups of Lamina's in which nobody lives, whoever's they are."""
         found = set()
@@ -71,10 +84,11 @@ class Leaks:
 
     def left(self, patience: float = PATIENCE) -> list[str]:
         """What is there now and was not before, after waiting up to *patience* seconds for it to go away."""
-        end, more = time.monotonic() + patience, 4 * patience
+        end, more = time.monotonic() + patience, min(4 * patience, 20.0)
         looks: tuple[tuple[str, Callable[[], set[str]], set[str]], ...] = (
             ("mount", self.mounts, self._mounts),
             ("process", self.processes, self._processes),
+            ("link", self.links, self._links),
             ("control group", self.cgroups, self._cgroups),
         )
         lasting: dict[str, set[str]] = {}

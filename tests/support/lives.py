@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from support.terminal import lamina
 Command = Callable[..., subprocess.CompletedProcess[str]]  # of the fixture `lamina`
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 100) -> None:
     """Not a measurement: what is waited for comes, or the test has failed."""
     end = time.monotonic() + seconds
     while not condition():
@@ -66,6 +67,13 @@ def remove_all(engine: Engine) -> None:
     """Every container, whatever it is doing."""
     for container in engine.containers(all=True):
         container.remove(force=True)
+
+
+def await_burials() -> None:
+    """Until the threads of this process have removed what containers wrote and nobody wants any more."""
+    for thread in threading.enumerate():
+        if thread.name == "lamina-bury":
+            thread.join(60)
 
 
 @contextlib.contextmanager

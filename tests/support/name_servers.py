@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
 from collections.abc import Mapping
 
 from lamina.network import dns
+from lamina.network.subnet import text_of
 
 Zone = Mapping[tuple[str, int], list[bytes]]
 
 
 def ask(
-    server: str, name: str, kind: int = dns.A, *, tcp: bool = False, room: int = 0, patience: float = 5.0
+    server: str, name: str, kind: int = dns.A, *, tcp: bool = False, room: int = 0, patience: float = 30.0
 ) -> bytes:
     """The answer, as it came. Raises TimeoutError, OSError."""
     question = dns.ask(name, kind, 77, room=room)
@@ -44,7 +46,23 @@ def lookup(server: str, name: str, kind: int = dns.A, **how: bool | int | float)
     assert query is not None
     answer = ask(server, name, kind, **how)  # type: ignore[arg-type]
     assert dns.answers_it(answer, query, 77)
-    return dns.code_of(answer), dns.values_in(answer)
+    return dns.code_of(answer), values_in(answer)
+
+
+def values_in(answer: bytes) -> list[str]:
+    """What it says: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
+    found = []
+    for _, kind, _, _, content, begin in dns._answers(answer):
+        if kind in (dns.A, dns.AAAA):
+            found.append(text_of(content))
+        elif kind in (dns.PTR, dns.CNAME):
+            found.append(dns.text_of(dns._name(answer, begin)[0]))
+    return found
+
+
+def is_cut(answer: bytes) -> bool:
+    """Whether it says that there was more: the bit TC of RFC 1035, 4.1.1."""
+    return bool(answer[2] & 2)
 
 
 class NameServer:
@@ -83,13 +101,15 @@ class NameServer:
             while True:
                 connection, _ = self._listener.accept()
                 with connection:
-                    connection.settimeout(5)
+                    connection.settimeout(30)
                     answer = self._answer(read_framed(connection), datagram=False)
                     connection.sendall(struct.pack("!H", len(answer)) + answer)
         except OSError:
             pass
 
     def close(self) -> None:
+        """Wake up who serves, too: a call that waits would keep the network namespace."""
         for one in (self._datagrams, self._listener):
-            one.shutdown(socket.SHUT_RDWR) if one is self._listener else None
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
             one.close()

@@ -49,7 +49,7 @@ class ChildFailed(Exception):
     """The child raised something that cannot be sent back as itself; the text is its traceback."""
 
 
-def in_mount_namespace(fn: Callable[..., T], *args: Any, timeout: float = 120.0, **kwargs: Any) -> T:
+def in_mount_namespace(fn: Callable[..., T], *args: Any, timeout: float = 280.0, **kwargs: Any) -> T:
     """Call `fn(*args, **kwargs)` in a private mount namespace (needs root)."""
 
     def stage() -> None:
@@ -62,7 +62,7 @@ def in_mount_namespace(fn: Callable[..., T], *args: Any, timeout: float = 120.0,
 def in_user_namespace(
     fn: Callable[..., T],
     *args: Any,
-    timeout: float = 120.0,
+    timeout: float = 280.0,
     uid: int | None = None,
     ids: int = 1,
     **kwargs: Any,
@@ -96,7 +96,7 @@ def in_user_namespace(
 def user_namespaces_work() -> bool:
     """Whether this machine lets this user make a user namespace and mount in it."""
     try:
-        return in_user_namespace(lambda: True, timeout=20)
+        return in_user_namespace(lambda: True, timeout=100)
     except OSError:
         return False
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lamina import Engine
 from lamina.engine.networks import table_of
 from lamina.errors import KernelError
 from lamina.linux.nftables import elements, open_nftables
+from lamina.linux.rtnetlink import Link
 from lamina.network import links, rules
 from support.lab import Lab
 from support.lives import remove_all, until
@@ -57,8 +59,23 @@ class Host(Lab):
         return found
 
     def ports(self) -> list[str]:
+        return [one.name for one in self.ports_noted()]
+
+    def ports_noted(self) -> list[Link]:
+        """With what is written to them."""
         with links.opened() as channel:
-            return [one.name for one in links.ports(channel)]
+            return links.ports(channel)
+
+
+@contextmanager
+def within(host: Host, box: Any) -> Iterator[None]:
+    """What is done meanwhile is done in the network namespace of the container *box*, which runs."""
+    found = host.adopt(box.attrs["State"]["Pid"])
+    try:
+        with host.inside(found):
+            yield
+    finally:
+        found.release()
 
 
 def on_host(store_root: Path, test: Callable[[Host], None]) -> None:
@@ -74,7 +91,8 @@ def on_host(store_root: Path, test: Callable[[Host], None]) -> None:
             until(lambda: host.ports() == [])
             for network in host.engine.networks.list():
                 network.remove()
-            assert [one["ifname"] for one in links_by_ip()] == ["lo", "up0"]
+            # a link that nobody has removed goes with its network namespace, some time after who lived there
+            until(lambda: [one["ifname"] for one in links_by_ip()] == ["lo", "up0"])
             until(lambda: responders() == [])
             assert host.engine.storage.check().findings == ()
         finally:

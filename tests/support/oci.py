@@ -145,14 +145,14 @@ class Runtime:
         """`created`, `running`, ..."""
         return str(self.state(identity)["status"])
 
-    def wait(self, identity: str, status: str = "stopped", patience: float = 20.0) -> None:
+    def wait(self, identity: str, status: str = "stopped", patience: float = 100.0) -> None:
         """Until a container is in that state."""
         end = time.monotonic() + patience
         while self.status(identity) != status:
             assert time.monotonic() < end, f"{identity} is {self.status(identity)}, not {status}"
             time.sleep(0.02)
 
-    def wait_output(self, identity: str, text: str, patience: float = 20.0) -> str:
+    def wait_output(self, identity: str, text: str, patience: float = 100.0) -> str:
         """Until a container has written *text*."""
         end = time.monotonic() + patience
         while text not in (said := self.output(identity)):

@@ -35,7 +35,7 @@ from support.sources import REPOSITORY, SRC
 
 SCRIPT = REPOSITORY / "scripts" / "peers"
 GROUP = PEERS
-PATIENCE = 30.0  # seconds until something that comes or goes at once on an idle machine is given up
+PATIENCE = 100.0  # seconds until something that comes or goes at once on an idle machine is given up
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",

@@ -88,7 +88,7 @@ class DockerRegistry:
             if process.poll() is not None:
                 return False
             try:
-                socket.create_connection((host, int(port)), timeout=1).close()
+                socket.create_connection((host, int(port)), timeout=10).close()
                 return process.poll() is None
             except OSError:
                 time.sleep(0.05)
@@ -110,6 +110,6 @@ def skopeo(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
         env={"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )

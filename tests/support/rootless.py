@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -54,8 +55,10 @@ class Rootless:
                 for kind in ("DATA", "CONFIG", "STATE", "CACHE")
             },
         }
-        if "LAMINA_TEST_RUN" in os.environ:  # how the leak check knows our processes
-            self.env["LAMINA_TEST_RUN"] = os.environ["LAMINA_TEST_RUN"]
+        # how the leak check knows our processes; the network of containers for which none is named
+        for name in ("LAMINA_TEST_RUN", "LAMINA_NETWORK"):
+            if name in os.environ:
+                self.env[name] = os.environ[name]
         self._binds = self._accounts() if self.as_root else []
 
     def mkdir(self, name: str, mode: int = 0o755) -> Path:
@@ -85,8 +88,8 @@ class Rootless:
         return [sys.executable, "-I", "-S", str(HERE / "become.py"), json.dumps(asked), *words]
 
     def run(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[Any]:
-        """`subprocess.run` as the user: text captured, standard input empty, a minute's time, unless told otherwise."""
-        options = {**self._defaults(), "timeout": 60, **options}
+        """`subprocess.run` as the user: text captured, no standard input, some minutes' time, unless told otherwise."""
+        options = {**self._defaults(), "timeout": 200, **options}
         if not {"stdout", "stderr"} & options.keys():
             options.setdefault("capture_output", True)
         if "input" in options:
@@ -110,6 +113,11 @@ class Rootless:
         done = self.lamina(*arguments, **options)
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
+
+    def remove_all(self) -> None:
+        """Remove the user's containers, whatever they do."""
+        if names := self.lamina("ps", "-aq").stdout.split():
+            self.ok("rm", "-f", *names)
 
     def _defaults(self) -> dict[str, Any]:
         return {"env": self.env, "cwd": self.home, "text": True, "stdin": subprocess.DEVNULL}
@@ -149,7 +157,21 @@ def ordinary_user() -> Iterator[Rootless]:
     try:
         yield Rootless(tmp)
     finally:
-        shutil.rmtree(tmp, ignore_errors=os.geteuid() != 0)
+        remove_whole(tmp)
+
+
+def remove_whole(place: Path) -> None:
+    """Remove a directory out of which others, who bury what was in a container, remove things at the same time."""
+    for _ in range(100):
+        try:
+            shutil.rmtree(place, ignore_errors=os.geteuid() != 0)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+            if not place.exists():
+                return
+    raise AssertionError(f"{place} is filled again and again")
 
 
 @cache

@@ -33,7 +33,7 @@ def running(
 
 def wait_for(engine: Engine, process: subprocess.Popen[Any], name: str = "box") -> Container:
     """The container *name*, once its command runs."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while True:
         assert process.poll() is None, f"it ended with {process.returncode}"
         assert time.monotonic() < end, "it does not start"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lamina.store.images import ImageRecord
 from lamina.store.layers import Layer
 from lamina.store.leases import Lease, lease
 from lamina.store.root import Store
+from support.image_archives import tree_tar
+from support.rootless import Rootless
 
 APPLETS = """
 ash cat chmod chown cp cut date dd df echo env expr false find grep head hostname id kill ln ls mkdir mkfifo mknod mount
@@ -82,3 +85,15 @@ def small_image(
             architecture=architecture,
         )
         return images.put(store, record, names=names, lease=held)
+
+
+def import_tiny(user: Rootless, dress: Callable[[Path], object] = lambda tree: None) -> None:
+    """Have *user* import `busybox_tree` as the image `tiny`; *dress* is given the tree before."""
+    with tempfile.TemporaryDirectory() as place:
+        busybox_tree(Path(place))
+        Path(place).chmod(0o755)
+        dress(Path(place))
+        archive = user.tmp / "tiny.tar"
+        archive.write_bytes(tree_tar(Path(place)))
+    user.give(archive)
+    user.ok("import", archive, "tiny")

@@ -20,6 +20,7 @@ from lamina.store import (
     images,
     layers,
     networks,
+    pins,
     sizes,
     snapshots,
     successors,
@@ -115,7 +116,7 @@ def _freeze(store: Store) -> None:
         layer = make_layer(store, "f", held, frozen=True)
         record = record_of(config, [layer], (config,), pending=(layer.id,))
         images.put(store, record, (THIRD,), lease=held)
-    images.pin(store, FROZEN)
+    pins.pin(store, FROZEN)
 
 
 def _digest(store: Store) -> None:
@@ -200,7 +201,7 @@ VERBS: tuple[tuple[str, Verb, tuple[str, ...], tuple[str, ...]], ...] = (
     ("pull", lambda store: _ignore(make_image(store, "a", "b", names=(ONE,))), (), (IMAGE, f"name {ONE}", *LAYERS)),
     ("pull", _download, (), (LATER, f"name {OTHER}", *OF_LATER)),
     ("pull again", _put_again, (), ()),
-    ("pin", lambda store: images.pin(store, identity("a", "b")), (), ("pin",)),
+    ("pin", lambda store: pins.pin(store, identity("a", "b")), (), ("pin",)),
     ("volume create", lambda store: _ignore(volumes.create(store, "data")), (), ("volume data",)),
     ("start", _start, ("container brave", "snapshot second"), ("container brave",)),
     ("tag", lambda store: tags.tag(store, OTHER, identity("a", "b")), (f"name {OTHER}",), (f"name {OTHER}",)),

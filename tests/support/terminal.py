@@ -40,6 +40,7 @@ class Terminal:
         # the slave stays open here too, so that its settings can still be read when the program has left
         self.master, self.slave = pty.openpty()
         self.resize(*size)
+        self.untouched = self.settings()  # as the program finds it, which may change it at once
         self.pid = os.fork()
         if self.pid == 0:
             self._become(argv, {**os.environ, "TERM": "xterm", **(env or {})}, cwd)
@@ -81,7 +82,7 @@ class Terminal:
         """Press keys: "\\x03" is Ctrl-C, "\\x04" Ctrl-D."""
         os.write(self.master, text.encode())
 
-    def expect(self, pattern: str, timeout: float = 30) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = 100) -> re.Match[str]:
         """Read until what came since the last expectation matches; fails with what was seen instead."""
         end = time.monotonic() + timeout
         while (found := re.compile(pattern).search(self.output, self.seen)) is None:
@@ -90,7 +91,7 @@ class Terminal:
         self.seen = found.end()
         return found
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 100) -> int:
         """Read on until the program ends; its exit status (128 + n when a signal ended it)."""
         end = time.monotonic() + timeout
         while self.status is None:

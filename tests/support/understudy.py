@@ -26,7 +26,7 @@ LARGE = 1 << 20  # of larger files the size must do
 Manifest = dict[str, tuple[Any, ...]]
 
 
-def with_understudy(directory: Path, fn: Callable[[], T], timeout: float = 110) -> T:
+def with_understudy(directory: Path, fn: Callable[[], T], timeout: float = 280) -> T:
     """Call *fn* with such a machine as its root. *directory* and what runs Lamina stay what they are."""
     result: T = in_mount_namespace(_play, directory, fn, timeout=timeout)
     return result
@@ -60,7 +60,7 @@ def _play(directory: Path, fn: Callable[[], T]) -> T:
 
 
 def _run(*argv: str) -> None:
-    subprocess.run(argv, check=True, timeout=20)
+    subprocess.run(argv, check=True, timeout=100)
 
 
 def manifest(*tops: str | Path) -> Manifest:

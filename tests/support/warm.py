@@ -24,7 +24,7 @@ from support.sources import REPOSITORY, SRC
 
 CLIENT = REPOSITORY / "src/lamina/cli/client.c"
 OPTIONS = "-Os -Wall -Wextra -Werror -std=gnu11 -ffreestanding -fno-stack-protector -fno-pie -static -nostdlib -no-pie"
-PATIENCE = 30.0
+PATIENCE = 100.0
 # for `python -I -S -c`: what isolated.py does before anything of ours is imported
 ISOLATED = f"""
 import sys
@@ -40,7 +40,7 @@ sys.meta_path.append(Site)
 def compile_client(target: Path) -> Path:
     """The client, as setup.py makes it."""
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
-    subprocess.run([compiler, *OPTIONS.split(), str(CLIENT), "-o", str(target)], check=True, timeout=60)
+    subprocess.run([compiler, *OPTIONS.split(), str(CLIENT), "-o", str(target)], check=True, timeout=200)
     return target
 
 

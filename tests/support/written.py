@@ -29,7 +29,7 @@ def delete(box: Container, path: str) -> None:
     os.mknod(place, 0o020000, 0)
 
 
-def shown(box: Container, top: str = "work") -> dict[str, str]:
+def shown(box: Container, top: str = "task") -> dict[str, str]:
     """The files that are seen below the directory *top*, by their paths from there."""
     with Overlay(box.overlays()[0][1]).open() as tree:
         found = [directory / name for directory, _, others in (tree / top).walk() for name in others]

@@ -42,6 +42,44 @@ def test_status_and_output_are_the_containers(tiny: House, server: int, way: str
 
 
 @WAYS
+def test_nothing_is_left_when_the_end_is_known(tiny: House, server: int, way: str) -> None:
+    store = Path(tiny.env["LAMINA_ROOT"])
+    for _ in range(5):
+        with tiny.expected(server, warm=way == "warm"):
+            assert tiny.run("run", "--rm", "tiny", "sh", "-c", "echo >/here; mkdir /there", way=way) == (
+                0,
+                b"",
+                b"",
+            )
+        left = [
+            path for place in ("containers", "names", "running", "tmp") for path in (store / place).iterdir()
+        ]
+        assert left == []
+
+
+def test_what_a_run_copies_is_copied_for_the_next_one_and_for_nobody_else(tiny: House, server: int) -> None:
+    def own() -> int:
+        """kB that the parked worker shares with nobody."""
+
+        def look() -> int:
+            try:
+                lines = Path(f"/proc/{tiny.parked(server)}/smaps_rollup").read_text().splitlines()
+            except OSError:  # there is none at this moment
+                return 0
+            return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+
+        return int(until(look, "no worker was parked"))
+
+    def run() -> bool:
+        return tiny.run("run", "--rm", "tiny", "true") == (0, b"", b"")
+
+    before = own()
+    until(lambda: run() and own() > before + 1000, "the next worker copies what the last one did")
+    assert tiny.run("ps")[0] == 0
+    until(lambda: own() < before + 500, "it does so after the like of it only")
+
+
+@WAYS
 def test_standard_input_is_the_containers(tiny: House, server: int, way: str) -> None:
     data = os.urandom(3 << 20)
     with tiny.expected(server, warm=way == "warm"):
@@ -66,7 +104,7 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(house: House, server: int, 
         house.popen("version", way=way, stdout=writer) as process,
     ):
         os.close(writer)
-        assert process.communicate(timeout=60)[1] == b""
+        assert process.communicate(timeout=200)[1] == b""
     assert process.returncode == 141
 
 
@@ -189,7 +227,7 @@ def containers(house: House) -> list[str]:
 def test_a_signal_ends_the_container_and_the_command(tiny: House, server: int, way: str, number: int) -> None:
     with tiny.expected(server, warm=way == "warm"), sleeping(tiny, way) as process:
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
     assert process.returncode == 128 + number
     assert containers(tiny) == []
 
@@ -199,7 +237,7 @@ def test_a_signal_reaches_the_containers_own_handler(tiny: House, server: int, w
     script = "trap 'echo heard; exit 9' TERM; echo begun; while :; do sleep 0.1; done"
     with tiny.expected(server, warm=way == "warm"), sleeping(tiny, way, script) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=60) == (b"heard\n", b"")
+        assert process.communicate(timeout=200) == (b"heard\n", b"")
     assert process.returncode == 9
 
 
@@ -218,7 +256,7 @@ def test_a_command_that_catches_nothing_dies_by_the_signal(
         with tiny.expected(server, warm=way == "warm"), tiny.popen("logs", "-f", "one", way=way) as process:
             assert process.stdout is not None and process.stdout.readline() == b"begun\n"
             process.send_signal(number)
-            process.communicate(timeout=60)
+            process.communicate(timeout=200)
         assert process.returncode == status
         container.kill()
 
@@ -232,7 +270,7 @@ def test_what_the_caller_ignores_stays_ignored(tiny: House, server: int, way: st
     ):
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"ended\n", b"")
+        assert process.communicate(timeout=200) == (b"ended\n", b"")
     assert process.returncode == 0
 
 
@@ -244,7 +282,7 @@ def test_it_stops_and_goes_on(tiny: House, server: int, way: str) -> None:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGTSTP
         process.send_signal(signal.SIGCONT)
-        assert process.communicate(timeout=60) == (b"ended\n", b"")
+        assert process.communicate(timeout=200) == (b"ended\n", b"")
     assert process.returncode == 0
 
 
@@ -270,7 +308,7 @@ def test_a_worker_that_is_killed_is_reported_as_the_command_would_be(tiny: House
     with sleeping(tiny, "warm", seconds=seconds) as process:
         inside = sleeper(seconds)
         os.kill(parked, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=200)
         assert process.returncode == -signal.SIGKILL
         until(lambda: not alive(inside), "the container outlived the command")
 
@@ -278,7 +316,7 @@ def test_a_worker_that_is_killed_is_reported_as_the_command_would_be(tiny: House
 def test_a_command_goes_on_without_the_warm_process(tiny: House, server: int) -> None:
     with sleeping(tiny, "warm", "echo begun; sleep 0.5; echo ended; exit 4") as process:
         os.kill(server, signal.SIGKILL)
-        assert process.communicate(timeout=60) == (b"ended\n", b"")
+        assert process.communicate(timeout=200) == (b"ended\n", b"")
         assert process.returncode == 4
     assert tiny.run("run", "--rm", "tiny", "echo", "again") == (0, b"again\n", b"")
 

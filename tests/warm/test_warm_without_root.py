@@ -13,12 +13,12 @@ import os, subprocess, sys, time
 command = sys.argv[1]
 
 def run(*words, **more):
-    done = subprocess.run([command, *words], capture_output=True, text=True, timeout=60, env={**os.environ, **more})
+    done = subprocess.run([command, *words], capture_output=True, text=True, timeout=200, env={**os.environ, **more})
     assert done.returncode == 0, (words, done)
     return done.stdout
 
 def until(what):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while not (found := what()):
         assert time.monotonic() < end, what
         time.sleep(0.01)

@@ -22,7 +22,7 @@ class Option:
     ("is not a number"). `complete` says what a shell offers: "file", "directory", "container", "running" (of these),
     "paused", "stopped", "container@" (one, or a snapshot of one), "snapshot" (of the container that is the argument
     `name`), "image", "volume", "network", "state" (a container, snapshot or image), "anything", words with "|" between
-    them, or "".
+    them, or "". `also` is a second name, which is understood and not shown.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Option:
     choices: tuple[str, ...] = ()
     default: Any = None
     complete: str = ""
+    also: str = ""
 
     @property
     def key(self) -> str:

@@ -44,6 +44,8 @@ def options(
         by_name["--" + option.name] = option
         if option.short:
             by_name["-" + option.short] = option
+        if option.also:
+            by_name["--" + option.also] = option
     found: list[tuple[Option, str | None]] = []
     words: list[str] = []
     position, end = 0, len(argv)

@@ -1,8 +1,11 @@
 """Writes the archive of compiled modules: what `finder` reads, in one file beside the compiled modules themselves.
 
-    header    Python's number of its bytecode, "lamina", mtime and size of finder.py; filled up to 64 bytes
-    head      marshalled: the code of finder.py, the tag, the index; filled up to 64 KiB
+    header    Python's number of its bytecode, "lamina", mtime and size of finder.py; filled up to 56 bytes; and in 8
+              bytes the length of what comes next
+    head      marshalled: the code of finder.py, the tag, the index, the firsts
     pieces    of each module: the tag, and its code, marshalled: what Python's own .pyc file has behind its header
+    firsts    of verbs that are called often: the tag, and marshalled the names and codes of what they import, in the
+              order in which that is executed, some in a piece; a room says in its module `first` which these are
 
 As Python writes .pyc files: the first command that misses something writes it, after its work, as a new file that is
 renamed; whoever may not write the directory does without. It is made of valid .pyc files and nothing else, so it tells
@@ -24,14 +27,17 @@ from lamina.bytecode.finder import TAG, Finder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.bytecode.finder import Index
+    from lamina.bytecode.finder import Firsts, Index
 
     # a module's file below the package, its mtime in nanoseconds, its size, and its code, marshalled
     Piece = tuple[str, int, int, bytes]
 
 # what isolated.py reads
-HEADER, HEAD = 64, 1 << 16
+HEADER, PROOF = 64, 56
 FINDER = "lamina.bytecode.finder"
+PAGE = 4096
+# so much is read at once: memory of more than 128 KiB is new to the process each time (mallopt(3), M_MMAP_THRESHOLD)
+AT_ONCE = 96 << 10
 # what a writer that was killed left behind is removed after so many seconds
 ABANDONED = 600
 
@@ -51,17 +57,17 @@ def write(finder: Finder) -> None:
     first = pieces.get(FINDER)
     if first is not None:  # else there is nothing to begin with
         mode = os.stat(f"{finder.here}/isolated.py").st_mode & 0o666 | 0o200
-        replace(finder.archive, arranged(pieces, first), mode)
+        replace(finder.archive, arranged(pieces, first, together(finder)), mode)
 
 
 def present(finder: Finder) -> Index:
     """The index of the archive that is there now: another command may have written one since we began."""
     try:
         with open(finder.archive, "rb", 0) as file:
-            head = file.read(HEAD)
-        if head.startswith(MAGIC_NUMBER + b"lamina "):
-            index: Index = marshal.loads(head[HEADER:])[2]
-            return dict(index)
+            header = file.read(HEADER)
+            if header.startswith(MAGIC_NUMBER + b"lamina "):
+                index: Index = marshal.loads(file.read(int.from_bytes(header[PROOF:], "little")))[2]
+                return dict(index)
     except Exception:
         pass  # as good as none
     return {}
@@ -101,25 +107,69 @@ def compiled(finder: Finder, file: str) -> Piece | None:
     return file, found.st_mtime_ns, found.st_size, data[len(header) :]
 
 
-def arranged(pieces: dict[str, Piece | None], first: Piece) -> bytes:
-    """The archive of *pieces*; *first* is the finder itself."""
-    tag, at = os.urandom(TAG), HEAD
-    index: Index = {}
-    body = []
-    for name, piece in pieces.items():
-        index[name] = None
-        if piece is not None:
-            file, mtime, size, code = piece
-            length = len(code) and TAG + len(code)
-            index[name] = (file, mtime, size, at, length)
-            body += [tag, code] if code else []
-            at += length
+def together(finder: Finder) -> dict[str, tuple[str, ...]]:
+    """What the rooms say of their verbs: what each imports, by its module."""
+    found: dict[str, tuple[str, ...]] = {}
+    for room in sorted(os.listdir(finder.here)):
+        if os.path.exists(f"{finder.here}/{room}/first.py"):
+            name = f"lamina.{room}.first"
+            __import__(name)
+            found.update((verb, tuple(names.split())) for verb, names in sys.modules[name].FIRST.items())
+    return found
+
+
+def parts(names: list[str], codes: dict[str, bytes]) -> list[list[str]]:
+    """*names* in their order, so many together as are read at once."""
+    found: list[list[str]] = []
+    size = AT_ONCE
+    for name in names:
+        if size + len(codes[name]) > AT_ONCE:
+            found.append([])
+            size = 0
+        found[-1].append(name)
+        size += len(codes[name])
+    return found
+
+
+def arranged(pieces: dict[str, Piece | None], first: Piece, groups: dict[str, tuple[str, ...]]) -> bytes:
+    """The archive of *pieces*; *first* is the finder itself, *groups* are those of `together`."""
+    tag = os.urandom(TAG)
+    codes = {name: piece[3] for name, piece in pieces.items() if piece is not None and piece[3]}
+    grouped = {
+        verb: [
+            marshal.dumps(tuple((name, marshal.loads(codes[name])) for name in some))
+            for some in parts([name for name in names if name in codes], codes)
+        ]
+        for verb, names in groups.items()
+        if verb in codes
+    }
     _, mtime, size, code = first
-    head = (b"%blamina %d %d" % (MAGIC_NUMBER, mtime, size)).ljust(HEADER)
-    head += marshal.dumps((marshal.loads(code), tag, index))
-    if len(head) > HEAD:
-        raise OSError(errno.EFBIG, "the index of the compiled modules is too large")
-    return b"".join((head.ljust(HEAD), *body))
+    proof = (b"%blamina %d %d" % (MAGIC_NUMBER, mtime, size)).ljust(PROOF)
+
+    def headed(begin: int) -> tuple[bytes, list[bytes]]:
+        """The head where the first piece lies at *begin*, and the pieces."""
+        index: Index = {}
+        firsts: Firsts = {}
+        body: list[bytes] = []
+        at = begin
+        for name, piece in pieces.items():
+            index[name] = None
+            if piece is not None:
+                length = len(piece[3]) and TAG + len(piece[3])
+                index[name] = (*piece[:3], at, length)
+                body += [tag, piece[3]] if length else []
+                at += length
+        for verb, several in grouped.items():
+            for data in several:
+                firsts[verb] = (*firsts.get(verb, ()), (at, TAG + len(data)))
+                body += [tag, data]
+                at += TAG + len(data)
+        return marshal.dumps((marshal.loads(code), tag, index, firsts)), body
+
+    # a head is as long wherever the pieces lie: marshal writes every number in as many bytes
+    begin = (HEADER + len(headed(0)[0]) + PAGE) // PAGE * PAGE
+    head, body = headed(begin)
+    return b"".join(((proof + len(head).to_bytes(HEADER - PROOF, "little") + head).ljust(begin), *body))
 
 
 def replace(path: str, data: bytes, mode: int) -> None:

@@ -5,6 +5,10 @@ each of sixty. Here one `stat` proves that the source is the one that was compil
 code is read from a file whose index is read once. Whatever is not as it should be is no error: then Python's finders
 are asked. What modules look like (`__spec__`, `__file__`, sources, resources) is what these would have made of them.
 
+What a verb that is called often imports anyway lies together in some more pieces (decision 0077): when its module is
+asked for, these are read and executed, each module after those that it imports. Importlib is not asked for it then;
+what goes wrong is left to it, and happens again.
+
 The archive is opened for each module, instead of once: a descriptor that stays open could be taken for one that a
 caller handed to a container.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import ModuleSpec, module_from_spec
 from _frozen_importlib_external import ExtensionFileLoader, PathFinder, SourceFileLoader
 from _imp import _fix_co_filename  # type: ignore[attr-defined]
 from marshal import loads
@@ -27,20 +31,22 @@ if TYPE_CHECKING:
     # a module's file below the package, its mtime in nanoseconds and its size; where in the archive its piece is, and
     # how long that is (0: an extension module, which is not there). None for a module that is to be left to Python.
     Index = dict[str, tuple[str, int, int, int, int] | None]
+    # by the module of a verb: where the pieces with what it imports are, and how long each is
+    Firsts = dict[str, tuple[tuple[int, int], ...]]
 
 UNKNOWN = ("/nothing", 0, 0, 0, 0)
 # of random bytes, before each piece of an archive: whoever opened another archive than that of the index finds out
 TAG = 16
 
 
-def start(here: str, tag: bytes = b"", index: Index | None = None) -> int:
+def start(here: str, tag: bytes = b"", index: Index | None = None, firsts: Firsts | None = None) -> int:
     """Do what the command line says, by the face whose room (`cli`, `runtime_cli`) is its first word; the exit status.
 
-    `here` is the directory of the package; `tag` and `index` are of the archive, if there is one.
+    `here` is the directory of the package; `tag`, `index` and `firsts` are of the archive, if there is one.
     """
     # importing makes many objects and no garbage: looking for some after every 700 is a tenth of a start
     gc.set_threshold(100_000)
-    finder = Finder(here, tag, index or {})
+    finder = Finder(here, tag, index or {}, firsts or {})
     sys.meta_path.insert(0, finder)
     sys.meta_path.append(Site)
     if finder.parent not in sys.path:
@@ -58,8 +64,8 @@ CODE = type(start.__code__)
 class Finder:
     """The first to be asked for a module; knows those of the archive. `missed`: what was not there, or not any more."""
 
-    def __init__(self, here: str, tag: bytes, index: Index) -> None:
-        self.here, self.tag, self.index = here, tag, index
+    def __init__(self, here: str, tag: bytes, index: Index, firsts: Firsts) -> None:
+        self.here, self.tag, self.index, self.firsts = here, tag, index, firsts
         self.parent = here.rpartition("/")[0]
         self.ending = f".{sys.implementation.cache_tag}.pyc"
         # where Python would keep the compiled isolated.py, if that were not a script: who removes or installs Lamina
@@ -71,6 +77,13 @@ class Finder:
         """As importlib has it (`MetaPathFinder`); None for what is not in the archive, or not any more."""
         if name[:7] != "lamina." and name != "lamina":
             return None
+        if name in self.firsts:
+            pieces, self.firsts = (
+                self.firsts[name],
+                {},
+            )  # a command has one verb, which may import another one's module
+            for offset, length in pieces:
+                self.bring(offset, length)
         held = self.index.get(name, UNKNOWN)
         if held is None:
             return None
@@ -93,13 +106,42 @@ class Finder:
         spec.has_location = True
         return spec
 
+    def bring(self, offset: int, length: int) -> None:
+        """Execute the modules in the piece that is there, in its order, as far as they are not there already. One that
+        cannot be executed, or is not what it was, is left to whoever asks for it, with all behind it.
+
+        For the beginning of a command, which has one thread: nobody else can ask for a module that is half executed.
+        """
+        for name, code in self.piece(offset, length) or ():
+            parent, _, child = name.rpartition(".")
+            if name in sys.modules or parent not in sys.modules:
+                continue
+            spec = self.find_spec(name)
+            if spec is None or type(spec.loader) is not Loader:
+                return
+            spec.loader.held = None  # whoever loads it again reads the source
+            spec._initializing = False  # type: ignore[attr-defined]  # an import of it asks for that, each time
+            if code.co_filename != spec.origin:
+                _fix_co_filename(code, spec.origin)
+            sys.modules[name] = module = module_from_spec(spec)
+            try:
+                exec(code, module.__dict__)
+            except BaseException as error:
+                del sys.modules[name]
+                if isinstance(error, Exception):
+                    return
+                raise
+            setattr(sys.modules[parent], child, module)
+
     def compiled(self, source: str) -> str:
         """Where Python keeps what it compiled *source* to, as `importlib.util` says, which is not imported."""
         directory, _, name = source.rpartition("/")
         return f"{directory}/__pycache__/{name[:-3]}{self.ending}"
 
-    def piece(self, offset: int, length: int) -> CodeType | None:
-        """The code that is there in the archive; None if another archive has taken its place, or something is wrong."""
+    def piece(self, offset: int, length: int) -> Any:
+        """What is there in the archive: code, or what `bring` takes; None if another archive has taken its place, or
+        something is wrong.
+        """
         try:
             file = open(self.archive, O_RDONLY | O_CLOEXEC)
             try:
@@ -107,8 +149,7 @@ class Finder:
             finally:
                 close(file)
             if piece[:TAG] == self.tag:
-                code: CodeType = loads(memoryview(piece)[TAG:])
-                return code
+                return loads(memoryview(piece)[TAG:])
         except Exception:
             pass  # whatever marshal says to something that it did not write
         return None
@@ -138,7 +179,7 @@ class Loader(SourceFileLoader):
         held, self.held = self.held, None
         if held is not None:
             finder, offset, length = held
-            code = finder.piece(offset, length)
+            code: CodeType | None = finder.piece(offset, length)
             if type(code) is CODE:
                 if code.co_filename != self.path:
                     _fix_co_filename(code, self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lamina.cli.filters import labelled, passes
 from lamina.errors import NotFound
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from lamina.engine import Container, Engine
 
+One = TypeVar("One", bound="Container")
 
-def containers(engine: Engine, found: list[Container], filters: Sequence[tuple[str, str]]) -> list[Container]:
+
+def containers(engine: Engine, found: Sequence[One], filters: Sequence[tuple[str, str]]) -> list[One]:
     """Those of *found* that pass all *filters*. Raises NotFound for a container that `before` or `since` names."""
     known = _Known(engine)
     for key, value in filters:

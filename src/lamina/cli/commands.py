@@ -22,7 +22,7 @@ from lamina.cli import absent, output
 from lamina.cli.entry import load
 from lamina.cli.options import GLOBAL
 from lamina.cli.usage import UsageError
-from lamina.cli.verbs import GROUPS, VERBS
+from lamina.cli.verbs import ALSO, GROUPS, VERBS
 
 WIDEST, NARROWEST = 100, 30
 COMPLETE = "_LAMINA_COMPLETE"
@@ -138,7 +138,9 @@ class Command(click.Command):
             raise
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        return [item for item in super().shell_complete(ctx, incomplete) if not item.value.startswith(OFF)]
+        hidden = {f"--{option.also}" for option in self.verb.all_options if option.also}
+        found = super().shell_complete(ctx, incomplete)
+        return [item for item in found if not item.value.startswith(OFF) and item.value not in hidden]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
@@ -179,6 +181,7 @@ class Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = self.prefix + cmd_name
+        name = ALSO.get(name, name)
         if name in VERBS:
             return Command(load(name).VERB)
         if any(other.startswith(name + " ") for other in VERBS):
@@ -300,7 +303,7 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # not generic in older c
 
 
 def _option(option: Option) -> click.Option:
-    names = [f"--{option.name}", option.key]
+    names = [f"--{option.name}", *([f"--{option.also}"] if option.also else []), option.key]
     if option.short:
         names.insert(0, f"-{option.short}")
     if not option.metavar:
@@ -319,6 +322,7 @@ def spelled(verb: Verb, words: Sequence[str]) -> list[str]:
     """The *words* with `--flag=true` and `--flag=false` as click knows them."""
     table = {f"--{option.name}": option for option in verb.all_options}
     table.update({f"-{option.short}": option for option in verb.all_options if option.short})
+    table.update({f"--{option.also}": option for option in verb.all_options if option.also})
     found: list[str] = []
     left = list(words)
     while left:

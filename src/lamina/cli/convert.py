@@ -19,6 +19,14 @@ def count(text: str) -> int:
     return number
 
 
+def pair(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`, or `KEY` alone, which has an empty value."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError("not KEY=VALUE")
+    return key, value
+
+
 def moment(text: str) -> float:
     """Seconds since 1970, of docker's ways to say when. Raises ValueError."""
     from lamina.cli.when import moment

@@ -33,6 +33,7 @@ def _note_words(container: Container, args: Arguments) -> None:
     from lamina.cli.asked import command
     from lamina.cli.options.run import OPTIONS
     from lamina.cli.units import environment_of, words_again
+    from lamina.engine.checking import HOST, VARIABLE
     from lamina.engine.creating import note_made_by
 
     options, values = OPTIONS, vars(args)
@@ -40,6 +41,9 @@ def _note_words(container: Container, args: Arguments) -> None:
         from lamina.cli.options.further import OPTIONS as MORE
 
         options = (*OPTIONS, *MORE)
+    named = os.environ.get(VARIABLE)
+    if named and args.image != HOST and not args.network:  # a service manager has another environment
+        values = {**values, "network": (named,)}
     words = words_again(options, values, args.image, command(args))
     try:
         directory = os.getcwd()

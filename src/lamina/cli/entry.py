@@ -13,7 +13,7 @@ import sys
 from lamina.argv import quick
 from lamina.argv.declare import Arguments
 from lamina.cli.options import GLOBAL
-from lamina.cli.verbs import VERBS
+from lamina.cli.verbs import ALSO, VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def named(words: Sequence[str]) -> tuple[str, list[str]] | None:
     """The verb that *words* begin with, and the words behind it."""
     for length in (1, 2):
         name = " ".join(words[:length])
+        name = ALSO.get(name, name)
         if len(words) >= length and name in VERBS:
             return name, [*words[length:]]
     return None

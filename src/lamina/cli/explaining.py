@@ -97,7 +97,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], room: int | None) -> str:
 
 
 def _step(found: Provenance, row: Answer, maker: Maker) -> list[str]:
-    from lamina.engine.summary import size
+    from lamina.engine.quantities import size
 
     layer = row.role if row.role == "upper" else f"{row.role} {row.layer}"
     answer = ", ".join((*row.marks, row.answer)) if row.answer != "absent" else "-"

@@ -29,10 +29,10 @@ _WITHIN = {
         "version wait"
     ),
     "lamina.engine": (
-        "accounts answers base checking completed container creating design detaching discard engine "
-        "executing host images inspect keeping layers life logging moment mount_notation mounted "
-        "name_files naming network_record networking networks notation obtain options own_files picture "
-        "places plugging recover responders run settling summary translate view_verbs"
+        "accounts answers base checking completed container creating default_network design detaching discard engine "
+        "executing host host_config images inspect keeping layers life listing logging moment mount_notation mounted "
+        "name_files naming network_events network_record networking networks notation obtain options own_files picture "
+        "places plugging quantities recover remembered responders run settling translate view_verbs"
     ),
     "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
@@ -42,7 +42,7 @@ _WITHIN = {
         "rtnetlink signals"
     ),
     "lamina.network": (
-        "claims dns egress firewall forwarding leases links model names rules subnet"  # of starts with a network
+        "claims dns egress firewall forwarding leases links matches model names rules subnet"  # of starts with one
     ),
     "lamina.overlay": "spec steps",
     "lamina.runtime": (
@@ -59,7 +59,7 @@ _WITHIN = {
         "blobs claims containers digest durable garbage images layers leases lock names networks record "
         "references root scratch stage successors tags trace tree volumes way"
     ),
-    "lamina.supervisor": "foreground keys pump signals stdio",
+    "lamina.supervisor": "foreground interpreter keys pump signals stdio",
     "lamina.supervisor.logs": "following frames rotation",
 }
 _OTHERS = (
@@ -99,6 +99,8 @@ _FURTHER = (
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},
 )
+# verbs that draw up a container or a process: these look at most of what is imported
+DRAWING_UP = frozenset(("run", "exec", "create", "start", "restart"))
 # options with which they do: these read from the terminal, or make it the container's
 TAKING = ("interactive", "tty", "attach")
 # an option that says something of the caller's parent, which a worker's is not
@@ -133,3 +135,17 @@ def rehearse() -> None:
     found = named(words[1])
     assert found is not None
     quick.parse(load(found[0]).VERB, found[1])
+
+
+def looks_at_much(argv: Sequence[str]) -> bool:
+    """Whether the command *argv* takes long enough for a worker to be made ready for the next one like it."""
+    return not DRAWING_UP.isdisjoint(argv)
+
+
+def lingering() -> list[int]:
+    """What is removed from now on is given back to the file system when this process has said how it ended: the
+    descriptors that are to be left open for that.
+    """
+    from lamina.engine.discard import linger
+
+    return linger()

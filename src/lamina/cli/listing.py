@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.cli.quoting import quote
 from lamina.cli.style import Style
-from lamina.engine.summary import size
+from lamina.engine.quantities import size
 
 if TYPE_CHECKING:
     from lamina.engine.apply.values import HostChange

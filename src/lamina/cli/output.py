@@ -97,10 +97,14 @@ def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(map(width, column)) for column in zip(*table, strict=True)]
     out = []
     for number, row in enumerate(table):
-        cells = [cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)]
-        shown = "   ".join(cells).rstrip()
+        shown = "   ".join(map(padded, row, widths)).rstrip()
         out.append(f"\033[1m{shown}\033[0m" if headings and number == 0 and is_coloured() else shown)
     text("\n".join(out), "\n" if out else "")
+
+
+def padded(cell: str, columns: int) -> str:
+    """*cell* and as many spaces as it takes to fill so many *columns* of a terminal."""
+    return cell.ljust(columns) if cell.isascii() else cell + " " * (columns - width(cell))
 
 
 def width(cell: str) -> int:

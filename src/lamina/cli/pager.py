@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from lamina.cli import output
 
 
-def page(lines: Iterable[str], *, always: bool = False) -> None:
-    """Show *lines* through the pager where standard output is a terminal (or *always*), else write them."""
+def page(lines: Iterable[str]) -> None:
+    """Show *lines* through the pager where standard output is a terminal, else write them."""
     command = os.environ.get("LAMINA_PAGER", os.environ.get("PAGER", "less"))
-    on_terminal = always or output.is_terminal()
-    if not on_terminal or command in ("", "cat") or not shutil.which(command.split()[0]):
+    if not output.is_terminal() or command in ("", "cat") or not shutil.which(command.split()[0]):
         output.lines(lines)
         return
     # -F: leave at once if it fits; -R: colours; -X: leave it on the screen. What the user set wins.

@@ -24,6 +24,8 @@ def quote(name: bytes | str) -> str:
     are not UTF-8 are escaped.
     """
     text = os.fsdecode(name)
+    if text.isalnum():  # most words are
+        return text
     if text and all(c in _PLAIN or (c.isalnum() and ord(c) > 127) for c in text) and text[0] not in "~=":
         return text
     if all(c.isprintable() for c in text) and "'" not in text:

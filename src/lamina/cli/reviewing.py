@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -81,12 +82,17 @@ def summary(changes: Sequence[HostChange], name: str, style: Style) -> list[str]
 def _where(changes: Sequence[HostChange]) -> str:
     """`in /usr/share (312), /usr/lib (40) and elsewhere (9)`"""
     from lamina.cli.quoting import quote
-    from lamina.engine.summary import summarise
 
-    directories = summarise(changes).directories
+    counts = Counter(_top(change.path) for change in changes if not change.incidental)
+    directories = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     said = [f"{quote(path)} ({count:,})" for path, count in directories[:3]]
     rest = sum(count for _, count in directories[3:])
     return f"in {', '.join(said)}" + (f" and elsewhere ({rest:,})" if rest else "")
+
+
+def _top(path: bytes) -> bytes:
+    """The directory of a path, two names deep at most."""
+    return b"/" + b"/".join(path.split(b"/")[1:-1][:2])
 
 
 def patch(container: Container, changes: Sequence[HostChange], style: Style) -> Iterator[str]:

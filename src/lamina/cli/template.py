@@ -11,7 +11,8 @@
     {{.Label "key"}}                               one of the labels, of containers and volumes
 
 Values print as Go prints them: `[a b]`, `map[key:value]`, but what is not there prints as nothing. A field that a
-record does not have is an error, not silence. What else Go has (define, template, block, break, methods) is refused.
+record does not have is an error, not silence; a key that labels, or other mappings, do not have is nothing. What else
+Go has (define, template, block, break, methods) is refused.
 Source: the documentation of Go's text/template.
 """
 
@@ -41,6 +42,11 @@ from lamina.cli.template_parser import (
 from lamina.errors import InvalidInput
 
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
+# fields whose keys are the user's, not docker's: Go maps, where the rest are structs
+_MAPPINGS = frozenset(
+    ("Labels", "Attributes", "Annotations", "Options", "Sysctls", "Networks", "Ports", "PortBindings", "ExposedPorts",
+     "Volumes", "Tmpfs")
+)  # fmt: skip
 
 
 def check(text: str) -> str:
@@ -236,12 +242,21 @@ class _Scope:
 
 
 def _field(value: Any, names: Sequence[str]) -> Any:
-    for name in names:
+    for number, name in enumerate(names):
         if isinstance(value, _Heading):
             value = value.field(name)
             continue
         if not isinstance(value, Mapping) or name not in value:
-            known = ", ".join(f".{key}" for key in value) if isinstance(value, Mapping) else "nothing"
-            raise InvalidInput(f"--format: there is no field .{'.'.join(names)}", remedy=f"there is {known}")
+            if (
+                isinstance(value, Mapping)
+                and number
+                and names[number - 1] in _MAPPINGS
+                and number == len(names) - 1
+            ):
+                return None
+            known = ", ".join(f".{key}" for key in value) if isinstance(value, Mapping) else ""
+            raise InvalidInput(
+                f"--format: there is no field .{'.'.join(names)}", remedy=f"there is {known or 'nothing'}"
+            )
         value = value[name]
     return value

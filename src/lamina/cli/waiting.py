@@ -52,7 +52,7 @@ class _Bar:
 
 def counts(progress: Progress) -> str:
     """`1,234 of 5,000 paths, 3.0 MB of 12.1 MB`"""
-    from lamina.engine.summary import size
+    from lamina.engine.quantities import size
 
     said = f"{progress.paths:,} of {progress.of_paths:,} paths"
     if progress.of_bytes:

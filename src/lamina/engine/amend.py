@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # what SELinux calls a container's process where no type is given (container-selinux), in order; the level is its own
 SELINUX = {"user": "system_u", "role": "system_r", "type": "container_t", "level": ""}
 _DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+# of a directory of devices; /dev itself has some hundred
+MOST_ENTRIES = 10_000
 
 
 def amend(
@@ -107,9 +109,11 @@ def _confine(spec: Spec, further: Further, identity: str) -> None:
         process["apparmorProfile"] = further.apparmor
     parts = dict(label.partition(":")[::2] for label in further.label)
     if parts and "disable" not in parts and not further.privileged:
-        from lamina.engine.relabelling import level_of
+        from lamina.engine.relabelling import file_label, level_of
 
-        process["selinuxLabel"] = ":".join({**SELINUX, "level": level_of(identity), **parts}.values())
+        label = ":".join({**SELINUX, "level": level_of(identity), **parts}.values())
+        process["selinuxLabel"] = label
+        linux["mountLabel"] = file_label(label, shared=False)  # or its own /dev/shm would not be for it
     for field in ("maskedPaths", "readonlyPaths"):
         kept = [] if ALL in further.unmask else [path for path in linux[field] if path not in further.unmask]
         linux[field] = kept
@@ -307,21 +311,34 @@ def _devices(spec: Spec, further: Further, maps: IdMaps | None) -> None:
 
 
 def _nodes(device: Device) -> list[dict[str, Any]]:
-    """A node; or of a directory all that are in it, with their names."""
+    """A node; or of a directory all that are in it, with their names. Raises InvalidInput for anything else."""
     found = _look(device.source)
     if stat.S_ISDIR(found.st_mode):
-        return [
-            node
-            for above, _, files in os.walk(device.source)
-            for file in sorted(files)
-            if (node := node_of(f"{above}/{file}", device.target + f"{above}/{file}"[len(device.source) :]))
-        ]
+        return list(_nodes_in(device))
     node = node_of(device.source, device.target)
     if node is None:
         raise InvalidInput(
             f"run: device {device.source}: not a device", remedy="to show a file, use --volume"
         )
     return [node]
+
+
+def _nodes_in(device: Device) -> Iterable[dict[str, Any]]:
+    """All below a directory. Raises InvalidInput for one with so much in it that no directory of devices is meant: from
+    "/" on it would be everything that there is, /proc too.
+    """
+    looked = 0
+    for above, directories, files in os.walk(device.source):
+        looked += len(directories) + len(files)
+        if looked > MOST_ENTRIES:
+            raise InvalidInput(
+                f"run: device {device.source}: a directory with more than {MOST_ENTRIES} entries, not one of devices",
+                remedy="name the device, or a directory such as /dev/snd",
+            )
+        for file in sorted(files):
+            path = f"{above}/{file}"
+            if node := node_of(path, device.target + path[len(device.source) :]):
+                yield node
 
 
 def node_of(source: str, target: str) -> dict[str, Any] | None:

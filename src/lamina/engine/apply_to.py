@@ -18,7 +18,7 @@ from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
 from lamina.overlay.apply import Target
 from lamina.overlay.changes import Entry, entry_of
-from lamina.overlay.copying import GIVEN
+from lamina.overlay.copying import GIVEN, same_content
 from lamina.overlay.lookup import open_beneath
 from lamina.values import value
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing there, or something else on the way
-_AT_ONCE = 1 << 20
 
 
 @value
@@ -285,12 +284,7 @@ def _same_content(held: Fd, node: Tree) -> bool:
         Fd(os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC)) as here,
         node.open_content(follow_symlinks=False) as there,
     ):
-        while True:
-            piece, other = os.read(here, _AT_ONCE), os.read(there, _AT_ONCE)
-            if piece != other:
-                return False
-            if not piece:
-                return True
+        return same_content(here, there)
 
 
 def check_directory(directory: bytes, store: bytes) -> bytes:

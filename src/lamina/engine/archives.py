@@ -70,7 +70,7 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
     if form not in FORMS:
         raise InvalidInput(f"save: there is no form {form!r}", remedy=", ".join(FORMS))
     if not references:
-        raise InvalidInput("save: no image is named")
+        raise InvalidInput("save: no image is named", remedy="'lamina images' lists what there is")
     with ExitStack() as stack:
         wanted: dict[str, tuple[images.Held, list[str]]] = {}
         for reference in references:
@@ -84,7 +84,10 @@ def save(store: Store, references: Sequence[str], target: Source, form: str, eve
         saved = [event("image", "save", f"sha256:{record.id}") for record, _ in chosen]
         if form == "oci-dir":
             if isinstance(target, int) or hasattr(target, "fileno"):
-                raise InvalidInput("save: a directory has to be named for oci-dir")
+                raise InvalidInput(
+                    "save: a directory has to be named for oci-dir",
+                    remedy="-o DIRECTORY names it; oci-archive can go through a pipe",
+                )
             saving.save(
                 store, chosen, Layout(os.fspath(target)), docker=False, events=events, packing=packing()
             )
@@ -139,7 +142,7 @@ def from_directory(
     canonical = None if name is None else tag_of(name)
     path = os.path.abspath(directory)
     if not os.path.isdir(path):
-        raise InvalidInput(f"make image of {path}: not a directory")
+        raise InvalidInput(f"make image of {path}: not a directory", remedy="'lamina import' takes archives")
     said = message or f"Made of the directory {os.path.basename(path)}"
 
     def pack(out: Fd) -> None:
@@ -247,7 +250,10 @@ def tag_of(name: str) -> str:
         raise Conflict(f"name {name}: 'run host' is always this system", remedy="take another name")
     reference = parse(name)
     if reference.digest is not None:
-        raise InvalidInput(f"name {name}: a digest cannot be given, it is found out")
+        raise InvalidInput(
+            f"name {name}: a digest cannot be given, it is found out",
+            remedy="leave out the @ and what follows",
+        )
     return reference.canonical
 
 

@@ -118,20 +118,20 @@ def _check(home: Home) -> None:
 
     state = state_of(home)
     if state == PAUSED:
-        raise Conflict(f"attach to container {home.short_id}: it is paused", remedy="unpause it first")
+        raise Conflict(f"attach to container {home.shown}: it is paused", remedy="unpause it first")
     if state == RESTARTING:
-        raise Conflict(f"attach to container {home.short_id}: it is restarting", remedy="wait until it runs")
+        raise Conflict(f"attach to container {home.shown}: it is restarting", remedy="wait until it runs")
     if state != RUNNING:
         raise Conflict(
-            f"attach to container {home.short_id}: it is not running",
-            remedy=f"lamina start -a {home.short_id}",
+            f"attach to container {home.shown}: it is not running",
+            remedy=f"lamina start -a {home.shown}",
         )
 
 
 def _connect(home: Home, asked: dict[str, Any]) -> int:
     if not asked.get("detached"):
         raise Conflict(
-            f"attach to container {home.short_id}: the command that runs it is attached to it",
+            f"attach to container {home.shown}: the command that runs it is attached to it",
             remedy="start containers with -d to attach to them",
         )
     end = time.monotonic() + PATIENCE
@@ -148,7 +148,7 @@ def _connect(home: Home, asked: dict[str, Any]) -> int:
                 raise KernelError("connect", error.errno or 0, os.fsdecode(home.path)) from error
             _check(home)
             if time.monotonic() > end:
-                raise Conflict(f"attach to container {home.short_id}: nobody looks after it") from None
+                raise Conflict(f"attach to container {home.shown}: nobody looks after it") from None
         time.sleep(0.02)
 
 
@@ -169,13 +169,13 @@ def _unattended(home: Home) -> Attached:
     from lamina.engine.settling import state_of
 
     if not home.exists():
-        raise Conflict(f"attach to container {home.short_id}: it has ended, and was removed")
+        raise Conflict(f"attach to container {home.shown}: it has ended, and was removed")
     if state_of(home) in (RUNNING, PAUSED):
         raise LaminaError(
-            f"attach to container {home.short_id}: what looked after it was killed; it runs on",
-            remedy=f"lamina attach {home.short_id}",
+            f"attach to container {home.shown}: what looked after it was killed; it runs on",
+            remedy=f"lamina attach {home.shown}",
         )
     end = home.read("exit") or {}
     if "status" not in end or end.get("unknown"):
-        raise LaminaError(f"attach to container {home.short_id}: what looked after it was killed")
+        raise LaminaError(f"attach to container {home.shown}: what looked after it was killed")
     return Attached(status=int(end["status"]))

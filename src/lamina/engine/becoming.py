@@ -34,6 +34,7 @@ def supervise(store: Store, identity: str, mode: str, answer: int, attached: int
     try:
         if supervisor.process is not None or supervisor.pausing:
             supervisor.run()
+            supervisor.see_links_go()
     except BaseException as failure:
         _confess(supervisor.home, failure)
     finally:
@@ -47,6 +48,7 @@ def go_on(store: Store, identity: str, note: str) -> NoReturn:
         supervisor = Supervisor(store, identity)
         supervisor.awake(awoken(note))
         supervisor.run()
+        supervisor.see_links_go()
     except BaseException as failure:
         _confess(Home(store, identity), failure)
     finally:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from lamina.engine.options import Options
+    from lamina.linux.rtnetlink import Link
     from lamina.runtime.cgroups import Cgroup
     from lamina.store.root import Store
 
@@ -77,6 +78,7 @@ class Beginning:
         self.timed_out = self.orphaned = False
         self.cut_short = False  # it ran, and nobody could look after it
         self.asked: dict[str, Any] = {}
+        self.links: list[Link] = []  # this host's ends, of what has ended
         self.patience = patience()  # how long it stays awake while nothing happens
         self.quiet_since = monotonic()
         self.next_check: float | None = None  # kept over a sleep
@@ -89,7 +91,7 @@ class Beginning:
             if self.home.state() in LIVING:
                 return {"already": True}
             raise Conflict(
-                f"start container {self.home.short_id}: another command is busy with it", remedy="try again"
+                f"start container {self.home.shown}: another command is busy with it", remedy="try again"
             )
         point("start: held")
         self._read()
@@ -124,7 +126,7 @@ class Beginning:
             self.owner = process_of(self.asked["owner"])
             if self.owner is None:
                 raise Conflict(
-                    f"start container {self.home.short_id}: the process that owned it has ended",
+                    f"start container {self.home.shown}: the process that owned it has ended",
                     remedy="it is removed by the next command",
                 )
 
@@ -175,7 +177,12 @@ class Beginning:
             self._begin_health()
             point("start: done")
             streams.started(running.pty)
-            note(home.store, about(self.asked, "start"))
+            said = [about(self.asked, "start")]
+            if start.attachments:
+                from lamina.engine.network_events import connected
+
+                said[:0] = connected(home, start.attachments)
+            note(home.store, *said)
         except BaseException as failure:
             streams.close()
             try:

@@ -11,7 +11,8 @@ still there. What is under way is in the record as well, so that whoever holds t
     freezing      {"places": {at: layer id}, "snapshot": id}    uppers become these layers; with "copied": true
                                                                 copies of them do, and they stay what they are
     rewinding     {"places": {at: [ids]}, "snapshot": id}       the container is put on this chain, with new uppers;
-                                                                with "running": true under what runs
+                                                                with "running": true under what runs; "volumes" are
+                                                                names of those that get what is prepared for them
 
 And what has been found out about the chain, for whoever freezes it next (squashing.py):
 
@@ -89,10 +90,18 @@ def is_copied(asked: Record) -> bool:
     return bool((asked.get(FREEZING) or {}).get("copied"))
 
 
-def with_rewinding(asked: Record, chain: Chain, snapshot: str | None, *, running: bool = False) -> Record:
-    """*asked*, in which it stands that the container is put on *chain*, *running* or not."""
+def with_rewinding(
+    asked: Record,
+    chain: Chain,
+    snapshot: str | None,
+    *,
+    running: bool = False,
+    volumes: Sequence[str] = (),
+) -> Record:
+    """*asked*, in which it stands that the container is put on *chain*, *running* or not, and its *volumes* as well."""
     places = {os.fsdecode(at): list(ids) for at, ids in chain.items()}
-    return {**asked, REWINDING: {"places": places, "snapshot": snapshot, "running": running}}
+    under_way = {"places": places, "snapshot": snapshot, "running": running, "volumes": list(volumes)}
+    return {**asked, REWINDING: under_way}
 
 
 def pending(asked: Record) -> bool:
@@ -190,6 +199,21 @@ def _on(entry: Record, ids: tuple[str, ...], number: int | None) -> Record:
     if number is not None:
         changed["upper"], changed["work"] = f"upper-{number}", f"work-{number}"
     return changed
+
+
+def redrawn(asked: Record, overlays: Sequence[Record]) -> list[Record]:
+    """The *overlays* of a start, drawn up from *asked*, with what that has found out about its chains."""
+    known = {
+        os.fsencode(entry["at"]): (entry.get("frozen"), entry[SETTLED])
+        for entry in asked.get("overlays") or ()
+        if SETTLED in entry
+    }
+    found = []
+    for entry in overlays:
+        frozen, settled_at = known.get(os.fsencode(entry["at"]), (None, None))
+        same = settled_at is not None and frozen == entry.get("frozen")
+        found.append({**entry, SETTLED: settled_at} if same else entry)
+    return found
 
 
 def short_tree(layer: str) -> str:

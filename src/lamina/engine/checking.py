@@ -9,14 +9,18 @@ import os
 
 from lamina.engine.options import Options
 from lamina.errors import InvalidInput
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from lamina.engine.networking import Joined
+    from lamina.store.root import Store
 
+HOST = "host"
+VARIABLE = "LAMINA_NETWORK"
 FLAGS = frozenset(("rm", "tty", "interactive", "read_only", "init", "auto_snapshot"))
 NETWORKS = ("none", "host")
 PULLS = ("missing", "always", "never")
@@ -26,13 +30,40 @@ HEALTH, NO_HEALTH = "health_", "no_healthcheck"
 SOURCES = ("volumes", "mounts", "tmpfs")
 
 
-def check_options(asked: Mapping[str, Any]) -> Options:
-    """The checked form of RunOptions.
+def with_default(
+    store: Callable[[], Store],
+    image: str,
+    asked: Mapping[str, Any],
+    setting: str | None,
+    *,
+    trying: bool = True,
+) -> Options:
+    """The checked form of RunOptions of a container over *image*, with the network that is usual where none is named:
+    *setting*, or where that is None the one of the variable; where that is "" see `default_network`, as for *trying*.
+
+    Raises as `check_options` and `default_network`.
+    """
+    if "network" in asked or image == HOST:
+        return check_options(asked)
+    named = os.environ.get(VARIABLE, "") if setting is None else setting
+    if named:
+        return check_options(asked, named)
+    from lamina.engine.default_network import default_network
+
+    network, warning = default_network(store, asked, trying=trying)
+    checked = check_options(asked, network)
+    return replace(checked, warnings=(warning,)) if warning else checked
+
+
+def check_options(asked: Mapping[str, Any], network: str = "none") -> Options:
+    """The checked form of RunOptions. *network* is the one where none is named.
 
     Raises InvalidInput or Unsupported, naming the option; TypeError for one that does not exist.
     """
     checked: dict[str, Any] = {}
     networks: tuple[Joined, ...] = ()
+    if network != "none" and "network" not in asked:
+        checked["network"], networks = _networks(network)
     rest: dict[str, Any] = {}
     for key, given in asked.items():
         if key in FLAGS:
@@ -58,7 +89,8 @@ def check_options(asked: Mapping[str, Any]) -> Options:
         check_targets(checked["volumes"])
     if checked.get("rm") and checked.get("restart", NEVER) != NEVER:
         raise InvalidInput(
-            "run: --rm and --restart contradict each other: what is removed is not started again"
+            "run: --rm and --restart contradict each other: what is removed is not started again",
+            remedy="leave one out",
         )
     return Options(**checked)
 
@@ -105,8 +137,20 @@ def _read_rare(rest: dict[str, Any], checked: dict[str, Any], networks: tuple[Jo
         from lamina.engine.further import KEYS, read_further
 
         if unknown := rest.keys() - KEYS:
-            raise TypeError(f"run() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+            raise _unexpected(min(unknown), (*KEYS, *NETWORKING))
         checked["further"], checked["new_privileges"] = read_further(rest)
+
+
+def _unexpected(key: str, rare: tuple[str, ...]) -> TypeError:
+    """In Python's words, with what was probably meant. subprocess' `cwd` is docker's `workdir`."""
+    from difflib import get_close_matches
+
+    from lamina.engine.notation import READERS
+
+    known = (*READERS, *FLAGS, *SOURCES, *LOGGING, "network", "env", "cpus", "pull", *rare)
+    near = ["workdir"] if key == "cwd" else get_close_matches(key, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"run() got an unexpected keyword argument {key!r}{meant}")
 
 
 def _networks(given: Any) -> tuple[str, tuple[Joined, ...]]:

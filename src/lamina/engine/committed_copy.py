@@ -12,15 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.archives import Reading, Writing, packed
-from lamina.engine.freezing import is_same_root
 from lamina.engine.holding import Held
 from lamina.engine.pausing import Meanwhile
 from lamina.engine.unpacking import unpacking
+from lamina.engine.unwritten import is_same_root
 from lamina.errors import Conflict, KernelError, LaminaError, Unsupported
 from lamina.image.archive.load import unpack
 from lamina.image.pack import pack_layer
 from lamina.linux.fd import Fd
 from lamina.linux.mountinfo import read_mountinfo
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.overlay.mount_points import idle
 from lamina.overlay.spec import top_first
 from lamina.store.containers import LIVING, RUNNING
@@ -88,7 +89,7 @@ def copied_tree(home: Home, held: Lease, tree: bytes, without: Collection[bytes]
 
     asked = home.asked()
     ids, maps = _shown(owners_of(asked)), maps_of(asked)
-    work = partial(pack_upper, upper=tree, userxattr=os.geteuid() != 0, without=without, ids=ids)
+    work = partial(pack_upper, upper=tree, userxattr=not has_trusted_attributes(), without=without, ids=ids)
 
     def pack(out: Fd) -> None:
         if maps is None:

@@ -25,21 +25,21 @@ from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
-from lamina.engine.keeping import said_of
+from lamina.engine.keeping import entrypoint_and_cmd, published_ports, said_of
 from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
 from lamina.image.archive.load import record_of
-from lamina.image.documents import PENDING, History, RootFS, encode_config, run_config
+from lamina.image.documents import DEFAULT_LIMITS, PENDING, History, RootFS, encode_config, run_config
 from lamina.image.pending import find, make_lasting
 from lamina.image.reference import parse
 from lamina.linux.signals import signal_name
-from lamina.overlay.spec import MOST_LAYERS
 from lamina.store import blobs, images
 from lamina.store.claims import claim
 from lamina.store.containers import RESTARTING
+from lamina.store.durable import Batch
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
 from lamina.store.successors import now_called
@@ -345,8 +345,8 @@ def put_image(
     came from *parent*. Its canonical *name*, if any, is its own from now on. Raises KernelError.
     """
     names = made.diff_ids
-    data = encode_config(made)
-    kept = [blobs.write_blob(store, data, held)]
+    data, batch = encode_config(made), Batch()
+    kept = [blobs.write_blob(store, data, held, batch)]
     base = parent.manifest or parent.base
     if base is not None and held.add_blob(base):
         kept.append(base)
@@ -356,13 +356,13 @@ def put_image(
         pending=tuple(dict.fromkeys(without)),
         base=base if base in kept else None,
     )
-    return images.put(store, record, names=() if name is None else (name,), lease=held)
+    return images.put(store, record, names=() if name is None else (name,), lease=held, batch=batch)
 
 
 def _check_depth(wanted: Sequence[str], name: str) -> None:
-    if (count := len(set(wanted))) > MOST_LAYERS:
+    if (count := len(wanted)) > DEFAULT_LIMITS.layers:
         raise Unsupported(
-            f"commit container {name}: an image of {count} layers, and an overlay takes {MOST_LAYERS}",
+            f"commit container {name}: an image of {count} layers, at most {DEFAULT_LIMITS.layers} are allowed",
             remedy=f"squash the container, or its image and rebase it on that: lamina squash {name}",
         )
 
@@ -427,9 +427,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     its own image, *parent*, says, under what was asked. Triggers for builds (ONBUILD) are for the next image alone.
     """
     options = said_of(asked)
-    own = options.get("entrypoint")
-    entrypoint = list(parent.get("entrypoint") or ()) if own is None else list(own)
-    words = [str(word) for word in asked["command"]][len(entrypoint) :]
+    entrypoint, words = entrypoint_and_cmd(asked, parent.get("entrypoint") or ())
     variables = {entry.partition("=")[0]: entry for entry in parent.get("env") or ()}
     variables.update({name: f"{name}={text}" for name, text in options.get("env") or ()})
     volumes = {*(parent.get("volumes") or ()), *_without_a_name(asked)}
@@ -440,7 +438,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
         "cmd": words or None,
         "labels": dict(asked.get("labels") or {}),
         "volumes": sorted(volumes),
-        "exposed_ports": sorted({*(parent.get("exposed_ports") or ()), *_published(options)}),
+        "exposed_ports": sorted({*(parent.get("exposed_ports") or ()), *published_ports(options)}),
         "workdir": options.get("workdir") or parent.get("workdir") or "",
         "user": options.get("user") or parent.get("user") or "",
         "onbuild": [],
@@ -450,14 +448,6 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
     if check := asked.get("health"):
         run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
     return words, run
-
-
-def _published(options: dict[str, Any]) -> list[str]:
-    """The ports inside of `-p`: they are the image's to be exposed, as in docker."""
-    return [
-        f"{port}/{protocol}"
-        for protocol, _, _, port in (options.get("networking") or {}).get("published", ())
-    ]
 
 
 def _without_a_name(asked: dict[str, Any]) -> list[str]:

@@ -11,16 +11,18 @@ import os
 from contextlib import closing, contextmanager
 
 from lamina.engine.name_files import refresh
+from lamina.engine.network_events import CONNECT, DISCONNECT
+from lamina.engine.network_events import joined as joined_event
 from lamina.engine.network_record import Ledger
 from lamina.engine.networking import NOTHING, Joined, is_linkless
 from lamina.engine.networks import find, table_of
+from lamina.engine.options import by_others
 from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
 from lamina.network import claims, links
 from lamina.store.containers import PAUSED, RUNNING
-from lamina.store.events import event, note
-from lamina.store.lock import LOCK_EX, turn
+from lamina.store.events import note
 from lamina.store.networks import PORTS
 from lamina.store.trace import point
 from lamina.values import replace
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from lamina.linux.fd import Fd
     from lamina.network.model import Allowed, Attachment
     from lamina.store.containers import Home
-    from lamina.store.networks import NetworkRecord
 
 
 def connect(home: Home, joined: Joined) -> None:
@@ -43,7 +44,7 @@ def connect(home: Home, joined: Joined) -> None:
     """
     record = find(home.store, joined.network)
     joined = replace(joined, network=record.name)
-    with turn(home.path, LOCK_EX):
+    with home.turn():
         asked = home.asked()
         _check(home, asked)
         ledger = Ledger.of(home)
@@ -52,21 +53,22 @@ def connect(home: Home, joined: Joined) -> None:
         known = [] if options is None else [one.network for one in _places(options)]
         # of one that runs what counts is where it is: somebody may have been killed before he wrote it down
         if record.name in ([one.network.name for one in ledger.attachments] if runs else known):
-            raise Conflict(f"connect container {home.short_id}: it is in network {record.name} already")
+            raise Conflict(
+                f"connect container {home.shown}: it is in network {record.name} already",
+                remedy="'lamina network disconnect' takes it out",
+            )
         if runs:
             _connect_live(home, ledger, asked, joined)
         elif options is None:
-            raise Conflict(
-                f"connect container {home.short_id}: it has ended", remedy="it is not started again"
-            )
+            raise Conflict(f"connect container {home.shown}: it has ended", remedy="it is not started again")
         _change(home, asked, lambda options: _with(_without(options, record.name), joined))
-    _tell(home, "connect", record)
+    note(home.store, joined_event(home, CONNECT, record))
 
 
 def disconnect(home: Home, name: str) -> None:
     """Take the container out of a network. Raises Conflict (its ports are published there), NotFound, KernelError."""
     record = find(home.store, name)
-    with turn(home.path, LOCK_EX):
+    with home.turn():
         asked = home.asked()
         options = _options(asked)
         ledger = Ledger.of(home)
@@ -74,29 +76,33 @@ def disconnect(home: Home, name: str) -> None:
         known = [] if options is None else [one.network for one in _places(options)]
         if attachment is None and record.name not in known:
             raise Conflict(
-                f"disconnect container {home.short_id}: it is not in network {record.name}",
+                f"disconnect container {home.shown}: it is not in network {record.name}",
                 remedy="'lamina inspect' lists those that it is in",
             )
         if attachment is not None:
             # asked first: of one that is being started nothing may be given back that its start goes on with
             if _runs(home) and attachment.published:
                 raise Conflict(
-                    f"disconnect container {home.short_id}: its ports are published in network {record.name}",
+                    f"disconnect container {home.shown}: its ports are published in network {record.name}",
                     remedy="stop it first",
                 )
             _disconnect_live(home, ledger, asked, attachment)
         _change(home, asked, lambda options: _without(options, record.name))
-    _tell(home, "disconnect", record)
+    note(home.store, joined_event(home, DISCONNECT, record))
 
 
 def finish(home: Home, number: int) -> None:
-    """Make the link of a place in a network that a running container has, and that is only written down. Raises as
-    `connect`.
+    """Make the link of a place in a network that a running container has, and that is only written down; one without
+    addresses is given back. Raises as `connect`.
     """
-    with turn(home.path, LOCK_EX):
-        for attachment in Ledger.of(home).attachments:
-            if attachment.number == number and attachment.addresses and _runs(home):
-                _plug(home, attachment)
+    with home.turn():
+        ledger = Ledger.of(home)
+        for attachment in list(ledger.attachments):
+            if attachment.number == number and _runs(home):
+                if attachment.addresses:
+                    _plug(home, attachment)
+                else:
+                    _drop(ledger, number)
 
 
 # -- what is written down
@@ -106,14 +112,14 @@ def _check(home: Home, asked: dict[str, Any]) -> None:
     """Raises Conflict where its network is not its own, Unsupported."""
     options = _options(asked)
     mode = str((asked.get("said") or {}).get("network", "none")) if options is None else options.network
-    if is_linkless(mode) and mode != "none":
+    if by_others(mode) or (is_linkless(mode) and mode != "none"):
         raise Conflict(
-            f"connect container {home.short_id}: its network is {mode}, and not its own",
+            f"connect container {home.shown}: its network is {mode}, and not its own",
             remedy="only containers with a network of their own can be connected",
         )
     if os.geteuid():
         raise Unsupported(
-            f"connect container {home.short_id}: only root's containers can be in a network so far",
+            f"connect container {home.shown}: only root's containers can be in a network so far",
             remedy="run it as root, or with --network host",
         )
 
@@ -166,11 +172,6 @@ def _without(options: Options, network: str) -> Options:
     return _first(options, left[0] if left else None, tuple(left[1:]))
 
 
-def _tell(home: Home, action: str, network: NetworkRecord) -> None:
-    said = {"name": network.name, "type": network.driver, "container": home.id}
-    note(home.store, event("network", action, network.id, said))
-
-
 # -- while it runs
 
 
@@ -183,7 +184,7 @@ def _runs(home: Home) -> bool:
         return True
     if home.is_looked_after():
         raise Conflict(
-            f"connect container {home.short_id}: it is {state}, and somebody is busy with it",
+            f"connect container {home.shown}: it is {state}, and somebody is busy with it",
             remedy="wait until it runs or has ended, and try again",
         )
     return False
@@ -253,7 +254,7 @@ def _plug(home: Home, attachment: Attachment) -> None:
     attachment = replace(attachment, network=network_of(store, record))
     with (
         explained(),
-        namespace_of(home, "net", f"connect container {home.short_id}") as namespace,
+        namespace_of(home, "net", f"connect container {home.shown}") as namespace,
         links.opened() as outside,
         closing(_socket_in(namespace)) as inside,
     ):
@@ -291,7 +292,7 @@ def _inside(home: Home) -> Iterator[Any]:
     from lamina.engine.sharing import namespace_of
 
     with (
-        namespace_of(home, "net", f"disconnect container {home.short_id}") as namespace,
+        namespace_of(home, "net", f"disconnect container {home.shown}") as namespace,
         closing(_socket_in(namespace)) as inside,
     ):
         yield inside

@@ -24,6 +24,7 @@ from lamina.image.tar.reader import entries
 from lamina.linux.constants import AT_FDCWD, RESOLVE_NO_SYMLINKS
 from lamina.linux.fd import Fd
 from lamina.linux.files import openat2
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.store.events import about, note
 from lamina.store.tree import remove_tree
 from lamina.values import value
@@ -236,7 +237,7 @@ def _counted(reading: int, progress: Callable[[int], object] | None) -> Callable
 def _extracted(read: Callable[[], bytes], stage: int, *, archive: bool) -> int:
     uid, gid, limits = os.geteuid(), os.getegid(), given()
     ids = None if archive else IdMap(((0, uid, 1),), ((0, gid, 1),))
-    extractor = Extractor(stage, userxattr=uid != 0, ids=ids, limits=limits, layer=False)
+    extractor = Extractor(stage, userxattr=not has_trusted_attributes(), ids=ids, limits=limits, layer=False)
     os.fchmod(stage, 0o700)  # nobody else looks in before it is in its place
     closed: list[tuple[bytes, int]] = []
     try:

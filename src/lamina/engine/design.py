@@ -18,7 +18,7 @@ from lamina.runtime.bundle import Bundle
 from lamina.runtime.seccomp.cache import default_filter
 from lamina.runtime.users import own_file, resolve_user
 from lamina.supervisor.foreground import terminal_size
-from lamina.values import replace, value
+from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def design(
     # root of another user namespace than the first is as little of a root for overlayfs as a user is
     rootless, maps = usual is not None or not first, ids or usual
     above = (frozen or {}).get(b"/", ())
-    base = _host(store, rootless, refused) if image is None else _stored(store, image, usual, above)
+    base = _host(store, rootless, refused) if image is None else _stored(store, image, rootless, usual, above)
     layers = arrange(
         base.image,
         store,
@@ -136,8 +136,7 @@ def design(
     words = arguments(command, options, base.config)
     user = resolve_user(options.user or (ids and _keeper(options)) or base.config.user or None, base.read)
     volumes = _volumes(store, identity, options, base)
-    if volumes and (ids is not None or rootless):
-        _check_volumes(volumes, ids is not None, rootless)
+    _check_volumes(volumes, ids is not None, rootless)
     mounted = _drawn(store, home, volumes, rootless)
     files = _own_files(home, bool(base.id)) if base.id or is_linked(options.network) else ()
     around = Circumstances(
@@ -155,13 +154,9 @@ def design(
     spec = translate(words, options, base.config, user, around)
     hostname = spec["hostname"]
     profiled, held, given = _beyond(store, spec, options, around, base)
-    bundle = _bundle(store, spec, options, around, base, layers)
-    bundle = replace(
-        bundle,
-        given=tuple((place, int(tree)) for place, tree in given),
-        outer=usual.spec() if ids is not None and usual is not None else None,
-    )
-    warnings = base.image.warnings
+    outer = usual.spec() if ids is not None and usual is not None else None
+    bundle = _bundle(store, spec, options, around, base, layers, given, outer)
+    warnings = (*base.image.warnings, *options.warnings)
     return Design(
         bundle, layers, spec, words, maps, warnings, base, volumes, mounted, files, profiled, held, usual, hostname
     )  # fmt: skip
@@ -187,7 +182,7 @@ def _beyond(
                 f"run: --hostname and --uts {further.uts} contradict each other", remedy="leave one out"
             )
         profiled, held, given = _amended(store, around.identity, spec, further, around.maps, base)
-    if ":" in options.network:
+    if ":" in options.network and not is_linked(options.network):
         from lamina.engine.sharing import join_network
 
         held = (*held, *join_network(store, spec, options.network))
@@ -195,7 +190,14 @@ def _beyond(
 
 
 def _bundle(
-    store: Store, spec: Spec, options: Options, around: Circumstances, base: Base, layers: Layers
+    store: Store,
+    spec: Spec,
+    options: Options,
+    around: Circumstances,
+    base: Base,
+    layers: Layers,
+    given: tuple[tuple[bytes, Fd], ...],
+    outer: Maps | None,
 ) -> Bundle:
     return Bundle(
         spec=spec,
@@ -210,6 +212,8 @@ def _bundle(
         parts=tuple((volume.target, volume.subpath) for volume in around.volumes if volume.subpath),
         networked=is_linked(options.network),
         mapped=around.mapped,
+        given=tuple((place, int(tree)) for place, tree in given),
+        outer=outer,
     )
 
 
@@ -284,10 +288,12 @@ def _host(store: Store, rootless: bool, refused: Mapping[bytes, str] | None) -> 
     return Base(picture(store, rootless=rootless, refused=refused), config, own_file)
 
 
-def _stored(store: Store, image: ImageRecord, maps: IdMaps | None, above: tuple[str, ...]) -> Base:
+def _stored(
+    store: Store, image: ImageRecord, rootless: bool, maps: IdMaps | None, above: tuple[str, ...]
+) -> Base:
     from lamina.engine.base import stored
 
-    return stored(store, image, rootless=maps is not None, maps=lambda: maps_record(maps), above=above)
+    return stored(store, image, rootless=rootless, maps=lambda: maps_record(maps), above=above)
 
 
 def maps_record(maps: IdMaps | None) -> Maps | None:

@@ -1,22 +1,25 @@
 """How a supervisor comes to be: a process of its own for one container, that answers once and then is nobody's child.
 
 A command of ours is small and has one thread: it is forked, twice. Anybody else's program (with threads, gigabytes, and
-descriptors that must not leak) is never forked: a fresh interpreter is executed, by posix_spawn(3).
+descriptors that must not leak) is never forked: a fresh interpreter is executed, by posix_spawn(3). If that program
+starts another container soon, the interpreter that is executed for that stays, and forks (nursery.py).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from time import monotonic, sleep
 
-from lamina.engine.answers import decode, encode, error_record
-from lamina.errors import KernelError
+from lamina.engine.answers import REFUSED, decode, encode, error_record
+from lamina.errors import KernelError, LaminaError, Unsupported
 from lamina.linux.fd import Fd
 from lamina.linux.process import close_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as s
+    from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
     from lamina.store.root import Store
@@ -28,6 +31,14 @@ NURSERY = "nursery"  # no container's: it makes supervisors of several (nursery.
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _LONGEST_ANSWER = 1 << 20
 _NSIG = 65
+# above the numbers that a child gets its descriptors under, and below any limit of them that a program can live with
+HIGH = 10
+# seconds: a program that starts two containers within them may well start more
+SOON = 30.0
+# seconds that somebody who was killed may take to let go of what he held, or somebody else to take that over
+DYING = 2.0
+# when this program last started one
+_last: float | None = None
 
 
 def start_supervised(store: Store, identity: str, *, mode: str = START, attached: int = -1) -> dict[str, Any]:
@@ -37,14 +48,73 @@ def start_supervised(store: Store, identity: str, *, mode: str = START, attached
     with a supervisor. *attached* is a descriptor that the supervisor gets: the end of a socket pair of a first client.
     Raises what the start raised, in its own class; KernelError where there can be no process.
     """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    with Fd(reader) as answers:
-        with Fd(writer) as answer:
-            if is_small():
-                _fork(store, identity, mode, answer, attached)
-            else:
-                _spawn(store, identity, mode, answer, attached)
-        return decode(_line(answers))
+    if is_small():
+        return decode(_said(lambda answer: _fork(store, identity, mode, answer, attached)))
+    if mode == START and _is_one_of_many():
+        line = _by_nursery(store, identity, attached)
+        if line == b"":
+            return after_killed(store, identity, attached)
+        if line is not None and line != REFUSED:
+            return decode(line)
+    return decode(_said(lambda answer: _spawn(store, identity, mode, answer, attached)))
+
+
+def after_killed(store: Store, identity: str, attached: int = -1) -> dict[str, Any]:
+    """As `start_supervised`, where somebody has killed the nursery, or what it had forked. A start that had begun is
+    not done again: its command may have run. Raises as that does.
+    """
+    from lamina.engine.recover import recover
+    from lamina.engine.settling import state_of
+    from lamina.store.containers import LIVING, Home
+
+    home = Home(store, identity)
+    begun = home.marked_name() is not None
+    end = monotonic() + DYING
+    while home.is_looked_after() and monotonic() < end:  # its descriptors are closed one after another
+        sleep(0.002)
+    recover(store)  # as any command would
+    if not begun and home.exists():
+        return decode(_said(lambda answer: _spawn(store, identity, START, answer, attached)))
+    if home.exists() and state_of(home) in LIVING:
+        return {"already": True}
+    return decode(b"")
+
+
+def _said(make: Callable[[int], None]) -> bytes:
+    """What is answered by the supervisor that *make* makes, given where to answer. Raises KernelError."""
+    try:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        with Fd(reader) as answers:
+            with Fd(writer) as answer:
+                make(answer)
+            return _line(answers)
+    except KernelError:
+        raise
+    except OSError as error:  # there is no descriptor left
+        raise KernelError("start a supervisor", error.errno or 0) from None
+
+
+def _is_one_of_many() -> bool:
+    """Whether this program, which starts a container now, has started another one a moment ago."""
+    global _last
+    before, _last = _last, monotonic()
+    return before is not None and _last - before < SOON
+
+
+def _by_nursery(store: Store, identity: str, attached: int) -> bytes | None:
+    """Have the program's nursery make the supervisor, and what that answers: REFUSED, or None where it cannot be asked:
+    nothing was begun then.
+    """
+    from lamina.engine import nursery
+
+    request = nursery.request_for(store, identity)
+    if request is None:
+        return None
+    try:
+        return _said(lambda answer: nursery.start(request, answer, attached))
+    # net.core.wmem_default lets less into a socket than is usual, or there is no descriptor for one
+    except OSError:
+        return None
 
 
 def make_nursery(channel: int) -> None:
@@ -85,7 +155,8 @@ def _line(answers: int) -> bytes:
 def is_small() -> bool:
     """Whether this process is a command of ours, with nothing in it that a fork would copy or tear."""
     program = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-    if os.path.dirname(os.path.abspath(program)) != _PACKAGE:
+    # ours says where it is; to ask where another is may fail: its working directory may be gone
+    if not os.path.isabs(program) or os.path.dirname(os.path.abspath(program)) != _PACKAGE:
         return False
     return len(os.listdir("/proc/self/task")) == 1
 
@@ -108,12 +179,12 @@ def _fork(store: Store, identity: str, mode: str, answer: int, attached: int) ->
         os._exit(0)
 
 
-def reap(child: int) -> None:
-    """Wait for a child that leaves at once."""
+def reap(child: int) -> int:
+    """Wait for a child that leaves at once; its exit status, 0 where somebody else was told that."""
     try:
-        os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except ChildProcessError:
-        pass  # this program lets the kernel reap, or waits for any child
+        return 0  # this program lets the kernel reap, or waits for any child
 
 
 def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -> None:
@@ -122,8 +193,11 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
 
 def _execute(asked: list[str], answer: int, attached: int) -> None:
     """posix_spawn of what entry.py does with these words: no copy of this process's memory, whatever its size."""
+    from lamina.supervisor.interpreter import interpreter
+
     program = os.path.join(_PACKAGE, "isolated.py")
-    words = [sys.executable, "-I", "-S", program, "engine", *asked]
+    python = interpreter()
+    words = [python, "-I", "-S", program, "engine", *asked]
     null = Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     # numbers that nothing else has: none of them is overwritten before it has been copied
     with null, Fd(_high(answer)) as high, Fd(_high(attached) if attached >= 0 else _high(null)) as client:
@@ -131,16 +205,25 @@ def _execute(asked: list[str], answer: int, attached: int) -> None:
         actions += [(os.POSIX_SPAWN_DUP2, int(high), 3), (os.POSIX_SPAWN_DUP2, int(client), 4)]
         try:
             child = os.posix_spawn(
-                sys.executable,
+                python,
                 words,
-                os.environ,
+                environment(),
                 file_actions=actions,
                 setsigmask=(),
                 setsigdef=[number for number in range(1, _NSIG) if number not in (9, 19, 32, 33)],
             )
         except OSError as error:
-            raise KernelError("start a supervisor", error.errno or 0, sys.executable) from None
-    reap(child)  # it forks at once, and leaves
+            raise KernelError("start a supervisor", error.errno or 0, python) from None
+    if (status := reap(child)) > 0:  # it forks at once, and leaves
+        if not os.path.exists(program):
+            raise Unsupported(
+                f"start a supervisor: {program} is no file",
+                remedy="install Lamina as files: it is not executed from within an archive",
+            )
+        raise LaminaError(
+            f"start a supervisor: {python} ended with {status} instead of executing {program}",
+            remedy="set sys.executable to the path of a Python of the same version",
+        )
 
 
 def leave() -> bool:
@@ -165,26 +248,34 @@ def leave() -> bool:
 
 def spawn_in_background(store: Store, identity: str, mode: str) -> None:
     """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) of the container. Raises KernelError."""
-    program = os.path.join(_PACKAGE, "isolated.py")
+    from lamina.supervisor.interpreter import interpreter
+
+    program, python = os.path.join(_PACKAGE, "isolated.py"), interpreter()
     with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
         try:
             child = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode, ""],
-                os.environ,
+                python,
+                [python, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode, ""],
+                environment(),
                 file_actions=[(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)],
                 setsigmask=(),
                 setsigdef=[number for number in range(1, _NSIG) if number not in (9, 19, 32, 33)],
             )
         except OSError as error:
-            raise KernelError("start a process", error.errno or 0, sys.executable) from None
+            raise KernelError("start a process", error.errno or 0, python) from None
     reap(child)  # it forks at once, and leaves
+
+
+def environment() -> dict[bytes, bytes]:
+    """What the program has in its environment now, where its other threads may be about to change that."""
+    every = ((name, os.environb.get(name)) for name in os.environb)  # whose names are a copy
+    return {name: text for name, text in every if name and text is not None}
 
 
 def _high(fd: int) -> int:
     import fcntl
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
 
 
 def _supervise(store: Store, identity: str, mode: str, answer: int, attached: int) -> NoReturn:
@@ -216,10 +307,24 @@ def alone(answer: int, attached: int) -> tuple[int, int]:
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
+    _close_others(kept)
+    return kept[0], kept[1]
+
+
+def alone_too(answer: int, attached: int) -> tuple[int, int]:
+    """As `alone`, for a child of a process that is alone, and has changed nothing but what it does with SIGCHLD."""
+    os.setsid()
+    s.signal(s.SIGCHLD, s.SIG_DFL)
+    kept = [_high(fd) if fd >= 0 else -1 for fd in (answer, attached)]
+    _close_others(kept)
+    return kept[0], kept[1]
+
+
+def _close_others(kept: Iterable[int]) -> None:
+    """Close what is neither a standard stream nor among *kept*, in which -1 is nothing."""
     first = 3
     for fd in sorted(fd for fd in kept if fd >= 0):
         if fd > first:
             close_range(first, fd - 1, 0)
         first = fd + 1
     close_range(first, 0xFFFFFFFF, 0)
-    return kept[0], kept[1]

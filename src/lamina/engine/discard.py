@@ -6,6 +6,7 @@ import os
 from errno import EIO
 
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound
+from lamina.store.tree import linger as linger
 from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.network_verbs import Networks
-    from lamina.engine.options import LifeOptions, RunOptions
+    from lamina.engine.options import LifeOptions, Options, RunOptions
     from lamina.engine.parameters import Command, Stream
     from lamina.engine.process import Process
     from lamina.engine.storage import Storage
@@ -42,19 +42,23 @@ class Engine(ImageVerbs):
         root: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         *,
         store_limit: str | int | None = None,
+        network: str | None = None,
     ) -> None:
         """With *store_limit* (bytes, or "200g"; default: $LAMINA_STORE_LIMIT) images that were not used for the longest
-        time go when others come; see `Storage.keep_below`.
+        time go when others come; see `Storage.keep_below`. *network* is that of containers of images for which none is
+        named (default: $LAMINA_NETWORK, and without that "bridge" for root, "pasta" or "slirp4netns" for others); "" is
+        what is usual, whatever the variable says.
         """
         self._root = root
         self._limit = os.environ.get("LAMINA_STORE_LIMIT") if store_limit is None else store_limit
+        self._network = network
         self._store: Store | None = None
         self._runs = 0
 
     def __reduce__(self) -> tuple[object, ...]:
         """To another process goes where the store is."""
         root = self._root if self._store is None else self._store.path
-        return _opened, (root, self._limit)
+        return _opened, (root, self._limit, self._network)
 
     @property
     def store(self) -> Store:
@@ -106,10 +110,9 @@ class Engine(ImageVerbs):
         Raises CommandNotFound, CommandNotExecutable, TimeoutExpired, ContainerFailed (`check`), InvalidInput,
         Unsupported, KernelError and others below LaminaError.
         """
-        from lamina.engine.checking import check_options
         from lamina.engine.run import Hooks, run
 
-        checked = check_options(options)
+        checked = self._checked(image, options)
         words, encoded = words_of(command), text_of(text, encoding, errors)
         io = streams_of(
             stdin, stdout, stderr, input, capture_output, encoded, timeout, forward_signals, checked.interactive
@@ -141,11 +144,10 @@ class Engine(ImageVerbs):
         standard input is empty unless it is given, are as of `run`. The container is this program's: it ends when the
         program does, at the latest. A thread of ours stays with it and calls `on_warning` and the others.
         """
-        from lamina.engine.checking import check_options
         from lamina.engine.popen import popen_container
         from lamina.engine.run import Hooks
 
-        checked = check_options(options)
+        checked = self._checked(image, options)
         io = streams_of(stdin, stdout, stderr, None, False, None, None, False, checked.interactive, "popen")
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
@@ -173,12 +175,11 @@ class Engine(ImageVerbs):
 
         `with engine.create(...) as box:` removes it at the end of the block, whatever happens there.
         """
-        from lamina.engine.checking import check_options
         from lamina.engine.container import Container
         from lamina.engine.creating import create
         from lamina.engine.run import Hooks
 
-        checked = check_options(options)
+        checked = self._checked(image, options)
         self._sweep()
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         owner = os.getpid() if owner is None else owner
@@ -225,11 +226,10 @@ class Engine(ImageVerbs):
 
     def plan(self, image: str, command: Command = (), **options: Unpack[RunOptions]) -> Plan:
         """What `run` would do, as the list of system calls of its start; nothing is made, pulled or started."""
-        from lamina.engine.checking import check_options
         from lamina.engine.design import HOST, design, to_come
         from lamina.runtime.launch import plan
 
-        checked = check_options(options)
+        checked = self._checked(image, options, trying=False)
         further = checked.further
         if further is not None and (further.userns or further.uidmap or further.gidmap):
             from lamina.errors import Unsupported
@@ -260,21 +260,10 @@ class Engine(ImageVerbs):
     def containers(self, all: bool = False) -> list[Container]:
         """The running containers, or all of them, the oldest first."""
         from lamina.engine.container import Container
-        from lamina.engine.recover import recover
-        from lamina.errors import NotFound
-        from lamina.store.containers import Home, identities
+        from lamina.engine.listing import seen
+        from lamina.store.containers import Home
 
-        recover(self.store, thorough=True)
-        found = []
-        for identity in identities(self.store):
-            container = Container(Home(self.store, identity))
-            try:
-                if all or container.is_alive:
-                    found.append((container.created, container))
-            except NotFound:
-                continue  # removed meanwhile, or not yet written down
-        found.sort(key=lambda entry: entry[0])
-        return [container for _, container in found]
+        return [Container(Home(self.store, one.id)) for one in seen(self.store, all=all)]
 
     # -- volumes
 
@@ -316,10 +305,11 @@ class Engine(ImageVerbs):
         until: float | None = None,
         filters: Mapping[str, Sequence[str]] | None = None,
     ) -> Iterator[Event]:
-        """What happens to containers, images and volumes, also by other programs, as it happens.
+        """What happens to containers, images, volumes and networks, also by other programs, as it happens.
 
         *since* and *until* are in seconds since 1970: without *since* only what comes from now on, without *until* for
-        ever. *filters* by "type", "event", "container", "image", "volume", "label". Raises InvalidInput.
+        ever. *filters* by "type", "event", "container", "image", "volume", "network", "label". Raises
+        InvalidInput.
         """
         from lamina.engine.watching import events
 
@@ -357,6 +347,12 @@ class Engine(ImageVerbs):
 
         abandon(self.store)
 
+    def _checked(self, image: str, options: RunOptions | LifeOptions, *, trying: bool = True) -> Options:
+        """The *options* of a container over *image*, checked, with its network where none is named."""
+        from lamina.engine.checking import with_default
+
+        return with_default(lambda: self.store, image, options, self._network, trying=trying)
+
     def _sweep(self) -> None:
         """Clean up after killed engines, now and then: a program that does nothing but run should leave nothing."""
         count, self._runs = self._runs, self._runs + 1
@@ -368,8 +364,8 @@ class Engine(ImageVerbs):
             recover(self.store)
 
 
-def _opened(root: str | bytes | None, limit: str | int | None) -> Engine:
-    return Engine(root, store_limit=limit)
+def _opened(root: str | bytes | None, limit: str | int | None, network: str | None) -> Engine:
+    return Engine(root, store_limit=limit, network=network)
 
 
 def run(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 from errno import ESRCH
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from stat import S_ISCHR
 
-from lamina.engine.beside import Asked, process_of
 from lamina.engine.completed import Completed
+from lamina.engine.exec_process import Asked, process_of
 from lamina.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
     Conflict,
     InvalidInput,
     KernelError,
@@ -76,6 +76,8 @@ else:
 
 # what an event says of a command at most: an image's health check, told of again and again, may be any text
 LONGEST_SAID = 1024
+# seconds that a first process which was killed may take to end: what others began in there fails before
+ENDING = 0.2
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _reaping = _thread.allocate_lock()
@@ -326,29 +328,47 @@ def start(
         target = _target(home, state)
         if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
             raise Conflict(
-                f"exec in container {home.short_id}: it is paused",
+                f"exec in container {home.shown}: it is paused",
                 remedy="unpause the container before exec",
             )
-        with root_of(target, pidfd) as root:
-            process = process_of(words, asked, state["joining"]["process"], target.linux, root, terminal)
-            null = _null(root) if NULL in stdio.child or asked.tty else None
-        masters: list[Fd] = []
-        streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
-        asked_for = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
         try:
-            with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
-                execution = Execution(
-                    further(target, pidfd, process, asked_for), masters.pop() if masters else None
-                )
-        except StepFailed as failure:
-            if ready(0, pidfd):  # the container has ended meanwhile, and with it what was begun
+            execution = _begun(
+                target, pidfd, state["joining"]["process"], words, asked, stdio, terminal, noted
+            )
+        except LaminaError as failure:
+            of_command = isinstance(failure, (CommandNotFound, CommandNotExecutable))
+            if ready(0 if of_command else ENDING, pidfd):  # it has ended, and with it what was begun
                 raise _not_running(home) from failure
-            raise _of_directory(failure, process["cwd"]) or failure from failure.__cause__
-        finally:
-            if null is not None:
-                null.close()
+            raise
     stdio.started(execution.pty)
     return execution
+
+
+def _begun(
+    target: Target,
+    pidfd: Fd,
+    first: dict[str, Any],
+    words: tuple[str, ...],
+    asked: Asked,
+    stdio: Streams,
+    terminal: int | None,
+    noted: Callable[[int], None] | None,
+) -> Execution:
+    """The process, beside the *first* one of *target*. Raises as `start`."""
+    with root_of(target, pidfd) as root:
+        process = process_of(words, asked, first, target.linux, root, terminal)
+        null = _null(root) if NULL in stdio.child or asked.tty else None
+    masters: list[Fd] = []
+    streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
+    joining = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
+    try:
+        with Undisturbed():  # or a Ctrl-C in this moment would leave a process that nobody knows of
+            return Execution(further(target, pidfd, process, joining), masters.pop() if masters else None)
+    except StepFailed as failure:
+        raise _of_directory(failure, process["cwd"]) or failure from failure.__cause__
+    finally:
+        if null is not None:
+            null.close()
 
 
 def _turn(home: Home) -> Lock:
@@ -386,16 +406,14 @@ def _not_running(home: Home) -> Conflict:
 
     home.asked()  # it may be gone altogether, and that is said first
     if home.state() == RESTARTING:
-        return Conflict(f"exec in container {home.short_id}: it is restarting", remedy="wait until it runs")
-    return Conflict(
-        f"exec in container {home.short_id}: it is not running", remedy=f"lamina start {home.short_id}"
-    )
+        return Conflict(f"exec in container {home.shown}: it is restarting", remedy="wait until it runs")
+    return Conflict(f"exec in container {home.shown}: it is not running", remedy=f"lamina start {home.shown}")
 
 
 def _target(home: Home, state: dict[str, Any]) -> Target:
     if not state.get("joining"):
         raise Unsupported(
-            f"exec in container {home.short_id}: it was started by an older Lamina", remedy="start it again"
+            f"exec in container {home.shown}: it was started by an older Lamina", remedy="start it again"
         )
     cgroup = None
     if state.get("cgroup"):
@@ -446,41 +464,8 @@ def keep_terminal(execution: Execution) -> None:
     the terminal and reads what is written to it. Without one there is nothing to keep.
     """
     leave(execution)
-    if execution.pty is None:
-        return
-    master, null = Fd(_high(execution.pty)), Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-    with master, null:
-        actions = [(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)]
-        keeper = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", _KEEPER],
-            {},
-            file_actions=[*actions, (os.POSIX_SPAWN_DUP2, int(master), 3)],
-            setsid=True,
-            setsigmask=(),
-        )
-    _left.append(Fd(os.pidfd_open(keeper)))
-    execution.pty.close()
+    if execution.pty is not None:
+        from lamina.engine.terminal_keeper import keep
 
-
-# poll first: the file's flags are those of whoever served the terminal before
-_KEEPER = """
-import os, select
-poll = select.poll()
-poll.register(3, select.POLLIN)
-os.chdir("/")
-try:
-    while poll.poll():
-        try:
-            if not os.read(3, 65536):
-                break
-        except BlockingIOError:
-            pass
-except OSError:
-    pass
-"""
-
-
-def _high(fd: int) -> int:
-    """A copy with a number that is not overwritten while the new process's descriptors are put in order."""
-    return fcntl(fd, F_DUPFD_CLOEXEC, 100)
+        _left.append(keep(execution.pty))
+        execution.pty.close()

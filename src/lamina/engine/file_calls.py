@@ -1,7 +1,7 @@
 """What the methods of `ContainerPath` do, below the root of a container: each one step that cannot be led astray.
 
 Arguments and results can be pickled; descriptors that are results are handed over. Errors are plain OSErrors, as
-pathlib's are, and what `inside` refuses.
+pathlib's are, and what `in_root` refuses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from errno import EEXIST, ELOOP, ENOENT
 from stat import S_ISLNK
 
-from lamina.engine.inside import checked, opened_again, parent_of, place_of, reach, replaceable
+from lamina.engine.in_root import checked, opened_again, parent_of, place_of, reach, replaceable
 from lamina.errors import KernelError
 from lamina.linux.fd import Fd
 

@@ -2,8 +2,13 @@
 
 Each look at a file would otherwise start a program (within.py, 60 ms). The process is in a user namespace with the ids
 of the containers, does what `roots.there` does for each request, and ends when nobody has asked for a minute, or
-when the program that started it does: then its socket is at its end. A call that does not come back (a file system
-that hangs, in a volume) keeps its caller, and nobody else for longer than a moment: others get another process.
+when the program that started it does, of which it is no child: a program that waits for any of its children never
+meets it. A call that does not come back (a file system that hangs, in a volume) keeps its caller, and nobody else for
+longer than a moment: others get another process.
+
+It may do what the program could when it started it. So it looks, before each request, whether that may do so still: a
+program that has given up rights gets another one, and whoever takes it over then gets nothing; nor does a process that
+it forked, which has the socket, and may have given up rights (decision 0083).
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ import socket
 import threading
 from errno import ECONNRESET, EINVAL, EPIPE
 
+from lamina.engine.mounted_root import Standing, Stood
 from lamina.engine.roots import become
-from lamina.engine.standing import Standing, Stood
-from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, inside, receive, send
+from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, apart, frame, receive, send
 from lamina.errors import Corrupt, TimeoutExpired
 from lamina.linux.fd import Fd, ready
+from lamina.linux.senders import have_told, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.within import Maps
+    from lamina.linux.senders import Sent
 
     Owner = tuple[int, int]
     Answer = tuple[str, Any, Fd | None]
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
 IDLE = 60.0  # seconds
 BUSY = 5.0  # seconds that one who asks waits for another before him
 _BYTE = b"f"  # what descriptors travel with
+_RIGHTS = (b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp")  # of proc_pid_status(5)
 _services: dict[str, Service] = {}
 _lock = threading.Lock()
 _GONE = (EPIPE, ECONNRESET)
@@ -80,16 +88,18 @@ class Service:
     """One such process, seen from outside. Safe to be asked from several threads."""
 
     def __init__(self, maps: Maps) -> None:
+        """Raises Unsupported where this host lets nobody make such a namespace, OSError."""
         self._ours, theirs = socket.socketpair()
         self._pid = os.getpid()
         self._turn = threading.Lock()
-        self._failure: BaseException | None = None
         self._ended = False
-        # the kernel ends the process with the thread that started it: that one waits for nothing else
-        self._keeping = threading.Thread(
-            target=self._keep, args=(maps, theirs), name="lamina-files", daemon=True
-        )
-        self._keeping.start()
+        try:
+            with theirs, Fd(os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)) as status:
+                have_told(theirs, pidfd=False)
+                apart(maps, serve, IDLE, self._pid, _rights(status), files=(theirs.fileno(), status))
+        except BaseException:
+            self._ours.close()
+            raise
 
     @property
     def usable(self) -> bool:
@@ -100,19 +110,10 @@ class Service:
         """Close our end: of one that is not usable any more, or that nobody is to ask again."""
         self._ours.close()
 
-    def _keep(self, maps: Maps, theirs: socket.socket) -> None:
-        try:
-            inside(maps, serve, IDLE, files=(theirs.fileno(),))
-        except BaseException as failure:
-            self._failure = failure
-        finally:
-            self._ended = True
-            theirs.close()
-
     def ask(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer | None:
         """What came of it: RESULT or FAILURE, the result or the error, and a descriptor; None: it was gone already.
 
-        Raises what keeps such a process from being there, OSError, TimeoutExpired (it does what another asked for).
+        Raises OSError, TimeoutExpired (it does what another asked for).
         """
         if not self._turn.acquire(timeout=BUSY):
             raise TimeoutExpired(
@@ -131,9 +132,6 @@ class Service:
                 raise
         finally:
             self._turn.release()
-        self._keeping.join()
-        if self._failure is not None:
-            raise self._failure
         return None
 
     def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer:
@@ -154,17 +152,59 @@ def _received(channel: socket.socket) -> Fd:
     return Fd(descriptors[0])
 
 
+def _rights(status: int) -> list[bytes]:
+    """What the process may do whose status that file is; [] of one that is gone."""
+    try:
+        text = os.pread(status, 1 << 14, 0)
+    except ProcessLookupError:
+        return []
+    return [line for line in text.splitlines() if line.startswith(_RIGHTS)]
+
+
 # -- in the namespace
 
 
-def serve(idle: float) -> None:
-    """Answer until the other side is gone, or has not asked for *idle* seconds."""
+class _Heard:
+    """What the process *owner* says on the channel: of somebody else nothing is taken, and nobody is heard any more."""
+
+    def __init__(self, channel: socket.socket, owner: int) -> None:
+        self.channel, self.owner = channel, owner
+
+    def read(self, size: int) -> bytes:
+        """So many bytes. Raises Corrupt where there is somebody else, or nobody; OSError."""
+        pieces = []
+        while size:
+            piece = self._next(min(size, 1 << 20), 0).data
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def descriptor(self) -> Fd:
+        """The one that comes next. Raises as `read`."""
+        found = self._next(1, 1).descriptors
+        if not found:
+            raise Corrupt("work in a user namespace: there is no root to work in")
+        return found[0]
+
+    def _next(self, size: int, most: int) -> Sent:
+        # what several have sent is never one piece (unix(7), SO_PASSCRED)
+        found = received(self.channel, size, most)
+        if not found.data or found.sender is None or found.sender[0] != self.owner:
+            raise Corrupt("work in a user namespace: the program has ended, or somebody else asks")
+        return found
+
+
+def serve(idle: float, owner: int, rights: list[bytes]) -> None:
+    """Answer the process *owner* until the other side is gone, that may not do any more what it could (*rights*), or it
+    has not asked for *idle* seconds.
+    """
     channel = socket.socket(fileno=FIRST_FILE)
+    heard = _Heard(channel, owner)
     own = (os.geteuid(), os.getegid())
-    while ready(idle, channel.fileno()):
+    while ready(idle, channel.fileno()) and _rights(FIRST_FILE + 1) == rights:
         try:
-            wanted, stood, write = receive(channel.fileno())
-            root = _received(channel) if stood is None else None
+            wanted, stood, write = frame(heard.read)
+            root = heard.descriptor() if stood is None else None
         except (Corrupt, ConnectionError):
             return
         made: Fd | None = None

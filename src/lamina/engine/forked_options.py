@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from lamina.engine.checking import NEVER, check_options
-from lamina.engine.options import BIND, OVER, VOLUME
+from lamina.engine.options import BIND, OVER, VOLUME, is_own
 from lamina.errors import InvalidInput, Unsupported
 from lamina.values import replace
 
@@ -112,7 +112,7 @@ def _networking(parent: Options, checked: Options, given: Mapping[str, Any]) -> 
         joined=tuple(replace(one, addresses=(), mac=b"") for one in kept.joined),
     )
     if "network" in given:
-        kept = replace(kept, aliases=(), joined=asked.joined)
+        kept = replace(kept, aliases=(), joined=asked.joined, words=asked.words)
         if is_linkless(checked.network):
             kept = replace(kept, published=(), publish_all=False, egress=None)
     if given.keys() & NETWORKING:
@@ -133,12 +133,18 @@ def not_taken_over(parent: Options, given: Mapping[str, Any]) -> list[str]:
 
 
 def own_volumes(volumes: Iterable[Volume], parent: str) -> tuple[Volume, ...]:
-    """The same for another container than *parent* (an id): a volume without a name is a new one, and empty."""
+    """The same for another container than *parent* (an id): a volume without a name is a new one, and begins as such
+    do.
+    """
     own = f"{parent}-".encode()
-    return tuple(
-        replace(volume, source=b"") if volume.kind == VOLUME and volume.source.startswith(own) else volume
-        for volume in volumes
-    )
+    found = []
+    for volume in volumes:
+        if volume.kind == VOLUME and volume.source.startswith(own):
+            volume = replace(volume, source=b"")
+        elif volume.kind == VOLUME and is_own(volume) and volume.source:  # its parent's began with a state
+            volume = replace(volume, copy=True)
+        found.append(volume)
+    return tuple(found)
 
 
 def shared(volumes: Iterable[Volume]) -> list[str]:
@@ -146,7 +152,10 @@ def shared(volumes: Iterable[Volume]) -> list[str]:
     found = [
         os.fsdecode(volume.target)
         for volume in volumes
-        if volume.source and volume.kind in (VOLUME, BIND) and not {"ro", "rro"}.intersection(volume.options)
+        if volume.source
+        and volume.kind in (VOLUME, BIND)
+        and not is_own(volume)
+        and not {"ro", "rro"}.intersection(volume.options)
     ]
     warnings = []
     if found:

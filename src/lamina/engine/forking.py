@@ -13,11 +13,12 @@ from time import time_ns
 from lamina.engine import chains
 from lamina.engine.design import cgroup_path, design, manager_of, maps_record, usual_ids
 from lamina.engine.forked_options import not_taken_over, options_of_fork, own_volumes, shared
-from lamina.engine.freezing import is_idle, resemble_wholly
+from lamina.engine.freezing import resemble_wholly
 from lamina.engine.keeping import ids_of, image_of, options_of, options_record
 from lamina.engine.layers import furnish, stacks_of, uppers_of
 from lamina.engine.moment import moment
 from lamina.engine.options import OWNER
+from lamina.engine.unwritten import is_idle
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
 from lamina.overlay.spec import top_first
 from lamina.runtime.identity import identity_of
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
 _OWN = frozenset(
     """
     id name created overlays cgroup warnings volumes id_maps own_ids owner made_by moment snapshot freezing rewinding
-    layers base_layers squashed told_of_volumes forked rm labels options
+    layers base_layers squashed told_of_volumes forked rm labels options left
     """.split()  # noqa: SIM905
 )
+# so many are made without a look at the limit of open files, and so many of these are left for the work itself
+FEW = 64
 # of an entry of `overlays`
 _OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr", "nested")
 
@@ -58,6 +61,7 @@ _OF_A_PLACE = ("at", "inode", "lower", "frozen", "upper", "work", "userxattr", "
 class Wanted:
     """What is asked of forks: how many, what they are called (() for made-up names), whether they are started, the
     `command` (None: the parent's), what is asked anew, and the process whose end ends those of the lifetime "owner".
+    `volumes`: those that are part of the state are theirs, and begin with what they had then.
     """
 
     count: int = 1
@@ -66,6 +70,7 @@ class Wanted:
     command: tuple[str, ...] | None = None
     options: ForkOptions | None = None
     owner: int | None = None
+    volumes: bool = False
 
 
 def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -77,6 +82,11 @@ def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, .
         raise InvalidInput("fork: name and names contradict each other", remedy="leave one out")
     if count < 1:
         raise InvalidInput(f"fork: {count} forks: at least one")
+    if count > FEW and count > (most := _most_at_once()):
+        raise InvalidInput(
+            f"fork: {count} forks at once: each is held open until all are made, so {most} are the most here",
+            remedy="ask for fewer, several times, or allow this program more open files (ulimit -n)",
+        )
     if names and len(names) != count:
         raise InvalidInput(f"fork: {len(names)} names for {count} forks", remedy="give one for each, or none")
     if len(set(names)) != len(names):
@@ -84,6 +94,13 @@ def names_of(name: str | None, names: Sequence[str], count: int) -> tuple[str, .
     if name is None:
         return tuple(names)
     return (name,) if count == 1 else tuple(f"{name}-{number}" for number in range(1, count + 1))
+
+
+def _most_at_once() -> int:
+    """How many forks can be held at the same time: a lock each, beside what a start has open and what is there."""
+    import resource
+
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd")) - FEW, FEW)
 
 
 def fork_container(
@@ -99,6 +116,8 @@ def fork_container(
     """
     asked = home.asked()
     check_forkable(asked)
+    # before a snapshot is made for nothing
+    options_of_fork(options_of(asked), dict(wanted.options or {}), several=wanted.count > 1)
     state = _stands_on(home, asked)
     if state is None:
         from lamina.engine.snapshotting import snapshot
@@ -145,14 +164,15 @@ def fork(
     made: list[Home] = []
     try:
         with lease(store) as held:
-            origin = _origin(parent, state, wanted, held, tell)
-            for warning in origin.warnings:
-                tell(warning)
-            for number in range(wanted.count):
-                with Undisturbed():
-                    home, name = containers.create(store, wanted.names[number] if wanted.names else None)
-                    made.append(home)
-                origin.make(home, name)
+            origin, written = _origin(parent, state, wanted, held, tell)
+            with written:
+                for warning in origin.warnings:
+                    tell(warning)
+                for number in range(wanted.count):
+                    with Undisturbed():
+                        home, name = containers.create(store, wanted.names[number] if wanted.names else None)
+                        made.append(home)
+                    origin.make(home, name)
         for home in made:
             if origin.options.lifetime != OWNER:  # else every command looks whether its owner is still there
                 home.unmark()
@@ -167,8 +187,10 @@ def fork(
 
 def _origin(
     parent: Home, state: SnapshotRecord, wanted: Wanted, held: Lease, tell: Callable[[str], None]
-) -> Origin:
-    """What the children have in common, its layers kept by *held*: from then on nobody needs the parent."""
+) -> tuple[Origin, Lock]:
+    """What the children have in common, its layers kept by *held*: from then on nobody needs the parent. And what keeps
+    the parent from forgetting where that came from, until their records say that they do.
+    """
     with snapshots.turn(parent):
         found = snapshots.get(parent, state.id)
         if found is None:
@@ -181,7 +203,7 @@ def _origin(
                     f"fork snapshot {state.shown}: its layer {layer[:12]} is not there",
                     remedy="'lamina system check' finds what else is missing",
                 )
-    return origin
+        return origin, snapshots.forking(parent)
 
 
 def over_its_image(asked: dict[str, Any], state: SnapshotRecord) -> dict[str, Any]:
@@ -271,13 +293,19 @@ class Origin:
         """*parent* is the state's container, whose turn is held. Raises as `fork`."""
         self.parent, self.state, self.wanted, self.held, self.tell = parent, state, wanted, held, tell
         self.store = parent.store
+        self.filled = state.volumes if wanted.volumes else ()
         asked = parent.asked()
         check_forkable(asked)
         asked = over_its_image(asked, state)
-        given, options = options_of(asked), dict(wanted.options or {})
-        found = options_of_fork(given, options, several=wanted.count > 1)
-        self.options: Options = replace(found, volumes=own_volumes(found.volumes, parent.id))
-        self.warnings = [*not_taken_over(given, options), *shared(self.options.volumes)]
+        was, options = options_of(asked), dict(wanted.options or {})
+        found = options_of_fork(was, options, several=wanted.count > 1)
+        own = own_volumes(found.volumes, parent.id)
+        if self.filled:
+            from lamina.engine.volume_states import given
+
+            own = given(own, self.filled, asked.get("volumes") or ())
+        self.options: Options = replace(found, volumes=own)
+        self.warnings = [*not_taken_over(was, options), *shared(self.options.volumes)]
         stood = chains.on_chain(asked, state.chain, None)
         self.overlays = [_numbered(entry, number) for number, entry in enumerate(stood["overlays"])]
         self.layers = tuple(stood.get("layers") or ())
@@ -342,8 +370,14 @@ class Origin:
         }
         locks: list[Lock] = []
         try:
+            ids = self._ids(home, record)
+            if self.filled:
+                from lamina.engine.volume_states import begin_with
+
+                owners = None if ids == self.parent_ids else (self.parent_ids, ids)
+                locks += begin_with(home, self.options.volumes, self.filled, self.held, record, owners)
             if self._needs_design:
-                locks = self._design(home, record)
+                locks += self._design(home, record, ids)
             else:
                 _furnish(home, record)
             record.setdefault("moment", moment(home.path + b"/moment"))
@@ -361,12 +395,11 @@ class Origin:
             lock.release()
         note(self.store, about(record, "create"))
 
-    def _design(self, home: Home, record: dict[str, Any]) -> list[Lock]:
+    def _design(self, home: Home, record: dict[str, Any], ids: IdMaps | None) -> list[Lock]:
         """Draw the container up, and make what a start expects to be there besides its uppers; the locks that keep its
-        volumes until *record* is written, which is completed.
+        volumes until *record* is written, which is completed. *ids* are those of its own, if it has such.
         """
-        options, ids = self.options, self._ids(home, record)
-        command = self.wanted.command
+        options, command = self.options, self.wanted.command
         if command is None:  # its entrypoint is among the words
             command, options = tuple(record["command"]), replace(options, entrypoint=())
         drawn = design(
@@ -401,9 +434,9 @@ class Origin:
         from lamina.engine import mounted
 
         record["volumes"] = mounted.record_of(drawn.volumes)
-        maps = drawn.reach
+        maps, rootless = drawn.reach, drawn.layers.rootfs.userxattr
         return mounted.ready(
-            self.store, home.path, drawn, lambda: maps_record(maps), rootless=maps is not None, tell=self.tell
+            self.store, home.path, drawn, lambda: maps_record(maps), rootless=rootless, tell=self.tell
         )
 
     def _ids(self, home: Home, record: dict[str, Any]) -> IdMaps | None:

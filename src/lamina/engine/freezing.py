@@ -4,8 +4,9 @@ one takes its place.
     a lease on the new layers → the record says what is under way → [runs: its mounts are replaced] → rename
     → the record has the longer chain → the lease ends
 
-Each of these steps is on the disk before the next one begins, unless what the container writes need not be. Of one that
-runs everything written has to be synced anyhow: the directories are moved before that, and need no sync of their own.
+The record of what is under way is on the disk before the rename, and the layer before the record that names it, unless
+what the container writes need not be. Everything that is to be on the disk at the same point is waited for together
+(store/durable.py). Of one that runs everything written has to be synced anyhow: the directories are moved before that.
 
 Whoever is killed in between has left a record that says what was under way, and whoever holds the container next
 finishes it (`settle`): one that does not run always shows the same files, whether the last step was done or not.
@@ -15,17 +16,18 @@ Something that runs over the old mounts still is only finished where these were 
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENODATA, ENOTSUP, EPERM
 
 from lamina.engine import chains
+from lamina.engine.burials import sweep
 from lamina.engine.keeping import said_of
-from lamina.engine.layers import is_mark, resemble, stacks_of
+from lamina.engine.layers import resemble, stacks_of
 from lamina.engine.options import NONE
+from lamina.engine.unwritten import is_idle
 from lamina.errors import Corrupt, Unsupported
 from lamina.overlay.spec import MOST_LAYERS
 from lamina.store import layers, record, snapshots
 from lamina.store.containers import no_such
-from lamina.store.durable import sync_directory
+from lamina.store.durable import Batch, sync_directory
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.stage import write_facts
 from lamina.store.trace import point
@@ -33,7 +35,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Sequence
     from typing import Any
 
     from lamina.engine.state_turn import StateTurn
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
     Stacks = list[tuple[bytes, MountSpec]]
+    Noted = Callable[["Frozen", Batch], None]
 
 
 @value
@@ -64,12 +67,14 @@ def freeze(
     snapshot: str | None = None,
     origin: dict[str, Any] | None = None,
     consistency: str = "auto",
-    noted: Callable[[Frozen], None] | None = None,
+    besides: Callable[[], None] | None = None,
+    noted: Noted | None = None,
 ) -> Frozen:
     """Freeze what the container of *turn* wrote since it was last frozen; places where nothing was written stay.
 
-    The new layers are kept by *held*, and say where they came from, *origin*. *noted* is called when they are there,
-    before the container's record says so: whatever it writes is there first. *snapshot* is the state on which the
+    The new layers are kept by *held*, and say where they came from, *origin*. *besides* is called while the container
+    stands still, perhaps several times: the last one is that of the state. *noted* is called when they are there, with
+    what is published with the container's record, and before it. *snapshot* is the state on which the
     container stands then (None: as before). Raises Conflict (processes, with "refuse"), Unsupported, KernelError.
     """
     home, asked = turn.home, turn.asked
@@ -79,26 +84,34 @@ def freeze(
             _clear(asked, stacks)
         busy = [(at, spec) for at, spec in stacks if spec.upperdir is not None and not is_idle(spec)]
         made = {at: layers.new_id() for at, _ in busy}
-        _check_depth(asked, busy)
+        _check_depth(home, asked, busy)
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
             before = snapshot or asked.get("snapshot")
-            return _living(turn, asked, made, before, origin, consistency, noted)
+            return _living(turn, asked, made, before, origin, consistency, besides, noted)
+        if besides is not None:
+            _standing_still(turn, besides)
         if made:
-            before = snapshot or asked.get("snapshot")
-            asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, before))
-            return finish(home, asked, origin=origin, noted=noted)
-        frozen = Frozen(chains.chain_of(asked), {})
-        if noted is not None:
-            noted(frozen)
-        if snapshot is not None:
-            change(home, asked, lambda asked: {**asked, "snapshot": snapshot})
-        return frozen
+            before, batch = snapshot or asked.get("snapshot"), batch_for(asked)
+            for at, identity in made.items():
+                batch.needs(make_stage(home, asked, at, identity, origin) + b"/layer.json", what="state")
+            asked = begin(home, asked, made, before, batch)
+            return finish(home, asked, origin=origin, noted=noted, described=True)
+        return _noted(home, asked, Frozen(chains.chain_of(asked), {}), snapshot, noted)
     except OSError as error:
         if not home.exists():
             raise no_such(home.short_id) from error
         raise_storage_error(error, "freeze container", home.path)
+
+
+def _noted(home: Home, asked: Record, frozen: Frozen, snapshot: str | None, noted: Noted | None) -> Frozen:
+    """Nothing was to be frozen: it only stands on another state, if at all."""
+    batch = batch_for(asked)
+    if noted is not None:
+        noted(frozen, batch)
+    change(home, asked, lambda asked: None if snapshot is None else {**asked, "snapshot": snapshot}, batch)
+    return frozen
 
 
 def _clear(asked: Record, stacks: Stacks) -> None:
@@ -121,7 +134,8 @@ def _living(
     snapshot: str | None,
     origin: dict[str, Any] | None,
     consistency: str,
-    noted: Callable[[Frozen], None] | None,
+    besides: Callable[[], None] | None,
+    noted: Noted | None,
 ) -> Frozen:
     """Something of it runs: what it stands on is replaced under it, or, where that cannot be, copied."""
     from lamina.engine.restacking import restack
@@ -129,7 +143,7 @@ def _living(
     home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
-    asked = change(home, asked, lambda asked: chains.with_freezing(asked, made, snapshot))
+    asked = begin(home, asked, made, snapshot, batch_for(asked))
     try:
         done = restack(
             home,
@@ -137,6 +151,7 @@ def _living(
             after,
             consistency=consistency,
             ready=lambda: make_uppers(home, asked, list(made)),
+            each=besides,
             copy=lambda: _copy(home, asked, made, origin),
             move=lambda: _move_uppers(home, asked, made, origin),
         )
@@ -145,15 +160,26 @@ def _living(
         raise
     if done.swapped:
         turn.notes += [f"something goes on in the state before: {one}" for one in done.holders]
-        return finish(home, asked, origin=origin, noted=noted, synced=done.synced)
+        return finish(home, asked, origin=origin, noted=noted, described=done.synced)
     turn.notes += _said(done.holders)
-    chain = chains.chain_of(asked)
+    chain, batch = chains.chain_of(asked), batch_for(asked)
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
-        noted(frozen)
-    drop(home)
-    change(home, asked, lambda asked: {**asked, "snapshot": snapshot})
+        noted(frozen, batch)
+    drop(home, asked, lambda asked: {**asked, "snapshot": snapshot}, batch)
     return frozen
+
+
+def _standing_still(turn: StateTurn, work: Callable[[], None]) -> None:
+    """Do *work* while nothing of the container runs: nothing of its root is to be replaced."""
+    if not turn.living:
+        work()
+        return
+    from lamina.engine.standstill import Standstill
+
+    with Standstill(turn.home, f"take the state of container {turn.asked['name']}") as still:
+        still.stop()
+        work()
 
 
 def _said(holders: Sequence[object]) -> list[str]:
@@ -189,54 +215,15 @@ def is_volatile(asked: Record) -> bool:
     return given == NONE if given else bool(asked.get("rm"))
 
 
-def is_idle(spec: MountSpec) -> bool:
-    """Whether nothing was written into the upper of *spec*: it is empty, and its own attributes are those of the
-    directory below, but for the times, and for an owner that whoever made it could not give it.
-    """
-    assert spec.upperdir is not None
-    try:
-        with os.scandir(spec.upperdir) as entries:
-            if next(entries, None) is not None:
-                return False
-        return is_same_root(spec)
-    except PermissionError:
-        return False
-
-
-def is_same_root(spec: MountSpec) -> bool:
-    """Whether the upper of *spec* itself has the attributes of the directory below, as far as `is_idle` asks.
-
-    Raises OSError.
-    """
-    assert spec.upperdir is not None
-    try:
-        upper, lower = os.stat(spec.upperdir), os.stat(spec.lowerdirs[0])
-        if upper.st_mode != lower.st_mode or _shown(spec.upperdir, spec) != _shown(spec.lowerdirs[0], spec):
-            return False
-    except PermissionError:
-        return False
-    if (upper.st_uid, upper.st_gid) == (lower.st_uid, lower.st_gid):
-        return True
-    return os.geteuid() != 0 and (upper.st_uid, upper.st_gid) == (os.geteuid(), os.getegid())
-
-
-def _shown(directory: bytes, spec: MountSpec) -> dict[str, bytes]:
-    """What a mount shows of its attributes."""
-    try:
-        names = [name for name in os.listxattr(directory) if not is_mark(name, spec.userxattr)]
-        return {name: os.getxattr(directory, name) for name in names}
-    except OSError as error:
-        if error.errno not in (ENOTSUP, EPERM, ENODATA, EACCES):
-            raise
-        return {}
-
-
-def _check_depth(asked: Record, busy: Stacks) -> None:
+def _check_depth(home: Home, asked: Record, busy: Stacks) -> None:
     for at, spec in stacks_of(chains.shortened(asked).get("overlays") or [], b""):
         if at in {place for place, _ in busy} and len(spec.lowerdirs) >= MOST_LAYERS:
+            from lamina.engine.squashing import last_failure
+
+            why = last_failure(home)
             raise Unsupported(
                 f"freeze container {asked.get('name')}: {os.fsdecode(at)} consists of {len(spec.lowerdirs)} layers, "
-                f"and an overlay takes {MOST_LAYERS}",
+                f"and an overlay takes {MOST_LAYERS}{f'; fewer could not be made of them: {why}' if why else ''}",
                 remedy=f"lamina squash {asked.get('name')}",
             )
 
@@ -244,35 +231,51 @@ def _check_depth(asked: Record, busy: Stacks) -> None:
 # -- the steps, each of which can be done once more
 
 
+def begin(home: Home, asked: Record, made: dict[bytes, str], snapshot: str | None, batch: Batch) -> Record:
+    """Write down, at the end of *batch*, that the uppers at the places of *made* become these layers; it is on the disk
+    before their names are gone.
+
+    Both are names of one directory, and usually in one block of it. What a disk has of a block is all of one moment,
+    and a journal keeps the order; so it is only waited for where there are more blocks.
+    """
+    found = os.stat(home.path)
+    large = found.st_size > found.st_blksize
+    return change(
+        home, asked, lambda asked: chains.with_freezing(asked, made, snapshot), batch, lasting=large
+    )
+
+
 def finish(
     home: Home,
     asked: Record,
     *,
     origin: dict[str, Any] | None = None,
-    noted: Callable[[Frozen], None] | None = None,
-    synced: bool = False,
+    noted: Noted | None = None,
+    described: bool = False,
 ) -> Frozen:
-    """Do what is still to be done of the freezing in the record *asked*; *synced*: the uppers are in their stages, and
-    that is on the disk. Raises OSError, KernelError.
+    """Do what is still to be done of the freezing in the record *asked*; *described*: what is said of the layers is on
+    the disk. Raises OSError, KernelError.
     """
     under_way = asked[chains.FREEZING]
     made: dict[bytes, str] = chains.places_of(under_way, str)
-    sync = not is_volatile(asked)
+    batch = batch_for(asked)
     _move_uppers(home, asked, made, origin)
     for identity in made.values():
-        _take_place(home, identity, sync=sync and not synced)
-    if sync:
-        sync_directory(home.store.layers, what="state")
+        _take_place(home, identity, sync=not described and not is_volatile(asked))
+        batch.needs(layers.place_of(home.store, identity), what="state")
+    batch.needs(home.store.layers, what="state")
     make_uppers(home, asked, list(made))
     chain = chains.chain_of(chains.shortened(asked))
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
-    if noted is not None:
-        noted(frozen)
     state = under_way["snapshot"]
-    if state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
+    if noted is not None:
+        noted(frozen, batch)
+    elif state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
         # its maker was killed before it was written down: what comes next comes from the one before
         state = asked.get("snapshot")
-    asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, state))
+    # waited for: where a disk has the layer, and its container's directory as it was, one directory has two names, and
+    # what is written to the upper, or swept away, is the layer's
+    asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, state), batch)
     sweep(home, asked)
     return frozen
 
@@ -280,9 +283,9 @@ def finish(
 def _move_uppers(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:
     """The uppers at the places of *made* are in the stages of these layers, unless they are layers already."""
     for at, identity in made.items():
-        if os.path.lexists(layers.place_of(home.store, identity)):
-            continue
-        stage = make_stage(home, asked, at, identity, origin)
+        stage = layers.place_of(home.store, identity)
+        if not os.path.lexists(stage):
+            stage = make_stage(home, asked, at, identity, origin)
         if not os.path.lexists(stage + b"/fs"):
             from lamina.engine.within import maps_of, reach
 
@@ -293,8 +296,8 @@ def _move_uppers(home: Home, asked: Record, made: dict[bytes, str], origin: dict
 
 
 def _take_place(home: Home, identity: str, *, sync: bool) -> None:
-    """What is staged is the layer *identity*, which appears whole; with *sync* its record and the name of its tree are
-    on the disk before.
+    """What is staged is the layer *identity*, which appears whole, with *sync* also after a power cut; without, its
+    record is on the disk already, or need not be.
     """
     place, stage = layers.place_of(home.store, identity), stage_of(home, identity)
     if os.path.lexists(place):
@@ -339,9 +342,7 @@ def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
     for place, spec in stacks_of(asked.get("overlays") or [], home.path):
         if place == at and spec.upperdir is not None:
             return spec.upperdir
-    raise Corrupt(
-        f"container {home.short_id}: its record freezes {os.fsdecode(at)}, where nothing is written"
-    )
+    raise Corrupt(f"container {home.shown}: its record freezes {os.fsdecode(at)}, where nothing is written")
 
 
 def make_uppers(home: Home, asked: Record, places: list[bytes]) -> None:
@@ -435,7 +436,7 @@ def settle(home: Home, *, living: bool) -> None:
             made = chains.places_of(asked[chains.FREEZING], str)
             # one that ended meanwhile is as one that does not run: nobody can tell what was written last into which
             if chains.is_copied(asked) or (
-                living and is_swapped(home, restacked(home, asked, made)) is False
+                living and is_swapped(home, restacked(home, asked, made), made) is False
             ):
                 drop(home)
             else:
@@ -448,50 +449,41 @@ def settle(home: Home, *, living: bool) -> None:
         raise_storage_error(error, "finish what was begun with container", home.path)
 
 
-def is_swapped(home: Home, after: Stacks) -> bool | None:
-    """Whether the container, which ran, stands on *after* already; None where it does not run any more."""
+def is_swapped(home: Home, after: Stacks, places: Container[bytes]) -> bool | None:
+    """Whether the container, which ran, stands at *places* on *after* already; None where it does not run any more."""
     from lamina.engine.restacking import swapped_to
 
-    return swapped_to(home, after)
+    return swapped_to(home, after, places)
 
 
-def drop(home: Home) -> None:
-    """Nothing was replaced: it stays as it was."""
-    asked = home.asked()
+def drop(
+    home: Home,
+    asked: Record | None = None,
+    how: Callable[[Record], Record] = lambda asked: asked,
+    batch: Batch | None = None,
+) -> None:
+    """Nothing was replaced: it stays as it was, in one change of the record with what *how* makes of that."""
+    asked = asked or home.asked()
     numbers = chains.numbers_for(asked, chains.chain_of(asked)).values()
-    asked = home.change_asked(chains.settled)
+    asked = change(home, asked, lambda asked: how(chains.settled(asked)), batch)
     sweep(home, asked, [b"%b-%d" % (kind, number) for number in numbers for kind in (b"upper", b"work")])
 
 
-def sweep(home: Home, asked: Record, further: Iterable[bytes] = ()) -> None:
-    """Remove what the last change of the chain left behind, the *further* entries of the container's directory, and
-    layers on their way that did not get there; but nothing that the record names. Uppers may be large, and go in their
-    own time (burials.py).
-    """
-    named = {spec for _, stack in stacks_of(asked.get("overlays") or [], home.path) for spec in _own(stack)}
-    entries = {*map(os.fsencode, asked.get("left") or ()), *further}
-    entries |= {
-        entry for entry in os.listdir(home.path) if entry.startswith(b"freezing-") or entry.endswith(b".new")
-    }
-    left = [
-        home.path + b"/" + entry
-        for entry in sorted(entries)
-        if entry.startswith((b"upper-", b"work-", b"freezing-")) and b"/" not in entry
-    ]
-    left = [path for path in left if path not in named and os.path.lexists(path)]
-    if left:
-        from lamina.engine.burials import bury
-
-        bury(home, asked, left)
-
-
-def _own(stack: MountSpec) -> list[bytes]:
-    return [path for path in (stack.upperdir, stack.workdir) if path is not None]
-
-
-def change(home: Home, asked: Record, how: Callable[[Record], Record]) -> Record:
-    """Change the record, which was *asked*, as `home.change_asked` does; it is on the disk then, unless what the
-    container writes need not be either.
+def change(
+    home: Home,
+    asked: Record,
+    how: Callable[[Record], Record | None],
+    batch: Batch | None = None,
+    *,
+    lasting: bool = True,
+) -> Record:
+    """Change the record, which was *asked*, as `home.change_asked` does, at the end of *batch*; it is on the disk then,
+    unless what the container writes need not be either.
     """
     point("state.change-record")
-    return home.change_asked(how, sync=not is_volatile(asked))
+    return home.change_asked(how, batch=batch or batch_for(asked), lasting=lasting)
+
+
+def batch_for(asked: Record) -> Batch:
+    """Of records that are as durable as the container whose record is *asked*."""
+    return Batch(sync=not is_volatile(asked))

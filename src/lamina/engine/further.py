@@ -194,19 +194,19 @@ def read_ulimits(given: Any) -> tuple[tuple[str, int, int], ...]:
             names = ", ".join(sorted(limit.removeprefix("RLIMIT_").lower() for limit in NUMBERS))
             raise InvalidInput(f"run: ulimit {name}: there is none of that name", remedy=names)
         first, colon, second = text.partition(":")
-        soft = _limit(first, name)
-        hard = _limit(second, name) if colon else soft
+        soft = _limit(first, name, text)
+        hard = _limit(second, name, text) if colon else soft
         if soft > hard:
             raise InvalidInput(f"run: ulimit {name}={text}: the soft limit is above the hard one")
         found[full] = (full, soft, hard)
     return tuple(found.values())
 
 
-def _limit(text: str, name: str) -> int:
+def _limit(text: str, name: str, given: str) -> int:
     if text in ("-1", "unlimited"):
         return INFINITY
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) > INFINITY:
-        raise InvalidInput(f"run: ulimit {name}={text}: not a number", remedy="SOFT[:HARD], -1 for no limit")
+        raise InvalidInput(f"run: ulimit {name}={given}: not numbers", remedy="SOFT[:HARD], -1 for no limit")
     return int(text)
 
 

@@ -57,7 +57,7 @@ def grouped(home: Home, said: str, also: tuple[str, ...] = ()) -> Cgroup:
         return whole
     with Process(state) as first:
         if not first.is_there:
-            raise Conflict(f"{said}: it is not running")
+            raise Conflict(f"{said}: it is not running", remedy="'lamina start' starts it")
         if os.stat(f"/proc/{first.pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino:
             raise Unsupported(
                 f"{said}: it is in no control group that can be frozen, and its processes are not told from others",

@@ -27,7 +27,7 @@ class Held:
         self._home, self._verb, self._kill, self._settle = home, verb, kill, settle
 
     def __enter__(self) -> None:
-        from lamina.engine.settling import hold
+        from lamina.engine.settling import hold, lives
 
         home = self._home
         try:
@@ -41,6 +41,10 @@ class Held:
         try:
             asked, state = home.read("container") or {}, home.read("state")
             if state is not None and home.read("exit") is None:  # its engine was killed
+                if not self._kill and asked.get("detached") and lives(state):
+                    raise _in_use(
+                        home, self._verb
+                    )  # it lives on, and the next command finds it another supervisor
                 end_processes(asked, state)
             else:
                 end_unnoted(asked)
@@ -68,9 +72,12 @@ class Held:
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
         from lamina.engine.life import thaw, wake
+        from lamina.engine.stuck import free
 
         home, deadline = self._home, time.monotonic() + PATIENCE
+        state = None
         woken, trusted = False, time.monotonic() + TRUST
+        looked = 0
         while True:
             try:
                 if not woken:
@@ -88,8 +95,11 @@ class Held:
                 _end_unknown(home)
             if home.hold():
                 return
+            if time.monotonic() > trusted + looked:
+                looked += 1
+                free(home, self._verb, state, last=looked > 1)
             if time.monotonic() > deadline:
-                raise Conflict(f"{self._verb} container {home.short_id}: its engine does not let go of it")
+                raise Conflict(f"{self._verb} container {home.shown}: its engine does not let go of it")
             time.sleep(0.02)
 
     def __exit__(self, *_: object) -> None:
@@ -97,8 +107,10 @@ class Held:
 
 
 def _in_use(home: Home, verb: str) -> Conflict:
+    from lamina.engine.settling import lives
+
     try:
-        state = home.state()
+        state = home.state(lives)
     except Corrupt:
         state = ""
     said, remedy = "running, or in use by another command", "wait for its end, or remove it with --force"
@@ -106,7 +118,7 @@ def _in_use(home: Home, verb: str) -> Conflict:
         said, remedy = "paused", "unpause and stop it, or remove it with --force"
     elif state == RESTARTING:
         said, remedy = "restarting", "stop it, or remove it with --force"
-    return Conflict(f"{verb} container {home.short_id}: it is {said}", remedy=remedy)
+    return Conflict(f"{verb} container {home.shown}: it is {said}", remedy=remedy)
 
 
 def _end_unknown(home: Home) -> None:

@@ -229,7 +229,10 @@ def tag(store: Store, source: str, target: str) -> None:
     """Let the name *target* stand for the image *source*. Raises NotFound, InvalidReference."""
     reference = parse(target)
     if reference.digest is not None:
-        raise Conflict(f"tag {target}: a digest cannot be given, it is found out")
+        raise Conflict(
+            f"tag {target}: a digest cannot be given, it is found out",
+            remedy="leave out the @ and what follows",
+        )
     if target == HOST:
         raise Conflict(f"tag {target}: 'run host' is always this system", remedy="take another name")
     identity = resolve(store, source)[0].id

@@ -39,7 +39,7 @@ class Fact:
 
 def facts(host: Host | None = None) -> list[Fact]:
     """Every question there is, asked. Nothing on the host is changed."""
-    found = _of_networks() if host is None else []
+    found = [_default_network(), *_of_networks()] if host is None else []
     for area, name, question, answer in (host or probe()).everything():
         if isinstance(answer, Yes):
             since = f"since Linux {answer.since}" if answer.since else ""
@@ -51,10 +51,20 @@ def facts(host: Host | None = None) -> list[Fact]:
     return found
 
 
+def _default_network() -> Fact:
+    from lamina.engine.checking import VARIABLE
+    from lamina.engine.default_network import usual
+
+    named = os.environ.get(VARIABLE, "")
+    network, why = (named, f"${VARIABLE}") if named else usual()
+    question = "Which network has a container of an image for which none is named?"
+    return Fact("network", "default", question, None, ": ".join(filter(None, (network, why))))
+
+
 def _of_networks() -> list[Fact]:
     """Whether bridges can be had here, and what networks have changed for all of this host, or somebody else has."""
     from lamina.errors import KernelError
-    from lamina.linux.nftables import generation_of, open_nftables
+    from lamina.linux.nftables import dropping, generation_of, open_nftables
     from lamina.network.forwarding import FORWARDING, read
 
     settings = [
@@ -65,12 +75,18 @@ def _of_networks() -> list[Fact]:
     try:
         with open_nftables() as channel:
             generation_of(channel)
+            others = dropping(channel, "forward")
     except KernelError as error:
         found.append(
             Fact("network", "nf_tables", "Rules of networks?", False, (error.strerror or "").lower())
         )
     else:
         found.append(Fact("network", "nf_tables", "Rules of networks?", True, ""))
+        question = (
+            "Does somebody's chain drop what is passed on? (containers of bridges then reach nobody outside)"
+        )
+        answer = ", ".join(others) or "none of nf_tables"
+        found.append(Fact("network", "forward_policy", question, None, answer))
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
-from lamina.engine.keeping import said_of
-from lamina.engine.options import CONTAINER, NO
+from lamina.engine.host_config import host_config
+from lamina.engine.keeping import entrypoint_and_cmd, published_ports, said_of
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 from lamina.store.successors import now_called
 
@@ -38,8 +38,11 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "Args": command[1:],
         "State": {**_state(status, state, end, home.read("failed") or {}), **_health(home, asked, status)},
         "RestartCount": (end or state).get("restarts", 0),
+        "Platform": "linux",
+        "Driver": "overlay2",
+        **_own_files(home),
         "Config": _config(asked, home.read("spec") or {}),
-        "HostConfig": _host_config(asked),
+        "HostConfig": host_config(asked),
         "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
@@ -69,35 +72,18 @@ def _config(asked: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     options, process = said_of(asked), spec.get("process") or {}
     return {
         "Hostname": spec.get("hostname", ""),
+        "Domainname": spec.get("domainname", ""),
         "Tty": bool(options.get("tty")),
         "OpenStdin": bool(options.get("interactive")),
         "Env": process.get("env") or [],
         "WorkingDir": process.get("cwd") or "",
         "Labels": asked.get("labels") or {},
         "Image": asked["image"],
-        **_of_image(asked.get("config") or {}, options),
+        **_of_image(asked, options),
         "Healthcheck": _healthcheck(asked),
         "HealthcheckOnFailureAction": (asked.get("health") or {}).get("on_failure") or "none",
         "StopSignal": _signal(asked.get("stop_signal")),
         "StopTimeout": asked.get("stop_timeout"),
-    }
-
-
-def _host_config(asked: dict[str, Any]) -> dict[str, Any]:
-    options = said_of(asked)
-    return {
-        "LogConfig": _log_config(asked),
-        "Init": bool(options.get("init")),
-        "AutoRemove": bool(asked.get("rm")),
-        "RestartPolicy": _policy(options.get("restart")),
-        "Lifetime": options.get("lifetime") or CONTAINER,
-        "Timeout": options.get("timeout") or 0,
-        "NetworkMode": options.get("network") or "",
-        "Memory": options.get("memory") or 0,
-        "CpuQuota": options.get("cpu_quota") or 0,
-        "PidsLimit": options.get("pids_limit") or 0,
-        "ReadonlyRootfs": bool(options.get("read_only")),
-        **_namespaces(asked, options.get("further") or {}),
     }
 
 
@@ -108,39 +94,32 @@ def _log_path(home: Home, asked: dict[str, Any]) -> str:
     return "" if driver in (NONE, PASSTHROUGH) else os.fsdecode(path_of(home.path, driver, home.id))
 
 
-def _log_config(asked: dict[str, Any]) -> dict[str, Any]:
-    kept = asked.get("log") or {}
-    return {"Type": kept.get("driver") or "local", "Config": kept.get("options") or {}}
-
-
-def _of_image(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What the image says, where nothing else was asked."""
-    entrypoint = options.get("entrypoint")
+def _of_image(asked: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What the image says, under what was asked."""
+    config = asked.get("config") or {}
+    entrypoint, words = entrypoint_and_cmd(asked, config.get("entrypoint") or ())
+    exposed = sorted({*(config.get("exposed_ports") or ()), *published_ports(options)})
     return {
         "User": options.get("user") or config.get("user") or "",
-        "Entrypoint": (config.get("entrypoint") if entrypoint is None else entrypoint) or None,
-        "Cmd": config.get("cmd") or None,
+        "Entrypoint": entrypoint or None,
+        "Cmd": words or None,
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
-        "ExposedPorts": {port: {} for port in config.get("exposed_ports") or ()} or None,
+        "ExposedPorts": {port: {} for port in exposed} or None,
         "Shell": config.get("shell") or None,
     }
 
 
-def _namespaces(asked: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    """What it shares, in docker's words, and its ids in podman's."""
-    maps = asked.get("id_maps") or {}
-    lines = {
-        name: [f"{line['containerID']}:{line['hostID']}:{line['size']}" for line in maps.get(key) or ()]
-        for name, key in (("UidMap", "uidMappings"), ("GidMap", "gidMappings"))
-    }
-    return {
-        "IpcMode": further.get("ipc") or "private",
-        "PidMode": further.get("pid") or "",
-        "UTSMode": further.get("uts") or "",
-        "CgroupnsMode": further.get("cgroupns") or "private",
-        "UsernsMode": further.get("userns") or ("private" if asked.get("own_ids") else ""),
-        "IDMappings": lines if maps else None,
-    }
+def _own_files(home: Home) -> dict[str, str]:
+    """Where the files of /etc are that it has of its own, since it was started first."""
+    found = {}
+    for word, name in (
+        ("ResolvConfPath", b"resolv.conf"),
+        ("HostnamePath", b"hostname"),
+        ("HostsPath", b"hosts"),
+    ):
+        path = home.path + b"/" + name
+        found[word] = os.fsdecode(path) if os.path.exists(path) else ""
+    return found
 
 
 def _signal(given: Any) -> str:
@@ -148,11 +127,6 @@ def _signal(given: Any) -> str:
     from lamina.linux.signals import signal_name
 
     return signal_name(given) if isinstance(given, int) else str(given or "SIGTERM")
-
-
-def _policy(given: Any) -> dict[str, Any]:
-    name, most = given or (NO, 0)
-    return {"Name": name, "MaximumRetryCount": most}
 
 
 def healthcheck(kept: dict[str, Any] | None) -> dict[str, Any] | None:

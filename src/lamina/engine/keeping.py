@@ -12,6 +12,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.engine.design import Design
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lamina.engine.translate import ImageConfig
     from lamina.store.images import ImageRecord
 
-_ELSEWHERE = ("volumes", "health")
+_ELSEWHERE = ("volumes", "health", "warnings")
 
 
 def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def lasting(home: bytes, drawn: Design, options: Options) -> dict[str, Any]:
 
 
 def options_record(options: Options) -> dict[str, Any]:
-    """*options* as a record keeps them, but for the volumes (engine/mounted) and the health check
-    (engine/health), which have entries of their own.
+    """*options* as a record keeps them, but for the volumes (engine/mounted), the health check (engine/health) and
+    the warnings, which have entries of their own.
     """
     found = {key: given for key, given in vars(options).items() if key not in _ELSEWHERE}
     if options.further is not None:
@@ -54,6 +55,21 @@ def said_of(asked: dict[str, Any]) -> dict[str, Any]:
     """What the record *asked* has of the options: all, or the few of one that `run --rm` stays with."""
     found: dict[str, Any] = asked.get("options") or asked.get("said") or {}
     return found
+
+
+def entrypoint_and_cmd(asked: dict[str, Any], of_image: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The two parts of the command in the record *asked*; *of_image* is the entrypoint of its image."""
+    own = said_of(asked).get("entrypoint")
+    entrypoint = [str(word) for word in (of_image if own is None else own)]
+    return entrypoint, [str(word) for word in asked["command"]][len(entrypoint) :]
+
+
+def published_ports(options: dict[str, Any]) -> list[str]:
+    """The ports inside of `-p`, as "80/tcp". They are exposed, with those that the image says are."""
+    return [
+        f"{port}/{protocol}"
+        for protocol, _, _, port in (options.get("networking") or {}).get("published", ())
+    ]
 
 
 def options_of(asked: dict[str, Any]) -> Options:

@@ -12,7 +12,7 @@ from stat import S_IMODE
 from lamina.engine.places import COPY, DIRECTORY
 from lamina.overlay.spec import MountSpec, steady_options, top_first
 from lamina.store.root import make_directory
-from lamina.store.tree import remove_tree
+from lamina.store.tree import hold, remove_tree
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -157,6 +157,22 @@ def unfurnish(home: bytes) -> None:
     for name in os.listdir(home):
         if name.startswith((b"upper-", b"work-", b"over-")) or name == b"skeleton":
             remove_tree(home + b"/" + name)
+
+
+def unmark(layers: Layers) -> None:
+    """Remove the marks by which the kernel refuses to mount what was not synced a second time, of stacks that nobody
+    will mount a second time: two directories that need not be removed when somebody waits for the end.
+    """
+    for _, spec in layers.stacks:
+        if spec.volatile and spec.workdir is not None:
+            marks = spec.workdir + b"/work/incompat"
+            try:
+                os.unlink(marks + b"/volatile/dirty")
+                for mark in (marks + b"/volatile", marks):
+                    hold(mark)
+                    os.rmdir(mark)
+            except OSError:  # they go with the container
+                pass
 
 
 def resemble(upper: bytes, lower: bytes, *, userxattr: bool) -> None:

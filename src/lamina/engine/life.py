@@ -48,7 +48,7 @@ def start(home: Home, *, attached: int = -1) -> list[str]:
     """
     state = state_of(home)
     if state == PAUSED:
-        raise Conflict(f"start container {home.short_id}: it is paused", remedy="unpause it")
+        raise Conflict(f"start container {home.shown}: it is paused", remedy="unpause it")
     if state in (RUNNING, RESTARTING):
         return []
     answer = start_supervised(home.store, home.id, attached=attached)
@@ -126,6 +126,10 @@ def restart(home: Home, seconds: float | None = None, signal: str | int | None =
 def restarting(home: Home, seconds: float | None = None, signal: str | int | None = None) -> Waits[list[str]]:
     """`restart`, for whoever waits in another way."""
     asked = home.asked()
+    if asked.get("options"):
+        from lamina.engine.keeping import options_of
+
+        options_of(asked)  # what cannot be started again is not stopped
     if asked.get("rm"):
         keep(home)
     yield from stopping(home, seconds, signal)
@@ -155,7 +159,7 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
             break
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            raise TimeoutExpired(f"wait for container {home.short_id}: not ended within {seconds:g} s")
+            raise TimeoutExpired(f"wait for container {home.shown}: not ended within {seconds:g} s")
         with _process(home) as process:
             if process.is_there:
                 yield from _end_of(process, left)
@@ -249,7 +253,7 @@ def _status(home: Home, said: list[bytes]) -> int:
     try:
         return int(said[0])
     except (ValueError, IndexError):
-        raise Corrupt(f"wait for container {home.short_id}: what is noted of its ends is damaged") from None
+        raise Corrupt(f"wait for container {home.shown}: what is noted of its ends is damaged") from None
 
 
 def _end_of(process: Process, seconds: float | None) -> Waits[bool]:
@@ -261,7 +265,7 @@ def _await_end(home: Home, process: Process) -> Waits[None]:
     """Until it is written down that it ended, and nobody looks after it or it begins anew."""
     if not (yield from _dies(home, process)):
         raise TimeoutExpired(
-            f"end container {home.short_id}: its first process does not end, although it was killed",
+            f"end container {home.shown}: its first process does not end, although it was killed",
             remedy="it waits within the kernel, for a disk or a network file system",
         )
     deadline, pause = time.monotonic() + PATIENCE, 0.001
@@ -270,7 +274,7 @@ def _await_end(home: Home, process: Process) -> Waits[None]:
         if runs and (home.read("state") or {}).get("pid") != process.pid:
             return  # begun anew
         if time.monotonic() > deadline:
-            raise Conflict(f"end container {home.short_id}: who looks after it does not let go of it")
+            raise Conflict(f"end container {home.shown}: who looks after it does not let go of it")
         yield Wait(seconds=pause)
         pause = min(2 * pause, 0.05)
     yield from _settle(home)

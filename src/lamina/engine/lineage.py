@@ -23,7 +23,7 @@ def ancestors(home: Home, asked: dict[str, Any]) -> Iterator[tuple[Home, Snapsho
     while True:
         while state is not None:
             if state in seen:
-                raise Corrupt(f"snapshot {state[:12]} of container {home.short_id}: it comes from itself")
+                raise Corrupt(f"snapshot {state[:12]} of container {home.shown}: it comes from itself")
             seen.add(state)
             kept = snapshots.get(home, state)
             if kept is None:

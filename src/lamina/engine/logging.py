@@ -65,16 +65,14 @@ def log_of(home: Home, asked: dict[str, Any]) -> Log:
     driver = driver_of(asked)
     if driver in (NONE, PASSTHROUGH):
         raise Unsupported(
-            f"read the log of container {home.short_id}: its log driver is {driver}, which keeps nothing",
+            f"read the log of container {home.shown}: its log driver is {driver}, which keeps nothing",
             remedy="make it with another --log-driver",
         )
     log = Log(home.path, driver, home.id)
     started = os.path.lexists(home.path + b"/state.json")
     kept = not asked.get("rm") or asked.get("detached") or asked.get("log")
     if started and kept and not log.exists():
-        raise NotFound(
-            f"read the log of container {home.short_id}: it was removed from {os.fsdecode(log.path)}"
-        )
+        raise NotFound(f"read the log of container {home.shown}: it was removed from {os.fsdecode(log.path)}")
     return log
 
 

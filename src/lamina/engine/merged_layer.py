@@ -14,6 +14,7 @@ from lamina.engine.comparing import changes_between
 from lamina.errors import KernelError
 from lamina.overlay.apply import Target, remove
 from lamina.overlay.changes import Change, entry_of
+from lamina.overlay.copying import same_content
 from lamina.overlay.lookup import open_beneath
 from lamina.overlay.merging import Collision, is_gone, is_idle, merge, resolved
 from lamina.overlay.stack import Overlay
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from lamina.overlay.spec import MountSpec
     from lamina.overlay.tree import Tree
 
-_AT_ONCE = 1 << 20
 _CONTENT = frozenset({"content", "target", "rdev"})
 OURS, THEIRS = "ours", "theirs"
 
@@ -167,12 +167,7 @@ def same_entry(one: Tree, other: Tree) -> bool:
 
 def _same_content(one: Tree, other: Tree) -> bool:
     with one.open_content(follow_symlinks=False) as a, other.open_content(follow_symlinks=False) as b:
-        while True:
-            piece = os.read(a, _AT_ONCE)
-            if piece != os.read(b, _AT_ONCE):
-                return False
-            if not piece:
-                return True
+        return same_content(a, b)
 
 
 def write(root: int, taken: Mapping[bytes, Taken], theirs: Sequence[MountSpec]) -> None:
@@ -197,9 +192,9 @@ def _put(root: int, target: Target, one: Taken, tree: Tree) -> None:
             with open_beneath(root, above, os.O_PATH | os.O_DIRECTORY) as parent:
                 remove(parent, name)
         except KernelError:
-            if _held(root, above) is not None:
+            if _held(root, above) == "directory":
                 raise
-        return  # it went with a directory above it
+        return  # it went with a directory above it, which may be something else by now
     _restore(root, target, above, tree)
     kind = _held(root, path)
     link_to = change.link_to if one.linked else None

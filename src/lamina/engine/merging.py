@@ -17,11 +17,11 @@ from lamina.engine.consistency import check_consistency
 from lamina.engine.freezing import freeze, resemble_wholly
 from lamina.engine.lineage import common_ancestor
 from lamina.engine.merged_layer import OURS, THEIRS, Sides, decide, write
+from lamina.engine.mounted_root import Standing, Stood
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot
 from lamina.engine.snapshotting import begun, taken
-from lamina.engine.standing import Standing, Stood
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container, view_snapshot
 from lamina.engine.within import inside, maps_of, owners_of, reach

@@ -92,7 +92,7 @@ def _parts(given: Any) -> tuple[str, str, str]:
     if not 2 <= len(parts) <= 3:
         raise InvalidInput(
             f"run: volume {given!r}: not SOURCE:TARGET or SOURCE:TARGET:OPTIONS",
-            remedy="from Python, paths with colons can be given as a tuple (source, target, options)",
+            remedy="such as /srv/data:/data:ro, or /data alone; --mount takes paths with colons",
         )
     texts = [text_of(part, "volume") for part in parts]
     if isinstance(given, str) and len(given.split(":")) > 1 and not texts[0]:

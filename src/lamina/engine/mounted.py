@@ -11,7 +11,7 @@ import os
 from errno import EIO, ENOENT
 
 from lamina.engine.layers import resemble
-from lamina.engine.options import BIND, OVER, VOLUME, Volume
+from lamina.engine.options import BIND, OVER, VOLUME, Volume, is_own
 from lamina.errors import InvalidInput, KernelError, NotFound
 from lamina.linux.constants import (
     RESOLVE_BENEATH,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lamina.store.lock import Lock
     from lamina.store.root import Store
 
+# how a volume that an image declares is mounted
+DECLARED = ("rbind", "rprivate", "nosuid", "nodev")
 # podman's, and where links of theirs lead (/lib to usr/lib): whoever gives these away has lost the machine
 _NOT_GIVEN = frozenset(
     (
@@ -69,15 +71,15 @@ def wanted(store: Store, options: Options, declared: Iterable[str]) -> tuple[Vol
             found.setdefault(volume.target, volume)
     for path in declared:
         target = os.fsencode(path)
-        found.setdefault(target, Volume(b"", target, ("rbind", "rprivate", "nosuid", "nodev"), VOLUME))
+        found.setdefault(target, Volume(b"", target, DECLARED, VOLUME))
     return tuple(found.values())
 
 
 def named(identity: str, volumes: tuple[Volume, ...]) -> tuple[Volume, ...]:
     """The same, those without a name called after the container *identity*."""
     return tuple(
-        replace(volume, source=b"%s-%d" % (identity.encode(), number))
-        if volume.kind == VOLUME and not volume.source
+        replace(volume, source=identity.encode() + (volume.source or b"-%d" % number))
+        if is_own(volume)
         else volume
         for number, volume in enumerate(volumes)
     )

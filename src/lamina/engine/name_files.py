@@ -31,6 +31,7 @@ RESOLV, RESOLVED = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
 PUBLIC = ("8.8.8.8", "8.8.4.4")
 PUBLIC_IPV6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 LARGEST = 1 << 20
+_NOW = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def hosts(
@@ -55,7 +56,16 @@ def hosts(
 
 def _gateways(attachments: Sequence[Attachment], name: str) -> list[str]:
     own = [one.network for one in attachments if not one.network.parent]  # of macvlan it is somebody else
-    found = [text_of(gateway) for network in own for gateway in network.gateways]
+    found = [
+        text_of(address)
+        for network in own
+        for address in (network.host if network.maker else network.gateways)
+    ]
+    if not found and any(network.maker for network in own):
+        raise Conflict(
+            f"add host {name}:{HOST_GATEWAY}: this host has no address by which the container could reach it",
+            remedy="name an address",
+        )
     if not found:
         raise Conflict(
             f"add host {name}:{HOST_GATEWAY}: the container has no network of its own",
@@ -73,6 +83,8 @@ def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadF
         _reachable([text_of(one) for one in wanted.dns])
     ) == len(wanted.dns):
         return _written(text, [responder], wanted, named=True)
+    if (told := next((one.network.resolver for one in attachments if one.network.resolver), ())) and told[0]:
+        return _written(text, [text_of(one) for one in wanted.dns] or told[0], wanted, told=told)
     if linked and not wanted.dns and not _reachable(_servers(text)) and _servers(text):
         text = read(RESOLVED)[:LARGEST] or text
     if not linked and wanted == NOTHING:
@@ -92,15 +104,22 @@ def _responder(attachments: Sequence[Attachment]) -> str:
     return next((text_of(one.network.gateways[0]) for one in attachments if one.network.names), "")
 
 
-def _written(text: bytes, servers: Sequence[str], wanted: Networking, *, named: bool = False) -> bytes:
+def _written(
+    text: bytes,
+    servers: Sequence[str],
+    wanted: Networking,
+    *,
+    named: bool = False,
+    told: Sequence[tuple[str, ...]] = ((), (), ()),
+) -> bytes:
     """*named*: short names are names of containers, so they are asked for as they are before any domain is put behind
-    them, as docker has it.
+    them, as docker has it. *told* is what who made the network says of it: servers, domains, options.
     """
     lines = [f"nameserver {server}" for server in servers]
-    search = wanted.search or tuple(_words(text, b"search") or _words(text, b"domain"))
+    search = wanted.search or told[1] or tuple(_words(text, b"search") or _words(text, b"domain"))
     if search and search != (".",):  # docker: "." is none
         lines.append(f"search {' '.join(search)}")
-    options = wanted.resolver_options or tuple(_words(text, b"options"))
+    options = wanted.resolver_options or told[2] or tuple(_words(text, b"options"))
     if named and not any(option.startswith("ndots:") for option in options):
         options = (*options, "ndots:0")
     if options:
@@ -112,7 +131,8 @@ def refresh(
     home: Home, options: Options | None, before: Sequence[Attachment], after: Sequence[Attachment]
 ) -> None:
     """Change both files of a container that runs, and has other places in networks now; nothing happens where it has
-    none of its own. What it wrote itself stays: of /etc/hosts all other lines, /etc/resolv.conf as a whole.
+    none of its own. What it wrote itself stays: of /etc/hosts all other lines, /etc/resolv.conf as a whole; and so does
+    a file that it keeps for itself, by a lease (fcntl(2), F_SETLEASE), whose end would take 45 seconds each time.
     """
     if options is None:  # of one that is removed at its end
         from lamina.engine.options import Options as Unset
@@ -122,7 +142,7 @@ def refresh(
         known = _read(home, b"hosts")
         hostname = _read(home, b"hostname").decode(errors="replace").strip()
         found = _read(home, b"resolv.conf")
-    except FileNotFoundError:  # over the host
+    except (FileNotFoundError, BlockingIOError):  # over the host; a lease
         return
     gone = {text_of(one).encode() for place in before for one in place.addresses}
     lines = [line for line in known.splitlines(True) if (line.split() or [b""])[0] not in gone]
@@ -135,14 +155,16 @@ def refresh(
 
 
 def _read(home: Home, name: bytes) -> bytes:
-    descriptor = os.open(home.path + b"/" + name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    with open(os.open(home.path + b"/" + name, os.O_RDONLY | _NOW), "rb") as file:
         return file.read(LARGEST)
 
 
 def _overwrite(home: Home, name: bytes, content: bytes) -> None:
     """In its place, since that is mounted."""
-    descriptor = os.open(home.path + b"/" + name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(home.path + b"/" + name, os.O_WRONLY | _NOW)
+    except BlockingIOError:  # a lease, which let us read
+        return
     with open(descriptor, "wb") as file:
         file.write(content)
         file.truncate()
@@ -181,10 +203,11 @@ def _reachable(servers: Sequence[str]) -> list[str]:
 
 
 def shared(store: Store, reference: str, name: bytes) -> bytes | None:
-    """The file of the container whose network is shared, None if it has none of its own. Raises NotFound."""
+    """The file of the container whose network is shared, None if it has none of its own, or keeps it for itself. Raises
+    NotFound.
+    """
     home = containers.find(store, reference)
     try:
-        with open(home.path + b"/" + name, "rb") as file:
-            return file.read(LARGEST)
-    except FileNotFoundError:
+        return _read(home, name)
+    except (FileNotFoundError, BlockingIOError):
         return None

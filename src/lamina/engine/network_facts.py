@@ -45,7 +45,7 @@ def settings_of(home: Home) -> dict[str, Any]:
         "IPAddress": _first(first, 4),
         "GlobalIPv6Address": _first(first, 16),
         "MacAddress": "" if first is None else first.mac.hex(":"),
-        "Networks": {one.network.name: _endpoint(one) for one in found},
+        "Networks": {one.network.name: {**_endpoint(one), **_maker(home, one)} for one in found},
     }
 
 
@@ -63,7 +63,21 @@ def _endpoint(one: Attachment) -> dict[str, Any]:
         "InterfaceName": one.device,
         "Aliases": list(one.aliases),
         "DNSNames": list(one.names),
-        "HostInterfaceName": one.port,
+        "HostInterfaceName": "" if one.network.maker else one.port,
+    }
+
+
+def _maker(home: Home, one: Attachment) -> dict[str, Any]:
+    """Of one that somebody else makes: who, and the helper that it has as long as it runs."""
+    if not one.network.maker:
+        return {}
+    from lamina.engine.usermode import helper_of
+
+    helper = helper_of(home)
+    return {
+        "Maker": one.network.maker,
+        "MakerOptions": list(one.network.words),
+        "MakerPid": 0 if helper is None else int(helper["pid"]),
     }
 
 

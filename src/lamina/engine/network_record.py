@@ -4,10 +4,10 @@ somebody gives back what is in it, and need not know how far that one had come.
 
 from __future__ import annotations
 
-from lamina.engine.networks import table_of
+from lamina.engine.networks import place_of, table_of
 from lamina.errors import Corrupt
 from lamina.network.model import Attachment, Network, Published
-from lamina.network.subnet import packed, subnet_of, text_of
+from lamina.network.subnet import packed, read_subnet, subnet_of, text_of
 from lamina.store import networks
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ class Ledger:
             found.attachments = [_of(home, one) for one in kept.get("attachments", ())]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(
-                f"container {home.short_id}: its {RECORD}.json is damaged: {error}",
+                f"container {home.shown}: its {RECORD}.json is damaged: {error}",
                 remedy="remove the container, and make it anew",
             ) from None
         return found
@@ -89,6 +89,7 @@ def _written(attachment: Attachment) -> dict[str, Any]:
         "bridge": network.bridge,
         "internal": network.internal,
         **({"parent": network.parent} if network.parent else {}),
+        **(_of_others(network) if network.maker else {}),
         "named": bool(network.names),
         "number": attachment.number,
         "addresses": [text_of(address) for address in attachment.addresses],
@@ -105,22 +106,42 @@ def _written(attachment: Attachment) -> dict[str, Any]:
     }
 
 
+def _of_others(network: Network) -> dict[str, Any]:
+    """What is noted of one that somebody else makes."""
+    return {
+        "maker": network.maker,
+        "words": list(network.words),
+        "subnets": [str(subnet) for subnet in network.subnets],
+        "host": [text_of(address) for address in network.host],
+        "resolver": [list(words) for words in network.resolver],
+    }
+
+
 def _of(home: Home, one: dict[str, Any]) -> Attachment:
     gateways = tuple(packed(text) for text in one["gateways"])
-    subnets = tuple(
-        subnet_of(gateway, prefix) for gateway, prefix in zip(gateways, one["prefixes"], strict=True)
-    )
+    maker = one.get("maker", "")
+    if maker:
+        subnets = tuple(read_subnet(text) for text in one["subnets"])
+    else:
+        subnets = tuple(
+            subnet_of(gateway, prefix) for gateway, prefix in zip(gateways, one["prefixes"], strict=True)
+        )
     network = Network(
         name=one["network"],
         bridge=one["bridge"],
         subnets=subnets,
         gateways=gateways,
         ranges=subnets,
-        leases=networks.addresses_of(home.store, one["network"]),
+        leases=b"" if maker else networks.addresses_of(home.store, one["network"]),
         internal=bool(one.get("internal")),
         table=table_of(home.store),
+        store=place_of(home.store),
         parent=one.get("parent", ""),
         names=networks.names_of(home.store, one["network"]) if one.get("named") else b"",
+        maker=maker,
+        words=tuple(one.get("words", ())),
+        host=tuple(packed(text) for text in one.get("host", ())),
+        resolver=tuple(tuple(words) for words in one.get("resolver", ())),
     )
     return Attachment(
         owner=home.id,

@@ -57,8 +57,11 @@ class Networks:
         return Network(self._store, record)
 
     def prune(self) -> Sequence[str]:
-        """Remove those that no container is in, but for `bridge`; their names. Raises KernelError."""
+        """Remove those that no container is in; their names. Of `bridge`, which is not among these, what it has made on
+        this host goes, and comes again with its next container. Raises KernelError.
+        """
         gone = []
+        known.let_default_go(self._store)
         for network in self.list():
             if network.name == known.DEFAULT:
                 continue

@@ -6,6 +6,7 @@ A start that asks for none of it does not load this.
 from __future__ import annotations
 
 from lamina.engine.notation import listed, text_of
+from lamina.engine.options import by_others
 from lamina.errors import InvalidInput, Unsupported
 from lamina.network.model import PROTOCOLS, Published
 from lamina.network.names import is_name
@@ -32,18 +33,19 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 @value
 class Joined:
     """A network that a container is to be in. The packed `addresses` are at most one of a family, `mac` is b"" for any;
-    `aliases` are names that it has there besides its own.
+    `aliases` are names that it has there besides its own, `words` what is said to the program that makes it.
     """
 
     network: str
     addresses: tuple[bytes, ...] = ()
     mac: bytes = b""
     aliases: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing but the network was said."""
-        return not (self.addresses or self.mac or self.aliases)
+        return not (self.addresses or self.mac or self.aliases or self.words)
 
 
 @value
@@ -52,7 +54,8 @@ class Networking:
     that the image exposes are published as well. The packed `addresses`, `mac` and `aliases` are those in the first
     network (see `Joined`), `joined` the further networks. `dns` are servers, packed, `search` and `resolver_options`
     what /etc/resolv.conf says besides; where they are empty this host's are taken. `hosts` are (name, address as text
-    or HOST_GATEWAY) for /etc/hosts. With `egress` it reaches nothing else than that (`lamina.network.egress`).
+    or HOST_GATEWAY) for /etc/hosts. With `egress` it reaches nothing else than that (`lamina.network.egress`). `words`
+    are for the program that makes its network, if one does (`lamina.network.usermode`).
     """
 
     published: tuple[Published, ...] = ()
@@ -66,6 +69,7 @@ class Networking:
     aliases: tuple[str, ...] = ()
     joined: tuple[Joined, ...] = ()
     egress: tuple[Allowed, ...] | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def linked(self) -> str:
@@ -112,15 +116,35 @@ def read_networking(asked: dict[str, Any], networks: tuple[Joined, ...]) -> Netw
         ),
         joined=networks[1:],
         egress=_egress(asked),
+        words=first.words,
     )
     if found == NOTHING:
         return None
+    if by_others(first.network):
+        check_made_by_others(first.network, found)
     if found.linked and is_linkless(first.network):
         raise InvalidInput(
             f"run: {found.linked} and --network {first.network} contradict each other",
             remedy="take --network bridge",
         )
     return found
+
+
+def check_made_by_others(network: str, wanted: Networking) -> None:
+    """Raises InvalidInput for what the program that makes the network does not do."""
+    asked: dict[str, Any] = {"--egress": wanted.egress is not None}
+    if not network.startswith("cni:"):
+        asked.update(
+            {"--ip": wanted.addresses, "--mac-address": wanted.mac, "--network-alias": wanted.aliases}
+        )
+    if option := next((option for option, given in asked.items() if given), ""):
+        raise InvalidInput(
+            f"run: {option} and --network {network} contradict each other",
+            remedy="take --network bridge, as root",
+        )
+    unfit = [str(port) for port in wanted.published if port.protocol not in ("tcp", "udp")]
+    if unfit and not network.startswith("cni:"):
+        raise InvalidInput(f"run: port {unfit[0]}: {network} publishes ports of tcp and udp alone")
 
 
 def _egress(asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
@@ -134,7 +158,7 @@ def _egress(asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
 def _first_place(first: Joined, asked: dict[str, Any]) -> dict[str, Any]:
     """What was said of the first network, with it or by options; not both, as docker has it."""
     given = Joined(first.network, *_of_place(asked, "network_aliases"))
-    if not given.is_plain and not first.is_plain:
+    if not given.is_plain and not first.is_plain and not first.words:
         raise InvalidInput(
             f"run: what network {first.network} is to have is said by options and by name={first.network},...",
             remedy="say it in one of the two ways",
@@ -307,7 +331,7 @@ def read_networks(given: Any) -> tuple[Joined, ...]:
         raise InvalidInput(
             f"run: network {min(twice)}: named twice", remedy="name it once, with all its options"
         )
-    if len(found) > 1 and (alone := [one for one in known if is_linkless(one)]):
+    if len(found) > 1 and (alone := [one for one in known if is_linkless(one) or by_others(one)]):
         raise InvalidInput(
             f"run: --network {alone[0]} and --network {next(one for one in known if one != alone[0])} "
             "contradict each other",
@@ -317,6 +341,11 @@ def read_networks(given: Any) -> tuple[Joined, ...]:
 
 
 def _read_joined(text: str) -> Joined:
+    if text.partition(":")[0] in ("pasta", "slirp4netns"):
+        from lamina.network.usermode import read_words
+
+        program, words = read_words(text)
+        return Joined(program, words=words)
     if "=" not in text:
         return Joined(read_network(text))
     said: dict[str, Any] = {"alias": []}
@@ -364,14 +393,20 @@ def read_network(text: str) -> str:
         if kind == "ns" and not rest.startswith("/"):
             raise InvalidInput(f"run: network {text}: not an absolute path")
         return text
+    if colon and kind == "cni" and rest:
+        return text
     if colon:
-        raise Unsupported(
-            f"run: network {text}: not supported so far", remedy="none, host, or a network's name"
+        raise InvalidInput(
+            f"run: network {text}: not understood",
+            remedy="container:NAME, ns:PATH, cni:NAME, pasta:OPTION,... or slirp4netns:KEY=VALUE,...",
         )
+    if text in ("pasta", "slirp4netns"):
+        return text
     check_name(text)
     if os.geteuid():
         raise Unsupported(
-            f"run: network {text}: only root's containers can be in a network so far", remedy="none or host"
+            f"run: network {text}: only root's containers can be in a network of several",
+            remedy="pasta, slirp4netns, none or host",
         )
     return text
 
@@ -426,7 +461,7 @@ def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Networking:
         for protocol, host, host_port, port in kept.get("published", ())
     )
     found["hosts"] = tuple((name, address) for name, address in kept.get("hosts", ()))
-    for key in ("search", "resolver_options", "aliases"):
+    for key in ("search", "resolver_options", "aliases", "words"):
         found[key] = tuple(kept.get(key, ()))
     if kept.get("egress") is not None:
         from lamina.engine.egress import read_allowed

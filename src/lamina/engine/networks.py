@@ -6,15 +6,18 @@ The default network, `bridge`, is made when it is first used, with a subnet that
 from __future__ import annotations
 
 import os
+from _socket import if_nametoindex
 from hashlib import sha256
 
-from lamina.errors import Conflict, InvalidInput, KernelError, NotFound, Unsupported
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported
 from lamina.network import firewall, links, rules
 from lamina.network.leases import leased
 from lamina.network.model import DEFAULT_BRIDGE, PORTS_OF_OTHERS, PORTS_OF_SYSTEM, Network, bridge_of
 from lamina.network.subnet import Subnet, packed, read_subnet, text_of
 from lamina.store import containers, networks
 from lamina.store.networks import NetworkRecord
+from lamina.store.trace import point
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +44,24 @@ _NEAR = (b"\x7f", b"\xfe")  # how addresses begin that mean this host, and this 
 _SMALLEST_MTU, _SMALLEST_MTU_IPV6, _LARGEST_MTU = 68, 1280, 65535
 
 
+def place_of(store: Store) -> str:
+    """The directory of a store that may go, "" for the system's: `Network.store`."""
+    return "" if store.path == SYSTEM else os.fsdecode(store.path)
+
+
+def default_bridge(store: Store) -> str:
+    """The name of the bridge of this store's default network: of the system's `lamina0`, else that of its tables."""
+    return DEFAULT_BRIDGE if store.path == SYSTEM else table_of(store)
+
+
+def is_there(link: str) -> bool:
+    """Whether there is a link of that name here."""
+    try:
+        return bool(if_nametoindex(link))
+    except OSError:
+        return False
+
+
 def table_of(store: Store) -> str:
     """The name of the tables with this store's rules: `lamina` for the system's, else one of its own."""
     return "lamina" if store.path == SYSTEM else f"lamina-{sha256(store.path).hexdigest()[:8]}"
@@ -62,6 +83,7 @@ def network_of(store: Store, record: NetworkRecord) -> Network:
         table=table_of(store),
         names=b"" if record.parent else names_in(store, record.name, dict(record.options)),
         parent=record.parent,
+        store=place_of(store),
     )
 
 
@@ -93,8 +115,13 @@ def find(store: Store, name: str) -> NetworkRecord:
 
 
 def _default(store: Store) -> NetworkRecord:
+    from lamina.engine.orphaned_bridges import sweep
+
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
-        return _drawn(known, DEFAULT, identity)
+        if os.geteuid() == 0:
+            sweep()  # their subnets are free
+        _clear(store, known)
+        return replace(_drawn(store, known, DEFAULT, identity), by_itself=True)
 
     return networks.create(store, DEFAULT, draw, exist_ok=True)
 
@@ -120,6 +147,7 @@ def create(
         raise InvalidInput(f"make network {name}: driver {driver}: there is none", remedy=", ".join(DRIVERS))
 
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
+        _clear(store, known)
         if driver == MACVLAN:
             return _on_wire(
                 known,
@@ -133,14 +161,35 @@ def create(
                 asked,
             )
         return _drawn(
-            known, name, identity, subnets, gateways, ranges, ipv6=ipv6, internal=internal,
+            store, known, name, identity, subnets, gateways, ranges, ipv6=ipv6, internal=internal,
             labels=tuple((labels or {}).items()), options=asked,
         )  # fmt: skip
 
     return networks.create(store, networks.check_name(name), draw)
 
 
+def _clear(store: Store, known: list[NetworkRecord]) -> None:
+    """Remove bridges and rules of networks that are gone, whose removal was cut short: such a bridge would be taken for
+    that of a new network of its name, with addresses that are not, or be in the way of one with its subnet. For who has
+    the turn of those who make networks.
+    """
+    if os.geteuid():
+        return
+    table = table_of(store)
+    own = {one.bridge for one in known}
+    with links.opened() as channel:
+        gone = [one for one in links.noted(channel, f"{table} network ") if one.name not in own]
+        for one in gone:
+            links.remove(channel, one)
+    if gone:
+        try:
+            firewall.left_by_networks(table, [network_of(store, one) for one in known], remove=True)
+        except Unsupported:  # then there are none
+            pass
+
+
 def _drawn(
+    store: Store,
     known: list[NetworkRecord],
     name: str,
     identity: str,
@@ -164,8 +213,7 @@ def _drawn(
     for one in chosen:
         _check_free(name, one, used)
     if 32 not in families:
-        pool = _OF_DEFAULT if name == DEFAULT else _OF_OTHERS
-        chosen.insert(0, _free(name, pool, [subnet for subnet, _ in used]))
+        chosen.insert(0, _free(name, _pool(name), [subnet for subnet, _ in used]))
     if ipv6 and 128 not in families:
         chosen.append(_local_ipv6(identity))
     chosen.sort(key=lambda one: one.bits)
@@ -173,9 +221,15 @@ def _drawn(
     settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
     if "parent" in settings:
         raise InvalidInput(f"make network {name}: a bridge has no parent", remedy="-d macvlan has one")
-    bridge = settings.get("bridge") or (DEFAULT_BRIDGE if name == DEFAULT else bridge_of(name, identity))
-    if any(one.bridge == bridge for one in known):
-        bridge = bridge_of(identity, identity)
+    bridge = settings.get("bridge", "")
+    if bridge and (others := [one.name for one in known if one.bridge == bridge]):
+        raise Conflict(
+            f"make network {name}: the bridge {bridge} is that of network {others[0]}", remedy="name another"
+        )
+    if not bridge:
+        bridge = default_bridge(store) if name == DEFAULT else bridge_of(name, identity)
+        if any(one.bridge == bridge for one in known) or (name != DEFAULT and is_there(bridge)):
+            bridge = bridge_of(name, identity, apart=True)
     return NetworkRecord(
         name=name,
         id=identity,
@@ -187,6 +241,7 @@ def _drawn(
         hidden=settings.get("masquerade", "true") == "true",
         labels=labels,
         options=options,
+        drawn=not (subnets or gateways or ranges),
     )
 
 
@@ -314,6 +369,24 @@ def _used(known: Iterable[NetworkRecord]) -> list[tuple[Subnet, str]]:
     return found
 
 
+def in_use_by(store: Store, record: NetworkRecord) -> str:
+    """What of this host, or which network, has addresses of its subnets; "" for nothing. Raises KernelError."""
+    used = _used(one for one in networks.every(store) if one.name != record.name)
+    own = [read_subnet(text) for text, _, _ in record.subnets]
+    return next((what for other, what in used if any(subnet.overlaps(other) for subnet in own)), "")
+
+
+def another_subnet(store: Store, record: NetworkRecord) -> NetworkRecord:
+    """*record* with one of IPv4 that is free. Raises Conflict where none is."""
+    used = [subnet for subnet, _ in _used(one for one in networks.every(store) if one.name != record.name)]
+    first = _parts(record.name, _free(record.name, _pool(record.name), used), (), ())
+    return replace(record, subnets=(first, *record.subnets[1:]))
+
+
+def _pool(name: str) -> tuple[str, ...]:
+    return (*_OF_DEFAULT, *_OF_OTHERS) if name == DEFAULT else _OF_OTHERS
+
+
 def _check_free(name: str, subnet: Subnet, used: Iterable[tuple[Subnet, str]]) -> None:
     for other, what in used:
         if subnet.overlaps(other):
@@ -341,25 +414,42 @@ def remove(store: Store, name: str) -> str:
     record = find(store, name)
 
     def undo(gone: NetworkRecord) -> None:
-        take_down(network_of(store, gone))
+        take_down(network_of(store, gone), last=not networks.every(store))
 
     networks.remove(store, record.name, lambda place: users(store, place), undo)
     return record.name
 
 
-def take_down(network: Network) -> None:
-    """Its bridge and its rules, if they are there. Raises KernelError."""
-    if network.parent:
+def take_down(network: Network, *, last: bool = False) -> None:
+    """Its bridge and its rules, if they are there; with a store's *last* one its tables. Raises KernelError."""
+    if network.parent or os.geteuid():
         return
     from lamina.linux.netlink import open_channel
 
     try:
+        point("network: take its rules down")
         firewall.remove(network.table, rules.of_network(network))
-        with open_channel() as channel:
-            links.remove_bridge(channel, network)
-    except (KernelError, Unsupported):
-        if os.geteuid() == 0:
-            raise
+        if last:
+            firewall.delete_idle(network.table)
+    except Unsupported:  # then there are no rules
+        pass
+    point("network: remove bridge")
+    with open_channel() as channel:
+        links.remove_bridge(channel, network)
+
+
+def let_default_go(store: Store) -> bool:
+    """Remove the default network, if it came by itself, nobody is in it, and it is there: it comes again with its next
+    container. Whether that was so. Raises KernelError.
+    """
+    record = networks.find(store, DEFAULT)
+    if record is None or not record.by_itself:
+        return False
+    try:
+        remove(store, DEFAULT)
+    except (Conflict, NotFound):
+        return False
+    return True
 
 
 def users(store: Store, place: bytes) -> list[str]:
@@ -375,12 +465,16 @@ def users(store: Store, place: bytes) -> list[str]:
 
 
 def attachments_of(store: Store) -> list[Attachment]:
-    """Every container's that is in a network now."""
+    """Every container's that is in a network of ours now."""
     from lamina.engine.network_record import attachments_in
 
     found: list[Attachment] = []
     for entry in os.listdir(store.running):
-        found += attachments_in(containers.Home(store, os.fsdecode(entry)))
+        try:
+            every = attachments_in(containers.Home(store, os.fsdecode(entry)))
+        except Corrupt:  # which others find: nobody else's rules wait for it
+            continue
+        found += [one for one in every if not one.network.maker]
     return found
 
 

@@ -100,8 +100,9 @@ def read_env(given: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     found = []
     for name, own in items:
         if not name or "=" in name:
+            typed = name if own is None else f"{name}={own}"
             raise InvalidInput(
-                f"run: environment variable {name!r}: not a name", remedy="NAME=VALUE, or NAME"
+                f"run: environment variable {typed!r}: not a name", remedy="NAME=VALUE, or NAME"
             )
         content = environ.get(name) if own is None else text_of(own, f"environment variable {name}")
         if content is not None:
@@ -113,6 +114,11 @@ def listed(given: Any, what: str) -> list[Any]:
     """*given* as a list; None is an empty one. Raises InvalidInput for a text, or what is no list."""
     if given is None:
         return []
+    if hasattr(given, "keys"):  # its values would be dropped: docker-py's {source: {"bind": target}}, say
+        raise InvalidInput(
+            f"run: {what} {given!r}: a mapping, not a list",
+            remedy="a list of what stands behind the option on the command line",
+        )
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
         raise InvalidInput(f"run: {what} {given!r}: not a list")
     return list(given)

@@ -9,6 +9,7 @@ import os
 
 from lamina.errors import NotFound
 from lamina.store import images, tags
+from lamina.store.names import is_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,25 +53,40 @@ def _obtained(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
                 hooks.warn(f"unable to find image '{text}' locally" if "no such image" in said else said)
     from lamina.engine.pulling import pull_for_run
 
-    held = images.hold(
-        store, pull_for_run(store, text, options.platform, hooks.events, dict(options.layer_limits))
-    )
+    held = pull_for_run(store, text, options.platform, hooks.events, dict(options.layer_limits))
     _warn_of_platform(held.record, options, hooks)
     return held
 
 
 def _local(store: Store, text: str, options: Options, hooks: Hooks) -> Held:
     """The image as it is here. Raises NotFound also where it is for another platform than was asked for."""
-    record = find(store, text)
-    if options.platform is not None:
-        from lamina.image.platform import normalise, parse
+    held = _held(store, text)
+    try:
+        if options.platform is not None:
+            from lamina.image.platform import normalise, parse
 
-        asked = parse(options.platform)
-        if normalise(record.os, record.architecture, record.variant) != asked:
-            raise NotFound(f"image {text}: it is here, but not for the platform {asked}", remedy="pull it")
-    held = images.hold(store, record.id)
-    _warn_of_platform(held.record, options, hooks)
+            asked, record = parse(options.platform), held.record
+            if normalise(record.os, record.architecture, record.variant) != asked:
+                raise NotFound(
+                    f"image {text}: it is here, but not for the platform {asked}", remedy="pull it"
+                )
+        _warn_of_platform(held.record, options, hooks)
+    except BaseException:
+        held.release()
+        raise
     return held
+
+
+def _held(store: Store, text: str) -> Held:
+    """The image that *text* means. Of one that is called by a plain name the record is read once, and held then."""
+    name = None if is_id(text.removeprefix("sha256:")) else tags.quick_name(text)
+    identity = None if name is None else tags.named(store, name)
+    if identity is not None:
+        try:
+            return images.hold(store, identity)
+        except NotFound:  # removed this moment
+            pass
+    return images.hold(store, find(store, text).id)
 
 
 def find(store: Store, text: str) -> ImageRecord:

@@ -135,8 +135,9 @@ class Volume:
     """Something from elsewhere inside, at the absolute path `target`; `options` are in the mount's words.
 
     BIND shows the host's file or directory `source`, made before if it is missing and `create`. VOLUME is the store's
-    volume called `source` (b"": one of the container's own, which goes with it), filled with what the image has at its
-    place if it is empty and `copy`; `subpath` is what of it is shown. TMPFS is new and in memory. OVER shows the host's
+    volume called `source` (b"": one of the container's own, which goes with it; b"-N": that of its volume number N,
+    which may be mounted at several places), filled with what the image has at its place if it is empty and `copy`;
+    `subpath` is what of it is shown. TMPFS is new and in memory. OVER shows the host's
     directory `source` under a layer that takes what is written, and goes with the container. `chown`: the source
     is given to the container's user before. `relabel`: "z" or "Z", the SELinux label that its files get, for all
     containers or for this one, if its process has one.
@@ -153,20 +154,25 @@ class Volume:
     relabel: str = ""
 
 
+def is_own(volume: Volume) -> bool:
+    """Whether it is a volume without a name: the container's own."""
+    return volume.kind == VOLUME and volume.source[:1] in (b"", b"-")
+
+
 @value
 class Options:
     """The options of one container, checked. `env` holds (name, value) in the order given; numbers are in the
     kernel's units: bytes, microseconds of CPU in each PERIOD, processes; None where nothing was asked. `volumes`
     are those of `volumes`, `mounts` and `tmpfs`; `volumes_from` pairs of a container and what was said of them
-    ("ro,z"). `network` is none, host, the first network's name, container:NAME or ns:PATH. What is rarely asked is in
-    `networking` and `further`.
+    ("ro,z"). `network` is none, host, the first network's name, container:NAME, ns:PATH, pasta, slirp4netns or
+    cni:NAME. What is rarely asked is in `networking` and `further`.
 
     `log` is a driver and its options, None where nothing was asked. `restart` is a policy (RESTARTS) and how often at
     most, 0 for no end. `stop_timeout` are the seconds between the stop signal and the end, -1 for no end; `timeout`
     those that it may run at all. `durability` is one of DURABILITIES, "" for what is usual: NONE with `rm`, else FULL.
     With `auto_snapshot` there is a snapshot after each further command.
     With the `lifetime` OWNER it is removed when the process that started it ends.
-    `health` is what was asked of its health check; the image may have one.
+    `health` is what was asked of its health check; the image may have one. `warnings` are said when it is made.
     """
 
     name: str | None = None
@@ -202,6 +208,7 @@ class Options:
     timeout: float | None = None
     lifetime: str = CONTAINER
     health: Healthcheck | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def volatile(self) -> bool:
@@ -210,8 +217,13 @@ class Options:
 
 
 def is_linked(network: str) -> bool:
-    """Whether a container with this `network` gets a link of its own to a network of ours."""
-    return network not in ("none", "host") and ":" not in network
+    """Whether a container with this `network` gets a link of its own, made while it waits."""
+    return network not in ("none", "host") and (":" not in network or network.startswith("cni:"))
+
+
+def by_others(network: str) -> bool:
+    """Whether that link is made by a program that is not ours: no bridge, rule or lease of ours is meant."""
+    return network in ("pasta", "slirp4netns") or network.startswith("cni:")
 
 
 @value

@@ -11,7 +11,7 @@ import os
 from errno import EIO, ENODATA, ENOTSUP, EPERM
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 
-from lamina.engine.inside import reach, said_of
+from lamina.engine.in_root import reach, said_of
 from lamina.errors import InvalidInput, KernelError, LaminaError
 from lamina.image.apply.ids import IdMap
 from lamina.image.pack.packer import Packer

@@ -13,7 +13,7 @@ from lamina.errors import Conflict, KernelError, LaminaError, NotFound
 from lamina.runtime.cgroups import reopen
 from lamina.store.containers import GROUPED_MARK, PAUSED, PAUSED_MARK, RESTARTING, RUNNING, no_such
 from lamina.store.events import about, note
-from lamina.store.lock import LOCK_EX, alone, turn
+from lamina.store.lock import alone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def pause(home: Home) -> None:
     """Stop every process in it, until `unpause`. Raises Conflict where it does not run or is paused already,
     Unsupported where it is in no control group that can be frozen, TimeoutExpired, NotFound.
     """
-    with alone_with(home), _turn(home):
+    with alone_with(home), home.turn():
         state, said = state_of(home), f"pause container {home.asked()['name']}"
         if state == PAUSED:
-            raise Conflict(f"{said}: it is already paused")
+            raise Conflict(f"{said}: it is already paused", remedy="'lamina unpause' lets it go on")
         if state == RESTARTING:
             raise Conflict(f"{said}: it is restarting", remedy="wait until it runs")
         if state != RUNNING:
@@ -51,14 +51,28 @@ def pause(home: Home) -> None:
 
 def unpause(home: Home) -> None:
     """Let it go on. Raises Conflict where it is not paused, NotFound, KernelError."""
-    with alone_with(home), _turn(home):
+    if state_of(home) == RUNNING and let_go_on(home):
+        return
+    with alone_with(home), home.turn():
         said = f"unpause container {home.asked()['name']}"
         if state_of(home) != PAUSED:
-            raise Conflict(f"{said}: it is not paused")
+            raise Conflict(f"{said}: it is not paused", remedy="'lamina ps' says how it is")
         record = (home.read("state") or {}).get("cgroup")
         (reopen(record) if record else group_of(home, said)).thaw()
         home.drop_mark(PAUSED_MARK)
         note(home.store, about(home.asked(), "unpause"))
+
+
+def let_go_on(home: Home) -> bool:
+    """Whether it stood still though nobody said that it is paused, and now goes on: who had it stand still for a moment
+    (standstill.py) was killed, and who would have had it go on as well. Raises NotFound, KernelError.
+    """
+    with alone_with(home):
+        record = (home.read("state") or {}).get("cgroup")
+        if not record or home.is_marked(PAUSED_MARK) or not (group := reopen(record)).frozen:
+            return False
+        group.thaw()
+        return True
 
 
 class Meanwhile:
@@ -105,7 +119,7 @@ def thaw(home: Home) -> None:
     if not home.is_marked(PAUSED_MARK):
         return
     try:
-        with alone_with(home), _turn(home):
+        with alone_with(home), home.turn():
             record = (home.read("state") or {}).get("cgroup")
             if record and home.is_marked(PAUSED_MARK):
                 reopen(record).thaw()
@@ -133,12 +147,5 @@ def alone_with(home: Home) -> Lock:
     """No process is being added meanwhile, and nobody else stops them all (store/lock.py). Waits; raises NotFound."""
     try:
         return alone(home.path)
-    except FileNotFoundError:
-        raise no_such(home.short_id) from None
-
-
-def _turn(home: Home) -> Lock:
-    try:
-        return turn(home.path, LOCK_EX)
     except FileNotFoundError:
         raise no_such(home.short_id) from None

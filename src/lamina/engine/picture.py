@@ -9,6 +9,7 @@ namespace, whose skeletons consist of directory entries, which come and go witho
 from __future__ import annotations
 
 import os
+from errno import ENOENT
 from marshal import dumps, loads
 
 from lamina.engine.places import CLOSED, GONE, HostImage, Place
@@ -26,6 +27,8 @@ SYSTEM_STORE = b"/var/lib/lamina"
 VERSION = 1  # of the form of what is kept
 # how often a start is drawn up anew because the machine's mounts (in a user namespace, directories) have changed
 AGAIN = 20
+# or because something is gone that was there when it was looked at: a neighbour of a mount, in a user namespace
+GONE_AGAIN = 3
 _OF_THE_COMMAND = (CommandNotFound, CommandNotExecutable)
 _HERE = os.path.dirname(__file__)
 SOURCES = tuple(
@@ -127,6 +130,7 @@ class Lessons:
     def __init__(self, *, over_host: bool) -> None:
         self.refused: dict[bytes, str] = {}
         self._left = AGAIN if over_host else 0
+        self._gone = GONE_AGAIN if over_host else 0
 
     def learn(self, error: OSError) -> bool:
         """Whether another attempt may go better than the one that ended with *error*."""
@@ -136,5 +140,8 @@ class Lessons:
             return True
         if self._left and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
             self._left -= 1
+            return True
+        if self._gone and error.errno == ENOENT and not isinstance(error, StepFailed):
+            self._gone -= 1
             return True
         return False

@@ -26,7 +26,7 @@ from errno import (
 )
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFLNK, S_IFMT, S_ISBLK, S_ISCHR, S_ISDIR
 
-from lamina.engine.inside import (
+from lamina.engine.in_root import (
     DIRECTORY,
     NewFile,
     checked,

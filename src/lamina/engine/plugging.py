@@ -11,15 +11,19 @@ what is not there as well. So whoever cleans up after somebody calls it and need
 from __future__ import annotations
 
 from contextlib import closing
+from time import sleep
 
 from lamina.engine.network_record import RECORD, Ledger
-from lamina.engine.networks import everything, find, network_of, table_of
-from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, Unsupported
+from lamina.engine.networks import DEFAULT, everything, network_of, table_of
+from lamina.engine.options import by_others
+from lamina.engine.taken_bridges import as_it_is, network_for
+from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.network import claims, firewall, forwarding, leases, links, names, rules
 from lamina.network.model import Attachment, Published, mac_of
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
-from lamina.store.lock import LOCK_EX, turn
+from lamina.store.lock import LOCK_EX, free_turn, turn
+from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +34,16 @@ if TYPE_CHECKING:
     from lamina.engine.options import Options
     from lamina.engine.translate import ImageConfig
     from lamina.linux.fd import Fd
+    from lamina.linux.rtnetlink import Link
     from lamina.network.model import Allowed, Network
+    from lamina.network.subnet import Subnet
     from lamina.runtime.bundle import Bundle
     from lamina.store.containers import Home
     from lamina.store.root import Store
+
+
+_LOOKS, _BETWEEN = 10, 0.1  # seconds: a link usually goes within one
+_TRIES = 10  # to be in the default network while others remove it
 
 
 def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()) -> list[Attachment]:
@@ -48,9 +58,13 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
     ledger = Ledger(home, wanted.dns)
     try:
         with turn(home.path, LOCK_EX):  # somebody may rename it
-            for number, joined in enumerate(joined_by(options)):
-                attachment = place_in(home, title, joined, number, wanted.egress)
-                settle(ledger, attachment, joined.addresses)
+            if by_others(options.network):
+                from lamina.engine.foreign_networks import take as take_elsewhere
+
+                take_elsewhere(ledger, title, options)
+            else:
+                for number, joined in enumerate(joined_by(options)):
+                    _join(ledger, title, joined, number, wanted.egress)
             _publish(ledger, wanted, exposed)
     except BaseException as failure:
         try:
@@ -61,11 +75,24 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
     return ledger.attachments
 
 
+def _join(
+    ledger: Ledger, title: str, joined: Joined, number: int, egress: tuple[Allowed, ...] | None
+) -> None:
+    for left in range(_TRIES, -1, -1):
+        attachment = place_in(ledger.home, title, joined, number, egress)
+        try:
+            settle(ledger, attachment, joined.addresses)
+            return
+        except NotFound:  # somebody has just pruned it; the default one comes again
+            if joined.network != DEFAULT or not left:
+                raise
+
+
 def place_in(
     home: Home, title: str, joined: Joined, number: int, egress: tuple[Allowed, ...] | None = None
 ) -> Attachment:
     """The container's place in a network, as it is to be: without addresses so far. Raises NotFound, InvalidInput."""
-    network = network_of(home.store, find(home.store, joined.network))
+    network = network_for(home.store, joined.network)
     if egress is not None and network.parent:
         raise InvalidInput(
             f"egress: network {network.name} is macvlan, and what is on its wire passes no rule of this host",
@@ -94,36 +121,79 @@ def settle(ledger: Ledger, attachment: Attachment, wanted: tuple[bytes, ...]) ->
     """
     from lamina.values import replace
 
-    network, owner = attachment.network, attachment.owner
     asked = {len(address): address for address in wanted}
+    for left in range(_TRIES, -1, -1):
+        found = _addressed(ledger, attachment, asked)
+        now = as_it_is(ledger.home.store, found.network)
+        if now == found.network:
+            break
+        for address in found.addresses:  # somebody has moved it since it was read
+            _give_back(found, address)
+        if not left:
+            raise Conflict(f"connect to network {now.name}: it moves all the time", remedy="try again")
+        attachment = replace(attachment, network=now)
+    point("network: take names")
+    try:
+        for name in found.names:
+            names.take(now.names, name, found.owner, found.addresses)
+    except FileNotFoundError:
+        raise networks.no_such(now.name) from None  # it has just been removed
+    return found
+
+
+def _addressed(ledger: Ledger, attachment: Attachment, asked: dict[int, bytes]) -> Attachment:
+    """With addresses, where those who are to have them are written down. Raises Conflict, InvalidInput, NotFound."""
+    from lamina.values import replace
+
+    network = attachment.network
     if unfit := asked.keys() - {len(subnet.base) for subnet in network.subnets}:
         text = text_of(asked[min(unfit)])
         raise InvalidInput(f"address {text}: network {network.name} has no subnet of its family")
     ledger.note(attachment)
+    point("network: take addresses")
     own: list[bytes] = []
-    try:
-        for subnet, part in zip(network.subnets, network.ranges, strict=True):
-            if (this := asked.get(len(subnet.base))) is not None:
-                leases.take_this(network.leases, subnet, this, network.gateways, owner)
-                own.append(this)
-            else:
-                own.append(_take(ledger.home, network, subnet, part))
-        found = replace(attachment, addresses=tuple(own), mac=attachment.mac or mac_of(own[0]))
-        ledger.note(found)
-        for name in found.names:
-            names.take(network.names, name, owner, found.addresses)
-    except FileNotFoundError:
-        raise networks.no_such(network.name) from None  # it has just been removed
+    for subnet, part in zip(network.subnets, network.ranges, strict=True):
+        try:
+            own.append(_take(ledger.home, network, subnet, part, asked.get(len(subnet.base))))
+        except FileNotFoundError:
+            if not networks.wait_for_change(ledger.home.store, network.name):
+                raise networks.no_such(network.name) from None  # it has just been removed
+            own.append(_take(ledger.home, network, subnet, part, asked.get(len(subnet.base))))
+    found: Attachment = replace(attachment, addresses=tuple(own), mac=attachment.mac or mac_of(own[0]))
+    ledger.note(found)
     return found
 
 
-def _take(home: Home, network: Network, subnet: Any, part: Any) -> bytes:
+def _take(home: Home, network: Network, subnet: Subnet, part: Subnet, this: bytes | None) -> bytes:
+    """An address of *part*, or *this* one. Raises Conflict, InvalidInput."""
+
+    def take() -> bytes:
+        if this is None:
+            return leases.take(network.leases, subnet, part, network.gateways, home.id)
+        leases.take_this(network.leases, subnet, this, network.gateways, home.id)
+        return this
+
+    found: bytes = _or_of_the_dead(home, network.leases, leases.leased, leases.drop_stale, take)
+    return found
+
+
+def _or_of_the_dead(
+    home: Home,
+    directory: bytes,
+    taken: Callable[[bytes], dict[str, str]],
+    drop_stale: Callable[[bytes, Callable[[str], bool]], list[str]],
+    take: Callable[[], Any],
+) -> Any:
+    """What *take* takes in the *directory*; what somebody has who is gone, or has ended, is given back for that."""
     try:
-        return leases.take(network.leases, subnet, part, network.gateways, home.id)
+        return take()
     except Conflict:
-        if not leases.drop_stale(network.leases, lambda owner: is_alive(home, owner)):
+        from lamina.engine.unreleased import give_back_each
+
+        given = give_back_each(home.store, taken(directory).values())
+        if not drop_stale(directory, lambda owner: is_alive(home, owner)) and not given:
             raise
-        return leases.take(network.leases, subnet, part, network.gateways, home.id)
+        return take()
 
 
 def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
@@ -144,6 +214,10 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
             remedy="take another network, or no -p",
         )
     families = {len(address) for address in attachment.addresses}
+    if attachment.network.maker:
+        from lamina.engine.foreign_networks import families as families_elsewhere
+
+        families = families_elsewhere(attachment)
     ports = home.store.networks + networks.PORTS
     found: list[Published] = []
     for one in asked:
@@ -160,12 +234,16 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
 
 
 def _claim(home: Home, ports: bytes, one: Published, families: set[int]) -> Published:
-    try:
-        return claims.take(ports, one, home.id, families)
-    except Conflict:
-        if not claims.drop_stale(ports, lambda owner: is_alive(home, owner)):
-            raise
-        return claims.take(ports, one, home.id, families)
+    def answering() -> list[bytes]:
+        """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
+        known = (network_of(home.store, record) for record in networks.every(home.store))
+        return [network.gateways[0] for network in known if network.names]
+
+    def take() -> Published:
+        return claims.take(ports, one, home.id, families, answering)
+
+    found: Published = _or_of_the_dead(home, ports, claims.claimed, claims.drop_stale, take)
+    return found
 
 
 def is_alive(home: Home, owner: str) -> bool:
@@ -186,10 +264,23 @@ def exposed_by(config: ImageConfig) -> tuple[str, ...]:
 # -- connect
 
 
-def connected(bundle: Bundle, home: Home, attachments: list[Attachment]) -> Bundle:
-    """*bundle* with what makes its links when it is started. Raises as `connection`."""
+def connected(
+    bundle: Bundle,
+    home: Home,
+    attachments: list[Attachment],
+    options: Options,
+    told: Callable[[list[Attachment]], None],
+) -> Bundle:
+    """*bundle* with what makes its links when it is started. Raises as `connection`.
+
+    *told* is called, while the container waits, with its places as they have become where somebody else makes them.
+    """
     from lamina.values import replace
 
+    if attachments[0].network.maker:
+        from lamina.engine.foreign_networks import connection as connection_elsewhere
+
+        return replace(bundle, connect=connection_elsewhere(home, attachments, options, told))
     return replace(bundle, connect=connection(home, attachments))
 
 
@@ -203,9 +294,12 @@ def connection(home: Home, attachments: list[Attachment]) -> Callable[[int, Fd],
 
     def connect(pid: int, inside: Fd) -> None:
         with explained():
+            point("network: guard")
             guard(store, attachments)
+            point("network: link")
             with links.opened() as outside, closing(links.around(inside)) as within:
                 links.plug(outside, within, pid, attachments, masters)
+            point("network: linked")
 
     return connect
 
@@ -226,13 +320,16 @@ def bridge_for(store: Store, channel: Any, network: Network, attachments: list[A
     """
 
     def settled() -> None:
+        point("network: add its rules")
         firewall.add(network.table, rules.of_network(network), lambda: everything(store))
 
     if network.parent:
         return links.parent_of(channel, network)
     if not network.internal:
         forwarding.forward({len(gateway) for gateway in network.gateways})
+    point("network: make bridge")
     index = links.ensure_bridge(channel, network, settled)
+    point("network: see that names are answered")
     if any(_is_local(published.host) for one in attachments for published in one.published):
         forwarding.route_loopback(network)
     if network.names:
@@ -280,21 +377,61 @@ class explained:
 # -- release
 
 
-def release(home: Home) -> None:
+def links_of(home: Home) -> list[Link]:
+    """This host's ends of the links of a container that has just ended, for `see_go`. Raises KernelError."""
+    with links.opened() as channel:
+        found = [
+            links.find(channel, one.port) for one in Ledger.of(home).attachments if not one.network.parent
+        ]
+    return [one for one in found if one is not None]
+
+
+def see_go(ended: list[Link]) -> None:
+    """Wait until these are gone, and remove those that stay: where a connection was open whose other end went first,
+    the kernel says good-bye to that for two minutes, and keeps the namespace with the link. For who has nothing else to
+    do.
+
+    Raises KernelError.
+    """
+    with links.opened() as channel:
+        for _ in range(_LOOKS):
+            sleep(_BETWEEN)
+            there = [
+                one for one in ended if (now := links.find(channel, one.name)) and now.index == one.index
+            ]
+            if not there:
+                return
+        for one in there:
+            links.remove(channel, one)
+
+
+def release(home: Home, *, wait: bool = True) -> bool:
     """Give back what the container at *home*, which is held and does not run, has of networks. Nothing happens if that
-    is nothing. Raises KernelError, OSError; then the record stays, for the next time.
+    is nothing. False where somebody has its turn, and is not to be waited for (*wait*). Raises KernelError, OSError;
+    then the record stays, for the next time.
     """
     if not home.has(RECORD):
-        return
-    with turn(home.path, LOCK_EX):  # somebody may connect it to another network
+        return True
+    # somebody may connect it to another network
+    if (held := turn(home.path, LOCK_EX) if wait else free_turn(home.path)) is None:
+        return False
+    with held:
         if (kept := home.read(RECORD)) is None:
-            return
+            return True
+        point("network: withdraw")
         attachments = Ledger.of(home).attachments
         for one in attachments:
-            withdraw(home.store, one, str(kept["table"]))
+            if one.network.maker:
+                from lamina.engine.foreign_networks import withdraw as withdraw_elsewhere
+
+                withdraw_elsewhere(home, one)
+            else:
+                withdraw(home.store, one, str(kept["table"]))
+        point("network: give ports back")
         for port in [port for one in attachments for port in one.published]:
             claims.give_back(home.store.networks + networks.PORTS, port, home.id)
         home.drop_record(RECORD)
+        return True
 
 
 def withdraw(store: Store, attachment: Attachment, table: str) -> None:
@@ -304,12 +441,13 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
     if attachment.addresses:
         try:
             if attachment.egress is not None:
-                from lamina.engine.dropped import conclude
+                from lamina.engine.egress_drops import conclude
 
                 conclude(store, attachment, table)
             firewall.remove(table, rules.of_attachment(attachment))
         except Unsupported:  # then there are no rules
             pass
+    point("network: give names back")
     for name in attachment.names:
         names.give_back(network.names, name, owner)
     for address in attachment.addresses or _claimed(attachment):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any
 
-    from lamina.engine.beside import Asked
+    from lamina.engine.exec_process import Asked
     from lamina.engine.executing import Execution
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks

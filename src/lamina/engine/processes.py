@@ -97,8 +97,11 @@ def _processes(home: Home) -> Iterator[Seen]:
     state = home.read("state") or {} if state_of(home) in (RUNNING, PAUSED) else None
     with Process(state) as first:
         if state is None or not first.is_there:
-            how = "restarting" if state_of(home) == RESTARTING else "not running"
-            raise Conflict(f"top container {home.asked()['name']}: it is {how}")
+            waits = state_of(home) == RESTARTING
+            raise Conflict(
+                f"top container {home.asked()['name']}: it is {'restarting' if waits else 'not running'}",
+                remedy="wait until it runs" if waits else "'lamina start' starts it",
+            )
         now, boot = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
         for pid in sorted(members(first.pid, state)):
             seen = _look(pid, now, boot)

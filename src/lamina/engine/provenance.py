@@ -147,7 +147,7 @@ class Provenance:
     @property
     def cost(self) -> str:
         """In a sentence, what a write would copy; "" where there is nothing to write to."""
-        from lamina.engine.summary import plural, size
+        from lamina.engine.quantities import plural, size
 
         winner = self.winner
         if winner is None or winner.answer not in ("file", "directory"):
@@ -190,7 +190,7 @@ class Provenance:
         }
 
     def __str__(self) -> str:
-        from lamina.engine.summary import size
+        from lamina.engine.quantities import size
 
         lines = [f"{printable(self.path)}: {self.why}"]
         for row, maker in self._told():

@@ -14,7 +14,7 @@ from lamina.image.registry.session import Registries, registry_name
 from lamina.image.tar.limits import given
 from lamina.image.transfer.options import Options
 from lamina.store.events import event, note
-from lamina.store.images import no_such
+from lamina.store.images import hold, no_such
 from lamina.store.leases import lease
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lamina.engine.image_verbs import LayerLimits
     from lamina.image.registry.search import Repository as Repository
+    from lamina.store.images import Held
     from lamina.store.root import Store
 
     Events = Callable[..., None]
@@ -85,7 +86,9 @@ def _pull(
     events: Events | None,
     options: Options,
     registries: Registries,
+    then: Callable[[str], object] | None = None,
 ) -> tuple[str, str]:
+    """The id of the image and its full name. *then* is called with the id while nobody prunes or evicts it."""
     from lamina.image.transfer.pull import pull as pull_image
 
     wanted = None if platform is None else parse_platform(platform)
@@ -96,6 +99,8 @@ def _pull(
             from lamina.engine.storage import within_limit
 
             within_limit(store, [record.id], events)
+        if then is not None:
+            then(record.id)
     if options.staged and not options.keep_blobs:
         from lamina.store.garbage import collect
 
@@ -105,13 +110,26 @@ def _pull(
 
 def pull_for_run(
     store: Store, text: str, platform: str | None, events: Events | None, limits: LayerLimits
-) -> str:
-    """As `pull`, for a start that did not find it; the id. Raises NotFound also for an id, which no registry knows."""
+) -> Held:
+    """As `pull`, for a start that did not find it: held at once, so that nobody evicts it before it is used. Raises
+    NotFound also for an id, which no registry knows.
+    """
     if text.startswith("sha256:") or (len(text) == 64 and _HEX.issuperset(text)):
         raise no_such(text)
     if events is not None:
         events("missing", image=text)
-    return pull(store, text, platform, events, limits=limits)[0]
+    found: list[Held] = []
+    try:
+        with Registries() as registries:
+            _pull(
+                store, parse(text), platform, events, _options(False, limits), registries,
+                lambda identity: found.append(hold(store, identity)),
+            )  # fmt: skip
+    except BaseException:
+        for held in found:
+            held.release()
+        raise
+    return found[0]
 
 
 def push(store: Store, text: str, events: Events | None = None, *, tls_verify: bool = True) -> str:

@@ -16,6 +16,7 @@ from lamina.engine.apply.values import below
 from lamina.engine.comparing import changes_between
 from lamina.engine.freezing import change
 from lamina.engine.merged_layer import same_entry
+from lamina.engine.shallow import MOST, fewer
 from lamina.engine.snapshotting import begun, taken
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container
@@ -61,6 +62,8 @@ def rebase(
         for layer in image.layers:
             if not held.add_layer(layer):
                 raise Corrupt(f"rebase container {asked['name']}: layer {layer[:12]} of {name} is missing")
+        if len(set(image.layers)) > MOST:
+            image = replace(image, layers=fewer(home.store, image.layers, held))
         place = view_container(home, asked).places[0]
         lowers = top_first([tree_of(home.store, layer) for layer in image.layers]) or (home.store.empty,)
         other = replace(place.base, lowerdirs=lowers)

@@ -19,6 +19,7 @@ from lamina.store import containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from lamina.store.containers import Home
@@ -30,12 +31,14 @@ PATIENCE = 10.0
 LOOKS, BETWEEN_LOOKS = 5, 0.02
 
 
-def recover(store: Store, *, thorough: bool = False) -> None:
-    """Clean up after killed engines. *thorough* looks at every container, also at those that rest.
+def recover(store: Store, *, thorough: bool = False) -> set[str]:
+    """Clean up after killed engines; the ids of the containers that somebody looks after. *thorough* looks at every
+    container, also at those that rest.
 
     What cannot be cleaned up (a process that does not die, a file that cannot be removed) stays for the next time.
     """
-    for home in containers.abandoned(store):
+    looked_after: set[str] = set()
+    for home in containers.abandoned(store, looked_after):
         try:
             _settle(home)
         except (OSError, LaminaError):
@@ -43,12 +46,18 @@ def recover(store: Store, *, thorough: bool = False) -> None:
         finally:
             home.release()
     if thorough:
-        for home in containers.unfinished(store):
-            try:
-                discard(home, None, None)
-            except (OSError, LaminaError):
-                pass
+        discard_unfinished(store)
     finish_burials(store)
+    return looked_after
+
+
+def discard_unfinished(store: Store, identities: Iterable[str] | None = None) -> None:
+    """Remove those, of *identities* or of all, that were never written down because their maker died."""
+    for home in containers.unfinished(store, identities):
+        try:
+            discard(home, None, None)
+        except (OSError, LaminaError):
+            pass
 
 
 def abandon(store: Store) -> None:

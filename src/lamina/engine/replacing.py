@@ -10,9 +10,7 @@ import os
 from contextlib import suppress
 from errno import EBUSY, EINVAL, ENOENT
 from stat import S_ISDIR
-from time import sleep
 
-from lamina.engine.processes import members
 from lamina.engine.standstill import Standstill
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.constants import (
@@ -41,7 +39,7 @@ from lamina.linux.mountinfo import read_mountinfo
 from lamina.linux.program import Reg, Step, assemble
 from lamina.overlay import mount as overlays
 from lamina.overlay.steps import overlay_steps
-from lamina.runtime.holders import Found, Holder, Old, command_of, look, mapped, may_mount, said
+from lamina.runtime.holders import Found, Holder, Old, command_of, look, mapped, may_mount, said, table
 from lamina.runtime.plan.paths import how
 from lamina.runtime.redirecting import Moving, is_possible, why_not
 from lamina.runtime.swapping import (
@@ -64,14 +62,14 @@ if TYPE_CHECKING:
     from lamina.engine.within import Maps
     from lamina.linux.files import Statx
     from lamina.linux.mountinfo import Mount
-    from lamina.linux.packed import Child, Program
+    from lamina.linux.packed import Program
     from lamina.overlay.spec import MountSpec
     from lamina.runtime.holders import Directory
     from lamina.store.containers import Home
 
     Stacks = Sequence[tuple[bytes, MountSpec]]
 
-MOST_LOOKS, MOST_MOUNTS = 10, 200
+MOST_MOUNTS = 200
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _PLACE = os.O_PATH | os.O_NOFOLLOW
 _VOLATILE = frozenset((b"volatile", b"fsync=volatile"))  # before Linux 6.6, and since
@@ -172,7 +170,7 @@ class Swap:
         if self._obstacles or not self.changed:
             self.done = not self._obstacles
             return tuple(self._obstacles)
-        self._mounts = read_mountinfo(self.still.first.pid)
+        self._mounts = table(read_mountinfo, self.still.first.pid)
         self._places = [self._mount_of(fd) for fd in self._old]
         devices = frozenset((one.major, one.minor) for one in self._places)
         every = [one for one in self._mounts if (one.major, one.minor) in devices]
@@ -267,6 +265,8 @@ class Swap:
             return "the container is paused"
         which = next((index for index, place in enumerate(self._places) if place.id == one.mount), 0)
         at = self._places[which].mount_point.rstrip(b"/")
+        if any(is_below(one.path, mount.mount_point, at) for mount in self._mounts):
+            return "something is mounted over it"
         if self._rootless:  # it is mounted later; on top of what is there, everything that is there stays
             on_top = self._uppers[which] in self.changed[which][1].lowerdirs[:1]
             return (
@@ -392,14 +392,7 @@ class Swap:
             raise self.still.has_ended()
         steps, needed = swap_steps(int(namespace), swapped, self.still.finally_, self._within())
         self._unsure = True
-        child = self._spawn(assemble(steps))
-        with child.pidfd:
-            try:
-                os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-            except ChildProcessError:
-                pass  # somebody in this program waits for any child
-        results = child.outcome().results
-        child.settle()
+        results = spawned(assemble(steps), self.still.first.pid)
         failed = next((index for index in range(needed) if results[index] < 0), None)
         if failed is None:
             if not came_to_the_end(results, needed, len(swapped), len(self.still.finally_)):
@@ -428,14 +421,6 @@ class Swap:
         private = Step("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
         return [Step("unshare", CLONE_NEWNS), private, *(step for steps in self._steps for step in steps)]
 
-    def _spawn(self, program: Program) -> Child:
-        if not self._rootless:
-            return program.spawn(CLONE_VM | CLONE_VFORK)
-        # it has a copy of our memory, and cannot be traced by who is in that namespace (linux/runner.py)
-        place = f"/proc/{self.still.first.pid}/ns/user"
-        namespace = self._keep(Fd(os.open(place, os.O_RDONLY | os.O_CLOEXEC)))
-        return program.spawn(0, enter=((int(namespace), CLONE_NEWUSER),))
-
     # -- descriptors
 
     def _keep(self, fd: Fd) -> Fd:
@@ -462,6 +447,26 @@ class Swap:
         raise Conflict(f"{self.still.said}: its root is not where it began")
 
 
+def spawned(program: Program, first: int) -> Sequence[int]:
+    """What came of each step of *program*, walked by a process of its own: without root in the user namespace of the
+    process *first*.
+    """
+    if os.geteuid() == 0:
+        child = program.spawn(CLONE_VM | CLONE_VFORK)
+    else:
+        # it has a copy of our memory, and cannot be traced by who is in that namespace (linux/runner.py)
+        with Fd(os.open(f"/proc/{first}/ns/user", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+            child = program.spawn(0, enter=((int(namespace), CLONE_NEWUSER),))
+    with child.pidfd:
+        try:
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # somebody in this program waits for any child
+    results = child.outcome().results
+    child.settle()
+    return results
+
+
 def is_filtered(home: Home) -> bool:
     """Whether its filter of system calls is ours, which lets nobody make namespaces who may not mount."""
     state = home.read("state") or {}
@@ -469,20 +474,6 @@ def is_filtered(home: Home) -> bool:
     return linux.get("defaultFilter") is not None
 
 
-def follow(home: Home, first: int) -> None:
-    """Have those follow whose working directory is still in a root that was replaced: somebody was killed before he did
-    that. *first* is the container's first process. Raises OSError.
-    """
-    record, nothing = home.read("state") or {}, Old(frozenset(), frozenset(), frozenset())
-    with Fd(os.open(f"/proc/{first}/root", os.O_PATH | os.O_CLOEXEC)) as root:
-        for _ in range(MOST_LOOKS):  # it goes on meanwhile, and has children
-            left = look(members(first, record), first, root, nothing).directories
-            for one in left:
-                try:
-                    if is_possible() and not why_not(one):
-                        Moving(one, plain=is_filtered(home)).move()
-                except OSError:
-                    continue  # it has ended
-            if not left:
-                return
-            sleep(0.002)
+def is_below(path: bytes, mount_point: bytes, place: bytes) -> bool:
+    """Whether *path*, which is in the mount at *place*, leads through a mount that is further down: to another file."""
+    return len(mount_point) > max(len(place), 1) and (path + b"/").startswith(mount_point + b"/")

@@ -9,7 +9,6 @@ an error of that start, and questions wait in them until it has begun.
 from __future__ import annotations
 
 import os
-import sys
 from _socket import AF_INET, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 from contextlib import closing
 from errno import EADDRINUSE
@@ -119,11 +118,12 @@ def _sockets(network: Network) -> tuple[socket, socket]:
 
 def _start(store: Store, network: Network, index: int, descriptors: tuple[int, int, int]) -> None:
     from lamina.engine.detaching import is_small
+    from lamina.supervisor.interpreter import interpreter
 
     here = os.path.dirname(os.path.dirname(__file__))
     root = os.fsdecode(store.path)
     words = [
-        sys.executable,
+        interpreter(),
         "-I",
         "-S",
         f"{here}/isolated.py",
@@ -150,7 +150,7 @@ def _fork(words: list[str], descriptors: tuple[int, int, int]) -> None:
         return
     try:
         if os.fork() == 0:
-            high = [duplicate(fd, 100) for fd in descriptors]
+            high = [duplicate(fd, 10) for fd in descriptors]
             null = os.open(os.devnull, os.O_RDWR)
             for number, fd in enumerate([null, null, null, *high]):
                 os.dup2(fd, number)
@@ -164,7 +164,7 @@ def _spawn(words: list[str], descriptors: tuple[int, int, int]) -> None:
     from lamina.engine.detaching import reap
 
     with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
-        high = [duplicate(fd, 100) for fd in descriptors]
+        high = [duplicate(fd, 10) for fd in descriptors]
         try:
             actions = [
                 (os.POSIX_SPAWN_DUP2, fd, number)

@@ -1,17 +1,20 @@
-"""The process that answers for the names of one network, from its first instruction to its last."""
+"""The processes that answer for the names of one network, from their first instruction to their last.
+
+Two: one answers, and is confined (`responder_sandbox`) before it reads the first question; the other, its parent,
+changes rules for it (`responder_monitor`), and ends after it.
+"""
 
 from __future__ import annotations
 
 import os
-from _socket import AF_INET, SOCK_DGRAM, SOCK_STREAM, socket
-from contextlib import contextmanager
+from _socket import AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
 from time import monotonic, sleep
 
-from lamina.engine.dropped import tell
+from lamina.engine import responder_sandbox
 from lamina.engine.network_record import Ledger
 from lamina.engine.networks import network_of
+from lamina.engine.responder_monitor import Door, Warden, confess
 from lamina.engine.responders import DATAGRAMS, LISTENER, LOCK, PORT, place_of
-from lamina.engine.telling import Telling
 from lamina.linux.capabilities import CAPABILITIES, CapabilitySets, capset
 from lamina.linux.constants import PR_SET_NAME, PR_SET_NO_NEW_PRIVS
 from lamina.linux.inotify import (
@@ -24,9 +27,9 @@ from lamina.linux.inotify import (
     read_events,
 )
 from lamina.linux.process import close_range, prctl
-from lamina.network import firewall, names
-from lamina.network.egress import allows, sources_of
-from lamina.network.leases import holder_of, leased
+from lamina.network import names
+from lamina.network.egress import allows
+from lamina.network.leases import holder_of
 from lamina.network.responder import Client, Responder
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
@@ -36,7 +39,7 @@ from lamina.store.lock import LOCK_EX, turn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as s
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from lamina.network.dns import Query
@@ -47,15 +50,10 @@ else:  # the module `signal` is enumerations around it
 
 LINGER = 3.0  # seconds without a container; the next one may come at once
 _PATIENCE = 60.0  # between two looks whether it is still wanted, if nobody says so
-ERROR = b"/names.error"
-_NET_ADMIN = CAPABILITIES[
-    "CAP_NET_ADMIN"
-]  # for the rules of those who may not reach everything, and only then
-_READ_EVERY = 2.0  # seconds between two looks at what was dropped of what they sent
-_SETTLED = 1.0  # seconds after which a container that has come is in the rules
+_NET_ADMIN = 1 << CAPABILITIES["CAP_NET_ADMIN"]
 _BREATH = 0.01  # seconds, after what should not have happened
-_MOST_SERVERS = 3  # as resolv.conf(5) has it
-_RESOLV = "/etc/resolv.conf"
+_SAME_SERVERS = 1.0  # seconds between two looks which servers this host asks
+_FILES = 1024
 
 
 def serve(store: Store, name: str, index: int) -> NoReturn:
@@ -63,14 +61,64 @@ def serve(store: Store, name: str, index: int) -> NoReturn:
     place = networks.place_of(store, name)
     try:
         _be_alone()
-        _give_rights_up()
-        record = networks.find(store, name)
-        if record is not None:
-            Service(store, network_of(store, record), index).run()
+        if (record := networks.find(store, name)) is not None:
+            network = network_of(store, record)
+            group = responder_sandbox.settle(network.table, name)
+            try:
+                _divide(store, network, index)
+            finally:
+                if group is not None:
+                    responder_sandbox.leave(group)
     except Exception as failure:
-        _confess(place, failure)
+        confess(place, _text_of(failure))
     finally:
         os._exit(0)
+
+
+def _divide(store: Store, network: Network, index: int) -> None:
+    filtered = responder_sandbox.program(store)
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    here, there = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        here.close()
+        _answer(store, network, index, there, filtered)
+    there.close()
+    try:
+        _ward(store, network, index, here)
+    finally:
+        here.close()  # then the other half leaves, too
+        os.waitpid(child, 0)
+
+
+def _import_all() -> None:
+    """Whoever answers does so from within a root without modules: what else would be imported when it is needed."""
+    import _json  # noqa: F401
+    import json  # noqa: F401
+
+    import lamina.engine.egress
+    import lamina.linux._door  # noqa: F401
+
+
+def _answer(store: Store, network: Network, index: int, channel: socket, filtered: bytes) -> NoReturn:
+    door = Door(channel)
+    try:
+        prctl(PR_SET_NAME, b"lamina-names")
+        _import_all()
+        responder_sandbox.confine((store.networks, store.containers), filtered)
+        Service(store, network, index, door).run()
+    except Exception as failure:
+        door.fail(_text_of(failure))
+    finally:
+        os._exit(0)
+
+
+def _ward(store: Store, network: Network, index: int, channel: socket) -> None:
+    for fd in (LOCK, DATAGRAMS, LISTENER):  # they go with the process that answers
+        os.close(fd)
+    prctl(PR_SET_NAME, b"lamina-rules")
+    capset(CapabilitySets(_NET_ADMIN, _NET_ADMIN | responder_sandbox.TO_LEAVE, 0))
+    Warden(store, network, place_of(network, index), channel).run()
 
 
 def _be_alone() -> None:
@@ -89,56 +137,64 @@ def _be_alone() -> None:
     close_range(LISTENER + 1, 0xFFFFFFFF, 0)
     for fd in (LOCK, DATAGRAMS, LISTENER):
         os.set_inheritable(fd, False)
-    prctl(PR_SET_NAME, b"lamina-names")
+    _have_usual_limits()
 
 
-def _give_rights_up() -> None:
-    """It reads what containers send: so it keeps no right but one that it needs at times. All it reads is root's."""
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _have(0)
+def _have_usual_limits() -> None:
+    """Not those of a unit that may have had few files, little time, or was to be killed first."""
+    import resource
 
-
-def _have(rights: int) -> None:
-    """In effect now; the one that it needs at times can be had again."""
-    capset(CapabilitySets(rights, 1 << _NET_ADMIN, 0))
-
-
-def _confess(place: bytes, failure: Exception) -> None:
-    """Nobody listens: so what went wrong, the first time, is put beside the network."""
-    import traceback
-
+    for which, wanted in (
+        (resource.RLIMIT_NOFILE, _FILES),
+        (resource.RLIMIT_CPU, -1),
+        (resource.RLIMIT_AS, -1),
+    ):
+        _, most = resource.getrlimit(which)
+        try:
+            resource.setrlimit(
+                which, (wanted if most == -1 else most if wanted == -1 else min(wanted, most), most)
+            )
+        except (OSError, ValueError):
+            continue
     try:
-        descriptor = os.open(place + ERROR, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
     except OSError:
-        return
-    with open(descriptor, "w", errors="replace") as file:
-        traceback.print_exception(failure, file=file)
+        pass
+
+
+def _text_of(failure: Exception) -> str:
+    """As a traceback, which would have to be imported."""
+    text, at = f"{type(failure).__name__}: {failure}\n", failure.__traceback__
+    while at is not None:
+        text += f"  {at.tb_frame.f_code.co_filename}:{at.tb_lineno} {at.tb_frame.f_code.co_name}\n"
+        at = at.tb_next
+    return text
 
 
 class Service:
     """The network, as it is when somebody asks."""
 
-    def __init__(self, store: Store, network: Network, index: int) -> None:
-        self.store, self.network = store, network
+    def __init__(self, store: Store, network: Network, index: int, door: Door) -> None:
+        self.store, self.network, self.door = store, network, door
         self.lock = place_of(network, index)
         self.empty_since: float | None = None
+        self.is_alone = False
         self._servers: tuple[tuple[str, int], ...] = ()
-        self._read_at: tuple[int, int] = (0, 0)
-        self.telling = Telling(network.table)
-        self.limited: dict[bytes, tuple[str, str]] = {}
-        self.next_look = monotonic() + _SETTLED
+        self._asked_at = 0.0
         self._told = inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         above = os.path.dirname(network.names)
         inotify_add_watch(self._told, above, IN_DELETE | IN_MOVE_SELF | IN_DELETE_SELF)
         inotify_add_watch(self._told, network.names, IN_CREATE | IN_DELETE)
         datagrams = socket(AF_INET, SOCK_DGRAM, fileno=DATAGRAMS)
         listener = socket(AF_INET, SOCK_STREAM, fileno=LISTENER)
-        self.responder = Responder(datagrams, listener, self.client, [(self._told, self._look)])
+        others = [(int(self._told), self._look), (door.fileno(), self._is_left)]
+        self.responder = Responder(datagrams, listener, self.client, others)
 
     def run(self) -> None:
         """Until nobody needs it."""
         self._look()
-        while True:
+        while not (self.is_alone or self.door.is_broken):
             left = _PATIENCE
             if self.empty_since is not None:
                 left = self.empty_since + LINGER - monotonic()
@@ -147,13 +203,17 @@ class Service:
             if not self._is_wanted():
                 return
             try:
-                if monotonic() >= self.next_look:
-                    self._look_at_limited()
-                self.responder.step(max(min(left, self.next_look - monotonic()), 0.0))
+                self.responder.step(max(left, 0.0))
             except Exception as failure:
                 # what nobody can answer, which is a bug, must not cost others their answers
-                _confess(os.path.dirname(self.lock), failure)
+                self.door.fail(_text_of(failure))
                 sleep(_BREATH)
+
+    def _is_left(self, _: int) -> None:
+        """The half that changes rules is gone. Without it nobody who is limited could be answered: so the next start is
+        to find nobody here.
+        """
+        self.is_alone = True
 
     def _look(self, _: int = 0) -> None:
         """Something has changed among the names: whether there is one."""
@@ -162,31 +222,10 @@ class Service:
                 pass
         except BlockingIOError:
             pass
-        self.next_look = min(self.next_look, monotonic() + _SETTLED)
-        self.telling.begin_anew()
         if not names.is_empty(self.network.names):
             self.empty_since = None
         elif self.empty_since is None:
             self.empty_since = monotonic()
-
-    def _look_at_limited(self) -> None:
-        """Who is limited, and what was dropped of what they sent."""
-        self.next_look = monotonic() + _PATIENCE
-        table = self.network.table
-        with _administering():
-            for address in firewall.limited(table):
-                if (owner := holder_of(self.network.leases, address)) is not None:
-                    places = Ledger.of(Home(self.store, owner)).attachments
-                    own = [
-                        source for place in places for each in sources_of(place).values() for source in each
-                    ]
-                    self.limited.update(dict.fromkeys(own, (owner, places[0].title if places else "")))
-            if self.limited:
-                self.next_look = monotonic() + _READ_EVERY
-                tell(self.store, table, self.limited)
-        there = set(leased(self.network.leases).values())
-        self.limited = {source: who for source, who in self.limited.items() if who[0] in there}
-        self.telling.forget(there.__contains__)
 
     def _is_wanted(self) -> bool:
         """Whether the file that it holds is still there: else the network is gone, or its bridge was made anew."""
@@ -204,7 +243,7 @@ class Service:
                     self.empty_since = None
                     return False
                 self.responder.close()
-                os.unlink(self.lock)
+                self.door.leave()
                 os.close(LOCK)
         except FileNotFoundError:  # with its network
             pass
@@ -230,19 +269,11 @@ class Service:
             owner_at=lambda wanted: self._owner_at(places, wanted),
             servers=servers,
             may=None if places[0].egress is None else lambda name: _may(places[0].egress or (), name),
-            learn=None if places[0].egress is None else self._learner(owner, places),
+            learn=None if places[0].egress is None else self._learner(owner),
         )
 
-    def _learner(
-        self, owner: str, places: list[Attachment]
-    ) -> Callable[[Query, list[tuple[int, bytes]], bool], bool]:
-        learn = self.telling.learner(owner, places)
-
-        def learn_with_rights(query: Query, found: list[tuple[int, bytes]], own: bool) -> bool:
-            with _administering():
-                return learn(query, found, own)
-
-        return learn_with_rights
+    def _learner(self, owner: str) -> Callable[[Query, list[tuple[int, bytes]], bool], bool]:
+        return lambda query, found, _own: not found or self.door.learn(owner, query.name, found)
 
     def _owner_at(self, places: list[Attachment], address: bytes) -> str | None:
         """The name of the container with an address of one of these networks."""
@@ -258,38 +289,10 @@ class Service:
 
     def _of_host(self) -> tuple[tuple[str, int], ...]:
         """This host's own servers, as they are now."""
-        try:
-            facts = os.stat(_RESOLV)
-            version = (facts.st_mtime_ns, facts.st_ino)
-            if version != self._read_at:
-                self._servers = tuple(_servers_in(_RESOLV))
-                self._read_at = version
-        except OSError:
-            self._servers = ()
+        if monotonic() >= self._asked_at + _SAME_SERVERS:
+            self._servers, self._asked_at = self.door.servers(), monotonic()
         return self._servers
-
-
-@contextmanager
-def _administering() -> Iterator[None]:
-    _have(1 << _NET_ADMIN)
-    try:
-        yield
-    finally:
-        _have(0)
 
 
 def _may(allowed: Sequence[Allowed], name: str) -> bool:
     return any(one.subnet is None and allows(one, name) for one in allowed)
-
-
-def _servers_in(path: str) -> list[tuple[str, int]]:
-    found = []
-    with open(path, "rb") as file:
-        for line in file.read(1 << 16).splitlines():
-            words = line.split()
-            if len(words) >= 2 and words[0] == b"nameserver":
-                try:
-                    found.append((text_of(packed(words[1].decode())), PORT))
-                except ValueError:  # with a zone
-                    continue
-    return found[:_MOST_SERVERS] or [("127.0.0.1", PORT)]  # as resolv.conf(5) has it

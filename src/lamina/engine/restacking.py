@@ -16,24 +16,21 @@ Where somebody holds on to the old root it is as *consistency* says. Decisions 0
 
 from __future__ import annotations
 
-import os
-from errno import EINVAL
 from time import monotonic, sleep
 
 from lamina.engine.consistency import AUTO, COPY, WAIT, check_consistency
-from lamina.engine.replacing import Swap, follow
+from lamina.engine.layers import stacks_of
+from lamina.engine.replacing import Swap
 from lamina.engine.standstill import Standstill
-from lamina.errors import Conflict, KernelError
-from lamina.linux.mountinfo import read_mountinfo
-from lamina.runtime.holders import GONE, Holder
+from lamina.errors import Conflict
+from lamina.runtime.holders import Holder
 from lamina.supervisor.signals import Undisturbed
 from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
-    from lamina.linux.mountinfo import Mount
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
 
@@ -63,6 +60,7 @@ def restack(
     *,
     consistency: str = AUTO,
     ready: Callable[[], None],
+    each: Callable[[], None] | None = None,
     copy: Callable[[], None] | None = None,
     move: Callable[[], None] | None = None,
     keep: bool = True,
@@ -71,7 +69,8 @@ def restack(
     """Have the container, which runs or is paused, stand on *after* instead of *before*: both are (place, stack) in the
     same order, parents first; a place that stays has the same stack in both.
 
-    *ready* is called once, while it stands still, to make the directories of *after*; *copy* where the root is not to
+    *each* is called whenever it stands still, before anything is tried, for what is to be as of that moment; *ready*
+    once, while it stands still, to make the directories of *after*; *copy* where the root is not to
     be replaced, or cannot be, to copy what was written, while it stands still as well. *consistency* is one of
     CONSISTENCIES: `auto` copies where somebody holds on to the old root, `refuse` raises Conflict, `wait` tries again
     for *patience* seconds first, `copy` never replaces it. Without *copy*, `auto` is `refuse`.
@@ -86,6 +85,8 @@ def restack(
     while True:
         with Standstill(home, words) as still, Swap(still, before, after) as swap:
             still.stop(swap.undo(), swap.held())
+            if each is not None:
+                each()
             if not prepared:
                 ready()
                 prepared = True
@@ -119,42 +120,56 @@ def restack(
 def _tried(still: Standstill, swap: Swap) -> tuple[Holder, ...]:
     try:
         return swap.try_it()
+    except ProcessLookupError as error:  # a process that is just ending has no mounts any more
+        raise still.has_ended() from error
     except OSError as error:
         if still.first.is_there:
             raise
         raise still.has_ended() from error
 
 
-def swapped_to(home: Home, after: Stacks) -> bool | None:
-    """Whether the container's root is that of *after*, for who finds that somebody was killed in between; None where it
-    does not run. Then nobody's working directory is left in the one before. Raises OSError.
+def swapped_to(home: Home, after: Stacks, places: Container[bytes]) -> bool | None:
+    """Whether the container stands on *after*, of which *places* are others than before, for who finds that somebody
+    was killed in between; None where it does not run. Then nobody's working directory is left in the one before. Where
+    some of them were replaced and others not, the others are now.
+
+    Raises Conflict where somebody holds on to these, LaminaError, OSError.
     """
+    from lamina.engine.half_replaced import found_at
     from lamina.engine.settling import Process
 
     with Process(home.read("state")) as first:
         if not first.is_there:
             return None
         try:
-            mounts = read_mountinfo(first.pid)
-        except KernelError as error:
-            if error.errno in (*GONE, EINVAL):  # it is just ending, and has let go of its mounts
-                return None
-            raise
-        # by name: which number an upper has is the container's own, and where it is seen is not always where it is
-        now = {mount.mount_point: _upper_of(mount) for mount in mounts if mount.fstype == b"overlay"}
-        swapped = any(
-            spec.upperdir is not None and now.get(at) == os.path.basename(spec.upperdir) for at, spec in after
-        )
+            found = {one.at: one.swapped for one in found_at(home, first.pid, after, places)}
+        except ProcessLookupError:
+            return None
+        except Conflict:
+            if first.is_there:
+                raise
+            return None
+        swapped = True in found.values()
+        if swapped and False in found.values() and first.is_there:
+            _replace_the_others(home, after, found)
         if swapped and first.is_there:
+            from lamina.engine.stragglers import follow
+
             follow(home, first.pid)
         return swapped if first.is_there else None
 
 
-def _upper_of(mount: Mount) -> bytes:
-    for option in mount.super_options:
-        if option.startswith(b"upperdir="):
-            return os.path.basename(option)
-    return b""
+def _replace_the_others(home: Home, after: Stacks, found: dict[bytes, bool]) -> None:
+    asked = dict(stacks_of(home.asked().get("overlays") or [], home.path))
+    before = [(at, asked[at] if found.get(at) is False else spec) for at, spec in after]
+    try:
+        restack(home, before, after, consistency=WAIT, ready=lambda: None, keep=False, patience=1)
+    except Conflict as error:
+        raise Conflict(
+            f"finish what was begun with container {home.shown}, of whose file systems some were replaced, and "
+            f"others not: {error.message}",
+            remedy="nothing is lost: end these processes, or stop it, and start it again",
+        ) from error
 
 
 def _refusal(words: str, holders: Sequence[Holder], waited: float | None, *, copies: bool) -> Conflict:

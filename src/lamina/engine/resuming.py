@@ -39,7 +39,13 @@ def resume(home: Home, asked: dict[str, Any], state: dict[str, Any] | None) -> N
 
     # of a start that was cut short, there may be a process that no record knows
     end_processes(asked, state or {})
+    said = []
+    if end is None and state is not None and home.has("network"):
+        from lamina.engine.network_events import disconnected
+
+        said = disconnected(home)
     unplug(home)
+    note(home.store, *said)
     if is_kept(home) and not orphaned:
         return
     if (asked.get("rm") and (state is not None or end is not None)) or orphaned:

@@ -187,5 +187,8 @@ class Reviewed:
             )
         moment = asked.get("moment")
         if not isinstance(moment, int):
-            raise Conflict(f"container {self.name}: it is removed when it ends and cannot be applied")
+            raise Conflict(
+                f"container {self.name}: it is removed when it ends and cannot be applied",
+                remedy="run it without --rm",
+            )
         return moment

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 
 from lamina.engine import chains
+from lamina.engine.burials import sweep
 from lamina.engine.consistency import COPY, check_consistency
-from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly, sweep
+from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly
 from lamina.engine.layers import stacks_of
 from lamina.engine.state_turn import StateTurn
-from lamina.errors import Corrupt, InvalidInput, Unsupported
+from lamina.errors import Conflict, Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots
 from lamina.store.containers import no_such
 from lamina.store.events import about, note
@@ -26,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.engine.volume_states import PuttingBack
     from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
     from lamina.store.snapshots import SnapshotRecord
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 
-def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
+def rewind(home: Home, reference: str, *, consistency: str = "auto", volumes: bool = True) -> None:
     """See `StateVerbs.rewind`."""
     if check_consistency(consistency) == COPY:
         raise InvalidInput(
@@ -50,30 +52,69 @@ def rewind(home: Home, reference: str, *, consistency: str = "auto") -> None:
                 remedy=f"fork it (lamina fork {asked.get('name')}@{kept.shown}), or first lamina rebase "
                 f"{asked.get('name')} {kept.image}",
             )
-        for layer in kept.layers:
+        for layer in kept.referred if volumes else kept.layers:
             if not held.add_layer(layer):
                 raise Corrupt(
                     f"rewind container {asked.get('name')}: layer {layer[:12]} of the snapshot {kept.shown} is missing",
                     remedy="'lamina system check' says what else is",
                 )
-        put_on(turn, kept, consistency)
+        if volumes and kept.volumes:
+            _with_volumes(turn, kept, consistency)
+        else:
+            put_on(turn, kept, consistency)
         said = about(asked, "rewind", snapshot=kept.id, snapshotName=kept.name or None)
     note(home.store, said)
 
 
-def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
-    """As `rewind`, for who has the turn and keeps the layers of the state *kept*. Raises Conflict, KernelError."""
+def _with_volumes(turn: StateTurn, kept: SnapshotRecord, consistency: str) -> None:
+    """As `put_on`, and the volumes of the state get what they had then."""
+    from lamina.engine.volume_states import PuttingBack
+
+    name = turn.asked.get("name")
+    if turn.living:
+        raise Conflict(
+            f"rewind container {name}: the snapshot {kept.shown} has volumes, and it runs",
+            remedy="stop it first, or leave its volumes as they are: --no-volumes",
+        )
+    with PuttingBack(turn.home, "rewind", [one.name for one in kept.volumes]) as back:
+        sweep(turn.home, turn.asked)  # what somebody left who was killed has the same names
+        try:
+            back.prepare(kept.volumes, turn.asked)
+        except BaseException:
+            sweep(turn.home, turn.asked)
+            raise
+        put_on(turn, kept, consistency, back)
+
+
+def put_on(turn: StateTurn, kept: SnapshotRecord, consistency: str, back: PuttingBack | None = None) -> None:
+    """As `rewind`, for who has the turn and keeps the layers of the state *kept*; *back* has its volumes prepared.
+
+    Raises Conflict, KernelError.
+    """
     try:
-        _rewind(turn.home, turn.asked, kept, consistency, living=turn.living)
+        _rewind(turn.home, turn.asked, kept, consistency, back, living=turn.living)
     except OSError as error:
         if not turn.home.exists():
             raise no_such(turn.home.short_id) from error
         raise_storage_error(error, "rewind container", turn.home.path)
 
 
-def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *, living: bool) -> None:
+def _rewind(
+    home: Home,
+    asked: Record,
+    kept: SnapshotRecord,
+    consistency: str,
+    back: PuttingBack | None,
+    *,
+    living: bool,
+) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
-    asked = change(home, asked, lambda asked: chains.with_rewinding(asked, chain, kept.id, running=living))
+    names = [] if back is None else back.names
+
+    def begin(asked: Record) -> Record:
+        return chains.with_rewinding(asked, chain, kept.id, running=living, volumes=names)
+
+    asked = change(home, asked, begin)
     if living:
         from lamina.engine.restacking import restack
 
@@ -90,16 +131,26 @@ def _rewind(home: Home, asked: Record, kept: SnapshotRecord, consistency: str, *
         except BaseException:
             settle(home, living=True)
             raise
-    finish(home, asked)
+    finish(home, asked, back)
 
 
 def _stacks(asked: Record, home: Home) -> list[tuple[bytes, MountSpec]]:
     return stacks_of(asked.get("overlays") or [], home.path)
 
 
-def finish(home: Home, asked: Record) -> None:
-    """Do what is still to be done of the rewinding in the record *asked*. Raises OSError, KernelError."""
+def finish(home: Home, asked: Record, back: PuttingBack | None = None) -> None:
+    """Do what is still to be done of the rewinding in the record *asked*; *back* holds its volumes, if somebody does.
+
+    Raises Conflict, OSError, KernelError.
+    """
     under_way = asked[chains.REWINDING]
+    if back is not None:
+        back.exchange()
+    elif names := under_way.get("volumes"):
+        from lamina.engine.volume_states import PuttingBack
+
+        with PuttingBack(home, "finish the rewinding of", names) as back:
+            back.exchange()
     chain: dict[bytes, tuple[str, ...]] = chains.places_of(under_way, tuple)
     after = chains.on_chain(asked, chain, under_way["snapshot"])
     _make_uppers(home, asked, after)
@@ -131,7 +182,7 @@ def settle(home: Home, *, living: bool) -> None:
     asked = home.asked()
     under_way = asked[chains.REWINDING]
     after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
-    swapped = is_swapped(home, _stacks(after, home)) if living else None
+    swapped = is_swapped(home, _stacks(after, home), chains.chain_of(asked)) if living else None
     if swapped is None:  # it does not run; what it wrote until it ended is where it stood then
         swapped = not under_way.get("running") or _was_mounted(_stacks(after, home))
     if swapped:

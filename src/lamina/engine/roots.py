@@ -2,8 +2,8 @@
 
     below_root(container, pack, path, write=False)      # pack(root, path)
 
-Of a container that runs it is the root of its first process, with all that is mounted there. Of one that does not it
-is its stack with its volumes, mounted for the moment and seen by nobody else (standing.py); whoever writes there holds
+Of a container that runs it is the root of its first process, with all that is mounted there. Of one that does not it is
+its stack with its volumes, mounted for the moment and seen by nobody else (mounted_root.py); whoever writes there holds
 the container meanwhile. Where the container has a user namespace, the work is done in a process of ours in one with the
 same ids (within.py), as their root: so not even root of this system, led astray by a process of the container, gets at
 files that the container's own root could not write to, such as those of the system in a bind mount.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from lamina.engine.standing import Beside, Standing, Stood
+from lamina.engine.mounted_root import Beside, Standing, Stood
 from lamina.errors import Conflict, Corrupt, Unsupported
 from lamina.image.apply.ids import IdMap
 from lamina.linux.fd import Fd

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from time import time_ns
 
-from lamina.engine.asked import record_of
+from lamina.engine.container_record import record_of
 from lamina.engine.design import CGROUPFS, design, manager_of, maps_record, usual_ids
-from lamina.engine.layers import furnish, unfurnish
-from lamina.engine.options import is_linked
+from lamina.engine.layers import furnish, unfurnish, unmark
+from lamina.engine.options import by_others, is_linked
 from lamina.engine.picture import Lessons
 from lamina.engine.translate import joinable
 from lamina.errors import (
@@ -99,11 +99,7 @@ class Session:
     def prepare(self, command: tuple[str, ...]) -> None:
         """Everything but the start: afterwards the container's record is there. Raises as `run` does."""
         if is_linked(self.options.network):  # said now, not at the first start
-            from lamina.engine.networking import joined_by
-            from lamina.engine.networks import find
-
-            for joined in joined_by(self.options):
-                find(self.store, joined.network)
+            self._check_network()
         lessons = Lessons(over_host=self.held is None)
         while True:
             try:
@@ -118,6 +114,18 @@ class Session:
                 self._close()
                 unfurnish(self.home.path)
 
+    def _check_network(self) -> None:
+        if by_others(self.options.network):
+            from lamina.engine.foreign_networks import check
+
+            check(self.options)
+            return
+        from lamina.engine.networking import joined_by
+        from lamina.engine.networks import find
+
+        for joined in joined_by(self.options):
+            find(self.store, joined.network)
+
     def begin(self, command: tuple[str, ...]) -> None:
         """Start it."""
         if self.hooks.created is not None:
@@ -126,6 +134,8 @@ class Session:
             self.drawn, running = self._launch(command)
             _load_the_rest()
             self._record_start(self.drawn, running)
+            if self.options.rm:
+                unmark(self.drawn.layers)
         except OSError as error:
             raise_storage_error(error, "run", self.home.path)
 
@@ -185,6 +195,11 @@ class Session:
                 if not lessons.learn(error):
                     raise
                 self._close()
+                if self.attachments:  # whoever made its links is told of their end before they are made again
+                    from lamina.engine.discard import unplug
+
+                    unplug(self.home)
+                    self.attachments = []
                 unfurnish(self.home.path)
 
     def _draw(
@@ -245,12 +260,7 @@ class Session:
         locks = self._ready(drawn) if drawn.volumes else []
         try:
             if drawn.files:
-                from lamina.engine.own_files import write
-
-                over_host = not drawn.base.id
-                write(
-                    self.home, drawn.hostname, self.options, self.attachments, self.name, over_host=over_host
-                )
+                self._write_files(drawn)
             self.record = record_of(self, drawn, self._health(dict(drawn.base.config.rest)))
             self.home.write("container", self.record)
         finally:
@@ -262,6 +272,12 @@ class Session:
         if self.lease is not None:
             self.lease.close()
 
+    def _write_files(self, drawn: Design) -> None:
+        from lamina.engine.own_files import write
+
+        over_host = not drawn.base.id
+        write(self.home, drawn.hostname, self.options, self.attachments, self.name, over_host=over_host)
+
     def _ready(self, drawn: Design) -> list[Lock]:
         from lamina.engine.mounted import ready
 
@@ -271,7 +287,7 @@ class Session:
             self.home.path,
             drawn,
             lambda: maps_record(maps),
-            rootless=maps is not None,
+            rootless=drawn.layers.rootfs.userxattr,
             tell=self._warn,
         )
 
@@ -316,7 +332,11 @@ class Session:
         if self.attachments:
             from lamina.engine.plugging import connected
 
-            bundle = connected(bundle, self.home, self.attachments)
+            def told(found: list[Attachment]) -> None:
+                self.attachments = found
+                self._write_files(drawn)
+
+            bundle = connected(bundle, self.home, self.attachments, self.options, told)
         manager = manager_of(self.options)
         with Undisturbed():  # or a Ctrl-C in this moment would leave a container that nobody knows of
             try:
@@ -360,7 +380,12 @@ class Session:
             begin(self.home, self.record)
         from lamina.store.events import about, note
 
-        note(self.store, about(self.record, "create"), about(self.record, "start"))
+        said = [about(self.record, "create"), about(self.record, "start")]
+        if self.attachments:
+            from lamina.engine.network_events import connected
+
+            said[1:1] = connected(self.home, self.attachments)
+        note(self.store, *said)
         if not self.options.rm:
             self.home.write("spec", drawn.written_spec())
 
@@ -378,11 +403,15 @@ class Session:
             running.cgroup.kill()  # no end of a pid namespace does that
         running.close()
         self._close()
+        from lamina.store.events import ending, note
+
         if self.attachments:
             from lamina.engine.discard import unplug
+            from lamina.engine.network_events import disconnected
 
+            said = disconnected(home)
             unplug(home)
-        from lamina.store.events import ending, note
+            note(self.store, *said)
 
         assert self.record is not None
         self.record["name"] = self.name

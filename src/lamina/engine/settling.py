@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
-SIGKILL, WAKE = 9, 10
+SIGKILL, WAKE, SIGCONT = 9, 10, 18
 # how long who looks after a container may take to let go of it, once it has ended
 LETTING_GO = 10.0
 # signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
@@ -45,6 +45,7 @@ def wake_supervisor(state: dict[str, Any]) -> None:
     if state.get("supervisor"):
         with Process(state["supervisor"]) as process:
             process.send(WAKE)
+            process.send(SIGCONT)  # somebody may have stopped it, and who is not stopped does not notice
 
 
 def keep(home: Home) -> None:

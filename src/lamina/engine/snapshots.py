@@ -131,6 +131,8 @@ class Snapshot(ViewVerbs):
 
     def inspect(self) -> dict[str, Any]:
         """Everything known of it. Raises NotFound when it was removed."""
+        from lamina.engine.inspect import timestamp
+
         kept = get(self._home, self.id)
         if kept is None:
             raise no_such(self._home, self.short_id)
@@ -140,7 +142,7 @@ class Snapshot(ViewVerbs):
             "Name": kept.name,
             "Container": kept.container,
             "Parent": kept.parent,
-            "Created": kept.created,
+            "Created": timestamp(kept.created),
             "Message": kept.message,
             "Command": list(kept.command),
             "Image": kept.image,
@@ -152,6 +154,7 @@ class Snapshot(ViewVerbs):
             "Size": size,
             "Inodes": inodes,
             "Volatile": kept.volatile,
+            "Volumes": [{"Name": one.name, "Target": one.target, "Layer": one.layer} for one in kept.volumes],
         }
 
     # -- what becomes of it
@@ -231,13 +234,15 @@ class Snapshot(ViewVerbs):
         on_warning: Callable[[str], None] | None = None,
         **options: Unpack[ForkOptions],
     ) -> list[Container]:
-        """Make *n* containers that begin with it: as `Container.fork`. Raises NotFound when it was removed."""
+        """Make *n* containers that begin with it: as `Container.fork`. Volumes that are part of it are new for each,
+        which begin with what was in them then. Raises NotFound when it was removed.
+        """
         from lamina.engine.container import Container
         from lamina.engine.forking import Wanted, fork, names_of
         from lamina.engine.parameters import words_of
 
         words = None if command is None else words_of(command, "fork")
-        wanted = Wanted(n, names_of(name, names, n), start, words, options, owner)
+        wanted = Wanted(n, names_of(name, names, n), start, words, options, owner, volumes=True)
         return [Container(home, made=True) for home in fork(self._home, self._kept, wanted, on_warning)]
 
     def start(

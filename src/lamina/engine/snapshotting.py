@@ -9,6 +9,7 @@ from time import time_ns
 from lamina.engine import chains
 from lamina.engine.consistency import AUTO, check_consistency
 from lamina.engine.freezing import freeze, is_volatile
+from lamina.engine.options import VOLUME
 from lamina.engine.snapshots import Snapshot
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import InvalidInput
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.freezing import Frozen
+    from lamina.engine.volume_states import Copies
     from lamina.store.containers import Home
+    from lamina.store.durable import Batch
     from lamina.store.leases import Lease
 
 # from this depth on somebody looks whether layers should be put together (engine/squashing)
 DEEP = 16
 # in the record of a container of whose volumes was told
 TOLD = "told_of_volumes"
+# as long as it was told of those alone that never are part of a state
+BINDS = "binds"
 
 
 def snapshot(
@@ -41,6 +46,7 @@ def snapshot(
     message: str = "",
     command: Sequence[str] = (),
     consistency: str = AUTO,
+    volumes: bool = False,
     on_warning: Callable[[str], None] | None = None,
 ) -> Snapshot:
     """See `StateVerbs.snapshot`; *command* is what was executed since the last one, if it is known."""
@@ -49,10 +55,12 @@ def snapshot(
         if name is not None:
             snapshots.check_name(home, name)
         with lease(home.store) as held:
-            made = taken(turn, held, name, message=message, command=command, consistency=consistency)
+            made = taken(
+                turn, held, name, message=message, command=command, consistency=consistency, volumes=volumes
+            )
         asked = turn.asked
         said = about(asked, "snapshot", snapshot=made.id, snapshotName=name)
-        warnings = [*turn.notes, *_warnings(home, asked)]
+        warnings = [*turn.notes, *_warnings(home, asked, volumes=volumes)]
     note(home.store, said)
     if on_warning is not None:
         for warning in warnings:
@@ -72,18 +80,33 @@ def taken(
     message: str = "",
     command: Sequence[str] = (),
     consistency: str = AUTO,
+    volumes: bool = False,
 ) -> SnapshotRecord:
     """As `snapshot`, for who has the turn; *held* keeps its layers."""
     home, asked = turn.home, turn.asked
     kept = begun(home, asked, name, message=message, command=command or _command(home, asked))
     made: list[SnapshotRecord] = []
+    origin = _origin(kept, asked)
 
-    def noted(frozen: Frozen) -> None:
-        places = [PlaceState(at, ids, frozen.made.get(at)) for at, ids in frozen.chain.items()]
-        made.append(replace(kept, places=tuple(places)))
-        snapshots.put(home, made[0], sync=not kept.volatile)
+    def freeze_with(copies: Copies | None) -> None:
+        def noted(frozen: Frozen, batch: Batch) -> None:
+            places = [PlaceState(at, ids, frozen.made.get(at)) for at, ids in frozen.chain.items()]
+            mounted = () if copies is None else copies.keep(origin)
+            made.append(replace(kept, places=tuple(places), volumes=mounted))
+            snapshots.put(home, made[0], batch=batch)
 
-    freeze(turn, held, snapshot=kept.id, origin=_origin(kept, asked), consistency=consistency, noted=noted)
+        besides = None if copies is None else copies.take
+        freeze(
+            turn, held, snapshot=kept.id, origin=origin, consistency=consistency, besides=besides, noted=noted
+        )
+
+    if volumes:
+        from lamina.engine.volume_states import Copies
+
+        with Copies(home, asked, held) as copies:
+            freeze_with(copies)
+    else:
+        freeze_with(None)
     return made[0]
 
 
@@ -136,18 +159,25 @@ def _origin(kept: SnapshotRecord, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _warnings(home: Home, asked: dict[str, Any]) -> list[str]:
-    """What is no part of the state, if that was not said yet; noted, so that it is said once."""
-    if asked.get(TOLD):
+def _warnings(home: Home, asked: dict[str, Any], *, volumes: bool = False) -> list[str]:
+    """What is no part of the state, which may have its *volumes*, if that was not said yet; noted, so that it is said
+    once.
+    """
+    told = asked.get(TOLD)
+    if told is True or (told and volumes):
         return []
     writable = [
         one for one in asked.get("volumes") or () if not {"ro", "rro"} & {*(one.get("options") or ())}
     ]
-    places = [str(one.get("target")) for one in writable if one.get("kind") != "tmpfs"]
+    left_out = ("tmpfs", VOLUME) if volumes else ("tmpfs",)
+    places = [str(one.get("target")) for one in writable if one.get("kind") not in left_out]
     if not places:
         return []
-    home.change_asked(lambda asked: {**asked, TOLD: True})
-    return [f"volumes and binds are no part of a snapshot: {', '.join(places)}"]
+    home.change_asked(lambda asked: {**asked, TOLD: BINDS if volumes else True})
+    hint = (
+        "" if volumes or all(one.get("kind") != VOLUME for one in writable) else " (--volumes: volumes are)"
+    )
+    return [f"volumes and binds are no part of a snapshot: {', '.join(places)}{hint}"]
 
 
 def remove(home: Home, identity: str) -> None:
@@ -179,6 +209,9 @@ def prune(home: Home, keep: int = 0) -> list[Snapshot]:
             home.change_asked(lambda asked: {**asked, "snapshot": snapshots.current(home, asked)})
             from lamina.engine.state_log import forks_of
 
-            snapshots.forget_gone(home, forks_of(home))
+            alone = snapshots.nobody_forks(home)
+            if alone is not None:  # else the next time does it
+                with alone:
+                    snapshots.forget_gone(home, forks_of(home))
             note(home.store, about(turn.asked, "snapshot-prune", count=len(going)))
     return [Snapshot(home, kept) for kept in going]

@@ -10,14 +10,14 @@ import msgspec
 
 from lamina.engine.archives import tag_of
 from lamina.engine.committing import found_in, moment_of, named, put_image
-from lamina.engine.design import usual_ids
 from lamina.engine.images import Image, config_of, of_record
+from lamina.engine.shallow import MOST, fewer
 from lamina.engine.storage import within_limit
 from lamina.engine.within import inside, maps_of
 from lamina.errors import Conflict, InvalidInput
 from lamina.image.documents import History, RootFS
 from lamina.image.pending import make_lasting
-from lamina.linux.procfs import in_first_user_namespace
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.store import images, squashing
 from lamina.store.events import event, note
 from lamina.store.leases import lease
@@ -48,9 +48,9 @@ def squash_image(store: Store, identity: str, name: str | None = None, since: st
         maps = maps_of(None)
         made = squashing.squash(
             store,
-            run,
+            run if len(run) <= MOST else fewer(store, run, held, bottom=not kept),
             held,
-            userxattr=usual_ids() is not None or not in_first_user_namespace(),
+            userxattr=not has_trusted_attributes(),
             bottom=not kept,
             work=None if maps is None else partial(inside, maps),
         )

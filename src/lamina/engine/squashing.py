@@ -74,10 +74,10 @@ def after_snapshot(home: Home) -> None:
     """
     try:
         asked = home.asked()
-        if any(len(ids) >= DEEPEST for ids in chains.chain_of(chains.shortened(asked)).values()):
-            squash_due(home, wait=True)
-            return
         if not wanted(asked) or (os.path.lexists(home.path + ERROR) and not _is_time(asked)):
+            return
+        if any(len(ids) >= DEEPEST for ids in chains.chain_of(chains.shortened(asked)).values()):
+            _try(home, wait=True)
             return
         held = _claim(home)
         if held is None:
@@ -112,11 +112,21 @@ def in_background(store: Store, identity: str) -> None:
     """What that process does. Raises nothing: nobody listens; what went wrong is put beside the container's record."""
     from lamina.store.containers import Home
 
-    home = Home(store, identity)
+    _try(Home(store, identity))
+
+
+def _try(home: Home, *, wait: bool = False) -> None:
+    """Squash what is due; where that cannot be, it is noted, and not tried again at once."""
     try:
-        squash_due(home)
+        if not squash_due(home, wait=wait) and wanted(home.asked()) and (held := _claim(home)) is not None:
+            held.release()  # or somebody does it just now
+            raise LaminaError(
+                f"squash container {home.shown}: too many files, or too little room on the disk"
+            )
         if os.path.lexists(home.path + ERROR):
             os.unlink(home.path + ERROR)
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as failure:
         _confess(home, failure)
 
@@ -131,6 +141,16 @@ def _confess(home: Home, failure: BaseException) -> None:
                 file.write("".join(traceback.format_exception(failure)).encode(errors="replace"))
     except OSError:
         pass
+
+
+def last_failure(home: Home) -> str:
+    """Why the last squash in the background came to nothing, in a line; "" where it did not. Raises OSError."""
+    try:
+        with open(os.open(home.path + ERROR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            lines = file.read(1 << 16).decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def _claim(home: Home) -> Claim | None:
@@ -259,7 +279,7 @@ def _above(home: Home, at: bytes, ids: tuple[str, ...], since: SnapshotRecord | 
     if found == wanted:
         return ()
     raise Conflict(
-        f"squash container {home.short_id}: what it wrote before and after the snapshot {since.shown} is in one layer "
+        f"squash container {home.shown}: what it wrote before and after the snapshot {since.shown} is in one layer "
         "already, or it does not come from there",
         remedy="squash all of it, or name a later snapshot",
     )

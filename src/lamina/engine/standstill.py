@@ -9,6 +9,7 @@ when we end before we did (runtime/swapping.py, `guard_steps`).
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import ENOENT
 from time import monotonic
 
@@ -17,12 +18,12 @@ from lamina.engine.settling import Process, state_of
 from lamina.errors import Conflict, KernelError
 from lamina.linux.constants import CLONE_VM
 from lamina.linux.fd import Fd
+from lamina.linux.process import pidfd_open
 from lamina.linux.program import assemble
 from lamina.runtime.cgroups import reopen
 from lamina.runtime.cgroups.freezer import to_thaw
 from lamina.runtime.swapping import Write, guard_steps
 from lamina.store.containers import PAUSED, RUNNING
-from lamina.store.lock import LOCK_EX, turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Standstill:
         home, said = self.home, self.said
         state = state_of(home)
         if state not in (RUNNING, PAUSED):
-            raise Conflict(f"{said}: it is not running")
+            raise Conflict(f"{said}: it is not running", remedy="'lamina start' starts it")
         self.paused = state == PAUSED
         record = home.read("state") or {}
         self.first = Process(record)
@@ -102,7 +103,7 @@ class Standstill:
         found = record.get("cgroup")
         if self.paused and found:
             return reopen(found)  # type: ignore[arg-type]
-        with turn(self.home.path, LOCK_EX):
+        with self.home.turn():
             return group_of(self.home, self.said)
 
     def has_ended(self) -> Conflict:
@@ -141,11 +142,14 @@ class Guard:
     """
 
     def __init__(self, undo: Sequence[Step], finally_: Sequence[Write], held: Sequence[int]) -> None:
-        watch, ours = os.pipe2(os.O_CLOEXEC)
-        self._fd = Fd(ours)
-        with Fd(watch):
-            steps = guard_steps(watch, held, undo, finally_)
+        watch, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        busy, our_work = os.pipe2(os.O_CLOEXEC)
+        self._fd, self._busy = Fd(ours), Fd(our_work)
+        with Fd(watch), Fd(busy), pidfd_open(os.getpid()) as we:
+            steps = guard_steps(watch, busy, we, held, undo, finally_)
             self._child: Child = assemble(steps).spawn(CLONE_VM)
+        with suppress(PermissionError):  # it has left our process group already
+            os.setpgid(self._child.pid, 0)  # and before anything stands still
 
     def release(self) -> None:
         """It need not. It is reaped when it has ended, whoever waits for it."""
@@ -154,6 +158,7 @@ class Guard:
         except BrokenPipeError:
             pass
         self._fd.close()
+        self._busy.close()
         if not self._reap(os.WNOHANG):
             from lamina.engine.reaping import watch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from time import time_ns
 
-from lamina.engine.chains import chain_of, pending
+from lamina.engine.chains import chain_of, pending, redrawn
 from lamina.engine.design import design, manager_of, maps_record
 from lamina.engine.discard import remover, unplug
 from lamina.engine.keeping import ids_of, image_of, options_of
@@ -21,6 +21,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -126,6 +127,9 @@ class Start:
                     ) from error
                 if not lessons.learn(error):
                     raise
+                if self.attachments:  # whoever made its links is told of their end before they are made again
+                    unplug(self.home)
+                    self.attachments = []
 
     def _draw(self, refused: dict[bytes, str]) -> Design:
         return design(
@@ -152,10 +156,7 @@ class Start:
 
             entrust(drawn)
         if drawn.files:
-            from lamina.engine.own_files import write
-
-            title, over_host = str(self.asked["name"]), not drawn.base.id
-            write(home, drawn.hostname, self.options, self.attachments, title, over_host=over_host)
+            self._write_files(drawn)
         if drawn.volumes:
             from lamina.engine.mounted import ready
 
@@ -165,18 +166,25 @@ class Start:
                 home.path,
                 drawn,
                 lambda: maps_record(maps),
-                rootless=maps is not None,
+                rootless=drawn.layers.rootfs.userxattr,
                 tell=self.warnings.append,
             )
             for lock in locks:  # its record names them already, which keeps them
                 lock.release()
-        overlays = record_of(drawn.layers)
+        drawn_up = record_of(drawn.layers)
 
         def change(asked: dict[str, Any]) -> dict[str, Any] | None:
-            same = encode(asked.get("overlays")) == encode(overlays)
+            overlays = redrawn(asked, drawn_up)
+            same = _in_order(asked.get("overlays") or ()) == _in_order(overlays)
             return None if same else {**asked, "overlays": overlays}
 
         self.asked = home.change_asked(change)
+
+    def _write_files(self, drawn: Design) -> None:
+        from lamina.engine.own_files import write
+
+        title, over_host = str(self.asked["name"]), not drawn.base.id
+        write(self.home, drawn.hostname, self.options, self.attachments, title, over_host=over_host)
 
     def _start(self, drawn: Design) -> Running:
         known = {*(self.asked.get("warnings") or ()), *self.warnings}
@@ -191,7 +199,12 @@ class Start:
             from lamina.engine.plugging import connected
 
             point("start: connect")
-            bundle = connected(bundle, self.home, self.attachments)
+
+            def told(found: list[Attachment]) -> None:
+                self.attachments = found
+                self._write_files(drawn)
+
+            bundle = connected(bundle, self.home, self.attachments, self.options, told)
         point("start: launch")
         try:
             return launch(
@@ -225,3 +238,8 @@ class Start:
             found["notes"] = list(running.notes)
         point("start: write state record")
         self.home.write("state", found)
+
+
+def _in_order(overlays: Iterable[dict[str, Any]]) -> str:
+    """Those of a record, whatever order they were written down in."""
+    return encode([dict(sorted(entry.items())) for entry in overlays])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lamina.errors import NotFound
+from lamina.errors import InvalidReference, NotFound
 from lamina.store import containers, names, snapshots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.engine.container import Container
     from lamina.engine.snapshots import Snapshot
+    from lamina.engine.view_verbs import ViewVerbs
     from lamina.store.root import Store
 
 SEPARATOR = "@"
@@ -47,3 +48,24 @@ def _by_id(store: Store, reference: str) -> Snapshot | None:
         if (kept := snapshots.get(home, reference)) is not None:
             return Snapshot(home, kept)
     return None
+
+
+def find_anything(store: Store, reference: str) -> ViewVerbs:
+    """What `find_state` finds, or else the image that *reference* names: all that can be looked at.
+
+    Raises NotFound, InvalidInput where an id's beginning fits several, Corrupt.
+    """
+    from lamina.engine.images import image
+
+    try:
+        return find_state(store, reference)
+    except NotFound as missing:
+        try:
+            return image(store, reference)
+        except (NotFound, InvalidReference):
+            if SEPARATOR in reference and "@sha256:" not in reference:
+                raise missing from None
+        raise NotFound(
+            f"find {reference[:200]}: no such container, snapshot or image",
+            remedy="'lamina ps -a', 'lamina snapshot ls' and 'lamina images' list what there is",
+        ) from missing

@@ -78,7 +78,7 @@ class StateTurn:
             turn.release()
             if time.monotonic() > deadline:
                 raise Conflict(
-                    f"{self._verb} container {self.home.short_id}: it is restarting",
+                    f"{self._verb} container {self.home.shown}: it is restarting",
                     remedy="wait until it runs, or stop it",
                 )
             time.sleep(pause)

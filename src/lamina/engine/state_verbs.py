@@ -30,19 +30,28 @@ class StateVerbs(BranchVerbs):
         *,
         message: str = "",
         consistency: str = "auto",
+        volumes: bool = False,
         on_warning: Callable[[str], None] | None = None,
     ) -> Snapshot:
         """Freeze what it wrote, under *name*, if there is one: from then on this state can be gone back to, compared,
         forked, made an image. No file is copied; what it writes from now on goes elsewhere.
 
-        Volumes and binds are no part of a state: *on_warning* is told so once, where writable ones exist. *consistency*
-        says what is done about processes that hold files of theirs open for writing, of a container that runs:
-        "refuse", "copy", "wait", or "auto" (docs/time-travel.md). Raises Conflict (the name is taken; refused; in use
-        by another command), InvalidInput, Unsupported, KernelError.
+        Volumes and binds are no part of a state: *on_warning* is told so once, where writable ones exist. With
+        *volumes* the store's volumes are, as copies, which takes time for what is in them. *consistency* says what is
+        done about processes that hold files of theirs open for writing, of a container that runs: "refuse", "copy",
+        "wait", or "auto" (docs/time-travel.md). Raises Conflict (the name is taken; refused; in use by another
+        command), InvalidInput, Unsupported, KernelError.
         """
         from lamina.engine.snapshotting import snapshot
 
-        return snapshot(self._home, name, message=message, consistency=consistency, on_warning=on_warning)
+        return snapshot(
+            self._home,
+            name,
+            message=message,
+            consistency=consistency,
+            volumes=volumes,
+            on_warning=on_warning,
+        )
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, oldest first. Raises Corrupt where one is damaged."""
@@ -66,16 +75,18 @@ class StateVerbs(BranchVerbs):
 
         return Snapshot(self._home, find(self._home, reference))
 
-    def rewind(self, snapshot: Snapshot | str, *, consistency: str = "auto") -> None:
+    def rewind(self, snapshot: Snapshot | str, *, consistency: str = "auto", volumes: bool = True) -> None:
         """Put its files back into the state *snapshot* (or the one of that name or id): what it wrote since is thrown
         away, unless another snapshot has it. Snapshots that were made later stay.
 
         One that runs goes on, over other files; *consistency* is as of `snapshot`, but nothing can be copied here.
-        Raises NotFound, Conflict, KernelError.
+        Volumes that are part of the state get what they had then, for which neither this container may run nor another
+        one that has them; without *volumes* they stay as they are. Raises NotFound, Conflict, KernelError.
         """
         from lamina.engine.rewinding import rewind
 
-        rewind(self._home, snapshot if isinstance(snapshot, str) else snapshot.id, consistency=consistency)
+        reference = snapshot if isinstance(snapshot, str) else snapshot.id
+        rewind(self._home, reference, consistency=consistency, volumes=volumes)
 
     def prune_snapshots(self, keep: int = 0) -> list[Snapshot]:
         """Remove its snapshots without a name, but the last *keep*; what went, oldest first. Raises as `snapshot`."""

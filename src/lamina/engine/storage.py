@@ -10,7 +10,7 @@ from lamina.engine.images import gone_events
 from lamina.engine.naming import resolve
 from lamina.engine.pruning import Chosen
 from lamina.errors import Corrupt, InvalidInput, LaminaError
-from lamina.store import garbage, images, usage, volumes
+from lamina.store import garbage, pins, usage, volumes
 from lamina.store.check import check
 from lamina.store.events import note
 from lamina.store.leases import lease
@@ -102,9 +102,11 @@ class Storage:
         without_labels: Sequence[str] = (),
     ) -> Pruned:
         """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
-        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage. Of
-        containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels* ("KEY"
-        or "KEY=VALUE") and none of *without_labels*.
+        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage; and the
+        default network, if no container is in it: the next one makes it again.
+
+        Of containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels*
+        ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         chosen = Chosen(until, labels, without_labels)
         before = usage.df(self.store, walk=True)
@@ -133,6 +135,13 @@ class Storage:
                 wanted=lambda volume: chosen.takes(volume.created / 1e9, volume.labels),
                 remove=remover(None),
             )
+        if os.path.isdir(self.store.networks):
+            from lamina.engine.networks import let_default_go
+
+            try:
+                let_default_go(self.store)
+            except LaminaError:
+                pass  # `network rm` says what is wrong with it
         collected = self.collect()
         freed = collected.freed + sum(sizes.get(name, 0) for name in (*gone, *gone_volumes))
         return Pruned(tuple(gone), _named(gone_images), tuple(gone_volumes), collected.layers, freed)
@@ -142,7 +151,7 @@ class Storage:
     def pin(self, reference: str, pinned: bool = True) -> str:
         """Never evict or prune the image; its id. Raises NotFound, InvalidInput."""
         record, _ = resolve(self.store, reference)
-        images.pin(self.store, record.id, pinned)
+        pins.pin(self.store, record.id, pinned)
         return record.id
 
     def keep_below(self, limit: int) -> Evicted:

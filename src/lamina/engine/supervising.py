@@ -14,9 +14,10 @@ from lamina.engine.adopted import Adopted
 from lamina.engine.beginning import CAUGHT, ENDS, Beginning
 from lamina.engine.discard import discard, unplug
 from lamina.engine.idling import WORTH, Kept, fall_asleep
+from lamina.engine.options import NO
 from lamina.engine.restarting import UNKNOWN, is_restarted, pause_after
 from lamina.engine.settling import ended_by, hold, is_kept
-from lamina.errors import KernelError, LaminaError, NotFound
+from lamina.errors import Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.store.containers import AGAIN_MARK, CARRIED_MARK, GROUPED_MARK, PAUSED_MARK, STOPPED_MARK
 from lamina.store.events import about, ending, note
 from lamina.store.trace import point
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lamina.engine.beginning import Process
     from lamina.engine.health.examiner import Examiner
     from lamina.store.containers import Home
+    from lamina.store.events import Event
 else:
     from _signal import SIGKILL
 
@@ -233,7 +235,9 @@ class Supervisor(Beginning):
         point("end: remove cgroup")
         oom = _end_groups(home, process)
         point("end: give addresses and ports back")
+        said = self._note_links()
         unplug(home)
+        note(home.store, *said)
         stopped = home.is_marked(STOPPED_MARK)
         status = ended_by(home, status)
         home.drop_mark(CARRIED_MARK)
@@ -248,13 +252,44 @@ class Supervisor(Beginning):
             end["unknown"] = True
         return self._ended(end, stopped=stopped)
 
+    def _note_links(self) -> list[Event]:
+        """What is to be told when it has them no more."""
+        said: list[Event] = []
+        if self.home.has("network"):
+            from lamina.engine.network_events import disconnected
+            from lamina.engine.plugging import links_of
+
+            said = disconnected(self.home)
+
+            try:
+                self.links = links_of(self.home)
+            except (OSError, LaminaError):  # they go by themselves, mostly
+                self.links = []
+        return said
+
+    def see_links_go(self) -> None:
+        """It looks after nobody any more: see that the links of its container go."""
+        if self.links:
+            from lamina.engine.plugging import see_go
+
+            see_go(self.links)
+
+    def _policy(self) -> tuple[str, int]:
+        """Its restart policy, as of now. None, where the record is damaged or a newer Lamina's: how it ended is written
+        down all the same.
+        """
+        try:
+            self.asked = self.home.asked()  # it may have been renamed, or have another policy
+            return self.options.restart
+        except (Corrupt, Unsupported):
+            return NO, 0
+
     def _ended(self, end: dict[str, Any], *, stopped: bool) -> bool:
         home, status = self.home, int(end["status"])
-        self.asked = home.asked()  # it may have been renamed, or have another policy
+        policy = self._policy()
         wanted = home.is_marked(AGAIN_MARK) or (self.examiner is not None and self.examiner.wants_restart)
         again = not self.orphaned and (
-            is_restarted(self.options.restart, status, self.restarts, stopped=stopped)
-            or (wanted and not stopped)
+            is_restarted(policy, status, self.restarts, stopped=stopped) or (wanted and not stopped)
         )
         self.examiner = None
         end["restarts"] = self.restarts

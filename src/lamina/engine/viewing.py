@@ -10,7 +10,6 @@ import os
 
 from lamina.engine import chains
 from lamina.engine.layers import inode_of, stacks_of
-from lamina.errors import InvalidReference, NotFound
 from lamina.overlay.spec import MountSpec, steady_options, top_first
 from lamina.store.layers import tree_of
 from lamina.values import replace, value
@@ -19,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.engine.view_verbs import ViewVerbs
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
@@ -122,32 +120,9 @@ def _without_filler(lowers: tuple[bytes, ...], store: Store) -> tuple[bytes, ...
 
 def view_image(store: Store, record: ImageRecord, name: str) -> View:
     """The image *record*, called *name*."""
-    from lamina.engine.design import usual_ids
-    from lamina.linux.procfs import in_first_user_namespace
+    from lamina.linux.procfs import has_trusted_attributes
 
-    userxattr = usual_ids() is not None or not in_first_user_namespace()
+    userxattr = not has_trusted_attributes()
     lowers = top_first([tree_of(store, layer) for layer in record.layers]) or (store.empty,)
     spec = MountSpec(lowerdirs=lowers, userxattr=userxattr, options=steady_options(userxattr))
     return View(IMAGE, name, (Place(b"/", spec, spec),), record.id, frozenset(), {})
-
-
-def find_state(store: Store, reference: str) -> ViewVerbs:
-    """The container, the snapshot (`CONTAINER@SNAPSHOT`, or its whole id), or else the image that *reference* names.
-
-    Raises NotFound, InvalidInput where an id's beginning fits several, Corrupt.
-    """
-    from lamina.engine.images import image
-    from lamina.engine.state_names import find_state as find
-
-    try:
-        return find(store, reference)
-    except NotFound as missing:
-        try:
-            return image(store, reference)
-        except (NotFound, InvalidReference):
-            if "@" in reference and "@sha256:" not in reference:
-                raise missing from None
-        raise NotFound(
-            f"find {reference[:200]}: no such container, snapshot or image",
-            remedy="'lamina ps -a', 'lamina snapshot ls' and 'lamina images' list what there is",
-        ) from missing

@@ -108,5 +108,6 @@ FILTERS: dict[str, Test] = {
     "container": _of("container"),
     "image": _image,
     "volume": _of("volume"),
+    "network": _of("network"),
     "label": lambda one, value: has_label(one.attributes, value),
 }

@@ -250,7 +250,7 @@ class _Picture:
 
     def _aside(self, line: Line, row: Answer) -> None:
         """At the right: of a file the reason, of a directory the sums."""
-        from lamina.engine.summary import plural, size
+        from lamina.engine.quantities import plural, size
 
         x = self.right + 16
         share = self.found.share(line.layer)

@@ -67,7 +67,7 @@ def _notes(found: Provenance) -> Iterator[str]:
 
 
 def _row(found: Provenance, row: Answer, maker: Maker, sums: bool) -> str:
-    from lamina.engine.summary import size
+    from lamina.engine.quantities import size
 
     layer = row.role if row.role == "upper" else f"{row.role} {row.layer}"
     answer = ", ".join((*row.marks, row.answer)) if row.answer != "absent" else "–"

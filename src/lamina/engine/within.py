@@ -16,12 +16,13 @@ import os
 import select
 import sys
 from contextlib import suppress
-from errno import EACCES, EPERM
+from errno import EACCES, EPERM, ESRCH
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from lamina.errors import Corrupt, KernelError, LaminaError, Unsupported
 from lamina.linux.fd import Fd
 from lamina.linux.process import pidfd_open, pidfd_send_signal
+from lamina.supervisor.signals import Undisturbed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ import os, sys
 paths = [os.fsencode(path).decode('utf-8', 'surrogateescape') for path in sys.argv[1:]]
 sys.path[:0] = paths[:1]
 sys.path += paths[1:]
-from lamina.engine.within import serve
-serve()
+from lamina.engine import within
+within.{begin}
 """
 
 
@@ -169,52 +170,94 @@ class _Within:
         """What the process says, until its end. Raises what its work raised."""
         answers, theirs = map(Fd, os.pipe2(os.O_CLOEXEC))
         told, telling = map(Fd, os.pipe2(os.O_CLOEXEC))
-        with theirs, told:
-            process = _spawn(told, theirs, self.files)
-        with pidfd_open(process) as held:
-            failure = None
-            try:
-                for kind, content in self._conversation(process, held, telling, answers):
-                    if kind == FAILURE:
-                        failure = content
-                        break
-                    yield kind, content
-            except BaseException:
-                # an interrupted apply takes back what it did, in its own time, and has nobody to tell
-                with suppress(OSError):  # it may be gone already
-                    pidfd_send_signal(held, SIGINT)
-                raise
-            finally:
-                telling.close()
-                answers.close()
+        failure, process = None, 0
+        try:
+            with theirs, told, Undisturbed():
+                process = _spawn(told, theirs, self.files)
+            with pidfd_open(process) as held:
+                try:
+                    for kind, content in self._conversation(process, held, telling, answers):
+                        if kind == FAILURE:
+                            failure = content
+                            break
+                        yield kind, content
+                except BaseException:
+                    # an interrupted apply takes back what it did, in its own time, and has nobody to tell
+                    with suppress(OSError):  # it may be gone already
+                        pidfd_send_signal(held, SIGINT)
+                    raise
+        finally:
+            telling.close()
+            answers.close()
+            if process:
                 _wait(process)
         if failure is not None:
             raise failure
 
     def _conversation(self, process: int, alive: Fd, telling: Fd, answers: Fd) -> Iterator[tuple[str, Any]]:
-        from lamina.runtime.id_maps import write_id_maps
-
-        kind, content = receive(answers, alive)
-        if kind == FAILURE:
-            yield kind, _refused(content)
-            return
-        write_id_maps(process, self.maps)
-        send(telling, *self.request)
+        self.begin(process, alive, telling, answers)
         kind = ITEM
         while kind in (ITEM, PROGRESS):
             kind, content = receive(answers, alive)
             yield kind, content
 
+    def begin(self, process: int, alive: Fd, telling: Fd, answers: Fd) -> None:
+        """The process is in its namespace: give that its ids, and say what to do. Raises Unsupported, KernelError."""
+        from lamina.runtime.id_maps import write_id_maps
 
-def _spawn(stdin: int, stdout: int, files: tuple[int, ...] = ()) -> int:
+        kind, content = receive(answers, alive)
+        if kind == FAILURE:
+            raise _refused(content)
+        with Undisturbed():  # others may do that for us
+            write_id_maps(process, self.maps)
+        send(telling, *self.request)
+
+
+def apart(maps: Maps, work: Callable[..., Any], *args: Any, files: tuple[int, ...] = ()) -> None:
+    """Have `work(*args)` done in a user namespace with *maps* by a process that is nobody's child: nobody who waits for
+    any child in this program meets it. Returns when it is about to begin; what comes of it nobody hears, so it says so
+    by *files*, which are there as with `inside`. The kernel ends it when this program ends.
+
+    Raises Unsupported where this host lets nobody make such a namespace, Corrupt, OSError.
+    """
+    wanted = _Within(maps, work, args, {}, False)
+    answers, theirs = map(Fd, os.pipe2(os.O_CLOEXEC))
+    told, telling = map(Fd, os.pipe2(os.O_CLOEXEC))
+    with answers, telling:
+        with theirs, told, pidfd_open(os.getpid()) as owner:
+            begin = f"serve_apart({FIRST_FILE + len(files)})"
+            first = _spawn(told, theirs, (*files, owner), begin)
+        try:
+            process = _said_by(first, answers)
+        finally:
+            _wait(first)
+        with pidfd_open(process) as held:
+            wanted.begin(process, held, telling, answers)
+
+
+def _said_by(first: int, answers: Fd) -> int:
+    """Which process serves, as the *first* one says before it leaves."""
+    try:
+        held = pidfd_open(first)
+    except KernelError as error:
+        if error.errno != ESRCH:
+            raise
+        return int(receive(answers)[1])  # it left, and somebody else in this program has reaped it
+    with held:
+        return int(receive(answers, held)[1])
+
+
+def _spawn(stdin: int, stdout: int, files: tuple[int, ...] = (), begin: str = "serve()") -> int:
+    from lamina.supervisor.interpreter import interpreter
+
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     # out of the way of the numbers that they get there
     high = [Fd(fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FILE + len(files))) for fd in files]
     handed = [(os.POSIX_SPAWN_DUP2, int(fd), FIRST_FILE + number) for number, fd in enumerate(high)]
     try:
         return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-B", "-c", MAIN, here, *_libraries()],
+            interpreter(),
+            [interpreter(), "-I", "-S", "-B", "-c", MAIN.format(begin=begin), here, *_libraries()],
             {"PATH": "/usr/bin:/bin"},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
@@ -267,10 +310,17 @@ def send(descriptor: int, *content: Any) -> None:
 
 def receive(descriptor: int, alive: int = -1) -> tuple[Any, ...]:
     """The next frame. Raises Corrupt when there is none: the other side died. *alive* is a pidfd of that, if known."""
+    return frame(lambda size: _read(descriptor, size, alive))
+
+
+def frame(read: Callable[[int], bytes]) -> tuple[Any, ...]:
+    """The next one of what *read* gives, which raises Corrupt where there is not so much. It does what is in it, so
+    who has sent it has to be known.
+    """
     import pickle
 
-    size = int.from_bytes(_read(descriptor, HEADER, alive), "little")
-    content: tuple[Any, ...] = pickle.loads(_read(descriptor, size, alive))
+    size = int.from_bytes(read(HEADER), "little")
+    content: tuple[Any, ...] = pickle.loads(read(size))
     return content
 
 
@@ -294,8 +344,44 @@ def _read(descriptor: int, size: int, alive: int) -> bytes:
 # -- in the namespace
 
 
-def serve() -> None:
-    """The life of the process: enter the namespace, hear what to do, do it, say what came of it."""
+def serve_apart(owner: int) -> None:
+    """As `serve`, by nobody's child. Three processes: the first leaves when the third has said who it is. The second
+    stays until the third has ended, or the program whose pidfd is *owner*: then the kernel ends the third with it.
+    """
+    try:
+        said, saying = os.pipe()
+        if os.fork():
+            os.close(saying)
+            os.read(said, 1)
+            return
+        keeper = os.getpid()
+        serving = os.fork()
+        if serving:
+            os.close(saying)
+            _keep(serving, owner)
+        else:
+            send(1, ITEM, os.getpid())
+            for descriptor in (said, saying, owner):
+                os.close(descriptor)
+            serve(keeper)
+    finally:
+        os._exit(0)  # whoever could not go on says nothing, and is taken for one that ended
+
+
+def _keep(serving: int, owner: int) -> None:
+    """Stay until one of them has ended: the child *serving*, or the program behind the descriptor *owner*."""
+    with pidfd_open(serving) as served:
+        poll = select.poll()
+        for descriptor in (owner, int(served)):
+            poll.register(descriptor, select.POLLIN)
+        if owner not in dict(poll.poll()):
+            os.waitpid(serving, 0)
+
+
+def serve(keeper: int = 0) -> None:
+    """The life of the process: enter the namespace, hear what to do, do it, say what came of it. *keeper* is the
+    process that it is to end with, where that may have ended already.
+    """
     from lamina.linux.constants import CLONE_NEWUSER, PR_SET_PDEATHSIG
     from lamina.linux.namespaces import unshare
     from lamina.linux.process import prctl
@@ -308,7 +394,12 @@ def serve() -> None:
         send(answers, FAILURE, Carried(error))
         return
     prctl(PR_SET_PDEATHSIG, SIGKILL)
-    send(answers, RESULT, None)
+    if keeper and os.getppid() != keeper:
+        return
+    try:
+        send(answers, RESULT, None)
+    except BrokenPipeError:  # who asked has ended just now
+        return
     try:
         work, args, keywords, progress = receive(0)
     except Corrupt:

@@ -19,6 +19,7 @@ from lamina.image.apply.recipe import Recipe
 from lamina.image.compression import OF_LAYERS, reader
 from lamina.image.tar.limits import Limits, given
 from lamina.linux.fd import Fd
+from lamina.linux.procfs import has_trusted_attributes, ids_here
 from lamina.store import blobs, layers
 from lamina.store.claims import claim
 from lamina.store.digest import check_digest, hasher
@@ -85,13 +86,20 @@ def unpack_blob(
 
     *source* is a stream, or the digest of a blob of the store; it need not be read to its end when the layer is there.
     *digest* and *size* are those of the compressed bytes and are verified in the same pass. *diff_id* None: it is found
-    out. *userxattr* None: whether this is not root. *within* calls a function of this module with its arguments
-    somewhere else, in a user namespace, and returns its result; then *source* is a blob. *progress* may raise, to stop.
+    out. *userxattr* None: whether this is not root of the machine; then *ids* are at most those that there are here.
+    *within* calls a function of this module with its arguments somewhere else, in a user namespace, and returns its
+    result; then *source* is a blob. *progress* may raise, to stop.
     Raises Corrupt (wrong digest or size, damaged, cut off), InvalidInput (no archive, a limit, a hostile entry),
     Unsupported, NotFound, KernelError.
     """
+    if userxattr is None:
+        userxattr = not has_trusted_attributes()
+        if userxattr and ids is None:
+            ids = IdMap(
+                *[tuple((id_, id_, count) for id_, count in ids_here(kind)) for kind in ("uid", "gid")]
+            )
     words: dict[str, Any] = {
-        "userxattr": os.geteuid() != 0 if userxattr is None else userxattr,
+        "userxattr": userxattr,
         "ids": ids,
         "limits": limits or given(),  # here: the variable may not be there, where it is done
         "allowed": allowed,

@@ -3,8 +3,9 @@
 One function per call, named as in the manual page, arguments in the kernel's order; failures are KernelError, which
 says the call and the object and is an OSError. Descriptors are close-on-exec and close themselves (`Fd`).
 
-What this refuses to do: no policy, no retries, no fallbacks, no notion of containers or layers; nothing is cached but
-what the host can do (`probe`). Only this package may say `ctypes`, or know a system call's number or a C structure.
+What this refuses to do: no policy, no retries (but of openat2, where the kernel asks for one), no fallbacks, nothing of
+containers or layers; nothing is cached but what the host can do (`probe`). Only this package may say `ctypes`, or know
+a system call's number or a C structure.
 
 Names are loaded when first asked for. Two functions are called as their modules are, and only found there:
 `lamina.linux.mount.mount` and `lamina.linux.probe.probe`. Type checkers know the modules, not these names.
@@ -79,7 +80,7 @@ _HOMES = {
         ),
         (
             "seccomp",
-            "get_action_avail get_notif_sizes get_seccomp_mode set_mode_filter",
+            "get_action_avail get_notif_sizes get_seccomp_mode has_filter_flag set_mode_filter",
         ),
         (
             "xattrs",

@@ -7,7 +7,15 @@ import os
 import select
 from fcntl import fcntl, flock
 
-__all__ = ["fcntl", "flock", "poll", "receive", "socketpair"]
+__all__ = ["exchange", "fcntl", "flock", "poll", "receive", "socketpair"]
+
+
+def exchange(one: bytes, other: bytes, /) -> None:
+    """As _native.exchange."""
+    from lamina.linux.constants import AT_FDCWD, RENAME_EXCHANGE
+    from lamina.linux.files import renameat2
+
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE)
 
 
 def poll(wanted: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, int]]:

@@ -1,7 +1,9 @@
 /* What the standard library has in extension modules of their own: see lamina/linux/descriptors.py, which says why. */
 #ifndef LAMINA_DESCRIPTORS_H
 #define LAMINA_DESCRIPTORS_H
+#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -41,6 +43,17 @@ static PyObject *native_flock(PyObject *self, PyObject *args)
     (void)self;
     int fd, operation;
     if (!PyArg_ParseTuple(args, "ii", &fd, &operation) || patient(SYS_flock, fd, operation, 0, 0, 0) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(exchange_doc, "exchange(one, other): two files change their names: renameat2(2) with RENAME_EXCHANGE.");
+static PyObject *native_exchange(PyObject *self, PyObject *args)
+{
+    (void)self;
+    const char *one, *other;
+    if (!PyArg_ParseTuple(args, "yy", &one, &other)
+        || patient(SYS_renameat2, AT_FDCWD, (long)one, AT_FDCWD, (long)other, RENAME_EXCHANGE) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -28,6 +28,10 @@ class Fd(int):
         self._owned = False
         return int(self)
 
+    def disown(self) -> None:
+        """Somebody else has closed it, and the number may be another file's by now: this object never closes it."""
+        self._owned = False
+
     def __enter__(self) -> Fd:
         return self
 

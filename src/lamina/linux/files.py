@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import struct
+from errno import EAGAIN
 
+from lamina.errors import KernelError
 from lamina.linux.call import encoded, syscall
 from lamina.linux.constants import (
     AT_SYMLINK_NOFOLLOW,
@@ -30,6 +32,7 @@ FILE_HANDLE = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_t
 # atime, btime, ctime, mtime (seconds, nanoseconds), rdev, dev (major, minor), mnt_id, two alignments, subvol
 STATX = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIIIQIIQ")
 STATX_SIZE = 256
+_MOST_TRIES = 1000  # of openat2
 # struct statfs of a 64-bit machine: type, bsize, blocks, bfree, bavail, files, ffree, fsid, namelen, frsize, flags
 STATFS = struct.Struct("=7Q2i3Q32x")
 
@@ -38,10 +41,17 @@ def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0)
     """Open *path* as openat(2) does, restricted by RESOLVE_* in *resolve*. openat2(2), since Linux 5.6.
 
     RESOLVE_IN_ROOT treats *dirfd* as "/": neither links nor ".." leave it. Raises KernelError: ELOOP for a forbidden
-    link, EXDEV for a way out with RESOLVE_BENEATH, EAGAIN when a ".." raced with a rename (repeat the call).
+    link, EXDEV for a way out with RESOLVE_BENEATH. Where a ".." raced with a rename or a mount, of anybody's on this
+    machine, the kernel says EAGAIN, and is asked again.
     """
     how = OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
-    return Fd(syscall("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=path or dirfd))
+    for left in range(_MOST_TRIES, -1, -1):
+        try:
+            return Fd(syscall("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=path or dirfd))
+        except KernelError as error:
+            if error.errno != EAGAIN or not left:
+                raise
+    raise AssertionError
 
 
 def renameat2(olddirfd: int, oldpath: Path, newdirfd: int, newpath: Path, flags: int = 0) -> None:

@@ -95,6 +95,9 @@ class Channel(_socket.socket):
         self.close()
 
 
+_MOST_STRANGERS = 1000  # datagrams of others that are passed over for one of the kernel's
+
+
 def open_channel(
     protocol: int = NETLINK_ROUTE, fd: int | None = None, kind: type[Channel] = Channel
 ) -> Channel:
@@ -165,13 +168,22 @@ def _answers(channel: Any, target: str) -> tuple[list[tuple[int, bytes]], bool]:
 
 
 def receive(channel: Any) -> list[tuple[int, int, int, bytes]]:
-    """The messages of one datagram: (type, flags, sequence, body). Raises KernelError, also after PATIENCE."""
-    try:
-        data = channel.recv(_ROOM)
-    except TimeoutError:
-        raise KernelError("netlink", _EAGAIN, hint="the kernel did not answer") from None
-    except OSError as error:
-        raise KernelError("netlink", error.errno or _EIO) from error
+    """The messages of one datagram: (type, flags, sequence, body). Raises KernelError, also after PATIENCE.
+
+    What does not come from the kernel is passed over: in the network namespace of a container whoever administers that
+    may send us something, too (netlink(7), nl_pid).
+    """
+    for _ in range(_MOST_STRANGERS):
+        try:
+            data, (sender, _groups) = channel.recvfrom(_ROOM)
+        except TimeoutError:
+            raise KernelError("netlink", _EAGAIN, hint="the kernel did not answer") from None
+        except OSError as error:
+            raise KernelError("netlink", error.errno or _EIO) from error
+        if not sender:
+            break
+    else:
+        raise KernelError("netlink", _EAGAIN, hint="others send all the time")
     if not data:
         raise KernelError("netlink", _EIO)
     found = []

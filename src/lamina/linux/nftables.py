@@ -71,7 +71,7 @@ _COMMENT, _KEY_BYTEORDER, _HOST_ENDIAN, _BIG_ENDIAN = 0, 0, 1, 2
 MOST_COMMENT = 127
 
 # registers: 1 to 4 have 16 bytes, 8 to 23 are the same memory in pieces of 4
-REG_1, REG32_00 = 1, 8
+REG_1, REG_2, REG32_00 = 1, 2, 8
 _META = {"protocol": 1, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "status": 2}
 _BASES = {"link": 0, "network": 1, "transport": 2}
@@ -426,6 +426,21 @@ def tables(channel: Any) -> list[tuple[str, str]]:
         family = GENERIC.unpack_from(content)[0]
         name = attributes(content[GENERIC.size :]).get(1, b"").rstrip(b"\0").decode(errors="replace")
         found.append((families.get(family, str(family)), name))
+    return found
+
+
+def dropping(channel: Any, hook: str) -> list[str]:
+    """The chains ("ip filter FORWARD") at *hook*, of INET_HOOKS, that drop what of IP no rule of theirs accepts."""
+    families = {number: name for name, number in FAMILIES.items() if name in ("inet", "ip", "ip6")}
+    answers = request(channel, _SUBSYSTEM << 8 | GETCHAIN, GENERIC.pack(0, 0, 0), NLM_F_DUMP, target="chains")
+    found = []
+    for _, content in answers:
+        family, parts = GENERIC.unpack_from(content)[0], attributes(content[GENERIC.size :])
+        place = attributes(parts.get(4, b"")).get(1)  # NFTA_CHAIN_HOOK, NFTA_HOOK_HOOKNUM
+        policy = parts.get(5)  # NFTA_CHAIN_POLICY
+        if family in families and place == _U32.pack(INET_HOOKS[hook]) and policy == _U32.pack(NF_DROP):
+            names = [parts.get(kind, b"").rstrip(b"\0").decode(errors="replace") for kind in (1, 3)]
+            found.append(" ".join((families[family], *names)))
     return found
 
 

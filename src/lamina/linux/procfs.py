@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import stat
+from os import geteuid, stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,14 +52,25 @@ def in_first_user_namespace() -> bool:
     return stat("/proc/self/ns/user").st_ino == FIRST_USER_NAMESPACE
 
 
+def has_trusted_attributes() -> bool:
+    """Whether the calling process reads and writes extended attributes of the family `trusted.`: root of the machine
+    does, root of another user namespace neither sees nor sets them (xattr(7)). Raises OSError.
+    """
+    return geteuid() == 0 and in_first_user_namespace()
+
+
 def has_group(gid: int) -> bool:
     """Whether the group *gid* exists in the calling process's user namespace (user_namespaces(7)). Raises OSError."""
-    with open("/proc/self/gid_map", "rb", buffering=0) as file:
-        for line in file.readall().splitlines():
-            first, _, count = map(int, line.split())
-            if first <= gid < first + count:
-                return True
-    return False
+    return any(first <= gid < first + count for first, count in ids_here("gid"))
+
+
+def ids_here(kind: str) -> list[tuple[int, int]]:
+    """The ids of *kind* ("uid", "gid") that exist in the calling process's user namespace: first one, how many
+    (user_namespaces(7)). Raises OSError.
+    """
+    with open(f"/proc/self/{kind}_map", "rb", buffering=0) as file:
+        lines = [[*map(int, line.split())] for line in file.readall().splitlines()]
+    return [(first, count) for first, _, count in lines]
 
 
 def _hard_column(text: bytes) -> Iterator[int]:

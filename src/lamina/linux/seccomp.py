@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from errno import EOPNOTSUPP
+from errno import EFAULT, EINVAL, EOPNOTSUPP
 
 from lamina.errors import KernelError
 from lamina.linux.call import syscall
 from lamina.linux.constants import (
     PR_GET_SECCOMP,
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
     SECCOMP_GET_ACTION_AVAIL,
     SECCOMP_GET_NOTIF_SIZES,
     SECCOMP_SET_MODE_FILTER,
@@ -48,6 +49,21 @@ def get_action_avail(action: int) -> bool:
             raise
         return False
     return True
+
+
+def has_filter_flag(flag: int) -> bool:
+    """Whether the kernel knows SECCOMP_FILTER_FLAG_*: it looks at the flags before it reads the filter, here none.
+    seccomp(2), since Linux 3.17.
+    """
+    if flag == SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV:
+        flag |= SECCOMP_FILTER_FLAG_NEW_LISTENER  # has no meaning without
+    try:
+        syscall("seccomp", SECCOMP_SET_MODE_FILTER, flag, None, target="SECCOMP_SET_MODE_FILTER")
+    except KernelError as error:
+        if error.errno not in (EFAULT, EINVAL):
+            raise
+        return error.errno == EFAULT
+    raise AssertionError("seccomp(2) has read a filter at address 0")
 
 
 def get_notif_sizes() -> tuple[int, int, int]:

@@ -41,26 +41,35 @@ EVERY = "*"
 _TRIES, _PAUSE = 20, 0.005  # until somebody who gives way has done so
 _RANDOM_TRIES = 64
 _SCTP = 132
+DNS = 53
+_LINK_LOCAL = b"\xfe\x80"
 
 
-def take(directory: bytes, wanted: Published, owner: str, families: Collection[int]) -> Published:
+def take(
+    directory: bytes,
+    wanted: Published,
+    owner: str,
+    families: Collection[int],
+    answering: Callable[[], Collection[bytes]] = tuple,
+) -> Published:
     """Claim the port of the host for *owner*, and see that nobody on this host listens there; a `host_port` of 0 is any
-    that is free, and is said in what is given back. *families* are the lengths of addresses that it is for.
+    that is free, and is said in what is given back. *families* are the lengths of addresses that it is for. *answering*
+    gives the addresses at which somebody of ours answers for names: who is there is in nobody's way.
 
     Raises Conflict for a port that is taken, InvalidInput for an address that is not this host's, KernelError.
     """
     if wanted.host_port:
         _take(directory, wanted, owner)
         try:
-            _try_to_bind(wanted, families)
+            _try_to_bind(wanted, families, answering)
         except BaseException:
             give_back(directory, wanted, owner)
             raise
         return wanted
     for _ in range(_RANDOM_TRIES):
-        found = replace(wanted, host_port=_try_to_bind(wanted, families))
+        found = replace(wanted, host_port=_try_to_bind(wanted, families, answering))
         try:
-            return take(directory, found, owner, families)
+            return take(directory, found, owner, families, answering)
         except Conflict:
             continue
     raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
@@ -143,15 +152,34 @@ def _taken(wanted: Published, holder: str) -> Conflict:
     )
 
 
-def _try_to_bind(wanted: Published, families: Collection[int]) -> int:
+def _try_to_bind(
+    wanted: Published, families: Collection[int], answering: Callable[[], Collection[bytes]]
+) -> int:
     """See that nobody listens there, by doing it for a moment; the port."""
     port = wanted.host_port
     for family in sorted(families):
         if wanted.host and len(wanted.host) != family:
             continue
         host = text_of(wanted.host) if wanted.host else "0.0.0.0" if family == 4 else "::"
-        port = _bind(wanted, family, host, port)
+        try:
+            port = _bind(wanted, family, host, port)
+        except Conflict:
+            if wanted.host or port != DNS or not (spared := answering()):
+                raise
+            _bind_each(wanted, family, spared)
     return port
+
+
+def _bind_each(wanted: Published, family: int, spared: Collection[bytes]) -> None:
+    """At every address of this host but those *spared*, for who listens at all of them is in the way of each."""
+    from lamina.linux.netlink import open_channel
+    from lamina.linux.rtnetlink import addresses
+
+    with open_channel() as channel:
+        own = {one.packed for one in addresses(channel) if len(one.packed) == family}
+    for address in sorted(own - set(spared)):
+        if address[:2] != _LINK_LOCAL:  # which takes a link besides
+            _bind(wanted, family, text_of(address), wanted.host_port)
 
 
 def _bind(wanted: Published, family: int, host: str, port: int) -> int:

@@ -36,6 +36,9 @@ _TO_THE_QUESTION = b"\xc0\x0c"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _DIGITS = frozenset(b"0123456789abcdef")
 _MOST_BESIDES = 8  # records that a question may come with: one of EDNS, one signature, and some
+# records of an answer that are looked at, each of which may lead through a whole name: who reads it does nothing else
+# meanwhile, for anybody
+_MOST_ANSWERS = 512
 
 
 @value
@@ -223,11 +226,6 @@ def code_of(data: bytes) -> int:
     return int(_HEADER.unpack_from(data)[1]) & _RCODE
 
 
-def is_cut(data: bytes) -> bool:
-    """Whether it says that there was more."""
-    return bool(_HEADER.unpack_from(data)[1] & _TC)
-
-
 def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
     names that it leads to (CNAME). Raises InvalidInput.
@@ -245,22 +243,11 @@ def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     return found
 
 
-def values_in(data: bytes) -> list[str]:
-    """What the answer *data* says: addresses, and names (PTR, CNAME), as text. Raises InvalidInput."""
-    from lamina.network.subnet import text_of as address_text
-
-    found = []
-    for _, kind, _, _, content, begin in _answers(data):
-        if kind in (A, AAAA):
-            found.append(address_text(content))
-        elif kind in (PTR, CNAME):
-            found.append(text_of(_name(data, begin)[0]))
-    return found
-
-
 def _answers(data: bytes) -> Iterator[tuple[tuple[bytes, ...], int, int, int, bytes, int]]:
     """As `_record`, of each answer, without its end. Raises InvalidInput."""
     _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
+    if questions > 1 or answers > _MOST_ANSWERS:
+        raise _malformed("more records than are looked at")
     at = _HEADER.size
     for _ in range(questions):
         at = _name(data, at)[1] + _QUESTION.size

@@ -14,14 +14,10 @@ from sys import byteorder
 from lamina.linux.nftables import (
     CT_ESTABLISHED,
     CT_RELATED,
-    IPV4,
-    IPV6,
-    NF_ACCEPT,
-    NF_DROP,
     NFT_JUMP,
     NFT_RETURN,
     REG32_00,
-    REG_1,
+    REG_2,
     Element,
     add_chain,
     add_elements,
@@ -33,7 +29,6 @@ from lamina.linux.nftables import (
     concat,
     constant,
     count_in,
-    counter,
     ct,
     ifname,
     in_set,
@@ -41,6 +36,24 @@ from lamina.linux.nftables import (
     meta,
     payload,
     verdict,
+)
+from lamina.network.matches import (
+    ACCEPT,
+    BRIDGE,
+    DROP,
+    FROM_4,
+    FROM_6,
+    ICMPV6_TYPE,
+    INET,
+    IS_ETHER_ARP,
+    IS_ETHER_IPV4,
+    IS_ETHER_IPV6,
+    IS_ICMPV6,
+    IS_IPV4,
+    IS_IPV6,
+    TO_4,
+    TO_6,
+    network_field,
 )
 from lamina.network.model import PROTOCOLS, link_local
 from lamina.network.subnet import Subnet
@@ -52,16 +65,15 @@ if TYPE_CHECKING:
     from lamina.linux.nftables import Expression, Message
     from lamina.network.model import Allowed, Attachment
 
-INET, BRIDGE = "inet", "bridge"
 LOCAL = (2).to_bytes(4, byteorder)  # RTN_LOCAL
 DNS = 53
 MOST_TOLD, MOST_DROPPED = 65535, 4096  # elements of a set, of all containers together
 KEPT = 3600  # seconds that a count is kept which nobody reads
-_RETURN, _ACCEPT, _DROP = verdict(NFT_RETURN), verdict(NF_ACCEPT), counter() + verdict(NF_DROP)
-_TCP, _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 6, 58, 135, 136
+_RETURN = verdict(NFT_RETURN)
+_TCP, _SOLICITATION, _ADVERTISEMENT = 6, 135, 136
 _OPENING, _SYN = b"\x12", b"\x02"  # of the flags of TCP: SYN and ACK; SYN alone
-_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
-_FAMILIES = {4: ("ipv4_addr", 12), 6: ("ipv6_addr", 8)}  # the type of an address, where the source is
+_FAMILIES = {4: "ipv4_addr", 6: "ipv6_addr"}  # the type of an address
+_HEADERS = {4: (FROM_4, TO_4, IS_IPV4, IS_ETHER_IPV4), 6: (FROM_6, TO_6, IS_IPV6, IS_ETHER_IPV6)}
 
 
 def _sets(family: str) -> dict[str, tuple[tuple[str, ...], dict[str, bool | int]]]:
@@ -69,7 +81,7 @@ def _sets(family: str) -> dict[str, tuple[tuple[str, ...], dict[str, bool | int]
     found: dict[str, tuple[tuple[str, ...], dict[str, bool | int]]] = {"ported": (("inet_proto",), {})}
     if family == BRIDGE:
         found["limited"] = (("ifname",), {})
-    for version, (kind, _) in _FAMILIES.items():
+    for version, kind in _FAMILIES.items():
         if family == INET:
             found[f"limited{version}"] = ((kind,), {})
         for at, more in (("", ()), ("_at", ("inet_service",))):
@@ -104,7 +116,7 @@ def sets(family: str, table: str, first: int) -> list[Message]:
 
 def chains(family: str, table: str) -> list[Message]:
     """The chains with their rules: `egress4` and `egress6`, to which who is limited is sent."""
-    passed = _RETURN if family == INET else _ACCEPT
+    passed = _RETURN if family == INET else ACCEPT
     found = [add_chain(family, table, f"egress{version}") for version in _FAMILIES]
     for version in _FAMILIES:
         found += [
@@ -125,87 +137,64 @@ def chains(family: str, table: str) -> list[Message]:
 def jumps() -> tuple[Expression, ...]:
     """The rules that send who is limited to the chains; they come back with what it may."""
     return (
-        meta("nfproto")
-        + compare(bytes([IPV4]))
-        + _source(4)
-        + in_set("limited4")
-        + verdict(NFT_JUMP, "egress4"),
-        meta("nfproto")
-        + compare(bytes([IPV6]))
-        + _source(6)
-        + in_set("limited6")
-        + verdict(NFT_JUMP, "egress6"),
+        IS_IPV4 + network_field(FROM_4) + in_set("limited4") + verdict(NFT_JUMP, "egress4"),
+        IS_IPV6 + network_field(FROM_6) + in_set("limited6") + verdict(NFT_JUMP, "egress6"),
     )
 
 
 def _discovery_of_host() -> tuple[Expression, ...]:
     """How this host and the container find each other's link. Not when it is routed: that would be a way out."""
-    theirs = meta("nfproto") + compare(bytes([IPV6])) + _source(6) + in_set("limited6")
-    theirs += meta("l4proto") + compare(bytes([_ICMPV6])) + payload("transport", 0, 1)
+    theirs = IS_IPV6 + network_field(FROM_6) + in_set("limited6") + IS_ICMPV6 + ICMPV6_TYPE
     return (
-        theirs + compare(bytes([_SOLICITATION])) + _ACCEPT,
-        theirs + compare(bytes([_ADVERTISEMENT])) + _ACCEPT,
+        theirs + compare(bytes([_SOLICITATION])) + ACCEPT,
+        theirs + compare(bytes([_ADVERTISEMENT])) + ACCEPT,
     )
 
 
-_ETHER_TYPE = payload("link", 12, 2)
-_DISCOVERY = (
-    _ETHER_TYPE
-    + compare(_ETHER_IPV6)
-    + meta("l4proto")
-    + compare(bytes([_ICMPV6]))
-    + payload("transport", 0, 1)
-)
+_DISCOVERY = IS_ETHER_IPV6 + IS_ICMPV6 + ICMPV6_TYPE
 _AMONG_NEIGHBOURS: tuple[Expression, ...] = (
-    _ETHER_TYPE + compare(_ETHER_ARP) + _ACCEPT,
-    _DISCOVERY + compare(bytes([_SOLICITATION])) + _ACCEPT,
-    _DISCOVERY + compare(bytes([_ADVERTISEMENT])) + _ACCEPT,
-    _ETHER_TYPE + compare(_ETHER_IPV4) + verdict(NFT_JUMP, "egress4"),
-    _ETHER_TYPE + compare(_ETHER_IPV6) + verdict(NFT_JUMP, "egress6"),
-    _DROP,
+    IS_ETHER_ARP + ACCEPT,
+    _DISCOVERY + compare(bytes([_SOLICITATION])) + ACCEPT,
+    _DISCOVERY + compare(bytes([_ADVERTISEMENT])) + ACCEPT,
+    IS_ETHER_IPV4 + verdict(NFT_JUMP, "egress4"),
+    IS_ETHER_IPV6 + verdict(NFT_JUMP, "egress6"),
+    DROP,
 )
-
-
-def _source(version: int) -> Expression:
-    length = 4 if version == 4 else 16
-    return payload("network", _FAMILIES[version][1], length)
 
 
 def _of_family(version: int, passed: Expression, tracked: bool) -> list[Expression]:
     """Each says anew of what family it is, so that nft(8) shows addresses and not numbers of bits."""
-    length = 4 if version == 4 else 16
-    words = length // 4
-    begin = _FAMILIES[version][1]
-    if tracked:
-        family = meta("nfproto") + compare(bytes([IPV4 if version == 4 else IPV6]))
-    else:
-        family = _ETHER_TYPE + compare(_ETHER_IPV4 if version == 4 else _ETHER_IPV6)
-    both = (
-        family
-        + payload("network", begin, length, REG_1)
-        + payload("network", begin + length, length, REG32_00 + words)
-    )
+    source, target, routed, bridged = _HEADERS[version]
+    words = source[1] // 4
+    family = routed if tracked else bridged
+    both = family + network_field(source) + network_field(target, REG32_00 + words)
     ported = meta("l4proto") + in_set("ported")
     port = payload("transport", 2, 2, REG32_00 + 2 * words)
     protocol = meta("l4proto", REG32_00 + 2 * words)
-    counted = count_in(f"dropped{version}", KEPT) + _DROP
+    counted = count_in(f"dropped{version}", KEPT) + DROP
     if tracked:
         answers = ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + passed
-        # who owns a name may say that it is this host, by any of its addresses
-        elsewhere = address_type() + compare(LOCAL, differs=True)
+        # who owns a name may say that it is this host, by any of its addresses, or a container of another network,
+        # which is behind a published port; within a network (where br_netfilter shows us that) it may be a neighbour
+        outside = meta("oifname") + in_set("bridges", absent=True)
+        elsewhere = address_type() + compare(LOCAL, differs=True) + outside
+        ways: tuple[Expression, ...] = (
+            elsewhere,
+            meta("iifname") + meta("oifname", REG_2) + in_set("within"),
+        )
     else:
         flags = payload("transport", 13, 1) + masked(_OPENING) + compare(_SYN, differs=True)
         answers = meta("l4proto") + compare(bytes([_TCP])) + flags + passed
-        elsewhere = b""  # this host is no neighbour
+        ways = (b"",)  # this host is no neighbour
     return [
         answers,
         both + in_set(f"open{version}") + passed,
-        elsewhere + both + in_set(f"told{version}") + passed,
+        *(way + both + in_set(f"told{version}") + passed for way in ways),
         ported + both + port + in_set(f"open{version}_at") + passed,
-        elsewhere + ported + both + port + in_set(f"told{version}_at") + passed,
+        *(way + ported + both + port + in_set(f"told{version}_at") + passed for way in ways),
         ported + both + protocol + payload("transport", 2, 2, REG32_00 + 2 * words + 1) + counted,
         both + protocol + constant(bytes(2), REG32_00 + 2 * words + 1) + counted,
-        _DROP,
+        DROP,
     ]
 
 

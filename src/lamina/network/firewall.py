@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from errno import EEXIST, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 
-from lamina.errors import KernelError, Unsupported
+from lamina.errors import Conflict, KernelError, Unsupported
 from lamina.linux.nftables import (
     Element,
     add_elements,
@@ -22,6 +22,9 @@ from lamina.linux.nftables import (
 )
 from lamina.linux.nftables import tables as every_table
 from lamina.network import egress, rules
+from lamina.network.matches import BRIDGE, INET
+from lamina.network.model import SYSTEM_TABLE, ports_begin
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
 _OF_CONTAINERS = (
-    *((rules.BRIDGE, name) for name in rules.BRIDGE_SETS),
-    *((rules.INET, name) for name in rules.PORT_MAPS),
+    *((BRIDGE, name) for name in rules.BRIDGE_SETS),
+    *((INET, name) for name in rules.PORT_MAPS),
     *egress.SETS,
 )
 REMEDY = "take --network none or --network host"
@@ -111,9 +114,11 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
         for _ in range(_TRIES):
             try:
                 generation = generation_of(opened)
-                there = [found for found in every_table(opened) if found[1] == table]
+                every = every_table(opened)
+                there = [found for found in every if found[1] == table]
                 if len(there) == 2 and not anew:
                     return
+                _check_apart(table, {name for _, name in every})
                 networks, attachments = everything()
                 messages = [delete_table(family, name) for family, name in there]
                 messages += rules.tables(table)
@@ -129,6 +134,20 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
     raise KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
 
 
+def _check_apart(table: str, known: Iterable[str]) -> None:
+    """Each store's tables drop what comes from ports that are called as its containers' are, and are not: so no two may
+    call theirs alike. Of 4096 beginnings two stores have the same one once in a while. Raises Conflict.
+    """
+    beginning = ports_begin(table)
+    for other in known:
+        if other != table and other.startswith(f"{SYSTEM_TABLE}-") and ports_begin(other) == beginning:
+            raise Conflict(
+                f"make the rules of a network: another store ({other}) calls the links of its containers "
+                f"{beginning}..., as this one ({table}) does",
+                remedy="keep this store in another directory; if the other one is gone, 'lamina system check --repair'",
+            )
+
+
 def delete(table: str) -> None:
     """Remove the tables, if they are there: nothing of ours is left in nf_tables. Raises KernelError."""
     with _opened() as channel:
@@ -137,10 +156,34 @@ def delete(table: str) -> None:
                 commit(channel, [delete_table(family, name)])
 
 
+def delete_idle(table: str) -> bool:
+    """Remove the tables unless a container has elements in them; whether they are gone. Raises as `elements_of`.
+
+    It is bound to the generation of the rules before it was looked: who adds elements meanwhile finds the tables, or
+    makes them anew.
+    """
+    with _opened() as channel:
+        for _ in range(_TRIES):
+            generation = generation_of(channel)
+            there = [found for found in every_table(channel) if found[1] == table]
+            if any(_there(channel, family, table, name) for family, name in _OF_CONTAINERS):
+                return False
+            try:
+                commit(channel, [delete_table(family, name) for family, name in there], generation)
+                return True
+            except KernelError as error:
+                if error.errno != _ERESTART:
+                    raise _translated(error) from error
+    return False
+
+
 def stands(table: str) -> bool:
     """Whether the tables are there. Raises Unsupported, KernelError."""
     with _opened() as channel:
-        return [name for _, name in every_table(channel)].count(table) == 2
+        try:
+            return [name for _, name in every_table(channel)].count(table) == 2
+        except KernelError as error:
+            raise _translated(error) from error
 
 
 def elements_of(table: str) -> list[tuple[str, str, str, str]]:
@@ -173,7 +216,7 @@ def _there(channel: Any, family: str, table: str, name: str) -> list[Element]:
 def limited(table: str) -> list[bytes]:
     """The IPv4 addresses of those who may not reach everything. Raises KernelError."""
     with _opened() as channel:
-        return [element.key for element in _there(channel, egress.INET, table, "limited4")]
+        return [element.key for element in _there(channel, INET, table, "limited4")]
 
 
 def tell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
@@ -220,6 +263,34 @@ def left_over(
                 if not lives(_owner(element)[1]):
                     _remove_each(channel, family, table, name, [element])
                     found.append(f"element of {family} {table} {name} of container {element.comment}")
+    return found
+
+
+def left_by_networks(
+    table: str, known: Iterable[Network], *, remove: bool = False
+) -> list[tuple[str, str, str]]:
+    """(family, set, the network's name) of elements that no network of those *known* has; with *remove* they go.
+
+    Raises Unsupported, KernelError.
+    """
+    wanted = {
+        (family, name, element.key)
+        for network in known
+        for family, name, several in rules.of_network(network)
+        for element in several
+    }
+    found = []
+    with _opened() as channel:
+        for name in rules.NETWORK_SETS:
+            there = _there(channel, INET, table, name)
+            for element, behind in zip(there, [*there[1:], Element(b"")], strict=False):
+                if not element.comment or (INET, name, element.key) in wanted:
+                    continue
+                found.append((INET, name, element.comment))
+                if remove:
+                    # an interval's end follows it, without a comment
+                    gone = replace(element, end=b"" if behind.comment else behind.key)
+                    _remove_each(channel, INET, table, name, [gone])
     return found
 
 

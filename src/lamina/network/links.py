@@ -85,8 +85,12 @@ def ensure_bridge(channel: Any, network: Network, settled: Callable[[], None]) -
     Raises Conflict when a link of somebody else has its name; KernelError.
     """
     found = find(channel, network.bridge)
-    if found is not None and found.flags & IFF_UP and _is_of(found, network):
-        return found.index
+    if found is not None and is_of(found, network):
+        if found.address != _bridge_mac(network) and _is_idle(channel, found):
+            remove(channel, found)  # of a network of that name that went with its store's directory
+            found = None
+        elif found.flags & IFF_UP:
+            return found.index
     if found is None:
         try:
             body = link(name=network.bridge, mtu=network.mtu, address=_bridge_mac(network), more=bridge())
@@ -95,9 +99,10 @@ def ensure_bridge(channel: Any, network: Network, settled: Callable[[], None]) -
             if error.errno != EEXIST:  # somebody else makes it as well
                 raise
         found = links(channel, name=network.bridge)[0]
-    if not _is_of(found, network):
+    if not is_of(found, network):
         raise Conflict(
-            f"make the bridge of network {network.name}: there is a link {network.bridge} that is not it",
+            f"make the bridge of network {network.name}: there is a link {network.bridge} that is not it"
+            + (f", but that of {found.alias}" if found.alias else ""),
             remedy="rename that link; or make the network anew, with -o bridge=NAME",
         )
     # apart: the kernel takes an alias only for a link that is there
@@ -115,11 +120,17 @@ def ensure_bridge(channel: Any, network: Network, settled: Callable[[], None]) -
     return found.index
 
 
-def _is_of(found: Link, network: Network) -> bool:
+def is_of(found: Link, network: Network) -> bool:
     """Whether the link is the network's bridge. One whose maker was killed before it said so has the address."""
     if found.kind != "bridge":
         return False
-    return found.alias == network.note or (not found.alias and found.address == _bridge_mac(network))
+    if not found.alias:
+        return found.address == _bridge_mac(network)
+    return found.alias in (network.note, f"{network.table} network {network.name}")
+
+
+def _is_idle(channel: Any, bridge: Link) -> bool:
+    return all(one.master != bridge.index for one in links(channel))
 
 
 def _bridge_mac(network: Network) -> bytes:
@@ -130,7 +141,7 @@ def _bridge_mac(network: Network) -> bytes:
 def remove_bridge(channel: Any, network: Network) -> None:
     """Remove it, if it is there and its own. Raises KernelError."""
     found = find(channel, network.bridge)
-    if found is not None and _is_of(found, network):
+    if found is not None and is_of(found, network):
         remove(channel, found)
 
 
@@ -284,10 +295,22 @@ def _make_pair(channel: Any, attachment: Attachment, master: int, pid: int, name
             if error.errno != EEXIST or not left:
                 raise
         stale = find(channel, name)
+        if stale is not None and not _is_end_of(stale, attachment):
+            raise Conflict(
+                f"make link {name} of {attachment.title}: there is one, which is somebody else's: "
+                f"{stale.alias or stale.kind}",
+                remedy="rename that link; or make the container anew, whose link then has another name",
+            )
         if stale is not None and left == _TRIES:
             remove(channel, stale)
         else:
             sleep(_PAUSE)
+
+
+def _is_end_of(found: Link, attachment: Attachment) -> bool:
+    """Whether the link is one of the container's; its maker may have been killed before he said so."""
+    owner = f" {attachment.owner[:12]} network "
+    return found.kind == "veth" and (not found.alias or owner in found.alias)
 
 
 def _as_port(attachment: Attachment) -> bytes:
@@ -309,6 +332,11 @@ def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> No
         except KernelError as error:
             if error.errno != ENODEV:
                 raise
+
+
+def every(channel: Any) -> list[Link]:
+    """All of this network namespace. Raises KernelError."""
+    return links(channel)
 
 
 def noted(channel: Any, beginning: str) -> list[Link]:

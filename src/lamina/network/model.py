@@ -8,6 +8,8 @@ from lamina.values import value
 
 # of a link's name (IFNAMSIZ without the NUL)
 _LONGEST = 15
+_LONGEST_ALIAS = 255  # IFALIASZ without the NUL
+_OF_STORE = " of "  # no name of a network has a space
 _MOST_TITLE = 100  # of a container's name in a comment of nf_tables, which has 127 bytes for all
 # how the names of the host's ends of containers' links begin, as the rules know them (`ports_begin`)
 PORTS_OF_SYSTEM, PORTS_OF_OTHERS = "lamv", "lw"
@@ -25,7 +27,12 @@ class Network:
     has the host's address as its source (masquerade). `leases` is the directory of its addresses, `names` that of the
     names that its containers have for each other (`names`), b"" where they have none; `table` the name of the tables
     with its rules. With a `parent`, a link of this host, there is no bridge and no rule: its containers are on the wire
-    of that link, by macvlan, and `gateways` are somebody else's.
+    of that link, by macvlan, and `gateways` are somebody else's. `store` is the directory of the store that it belongs
+    to, "" for the system's, which stays.
+
+    With a `maker` it is none of ours: a program of that name, or CNI's plugins, makes one container's link, told
+    `words`; there is no bridge, rule or lease of ours. `host` are then the addresses by which the container reaches
+    this host, and `resolver` what its resolv.conf says: servers, domains to search, options, as text.
     """
 
     name: str
@@ -40,11 +47,31 @@ class Network:
     table: str = "lamina"
     names: bytes = b""
     parent: str = ""
+    maker: str = ""
+    words: tuple[str, ...] = ()
+    host: tuple[bytes, ...] = ()
+    resolver: tuple[tuple[str, ...], ...] = ()
+    store: str = ""
 
     @property
     def note(self) -> str:
-        """What is written to its bridge, so that it can be told from somebody else's."""
-        return f"{self.table} network {self.name}"
+        """What is written to its bridge, so that it can be told from somebody else's; and from one of a store that is
+        gone, if there is room for the store's directory.
+        """
+        said = f"{self.table} network {self.name}"
+        if not self.store.isprintable() or not self.store.isascii():
+            return said
+        whole = f"{said}{_OF_STORE}{self.store}"
+        return whole if self.store and len(whole) <= _LONGEST_ALIAS else said
+
+
+def place_in_note(alias: str) -> tuple[str, str]:
+    """The store's directory and the network's name in a `Network.note`; "" for both where there is no directory."""
+    said, _, store = alias.partition(_OF_STORE)
+    words = said.split(" ")
+    if len(words) != 3 or words[1] != "network" or not words[0].startswith(f"{SYSTEM_TABLE}-"):
+        return "", ""
+    return (store, words[2]) if store.startswith("/") else ("", "")
 
 
 @value
@@ -132,12 +159,13 @@ def port_of(owner: str, number: int, table: str = SYSTEM_TABLE) -> str:
     return f"{begin}{owner[: _LONGEST - len(begin) - 2]}{number:02d}"
 
 
-def bridge_of(name: str, digest: str) -> str:
-    """A name for the bridge of the network *name*, which is in it as far as it fits; else hexadecimal *digest* tells it
-    apart.
+def bridge_of(name: str, digest: str, *, apart: bool = False) -> str:
+    """A name for the bridge of the network *name*, which is in it as far as it fits; else, and if it is to be *apart*
+    from others with such a name, hexadecimal *digest* tells it apart.
     """
     plain = f"lam-{name}"
-    return plain if len(plain) <= _LONGEST and name.isascii() else f"lam-{name[:4]}-{digest[:6]}"
+    fits = len(plain) <= _LONGEST and name.isascii()
+    return plain if fits and not apart else f"lam-{name[:4]}-{digest[:6]}"
 
 
 def mac_of(address: bytes) -> bytes:

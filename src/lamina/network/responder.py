@@ -19,7 +19,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
-from errno import EINPROGRESS
+from errno import EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import POLLERR, POLLHUP, POLLIN, POLLOUT, poll
 from time import monotonic
 
@@ -30,7 +30,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from lamina.network.dns import Query
@@ -47,6 +47,7 @@ _LONGEST_QUESTION = 4096
 _PATIENCE = 2.0  # seconds for a server; then the next one is asked
 _ROUNDS = 2  # through the servers
 _QUIET = 10.0  # seconds after which a connection is closed that says nothing
+_DEAF = 0.25  # seconds for which nobody is connected where there are no descriptors left
 _AT_ONCE = 64  # datagrams read before others have their turn
 
 
@@ -84,6 +85,7 @@ class Responder:
         self._streams: dict[int, _Stream] = {}
         self._turn = 0
         self._second, self._heard = 0, dict[str, int]()
+        self._deaf_until = 0.0
         for one, read in ((datagrams, self._read_datagrams), (listener, self._accept)):
             one.setblocking(False)
             self._watch(one.fileno(), POLLIN, read)
@@ -95,11 +97,16 @@ class Responder:
         now = monotonic()
         waiting: tuple[_Asked | _Stream, ...] = (*self._asked.values(), *self._streams.values())
         deadlines = [one.deadline for one in waiting]
+        if self._deaf_until:
+            deadlines.append(self._deaf_until)
         left = max(0.0, min([patience, *(deadline - now for deadline in deadlines)]))
         for fd, events in self._poll.poll(int(left * 1000) + 1):
             if (ready := self._ready.get(fd)) is not None:
                 ready(events)
         now = monotonic()
+        if self._deaf_until and self._deaf_until <= now:
+            self._deaf_until = 0.0
+            self._watch(self._listener.fileno(), POLLIN, self._accept)
         for asked in [one for one in self._asked.values() if one.deadline <= now]:
             asked.ask_next()
         for stream in [one for one in self._streams.values() if one.deadline <= now]:
@@ -156,14 +163,14 @@ class Responder:
     def _accept(self, _: int) -> None:
         try:
             fd, where = self._listener._accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):  # who waits would wake us up again at once
+                self._forget(self._listener.fileno())
+                self._deaf_until = monotonic() + _DEAF
             return
         connection = socket(fileno=fd)
-        of_one = sum(one.source == where[0] for one in self._streams.values())
-        if (
-            len(self._streams) >= MOST_STREAMS
-            or of_one >= MOST_STREAMS_OF_ONE
-            or self._known(where[0]) is None
+        if self._known(where[0]) is None or not _has_room(
+            self._streams, where[0], MOST_STREAMS, MOST_STREAMS_OF_ONE
         ):
             connection.close()
             return
@@ -192,8 +199,7 @@ class Responder:
         if not client.servers or (client.may is not None and not client.may(query.name)):
             say(dns.reply(query, dns.REFUSED))
             return
-        of_one = sum(one.source == source for one in self._asked.values())
-        if len(self._asked) >= MOST_ASKED or of_one >= MOST_ASKED_BY_ONE:
+        if not _has_room(self._asked, source, MOST_ASKED, MOST_ASKED_BY_ONE):
             say(dns.reply(query, dns.SERVFAIL))
             return
         _Asked(self, client, query, data, source, say, datagram).ask_next()
@@ -226,6 +232,27 @@ class Responder:
         if client.learn is not None and not client.learn(query, told, True):
             return dns.SERVFAIL, []
         return dns.NOERROR, answers
+
+
+def _has_room(
+    waiting: Mapping[int, _Asked] | Mapping[int, _Stream], source: str, most: int, most_of_one: int
+) -> bool:
+    """Whether there is room for one more of *source*. Of a full table whoever has most gives the oldest way, if he has
+    more than *source* would have then: so nobody is kept out by others who together have all.
+    """
+    counts: dict[str, int] = {}
+    for one in waiting.values():
+        counts[one.source] = counts.get(one.source, 0) + 1
+    own = counts.get(source, 0)
+    if own >= most_of_one:
+        return False
+    if len(waiting) < most:
+        return True
+    greedy = max(counts, key=counts.__getitem__)
+    if counts[greedy] <= own + 1:
+        return False
+    next(one for one in waiting.values() if one.source == greedy).give_way()
+    return True
 
 
 class _Asked:
@@ -266,6 +293,11 @@ class _Asked:
             except OSError:
                 self.close()
         self.say(dns.reply(self.query, dns.SERVFAIL))
+
+    def give_way(self) -> None:
+        """Others have less: it failed."""
+        self.left = []
+        self.ask_next()
 
     def _begin(self, host: str, port: int) -> None:
         self.identity = int.from_bytes(os.urandom(2), "big")
@@ -397,6 +429,10 @@ class _Stream:
             return
         self._out = len(answer).to_bytes(2, "big") + answer
         self._next()
+
+    def give_way(self) -> None:
+        """Others have less."""
+        self.close()
 
     def close(self) -> None:
         """Let go of it."""

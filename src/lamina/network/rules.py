@@ -17,11 +17,10 @@ from lamina.linux.nftables import (
     CT_RELATED,
     IPV4,
     IPV6,
-    NF_ACCEPT,
-    NF_DROP,
     NFT_JUMP,
     REG32_00,
     REG_1,
+    REG_2,
     Element,
     add_chain,
     add_elements,
@@ -32,7 +31,6 @@ from lamina.linux.nftables import (
     any_bit,
     compare,
     concat,
-    counter,
     ct,
     delete_elements,
     dnat,
@@ -45,6 +43,25 @@ from lamina.linux.nftables import (
     verdict,
 )
 from lamina.network import egress
+from lamina.network.matches import (
+    ACCEPT,
+    BRIDGE,
+    DROP,
+    ETHER_IPV6,
+    FROM_4,
+    FROM_6,
+    ICMPV6_TYPE,
+    INET,
+    IS_ETHER_ARP,
+    IS_ETHER_IPV4,
+    IS_ETHER_IPV6,
+    IS_ICMPV6,
+    IS_IPV4,
+    IS_IPV6,
+    TO_4,
+    TO_6,
+    network_field,
+)
 from lamina.network.model import PROTOCOLS, link_local, ports_begin
 
 TYPE_CHECKING = False
@@ -54,15 +71,7 @@ if TYPE_CHECKING:
     from lamina.linux.nftables import Expression, Message
     from lamina.network.model import Attachment, Network, Published
 
-INET, BRIDGE = "inet", "bridge"
-_ICMPV6, _ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 58, 134, 136, 137
-_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
-_REG_2 = 2
-_DROP = counter() + verdict(NF_DROP)
-_ACCEPT = verdict(NF_ACCEPT)
-_IS_IPV4 = meta("nfproto") + compare(bytes([IPV4]))
-_IS_IPV6 = meta("nfproto") + compare(bytes([IPV6]))
-_FROM_4, _TO_4, _FROM_6, _TO_6 = (12, 4), (16, 4), (8, 16), (24, 16)
+_ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 136, 137
 _FROM_BRIDGE = meta("iifname") + in_set("bridges")
 _TO_BRIDGE = meta("oifname") + in_set("bridges")
 _ELSEWHERE = meta("oifname") + in_set("bridges", absent=True)
@@ -87,6 +96,7 @@ BRIDGE_SETS: dict[str, tuple[str, ...]] = {
     "addresses6": ("ifname", "ipv6_addr"),
 }
 _INTERVALS = ("inside4", "inside6")
+NETWORK_SETS = ("bridges", "internal", "within", "naming", *_INTERVALS)
 PORT_MAPS = tuple(name for name, (_, data) in _INET_SETS.items() if data)
 
 
@@ -115,23 +125,19 @@ def _inet(name: str) -> list[Message]:
     return table
 
 
-def _network_field(field: tuple[int, int], register: int = REG_1) -> Expression:
-    return payload("network", *field, register)
-
-
 _LOOPBACK = compare(b"\x7f")
 _TO_PUBLISHED = verdict(NFT_JUMP, "ports")
 _INET_RULES: dict[str, tuple[Expression, ...]] = {
     # a bridge with published ports has route_localnet (see `forwarding`): what comes in by it for 127.0.0.0/8, or
     # claims to come from there, is an attack on services that listen on the loopback alone
     "first": (
-        _FROM_BRIDGE + _IS_IPV4 + _network_field((16, 1)) + _LOOPBACK + _DROP,
-        _FROM_BRIDGE + _IS_IPV4 + _network_field((12, 1)) + _LOOPBACK + _DROP,
+        _FROM_BRIDGE + IS_IPV4 + network_field((16, 1)) + _LOOPBACK + DROP,
+        _FROM_BRIDGE + IS_IPV4 + network_field((12, 1)) + _LOOPBACK + DROP,
     ),
     # dnat ip to ip daddr . meta l4proto . th dport map @ports4_at; those of an address before those of every one
     "ports": (
-        _IS_IPV4
-        + _network_field(_TO_4)
+        IS_IPV4
+        + network_field(TO_4)
         + meta("l4proto", REG32_00 + 1)
         + payload("transport", 2, 2, REG32_00 + 2)
         + map_to("ports4_at")
@@ -140,56 +146,56 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
         + payload("transport", 2, 2, REG32_00 + 1)
         + map_to("ports4")
         + dnat(IPV4, REG_1, REG32_00 + 1),
-        _IS_IPV6
-        + _network_field(_TO_6)
-        + meta("l4proto", _REG_2)
+        IS_IPV6
+        + network_field(TO_6)
+        + meta("l4proto", REG_2)
         + payload("transport", 2, 2, REG32_00 + 5)
         + map_to("ports6_at")
-        + dnat(IPV6, REG_1, _REG_2),
+        + dnat(IPV6, REG_1, REG_2),
         meta("l4proto")
         + payload("transport", 2, 2, REG32_00 + 1)
         + map_to("ports6")
-        + dnat(IPV6, REG_1, _REG_2),
+        + dnat(IPV6, REG_1, REG_2),
     ),
     # what comes by a wire for 127.0.0.0/8 is no host's: left as it is, the kernel drops it when it looks for the route;
     # translated before that, a port that is published to the loopback would be open to all neighbours of this host. The
     # host's own packets have been through "own"
     "arriving": (
         # who asks for a name asks who answers on his bridge, whoever publishes that port of every address
-        _IS_IPV4
+        IS_IPV4
         + meta("l4proto")
         + in_set("ported")
         + meta("iifname")
-        + _network_field(_TO_4, _REG_2)
+        + network_field(TO_4, REG_2)
         + in_set("naming")
         + payload("transport", 2, 2)
         + compare(egress.DNS.to_bytes(2, "big"))
-        + _ACCEPT,
-        _IS_IPV4 + _network_field((16, 1)) + _LOOPBACK + _ACCEPT,
+        + ACCEPT,
+        IS_IPV4 + network_field((16, 1)) + _LOOPBACK + ACCEPT,
         address_type() + compare(egress.LOCAL) + _TO_PUBLISHED,
     ),
     # not by ::1, from which the kernel lets nothing out: then a client is refused at once, and tries 127.0.0.1
     "own": (
-        _IS_IPV6 + _network_field(_TO_6) + compare((1).to_bytes(16, "big")) + _ACCEPT,
+        IS_IPV6 + network_field(TO_6) + compare((1).to_bytes(16, "big")) + ACCEPT,
         address_type() + compare(egress.LOCAL) + _TO_PUBLISHED,
     ),
     # out to the world; and back in by a published port, also one's own neighbour's, which else would answer directly
     "leaving": (
-        _ELSEWHERE + _IS_IPV4 + _network_field(_FROM_4) + in_set("inside4") + masquerade(),
-        _ELSEWHERE + _IS_IPV6 + _network_field(_FROM_6) + in_set("inside6") + masquerade(),
-        _TO_BRIDGE + _PUBLISHED + _IS_IPV4 + _network_field(_FROM_4) + in_set("inside4") + masquerade(),
-        _TO_BRIDGE + _PUBLISHED + _IS_IPV6 + _network_field(_FROM_6) + in_set("inside6") + masquerade(),
-        _TO_BRIDGE + _PUBLISHED + _IS_IPV4 + _network_field((12, 1)) + _LOOPBACK + masquerade(),
+        _ELSEWHERE + IS_IPV4 + network_field(FROM_4) + in_set("inside4") + masquerade(),
+        _ELSEWHERE + IS_IPV6 + network_field(FROM_6) + in_set("inside6") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field(FROM_4) + in_set("inside4") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + IS_IPV6 + network_field(FROM_6) + in_set("inside6") + masquerade(),
+        _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field((12, 1)) + _LOOPBACK + masquerade(),
     ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
         *egress.jumps(),
-        meta("iifname") + meta("oifname", _REG_2) + in_set("within") + _ACCEPT,
-        meta("iifname") + in_set("internal") + _DROP,
-        meta("oifname") + in_set("internal") + _DROP,
-        _TO_BRIDGE + ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + _ACCEPT,
-        _TO_BRIDGE + _PUBLISHED + _ACCEPT,
-        _TO_BRIDGE + _DROP,
+        meta("iifname") + meta("oifname", REG_2) + in_set("within") + ACCEPT,
+        meta("iifname") + in_set("internal") + DROP,
+        meta("oifname") + in_set("internal") + DROP,
+        _TO_BRIDGE + ct("state") + any_bit(CT_ESTABLISHED | CT_RELATED) + ACCEPT,
+        _TO_BRIDGE + _PUBLISHED + ACCEPT,
+        _TO_BRIDGE + DROP,
     ),
 }
 
@@ -213,44 +219,37 @@ def _own(field: Expression, known: str, *, absent: bool = False) -> Expression:
     return meta("iifname") + field + in_set(known, absent=absent)
 
 
-_ETHER_TYPE = payload("link", 12, 2)
-_OF_ICMPV6 = _ETHER_TYPE + compare(_ETHER_IPV6) + meta("l4proto") + compare(bytes([_ICMPV6]))
-_ICMPV6_TYPE = payload("transport", 0, 1)
+_OF_ICMPV6 = IS_ETHER_IPV6 + IS_ICMPV6
 _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
     "from_a_container": (
-        _own(payload("link", 6, 6, _REG_2), "macs", absent=True) + _DROP,
-        _ETHER_TYPE + compare(_ETHER_IPV4) + _own(_network_field(_FROM_4, _REG_2), "addresses4") + _ACCEPT,
+        _own(payload("link", 6, 6, REG_2), "macs", absent=True) + DROP,
+        IS_ETHER_IPV4 + _own(network_field(FROM_4, REG_2), "addresses4") + ACCEPT,
         # who says in an ARP packet that he has an address: it must be his, and so must be the MAC
-        _ETHER_TYPE
-        + compare(_ETHER_ARP)
-        + _own(_network_field((8, 6), _REG_2), "macs")
-        + _own(_network_field((14, 4), _REG_2), "addresses4")
-        + _ACCEPT,
-        _ETHER_TYPE + compare(_ETHER_IPV6) + verdict(NFT_JUMP, "ipv6_from_a_container"),
-        _DROP,
+        IS_ETHER_ARP
+        + _own(network_field((8, 6), REG_2), "macs")
+        + _own(network_field((14, 4), REG_2), "addresses4")
+        + ACCEPT,
+        IS_ETHER_IPV6 + verdict(NFT_JUMP, "ipv6_from_a_container"),
+        DROP,
     ),
     "ipv6_from_a_container": (
         # neither hosts nor neighbours take routers and routes from a container
-        _OF_ICMPV6 + _ICMPV6_TYPE + compare(bytes([_ROUTER_ADVERTISEMENT])) + _DROP,
-        _OF_ICMPV6 + _ICMPV6_TYPE + compare(bytes([_REDIRECT])) + _DROP,
+        _OF_ICMPV6 + ICMPV6_TYPE + compare(bytes([_ROUTER_ADVERTISEMENT])) + DROP,
+        _OF_ICMPV6 + ICMPV6_TYPE + compare(bytes([_REDIRECT])) + DROP,
         _OF_ICMPV6
-        + _ICMPV6_TYPE
+        + ICMPV6_TYPE
         + compare(bytes([_NEIGHBOUR_ADVERTISEMENT]))
-        + _own(payload("transport", 8, 16, _REG_2), "addresses6", absent=True)
-        + _DROP,
-        meta("protocol")
-        + compare(_ETHER_IPV6)
-        + _own(_network_field(_FROM_6, _REG_2), "addresses6")
-        + _ACCEPT,
+        + _own(payload("transport", 8, 16, REG_2), "addresses6", absent=True)
+        + DROP,
+        meta("protocol") + compare(ETHER_IPV6) + _own(network_field(FROM_6, REG_2), "addresses6") + ACCEPT,
         # before it has an address: neighbour discovery, and the multicast groups that takes
         meta("protocol")
-        + compare(_ETHER_IPV6)
-        + _network_field(_FROM_6)
+        + compare(ETHER_IPV6)
+        + network_field(FROM_6)
         + compare(bytes(16))
-        + meta("l4proto")
-        + compare(bytes([_ICMPV6]))
-        + _ACCEPT,
-        _DROP,
+        + IS_ICMPV6
+        + ACCEPT,
+        DROP,
     ),
 }
 

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from lamina.errors import Unsupported
 from lamina.overlay.changes import Change, Entry, Known, Vanished, entry_of
+from lamina.overlay.copying import same_content
 from lamina.overlay.linked import Linked, joined_by_index
 from lamina.overlay.lookup import Found, Hit, Layers, OpenDir, View
 from lamina.overlay.spec import MountSpec
 
 NOTHING: frozenset[str] = frozenset()
 CAPABILITY = "security.capability"
-_AT_ONCE = 1 << 20
 # four times PATH_MAX: each entry of a chain of directories names all of those above it, and has each of them looked up,
 # so what a container makes in a second could take a host's memory, and hours
 LONGEST_PATH = 16 << 10
@@ -299,12 +299,7 @@ class Difference:
         if itself and before.content == (old.layer, old.path) and os.path.samestat(old.status, new.status):
             return True  # one file that two layers have: of a squashed layer and of those it was made of
         with self.left.layers.open_content(before) as a, self.right.layers.open_content(after) as b:
-            while True:
-                piece, other = os.read(a, _AT_ONCE), os.read(b, _AT_ONCE)
-                if piece != other:
-                    return False
-                if not piece:
-                    return True
+            return same_content(a, b)
 
     def _moved(self, path: bytes, before: Found | None, after: Found) -> bytes | None:
         own = self.right.own(after.hits)

@@ -129,7 +129,8 @@ class Layers:
                 root = self.open_directory(directory)
             except OSError as error:
                 name = os.fsdecode(directory)
-                raise KernelError("open layer", error.errno or errno.EIO, name) from None
+                more = "allow this program more open files (ulimit -n)" if error.errno == errno.EMFILE else ""
+                raise KernelError("open layer", error.errno or errno.EIO, name, remedy=more) from None
             root = self._roots[directory] = self._without_submounts(root)
         return root
 

@@ -99,7 +99,8 @@ class Wiring:
     register, a descriptor is one of the same name that the caller gives when the plan is walked.
 
     `stdin`, `stdout` and `stderr` may be NULL. `channel` is the child's end of a socket pair: it carries descriptors
-    and the words of `Plan.waits`, and its other end tells both sides of each other's death. `tasks` are cgroup v1
+    and the words of `Plan.waits`, and its other end tells both sides of each other's death;
+    `far` is the child's copy of that end, if it has one. `tasks` are cgroup v1
     `tasks` files open for writing, `controllers` their hierarchies' names ("memory", "cpu,cpuacct", "name=systemd"),
     `places` the container's own directories in these, or in the one of `cgroup`, a cgroup v2 directory or -1.
     `seccomp` is a compiled filter, `seccomp_flags` are seccomp(2)'s. `launcher` is the program that executes the
@@ -141,9 +142,19 @@ class Wiring:
     lowerdir_plus: bool = True
     release: tuple[int, int] = (6, 12)
     die_with_parent: bool = True
+    far: int | Reg = NULL
 
     @property
     def given(self) -> tuple[Reg, ...]:
         """The registers among the descriptors, in a fixed order."""
-        every = (self.channel, self.stdin, self.stdout, self.stderr, self.launcher, self.proc, *self.tasks)
+        every = (
+            self.channel,
+            self.stdin,
+            self.stdout,
+            self.stderr,
+            self.launcher,
+            self.proc,
+            *self.tasks,
+            self.far,
+        )
         return tuple(fd for fd in every if not isinstance(fd, int))

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from lamina.runtime.seccomp.cache import Filter
 
 # a plan names the descriptors of a start; which numbers they have is said when it is walked
-_OPEN = Wiring(channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"))
+_OPEN = Wiring(
+    channel=Reg("channel"), stdin=Reg("stdin"), stdout=Reg("stdout"), stderr=Reg("stderr"), far=Reg("far")
+)
 PROC = Reg("proc")
 _PROC_ROOT_INODE = 1  # linux/proc_fs.h, PROC_ROOT_INO
 CAP_SYS_ADMIN, CAP_MKNOD = 21, 27

@@ -10,7 +10,7 @@ Sources: proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_map_files
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENOENT, ENOTDIR, EPERM, ESRCH
+from errno import EACCES, EINVAL, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, ESRCH, EXDEV
 from stat import S_ISDIR, S_ISFIFO, S_ISREG, S_IWUSR
 
 from lamina.errors import KernelError
@@ -21,6 +21,7 @@ from lamina.linux.constants import (
     OVERLAYFS_SUPER_MAGIC,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_XDEV,
     STATX_ATTR_MOUNT_ROOT,
     STATX_MNT_ID,
     STATX_NLINK,
@@ -33,12 +34,22 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
 
     from lamina.linux.files import Statx
 
+    T = TypeVar("T")
+
 GONE = (ENOENT, ESRCH, ENOTDIR)
+# what the mount table of a process is refused with that is ending, and has let go of its mounts (fs/proc_namespace.c)
+MOUNTLESS = (*GONE, EINVAL)
 LONGEST_SAID = 80
+# how long, in seconds, a file system may take to answer: one of the container's own, whose server stands still as well
+# (FUSE), never does
+PATIENCE = 2.0
+# instead of a path that the kernel does not tell (proc_pid_fd(5))
+TOO_LONG = b"/(a path that is too long to be told)"
 WATCHERS = (b"anon_inode:inotify", b"anon_inode:[fanotify]")
 _UNASKED = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
 _WHERE = STATX_MNT_ID | STATX_NLINK | STATX_TYPE
@@ -66,12 +77,14 @@ class Directory:
     """The working directory of the thread *tid* (and of those that share it), which is not the root of its mount.
 
     *mount* may be none that is known: somebody was killed who had replaced the root, before the directory had followed.
+    *space* is the process's mount namespace (an inode number): whoever has its pid in another one is another process.
     """
 
     pid: int
     tid: int
     path: bytes
     mount: int
+    space: int
 
 
 @value
@@ -167,16 +180,27 @@ def said(words: bytes) -> str:
     return text if len(text) <= LONGEST_SAID else text[:LONGEST_SAID] + "..."
 
 
+def table(read: Callable[[int], T], pid: int) -> T:
+    """What *read* finds in the mount table of a process. Raises ProcessLookupError where that is ending, or gone."""
+    try:
+        return read(pid)
+    except KernelError as error:
+        if error.errno in MOUNTLESS:
+            raise ProcessLookupError(ESRCH, os.strerror(ESRCH)) from error
+        raise
+
+
 class _Looking:
     """What was found so far."""
 
     def __init__(self, first: int, root: int, old: Old) -> None:
         self.root, self.old = root, old
         self.space = os.stat(f"/proc/{first}/ns/mnt").st_ino
-        self.known = read_mount_ids(first)
+        self.known = table(read_mount_ids, first)
         self.holders: list[Holder] = []
         self.directories: list[Directory] = []
         self._elsewhere: dict[int, bool] = {}  # other mount namespaces: whether they have something of it
+        self._mute = False  # whether a file system did not answer: no other one is asked then
         self._sockets: dict[
             int, tuple[int, dict[bytes, int]]
         ] = {}  # by network namespace: who leads there, who has it
@@ -192,38 +216,51 @@ class _Looking:
             return
         threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
         for tid in _apart(threads, KCMP_FS):
-            self._places(pid, tid)
+            self._places(pid, tid, space)
         for tid in _apart(threads, KCMP_FILES):
             self._files(pid, tid)
 
     def _has_some(self, space: int, pid: int) -> bool:
         if space not in self._elsewhere:
-            there = read_mountinfo(pid)
+            there = table(read_mountinfo, pid)
             self.known |= {mount.id for mount in there}
             self._elsewhere[space] = any((one.major, one.minor) in self.old.devices for one in there)
         return self._elsewhere[space]
 
     # -- directories
 
-    def _places(self, pid: int, tid: int) -> None:
+    def _places(self, pid: int, tid: int, space: int) -> None:
         for name, why in (("root", "its root in"), ("cwd", "its working directory in")):
             link = f"/proc/{pid}/task/{tid}/{name}"
             # a file system whose server stands still as well (FUSE) would never answer
             there = statx(AT_FDCWD, link, AT_STATX_DONT_SYNC, _WHERE)
             at_root = there.mnt_id in self.old.places and there.attributes & STATX_ATTR_MOUNT_ROOT
-            if at_root or not self._is_old(there, link):
+            if at_root or not self._is_old(pid, there, link):
                 continue
-            path = os.fsencode(os.readlink(link))
-            if name == "cwd" and there.nlink:
-                self.directories.append(Directory(pid, tid, path, there.mnt_id))
+            path = _path_of(link)
+            if name == "cwd" and there.nlink and path != TOO_LONG:
+                self.directories.append(Directory(pid, tid, path, there.mnt_id, space))
             else:
                 self.hold(pid, why, path)
 
-    def _is_old(self, there: Statx, link: str) -> bool:
+    def _is_old(self, pid: int, there: Statx, link: str) -> bool:
         if there.mnt_id in self.old.mounts:
             return True
         # attached nowhere, or in a namespace that nobody here is in: whose overlay it is cannot be told
-        return there.mnt_id not in self.known and statfs(link).type == OVERLAYFS_SUPER_MAGIC
+        return there.mnt_id not in self.known and self._is_overlay(pid, link)
+
+    def _is_overlay(self, pid: int, link: str) -> bool:
+        """Whether that lies on some overlay. What does not answer is held by whoever has it open: nobody knows."""
+        # what lies on a disk has a device of its own, and is neither an overlay nor answered for by a process
+        if os.major(statx(AT_FDCWD, link, AT_STATX_DONT_SYNC, _WHERE).dev):
+            return False
+        if not self._mute:
+            found = _answered(lambda: statfs(link).type)
+            if found is not None:
+                return found == OVERLAYFS_SUPER_MAGIC
+            self._mute = True
+        self.hold(pid, "something of a file system that does not answer:", _path_of(link))
+        return False
 
     # -- descriptors
 
@@ -238,7 +275,7 @@ class _Looking:
 
     def _file(self, pid: int, place: str, fd: str) -> None:
         link = f"{place}/fd/{fd}"
-        target = os.fsencode(os.readlink(link))
+        target = _path_of(link)
         kind, _, rest = target.partition(b":[")
         if kind == b"socket":
             self._note_socket(pid, place, int(rest.rstrip(b"]")))
@@ -253,18 +290,18 @@ class _Looking:
             if self._watches(f"{place}/fdinfo/{fd}"):
                 self.hold(pid, f"files watched (inotify) by descriptor {fd}", b"")
         elif target.startswith(b"/"):
-            why = self._open_file(place, link, fd)
+            why = self._open_file(pid, place, link, fd)
             if why:
                 self.hold(pid, f"{why} as descriptor {fd}:", target)
 
-    def _open_file(self, place: str, link: str, fd: str) -> str:
+    def _open_file(self, pid: int, place: str, link: str, fd: str) -> str:
         """What it holds by it; "" for nothing."""
         info = _fdinfo(f"{place}/fdinfo/{fd}")
         mount, flags = int(info.get(b"mnt_id", b"0")), int(info.get(b"flags", b"0"), 8)
         if mount not in self.old.mounts:
-            if mount in self.known or statfs(link).type != OVERLAYFS_SUPER_MAGIC:
-                return ""
-            return "a mount of its own open"
+            return (
+                "a mount of its own open" if mount not in self.known and self._is_overlay(pid, link) else ""
+            )
         status = os.stat(link)
         if S_ISDIR(status.st_mode):
             return "a directory open"
@@ -313,11 +350,48 @@ class _Looking:
         if not path.startswith(b"/"):
             return True  # relative to what was its working directory then
         try:
-            inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-            with openat2(self.root, path.lstrip(b"/"), os.O_PATH | os.O_NOFOLLOW, resolve=inside) as there:
-                return statx(there, b"", _UNASKED, STATX_MNT_ID).mnt_id in self.old.mounts
+            return self._leads_here(path, RESOLVE_NO_XDEV)
         except KernelError as error:
-            return error.errno not in GONE  # a name that was taken away leads nobody there
+            if error.errno != EXDEV:
+                return error.errno not in GONE  # a name that was taken away leads nobody there
+        try:  # the way goes through other mounts, one of which may have to be asked
+            found = None if self._mute else _answered(lambda: self._leads_here(path, 0))
+        except KernelError as error:
+            return error.errno not in GONE
+        self._mute = self._mute or found is None
+        return found is not False
+
+    def _leads_here(self, path: bytes, how: int) -> bool:
+        inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | how
+        with openat2(self.root, path.lstrip(b"/"), os.O_PATH | os.O_NOFOLLOW, resolve=inside) as there:
+            return statx(there, b"", _UNASKED, STATX_MNT_ID).mnt_id in self.old.mounts
+
+
+def _answered(ask: Callable[[], T]) -> T | None:
+    """What *ask* says, None where that takes longer than PATIENCE. Then the thread that asks goes on until it is
+    answered. Raises what *ask* does.
+    """
+    from _thread import allocate_lock, start_new_thread
+
+    found: list[T] = []
+    failed: list[BaseException] = []
+    done = allocate_lock()
+    done.acquire()
+
+    def asked() -> None:
+        try:
+            found.append(ask())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            done.release()
+
+    start_new_thread(asked, ())
+    if not done.acquire(timeout=PATIENCE):
+        return None
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _apart(threads: list[int], what: int) -> Iterator[int]:
@@ -331,6 +405,16 @@ def _apart(threads: list[int], what: int) -> Iterator[int]:
         except KernelError:
             pass
         yield tid
+
+
+def _path_of(link: str) -> bytes:
+    """Where that link of /proc leads, or TOO_LONG: the kernel names no more than a page. Raises OSError."""
+    try:
+        return os.fsencode(os.readlink(link))
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        return TOO_LONG
 
 
 def _fdinfo(path: str) -> dict[bytes, bytes]:

@@ -23,6 +23,7 @@ from lamina.runtime.waits import (
     TERMINAL,
     Watch,
     attend,
+    end_of,
     ended_early,
     heard,
     not_permitted,
@@ -114,12 +115,9 @@ def taken_status(pidfd: int, call: str) -> int:
 
 def _reap(pidfd: Fd) -> int:
     try:
-        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        return end_of(pidfd)
     except ChildProcessError:
         return taken_status(pidfd, "wait for the container")
-    if ended is None:
-        raise KernelError("waitid", ECHILD)
-    return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
 def plan(
@@ -262,6 +260,7 @@ class _Start:
         named = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
         self.descriptors = {
             "channel": int(self.theirs),
+            "far": int(self.ours),
             "launcher": int(launcher),
             **opened,
             **named,

@@ -25,6 +25,7 @@ from errno import (
 )
 from stat import S_ISDIR
 
+from lamina.linux.constants import SIOCSIFFLAGS
 from lamina.linux.program import Reg
 from lamina.values import value
 
@@ -72,7 +73,14 @@ def meaning_of(bundle: Bundle, step: Step, number: int) -> Meaning | None:
             return _label(bundle.spec["process"], name, number)
         mounts = bundle.spec.get("mounts") or []
         if kind in ("mount", "target") and 0 <= index < len(mounts):
-            return _mount(mounts[index], number)
+            refused = step.call == "fsconfig" and number == EINVAL
+            return _option(mounts[index], step) if refused else _mount(mounts[index], number)
+    if number == EPERM and step.call == "ioctl" and step.args[1] == SIOCSIFFLAGS:
+        return Meaning(
+            "bring up the loopback device of the container's network namespace: this process may make one, and "
+            "nothing in it (it has CAP_SYS_ADMIN, and no CAP_NET_ADMIN)",
+            "run it with CAP_NET_ADMIN, or with this host's network (--network host)",
+        )
     place, spec = overlay_of(bundle, step)
     if spec is not None:
         return _overlay(spec, place or b"/", number, step.call)
@@ -224,6 +232,16 @@ def _own_mount(kind: str, target: str, number: int) -> Meaning | None:
     if number == ENOSPC:
         return _full(said)
     return Meaning(f"{said}: {causes[number]}", "see `lamina doctor`") if number in causes else None
+
+
+def _option(mount: dict[str, Any], step: Step) -> Meaning:
+    """A file system refuses one of its own options: the step's, or all of them together."""
+    said = f"mount {mount.get('type')} at {mount['destination']}"
+    key, text = step.args[2:4]
+    if not isinstance(key, bytes | str):
+        return Meaning(f"{said}: the file system refuses its options", "see the options of this mount")
+    shown = os.fsdecode(key) + (f"={os.fsdecode(text)}" if isinstance(text, bytes | str) else "")
+    return Meaning(f"{said}: the file system refuses the option {shown}", "correct it, or leave it out")
 
 
 def _full(said: str) -> Meaning:

@@ -22,7 +22,9 @@ from errno import EINVAL, EPERM, ESRCH
 from stat import S_IXGRP, S_IXOTH, S_IXUSR
 
 from lamina.errors import KernelError, TimeoutExpired
+from lamina.linux.constants import AT_FDCWD, AT_STATX_DONT_SYNC, STATX_MNT_ID
 from lamina.linux.fd import Fd
+from lamina.linux.files import statx
 from lamina.linux.numbers import number
 from lamina.linux.ptrace import (
     PTRACE_CONT,
@@ -60,6 +62,7 @@ _LONGEST_PATH = 4000
 _CLONE_VFORK = 0x4000
 _ALL_SIGNALS = (1 << 64) - 1
 _NONE = (1 << 64) - 1
+_HIGHEST = (1 << 63) - 1  # of what lseek(2) and pread(2) take; registers have what the program likes
 
 
 def is_possible() -> bool:
@@ -91,8 +94,11 @@ def _waits_for_a_child(pid: int, tid: str) -> bool:
         words = file.read(256).split()
     call = int(words[0]) if words[0].isdigit() else -1
     if call == number("clone3"):
+        where = int(words[1], 16)
+        if where > _HIGHEST:  # nothing is there: the call fails at once, but who can say what comes next
+            return True
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-            memory.seek(int(words[1], 16))
+            memory.seek(where)
             return bool(int.from_bytes(memory.read(8), "little") & _CLONE_VFORK)
     return call == number("vfork") or (call == number("clone") and bool(int(words[1], 16) & _CLONE_VFORK))
 
@@ -142,8 +148,9 @@ def _gate(pid: int) -> int:
 class Moving:
     """One process, from when it stands still until it goes on in its directory, now of the new root.
 
-    All of this in one thread. Raises KernelError where it cannot be traced. *plain*: the only filter of system calls
-    that it has lets it change its directory, so it may be asked where we may not suspend it.
+    All of this in one thread. Raises KernelError where it cannot be traced, ProcessLookupError where it has ended and
+    its pid is another one's: a number cannot change hands once its process was seized. *plain*: the only filter of
+    system calls that it has lets it change its directory, so it may be asked where we may not suspend it.
     """
 
     def __init__(self, one: Directory, *, plain: bool) -> None:
@@ -156,6 +163,8 @@ class Moving:
             for name in os.listdir(f"/proc/{one.pid}/task"):
                 self._seize(int(name))
                 self._seized.append(int(name))
+                if os.stat(f"/proc/{one.pid}/task/{name}/ns/mnt").st_ino != one.space:
+                    raise ProcessLookupError(ESRCH, os.strerror(ESRCH))
                 interrupt(int(name))
         except BaseException:
             self.let_go()
@@ -177,7 +186,7 @@ class Moving:
         try:
             for tid in self._seized:
                 self._await(tid)
-            return self._change()
+            return self._change() if self._is_there() else ""
         except (OSError, TimeoutExpired) as error:
             return "it has ended" if isinstance(error, ProcessLookupError | ChildProcessError) else str(error)
         finally:
@@ -194,6 +203,11 @@ class Moving:
                 continue  # it has ended; or it goes on when this thread ends
         self._seized, self._stopped = [], set()
 
+    def _is_there(self) -> bool:
+        """Whether it still is in that directory: one that ran meanwhile may have left by itself."""
+        link = f"/proc/{self.one.pid}/task/{self.one.tid}/cwd"
+        return statx(AT_FDCWD, link, AT_STATX_DONT_SYNC, STATX_MNT_ID).mnt_id == self.one.mount
+
     def _change(self) -> str:
         tid, text = self.one.tid, self.one.path + b"\0"
         before, mask, gate = registers(tid), blocked_signals(tid), _gate(self.one.pid)
@@ -201,6 +215,8 @@ class Moving:
         if not values or values[_CS] != _USER_64 or not gate:
             return "it executes code of 32 bits"
         place = (values[_RSP] - RED_ZONE - len(text)) & ~15
+        if not 0 <= place <= _HIGHEST:
+            return "there is no room below its stack"
         values[_RAX], values[_RDI], values[_ORIG_RAX], values[_RIP] = number("chdir"), place, _NONE, gate
         with Fd(os.open(f"/proc/{self.one.pid}/mem", os.O_RDWR | os.O_CLOEXEC)) as memory:
             there = os.pread(memory, len(text), place)

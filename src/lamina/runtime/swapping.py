@@ -12,7 +12,7 @@ Overlays at other places are replaced in the same way, from within a root of the
 from __future__ import annotations
 
 import os
-from errno import ENOENT
+from errno import EAGAIN, ENOENT, EPERM
 from os import O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY
 
 from lamina.errors import KernelError
@@ -51,9 +51,12 @@ if TYPE_CHECKING:
 ANY = tuple(range(1, 128))
 CLOSING = "make the old root read-only"
 SIG_SETMASK, EVERY_SIGNAL = 2, b"\xff" * 8
+POLLIN = 1
 _BY_DESCRIPTOR = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 _EXACTLY = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _PLACE = O_PATH | O_NOFOLLOW
+# how long replacing may take, which takes a millisecond: the pipe may be a child's that has nothing to do with it
+_WALKING = Struct("timespec", "qq", (2, 0))
 # proc_pid_mountinfo(5), field 6
 _ATTRIBUTES = {
     b"ro": MOUNT_ATTR_RDONLY,
@@ -66,9 +69,14 @@ _ATTRIBUTES = {
 }
 
 
-def undisturbed_step() -> Step:
-    """What a terminal sends to all of our process group is not for a process that has to come to its end."""
-    return Step("rt_sigprocmask", SIG_SETMASK, EVERY_SIGNAL, None, len(EVERY_SIGNAL))
+def undisturbed_steps() -> list[Step]:
+    """What is sent to all of our process group is not for a process that has to come to its end: neither what a
+    terminal sends, nor SIGKILL.
+    """
+    return [
+        Step("rt_sigprocmask", SIG_SETMASK, EVERY_SIGNAL, None, len(EVERY_SIGNAL)),
+        Step("setsid", tolerate=(EPERM,)),
+    ]
 
 
 @value
@@ -108,7 +116,7 @@ def swap_steps(
     *namespace* is the container's mount namespace, *places* are parents first, and *finally_* is written once all is
     done: the container goes on. *before* is done first, where these are the caller's own mounts.
     """
-    plan: list[Undoable] = [(step, []) for step in (undisturbed_step(), *before)]
+    plan: list[Undoable] = [(step, []) for step in (*undisturbed_steps(), *before)]
     plan.append((Step("setns", namespace, CLONE_NEWNS, note="the container's mount namespace"), []))
     plan += [_closing(place) for place in places if not place.closed]
     for number, place in enumerate(places):
@@ -160,6 +168,52 @@ def _place_steps(place: Swapped, number: int) -> Iterator[Undoable]:
     yield Step("pivot_root", b".", b"."), [*again, Step("pivot_root", b".", b".")]
 
 
+@value
+class Half:
+    """A place, by its path from the container's root on (b"" for that itself), where the new overlay lies on the old
+    one, with the mounts at the paths *moved* (from the place on) in it already; or, *pivoted*, the old one on the new.
+    """
+
+    path: bytes
+    pivoted: bool
+    moved: tuple[bytes, ...] = ()
+
+
+def mending_steps(namespace: int, root: int, halves: Sequence[Half], closed: Sequence[bytes]) -> list[Step]:
+    """What makes of each of *halves*, parents first, the new one where it was *pivoted*, else the old one; and the
+    places at the paths *closed* writable again. All of them must be done.
+
+    *namespace* is the container's mount namespace, *root* its root.
+    """
+    steps = [*undisturbed_steps(), Step("setns", namespace, CLONE_NEWNS)]
+    for number, half in enumerate(halves):
+        top, old = Reg(f"top{number}"), Reg(f"old{number}")
+        # from the root itself no path leads to what lies on it, but ".." does (follow_dotdot in fs/namei.c)
+        above = half.path or (b"." if half.pivoted else b"..")
+        steps.append(Step("openat2", root, above, how(_PLACE, RESOLVE_IN_ROOT), 24, save=top))
+        if not half.pivoted:
+            if half.path:  # what it lies on is seen once it is put aside
+                steps.append(Step("move_mount", top, b"", root, b"", _BY_DESCRIPTOR))
+            steps.append(Step("openat2", root, half.path or b".", how(_PLACE, _EXACTLY), 24, save=old))
+            for index, path in enumerate(half.moved):
+                mount, place = Reg(f"mount{number}.{index}"), Reg(f"place{number}.{index}")
+                inside = how(_PLACE, _EXACTLY | RESOLVE_NO_XDEV)
+                steps += [
+                    Step("openat2", top, path, how(_PLACE, _EXACTLY), 24, save=mount),
+                    Step("openat2", old, path, inside, 24, save=place),
+                    Step("move_mount", mount, b"", place, b"", _BY_DESCRIPTOR),
+                ]
+        steps += [Step("fchdir", top), Step("umount2", b".", MNT_DETACH)]
+    for number, path in enumerate(closed):
+        place = Reg(f"closed{number}")
+        writable = Struct("mount_attr", "QQQQ", (0, MOUNT_ATTR_RDONLY, 0, 0))
+        steps += [
+            Step("openat2", root, path or b".", how(_PLACE, _EXACTLY), 24, save=place),
+            Step("mount_setattr", place, b"", AT_EMPTY_PATH, writable, 32),
+        ]
+    return steps
+
+
 def _with_ways_back(plan: Sequence[Undoable], after: Sequence[Step]) -> list[Step]:
     """*plan*, *after*, and then what undoes the steps of *plan*, the last one's first. A step that fails goes on there
     where what was done before it is undone; who has come to the end of *after* passes all that over.
@@ -180,24 +234,44 @@ def _with_ways_back(plan: Sequence[Undoable], after: Sequence[Step]) -> list[Ste
 
 
 def guard_steps(
-    watch: int, held: Sequence[int], undo: Sequence[Step], finally_: Sequence[Write]
+    watch: int, busy: int, we: int, held: Sequence[int], undo: Sequence[Step], finally_: Sequence[Write]
 ) -> list[Step]:
     """What another process does if we end, however that happens, before we say that it need not: *undo*, and then what
-    has the container go on. *watch* is the reading end of a pipe; but for that, and the descriptors *held*, it has
-    nothing open. What it holds is let go when it ends, which may take a while (an unmounted file system).
+    has the container go on; who walks `swap_steps` just then comes to his end first, for he has the other end of the
+    pipe *busy*. *watch* is the reading end of another one, which does not block, and *we* a pidfd of ours: a
+    child that our program forks meanwhile has the other ends of the pipes as well, and may outlive us. But for these,
+    and the descriptors *held*, it has nothing open. What it holds is let go when it ends, which may take a while (an
+    unmounted file system).
     """
     for step in undo:
         step.tolerate = ANY
     used = [arg for step in undo for arg in step.args[:1] if isinstance(arg, int)]
-    kept = sorted({watch, *held, *used, *(one.fd for one in finally_)})
+    kept = sorted({watch, busy, we, *held, *used, *(one.fd for one in finally_)})
     gaps = [(low + 1, high - 1) for low, high in zip([-1, *kept], [*kept, 1 << 31], strict=True)]
     return [
-        undisturbed_step(),
+        *undisturbed_steps(),
         *(Step("close_range", low, high, 0) for low, high in gaps if low <= high),
-        Step("read", watch, Out(8), 1, want=0, note="until we end, or say that all is well"),
+        Step("ppoll", _either(watch, we), 2, None, None, 0, note="until we end, or say that all is well"),
+        Step("read", watch, Out(8), 1, want=0, tolerate=(EAGAIN,), note="what we said"),
+        Step(
+            "ppoll",
+            _either(busy),
+            1,
+            _WALKING,
+            None,
+            0,
+            tolerate=ANY,
+            note="who replaces it comes to the end",
+        ),
         *undo,
         *(Step("write", one.fd, one.text, len(one.text), tolerate=ANY) for one in finally_),
     ]
+
+
+def _either(*fds: int) -> Struct:
+    """struct pollfd, for each: whether there is something to read."""
+    fields = [field for fd in fds for field in (fd, POLLIN, 0)]
+    return Struct("pollfd", "ihh" * len(fds), tuple(fields))
 
 
 def attributes_of(mount: Mount) -> int:

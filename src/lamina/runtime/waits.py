@@ -115,6 +115,16 @@ class Watch:
                 return
             ready(self.look / 10)
 
+    def reap_group(self, group: int) -> None:
+        """As `reap`, of all of our children in the process group of the one that was killed, which has its number."""
+        try:
+            for _ in range(10 * self.most):
+                while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
+                    pass
+                ready(self.look / 100)
+        except ChildProcessError:  # there is none, or none any more
+            pass
+
 
 def _state(pid: int) -> bytes:
     """What a process is doing, a letter of proc_pid_stat(5); nothing when it is gone, or not to be seen."""
@@ -130,6 +140,21 @@ def _kept_stopped() -> Conflict:
         "start a process in namespaces that others are in: one of them keeps it stopped (SIGSTOP, or ptrace)",
         remedy="end the container whose processes do that",
     )
+
+
+def end_of(pidfd: int) -> int:
+    """Wait for the end of a child: its exit status, 128 + n after signal n. Raises ChildProcessError for no child of
+    ours, KernelError where a tracer keeps its status to itself.
+    """
+    looked = False
+    while (ended := os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)) is None:
+        if looked:  # it has ended, and waitid(2) without WNOHANG would wait for its tracer
+            from lamina.runtime.traced import kept_status
+
+            return kept_status(pidfd)
+        ready(None, pidfd)
+        looked = True
+    return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
 def ended_early(pid: int, pidfd: Fd) -> bool:

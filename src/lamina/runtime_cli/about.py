@@ -53,7 +53,7 @@ def usage_error(argv: list[str], name: str) -> InvalidInput:
     verb: Verb = load(name).VERB if name else GLOBAL
     where = f"lamina-runtime {name}".rstrip()
     return InvalidInput(
-        f"{where}: {_complaint(verb, _words(argv, name))}", remedy=f"see `{where} --help`".replace("  ", " ")
+        f"{f'{name}: ' if name else ''}{_complaint(verb, _words(argv, name))}", remedy=f"see `{where} --help`"
     )
 
 
@@ -67,24 +67,31 @@ def _words(argv: list[str], name: str) -> list[str]:
 def _complaint(verb: Verb, words: list[str]) -> str:
     known = {f"--{option.name}": option for option in verb.options}
     known.update({f"-{option.short}": option for option in verb.options if option.short})
-    for at, word in enumerate(words):
-        if word == "--" or not word.startswith("-") or word == "-":
+    at = -1
+    while (at := at + 1) < len(words):
+        word = words[at]
+        if not word.startswith("-") or word == "-":
             if not verb.interspersed:
                 break
             continue
-        label, equals, text = word.partition("=") if word.startswith("--") else (word[:2], "", "")
+        if word == "--":
+            break
+        label, equals, text = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
         option = known.get(label)
         if option is None:
             return f"there is no option {label}"
-        if (said := _value_complaint(option, label, text if equals else None, words[at + 1 :])) is not None:
+        attached = bool(equals or (text and option.metavar))
+        if (said := _value_complaint(option, label, text if attached else None, words[at + 1 :])) is not None:
             return said
+        at += bool(option.metavar) and not attached  # its value is the next word
     wanted = " ".join(a.metavar for a in verb.arguments if a.count in "1+")
     return f"the arguments do not fit (it takes {wanted or 'none'})"
 
 
 def _value_complaint(option: Option, label: str, text: str | None, after: list[str]) -> str | None:
     if not option.metavar:
-        return None if text is None else f"{label} takes no value"
+        known = text is None or text in (*quick.TRUE, *quick.FALSE)
+        return None if known else f"{label} {text!r}: true, false are possible"
     if text is None:
         if not after:
             return f"{label} needs a value"

@@ -39,6 +39,8 @@ VERBS = {
     "state": ("state", "Show a container's state, as the OCI runtime specification has it"),
     "update": ("update", "Change the limits of a container"),
 }
+# whatever options stand behind these, the answer is the same
+REFUSED = ("checkpoint", "restore")
 USAGE = 1
 
 
@@ -73,7 +75,6 @@ def command_line(argv: Sequence[str]) -> int:
 
 def perform(argv: list[str]) -> int:
     """Parse and do; whatever goes wrong is raised."""
-    argv = plain_flags(argv)
     before = quick.options(GLOBAL.options, argv, interspersed=False)
     if before is None:
         raise _usage(argv)
@@ -89,7 +90,7 @@ def perform(argv: list[str]) -> int:
     verb = load(name)
     if any(word in ("--help", "-h") for word in own_words(words[1:])):
         return _help("help", [name])
-    own = quick.parse(verb.VERB, words[1:])
+    own = quick.parse(verb.VERB, ["--", *words[1:]] if name in REFUSED else words[1:])
     if own is None:
         raise _usage(argv, name)
     status: int = verb.do(Arguments({**values, **own}))
@@ -104,23 +105,6 @@ def own_words(words: list[str]) -> list[str]:
             break
         own.append(word)
     return own
-
-
-def plain_flags(argv: list[str]) -> list[str]:
-    """`--detach=true` is `--detach`, `--detach=false` nothing: Go programs take both. Not behind the container's id."""
-    if not any(word.endswith(("=true", "=false")) for word in argv):
-        return argv
-    plain: list[str] = []
-    for at, word in enumerate(argv):
-        if word == "--":
-            return plain + argv[at:]
-        if word.startswith("--rootless=") or not word.startswith("--"):
-            plain.append(word)
-        elif word.endswith("=true"):
-            plain.append(word[:-5])
-        elif not word.endswith("=false"):
-            plain.append(word)
-    return plain
 
 
 def load(name: str) -> Any:

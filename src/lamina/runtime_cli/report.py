@@ -88,9 +88,7 @@ def _say(line: str) -> None:
 
 
 def _global(argv: list[str]) -> tuple[dict[str, Any], str]:
-    from lamina.runtime_cli.entry import plain_flags
-
-    before = quick.options(GLOBAL.options, plain_flags(argv), interspersed=False)
+    before = quick.options(GLOBAL.options, argv, interspersed=False)
     if before is None:
         return {}, ""
     return before[0], before[1][0] if before[1] else ""

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lamina.store.durable import Batch
     from lamina.store.leases import Lease
     from lamina.store.root import Store
 
@@ -102,8 +103,10 @@ def verify(store: Store, digest: str) -> None:
         raise _damaged(digest, f"{algorithm_of(digest)}:{hashed.hexdigest()}")
 
 
-def write_blob(store: Store, data: bytes, lease: Lease) -> str:
-    """Keep *data*; its digest. Raises KernelError."""
+def write_blob(store: Store, data: bytes, lease: Lease, batch: Batch | None = None) -> str:
+    """Keep *data*; its digest. With *batch* it is that which has to wait until its name is on the disk. Raises
+    KernelError.
+    """
     digest = digest_of(data)
     if lease.add_blob(digest):
         return digest
@@ -111,7 +114,7 @@ def write_blob(store: Store, data: bytes, lease: Lease) -> str:
         if writer.offset:
             writer.restart()
         writer.write(data)
-        return writer.commit()
+        return writer.commit(batch)
 
 
 def adopt(store: Store, path: bytes, digest: str, lease: Lease) -> str:
@@ -221,8 +224,9 @@ class BlobWriter:
         self._hash.update(view)
         self.offset += len(view)
 
-    def commit(self) -> str:
+    def commit(self, batch: Batch | None = None) -> str:
         """Verify, sync, and give the blob its name; its digest. Idempotent content: somebody else's copy is replaced.
+        Its name is synced here, or with what *batch* needs.
 
         Raises Corrupt when digest or size are not what was said (what was written is thrown away), KernelError.
         """
@@ -241,7 +245,10 @@ class BlobWriter:
             os.fsync(self._lock.fd)
             point("blob.rename")
             os.rename(self.path, place)
-            sync_directory(os.path.dirname(place), what="blob")
+            if batch is None:
+                sync_directory(os.path.dirname(place), what="blob")
+            else:
+                batch.needs(os.path.dirname(place), what="blob")
         except OSError as error:
             raise_storage_error(error, "write blob", place)
         self._lock.release()

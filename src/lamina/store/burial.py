@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from lamina.errors import Corrupt, LaminaError
-from lamina.store import names, record
-from lamina.store.containers import empty, take
+from lamina.store import lock, names, record
+from lamina.store.containers import empty
 from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
     try:
         # made where there is none: it may be missing because whoever works here has not come so far yet, and then he
         # has to find that it is gone, not lose what he makes next
-        held = take(grave, create=True)
+        held = lock.take_from_lookers(grave + b"/lock", create=True)
     except FileNotFoundError:
         return True
     except NotADirectoryError:
@@ -48,5 +48,14 @@ def bury(grave: bytes, remove: Remove = remove_tree) -> bool:
     if held is None:
         return False
     with held:
-        empty(grave, remove)
+        empty(grave, lambda path: remove(_apart(path)))
     return True
+
+
+def _apart(path: bytes) -> bytes:
+    """Where *path* is from now on, out of reach of whoever works in it still: a thread of a program that is about to
+    end (engine/recover.py, `abandon`) would make a layer of what is half removed.
+    """
+    apart = os.path.dirname(path) + b"/" + names.new_id().encode()
+    os.rename(path, apart)
+    return apart

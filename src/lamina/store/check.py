@@ -30,7 +30,7 @@ from lamina.store import (
     tags,
     volumes,
 )
-from lamina.store.check_states import check_states, coming
+from lamina.store.check_states import check_states, coming, unreadable
 from lamina.store.digest import LENGTHS, is_digest
 from lamina.store.names import is_id, is_name
 from lamina.store.references import ContainerUses
@@ -374,8 +374,9 @@ class _Check:
                 self._found(LEFT_OVER, "name", name, f"its container {owner[:12]} is gone", free)
         for use in self.uses:
             remedy = f"lamina rm -f {use.shown}"
-            if use.damaged and "snapshot" not in use.damaged:
-                self._found(DAMAGED, "container", use.shown, use.damaged, remedy=remedy)
+            damaged = use.damaged if "snapshot" not in use.damaged else ""
+            if damaged := damaged or unreadable(containers.Home(self.store, use.id)):
+                self._found(DAMAGED, "container", use.shown, damaged, remedy=remedy)
             missing = [layer for layer in use.own if not layers.is_there(self.store, layer)]
             for layer in missing:
                 if layer not in coming(containers.Home(self.store, use.id)) and _exists(self.store, use.id):

@@ -33,7 +33,7 @@ def check_states(
         problem = ""
         try:
             kept = snapshots.read(directory, identity, use.id)
-            gone = () if kept is None else [one for one in kept.layers if not layers.is_there(store, one)]
+            gone = () if kept is None else [one for one in kept.referred if not layers.is_there(store, one)]
             if gone and os.path.lexists(path):
                 problem = f"layer {gone[0][:12]} of it is missing"
         except Corrupt as error:
@@ -46,6 +46,16 @@ def check_states(
     if settle is not None and _is_under_way(home) and not home.is_looked_after():
         problem = "a change of what it stands on was begun, and is not finished"
         left_over("container", use.shown, problem, partial(settle, home))
+
+
+def unreadable(home: Home) -> str:
+    """Why a record of what became of a container cannot be read, "" if all can."""
+    for name in ("state", "exit", "failed"):
+        try:
+            home.read(name)
+        except Corrupt as error:
+            return f"{name}.json: {error.message.rpartition('.json: ')[2]}"
+    return ""
 
 
 def coming(home: Home) -> set[str]:

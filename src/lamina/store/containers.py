@@ -25,16 +25,17 @@ from __future__ import annotations
 import os
 from errno import ENOENT, ENOTEMPTY
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound
+from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
-from lamina.store.tree import remove_tree
+from lamina.store.tree import hold, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from lamina.store.durable import Batch
     from lamina.store.root import Store
 
     Remove = Callable[[bytes], None]
@@ -44,8 +45,8 @@ PAUSED, RESTARTING = "paused", "restarting"
 # those in which something of it runs, or will in a moment
 LIVING = (RUNNING, PAUSED, RESTARTING)
 # markers
-PAUSED_MARK, STOPPED_MARK, CARRIED_MARK, KEPT_MARK = "paused", "stopped", "carried", "kept"
-AGAIN_MARK = "again"
+PAUSED_MARK, STOPPED_MARK, CARRIED_MARK = "paused", "stopped", "carried"
+KEPT_MARK, AGAIN_MARK = "kept", "again"
 GROUPED_MARK = "grouped"  # control groups were made for it while it ran
 _LOCK = b"/lock"
 
@@ -91,9 +92,6 @@ class Home:
         self.path: bytes = store.containers + b"/" + identity.encode()
         self._lock: lock.Lock | None = None
 
-    def __repr__(self) -> str:
-        return f"Home({self.id[:12]}{', held' if self.held else ''})"
-
     @property
     def held(self) -> bool:
         """Whether this object holds the container's lock."""
@@ -104,31 +102,37 @@ class Home:
         """The first 12 digits of the id, as people read it."""
         return self.id[:12]
 
+    @property
+    def shown(self) -> str:
+        """How messages call it, so that people know it again: its name, or `short_id` where no record has it."""
+        try:
+            return str((self.read("container") or {}).get("name") or self.short_id)
+        except (Corrupt, OSError):
+            return self.short_id
+
     def exists(self) -> bool:
         """Whether the container is there at all."""
         return os.path.lexists(self.path)
 
     # -- records
 
-    def write(self, name: str, content: dict[str, Any], *, sync: bool = False) -> None:
-        """Replace the record *name* ("container", "state", "exit", "spec"); with *sync* it is on the disk then. Needs
-        the lock. Raises KernelError.
-        """
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace the record *name* ("container", "state", "exit", "spec"). Needs the lock. Raises KernelError."""
         try:
-            record.write(self.path, name.encode() + b".json", content, sync=sync)
-            if sync:
-                from lamina.store.durable import sync_directory
-
-                sync_directory(self.path, what="record")
+            record.write(self.path, name.encode() + b".json", content)
         except OSError as error:
             raise_storage_error(error, "write record", self.path)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record *name*, None where there is none. Raises Corrupt."""
-        found = record.read_light(self.path, name.encode() + b".json")
-        if found is not None:
-            kinds, needed = _FIELDS.get(name, ({}, ()))
-            record.check(found, kinds, needed, f"{os.fsdecode(self.path)}/{name}.json")
+        try:
+            found = record.read_light(self.path, name.encode() + b".json")
+            if found is not None:
+                kinds, needed = _FIELDS.get(name, ({}, ()))
+                record.check(found, kinds, needed, f"{os.fsdecode(self.path)}/{name}.json")
+        except Corrupt as error:
+            error.remedy = f"'lamina rm -f {self.short_id}' removes the container"
+            raise
         return found
 
     def has(self, name: str) -> bool:
@@ -153,38 +157,48 @@ class Home:
         logs = (b"log", b"ctr.log", self.id.encode() + b"-json.log")  # of the log drivers
         record.make_durable(self.path, b"container.json", b"state.json", b"exit.json", *logs)
 
-    def change_asked(
-        self, change: Callable[[dict[str, Any]], dict[str, Any] | None], *, sync: bool = False
-    ) -> dict[str, Any]:
-        """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is
-        there now. With *sync* what was changed is on the disk then.
-
-        For whoever: those who do so take turns, by a lock on the directory; the container's lock is not needed.
-        Raises NotFound, Corrupt, KernelError.
-        """
+    def turn(self) -> lock.Lock:
+        """The right to change what is kept of it, waited for: a lock on the directory. Raises NotFound."""
         try:
-            turn = lock.turn(self.path, lock.LOCK_EX)
+            return lock.turn(self.path, lock.LOCK_EX)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
-        with turn:
+
+    def change_asked(
+        self,
+        change: Callable[[dict[str, Any]], dict[str, Any] | None],
+        batch: Batch | None = None,
+        lasting: bool = True,
+    ) -> dict[str, Any]:
+        """Replace the record of what was asked by what *change* makes of it (None: leave it); returns the one that is
+        there now. It is the last record of *batch*, which is published then; for *lasting* see `Batch.write`.
+
+        For whoever: those who do so take turns; the container's lock is not needed. Raises NotFound, Corrupt,
+        KernelError.
+        """
+        with self.turn():
             asked = self.asked()
             changed = change(asked)
-            if changed is None:
-                return asked
             try:
-                self.write("container", changed, sync=sync)
-            except KernelError:
+                if batch is None:
+                    if changed is not None:
+                        self.write("container", changed)
+                else:
+                    if changed is not None:
+                        batch.write(self.path, b"container.json", changed, what="record", lasting=lasting)
+                    batch.publish()
+            except OSError as error:
                 if not self.exists():  # removed while we changed it
                     raise no_such(self.short_id) from None
-                raise
-            return changed
+                raise_storage_error(error, "write record", self.path)
+            return asked if changed is None else changed
 
     # -- the lock
 
     def hold(self) -> bool:
         """Take the lock if nobody has it. Raises NotFound when the container is gone."""
         try:
-            taken = take(self.path)
+            taken = lock.take_from_lookers(self.path + _LOCK)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
         if taken is None:
@@ -211,22 +225,20 @@ class Home:
         if self.held:
             return True
         try:
-            # shared: two who look do not mistake each other for the holder
-            free = lock.take(self.path + _LOCK, lock.LOCK_SH, wait=False)
+            return lock.is_held(self.path + _LOCK)
         except FileNotFoundError:
             return False
-        if free is not None:
-            free.release()
-        return free is None
 
     def state(self, lives: Callable[[dict[str, Any]], bool] | None = None) -> str:
         """One of the states in the module's text. *lives* says whether the process of a state record is still there;
         without it, whom nobody looks after counts as dead. Raises Corrupt.
         """
         held = self.is_looked_after()  # before the records: the holder writes exit.json before it lets go
-        if os.path.lexists(self.path + b"/exit.json"):
-            return RESTARTING if held and (self.read("exit") or {}).get("restarting") else EXITED
-        if not os.path.lexists(self.path + b"/state.json"):
+        if self.has("exit"):
+            end = self.read("exit") if held else {}
+            if end is not None:  # else it was started again in this moment
+                return RESTARTING if end.get("restarting") else EXITED
+        if not self.has("state"):
             return CREATED
         if not held and not (lives is not None and (state := self.read("state")) and lives(state)):
             return DEAD
@@ -419,20 +431,24 @@ def _find(store: Store, reference: str) -> Home | None:
     return None if identity is None else Home(store, identity)
 
 
-def abandoned(store: Store) -> Iterator[Home]:
-    """Containers whose holder died, each held for the caller, who cleans up and then calls `unmark` or `discard`.
+def abandoned(store: Store, looked_after: set[str] | None = None) -> Iterator[Home]:
+    """Containers whose holder died, each held for the caller, who cleans up and then calls `unmark` or `discard`. The
+    ids of the others are added to *looked_after*.
 
     Costs one attempt to lock for each container that is looked after, nothing for those that rest.
     """
+    others = set() if looked_after is None else looked_after
     for entry in os.listdir(store.running):
         identity = os.fsdecode(entry)
         if not names.is_id(identity):
             continue
         home = Home(store, identity)
         try:
-            if home.hold():
+            if lock.is_held(home.path + _LOCK):
+                others.add(identity)
+            elif home.hold():
                 yield home
-        except NotFound:
+        except (FileNotFoundError, NotFound):
             if not home.exists():  # killed between removing the container and its mark
                 name = home.marked_name()
                 if name is not None:
@@ -440,9 +456,9 @@ def abandoned(store: Store) -> Iterator[Home]:
                 home.unmark()
 
 
-def unfinished(store: Store) -> Iterator[Home]:
-    """Containers that were never written down because their maker died, each held. Reads every directory."""
-    for identity in identities(store):
+def unfinished(store: Store, among: Iterable[str] | None = None) -> Iterator[Home]:
+    """Containers, *among* those ids or all, that were never written down because their maker died, each held."""
+    for identity in identities(store) if among is None else among:
         home = Home(store, identity)
         if os.path.lexists(home.path + b"/container.json"):
             continue
@@ -467,25 +483,13 @@ def empty(grave: bytes, remove: Remove) -> None:
         if entry != b"lock":
             remove(grave + b"/" + entry)
     _unlink(grave + _LOCK)
+    hold(grave)
     try:
         os.rmdir(grave)
     except OSError as error:
         # gone; or somebody who buries too has just locked it anew, and removes it
         if error.errno not in (ENOENT, ENOTEMPTY):
             raise
-
-
-def take(directory: bytes, *, create: bool = False) -> lock.Lock | None:
-    """The exclusive lock of the container in *directory*, None while somebody has it; those who merely look (shared,
-    for microseconds) are waited for. Raises OSError.
-    """
-    path = directory + _LOCK
-    while (held := lock.take(path, lock.LOCK_EX, wait=False, create=create)) is None:
-        looking = lock.take(path, lock.LOCK_SH, wait=False)
-        if looking is None:
-            return None
-        looking.release()
-    return held
 
 
 def _unlink(path: bytes) -> None:

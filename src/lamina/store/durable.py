@@ -4,6 +4,9 @@
 
 ext4 without a journal, which is what many build machines run, promises nothing else: without the first fsync a renamed
 file may be empty after the cut, without the second it may not be there.
+
+Each fsync waits for the disk, on a busy machine for what others write as well. Where several records change together
+(`Batch`) that is waited for twice all the same, and not twice each.
 """
 
 from __future__ import annotations
@@ -15,9 +18,72 @@ from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 NEW = b".new"
+SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
+
+
+class Batch:
+    """Records that change together: in their order for whoever reads, and after two waits for the disk, however many
+    they are.
+
+        batch.write(directory, name, content, what="...")   # beside its place, where nobody sees it
+        batch.needs(path, what="...")                       # has to be on the disk before any of them has its name
+        batch.publish()                                     # all of that is; each gets its name; so are the names
+
+    *what* is the prefix of the trace points. Whoever is killed in `publish` has published the first ones. A power cut
+    in it may leave each of them old or new, and whole: none may need that another one is new.
+    """
+
+    def __init__(self, *, sync: bool = True) -> None:
+        """Without *sync* nothing is waited for: readers see each record whole, and a power cut may take it."""
+        self._sync = sync
+        self._needed: dict[bytes, str] = {}
+        self._staged: dict[tuple[bytes, bytes], str] = {}
+        self._directories: dict[bytes, str] = {}
+        self._afterwards: list[Callable[[], None]] = []
+
+    def write(
+        self, directory: bytes, name: bytes, content: dict[str, Any], *, what: str, lasting: bool = True
+    ) -> None:
+        """The record *name* of *directory*, to which nobody else writes meanwhile, shall be *content*.
+
+        Not *lasting*: it is not waited for its name. After a power cut the record may be the one before, with which the
+        same is done once more. Raises OSError.
+        """
+        path = directory + b"/" + name + NEW
+        write_unseen(path, content, what=what, sync=False)
+        self._staged[directory, name] = what
+        if lasting:
+            self._directories[directory] = what
+        self.needs(path, what=what)
+
+    def needs(self, path: bytes, *, what: str) -> None:
+        """The file *path*, or the names in that directory, have to be on the disk first."""
+        self._needed[path] = what
+
+    def then(self, work: Callable[[], None]) -> None:
+        """Do *work* when it is closed, whether anything was published or not."""
+        self._afterwards.append(work)
+
+    def publish(self) -> None:
+        """They are the records, in the order in which they were written. Raises OSError."""
+        if self._sync:
+            sync_together(self._needed)
+        for (directory, name), what in self._staged.items():
+            point(f"{what}.rename")
+            place = directory + b"/" + name
+            os.rename(place + NEW, place)
+        if self._sync:
+            sync_together(self._directories)
+        self._needed, self._staged, self._directories = {}, {}, {}
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        while self._afterwards:
+            self._afterwards.pop()()
 
 
 def write_record(directory: bytes, name: bytes, content: dict[str, Any], *, what: str) -> None:
@@ -76,6 +142,31 @@ def sync_directory(path: bytes, *, what: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_together(paths: Mapping[bytes, str]) -> None:
+    """Wait until the files *paths*, and the names in those that are directories, are on the disk. Each comes with what
+    its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
+    commit. (A thread for each took longer, on processors that have other work.) Raises OSError.
+    """
+    from lamina.errors import KernelError
+    from lamina.linux.call import syscall
+
+    opened: list[int] = []
+    try:
+        for path, what in paths.items():
+            point(f"{what}.fsync")
+            opened.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            if len(paths) > 1:
+                try:
+                    syscall("sync_file_range", opened[-1], 0, 0, SYNC_FILE_RANGE_WRITE, target=path)
+                except KernelError:  # a hint; what goes wrong is what fsync says
+                    pass
+        for descriptor in opened:
+            os.fsync(descriptor)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def sync_file_system(descriptor: int, *, what: str) -> None:

@@ -1,4 +1,5 @@
-"""What happened to containers, images and volumes: a line of JSON an event, in the order in which they were written.
+"""What happened to containers, images, volumes and networks: a line of JSON an event, in the order in which they were
+written.
 
     <root>/events/log       what is written now
     <root>/events/log.1     what was written before, once `log` had become larger than LARGEST
@@ -31,9 +32,9 @@ CHUNK = 1 << 16
 
 @value
 class Event:
-    """`type` is "container", "image" or "volume", `action` docker's word for what happened ("start", "die", "pull"),
-    `id` what it happened to, `attributes` what is to be said of it (as text), `time_ns` when, in nanoseconds since
-    1970.
+    """`type` is "container", "image", "volume" or "network", `action` docker's word for what happened ("start",
+    "die", "pull"), `id` what it happened to, `attributes` what is to be said of it (as text), `time_ns` when, in
+    nanoseconds since 1970.
     """
 
     time_ns: int
@@ -75,6 +76,8 @@ def ending(asked: Mapping[str, Any], status: int, oom_kills: int) -> list[Event]
 
 def note(store: Store, *events: Event) -> None:
     """Write *events* down, by one write. Never raises: what cannot be written is lost."""
+    if not events:
+        return
     try:
         descriptor = _open(store.events)
         try:

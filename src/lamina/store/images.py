@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from lamina.store.durable import Batch
     from lamina.store.leases import Lease
     from lamina.store.references import ContainerUses
     from lamina.store.root import Store
@@ -60,7 +61,7 @@ class ImageRecord:
     architecture os variant    as the config says
     run           what a start needs of the config: env, entrypoint, cmd, workdir, user, volumes, exposed_ports, labels,
                   stop_signal, healthcheck, shell, onbuild
-    pinned        never evicted; see `pin`
+    pinned        never evicted; see pins.py
     pending       those of `layers` whose digests nobody has needed yet; `size` is without them
     base          the digest of the manifest of the image that it was made from, if that is known: it names the
                   compressed forms of the first layers
@@ -187,6 +188,11 @@ def _record(store: Store, identity: str, found: dict[str, Any]) -> ImageRecord:
     return replace(record, pinned=True) if is_pinned(store, identity) else record
 
 
+def is_pinned(store: Store, identity: str) -> bool:
+    """Whether the image is pinned (pins.py): one lstat(2)."""
+    return os.path.lexists(store.images + b"/pinned/" + check_id(identity).encode())
+
+
 def decode(found: dict[str, Any], identity: str) -> ImageRecord:
     """The record of the image *identity* from its JSON. Raises Corrupt."""
     from lamina.store.layers import check_id as check_layer
@@ -241,23 +247,36 @@ def touch(store: Store, identity: str) -> None:
 
 
 def put(
-    store: Store, record: ImageRecord, names: Iterable[str] = (), *, lease: Lease, digests: Iterable[str] = ()
+    store: Store,
+    record: ImageRecord,
+    names: Iterable[str] = (),
+    *,
+    lease: Lease,
+    digests: Iterable[str] = (),
+    batch: Batch | None = None,
 ) -> ImageRecord:
     """Keep *record*, and let *names* (canonical) stand for it. What is kept now: an image that was there already keeps
-    its blobs as well. *digests* are those under which the names' registry knows it.
+    its blobs as well. *digests* are those under which the names' registry knows it. *batch* needs what the record does,
+    and is published.
 
     Everything it refers to must be there; *lease* keeps it meanwhile. Raises NotFound, InvalidInput, KernelError.
     """
     from lamina.store import tags
+    from lamina.store.durable import Batch
 
     names = [tags.check_name(name) for name in names]
     digests = [check_digest(digest) for digest in digests]
     lease_all(record, lease)
     try:
         with turn(store):
-            record = write(store, record)
-            for name in names:
-                tags.write(store, name, record.id, digests)
+            batch = batch or Batch()
+            try:
+                record = write(store, record, batch)
+                for name in names:
+                    tags.write(store, name, record.id, digests, batch)
+                batch.publish()
+            finally:
+                batch.close()
     except OSError as error:
         raise_storage_error(error, "keep image", place_of(store, record.id))
     return record
@@ -273,15 +292,19 @@ def lease_all(record: ImageRecord, lease: Lease) -> None:
             raise NotFound(f"keep image {record.id[:12]}: its blob {blob} is not in this store")
 
 
-def write(store: Store, record: ImageRecord) -> ImageRecord:
-    """As `put` without names, for the holder of the turn, whose lease keeps everything. Raises OSError."""
+def write(store: Store, record: ImageRecord, batch: Batch | None = None) -> ImageRecord:
+    """As `put` without names, for the holder of the turn, whose lease keeps everything; it is there when *batch*, if
+    that is given, is published. Raises OSError.
+    """
     old = _old(store, record.id)
     record = record if old is None else _merged(store, record, old)
     if record == old:
         touch(store, record.id)
     else:
-        _replace(store, place_of(store, record.id), _encoded(record))
+        _replace(store, place_of(store, record.id), _encoded(record), batch)
     if record.pinned:
+        from lamina.store.pins import pin_it
+
         pin_it(store, record.id)
     return record
 
@@ -339,19 +362,25 @@ def _encoded(record: ImageRecord) -> dict[str, Any]:
     return content
 
 
-def _replace(store: Store, place: bytes, content: dict[str, Any]) -> None:
-    from lamina.store.durable import publish, stage_record
+def _replace(store: Store, place: bytes, content: dict[str, Any], batch: Batch | None = None) -> None:
+    from lamina.store.durable import Batch as Own
 
+    own = batch or Own()
     directory, name = os.path.split(place)
-    stage_record(directory, name, content, what="image")
     old = _removed(store, name)
     try:
-        point("image.keep-old")
-        os.link(place, old)
-    except FileNotFoundError:
-        pass
-    publish(directory, name, what="image")
-    forget(old)
+        own.write(directory, name, content, what="image")
+        own.then(lambda: forget(old))
+        try:
+            point("image.keep-old")
+            os.link(place, old)
+        except FileNotFoundError:
+            pass
+        if batch is None:
+            own.publish()
+    finally:
+        if batch is None:
+            own.close()
 
 
 def forget(old: bytes) -> None:
@@ -410,12 +439,13 @@ def retire(store: Store, identity: str) -> bytes:
     Raises OSError.
     """
     from lamina.store.durable import sync_directory
+    from lamina.store.pins import unpin_it
 
     place = place_of(store, identity)
     point("image.remove")
     old = _removed(store, os.path.basename(place))
     os.rename(place, old)
-    _unpin(store, identity)
+    unpin_it(store, identity)
     sync_directory(store.images + b"/records", what="image")
     return old
 
@@ -424,7 +454,10 @@ def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lo
     """The record, locked against starts that would begin now."""
     held = lock.take(place, LOCK_EX, wait=False)
     if held is None:
-        raise Conflict(f"remove image {identity[:12]}: a container is being started from it")
+        raise Conflict(
+            f"remove image {identity[:12]}: a container is being started from it",
+            remedy="try again in a moment",
+        )
     if users := containers.refresh().of_image(identity):
         held.release()
         shown = some([user.shown for user in users])
@@ -440,49 +473,12 @@ def turn(store: Store) -> lock.Lock:
     return lock.turn(store.images, LOCK_EX)
 
 
-# -- pins
-
-
-def is_pinned(store: Store, identity: str) -> bool:
-    """Whether the image is pinned: one lstat(2)."""
-    return os.path.lexists(store.images + b"/pinned/" + check_id(identity).encode())
-
-
-def pin(store: Store, identity: str, pinned: bool = True) -> None:
-    """Never evict the image, nor remove it with what is unused; or do so again. Raises NotFound, KernelError."""
-    from lamina.store.durable import sync_directory
-    from lamina.store.successors import current
-
-    place = place_of(store, identity)
-    try:
-        with turn(store):
-            (pin_it if pinned else _unpin)(store, current(store, identity))
-            sync_directory(store.images + b"/pinned", what="pin")
-    except OSError as error:
-        raise_storage_error(error, f"pin image {identity[:12]}", place)
-
-
-def pin_it(store: Store, identity: str) -> None:
-    """As `pin`, for the holder of the turn. Raises OSError."""
-    point("pin.create")
-    path = store.images + b"/pinned/" + identity.encode()
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-
-
-def _unpin(store: Store, identity: str) -> None:
-    point("pin.unlink")
-    try:
-        os.unlink(store.images + b"/pinned/" + identity.encode())
-    except FileNotFoundError:
-        pass
-
-
 def sweep(store: Store) -> None:
     """Remove what those who were killed left beside records, and what stands for images that are gone.
 
     Raises OSError.
     """
-    from lamina.store import successors, tags
+    from lamina.store import pins, successors, tags
     from lamina.store.durable import NEW
 
     with turn(store):
@@ -495,7 +491,4 @@ def sweep(store: Store) -> None:
         for found in tags.list_names(store):
             if not os.path.lexists(place_of(store, found.id)):
                 tags.unlink(store, found.name)
-        for entry in os.listdir(store.images + b"/pinned"):
-            identity = os.fsdecode(entry)
-            if not is_id(identity) or not os.path.lexists(place_of(store, identity)):
-                os.unlink(store.images + b"/pinned/" + entry)
+        pins.sweep(store)

@@ -41,7 +41,8 @@ class Lock:
     __slots__ = ("_forks", "fd")
 
     def __init__(self, fd: int) -> None:
-        self.fd, self._forks = fd, _forks
+        self.fd: int = fd
+        self._forks = _forks
         _descriptors.add(fd)
 
     @property
@@ -94,6 +95,37 @@ def take(
         finally:
             if fd >= 0:
                 _unlock(fd)
+
+
+def take_from_lookers(path: bytes, *, create: bool = False) -> Lock | None:
+    """The exclusive lock, None while somebody has it; those who merely look (shared, for microseconds) are waited for.
+    Raises OSError.
+    """
+    while (held := take(path, LOCK_EX, wait=False, create=create)) is None:
+        looking = take(path, LOCK_SH, wait=False)
+        if looking is None:
+            return None
+        looking.release()
+    return held
+
+
+def is_held(path: bytes) -> bool:
+    """Whether anybody, this process included, has the file *path* locked exclusively at this moment.
+
+    It is asked for by a shared lock, so two who look do not mistake each other for the holder. Raises
+    FileNotFoundError, OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flock(fd, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return True
+    except BaseException:
+        os.close(fd)
+        raise
+    _unlock(fd)
+    return False
 
 
 def unlock_all() -> None:

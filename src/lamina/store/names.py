@@ -10,6 +10,7 @@ import os
 
 from lamina.errors import Conflict, InvalidInput
 from lamina.store import lock
+from lamina.store.tree import hold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,4 +169,5 @@ def _drop_if(names: bytes, name: str, condition: Callable[[str], bool]) -> None:
         except FileNotFoundError:
             return
         if condition(os.fsdecode(identity)):
+            hold(link)
             os.unlink(link)

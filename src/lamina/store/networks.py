@@ -3,7 +3,8 @@
     networks/
     ├── <name>/
     │   ├── network.json      as `NetworkRecord`
-    │   ├── addresses/        one symbolic link an address, to the id of the container that has it
+    │   ├── addresses/        one symbolic link an address, to the id of the container that has it; it is called
+    │   │                     addresses.away for the moment in which the network gets another subnet
     │   ├── names/            one directory a name, with one symbolic link a container that has it
     │   └── responder.N       held by the process that answers for them on the bridge, which is this host's Nth link
     └── .ports/               one a published port
@@ -34,15 +35,17 @@ if TYPE_CHECKING:
     from lamina.store.root import Store
 
 # never names of networks: what else `--network` may be
-RESERVED = ("none", "host", "default", "container", "ns")
+RESERVED = ("none", "host", "default", "container", "ns", "pasta", "slirp4netns", "cni")
 PORTS = b"/.ports"
+_AWAY = b"/addresses.away"
 
 
 @value
 class NetworkRecord:
     """A network as it is written down. `subnets` are (subnet, gateway, range), as text; `bridge` is its device's name,
     `created` in nanoseconds since 1970. `options` are as they were given (`-o KEY=VALUE`). With a `parent`, a link of
-    this host, it is macvlan on that, and has no bridge.
+    this host, it is macvlan on that, and has no bridge. `by_itself`: nobody made it, it came when it was first used;
+    `drawn`: nobody asked for these subnets.
     """
 
     name: str
@@ -56,6 +59,8 @@ class NetworkRecord:
     labels: tuple[tuple[str, str], ...]
     options: tuple[tuple[str, str], ...]
     parent: str = ""
+    by_itself: bool = False
+    drawn: bool = False
 
     @property
     def driver(self) -> str:
@@ -127,6 +132,8 @@ def _of(found: dict[str, Any], name: str) -> NetworkRecord:
         labels=tuple((str(key), str(text)) for key, text in dict(found["labels"]).items()),
         options=tuple((str(key), str(text)) for key, text in dict(found["options"]).items()),
         parent=str(found.get("parent") or ""),
+        by_itself=bool(found.get("by_itself")),
+        drawn=bool(found.get("drawn")),
     )
 
 
@@ -166,8 +173,7 @@ def create(
     """
     place = place_of(store, name)
     try:
-        for directory in (store.networks, store.networks + PORTS):
-            make_directory(directory, 0o700, exist_ok=True)
+        prepare(store)
         with lock.turn(store.networks, lock.LOCK_EX):
             if (found := find(store, name)) is not None:
                 if exist_ok:
@@ -182,11 +188,17 @@ def create(
         raise_storage_error(error, "make network", store.networks)
 
 
+def prepare(store: Store) -> None:
+    """Make the directory that networks and published ports are in, if it is not there. Raises OSError."""
+    for directory in (store.networks, store.networks + PORTS):
+        make_directory(directory, 0o700, exist_ok=True)
+
+
 def _make(store: Store, place: bytes, wanted: NetworkRecord) -> None:
     from lamina.store.durable import sync_directory, write_unseen
     from lamina.store.scratch import Scratch
 
-    facts = {**vars(wanted), "labels": dict(wanted.labels), "options": dict(wanted.options)}
+    facts = _facts(wanted)
     with Scratch(store) as scratch:
         stage = scratch.path + b"/network"
         make_directory(stage, 0o700)
@@ -206,6 +218,59 @@ def _make(store: Store, place: bytes, wanted: NetworkRecord) -> None:
             raise
         note(store, event("network", "create", wanted.id, {"name": wanted.name, "type": wanted.driver}))
     sync_directory(store.networks, what="network")
+
+
+def change(
+    store: Store,
+    wanted: NetworkRecord,
+    unless_used: Callable[[bytes], list[str]],
+    leave: Callable[[], None],
+) -> bool:
+    """Write down what has become of a network, unless *unless_used*, given the directory of its addresses, tells of
+    somebody who uses it; whether that was done. *leave* takes away what there is of it outside of the store. For who
+    has the turn of those who make networks.
+
+    Nobody takes an address meanwhile: the directory is called something else (`wait_for_change`). Raises KernelError.
+    """
+    from lamina.store.durable import write_record
+
+    place = place_of(store, wanted.name)
+    try:
+        _come_back(place)
+        os.rename(place + b"/addresses", place + _AWAY)
+        try:
+            point("network.change")
+            if unless_used(place + _AWAY):
+                return False
+            leave()
+            write_record(place, b"network.json", _facts(wanted), what="network")
+            return True
+        finally:
+            point("network.changed")
+            _come_back(place)
+    except OSError as error:
+        raise_storage_error(error, "change network", place)
+
+
+def wait_for_change(store: Store, name: str) -> bool:
+    """Of a network without addresses: wait until whoever changes it is done, and do for him what he was killed before.
+    Whether it is there. Raises OSError.
+    """
+    with lock.turn(store.networks, lock.LOCK_EX):
+        place = place_of(store, name)
+        _come_back(place)
+        return os.path.lexists(place + b"/addresses")
+
+
+def _come_back(place: bytes) -> None:
+    try:
+        os.rename(place + _AWAY, place + b"/addresses")
+    except FileNotFoundError:
+        pass
+
+
+def _facts(wanted: NetworkRecord) -> dict[str, Any]:
+    return {**vars(wanted), "labels": dict(wanted.labels), "options": dict(wanted.options)}
 
 
 def remove(
@@ -228,6 +293,7 @@ def remove(
             if found is None:
                 raise no_such(name)
             point("network.remove")
+            _come_back(place)
             gone = scratch.path + b"/network"
             users = unless_used(place + b"/addresses")
             if not users:

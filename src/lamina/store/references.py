@@ -140,7 +140,7 @@ def _snapshots(place: bytes, identity: str) -> tuple[tuple[str, ...], int]:
     count = 0
     for one in snapshots.ids_in(directory):
         if (kept := snapshots.read(directory, one, identity)) is not None:
-            found.update(dict.fromkeys(kept.layers))
+            found.update(dict.fromkeys(kept.referred))
             count += 1
     return tuple(found), count
 

@@ -2,6 +2,8 @@
 
     /var/lib/lamina  (root)   or   $XDG_DATA_HOME/lamina  (anybody else)       mode 0700, owned by its user
     ├── version               the schema of what follows
+    ├── marks                 "user" where overlayfs' marks in layers are of that family, and not there where they are
+    │                         `trusted.`, as root of the machine has them
     ├── containers/<id>/      one directory a container; who holds the flock on its `lock` looks after it
     │   ├── lock
     │   ├── container.json    what was asked, and of which overlays the root consists
@@ -39,6 +41,7 @@ from errno import EDQUOT, EEXIST, EMFILE, ENOENT, ENOSPC, ENOTDIR
 from stat import S_IMODE, S_ISDIR
 
 from lamina.errors import Corrupt, InvalidInput, KernelError, Unsupported
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.store.way import resolve
 
 TYPE_CHECKING = False
@@ -55,7 +58,7 @@ _OF_IMAGES = (  # since schema 2
 )
 # every directory with its mode, parents first; `empty` is seen inside containers, by any user of theirs
 DIRECTORIES = {name: 0o755 if name == b"empty" else 0o700 for name in (*_OF_CONTAINERS, *_OF_IMAGES)}
-_KNOWN = frozenset((b"version", b"events", b"networks", b"ids", *DIRECTORIES))
+_KNOWN = frozenset((b"version", b"marks", b"events", b"networks", b"ids", *DIRECTORIES))
 _ELSEWHERE = "name a writable directory with --root or LAMINA_ROOT"
 
 
@@ -153,6 +156,8 @@ class Store:
                 f"open store {os.fsdecode(self.path)}: written by a newer Lamina (schema {version})",
                 remedy="upgrade Lamina, or name another store with --root",
             )
+        if found.st_uid == 0:
+            self._check_marks()
         if (
             S_IMODE(found.st_mode) != 0o700
         ):  # CVE-2021-41103: host users must not reach set-uid files in layers
@@ -190,7 +195,23 @@ class Store:
         for name, mode in DIRECTORIES.items():
             make_directory(self.path + b"/" + name, mode, exist_ok=True)
         spread(self.tmp)
+        if not has_trusted_attributes():
+            self._write(b"marks", b"user\n")
         self._write_version()
+
+    def _check_marks(self) -> None:
+        """Root of the machine and root of another user namespace, who may be the same user, mount with other marks:
+        what the one has deleted or replaced would be there again for the other.
+        """
+        trusted = has_trusted_attributes()
+        if os.path.lexists(self.path + b"/marks") is not trusted:
+            return
+        family, whose = ("user", "a user namespace") if trusted else ("trusted", "the machine")
+        raise Unsupported(
+            f"open store {os.fsdecode(self.path)}: it was made by root of {whose}, and its layers are marked by "
+            f"attributes {family}.overlay.*, which are not those that are used here",
+            remedy="use it where it was made, or name another store with --root or LAMINA_ROOT",
+        )
 
     def _migrate(self) -> None:
         """From any older schema to this one: each step may be repeated, and be taken by several at once.
@@ -204,15 +225,18 @@ class Store:
 
     def _write_version(self) -> None:
         """Last of all: who is killed before leaves the older schema, and the next one begins again."""
+        self._write(b"version", b"%d\n" % SCHEMA)
+
+    def _write(self, name: bytes, data: bytes) -> None:
         stage = self.path + b"/version.%d.%s" % (os.getpid(), os.urandom(4).hex().encode())
         descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o600)
-            os.write(descriptor, b"%d\n" % SCHEMA)
+            os.write(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(stage, self.path + b"/version")
+        os.rename(stage, self.path + b"/" + name)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)

@@ -3,8 +3,9 @@
     containers/<id>/snapshots/
     ├── <snapshot id>.json    which layers the state consists of, what it came from, when, and by which command
     ├── names/<name>          a symbolic link to the id; a name whose record is gone is free
-    └── gone/<snapshot id>    a symbolic link to the parent of one that was removed, "-" where it had none: what came
-                              from it comes from there, and nobody has to be told
+    ├── gone/<snapshot id>    a symbolic link to the parent of one that was removed, "-" where it had none: what came
+    │                         from it comes from there, and nobody has to be told
+    └── forking               held, shared, by who makes forks, until these say which state they came from
 
 A state is layers, and nothing else: its record refers to them, so they stay as long as it does. Snapshots are the
 history of their container and go with it; a fork or an image refers to the layers by itself.
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
-DIRECTORY, NAMES, GONE = b"/snapshots", b"/names", b"/gone"
+DIRECTORY, NAMES, GONE, FORKING = b"/snapshots", b"/names", b"/gone", b"/forking"
 _NOBODY = "-"
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("id", "container", "name", "parent", "message", "image", "image_id"), str),
-    **dict.fromkeys(("command", "base_layers", "places"), list),
+    **dict.fromkeys(("command", "base_layers", "places", "volumes"), list),
     "config": dict,
     "created": int,
 }
@@ -55,6 +56,15 @@ class PlaceState:
 
 
 @value
+class VolumeState:
+    """What was in the volume `name`, mounted at `target`, when the state was made: a copy, kept as a layer."""
+
+    name: str
+    target: str
+    layer: str
+
+
+@value
 class SnapshotRecord:
     """A state of the container `container` (ids are 64 hexadecimal digits).
 
@@ -69,6 +79,7 @@ class SnapshotRecord:
     image_id      the id of that image, "" over the host
     config        what that image says of itself, as in the container's record
     volatile      what it froze may not have reached the disk (`--durability none`)
+    volumes       the volumes that are part of it; () where that was not asked for
     """
 
     id: str
@@ -84,11 +95,17 @@ class SnapshotRecord:
     image_id: str = ""
     config: dict[str, Any] | None = None
     volatile: bool = False
+    volumes: tuple[VolumeState, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Everything that it refers to: the image's own layers and those above."""
+        """What it consists of: the image's own layers and those above."""
         return (*self.base_layers, *(one for place in self.places for one in place.layers))
+
+    @property
+    def referred(self) -> tuple[str, ...]:
+        """Everything that it refers to: its layers, and what was in its volumes."""
+        return (*self.layers, *(one.layer for one in self.volumes))
 
     @property
     def chain(self) -> dict[bytes, tuple[str, ...]]:
@@ -141,6 +158,30 @@ def turn(home: Home) -> lock.Lock:
             raise no_such(home.short_id) from None
         except OSError as error:
             raise_storage_error(error, "make snapshots of container", home.path)
+
+
+def forking(home: Home) -> lock.Lock:
+    """For who makes forks of the container at *home*: of no state it is forgotten meanwhile what it came from. Needs
+    the turn for a moment; released when the forks are written down. Raises KernelError.
+    """
+    held = _forking(home, lock.LOCK_SH)
+    assert held is not None  # who has it alone has the turn
+    return held
+
+
+def nobody_forks(home: Home) -> lock.Lock | None:
+    """Held while nobody makes forks of the container at *home*; None where somebody does. Needs the turn as long.
+
+    Raises KernelError.
+    """
+    return _forking(home, lock.LOCK_EX)
+
+
+def _forking(home: Home, how: int) -> lock.Lock | None:
+    try:
+        return lock.take(directory_of(home) + FORKING, how, wait=False, create=True)
+    except OSError as error:
+        raise_storage_error(error, "fork container", home.path)
 
 
 def has_any(home: Home) -> bool:
@@ -223,6 +264,10 @@ def decode(found: dict[str, Any], identity: str, container: str) -> SnapshotReco
             for one in found["places"]
         ])  # fmt: skip
         base = _ids(found.get("base_layers") or ())
+        mounted = tuple([
+            VolumeState(str(one["name"]), str(one["target"]), layers.check_id(str(one["layer"])))
+            for one in found.get("volumes") or ()
+        ])  # fmt: skip
     except (KeyError, TypeError, AttributeError, InvalidInput) as error:
         raise Corrupt(f"{shown}: its record is damaged: {error}") from None
     return SnapshotRecord(
@@ -239,6 +284,7 @@ def decode(found: dict[str, Any], identity: str, container: str) -> SnapshotReco
         image_id=found.get("image_id") or "",
         config=found.get("config"),
         volatile=bool(found.get("volatile")),
+        volumes=mounted,
     )
 
 
@@ -250,24 +296,24 @@ def _ids(found: Any) -> tuple[str, ...]:
 
 def _encoded(kept: SnapshotRecord) -> dict[str, Any]:
     places = [{"at": one.at, "layers": list(one.layers), "new": one.new} for one in kept.places]
-    return {**vars(kept), "places": places}
+    return {**vars(kept), "places": places, "volumes": [vars(one) for one in kept.volumes]}
 
 
-def put(home: Home, kept: SnapshotRecord, *, sync: bool = False) -> None:
-    """Write *kept*, new or changed, and take its name; with *sync* it is on the disk then. Needs the turn.
+def put(home: Home, kept: SnapshotRecord, *, sync: bool = False, batch: durable.Batch | None = None) -> None:
+    """Write *kept*, new or changed, and take its name; with *sync* it is on the disk then, with *batch* it is there
+    when that is published. Needs the turn.
 
     Raises Conflict where another snapshot of the container has the name, KernelError.
     """
     directory = directory_of(home)
+    own = durable.Batch(sync=sync) if batch is None else batch
     try:
         if kept.name:
             _take_name(home, kept.name, kept.id)
-        file = kept.id.encode() + b".json"
-        if sync:
-            durable.write_record(directory, file, _encoded(kept), what="snapshot")
-        else:
-            point("snapshot.write")
-            record.write(directory, file, _encoded(kept))
+            own.needs(directory + NAMES, what="snapshot")
+        own.write(directory, kept.id.encode() + b".json", _encoded(kept), what="snapshot")
+        if batch is None:
+            own.publish()
     except OSError as error:
         raise_storage_error(error, "write snapshot", directory)
 
@@ -287,7 +333,7 @@ def check_name(home: Home, name: str) -> str:
 
 def _taken(home: Home, name: str, owner: str) -> Conflict:
     return Conflict(
-        f"snapshot {name}: the snapshot {owner[:12]} of container {home.short_id} has that name",
+        f"snapshot {name}: the snapshot {owner[:12]} of container {home.shown} has that name",
         remedy="choose another name, or remove that one ('lamina snapshot rm')",
     )
 
@@ -336,7 +382,7 @@ def find(home: Home, reference: str) -> SnapshotRecord:
 def no_such(home: Home, reference: str) -> NotFound:
     """The error for a *reference* to a snapshot that is not there, or not any more."""
     return NotFound(
-        f"snapshot {reference[:200]}: container {home.short_id} has none of that name or id",
+        f"snapshot {reference[:200]}: container {home.shown} has none of that name or id",
         remedy="'lamina snapshot ls CONTAINER' lists what there is",
     )
 

@@ -60,8 +60,8 @@ class Stage:
     def commit(
         self,
         diff_id: str | None,
-        size: int,
-        inodes: int,
+        size: int | None,
+        inodes: int | None,
         extra: dict[str, Any] | None = None,
         *,
         driver: str = "overlay2",
@@ -97,11 +97,12 @@ class Stage:
             identity,
             diff_id,
             place_of(self.store, identity) + b"/fs",
-            size,
-            inodes,
+            size or 0,
+            inodes or 0,
             created,
             driver,
             extra or {},
+            size is not None,
         )
 
     def _rename(self, identity: str) -> bool:

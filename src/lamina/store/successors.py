@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.store import images
+from lamina.store import images, pins
 from lamina.store.names import is_id
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.trace import point
@@ -133,7 +133,7 @@ def _move(store: Store, old: str, now: str) -> bytes:
         if name.id == old:
             tags.write(store, name.name, now, name.digests)
     if images.is_pinned(store, old):
-        images.pin_it(store, now)
+        pins.pin_it(store, now)
     used = os.stat(images.place_of(store, old))
     os.utime(images.place_of(store, now), ns=(used.st_atime_ns, used.st_mtime_ns))
     return images.retire(store, old)

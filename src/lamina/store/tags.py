@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from lamina.store.durable import Batch
     from lamina.store.root import Store
 
 if TYPE_CHECKING:
@@ -138,15 +139,21 @@ def tag(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> 
         raise_storage_error(error, f"tag {name}", store.images)
 
 
-def write(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -> None:
-    """As `tag`, for the holder of the turn, who has looked whether the image is there. Raises OSError."""
-    from lamina.store.durable import write_record
+def write(
+    store: Store, name: str, identity: str, digests: Iterable[str] = (), batch: Batch | None = None
+) -> None:
+    """As `tag`, for the holder of the turn, who has looked whether the image is there, or will be before the name is
+    when *batch* is published. Raises OSError.
+    """
+    from lamina.store.durable import Batch as Own
 
     known: tuple[str, ...] = ()
     try:
         old = find_name(store, name)
         if old is not None and old.id == identity:
             known = old.digests
+        elif old is not None and batch is not None:
+            batch.publish()  # a power cut may take none of the images away that it stands for
     except Corrupt:
         pass
     content = {
@@ -155,7 +162,10 @@ def write(store: Store, name: str, identity: str, digests: Iterable[str] = ()) -
         "digests": list(dict.fromkeys((*digests, *known))),
         "when": time.time_ns(),
     }
-    write_record(store.images + b"/names", file_of(name), content, what="name")
+    own = batch or Own()
+    own.write(store.images + b"/names", file_of(name), content, what="name")
+    if batch is None:
+        own.publish()
 
 
 def untag(store: Store, name: str, identity: str | None = None) -> str:

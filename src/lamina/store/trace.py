@@ -6,8 +6,8 @@
     LAMINA_STORE_TRACE=fail:17:28              the 17th step fails with errno 28 (ENOSPC)
     LAMINA_STORE_TRACE=fail:17+:28             as do all that follow: a disk that stays full
 
-The variable is read once, when this module is imported. Without it `point` does nothing. Every call that changes what
-is on the disk has a point before it.
+The variable is read when this module is imported, and by `watch`. Without it `point` does nothing. Every call that
+changes what is on the disk has a point before it.
 """
 
 from __future__ import annotations
@@ -82,5 +82,11 @@ def _failer(number: int, errno: int, for_ever: bool) -> Callable[[str], None]:
     return fail
 
 
-if (_asked := os.environ.get(VARIABLE)) is not None:
-    hook = parse(_asked)
+def watch() -> None:
+    """Do what the variable says."""
+    global hook
+    asked = os.environ.get(VARIABLE)
+    hook = None if asked is None else parse(asked)
+
+
+watch()

@@ -190,6 +190,22 @@ def hold(
 _create = create
 
 
+def hold_alone(store: Store, name: str, *, anonymous: bool = False) -> lock.Lock:
+    """As `hold`, and nobody begins to use the volume meanwhile; it is made if it is not there. Who uses it already
+    stands in the containers' records. Raises Conflict (a container is being started with it), InvalidInput, Corrupt,
+    KernelError.
+    """
+    place = place_of(store, name)
+    create(store, name, anonymous=anonymous)
+    try:
+        held = lock.take(place + b"/volume.json", LOCK_EX, wait=False, named=True)
+    except OSError as error:
+        raise_storage_error(error, "hold volume", place)
+    if held is None:
+        raise Conflict(f"volume {name}: a container is being started with it", remedy="try again")
+    return held
+
+
 def remove(
     store: Store, name: str, *, unless_used: ContainerUses | None = None, remove: Remove = remove_tree
 ) -> None:
@@ -206,7 +222,9 @@ def remove(
             raise no_such(name)
         held = lock.take(place + b"/volume.json", LOCK_EX, wait=False, create=True)
         if held is None:
-            raise Conflict(f"remove volume {name}: a container is being started with it")
+            raise Conflict(
+                f"remove volume {name}: a container is being started with it", remedy="try again in a moment"
+            )
         with held, Scratch(store) as scratch:
             if unless_used is not None and (users := unless_used.refresh().of_volume(name)):
                 shown = names.some([user.shown for user in users])

@@ -64,6 +64,10 @@ class Deliverer:
     A signal that is blocked is either waited for (sigwait, signalfd), or held back for a moment, as shells do while
     they fork; then the kernel drops it when it is let through. Which of the two it was shows afterwards, so as long
     as `unsure`, call `look_again` now and then. `carried_out` is the signal whose default action was ours.
+
+    One that comes while a program with a handler executes another (`sh -c "...; exec ..."`) is lost: execve(2) takes
+    the handler away, and the kernel drops what is pending, or sent a moment later. Afterwards that looks as if the
+    handler had run, and had executed what is there; who does so must not be killed. The next signal is not lost.
     """
 
     def __init__(self, process: Process) -> None:

@@ -310,6 +310,8 @@ class Streams:
         self._watch = None
         for source in self._sources:
             source.drain()
+        if self.log is not None:  # a line that has no end is in it before anybody hears that this is the end
+            self.log.close()
 
     def ended(self, status: int) -> None:
         """Tell the clients, and let them go. One that is slow is told the rest by a process of its own: what it waits

@@ -319,11 +319,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD" and status != 204:
-            cut = fault is not None and kind in ("break", "stall")
+            cut = fault is not None and kind in ("break", "stall", "trickle")
             self.wfile.write(body[: fault.after] if cut and fault is not None else body)
+            if kind == "trickle" and fault is not None:
+                self.trickle(body[fault.after :])
         self.wfile.flush()
         if kind == "stall":
             self.stall()
+
+    def trickle(self, rest: bytes) -> None:
+        """Say the rest a byte at a time, until the registry ends."""
+        for byte in rest:
+            self.wfile.write(bytes((byte,)))
+            if self.server.registry.ended.wait(0.1):
+                break
+        self.close_connection = True
 
     def stall(self) -> None:
         """Say nothing more until the registry ends."""

@@ -36,6 +36,7 @@ class Fault:
     kind: "status" (with `status` and `headers`), "break" (the connection, `after` that many bytes of the body),
     "web page", "other bytes" (of the same length), "more bytes", "redirect" (to `location`), "other part" (of a range),
     "no range" (all of it is sent whatever was asked), "no length" (no Content-Length), "lie" (`headers` are replaced),
+    "trickle" (after that many bytes a byte comes now and then, until the registry ends),
     "stall" (nothing comes after that many bytes of the body, of what is no GET not even an answer, until the registry
     ends; `stalled` is set when it begins).
     """

@@ -20,6 +20,7 @@ from time import monotonic
 from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_PDEATHSIG
 from lamina.linux.process import prctl
 from lamina.warm import place
+from lamina.warm.copies import Copies
 from lamina.warm.groups import is_alone
 from lamina.warm.worker import Face, Worker
 
@@ -75,7 +76,7 @@ def _preload(face: str) -> Face:
             continue
     gc.collect()
     gc.freeze()  # a collection in a worker must not touch, and so copy, what all share
-    return Face(entry.run, hot.does_well_without, hot.rehearse)
+    return Face(entry.run, hot.does_well_without, hot.rehearse, hot.looks_at_much, hot.lingering)
 
 
 class Server:
@@ -96,6 +97,7 @@ class Server:
         signal.signal(signal.SIGTERM, self._leave)
         self.parked = 0
         self.failures = 0
+        self.copies = Copies()
 
     def serve(self) -> None:
         """Keep a worker parked; return when it is time to leave."""
@@ -130,6 +132,7 @@ class Server:
     def _park(self) -> None:
         """Fork a worker that takes the next command."""
         ourselves = os.getpid()
+        self.copies.learn()
         self.parked = os.fork()
         if self.parked:
             return
@@ -148,6 +151,7 @@ class Server:
                 begun=lambda: _tell(taking),
                 stale=self.is_stale,
                 coerced=self.coerced,
+                copies=self.copies,
             ).serve()
         finally:
             os._exit(1)

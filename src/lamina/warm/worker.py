@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from lamina.warm.copies import Copies
     from lamina.warm.request import Request
 else:  # the module `signal` makes an enumeration member of every number that it is given
     import _signal as s
@@ -44,17 +45,21 @@ NOT_TO_BE_CHANGED = (9, 19, 32, 33)  # SIGKILL, SIGSTOP; the last two are the C 
 class Face:
     """Whose commands are done: `run` does the command line in `sys.argv`, `does_well_without` says whether that may be
     done here, given which standard streams are terminals, `rehearse` does what most command lines take and has no
-    effect.
+    effect. `looks_at_much` says which commands copy many pages. `lingering` gives a list for the descriptors, put there
+    by `run`, that are closed when the client has heard how it ended: they hold nothing but take time to close.
     """
 
     run: Callable[[], int]
     does_well_without: Callable[[Sequence[str], Sequence[int]], bool]
     rehearse: Callable[[], None]
+    looks_at_much: Callable[[Sequence[str]], bool]
+    lingering: Callable[[], list[int]]
 
 
 class Worker:
     """Takes commands from *listener* until one is done. `begun` is called when it has taken one; *coerced*: variables
-    that Python sets by itself when it starts in such surroundings; *stale*: whether what was imported has changed.
+    that Python sets by itself when it starts in such surroundings; *stale*: whether what was imported has changed;
+    *copies*: of pages that commands write to.
     """
 
     def __init__(
@@ -65,12 +70,16 @@ class Worker:
         begun: Callable[[], None],
         stale: Callable[[], bool],
         coerced: tuple[bytes, ...],
+        copies: Copies,
     ) -> None:
         self.listener, self.face, self.begun, self.stale, self.coerced = listener, face, begun, stale, coerced
+        self.copies = copies
 
     def serve(self) -> NoReturn:
         """Refuse until there is something to do, do it, end."""
-        self._rehearse()
+        if not self.copies.make():
+            self._rehearse()
+        self.copies.count()
         while True:
             connection = _accept(self.listener)
             try:
@@ -118,11 +127,13 @@ class Worker:
     def _take_over(self, connection: socket.socket, request: Request, caller: Process) -> NoReturn:
         """Become the client, and do what it was asked for. Whatever goes wrong before "go" leaves it to the client."""
         try:
+            words = [os.fsdecode(word) for word in request.words[1:]]
+            self.copies.expect(self.face.looks_at_much(words))
             self.begun()
             os.umask(caller.umask)
             _environment(request.variables, self.coerced)
             _signals(caller)
-            sys.argv[1:] = map(os.fsdecode, request.words[1:])
+            sys.argv[1:] = words
             os.setpgid(0, 0)
             prctl(PR_SET_PDEATHSIG, 0)
             prctl(PR_SET_DUMPABLE, 1)
@@ -138,20 +149,22 @@ class Worker:
 
     def _do(self, connection: socket.socket, numbers: Sequence[int], received: list[int]) -> NoReturn:
         """What the face's own `main` does, with an end that the client hears of."""
+        lingering: list[int] = []
         try:
             _die_with(connection)
             connection = _descriptors(numbers, received, connection)
             _standard_streams()
+            lingering = self.face.lingering()
             status = self.face.run()
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
             status = 1
         # who waits for the client may rely on everything being closed: locks, pipes
-        number = connection.fileno()
-        os.closerange(0, number)
-        os.closerange(number + 1, 1 << 20)
+        _close_all(but=[*lingering, connection.fileno()])
         try:
+            _outlive(connection)
             connection.send(bytes([status & 0xFF]))
+            self.copies.note()
         except OSError:
             pass
         os._exit(status & 0xFF)
@@ -203,6 +216,12 @@ def _die_with(connection: socket.socket) -> None:
         os._exit(0)
 
 
+def _outlive(connection: socket.socket) -> None:
+    """Take that back: what is left to do is nothing of the client's."""
+    number = connection.fileno()
+    fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) & ~os.O_ASYNC)
+
+
 # -- becoming the client
 
 
@@ -220,6 +239,15 @@ def _descriptors(numbers: Sequence[int], received: list[int], connection: socket
         os.dup2(descriptor, number, inheritable=True)
         os.close(descriptor)
     return socket.socket(fileno=kept)
+
+
+def _close_all(but: list[int]) -> None:
+    """Every descriptor of this process, but these."""
+    low = 0
+    for number in sorted(but):
+        os.closerange(low, number)
+        low = number + 1
+    os.closerange(low, 1 << 20)
 
 
 def _environment(variables: Sequence[bytes], coerced: tuple[bytes, ...]) -> None:

@@ -20,7 +20,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("ip", "", "ADDRESS", "Its IPv4 address in its network", NETWORK),
     Option("ip6", "", "ADDRESS", "Its IPv6 address in its network", NETWORK),
     Option("mac-address", "", "ADDRESS", "The link-layer address of its device", NETWORK),
-    Option("network-alias", "", "NAME", "A further name of it in its network", NETWORK, multiple=True),
+    Option(
+        "network-alias",
+        "",
+        "NAME",
+        "A further name of it in its network",
+        NETWORK,
+        multiple=True,
+        also="net-alias",
+    ),
     Option(
         "egress",
         "",
@@ -33,7 +41,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "dns-search", "", "DOMAIN", "A domain in which short names are looked for", NETWORK, multiple=True
     ),
-    Option("dns-option", "", "OPTION", "An option of /etc/resolv.conf", NETWORK, multiple=True),
+    Option(
+        "dns-option", "", "OPTION", "An option of /etc/resolv.conf", NETWORK, multiple=True, also="dns-opt"
+    ),
     Option(
         "add-host",
         "",

@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "top": (CONTAINERS, "top", "List the processes of a container"),
     "stats": (CONTAINERS, "stats", "Show what containers use"),
     "logs": (CONTAINERS, "logs", "Show what a container wrote"),
-    "events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "events": (CONTAINERS, "events", "Show what happens to containers, images, volumes and networks"),
     "port": (CONTAINERS, "port", "Show where a container's ports are published"),
     "inspect": (CONTAINERS, "inspect", "Show everything known of containers, images or snapshots, as JSON"),
     "rm": (CONTAINERS, "rm", "Remove containers and discard what they changed"),
@@ -113,7 +113,7 @@ VERBS |= {
     "volume inspect": (STORAGE, "volume_inspect", "Show everything known of volumes, as JSON"),
     "volume rm": (STORAGE, "volume_rm", "Remove volumes, and what is in them"),
     "volume prune": (STORAGE, "volume_prune", "Remove volumes that nobody uses"),
-    "system events": (CONTAINERS, "events", "Show what happens to containers, images and volumes"),
+    "system events": (CONTAINERS, "events", "Show what happens to containers, images, volumes and networks"),
     "system info": (ITSELF, "info", "Show what this host can do"),
     "system df": (STORAGE, "system_df", "Show what takes how much room, and what of it could go"),
     "system prune": (STORAGE, "system_prune", "Remove what nobody uses"),
@@ -145,10 +145,12 @@ VERBS |= {
 
 # the same under the names of docker's management command
 _OWN = (
+    "attach",
     "commit",
     "cp",
     "create",
     "diff",
+    "exec",
     "export",
     "fork",
     "inspect",
@@ -172,3 +174,8 @@ VERBS |= {
     f"container {short}": (CONTAINERS, VERBS[name][1], VERBS[name][2])
     for short, name in {**{name: name for name in _OWN}, "ls": "ps"}.items()
 }
+
+# docker's second spellings, which are understood and not shown
+ALSO = {f"{name.rpartition(' ')[0]} list": name for name in VERBS if name.endswith(" ls")}
+ALSO |= {f"{name.rpartition(' ')[0]} remove": name for name in VERBS if name.endswith(" rm")}
+ALSO["container ps"] = "container ls"

@@ -52,12 +52,12 @@ def do(args: Arguments) -> int:
     from lamina.cli.reviewing import forms, show
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.engine.viewing import find_state
+    from lamina.engine.state_names import find_anything
 
     asked = [*forms(args), *(["--apply-to"] if args.apply_to is not None else [])]
     only_one(VERB, asked)
     engine = Engine(args.root)
-    first = find_state(engine.store, args.name)
+    first = find_anything(engine.store, args.name)
     second, words = _other(engine, args.paths)
     paths, exclude = absolute(words), absolute(args.exclude)
     if args.apply_to is not None:
@@ -69,13 +69,13 @@ def do(args: Arguments) -> int:
 
 def _other(engine: Engine, words: tuple[str, ...]) -> tuple[ViewVerbs | None, tuple[str, ...]]:
     """The second state, if the first of *words* is one, and the paths."""
-    from lamina.engine.viewing import find_state
+    from lamina.engine.state_names import find_anything
     from lamina.errors import InvalidInput, InvalidReference, NotFound
 
     if not words or words[0].startswith(("/", ".")) or any(c in words[0] for c in "*?["):
         return None, words
     try:
-        return find_state(engine.store, words[0]), words[1:]
+        return find_anything(engine.store, words[0]), words[1:]
     except (NotFound, InvalidInput, InvalidReference):
         if "@" in words[0] and "/" not in words[0].partition("@")[0]:
             raise
@@ -92,7 +92,7 @@ def _apply(
 ) -> int:
     from lamina.cli import output
     from lamina.cli.quoting import quote
-    from lamina.engine.summary import plural
+    from lamina.engine.quantities import plural
 
     state, since = (first, None) if second is None else (second, first)
     done = state.apply_to(directory, since, paths, exclude, force=force)

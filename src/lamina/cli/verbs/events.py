@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from lamina.engine.watching import Event
 
 
-FILTERS: Checks = dict.fromkeys(("type", "event", "container", "image", "volume", "label"), anything)
+FILTERS: Checks = dict.fromkeys(
+    ("type", "event", "container", "image", "volume", "network", "label"), anything
+)
 
 VERB = Verb(
     name="events",
@@ -26,7 +28,7 @@ VERB = Verb(
         format_option("{{.Type}} {{.Action}}", default=""),
     ),
     details="""
-What happens to containers, images and volumes: a line each, as it happens, whoever does it.
+What happens to containers, images, volumes and networks: a line each, as it happens, whoever does it.
 
 Of one key of --filter any value may hold, of several keys each must.
 """,
@@ -65,7 +67,7 @@ def record(one: Event) -> dict[str, Any]:
         "time": one.time_ns // 1_000_000_000,
         "timeNano": one.time_ns,
     }
-    if one.type == "volume":
+    if one.type in ("volume", "network"):
         return found
     found = {"status": one.action, "id": one.id, **found}
     if one.type == "container":

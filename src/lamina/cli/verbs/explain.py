@@ -33,11 +33,11 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.engine.viewing import find_state
+    from lamina.engine.state_names import find_anything
 
     drawn = [f"--{name}" for name in ("html", "svg") if getattr(args, name) is not None]
     only_one(VERB, [*drawn, *(["--format json"] if args.format == "json" else [])])
-    found = find_state(Engine(args.root).store, args.name).explain(args.path, add_up=not args.no_sum)
+    found = find_anything(Engine(args.root).store, args.name).explain(args.path, add_up=not args.no_sum)
     if drawn:
         from lamina.cli.drawn import write
 

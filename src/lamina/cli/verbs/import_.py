@@ -25,9 +25,16 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.ending import CleanEnd
     from lamina.cli.options.layers import layer_limits
+    from lamina.cli.quoting import quote
     from lamina.cli.transfers import Transfer
+    from lamina.cli.usage import UsageError
     from lamina.engine import Engine
 
+    if args.file.partition("://")[0] in ("http", "https"):
+        raise UsageError(
+            f"import {args.file}: nothing is fetched here",
+            remedy=f"curl -fsSL {quote(args.file)} | lamina import - NAME",
+        )
     engine = Engine(args.root, store_limit=args.store_limit)
     with CleanEnd("import", engine), Transfer(quiet=args.quiet, verb="Import") as transfer:
         image = engine.import_(

@@ -22,6 +22,10 @@ directories; compressed with gzip, zstd, bzip2 or xz, or not at all.
     examples="lamina load -i images.tar\ncurl -s https://example.org/image.tar.gz | lamina load",
 )  # fmt: skip
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def do(args: Arguments) -> int:
     """Load every image of the archive."""
@@ -38,16 +42,24 @@ def do(args: Arguments) -> int:
     if source is None and os.isatty(0):
         raise InvalidInput("load: standard input is a terminal", remedy="name a file with -i, or pipe one in")
     engine = Engine(args.root, store_limit=args.store_limit)
+    names: dict[str, list[str]] = {}
     with CleanEnd("load", engine), Transfer(quiet=args.quiet, verb="Load") as transfer:
+
+        def told(kind: str, **facts: Any) -> None:
+            if kind == "loaded":
+                names.setdefault(facts["image"], []).append(facts["reference"])
+            else:
+                transfer.event(kind, **facts)
+
         loaded = engine.load(
             0 if source is None else source,
             platform=args.platform,
             limits=layer_limits(args.layer_limit),
-            on_event=transfer.event,
+            on_event=told,
         )
     for image in loaded:
-        for name in image.tags:
+        for name in names.get(image.id, ()):
             output.line(f"Loaded image: {name}")
-        if not image.tags:
+        if image.id not in names:
             output.line(f"Loaded image ID: sha256:{image.id}")
     return 0

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    if not key:
-        raise ValueError("not KEY=VALUE")
-    return key, value
-
+from lamina.cli.convert import pair
 
 VERB = Verb(
     name="network create",
@@ -30,8 +23,8 @@ VERB = Verb(
             choices=("bridge", "macvlan"),
             default="bridge",
         ),
-        Option("opt", "o", "KEY=VALUE", "mtu, bridge, masquerade, dns, parent", multiple=True, convert=_pair),
-        Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=_pair),
+        Option("opt", "o", "KEY=VALUE", "mtu, bridge, masquerade, dns, parent", multiple=True, convert=pair),
+        Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=pair),
     ),
     arguments=(Argument("name", "NAME"),),
     details="""

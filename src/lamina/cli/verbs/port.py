@@ -33,11 +33,17 @@ def do(args: Arguments) -> int:
         return 0
     number, _, protocol = args.port.partition("/")
     if not (number.isascii() and number.isdecimal() and 0 < int(number) < 1 << 16):
-        raise InvalidInput(f"port {args.port}: not a port such as 80 or 53/udp")
+        raise InvalidInput(
+            f"port {args.port}: not a port such as 80 or 53/udp",
+            remedy=f"'lamina port {args.name}' lists those that are published",
+        )
     wanted = f"{int(number)}/{protocol or 'tcp'}"
     where = [there for port, _, there in (line.partition(" -> ") for line in found) if port == wanted]
     if not where:
-        raise NotFound(f"port {wanted} of container {args.name}: it is not published")
+        raise NotFound(
+            f"port {wanted} of container {args.name}: it is not published",
+            remedy=f"'lamina port {args.name}' lists those that are",
+        )
     output.text("".join(f"{there}\n" for there in where))
     return 0
 

@@ -9,11 +9,12 @@ from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from lamina.cli.filters import Checks
     from lamina.engine import Container, Engine
+    from lamina.engine.listing import Glanced
 
 
 def _pattern(text: str) -> None:
@@ -77,8 +78,10 @@ HEADINGS = {
 def do(args: Arguments) -> int:
     """List containers, the youngest first."""
     from lamina.cli import output
+    from lamina.cli.asked import warn
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
+    from lamina.engine.listing import damage_of, seen
     from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
@@ -87,19 +90,23 @@ def do(args: Arguments) -> int:
     # an explicit wish to see ended ones is reason enough to look at all
     everything = args.all or last is not None or any(key in ("status", "exited") for key, _ in args.filter)
     engine = Engine(args.root)
-    found = sorted(engine.containers(all=everything), key=lambda c: c.created, reverse=True)
+    found = seen(engine.store, all=everything)[::-1]
     if args.filter:
         from lamina.cli.chosen import containers
 
         found = containers(engine, found, args.filter)
     found = found[:last]
     records, shown = [], []
+    wanted = ("ID",) if args.quiet else tuple(HEADINGS) if args.format == "table" else tuple(FIELDS)
     for container in found:
         try:
-            records.append(record(container, args.no_trunc))
+            records.append(record(container, args.no_trunc, wanted))
             shown.append(container)
         except NotFound:  # removed meanwhile
             continue
+    for container in shown:
+        for damage in damage_of(container):
+            warn(str(damage))
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
         return 0
@@ -112,37 +119,70 @@ def do(args: Arguments) -> int:
     return 0
 
 
-def record(container: Container, full: bool = False) -> dict[str, Any]:
-    """A container in docker's words, all values text as docker has them."""
+def record(container: Glanced, full: bool = False, wanted: Sequence[str] = ()) -> dict[str, Any]:
+    """A container in docker's words, all values text as docker has them: the fields *wanted* (all of FIELDS)."""
+    state = container.state
+    return {name: FIELDS[name](container, state, full) for name in wanted or FIELDS}
+
+
+def _command(container: Glanced, full: bool) -> str:
+    from lamina.cli.quoting import join
+
+    command = join([*container.command])
+    return command if full or len(command) <= 40 else command[:39] + "…"
+
+
+def _created(container: Glanced) -> str:
+    from lamina.cli.when import timestamp
+
+    return timestamp(container.created) if container.created else ""
+
+
+def _running_for(container: Glanced) -> str:
     import time
 
-    from lamina.cli.labels import Labels
-    from lamina.cli.quoting import join
-    from lamina.cli.when import ago, timestamp
+    from lamina.cli.when import ago
 
-    asked = container.record
-    volumes = asked.get("volumes") or ()
-    mounts = [str(volume.get("name") or volume.get("source") or "") for volume in volumes]
-    command, state = join([*container.command]), container.state
-    if not full and len(command) > 40:
-        command = command[:39] + "…"
-    return {
-        "ID": container.id if full else container.id[:12],
-        "Image": container.image,
-        "Command": command,
-        "CreatedAt": timestamp(container.created),
-        "RunningFor": ago(container.created, time.time()),
-        "State": state,
-        "Status": status(container, state),
-        "ExitCode": container.exit_code,
-        "Names": container.name,
-        "Labels": Labels(container.labels),
-        "Mounts": ",".join(mounts),
-        "LocalVolumes": str(sum(volume["kind"] == "volume" for volume in volumes)),
-        "Networks": ",".join(container.networks),
-        "Ports": ports(container, (asked.get("config") or {}).get("exposed_ports") or ()),
-        "Size": "0B",
-    }
+    return ago(container.created, time.time()) if container.created else ""
+
+
+def _labels(container: Glanced) -> str:
+    from lamina.cli.labels import Labels
+
+    return Labels(container.labels)
+
+
+def _mounts(container: Glanced) -> str:
+    volumes = container.record.get("volumes") or ()
+    return ",".join(str(volume.get("name") or volume.get("source") or "") for volume in volumes)
+
+
+def _volumes(container: Glanced) -> str:
+    return str(sum(volume["kind"] == "volume" for volume in container.record.get("volumes") or ()))
+
+
+def _ports(container: Glanced) -> str:
+    return ports(container, container.exposed)
+
+
+# each of a container, its state, and whether nothing is cut
+FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
+    "ID": lambda one, state, full: one.id if full else one.id[:12],
+    "Image": lambda one, state, full: one.image,
+    "Command": lambda one, state, full: _command(one, full),
+    "CreatedAt": lambda one, state, full: _created(one),
+    "RunningFor": lambda one, state, full: _running_for(one),
+    "State": lambda one, state, full: state,
+    "Status": lambda one, state, full: status(one, state),
+    "ExitCode": lambda one, state, full: one.exit_code,
+    "Names": lambda one, state, full: one.name,
+    "Labels": lambda one, state, full: _labels(one),
+    "Mounts": lambda one, state, full: _mounts(one),
+    "LocalVolumes": lambda one, state, full: _volumes(one),
+    "Networks": lambda one, state, full: ",".join(one.networks),
+    "Ports": lambda one, state, full: _ports(one),
+    "Size": lambda one, state, full: "0B",
+}
 
 
 def ports(container: Container, exposed: Sequence[str] = ()) -> str:
@@ -152,7 +192,7 @@ def ports(container: Container, exposed: Sequence[str] = ()) -> str:
     return ", ".join([*found, *(port for port in exposed if port not in published)])
 
 
-def sizes(engine: Engine, containers: list[Container]) -> list[tuple[int, int]]:
+def sizes(engine: Engine, containers: Sequence[Container]) -> list[tuple[int, int]]:
     """The bytes that each has written, and with those of its image."""
     written = {place.name: place.amount.bytes for place in engine.storage.usage(walk=True).containers}
     images = {image.id: image.size for image in engine.images()}
@@ -163,7 +203,7 @@ def sizes(engine: Engine, containers: list[Container]) -> list[tuple[int, int]]:
     return found
 
 
-def status(container: Container, state: str) -> str:
+def status(container: Glanced, state: str) -> str:
     """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
     `Created`, `Dead`.
     """
@@ -176,7 +216,7 @@ def status(container: Container, state: str) -> str:
         said = f"Up {lasting(now - (container.started or now))}"
         if state == "paused":
             return f"{said} (Paused)"
-        health = container.health if container.record.get("health") else "none"
+        health = container.health if container.is_examined else "none"
         if health == "none":
             return said
         return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"

@@ -10,6 +10,7 @@ VERB = Verb(
     options=(
         WITHOUT_COPY,
         Option("save", "", "NAME", "First make a snapshot of what is there now, under this name"),
+        Option("no-volumes", "", "", "Leave its volumes as they are, also where the snapshot has them"),
     ),
     arguments=(
         Argument("name", "CONTAINER", complete="container"),
@@ -37,7 +38,8 @@ def do(args: Arguments) -> int:
     box = Engine(args.root).container(args.name)
     wanted = box.find_snapshot(args.snapshot)
     if args.save is not None:
-        box.snapshot(args.save, consistency=args.consistency, on_warning=warn)
-    box.rewind(wanted, consistency=args.consistency)
+        volumes = bool(wanted.record.volumes) and not args.no_volumes
+        box.snapshot(args.save, consistency=args.consistency, volumes=volumes, on_warning=warn)
+    box.rewind(wanted, consistency=args.consistency, volumes=not args.no_volumes)
     output.line(wanted.id)
     return 0

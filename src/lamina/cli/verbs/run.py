@@ -13,11 +13,12 @@ VERB = Verb(
     more=MORE,
     details="""
 An image that is not here is pulled. What it says of command, variables, user, directory and volumes is done as docker
-does it; its network is none unless --network names another.
+does it; root's are in the network bridge, other users' have one by pasta, unless --network or $LAMINA_NETWORK names
+another.
 
 The image 'host' is this system: its files, under an empty layer that takes whatever the command writes. It starts in
-the directory you are in. 'lamina diff' shows what it did, 'lamina apply' does that to this system, 'lamina rm' discards
-it.
+the directory you are in, without a network. 'lamina diff' shows what it did, 'lamina apply' does that to this system,
+'lamina rm' discards it.
 
 The exit status is the command's: 128 + n after signal n, 127 if there is no such command, 126 if it cannot be executed,
 125 if Lamina failed.

@@ -46,9 +46,9 @@ def do(args: Arguments) -> int:
     from lamina.cli.usage import UsageError
     from lamina.engine import Container, Engine, Image
     from lamina.engine.snapshots import Snapshot
-    from lamina.engine.viewing import find_state
+    from lamina.engine.state_names import find_anything
 
-    state = find_state(Engine(args.root, store_limit=args.store_limit).store, args.state)
+    state = find_anything(Engine(args.root, store_limit=args.store_limit).store, args.state)
     since = vars(args)["from"]
     if isinstance(state, Image):
         output.line(f"sha256:{state.squash(args.image, since=since).id}")

@@ -25,7 +25,7 @@ def do(args: Arguments) -> int:
     """Check, and say what was found."""
     from lamina.cli import output
     from lamina.engine import Engine
-    from lamina.engine.summary import plural
+    from lamina.engine.quantities import plural
 
     done = Engine(args.root).storage.check(repair=args.repair, rehash=args.rehash)
     damaged = [one for one in done.findings if one.severity == "damaged" and not one.repaired]

@@ -13,7 +13,8 @@ VERB = Verb(
         filter_option(PRUNED),
         Option("force", "f", help="Do not ask"),
     ),
-    details="""Removes containers that have ended, images without a name, and layers that nothing needs any more.
+    details="""Removes containers that have ended, images without a name, and layers that nothing needs any more;
+    and what the network bridge has made on this system, until its next container.
     Pinned images stay. With a filter only containers, images and volumes that were made before `until` (24h), or have a
     label, or with label! have it not.""",
     examples="lamina system prune\nlamina system prune -af --volumes\nlamina system prune --filter until=240h",

@@ -45,12 +45,15 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.cli.asked import warn
     from lamina.cli.each import each
+    from lamina.cli.usage import UsageError
     from lamina.engine import Engine
     from lamina.engine.updating import check
 
     engine = Engine(args.root)
     keys = [option.key for option in VERB.options]
     given: Any = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    if not given:
+        raise UsageError("update: nothing to change", remedy="'lamina update --help' shows what can be")
     check(given)  # what cannot be meant is nobody's fault among *names*
 
     def act(name: str) -> None:

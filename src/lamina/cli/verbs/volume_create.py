@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    if not key:
-        raise ValueError("not KEY=VALUE")
-    return key, value
-
+from lamina.cli.convert import pair
 
 VERB = Verb(
     name="volume create",
-    options=(Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=_label),),
+    options=(Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=pair),),
     arguments=(Argument("name", "NAME", "?"),),
     details="""A volume outlives the containers that mount it (-v NAME:/place). One that is there already stays as it
     is. Without a name it gets a random one, and goes with 'volume prune' once nobody uses it.""",

@@ -47,10 +47,12 @@ class Origins:
         if self._handles is None:
             found = {handle for c in self._changes for handle in handles_of(self._host, c)}
             self._handles = found | self._removed
+        seen: set[bytes] = set()
         while (change.mountpoint, origin[ORIGIN_HEAD:]) not in self._handles:
             copy = self._copies_of(change.spec).get(origin[ORIGIN_HEAD:])
-            if copy is None:
+            if copy is None or copy in seen:  # a copy of itself is of nothing that is here
                 return True
+            seen.add(copy)
             if (note := _origin_of(copy, change.spec)) is None or len(note) <= ORIGIN_HEAD:
                 return False
             origin = note

@@ -20,8 +20,8 @@ from lamina.values import replace
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from lamina.engine.beside import Asked
     from lamina.engine.completed import Completed
+    from lamina.engine.exec_process import Asked
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks
     from lamina.engine.session import Session

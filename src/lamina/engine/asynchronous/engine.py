@@ -12,7 +12,6 @@ from lamina.engine.asynchronous.following import following
 from lamina.engine.asynchronous.mirrored.engine import MirroredEngine
 from lamina.engine.asynchronous.process import AsyncProcess, popen_container
 from lamina.engine.asynchronous.threads import in_thread, to_its_end, told_by_loop
-from lamina.engine.checking import check_options
 from lamina.engine.container import Container
 from lamina.engine.creating import create
 from lamina.engine.engine import Engine
@@ -48,9 +47,10 @@ class AsyncEngine(MirroredEngine):
         root: str | bytes | PathLike[str] | PathLike[bytes] | None = None,
         *,
         store_limit: str | int | None = None,
+        network: str | None = None,
     ) -> None:
         """As of `Engine`."""
-        self._sync = Engine(root, store_limit=store_limit)
+        self._sync = Engine(root, store_limit=store_limit, network=network)
 
     def __repr__(self) -> str:
         return "<AsyncEngine>" if self._sync._root is None else f"<AsyncEngine {self._sync._root!r}>"
@@ -86,7 +86,7 @@ class AsyncEngine(MirroredEngine):
                 stdin, stdout, stderr, input, capture_output, encoded, timeout, False, interactive
             )
 
-        store, checked, io = await in_thread(lambda: self._prepared(options, asked))
+        store, checked, io = await in_thread(lambda: self._prepared(image, options, asked))
         hooks = _by_loop(Hooks(warn=on_warning, created=on_created, events=on_event))
         work = attending.run(store, image, words, checked, io, hooks)
         return await attending.completed(work, encoded, check=check)
@@ -118,7 +118,7 @@ class AsyncEngine(MirroredEngine):
             def asked(interactive: bool) -> Io:
                 return streams_of(stdin, stdout, stderr, None, False, None, None, False, interactive, "popen")
 
-            store, checked, io = await in_thread(lambda: self._prepared(options, asked))
+            store, checked, io = await in_thread(lambda: self._prepared(image, options, asked))
             hooks = _by_loop(Hooks(warn=on_warning, created=on_created, events=on_event))
             return await popen_container(
                 store, image, words, checked, io, hooks, text_of(text, encoding, errors)
@@ -156,7 +156,7 @@ class AsyncEngine(MirroredEngine):
         stdin_once: bool,
     ) -> AsyncContainer:
         hooks, words = _by_loop(hooks), words_of(command)
-        store, checked, _ = await in_thread(lambda: self._prepared(options, None))
+        store, checked, _ = await in_thread(lambda: self._prepared(image, options, None))
         held = await attending.obtained(store, image, checked, hooks)
 
         def make() -> Container:
@@ -222,7 +222,7 @@ class AsyncEngine(MirroredEngine):
         until: float | None = None,
         filters: Mapping[str, Sequence[str]] | None = None,
     ) -> AsyncIterator[Event]:
-        """What happens to containers, images and volumes, as it happens: `Engine.events`, for `async for`.
+        """What happens to containers, images, volumes and networks, as it happens: `Engine.events`, for `async for`.
 
         Without *since* it begins when the first one is asked for; what is raised is raised then.
         """
@@ -237,9 +237,11 @@ class AsyncEngine(MirroredEngine):
         make_directory(place, 0o700, exist_ok=True)
         return place
 
-    def _prepared(self, options: Any, io: Callable[[bool], Io] | None) -> tuple[Store, Options, Any]:
+    def _prepared(
+        self, image: str, options: Any, io: Callable[[bool], Io] | None
+    ) -> tuple[Store, Options, Any]:
         """What every container begins with; in a thread, for options may name files."""
-        checked = check_options(options)
+        checked = self._sync._checked(image, options)
         streams = None if io is None else io(checked.interactive)
         self._sync._sweep()
         return self._sync.store, checked, streams

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from lamina.engine.beside import Asked
+    from lamina.engine.exec_process import Asked
     from lamina.engine.options import Io, Options
     from lamina.engine.run import Hooks
     from lamina.store.containers import Home

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from time import monotonic, time_ns
 
-from lamina.engine.beside import Asked
+from lamina.engine.exec_process import Asked
 from lamina.engine.executing import Execution, leave, start, told
 from lamina.engine.health.checks import command_of, seconds
-from lamina.engine.health.results import LONGEST, NO_STATUS, Result, add, note_checking, run_of, took_turn
+from lamina.engine.health.results import LONGEST, NO_STATUS, Result, add, note_checking, run_of
 from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
 from lamina.linux.descriptors import POLLIN
 from lamina.linux.fd import Fd, ready
@@ -76,7 +76,7 @@ class Examination:
         self.start = time_ns()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         with Fd(reader) as source, Fd(writer) as theirs:
-            with took_turn(home):  # nobody pauses it between our look and the first step of the process
+            with home.turn():  # nobody pauses it between our look and the first step of the process
                 # before it begins: whoever comes after us, killed meanwhile, must know whom to end
                 self.execution: Execution = start(
                     home, tuple(command), Asked(), _Streams(theirs), None, self._note if own else None

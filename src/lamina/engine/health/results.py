@@ -11,9 +11,8 @@ from __future__ import annotations
 from lamina.engine.health.checks import NOTHING, RETRIES, SECOND, command_of
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.runtime.identity import age
-from lamina.store.containers import CREATED, LIVING, no_such
+from lamina.store.containers import CREATED, LIVING
 from lamina.store.events import about, note
-from lamina.store.lock import LOCK_EX, turn
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.store.containers import Home
-    from lamina.store.lock import Lock
 
 STARTING, HEALTHY, UNHEALTHY, NONE = "starting", "healthy", "unhealthy", "none"
 STATES = (STARTING, HEALTHY, UNHEALTHY, NONE)
@@ -42,20 +40,12 @@ class Result:
     output: str
 
 
-def took_turn(home: Home) -> Lock:
-    """The right to change the record, waited for. Raises NotFound."""
-    try:
-        return turn(home.path, LOCK_EX)
-    except FileNotFoundError:
-        raise no_such(home.short_id) from None
-
-
 def begin(home: Home, asked: Mapping[str, Any]) -> None:
     """The container is being started: nothing is known yet. Its lock is held."""
     if command_of(asked) is None:
         home.drop_record("health")
         return
-    with took_turn(home):
+    with home.turn():
         kept = (_read(home) or {}).get("log") or []
         home.write("health", {"status": STARTING, "streak": 0, "log": kept})
 
@@ -85,7 +75,7 @@ def add(home: Home, result: Result, run: tuple[object, ...] | None, *, own: bool
     Raises Conflict where that run has ended, and perhaps another has begun: the verdict is not about that one;
     NotFound where it was removed meanwhile, KernelError.
     """
-    with took_turn(home):
+    with home.turn():
         asked, found = home.asked(), _read(home)
         if run is None or run_of(home) != run:
             raise Conflict(f"check health of container {asked['name']}: it has ended meanwhile")
@@ -172,7 +162,7 @@ def end_stale(home: Home) -> None:
     try:
         with Process(stale) as process:
             process.send_to_group(SIGKILL)
-        with took_turn(home):
+        with home.turn():
             found = _read(home)
             if found is not None and found.pop("checking", None) is not None:
                 home.write("health", found)

@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    Ranges = tuple[tuple[int, int, int], ...]
+
 # vfs_cap_data and vfs_ns_cap_data, linux/capability.h: revision 3 says whose root may use the capabilities
 _CAPABILITY_2, _CAPABILITY_3 = 0x02000000, 0x03000000
 _REVISION = 0xFF000000
@@ -32,6 +34,12 @@ class IdMap:
             tuple((there, here, count) for here, there, count in ranges) for ranges in (self.uids, self.gids)
         ]
         return IdMap(turned[0], turned[1])
+
+    def towards(self, other: IdMap) -> IdMap:
+        """What an id on the disk that these ranges lead to becomes so that those of *other* lead to it from the same
+        one in a container; all others stay.
+        """
+        return IdMap(_renumbered(self.uids, other.uids), _renumbered(self.gids, other.gids))
 
     def uid(self, number: int) -> int:
         """What a user's id becomes. Raises InvalidInput where none is mapped."""
@@ -72,6 +80,20 @@ class IdMap:
                 number = self.uid(number) if tag == _ACL_USER else self.gid(number)
                 _ACL_ENTRY.pack_into(changed, at, tag, permissions, number)
         return bytes(changed)
+
+
+def _renumbered(before: Ranges, after: Ranges) -> Ranges:
+    moved = []
+    for inside, outside, count in before:
+        for first, becomes, more in after:
+            begin, end = max(inside, first), min(inside + count, first + more)
+            if begin < end:
+                moved.append((outside + begin - inside, becomes + begin - first, end - begin))
+    found, at = [], 0
+    for here, there, count in sorted(moved):
+        found += [(at, at, here - at), (here, there, count)]
+        at = here + count
+    return (*found, (at, at, (1 << 32) - at))
 
 
 def _mapped(ranges: Sequence[tuple[int, int, int]], number: int, what: str) -> int:

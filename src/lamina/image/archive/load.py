@@ -11,6 +11,7 @@ from lamina.image.archive.reading import Found, LayerSource, images
 from lamina.image.documents import ImageConfig, config_run
 from lamina.image.documents.moment import nanoseconds
 from lamina.image.layer import unpack_blob
+from lamina.image.reference import parse
 from lamina.image.tar.limits import given
 from lamina.store import images as records
 from lamina.store.blobs import BlobWriter, write_blob
@@ -130,7 +131,10 @@ class _Loader:
             manifest=None if image.manifest is None else digest_of(image.manifest),
             indexes=tuple(map(digest_of, image.indexes)),
         )
-        return records.put(self.store, record, names=image.names, lease=self.lease)
+        there = records.put(self.store, record, names=image.names, lease=self.lease)
+        for name in image.names:
+            self.tell("loaded", reference=parse(name).familiar, image=there.id)
+        return there
 
 
 def unpack(

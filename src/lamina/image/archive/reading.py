@@ -16,7 +16,6 @@ from lamina.image.documents import (
     Descriptor,
     ImageConfig,
     Index,
-    Limits,
     Manifest,
     decode_config,
     decode_manifest,
@@ -63,17 +62,15 @@ class _Entry(msgspec.Struct, rename="pascal"):
     layers: list[str] | None = None
 
 
-def images(
-    members: Members, platform: Platform | None = None, limits: Limits = DEFAULT_LIMITS
-) -> list[Found]:
+def images(members: Members, platform: Platform | None = None) -> list[Found]:
     """The images of an archive, in its order; of one for several platforms that for *platform*, or this machine.
 
     Raises InvalidInput for what is no archive of images, NotFound for what it lacks, Corrupt.
     """
     if members.has("index.json"):
-        found = _Layout(members, platform, limits).images()
+        found = _Layout(members, platform).images()
     elif members.has("manifest.json"):
-        found = _docker(members, limits)
+        found = _docker(members)
     elif members.has("repositories"):
         raise InvalidInput(
             "read archive: the form of Docker before 1.10, without manifest.json",
@@ -90,22 +87,22 @@ def images(
 # -- docker's form
 
 
-def _docker(members: Members, limits: Limits) -> list[Found]:
-    return [_docker_image(members, entry, limits) for entry in _docker_entries(members, limits)]
+def _docker(members: Members) -> list[Found]:
+    return [_docker_image(members, entry) for entry in _docker_entries(members)]
 
 
-def _docker_entries(members: Members, limits: Limits) -> list[_Entry]:
-    data = members.open("manifest.json").whole(limits.document, "manifest.json")
-    entries: list[_Entry] = read_json(data, list[_Entry], "manifest.json", limits)
+def _docker_entries(members: Members) -> list[_Entry]:
+    data = members.open("manifest.json").whole(DEFAULT_LIMITS.document, "manifest.json")
+    entries: list[_Entry] = read_json(data, list[_Entry], "manifest.json")
     if len(entries) > MOST_IMAGES:
         raise InvalidInput(f"read manifest.json: {len(entries)} images, at most {MOST_IMAGES} are allowed")
     return entries
 
 
-def _docker_image(members: Members, entry: _Entry, limits: Limits) -> Found:
-    data = members.open(entry.config).whole(limits.document, entry.config)
+def _docker_image(members: Members, entry: _Entry) -> Found:
+    data = members.open(entry.config).whole(DEFAULT_LIMITS.document, entry.config)
     paths = entry.layers or []
-    config = decode_config(data, len(paths), what=entry.config, limits=limits)
+    config = decode_config(data, len(paths), what=entry.config)
     layers = [LayerSource(diff_id, path, None) for diff_id, path in zip(config.diff_ids, paths, strict=True)]
     return Found(_tags(entry), data, config, tuple(layers))
 
@@ -118,12 +115,12 @@ def _tags(entry: _Entry) -> tuple[str, ...]:
 
 
 class _Layout:
-    def __init__(self, members: Members, platform: Platform | None, limits: Limits) -> None:
-        self.members, self.platform, self.limits = members, platform, limits
+    def __init__(self, members: Members, platform: Platform | None) -> None:
+        self.members, self.platform = members, platform
 
     def images(self) -> list[Found]:
-        data = self.members.open("index.json").whole(self.limits.document, "index.json")
-        index = decode_manifest(data, what="index.json", limits=self.limits)
+        data = self.members.open("index.json").whole(DEFAULT_LIMITS.document, "index.json")
+        index = decode_manifest(data, what="index.json")
         if not isinstance(index, Index):
             raise InvalidInput("read index.json: it is a manifest, not an index")
         grouped: dict[Any, list[Descriptor]] = {}
@@ -157,8 +154,8 @@ class _Layout:
         for one in found:
             names.setdefault(digest_of(one.config), []).extend(one.names)
         if self.members.has("manifest.json"):
-            for entry in _docker_entries(self.members, self.limits):
-                data = self.members.open(entry.config).whole(self.limits.document, entry.config)
+            for entry in _docker_entries(self.members):
+                data = self.members.open(entry.config).whole(DEFAULT_LIMITS.document, entry.config)
                 if (digest := digest_of(data)) in names:
                     names[digest].extend(_tags(entry))
         merged = {digest_of(one.config): one for one in reversed(found)}
@@ -172,7 +169,7 @@ class _Layout:
         ]
 
     def _document(self, descriptor: Descriptor, what: str) -> bytes:
-        data = self.members.open(_member(descriptor.digest)).whole(self.limits.document, what)
+        data = self.members.open(_member(descriptor.digest)).whole(DEFAULT_LIMITS.document, what)
         if digest_of(data, algorithm_of(descriptor.digest)) != descriptor.digest:
             raise Corrupt(f"read archive: {what} {descriptor.digest}: its content is another")
         return data
@@ -191,12 +188,12 @@ class _Layout:
                 )
             chosen = there[0]  # for another machine, but the only one: as docker, whoever runs it is warned
         data = self._document(chosen, "manifest")
-        document = decode_manifest(
-            data, chosen.media_type, what=f"manifest {chosen.digest}", limits=self.limits
-        )
+        document = decode_manifest(data, chosen.media_type, what=f"manifest {chosen.digest}")
         if isinstance(document, Index):
-            if depth >= self.limits.nested:
-                raise InvalidInput(f"read archive: indexes in indexes, more than {self.limits.nested} deep")
+            if depth >= DEFAULT_LIMITS.nested:
+                raise InvalidInput(
+                    f"read archive: indexes in indexes, more than {DEFAULT_LIMITS.nested} deep"
+                )
             if not document.images:
                 raise InvalidInput(f"read manifest {chosen.digest}: there is no image in it")
             return self._image(list(document.images), depth + 1, (*indexes, data))
@@ -204,7 +201,7 @@ class _Layout:
 
     def _manifest(self, manifest: Manifest, data: bytes, indexes: tuple[bytes, ...]) -> Found:
         config_data = self._document(manifest.config, "config")
-        config = decode_config(config_data, len(manifest.layers), what="config", limits=self.limits)
+        config = decode_config(config_data, len(manifest.layers), what="config")
         if (
             self.platform is not None
             and config.platform != self.platform

@@ -28,8 +28,9 @@ class Limits:
         4 << 20
     )  # bytes of a manifest, an index or a config; registries take no more (distribution)
     manifests: int = 500  # entries of an index
-    layers: int = 500  # different ones: as many as overlayfs stacks (OVL_MAX_STACK)
-    repeats: int = 5000  # layers, those counted again that are in an image several times
+    layers: int = (
+        5000  # more than overlayfs stacks: what starts on them has them made fewer (engine/shallow.py)
+    )
     history: int = 5000  # entries of a config's history
     volumes: int = 500  # of a config: each becomes a mount
     nested: int = 2  # indexes within indexes
@@ -39,16 +40,13 @@ DEFAULT_LIMITS = Limits()
 
 
 def check_layers(names: Sequence[str], what: str, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Refuse an image whose layers, by what names them, could not be stacked: before anything of it is fetched.
+    """Refuse an image of more layers than are believed in, by what names them: before anything of it is fetched.
 
     Raises InvalidInput.
     """
-    count, most = len(set(names)), limits.layers
-    if len(names) > limits.repeats:
-        count, most = len(names), limits.repeats
-    if count > most:
+    if len(names) > limits.layers:
         raise InvalidInput(
-            f"read {what}: an image of {count} layers, at most {most} can be stacked",
+            f"read {what}: an image of {len(names)} layers, at most {limits.layers} are allowed",
             remedy="build it with fewer: 'podman build --squash-all', or several commands in one RUN",
         )
 

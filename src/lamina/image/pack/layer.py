@@ -10,6 +10,7 @@ from lamina.errors import Conflict, Unsupported
 from lamina.image.apply.names import OPAQUE, WHITEOUT
 from lamina.image.pack.packer import Packer
 from lamina.linux.fd import Fd
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.overlay.copying import listed
 from lamina.overlay.layer import TRUSTED, USER, LayerFormat
 from lamina.overlay.lookup import look, open_beneath
@@ -35,13 +36,13 @@ def pack_layer(
 ) -> Packed:
     """Write the layer in *directory* (an upper, or what a layer of the store holds) to *out*.
 
-    *userxattr*: its marks are of that family (None: if this is not root). *ids*: what owners become in the archive.
-    *without* are paths ("etc/hosts") that are left out, with all that is below them.
+    *userxattr*: its marks are of that family (None: if this is not root of the machine). *ids*: what owners become in
+    the archive. *without* are paths ("etc/hosts") that are left out, with all that is below them.
     Raises Unsupported for what no archive of a layer can say: directories that were moved by a redirect, files of
     which only the metadata were copied up, names that begin with .wh.; Conflict where something changes meanwhile;
     OSError.
     """
-    marks = USER if (os.geteuid() != 0 if userxattr is None else userxattr) else TRUSTED
+    marks = USER if (not has_trusted_attributes() if userxattr is None else userxattr) else TRUSTED
     packer = Packer(out, compression, ids)
     with open_beneath(directory, b"", os.O_RDONLY | os.O_DIRECTORY) as root:
         packer.put(b".", os.fstat(root), _xattrs(root, listed(b"/proc/self/fd/%d" % root)), b"", _no_content)

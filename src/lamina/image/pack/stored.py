@@ -10,6 +10,7 @@ from lamina.errors import Corrupt
 from lamina.image.pack.again import has_recipe, repack
 from lamina.image.pack.layer import pack_layer
 from lamina.linux.fd import Fd
+from lamina.linux.procfs import has_trusted_attributes
 from lamina.overlay.mount_points import idle
 from lamina.overlay.spec import MountSpec
 
@@ -63,6 +64,6 @@ def left_out(
     made = layer.extra.get(MADE) or ()
     if not made or not below:
         return []
-    marks = os.geteuid() != 0 if userxattr is None else userxattr
+    marks = not has_trusted_attributes() if userxattr is None else userxattr
     spec = MountSpec(below, layer.path, userxattr=marks)
     return [os.fsdecode(path) for path in idle(spec, map(os.fsencode, made))]

@@ -130,9 +130,8 @@ class Authenticator:
         return self._token(self._transport.request("POST", realm, headers, body, verify=verify), realm)
 
     def _token(self, response: Response, realm: str) -> tuple[str, float]:
-        data = response.read(LARGEST_ANSWER)
-        response.release_conn()
         where = urlsplit(realm).netloc
+        data = self._transport.whole(response, LARGEST_ANSWER, where)
         if response.status in (400, 401, 403):
             who = f"as {self.login.username or 'the token'}" if self.login else "as nobody"
             raise RegistryError(

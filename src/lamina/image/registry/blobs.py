@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from urllib3.exceptions import HTTPError
 from lamina.errors import Corrupt, NotFound, RegistryError
 from lamina.image.documents import media
 from lamina.image.registry.client import LARGEST_ERROR, Registry
-from lamina.image.registry.transport import Response
+from lamina.image.registry.transport import Response, some
 from lamina.image.registry.waits import Listener
 from lamina.store.digest import check_digest, hasher
 
@@ -33,6 +34,7 @@ MOST_BREAKS = 100  # of one blob, however much comes in between
 FRUITLESS_BREAKS = 5  # one after the other, with less than _FRUIT between them
 _FRUIT = 64 << 10
 _AT_ONCE = 256 << 10
+_TELL = 1.0  # seconds after which what came is given, if it is less than was asked for
 
 
 def open_blob(
@@ -75,6 +77,10 @@ class BlobStream(io.RawIOBase):
         self._hash: Hasher | None = hasher(digest) if verify and not offset else None
         self._breaks = self._fruitless = 0
         self._since_break = 0
+        self._waited, self._came = (
+            0.0,
+            0,
+        )  # seconds that were spent reading, and what came in them: see `_gather`
         self._response: Response | None = None
         self._verified = False
         if offset < size:
@@ -136,7 +142,7 @@ class BlobStream(io.RawIOBase):
         try:
             if self._response is None:
                 self._response = self._open()
-            data: bytes = self._response.read(count, decode_content=False)
+            data = self._gather(self._response, count)
             if data or self.offset == self.size:
                 return data
             problem = f"it ended after {self.offset} of {self.size} bytes"
@@ -146,6 +152,31 @@ class BlobStream(io.RawIOBase):
             problem = str(error)
         self._broke(problem)
         return b""
+
+    def _gather(self, response: Response, count: int) -> bytes:
+        """The next *count* bytes, or what comes of them in about a second. Raises HTTPError, OSError, also where hardly
+        anything comes for long: whoever sends a byte now and then is not waited for until the last of them.
+        """
+        patience = self.registry.transport.patience
+        pieces: list[bytes] = []
+        left, start = count, time.monotonic()
+        now, end = start, start + min(_TELL, patience.window)
+        try:
+            while left and now < end and (piece := some(response, left)):
+                pieces.append(piece)
+                left -= len(piece)
+                now = time.monotonic()
+        except (HTTPError, OSError):
+            if not pieces:
+                raise  # else what came counts, and the answer is closed: there is nothing next
+        self._waited += now - start
+        self._came += count - left
+        if self._waited >= patience.window:
+            came, waited = self._came, self._waited
+            self._came, self._waited = 0, 0.0
+            if came < patience.slowest:
+                raise HTTPError(f"only {came} bytes in {waited:.1f} seconds")
+        return b"".join(pieces)
 
     def _broke(self, problem: str) -> None:
         """Throw the answer away; raise RegistryError if it breaks too often."""
@@ -200,7 +231,7 @@ class BlobStream(io.RawIOBase):
             response.close()
             raise Corrupt(f"{what}: the registry has {total} bytes, it should be {self.size}")
         while start < self.offset:
-            skipped = response.read(min(self.offset - start, _AT_ONCE), decode_content=False)
+            skipped = self._gather(response, min(self.offset - start, _AT_ONCE))
             if not skipped:
                 raise HTTPError("it ended before the place where it broke the last time")
             start += len(skipped)

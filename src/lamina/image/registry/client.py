@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
-from urllib3.exceptions import HTTPError
-
 from lamina.errors import Corrupt, LaminaError, NotFound, RegistryError
 from lamina.image.documents import media
 from lamina.image.documents.reading import DEFAULT_LIMITS, Limits
@@ -114,9 +112,7 @@ class Registry:
             if response.status == 401:
                 challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
                 self.authenticator.learn(challenges, frozenset(), None)
-            elif (
-                response.status == 200 and media.essence(response.headers.get("Content-Type")) == "text/html"
-            ):
+            elif response.status in (200, 404) and _is_page(response):
                 raise self._no_registry(url)
             elif response.status >= 400:
                 raise self.refused(response, data, "ask")
@@ -213,9 +209,9 @@ class Registry:
             raise RegistryError(
                 f"fetch {what}: larger than the {self.limits.document} bytes that are allowed"
             )
-        kind = media.essence(response.headers.get("Content-Type"))
-        if kind == "text/html":
+        if _is_page(response):
             raise self._no_registry(self.address("manifests"))
+        kind = media.essence(response.headers.get("Content-Type"))
         said = response.headers.get("Docker-Content-Digest", "")
         wanted = version if ":" in version else (said if is_digest(said) else "")
         digest = digest_of(data, wanted.partition(":")[0] or "sha256")
@@ -281,18 +277,12 @@ class Registry:
 
     def read(self, response: Response, limit: int) -> bytes:
         """The first *limit* bytes of an answer; 0 for one that has no content (to HEAD). Raises RegistryError."""
-        data = b""
-        try:
-            while len(data) < limit and (more := response.read(limit - len(data), decode_content=False)):
-                data += more
-        except HTTPError as error:
-            response.close()
-            raise RegistryError(f"read from {self.endpoint.host}: the answer broke off: {error}") from None
-        if limit and len(data) == limit:
-            response.close()  # there may be more, without end
-        else:
-            response.release_conn()
-        return data
+        if not limit:
+            discard(
+                response
+            )  # it is to be read all the same: or its connection is not free for the next request
+            return b""
+        return self.transport.whole(response, limit, self.endpoint.host)
 
     def _json(self, data: bytes) -> dict[str, Any]:
         try:
@@ -336,6 +326,10 @@ class Registry:
             f"ask {url}: what answers is no registry (it sends a web page)",
             remedy="is the host right? a proxy or a login page may be in between",
         )
+
+
+def _is_page(response: Response) -> bool:
+    return media.essence(response.headers.get("Content-Type")) == "text/html"
 
 
 def _complaint(data: bytes) -> tuple[str, str]:

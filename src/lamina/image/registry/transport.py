@@ -35,7 +35,10 @@ from lamina.image.registry.tls import Tls
 from lamina.image.registry.waits import Waits
 from lamina.values import value
 
-__all__ = ["Patience", "Response", "Transport", "discard", "host_of", "is_loopback", "resolved", "shown"]
+__all__ = [
+    "Patience", "Response", "Transport", "discard", "host_of", "is_loopback", "read_answer", "resolved", "shown",
+    "some",
+]  # fmt: skip
 
 Response = urllib3.BaseHTTPResponse
 Body = bytes | IO[bytes] | None
@@ -45,7 +48,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 SENSITIVE = frozenset({"authorization", "cookie", "proxy-authorization"})
 _CONNECTIONS = 10  # kept open to a host
-_READ_AWAY = 64 << 10  # bytes of what nobody wants; urllib3's drain_conn() would read all of it, into memory
+# bytes of what nobody wants, and how long is waited for them; urllib3's drain_conn() would read all, into memory
+_READ_AWAY, _SECONDS_AWAY = 64 << 10, 5.0
 
 
 @value
@@ -58,6 +62,8 @@ class Patience:
     total: float = 180.0  # of pauses, for one request
     connect: float = 20.0
     read: float = 60.0  # between two pieces of an answer
+    slowest: int = 16 << 10  # bytes of a blob that come at least...
+    window: float = 60.0  # ... in so many seconds of waiting; less is as good as nothing
 
 
 class Transport:
@@ -114,7 +120,7 @@ class Transport:
                 problem, transient = _busy(response, url), True
                 asked = _retry_after(response)
                 discard(response)
-                if asked is not None:
+                if asked:  # "at once" is no answer to how a busy registry is to be spared
                     pause = asked * (1 + self._chance() / 10)
                     problem.retry_after = pause
                     if waited + asked > self.patience.total:
@@ -246,6 +252,26 @@ class Transport:
             return RegistryError(f"{what}: {shown(url)!r} is no address"), False
         return RegistryError(f"{what}: {method}: {_short(cause)}"), False
 
+    def whole(self, response: Response, limit: int, host: str) -> bytes:
+        """The first *limit* bytes of an answer of *host*, which may take as long as all pauses together. Raises
+        RegistryError.
+        """
+        try:
+            data, all_of_it = read_answer(response, limit, self.patience.total)
+        except (HTTPError, OSError) as error:
+            response.close()
+            raise RegistryError(f"read from {host}: the answer broke off: {_short(error)}") from None
+        if all_of_it:
+            response.release_conn()
+            return data
+        response.close()  # there may be more, without end
+        if len(data) < limit:
+            raise RegistryError(
+                f"read from {host}: the answer does not come to its end: {len(data)} bytes in "
+                f"{self.patience.total:.0f} seconds"
+            )
+        return data
+
     def close(self) -> None:
         """Close all connections."""
         with self._turn:
@@ -264,16 +290,35 @@ class _Connections(urllib3.HTTPSConnectionPool):
 
 def discard(response: Response) -> None:
     """Let go of an answer whose content is not wanted: its connection serves again if there is little of that."""
-    left = _READ_AWAY
     try:
-        while left and (data := response.read(left, decode_content=False)):
-            left -= len(data)
+        whole = read_answer(response, _READ_AWAY, _SECONDS_AWAY)[1]
     except (HTTPError, OSError):
-        left = 0
-    if left:
+        whole = False
+    if whole:
         response.release_conn()
     else:
         response.close()
+
+
+def some(response: Response, count: int) -> bytes:
+    """At most *count* bytes of an answer, as soon as there are any; b"" at its end. Raises HTTPError, OSError."""
+    # read1() of http.client left the connection taken at the end of an answer, before Python 3.11.8 and 3.12.2
+    return response.read1(count, decode_content=False) or response.read(1, decode_content=False)
+
+
+def read_answer(response: Response, limit: int, seconds: float) -> tuple[bytes, bool]:
+    """The first *limit* bytes of an answer, or what came of them in so many seconds; and whether that is all of it.
+
+    Raises HTTPError, OSError.
+    """
+    pieces: list[bytes] = []
+    left, end = limit, time.monotonic() + seconds
+    while left and (piece := some(response, left)):
+        pieces.append(piece)
+        left -= len(piece)
+        if time.monotonic() > end:
+            return b"".join(pieces), False
+    return b"".join(pieces), left > 0
 
 
 def resolved(url: str, where: str) -> str:

@@ -1,6 +1,7 @@
 """Blobs into a registry: not at all if it has them, by mounting them from another repository, or by uploading.
 
-A blob goes in one request (POST, then PUT with everything), or, with *chunk*, in pieces (PATCH). When the connection
+A blob goes in one request (POST, then PUT with everything), or, with *chunk* or where that is refused as too large, in
+pieces (PATCH). When the connection
 breaks, the registry is asked how much it has, and gets the rest; one that does not say so gets all of it again.
 (distribution-spec, "Push".)
 """
@@ -23,28 +24,30 @@ __all__ = ["mount_blob", "upload_blob"]
 
 ATTEMPTS = 5
 _BEGIN_ANEW = frozenset({404, 416})  # the session is gone, or disagrees about how far it is
+# bytes of a piece where somebody on the way takes no larger requests (413): then a quarter of that, and so on
+_PIECE, _SMALLEST = 64 << 20, 256 << 10
 
 
 def mount_blob(registry: Registry, digest: str, source: str) -> bool:
     """Let the repository have the blob that the repository *source* of the same registry has; whether it worked.
 
-    Raises RegistryError when the registry refuses an upload altogether.
+    Whatever the registry answers, an upload tells whether we may write. Raises RegistryError when it does not answer.
     """
     url = (
         registry.address("blobs/uploads/") + "?" + urlencode({"mount": check_digest(digest), "from": source})
     )
-    response = registry.call("POST", url, body=b"", scopes=registry.scopes | {scope_of(source, "pull")})
-    data = registry.read(response, LARGEST_ERROR)
-    if response.status == 201:
-        return True
-    if response.status == 202:
-        # a session was begun instead: it is given up, or it stays open for days
-        location = _location(registry, response, url)
-        registry.read(registry.call("DELETE", location), LARGEST_ERROR)
-        return False
-    if response.status in (401, 403, 404, 405):
-        return False  # we may not read there, or it cannot mount: an upload will tell whether we may write
-    raise registry.refused(response, data, "push to")
+    try:
+        response = registry.call("POST", url, body=b"", scopes=registry.scopes | {scope_of(source, "pull")})
+        registry.read(response, LARGEST_ERROR)
+        if response.status == 202:
+            # a session was begun instead: it is given up, or it stays open for days
+            location = _location(registry, response, url)
+            registry.read(registry.call("DELETE", location), LARGEST_ERROR)
+    except RegistryError as error:
+        if not error.status or error.status in RETRIED:
+            raise
+        return False  # who hands out tokens gives none for both repositories
+    return response.status == 201
 
 
 def upload_blob(
@@ -64,6 +67,9 @@ def upload_blob(
             upload.run()
             return
         except RegistryError as error:
+            if error.status == 413 and upload.in_smaller_pieces() and attempt + 1 < ATTEMPTS:
+                upload.begin_anew()
+                continue
             lost = error.status in _BEGIN_ANEW
             final = error.status and not lost and error.status not in RETRIED and error.status < 500
             waited += error.retry_after or 0
@@ -94,6 +100,12 @@ class _Upload:
     def begin_anew(self) -> None:
         """Forget the session."""
         self.location, self.offset = "", 0
+
+    def in_smaller_pieces(self) -> bool:
+        """Send less at once from now on; False where that is as little already as is sent."""
+        before = self.chunk or self.size
+        self.chunk = min(_PIECE, max(before // 4, _SMALLEST))
+        return self.chunk < before
 
     def run(self) -> None:
         if not self.location:
@@ -129,7 +141,15 @@ class _Upload:
             raise self.registry.refused(response, data, "push to")
         self.location = _location(self.registry, response, self.location)
         received = _received(response)
-        self.offset = self.offset + count if received is None else received
+        if count == 1 and received == 0:
+            received = 1  # see there
+        if received is not None and not self.offset < received <= self.offset + count:
+            raise RegistryError(
+                f"push to {self.registry.name}: the registry says it has {received} bytes of blob {self.digest}, after "
+                f"{self.offset} and {count} more",
+                status=416,
+            )
+        self.offset += count if received is None else received - self.offset
 
     def _finish(self) -> None:
         count = self.size - self.offset

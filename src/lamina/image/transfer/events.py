@@ -5,7 +5,8 @@
     events("layer", id="sha256:...", total=28_000_000)           for each layer, before anything happens to it
     events("exists", id=...)                                     it is there already: nothing is transferred
     events("waiting", id=...)                                    another process unpacks it
-    events("progress", id=..., bytes=262_144)                    that many more came, or went
+    events("progress", id=..., bytes=262_144)                    that many more came, or went; fewer than none: these
+                                                                 were wrong, and are fetched again from elsewhere
     events("retrying", id=..., seconds=5, left=3,                something failed, and is tried again when the `left`
            attempt=2, reason=...)                                of `seconds` are over; told once a second. Without id:
                                                                  not of a layer
@@ -13,6 +14,7 @@
     events("mounted", id=...)                                    (push) the registry took it from another repository
     events("packing", id=...)                                    (push) it has to be packed again, or for the first time
     events("packed", id=...)                                     (push, save) it was, and has its digest from now on
+    events("loaded", reference="debian:12", image=...)           (load) a name that the archive gives to an image
     events("warning", text=...)                                  something the user should read
     events("done", id=...)                                       a layer is done
     events("done", image=..., digest=...)                        all is done; (pull) also reference=..., known=...:

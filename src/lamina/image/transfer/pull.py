@@ -134,6 +134,7 @@ class _Pull:
         unpacked = self._layers(found.manifest, config)
         record = self._record(found, config, unpacked)
         known = tags.named(self.store, self.name) == record.id
+        self.held.add_image(record.id)  # nor is it pruned or evicted as long as the lease is
         # named in the same step: an image without a name is what a prune takes
         record = images.put(self.store, record, [self.name], lease=self.held, digests=[found.outermost])
         self.tell(
@@ -149,7 +150,7 @@ class _Pull:
         for registry in self.places:
             try:
                 return self._ask(registry)
-            except (NotFound, RegistryError, Corrupt) as error:
+            except (NotFound, RegistryError, Corrupt, InvalidInput) as error:
                 problems.append(error)
                 if registry.endpoint.mirror:
                     self.tell("warning", text=f"mirror {registry.name}: {error.message}")
@@ -237,21 +238,27 @@ class _Pull:
                 return blobs.read_blob(self.store, descriptor.digest, self.options.limits.document)
             except (Corrupt, InvalidInput):
                 pass
-        with self._open(descriptor) as stream:
-            data = stream.readall()
+
+        def take(registry: Registry) -> bytes:
+            with self._open(registry, descriptor) as stream:
+                return stream.readall()
+
+        data = self._from_any(take)
         self._write(descriptor.digest, data)
         return data
 
-    def _open(self, descriptor: Descriptor, **options: Any) -> io.RawIOBase:
-        """The blob from the first registry that has it."""
+    def _from_any(self, take: Callable[[Registry], Done], undo: Callable[[], object] = bool) -> Done:
+        """What *take* makes of the first registry that gives it, and gives it rightly; *undo* after each other one."""
         for registry in self.places[:-1]:
             try:
-                return self._from(registry, descriptor, options)
-            except (NotFound, RegistryError) as error:
+                return take(registry)
+            except (NotFound, RegistryError, Corrupt, InvalidInput) as error:
+                self.tell.check()
                 self.tell("warning", text=f"{registry.name}: {error.message}")
-        return self._from(self.places[-1], descriptor, options)
+                undo()
+        return take(self.places[-1])
 
-    def _from(self, registry: Registry, descriptor: Descriptor, options: dict[str, Any]) -> io.RawIOBase:
+    def _open(self, registry: Registry, descriptor: Descriptor, **options: Any) -> io.RawIOBase:
         stream = open_blob(registry, descriptor.digest, descriptor.size, **options)
         self.tell.at_stop(stream.abort)
         return stream
@@ -340,24 +347,32 @@ class _Pull:
             )
             self.tell("done", id=blob.digest)
             return layer
-        with _Late(lambda: self._open(blob, **self._told(blob), verify=False)) as stream:
-            layer = unpack_blob(self.store, stream, diff_id, self.held, **facts)
-            self.tell("done" if stream.opened else "exists", id=blob.digest)
-            return layer
+        came = _Came(self._told(blob))
+
+        def take(registry: Registry) -> Layer:
+            with _Late(lambda: self._open(registry, blob, **came.told, verify=False)) as stream:
+                layer = unpack_blob(self.store, stream, diff_id, self.held, **facts)
+                self.tell("done" if stream.opened else "exists", id=blob.digest)
+                return layer
+
+        return self._from_any(take, came.undo)
 
     def _keep_layer(self, blob: Descriptor) -> None:
         """The compressed blob, in the store. One process fetches it; what an earlier one left of it is not fetched."""
-        with self._claim(blob.digest, blob):
-            if self.held.add_blob(blob.digest):
-                return
-            told = self._told(blob)
+        came = _Came(self._told(blob))
+
+        def take(registry: Registry) -> None:
             with blobs.BlobWriter(self.store, blob.digest, blob.size, self.held) as writer:
                 if writer.offset:
-                    told["progress"](writer.offset)
-                with self._open(blob, offset=writer.offset, **told, verify=False) as stream:
+                    came(writer.offset)
+                with self._open(registry, blob, offset=writer.offset, **came.told, verify=False) as stream:
                     while chunk := stream.read(1 << 20):
                         writer.write(chunk)
                 writer.commit()
+
+        with self._claim(blob.digest, blob):
+            if not self.held.add_blob(blob.digest):
+                self._from_any(take, came.undo)
 
     def _record(self, found: _Found, config: ImageConfig, unpacked: dict[str, Layer]) -> ImageRecord:
         kept = [found.digest, found.manifest.config.digest, *found.indexes]
@@ -382,6 +397,24 @@ class _Pull:
             os=config.os,
             variant=config.variant or "",
         )
+
+
+class _Came:
+    """What was told of a layer's bytes, to be taken back where they turn out to be wrong."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._progress = told["progress"]
+        self.told = {**told, "progress": self}
+        self.count = 0
+
+    def __call__(self, count: int) -> None:
+        self.count += count
+        self._progress(count)
+
+    def undo(self) -> None:
+        """As many fewer came."""
+        if self.count:
+            self(-self.count)
 
 
 class _Late:

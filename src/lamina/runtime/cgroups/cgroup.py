@@ -58,11 +58,12 @@ class Cgroup:
             "user": self.user,
         }
 
-    def open(self, below: str = "", beside: int = 0) -> None:
+    def open(self, below: tuple[str, ...] = (), beside: int = 0) -> None:
         """Open the descriptors to join with (`tasks`, `v2`) once more, for another process of the container.
 
-        *below* is a path inside the container's groups. A v2 group that hands controllers down takes no processes;
-        then the group of the process *beside* is joined, the container's first one. Raises KernelError, NotFound.
+        *below* is a path inside the container's groups, or several, each for some v1 controllers ("cpu,cpuacct:path").
+        A v2 group that hands controllers down takes no processes; then the group of the process *beside* is joined,
+        the container's first one. Raises KernelError, NotFound, InvalidInput.
         """
         from lamina.runtime.cgroups.joining import open_groups
 

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from lamina.runtime.cgroups.cgroup import Cgroup
 
 
-def open_groups(cgroup: Cgroup, below: str, beside: int) -> None:
+def open_groups(cgroup: Cgroup, below: tuple[str, ...], beside: int) -> None:
     """See `Cgroup.open`."""
-    inside = os.fsencode(below).strip(b"/")
-    if b".." in inside.split(b"/") or b"\0" in inside:
-        raise InvalidInput(f"join cgroup {below!r}: not a path inside the container's own")
+    inside = _inside(cgroup, below)
+    everywhere = inside.get("", b"")
     cgroup.close()
     try:
         hierarchies: dict[bytes, list[str]] = {}
@@ -24,15 +23,41 @@ def open_groups(cgroup: Cgroup, below: str, beside: int) -> None:
             if name:
                 hierarchies.setdefault(place, []).append(name)
         for place, names in hierarchies.items():
-            file = (place + b"/" + inside if inside else place) + b"/tasks"
+            path = next((inside[name] for name in names if name in inside), everywhere)
+            file = (place + b"/" + path if path else place) + b"/tasks"
             cgroup.tasks[",".join(names)] = _open(file, os.O_WRONLY)
         place_v2 = cgroup.paths.get("")
         if place_v2 is not None:
-            place = place_v2 + b"/" + inside if inside else _habitable(place_v2, beside)
+            place = place_v2 + b"/" + everywhere if everywhere else _habitable(place_v2, beside)
             cgroup.v2 = _open(place, os.O_RDONLY | os.O_DIRECTORY)
     except BaseException:
         cgroup.close()
         raise
+
+
+def _inside(cgroup: Cgroup, below: tuple[str, ...]) -> dict[str, bytes]:
+    """The path inside the group of each v1 controller that is named, and as "" that for every hierarchy."""
+    found: dict[str, bytes] = {}
+    for text in below:
+        named, colon, path = text.rpartition(":")
+        inside = os.fsencode(path).strip(b"/")
+        if b".." in inside.split(b"/") or b"\0" in inside:
+            raise InvalidInput(f"join cgroup {text!r}: not a path inside the container's own")
+        if not colon and len(below) > 1:
+            raise InvalidInput(
+                f"join cgroup {text!r}: it is not said of which controller",
+                remedy="CONTROLLER[,CONTROLLER]:PATH",
+            )
+        for name in named.split(",") if colon else ("",):
+            if name in found:
+                raise InvalidInput(f"join cgroup {text!r}: controller {name} is named twice")
+            if colon and (not name or name not in cgroup.paths):
+                raise InvalidInput(
+                    f"join cgroup {text!r}: the container is in no group of a controller {name!r}",
+                    remedy="known: " + ", ".join(sorted(filter(None, cgroup.paths))),
+                )
+            found[name] = inside
+    return found
 
 
 def _open(name: bytes, flags: int) -> Fd:

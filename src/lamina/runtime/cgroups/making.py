@@ -64,41 +64,63 @@ def create(
         return None
     cgroup = Cgroup({}, own_parent=own_parent)
     try:
-        if manager == "systemd":
-            from lamina.runtime.cgroups.systemd import start_scope
-
-            path = start_scope(cgroup, path, resources, layout)
-        elif manager != "cgroupfs":
-            raise InvalidInput(f"make cgroup {path!r}: there is no manager {manager!r} (cgroupfs, systemd)")
-        relative = relative_path(path)
-        if not path.startswith("/"):
+        place = _place(cgroup, path, resources, manager, layout)
+        if not place.startswith("/"):
             from lamina.runtime.cgroups.delegation import settle
 
             layout = settle(layout)
             wanted = settings(resources, layout)
-        further = frozenset((*layout.v1, *layout.v2_controllers) if everywhere else _as_called(also, layout))
-        _make_v1(cgroup, layout, relative, wanted, bool(rules), further)
-        if rules or further or not layout.v1.keys() >= wanted.keys():
-            from lamina.runtime.cgroups.making_v2 import make_v2
-
-            # what is frozen and killed as a whole takes no controller of v2
-            whole = everywhere or not layout.v1.keys() >= further
-            devices = bool(rules) and "devices" not in layout.v1
-            make_v2(cgroup, layout, relative, wanted, devices, whole, further)
-        if rules:
-            from lamina.runtime.cgroups.devices import apply
-
-            apply(cgroup, rules)
-        elif resources.get("devices"):
-            from lamina.runtime.cgroups.devices import apply_implied
-
-            apply_implied(cgroup, resources["devices"])
+        _make(cgroup, relative_path(place), layout, wanted, bool(rules), everywhere, also)
+        _restrict_devices(cgroup, rules, resources)
         if not cgroup.paths:
             return None  # nothing was asked, and nothing can be
     except BaseException as failure:
         _undo(cgroup, failure)
         raise
     return cgroup
+
+
+def _place(cgroup: Cgroup, path: str, resources: Resources, manager: str, layout: Layout) -> str:
+    """Where the groups are, below each hierarchy: systemd makes its own, and says."""
+    if manager == "systemd":
+        from lamina.runtime.cgroups.systemd import start_scope
+
+        return start_scope(cgroup, path, resources, layout)
+    if manager != "cgroupfs":
+        raise InvalidInput(f"make cgroup {path!r}: there is no manager {manager!r} (cgroupfs, systemd)")
+    return path
+
+
+def _make(
+    cgroup: Cgroup,
+    relative: bytes,
+    layout: Layout,
+    wanted: Wanted,
+    devices: bool,
+    everywhere: bool,
+    also: tuple[str, ...],
+) -> None:
+    """The groups in v1's hierarchies and in v2's, with what is *wanted* of their controllers. *devices*: rules come."""
+    further = frozenset((*layout.v1, *layout.v2_controllers) if everywhere else _as_called(also, layout))
+    _make_v1(cgroup, layout, relative, wanted, devices, further)
+    if devices or further or not layout.v1.keys() >= wanted.keys():
+        from lamina.runtime.cgroups.making_v2 import make_v2
+
+        # what is frozen and killed as a whole takes no controller of v2
+        whole = everywhere or not layout.v1.keys() >= further
+        make_v2(cgroup, layout, relative, wanted, devices and "devices" not in layout.v1, whole, further)
+
+
+def _restrict_devices(cgroup: Cgroup, rules: list[dict[str, Any]] | None, resources: Resources) -> None:
+    """Those that were asked for, or those that follow from the devices it is given where this host can see to that."""
+    if rules:
+        from lamina.runtime.cgroups.devices import apply
+
+        apply(cgroup, rules)
+    elif resources.get("devices"):
+        from lamina.runtime.cgroups.devices import apply_implied
+
+        apply_implied(cgroup, resources["devices"])
 
 
 def _undo(cgroup: Cgroup, failure: BaseException) -> None:

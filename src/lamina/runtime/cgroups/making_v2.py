@@ -38,7 +38,7 @@ def make_v2(
         # the group first: the groups above cannot be removed any more, and hand down to it also what they do later
         make_below(cgroup, "", layout.v2, relative)
         others = layout.v2_controllers.intersection(further).difference(asked)
-        _delegate(layout.v2, relative, [name for name in asked if name], sorted(others))
+        delegate(layout.v2, relative, [name for name in asked if name], sorted(others))
     except Unsupported:
         if asked or devices:
             raise
@@ -53,8 +53,11 @@ def make_v2(
     cgroup.v2 = Fd(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _delegate(root: bytes, relative: bytes, asked: list[str], others: list[str]) -> None:
-    """Have each group above hand the controllers down: *asked* must be, *others* may be."""
+def delegate(root: bytes, relative: bytes, asked: list[str], others: list[str]) -> None:
+    """Have each group above that at *relative* hand the controllers down: *asked* must be, *others* may be.
+
+    Raises Unsupported, saying which group does not.
+    """
     place = root
     for name in (b"", *relative.split(b"/")[:-1]):
         place = place + b"/" + name if name else place

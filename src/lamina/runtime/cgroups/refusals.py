@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EROFS
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, ERANGE, EROFS
 
 from lamina.errors import Conflict, KernelError, Unsupported
 from lamina.runtime.cgroups.layout import read_file
@@ -63,6 +63,12 @@ def not_written(error: OSError, file: bytes, text: str, what: str) -> KernelErro
     hint, remedy = f"the kernel refuses this {what} limit", ""
     if number == EBUSY and b"/memory." in file:
         hint, remedy = "more than that is in use", "stop something in the container first"
+    elif number in (EINVAL, ERANGE) and b"/cpuset." in file:
+        kind = file.rpartition(b"/cpuset.")[2]
+        above = os.path.dirname(os.path.dirname(file)) + b"/cpuset." + kind
+        there = (read_file(above + b".effective") or read_file(above)).strip().decode()
+        hint = f"there is {there or 'nothing'}"
+        remedy = "'lscpu' says which processors and memory nodes there are"
     elif number == ENODEV:
         hint = "there is no such device"
     elif number == EINVAL and file.endswith((b"memory.limit_in_bytes", b"memory.memsw.limit_in_bytes")):

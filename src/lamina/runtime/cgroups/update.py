@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def update(cgroup: Cgroup, resources: Resources, layout: Layout | None) -> None:
     """See `Cgroup.update`."""
+    _hand_down(cgroup, resources, layout)
     there = _layout_of(cgroup)
     _check_joined(cgroup, resources, layout)
     resources = _completed(cgroup, resources)
@@ -41,6 +42,30 @@ def _layout_of(cgroup: Cgroup) -> Layout:
     v2 = cgroup.paths.get("")
     v1 = {name: place for name, place in cgroup.paths.items() if name}
     return Layout(v1, v2, controllers_of(v2) if v2 is not None else frozenset())
+
+
+def _hand_down(cgroup: Cgroup, resources: Resources, layout: Layout | None) -> None:
+    """A group of v2 has a controller that it began without as soon as those above hand it down; in a unit of systemd's
+    that is systemd's to do. Raises Unsupported where one of them may not.
+    """
+    place = cgroup.paths.get("")
+    if place is None or cgroup.unit:
+        return
+    asked = [
+        "io" if part == "blkio" else part
+        for part, limits in parts(resources).items()
+        if part not in ("unified", "devices", *cgroup.paths) and limits_anything(limits)
+    ]
+    lacking = set(asked) - controllers_of(place)
+    if not lacking:
+        return
+    from lamina.runtime.cgroups.layout import read_layout
+    from lamina.runtime.cgroups.making_v2 import delegate
+
+    layout = layout or read_layout()
+    to_be_had = sorted(lacking & layout.v2_controllers)
+    if to_be_had and layout.v2 is not None and place.startswith(layout.v2 + b"/"):
+        delegate(layout.v2, place.removeprefix(layout.v2 + b"/"), to_be_had, [])
 
 
 def _check_joined(cgroup: Cgroup, resources: Resources, layout: Layout | None) -> None:

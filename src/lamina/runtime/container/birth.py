@@ -5,14 +5,14 @@ from __future__ import annotations
 import _socket
 import os
 import stat
-from errno import ECHILD, ENAMETOOLONG, ESRCH
+from errno import EINVAL, EMFILE, ENAMETOOLONG, ESRCH
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd
 from lamina.runtime.init import init_file, sealed_file
 from lamina.runtime.talk import FAILURE, PID, failure
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch, end_of
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -105,7 +105,13 @@ class Birth:
 
     def _aside(self, fd: int) -> int:
         """A copy that nothing is put over while the new process's descriptors are put in order."""
-        self._held.append(Fd(duplicate(fd, ASIDE + self.numbers.preserved)))
+        try:
+            self._held.append(Fd(duplicate(fd, ASIDE + self.numbers.preserved)))
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            # the program may not have so high a number: fcntl(2), F_DUPFD
+            raise KernelError("start a process", EMFILE) from None
         return int(self._held[-1])
 
     @property
@@ -255,14 +261,19 @@ class Birth:
             pass
 
     def abandon(self) -> None:
-        """End it, if it was begun, and wait for its end."""
-        if self.pidfd is not None:
-            try:
-                pidfd_send_signal(self.pidfd, SIGKILL)
-            except OSError:
-                pass
-            self._watch.reap(self.pidfd)
-        self.close()
+        """End it, if it was begun, and wait for its end; also of another one that was born, and has not said who it is:
+        while it is a zombie nobody can end its pid namespace (pid_namespaces(7)).
+        """
+        self.close()  # the other one finds nobody to say it to, and ends
+        if self.pidfd is None:
+            return
+        try:
+            pidfd_send_signal(self.pidfd, SIGKILL)
+        except OSError:
+            pass
+        if self._first:
+            self._watch.reap_group(self.pid)
+        self._watch.reap(self.pidfd)
 
     def _release(self) -> None:
         for fd in self._held:
@@ -295,12 +306,9 @@ def _dumpable() -> Callable[[], None]:
 def reap(pidfd: int) -> int | None:
     """Wait for the end of a child: its exit status, 128 + n after signal n; None if it is not our child."""
     try:
-        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        return end_of(pidfd)
     except ChildProcessError:
         return None
-    if ended is None:
-        raise KernelError("waitid", ECHILD)
-    return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
 
 
 def own_streams(streams: tuple[int, int, int]) -> tuple[int, ...]:

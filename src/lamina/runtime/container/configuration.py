@@ -67,6 +67,7 @@ def _with_any_path(item: Any) -> Any:
 
 def _check(spec: Spec, name: str) -> None:
     from lamina.runtime import hooks
+    from lamina.runtime.plan.scheduling import affinity_steps
     from lamina.runtime.spec import check
 
     check(spec, name, planned=False)  # it is compiled soon enough
@@ -76,6 +77,8 @@ def _check(spec: Spec, name: str) -> None:
     if not spec.get("process"):
         raise InvalidInput(f"read {name}: process is missing")
     hooks.check(spec)
+    for when in ("initial", "final"):  # of further processes: no plan of the first one has it
+        affinity_steps(spec["process"], when)
 
 
 def check_further(process: Any, identity: str, root: bytes) -> None:

@@ -17,11 +17,11 @@ import _socket
 import os
 import stat
 import time
-from errno import ECONNREFUSED, ENOENT, ENOTEMPTY
+from errno import ECONNREFUSED, EINVAL, ENOENT, ENOTEMPTY
 
 from lamina.document import decode, encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
-from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, exchange, flock
 from lamina.linux.fd import Fd
 from lamina.runtime.identity import boot_id
 
@@ -188,7 +188,18 @@ class Container:
 
     def write_file(self, name: bytes, data: bytes) -> None:
         """Write a file of the directory at once or not at all."""
-        replace_file(self.path + b"/" + name, data, 0o600)
+        path = self.path + b"/" + name
+        stage = _stage(path, data, 0o600)
+        try:
+            exchange(stage, path)
+        except OSError as error:  # the first one; or a file system that cannot do this
+            if error.errno not in (ENOENT, EINVAL):
+                raise
+            os.rename(stage, path)
+        else:
+            # ext4 writes a file that takes another one's place to the disk at once (auto_da_alloc), and what is on the
+            # disk takes time to be removed; nobody reads these files after a crash
+            os.unlink(stage)
 
     def _read(self, name: bytes) -> bytes | None:
         try:
@@ -346,6 +357,11 @@ def check_owner(path: bytes, found: os.stat_result) -> None:
 
 def replace_file(path: bytes, data: bytes, mode: int) -> None:
     """Write a file so that readers see nothing, or what was there, or all of it."""
+    os.rename(_stage(path, data, mode), path)
+
+
+def _stage(path: bytes, data: bytes, mode: int) -> bytes:
+    """Write a file beside *path*, to be renamed; its path."""
     stage = path + b".new"
     try:
         os.unlink(stage)
@@ -357,4 +373,4 @@ def replace_file(path: bytes, data: bytes, mode: int) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(file, view) :]
-    os.rename(stage, path)
+    return stage

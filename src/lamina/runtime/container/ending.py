@@ -39,7 +39,8 @@ def kill(container: Container, signal: int, *, everybody: bool = False) -> None:
     """Send *signal* to the first process, or to every process of the container.
 
     SIGKILL reaches everybody where the first process is not the kernel's own guarantee for that (a shared pid
-    namespace), and those that are paused. Raises Conflict when it is not running.
+    namespace), and those that are paused. Raises Conflict when it is not running, Unsupported where it is not known who
+    is in it.
     """
     record = container.record()
     cgroup = groups.of(record)
@@ -49,6 +50,11 @@ def kill(container: Container, signal: int, *, everybody: bool = False) -> None:
             cgroup.thaw()
         return
     with first_process(container, record) as pidfd:
+        if everybody:
+            from lamina.runtime.container.members import signal_members
+
+            signal_members(record["pid"], signal)
+            return
         try:
             pidfd_send_signal(pidfd, signal)
         except OSError as error:

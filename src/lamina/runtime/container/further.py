@@ -55,8 +55,8 @@ class Target:
 
 @value
 class Joining:
-    """The options of `exec`. `cgroup` is a path inside the container's own; `noted` is called with the new pid before
-    the command is executed, which it is not if its maker dies meanwhile; the others are as in `create`.
+    """The options of `exec`. `cgroup` are paths inside the container's own (`Cgroup.open`); `noted` is called with the
+    new pid before the command is executed, which it is not if its maker dies meanwhile; the others are as in `create`.
     """
 
     pid_file: bytes = b""
@@ -64,7 +64,7 @@ class Joining:
     pidfd_socket: bytes = b""
     preserve_fds: int = 0
     environment: tuple[str, ...] = ()
-    cgroup: str = ""
+    cgroup: tuple[str, ...] = ()
     ignore_paused: bool = False
     console: Callable[[Fd], None] | None = None
     warn: Callable[[str], None] | None = None
@@ -140,7 +140,7 @@ def with_procfs(wiring: Wiring, birth: Birth) -> Wiring:
         return replace(wiring, proc=birth.give(proc))
 
 
-def cgroup_files(target: Target, below: str = "") -> list[Fd]:
+def cgroup_files(target: Target, below: tuple[str, ...] = ()) -> list[Fd]:
     """The files into which a process of the container writes a 0 to join its groups."""
     cgroup = target.cgroup
     if cgroup is None:

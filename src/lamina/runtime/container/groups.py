@@ -84,7 +84,8 @@ def of(record: dict[str, Any]) -> Cgroup | None:
         return None
     from lamina.runtime.cgroups import find
 
-    return find(path, own_parent=True)
+    found = find(path, own_parent=True)
+    return found if found.paths else None
 
 
 def remove_left(record: dict[str, Any]) -> None:

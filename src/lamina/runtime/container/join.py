@@ -37,6 +37,11 @@ def execute(container: Container, process: Process, joining: Joining) -> Joined:
         raise InvalidInput(
             "exec: the process is to have a terminal, and nobody takes it", remedy="give a --console-socket"
         )
+    if joining.console_socket and not terminal:
+        raise InvalidInput(
+            "exec: there is a --console-socket, but the process is to have no terminal",
+            remedy="leave it out, or give --tty",
+        )
     record = container.record()
     status = container.status(record)
     if status == STOPPED:

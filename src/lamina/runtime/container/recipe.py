@@ -187,7 +187,7 @@ def plain(wiring: Wiring) -> dict[str, Any]:
     """The host's answers and the new process's descriptors as values that can be part of a key."""
     fields = vars(wiring)
     facts = {name: fields[name] for name in _FACTS}
-    facts.update(stdin=NULL, stdout=NULL, stderr=NULL)
+    facts.update(stdin=NULL, stdout=NULL, stderr=NULL, far=NULL)
     for name in _SETS:
         facts[name] = sorted(facts[name])
     facts["namespaces"] = [(joined.kind, joined.fd, joined.outside) for joined in wiring.namespaces]

@@ -232,10 +232,13 @@ def enter_root_steps(root: int) -> list[Step]:
 def birth_steps(numbers: Numbers) -> list[Step]:
     """Go on as a new process, for only such a one is in the pid and time namespaces that were entered; its parent is
     ours (CLONE_PARENT). The old one sees a number where the new one sees 0, of which mmap(2) makes no mapping. (It must
-    not be asked for by that number: it may have ended by then, and been reaped.)
+    not be asked for by that number: it may have ended by then, and been reaped.) The new one may be killed before it
+    has said who it is, with all of its pid namespace, whose end waits until it has been reaped: so it begins in the
+    process group of the old one, by which it is found (`Birth.abandon`).
     """
     child = Reg("child")
     return [
+        Step("setpgid", 0, 0, note="that the maker finds both"),
         Step("clone", CLONE_PARENT | SIGCHLD, 0, 0, 0, 0, save=child, note="into the pid namespace"),
         Step(
             "mmap",

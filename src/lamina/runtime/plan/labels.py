@@ -41,7 +41,8 @@ def mount_label_option(label: str | None, fstype: str, wiring: Wiring) -> tuple[
     if not label or fstype in _OWN_LABELS:
         return ()
     _require(SELINUX, f"label mounts {label}", wiring)
-    return (("context", label),)
+    # an overlay's options are read as mount(8) reads them: a label may have commas, between categories
+    return (("context", f'"{label}"' if fstype == "overlay" else label),)
 
 
 def _require(module: str, what: str, wiring: Wiring) -> None:

@@ -37,9 +37,12 @@ from lamina.linux.constants import (
     SOCK_RAW,
 )
 from lamina.linux.program import Out, Reg, Step
+from lamina.runtime.bundle import NULL
 from lamina.runtime.plan.waits import lend_steps
 from lamina.runtime.waits import ID_MAPS, LETTERS, NET_DEVICES, NETWORK, Wait
 from lamina.values import value
+
+_LONGEST_NAME = 64  # __NEW_UTS_LEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,6 +211,8 @@ def network_steps(
     if networked:
         if not namespaces.made & CLONE_NEWNET:
             raise InvalidInput("make the links of a container: it has no network namespace of its own")
+        if wiring.far != NULL:  # else who is killed before he has made them is waited for for ever
+            steps.append(Step("close", wiring.far, note="see the end of the caller"))
         steps += _lent_netlink_steps(wiring.channel, NETWORK, "make its links")
         waits.append(Wait(NETWORK))
     if devices := (spec.get("linux") or {}).get("netDevices"):
@@ -272,10 +277,12 @@ def _lent_netlink_steps(channel: int | Reg, what: str, note: str) -> list[Step]:
 
 
 def hostname_steps(spec: Spec) -> list[Step]:
-    """Host and domain name."""
+    """Host and domain name. Raises InvalidInput for one that is longer than the kernel's (uname(2))."""
     steps = []
     for key, call in (("hostname", "sethostname"), ("domainname", "setdomainname")):
         if spec.get(key):
             name = str(spec[key]).encode("utf-8", "surrogateescape")
+            if len(name) > _LONGEST_NAME:
+                raise InvalidInput(f"set {key} {spec[key]}: the kernel takes at most {_LONGEST_NAME} bytes")
             steps.append(Step(call, name, len(name)))
     return steps

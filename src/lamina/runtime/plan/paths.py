@@ -25,9 +25,9 @@ INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 ROOT = Reg("root")
 
 
-def how(flags: int, resolve: int, mode: int = 0) -> Struct:
+def how(flags: int, resolve: int) -> Struct:
     """struct open_how of openat2(2)."""
-    return Struct("open_how", "QQQ", (flags | O_CLOEXEC, mode, resolve))
+    return Struct("open_how", "QQQ", (flags | O_CLOEXEC, 0, resolve))
 
 
 def components(path: bytes) -> list[bytes]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Process = dict[str, Any]
 
 LARGEST_ID = 0xFFFFFFFE
+# what the options say that --process says as well
+_OF_A_PROCESS = ("user", "additional_gids", "cwd", "env", "cap", "no_new_privs", "apparmor", "process_label")
 
 
 def user(text: str) -> tuple[int, int | None]:
@@ -50,7 +52,13 @@ VERB = Verb(
         Option("no-new-privs", help="It can gain no privileges"),
         Option("apparmor", "", "PROFILE", "Confine it by an AppArmor profile"),
         Option("process-label", "", "LABEL", "Its SELinux label"),
-        Option("cgroup", "", "PATH", "Run it in this group inside the container's own"),
+        Option(
+            "cgroup",
+            "",
+            "[CONTROLLER...:]PATH",
+            "Run it in this group inside the container's own",
+            multiple=True,
+        ),
         Option("ignore-paused", help="Also in a paused container, where it waits"),
         Option("detach", "d", help="Do not stay"),
         PID_FILE,
@@ -82,7 +90,7 @@ def do(args: Arguments) -> int:
         pidfd_socket=path(args.pidfd_socket),
         preserve_fds=count,
         environment=tuple(env),
-        cgroup=args.cgroup or "",
+        cgroup=tuple(filter(None, args.cgroup)),
         ignore_paused=args.ignore_paused,
         console=attendance.take if attended else None,
         # what the container itself did not get was said when it was created
@@ -100,8 +108,13 @@ def do(args: Arguments) -> int:
 
 
 def _from_file(args: Arguments) -> Process:
-    if args.words:
-        raise InvalidInput("exec: a command and --process exclude each other", remedy="leave one of them out")
+    # as runc has it the file counts, and what stands beside it would be lost
+    for name in ("words", *_OF_A_PROCESS):
+        if getattr(args, name) not in (None, (), False):
+            said = "a command" if name == "words" else f"--{name.replace('_', '-')}"
+            raise InvalidInput(
+                f"exec: {said} and --process exclude each other", remedy="leave one of them out"
+            )
     try:
         with open(args.process, "rb", buffering=0) as file:
             data = file.read(16 << 20)

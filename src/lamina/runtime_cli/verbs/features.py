@@ -10,7 +10,9 @@ import sys
 
 from lamina.argv.declare import Arguments, Verb
 from lamina.document import encode
+from lamina.linux import constants
 from lamina.linux.capabilities import CAPABILITIES, last_cap
+from lamina.linux.seccomp import has_filter_flag
 from lamina.runtime.container.directory import OCI_VERSION
 from lamina.runtime.hooks import MOMENTS
 from lamina.runtime.plan.namespaces import FLAGS as NAMESPACES
@@ -58,7 +60,7 @@ def document() -> dict[str, Any]:
                 "operators": sorted(OPERATORS),
                 "archs": sorted(architecture.scmp for architecture in ARCHITECTURES),
                 "knownFlags": flags,
-                "supportedFlags": flags,
+                "supportedFlags": [flag for flag in flags if has_filter_flag(getattr(constants, flag))],
             },
             "apparmor": {"enabled": _module("apparmor")},
             "selinux": {"enabled": _module("selinux")},

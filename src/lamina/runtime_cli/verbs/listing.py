@@ -6,9 +6,9 @@ import sys
 
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.document import encode
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, NotFound
 from lamina.runtime.container.directory import containers
-from lamina.runtime_cli.asked import root
+from lamina.runtime_cli.asked import root, warner
 from lamina.runtime_cli.options import HELP
 from lamina.runtime_cli.verbs.state import document
 
@@ -38,8 +38,10 @@ def do(args: Arguments) -> int:
     for container in containers(root(args)):
         try:
             found.append(document(container))
-        except (LaminaError, FileNotFoundError):
-            continue  # deleted between two looks, or not ours
+        except (NotFound, FileNotFoundError):
+            continue  # deleted between two looks
+        except LaminaError as error:
+            warner(args)(f"container {container.id} is not listed: {error}")
     if args.format == "json":
         sys.stdout.write(encode(found) + "\n" if found else "null\n")
         return 0

@@ -6,7 +6,7 @@ import sys
 
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.document import encode
-from lamina.errors import KernelError, NotFound
+from lamina.errors import InvalidInput, KernelError, NotFound
 from lamina.runtime.container import groups
 from lamina.runtime.container.directory import STOPPED
 from lamina.runtime_cli.asked import container
@@ -32,8 +32,16 @@ def do(args: Arguments) -> int:
     cgroup = groups.of(record)
     pids = sorted(cgroup.processes()) if cgroup is not None else []
     if not pids and found.status(record) != STOPPED:
-        pids = [int(record["pid"])]
+        from lamina.runtime.container.members import members
+
+        first = int(record["pid"])
+        pids = members(first) if cgroup is None else [first]
     if args.format == "json":
+        if args.words:
+            raise InvalidInput(
+                f"list processes as JSON: {args.words[0]} is for ps(1), which is not asked",
+                remedy="leave it out, or --format json",
+            )
         sys.stdout.write(encode(pids) + "\n")
         return 0
     import subprocess

@@ -56,6 +56,8 @@ PLACES = {
     "memory": ("memory", "limit", size),
     "memory-reservation": ("memory", "reservation", size),
     "memory-swap": ("memory", "swap", size),
+    "kernel-memory": ("memory", "kernel", size),
+    "kernel-memory-tcp": ("memory", "kernelTCP", size),
     "pids-limit": ("pids", "limit", amount),
 }
 VERB = Verb(
@@ -66,8 +68,6 @@ VERB = Verb(
             Option(name, "", "VALUE", f"linux.resources.{part}.{key}", convert=convert)
             for name, (part, key, convert) in PLACES.items()
         ],
-        Option("kernel-memory", "", "VALUE", "Taken for runc's sake: the kernel has no such limit any more"),
-        Option("kernel-memory-tcp", "", "VALUE", "Taken for runc's sake"),
         Option("l3-cache-schema", "", "SCHEMA", "Not supported: says so"),
         Option("mem-bw-schema", "", "SCHEMA", "Not supported: says so"),
         HELP,

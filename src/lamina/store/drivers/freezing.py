@@ -13,7 +13,7 @@ from stat import S_ISCHR, S_ISDIR, S_ISLNK, S_ISREG
 from lamina.linux.fd import Fd
 from lamina.overlay.apply import Target
 from lamina.overlay.changes import TYPES, Change, entry_of
-from lamina.overlay.copying import listed
+from lamina.overlay.copying import listed, same_content
 from lamina.overlay.layer import TRUSTED, USER, WHITEOUT_DEV
 from lamina.overlay.lookup import open_beneath
 from lamina.overlay.spec import MountSpec
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     AnyTree: TypeAlias = "Tree | _Plain"
 
 _ALL = frozenset({"mode", "owner", "times", "xattrs"})
-_AT_ONCE = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Links = dict[tuple[int, int], bytes]
 
@@ -255,9 +254,4 @@ def _same_attributes(node: AnyTree, status: os.stat_result, old: AnyTree, before
 
 def _same_content(node: AnyTree, old: AnyTree) -> bool:
     with node.open_content(follow_symlinks=False) as ours, old.open_content(follow_symlinks=False) as theirs:
-        while True:
-            one = os.read(ours, _AT_ONCE)
-            if one != os.read(theirs, _AT_ONCE):
-                return False
-            if not one:
-                return True
+        return same_content(ours, theirs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.asynchronous.mirror import Mirrored, sync_of
 from lamina.engine.asynchronous.snapshot import AsyncSnapshot
+from lamina.engine.asynchronous.states import AsyncMerge
 from lamina.engine.asynchronous.threads import in_thread
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from lamina.engine.asynchronous.container import AsyncContainer
     from lamina.engine.asynchronous.image import AsyncImage
     from lamina.engine.branch_verbs import BranchVerbs
-    from lamina.engine.merging import Merge
     from lamina.engine.rebasing import Hidden
     from lamina.engine.squashing import Squash
 
@@ -34,7 +34,7 @@ class MirroredBranchVerbs(Mirrored):
         message: str = "",
         dry_run: bool = False,
         consistency: str = "auto",
-    ) -> Merge:
+    ) -> AsyncMerge:
         """Take over what *forks* did, since the state that they and this container both come from: a path that one side
         alone changed is as that side has it. The result is a new state of this container, called *name*; the one from
         before stays, as a snapshot.
@@ -45,15 +45,17 @@ class MirroredBranchVerbs(Mirrored):
         the answer says what would be. *consistency* is as of `rewind`. Raises NotFound where there is no such common
         state, Unsupported where their layers do not mean the same, Conflict, KernelError.
         """
-        return await in_thread(
-            self._do(
-                lambda: self._sync.merge(
-                    [one._sync for one in forks],
-                    prefer=prefer,
-                    name=name,
-                    message=message,
-                    dry_run=dry_run,
-                    consistency=consistency,
+        return AsyncMerge(
+            await in_thread(
+                self._do(
+                    lambda: self._sync.merge(
+                        [one._sync for one in forks],
+                        prefer=prefer,
+                        name=name,
+                        message=message,
+                        dry_run=dry_run,
+                        consistency=consistency,
+                    )
                 )
             )
         )

@@ -69,7 +69,9 @@ class MirroredNetworks(Mirrored):
         )
 
     async def prune(self) -> Sequence[str]:
-        """Remove those that no container is in, but for `bridge`; their names. Raises KernelError."""
+        """Remove those that no container is in; their names. Of `bridge`, which is not among these, what it has made on
+        this host goes, and comes again with its next container. Raises KernelError.
+        """
         return await in_thread(self._do(lambda: self._sync.prune()))
 
     async def reload(self) -> None:

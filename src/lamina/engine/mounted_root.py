@@ -15,7 +15,7 @@ import threading
 from errno import ENOENT
 from stat import S_ISDIR
 
-from lamina.engine.inside import INSIDE
+from lamina.engine.in_root import INSIDE
 from lamina.errors import KernelError, NotFound
 from lamina.linux.constants import (
     AT_EMPTY_PATH,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lamina.engine.egress import read_egress
-from lamina.engine.telling import Telling
+from lamina.engine.egress_answers import Telling
 from lamina.errors import KernelError
-from lamina.network import dns, firewall, leases
+from lamina.network import firewall, leases
 from lamina.network.model import Attachment, Network
 from lamina.network.subnet import packed, read_subnet
 
@@ -35,13 +35,11 @@ def test_who_asks_again_and_again_changes_no_rules_each_time(
     """Else one container could keep all others who change rules waiting, and its network's names as well."""
     told: list[Any] = []
     monkeypatch.setattr(firewall, "tell", lambda table, wanted: told.append(wanted))
-    telling = Telling("t")
-    learn = telling.learner(OWNER, [place])
+    near = packed("10.9.0.1")
+    telling = Telling("t", near.__eq__)
 
     def asks(name: str, *addresses: str) -> bool:
-        query = dns.read_query(dns.ask(name, dns.A))
-        assert query is not None
-        return learn(query, [(60, packed(one)) for one in addresses], False)
+        return telling.learn(OWNER, [place], name, [(60, packed(one)) for one in addresses], False)
 
     assert all(asks("a.example", "192.0.2.1") for _ in range(50))
     assert len(told) == 1
@@ -52,6 +50,14 @@ def test_who_asks_again_and_again_changes_no_rules_each_time(
     telling.begin_anew()
     assert asks("a.example", "192.0.2.1")
     assert len(told) == 4
+
+    before = len(told)
+    assert asks("a.example", "10.9.0.1", "127.0.0.1")
+    assert len(told) == before, "nothing near is opened"
+
+    telling.most = 3
+    assert not asks("a.example", *(f"192.0.2.{number}" for number in range(10, 20))), "the set is everybody's"
+    telling.most = 1024
 
     def refuse(table: str, wanted: Any) -> None:
         raise KernelError("netlink", 2, "nf_tables")

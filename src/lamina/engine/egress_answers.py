@@ -15,10 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lamina.network.dns import Query
     from lamina.network.model import Attachment
 
-MOST = 1024  # addresses of one container at once
+MOST = 1024  # addresses of one container at once, where not too many have such a policy
 LEAST_SECONDS, MOST_SECONDS = 30, 3600  # an answer is used a moment after it was given
 # in which the same answer is told once: each change is a transaction, for which all others who change rules wait, and
 # what makes the tables anew has to begin again
@@ -33,37 +32,33 @@ _NEVER = tuple(
 
 
 class Telling:
-    """Of one network."""
+    """Of one network. *is_near* says of an address whether a container of this host has it, or may get it: answers from
+    outside never open the way there. `most` is how many addresses one may have at once: the set is everybody's.
+    """
 
-    def __init__(self, table: str) -> None:
-        self._table = table
+    def __init__(self, table: str, is_near: Callable[[bytes], bool]) -> None:
+        self._table, self._is_near = table, is_near
+        self.most = MOST
         self._known: dict[str, dict[tuple[bytes, int], float]] = {}
         self._recent: dict[str, dict[tuple[bytes, int], float]] = {}
 
-    def learner(
-        self, owner: str, places: Sequence[Attachment]
-    ) -> Callable[[Query, list[tuple[int, bytes]], bool], bool]:
-        """What is to be called with each answer for the container *owner*, which has these places in networks."""
-        return lambda query, found, own: self._learn(owner, places, query, found, own)
-
-    def _learn(
+    def learn(
         self,
         owner: str,
         places: Sequence[Attachment],
-        query: Query,
-        found: list[tuple[int, bytes]],
+        name: str,
+        found: Sequence[tuple[int, bytes]],
         own: bool,
     ) -> bool:
-        """Whether the client may be told."""
-        allowed = [
-            one for one in places[0].egress or () if one.subnet is None and egress.allows(one, query.name)
-        ]
+        """Whether the container *owner*, which has these places in networks, may be told that *name* has the addresses
+        *found*, each for some seconds; it can reach them now, if it may. *own*: they are containers' of its networks.
+        """
+        allowed = [one for one in places[0].egress or () if one.subnet is None and egress.allows(one, name)]
         ports = [0] if any(one.port == 0 for one in allowed) else sorted({one.port for one in allowed})
-        subnets = [subnet for place in places for subnet in place.network.subnets]
         good = [
             (min(max(seconds, LEAST_SECONDS), MOST_SECONDS), address)
             for seconds, address in found
-            if own or not any(subnet.has(address) for subnet in (*_NEVER, *subnets))
+            if own or not (any(subnet.has(address) for subnet in _NEVER) or self._is_near(address))
         ]
         if not good or not ports:
             return True
@@ -90,7 +85,7 @@ class Telling:
         now = monotonic()
         known = {key: end for key, end in self._known.get(owner, {}).items() if end > now}
         known.update({(address, port): now + seconds for seconds, address in good for port in ports})
-        if len(known) > MOST:
+        if len(known) > self.most:
             return False
         self._known[owner] = known
         return True

@@ -11,7 +11,7 @@ rights would count, not the container's.
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EBUSY, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
+from errno import EBUSY, EIO, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
 from stat import S_ISDIR, S_ISREG
 
 from lamina.errors import Conflict, KernelError, NotFound, Unsupported
@@ -36,7 +36,6 @@ from lamina.linux.files import fstatfs, openat2, statx
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_TRIES = 64  # a ".." that raced with a rename is refused with EAGAIN, openat2(2)
 _MOST_LINKS = 40  # path_resolution(7)
 # linux/magic.h: file systems whose files are the kernel's switches, and whose directories are its objects. Those
 # without a name in lamina.linux: debugfs, tracefs, securityfs, configfs, bpf, efivarfs, binfmt_misc, selinuxfs,
@@ -52,13 +51,7 @@ _KERNELS = frozenset(
 
 def reach(root: int, path: bytes, flags: int = os.O_PATH) -> Fd:
     """What is at *path*, links followed inside the root. Raises KernelError."""
-    for left in reversed(range(_TRIES)):
-        try:
-            return openat2(root, path.lstrip(b"/") or b".", flags, resolve=INSIDE)
-        except KernelError as error:
-            if error.errno != EAGAIN or not left:
-                raise
-    raise AssertionError("unreachable")
+    return openat2(root, path.lstrip(b"/") or b".", flags, resolve=INSIDE)
 
 
 def parent_of(root: int, path: bytes) -> tuple[Fd, bytes]:

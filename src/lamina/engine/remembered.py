@@ -1,0 +1,128 @@
+"""What listings say of records, kept for the next listing: reading records that are as they were is most of its cost.
+
+Kept is only what follows from the content of one file, beside what proves that the file is still that one: its inode
+and size, and when its content and its inode changed last, as git proves its index and Python what it compiled. A record
+that changed less than GRAIN before it was looked at is not kept: it might change again within one tick of the file
+system's clock, and look as if it had not (git calls that "racily clean"). What is no record's content (whether records
+and marks are there, who holds the lock, which processes live) is asked each time, and never kept.
+
+    cache/listed        {"boot": ..., "container": {"<id>": [[inode, size, mtime, ctime], facts], ...}, "state": {...}}
+                        whoever listed writes it anew, beside its place; what is no document is as good as none
+
+It is of one boot of the machine: what a power cut leaves of a file need not be what its inode says.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from lamina import document
+from lamina.errors import LaminaError
+from lamina.runtime.identity import boot_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from lamina.store.containers import Home
+    from lamina.store.root import Store
+
+    Facts = Sequence[Any]
+
+# to be changed with what FACTS make of a record
+MAGIC = b"lamina listed 1\n"
+# nanoseconds: the coarsest clock of a file system that a store may be on is one of whole seconds
+GRAIN = 2 * 10**9
+# fewer containers are read as fast as what is kept of them; and so many must have been read to write it anew
+ENOUGH, WORTH = 50, 20
+
+
+def _of_container(record: dict[str, Any]) -> Facts:
+    config = record.get("config") or {}
+    return (
+        str(record.get("id", "")),
+        str(record.get("name", "")),
+        str(record.get("image", "")),
+        [str(word) for word in record.get("command", ())],
+        int(record.get("created", 0)),
+        [str(port) for port in config.get("exposed_ports") or ()],
+        bool(record.get("health")),
+    )
+
+
+def _of_state(record: dict[str, Any]) -> Facts:
+    return (int(record.get("started") or 0),)
+
+
+# by the name of a record
+FACTS: dict[str, Callable[[dict[str, Any]], Facts]] = {"container": _of_container, "state": _of_state}
+# of a record that is damaged
+NOTHING = _of_container({})
+
+
+class Remembered:
+    """What is known of the records of a store's containers at one moment."""
+
+    def __init__(self, store: Store, count: int) -> None:
+        """*count*: of containers."""
+        self._place = store.cache + b"/listed"
+        self._kept = _load(self._place) if count >= ENOUGH else None
+        self._now: dict[str, dict[str, Any]] = {name: {} for name in FACTS}
+        self._read = 0
+
+    def facts(self, home: Home, name: str) -> Facts | None:
+        """What FACTS make of the record *name*; None where there is none. Raises Corrupt, OSError."""
+        if self._kept is None:
+            record = home.read(name)
+            return None if record is None else FACTS[name](record)
+        try:
+            found = os.lstat(home.path + b"/" + name.encode() + b".json")
+        except FileNotFoundError:
+            return None
+        proof = [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        entry = self._kept[name].get(home.id)
+        if entry is not None and entry[0] == proof:
+            self._now[name][home.id] = entry
+            facts: Facts = entry[1]
+            return facts
+        looked = time.time_ns()  # a change after this moment shows, if the record is old enough by now
+        record = home.read(name)
+        if record is None:
+            return None
+        facts = FACTS[name](record)
+        if max(found.st_mtime_ns, found.st_ctime_ns) + GRAIN < looked:
+            self._now[name][home.id] = (proof, facts)
+            self._read += 1
+        return facts
+
+    def keep(self) -> None:
+        """Write down what is known, if much of it was not. Never raises."""
+        if self._read < WORTH:
+            return
+        stage = self._place + b".%s" % os.urandom(4).hex().encode()
+        try:
+            file = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        try:
+            with open(file, "wb") as whole:
+                whole.write(MAGIC + document.encode({"boot": boot_id(), **self._now}).encode())
+            os.rename(stage, self._place)
+        except OSError:
+            os.unlink(stage)
+
+
+def _load(place: bytes) -> dict[str, dict[str, Any]]:
+    """What is kept there, as far as it is of this boot; by the name of a record, and by container."""
+    try:
+        with open(place, "rb", buffering=0) as file:
+            data = file.read()
+        if data.startswith(MAGIC):
+            found = document.decode(data[len(MAGIC) :], "listed")
+            if found.get("boot") == boot_id():
+                return {name: found[name] for name in FACTS}
+    except (OSError, LaminaError, KeyError):
+        pass
+    return {name: {} for name in FACTS}

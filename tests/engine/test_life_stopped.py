@@ -1,0 +1,126 @@
+"""Whoever looks after a container is stopped (SIGSTOP, as by a debugger, or by somebody's mistake): what is asked of
+the container is done all the same, or it is said who is in the way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina import Container, Engine
+from lamina.engine import idling
+from lamina.errors import Conflict, NotFound
+from support.lives import is_gone, remove_all, supervisor_of, until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def engine(engine: Engine) -> Iterator[Engine]:
+    yield engine
+    remove_all(engine)
+    assert engine.storage.check().findings == ()
+
+
+def started(engine: Engine, **options: object) -> Container:
+    return engine.start("host", ["sleep", "1000"], stop_timeout=0, **options)  # type: ignore[arg-type]
+
+
+def stopped(box: Container) -> int:
+    pid = supervisor_of(box)
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: " T " in Path(f"/proc/{pid}/stat").read_text())
+    return pid
+
+
+def test_a_forced_removal_has_a_stopped_supervisor_go_on(engine: Engine) -> None:
+    box = started(engine)
+    pid = stopped(box)
+    begun = time.monotonic()
+    box.remove(force=True)
+    assert time.monotonic() - begun < 5
+    with pytest.raises(NotFound):
+        engine.container(box.id)
+    until(lambda: is_gone(pid))
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill", "restart", "pause", "update"])
+def test_what_is_asked_of_one_whose_supervisor_is_stopped_is_done(engine: Engine, verb: str) -> None:
+    box = started(engine)
+    stopped(box)
+    begun = time.monotonic()
+    if verb == "update":
+        box.update(restart="always")
+    else:
+        getattr(box, verb)()
+    assert time.monotonic() - begun < 5
+    assert box.state == {"restart": "running", "update": "running", "pause": "paused"}.get(verb, "exited")
+
+
+def test_one_that_sleeps_goes_on_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(idling.VARIABLE, "0.1")
+    box = started(engine)
+    pid = supervisor_of(box)
+    until(lambda: "lamina-idle" in Path(f"/proc/{pid}/cmdline").read_text())
+    stopped(box)
+    box.remove(force=True)
+    until(lambda: is_gone(pid))
+
+
+def test_one_that_is_kept_stopped_is_killed(engine: Engine) -> None:
+    box = started(engine)
+    pid, over = stopped(box), threading.Event()
+
+    def keep_stopped() -> None:
+        while not over.wait(0.001):
+            try:
+                os.kill(pid, signal.SIGSTOP)
+            except ProcessLookupError:
+                return
+
+    keeper = threading.Thread(target=keep_stopped)
+    keeper.start()
+    try:
+        box.remove(force=True)
+    finally:
+        over.set()
+        keeper.join()
+    until(lambda: is_gone(pid))
+
+
+RUN = """
+import sys
+from lamina import Engine
+Engine(sys.argv[1]).run("host", ["sleep", "1000"], name="held")
+"""
+
+
+def test_a_program_that_runs_a_container_is_left_stopped_and_named(engine: Engine) -> None:
+    """It may be somebody's shell job: it goes on when they say so."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, os.fsdecode(engine.store.path)], stdin=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: any(box.state == "running" for box in engine.containers()))
+        [box] = engine.containers()
+        process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        with pytest.raises(
+            Conflict, match=f"process {process.pid}, which has it in hand, is stopped"
+        ) as said:
+            box.remove(force=True)
+        assert time.monotonic() - begun < 8
+        assert f"kill -CONT {process.pid}" in (said.value.remedy or "")
+        process.send_signal(signal.SIGCONT)
+        box.remove(force=True)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,262 @@
+"""What listings keep of records is what the records say, at every moment: whatever was changed, and on every clock."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lamina import document
+from lamina.engine import listing, remembered
+from lamina.engine.remembered import FACTS, GRAIN, Remembered
+from lamina.errors import Corrupt
+from lamina.store import names
+from lamina.store.containers import Home
+from lamina.store.root import Store
+
+MANY = remembered.ENOUGH
+SECOND = 10**9
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(remembered, "WORTH", 1)
+    return Store(os.fsencode(tmp_path / "store"))
+
+
+def record(identity: str, number: int) -> dict[str, Any]:
+    # of one length, whatever the number: the size alone tells nothing
+    return {
+        "id": identity,
+        "name": f"name{number % 10}",
+        "image": f"image{number % 7}",
+        "command": ["sh", f"\udc80{number % 10}"],
+        "created": 10**18 + number * SECOND,
+        "config": {"exposed_ports": [f"{80 + number % 9}/tcp"]},
+        **({"health": {"test": ["CMD", "true"]}} if number % 2 else {"healed": {"test": ["CMD", "true"]}}),
+    }
+
+
+def made(store: Store, number: int) -> Home:
+    home = Home(store, names.new_id())
+    os.mkdir(home.path, 0o700)
+    Path(os.fsdecode(home.path), "lock").touch()
+    home.write("container", record(home.id, number))
+    return home
+
+
+def answer(ask: Callable[[], Any]) -> Any:
+    try:
+        found = ask()
+    except Corrupt:
+        return Corrupt
+    return None if found is None else [*map(repr, found)]
+
+
+class Clock:
+    """A file system whose clock ticks once in *tick* nanoseconds, in this process: inodes are given again at once, and
+    only what wrote here says when a file has changed.
+    """
+
+    def __init__(self, tick: int) -> None:
+        self.now, self.tick = 10**18, tick
+        self.changed: dict[bytes, int] = {}
+
+    def wrote(self, path: bytes) -> None:
+        self.changed[path] = self.now // self.tick * self.tick
+
+    def lstat(self, path: bytes) -> SimpleNamespace:
+        found = os.lstat(path)
+        at = self.changed[path]
+        return SimpleNamespace(st_ino=7, st_size=found.st_size, st_mtime_ns=at, st_ctime_ns=at)
+
+
+class Life:
+    """Containers of a store to which things happen."""
+
+    def __init__(self, store: Store, clock: Clock, chance: random.Random) -> None:
+        self.store, self.clock, self.chance, self.homes = (
+            store,
+            clock,
+            chance,
+            [made(store, n) for n in range(6)],
+        )
+        for home in self.homes:
+            clock.wrote(home.path + b"/container.json")
+
+    def happens(self) -> None:
+        home, chance = self.chance.choice(self.homes), self.chance
+        name = chance.choice(["container", "state"])
+        path = home.path + b"/" + name.encode() + b".json"
+        content = record(home.id, chance.randrange(20)) if name == "container" else self.state()
+        match chance.choice(
+            ["write", "write", "write", "in place", "damage", "gone", "another's", "nothing"]
+        ):
+            case "write":
+                home.write(name, content)
+            case "in place":
+                Path(os.fsdecode(path)).write_text(document.encode(content) + "\n")
+            case "damage":
+                with open(path, "a"):
+                    os.truncate(path, os.stat(path).st_size // 2)
+            case "gone":
+                home.drop_record(name)
+            case "another's":
+                home.write("container", record("0" * 64, 1))
+                path = home.path + b"/container.json"
+            case "nothing":
+                return
+        self.clock.wrote(path)
+
+    def state(self) -> dict[str, Any]:
+        return {"pid": 1, "started": self.clock.now + self.chance.randrange(10)}
+
+    def is_as_it_says(self) -> None:
+        known = Remembered(self.store, MANY)
+        for home in self.homes:
+            for name, facts in FACTS.items():
+
+                def fresh(home: Home = home, name: str = name, facts: Any = facts) -> Any:
+                    found = home.read(name)
+                    return None if found is None else facts(found)
+
+                said = answer(lambda home=home, name=name: known.facts(home, name))  # type: ignore[misc]
+                assert said == answer(fresh), (home, name)
+        known.keep()
+
+
+@pytest.mark.parametrize("tick", [1, 4_000_000, SECOND])
+def test_what_is_kept_is_what_the_records_say_whatever_the_clock_can_tell(
+    store: Store, monkeypatch: pytest.MonkeyPatch, seed: int, tick: int
+) -> None:
+    chance, clock = random.Random(seed), Clock(tick)
+    monkeypatch.setattr(remembered, "os", SimpleNamespace(**{**vars(os), "lstat": clock.lstat}))
+    monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: clock.now))
+    life = Life(store, clock, chance)
+    for _ in range(600):
+        clock.now += chance.choice([0, 1, 1000, 3_000_000, SECOND // 3, 3 * SECOND])
+        if chance.random() < 0.6:
+            life.happens()
+        else:
+            life.is_as_it_says()
+
+
+def test_a_record_that_has_just_changed_is_not_kept(store: Store) -> None:
+    home = made(store, 1)
+    known = Remembered(store, MANY)
+    known.facts(home, "container")
+    known.keep()
+    assert not os.path.exists(store.cache + b"/listed")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if listings were made a while after what they list."""
+    monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: time.time_ns() + 2 * GRAIN))
+
+
+@pytest.mark.usefixtures("later")
+def test_what_did_not_change_is_not_read_again_and_what_did_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = [made(store, number) for number in range(3)]
+    first = Remembered(store, MANY)
+    expected = [first.facts(home, "container") for home in homes]
+    first.keep()
+    read: list[str] = []
+
+    def reading(home: Home, name: str) -> dict[str, Any]:
+        read.append(home.id)
+        return record(home.id, 5)
+
+    monkeypatch.setattr(Home, "read", reading)
+    again = Remembered(store, MANY)
+    assert [again.facts(home, "container") for home in homes] == [
+        [*facts] for facts in expected if facts is not None
+    ]
+    assert not read
+    homes[1].write("container", record(homes[1].id, 5))
+    changed = Remembered(store, MANY)
+    assert [changed.facts(home, "container") for home in homes][1] == FACTS["container"](
+        record(homes[1].id, 5)
+    )
+    assert read == [homes[1].id]
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"lamina listed 1\n", b"lamina listed 1\n{}", b'lamina listed 1\n{"boot"', b"\0" * 100, None],
+)
+def test_a_file_that_is_no_such_document_is_as_good_as_none(store: Store, content: bytes | None) -> None:
+    home, place = made(store, 1), store.cache + b"/listed"
+    if content is None:
+        os.mkdir(place)
+    else:
+        Path(os.fsdecode(place)).write_bytes(content)
+    known = Remembered(store, MANY)
+    assert known.facts(home, "container") == FACTS["container"](record(home.id, 1))
+    known.keep()
+    assert [entry for entry in os.listdir(store.cache) if entry.startswith(b"listed.")] == []
+
+
+@pytest.mark.usefixtures("later")
+def test_what_another_boot_wrote_is_not_believed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = made(store, 1)
+    monkeypatch.setattr(remembered, "boot_id", lambda: "the last")
+    known = Remembered(store, MANY)
+    known.facts(home, "container")
+    known.keep()
+    monkeypatch.setattr(remembered, "boot_id", lambda: "this")
+    monkeypatch.setattr(Home, "read", lambda home, name: record(home.id, 2))
+    assert Remembered(store, MANY).facts(home, "container") == FACTS["container"](record(home.id, 2))
+
+
+def shown(one: listing.Glanced) -> Any:
+    from lamina.cli.verbs.ps import FIELDS
+    from lamina.cli.verbs.ps import record as row
+
+    return row(one, True, [field for field in FIELDS if field != "RunningFor"])
+
+
+@pytest.mark.usefixtures("later")
+def test_a_listing_is_the_same_with_what_is_kept_and_without(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # how long ago something was is reckoned from it
+    homes = [made(store, number) for number in range(4)]
+    for number, home in enumerate(homes[1:]):
+        home.write("state", {"pid": 1 << 30, "started": time.time_ns() - number * 10**12})
+        assert home.hold()
+    homes[2].set_mark("paused")
+    homes[3].write("exit", {"status": 3, "finished": time.time_ns()})
+    monkeypatch.setattr(remembered, "ENOUGH", 1)
+    listing.seen(store, all=True)
+    assert os.path.exists(store.cache + b"/listed")
+
+    def rows() -> list[Any]:
+        return [shown(one) for one in listing.seen(store, all=True)]
+
+    def is_the_same() -> list[Any]:
+        kept = rows()
+        with monkeypatch.context() as without:
+            without.setattr(remembered, "ENOUGH", 1000)
+            assert rows() == kept
+        return [row["State"] for row in kept]
+
+    assert is_the_same() == ["created", "running", "paused", "exited"]
+    homes[1].release()  # whoever looked after it died: nothing in its directory changes
+    homes[2].drop_mark("paused")
+    homes[3].write("exit", {"status": 3, "finished": time.time_ns(), "restarting": True})
+    assert is_the_same() == ["created", "dead", "running", "restarting"]
+    os.unlink(homes[0].path + b"/container.json")
+    homes[3].change_asked(lambda asked: {**asked, "name": "another"})
+    assert is_the_same() == ["dead", "running", "restarting"]
+    assert rows()[2]["Names"] == "another"
