@@ -16,6 +16,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.engine.files import ContainerPath
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported
+from support.held import held_descriptors
 from support.leaks import Leaks
 from support.running import forget
 from support.small_images import small_image
@@ -390,13 +391,13 @@ def test_nothing_is_left_open(shared: dict[str, Container]) -> None:
     for box in shared.values():
         path = box.files / "tmp/leaks"
         path.write_text("x")
-        before = len(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for act in (path.read_text, path.stat, path.is_dir, lambda p=path: list(p.parent.iterdir())):
             act()
         for wrong in (path / "x", path.parent):
             with pytest.raises((OSError, LaminaError)):
                 wrong.open("wb")
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert held_descriptors() == before
 
 
 def test_owners_in_a_user_namespace_of_roots(shared: dict[str, Container], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from lamina.errors import (
     TimeoutExpired,
 )
 from lamina.testing.registry import FakeRegistry, Fault
+from support.held import held_descriptors
 from support.loops import in_loop, watched
 from support.rootless import Rootless
 
@@ -783,9 +784,9 @@ def test_no_descriptor_is_left_open(loops: AsyncEngine) -> None:
 
     for _ in range(2):  # from the second start on there is a nursery, and its socket
         asyncio.run(some())
-    before = set(os.listdir("/proc/self/fd"))
+    before = held_descriptors()
     asyncio.run(some())
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before
 
 
 @in_loop

@@ -29,6 +29,7 @@ from lamina.errors import (
     TimeoutExpired,
 )
 from lamina.linux.fd import ready
+from support.held import held_descriptors
 from support.leaks import Leaks
 from support.small_images import small_image
 from support.terminal import Terminal
@@ -256,8 +257,7 @@ def test_signals_that_there_are_not(box: Container) -> None:
 def test_failures_to_begin_leave_nothing(
     engine: Engine, popen: Popen, tmp_path: Path, store_root: Path
 ) -> None:
-    gc.collect()
-    before, there = descriptors(), engine.containers(all=True)
+    before, there = held_descriptors(), engine.containers(all=True)
     with pytest.raises(CommandNotFound, match="no-such") as raised:
         popen(["no-such"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert raised.value.exit_code == 127
@@ -275,9 +275,8 @@ def test_failures_to_begin_leave_nothing(
         with pytest.raises((LookupError, InvalidInput)):
             popen(["true"], stdout=PIPE, **wrong)
     del raised, not_executable
-    gc.collect()
     assert engine.containers(all=True) == there
-    assert descriptors() == before
+    assert held_descriptors() == before
 
 
 def test_there_may_be_no_further_thread(
@@ -503,16 +502,6 @@ def test_a_wait_is_interrupted_from_the_keyboard(engine: Engine, store_root: Pat
         terminal.expect(r"\d+")
         terminal.type("\x03")
         terminal.expect("interrupted")
-
-
-def descriptors() -> dict[str, str]:
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:
-            continue  # the one that lists them
-    return found
 
 
 def test_a_signal_that_is_held_back_for_a_moment_is_not_lost(engine: Engine) -> None:

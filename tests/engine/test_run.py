@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -30,6 +29,7 @@ from lamina.errors import (
     TimeoutExpired,
     Unsupported,
 )
+from support.held import held_descriptors
 from support.leaks import Leaks
 from support.lives import until
 from support.namespaces import in_mount_namespace
@@ -54,17 +54,6 @@ def sh(engine: Engine, untouched_host: Leaks) -> Sh:
         return engine.run("host", ["sh", "-ec", script], **options)  # type: ignore[arg-type]
 
     return run
-
-
-def descriptors() -> set[tuple[str, str]]:
-    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
-        except OSError:
-            pass  # the listing's own
-    return found
 
 
 # -- what comes back
@@ -193,12 +182,12 @@ def test_arguments_of_any_bytes(engine: Engine) -> None:
 def test_what_cannot_be_executed(
     engine: Engine, untouched_host: Leaks, command: str, error: type[KernelError], status: int
 ) -> None:
-    before = descriptors()
+    before = held_descriptors()
     with pytest.raises(error, match=f"execute .*{command}") as raised:
         engine.run("host", [command], name="web")
     assert raised.value.exit_code == status
     assert engine.containers(all=True) == []
-    assert descriptors() == before
+    assert held_descriptors() == before
     assert engine.run("host", ["true"], name="web").returncode == 0, "the name is free again"
 
 
@@ -667,7 +656,7 @@ def test_the_caller_stays_as_it_was(engine: Engine) -> None:
 
     def all_of_it() -> list[object]:
         return [
-            os.getcwd(), descriptors(), mounts_of_ours(), {n: signal.getsignal(n) for n in range(1, 32)},
+            os.getcwd(), held_descriptors(), mounts_of_ours(), {n: signal.getsignal(n) for n in range(1, 32)},
             signal.pthread_sigmask(signal.SIG_BLOCK, ()), dict(os.environ), os.readlink("/proc/self/ns/mnt"),
             os.readlink("/proc/self/ns/pid_for_children"), threading.active_count(), os.getpgid(0), os.umask(0o22),
             Path("/proc/self/cgroup").read_text(), os.sched_getaffinity(0),
@@ -702,7 +691,7 @@ def test_the_callers_limits_mask_and_signals_do_not_reach_it(sh: Sh) -> None:
 
 @pytest.mark.slow
 def test_from_many_threads_at_once(engine: Engine, untouched_host: Leaks) -> None:
-    before = descriptors()
+    before = held_descriptors()
     wrong: list[object] = []
 
     def work(number: int) -> None:
@@ -722,7 +711,7 @@ def test_from_many_threads_at_once(engine: Engine, untouched_host: Leaks) -> Non
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert descriptors() == before
+    assert held_descriptors() == before
     assert engine.containers(all=True) == []
 
 

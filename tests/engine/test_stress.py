@@ -6,7 +6,6 @@ What is random comes from a seed, which is printed; LAMINA_STRESS_SEED repeats i
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pytest
 
 from lamina import Engine
 from lamina.engine import nursery
+from support.held import held_descriptors
 from support.leaks import Leaks
 from support.lives import Command, remove_all, until
 from support.terminal import lamina as words_of
@@ -32,8 +32,7 @@ def engine(engine: Engine, untouched_host: Leaks, store_root: Path, lamina: Comm
     """Afterwards nothing is left of anything, and the store is proved."""
     networks = set(os.listdir("/sys/class/net"))
     nursery.let_go()  # whose socket is as good as none
-    gc.collect()  # what other tests left is not to go meanwhile
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(held_descriptors())
     yield engine
     engine.containers()  # whose supervisors were killed have others now
     remove_all(engine)
@@ -43,8 +42,7 @@ def engine(engine: Engine, untouched_host: Leaks, store_root: Path, lamina: Comm
     assert untouched_host.left() == []
     until(lambda: set(os.listdir("/sys/class/net")) <= networks)  # others' come, and go
     nursery.let_go()
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert len(held_descriptors()) <= descriptors
 
 
 def left_in(root: Path) -> list[str]:

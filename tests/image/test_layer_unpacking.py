@@ -26,6 +26,7 @@ from support.archives import (
     symlink,
     unpack,
 )  # fmt: skip
+from support.held import held_descriptors
 from support.namespaces import in_user_namespace
 from support.stacks import ACL, CAPABILITY
 
@@ -535,8 +536,8 @@ def test_an_error_says_which_file_and_what_to_do(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = held_descriptors()
     unpack(archive(*[file(b"d%d/f" % n, b"x") for n in range(100)]), tmp_path / "a")
     with pytest.raises(InvalidInput):
         unpack(archive(*[file(b"d%d/f" % n, b"x") for n in range(100)], file(b"../x")), tmp_path / "b")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before

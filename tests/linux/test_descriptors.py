@@ -19,6 +19,7 @@ import pytest
 
 from lamina.linux import _descriptors, descriptors
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, POLLERR, POLLHUP, POLLIN, POLLOUT
+from support.held import held_descriptors
 
 _native = pytest.importorskip("lamina.linux._native")
 
@@ -209,14 +210,14 @@ def test_both_ends_of_a_pair_are_closed_on_exec_and_hear_each_other(calls: Modul
 def test_descriptors_that_are_handed_over_arrive_closed_on_exec(calls: ModuleType, count: int) -> None:
     ours, theirs = pair(calls)
     null = os.open(os.devnull, os.O_RDONLY)
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = len(held_descriptors())
     with socket.socket(fileno=os.dup(theirs)) as sender:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null] * count))] if count else []
         sender.sendmsg([b"x"], rights)
     received, more = calls.receive(ours, 4)
     assert len(received) == min(count, 4) and more == (count > 4)
     assert all(os.path.sameopenfile(fd, null) and not os.get_inheritable(fd) for fd in received)
-    assert len(os.listdir("/proc/self/fd")) == opened + len(received)
+    assert len(held_descriptors()) == opened + len(received)
     for fd in (ours, theirs, null, *received):
         os.close(fd)
 

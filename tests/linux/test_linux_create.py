@@ -11,6 +11,7 @@ import pytest
 
 from lamina.linux import create
 from lamina.linux.create import create_files
+from support.held import held_descriptors
 
 
 @pytest.fixture(params=["compiled", "python"], autouse=True)
@@ -29,7 +30,7 @@ def place(tmp_path: Path) -> Iterator[int]:
 
 
 def test_files_are_made_as_said(tmp_path: Path, place: int) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = held_descriptors()
     many = bytes(range(256)) * 1000
     made, error = create_files(
         [
@@ -46,7 +47,7 @@ def test_files_are_made_as_said(tmp_path: Path, place: int) -> None:
         b"a": (0o100640, 5_000_000_006), b"b": (0o104711, -2_000_000_001), b"c": (0o100600, (1 << 33) * 10**9),
         b"\xff\n": (0o100000, 0),
     }  # fmt: skip
-    assert os.listdir("/proc/self/fd") == before
+    assert held_descriptors() == before
 
 
 def test_none_at_all() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -49,6 +48,7 @@ from lamina.linux.rtnetlink import (
     routes,
     veth,
 )
+from support.held import held_descriptors
 from support.namespaces import in_mount_namespace, in_user_namespace
 
 NEW = NLM_F_CREATE | NLM_F_EXCL
@@ -257,13 +257,13 @@ def test_a_socket_to_nf_tables_is_closed_when_nobody_needs_it():
 
     def inner():
         unshare(CLONE_NEWNET)
-        before = set(os.listdir("/proc/self/fd"))
+        before = held_descriptors()
         for _ in range(20):
             with nftables.open_nftables() as rules:
                 nftables.commit(rules, [nftables.add_table("inet", "mine")])
                 nftables.commit(rules, [nftables.delete_table("inet", "mine")])
             rules.close()
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert held_descriptors() == before
         end = time.monotonic() + 100
         while any(protocol == "12" and owner != "0" for protocol, owner in netlink_sockets()):
             assert time.monotonic() < end

@@ -14,6 +14,7 @@ from lamina.overlay.lookup import OpenDir
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from support.grow import WHITEOUT, grow, opaque
+from support.held import held_descriptors
 
 T = 1_700_000_000_000_000_000
 
@@ -184,13 +185,13 @@ def test_other_marks_make_other_layers(drawn: Drawn) -> None:
 def test_nothing_stays_open(drawn: Drawn) -> None:
     drawn.layer("base", {"d": {"a": "1"}})
     drawn.layer("top", {"d": {"b": "1", "c": "1"}})
-    before = os.listdir("/proc/self/fd")
+    before = held_descriptors()
     running = drawn.of("base").changes_to(drawn.of("top", "base"))
     next(running)
     running.close()  # type: ignore[attr-defined]
     with pytest.raises(KernelError):
         list(drawn.of("base").changes_to(drawn.of("nowhere", "base")))
-    assert os.listdir("/proc/self/fd") == before
+    assert held_descriptors() == before
 
 
 def test_what_cannot_be_compared_is_said(drawn: Drawn) -> None:

@@ -27,6 +27,7 @@ from lamina.overlay.options import parse_options
 from lamina.overlay.spec import MountSpec
 from support.apis import both_apis, one_by_one
 from support.forbidden import forbid
+from support.held import held_descriptors
 from support.namespaces import in_mount_namespace, in_user_namespace
 
 pytestmark = pytest.mark.root
@@ -453,10 +454,10 @@ def test_no_descriptor_is_left(here: Path) -> None:
     spec = long_layers(here, 20, 300)
 
     def work() -> None:
-        before = os.listdir("/proc/self/fd")
+        before = held_descriptors()
         mount(spec, "merged")
         with pytest.raises(MountError):
             mount(MountSpec(lowerdirs=(*spec.lowerdirs, b"nowhere")), "merged")
-        assert os.listdir("/proc/self/fd") == before
+        assert held_descriptors() == before
 
     inside(here, work)

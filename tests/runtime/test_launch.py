@@ -16,6 +16,7 @@ from lamina.linux.constants import PR_GET_DUMPABLE
 from lamina.linux.process import prctl
 from lamina.runtime.launch import launch, plan
 from support.bundles import full, over_host, small
+from support.held import held_descriptors
 from support.process import children
 from support.starting import run
 
@@ -208,14 +209,14 @@ def test_a_file_without_format_cannot_be_executed(tmp_path):
 
 def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
     before = Path("/proc/self/mountinfo").read_text()
-    descriptors = sorted(os.listdir("/proc/self/fd"))
+    descriptors = held_descriptors()
     others = children()  # such as who works with files for a test before
     bundle = over_host(tmp_path, small())
     (tmp_path / "merged").rmdir()
     with pytest.raises(StepFailed, match=r"step \d+ of \d+ .*mount.*merged.*No such file"):
         run(bundle)
     assert Path("/proc/self/mountinfo").read_text() == before
-    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    assert held_descriptors() == descriptors
     assert children() == others
 
 

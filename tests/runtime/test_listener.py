@@ -17,6 +17,7 @@ from lamina.runtime.launch import launch
 from lamina.values import replace
 from support.agent import ANSWER, CONTINUE, NOTIF, Agent, profile
 from support.bundles import over_host, small
+from support.held import held_descriptors
 from support.process import children
 from support.starting import run, said
 
@@ -64,10 +65,10 @@ def test_without_an_agent_nothing_starts(tmp_path: Path) -> None:
     spec = small("/bin/true")
     spec["linux"]["seccomp"] = profile(tmp_path / "nobody", "getppid")
     gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
-    descriptors, young = sorted(os.listdir("/proc/self/fd")), children()
+    descriptors, young = held_descriptors(), children()
     with pytest.raises(KernelError, match=r"hand on the seccomp listener.*nobody takes it"):
         run(over_host(tmp_path, spec))
-    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    assert held_descriptors() == descriptors
     assert children() <= young  # others may end meanwhile
 
 

@@ -13,6 +13,7 @@ from lamina.errors import InvalidInput
 from lamina.linux.namespaces import ns_owner_uid, ns_type
 from lamina.runtime.id_maps import LARGEST_ID, MOST_MAPPINGS, mapped_namespace, write_id_maps
 from lamina.runtime.plan.namespaces import FLAGS
+from support.held import held_descriptors
 from support.process import children
 
 WHOLE = [{"containerID": 0, "hostID": 100_000, "size": 65536}]
@@ -58,12 +59,12 @@ def test_cve_2021_43784_maps_that_cannot_be_meant(maps: list[dict[str, Any]], co
 @pytest.mark.parametrize("count", [1, MOST_MAPPINGS])
 def test_a_namespace_that_has_maps_and_nobody_in_it(count: int) -> None:
     gc.collect()  # what other tests left is not to go meanwhile
-    before, young = sorted(os.listdir("/proc/self/fd")), children()
+    before, young = held_descriptors(), children()
     with mapped_namespace(some(count), WHOLE) as namespace:
         assert ns_type(namespace) == FLAGS["user"]
         assert ns_owner_uid(namespace) == os.getuid()
         assert os.readlink("/proc/self/ns/user") != os.readlink(f"/proc/self/fd/{int(namespace)}")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before
     assert children() <= young  # others may end meanwhile
     with pytest.raises(InvalidInput):
         mapped_namespace([], WHOLE)

@@ -9,6 +9,7 @@ import pytest
 
 from lamina.errors import CommandNotFound, Conflict, NotFound
 from lamina.runtime.container import Container, Joining, Wishes, create, delete, execute, kill, run, start
+from support.held import held_descriptors
 from support.oci import Bundle, Runtime
 
 pytestmark = pytest.mark.root
@@ -34,11 +35,11 @@ def test_a_container_with_streams_of_its_own(runtime: Runtime, null: int) -> Non
     given, ours = os.pipe()
     os.write(ours, b"hello\n")
     os.close(ours)
-    before = set(os.listdir("/proc/self/fd"))
+    before = held_descriptors()
     bundle = runtime.shell("cat; echo problem >&2; ls /proc/self/fd; exit 7")
     status = run(os.fsencode(runtime.root), "box", wishes(bundle, given, writer, writer))
     assert status == 7
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before
     os.close(writer)
     # 3 is the directory that ls reads
     assert read_all(reader) == b"hello\nproblem\n0\n1\n2\n3\n"
@@ -76,11 +77,11 @@ def test_create_start_execute_kill_delete(runtime: Runtime, null: int) -> None:
 
 
 def test_what_fails_leaves_nothing(runtime: Runtime, null: int) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = held_descriptors()
     for _ in range(2):
         with pytest.raises(CommandNotFound):
             run(os.fsencode(runtime.root), "box", wishes(runtime.bundle("no-such-command"), null, null, null))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert held_descriptors() == before
     assert not (runtime.root / "box").exists()
     os.close(null)
 

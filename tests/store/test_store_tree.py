@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lamina.store.tree import remove_tree
+from support.held import held_descriptors
 
 
 def remove(path: Path | bytes) -> None:
@@ -141,7 +142,7 @@ def test_of_what_is_removed_descriptors_linger_where_that_is_asked_for(tmp_path:
 
 
 def test_nothing_lingers_otherwise(tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = held_descriptors()
     (tmp_path / "tree/below").mkdir(parents=True)
     remove_tree(os.fsencode(tmp_path / "tree"))
-    assert os.listdir("/proc/self/fd") == before
+    assert held_descriptors() == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import hashlib
 import os
 import random
@@ -23,6 +22,7 @@ from lamina.supervisor.foreground import Ended, attend
 from lamina.supervisor.logs.following import Log
 from lamina.supervisor.logs.frames import LogWriter
 from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT, Stdio
+from support.held import held_descriptors
 from support.process import FakeContainer
 
 MEGABYTE = 1 << 20
@@ -56,12 +56,6 @@ def run() -> Iterator[Run]:
     for container, stdio in started:
         container.close()
         stdio.close()
-
-
-def descriptors() -> set[str]:
-    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
-    return {f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
-            os.path.lexists(f"/proc/self/fd/{fd}")}  # fmt: skip
 
 
 # -- what arrives
@@ -326,7 +320,7 @@ def test_a_timeout_that_is_not_reached_changes_nothing(run: Run) -> None:
 
 def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
     run(["true"])  # whatever Python itself opens the first time
-    before = descriptors()
+    before = held_descriptors()
     log = LogWriter(os.fsencode(tmp_path / "log"))
     out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     stdio = Stdio(None, out, PIPE, data=b"x", log=log)
@@ -338,7 +332,7 @@ def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
     container.close()
     log.close()
     os.close(out)
-    assert descriptors() == before
+    assert held_descriptors() == before
 
 
 @pytest.mark.parametrize("call", ["pipe2", "open", "set_blocking"])
@@ -360,7 +354,7 @@ def test_a_failure_on_the_way_leaves_no_descriptor_open(
             raise OSError(24, "too many open files")
         return real(*arguments, **keywords)
 
-    before = descriptors()
+    before = held_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
         try:
@@ -369,6 +363,6 @@ def test_a_failure_on_the_way_leaves_no_descriptor_open(
             pass
         else:
             stdio.close()
-    assert descriptors() == before
+    assert held_descriptors() == before
     os.close(source)
     os.close(out)
