@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
 FIRST_USER_NAMESPACE = 0xEFFFFFFD  # linux/proc_ns.h, PROC_USER_INIT_INO
 INFINITY = (1 << 64) - 1
+_last_cap: int | None = None
 
 
 def cap_last_cap() -> int:
     """The number of the highest capability that the running kernel knows. capabilities(7). Raises OSError."""
-    with open("/proc/sys/kernel/cap_last_cap", "rb", buffering=0) as file:
-        return int(file.read())
+    global _last_cap
+    if _last_cap is None:
+        with open("/proc/sys/kernel/cap_last_cap", "rb", buffering=0) as file:
+            _last_cap = int(file.read())
+    return _last_cap
 
 
 def effective_capabilities() -> int:

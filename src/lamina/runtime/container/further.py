@@ -147,7 +147,7 @@ def cgroup_files(target: Target, below: tuple[str, ...] = ()) -> list[Fd]:
         return []
     cgroup.open(below, target.pid)
     try:
-        files = [Fd(os.dup(fd)) for fd in cgroup.tasks.values()]
+        files = [Fd(fd.steal()) for fd in cgroup.tasks.values()]
         if cgroup.v2 is not None:
             files.append(Fd(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup.v2)))
     finally:
