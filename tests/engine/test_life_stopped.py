@@ -96,6 +96,35 @@ def test_one_that_is_kept_stopped_is_killed(engine: Engine) -> None:
     until(lambda: is_gone(pid))
 
 
+@pytest.mark.parametrize("verb", ["remove", "start"])
+def test_who_has_just_ended_is_waited_for(engine: Engine, verb: str) -> None:
+    """Between the end of a process and the moment it is written down `exec` says "not running": so do the others."""
+    box = started(engine)
+    supervisor, first = stopped(box), int(box.attrs["State"]["Pid"])
+    os.kill(first, signal.SIGKILL)
+    until(lambda: is_gone(first) or " Z " in Path(f"/proc/{first}/stat").read_text())
+    done: list[object] = []
+
+    def ask() -> None:
+        try:
+            getattr(box, verb)()
+            done.append(None)
+        except Exception as error:
+            done.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join(0.5)  # some have it go on themselves
+    os.kill(supervisor, signal.SIGCONT)
+    asking.join(100)
+    assert done == [None]
+    if verb == "start":
+        assert box.state == "running" and int(box.attrs["State"]["Pid"]) != first
+    else:
+        with pytest.raises(NotFound):
+            engine.container(box.id)
+
+
 RUN = """
 import sys
 from lamina import Engine

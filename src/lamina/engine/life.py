@@ -10,7 +10,7 @@ import os
 import time
 
 from lamina.engine.detaching import start_supervised
-from lamina.engine.settling import SIGKILL, Process, keep, state_of, wake_supervisor
+from lamina.engine.settling import SIGKILL, Process, has_just_ended, keep, state_of, wake_supervisor
 from lamina.engine.waits import Wait, block
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
@@ -49,7 +49,7 @@ def start(home: Home, *, attached: int = -1) -> list[str]:
     state = state_of(home)
     if state == PAUSED:
         raise Conflict(f"start container {home.shown}: it is paused", remedy="unpause it")
-    if state in (RUNNING, RESTARTING):
+    if state == RESTARTING or (state == RUNNING and not has_just_ended(home)):
         return []
     answer = start_supervised(home.store, home.id, attached=attached)
     return list(answer.get("warnings") or ())

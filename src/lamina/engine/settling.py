@@ -81,11 +81,17 @@ def hold(home: Home) -> bool:
     """
     deadline, pause = time.monotonic() + LETTING_GO, 0.001
     while not home.hold():
-        if home.state() in LIVING or time.monotonic() > deadline:
+        if time.monotonic() > deadline or (home.state() in LIVING and not has_just_ended(home)):
             return False
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     return True
+
+
+def has_just_ended(home: Home) -> bool:
+    """Whether its process is gone, and who looks after it has yet to write that down."""
+    state = home.read("state")
+    return state is not None and not home.has("exit") and not lives(state)
 
 
 class Process:
