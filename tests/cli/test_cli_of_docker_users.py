@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +91,14 @@ def test_ps_says_what_docker_s_templates_ask(lamina: Lamina, image: str) -> None
         ("expose=53", False), ("publish=80", False),
     ):  # fmt: skip
         assert bool(ok(lamina("ps", "-aq", "--filter", chosen))) == there, chosen
+
+
+def test_lists_say_times_in_docker_s_form(lamina: Lamina, image: str) -> None:
+    ok(lamina("create", "--name", "box", image))
+    env = {**os.environ, "TZ": "IST-5:30"}
+    said = ok(lamina("ps", "-a", "--format", "{{.CreatedAt}}", env=env))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0530 IST\n", said), said
+    assert ok(lamina("images", "--format", "{{.CreatedAt}}", env=env)) == "2024-05-01 17:30:00 +0530 IST\n"
 
 
 def test_port(lamina: Lamina, image: str) -> None:

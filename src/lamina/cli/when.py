@@ -39,6 +39,11 @@ def timestamp(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def local(moment: float) -> str:
+    """Seconds since 1970 as docker's lists have it, in the user's time zone: `2026-11-27 06:40:15 +0000 UTC`."""
+    return f"{datetime.fromtimestamp(moment, UTC).astimezone():%Y-%m-%d %H:%M:%S %z %Z}"
+
+
 def nanoseconds(moment_ns: int) -> str:
     """Nanoseconds since 1970 as RFC 3339 in UTC with nine digits, as docker says it."""
     seconds, rest = divmod(moment_ns, 10**9)

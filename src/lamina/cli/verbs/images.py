@@ -85,7 +85,7 @@ def lines(
     import time
 
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, timestamp
+    from lamina.cli.when import ago, local
 
     references = [text for key, text in filters if key == "reference"]
     by_repository = {digest.rpartition("@")[0]: digest.rpartition("@")[2] for digest in image.digests}
@@ -101,7 +101,7 @@ def lines(
             "Tag": tag,
             "Digest": by_repository.get(repository, NONE),
             "CreatedSince": ago(image.created, time.time()) if image.created else "N/A",
-            "CreatedAt": timestamp(image.created),
+            "CreatedAt": local(image.created) if image.created else "N/A",
             "Size": human(image.size),
             "VirtualSize": human(image.size),
             "Platform": image.platform,

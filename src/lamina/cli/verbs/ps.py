@@ -133,9 +133,9 @@ def _command(container: Glanced, full: bool) -> str:
 
 
 def _created(container: Glanced) -> str:
-    from lamina.cli.when import timestamp
+    from lamina.cli.when import local
 
-    return timestamp(container.created) if container.created else ""
+    return local(container.created) if container.created else ""
 
 
 def _running_for(container: Glanced) -> str:
