@@ -86,6 +86,41 @@ def test_a_container_that_is_removed_at_its_end_is_gone_when_the_command_is(engi
         assert engine.containers(all=True) == []
 
 
+APART = """if True:
+    import os, sys
+    from lamina.cli.entry import command_line
+    from lamina.engine import attaching
+    from lamina.store import trace
+    attaching.PATIENCE = 0.01
+    os.environ[trace.VARIABLE] = sys.argv[1]  # for the supervisor
+    sys.exit(command_line(sys.argv[2:]))
+"""
+
+
+def test_a_supervisor_that_takes_its_time_to_remove_it_is_waited_for(engine: Engine, tmp_path: Path) -> None:
+    """As on a disk that is slow: here it stops itself before that."""
+
+    def start(watched: str) -> list[str]:
+        engine.create("tiny", ["true"], name="box", rm=True)
+        return [sys.executable, "-c", APART, watched, "start", "-a", "box"]
+
+    steps = tmp_path / "steps"
+    for _ in range(2):  # the first of a store makes what the next ones find
+        steps.unlink(missing_ok=True)
+        assert subprocess.run(start(f"log:{steps}"), timeout=200).returncode == 0
+    number = steps.read_text().splitlines().index("end: finish") + 1
+    with subprocess.Popen(start(f"signal:{number}:{int(signal.SIGSTOP)}")) as client:
+        box = engine.container("box")
+        until(lambda: box.state == "exited")
+        supervisor = supervisor_of(box)
+        until(lambda: Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        time.sleep(0.3)
+        assert client.poll() is None
+        os.kill(supervisor, signal.SIGCONT)
+        assert client.wait(100) == 0
+        assert engine.containers(all=True) == []
+
+
 # -- attach
 
 
