@@ -19,6 +19,7 @@ from lamina.engine.supervising import Supervisor
 from lamina.errors import CommandNotFound, Conflict, InvalidInput, KernelError, NotFound
 from support.lives import said, until
 from support.namespaces import in_mount_namespace
+from support.process import descriptors
 from support.running import first_pid
 
 pytestmark = pytest.mark.root
@@ -90,6 +91,7 @@ def test_a_container_to_be_removed_at_its_end_is_removed(engine: Engine, store_r
     waited: list[int] = []
     waiter = threading.Thread(target=lambda: waited.append(box.wait()))
     waiter.start()
+    until(lambda: any(link.endswith(f"/{box.id}/ends") for _, link in descriptors()))  # it waits by now
     box.stop()
     waiter.join(100)
     assert waited == [143]
@@ -126,11 +128,11 @@ def test_the_stop_signal_is_the_containers_own(engine: Engine) -> None:
     script = "trap 'echo told; exit 5' USR1; trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done"
     box = engine.start("host", ["sh", "-c", script], stop_signal="SIGUSR1")
     until(lambda: said(box) == b"ready\n")
-    box.stop()
+    box.stop(200)
     assert box.exit_code == 5
     box.start()
     until(lambda: said(box).count(b"ready\n") == 2)
-    box.stop(signal="TERM")
+    box.stop(200, signal="TERM")
     assert box.exit_code == 6
 
 
@@ -328,7 +330,7 @@ def test_several_threads_start_at_once(engine: Engine, store_root: Path) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(250)
     assert errors == []
     assert len(engine.containers()) == 12
 

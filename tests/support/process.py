@@ -84,6 +84,17 @@ class Copies:
         os.waitpid(self.pid, 0)
 
 
+def descriptors() -> set[tuple[int, str]]:
+    """What this process has open, by number and by what it is; but for what this look takes."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((int(number), os.readlink(f"/proc/self/fd/{number}")))
+        except FileNotFoundError:  # of the look itself, or closed by another thread
+            continue
+    return found
+
+
 def children() -> set[str]:
     """The pids of this process's own children, whoever of its threads began them; see proc_pid_task_children(5)."""
     return {
