@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lamina import Engine
+from lamina import Container, Engine
+from lamina.engine import settling
 from lamina.engine.supervising import Supervisor
 from lamina.errors import CommandNotFound, Conflict, InvalidInput, KernelError, NotFound
-from support.lives import said, until
+from lamina.store import trace
+from support.lives import said, supervisor_of, until
 from support.namespaces import in_mount_namespace
 from support.process import descriptors
 from support.running import first_pid
@@ -170,6 +172,35 @@ def test_removing_one_that_runs_takes_force(engine: Engine) -> None:
     with pytest.raises(Conflict, match="running"):
         box.remove()
     box.remove(force=True)
+    assert engine.containers(all=True) == []
+
+
+def test_removing_one_that_has_ended_waits_for_who_has_its_records_on_the_disk(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as that takes; here its supervisor stops itself before it lets go."""
+    steps = tmp_path / "steps"
+
+    def start(watch: str) -> Container:
+        monkeypatch.setenv(trace.VARIABLE, watch)
+        box = engine.start("host", ["true"])
+        monkeypatch.delenv(trace.VARIABLE)
+        return box
+
+    for _ in range(2):  # the first of a store makes what the next ones find
+        steps.unlink(missing_ok=True)
+        box = start(f"log:{steps}")
+        until(lambda: not box._home.is_looked_after())  # noqa: B023
+        box.remove()
+    number = steps.read_text().splitlines().index("end: release") + 1
+    box = start(f"signal:{number}:{int(signal.SIGSTOP)}")
+    supervisor = supervisor_of(box)
+    until(lambda: Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    monkeypatch.setattr(settling, "LETTING_GO", 0.01)
+    on = threading.Timer(0.3, os.kill, (supervisor, signal.SIGCONT))
+    on.start()
+    box.remove()
+    on.join()
     assert engine.containers(all=True) == []
 
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 SIGKILL, WAKE, SIGCONT = 9, 10, 18
-# how long who looks after a container may take to let go of it, once it has ended
+# how long somebody who is busy with a container that does not run is waited for
 LETTING_GO = 10.0
+# and who looked after it, once it has ended: its records are waited for until the disk has them
+SYNCING = 60.0
 # signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
 _DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
 
@@ -79,13 +81,20 @@ def hold(home: Home) -> bool:
     """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for; False
     where the container lives, or somebody is busy with it for longer. Raises NotFound.
     """
-    deadline, pause = time.monotonic() + LETTING_GO, 0.001
+    begun, pause = time.monotonic(), 0.001
     while not home.hold():
-        if home.state() in LIVING or time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if home.state() in LIVING or (waited > LETTING_GO and (waited > SYNCING or not _is_attended(home))):
             return False
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     return True
+
+
+def _is_attended(home: Home) -> bool:
+    """Whether who looked after it is there still. Raises Corrupt."""
+    with Process((home.read("state") or {}).get("supervisor")) as supervisor:
+        return supervisor.is_there
 
 
 class Process:
