@@ -79,7 +79,7 @@ def test_waiting_for_a_container(engine: Engine, box: Container) -> None:
         box.wait(timeout=0)
     assert box.status == "running"
     box.kill("TERM")
-    assert box.wait(60) == box.wait() == 143
+    assert box.wait(200) == box.wait() == 143
     box.remove()
     with pytest.raises(NotFound):
         box.wait()

@@ -129,6 +129,7 @@ def test_an_own_apply_is_no_change_of_the_hosts(machine: Machine) -> None:
     merged = machine.merged_picture()
     machine.apply()
     assert differences(picture(machine.root), merged) == {}
+    settle()
     os.system(f"echo h > {machine.root}/n/f")
     machine.run(sh("echo 3 > n/f"))
     with pytest.raises(HostChanged):
@@ -149,6 +150,7 @@ def test_undo_refuses_what_the_host_changed_since(machine: Machine) -> None:
     machine.run(sh("echo c > etc/conf; rm etc/other; mkdir -p n/m; echo c > n/m/f; chmod 700 usr"))
     before = picture(machine.root)
     machine.apply()
+    settle()
     os.system(
         f"cd {machine.root}; echo h >> etc/conf; echo h > etc/other; echo h > n/m/g; chmod 755 usr; rm n/m/f"
     )
@@ -179,6 +181,7 @@ def test_undo_leaves_the_times_of_directories_where_the_host_was_busy(machine: M
     machine.run(sh("echo c > etc/conf; rm etc/moved"))
     before = picture(machine.root)
     machine.apply()
+    settle()
     machine.write("etc/unrelated", "host")
     machine.undo()
     found = differences(picture(machine.root), before)

@@ -20,6 +20,7 @@ from lamina import Container, Engine
 from lamina.engine.executing import reap_left
 from lamina.errors import Conflict
 from support.leaks import Leaks
+from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 from support.small_images import small_image
 
@@ -149,7 +150,8 @@ def python(program: str, *words: object, **options: object) -> subprocess.Comple
 
 
 def test_a_program_is_what_it_was(engine: Engine, store_root: Path, tmp_path: Path) -> None:
-    done = python(PROGRAM, store_root, tmp_path)
+    # it compares what is mounted, and others mount something meanwhile
+    done = in_mount_namespace(python, PROGRAM, store_root, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
@@ -294,7 +296,7 @@ def test_a_fork_holds_nothing_of_what_its_parent_does(engine: Engine, box: Conta
             assert job.stdin is not None
             os.close(go_on)
             job.kill()  # the fork has the other end of its input as well
-            assert job.wait(60) == 137
+            assert job.wait(200) == 137
             found = engine.container("job")
             assert found.status == "exited"
             found.remove()

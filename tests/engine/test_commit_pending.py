@@ -65,7 +65,7 @@ def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     assert layers_of(engine, image.id)[:-1] == base
     # the container goes on above it
     box.start()
-    assert box.wait(60) == 0
+    assert box.wait(200) == 0
     assert [os.fsdecode(change.path) for change in box.changes(["/one"])] == ["/one"]
     # everything without digests
     assert output(engine, "made:1", "sh", "-c", "cat /one /d/x; ls / /etc") == output(
@@ -102,7 +102,7 @@ def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:
     assert engine.image("made:2").is_pending
     # the container over what it was knows it still
     above.start()
-    assert above.wait(60) == 0 and above.image_id == image.id == above.inspect()["Image"][7:]
+    assert above.wait(200) == 0 and above.image_id == image.id == above.inspect()["Image"][7:]
     engine.remove_image("other:2")
     assert [one.id for one in engine.containers(all=True) if one.image_id == engine.image("made:1").id] == [
         above.id
@@ -123,7 +123,7 @@ def test_without_its_container_an_image_stays_whole(engine: Engine) -> None:
     box = ended(engine, "tiny:1", "echo one > /one")
     first = box.commit("made:1")
     box.start()
-    box.wait(60)
+    box.wait(200)
     assert layers_of(engine, box.commit().id) != layers_of(engine, first.id), "it was written again"
     box.remove()
     engine.storage.collect()
@@ -185,7 +185,7 @@ def test_an_image_of_a_snapshot(engine: Engine) -> None:
     box = ended(engine, "tiny:1", "echo one > /one")
     snap = box.snapshot("first", message="after the first")
     box.start()
-    box.wait(60)
+    box.wait(200)
     image = snap.to_image("lab:base", changes=["ENV A=1"])
     assert layers_of(engine, image.id)[-1] in snap.layers
     assert output(engine, "lab:base", "sh", "-c", "cat /one; echo $A") == "one\n1\n"

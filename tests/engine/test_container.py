@@ -15,6 +15,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.errors import Conflict, InvalidInput, NotFound
 from lamina.store import names
+from support.hosts import settle
 from support.leaks import Leaks
 
 pytestmark = pytest.mark.root
@@ -99,7 +100,7 @@ def test_in_the_words_of_docker_inspect(engine: Engine) -> None:
 
 
 def test_one_that_runs(engine: Engine, elsewhere: list[Elsewhere], store_root: Path) -> None:
-    elsewhere.append(Elsewhere(store_root, "web", "sleep 60"))
+    elsewhere.append(Elsewhere(store_root, "web", "sleep 600"))
     container = engine.container("web")
     assert (container.state, container.exit_code) == ("running", None)
     assert os.path.exists(f"/proc/{container.inspect()['State']['Pid']}")
@@ -183,6 +184,7 @@ def test_logs_are_followed_to_the_end(engine: Engine, elsewhere: list[Elsewhere]
 def test_changes_apply_and_undo(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before")
     (tmp_path / "gone").write_text("x")
+    settle()
     script = f"cd {tmp_path} && echo after >file && rm gone && echo new >new"
     container = run(engine, "web", script)
     place = os.fsencode(tmp_path)
@@ -214,7 +216,7 @@ def test_what_only_the_start_made_is_no_change(engine: Engine, tmp_path: Path) -
 def test_changes_of_a_running_container_cannot_be_applied(
     engine: Engine, elsewhere: list[Elsewhere], store_root: Path
 ) -> None:
-    elsewhere.append(Elsewhere(store_root, "web", "touch /srv/lamina-x; sleep 60"))
+    elsewhere.append(Elsewhere(store_root, "web", "touch /srv/lamina-x; sleep 600"))
     container = engine.container("web")
     for act in (container.apply, container.undo):
         with pytest.raises(Conflict, match="is running"):
@@ -238,7 +240,7 @@ def test_removing(engine: Engine, store_root: Path) -> None:
 def test_one_that_runs_is_removed_only_by_force(
     engine: Engine, elsewhere: list[Elsewhere], store_root: Path
 ) -> None:
-    elsewhere.append(Elsewhere(store_root, "web", "trap '' TERM; sleep 60"))
+    elsewhere.append(Elsewhere(store_root, "web", "trap '' TERM; sleep 600"))
     container = engine.container("web")
     with pytest.raises(Conflict, match=r"remove container .* is running"):
         container.remove()
@@ -250,7 +252,7 @@ def test_one_that_runs_is_removed_only_by_force(
 def test_one_that_removes_itself_can_be_removed_by_force(
     engine: Engine, elsewhere: list[Elsewhere], store_root: Path
 ) -> None:
-    elsewhere.append(Elsewhere(store_root, "web", "sleep 60", rm=True))
+    elsewhere.append(Elsewhere(store_root, "web", "sleep 600", rm=True))
     container = engine.container("web")
     try:
         container.remove(force=True)

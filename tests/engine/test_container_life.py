@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from lamina import Engine
+from lamina import Container, Engine
+from lamina.engine import settling
 from lamina.engine.supervising import Supervisor
 from lamina.errors import CommandNotFound, Conflict, InvalidInput, KernelError, NotFound
-from support.lives import said, until
+from lamina.store import trace
+from support.held import held_descriptors
+from support.lives import said, supervisor_of, until
 from support.namespaces import in_mount_namespace
 from support.running import first_pid
 
@@ -90,6 +93,9 @@ def test_a_container_to_be_removed_at_its_end_is_removed(engine: Engine, store_r
     waited: list[int] = []
     waiter = threading.Thread(target=lambda: waited.append(box.wait()))
     waiter.start()
+    until(
+        lambda: any(link.endswith(f"/{box.id}/ends") for link in held_descriptors().values())
+    )  # it waits by now
     box.stop()
     waiter.join(100)
     assert waited == [143]
@@ -126,11 +132,11 @@ def test_the_stop_signal_is_the_containers_own(engine: Engine) -> None:
     script = "trap 'echo told; exit 5' USR1; trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done"
     box = engine.start("host", ["sh", "-c", script], stop_signal="SIGUSR1")
     until(lambda: said(box) == b"ready\n")
-    box.stop()
+    box.stop(200)
     assert box.exit_code == 5
     box.start()
     until(lambda: said(box).count(b"ready\n") == 2)
-    box.stop(signal="TERM")
+    box.stop(200, signal="TERM")
     assert box.exit_code == 6
 
 
@@ -168,6 +174,35 @@ def test_removing_one_that_runs_takes_force(engine: Engine) -> None:
     with pytest.raises(Conflict, match="running"):
         box.remove()
     box.remove(force=True)
+    assert engine.containers(all=True) == []
+
+
+def test_removing_one_that_has_ended_waits_for_who_has_its_records_on_the_disk(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as that takes; here its supervisor stops itself before it lets go."""
+    steps = tmp_path / "steps"
+
+    def start(watch: str) -> Container:
+        monkeypatch.setenv(trace.VARIABLE, watch)
+        box = engine.start("host", ["true"])
+        monkeypatch.delenv(trace.VARIABLE)
+        return box
+
+    for _ in range(2):  # the first of a store makes what the next ones find
+        steps.unlink(missing_ok=True)
+        box = start(f"log:{steps}")
+        until(lambda: not box._home.is_looked_after())  # noqa: B023
+        box.remove()
+    number = steps.read_text().splitlines().index("end: release") + 1
+    box = start(f"signal:{number}:{int(signal.SIGSTOP)}")
+    supervisor = supervisor_of(box)
+    until(lambda: Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    monkeypatch.setattr(settling, "LETTING_GO", 0.01)
+    on = threading.Timer(0.3, os.kill, (supervisor, signal.SIGCONT))
+    on.start()
+    box.remove()
+    on.join()
     assert engine.containers(all=True) == []
 
 
@@ -328,7 +363,7 @@ def test_several_threads_start_at_once(engine: Engine, store_root: Path) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(250)
     assert errors == []
     assert len(engine.containers()) == 12
 

@@ -103,14 +103,21 @@ def test_rotation_and_what_is_noted(engine: Engine, lamina: Command, foreground:
     assert lamina("logs", "--tail", "3", "box").stdout == "198\n199\n200\n"
 
 
-def test_what_is_written_later_follows(engine: Engine) -> None:
+def test_what_is_written_later_follows(engine: Engine, tmp_path: Path) -> None:
     """Through rotation, until its end, and also if it is removed then."""
-    script = "for n in $(seq 400); do echo $n; [ $((n % 100)) = 0 ] && sleep 0.2; done"
+    script = (
+        "echo 1; until [ -e /gate/open ]; do sleep 0.02; done;"
+        " for n in $(seq 2 400); do echo $n; [ $((n % 100)) = 0 ] && sleep 0.2; done"
+    )
     rotated = {"max-size": "2k", "max-file": "50"}
-    box = engine.start("tiny", ["sh", "-c", script], name="box", log_opt=rotated, rm=True)
+    box = engine.start(
+        "tiny", ["sh", "-c", script], name="box", log_opt=rotated, rm=True, volumes=[f"{tmp_path}:/gate"]
+    )
     with subprocess.Popen(command("logs", "-f", "box"), stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
-        assert follower.stdout.read().split() == [str(n) for n in range(1, 401)]
+        assert follower.stdout.readline() == "1\n"
+        (tmp_path / "open").touch()
+        assert follower.stdout.read().split() == [str(n) for n in range(2, 401)]
         assert follower.wait(100) == 0
     until(lambda: not engine.containers(all=True))
     with pytest.raises(NotFound):

@@ -370,7 +370,7 @@ def test_a_container_that_is_in_use_and_does_not_run(engine: Engine, place: Path
         os.write(writing, tar_of("a", b"1"))
         engine.container("box").copy_in  # noqa: B018
         os.close(writing)
-        thread.join(60)
+        thread.join(200)
         assert not thread.is_alive()
         box.copy_in(place / "file", "/tmp")
         assert seen(box, "/tmp") == {"a": "1", "file": "new"}

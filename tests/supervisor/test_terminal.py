@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -14,7 +15,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from lamina.linux import descriptors
+from lamina.supervisor import pump
+from lamina.supervisor.client import Attached, Client
 from lamina.supervisor.foreground import Ended, attend
+from lamina.supervisor.packets import SIZE
 from lamina.supervisor.signals import Catcher
 from lamina.supervisor.stdio import PIPE, Stdio
 from lamina.supervisor.terminal import copy_size, is_terminal, size_of
@@ -146,6 +151,69 @@ def test_the_size_follows_the_users(desk: Desk, sessions: list[Session]) -> None
         assert session.end() == Ended(0)
     finally:
         catcher.close()
+
+
+def signalled_once_something_was_typed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """From now on poll(2) has already looked when the terminal gets another *size*, and sees what was typed alone."""
+    really = descriptors.poll
+
+    def late(wanted: list[tuple[int, int]], milliseconds: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = really(wanted, milliseconds)
+        if any(events & select.POLLIN and os.path.sameopenfile(fd, desk.tty) for fd, events in found):
+            termios.tcsetwinsize(desk.tty, size)
+            signal.pthread_kill(threading.get_ident(), signal.SIGWINCH)
+        return found
+
+    monkeypatch.setattr(pump, "poll", late)
+
+
+def test_another_size_is_there_before_what_is_typed_then(
+    desk: Desk, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catcher = Catcher()
+    try:
+        session = Session(desk, "sh", "-c", "echo ready; read x", catcher=catcher)
+        feed, sizes = session.stdio.feed, []
+        assert feed is not None
+
+        def take(fd: int, most: int) -> bytes:
+            assert session.container.pty is not None
+            sizes.append(size_of(session.container.pty))
+            return os.read(fd, most)
+
+        feed.take = take
+        signalled_once_something_was_typed(desk, monkeypatch, (44, 122))
+        sessions.append(session.start())
+        desk.expect(b"ready")
+        desk.type(b"\r")
+        assert session.end() == Ended(0)
+        assert sizes[0] == (44, 122)
+    finally:
+        catcher.close()
+
+
+def test_who_is_attached_says_another_size_before_what_is_typed_then(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    heard: list[bytes] = []
+
+    def supervise() -> None:
+        desk.type(b"x")
+        heard.extend(theirs.recv(100) for _ in range(2))
+        theirs.send(b'x{"status": 0}')
+
+    signalled_once_something_was_typed(desk, monkeypatch, (44, 122))
+    with theirs:
+        theirs.settimeout(100)
+        supervisor = threading.Thread(target=supervise)
+        client = Client(ours.detach(), desk.tty, -1, -1, tty=True)
+        supervisor.start()
+        assert client.stay() == Attached(status=0)
+        supervisor.join(100)
+    assert heard == [b"r" + SIZE.pack(44, 122), b"ix"]
 
 
 def test_the_terminal_is_restored_when_we_are_interrupted(desk: Desk, sessions: list[Session]) -> None:

@@ -32,7 +32,7 @@ from lamina.network.subnet import packed, read_subnet
 from support.namespaces import in_mount_namespace
 from support.peers import location
 
-PATIENCE = 30.0  # seconds for what comes at once on an idle machine
+PATIENCE = 100.0  # seconds for what comes at once on an idle machine
 SILENCE = 0.3  # seconds for what must not come
 HOST, WORLD = "192.0.2.1", "192.0.2.2"
 HOST6, WORLD6 = "2001:db8::1", "2001:db8::2"
@@ -90,6 +90,7 @@ class Lab:
     def box(self, name: str) -> Box:
         """A new network namespace, with a process that sleeps in it until this one ends."""
         parent, child = os.pipe()
+        own = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
@@ -97,7 +98,7 @@ class Lab:
                 ip("link", "set", "lo", "up")
                 os.write(child, b"x")
                 os.close(child)
-                while os.getppid() != 1:
+                while os.getppid() == own:  # whoever is given those that a process leaves
                     signal.sigtimedwait([], 0.5)
             finally:
                 os._exit(0)

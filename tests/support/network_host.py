@@ -124,5 +124,11 @@ def responders() -> list[int]:
 
 def responder() -> int:
     """The only one, once it has begun."""
-    until(lambda: len(responders()) == 1)
-    return responders()[0]
+    found: list[int] = []
+
+    def is_alone() -> bool:
+        found[:] = responders()
+        return len(found) == 1
+
+    until(is_alone)
+    return found[0]

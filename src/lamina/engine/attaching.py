@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from lamina.store.containers import Home
 
-# how long somebody who has just started may take to listen, or to remove what is to be removed at its end
+# how long somebody who has just started may take to listen
 PATIENCE = 5.0
+# and who looks after a container, to remove it at its end: on a disk that is slow it takes its time
+REMOVING = 60.0
 
 __all__ = ["Attached", "Wanted", "attach", "start_attached", "wanted"]
 
@@ -158,10 +160,17 @@ def _ended(home: Home, asked: dict[str, Any], attached: Attached) -> Attached:
     if attached.lost:
         return _unattended(home)
     if attached.status is not None and asked.get("rm"):  # who waits for its end expects it to be gone
-        end = time.monotonic() + PATIENCE
-        while home.exists() and time.monotonic() < end:
-            time.sleep(0.002)
+        _await_removal(home)
     return attached
+
+
+def _await_removal(home: Home) -> None:
+    """Until it is gone; not, where somebody starts it again, or was killed."""
+    from lamina.engine.settling import is_kept
+
+    end = time.monotonic() + REMOVING
+    while home.exists() and home.is_looked_after() and not is_kept(home) and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 def _unattended(home: Home) -> Attached:

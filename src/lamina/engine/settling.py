@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 SIGKILL, WAKE, SIGCONT = 9, 10, 18
-# how long who looks after a container may take to let go of it, once it has ended
+# how long somebody who is busy with a container that does not run is waited for
 LETTING_GO = 10.0
+# and who looked after it, once it has ended: its records are waited for until the disk has them
+SYNCING = 60.0
 # signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
 _DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
 
@@ -79,9 +81,12 @@ def hold(home: Home) -> bool:
     """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for; False
     where the container lives, or somebody is busy with it for longer. Raises NotFound.
     """
-    deadline, pause = time.monotonic() + LETTING_GO, 0.001
+    begun, pause = time.monotonic(), 0.001
     while not home.hold():
-        if time.monotonic() > deadline or (home.state() in LIVING and not has_just_ended(home)):
+        waited = time.monotonic() - begun
+        if waited > LETTING_GO and (waited > SYNCING or not _is_attended(home)):
+            return False
+        if home.state() in LIVING and not has_just_ended(home):
             return False
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
@@ -92,6 +97,12 @@ def has_just_ended(home: Home) -> bool:
     """Whether its process is gone, and who looks after it has yet to write that down."""
     state = home.read("state")
     return state is not None and not home.has("exit") and not lives(state)
+
+
+def _is_attended(home: Home) -> bool:
+    """Whether who looked after it is there still. Raises Corrupt."""
+    with Process((home.read("state") or {}).get("supervisor")) as supervisor:
+        return supervisor.is_there
 
 
 class Process:

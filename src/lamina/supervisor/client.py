@@ -118,6 +118,8 @@ class Client:
             from lamina.supervisor.terminal import RawTerminal
 
             self._raw = RawTerminal(self._stdin)
+            # poll(2) may have seen what was typed and not the signal before it: that the terminal has another size
+            self._watch.tell_first(self._on_signal)
 
     def _arm(self) -> None:
         """Say what is waited for now: neither more output than can be shown, nor more input than is taken."""

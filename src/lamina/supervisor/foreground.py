@@ -142,6 +142,8 @@ class Attendance:
         self.watch.set(self.process.pidfd, POLLIN, self._on_end)
         if self.catcher is not None:
             self.watch.set(self.catcher.fd, POLLIN, self._on_signal)
+            if self.raw is not None:  # poll(2) may have seen what was typed, and not the signal before it
+                self.watch.tell_first(self._on_signal)
         for drain in self.stdio.drains:
             drain.arm(self.watch)
         if self.stdio.feed is not None:

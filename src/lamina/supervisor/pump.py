@@ -33,6 +33,7 @@ class Watch:
     def __init__(self) -> None:
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._first: Callable[[int], None] | None = None
 
     def set(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Wait for *mask* (0: for errors only) on *fd*, instead of what was said before."""
@@ -44,10 +45,16 @@ class Watch:
         if self._masks.pop(fd, None) is not None:
             del self._handlers[fd]
 
+    def tell_first(self, handler: Callable[[int], None]) -> None:
+        """Whatever happens to whom, call *handler* before, with 0 for events: it looks itself."""
+        self._first = handler
+
     def wait(self, seconds: float | None) -> bool:
         """Tell whoever waits what happened, for up to *seconds* (None: for ever); whether anything did."""
         milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
         happened = poll([*self._masks.items()], milliseconds)
+        if happened and self._first is not None:
+            self._first(0)
         for fd, events in happened:
             handler = self._handlers.get(fd)
             if handler is not None:  # else dropped by one that was told before
