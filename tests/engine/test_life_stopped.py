@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import holding, idling, life, settling
+from lamina.engine import holding, idling, life, settling, stuck
 from lamina.errors import Conflict, NotFound
 from support.lives import is_gone, remove_all, supervisor_of, until
 
@@ -127,6 +127,19 @@ def test_who_has_just_ended_is_waited_for(engine: Engine, verb: str) -> None:
     else:
         with pytest.raises(NotFound):
             engine.container(box.id)
+
+
+def test_who_has_it_in_hand_is_found_although_something_of_his_is_closed_meanwhile(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = engine.create("host", ["true"])
+    assert box._home.hold()
+    try:
+        listdir = os.listdir
+        monkeypatch.setattr(os, "listdir", lambda path: [b"999999", *listdir(path)])
+        assert stuck.holder(box._home) == os.getpid()
+    finally:
+        box._home.release()
 
 
 RUN = """
