@@ -178,7 +178,9 @@ def test_nobody_escapes_by_forking(engine: Engine, begun: Begun) -> None:
     def is_whole() -> bool:
         """Not so while one is left that ended just before: it has left its group, and is no zombie so far."""
         here = all_of_namespace(box)
-        return all(here <= set(map(int, (place / "cgroup.procs").read_text().split())) for place in groups(box))
+        return all(
+            here <= set(map(int, (place / "cgroup.procs").read_text().split())) for place in groups(box)
+        )
 
     until(is_whole)
     seen = all_of_namespace(box)

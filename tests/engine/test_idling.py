@@ -86,7 +86,9 @@ def test_whatever_it_writes_is_logged_however_often_that_wakes_it(engine: Engine
     count = f"while [ $i -lt 12 ] || [ ! -e {tmp_path}/go ]; do echo $i; i=$((i+1)); sleep 0.2; done"
     script = f"i=0; {count}; echo $i; seq 1000; exit 4"
     box = engine.start("host", ["sh", "-c", script], volumes=[f"{tmp_path}:{tmp_path}"])
-    until(lambda: has_slept(box))  # how long it does, between two lines, may be shorter than this process waits
+    until(
+        lambda: has_slept(box)
+    )  # how long it does, between two lines, may be shorter than this process waits
     (tmp_path / "go").touch()
     assert box.wait() == 4
     until(lambda: box.state == "exited")

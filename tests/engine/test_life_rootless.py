@@ -35,13 +35,14 @@ def supervisors(user: Rootless) -> list[int]:
     """Processes that are not in a namespace of their own and have that store's descriptors open. For a moment these are
     more than there are supervisors: what one of them executes is forked first, and has what it has.
     """
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and any(
-            link.startswith(f"{store(user)}/containers/") and link.endswith("/lock") for link in open_in(entry)
-        ):
-            found.append(int(entry.name))
-    return found
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and holds(entry, user)
+    ]
+
+
+def holds(process: Path, user: Rootless) -> bool:
+    containers = f"{store(user)}/containers/"
+    return any(link.startswith(containers) and link.endswith("/lock") for link in open_in(process))
 
 
 def open_in(process: Path) -> list[str]:
