@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,18 @@ def test_all_devices_of_this_machine_can_be_asked_for() -> None:
     paths = [device["path"] for device in amended(privileged=True)["linux"].get("devices", [])]
     assert len(paths) == len(set(paths))
     assert not {"/dev/null", "/dev/tty", "/dev/ptmx"} & set(paths)
+
+
+def test_a_device_that_goes_while_they_are_looked_for_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").touch()
+    scandir = os.scandir
+    entries = [*scandir("/dev"), *scandir(tmp_path)]
+    (tmp_path / "gone").unlink()
+    monkeypatch.setattr(os, "scandir", lambda path: entries if path == "/dev" else scandir(path))
+    devices = amended(privileged=True)["linux"].get("devices", [])
+    assert str(tmp_path / "gone") not in {device["path"] for device in devices}
 
 
 @pytest.mark.parametrize("gpus", [False, True])

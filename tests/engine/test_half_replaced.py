@@ -5,6 +5,7 @@ who would have taken care: the next command makes one thing of what is half old 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def _die(engine: Engine, number: int, verb: str, everybody: bool, writing: int) 
 
 
 def sh(box: Container, script: str) -> str:
-    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=60, check=True)
+    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=200, check=True)
     return str(done.stdout)
 
 
@@ -160,22 +161,25 @@ def test_who_asked_is_killed_and_it_stands_still_until_all_is_replaced(engine: E
     box = engine.start("tiny", SLEEP, name="box", network="none", stop_timeout=0)
     sh(box, "echo 1 >/f")
     reading, writing = os.pipe()
+    holding, letting_go = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             os.setpgid(0, 0)
-            _replace_slowly(engine, writing)
+            os.close(letting_go)
+            _replace_slowly(engine, writing, holding)
         finally:
             os._exit(1)
     os.close(writing)
+    os.close(holding)
     with open(reading) as said:
-        assert said.read(1) == "b"
+        assert said.read(1) == "m", "the new root lies over the old one, and whoever put it there waits"
     group = reopen(state_of(box)["cgroup"])
-    sleep(0.2)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     sleep(0.05)
     assert group.frozen
+    os.close(letting_go)
     until(lambda: not group.frozen)
     lines = Path(f"/proc/{state_of(box)['pid']}/mountinfo").read_text().splitlines()
     [upper] = [line for line in lines if "upperdir" in line]
@@ -186,17 +190,21 @@ def test_who_asked_is_killed_and_it_stands_still_until_all_is_replaced(engine: E
     assert [one.name for one in box.snapshots()] == ["second"]  # the first one was not written down yet
 
 
-def _replace_slowly(engine: Engine, writing: int) -> None:
+def _replace_slowly(engine: Engine, writing: int, holding: int) -> None:
+    """In the middle it is said on *writing*, and what comes next waits for the end of *holding*."""
     steps_of = swapping.swap_steps
 
     def slow(*given: Any) -> tuple[list[Step], int]:
         steps, needed = steps_of(*given)
         first = next(index for index, step in enumerate(steps) if step.call == "move_mount")
-        steps.insert(first + 1, Step("nanosleep", Struct("timespec", "qq", (1, 0)), None))
-        os.write(writing, b"begun")
-        return steps, needed
+        steps[first + 1 : first + 1] = [
+            Step("write", writing, b"m", 1),
+            Step("ppoll", Struct("pollfd", "ihh", (holding, select.POLLIN, 0)), 1, None, None, 0),
+        ]
+        return steps, needed + 2
 
     replacing.swap_steps = slow  # type: ignore
+    swapping._WALKING = Struct("timespec", "qq", (100, 0))  # how long who replaces it is waited for
     Engine(os.fsdecode(engine.store.path)).container("box").snapshot(consistency="refuse")
 
 

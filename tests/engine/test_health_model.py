@@ -51,9 +51,10 @@ class Lives(RuleBasedStateMachine):
         )
         self.runs = self.paused = self.sick = False
 
-    def says(self, status: int) -> None:
-        """Have its check end with *status* from now on, also after a later start."""
-        self.box.exec(["sh", "-c", f"echo {status} >/var/word.new; mv /var/word.new /var/word"])
+    def says(self, status: int) -> bool:
+        """Have its check end with *status* from now on, also after a later start; whether it came to that."""
+        script = f"echo {status} >/var/word.new; mv /var/word.new /var/word"
+        return bool(self.box.exec(["sh", "-c", script]).returncode == 0)
 
     def settled(self, condition: Callable[[], object]) -> None:
         """Whoever was killed is replaced by any command."""
@@ -134,7 +135,7 @@ class Lives(RuleBasedStateMachine):
         if self.action == "none":
             until(lambda: self.box.health == "unhealthy")
             assert first_pid(self.box) == before
-            self.says(0)
+            assert self.says(0)
             until(lambda: self.box.health == "healthy")
             return
         until(lambda: is_gone(before))
@@ -142,9 +143,9 @@ class Lives(RuleBasedStateMachine):
         if self.action == "restart" or (self.action == "kill" and self.policy != "no"):
             # it is started again and again, until it is well
             def cured() -> bool:
+                """It may end this moment, once more."""
                 with contextlib.suppress(Conflict):
-                    self.says(0)
-                    return True
+                    return self.says(0)
                 return False
 
             until(cured)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lamina import Engine
 from lamina.engine import detaching
 from lamina.errors import InvalidInput
 from support.leaks import Leaks
+from support.lives import until
 
 pytestmark = pytest.mark.root
 
@@ -55,13 +55,6 @@ def ready(owner: subprocess.Popen[str]) -> None:
 def left(root: Path) -> list[str]:
     places = ("containers", "names", "running", "tmp")
     return [str(path) for place in places for path in (root / place).iterdir()]
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_they_go_with_their_owner(
@@ -176,5 +169,5 @@ def test_owners_of_a_hundred_are_killed(
     assert len(list((store_root / "containers").iterdir())) == 100
     for owner in made:
         owner.kill()
-    until(lambda: not left(store_root))
+    until(lambda: not left(store_root), 200)
     assert untouched_host.left() == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +32,33 @@ def store(user: Rootless) -> Path:
 
 
 def supervisors(user: Rootless) -> list[int]:
-    """Processes that are not in a namespace of their own and have that store's descriptors open."""
+    """Processes that are not in a namespace of their own and have that store's descriptors open. For a moment these are
+    more than there are supervisors: what one of them executes is forked first, and has what it has.
+    """
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and holds(entry, user)
+    ]
+
+
+def holds(process: Path, user: Rootless) -> bool:
+    containers = f"{store(user)}/containers/"
+    return any(link.startswith(containers) and link.endswith("/lock") for link in open_in(process))
+
+
+def open_in(process: Path) -> list[str]:
+    """What it has open, but for what is closed while this is looked at."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            links = [os.readlink(link) for link in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if any(link.startswith(f"{store(user)}/containers/") and link.endswith("/lock") for link in links):
-            found.append(int(entry.name))
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(link))
     return found
+
+
+def supervisor(user: Rootless) -> int:
+    """The only one."""
+    [pid] = until(lambda: found if len(found := supervisors(user)) == 1 else [])
+    return pid
 
 
 def test_it_lives_from_one_command_to_another(user: Rootless) -> None:
@@ -71,19 +88,18 @@ def test_it_survives_its_supervisor(user: Rootless) -> None:
         "trap 'exit 9' TERM; echo on; while :; do sleep 0.1; done",
     )
     until(lambda: user.ok("logs", "box") == "on\n")
-    (pid,) = supervisors(user)
+    pid = supervisor(user)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not supervisors(user))
     assert state(user, "box") == "running 0"
-    until(lambda: supervisors(user))
-    assert supervisors(user) != [pid]
+    assert supervisor(user) != pid
     user.ok("stop", "box")
     assert state(user, "box") == "exited 9"
 
 
 def test_a_start_that_was_cut_short_leaves_no_process(user: Rootless) -> None:
     """Killed when it had started the command and not yet written that down; there may be no control group either."""
-    seconds = str(1000 + os.getpid())  # nobody else sleeps so long
+    seconds = f"1000.{secrets.randbelow(10**9):09}"  # nobody else sleeps so long
     user.ok("create", "--name", "box", "host", "sleep", seconds)
     steps = store(user) / "steps"
     user.ok("create", "--name", "other", "host", "true")
@@ -92,7 +108,8 @@ def test_a_start_that_was_cut_short_leaves_no_process(user: Rootless) -> None:
     at = lines.index("start: launched") + 1
     done = user.lamina("start", "box", env={**user.env, "LAMINA_STORE_TRACE": f"kill:{at}"})
     assert done.returncode == 1
-    assert sleeping(seconds), "the command runs, and nobody knows"
+    # the command runs, and nobody knows; one that is just being executed has no command line
+    until(lambda: sleeping(seconds))
     assert state(user, "box") == "created 0"
     until(lambda: not sleeping(seconds))
     user.ok("start", "box")
@@ -129,11 +146,10 @@ def test_to_be_removed_is_removed_with_everything(user: Rootless) -> None:
 def test_its_supervisor_sleeps(user: Rootless) -> None:
     env = {**user.env, "LAMINA_SUPERVISOR_IDLE": "0.1"}
     user.ok("run", "-d", "--name", "box", "host", "sh", "-c", "sleep 1; echo x; exec sleep 1000", env=env)
-    until(lambda: len(supervisors(user)) == 1)
-    (pid,) = supervisors(user)
+    pid = supervisor(user)
     until(lambda: user.ok("logs", "box") == "x\n")
     until(lambda: Path(f"/proc/{pid}/comm").read_text() == "lamina-idle\n")
-    assert supervisors(user) == [pid]
+    assert supervisor(user) == pid
     user.ok("stop", "box")
     assert state(user, "box") == "exited 143"
 
@@ -153,7 +169,8 @@ def test_it_is_found_out_whether_it_is_well(user: Rootless) -> None:
     user.ok("exec", "box", "rm", slow)
     until(lambda: user.ok(*health) == "healthy\n")
     until(lambda: "3141" not in user.ok("top", "box", "-o", "args"))
-    assert user.lamina("healthcheck", "run", "box").returncode == 0
+    # on a busy machine one takes longer than a healthy one may
+    until(lambda: user.lamina("healthcheck", "run", "box").returncode == 0)
     user.ok("stop", "box")
     assert state(user, "box") == "exited 143"
 

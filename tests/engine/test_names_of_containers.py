@@ -306,7 +306,7 @@ def test_a_container_over_this_system_finds_others_by_name(on_host):
 def patiently(name: str, **how: bool) -> tuple[int, list[str]]:
     """What is lost in a flood is asked again."""
     try:
-        return lookup(GATEWAY, name, **how)
+        return lookup(GATEWAY, name, patience=10, **how)
     except OSError:
         return -1, []
 

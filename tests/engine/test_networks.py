@@ -42,6 +42,8 @@ from support.terminal import lamina
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
 
 SERVE = "while :; do echo hello | nc -l -p 80; done"
+# as long as nobody listens: it has just begun, or has just answered somebody
+HEAR = "until nc {} 80 2>/dev/null; do sleep 0.1; done"
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_networks_are_apart_and_those_of_one_are_together(on_host):
         host.engine.networks.create("back", ipv6=True)
         web = host.start(SERVE, network="back")
         address = web.attrs["NetworkSettings"]["IPAddress"]
-        assert "hello" in host.run("nc", address, "80", network="back")
+        assert "hello" in host.run("sh", "-c", HEAR.format(address), network="back")
         with pytest.raises(ContainerFailed):
             host.run("nc", "-w", "1", address, "80")
         with pytest.raises(Conflict, match="in use by"):
@@ -229,9 +231,10 @@ def test_what_was_asked_of_address_mac_and_names(on_host):
 def test_the_network_of_another_container_and_a_path(on_host):
     def test(host):
         web = host.start(SERVE, name="web")
-        assert "hello" in host.run("nc", "127.0.0.1", "80", network="container:web")
+        hear = ["sh", "-c", HEAR.format("127.0.0.1")]
+        assert "hello" in host.run(*hear, network="container:web")
         pid = web.attrs["State"]["Pid"]
-        until(lambda: "hello" in host.run("nc", "127.0.0.1", "80", network=f"ns:/proc/{pid}/ns/net"))
+        assert "hello" in host.run(*hear, network=f"ns:/proc/{pid}/ns/net")
         with pytest.raises(InvalidInput, match="no network namespace"):
             host.run("true", network="ns:/proc/self/ns/uts")
         with pytest.raises(KernelError, match="No such file"):

@@ -121,7 +121,7 @@ def test_a_network_that_moves_while_somebody_is_about_to_be_in_it(on_host, tmp_p
                 host.run("sleep", "1000", name="late", network=name)
             finally:
                 os._exit(1)
-        assert ready(30.0, told)
+        assert ready(100.0, told)
         if name == "anew":  # by somebody who knows nothing of all that
             host.engine.networks.get(name).remove()
             host.engine.networks.create(name, subnets=["10.60.0.0/24"], options={"dns": "false"})

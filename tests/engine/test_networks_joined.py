@@ -65,7 +65,9 @@ def test_a_container_in_two_networks(on_host):
         assert default_route(box) == "eth0"
         assert inside(box, "cat", "/sys/class/net/eth1/address") == "02:00:00:00:00:77\n"
         address = web.attrs["NetworkSettings"]["IPAddress"]
-        assert "hello" in inside(box, "nc", address, "80")
+        until(
+            lambda: "hello" in inside(box, "nc", address, "80")
+        )  # it has just begun to listen, or begins again
         assert {"10.50.0.2", "10.51.0.77", "fd00:51::77"} < {
             line.split()[0] for line in inside(box, "cat", "/etc/hosts").splitlines()
         }
@@ -97,7 +99,7 @@ def test_connected_and_disconnected_while_it_runs(on_host):
             box.exec(["nc", "-w", "1", "10.51.0.2", "80"], check=True)
         back.connect(box.id, ip="10.51.0.9", aliases=["guest"])
         assert facts(box)["back"] == ("eth1", "10.51.0.9", "10.51.0.1")
-        assert "hello" in inside(box, "nc", "10.51.0.2", "80")
+        until(lambda: "hello" in inside(box, "nc", "10.51.0.2", "80"))
         assert "10.51.0.2" in inside(box, "busybox", "nslookup", "store")  # asked at the first network's
         assert "10.51.0.9\t" in inside(box, "cat", "/etc/hosts")
         assert (inside(box, "cat", "/etc/resolv.conf"), default_route(box)) == (before, "eth0")
@@ -179,12 +181,12 @@ def test_a_container_on_the_wire_of_a_link_of_this_host(on_host):
             inside(box, "sh", "-c", f"nc {WORLD} 80 </dev/null")
             assert seen.result() == "192.0.2.129", "under its own address"
         server.close()
-        assert "hello" in inside(box, "nc", four, "80")
+        until(lambda: "hello" in inside(box, "nc", four, "80"))
         assert default_route(box) == "eth0"
         wire.disconnect("box")
         assert facts(box).keys() == {"back"}
         wire.connect("box", ip="192.0.2.200")
-        assert "hello" in inside(box, "nc", four, "80")
+        until(lambda: "hello" in inside(box, "nc", four, "80"))
         assert host.engine.storage.check().findings == ()
         for asked in ({"publish": ["80"]}, {"egress": "deny"}, {"network_aliases": ["x"]}):
             with pytest.raises(InvalidInput):

@@ -31,6 +31,7 @@ from lamina.errors import (
 from lamina.linux.fd import ready
 from support.held import held_descriptors
 from support.leaks import Leaks
+from support.lives import until
 from support.small_images import small_image
 from support.terminal import Terminal
 
@@ -115,7 +116,7 @@ def test_streams_go_where_they_are_sent(popen: Popen, tmp_path: Path) -> None:
         assert process.communicate() == (None, b"err\n")
     with open(tmp_path / "file", "w+b") as file:
         with popen(both, stdout=file, stderr=STDOUT) as process:
-            assert process.wait(60) == 0
+            assert process.wait(100) == 0
         file.seek(0)
         assert file.read() == b"out\nerr\n"  # all of it, once the end is known
         file.seek(0)
@@ -189,7 +190,7 @@ def test_partial_output_comes_with_the_error(popen: Popen) -> None:
     script = r"printf 'so far\n\303'; echo bad >&2; exec sleep 600"
     with popen(["sh", "-c", script], stdout=PIPE, stderr=PIPE, text=True) as process:
         partial: tuple[object, object] = ("", "")
-        end = time.monotonic() + 60
+        end = time.monotonic() + 100
         while partial != ("so far\n�", "bad\n"):  # what is cut within a character is shown as such
             assert time.monotonic() < end, partial
             with pytest.raises(TimeoutExpired, match=r"sleep 600: not ended within 0\.01 s") as raised:
@@ -214,7 +215,7 @@ def test_waiting_for_a_while(popen: Popen) -> None:
             process.wait(timeout=0.01)
         assert not ready(0, process.fileno())
         process.kill()
-        assert ready(60, process.fileno())
+        assert ready(100, process.fileno())
         assert process.wait() == 137
 
 
@@ -276,7 +277,8 @@ def test_failures_to_begin_leave_nothing(
             popen(["true"], stdout=PIPE, **wrong)
     del raised, not_executable
     assert engine.containers(all=True) == there
-    assert held_descriptors() == before
+    # what a thread of an earlier test had open may go meanwhile
+    until(lambda: held_descriptors().items() <= before.items())
 
 
 def test_there_may_be_no_further_thread(
@@ -369,7 +371,7 @@ def test_several_threads_wait_for_one(popen: Popen) -> None:
         thread.start()
     process.kill()
     for thread in waiting:
-        thread.join(60)
+        thread.join(100)
     assert found == [137] * 16
 
 
@@ -380,12 +382,12 @@ def test_one_that_nobody_waits_for_warns_and_is_reaped_all_the_same(box: Contain
         del process
         gc.collect()
     os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while os.path.exists(f"/proc/{pid}"):  # a zombie has a place there as well
         assert time.monotonic() < end
         time.sleep(0.001)
     ended = box.popen(["true"], stdout=DEVNULL, stderr=DEVNULL)
-    assert ready(60, ended.fileno())
+    assert ready(100, ended.fileno())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         del ended
@@ -410,7 +412,7 @@ def test_a_container_is_stopped_whoever_forgot_to_wait_for_what_ran_in_it(engine
         assert (ended.wait(), living.wait()) == (0, 137)
         late = box.popen(["sleep", "600"], stdout=nowhere, stderr=nowhere)
     assert late.wait() == 137
-    assert is_idle()
+    until(is_idle)  # the thread that saw it end has still to find that there is nobody else
 
 
 def test_its_end_is_an_event(engine: Engine, box: Container) -> None:
@@ -471,7 +473,7 @@ def test_a_container_of_its_own_ends_with_the_program(engine: Engine, store_root
         identity = owner.stdout.readline().strip()
         assert engine.container(identity).status == "running"
         owner.kill()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while engine.containers(all=True):
         assert time.monotonic() < end
     assert not list((store_root / "containers").iterdir())

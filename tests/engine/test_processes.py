@@ -48,6 +48,8 @@ def box(engine: Engine) -> Container:
     script = "setpriv --reuid 65534 --regid 65534 --clear-groups sleep 1000 & wait"
     box = engine.start("host", ["sh", "-c", script], name="box")
     until(lambda: ["sleep 1000"] in rows(box, "-o", "args"))
+    # then it is loaded, and nothing of what is told of it changes any more
+    until(lambda: rows(box, "-o", "s") == [["S"], ["S"]])
     return box
 
 

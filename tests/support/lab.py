@@ -33,6 +33,7 @@ from support.namespaces import in_mount_namespace
 from support.peers import location
 
 PATIENCE = 100.0  # seconds for what comes at once on an idle machine
+ONE_TRY = 30.0  # of several: who has begun too early may be ignored for good
 SILENCE = 0.3  # seconds for what must not come
 HOST, WORLD = "192.0.2.1", "192.0.2.2"
 HOST6, WORLD6 = "2001:db8::1", "2001:db8::2"
@@ -223,7 +224,7 @@ def listen(port: int, host: str = "0.0.0.0") -> socket.socket:
     return server
 
 
-def reaches(host: str, port: int, patience: float = PATIENCE) -> bool:
+def reaches(host: str, port: int, patience: float = ONE_TRY) -> bool:
     """Whether a TCP connection comes about."""
     try:
         with socket.create_connection((host, port), timeout=patience):

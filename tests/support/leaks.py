@@ -20,7 +20,7 @@ SIGN = "lamina-test-run/"  # how a suite that runs is seen by others: unix(7), a
 PEERS = "lamina-peers-"  # the control group of a peers root: then the pid of who holds it
 DEPTH = 4  # how far below a suite's directories its stores are
 # seconds that what is going away may take
-PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 15.0)
+PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 100.0)
 _END_OF_PATH = b"/ ,:\n\0"
 
 

@@ -10,20 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lamina import Container, Engine
 from support.terminal import lamina
 
 Command = Callable[..., subprocess.CompletedProcess[str]]  # of the fixture `lamina`
+Seen = TypeVar("Seen")
 
 
-def until(condition: Callable[[], object], seconds: float = 100) -> None:
-    """Not a measurement: what is waited for comes, or the test has failed."""
+def until(condition: Callable[[], Seen], seconds: float = 100) -> Seen:
+    """Not a measurement: what is waited for comes, or the test has failed. What *condition* saw then is returned: asked
+    once more it may see something else.
+    """
     end = time.monotonic() + seconds
-    while not condition():
+    while not (seen := condition()):
         assert time.monotonic() < end, "what was waited for did not come"
         time.sleep(0.01)
+    return seen
 
 
 def said(container: Container) -> bytes:
@@ -51,14 +55,19 @@ def supervisor_of(container: Container) -> int:
 def is_gone(pid: int) -> bool:
     """Whether nobody has that number, or only a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
 
 def kill_supervisor(container: Container) -> None:
-    """With SIGKILL; returns when it is dead."""
-    pid = supervisor_of(container)
+    """With SIGKILL; returns when it is dead. Who takes over holds the container before the record names him."""
+
+    def living() -> int:
+        pid = supervisor_of(container)
+        return 0 if is_gone(pid) else pid
+
+    pid = until(living)
     os.kill(pid, signal.SIGKILL)
     until(lambda: is_gone(pid))
 

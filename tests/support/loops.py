@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     @functools.wraps(test)
     def run(*args: Any, **fixtures: Any) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(200):
+            async with asyncio.timeout(250):
                 await test(*args, **fixtures)
 
         asyncio.run(bounded())
@@ -63,7 +64,9 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Of this thread: every C function that Lamina's own code calls and that may wait, with where that was."""
+    """Of this thread: every C function that Lamina's own code calls and that may wait, with where that was. What an
+    earlier test has let go of is not collected, and so not ended, in the middle of that.
+    """
     found: list[str] = []
 
     def look(frame: FrameType, event: str, called: Any) -> None:
@@ -80,8 +83,11 @@ def watched() -> Iterator[list[str]]:
         if (str(module).startswith(PATIENT) or name.endswith("(2)")) and name not in NEVER_WAIT:
             found.append(f"{name} in {frame.f_code.co_filename.rpartition('/lamina/')[2]}:{frame.f_lineno}")
 
+    gc.collect()
+    gc.disable()
     sys.setprofile(look)
     try:
         yield found
     finally:
         sys.setprofile(None)
+        gc.enable()

@@ -114,7 +114,7 @@ def responders() -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         try:
-            named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_text() == "lamina-names\n"
+            named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_bytes() == b"lamina-names\n"
             if named and os.stat(f"/proc/{entry}/ns/net").st_ino == own:
                 found.append(int(entry))
         except (FileNotFoundError, ProcessLookupError):
@@ -124,11 +124,5 @@ def responders() -> list[int]:
 
 def responder() -> int:
     """The only one, once it has begun."""
-    found: list[int] = []
-
-    def is_alone() -> bool:
-        found[:] = responders()
-        return len(found) == 1
-
-    until(is_alone)
-    return found[0]
+    [found] = until(lambda: found if len(found := responders()) == 1 else [])
+    return found

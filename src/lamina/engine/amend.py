@@ -282,13 +282,10 @@ def _look(path: str) -> os.stat_result:
 
 def _devices(spec: Spec, further: Further, maps: IdMaps | None) -> None:
     """Nodes, and the rules of the control group that let them be used: without these every device could be."""
-    wanted = further.devices
-    if further.privileged:
-        wanted = (*_all_devices(), *wanted)
     nodes: list[dict[str, Any]] = []
     rules: list[dict[str, Any]] = []
-    for device in wanted:
-        for node in _nodes(device):
+    for device, found in _wanted(further):
+        for node in found:
             nodes.append(node)
             allowed: dict[str, Any] = {key: node[key] for key in ("type", "major", "minor")}
             rules.append({"allow": True, **allowed, "access": device.access})
@@ -308,6 +305,18 @@ def _devices(spec: Spec, further: Further, maps: IdMaps | None) -> None:
         spec["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
     elif rules or makes_nodes:
         spec["linux"]["resources"]["devices"] = [{"allow": False, "access": "rwm"}, *rules]
+
+
+def _wanted(further: Further) -> Iterable[tuple[Device, list[dict[str, Any]]]]:
+    """The devices that it gets, with their nodes. Raises NotFound for one that was named and is not there."""
+    if further.privileged:
+        for device in _all_devices():
+            try:
+                yield device, _nodes(device)
+            except NotFound:  # unplugged meanwhile
+                continue
+    for device in further.devices:
+        yield device, _nodes(device)
 
 
 def _nodes(device: Device) -> list[dict[str, Any]]:
@@ -379,5 +388,9 @@ def _all_devices() -> Iterable[Device]:
     for entry in sorted(os.scandir("/dev"), key=lambda entry: entry.name):
         if entry.path in own | usual or entry.is_symlink():
             continue
-        if entry.is_dir() or stat.S_IFMT(entry.stat().st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+        try:
+            kind = stat.S_IFMT(entry.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        if kind in (stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK):
             yield Device(entry.path, entry.path)

@@ -54,8 +54,16 @@ def _has_open(pid: int, path: bytes) -> bool:
     """Files of other file systems have the same inode numbers."""
     place = b"/proc/%d/fd" % pid
     try:
-        return any(os.readlink(place + b"/" + name) == path for name in os.listdir(os.fsencode(place)))
+        names = os.listdir(place)
     except OSError:
+        return False
+    return any(_leads_to(place + b"/" + name, path) for name in names)
+
+
+def _leads_to(link: bytes, path: bytes) -> bool:
+    try:
+        return os.readlink(link) == path
+    except OSError:  # closed meanwhile
         return False
 
 
