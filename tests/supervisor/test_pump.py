@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import hashlib
 import os
 import random
@@ -23,6 +22,7 @@ from lamina.supervisor.foreground import Ended, attend
 from lamina.supervisor.logs.following import Log
 from lamina.supervisor.logs.frames import LogWriter
 from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT, Stdio
+from support.apart import apart
 from support.process import FakeContainer
 
 MEGABYTE = 1 << 20
@@ -59,7 +59,6 @@ def run() -> Iterator[Run]:
 
 
 def descriptors() -> set[str]:
-    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
     return {f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}" for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and
             os.path.lexists(f"/proc/self/fd/{fd}")}  # fmt: skip
 
@@ -96,7 +95,7 @@ def test_a_hundred_megabytes_through_a_pipe_and_the_log(run: Run, tmp_path: Path
     finally:
         os.close(writer)
         os.close(source)
-        consumer.join(60)
+        consumer.join(200)
         os.close(reader)
         log.close()
     assert ended.status == 0
@@ -324,6 +323,7 @@ def test_a_timeout_that_is_not_reached_changes_nothing(run: Run) -> None:
     assert (ended, stdio.captured(1)) == (Ended(0), b"x\n")
 
 
+@apart
 def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
     run(["true"])  # whatever Python itself opens the first time
     before = descriptors()
@@ -343,6 +343,7 @@ def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["pipe2", "open", "set_blocking"])
 @pytest.mark.parametrize("allowed", range(4))
+@apart
 def test_a_failure_on_the_way_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, allowed: int
 ) -> None:
