@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -207,6 +208,7 @@ def test_a_file_without_format_cannot_be_executed(tmp_path):
 
 
 def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
+    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
     before = Path("/proc/self/mountinfo").read_text()
     descriptors = sorted(os.listdir("/proc/self/fd"))
     others = children()  # such as who works with files for a test before
@@ -216,7 +218,7 @@ def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
         run(bundle)
     assert Path("/proc/self/mountinfo").read_text() == before
     assert sorted(os.listdir("/proc/self/fd")) == descriptors
-    assert children() == others
+    assert children() <= others  # who may end meanwhile
 
 
 def test_a_missing_bind_source_is_found_before_anything_starts(tmp_path):
@@ -257,7 +259,6 @@ def test_the_container_dies_with_the_thread_that_started_it(tmp_path):
     started[0].close()
 
 
-@pytest.mark.timeout(180)
 def test_two_hundred_starts_from_a_program_with_busy_threads(tmp_path, walker):
     stop = threading.Event()
 

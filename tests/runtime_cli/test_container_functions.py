@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -34,6 +35,7 @@ def test_a_container_with_streams_of_its_own(runtime: Runtime, null: int) -> Non
     given, ours = os.pipe()
     os.write(ours, b"hello\n")
     os.close(ours)
+    gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
     before = set(os.listdir("/proc/self/fd"))
     bundle = runtime.shell("cat; echo problem >&2; ls /proc/self/fd; exit 7")
     status = run(os.fsencode(runtime.root), "box", wishes(bundle, given, writer, writer))
@@ -76,6 +78,7 @@ def test_create_start_execute_kill_delete(runtime: Runtime, null: int) -> None:
 
 
 def test_what_fails_leaves_nothing(runtime: Runtime, null: int) -> None:
+    gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(2):
         with pytest.raises(CommandNotFound):
