@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lamina.errors import Unsupported
 from lamina.runtime import init
 from lamina.runtime.init import REPORT, exec_file, init_file
 from lamina.runtime.init.listing import program as listed
+from support.console import read_until
 
 pytestmark = pytest.mark.userns
 
@@ -65,7 +65,7 @@ def report() -> Iterator[tuple[int, dict[str, Any]]]:
 
 def run(program: str, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*STAGE, program, *command], text=True, timeout=100, **{"capture_output": True, **options}
+        [*STAGE, program, *command], text=True, timeout=200, **{"capture_output": True, **options}
     )
 
 
@@ -126,7 +126,7 @@ def test_says_why_a_command_cannot_be_executed(
 def test_the_report_ends_without_a_byte_once_the_command_runs(program: str) -> None:
     reader, writer = os.pipe()
     stage, _ = started(
-        program, "sh", "-c", "ls /proc/self/fd; echo; exec sleep 30",
+        program, "sh", "-c", "echo; exec sleep 600",
         preexec_fn=lambda: os.dup2(writer, REPORT), pass_fds=(REPORT,),
     )  # fmt: skip
     os.close(writer)
@@ -207,7 +207,7 @@ def test_reaps_orphans(program: str) -> None:
         "        if os.fork() == 0: os._exit(0)\n"
         "        os._exit(0)\n"
         "for _ in range(20): os.wait()\n"
-        "for _ in range(200):\n"
+        "for _ in range(2000):\n"
         "    left = [p for p in os.listdir('/proc') if p.isdigit()]\n"
         "    if len(left) == 2: break\n"
         "    time.sleep(0.05)\n"
@@ -217,9 +217,7 @@ def test_reaps_orphans(program: str) -> None:
 
 
 def test_what_the_command_leaves_behind_ends_with_it(program: str) -> None:
-    begun = time.monotonic()
-    assert run(program, "sh", "-c", "sleep 300 & exit 3").returncode == 3
-    assert time.monotonic() - begun < 60
+    assert run(program, "sh", "-c", "sleep 600 & exit 3").returncode == 3  # long before that
 
 
 def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
@@ -238,7 +236,7 @@ def test_the_command_is_in_the_terminals_foreground(program: str) -> None:
     )  # fmt: skip
     os.close(slave)
     try:
-        assert b"foreground" in os.read(master, 1000)
+        assert b"foreground" in read_until(master, b"ground")
         os.write(master, b"\x03")  # the terminal's own interrupt reaches the command, and it alone
         assert stage.wait(timeout=100) == 130
     finally:

@@ -217,7 +217,7 @@ def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):
         run(bundle)
     assert Path("/proc/self/mountinfo").read_text() == before
     assert held_descriptors() == descriptors
-    assert children() == others
+    assert children() <= others  # who may end meanwhile
 
 
 def test_a_missing_bind_source_is_found_before_anything_starts(tmp_path):
@@ -258,7 +258,6 @@ def test_the_container_dies_with_the_thread_that_started_it(tmp_path):
     started[0].close()
 
 
-@pytest.mark.timeout(180)
 def test_two_hundred_starts_from_a_program_with_busy_threads(tmp_path, walker):
     stop = threading.Event()
 

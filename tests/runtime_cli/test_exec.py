@@ -298,7 +298,7 @@ def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(run
         assert said == b"ready\n"
         writer = threading.Thread(target=running.stdin.write, args=(b"x" * much,), daemon=True)
         writer.start()
-        watch = threading.Timer(60, running.kill)
+        watch = threading.Timer(200, running.kill)
         watch.start()
         said = b"".join(iter(lambda: os.read(output, 65536), b""))
         watch.cancel()

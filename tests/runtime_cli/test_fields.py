@@ -34,7 +34,7 @@ def run(runtime: Runtime, bundle: Any, identity: str) -> str:
 def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
     flags = sum(FLAGS.values()) & ~(0 if kind == "user" else CLONE_NEWUSER)
     with somebody(flags) as pid:
-        bundle = runtime.bundle("sleep", "60")
+        bundle = runtime.bundle("sleep", "600")
         bundle.config.pop("hostname")
         kept = [n for n in bundle.config["linux"]["namespaces"] if n["type"] not in (kind, "uts")]
         kept.append({"type": kind, "path": f"/proc/{pid}/ns/{FILES.get(kind, kind)}"})
@@ -55,7 +55,7 @@ def test_a_filter_that_is_older_than_the_calls_we_make(
     runtime: Runtime, privileges: bool, init: list[str]
 ) -> None:
     """Profiles were copied from Docker's years ago."""
-    bundle = runtime.bundle("sleep", "60", noNewPrivileges=not privileges)
+    bundle = runtime.bundle("sleep", "600", noNewPrivileges=not privileges)
     later = [
         "close_range",
         "openat2",
@@ -86,7 +86,7 @@ int main(int count, char **words)
     if (!strcmp(words[1], "make"))
         return creat(words[2], 0644) < 0;
     if (!strcmp(words[1], "wait"))
-        return sleep(60);
+        return sleep(600);
     DIR *root = opendir("/");
     for (struct dirent *entry; (entry = readdir(root));)
         puts(entry->d_name);
@@ -192,7 +192,7 @@ def test_an_agent_answers_for_a_container_and_for_who_joins_it(runtime: Runtime,
     assert agent.asked == [number("getppid")]
     assert agent.document["state"]["id"] == identity
     place.unlink()
-    bundle.config["process"]["args"] = ["sleep", "60"]
+    bundle.config["process"]["args"] = ["sleep", "600"]
     with Agent(place, lambda call: (1, 0, 0), listeners=2) as agent:
         runtime.begin(identity, bundle)
         done = runtime("exec", identity, *python, capture_output=True)
@@ -202,7 +202,7 @@ def test_an_agent_answers_for_a_container_and_for_who_joins_it(runtime: Runtime,
 
 def test_how_the_kernel_treats_a_process_that_joins(runtime: Runtime) -> None:
     identity = f"treated-{os.getpid()}"
-    runtime.begin(identity, runtime.bundle("sleep", "60"))
+    runtime.begin(identity, runtime.bundle("sleep", "600"))
     process = {
         "args": [
             "/bin/sh",

@@ -102,6 +102,8 @@ def test_what_it_uses_is_said_in_numbers(runtime: Runtime) -> None:
     bundle.config["linux"]["resources"] = {"memory": {"limit": 64 * MEGABYTE}, "pids": {"limit": 50}}
     runtime.begin("c", bundle)
     eventually(lambda: runtime.output("c") == "done\n")
+    # what it does after that is begun a moment later
+    eventually(lambda: len(json.loads(said(runtime, "ps", "--format", "json", "c"))) == 2)
     (event,) = [json.loads(line) for line in said(runtime, "events", "--stats", "c").splitlines()]
     assert (event["type"], event["id"]) == ("stats", "c")
     assert event["data"]["cpu"]["usage"]["total"] > 0
@@ -136,6 +138,7 @@ def test_everybody_is_killed(runtime: Runtime) -> None:
     assert len(pids) == 3
     said(runtime, "kill", "--all", "c", "KILL")
     eventually(lambda: json.loads(said(runtime, "ps", "--format", "json", "c")) == [])
+    runtime.wait("c")  # who dies leaves the group first
     said(runtime, "delete", "c")
 
 

@@ -31,7 +31,7 @@ def children_of_nobody(runtime: Runtime) -> list[str]:
 
 def test_a_life_from_create_to_delete(runtime: Runtime, subreaper: None) -> None:
     pid_file = runtime.directory / "pid"
-    runtime.create("c", runtime.shell("echo hello; exec sleep 60"), "--pid-file", str(pid_file))
+    runtime.create("c", runtime.shell("echo hello; exec sleep 600"), "--pid-file", str(pid_file))
     state = runtime.state("c")
     assert (state["id"], state["status"]) == ("c", "created")
     assert pid_file.read_text() == str(state["pid"])
@@ -75,7 +75,7 @@ def test_while_it_waits_nothing_of_python_or_the_host_is_in_it(runtime: Runtime)
 
 
 def test_only_what_is_created_can_be_started_and_only_once(runtime: Runtime) -> None:
-    runtime.create("c", runtime.bundle("sleep", "60"))
+    runtime.create("c", runtime.bundle("sleep", "600"))
     runtime.start("c")
     again = runtime.ask("start", "c")
     assert again.returncode == 1
@@ -96,7 +96,7 @@ def test_an_id_is_taken_until_it_is_deleted(runtime: Runtime) -> None:
 
 
 def test_one_that_runs_is_deleted_by_force_only(runtime: Runtime) -> None:
-    runtime.begin("c", runtime.bundle("sleep", "60"))
+    runtime.begin("c", runtime.bundle("sleep", "600"))
     refused = runtime.ask("delete", "c")
     assert refused.returncode == 1
     assert "cannot delete container c that is not stopped: running" in refused.stderr
@@ -148,7 +148,7 @@ def test_signals_by_name_and_number(runtime: Runtime, typed: str, number: int) -
 
 @pytest.mark.parametrize("typed", ["000", "65", "-1", "NOSUCH", "", "RTMIN+99"])
 def test_what_is_no_signal_is_refused(runtime: Runtime, typed: str) -> None:
-    runtime.begin("c", runtime.bundle("sleep", "60"))
+    runtime.begin("c", runtime.bundle("sleep", "600"))
     assert runtime.ask("kill", "c", "--", typed).returncode == (0 if typed == "" else 1)
     if typed == "":
         return  # as for runc nothing is SIGTERM, which the first process of a container ignores
@@ -180,7 +180,7 @@ def test_run_gives_the_exit_status_and_leaves_nothing(runtime: Runtime) -> None:
 
 
 def test_run_detached_returns_at_once(runtime: Runtime) -> None:
-    bundle = runtime.shell("echo hi; exec sleep 60")
+    bundle = runtime.shell("echo hi; exec sleep 600")
     with open(runtime.directory / "c.out", "w") as output:
         assert runtime("run", "-d", "--bundle", bundle.write(), "c", stdout=output).returncode == 0
     assert runtime.status("c") == "running"
@@ -190,7 +190,7 @@ def test_run_detached_returns_at_once(runtime: Runtime) -> None:
 @pytest.mark.parametrize("what", ["another's", "everybody's", "another's one", "a link"])
 def test_what_others_may_write_to_keeps_no_container(runtime: Runtime, what: str) -> None:
     """Who could put another config.json there would be executed by root."""
-    bundle, whole = runtime.bundle("sleep", "60").write(), what in ("another's", "everybody's")
+    bundle, whole = runtime.bundle("sleep", "600").write(), what in ("another's", "everybody's")
     runtime.root.mkdir(mode=0o700)
     if what == "another's":
         os.chown(runtime.root, 65534, 65534)
@@ -225,7 +225,7 @@ def test_what_others_may_write_to_keeps_no_container(runtime: Runtime, what: str
 def test_containers_may_be_kept_where_everybody_may_make_files(runtime: Runtime) -> None:
     runtime.root.mkdir()
     runtime.root.chmod(0o1777)
-    runtime.begin("c", runtime.bundle("sleep", "60"))
+    runtime.begin("c", runtime.bundle("sleep", "600"))
     assert runtime.status("c") == "running"
 
 
@@ -266,7 +266,7 @@ def test_every_id_that_engines_make_is_taken(runtime: Runtime, name: str) -> Non
 def test_list_shows_them_all(runtime: Runtime) -> None:
     assert runtime.ask("list").stdout.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
     assert runtime.ask("list", "--format", "json").stdout == "null\n"
-    bundle = runtime.bundle("sleep", "60")
+    bundle = runtime.bundle("sleep", "600")
     runtime.begin("b", bundle)
     runtime.create("a", bundle)
     assert runtime.ask("list", "-q").stdout == "a\nb\n"

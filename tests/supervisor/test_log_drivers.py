@@ -210,13 +210,24 @@ class Follower:
     """Reads a log in a thread while a test writes it."""
 
     def __init__(self, found: Log, **more: Any) -> None:
-        self.goes_on, self.read = True, b""
+        self.goes_on, self.read, self.looks = True, b"", 0
         self._thread = threading.Thread(target=self._follow, args=(found, more))
         self._thread.start()
 
     def _follow(self, found: Log, more: Any) -> None:
-        for entry in found.read(lambda: self.goes_on, **more):
+        for entry in found.read(self._asked, **more):
             self.read += entry.data
+
+    def _asked(self) -> bool:
+        self.looks += 1  # which are before what is read
+        return self.goes_on
+
+    def wait_for_a_look(self) -> None:
+        """Until it has read what there is."""
+        end, before = time.monotonic() + 100, self.looks
+        while self.looks < before + 2:
+            assert time.monotonic() < end
+            time.sleep(0.005)
 
     def wait_for(self, data: bytes) -> None:
         end = time.monotonic() + 100
@@ -282,7 +293,7 @@ def test_following_begins_where_there_is_nothing_yet(
     driver: str, tmp_path: Path, follow: Callable[..., Follower]
 ) -> None:
     follower = follow(log(tmp_path, driver), tail=5)
-    time.sleep(0.1)
+    follower.wait_for_a_look()
     made = writer(tmp_path, driver)
     made.write(b"o", b"".join(b"%d\n" % n for n in range(9)))
     made.close()

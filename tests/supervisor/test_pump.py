@@ -22,6 +22,7 @@ from lamina.supervisor.foreground import Ended, attend
 from lamina.supervisor.logs.following import Log
 from lamina.supervisor.logs.frames import LogWriter
 from lamina.supervisor.stdio import DEVNULL, PIPE, STDOUT, Stdio
+from support.apart import apart
 from support.held import held_descriptors
 from support.process import FakeContainer
 
@@ -90,7 +91,7 @@ def test_a_hundred_megabytes_through_a_pipe_and_the_log(run: Run, tmp_path: Path
     finally:
         os.close(writer)
         os.close(source)
-        consumer.join(60)
+        consumer.join(200)
         os.close(reader)
         log.close()
     assert ended.status == 0
@@ -318,6 +319,7 @@ def test_a_timeout_that_is_not_reached_changes_nothing(run: Run) -> None:
     assert (ended, stdio.captured(1)) == (Ended(0), b"x\n")
 
 
+@apart
 def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
     run(["true"])  # whatever Python itself opens the first time
     before = held_descriptors()
@@ -337,6 +339,7 @@ def test_no_descriptor_is_left_open(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["pipe2", "open", "set_blocking"])
 @pytest.mark.parametrize("allowed", range(4))
+@apart
 def test_a_failure_on_the_way_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, allowed: int
 ) -> None:

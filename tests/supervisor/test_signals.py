@@ -26,6 +26,7 @@ from lamina.supervisor.signals import (
     standing,
 )
 from lamina.supervisor.stdio import DEVNULL, PIPE, Stdio
+from support.lives import until
 from support.process import FakeContainer
 
 READY = "import os, signal, time\n{}\nos.write(1, b'r')\nwhile True: time.sleep(60)\n"
@@ -332,10 +333,11 @@ def test_in_a_program_with_threads_as_well(raising: list[int]) -> None:
     thread.start()
     noted = []
     try:
-        with pytest.raises(Raised), Undisturbed():
+        undisturbed = Undisturbed()
+        with pytest.raises(Raised), undisturbed:
             assert thread.ident is not None
             signal.pthread_kill(thread.ident, signal.SIGUSR1)
-            time.sleep(0.05)
+            until(lambda: undisturbed._arrived)  # that thread may not get a processor at once
             noted.append(True)
     finally:
         stop.set()

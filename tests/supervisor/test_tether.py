@@ -29,7 +29,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def container() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "100"])
+    process = subprocess.Popen(["sleep", "600"])
     yield process
     process.kill()
     process.wait()
@@ -63,11 +63,11 @@ def test_a_helper_ends_with_its_container_and_is_never_held_up(container: subpro
 
 @pytest.mark.usefixtures("kept")
 def test_a_helper_ends_with_who_keeps_it(container: subprocess.Popen[bytes]) -> None:
-    helper, log = tether.start(["/bin/sleep", "100"], container.pid)
+    helper, log = tether.start(["/bin/sleep", "600"], container.pid)
     os.kill(parent_of(helper), signal.SIGKILL)
     until(lambda: not lives(helper))
     with log:
-        assert ready(3, log)  # its end
+        assert ready(100, log)  # its end
 
 
 @pytest.mark.usefixtures("kept")
@@ -87,10 +87,10 @@ def test_only_what_is_given_is_open_in_a_helper(container: subprocess.Popen[byte
     stray = os.dup(writer)  # not close-on-exec, as a library of the caller's may have it
     os.set_inheritable(stray, True)
     try:
-        words = ["/bin/sh", "-c", "ls /proc/self/fd | tr '\\n' ' ' >&6; exec sleep 100"]
+        words = ["/bin/sh", "-c", "ls /proc/self/fd | tr '\\n' ' ' >&6; exec sleep 600"]
         _, log = tether.start(words, container.pid, (writer,))
         with log, Fd(reader) as gate:
-            assert ready(3, gate)
+            assert ready(100, gate)
             # 3 is the directory that ls reads, 7 the null device
             assert os.read(gate, 100).split() == [b"0", b"1", b"2", b"3", b"6", b"7"]
     finally:

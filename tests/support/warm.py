@@ -25,6 +25,9 @@ from support.sources import REPOSITORY, SRC
 CLIENT = REPOSITORY / "src/lamina/cli/client.c"
 OPTIONS = "-Os -Wall -Wextra -Werror -std=gnu11 -ffreestanding -fno-stack-protector -fno-pie -static -nostdlib -no-pie"
 PATIENCE = 100.0
+# of the client's (cli/warm_place.h), so much that it does by itself only what it is to do by itself, however busy the
+# machine is: for a worker's answer, for the end of a command until a warm process is started, and started again
+PATIENT = f"-DPATIENCE={PATIENCE * 1000:.0f} -DHOLD_OFF={PATIENCE * 1000:.0f} -DNOT_AGAIN=10000"
 # for `python -I -S -c`: what isolated.py does before anything of ours is imported
 ISOLATED = f"""
 import sys
@@ -37,10 +40,11 @@ sys.meta_path.append(Site)
 """
 
 
-def compile_client(target: Path) -> Path:
-    """The client, as setup.py makes it."""
+def compile_client(target: Path, further: str = PATIENT) -> Path:
+    """The client, as setup.py makes it, with *further* options."""
     compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
-    subprocess.run([compiler, *OPTIONS.split(), str(CLIENT), "-o", str(target)], check=True, timeout=200)
+    words = [compiler, *OPTIONS.split(), *further.split(), str(CLIENT), "-o", str(target)]
+    subprocess.run(words, check=True, timeout=200)
     return target
 
 

@@ -13,7 +13,7 @@ from support.warm import House, compile_client, install
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled client."""
+    """The compiled client, a patient one."""
     if not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("there is no C compiler")
     return compile_client(tmp_path_factory.mktemp("client") / "lamina")

@@ -77,7 +77,7 @@ def test_nothing_but_ours_and_the_standard_librarys_is_named() -> None:
 def test_a_hot_verb_imports_nothing_more(verb: str, store_root: Path, tmp_path: Path) -> None:
     """Add what it says to `lamina.cli.hot`: every command would import it."""
     small_image(store_root)
-    lamina("run", "-d", "--name", "one", "tiny", "sleep", "60")
+    lamina("run", "-d", "--name", "one", "tiny", "sleep", "600")
     lamina("create", "--name", "two", "tiny", "true")
     if verb == "create":
         lamina("rm", "two")

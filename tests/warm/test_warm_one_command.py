@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.small_images import small_image
-from support.warm import House, alive, sleeper, unlike_others, until
+from support.warm import House, alive, compile_client, sleeper, unlike_others, until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox", "unshare")]
 WAYS = pytest.mark.parametrize("way", ["cold", "warm"])
@@ -206,14 +206,22 @@ def test_further_descriptors_are_the_commands_under_their_numbers(tiny: House, s
 def sleeping(
     house: House, way: str, script: str = "", *, seconds: str = "", **options: Any
 ) -> subprocess.Popen[bytes]:
-    """A command whose container has begun; without a script it is a sleep, and has nothing of a shell any more."""
+    """A command whose container has begun; without a script it is a sleep, and has nothing of a shell any more. A
+    script may wait for the file `gate` of the house, see `waiting_for`.
+    """
     seconds = seconds or unlike_others()
     script = script or f"echo begun; exec sleep {seconds}"
-    process = house.popen("run", "--rm", "tiny", "sh", "-c", script, way=way, **options)
+    shared = ("-v", f"{house.tmp}:{house.tmp}")
+    process = house.popen("run", "--rm", *shared, "tiny", "sh", "-c", script, way=way, **options)
     assert process.stdout is not None and process.stdout.readline() == b"begun\n"
     if seconds in script:
         until(lambda: sleeper(seconds), "no container")
     return process
+
+
+def waiting_for(gate: Path, then: str) -> str:
+    """A script that has begun, and goes on when *gate* is there."""
+    return f"echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; {then}"
 
 
 def containers(house: House) -> list[str]:
@@ -263,24 +271,28 @@ def test_a_command_that_catches_nothing_dies_by_the_signal(
 
 @WAYS
 def test_what_the_caller_ignores_stays_ignored(tiny: House, server: int, way: str) -> None:
-    ignoring = ["sh", "-c", 'trap "" HUP INT; exec "$@"', "sh"]
+    ignoring, gate = ["sh", "-c", 'trap "" HUP INT; exec "$@"', "sh"], tiny.tmp / "gate"
     with (
         tiny.expected(server, warm=way == "warm"),
-        sleeping(tiny, way, "echo begun; sleep 0.5; echo ended", wrap=ignoring) as process,
+        sleeping(tiny, way, waiting_for(gate, "echo ended"), wrap=ignoring) as process,
     ):
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # for what they must not do
+        gate.touch()
         assert process.communicate(timeout=200) == (b"ended\n", b"")
     assert process.returncode == 0
 
 
 @WAYS
 def test_it_stops_and_goes_on(tiny: House, server: int, way: str) -> None:
-    script = "echo begun; i=0; while [ $i -lt 12 ]; do sleep 0.1; i=$((i+1)); done; echo ended"
+    gate = tiny.tmp / "gate"
+    script = waiting_for(gate, "echo ended")
     with tiny.expected(server, warm=way == "warm"), sleeping(tiny, way, script, process_group=0) as process:
         process.send_signal(signal.SIGTSTP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGTSTP
+        gate.touch()
         process.send_signal(signal.SIGCONT)
         assert process.communicate(timeout=200) == (b"ended\n", b"")
     assert process.returncode == 0
@@ -295,7 +307,7 @@ def test_a_command_that_is_killed_takes_its_container_along(tiny: House, server:
     ):
         inside = sleeper(seconds)
         process.kill()
-        process.wait(60)
+        process.wait(200)
         until(lambda: not alive(inside), "the container outlived the command")
 
 
@@ -314,8 +326,11 @@ def test_a_worker_that_is_killed_is_reported_as_the_command_would_be(tiny: House
 
 
 def test_a_command_goes_on_without_the_warm_process(tiny: House, server: int) -> None:
-    with sleeping(tiny, "warm", "echo begun; sleep 0.5; echo ended; exit 4") as process:
+    gate = tiny.tmp / "gate"
+    with sleeping(tiny, "warm", waiting_for(gate, "echo ended; exit 4")) as process:
         os.kill(server, signal.SIGKILL)
+        until(lambda: not alive(server), "it lives")
+        gate.touch()
         assert process.communicate(timeout=200) == (b"ended\n", b"")
         assert process.returncode == 4
     assert tiny.run("run", "--rm", "tiny", "echo", "again") == (0, b"again\n", b"")
@@ -325,6 +340,8 @@ def test_a_command_goes_on_without_the_warm_process(tiny: House, server: int) ->
 def test_a_warm_process_that_hangs_is_waited_for_a_moment_and_nothing_is_done_twice(
     tiny: House, server: int, who: str
 ) -> None:
+    patient = tiny.command.rename(tiny.tmp / "patient")
+    compile_client(tiny.command, further="")
     parked = until(lambda: tiny.parked(server), "no worker")
     stopped = (server, parked) if who == "both" else (parked,)
     for pid in stopped:
@@ -334,6 +351,7 @@ def test_a_warm_process_that_hangs_is_waited_for_a_moment_and_nothing_is_done_tw
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     assert done == (0, b"", b"")
+    patient.rename(tiny.command)
     with tiny.expected(server, warm=True):
         assert tiny.run("version")[0] == 0
     time.sleep(0.2)

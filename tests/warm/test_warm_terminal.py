@@ -84,12 +84,18 @@ def test_keys_are_signals(tiny: House, server: int, way: str, key: str, status: 
 
 @WAYS
 def test_a_job_is_stopped_and_fetched_back(tiny: House, server: int, way: str) -> None:
-    script = 'echo begun; i=0; while [ $i -lt 15 ]; do sleep 0.1; i=$((i+1)); done; echo en""ded'
+    gate = tiny.tmp / "gate"
+    command = tiny.tmp / "command"  # in a file, or the terminal would break its lines
+    command.write_text(
+        f"""exec {tiny.command} run --rm -v {tiny.tmp}:{tiny.tmp} tiny sh -c '
+            echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo ended'"""
+    )
     with terminal(tiny, way, "bash", "--norc", "-i") as screen, tiny.expected(server, warm=way == "warm"):
-        screen.type(f"{tiny.command} run --rm tiny sh -c '{script}'; echo status $?\n")
+        screen.type(f"sh {command}; echo status $?\n")
         screen.expect(r"\nbegun")
         screen.type("\x1a")
         screen.expect("Stopped")
+        gate.touch()
         screen.type("fg; echo later $?\n")
         screen.expect(r"\nended")
         screen.expect("later 0")
@@ -114,7 +120,9 @@ def test_a_terminal_that_goes_away_ends_the_command(tiny: House, server: int, wa
 
 def test_a_window_that_changes_its_size_is_heard_of(tiny: House, server: int) -> None:
     """SIGWINCH reaches the worker: it has no terminal of its own that would send it."""
-    words = ("run", "--rm", "tiny", "sh", "-c", "echo begun; sleep 1; echo over")
+    gate, shared = tiny.tmp / "gate", f"{tiny.tmp}:{tiny.tmp}"
+    script = f"echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo over"
+    words = ("run", "--rm", "-v", shared, "tiny", "sh", "-c", script)
     worker = until(lambda: tiny.parked(server), "no worker")
     with terminal(tiny, "warm", tiny.command, *words) as screen:
         screen.expect("begun")
@@ -126,5 +134,6 @@ def test_a_window_that_changes_its_size_is_heard_of(tiny: House, server: int) ->
         )
         assert caught >> (signal.SIGWINCH - 1) & 1
         screen.resize(40, 100)
+        gate.touch()
         screen.expect("over")
         assert screen.wait() == 0

@@ -12,11 +12,14 @@
 #include <linux/un.h>
 #include <linux/wait.h>
 
+#ifndef PATIENCE                /* tests have more of all three, so as not to depend on how busy a machine is */
+#define PATIENCE 1000           /* milliseconds for a worker to answer: forks take one, under load some tens */
+#define HOLD_OFF 1000           /* for how long a command that runs keeps the warm process from being started */
+#define NOT_AGAIN 5             /* seconds until it is started again after it did not come to life */
+#endif
+
 enum {
     MOST_DESCRIPTORS = 200,     /* SCM_MAX_FD is 253 */
-    PATIENCE = 1000,            /* milliseconds for a worker to answer: forks take one, under load some tens */
-    HOLD_OFF = 1000,            /* for how long a command that runs keeps the warm process from being started */
-    NOT_AGAIN = 5,              /* seconds until it is started again after it did not come to life */
     LAST_SIGNAL = 64,
     VERSION = 1,                /* of the request: lamina/warm/request.py */
 };
