@@ -195,7 +195,6 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
     def opened() -> socket.socket:
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", port))
-        server.settimeout(SILENCE)
         return server
 
     if box is None:
@@ -204,7 +203,9 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
         return opened()
 
 
-def heard(server: socket.socket) -> bool:
+def heard(server: socket.socket, patience: float = SILENCE) -> bool:
+    """Whether something comes: with PATIENCE for what must."""
+    server.settimeout(patience)
     try:
         return bool(server.recv(64))
     except TimeoutError:

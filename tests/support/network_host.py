@@ -117,7 +117,7 @@ def responders() -> list[int]:
             named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_bytes() == b"lamina-names\n"
             if named and os.stat(f"/proc/{entry}/ns/net").st_ino == own:
                 found.append(int(entry))
-        except (FileNotFoundError, ProcessLookupError):
+        except (OSError, UnicodeDecodeError):  # it has ended, or is called strangely
             continue
     return found
 
