@@ -84,7 +84,7 @@ def file_of(cgroup: Cgroup, controller: str, name: str) -> Path:
     return Path(os.fsdecode(cgroup.paths.get(controller, cgroup.paths.get("", b""))), name)
 
 
-def eventually(what: Callable[[], Any], timeout: float = 90.0) -> Any:
+def eventually(what: Callable[[], Any], timeout: float = 200.0) -> Any:
     """Ask until the answer is true, and return it."""
     end = time.monotonic() + timeout
     while not (answer := what()):

@@ -32,7 +32,7 @@ from lamina.network.subnet import packed, read_subnet
 from support.namespaces import in_mount_namespace
 from support.peers import location
 
-PATIENCE = 30.0  # seconds for what comes at once on an idle machine
+PATIENCE = 100.0  # seconds for what comes at once on an idle machine
 SILENCE = 0.3  # seconds for what must not come
 HOST, WORLD = "192.0.2.1", "192.0.2.2"
 HOST6, WORLD6 = "2001:db8::1", "2001:db8::2"
@@ -90,6 +90,7 @@ class Lab:
     def box(self, name: str) -> Box:
         """A new network namespace, with a process that sleeps in it until this one ends."""
         parent, child = os.pipe()
+        own = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
@@ -97,7 +98,9 @@ class Lab:
                 ip("link", "set", "lo", "up")
                 os.write(child, b"x")
                 os.close(child)
-                while os.getppid() != 1:
+                while (
+                    os.getppid() == own
+                ):  # afterwards it is the child of whoever takes in orphans (reaper.py)
                     signal.sigtimedwait([], 0.5)
             finally:
                 os._exit(0)
@@ -193,7 +196,6 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
     def opened() -> socket.socket:
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", port))
-        server.settimeout(SILENCE)
         return server
 
     if box is None:
@@ -202,11 +204,17 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
         return opened()
 
 
-def heard(server: socket.socket) -> bool:
+def heard(server: socket.socket, patience: float = SILENCE) -> bool:
+    """Whether something comes: *patience* is for what must not, for what must there is `arrives`."""
+    server.settimeout(patience)
     try:
         return bool(server.recv(64))
     except TimeoutError:
         return False
+
+
+def arrives(server: socket.socket) -> bool:
+    return heard(server, PATIENCE)
 
 
 # -- packets: in the namespace in which it is called

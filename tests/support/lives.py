@@ -51,7 +51,7 @@ def supervisor_of(container: Container) -> int:
 def is_gone(pid: int) -> bool:
     """Whether nobody has that number, or only a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -73,7 +73,8 @@ def await_burials() -> None:
     """Until the threads of this process have removed what containers wrote and nobody wants any more."""
     for thread in threading.enumerate():
         if thread.name == "lamina-bury":
-            thread.join(60)
+            thread.join(200)
+            assert not thread.is_alive(), "it removes for longer than anybody waits"
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def responders() -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         try:
-            named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_text() == "lamina-names\n"
+            named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_bytes() == b"lamina-names\n"
             if named and os.stat(f"/proc/{entry}/ns/net").st_ino == own:
                 found.append(int(entry))
         except (FileNotFoundError, ProcessLookupError):
@@ -124,5 +124,11 @@ def responders() -> list[int]:
 
 def responder() -> int:
     """The only one, once it has begun."""
-    until(lambda: len(responders()) == 1)
-    return responders()[0]
+    found: list[int] = []
+
+    def alone() -> bool:
+        found[:] = responders()
+        return len(found) == 1
+
+    until(alone)
+    return found[0]

@@ -35,7 +35,7 @@ from support.sources import REPOSITORY, SRC
 
 SCRIPT = REPOSITORY / "scripts" / "peers"
 GROUP = PEERS
-PATIENCE = 100.0  # seconds until something that comes or goes at once on an idle machine is given up
+PATIENCE = 200.0  # seconds until something that comes or goes at once on an idle machine is given up
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -80,8 +80,9 @@ pivot_root . old
 cd /
 umount -l /old
 rmdir /old
-exec tini -- sh -c 'echo ready; exec cat >/dev/null'
+exec tini -- sh -c '{hold}'
 """
+HOLD = "echo ready; exec cat >/dev/null"
 
 
 @cache
@@ -128,7 +129,7 @@ class PeerRoot:
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it to its end; what it writes is in the result. *check*: it must succeed."""
-        options = {"capture_output": True, "text": True, "timeout": 60, **options}
+        options = {"capture_output": True, "text": True, "timeout": 200, **options}
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run(self.argv(words, env=env, cwd=cwd), **options)
@@ -173,8 +174,15 @@ class PeerRoot:
         script = "for p in /proc/[0-9]*; do tr '\\0' '\\1' <$p/cmdline && echo; done 2>/dev/null"
         lines = self.run(["sh", "-c", script]).stdout.splitlines()
         words = [line.rstrip("\1").split("\1") for line in lines if line]
-        own = (["tini", "--"], ["cat"])
-        return [line for line in words if line[:2] not in own and script not in line and line[0] != "tr"]
+        own = (
+            ["sh", "-c", HOLD],
+            ["cat"],
+        )  # the one becomes the other, some time after it has said that it is there
+        return [
+            line
+            for line in words
+            if line not in own and line[:2] != ["tini", "--"] and script not in line and line[0] != "tr"
+        ]
 
     def mounts(self) -> list[str]:
         """The places where something is mounted in it."""
@@ -216,7 +224,9 @@ class PeerRoot:
         self._groups = [make_group(place, self.group) for place, _ in mounted]
         shown = [one for one in mounted if not (self._hide_v2 and one[1] == "cgroup2")]
         script = BUILD.format(
-            binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown))
+            binds="\n".join(_binds_of(self._binds)),
+            groups="\n".join(map(_group_mount, shown)),
+            hold=HOLD,
         )
         environment = {
             **ENVIRONMENT,

@@ -86,6 +86,10 @@ class Copies:
 
 def children() -> set[str]:
     """The pids of this process's own children, whoever of its threads began them; see proc_pid_task_children(5)."""
-    return {
-        pid for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()
-    }
+    found: set[str] = set()
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            found.update(Path(f"/proc/self/task/{thread}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            continue
+    return found
