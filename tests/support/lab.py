@@ -98,9 +98,7 @@ class Lab:
                 ip("link", "set", "lo", "up")
                 os.write(child, b"x")
                 os.close(child)
-                while (
-                    os.getppid() == own
-                ):  # afterwards it is the child of whoever takes in orphans (reaper.py)
+                while os.getppid() == own:  # whoever is given those that a process leaves
                     signal.sigtimedwait([], 0.5)
             finally:
                 os._exit(0)

@@ -53,7 +53,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     @functools.wraps(test)
     def run(*args: Any, **fixtures: Any) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(250):
+            async with asyncio.timeout(200):
                 await test(*args, **fixtures)
 
         asyncio.run(bounded())

@@ -126,9 +126,9 @@ def responder() -> int:
     """The only one, once it has begun."""
     found: list[int] = []
 
-    def alone() -> bool:
+    def is_alone() -> bool:
         found[:] = responders()
         return len(found) == 1
 
-    until(alone)
+    until(is_alone)
     return found[0]
