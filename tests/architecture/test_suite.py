@@ -98,7 +98,7 @@ def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
         tmp_path,
         "import os, subprocess\n"
         "def test_it():\n"
-        "    child = subprocess.Popen(['sleep', '30'])\n"
+        "    child = subprocess.Popen(['sleep', '1000'])\n"
         f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "    child.returncode = 0\n",
         LAMINA_LEAKS_PATIENCE="0.5",
@@ -106,14 +106,14 @@ def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
     os.kill(int((tmp_path / "pid").read_text()), 9)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the tests left behind" in done.stdout
-    assert "sleep 30" in done.stdout
+    assert "sleep 1000" in done.stdout
 
 
 def test_leaks_wait_for_what_is_going_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMINA_TEST_RUN", "a-mark-of-this-test")
     leaks = Leaks((tmp_path,), "a-mark-of-this-test")
-    with subprocess.Popen(["sleep", "30"]) as child:
-        assert any("sleep 30" in left for left in leaks.left(patience=0))
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        assert any("sleep 1000" in left for left in leaks.left(patience=0))
         child.kill()
     assert leaks.left() == []
 
