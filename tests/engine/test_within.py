@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import select
+import subprocess
 from typing import Any
 
 import pytest
 
 from lamina import errors
+from lamina.engine import within
 from lamina.engine.within import Carried
+from lamina.linux.fd import Fd
 from support.rootless import Rootless
 
 userns = pytest.mark.userns
@@ -288,6 +293,43 @@ def test_a_bug_arrives_as_an_error_that_names_it() -> None:
     arrived = pickle.loads(pickle.dumps(Carried(ZeroDivisionError("by zero"))))
     assert isinstance(arrived, errors.LaminaError)
     assert str(arrived) == "ZeroDivisionError: by zero"
+
+
+def test_an_answer_is_heard_of_a_process_that_ended_while_it_was_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """poll(2) looks at one descriptor after the other: it finds nothing in the pipe, then the process answers and ends,
+    and then it finds that.
+    """
+    really = select.poll
+
+    class Between:
+        def __init__(self) -> None:
+            self.poll_, self.descriptors = really(), list[int]()
+
+        def register(self, descriptor: int, events: int) -> None:
+            self.descriptors.append(int(descriptor))
+            self.poll_.register(descriptor, events)
+
+        def poll(self, milliseconds: int | None = None) -> list[tuple[int, int]]:
+            found = self.poll_.poll(milliseconds)
+            return found if milliseconds == 0 else [one for one in found if one[0] == self.descriptors[-1]]
+
+    monkeypatch.setattr(select, "poll", Between)
+    reader, writer = os.pipe()
+    process = subprocess.Popen(["true"])
+    try:
+        with Fd(os.pidfd_open(process.pid)) as alive:
+            really_ended = select.select([alive], [], [], 100)[0]
+            within.send(writer, within.RESULT, "the answer")
+            os.close(writer)
+            assert really_ended
+            assert within.receive(reader, alive) == (within.RESULT, "the answer")
+            with pytest.raises(errors.Corrupt, match="ended without an answer"):
+                within.receive(reader, alive)
+    finally:
+        process.wait()
+        os.close(reader)
 
 
 @userns

@@ -83,6 +83,7 @@ def archive(place: Path, source: ImageSource, name: str) -> Path:
 @pytest.mark.root
 @pytest.mark.peer("busybox")
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_image_of_more_layers_than_can_be_stacked(
     lamina: Lamina, fake: FakeRegistry, base: bytes, tmp_path: Path, untouched_host: Leaks
 ) -> None:
@@ -91,7 +92,7 @@ def test_an_image_of_more_layers_than_can_be_stacked(
     fake.add_image(
         "team/many", "1", *source.layers, platform=str(current()), config=json.loads(source.config)["config"]
     )
-    done = lamina("load", "-q", "-i", archive(tmp_path, source, "many:1"), timeout=300)
+    done = lamina("load", "-q", "-i", archive(tmp_path, source, "many:1"), timeout=800)
     assert done.returncode == 0, done.stderr
     done = lamina("run", "--name", "it", "many:1", preexec_fn=few_descriptors)
     assert done.stdout == f"{MANY - 2}\n{MANY - 1}\n", done.stderr

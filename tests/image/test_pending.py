@@ -170,7 +170,7 @@ def test_two_at_once_make_one_image(store: Store) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert [one.id for one in found] == [found[0].id] * 4
     assert sorted(packed) == sorted(record.layers), "each layer was packed once"
     assert images.identities(store) == [found[0].id]

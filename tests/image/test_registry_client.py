@@ -194,13 +194,13 @@ def test_a_wait_that_is_too_long_is_refused_with_the_length(fake: FakeRegistry, 
 
 
 def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
     clock = Clock()
     network = Registries(nobody(tmp_path), transport=clock.transport(tmp_path))
-    with pytest.raises(RegistryError, match=f"^reach registry 127.0.0.1:{port}: Connection refused"):
-        network.repositories(parse(f"127.0.0.1:{port}/a"))[0].get_manifest("1")
+    with socket.socket() as taken:  # nobody listens there, nor may anybody else meanwhile
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(RegistryError, match=f"^reach registry 127.0.0.1:{port}: Connection refused"):
+            network.repositories(parse(f"127.0.0.1:{port}/a"))[0].get_manifest("1")
     assert clock.slept == []
 
 

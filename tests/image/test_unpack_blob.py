@@ -343,6 +343,7 @@ def test_a_layer_without_recipe(store: Store, held: Lease, monkeypatch: pytest.M
 # -- memory and room
 
 
+@pytest.mark.timeout(900)  # the disk may be slow
 def test_memory_does_not_grow_with_the_layer(tmp_path: Path) -> None:
     """Half a gigabyte, with a large file and many small ones, in a process that may not have 400 MB of addresses."""
     program = """
@@ -373,7 +374,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
         [sys.executable, "-c", program, str(tmp_path / "store"), *sys.path],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     size, peak = map(int, done.stdout.split())

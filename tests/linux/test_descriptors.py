@@ -36,7 +36,7 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def interrupts() -> Iterator[list[int]]:
-    """SIGALRM soon, and again and again: the handler notes it, or raises when it has seen three."""
+    """SIGALRM again and again, from `begin` on: the handler notes it, or raises when it has seen three."""
     seen: list[int] = []
 
     def handler(number: int, frame: object) -> None:
@@ -45,12 +45,16 @@ def interrupts() -> Iterator[list[int]]:
             raise Interrupted
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
         yield seen
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def begin() -> None:
+    """Have them come: not before somebody expects what the handler raises."""
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
 
 
 def test_the_numbers_are_the_kernels() -> None:
@@ -110,6 +114,7 @@ def test_waiting_for_a_lock_outlasts_signals_and_ends_when_a_handler_raises(
     with open(tmp_path / "f", "w") as one, open(tmp_path / "f") as other:
         calls.flock(one.fileno(), LOCK_EX)
         with pytest.raises(Interrupted):
+            begin()
             calls.flock(other.fileno(), LOCK_EX)
         assert len(interrupts) >= 3
 
@@ -159,6 +164,7 @@ def test_waiting_outlasts_signals_and_ends_when_a_handler_raises(
     reader, writer = os.pipe()
     try:
         with pytest.raises(Interrupted):
+            begin()
             calls.poll([(reader, POLLIN)], -1)
         assert len(interrupts) >= 3
     finally:

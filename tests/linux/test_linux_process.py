@@ -28,7 +28,7 @@ from lamina.linux.process import (
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with subprocess.Popen(["sleep", "1000"]) as child:
         yield child
         child.kill()
 
@@ -41,7 +41,7 @@ def test_a_pidfd_is_readable_when_the_process_has_ended(door: str) -> None:
         assert select.select([pidfd], [], [], 0)[0] == []
         assert child.stdin
         child.stdin.close()
-        assert select.select([pidfd], [], [], 30)[0] == [pidfd]
+        assert select.select([pidfd], [], [], 100)[0] == [pidfd]
         ended = waitid(c.P_PIDFD, pidfd, c.WEXITED | c.WNOWAIT)
         assert ended is not None
         assert (ended.pid, ended.returncode) == (child.pid, 0)

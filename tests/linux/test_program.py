@@ -159,7 +159,6 @@ def test_nothing_of_our_signal_state_reaches_the_new_process(walker):
         os.close(writer)
 
 
-@pytest.mark.timeout(120)
 def test_two_hundred_processes_from_a_program_with_busy_threads(walker):
     stop = threading.Event()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,17 +341,20 @@ def test_links_in_a_renamed_directory(tmp_path: Path) -> None:
 def test_the_lower_layers_are_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = {f"d{n}": {f"f{m}": "x" for m in range(20)} for n in range(20)}
     overlay = stack(tmp_path, {"d3": {"f4": "changed"}}, big, big)
+    here = threading.get_ident()  # what another thread of this process looks at is not counted
+
+    def counted(function: Any, calls: list[object]) -> Any:
+        def counting(*args: Any, **options: Any) -> Any:
+            if threading.get_ident() == here:
+                calls.append(args)
+            return function(*args, **options)
+
+        return counting
+
     looked: list[object] = []
-    real = os.stat
-
-    def counting(path: object, **options: object) -> os.stat_result:
-        looked.append(path)
-        return real(path, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "stat", counting)
     listed: list[object] = []
-    real_listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda fd: listed.append(fd) or real_listdir(fd))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(os, "stat", counted(os.stat, looked))
+    monkeypatch.setattr(os, "listdir", counted(os.listdir, listed))
     assert len(list(overlay.changes())) == 1
     assert len(looked) < 20, "the upper has three entries"
     assert len(listed) == 2, "nothing but the upper's directories is listed"

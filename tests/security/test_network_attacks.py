@@ -16,11 +16,11 @@ from lamina.network.subnet import packed
 from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
 from support.lab import (
     HOST,
-    PATIENCE,
     SILENCE,
     WORLD,
     Box,
     Lab,
+    arrives,
     heard,
     hears,
     in_lab,
@@ -64,14 +64,14 @@ def test_a_container_cannot_send_under_anothers_address() -> None:
             lab.inside(attacker),
         ):
             raw(frame(others, own, IPV4, udp4(attacker.v4, victim.v4)))
-            assert heard(at_victim, PATIENCE), "what is true arrives"
+            assert arrives(at_victim), "what is true arrives"
             for source in ("10.88.0.1", "10.88.0.77", "127.0.0.1", "192.0.2.2"):
                 raw(frame(others, own, IPV4, udp4(source, victim.v4)))
             assert not heard(at_victim)
             raw(frame(bridge, own, IPV4, udp4(victim.v4, HOST)))
             assert not heard(at_host)
             raw(frame(bridge, own, IPV4, udp4(attacker.v4, HOST)))
-            assert heard(at_host, PATIENCE)
+            assert arrives(at_host)
 
     in_lab(test)
 
@@ -262,7 +262,7 @@ def test_a_port_published_to_the_loopback_is_not_for_the_neighbours_of_the_host(
                     raw(frame(host_mac, own, IPV4, udp4(WORLD, target, port=8081)))
             assert not heard(at_web)
             sender.sendto(b"own", ("127.0.0.1", 8081))
-            assert heard(at_web, PATIENCE), "it is the host's own"
+            assert arrives(at_web), "it is the host's own"
 
     in_lab(test)
 

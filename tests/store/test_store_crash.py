@@ -157,6 +157,7 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path) -> None:
     """A file system that fills up at every possible moment, block after block."""
 
     def fill(free: int) -> bytes:
+        from lamina.linux.constants import MNT_DETACH
         from lamina.linux.mount import mount, umount2
 
         place = tmp_path / "disk"
@@ -180,7 +181,7 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path) -> None:
             assert (free, broken(store, promised), check(store).findings) == (free, [], ())
             return pickle.dumps(said)
         finally:
-            umount2(place)
+            umount2(place, MNT_DETACH)  # what failed may still be held by an error's traceback
 
     full = [bool(pickle.loads(in_mount_namespace(fill, free))) for free in range(8, 400, 24)]
     assert full[0] and not full[-1]

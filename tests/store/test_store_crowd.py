@@ -25,15 +25,21 @@ SECONDS = float(os.environ.get("LAMINA_CROWD_SECONDS") or 4)
 SEED = int(os.environ.get("LAMINA_CROWD_SEED") or random.randrange(10**6))
 
 
-@pytest.mark.timeout(SECONDS * 4 + 120)
+@pytest.mark.timeout(SECONDS * 4 + 600)
 def test_a_crowd(tmp_path: Path) -> None:
     in_memory(crowd, tmp_path)
 
 
 def crowd(place: Path) -> None:
-    done = work(place / "s", 64, SECONDS, SEED)
+    done: dict[str, int] = {}
+    wanted = {verb.__name__ for verb, _ in Worker(place / "s", 0, 0).verbs}
+    for more in range(20):  # in so many seconds a machine that is busy may not come to each verb
+        for verb, times in work(place / "s", 64, SECONDS, SEED + more).items():
+            done[verb] = done.get(verb, 0) + times
+        if done.keys() == wanted:
+            break
     print(f"LAMINA_CROWD_SEED={SEED}:", done)
-    assert done.keys() == {verb.__name__ for verb, _ in Worker(place / "s", 0, 0).verbs}, (SEED, done)
+    assert done.keys() == wanted, (SEED, done)
     store = Store(place / "s")
     burial.bury_all(store)
     garbage.collect(store)

@@ -129,7 +129,7 @@ def test_many_migrate_at_once(tmp_path: Path) -> None:
     schema_1(tmp_path / "s")
     code = f"from lamina.store.root import Store; Store({str(tmp_path / 's')!r})"
     started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
-    assert [process.wait(60) for process in started] == [0] * 6
+    assert [process.wait(200) for process in started] == [0] * 6
     assert sorted(p.name for p in (tmp_path / "s").iterdir() if p.name.startswith("version")) == ["version"]
 
 
@@ -213,5 +213,5 @@ def test_an_ordinary_user_has_a_store_of_their_own(rootless: Rootless) -> None:
 def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = f"from lamina.store.root import Store; Store({str(tmp_path / 's')!r})"
     started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
-    assert [process.wait(60) for process in started] == [0] * 6
+    assert [process.wait(200) for process in started] == [0] * 6
     assert sorted(p.name for p in (tmp_path / "s").iterdir() if p.name.startswith("version")) == ["version"]

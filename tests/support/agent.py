@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 import threading
@@ -39,12 +40,16 @@ class Agent:
         self.document = json.loads(text)
         connection.close()
         listener = descriptors[0]
-        while True:
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        while (
+            not dict(poll.poll())[listener] & select.POLLHUP
+        ):  # which says that nobody has the filter any more
             question = bytearray(80)
             try:
                 fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, question)
             except OSError:
-                break  # ENOENT: whoever asked is gone, and so is the filter
+                continue  # ENOENT: a signal came to whoever asked, who will ask again, or is gone
             identity, _, _, call, *_ = NOTIF.unpack_from(question)
             self.asked.append(call)
             value, errno, flags = self.answer(call)
@@ -53,7 +58,7 @@ class Agent:
                     listener, SECCOMP_IOCTL_NOTIF_SEND, bytearray(ANSWER.pack(identity, value, -errno, flags))
                 )
             except OSError:
-                break
+                continue
         os.close(listener)
 
     def __enter__(self) -> Agent:

@@ -11,8 +11,8 @@ def held_descriptors() -> dict[int, str]:
     """Each open descriptor and what it leads to, as /proc has it."""
     gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
     for thread in threading.enumerate():
-        if thread.name == "lamina-bury":  # nor what these have open, who remove what containers wrote
-            thread.join(60)
+        if thread.name == "lamina-bury":  # nor what its containers wrote (engine/burials)
+            thread.join(200)
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
         try:

@@ -204,12 +204,16 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
 
 
 def heard(server: socket.socket, patience: float = SILENCE) -> bool:
-    """Whether something comes: with PATIENCE for what must."""
+    """Whether something comes: *patience* is for what must not, for what must there is `arrives`."""
     server.settimeout(patience)
     try:
         return bool(server.recv(64))
     except TimeoutError:
         return False
+
+
+def arrives(server: socket.socket) -> bool:
+    return heard(server, PATIENCE)
 
 
 # -- packets: in the namespace in which it is called

@@ -21,6 +21,8 @@ PEERS = "lamina-peers-"  # the control group of a peers root: then the pid of wh
 DEPTH = 4  # how far below a suite's directories its stores are
 # seconds that what is going away may take
 PATIENCE = float(os.environ.get("LAMINA_LEAKS_PATIENCE") or 100.0)
+# after which control groups that are empty are asked about: most are other people's, who keep them
+SOME_TIME = 15.0
 _END_OF_PATH = b"/ ,:\n\0"
 
 
@@ -83,11 +85,9 @@ class Leaks:
         return found
 
     def left(self, patience: float = PATIENCE) -> list[str]:
-        """What is there now and was not before, after waiting for it to go away: up to *patience* seconds for control
-        groups, which may be another suite's, and several times that for what is certainly ours.
-        """
-        end, more = time.monotonic() + patience, min(4 * patience, 20.0)
-        last = end + 6 * patience
+        """What is there now and was not before, after waiting up to *patience* seconds for it to go away."""
+        begun = time.monotonic()
+        end, soon, more = begun + patience, begun + min(patience, SOME_TIME), min(4 * patience, 60.0)
         looks: tuple[tuple[str, Callable[[], set[str]], set[str]], ...] = (
             ("mount", self.mounts, self._mounts),
             ("process", self.processes, self._processes),
@@ -101,12 +101,14 @@ class Leaks:
                 kind: (look() - before) & lasting.get(kind, look())
                 for kind, look, before in looks
             }
-            certain = any(lasting[kind] for kind in ("mount", "process", "link"))
-            if not any(lasting.values()) or time.monotonic() > (last if certain else end):
+            now = time.monotonic()
+            others = any(found for kind, found in lasting.items() if kind != "control group")
+            if now > end or (not others and (now > soon or not lasting["control group"])):
                 lasting["control group"] = {path for path in lasting["control group"] if self._made(path)}
                 # another worker's store may be where only its test sees it: what is not ours goes, if later
-                if lasting["control group"] and not certain and more:
-                    end, more = time.monotonic() + more, 0.0
+                if lasting["control group"] and not others and more:
+                    end = soon = now + more
+                    more = 0.0
                     continue
                 return [f"{kind} {what}" for kind, found in lasting.items() for what in sorted(found)]
             time.sleep(0.05)

@@ -55,7 +55,7 @@ def supervisor_of(container: Container) -> int:
 def is_gone(pid: int) -> bool:
     """Whether nobody has that number, or only a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -82,7 +82,8 @@ def await_burials() -> None:
     """Until the threads of this process have removed what containers wrote and nobody wants any more."""
     for thread in threading.enumerate():
         if thread.name == "lamina-bury":
-            thread.join(60)
+            thread.join(200)
+            assert not thread.is_alive(), "it removes for longer than anybody waits"
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ class NameServer:
         self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._datagrams.bind((host, 53))
         self._listener = socket.create_server((host, 53))
+        self._closed = False
         for serve in (self._serve_datagrams, self._serve_streams):
             threading.Thread(target=serve, daemon=True).start()
 
@@ -88,27 +89,27 @@ class NameServer:
         answers = [dns.Answer(query.kind, self.seconds, one) for one in found]
         return dns.reply(query, dns.NOERROR, answers, datagram=datagram)
 
+    # who asked may be gone, or out of reach by now: the next one is answered all the same
+
     def _serve_datagrams(self) -> None:
-        try:
-            while True:
+        while not self._closed:
+            with contextlib.suppress(OSError):
                 data, where = self._datagrams.recvfrom(4096)
-                self._datagrams.sendto(self._answer(data, datagram=True), where)
-        except OSError:
-            pass
+                if not self._closed:
+                    self._datagrams.sendto(self._answer(data, datagram=True), where)
 
     def _serve_streams(self) -> None:
-        try:
-            while True:
+        while not self._closed:
+            with contextlib.suppress(OSError):
                 connection, _ = self._listener.accept()
                 with connection:
                     connection.settimeout(100)
                     answer = self._answer(read_framed(connection), datagram=False)
                     connection.sendall(struct.pack("!H", len(answer)) + answer)
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Wake up who serves, too: a call that waits would keep the network namespace."""
+        self._closed = True
         for one in (self._datagrams, self._listener):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

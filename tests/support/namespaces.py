@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import os
 import pickle
 import select
@@ -194,6 +195,7 @@ def _child(
     writer: int,
     go: int,
 ) -> None:
+    gc.freeze()  # what the parent let go of in circles is never collected here: it may close descriptors, or complain
     try:
         os.setsid()
         _die_with_parent()

@@ -35,7 +35,7 @@ from support.sources import REPOSITORY, SRC
 
 SCRIPT = REPOSITORY / "scripts" / "peers"
 GROUP = PEERS
-PATIENCE = 100.0  # seconds until something that comes or goes at once on an idle machine is given up
+PATIENCE = 200.0  # seconds until something that comes or goes at once on an idle machine is given up
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -84,6 +84,7 @@ umount -l /old
 rmdir /old
 exec tini -- sh -c '{hold}'
 """
+HOLD = "echo ready; exec cat >/dev/null"
 
 
 @cache

@@ -83,15 +83,13 @@ class DockerRegistry:
         return None if self._process is None else self._process.pid
 
     def _comes_up(self, process: subprocess.Popen[bytes]) -> bool:
-        host, _, port = self.host.partition(":")
-        for _ in range(600):
+        end = time.monotonic() + 200
+        while time.monotonic() < end:
             if process.poll() is not None:
                 return False
-            try:
-                socket.create_connection((host, int(port)), timeout=10).close()
-                return process.poll() is None
-            except OSError:
-                time.sleep(0.05)
+            if _listens(process.pid, int(self.host.partition(":")[2])):
+                return True
+            time.sleep(0.05)
         process.kill()
         process.wait()
         return False
@@ -101,6 +99,29 @@ class DockerRegistry:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether it is that process which takes connections there: another registry may have been given the same port."""
+    held = set()
+    for number in _names(f"/proc/{pid}/fd"):
+        try:
+            held.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except OSError:  # it was closed just now
+            continue
+    for kind in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{kind}").read_text().splitlines()[1:]:
+            words = line.split()  # proc_pid_net(5): 0A is LISTEN
+            if words[1].endswith(f":{port:04X}") and words[3] == "0A" and f"socket:[{words[9]}]" in held:
+                return True
+    return False
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:  # it has ended
+        return []
 
 
 def skopeo(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

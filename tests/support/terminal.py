@@ -101,9 +101,24 @@ class Terminal:
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 self.status = code if code >= 0 else 128 - code
-        while self._read(0):
-            pass
+        self._read_all(end)
         return self.status
+
+    def _read_all(self, end: float) -> None:
+        """All that was written until now: the kernel hands it over in its own time, but in the order of writing."""
+        mark = f"\x01the end {os.urandom(4).hex()}\x01"
+        ours = os.open(f"/proc/self/fd/{self.slave}", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            left = mark.encode()
+            while mark not in self.output and time.monotonic() < end:
+                try:
+                    left = left[os.write(ours, left) :]
+                except BlockingIOError:  # there is no room, or somebody has stopped it
+                    pass
+                self._read(0.05)
+        finally:
+            os.close(ours)
+        self.output = self.output.replace(mark, "")
 
     def settings(self) -> list[Any]:
         """The terminal's settings, for comparison: who changes them puts them back."""

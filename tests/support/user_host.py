@@ -61,8 +61,8 @@ class UserHost(Lab):
             with suppress(OSError):
                 if not entry.isdigit() or os.stat(f"/proc/{entry}/ns/net").st_ino != own:
                     continue
-                if Path(f"/proc/{entry}/comm").read_text(errors="replace").strip() in HELPERS:
-                    words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")[:-1]
+                if Path(f"/proc/{entry}/comm").read_bytes().decode(errors="replace").strip() in HELPERS:
+                    words = Path(f"/proc/{entry}/cmdline").read_text(errors="replace").split("\0")[:-1]
                     if words:  # an empty one has ended
                         found[int(entry)] = words
         return found

@@ -184,8 +184,7 @@ class House:
         before = set(self.sockets())
         status, _, err = self.run("version", **options)
         assert status == 0, err
-        until(lambda: set(self.sockets()) - before, "no warm process came")
-        (name,) = set(self.sockets()) - before
+        (name,) = until(lambda: set(self.sockets()) - before, "no warm process came")
         pid = int(Path(f"{name}.lock").read_text())
         until(lambda: self.parked(pid), "no worker was parked")
         return pid

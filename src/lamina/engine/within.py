@@ -336,6 +336,9 @@ def _read(descriptor: int, size: int, alive: int) -> bytes:
     pieces = []
     while size:
         ready = dict(poll.poll())
+        if descriptor not in ready:
+            # the kernel looks at one after the other: in between it may have answered, and ended
+            ready = dict(poll.poll(0))
         piece = os.read(descriptor, min(size, 1 << 20)) if descriptor in ready else b""
         if not piece:
             raise Corrupt("work in a user namespace: the process there ended without an answer")
