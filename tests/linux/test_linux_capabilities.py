@@ -64,7 +64,8 @@ def test_last_capability_without_procfs(door: str, monkeypatch: pytest.MonkeyPat
     def no_procfs(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "no procfs")
 
-    monkeypatch.setattr("builtins.open", no_procfs)
+    monkeypatch.setattr("lamina.linux.procfs._last_cap", None)
+    monkeypatch.setattr("lamina.linux.procfs.open", no_procfs, raising=False)
     assert last_cap() == real
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from lamina.errors import Conflict, NotFound
 from lamina.store import blobs, containers, garbage, images, layers, pins, tags
@@ -19,7 +25,7 @@ from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
 from lamina.store.usage import df
-from support.stores import diff_id, make_layer, record_of
+from support.stores import diff_id, in_memory, make_layer, record_of
 
 TEXTS = "abcd"
 NAMES = tuple(f"docker.io/library/{name}:latest" for name in ("one", "two", "three"))
@@ -35,9 +41,11 @@ def layer(text: str) -> str:
 class StoreMachine(RuleBasedStateMachine):
     """`images` maps the texts of an image to its id; what must be there is what these, containers and leases have."""
 
+    below: Path
+
     def __init__(self) -> None:
         super().__init__()
-        self.place = Path(tempfile.mkdtemp(prefix="lamina-model-"))
+        self.place = Path(tempfile.mkdtemp(dir=self.below))
         self.store = Store(self.place / "s")
         self.images: dict[Texts, str] = {}
         self.names: dict[str, Texts] = {}
@@ -199,5 +207,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert [found for found in check(self.store).findings if found.severity == "damaged"] == []
 
 
-TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+def as_the_model(place: Path) -> None:
+    class There(StoreMachine):
+        below = place
+
+    run_state_machine_as_test(
+        There, settings=settings(max_examples=25, stateful_step_count=30, deadline=None)
+    )
+
+
+def test_the_store_is_as_its_model(tmp_path: Path) -> None:
+    in_memory(as_the_model, tmp_path)
