@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from socket import inet_aton
 from sys import byteorder
@@ -121,6 +123,10 @@ def test_the_picture_of_a_bridge_and_its_rules(store_root: Path) -> None:
     assert of_egress(made) == picture("egress")
 
 
+def _has(read: Callable[[], list[str]], wanted: str) -> bool:
+    return wanted in read()
+
+
 def test_the_picture_of_two_networks_and_their_names(store_root: Path) -> None:
     def inner() -> None:
         lab = Lab()
@@ -136,11 +142,13 @@ def test_the_picture_of_two_networks_and_their_names(store_root: Path) -> None:
                 f"lam-{name}{' ' * (7 - len(name))}{here[f'lam-{name}'][0]}" for name in ("front", "back")
             ]
             until(lambda: len(responders()) == 2)
-            with open("/proc/net/udp") as sockets:
-                bound = [line.split()[1] for line in sockets.readlines()[1:]]
+
+            def bound() -> list[str]:
+                return [line.split()[1] for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+
             for name in ("front", "back"):
                 gateway = here[f"lam-{name}"][0].partition("/")[0]
-                assert f"{int.from_bytes(inet_aton(gateway), byteorder):08X}:0035" in bound
+                until(partial(_has, bound, f"{int.from_bytes(inet_aton(gateway), byteorder):08X}:0035"))
                 found.append(f"lamina-names  {gateway}:53")
             resolv = box.exec(["cat", "/etc/resolv.conf"], capture_output=True, text=True).stdout
             found.append(str(resolv).splitlines()[0])

@@ -53,7 +53,7 @@ class Stage:
     def client(self, *servers: tuple[str, int], **how: Any) -> Client:
         return Client((self.place,), lambda address: None, servers, **how)
 
-    def ask(self, name: str, source: str = OWN, patience: float = 60) -> bytes:
+    def ask(self, name: str, source: str = OWN, patience: float = 100) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.bind((source, 0))
             asking.settimeout(patience)
@@ -67,7 +67,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr(responder, "_PATIENCE", 100.0)  # a test that is a server may be slow
+    monkeypatch.setattr(responder, "_QUIET", 100.0)
     found = Stage(tmp_path / "names")
     try:
         yield found

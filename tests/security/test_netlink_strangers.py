@@ -24,7 +24,7 @@ def test_what_others_send_is_taken_for_no_answer_of_the_kernel(count: int) -> No
     def inner() -> int:
         unshare(CLONE_NEWNET)
         with open_channel() as channel, open_channel() as stranger:
-            channel.settimeout(60)
+            channel.settimeout(100)
             channel.bind((0, 0))
             said = struct.pack("=i", 0) + HEADER.pack(HEADER.size, 0, 0, 1, 0)
             for _ in range(count):

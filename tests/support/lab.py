@@ -32,7 +32,7 @@ from lamina.network.subnet import packed, read_subnet
 from support.namespaces import in_mount_namespace
 from support.peers import location
 
-PATIENCE = 30.0  # seconds for what comes at once on an idle machine
+PATIENCE = 100.0  # seconds for what comes at once on an idle machine
 SILENCE = 0.3  # seconds for what must not come
 HOST, WORLD = "192.0.2.1", "192.0.2.2"
 HOST6, WORLD6 = "2001:db8::1", "2001:db8::2"
@@ -90,6 +90,7 @@ class Lab:
     def box(self, name: str) -> Box:
         """A new network namespace, with a process that sleeps in it until this one ends."""
         parent, child = os.pipe()
+        maker = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
@@ -97,7 +98,7 @@ class Lab:
                 ip("link", "set", "lo", "up")
                 os.write(child, b"x")
                 os.close(child)
-                while os.getppid() != 1:
+                while os.getppid() == maker:
                     signal.sigtimedwait([], 0.5)
             finally:
                 os._exit(0)
@@ -193,7 +194,6 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
     def opened() -> socket.socket:
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", port))
-        server.settimeout(SILENCE)
         return server
 
     if box is None:
@@ -202,7 +202,9 @@ def hears(lab: Lab, box: Box | None, port: int = 9) -> socket.socket:
         return opened()
 
 
-def heard(server: socket.socket) -> bool:
+def heard(server: socket.socket, patience: float = SILENCE) -> bool:
+    """Whether something comes: with PATIENCE for what must."""
+    server.settimeout(patience)
     try:
         return bool(server.recv(64))
     except TimeoutError:

@@ -15,7 +15,7 @@ Zone = Mapping[tuple[str, int], list[bytes]]
 
 
 def ask(
-    server: str, name: str, kind: int = dns.A, *, tcp: bool = False, room: int = 0, patience: float = 30.0
+    server: str, name: str, kind: int = dns.A, *, tcp: bool = False, room: int = 0, patience: float = 100.0
 ) -> bytes:
     """The answer, as it came. Raises TimeoutError, OSError."""
     question = dns.ask(name, kind, 77, room=room)
@@ -101,7 +101,7 @@ class NameServer:
             while True:
                 connection, _ = self._listener.accept()
                 with connection:
-                    connection.settimeout(30)
+                    connection.settimeout(100)
                     answer = self._answer(read_framed(connection), datagram=False)
                     connection.sendall(struct.pack("!H", len(answer)) + answer)
         except OSError:

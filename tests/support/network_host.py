@@ -117,12 +117,18 @@ def responders() -> list[int]:
             named = entry.isdigit() and Path(f"/proc/{entry}/comm").read_text() == "lamina-names\n"
             if named and os.stat(f"/proc/{entry}/ns/net").st_ino == own:
                 found.append(int(entry))
-        except (FileNotFoundError, ProcessLookupError):
+        except (OSError, UnicodeDecodeError):  # it has ended, or is called strangely
             continue
     return found
 
 
 def responder() -> int:
     """The only one, once it has begun."""
-    until(lambda: len(responders()) == 1)
-    return responders()[0]
+    found: list[int] = []
+
+    def is_alone() -> bool:
+        found[:] = responders()
+        return len(found) == 1
+
+    until(is_alone)
+    return found[0]
