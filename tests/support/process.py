@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lamina.linux.fd import Fd
@@ -86,6 +87,8 @@ class Copies:
 
 def children() -> set[str]:
     """The pids of this process's own children, whoever of its threads began them; see proc_pid_task_children(5)."""
-    return {
-        pid for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()
-    }
+    found: set[str] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found.update(Path(f"/proc/self/task/{thread}/children").read_text().split())
+    return found

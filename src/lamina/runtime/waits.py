@@ -73,11 +73,12 @@ class Watch:
     """Waits for a new process that joins namespaces: whoever is in there may stop it, or trace it.
 
     Every `look` seconds that nothing is heard it is looked at and, if it is stopped, told to go on; after `most` of
-    these it is given up.
+    these it is given up. What cannot be looked at is waited for `patience` seconds.
     """
 
     look = 0.5
     most = 20
+    patience = 10.0
 
     def __init__(self) -> None:
         self._stopped = 0
@@ -98,30 +99,30 @@ class Watch:
 
     def hear_of_another(self, descriptor: int) -> None:
         """Wait for what another process says of itself, whose pid is not known yet. Raises Conflict likewise."""
-        if not ready(self.look * self.most, descriptor):
+        if not ready(self.patience, descriptor):
             raise _kept_stopped()
 
     def reap(self, pidfd: Fd) -> None:
         """Wait for the end of a child that was killed. If it is traced, its tracer is to wait for it first, and may
         never do so (ptrace(2)): then it is left to whoever reaps after us.
         """
-        for _ in range(self.most):
-            if not ready(self.look, pidfd):
+        for _ in range(20):
+            if not ready(self.patience / 20, pidfd):
                 continue
             try:
                 if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None:
                     return
             except ChildProcessError:
                 return
-            ready(self.look / 10)
+            ready(self.patience / 200)
 
     def reap_group(self, group: int) -> None:
         """As `reap`, of all of our children in the process group of the one that was killed, which has its number."""
         try:
-            for _ in range(10 * self.most):
+            for _ in range(200):
                 while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
                     pass
-                ready(self.look / 100)
+                ready(self.patience / 2000)
         except ChildProcessError:  # there is none, or none any more
             pass
 
