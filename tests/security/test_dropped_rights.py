@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from lamina.engine import nursery
 from lamina.engine.answers import REFUSED
 from lamina.linux.capabilities import CapabilitySets, capset
 from lamina.linux.fd import Fd
+from lamina.linux.namespaces import CLONE_ARGS
+from lamina.linux.numbers import number
 from lamina.linux.process import prctl
 from support.leaks import Leaks
 from support.lives import supervisor_of, until
@@ -123,16 +126,25 @@ def standing_still(first: Container) -> Iterator[None]:
     """Nobody of the nursery that has started *first* reads what it is sent."""
     supervisor = supervisor_of(first)
     own = int(stat_of(supervisor)[1])
-    every = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    stopped = [own, *(pid for pid in every if int(stat_of(pid)[1]) == own and pid != supervisor)]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-        until(lambda pid=pid: stat_of(pid)[0] == "T")  # type: ignore[misc]
+    stopped: list[int] = []
+
+    def stop(pid: int) -> None:
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+            until(lambda: stat_of(pid)[0] in "TZX")
+
     try:
+        stop(own)  # first: it makes no more of them then
+        every = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+        for pid in every:
+            if int(stat_of(pid)[1]) == own and pid != supervisor:
+                stop(pid)
         yield
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def ask(request: bytes, writer: int) -> None:
@@ -181,6 +193,21 @@ def test_who_executes_a_setuid_program_after_asking_has_asked_without_its_rights
     assert (answer, other.state) == (REFUSED, "created")
 
 
+def become(pid: int) -> None:
+    """Fork a child with that pid, which waits to be killed: clone3(2), set_tid. Others may fork meanwhile as they like,
+    which they may not where ns_last_pid is written to. Raises FileExistsError.
+    """
+    pids = (ctypes.c_int * 1)(pid)
+    args = CLONE_ARGS.pack(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(pids), 1, 0)
+    libc = ctypes.PyDLL(None, use_errno=True)  # which keeps the interpreter's lock: the child needs it
+    child = libc.syscall(number("clone3"), args, len(args))
+    if child == 0:
+        while True:
+            signal.pause()
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
+
+
 def test_who_asks_and_ends_is_not_taken_for_who_has_its_number_then(engine: Engine, begun: Container) -> None:
     other = started(engine)
     request = nursery.request_for(engine.store, other.id)
@@ -188,7 +215,7 @@ def test_who_asks_and_ends_is_not_taken_for_who_has_its_number_then(engine: Engi
     reader, writer = os.pipe()
     with Fd(reader) as answers:
         with standing_still(begun):
-            for _ in range(50):  # others fork as well
+            while True:
                 child = os.fork()
                 if not child:
                     try:
@@ -200,21 +227,15 @@ def test_who_asks_and_ends_is_not_taken_for_who_has_its_number_then(engine: Engi
                 os.waitpid(child, os.WUNTRACED)
                 os.kill(child, signal.SIGCONT)
                 os.waitpid(child, 0)
-                Path("/proc/sys/kernel/ns_last_pid").write_text(str(child - 1))
-                double = os.fork()
-                if not double:
-                    signal.pause()
-                if double == child:
+                with suppress(FileExistsError):  # somebody else has got the number
+                    become(child)
                     break
-                os.kill(double, signal.SIGKILL)
-                os.waitpid(double, 0)
             os.close(writer)
         try:
             answer = os.read(answers, 4096)
         finally:
-            os.kill(double, signal.SIGKILL)
-            os.waitpid(double, 0)
-    assert double == child
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     assert (set(answer), other.state) == (set(REFUSED), "created")
 
 
@@ -243,7 +264,7 @@ def test_who_does_not_listen_to_a_refusal_holds_nobody_up(
         os.waitpid(child, 0)
         thread = Thread(target=nursery.start_each, args=(engine.store, [other.id]), daemon=True)
         thread.start()
-        thread.join(10)
+        thread.join(100)
         assert not thread.is_alive()
     assert other.state == "running"
 
