@@ -41,6 +41,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 LIMITS = Limits(size=50 << 20, entries=500, free=20 << 20)
 ROOM = 1 << 30
+HANGS = 100_000  # milliseconds; what does not hang takes a few
 
 PARTS = (
     b"a",
@@ -138,7 +139,7 @@ def in_a_small_room(place: Path, test: object) -> None:
 
 def test_layers_at_random(tmp_path: Path) -> None:
     def test(place: Path, untouched: object) -> None:
-        @settings(deadline=5000, suppress_health_check=list(HealthCheck))
+        @settings(deadline=HANGS, suppress_health_check=list(HealthCheck))
         @given(damaged(), st.sampled_from((1 << 20, 512, 333)))
         def anything(data: bytes, size: int) -> None:
             layer = place / "layer"
@@ -168,7 +169,7 @@ def test_readers_at_random(tmp_path: Path) -> None:
             return type(error)
 
     def test(place: Path, untouched: object) -> None:
-        @settings(deadline=5000, suppress_health_check=list(HealthCheck))
+        @settings(deadline=HANGS, suppress_health_check=list(HealthCheck))
         @given(st.one_of(damaged(), st.binary(max_size=3000)))
         def anything(data: bytes) -> None:
             assert outcome(data, 1 << 20) == outcome(data, 100)
@@ -190,7 +191,7 @@ def test_compressed_streams_at_random(tmp_path: Path) -> None:
     ]
 
     def test(place: Path, untouched: object) -> None:
-        @settings(deadline=5000, suppress_health_check=list(HealthCheck))
+        @settings(deadline=HANGS, suppress_health_check=list(HealthCheck))
         @given(
             st.sampled_from(seeds),
             st.lists(st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4)), max_size=4),

@@ -13,6 +13,7 @@ import pytest
 from lamina import Engine
 from lamina.errors import InvalidInput, LaminaError, NotFound
 from support.leaks import Leaks
+from support.lives import until
 from support.small_images import Fill, small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -297,7 +298,11 @@ def test_cve_2022_1227_looking_at_processes_executes_nothing_of_the_container(
 
     image = small_image(engine.store, trap, names=())
     box = engine.start(image.id, ["sleep", "1000"])
-    found = box.top(["-o", "user", "-o", "args"])
-    assert [row[-1] for row in found["Processes"]] == ["sleep 1000"]
+
+    def is_shown() -> bool:  # it has no words yet in the moment in which it is executed
+        found = box.top(["-o", "user", "-o", "args"])
+        return [row[-1] for row in found["Processes"]] == ["sleep 1000"]
+
+    until(is_shown)
     assert b"/ran" not in {change.path for change in box.changes()}
     box.remove(force=True)

@@ -84,7 +84,7 @@ def test_what_is_there_makes_another_system_call(tmp_path: Path, monkeypatch: py
 
 def test_what_is_there_goes_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it is where it was, as it was, and nobody's tracee."""
-    monkeypatch.setattr(redirecting, "PATIENCE", 0.1)
+    monkeypatch.setattr(redirecting, "PATIENCE", 1.0)
     with process(b"\xeb\xfe") as (pid, where, counted):  # jmp .
         monkeypatch.setattr(redirecting, "_gate", lambda _: where)
         assert "does not stop" in moved(pid, tmp_path)

@@ -115,7 +115,7 @@ def test_a_fork_bomb_stands_still_as_well(engine: Engine) -> None:
     )
     chain = Chain(box)
     until((chain.upper() / "tmp").is_dir)
-    swapped = [chain.freeze(consistency="wait", patience=20).swapped for _ in range(5)]
+    swapped = [chain.freeze(consistency="wait", patience=100).swapped for _ in range(5)]
     assert swapped == [True] * 5
     seen = [digest(one) for one in chain.layers]
     time.sleep(0.05)
@@ -139,7 +139,7 @@ from pathlib import Path
 from lamina import Engine
 from lamina.runtime import holders
 from support.chains import Chain
-holders.PATIENCE = 1.0
+holders.PATIENCE = 5.0
 print(Chain(Engine(Path(sys.argv[1])).container("box")).freeze(consistency="refuse").swapped)
 """
 
@@ -180,7 +180,7 @@ def test_a_file_system_of_its_own_that_never_answers_is_not_asked(engine: Engine
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         if said:
@@ -204,7 +204,7 @@ where = sys.argv[2]
 box = Engine(Path(sys.argv[1])).container("box")
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 setattr(replacing.Swap, where, die)
-Chain(box).freeze(consistency="wait", patience=30)
+Chain(box).freeze(consistency="wait", patience=100)
 """
 
 
