@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from support.lives import until
+
 pytestmark = pytest.mark.root
 
 Lamina = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -22,7 +24,8 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def box(lamina: Lamina) -> Iterator[str]:
-    ok(lamina("run", "-d", "--name", "box", "host", "--", "sh", "-c", "sleep 1000 & wait"))
+    ok(lamina("run", "-d", "--name", "box", "host", "--", "sh", "-c", "sleep 1000 & echo both; wait"))
+    until(lambda: lamina("logs", "box").stdout == "both\n")
     yield "box"
     ok(lamina("rm", "-f", "box"))
 
@@ -46,7 +49,7 @@ def test_pause_and_unpause(lamina: Lamina, box: str) -> None:
 def test_top(lamina: Lamina, box: str) -> None:
     heading, first, *_ = ok(lamina("top", box)).splitlines()
     assert heading.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
-    assert first.endswith("sh -c sleep 1000 & wait")
+    assert first.endswith("sh -c sleep 1000 & echo both; wait")
     assert ok(lamina("top", box, "-o", "args=WHAT")).splitlines()[0] == "WHAT"
     wrong = lamina("container", "top", box, "-o", "nosuch")
     assert (wrong.returncode, "there is no column 'nosuch'" in wrong.stderr) == (125, True)
@@ -56,6 +59,7 @@ def test_the_names_of_processes_do_not_move_the_cursor(lamina: Lamina) -> None:
     script = "exec -a $'\\e]0;title\\a\\nroot' sleep 1000"
     ok(lamina("run", "-d", "--name", "evil", "host", "--", "bash", "-c", script))
     try:
+        until(lambda: "bash" not in ok(lamina("top", "evil", "-o", "args")))  # which executes it
         seen = ok(lamina("top", "evil", "-o", "args"))
     finally:
         ok(lamina("rm", "-f", "evil"))

@@ -332,7 +332,7 @@ def test_a_label_that_one_of_them_does_not_have_prints_as_nothing(lamina: Lamina
 
 def test_messages_call_a_container_by_its_name(lamina: Lamina, image: str) -> None:
     ok(lamina("create", "--name", "box", image))
-    ok(lamina("run", "-d", "--name", "busy", image, "sleep", "60"))
+    ok(lamina("run", "-d", "--name", "busy", image, "sleep", "1000"))
     for words, said in (
         (("exec", "box", "true"), "exec in container box: it is not running\nhint: lamina start box\n"),
         (("rm", "busy"), "remove container busy: it is running"),

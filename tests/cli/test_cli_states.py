@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina import Engine
+from lamina import Container, Engine
 from lamina.cli.verbs import stats
 from lamina.errors import NotFound
 from support.busybox import write_archive
@@ -14,7 +14,7 @@ from support.leaks import Leaks
 from support.lives import command, remove_all, until
 from support.namespaces import in_mount_namespace
 from support.said import Said, accident
-from support.states import NAME, differences, table
+from support.states import LONG, NAME, differences, rest_of_pause, table
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.slow]
 
@@ -44,12 +44,16 @@ class Box:
         except NotFound:
             return "gone"
 
+    def rests(self, box: Container) -> bool:
+        """Whether it will not be started again while it is looked at."""
+        return rest_of_pause(box.restarts, box.attrs["State"]["FinishedAt"]) > LONG
+
     def ready(self) -> None:
         if self.now() != "gone":
             self.engine.container(NAME).remove(force=True)
         if self.state == "restarting":
             box = self.engine.container(self.spare.pop())
-            until(lambda: box.restarts >= 5 and box.state == "restarting")
+            until(lambda: box.state == "restarting" and self.rests(box))
             box.rename(NAME)
             return
         if self.state == "dead":

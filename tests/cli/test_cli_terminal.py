@@ -141,9 +141,9 @@ def test_try_keeps_when_in_doubt(
 def test_what_was_typed_while_the_command_ran_is_no_answer(
     attempt: Callable[..., Terminal], tmp_path: Path
 ) -> None:
-    with attempt(then="echo ready; sleep 1;") as terminal:
+    with attempt(then="echo ready; read line;") as terminal:
         terminal.expect("ready")
-        terminal.type("a\ra\ra\r")
+        terminal.type("end\ra\ra\ra\r")
         terminal.expect(QUESTION)
         terminal.type("d\r")
         terminal.expect("discarded")
@@ -223,7 +223,7 @@ def test_colours_and_their_absence(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_a_quiet_verb_is_quiet() -> None:
-    with at_terminal("run", "--name", "slow", "host", "sh", "-c", "echo ready; sleep 100") as running:
+    with at_terminal("run", "--name", "slow", "host", "sh", "-c", "echo ready; sleep 1000") as running:
         running.expect("ready")
         with at_terminal("logs", "-f", "slow") as terminal:
             terminal.expect("ready")

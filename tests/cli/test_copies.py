@@ -13,7 +13,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "BETWEEN", 0.0)
 
 
-def test_nothing_is_said_of_a_short_copy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said_of_a_short_copy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "PATIENCE", 100.0)
     with copies.Copying("to", quiet=False) as copying:
         copying.at(5)
     assert capsys.readouterr().err == ""

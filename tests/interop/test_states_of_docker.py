@@ -10,7 +10,7 @@ import pytest
 
 from support.engines import Docker
 from support.peers import PATIENCE, PeerRoot
-from support.states import NAME, differences, table
+from support.states import LONG, NAME, differences, rest_of_pause, table
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("unshare", "nsenter", "mount", "busybox")]
 
@@ -28,15 +28,19 @@ class Box:
         self.docker, self.state, self.name = docker, state, NAME
 
     def now(self) -> str:
-        done = self.docker("inspect", "-f", "{{.State.Status}} {{.RestartCount}}", self.name)
-        self.restarts = 0 if done.returncode else int(done.stdout.split()[1])
-        return "gone" if done.returncode else done.stdout.split()[0]
+        form = "{{.State.Status}} {{.RestartCount}} {{.State.FinishedAt}}"
+        done = self.docker("inspect", "-f", form, self.name)
+        if done.returncode:
+            return "gone"
+        state, restarts, ended = done.stdout.split()
+        self.rest = rest_of_pause(int(restarts), ended)
+        return state
 
     def ready(self) -> None:
         self.docker("rm", "-f", self.name)
         if self.state == "restarting":
             self.name = spare.pop()
-            until(lambda: self.now() == "restarting" and self.restarts >= 5)
+            until(lambda: self.now() == "restarting" and self.rest > LONG)
             return
         self.docker("create", "--name", NAME, *LIVES, check=True)
         if self.state != "created":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 from support.sources import REPOSITORY
 
 HEADING = "## Verbs and states"
+LONG = 10.0  # seconds of a pause in which the verbs find it "restarting"
 DONE, NOTHING, WAITS = "done", "nothing", "waits"
 # what docker says where the cell has our word for it
 DOCKERS = {"not running": ("not running", "stopped container")}
@@ -97,6 +100,14 @@ def differences(
             yield f"{verb}, {state}: is {now} afterwards, not {' or '.join(AFTER[verb])}"
         if verb == "rename":
             do("rename", "other", NAME)
+
+
+def rest_of_pause(restarts: int, ended: str) -> float:
+    """Seconds until a container is started again that *ended* then (as `inspect` has it) after so many restarts:
+    pauses begin with a tenth of a second and double up to a minute, ours as docker's.
+    """
+    moment = datetime.fromisoformat(f"{ended[:19]}+00:00").timestamp()
+    return float(min(0.1 * 2**restarts, 60.0) - (time.time() - moment))
 
 
 def first_change(cells: dict[str, str]) -> str:
