@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from support.busybox import IMAGE, ON_TERMINAL, write_archive
-from support.peers import PATIENCE, PeerRoot, hierarchies, in_terminal, lamina_runtime, remove_group
+from support.peers import PATIENCE, PeerRoot, at_rest, hierarchies, in_terminal, lamina_runtime, remove_group
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("containerd", "ctr", "busybox")]
 
@@ -94,7 +94,7 @@ class Containerd:
         options = {
             "capture_output": True,
             "text": True,
-            "timeout": 60,
+            "timeout": 200,
             "stdin": subprocess.DEVNULL,
             **options,
         }
@@ -220,9 +220,7 @@ def test_a_life_under_containerd(containerd: Containerd) -> None:
 
     assert containerd("task", "pause", "b").returncode == 0
     assert containerd.status("b") == "PAUSED"
-    count = len(log.read_text())
-    time.sleep(0.2)
-    assert len(log.read_text()) == count
+    count = at_rest(lambda: len(log.read_text()))
     assert containerd("task", "resume", "b").returncode == 0
     end = time.monotonic() + PATIENCE
     while len(log.read_text()) == count:

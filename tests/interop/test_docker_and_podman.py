@@ -10,7 +10,7 @@ import pytest
 
 from support.busybox import ON_TERMINAL
 from support.engines import ENGINES, Engine
-from support.peers import PATIENCE, PeerRoot
+from support.peers import PATIENCE, PeerRoot, at_rest
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("unshare", "nsenter", "mount", "busybox")]
 
@@ -27,6 +27,9 @@ def engine(request: pytest.FixtureRequest, peer_root: PeerRoot, tmp_path: Path) 
 def until_it_counts(engine: Engine, name: str, beyond: int = 0) -> int:
     """Wait until the container has written more than *beyond* lines; how many."""
     end = time.monotonic() + PATIENCE
+    while engine("logs", name).returncode:
+        assert time.monotonic() < end, f"there is no {name}"
+        time.sleep(0.05)
     while (count := len(engine.lines(name))) <= beyond:
         assert time.monotonic() < end, f"{name} does not go on"
         time.sleep(0.05)
@@ -49,13 +52,11 @@ def test_from_the_first_to_the_last_breath(engine: Engine) -> None:
 
     engine("pause", "counter", check=True)
     assert engine.state("counter")["Status"] == "paused"
-    count = len(engine.lines("counter"))
-    time.sleep(0.2)
-    assert len(engine.lines("counter")) == count
+    count = at_rest(lambda: len(engine.lines("counter")))
     engine("unpause", "counter", check=True)
     until_it_counts(engine, "counter", count)
 
-    engine("stop", "-t", "10", "counter", check=True)
+    engine("stop", "-t", "100", "counter", check=True)
     state = engine.state("counter")
     assert (state["Status"], state["ExitCode"]) == ("exited", 4)
     assert engine.lines("counter")[-1] == "asked"
@@ -93,9 +94,18 @@ def test_with_a_terminal(engine: Engine) -> None:
 
 
 def test_limits(engine: Engine) -> None:
-    script = 'echo started; x=0123456789abcdef; while :; do x="$x$x"; done'
-    done = engine("run", "--name", "hog", "--memory", "32m", "box", "sh", "-c", script)
-    assert (done.returncode, done.stdout) == (137, "started\n"), done.stderr
+    # who watches its group may begin that when it runs already
+    wait = "echo started; until test -e /go; do sleep 0.1; done"
+    script = f'{wait}; x=0123456789abcdef; while :; do x="$x$x"; done'
+    with engine.popen("run", "--name", "hog", "--memory", "32m", "box", "sh", "-c", script) as hog:
+        try:
+            until_it_counts(engine, "hog")
+            engine("exec", "hog", "sh", "-c", ": >/go", check=True)
+            stdout, stderr = hog.communicate(timeout=200)
+        except BaseException:
+            hog.kill()
+            raise
+    assert (hog.returncode, stdout) == (137, "started\n"), stderr
     assert engine.state("hog")["OOMKilled"] is True
     engine("rm", "hog", check=True)
     done = engine("run", "--rm", "--pids-limit", "8", "box", "sh", "-c", FORKS)
@@ -144,5 +154,5 @@ def test_fifty_at_once(engine: Engine) -> None:
         list(pool.map(run, names))
     listed = engine("ps", "--format", "{{.Names}}", check=True).stdout.split()
     assert sorted(listed) == sorted(names)
-    engine("rm", "-f", *names, check=True, timeout=200)
+    engine("rm", "-f", *names, check=True, timeout=280)
     assert engine.left() == []

@@ -23,7 +23,7 @@ def test_the_list_is_docker_s(make_peer_root: Callable[..., PeerRoot]) -> None:
     script = "; ".join(f"echo '# {verb}'; docker {verb} --help" for verb in verbs)
     found: set[tuple[str, str, str, bool]] = set()
     verb, within = "", False
-    for line in root.run(["sh", "-c", script], check=True).stdout.splitlines():
+    for line in root.run(["sh", "-c", script], check=True, timeout=280).stdout.splitlines():
         if line.startswith("# "):
             verb, within = line[2:], False
         elif line.endswith(":") and not line[0].isspace():

@@ -51,8 +51,15 @@ def test_iperf3_between_containers_and_through_a_published_port(store_root: Path
 
         def measured(*words: str) -> dict[str, Any]:
             asked = ["/iperf3", "-J", *words]
-            done = client.exec(asked, capture_output=True, text=True, timeout=200)
-            found: dict[str, Any] = json.loads(str(done.stdout))
+            found: dict[str, Any] = {}
+
+            def is_served() -> bool:  # for each client the server begins to listen anew
+                done = client.exec(asked, capture_output=True, text=True, timeout=200)
+                found.clear()
+                found.update(json.loads(str(done.stdout)))
+                return not any(word in found.get("error", "") for word in ("refused", "busy"))
+
+            until(is_served)
             assert "error" not in found, found["error"]
             return dict(found["end"])
 
@@ -61,9 +68,10 @@ def test_iperf3_between_containers_and_through_a_published_port(store_root: Path
             end = measured("-c", target, "-n", str(size))
             assert end["sum_received"]["bytes"] > size / 10, target  # some is on its way when it is counted
         for target in ("server", HOST):
-            end = measured("-c", target, "-u", "-b", "10M", "-n", "1M", "-l", "1200")
-            # a receiver that gets no processor time drops what its socket has no room for
-            assert 0 <= end["sum"]["lost_packets"] < end["sum"]["packets"], target
+            end = measured("-c", target, "-u", "-b", "2M", "-n", "200K", "-l", "1200")
+            assert end["sum"]["packets"] > 0
+            # so slowly that what comes has room in a socket whose reader gets no processor time
+            assert end["sum"]["lost_packets"] < end["sum"]["packets"] / 2, target
 
     on_host(store_root, test)
 
@@ -115,13 +123,13 @@ def test_http_and_udp_through_published_ports_from_everywhere(store_root: Path) 
             servers[1].server_activate()
             udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             udp.bind(("0.0.0.0", 53))
-            udp.settimeout(60)
+            udp.settimeout(100)
         for server in servers:
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
         def echoes(target: str, port: int) -> bool:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-                asking.settimeout(60)
+                asking.settimeout(100)
                 asking.connect((target, port))
                 asking.send(b"ping")
                 data, where = udp.recvfrom(64)
@@ -185,7 +193,7 @@ def test_two_thousand_connections_at_once_through_a_published_port(store_root: P
                     one.sendall(b"x")
                 for client in clients.values():
                     client.setblocking(True)
-                    client.settimeout(60)
+                    client.settimeout(100)
                     answered += client.recv(1) == b"x"
             finally:
                 for one in (*clients.values(), *accepted, server):

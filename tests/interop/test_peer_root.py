@@ -60,9 +60,12 @@ def test_groups_and_processes_are_its_own(peer_root: PeerRoot) -> None:
     assert {line.rpartition(":")[2] for line in lines} <= {"/", "/init"}
     assert "here" in peer_root.groups()
     daemon = peer_root.start_daemon(
-        ["sleep", "1000"], ready=lambda: bool(peer_root.processes()), log=peer_root.place.parent / "log"
+        ["sleep", "1000"],
+        ready=lambda: (
+            peer_root.processes() == [["sleep", "1000"]]
+        ),  # what enters is something else until then
+        log=peer_root.place.parent / "log",
     )
-    assert peer_root.processes() == [["sleep", "1000"]]
     assert daemon.poll() is None
     peer_root.run(["sh", "-c", "for h in /sys/fs/cgroup/*/; do rmdir $h/here; done"], check=True)
 

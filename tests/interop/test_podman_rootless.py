@@ -69,7 +69,7 @@ def test_it_lives_and_ends(podman: Podman) -> None:
     counting = "trap 'exit 4' TERM; while :; do sleep 0.1; done"
     podman("run", "-d", "--name", "box", "box", "sh", "-c", counting, check=True)
     assert podman("exec", "box", "sh", "-c", "echo through; exit 5").returncode == 5
-    podman("stop", "-t", "10", "box", check=True)
+    podman("stop", "-t", "100", "box", check=True)
     state = json.loads(podman("inspect", "--format", "{{json .State}}", "box", check=True).stdout)
     assert (state["Status"], state["ExitCode"]) == ("exited", 4)
     podman("start", "box", check=True)

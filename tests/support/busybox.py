@@ -30,10 +30,10 @@ APPLETS = (
 
 # the caller's terminal has seven lines and seventy columns: it may take a moment until the container's has them too
 ON_TERMINAL = """tty
-for i in $(seq 100); do test "$(stty size 2>/dev/null)" = "7 70" && break; sleep 0.1; done
+for i in $(seq 1000); do test "$(stty size 2>/dev/null)" = "7 70" && break; sleep 0.1; done
 stty size
 test -t 0 && test -t 1 && test -t 2 && echo all
-sleep 0.5 # podman's attach may leave with the container, before it has shown all
+sleep 3 # podman's attach may leave with the container, before it has shown all
 """
 
 

@@ -55,6 +55,8 @@ set -eu
 for group in $groups; do echo 0 >"$group/cgroup.procs"; done
 exec unshare --mount --pid --fork --kill-child --cgroup --ipc --uts $network --propagation private sh -c "$1"
 """
+# what lives in it as long as the root does, and is a `cat` a moment after it has said so
+HOLD = "echo ready; exec cat >/dev/null"
 # the first line that it writes is its pid outside, the second says that everything is in its place
 BUILD = """
 set -eu
@@ -80,7 +82,7 @@ pivot_root . old
 cd /
 umount -l /old
 rmdir /old
-exec tini -- sh -c 'echo ready; exec cat >/dev/null'
+exec tini -- sh -c '{hold}'
 """
 
 
@@ -128,7 +130,7 @@ class PeerRoot:
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it to its end; what it writes is in the result. *check*: it must succeed."""
-        options = {"capture_output": True, "text": True, "timeout": 60, **options}
+        options = {"capture_output": True, "text": True, "timeout": 200, **options}
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run(self.argv(words, env=env, cwd=cwd), **options)
@@ -173,8 +175,8 @@ class PeerRoot:
         script = "for p in /proc/[0-9]*; do tr '\\0' '\\1' <$p/cmdline && echo; done 2>/dev/null"
         lines = self.run(["sh", "-c", script]).stdout.splitlines()
         words = [line.rstrip("\1").split("\1") for line in lines if line]
-        own = (["tini", "--"], ["cat"])
-        return [line for line in words if line[:2] not in own and script not in line and line[0] != "tr"]
+        own = (["tini", "--", "sh", "-c", HOLD], ["sh", "-c", HOLD], ["cat"])
+        return [line for line in words if line not in own and script not in line and line[0] != "tr"]
 
     def mounts(self) -> list[str]:
         """The places where something is mounted in it."""
@@ -216,7 +218,7 @@ class PeerRoot:
         self._groups = [make_group(place, self.group) for place, _ in mounted]
         shown = [one for one in mounted if not (self._hide_v2 and one[1] == "cgroup2")]
         script = BUILD.format(
-            binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown))
+            binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown)), hold=HOLD
         )
         environment = {
             **ENVIRONMENT,
@@ -265,6 +267,17 @@ class PeerRoot:
             daemon.wait(PATIENCE)
         for group in self._groups:
             remove_group(group)
+
+
+def at_rest(count: Callable[[], int]) -> int:
+    """What it is once it does not become more any longer: what was written before may still be on its way."""
+    end, seen = time.monotonic() + PATIENCE, count()
+    while True:
+        time.sleep(0.3)
+        before, seen = seen, count()
+        if seen == before:
+            return seen
+        assert time.monotonic() < end, "it goes on"
 
 
 def in_terminal(words: Sequence[str | Path]) -> list[str]:
