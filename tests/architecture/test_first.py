@@ -105,7 +105,7 @@ def test_of_the_command_lamina(tmp_path: Path) -> None:
 
 def test_of_the_runtime(tmp_path: Path) -> None:
     long, short, root = tmp_path / "long", tmp_path / "short", tmp_path / "state"
-    for place, command in ((long, ["sleep", "60"]), (short, ["true"])):
+    for place, command in ((long, ["sleep", "1000"]), (short, ["true"])):
         place.mkdir()
         bundle = Bundle(place, *command)
         bundle.config["process"]["env"].append("HOME=/root")

@@ -133,7 +133,7 @@ def test_run_with_limits_and_variables_loads_only_what_a_start_needs(tmp_path: P
 def test_the_runtimes_verbs_load_only_what_they_need(tmp_path: Path) -> None:
     """The second time: then what is compiled and checked is kept."""
     long, short = tmp_path / "long", tmp_path / "short"
-    for place, words in ((long, ["sleep", "60"]), (short, ["true"])):
+    for place, words in ((long, ["sleep", "1000"]), (short, ["true"])):
         place.mkdir()
         bundle = Bundle(place, *words)
         bundle.config["process"]["env"].append("HOME=/root")

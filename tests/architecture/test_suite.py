@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lamina.linux.mount import mount
 from support.leaks import Leaks, show_sign, suites
+from support.lives import until
 from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 
@@ -98,7 +99,7 @@ def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
         tmp_path,
         "import os, subprocess\n"
         "def test_it():\n"
-        "    child = subprocess.Popen(['sleep', '30'])\n"
+        "    child = subprocess.Popen(['sleep', '1000'])\n"
         f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "    child.returncode = 0\n",
         LAMINA_LEAKS_PATIENCE="0.5",
@@ -106,14 +107,15 @@ def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
     os.kill(int((tmp_path / "pid").read_text()), 9)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the tests left behind" in done.stdout
-    assert "sleep 30" in done.stdout
+    assert "sleep 1000" in done.stdout
 
 
 def test_leaks_wait_for_what_is_going_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMINA_TEST_RUN", "a-mark-of-this-test")
     leaks = Leaks((tmp_path,), "a-mark-of-this-test")
-    with subprocess.Popen(["sleep", "30"]) as child:
-        assert any("sleep 30" in left for left in leaks.left(patience=0))
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        # in the moment in which it is executed it has neither words nor variables
+        until(lambda: any("sleep 1000" in left for left in leaks.left(patience=0)))
         child.kill()
     assert leaks.left() == []
 
@@ -160,11 +162,12 @@ def test_whose_a_control_group_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     left, known = [groups.make("kept")], groups.make("another")
     assert known  # a container that another suite's store knows is for that one to clean up after
     groups.make("inhabited", "1\n")
-    with show_sign("another-gw0"):
-        assert {"another"} <= suites()
+    another = f"another{os.getpid()}"  # on the same machine there may be one that does the same
+    with show_sign(f"{another}-gw0"):
+        assert {another} <= suites()
         groups.make("orphan")  # whose it is nobody can say
         assert leaks.left(patience=0.1) == left
-        assert suites() >= {"another"}
+        assert suites() >= {another}
     with monkeypatch.context() as patched:
         patched.setattr("support.leaks.suites", lambda: {"me"})
         assert leaks.left(patience=0.1) == sorted([*left, f"control group {groups.tree / 'orphan'}"])

@@ -28,13 +28,13 @@ ALSO = (
 )
 PYRIGHT = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
 
-pytestmark = [pytest.mark.peer("node"), pytest.mark.slow]
+pytestmark = [pytest.mark.peer("node"), pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def pyright(*words: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(SRC), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     return subprocess.run(
-        [*PYRIGHT, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=280
+        [*PYRIGHT, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=800
     )
 
 

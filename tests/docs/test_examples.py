@@ -28,6 +28,7 @@ EXAMPLES = [
 
 
 @pytest.mark.root
+@pytest.mark.timeout(900)  # dozens of commands, on a machine that may be busy
 @pytest.mark.parametrize("document", EXAMPLES)
 def test_examples_do_what_they_show(document: Path, tmp_path: Path, scratch: dict[str, str]) -> None:
     def play_all() -> list[str]:
@@ -40,7 +41,7 @@ def test_examples_do_what_they_show(document: Path, tmp_path: Path, scratch: dic
         return wrong
 
     # readers may apply and mount what they like; the suite does it on a machine that is not real
-    assert not (wrong := with_understudy(tmp_path, play_all)), "\n\n".join(wrong)
+    assert not (wrong := with_understudy(tmp_path, play_all, timeout=800)), "\n\n".join(wrong)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def scratch(tmp_path: Path, store_root: Path) -> dict[str, str]:
 def check_session(block: Block, directory: Path, environment: dict[str, str]) -> list[str]:
     commands = session(block.text)
     wrong = []
-    for command, printed in zip(commands, play(commands, directory, environment, timeout=200), strict=True):
+    for command, printed in zip(commands, play(commands, directory, environment, timeout=700), strict=True):
         if not agrees(command.expected, printed):
             lines = ["$ " + command.text, "-- shown:", *command.expected, "-- printed:", *printed]
             wrong.append("\n".join(lines))

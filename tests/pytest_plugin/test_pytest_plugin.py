@@ -180,7 +180,7 @@ def test_pytest_that_is_killed_leaves_nothing(pytester: pytest.Pytester, engine:
             lamina_session.start("tiny", ["sleep", "1000"])
             lamina.start("tiny", ["sleep", "1000"])
             print("begun", flush=True)
-            time.sleep(60)
+            time.sleep(1000)
     """)
     command = [sys.executable, "-m", "pytest", "-s", "-p", "lamina.pytest_plugin"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -83,8 +83,11 @@ class Leaks:
         return found
 
     def left(self, patience: float = PATIENCE) -> list[str]:
-        """What is there now and was not before, after waiting up to *patience* seconds for it to go away."""
+        """What is there now and was not before, after waiting for it to go away: up to *patience* seconds for control
+        groups, which may be another suite's, and several times that for what is certainly ours.
+        """
         end, more = time.monotonic() + patience, min(4 * patience, 20.0)
+        last = end + 6 * patience
         looks: tuple[tuple[str, Callable[[], set[str]], set[str]], ...] = (
             ("mount", self.mounts, self._mounts),
             ("process", self.processes, self._processes),
@@ -98,10 +101,11 @@ class Leaks:
                 kind: (look() - before) & lasting.get(kind, look())
                 for kind, look, before in looks
             }
-            if not any(lasting.values()) or time.monotonic() > end:
+            certain = any(lasting[kind] for kind in ("mount", "process", "link"))
+            if not any(lasting.values()) or time.monotonic() > (last if certain else end):
                 lasting["control group"] = {path for path in lasting["control group"] if self._made(path)}
                 # another worker's store may be where only its test sees it: what is not ours goes, if later
-                if lasting["control group"] and not (lasting["mount"] or lasting["process"]) and more:
+                if lasting["control group"] and not certain and more:
                     end, more = time.monotonic() + more, 0.0
                     continue
                 return [f"{kind} {what}" for kind, found in lasting.items() for what in sorted(found)]

@@ -97,7 +97,7 @@ class Runtime:
 
     def __call__(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a verb. What the container itself writes goes where `stdout=` says, else nowhere."""
-        options = {"stdin": subprocess.DEVNULL, "timeout": 60, "text": True, **options}
+        options = {"stdin": subprocess.DEVNULL, "timeout": 200, "text": True, **options}
         return subprocess.run([*self.command, "--root", self.root, *words], **options)
 
     def ask(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

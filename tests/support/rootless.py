@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -162,7 +163,8 @@ def ordinary_user() -> Iterator[Rootless]:
 
 def remove_whole(place: Path) -> None:
     """Remove a directory out of which others, who bury what was in a container, remove things at the same time."""
-    for _ in range(100):
+    end = time.monotonic() + 100
+    while time.monotonic() < end:
         try:
             shutil.rmtree(place, ignore_errors=os.geteuid() != 0)
             return
