@@ -16,6 +16,7 @@ from lamina.cli.patterns import matches
 from lamina.cli.sizes import human
 from support.image_archives import ImageSource, digest, old_docker, tar
 from support.leaks import Leaks
+from support.lives import until
 from support.small_images import busybox_tree, small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -129,6 +130,8 @@ def test_an_image_in_use(lamina: Lamina, store_root: Path, untouched_host: Leaks
         process.stdin.write(b"x\n")
         process.stdin.flush()
         process.stdout.read(1)
+        # it may say something a moment before it is written down that it runs
+        until(lambda: lamina("ps", "--format", "{{.Names}}").stdout == "running\n")
         done = lamina("rmi", "-f", "tiny")
         assert done.returncode == 1 and "the running container running" in done.stderr
         process.stdin.close()

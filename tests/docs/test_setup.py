@@ -30,6 +30,7 @@ def test_the_python_that_is_asked_for_is_taken_or_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # installers take minutes where others compute as well
 def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: Path) -> None:
     """As `python -m venv` leaves it where ensurepip, Debian's python3-venv, is missing; somebody then installs that."""
     pytest.importorskip("ensurepip", reason="needs the module ensurepip (python3-venv)")
@@ -39,7 +40,7 @@ def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: P
     programs.mkdir()
     (programs / "apt-get").symlink_to("/bin/false")  # nothing is installed into this machine
     python = Path(sys.base_prefix, "bin/python3")
-    subprocess.run([python, "-m", "venv", "--without-pip", ".venv"], cwd=clone, check=True, timeout=200)
+    subprocess.run([python, "-m", "venv", "--without-pip", ".venv"], cwd=clone, check=True, timeout=800)
     done = subprocess.run(
         ["scripts/setup"],
         cwd=clone,
@@ -51,8 +52,8 @@ def test_a_virtual_environment_that_was_only_half_made_is_made_again(tmp_path: P
         },
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=800,
     )
     assert "No module named pip" not in done.stderr
-    subprocess.run([".venv/bin/python", "-m", "pip", "--version"], cwd=clone, check=True, timeout=200)
+    subprocess.run([".venv/bin/python", "-m", "pip", "--version"], cwd=clone, check=True, timeout=800)
     assert done.returncode != 0  # there is nothing here to install
