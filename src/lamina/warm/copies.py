@@ -28,8 +28,9 @@ ENTRY = 8  # bytes that pagemap has of a page
 PRESENT, ALONE = 1 << 63, 1 << 56
 # from so many copies on there is something to learn, from so many commands at most: it takes milliseconds
 MANY, LESSONS = 100, 8
-# pages that a worker has of its own, at most, before anybody needs them: 8 MB
-MOST = 2048
+# pages that a worker has of its own, at most, before anybody needs them: 16 MB. A `run` has 2,000 in the end, which is
+# counted, and only a part of them while somebody waits; what has more is forgotten, so this is well above
+MOST = 4096
 
 
 class Copies:
