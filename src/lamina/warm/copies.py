@@ -1,7 +1,7 @@
 """Which pages a command copies, and the copying of them while a worker is parked.
 
 A worker shares its memory with the warm process until it writes to it, and an interpreter writes to whatever it looks
-at (reference counts): a `run` copies 600 pages, two milliseconds of its ten. Which ones hardly differs from one to the
+at (reference counts): a `run` copies 600 pages while somebody waits, two milliseconds of its ten. Which ones hardly differs from one to the
 next. So a worker that has done such a command notes, in memory that all share, which pages are its own now, and the
 next one copies these before anybody waits for it.
 
