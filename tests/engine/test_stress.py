@@ -17,7 +17,7 @@ from lamina import Engine
 from lamina.engine import nursery
 from support.held import held_descriptors
 from support.leaks import Leaks
-from support.lives import Command, remove_all, until
+from support.lives import Command, await_burials, remove_all, until
 from support.terminal import lamina as words_of
 from support.workers import FULL, WORKERS, work
 
@@ -30,17 +30,16 @@ PYTHON = " ".join(words_of())
 @pytest.fixture
 def engine(engine: Engine, untouched_host: Leaks, store_root: Path, lamina: Command) -> Iterator[Engine]:
     """Afterwards nothing is left of anything, and the store is proved."""
-    networks = set(os.listdir("/sys/class/net"))
     nursery.let_go()  # whose socket is as good as none
     descriptors = len(held_descriptors())
     yield engine
     engine.containers()  # whose supervisors were killed have others now
     remove_all(engine)
+    await_burials()
     until(lambda: not left_in(store_root))
     done = lamina("system", "check", timeout=600)
     assert (done.returncode, "damaged" in done.stdout, "left over" in done.stdout) == (0, False, False), done
     assert untouched_host.left() == []
-    until(lambda: set(os.listdir("/sys/class/net")) <= networks)  # others' come, and go
     nursery.let_go()
     assert len(held_descriptors()) <= descriptors
 

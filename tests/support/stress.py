@@ -5,7 +5,8 @@
 is one worker: COUNT verbs, on containers of its own, whose states it knows, and on some that all workers fight for.
 FACE is "api", or the command line of a `lamina`. It prints what was not as it must be, one JSON object a line, then
 what it did. FIRE, where it is not empty, says that processes are being killed meanwhile: then an outcome may be that of
-a killed one, and no other; and it is the file that appears when enough were killed, before which nobody rests.
+a killed one, and no other; and it is the file that appears when enough were killed, before which nobody rests. Once all
+workers have done their verbs nobody is killed any more (`quiet`): only then they clean up.
 """
 
 from __future__ import annotations
@@ -44,8 +45,28 @@ def main() -> None:
     worker = Worker(f"{seed}/{number}", int(number), face_of(face), fire != "")
     while worker.done < int(count) or (fire and worker.done < MOST * int(count) and not os.path.exists(fire)):
         worker.step()
+    if fire:
+        await_quiet(Path(fire), number)
     worker.clean_up()
     print(json.dumps({"worker": int(number), "done": worker.done, "upset": worker.upset}), flush=True)
+
+
+def rests(enough: Path, number: int | str) -> Path:
+    """The file by which a worker says that it has done its verbs."""
+    return enough.with_name(f"{enough.name}.rests-{number}")
+
+
+def quiet(enough: Path) -> Path:
+    """The file that is there once nobody is killed any more."""
+    return enough.with_name(f"{enough.name}.quiet")
+
+
+def await_quiet(enough: Path, number: str) -> None:
+    """Else nobody could say how often what is removed may fail."""
+    rests(enough, number).touch()
+    end = time.monotonic() + PATIENCE
+    while not quiet(enough).exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def face_of(name: str) -> Face:
@@ -129,8 +150,14 @@ class Worker:
                 return
             if code != 0 or (out and not ("up\n" * box.starts).startswith(out)):
                 break
+            if self.fire and not self.lives(box):  # it cannot say so any more
+                break
             time.sleep(0.05)
         self.expect((code, out, err), 0, "up\n" * box.starts, box, ["logs", box.name])
+
+    def lives(self, box: Box) -> bool:
+        _, out, _ = self.face("ps", "-a", "--format", "{{.Names}} {{.State}}")
+        return f"{box.name} running" in out.splitlines()
 
     def execute(self) -> None:
         box, status = self.random.choice(self.boxes), self.random.randrange(1, 124)
@@ -325,12 +352,17 @@ def confessions(root: Path, over: Event) -> list[str]:
     return list(found.values())
 
 
-def fire(random: Random, token: str, pause: float, over: Event, enough: tuple[int, Path]) -> dict[str, int]:
-    """Kill one of the victims after another until it is *over*; how many of which program. The file of *enough* appears
-    when that many were killed.
+def fire(
+    random: Random, token: str, pause: float, over: Event, enough: tuple[int, Path], workers: int
+) -> dict[str, int]:
+    """Kill one of the victims after another until it is *over*, or all *workers* have done their verbs; how many of
+    which program. The file of *enough* appears when that many were killed.
     """
     killed: dict[str, int] = {}
     while not over.wait(random.random() * 2 * pause):
+        if all(rests(enough[1], number).exists() for number in range(workers)):
+            quiet(enough[1]).touch()
+            break
         found = list(victims(token))
         if not found:
             continue

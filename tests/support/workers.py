@@ -58,7 +58,8 @@ def work(
     with ThreadPoolExecutor(2) as pool:
         listening = pool.submit(stress.confessions, root, over)
         ending = (WORKERS + 1, enough)
-        killing = pool.submit(stress.fire, Random(seed), token, KILL_EVERY, over, ending) if fire else None
+        shot = (Random(seed), token, KILL_EVERY, over, ending, WORKERS)
+        killing = pool.submit(stress.fire, *shot) if fire else None
         try:
             said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
         finally:
@@ -66,7 +67,8 @@ def work(
             for process in processes:
                 process.kill()
                 process.wait()
-            enough.unlink(missing_ok=True)
+            for path in enough.parent.glob(f"{enough.name}*"):
+                path.unlink()
     lines = [[json.loads(line) for line in text.splitlines()] for text in said]
     assert all(found[-1].get("done", 0) >= VERBS for found in lines), said
     return Work(
