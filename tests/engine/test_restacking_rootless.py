@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from errno import EBUSY
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lamina.runtime.cgroups import read_layout
+from support.lives import until
 from support.rootless import Rootless
 
 pytestmark = [pytest.mark.root, pytest.mark.userns, pytest.mark.peer("busybox")]
@@ -59,7 +62,18 @@ def group(rootless: Rootless) -> Iterator[Path]:
     try:
         yield place
     finally:
-        place.rmdir()
+        until(partial(is_removed, place))
+
+
+def is_removed(group: Path) -> bool:
+    """Whether it is now: a supervisor whose container was removed may still be on its way out of it."""
+    try:
+        group.rmdir()
+    except OSError as error:
+        if error.errno != EBUSY:
+            raise
+        return False
+    return True
 
 
 def test_it_is_replaced_as_roots_are(rootless: Rootless, group: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lamina import Container, Engine
-from support.lives import Command, kill_supervisor, place_of, said, state_of, until
+from support.lives import Command, kill_supervisor, place_of, said, state_of, supervisor_of, until
 
 pytestmark = pytest.mark.root
 
@@ -54,8 +55,24 @@ def make(engine: Engine, name: str) -> Container:
         box.wait()
         until(lambda: box.state == "exited")
     elif how == "waits":
-        until(lambda: box.restarts >= 3 and box.state == "restarting")
+        hold_while_it_waits(box)
     return box
+
+
+def hold_while_it_waits(box: Container) -> None:
+    """Until it is between two starts, where it then stays: who looks after it is stopped."""
+    while True:
+        until(lambda: box.restarts >= 3 and box.state == "restarting")
+        supervisor = supervisor_of(box)
+        os.kill(supervisor, signal.SIGSTOP)
+        until(partial(is_stopped, supervisor))
+        if box.state == "restarting" and (place_of(box) / "exit.json").exists():
+            return
+        os.kill(supervisor, signal.SIGCONT)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def end_machine(boxes: list[Container]) -> None:
