@@ -17,7 +17,7 @@ from lamina.errors import Conflict, InvalidInput, LaminaError
 from lamina.linux.mountinfo import Mount, read_mountinfo
 from lamina.runtime.cgroups import reopen
 from support.chains import Chain, digest
-from support.lives import state_of
+from support.lives import said, state_of, until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
@@ -89,7 +89,7 @@ def test_what_was_written_becomes_a_layer_and_everything_goes_on(engine: Engine,
     assert (tmp_path / "out").read_text() == "copied"
     assert shell(box, "cat in") == "copied"
     assert box.stats().pids
-    assert b"".join(entry.data for entry in box.logs()) == b"begun\n"
+    until(lambda: said(box) == b"begun\n")
     box.pause()
     box.unpause()
     assert box.state == "running"
@@ -238,7 +238,7 @@ def test_where_it_cannot_be_replaced_it_is_copied_or_waited_for(python_box: Cont
     with Process(
         box, "file = open('/tmp/held', 'w'); print(os.getpid(), flush=True); time.sleep(0.5); file.close()"
     ):
-        assert chain.freeze(consistency="wait", patience=30).swapped
+        assert chain.freeze(consistency="wait", patience=200).swapped
     with pytest.raises(InvalidInput, match="consistency 'maybe': there is no such"):
         chain.freeze(consistency="maybe")
     assert not frozen(box)
@@ -284,7 +284,7 @@ def test_exec_is_before_or_after(engine: Engine) -> None:
     thread.start()
     try:
         for _ in range(20):
-            chain.freeze(consistency="wait", patience=30)
+            chain.freeze(consistency="wait", patience=200)
             time.sleep(0.01)
     finally:
         stop.set()
@@ -336,8 +336,14 @@ def test_fifty_times_and_another_process_each_time(engine: Engine) -> None:
     assert shell(box, "cat /home/ann/all").split() == [str(number) for number in range(50)]
     assert len(chain.layers) == 50
     there = os.stat(f"/proc/{state_of(box)['pid']}/root/home/ann").st_ino
-    seen = [os.stat(f"/proc/{pid}/cwd").st_ino for pid in reopen(state_of(box)["cgroup"]).processes()]
-    assert seen.count(there) == 25
+
+    def is_there(pid: int) -> bool:
+        try:
+            return os.stat(f"/proc/{pid}/cwd").st_ino == there
+        except OSError:  # one of those that were waited for has not quite gone
+            return False
+
+    assert sum(map(is_there, reopen(state_of(box)["cgroup"]).processes())) == 25
 
 
 @pytest.mark.usefixtures("tiny")
@@ -352,16 +358,17 @@ def test_a_read_only_root_stays_so(engine: Engine) -> None:
 # writers of all kinds in threads: each does its work again and again, and looks whether it is still there; the numbers
 # that they count in files never go back
 STORM = r"""
-import ctypes, mmap, os, sys, threading
+import ctypes, mmap, os, sys, threading, time
 stop = threading.Event()
 def again(work):
     def loop():
         number = 0
         while not stop.is_set():
-            number += 1
+            number, begun = number + 1, time.monotonic()
             try:
                 work(number)
-                stop.wait(0 if sys.argv[1:] else 0.004)  # moments in which nobody holds anything
+                # moments in which nobody holds anything, however long a busy machine takes for the work
+                stop.wait(0 if sys.argv[1:] else max(0.004, 3 * (time.monotonic() - begun)))
             except BaseException as error:
                 print(work.__name__, number, repr(error), flush=True); os._exit(1)
         done.append(work.__name__)
@@ -431,7 +438,7 @@ def test_nothing_that_is_written_meanwhile_is_lost_or_changes_a_layer(
 
     for number in range(8):
         wait = not held and number % 2
-        done = chain.freeze(consistency="wait" if wait else "auto", copy=copy, patience=60)
+        done = chain.freeze(consistency="wait" if wait else "auto", copy=copy, patience=200)
         swapped += done.swapped
         assert done.swapped or done.holders
         layer = chain.layers[-1] if done.swapped else states[-1]
