@@ -174,8 +174,11 @@ def test_the_pid_namespace_of_another_container(untouched_host: Leaks) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "up\n"
         try:
-            seen = inside("tr '\\0' ' ' < /proc/1/cmdline; readlink /proc/self/ns/pid", pid="container:other")
-            assert seen.startswith("sleep 1000 pid:[")
+            # it has said so before it is another program
+            script = (
+                "until tr '\\0' ' ' < /proc/1/cmdline | grep '^sleep'; do :; done; readlink /proc/self/ns/pid"
+            )
+            assert inside(script, pid="container:other").startswith("sleep 1000 \npid:[")
         finally:
             other.kill()
     with pytest.raises((Conflict, NotFound)):

@@ -38,7 +38,7 @@ Sh = Callable[..., str]
 @pytest.fixture
 def sh(engine: Engine) -> Sh:
     def run(script: str, image: str = "tiny", **options: Any) -> str:
-        options = {"rm": True, "capture_output": True, "text": True, "timeout": 60, **MAP, **options}
+        options = {"rm": True, "capture_output": True, "text": True, "timeout": 200, **MAP, **options}
         done: Completed = engine.run(image, ["sh", "-ec", script], **options)
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
@@ -54,7 +54,10 @@ def box(engine: Engine) -> Container:
         "exec sleep 1000"
     )
     container = engine.start("tiny", ["sh", "-ec", script], name="box", **MAP)
-    until(lambda: (upper(container) / "etc/group").exists())
+    # the last that it does; the file is there before, with the mode that it had
+    until(
+        lambda: (group := upper(container) / "etc/group").exists() and group.stat().st_mode & 0o777 == 0o600
+    )
     return container
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.lives import until
 from support.rootless import SUBORDINATE, UID, Rootless
 from support.small_images import import_tiny
 
@@ -92,11 +93,9 @@ def test_each_has_a_range_of_its_own(user: Rootless) -> None:
 def test_one_that_lives(user: Rootless, tmp_path: Path) -> None:
     script = "echo hello >/dev/stdout; echo x >>/made; chown 5:6 /made; exec sleep 1000"
     user.ok("run", "-d", "--name", "box", "--userns", "nomap", "tiny", "sh", "-c", script)
-    assert (
-        user.ok("exec", "box", "sh", "-c", "until [ -s /made ]; do :; done; id -u; stat -c %u:%g /made")
-        == "0\n5:6\n"
-    )
-    assert user.ok("logs", "box") == "hello\n"
+    whose = 'until [ "$(stat -c %u:%g /made 2>/dev/null)" = 5:6 ]; do :; done; id -u'
+    assert user.ok("exec", "box", "sh", "-c", whose) == "0\n"
+    until(lambda: user.ok("logs", "box") == "hello\n")
     assert user.ok("diff", "box") == "A /made\n"
     archive = user.tmp / "archive.tar"
     for _ in range(2):
