@@ -50,7 +50,7 @@ def sh(engine: Engine, untouched_host: Leaks) -> Sh:
     """Run a shell script in a container that is removed; what it printed as text."""
 
     def run(script: str, **options: object) -> Completed:
-        options = {"rm": True, "capture_output": True, "text": True, "timeout": 60, **options}
+        options = {"rm": True, "capture_output": True, "text": True, "timeout": 200, **options}
         return engine.run("host", ["sh", "-ec", script], **options)  # type: ignore[arg-type]
 
     return run
@@ -642,7 +642,7 @@ def test_entrypoint_and_labels(engine: Engine) -> None:
 
 def test_a_terminal(engine: Engine) -> None:
     script = "tty; echo $TERM; stty size; read x; echo got $x; exit 3"
-    options = {"rm": True, "tty": True, "input": b"hello\n", "capture_output": True, "timeout": 60}
+    options = {"rm": True, "tty": True, "input": b"hello\n", "capture_output": True, "timeout": 200}
     done = engine.run("host", ["sh", "-c", script], **options)  # type: ignore[arg-type]
     assert done.returncode == 3
     assert {"/dev/pts/0", "xterm", "got hello"} <= set(done.stdout.replace(b"\r", b"").decode().split("\n"))
@@ -724,7 +724,7 @@ def test_a_child_that_the_program_forks_meanwhile_holds_nothing_up(engine: Engin
         while not stop.is_set() and len(children) < 40:
             pid = os.fork()
             if pid == 0:
-                time.sleep(30)
+                time.sleep(1000)
                 os._exit(0)
             children.append(pid)
             time.sleep(0.01)
@@ -733,7 +733,7 @@ def test_a_child_that_the_program_forks_meanwhile_holds_nothing_up(engine: Engin
     thread.start()
     try:
         for _ in range(10):
-            assert engine.run("host", ["echo", "x"], capture_output=True, timeout=25).stdout == b"x\n"
+            assert engine.run("host", ["echo", "x"], capture_output=True, timeout=200).stdout == b"x\n"
         assert {container.state for container in engine.containers(all=True)} == {"exited"}
         for container in engine.containers(all=True):
             container.remove()
@@ -746,13 +746,17 @@ def test_a_child_that_the_program_forks_meanwhile_holds_nothing_up(engine: Engin
 
 
 def test_a_keyboard_interrupt_ends_the_container(engine: Engine, untouched_host: Leaks) -> None:
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.run("host", ["sleep", "99"], rm=True)
-    assert engine.containers(all=True) == []
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        engine.run("host", ["sleep", "99"], name="kept")
+    def interrupt() -> None:
+        until(engine.containers)  # those that run
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for options in ({"rm": True}, {"name": "kept"}):
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.run("host", ["sleep", "1000"], **options)
+        thread.join()
+        assert len(engine.containers(all=True)) == ("name" in options)
     container = engine.container("kept")
     assert (container.state, container.exit_code) == ("exited", 128 + signal.SIGKILL)
 
@@ -771,7 +775,7 @@ def test_signals_are_forwarded(engine: Engine, untouched_host: Leaks, script: st
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == status
+        assert process.wait(200) == status
     finally:
         process.kill()
         process.communicate()

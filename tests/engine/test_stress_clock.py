@@ -53,7 +53,7 @@ def test_all_verbs_while_it_jumps(engine: Engine, clock: Clock, seed: int) -> No
         try:
             done = subprocess.run(
                 words, cwd=REPOSITORY / "tests", env=environment(clock), capture_output=True, text=True,
-                timeout=200,
+                timeout=280,
             )  # fmt: skip
         finally:
             over.set()
@@ -90,7 +90,7 @@ def test_timeouts_and_patience_are_not_cut_short(
     clock.jump(offset)
     assert box.state == "running"
     assert lamina("ps", env=env).stdout.count("box") == 1
-    assert lamina("stop", "box", env=env).returncode == 0
+    assert lamina("stop", "-t", "100", "box", env=env).returncode == 0
     assert (box.exit_code, said(box), box.inspect()["State"].get("TimedOut")) == (4, b"up\nbye\n", False)
 
 

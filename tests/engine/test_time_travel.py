@@ -45,7 +45,7 @@ def changed(box: Container) -> dict[str, str]:
 
 def run(box: Container) -> None:
     box.start()
-    assert box.wait(60) == 0
+    assert box.wait(200) == 0
 
 
 def test_a_container_goes_through_its_states(engine: Engine) -> None:

@@ -23,7 +23,7 @@ seen = {}
 
 def run(box):
     box.start()
-    assert box.wait(60) == 0, b"".join(entry.data for entry in box.logs())
+    assert box.wait(200) == 0, b"".join(entry.data for entry in box.logs())
 
 
 def stat(box, path):

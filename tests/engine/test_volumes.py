@@ -32,7 +32,7 @@ def engine(store_root: Path, untouched_host: Leaks) -> Engine:
 @pytest.fixture
 def sh(engine: Engine) -> Sh:
     def run(script: str, image: str = "tiny", **options: Any) -> Completed:
-        options = {"rm": True, "capture_output": True, "text": True, "timeout": 60, **options}
+        options = {"rm": True, "capture_output": True, "text": True, "timeout": 200, **options}
         done = engine.run(image, ["sh", "-ec", script], **options)
         assert done.returncode == 0, done.stderr
         return done

@@ -15,6 +15,7 @@ import pytest
 from lamina import Engine
 from lamina.errors import CommandNotFound, Conflict, InvalidInput, NotFound
 from support.leaks import Leaks
+from support.lives import until
 from support.small_images import small_image
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -26,10 +27,7 @@ def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
     engine = Engine(store_root)
     yield engine
     assert engine.containers(all=True) == []
-    end = time.monotonic() + 60
-    while left(store_root):  # a supervisor removes in the background
-        assert time.monotonic() < end, left(store_root)
-        time.sleep(0.02)
+    until(lambda: not left(store_root))  # a supervisor removes in the background
 
 
 def left(root: Path) -> list[str]:
@@ -77,9 +75,7 @@ def test_it_may_be_gone_by_then(engine: Engine) -> None:
     with engine.start("tiny", ["sleep", "600"]) as box:
         box.remove(force=True)
     with engine.start("tiny", ["true"], rm=True) as box:
-        end = time.monotonic() + 60
-        while engine.containers(all=True):
-            assert time.monotonic() < end
+        until(lambda: not engine.containers(all=True))
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("of the block"), KeyboardInterrupt(), SystemExit(3)])
@@ -168,10 +164,7 @@ def test_a_program_that_is_killed_leaves_nothing_that_has_an_owner(
 ) -> None:
     for one in [program("owner"), program("owner")]:
         one.kill()
-    end = time.monotonic() + 60
-    while left(store_root):  # without a command that cleans up
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: not left(store_root))  # without a command that cleans up
 
 
 def test_a_second_interrupt_during_the_removal_leaves_nothing(
