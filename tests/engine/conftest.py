@@ -9,16 +9,19 @@ import pytest
 
 from lamina import Engine
 from support.leaks import Leaks
-from support.lives import remove_all
+from support.lives import await_burials, remove_all
 from support.small_images import small_image
 
 
 @pytest.fixture
 def engine(store_root: Path, untouched_host: Leaks) -> Iterator[Engine]:
-    """An engine on this test's store. Its containers are removed at the end, and nothing else may be left."""
+    """An engine on this test's store. Its containers are removed at the end, and nothing else may be left: no thread
+    either, whose steps and descriptors the next test would take for its own.
+    """
     engine = Engine(store_root)
     yield engine
     remove_all(engine)
+    await_burials()
 
 
 @pytest.fixture

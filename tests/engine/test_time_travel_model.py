@@ -9,7 +9,6 @@ LAMINA_TIME_TRAVEL=5000 (so many machines) `pytest -o timeout=0 tests/engine/tes
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import tempfile
@@ -43,6 +42,7 @@ from support.image_archives import ImageSource, old_docker, tar
 from support.lives import await_burials
 from support.namespaces import in_mount_namespace
 from support.operations import Operation, operations, perform
+from support.rootless import remove_whole
 from support.snapshots import Snapshot, snapshot, snapshot_tree
 from support.snapshots import differences as compared
 from support.stacks import Kit
@@ -113,7 +113,7 @@ class TimeTravel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         await_burials()  # they would remove the same
-        shutil.rmtree(self.root)
+        remove_whole(self.root)  # in which somebody who squashes may have a claim just now
 
     def box(self, identity: str) -> Container:
         return self.engine.container(identity)

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,18 +31,22 @@ def _unwatched() -> Iterator[None]:
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[tuple[str, str]]:
-    """What *work* syncs, and renames to where, in order; of each the path."""
+    """What *work* syncs, and renames to where, in order; of each the path. What a thread does that removes what is left
+    of something else is none of it.
+    """
     found: list[tuple[str, str]] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename, own = os.fsync, os.rename, threading.get_ident()
 
     def synced(fd: int) -> None:
-        found.append(("sync", os.readlink(f"/proc/self/fd/{int(fd)}")))
+        if threading.get_ident() == own:
+            found.append(("sync", os.readlink(f"/proc/self/fd/{int(fd)}")))
         fsync(fd)
 
-    def renamed(source: bytes, target: bytes) -> None:
-        found.append(("from", os.fsdecode(source)))
-        found.append(("to", os.fsdecode(target)))
-        rename(source, target)
+    def renamed(source: bytes, target: bytes, **directories: int) -> None:
+        if threading.get_ident() == own:
+            found.append(("from", os.fsdecode(source)))
+            found.append(("to", os.fsdecode(target)))
+        rename(source, target, **directories)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", synced)

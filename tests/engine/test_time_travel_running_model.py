@@ -9,7 +9,6 @@ A long run: LAMINA_TIME_TRAVEL_RUNNING=500 (so many machines) `pytest -o timeout
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from lamina.store import images, layers, trace
 from lamina.store.check import DAMAGED
 from support.leaks import Leaks
 from support.lives import await_burials, kill_supervisor, remove_all, state_of, until
+from support.rootless import remove_whole
 from support.small_images import busybox_tree
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
@@ -95,7 +95,7 @@ class Running(RuleBasedStateMachine):
     def teardown(self) -> None:
         remove_all(self.engine)
         await_burials()  # they would remove the same
-        shutil.rmtree(self.root)
+        remove_whole(self.root)  # in which somebody who squashes may have a claim just now
 
     def box(self, identity: str) -> Container:
         return self.engine.container(identity)
