@@ -218,7 +218,8 @@ import signal, subprocess, time
 code = 'from lamina import Engine; Engine().run("host", ["sh", "-c", "echo ready; sleep 99"], name="x", rm=True)'
 victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 victim.stdout.readline()
-pid = engine.container("x").inspect()["State"]["Pid"]
+while not (pid := engine.container("x").inspect()["State"]["Pid"]):  # it may speak before that is written down
+    time.sleep(0.01)
 victim.kill()
 victim.wait()
 end = time.monotonic() + 100

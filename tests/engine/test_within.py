@@ -42,9 +42,9 @@ def user(rootless: Rootless) -> Rootless:
 
 
 def tell(user: Rootless, code: str, **options: Any) -> Any:
-    """Run *code* as the user; what it told."""
+    """Run *code* as the user; what it told. Nothing else is said, also not by a process of ours that was interrupted."""
     done = user.python(PRELUDE + code, **options)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -231,20 +231,23 @@ tell(said=said, fds=len(os.listdir("/proc/self/fd")))
 
 
 @userns
-def test_an_interrupt_the_moment_it_is_begun_leaves_nothing_either(user: Rootless) -> None:
+@pytest.mark.parametrize("moment", ["_spawn", "receive", "send"])
+def test_an_interrupt_the_moment_it_is_begun_leaves_nothing_either(user: Rootless, moment: str) -> None:
+    """And says nothing: it is ours alone."""
     found = tell(
         user,
+        f"moment = {moment!r}"
         """
 import signal, time
 from lamina.engine import within
 def interrupt(*_): raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
-said, spawn = [], within._spawn
+said, really = [], getattr(within, moment)
 def interrupted(*args):
-    begun = spawn(*args)
+    begun = really(*args)
     signal.raise_signal(signal.SIGALRM)
     return begun
-within._spawn = interrupted
+setattr(within, moment, interrupted)
 try:
     for _ in within._Within(within.maps_of(None), time.sleep, (1000,), {}, False).frames(): said.append("begun")
 except KeyboardInterrupt:

@@ -165,6 +165,7 @@ class _Within:
         self.maps = _themselves(maps)
         self.files = files
         self.request = (work, args, keywords, progress)
+        self.asked = False  # whether the process may have heard it
 
     def frames(self) -> Iterator[tuple[str, Any]]:
         """What the process says, until its end. Raises what its work raised."""
@@ -182,9 +183,10 @@ class _Within:
                             break
                         yield kind, content
                 except BaseException:
-                    # an interrupted apply takes back what it did, in its own time, and has nobody to tell
+                    # an interrupted apply takes back what it did, in its own time, and has nobody to tell; who has
+                    # not heard yet what to do has nothing to take back, and would complain of the interrupt
                     with suppress(OSError):  # it may be gone already
-                        pidfd_send_signal(held, SIGINT)
+                        pidfd_send_signal(held, SIGINT if self.asked else SIGKILL)
                     raise
         finally:
             telling.close()
@@ -210,6 +212,7 @@ class _Within:
             raise _refused(content)
         with Undisturbed():  # others may do that for us
             write_id_maps(process, self.maps)
+        self.asked = True
         send(telling, *self.request)
 
 
@@ -402,11 +405,11 @@ def serve(keeper: int = 0) -> None:
         return
     try:
         work, args, keywords, progress = receive(0)
-    except Corrupt:
+    except (Corrupt, KeyboardInterrupt):
         return  # nothing came of it outside: no maps
-    if progress:
-        keywords["progress"] = lambda *said: _answer(answers, PROGRESS, said)
     try:
+        if progress:
+            keywords["progress"] = lambda *said: _answer(answers, PROGRESS, said)
         result = work(*args, **keywords)
         if hasattr(result, "__next__"):
             for item in result:
