@@ -42,7 +42,7 @@ def user(rootless: Rootless) -> Rootless:
 
 
 def tell(user: Rootless, code: str, **options: Any) -> Any:
-    """Run *code* as the user; what it told. Nothing else is said, also not by a process of ours that was interrupted."""
+    """Run *code* as the user; what it told. Nobody says anything else, also no process of ours that was interrupted."""
     done = user.python(PRELUDE + code, **options)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout.splitlines()[-1])
