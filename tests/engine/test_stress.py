@@ -6,7 +6,6 @@ What is random comes from a seed, which is printed; LAMINA_STRESS_SEED repeats i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
