@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
+
+from support.lives import await_burials
 
 
 def held_descriptors() -> dict[int, str]:
     """Each open descriptor and what it leads to, as /proc has it."""
     gc.collect()  # what an earlier test let go of in a circle is not to go meanwhile
-    for thread in threading.enumerate():
-        if thread.name == "lamina-bury":  # nor what its containers wrote (engine/burials)
-            thread.join(200)
+    await_burials()  # nor what its threads have open
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
         try:

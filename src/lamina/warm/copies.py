@@ -1,9 +1,9 @@
 """Which pages a command copies, and the copying of them while a worker is parked.
 
 A worker shares its memory with the warm process until it writes to it, and an interpreter writes to whatever it looks
-at (reference counts): a `run` copies 600 pages while somebody waits, two milliseconds of its ten. Which ones hardly differs from one to the
-next. So a worker that has done such a command notes, in memory that all share, which pages are its own now, and the
-next one copies these before anybody waits for it.
+at (reference counts): while somebody waits a `run` copies 600 pages, two milliseconds of its ten. Which ones hardly
+differs from one to the next. So a worker that has done such a command notes, in memory that all share, which pages are
+its own now, and the next one copies these before anybody waits for it.
 
 What goes from one command to the next is one bit a page and one of all; a page that is noted without need costs a copy.
 proc_pid_pagemap(5), madvise(2).
@@ -28,8 +28,8 @@ ENTRY = 8  # bytes that pagemap has of a page
 PRESENT, ALONE = 1 << 63, 1 << 56
 # from so many copies on there is something to learn, from so many commands at most: it takes milliseconds
 MANY, LESSONS = 100, 8
-# pages that a worker has of its own, at most, before anybody needs them: 16 MB. A `run` has 2,000 in the end, which is
-# counted, and only a part of them while somebody waits; what has more is forgotten, so this is well above
+# pages that a worker has of its own, at most, before anybody needs them: 16 MB. A `run` has 2,000 in the end, which
+# is counted, and only a part of them while somebody waits; what has more is forgotten, so this is well above
 MOST = 4096
 
 
