@@ -198,12 +198,13 @@ def _or_of_the_dead(
 
 def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
     """Claim ports of this host for the first of its places that leads out. Raises Conflict, InvalidInput."""
-    from lamina.engine.networking import of_image
-    from lamina.values import replace
-
-    asked = [*wanted.published, *(of_image(exposed, wanted.published) if wanted.publish_all else ())]
     if not wanted.published and not wanted.publish_all:
         return
+    from lamina.engine.publishing import exposed_ones
+    from lamina.values import replace
+
+    further = exposed_ones((*wanted.exposed, *exposed), wanted.published) if wanted.publish_all else ()
+    asked = [*wanted.published, *further]
     home = ledger.home
     outward = (one for one in ledger.attachments if not one.network.internal and not one.network.parent)
     attachment = next(outward, None)
