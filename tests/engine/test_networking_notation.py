@@ -34,9 +34,9 @@ from lamina.values import replace
         ("8080:80/UDP", [("udp", "", 8080, 80)]),
         ("127.0.0.1:8080:80", [("tcp", "127.0.0.1", 8080, 80)]),
         ("127.0.0.1::80", [("tcp", "127.0.0.1", 0, 80)]),
-        ("0.0.0.0:1:2", [("tcp", "", 1, 2)]),
+        ("0.0.0.0:1:2", [("tcp", "0.0.0.0", 1, 2)]),
         ("[::1]:8080:80/sctp", [("sctp", "::1", 8080, 80)]),
-        ("[::]:8080:80", [("tcp", "", 8080, 80)]),
+        ("[::]:8080:80", [("tcp", "::", 8080, 80)]),
         ("8080-8081:80-81", [("tcp", "", 8080, 80), ("tcp", "", 8081, 81)]),
         ("90-91", [("tcp", "", 0, 90), ("tcp", "", 0, 91)]),
     ],
@@ -74,10 +74,18 @@ def test_what_is_no_port(text):
 
 
 def test_a_port_is_published_once():
-    for twice in (["80:1", "80:2"], ["127.0.0.1:80:1", "80:2"]):
+    for twice in (
+        ["80:1", "80:2"],
+        ["127.0.0.1:80:1", "80:2"],
+        ["80:1", "[::]:80:1"],
+        ["0.0.0.0:80:1", "127.0.0.1:80:2"],
+    ):
         with pytest.raises(InvalidInput, match="published twice"):
             check_options({"network": "bridge", "publish": twice})
     check_options({"network": "bridge", "publish": ["80:1", "80:2/udp", "90", "90"]})
+    check_options(
+        {"network": "bridge", "publish": ["0.0.0.0:80:1", "[::]:80:1", "[::]:81:1", "127.0.0.1:81:1"]}
+    )
 
 
 def test_what_the_image_exposes():

@@ -358,7 +358,7 @@ def mend(store: Store) -> None:
 
 def _is_local(host: bytes) -> bool:
     """Whether a port published there is to be reached by 127.0.0.0/8."""
-    return not host or host[:1] == b"\x7f"
+    return len(host) != 16 and (not any(host) or host[:1] == b"\x7f")
 
 
 class explained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.errors import InvalidInput
-from lamina.network.model import PROTOCOLS, Published
+from lamina.network.model import PROTOCOLS, Published, overlap
 from lamina.network.subnet import packed
 
 TYPE_CHECKING = False
@@ -45,8 +45,6 @@ def read_publish(text: str) -> list[Published]:
         host = packed(address, "port")
     elif "." in rest:
         host, outside = packed(rest, "port"), ""
-    if not any(host):  # 0.0.0.0 and [::] are every address, as none is
-        host = b""
     first, last = _range(inside, text)
     if not outside:
         return [Published(protocol, host, 0, port) for port in range(first, last + 1)]
@@ -81,7 +79,7 @@ def _check_twice(published: Iterable[Published]) -> None:
     seen: dict[tuple[str, int], list[bytes]] = {}
     for one in published:
         hosts = seen.setdefault((one.protocol, one.host_port), [])
-        if one.host_port and (one.host in hosts or (hosts and (not one.host or b"" in hosts))):
+        if one.host_port and any(overlap(one.host, host) for host in hosts):
             raise InvalidInput(f"run: port {one}: published twice")
         hosts.append(one.host)
 
