@@ -38,13 +38,14 @@ from lamina.values import replace
         ("[::1]:8080:80/sctp", [("sctp", "::1", 8080, 80)]),
         ("[::]:8080:80", [("tcp", "::", 8080, 80)]),
         ("8080-8081:80-81", [("tcp", "", 8080, 80), ("tcp", "", 8081, 81)]),
+        ("8080-8090:80", [("tcp", "", 8080, 80, 8090)]),
+        ("127.0.0.1:53-54:53/udp", [("udp", "127.0.0.1", 53, 53, 54)]),
         ("90-91", [("tcp", "", 0, 90), ("tcp", "", 0, 91)]),
     ],
 )
 def test_ports(text, wanted):
     assert read_publish(text) == [
-        Published(protocol, packed(host) if host else b"", outside, inside)
-        for protocol, host, outside, inside in wanted
+        Published(protocol, packed(host) if host else b"", *ports) for protocol, host, *ports in wanted
     ]
 
 
@@ -156,8 +157,8 @@ def test_what_takes_a_link_contradicts_networks_without_one(given, network):
 
 def test_what_was_asked_is_written_down_and_read_again():
     asked = check_options({
-        "network": "bridge", "publish": ["127.0.0.1:8080:80", "53/udp"], "publish_all": True, "ip": "10.0.0.5",
-        "ip6": "fd00::5", "mac_address": "02:00:00:00:00:01", "dns": ["9.9.9.9"], "dns_search": ["a"],
+        "network": "bridge", "publish": ["127.0.0.1:8080:80", "53/udp", "8000-8009:90"], "publish_all": True,
+        "ip": "10.0.0.5", "ip6": "fd00::5", "mac_address": "02:00:00:00:00:01", "dns": ["9.9.9.9"], "dns_search": ["a"],
         "dns_options": ["ndots:1"], "add_hosts": ["db:10.0.0.6"], "expose": ["81", "82/udp"],
     })  # fmt: skip
     kept = json.loads(json.dumps({"id": "x", "options": options_record(asked)}))

@@ -67,7 +67,7 @@ def entrypoint_and_cmd(asked: dict[str, Any], of_image: Sequence[str]) -> tuple[
 def exposed_ports(options: dict[str, Any], of_image: Iterable[str] = ()) -> list[str]:
     """The ports that are exposed, as "80/tcp": those of its image, of `--expose`, and those inside of `-p`."""
     said = options.get("networking") or {}
-    published = (f"{port}/{protocol}" for protocol, _, _, port in said.get("published", ()))
+    published = (f"{port}/{protocol}" for protocol, _, _, port, *_ in said.get("published", ()))
     return sorted({*of_image, *said.get("exposed", ()), *published})
 
 

@@ -367,7 +367,13 @@ def record_of(networking: Networking) -> dict[str, Any]:
         ]
     if networking.published:
         found["published"] = [
-            [one.protocol, address_text(one.host) if one.host else "", one.host_port, one.port]
+            [
+                one.protocol,
+                address_text(one.host) if one.host else "",
+                one.host_port,
+                one.port,
+                *([one.last] if one.last else ()),
+            ]
             for one in networking.published
         ]
     return found
@@ -386,8 +392,8 @@ def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Networking:
         found[key] = tuple(packed(text) for text in kept.get(key, ()))
     found["mac"] = bytes.fromhex(kept.get("mac", ""))
     found["published"] = tuple(
-        Published(protocol, packed(host) if host else b"", host_port, port)
-        for protocol, host, host_port, port in kept.get("published", ())
+        Published(protocol, packed(host) if host else b"", *ports)
+        for protocol, host, *ports in kept.get("published", ())
     )
     found["hosts"] = tuple((name, address) for name, address in kept.get("hosts", ()))
     for key in ("search", "resolver_options", "aliases", "words", "exposed"):

@@ -227,7 +227,7 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
                 f"publish {one}: network {attachment.network.name} has no addresses of that family",
                 remedy="make one with --ipv6, or name an address of the other family",
             )
-        if one.host_port:
+        if one.is_fixed:  # of another it is known once it is taken
             ledger.note(replace(attachment, published=(*found, one)))
         taken = _claim(home, ports, one, families)
         found.append(taken)

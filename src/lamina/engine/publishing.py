@@ -30,7 +30,9 @@ def read_published(asked: Iterable[str]) -> tuple[Published, ...]:
 
 
 def read_publish(text: str) -> list[Published]:
-    """`[[IP:][HOSTPORT]:]PORT[/PROTOCOL]`, either port a range: one for each port. Raises InvalidInput."""
+    """`[[IP:][HOSTPORT]:]PORT[/PROTOCOL]`, either port a range: one for each port; any port of a range of this host for
+    a single one. Raises InvalidInput.
+    """
     place, slash, protocol = text.partition("/")
     protocol = _protocol(protocol if slash else "tcp", text)
     rest, _, inside = place.rpartition(":")
@@ -49,6 +51,8 @@ def read_publish(text: str) -> list[Published]:
     if not outside:
         return [Published(protocol, host, 0, port) for port in range(first, last + 1)]
     begin, end = _range(outside, text)
+    if first == last and begin != end:
+        return [Published(protocol, host, begin, first, end)]
     if end - begin != last - first:
         raise InvalidInput(f"run: port {text}: the two ranges have different lengths")
     return [Published(protocol, host, begin + number, first + number) for number in range(last - first + 1)]
@@ -79,7 +83,7 @@ def _check_twice(published: Iterable[Published]) -> None:
     seen: dict[tuple[str, int], list[bytes]] = {}
     for one in published:
         hosts = seen.setdefault((one.protocol, one.host_port), [])
-        if one.host_port and any(overlap(one.host, host) for host in hosts):
+        if one.is_fixed and any(overlap(one.host, host) for host in hosts):
             raise InvalidInput(f"run: port {one}: published twice")
         hosts.append(one.host)
 

@@ -54,11 +54,14 @@ def take(
     answering: Callable[[], Collection[bytes]] = tuple,
 ) -> Published:
     """Claim the port of the host for *owner*, and see that nobody on this host listens there; a `host_port` of 0 is any
-    that is free, and is said in what is given back. *families* are the lengths of addresses that it is for. *answering*
-    gives the addresses at which somebody of ours answers for names: who is there is in nobody's way.
+    that is free, and is said in what is given back; so it is with one of a range. *families* are the lengths of
+    addresses that it is for. *answering* gives the addresses at which somebody of ours answers for names: who is there
+    is in nobody's way.
 
     Raises Conflict for a port that is taken, InvalidInput for an address that is not this host's, KernelError.
     """
+    if wanted.last:
+        return _take_of_range(directory, wanted, owner, families, answering)
     if wanted.host_port:
         _take(directory, wanted, owner)
         try:
@@ -74,6 +77,24 @@ def take(
         except Conflict:
             continue
     raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
+
+
+def _take_of_range(
+    directory: bytes,
+    wanted: Published,
+    owner: str,
+    families: Collection[int],
+    answering: Callable[[], Collection[bytes]],
+) -> Published:
+    for port in range(wanted.host_port, wanted.last + 1):
+        try:
+            return take(directory, replace(wanted, host_port=port, last=0), owner, families, answering)
+        except Conflict:
+            continue
+    raise Conflict(
+        f"publish {wanted}: every port of that range is taken",
+        remedy="choose a wider one, or any that is free",
+    )
 
 
 def give_back(directory: bytes, published: Published, owner: str) -> None:

@@ -77,16 +77,24 @@ def place_in_note(alias: str) -> tuple[str, str]:
 @value
 class Published:
     """A port of the host that leads to one of a container: of every local address where `host` is b"", of every one of
-    a family where it is 0.0.0.0 or ::, else of that packed one. `protocol` is one of PROTOCOLS.
+    a family where it is 0.0.0.0 or ::, else of that packed one. `protocol` is one of PROTOCOLS. What is
+    wanted may be any port from `host_port` to `last`; 0 is that one alone.
     """
 
     protocol: str
     host: bytes
     host_port: int
     port: int
+    last: int = 0
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is one port of the host and no other."""
+        return bool(self.host_port) and not self.last
 
     def __str__(self) -> str:
-        return f"{place_of(self.host, self.host_port)}->{self.port}/{self.protocol}"
+        last = f"-{self.last}" if self.last else ""
+        return f"{place_of(self.host, self.host_port)}{last}->{self.port}/{self.protocol}"
 
 
 @value
