@@ -317,12 +317,14 @@ def guard(store: Store, attachments: list[Attachment]) -> None:
 
 def bridge_for(store: Store, channel: Any, network: Network, attachments: list[Attachment]) -> int:
     """The number of the network's bridge, with all that its containers need there: forwarding, and who answers for
-    their names. Raises KernelError, Conflict, Unsupported.
+    their names. Where it is made anew those who were at it are put back. Raises KernelError, Conflict, Unsupported.
     """
+    made: list[bool] = []
 
     def settled() -> None:
         point("network: add its rules")
         firewall.add(network.table, rules.of_network(network), lambda: everything(store))
+        made.append(True)
 
     if network.parent:
         return links.parent_of(channel, network)
@@ -330,6 +332,8 @@ def bridge_for(store: Store, channel: Any, network: Network, attachments: list[A
         forwarding.forward({len(gateway) for gateway in network.gateways})
     point("network: make bridge")
     index = links.ensure_bridge(channel, network, settled)
+    if made:  # perhaps not for the first time: somebody else may have removed it
+        attachments = [*attachments, *_put_back(store, channel, network, index)]
     point("network: see that names are answered")
     if any(_is_local(published.host) for one in attachments for published in one.published):
         forwarding.route_loopback(network)
@@ -354,6 +358,14 @@ def mend(store: Store) -> None:
                 within = [one for one in attachments if one.network.name == of_bridge]
                 if within:
                     links.put_back(channel, within, bridge_for(store, channel, network, within))
+
+
+def _put_back(store: Store, channel: Any, network: Network, index: int) -> list[Attachment]:
+    there = [
+        one for one in everything(store)[1] if one.network.name == network.name and not one.network.maker
+    ]
+    links.put_back(channel, there, index)
+    return there
 
 
 def _is_local(host: bytes) -> bool:
