@@ -14,11 +14,10 @@ from lamina.engine.networking import (
     Joined,
     Networking,
     joined_by,
-    of_image,
     read_host,
     read_mac,
-    read_publish,
 )
+from lamina.engine.publishing import exposed_ones, read_exposed, read_publish
 from lamina.errors import Conflict, Corrupt, InvalidInput
 from lamina.network.model import Attachment, Network, Published, mac_of
 from lamina.network.subnet import packed, read_subnet
@@ -35,17 +34,18 @@ from lamina.values import replace
         ("8080:80/UDP", [("udp", "", 8080, 80)]),
         ("127.0.0.1:8080:80", [("tcp", "127.0.0.1", 8080, 80)]),
         ("127.0.0.1::80", [("tcp", "127.0.0.1", 0, 80)]),
-        ("0.0.0.0:1:2", [("tcp", "", 1, 2)]),
+        ("0.0.0.0:1:2", [("tcp", "0.0.0.0", 1, 2)]),
         ("[::1]:8080:80/sctp", [("sctp", "::1", 8080, 80)]),
-        ("[::]:8080:80", [("tcp", "", 8080, 80)]),
+        ("[::]:8080:80", [("tcp", "::", 8080, 80)]),
         ("8080-8081:80-81", [("tcp", "", 8080, 80), ("tcp", "", 8081, 81)]),
+        ("8080-8090:80", [("tcp", "", 8080, 80, 8090)]),
+        ("127.0.0.1:53-54:53/udp", [("udp", "127.0.0.1", 53, 53, 54)]),
         ("90-91", [("tcp", "", 0, 90), ("tcp", "", 0, 91)]),
     ],
 )
 def test_ports(text, wanted):
     assert read_publish(text) == [
-        Published(protocol, packed(host) if host else b"", outside, inside)
-        for protocol, host, outside, inside in wanted
+        Published(protocol, packed(host) if host else b"", *ports) for protocol, host, *ports in wanted
     ]
 
 
@@ -75,14 +75,56 @@ def test_what_is_no_port(text):
 
 
 def test_a_port_is_published_once():
-    for twice in (["80:1", "80:2"], ["127.0.0.1:80:1", "80:2"]):
+    for twice in (
+        ["80:1", "80:2"],
+        ["127.0.0.1:80:1", "80:2"],
+        ["80:1", "[::]:80:1"],
+        ["0.0.0.0:80:1", "127.0.0.1:80:2"],
+    ):
         with pytest.raises(InvalidInput, match="published twice"):
             check_options({"network": "bridge", "publish": twice})
     check_options({"network": "bridge", "publish": ["80:1", "80:2/udp", "90", "90"]})
+    check_options(
+        {"network": "bridge", "publish": ["0.0.0.0:80:1", "[::]:80:1", "[::]:81:1", "127.0.0.1:81:1"]}
+    )
 
 
 def test_what_the_image_exposes():
-    assert of_image(["80/tcp", "53/udp"], read_publish("8080:80")) == [Published("udp", b"", 0, 53)]
+    assert exposed_ones(["80/tcp", "53/udp"], read_publish("8080:80")) == [Published("udp", b"", 0, 53)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        (["80"], ("80/tcp",)),
+        (["80/tcp", "80", "53/UDP", "9/sctp"], ("80/tcp", "53/udp", "9/sctp")),
+        (["80-82/udp", "81/udp"], ("80/udp", "81/udp", "82/udp")),
+        ([], ()),
+    ],
+)
+def test_what_is_exposed(asked, wanted):
+    assert read_exposed(asked) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "0", "65536", "80/icmp", "80/", "2-1", "8080:80", "127.0.0.1::80", "[::]:80", "1.2", "-1"],
+)
+def test_what_cannot_be_exposed(text):
+    with pytest.raises(InvalidInput):
+        read_exposed([text])
+
+
+@pytest.mark.parametrize("network", ["none", "host", "container:x", "ns:/run/netns/x", "bridge", "cni:x"])
+def test_what_is_exposed_takes_no_link_and_changes_no_file(network):
+    asked = check_options({"network": network, "expose": ["80-81"]})
+    assert asked.networking == Networking(exposed=("80/tcp", "81/tcp"))
+    assert not asked.networking.linked
+    files = {"/etc/resolv.conf": b"search x\nnameserver 9.9.9.9\n"}
+    plain = check_options({"network": network})
+    assert name_files.resolv_conf(asked, (), files.__getitem__) == name_files.resolv_conf(
+        plain, (), files.__getitem__
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,9 +157,9 @@ def test_what_takes_a_link_contradicts_networks_without_one(given, network):
 
 def test_what_was_asked_is_written_down_and_read_again():
     asked = check_options({
-        "network": "bridge", "publish": ["127.0.0.1:8080:80", "53/udp"], "publish_all": True, "ip": "10.0.0.5",
-        "ip6": "fd00::5", "mac_address": "02:00:00:00:00:01", "dns": ["9.9.9.9"], "dns_search": ["a"],
-        "dns_options": ["ndots:1"], "add_hosts": ["db:10.0.0.6"],
+        "network": "bridge", "publish": ["127.0.0.1:8080:80", "53/udp", "8000-8009:90"], "publish_all": True,
+        "ip": "10.0.0.5", "ip6": "fd00::5", "mac_address": "02:00:00:00:00:01", "dns": ["9.9.9.9"], "dns_search": ["a"],
+        "dns_options": ["ndots:1"], "add_hosts": ["db:10.0.0.6"], "expose": ["81", "82/udp"],
     })  # fmt: skip
     kept = json.loads(json.dumps({"id": "x", "options": options_record(asked)}))
     assert options_of(kept) == asked

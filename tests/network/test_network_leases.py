@@ -203,6 +203,33 @@ def test_every_address_and_one_address_exclude_each_other(place, first, second):
     claims.take(place, published(port, second, "udp"), "b" * 64, (4,))  # another protocol's
 
 
+@pytest.mark.parametrize("other", ["", "0.0.0.0", "127.0.0.1"])
+def test_every_address_of_a_family_excludes_all_of_that_family_alone(place, other):
+    port = claims.take(place, published(0, "0.0.0.0"), "a" * 64, (4, 16)).host_port
+    with pytest.raises(Conflict, match="taken by container a"):
+        claims.take(place, published(port, other), "b" * 64, (4, 16))
+    claims.take(place, published(port, "::"), "b" * 64, (4, 16))
+    assert set(claims.claimed(place)) == {f"tcp:{port}:0.0.0.0", f"tcp:{port}:::"}
+    with pytest.raises(Conflict, match="taken by container b"):
+        claims.take(place, published(port, "::1"), "c" * 64, (16,))
+
+
+def test_a_random_port_is_free_in_both_families(place, monkeypatch):
+    """The kernel chooses it for one of them; the other one may have somebody there."""
+    real = claims._bind
+    refused: list[int] = []
+
+    def bind(wanted, family, host, port):
+        if family == 16 and not refused:
+            refused.append(port)
+            raise Conflict("somebody listens")
+        return real(wanted, family, host, port)
+
+    monkeypatch.setattr(claims, "_bind", bind)
+    assert claims.take(place, published(), "a" * 64, (4, 16)).host_port
+    assert refused
+
+
 def test_a_port_at_which_a_process_listens_is_taken(place):
     with closing(socket.socket()) as server:
         server.bind(("127.0.0.1", 0))

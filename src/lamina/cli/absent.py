@@ -51,7 +51,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         "-l": "is not supported: --debug says where an error arose",
     },
     "*": {
-        "--expose": "is not supported so far: -p publishes a port, and nothing else is done with those exposed",
         "--link-local-ip": "is not supported: a link has the one that goes with its MAC address",
         **dict.fromkeys(
             ("--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops", "--isolation"), WINDOWS

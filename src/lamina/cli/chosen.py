@@ -83,7 +83,7 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
         return value in one.networks
     if key == "expose":
         port = value if "/" in value else f"{value}/tcp"
-        return port in ((one.record.get("config") or {}).get("exposed_ports") or ())
+        return port in (one.inspect()["Config"]["ExposedPorts"] or ())
     if key == "publish":
         return any(known.published(one, value))
     if key == "before":

@@ -171,7 +171,7 @@ def runtime_config(wanted: Networking, published: Sequence[Published]) -> dict[s
                 "hostPort": port.host_port,
                 "containerPort": port.port,
                 "protocol": port.protocol,
-                **({"hostIP": text_of(port.host)} if port.host else {}),
+                **({"hostIP": text_of(port.host)} if any(port.host) else {}),
             }
             for port in published
         ]

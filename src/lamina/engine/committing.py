@@ -25,7 +25,7 @@ from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
 from lamina.engine.health.checks import TIMES
 from lamina.engine.images import config_of, of_record
-from lamina.engine.keeping import entrypoint_and_cmd, published_ports, said_of
+from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, said_of
 from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
@@ -438,7 +438,7 @@ def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
         "cmd": words or None,
         "labels": dict(asked.get("labels") or {}),
         "volumes": sorted(volumes),
-        "exposed_ports": sorted({*(parent.get("exposed_ports") or ()), *published_ports(options)}),
+        "exposed_ports": exposed_ports(options, parent.get("exposed_ports") or ()),
         "workdir": options.get("workdir") or parent.get("workdir") or "",
         "user": options.get("user") or parent.get("user") or "",
         "onbuild": [],

@@ -71,7 +71,11 @@ def record_of(session: Session, drawn: Design, health: dict[str, Any] | None) ->
     if options.rm and options.further is not None and options.further.ipc:
         record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
     wanted = options.networking
-    if options.rm and wanted is not None and (wanted.published or wanted.egress is not None):
+    if (
+        options.rm
+        and wanted is not None
+        and (wanted.published or wanted.exposed or wanted.egress is not None)
+    ):
         from lamina.engine.networking import record_of as networking_record_of
 
         record.setdefault("said", {})["networking"] = networking_record_of(wanted)

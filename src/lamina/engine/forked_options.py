@@ -87,7 +87,7 @@ def options_of_fork(parent: Options, given: Mapping[str, Any], *, several: bool)
     elif checked.restart != NEVER:
         fields.setdefault("rm", False)
     fields["networking"] = _networking(parent, checked, given)
-    if several and (taken := fields["networking"]) is not None and any(p.host_port for p in taken.published):
+    if several and (taken := fields["networking"]) is not None and any(p.is_fixed for p in taken.published):
         raise InvalidInput(
             "fork: several forks cannot have the same port of this host",
             remedy="leave the port of this host out (-p 80): each gets one that is free",
@@ -106,7 +106,7 @@ def _networking(parent: Options, checked: Options, given: Mapping[str, Any]) -> 
     kept, asked = parent.networking, checked.networking or NOTHING
     kept = replace(
         kept,
-        published=tuple(port for port in kept.published if not port.host_port),
+        published=tuple(port for port in kept.published if not port.is_fixed),
         addresses=(),
         mac=b"",
         joined=tuple(replace(one, addresses=(), mac=b"") for one in kept.joined),
@@ -124,7 +124,7 @@ def not_taken_over(parent: Options, given: Mapping[str, Any]) -> list[str]:
     """Warnings: what the *parent* has that its fork has not, though nobody said so."""
     found = []
     if parent.networking is not None and not given.keys() & NETWORKING:
-        ports = [str(port) for port in parent.networking.published if port.host_port]
+        ports = [str(port) for port in parent.networking.published if port.is_fixed]
         if ports:
             found.append(
                 f"published on this host by its parent alone: {', '.join(ports)}; -p publishes others"

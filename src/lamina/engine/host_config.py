@@ -135,8 +135,8 @@ def _volumes(volumes: Iterable[dict[str, Any]], others: Iterable[Sequence[str]])
 
 def _networking(kept: dict[str, Any]) -> dict[str, Any]:
     bindings: dict[str, list[dict[str, str]]] = {}
-    for protocol, host, host_port, port in kept.get("published") or ():
-        place = {"HostIp": host, "HostPort": str(host_port or "")}
+    for protocol, host, host_port, port, *last in kept.get("published") or ():
+        place = {"HostIp": host, "HostPort": "-".join(str(one) for one in (host_port, *last) if one)}
         bindings.setdefault(f"{port}/{protocol}", []).append(place)
     return {
         "PortBindings": bindings,

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 
 from lamina.engine.host_config import host_config
-from lamina.engine.keeping import entrypoint_and_cmd, published_ports, said_of
+from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, publishable, said_of
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 from lamina.store.successors import now_called
 
@@ -43,7 +43,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         **_own_files(home),
         "Config": _config(asked, home.read("spec") or {}),
         "HostConfig": host_config(asked),
-        "NetworkSettings": _networks(home, (asked.get("config") or {}).get("exposed_ports") or ()),
+        "NetworkSettings": _networks(home, publishable(asked)),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
         "LogPath": _log_path(home, asked),
@@ -98,7 +98,7 @@ def _of_image(asked: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What the image says, under what was asked."""
     config = asked.get("config") or {}
     entrypoint, words = entrypoint_and_cmd(asked, config.get("entrypoint") or ())
-    exposed = sorted({*(config.get("exposed_ports") or ()), *published_ports(options)})
+    exposed = exposed_ports(options, config.get("exposed_ports") or ())
     return {
         "User": options.get("user") or config.get("user") or "",
         "Entrypoint": entrypoint or None,

@@ -12,7 +12,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from lamina.engine.design import Design
@@ -64,12 +64,18 @@ def entrypoint_and_cmd(asked: dict[str, Any], of_image: Sequence[str]) -> tuple[
     return entrypoint, [str(word) for word in asked["command"]][len(entrypoint) :]
 
 
-def published_ports(options: dict[str, Any]) -> list[str]:
-    """The ports inside of `-p`, as "80/tcp". They are exposed, with those that the image says are."""
-    return [
-        f"{port}/{protocol}"
-        for protocol, _, _, port in (options.get("networking") or {}).get("published", ())
-    ]
+def exposed_ports(options: dict[str, Any], of_image: Iterable[str] = ()) -> list[str]:
+    """The ports that are exposed, as "80/tcp": those of its image, of `--expose`, and those inside of `-p`."""
+    said = options.get("networking") or {}
+    published = (f"{port}/{protocol}" for protocol, _, _, port, *_ in said.get("published", ()))
+    return sorted({*of_image, *said.get("exposed", ()), *published})
+
+
+def publishable(asked: dict[str, Any]) -> list[str]:
+    """What `-P` would publish: those that the image of the container of the record *asked* exposes, and `--expose`."""
+    of_image = (asked.get("config") or {}).get("exposed_ports") or ()
+    said = said_of(asked).get("networking") or {}
+    return [*dict.fromkeys((*map(str, of_image), *said.get("exposed", ())))]
 
 
 def options_of(asked: dict[str, Any]) -> Options:

@@ -121,7 +121,7 @@ class Glanced(Container):
 
     @property
     def exposed(self) -> list[str]:
-        """The ports that its image exposes, published or not."""
+        """The ports that its image and `--expose` name, published or not."""
         return [*self._said[5]]
 
     @property

@@ -87,7 +87,7 @@ def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadF
         return _written(text, [text_of(one) for one in wanted.dns] or told[0], wanted, told=told)
     if linked and not wanted.dns and not _reachable(_servers(text)) and _servers(text):
         text = read(RESOLVED)[:LARGEST] or text
-    if not linked and wanted == NOTHING:
+    if not linked and not wanted.of_names:
         return text
     servers = [text_of(one) for one in wanted.dns] or _servers(text)
     if linked and not wanted.dns:

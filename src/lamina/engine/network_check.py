@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 PAUSE = 0.25  # seconds between the two looks
 MISSING, SILENT, UNLINKED, GROUP, OF_NETWORK = "rules", "responder", "unlinked", "group", "rule"
-ENDED = "ended"
+ENDED, APART = "ended", "apart"
 _WITH_OWNER = (
     "address",
     "port",
     "name",
     UNLINKED,
     ENDED,
+    APART,
     *foreign_networks_check.PROBLEMS,
 )  # their last word
 
@@ -105,7 +106,9 @@ def _outside(store: Store, ended: set[str]) -> set[tuple[str, str]]:
         for one in links.noted(channel, f"{table} network "):
             if one.name not in bridges:
                 found.add(("bridge", one.name))
-        found |= _silent(channel, known) | _unlinked(store, channel, attachments)
+        found |= (
+            _silent(channel, known) | _unlinked(store, channel, attachments) | _apart(channel, attachments)
+        )
     found |= {("store", one.name) for one in orphaned_bridges.bridges() if ("bridge", one.name) not in found}
     return found | {(GROUP, name) for name in responder_sandbox.left(table)}
 
@@ -141,6 +144,17 @@ def _unlinked(store: Store, channel: Any, attachments: list[Attachment]) -> set[
     return found
 
 
+def _apart(channel: Any, attachments: list[Attachment]) -> set[tuple[str, str]]:
+    """Those whose link is at no bridge, or at another one: somebody else has removed that, or taken the link away."""
+    known = {one.name: one for one in links.every(channel)}
+    found = set()
+    for one in attachments:
+        port, bridge = known.get(one.port), known.get(one.network.bridge)
+        if port and port.master != (bridge.index if bridge else -1):
+            found.add((APART, f"{one.title} {one.network.name} {one.owner}"))
+    return found
+
+
 def _unaddressed(store: Store) -> list[Attachment]:
     """Places that are only written down: whoever was to take addresses for them was killed."""
     found: list[Attachment] = []
@@ -167,6 +181,7 @@ def _finding(store: Store, kind: str, what: str, *, repair: bool) -> Finding:
         OF_NETWORK: "it is of a network that is not there, or is another one now",
         SILENT: "nobody answers for the names of its containers",
         UNLINKED: "the container has no link to that network",
+        APART: "its link is not at the bridge of that network",
         ENDED: "the container has ended, and what it had of networks was not given back",
     }
     if kind in foreign_networks_check.PROBLEMS:
@@ -206,7 +221,7 @@ def _repair(store: Store, kind: str, words: list[str]) -> None:
         firewall.left_by_networks(table_of(store), everything(store)[0], remove=True)
     elif kind == GROUP:
         responder_sandbox.sweep(table_of(store))
-    elif kind in (MISSING, SILENT):
+    elif kind in (MISSING, SILENT, APART):
         mend(store)
     elif kind in foreign_networks_check.PROBLEMS:
         foreign_networks_check.repair(store, kind, " ".join(words))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from lamina.engine.notation import listed, text_of
 from lamina.engine.options import by_others
 from lamina.errors import InvalidInput, Unsupported
-from lamina.network.model import PROTOCOLS, Published
+from lamina.network.model import Published
 from lamina.network.names import is_name
 from lamina.network.subnet import packed
 from lamina.network.subnet import text_of as address_text
@@ -16,15 +16,11 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from lamina.engine.options import Options
     from lamina.network.model import Allowed
 
-MOST_PORTS = 65535
-# how many ports a container publishes at most: each is a claim, a rule and a socket that is tried
-MOST_PUBLISHED = 1000
 HOST_GATEWAY = "host-gateway"
 # what is a name of a host, as in /etc/hosts
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -50,12 +46,13 @@ class Joined:
 
 @value
 class Networking:
-    """What was asked, checked. `published` ports with a `host_port` of 0 get any that is free; with `publish_all` those
-    that the image exposes are published as well. The packed `addresses`, `mac` and `aliases` are those in the first
-    network (see `Joined`), `joined` the further networks. `dns` are servers, packed, `search` and `resolver_options`
-    what /etc/resolv.conf says besides; where they are empty this host's are taken. `hosts` are (name, address as text
-    or HOST_GATEWAY) for /etc/hosts. With `egress` it reaches nothing else than that (`lamina.network.egress`). `words`
-    are for the program that makes its network, if one does (`lamina.network.usermode`).
+    """What was asked, checked. `published` ports with a `host_port` of 0 get any that is free; with `publish_all`
+    those that are exposed are published as well: by the image, and those `exposed` ("80/tcp"). The packed
+    `addresses`, `mac` and `aliases` are those in the first network (see `Joined`), `joined` the further networks.
+    `dns` are servers, packed, `search` and `resolver_options` what /etc/resolv.conf says besides; where they are
+    empty this host's are taken. `hosts` are (name, address as text or HOST_GATEWAY) for /etc/hosts. With `egress`
+    it reaches nothing else than that (`lamina.network.egress`). `words` are for the program that makes its network,
+    if one does (`lamina.network.usermode`).
     """
 
     published: tuple[Published, ...] = ()
@@ -70,6 +67,12 @@ class Networking:
     joined: tuple[Joined, ...] = ()
     egress: tuple[Allowed, ...] | None = None
     words: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+
+    @property
+    def of_names(self) -> bool:
+        """Whether anything was said of /etc/hosts and /etc/resolv.conf."""
+        return bool(self.dns or self.search or self.resolver_options or self.hosts)
 
     @property
     def linked(self) -> str:
@@ -85,7 +88,7 @@ NOTHING = Networking()
 KEYS = frozenset(
     (
         "publish", "publish_all", "ip", "ip6", "mac_address", "dns", "dns_search", "dns_options", "add_hosts",
-        "network_aliases", "egress",
+        "network_aliases", "egress", "expose",
     )
 )  # fmt: skip
 
@@ -95,17 +98,8 @@ def read_networking(asked: dict[str, Any], networks: tuple[Joined, ...]) -> Netw
     Unsupported.
     """
     first = networks[0] if networks else Joined("none")
-    published: list[Published] = []
-    for text in listed(asked.get("publish") or (), "port"):
-        published += read_publish(text_of(text, "port"))
-        if len(published) > MOST_PUBLISHED:
-            raise InvalidInput(
-                f"run: port {text}: that is more than {MOST_PUBLISHED} published ports",
-                remedy="--network host publishes all that it listens at",
-            )
-    _check_twice(published)
     found = Networking(
-        published=tuple(published),
+        **_ports(asked),
         publish_all=bool(asked.get("publish_all")),
         **_first_place(first, asked),
         dns=tuple(packed(text_of(text, "dns"), "dns") for text in listed(asked.get("dns") or (), "dns")),
@@ -145,6 +139,18 @@ def check_made_by_others(network: str, wanted: Networking) -> None:
     unfit = [str(port) for port in wanted.published if port.protocol not in ("tcp", "udp")]
     if unfit and not network.startswith("cni:"):
         raise InvalidInput(f"run: port {unfit[0]}: {network} publishes ports of tcp and udp alone")
+
+
+def _ports(asked: dict[str, Any]) -> dict[str, Any]:
+    publish, expose = (listed(asked.get(key) or (), "port") for key in ("publish", "expose"))
+    if not publish and not expose:
+        return {}
+    from lamina.engine.publishing import read_exposed, read_published
+
+    return {
+        "published": read_published([text_of(text, "port") for text in publish]),
+        "exposed": read_exposed([text_of(text, "port") for text in expose]),
+    }
 
 
 def _egress(asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
@@ -207,83 +213,6 @@ def _words(asked: dict[str, Any], key: str, what: str) -> tuple[str, ...]:
         if not word.strip() or any(c.isspace() or c == "\0" for c in word):
             raise InvalidInput(f"run: {what} {word!r}: not a word")
     return found
-
-
-# -- ports
-
-
-def read_publish(text: str) -> list[Published]:
-    """`[[IP:][HOSTPORT]:]PORT[/PROTOCOL]`, either port a range: one for each port. Raises InvalidInput."""
-    place, slash, protocol = text.partition("/")
-    protocol = protocol.lower() if slash else "tcp"
-    if protocol not in PROTOCOLS:
-        raise InvalidInput(f"run: port {text}: not a protocol", remedy=", ".join(PROTOCOLS))
-    rest, _, inside = place.rpartition(":")
-    host, outside = b"", rest
-    if rest.startswith("["):
-        address, bracket, outside = rest[1:].partition("]")
-        if not bracket or outside[:1] not in ("", ":"):
-            raise _no_port(text)
-        host, outside = packed(address, "port"), outside[1:]
-    elif ":" in rest:
-        address, _, outside = rest.rpartition(":")
-        host = packed(address, "port")
-    elif "." in rest:
-        host, outside = packed(rest, "port"), ""
-    if not any(host):  # 0.0.0.0 and [::] are every address, as none is
-        host = b""
-    first, last = _range(inside, text)
-    if not outside:
-        return [Published(protocol, host, 0, port) for port in range(first, last + 1)]
-    begin, end = _range(outside, text)
-    if end - begin != last - first:
-        raise InvalidInput(f"run: port {text}: the two ranges have different lengths")
-    return [Published(protocol, host, begin + number, first + number) for number in range(last - first + 1)]
-
-
-def _range(text: str, whole: str) -> tuple[int, int]:
-    first, dash, last = text.partition("-")
-    ports = [first, last if dash else first]
-    if not all(port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORTS for port in ports):
-        raise _no_port(whole)
-    if int(ports[0]) > int(ports[1]):
-        raise InvalidInput(f"run: port {whole}: a range that ends before it begins")
-    return int(ports[0]), int(ports[1])
-
-
-def _no_port(text: str) -> InvalidInput:
-    return InvalidInput(f"run: port {text}: not a port", remedy="[[IP:]HOSTPORT:]PORT[/tcp|udp|sctp]")
-
-
-def _check_twice(published: Iterable[Published]) -> None:
-    seen: dict[tuple[str, int], list[bytes]] = {}
-    for one in published:
-        hosts = seen.setdefault((one.protocol, one.host_port), [])
-        if one.host_port and (one.host in hosts or (hosts and (not one.host or b"" in hosts))):
-            raise InvalidInput(f"run: port {one}: published twice")
-        hosts.append(one.host)
-
-
-def of_image(exposed: Iterable[str], published: Iterable[Published]) -> list[Published]:
-    """What `-P` adds: any free port for each that the image exposes ("80/tcp") and that is not published already.
-
-    Which port of this host, and of which address, is never the image's to say. Raises InvalidInput.
-    """
-    known = {(one.protocol, one.port) for one in published}
-    found: dict[tuple[str, int], Published] = {}
-    for text in exposed:
-        if ":" in text or "." in text:
-            raise InvalidInput(
-                f"run: the image exposes {text[:100]!r}, which is no port of a container",
-                remedy="leave -P out, and publish what you need: -p PORT",
-            )
-        found.update({(one.protocol, one.port): one for one in read_publish(text)})
-        if len(found) > MOST_PUBLISHED - len(known):
-            raise InvalidInput(
-                f"run: the image exposes more than {MOST_PUBLISHED} ports",
-                remedy="leave -P out, and publish what you need: -p PORT",
-            )
-    return [one for key, one in found.items() if key not in known]
 
 
 # -- the rest
@@ -438,7 +367,13 @@ def record_of(networking: Networking) -> dict[str, Any]:
         ]
     if networking.published:
         found["published"] = [
-            [one.protocol, address_text(one.host) if one.host else "", one.host_port, one.port]
+            [
+                one.protocol,
+                address_text(one.host) if one.host else "",
+                one.host_port,
+                one.port,
+                *([one.last] if one.last else ()),
+            ]
             for one in networking.published
         ]
     return found
@@ -457,11 +392,11 @@ def of_record(kept: dict[str, Any], asked: dict[str, Any]) -> Networking:
         found[key] = tuple(packed(text) for text in kept.get(key, ()))
     found["mac"] = bytes.fromhex(kept.get("mac", ""))
     found["published"] = tuple(
-        Published(protocol, packed(host) if host else b"", host_port, port)
-        for protocol, host, host_port, port in kept.get("published", ())
+        Published(protocol, packed(host) if host else b"", *ports)
+        for protocol, host, *ports in kept.get("published", ())
     )
     found["hosts"] = tuple((name, address) for name, address in kept.get("hosts", ()))
-    for key in ("search", "resolver_options", "aliases", "words"):
+    for key in ("search", "resolver_options", "aliases", "words", "exposed"):
         found[key] = tuple(kept.get(key, ()))
     if kept.get("egress") is not None:
         from lamina.engine.egress import read_allowed

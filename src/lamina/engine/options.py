@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         egress: str | Sequence[str]
         publish: Sequence[str]
         publish_all: bool
+        expose: Sequence[str]
         ip: str
         ip6: str
         mac_address: str

@@ -55,7 +55,8 @@ def write(
     """
     of_host = over_host or options.network == "host"
     hosts = (own_file("/etc/hosts")[:LARGEST] if of_host else HOSTS) or HOSTS
-    if options.network in ("none", "host") and options.networking is None:
+    of_names = options.networking is not None and options.networking.of_names
+    if options.network in ("none", "host") and not of_names:
         resolv = own_file("/etc/resolv.conf")[:LARGEST]
     else:
         from lamina.engine import name_files
@@ -65,7 +66,7 @@ def write(
             hosts = name_files.shared(home.store, other, b"hosts") or hosts
         hosts = name_files.hosts(hosts, options, hostname, attachments, title)
         resolv = name_files.resolv_conf(options, attachments)
-        if options.network.startswith("container:") and options.networking is None:
+        if options.network.startswith("container:") and not of_names:
             resolv = name_files.shared(home.store, other, b"resolv.conf") or resolv
     contents = (hosts, hostname.encode() + b"\n", resolv)
     for name, content in zip(NAMES, contents, strict=True):

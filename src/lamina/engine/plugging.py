@@ -198,12 +198,13 @@ def _or_of_the_dead(
 
 def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
     """Claim ports of this host for the first of its places that leads out. Raises Conflict, InvalidInput."""
-    from lamina.engine.networking import of_image
-    from lamina.values import replace
-
-    asked = [*wanted.published, *(of_image(exposed, wanted.published) if wanted.publish_all else ())]
     if not wanted.published and not wanted.publish_all:
         return
+    from lamina.engine.publishing import exposed_ones
+    from lamina.values import replace
+
+    further = exposed_ones((*wanted.exposed, *exposed), wanted.published) if wanted.publish_all else ()
+    asked = [*wanted.published, *further]
     home = ledger.home
     outward = (one for one in ledger.attachments if not one.network.internal and not one.network.parent)
     attachment = next(outward, None)
@@ -226,7 +227,7 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
                 f"publish {one}: network {attachment.network.name} has no addresses of that family",
                 remedy="make one with --ipv6, or name an address of the other family",
             )
-        if one.host_port:
+        if one.is_fixed:  # of another it is known once it is taken
             ledger.note(replace(attachment, published=(*found, one)))
         taken = _claim(home, ports, one, families)
         found.append(taken)
@@ -316,12 +317,14 @@ def guard(store: Store, attachments: list[Attachment]) -> None:
 
 def bridge_for(store: Store, channel: Any, network: Network, attachments: list[Attachment]) -> int:
     """The number of the network's bridge, with all that its containers need there: forwarding, and who answers for
-    their names. Raises KernelError, Conflict, Unsupported.
+    their names. Where it is made anew those who were at it are put back. Raises KernelError, Conflict, Unsupported.
     """
+    made: list[bool] = []
 
     def settled() -> None:
         point("network: add its rules")
         firewall.add(network.table, rules.of_network(network), lambda: everything(store))
+        made.append(True)
 
     if network.parent:
         return links.parent_of(channel, network)
@@ -329,6 +332,8 @@ def bridge_for(store: Store, channel: Any, network: Network, attachments: list[A
         forwarding.forward({len(gateway) for gateway in network.gateways})
     point("network: make bridge")
     index = links.ensure_bridge(channel, network, settled)
+    if made:  # perhaps not for the first time: somebody else may have removed it
+        attachments = [*attachments, *_put_back(store, channel, network, index)]
     point("network: see that names are answered")
     if any(_is_local(published.host) for one in attachments for published in one.published):
         forwarding.route_loopback(network)
@@ -355,9 +360,17 @@ def mend(store: Store) -> None:
                     links.put_back(channel, within, bridge_for(store, channel, network, within))
 
 
+def _put_back(store: Store, channel: Any, network: Network, index: int) -> list[Attachment]:
+    there = [
+        one for one in everything(store)[1] if one.network.name == network.name and not one.network.maker
+    ]
+    links.put_back(channel, there, index)
+    return there
+
+
 def _is_local(host: bytes) -> bool:
     """Whether a port published there is to be reached by 127.0.0.0/8."""
-    return not host or host[:1] == b"\x7f"
+    return len(host) != 16 and (not any(host) or host[:1] == b"\x7f")
 
 
 class explained:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Facts = Sequence[Any]
 
 # to be changed with what FACTS make of a record
-MAGIC = b"lamina listed 1\n"
+MAGIC = b"lamina listed 2\n"
 # nanoseconds: the coarsest clock of a file system that a store may be on is one of whole seconds
 GRAIN = 2 * 10**9
 # fewer containers are read as fast as what is kept of them; and so many must have been read to write it anew
@@ -40,14 +40,15 @@ ENOUGH, WORTH = 50, 20
 
 
 def _of_container(record: dict[str, Any]) -> Facts:
-    config = record.get("config") or {}
+    from lamina.engine.keeping import publishable
+
     return (
         str(record.get("id", "")),
         str(record.get("name", "")),
         str(record.get("image", "")),
         [str(word) for word in record.get("command", ())],
         int(record.get("created", 0)),
-        [str(port) for port in config.get("exposed_ports") or ()],
+        publishable(record),
         bool(record.get("health")),
     )
 

@@ -1,11 +1,11 @@
 """Which container has which port of this host: a directory with one symbolic link a published port.
 
     <directory>/tcp:8080:*          →  the id of the container that has it, of every address
-    <directory>/udp:53:127.0.0.1    →  of one address
+    <directory>/udp:53:127.0.0.1    →  of one address; 0.0.0.0 and :: are all of a family
 
 As with addresses (`leases`), symlink(2) takes a port in one exclusive step, and a crash leaves nothing or a claim with
-an owner. One of every address and one of a single address exclude each other as well: each is taken first, then it is
-looked for the others; the one of a single address gives way.
+an owner. One of many addresses and one of fewer among them exclude each other as well: each is taken first, then it is
+looked for the others; the one of fewer gives way.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from time import sleep
 from lamina.errors import Conflict, InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import LOCK_EX, flock
 from lamina.linux.fd import Fd
-from lamina.network.model import Published, place_of
-from lamina.network.subnet import text_of
+from lamina.network.model import Published, overlap, place_of
+from lamina.network.subnet import packed, text_of
 from lamina.values import replace
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 EVERY = "*"
+_WIDE = {EVERY: b"", "0.0.0.0": bytes(4), "::": bytes(16)}
 _TRIES, _PAUSE = 20, 0.005  # until somebody who gives way has done so
 _RANDOM_TRIES = 64
 _SCTP = 132
@@ -53,11 +54,14 @@ def take(
     answering: Callable[[], Collection[bytes]] = tuple,
 ) -> Published:
     """Claim the port of the host for *owner*, and see that nobody on this host listens there; a `host_port` of 0 is any
-    that is free, and is said in what is given back. *families* are the lengths of addresses that it is for. *answering*
-    gives the addresses at which somebody of ours answers for names: who is there is in nobody's way.
+    that is free, and is said in what is given back; so it is with one of a range. *families* are the lengths of
+    addresses that it is for. *answering* gives the addresses at which somebody of ours answers for names: who is there
+    is in nobody's way.
 
     Raises Conflict for a port that is taken, InvalidInput for an address that is not this host's, KernelError.
     """
+    if wanted.last:
+        return _take_of_range(directory, wanted, owner, families, answering)
     if wanted.host_port:
         _take(directory, wanted, owner)
         try:
@@ -67,12 +71,30 @@ def take(
             raise
         return wanted
     for _ in range(_RANDOM_TRIES):
-        found = replace(wanted, host_port=_try_to_bind(wanted, families, answering))
-        try:
+        try:  # what is free for one family may be taken in the other
+            found = replace(wanted, host_port=_try_to_bind(wanted, families, answering))
             return take(directory, found, owner, families, answering)
         except Conflict:
             continue
     raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
+
+
+def _take_of_range(
+    directory: bytes,
+    wanted: Published,
+    owner: str,
+    families: Collection[int],
+    answering: Callable[[], Collection[bytes]],
+) -> Published:
+    for port in range(wanted.host_port, wanted.last + 1):
+        try:
+            return take(directory, replace(wanted, host_port=port, last=0), owner, families, answering)
+        except Conflict:
+            continue
+    raise Conflict(
+        f"publish {wanted}: every port of that range is taken",
+        remedy="choose a wider one, or any that is free",
+    )
 
 
 def give_back(directory: bytes, published: Published, owner: str) -> None:
@@ -120,22 +142,34 @@ def _take(directory: bytes, wanted: Published, owner: str) -> None:
             return
         raise _taken(wanted, holder) from None
     for left in range(_TRIES, -1, -1):
-        other = _excluding(directory, wanted, owner)
+        other, is_wider = _excluding(directory, wanted, owner)
         if not other:
             return
-        if wanted.host or not left:
+        if is_wider or not left:
             _drop(directory, name, owner)
             raise _taken(wanted, other)
         sleep(_PAUSE)
 
 
-def _excluding(directory: bytes, wanted: Published, owner: str) -> str:
-    """Whose claim it is that excludes *wanted*, "" where there is none."""
+def _excluding(directory: bytes, wanted: Published, owner: str) -> tuple[str, bool]:
+    """Whose claim it is that excludes *wanted*, "" where there is none, and whether it is one of more addresses."""
     begin = f"{wanted.protocol}:{wanted.host_port}:"
+    found = ("", False)
     for name, holder in claimed(directory).items():
-        if holder != owner and name.startswith(begin) and (not wanted.host or name == begin + EVERY):
-            return holder
-    return ""
+        if holder == owner or not name.startswith(begin):
+            continue
+        host = _WIDE.get(text := name[len(begin) :])
+        if host is None:
+            host = packed(text)
+        if overlap(host, wanted.host):
+            found = (holder, _width(host) > _width(wanted.host))
+            if found[1]:
+                break
+    return found
+
+
+def _width(host: bytes) -> int:
+    return 0 if any(host) else 1 if host else 2
 
 
 def _drop(directory: bytes, name: str, owner: str) -> None:
@@ -164,7 +198,7 @@ def _try_to_bind(
         try:
             port = _bind(wanted, family, host, port)
         except Conflict:
-            if wanted.host or port != DNS or not (spared := answering()):
+            if any(wanted.host) or port != DNS or not (spared := answering()):
                 raise
             _bind_each(wanted, family, spared)
     return port

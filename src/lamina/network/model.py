@@ -76,17 +76,25 @@ def place_in_note(alias: str) -> tuple[str, str]:
 
 @value
 class Published:
-    """A port of the host that leads to one of a container: of every local address where `host` is b"", else of that
-    packed one. `protocol` is one of PROTOCOLS.
+    """A port of the host that leads to one of a container: of every local address where `host` is b"", of every one of
+    a family where it is 0.0.0.0 or ::, else of that packed one. `protocol` is one of PROTOCOLS. What is
+    wanted may be any port from `host_port` to `last`; 0 is that one alone.
     """
 
     protocol: str
     host: bytes
     host_port: int
     port: int
+    last: int = 0
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is one port of the host and no other."""
+        return bool(self.host_port) and not self.last
 
     def __str__(self) -> str:
-        return f"{place_of(self.host, self.host_port)}->{self.port}/{self.protocol}"
+        last = f"-{self.last}" if self.last else ""
+        return f"{place_of(self.host, self.host_port)}{last}->{self.port}/{self.protocol}"
 
 
 @value
@@ -178,6 +186,12 @@ def mac_of(address: bytes) -> bytes:
 def link_local(mac: bytes) -> bytes:
     """The IPv6 address that the kernel makes of a link's own (RFC 4291, appendix A)."""
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def overlap(one: bytes, other: bytes) -> bool:
+    """Whether two places of `Published.host` have an address in common."""
+    same_family = len(one) == len(other) or not one or not other
+    return one == other or (same_family and not (any(one) and any(other)))
 
 
 def place_of(host: bytes, port: int) -> str:

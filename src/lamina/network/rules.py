@@ -307,7 +307,7 @@ def _of_port(
         if not addresses or len(published.host) not in (0, length):
             continue
         to = concat(addresses[0], published.port.to_bytes(2, "big"))
-        if published.host:
+        if any(published.host):
             element = Element(concat(published.host, protocol, port), data=to, comment=note)
             found.append((INET, f"{known}_at", [element]))
         else:

@@ -16,7 +16,10 @@ OPTIONS: tuple[Option, ...] = (
         NETWORK,
         multiple=True,
     ),
-    Option("publish-all", "P", "", "Publish every port that its image exposes, at any that is free", NETWORK),
+    Option("publish-all", "P", "", "Publish every port that is exposed, at any that is free", NETWORK),
+    Option(
+        "expose", "", "PORT", "Say at which port it listens; PORT/udp, and ranges", NETWORK, multiple=True
+    ),
     Option("ip", "", "ADDRESS", "Its IPv4 address in its network", NETWORK),
     Option("ip6", "", "ADDRESS", "Its IPv6 address in its network", NETWORK),
     Option("mac-address", "", "ADDRESS", "The link-layer address of its device", NETWORK),

@@ -1,0 +1,81 @@
+"""At which addresses of this host a port is published, with real packets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lamina.errors import Conflict, InvalidInput
+from support.lab import HOST, HOST6, SILENCE, listen, reaches
+from support.lives import until
+from support.network_host import Host
+from support.network_host import on_host as call_on_host
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
+
+SERVE = "while :; do echo hello | nc -l -p 80; done"
+
+
+@pytest.fixture
+def on_host(store_root: Path) -> Callable[[Callable[[Host], None]], None]:
+    """Calls a test with a host; afterwards nothing of its containers may be left."""
+    return lambda test: call_on_host(store_root, test)
+
+
+def test_every_address_of_one_family_is_none_of_the_other(on_host):
+    """As in docker: who writes 0.0.0.0 has opened nothing in IPv6, where firewalls are often forgotten."""
+
+    def test(host):
+        host.engine.networks.create("both", ipv6=True)
+        four = host.start(SERVE, network="both", publish=["0.0.0.0:8080:80", "0.0.0.0:8081:80"])
+        six = host.start(SERVE, network="both", publish=["[::]:8080:80"])
+        assert four.ports == {"80/tcp": ["0.0.0.0:8080", "0.0.0.0:8081"]}
+        assert six.ports == {"80/tcp": ["[::]:8080"]}
+        assert six.attrs["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "::", "HostPort": "8080"}]}
+        until(lambda: reaches("127.0.0.1", 8080))
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8081) and reaches(HOST6, 8080))
+            assert not reaches(HOST6, 8081, SILENCE)
+        six.restart()
+        four.stop()
+        with host.inside(host.world):
+            until(lambda: reaches(HOST6, 8080))
+            assert not reaches(HOST, 8080, SILENCE)
+        both = host.start(SERVE, network="both", publish=["0.0.0.0:8082:80", "[::]:8082:80"])
+        assert both.ports == {"80/tcp": ["0.0.0.0:8082", "[::]:8082"]}
+        with pytest.raises(InvalidInput, match="no addresses of that family"):
+            host.start(SERVE, network="bridge", publish=["[::]:8083:80"])
+
+    on_host(test)
+
+
+def test_a_range_for_one_port_is_any_of_it_that_is_free(on_host):
+    """As in docker: several containers that are started alike each have one."""
+
+    def test(host):
+        server = listen(8081, "::1")
+        host.engine.networks.create("both", ipv6=True)
+        boxes = [host.start(SERVE, network="both", publish=["8080-8082:80"]) for _ in range(2)]
+        assert [box.ports["80/tcp"] for box in boxes] == [
+            ["0.0.0.0:8080", "[::]:8080"], ["0.0.0.0:8082", "[::]:8082"],
+        ]  # fmt: skip
+        with pytest.raises(Conflict, match=r"\*:8080-8082->80/tcp: every port of that range is taken"):
+            host.start(SERVE, network="both", publish=["8080-8082:80"])
+        server.close()
+        [fork] = boxes[0].fork(start=True)
+        assert fork.ports == {"80/tcp": ["0.0.0.0:8081", "[::]:8081"]}
+        assert fork.attrs["HostConfig"]["PortBindings"] == {
+            "80/tcp": [{"HostIp": "", "HostPort": "8080-8082"}]
+        }
+        assert list(fork.attrs["Config"]["ExposedPorts"]) == ["80/tcp"]
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8081) and reaches(HOST6, 8082))
+        boxes[1].restart()
+        assert boxes[1].ports == {"80/tcp": ["0.0.0.0:8082", "[::]:8082"]}
+        for one in (fork, *boxes):
+            one.remove(force=True)
+        host.engine.storage.collect()  # their state was the last to need its layer
+
+    on_host(test)
