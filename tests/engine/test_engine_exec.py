@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from errno import EMFILE
 from pathlib import Path
 from random import Random
+from types import ModuleType
 
 import pytest
 
@@ -23,10 +25,13 @@ from lamina.errors import (
     Conflict,
     ContainerFailed,
     InvalidInput,
+    KernelError,
     NotFound,
     TimeoutExpired,
     Unsupported,
 )
+from lamina.runtime.container import birth, further
+from support.held import held_descriptors
 from support.leaks import Leaks
 from support.running import first_pid, root_of, running
 from support.small_images import small_image
@@ -216,6 +221,25 @@ def test_a_container_that_is_killed_while_somebody_joins_it_ends(engine: Engine,
         ends.join()
         assert box.wait() == 137
         box.remove()
+
+
+@pytest.mark.parametrize(
+    "lost", [(further, "cgroup_files"), (birth, "init_file"), (further, "process_facts")]
+)
+def test_what_fails_on_the_way_leaves_nothing_open(
+    box: Container, monkeypatch: pytest.MonkeyPatch, lost: tuple[ModuleType, str]
+) -> None:
+    """Such as the groups of a container that ends just then."""
+    box.exec(["true"])
+
+    def fails(*_: object, **__: object) -> None:
+        raise KernelError("openat", EMFILE)
+
+    monkeypatch.setattr(*lost, fails)
+    before = held_descriptors()
+    with pytest.raises(KernelError):
+        box.exec(["true"])
+    assert held_descriptors().items() <= before.items()
 
 
 def test_after_its_time_it_is_killed_and_the_container_lives(box: Container) -> None:

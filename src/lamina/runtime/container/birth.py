@@ -78,16 +78,20 @@ class Birth:
         self._held: list[Fd] = []
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
         self._channel = ours
-        ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-        try:
-            ours.setsockopt(_socket.SOL_SOCKET, SO_PASSPIDFD, 1)
-        except OSError:
-            pass  # an older kernel
         self._next = numbers.more
-        with Fd(theirs.detach()) as end:
-            self._give_as(end, numbers.channel)
-        with init_file() as program:
-            self._give_as(program, numbers.launcher)
+        try:
+            with Fd(theirs.detach()) as end:
+                ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+                try:
+                    ours.setsockopt(_socket.SOL_SOCKET, SO_PASSPIDFD, 1)
+                except OSError:
+                    pass  # an older kernel
+                self._give_as(end, numbers.channel)
+            with init_file() as program:
+                self._give_as(program, numbers.launcher)
+        except BaseException:  # there may be no descriptor left
+            self.close()
+            raise
 
     def give(self, fd: int) -> int:
         """Hand a copy of *fd* over; the number it will have there."""

@@ -158,10 +158,13 @@ def cgroup_files(target: Target, below: tuple[str, ...] = ()) -> list[Fd]:
 def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Birth:
     linux, about = target.linux, target.about
     strings = _command(process)
-    birth = Birth(Numbers(joining.preserve_fds), None if about is None else lambda: about(process))
-    wiring = replace(process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel)
-    files = cgroup_files(target, joining.cgroup)
+    birth: Birth | None = None
+    files = cgroup_files(target, joining.cgroup)  # they go when it ends, at any moment
     try:
+        birth = Birth(Numbers(joining.preserve_fds), None if about is None else lambda: about(process))
+        wiring = replace(
+            process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel
+        )
         wiring = with_procfs(wiring, birth)
         joined = birth.give(pidfd)
         tasks = tuple(birth.give(file) for file in files)
@@ -177,7 +180,8 @@ def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Bir
             recipe, lambda: steps_of(asked, target.kept, strings), stdio=joining.streams, strings=strings
         )
     except BaseException:
-        birth.abandon()
+        if birth is not None:
+            birth.abandon()
         raise
     finally:
         for file in files:

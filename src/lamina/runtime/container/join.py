@@ -112,9 +112,10 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         wiring = replace(
             process_facts(own, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
         )
-        birth = Birth(Numbers())
+        birth: Birth | None = None
         files = cgroup_files(target)
         try:
+            birth = Birth(Numbers())
             wiring = with_procfs(wiring, birth)
             given = tuple(birth.give(file) for file in files)
             flags = target.namespaces
@@ -127,7 +128,8 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
             birth.begin(Recipe(making), lambda: (first, steps), stdio=streams)
             birth.hear()
         except BaseException:
-            birth.abandon()
+            if birth is not None:
+                birth.abandon()
             raise
         finally:
             for file in files:
