@@ -199,6 +199,7 @@ def test_removing_one_that_has_ended_waits_for_who_has_its_records_on_the_disk(
     supervisor = supervisor_of(box)
     until(lambda: Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     monkeypatch.setattr(settling, "LETTING_GO", 0.01)
+    monkeypatch.setattr(settling, "LOOK", 1000.0)  # it is slow
     on = threading.Timer(0.3, os.kill, (supervisor, signal.SIGCONT))
     on.start()
     box.remove()

@@ -100,9 +100,12 @@ def test_one_that_is_kept_stopped_is_killed(engine: Engine) -> None:
     until(lambda: is_gone(pid))
 
 
-@pytest.mark.parametrize("verb", ["remove", "start"])
-def test_who_has_just_ended_is_waited_for(engine: Engine, verb: str) -> None:
+@pytest.mark.parametrize("verb", ["remove", "remove --force", "start"])
+def test_who_has_just_ended_is_waited_for_and_its_supervisor_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     """Between the end of a process and the moment it is written down `exec` says "not running": so do the others."""
+    monkeypatch.setattr(settling, "SYNCING", 1000.0)
     box = started(engine)
     supervisor, first = stopped(box), int(box.attrs["State"]["Pid"])
     os.kill(first, signal.SIGKILL)
@@ -111,16 +114,18 @@ def test_who_has_just_ended_is_waited_for(engine: Engine, verb: str) -> None:
 
     def ask() -> None:
         try:
-            getattr(box, verb)()
+            box.start() if verb == "start" else box.remove(force="force" in verb)
             done.append(None)
         except Exception as error:
             done.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    asking.join(0.5)  # some have it go on themselves
-    os.kill(supervisor, signal.SIGCONT)
     asking.join(100)
+    if not done:  # whoever asks is not left behind
+        os.kill(supervisor, signal.SIGCONT)
+        asking.join(100)
+        pytest.fail("its supervisor stayed stopped")
     assert done == [None]
     if verb == "start":
         assert box.state == "running" and int(box.attrs["State"]["Pid"]) != first

@@ -25,6 +25,8 @@ SIGKILL, WAKE, SIGCONT = 9, 10, 18
 LETTING_GO = 10.0
 # and who looked after it, once it has ended: its records are waited for until the disk has them
 SYNCING = 60.0
+# and how long before it is seen whether it is stopped: then it would never be done
+LOOK = 1.0
 # signal(7): those whose default action ends a process, which the kernel spares the first of a pid namespace
 _DEFAULT_ENDS = frozenset((1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, *range(34, 65)))
 
@@ -81,13 +83,16 @@ def hold(home: Home) -> bool:
     """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for; False
     where the container lives, or somebody is busy with it for longer. Raises NotFound.
     """
-    begun, pause = time.monotonic(), 0.001
+    begun, pause, looked = time.monotonic(), 0.001, 0
     while not home.hold():
         waited = time.monotonic() - begun
         if waited > LETTING_GO and (waited > SYNCING or not _is_attended(home)):
             return False
         if home.state() in LIVING and not has_just_ended(home):
             return False
+        if waited > LOOK * (looked + 1):
+            looked += 1
+            _let_go_on(home)
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
     return True
@@ -103,6 +108,15 @@ def _is_attended(home: Home) -> bool:
     """Whether who looked after it is there still. Raises Corrupt."""
     with Process((home.read("state") or {}).get("supervisor")) as supervisor:
         return supervisor.is_there
+
+
+def _let_go_on(home: Home) -> None:
+    """Have who looked after it go on, if somebody has stopped it. Raises Corrupt."""
+    from lamina.engine.stuck import is_stopped
+
+    with Process((home.read("state") or {}).get("supervisor")) as supervisor:
+        if is_stopped(supervisor.pid):
+            supervisor.send(SIGCONT)
 
 
 class Process:
