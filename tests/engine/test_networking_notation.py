@@ -67,6 +67,7 @@ def test_ports(text, wanted):
         "80:80:80:80",
         "-1",
         "１",
+        pytest.param("9" * 5000, id="so many digits that Python makes no number of them"),
     ],
 )
 def test_what_is_no_port(text):

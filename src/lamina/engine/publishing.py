@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_PORTS = 65535
+MOST_DIGITS = 20  # of more than 4,300 Python makes no number
 # how many ports a container publishes at most: each is a claim, a rule and a socket that is tried
 MOST_PUBLISHED = 1000
 
@@ -68,7 +69,9 @@ def _protocol(word: str, whole: str) -> str:
 def _range(text: str, whole: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     ports = [first, last if dash else first]
-    if not all(port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORTS for port in ports):
+    if not all(port.isascii() and port.isdigit() and len(port) <= MOST_DIGITS for port in ports):
+        raise _no_port(whole)
+    if not all(0 < int(port) <= MOST_PORTS for port in ports):
         raise _no_port(whole)
     if int(ports[0]) > int(ports[1]):
         raise InvalidInput(f"run: port {whole}: a range that ends before it begins")
