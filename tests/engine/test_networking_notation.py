@@ -84,7 +84,8 @@ def test_a_port_is_published_once():
     ):
         with pytest.raises(InvalidInput, match="published twice"):
             check_options({"network": "bridge", "publish": twice})
-    check_options({"network": "bridge", "publish": ["80:1", "80:2/udp", "90", "90"]})
+    check_options({"network": "bridge", "publish": ["80:1", "80:2/udp", "90", "90", "80-81:3", "80-81:4"]})
+    check_options({"network": "bridge", "publish": ["80-81:3", "80:1"]})
     check_options(
         {"network": "bridge", "publish": ["0.0.0.0:80:1", "[::]:80:1", "[::]:81:1", "127.0.0.1:81:1"]}
     )

@@ -79,3 +79,23 @@ def test_a_range_for_one_port_is_any_of_it_that_is_free(on_host):
         host.engine.storage.collect()  # their state was the last to need its layer
 
     on_host(test)
+
+
+def test_a_range_is_not_what_the_same_container_has_besides(on_host):
+    """Whatever was written first: who takes any port leaves those alone that are taken by their number."""
+
+    def test(host):
+        box = host.start(
+            SERVE, network="bridge", publish=["8080-8083:80", "8080-8083:81", "8080:82", "127.0.0.1:8081:83"]
+        )
+        assert box.ports == {
+            "80/tcp": ["0.0.0.0:8082"],
+            "81/tcp": ["0.0.0.0:8083"],
+            "82/tcp": ["0.0.0.0:8080"],
+            "83/tcp": ["127.0.0.1:8081"],
+        }
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8082))
+        box.remove(force=True)
+
+    on_host(test)

@@ -204,7 +204,8 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
     from lamina.values import replace
 
     further = exposed_ones((*wanted.exposed, *exposed), wanted.published) if wanted.publish_all else ()
-    asked = [*wanted.published, *further]
+    # who takes any that is free leaves room for who takes that one, and for who takes one of a few
+    asked = sorted((*wanted.published, *further), key=lambda one: (not one.is_fixed, not one.last))
     home = ledger.home
     outward = (one for one in ledger.attachments if not one.network.internal and not one.network.parent)
     attachment = next(outward, None)
@@ -229,19 +230,21 @@ def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> No
             )
         if one.is_fixed:  # of another it is known once it is taken
             ledger.note(replace(attachment, published=(*found, one)))
-        taken = _claim(home, ports, one, families)
+        taken = _claim(home, ports, one, families, found)
         found.append(taken)
         ledger.note(replace(attachment, published=tuple(found)))
 
 
-def _claim(home: Home, ports: bytes, one: Published, families: set[int]) -> Published:
+def _claim(
+    home: Home, ports: bytes, one: Published, families: set[int], besides: list[Published]
+) -> Published:
     def answering() -> list[bytes]:
         """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
         known = (network_of(home.store, record) for record in networks.every(home.store))
         return [network.gateways[0] for network in known if network.names]
 
     def take() -> Published:
-        return claims.take(ports, one, home.id, families, answering)
+        return claims.take(ports, one, home.id, families, answering, besides)
 
     found: Published = _or_of_the_dead(home, ports, claims.claimed, claims.drop_stale, take)
     return found

@@ -85,8 +85,10 @@ def _no_port(text: str) -> InvalidInput:
 def _check_twice(published: Iterable[Published]) -> None:
     seen: dict[tuple[str, int], list[bytes]] = {}
     for one in published:
+        if not one.is_fixed:  # it gets another one
+            continue
         hosts = seen.setdefault((one.protocol, one.host_port), [])
-        if one.is_fixed and any(overlap(one.host, host) for host in hosts):
+        if any(overlap(one.host, host) for host in hosts):
             raise InvalidInput(f"run: port {one}: published twice")
         hosts.append(one.host)
 

@@ -52,6 +52,7 @@ def take(
     owner: str,
     families: Collection[int],
     answering: Callable[[], Collection[bytes]] = tuple,
+    besides: Collection[Published] = (),
 ) -> Published:
     """Claim the port of the host for *owner*, and see that nobody on this host listens there; a `host_port` of 0 is any
     that is free, and is said in what is given back; so it is with one of a range. *families* are the lengths of
@@ -61,8 +62,10 @@ def take(
     Raises Conflict for a port that is taken, InvalidInput for an address that is not this host's, KernelError.
     """
     if wanted.last:
-        return _take_of_range(directory, wanted, owner, families, answering)
+        return _take_of_range(directory, wanted, owner, families, answering, besides)
     if wanted.host_port:
+        if any(_excludes(one, wanted) for one in besides):
+            raise _taken(wanted, owner)
         _take(directory, wanted, owner)
         try:
             _try_to_bind(wanted, families, answering)
@@ -73,7 +76,7 @@ def take(
     for _ in range(_RANDOM_TRIES):
         try:  # what is free for one family may be taken in the other
             found = replace(wanted, host_port=_try_to_bind(wanted, families, answering))
-            return take(directory, found, owner, families, answering)
+            return take(directory, found, owner, families, answering, besides)
         except Conflict:
             continue
     raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
@@ -85,10 +88,12 @@ def _take_of_range(
     owner: str,
     families: Collection[int],
     answering: Callable[[], Collection[bytes]],
+    besides: Collection[Published],
 ) -> Published:
     for port in range(wanted.host_port, wanted.last + 1):
         try:
-            return take(directory, replace(wanted, host_port=port, last=0), owner, families, answering)
+            one = replace(wanted, host_port=port, last=0)
+            return take(directory, one, owner, families, answering, besides)
         except Conflict:
             continue
     raise Conflict(
@@ -166,6 +171,11 @@ def _excluding(directory: bytes, wanted: Published, owner: str) -> tuple[str, bo
             if found[1]:
                 break
     return found
+
+
+def _excludes(one: Published, other: Published) -> bool:
+    same = (one.protocol, one.host_port) == (other.protocol, other.host_port)
+    return same and overlap(one.host, other.host)
 
 
 def _width(host: bytes) -> int:
