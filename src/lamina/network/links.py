@@ -318,11 +318,13 @@ def _as_port(attachment: Attachment) -> bytes:
 
 
 def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> None:
-    """Make the links of containers ports of the bridge *master* again; those that are gone stay so.
-
-    Raises KernelError.
+    """Make the links of containers ports of the bridge *master* again; those that are gone stay so, and those that have
+    such a name and are somebody else's as they are. Raises KernelError.
     """
     for attachment in attachments:
+        found = find(channel, attachment.port)
+        if found is None or not _is_end_of(found, attachment):
+            continue
         try:
             body = link(name=attachment.port, up=True, master=master)
             request(channel, RTM_NEWLINK, body, target=attachment.port)
