@@ -457,7 +457,7 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
                 from lamina.engine.egress_drops import conclude
 
                 conclude(store, attachment, table)
-            firewall.remove(table, rules.of_attachment(attachment))
+            firewall.remove(table, rules.of_attachment(_of_claims(store, attachment)))
         except Unsupported:  # then there are no rules
             pass
     point("network: give names back")
@@ -465,6 +465,15 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
         names.give_back(network.names, name, owner)
     for address in attachment.addresses or _claimed(attachment):
         _give_back(attachment, address)
+
+
+def _of_claims(store: Store, attachment: Attachment) -> Attachment:
+    """With the ports that it has: one that it was refused is somebody else's, who has the rule for it."""
+    from lamina.values import replace
+
+    own = claims.owned(store.networks + networks.PORTS, attachment.published, attachment.owner)
+    found: Attachment = replace(attachment, published=own)
+    return found
 
 
 def _claimed(attachment: Attachment) -> list[bytes]:
