@@ -18,6 +18,7 @@ from lamina.engine.networking import NOTHING, Joined, is_linkless
 from lamina.engine.networks import find, table_of
 from lamina.engine.options import by_others
 from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
+from lamina.engine.port_claims import publish_again, publish_live
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
 from lamina.network import claims, links
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from lamina.engine.networking import Networking
     from lamina.engine.options import Options
     from lamina.linux.fd import Fd
     from lamina.network.model import Allowed, Attachment
@@ -100,7 +102,7 @@ def finish(home: Home, number: int) -> None:
         for attachment in list(ledger.attachments):
             if attachment.number == number and _runs(home):
                 if attachment.addresses:
-                    _plug(home, attachment)
+                    _plug(home, publish_again(ledger, attachment, *_ports(home.asked())))
                 else:
                     _drop(ledger, number)
 
@@ -200,6 +202,8 @@ def _connect_live(home: Home, ledger: Ledger, asked: dict[str, Any], joined: Joi
     point("connect: take addresses")
     try:
         attachment = settle(ledger, attachment, joined.addresses)
+        point("connect: publish")
+        attachment = publish_live(ledger, attachment, *_ports(asked))
         point("connect: plug")
         _plug(home, attachment)
         refresh(home, _options(asked), before, ledger.attachments)
@@ -209,6 +213,14 @@ def _connect_live(home: Home, ledger: Ledger, asked: dict[str, Any], joined: Joi
         except (OSError, LaminaError) as second:
             failure.add_note(f"while giving addresses back: {second}")
         raise
+
+
+def _ports(asked: dict[str, Any]) -> tuple[Networking, tuple[str, ...]]:
+    """What was asked of its ports, which are the container's and not a network's; and what its image exposes."""
+    from lamina.engine.keeping import publishable, said_of
+    from lamina.engine.networking import of_record
+
+    return of_record(said_of(asked).get("networking") or {}, asked), tuple(publishable(asked))
 
 
 def _egress(ledger: Ledger, asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
