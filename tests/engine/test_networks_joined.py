@@ -17,7 +17,7 @@ from lamina.engine.networks import table_of
 from lamina.errors import Conflict, ContainerFailed, InvalidInput, NotFound
 from lamina.network.model import port_of
 from lamina.store import trace
-from support.lab import HOST, WORLD, listen, reaches, seen_by
+from support.lab import HOST, SILENCE, WORLD, listen, reaches, seen_by
 from support.lives import is_gone, supervisor_of, until
 from support.network_host import Host
 from support.network_host import on_host as call_on_host
@@ -187,6 +187,29 @@ def test_ports_are_the_containers_and_come_back_with_a_network(on_host):
         back.connect("box")
         assert box.start() == []
         assert box.ports == {"80/tcp": published}
+        until(lambda: reaches("127.0.0.1", 8081))
+
+    on_host(test)
+
+
+def test_a_network_with_published_ports_is_left_by_force(on_host):
+    def test(host):
+        two(host)
+        front, back = (host.engine.networks.get(name) for name in ("front", "back"))
+        box = host.start(SERVE, name="box", network="front", publish=["8080:80", "127.0.0.1:8081:80"])
+        back.connect("box")
+        with pytest.raises(Conflict, match="its ports are published in network front"):
+            front.disconnect("box")
+        front.disconnect("box", force=True)
+        assert facts(box).keys() == {"back"}
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081"]}
+        until(lambda: reaches(HOST, 8080) and reaches("127.0.0.1", 8081))
+        back.disconnect("box", force=True)
+        assert (facts(box), box.ports, host.left()) == ({}, {}, [])
+        assert not reaches("127.0.0.1", 8081, SILENCE)
+        host.run("true", publish=["8080:80"])  # which is free
+        front.connect("box")
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080", "127.0.0.1:8081"]}
         until(lambda: reaches("127.0.0.1", 8081))
 
     on_host(test)
