@@ -88,9 +88,18 @@ def test_ps_says_what_docker_s_templates_ask(lamina: Lamina, image: str) -> None
     assert record["Labels"] == ""
     for chosen, there in (
         ("network=none", True), ("network=host", False), ("expose=80", True), ("expose=53/udp", True),
-        ("expose=53", False), ("publish=80", False),
+        ("expose=53", False), ("publish=80", False), ("expose=70-80", True), ("expose=81-90", False),
+        ("expose=50-60/udp", True), ("expose=50-60", False), ("publish=1-65535", False),
     ):  # fmt: skip
         assert bool(ok(lamina("ps", "-aq", "--filter", chosen))) == there, chosen
+
+
+@pytest.mark.parametrize("wrong", ["x", "80-", "90-80", "1-65536", "80/x", "80/", "8080:80", ""])
+@pytest.mark.parametrize("key", ["expose", "publish"])
+def test_a_filter_of_ports_that_names_none(lamina: Lamina, key: str, wrong: str) -> None:
+    done = lamina("ps", "--filter", f"{key}={wrong}")
+    assert done.returncode == 125
+    assert "--filter" in done.stderr
 
 
 def test_lists_say_times_in_docker_s_form(lamina: Lamina, image: str) -> None:

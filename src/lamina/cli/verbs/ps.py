@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.convert import count
-from lamina.cli.filters import anything, choice, filter_option, number
+from lamina.cli.filters import anything, choice, filter_option, number, port_range
 from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ FILTERS: Checks = {
     "ancestor": anything,
     "volume": anything,
     "network": anything,
-    "expose": anything,
-    "publish": anything,
+    "expose": port_range,
+    "publish": port_range,
     "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
