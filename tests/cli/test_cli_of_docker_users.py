@@ -81,7 +81,7 @@ def test_ps_says_what_docker_s_templates_ask(lamina: Lamina, image: str) -> None
     )
     form = "{{.Networks}}|{{.Mounts}}|{{.LocalVolumes}}|{{.Ports}}|{{.Size}}"
     shown = ok(lamina("ps", "-a", "--format", form)).strip().split("|")
-    assert shown[:4] == ["none", "data,/tmp", "1", "53/udp, 80/tcp"]
+    assert shown[:4] == ["none", "data,/tmp", "1", ""]  # it has ended
     assert shown[4].endswith("B)") and "(virtual " in shown[4] and not shown[4].startswith("0B")
     assert ok(lamina("ps", "-as")).splitlines()[0].endswith("SIZE")
     record = json.loads(ok(lamina("ps", "-a", "--format", "json")))
