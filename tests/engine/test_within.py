@@ -236,6 +236,32 @@ tell(said=said, fds=len(os.listdir("/proc/self/fd")))
 
 
 @userns
+def test_an_interrupt_while_it_says_what_came_of_it_is_not_complained_of(user: Rootless) -> None:
+    """Who interrupts has closed its ears: the error of that is on its way when the signal comes."""
+    found = tell(
+        user,
+        '''
+from lamina.engine.within import _Within, maps_of
+from lamina.errors import Corrupt
+CODE = """
+import signal
+class Interrupted:
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGINT)
+error = ValueError()
+error.note = Interrupted()
+raise error
+"""
+try:
+    list(_Within(maps_of(None), exec, (CODE, {}), {}, False).frames())
+except Corrupt as error:
+    tell(said=str(error))
+''',
+    )
+    assert "ended without an answer" in found["said"]
+
+
+@userns
 @pytest.mark.parametrize("moment", ["_spawn", "receive", "send"])
 def test_an_interrupt_the_moment_it_is_begun_leaves_nothing_either(user: Rootless, moment: str) -> None:
     """And says nothing: it is ours alone."""

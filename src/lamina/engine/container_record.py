@@ -11,9 +11,11 @@ from lamina.engine.design import maps_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from lamina.engine.design import Design
+    from lamina.engine.options import Options
     from lamina.engine.session import Session
 
 # what others want to know of the options of one that is never started again, with what stands for nothing
@@ -68,15 +70,18 @@ def record_of(session: Session, drawn: Design, health: dict[str, Any] | None) ->
         record.update(session.further or {})
     elif said := {key: given for key, usual in SAID.items() if (given := getattr(options, key)) != usual}:
         record["said"] = said
-    if options.rm and options.further is not None and options.further.ipc:
-        record.setdefault("said", {})["further"] = {"ipc": options.further.ipc}
-    wanted = options.networking
-    if (
-        options.rm
-        and wanted is not None
-        and (wanted.published or wanted.exposed or wanted.egress is not None)
-    ):
-        from lamina.engine.networking import record_of as networking_record_of
-
-        record.setdefault("said", {})["networking"] = networking_record_of(wanted)
+    if options.rm:
+        for key, kept in _kept_of_one_that_goes(options):
+            record.setdefault("said", {})[key] = kept
     return record
+
+
+def _kept_of_one_that_goes(options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What others ask of a container while it runs, although nothing starts it again."""
+    if options.further is not None and options.further.ipc:
+        yield "further", {"ipc": options.further.ipc}
+    wanted = options.networking
+    if wanted is not None and (wanted.published or wanted.exposed or wanted.egress is not None):
+        from lamina.engine.networking import record_of
+
+        yield "networking", record_of(wanted)

@@ -420,7 +420,10 @@ def serve(keeper: int = 0) -> None:
             result = None
         send(answers, RESULT, result)
     except BaseException as error:
-        _answer(answers, FAILURE, Carried(error))
+        try:
+            _answer(answers, FAILURE, Carried(error))
+        except KeyboardInterrupt:  # it is over already, and who interrupts us does not listen any more
+            pass
 
 
 def _answer(descriptor: int, *content: Any) -> None:
