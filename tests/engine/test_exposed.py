@@ -112,9 +112,26 @@ def test_by_the_command_line_of_any_network(store_root: Path) -> None:
         ok("create", "--name", "other", "--expose", "81", "--network", "none", "tiny")
         names = ok("ps", "-a", "--filter", "expose=80", "--format", "{{.Names}}")
         assert set(names.split()) == {"none", "host", "bridge"}
-        assert (
-            ok("ps", "-a", "--filter", "name=^none$", "--format", "{{.Ports}}") == "80/tcp, 90/udp, 91/udp\n"
-        )
+        ok("run", "-d", "--name", "bare", "--network", "none", "--expose=80", "--expose=90-91/udp", "tiny",
+           "sleep", "1000")  # fmt: skip
+        form = ("--format", "{{.Names}} {{.Ports}}")
+        for change, shown in (
+            ((), "80/tcp, 90/udp, 91/udp"),
+            (("pause",), "80/tcp, 90/udp, 91/udp"),
+            (("kill",), ""),
+        ):
+            if change:
+                ok(*change, "bare")
+            if not shown:
+                ok("wait", "bare")
+            assert ok("ps", "-a", "--filter", "name=bare", *form) == f"bare {shown}\n"
+        assert ok("ps", "-a", "--filter", "name=^none$", *form) == "none \n"  # was never started
+        ok("run", "-d", "--name", "open", "--network", "bridge", "-p", "8080:80", "tiny", "sleep", "1000")
+        for wanted, there in (
+            ("8000-8090", True), ("8081-8090", False), ("79-81/tcp", True), ("8080/udp", False),
+        ):  # fmt: skip
+            found = ok("ps", "--filter", f"publish={wanted}", "--format", "{{.Names}}")
+            assert bool(found) == there, wanted
         done = call("run", "--expose", "8080:80", "tiny")
         assert done.returncode == 125 and "expose 8080:80" in done.stderr and "-p" in done.stderr
         many = call("run", "--network", "bridge", "-P", "--expose", "1-2000", "tiny", "true")

@@ -139,9 +139,14 @@ def test_a_port_that_is_taken_is_an_error_before_anything_runs(on_host, tmp_path
             with pytest.raises(Conflict, match="a process of this host listens at"):
                 host.run("touch", "/mark/ran", publish=[taken], volumes=[f"{tmp_path}:/mark"])
         server.close()
-        host.start("sleep 1000", publish=["8080:80"])
-        with pytest.raises(Conflict, match="the port is taken by container"):
-            host.run("touch", "/mark/ran", publish=["8080:80"], volumes=[f"{tmp_path}:/mark"])
+        host.start(SERVE, publish=["8080:80"])
+        before = sorted(host.left())
+        for start in (host.run, host.engine.start):
+            words = ("touch", "/mark/ran") if start == host.run else ("tiny", ["touch", "/mark/ran"])
+            with pytest.raises(Conflict, match="the port is taken by container"):
+                start(*words, network="bridge", publish=["8080:80"], volumes=[f"{tmp_path}:/mark"])
+            assert sorted(host.left()) == before  # and is still that container's
+        until(lambda: reaches("127.0.0.1", 8080))
         assert not (tmp_path / "ran").exists()
 
     on_host(test)

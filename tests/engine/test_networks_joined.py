@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from lamina.engine.network_record import attachments_in
+from lamina.engine.networks import table_of
 from lamina.errors import Conflict, ContainerFailed, InvalidInput, NotFound
+from lamina.network.model import port_of
 from lamina.store import trace
-from support.lab import HOST, WORLD, listen, reaches, seen_by
+from support.lab import HOST, SILENCE, WORLD, listen, reaches, seen_by
 from support.lives import is_gone, supervisor_of, until
 from support.network_host import Host
 from support.network_host import on_host as call_on_host
@@ -157,6 +160,81 @@ def test_connected_while_it_does_not_run(on_host):
     on_host(test)
 
 
+def test_ports_are_the_containers_and_come_back_with_a_network(on_host):
+    def test(host):
+        two(host)
+        host.engine.networks.create("dark", subnets=["10.52.0.0/24"], internal=True)
+        front, back, dark = (host.engine.networks.get(name) for name in ("front", "back", "dark"))
+        box = host.start(SERVE, name="box", network="front", publish=["8080:80", "127.0.0.1:8081:80"])
+        box.stop(timeout=0)
+        front.disconnect("box")
+        [warning] = box.start()
+        assert warning.startswith("its ports are not published, for it is in no network")
+        assert box.ports == {}
+        dark.connect("box")  # which leads nowhere
+        assert (box.ports, host.ports()) == ({}, [port_of(box.id, 0, table_of(host.engine.store))])
+        back.connect("box")
+        published = ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081"]
+        assert box.ports == {"80/tcp": published}
+        until(lambda: reaches("127.0.0.1", 8081))
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, 8080))
+        front.connect("box")  # where they stay until it begins again
+        assert [one.network.name for one in attachments_in(box._home) if one.published] == ["back"]
+        box.stop(timeout=0)
+        for network in (front, back, dark):
+            network.disconnect("box")
+        back.connect("box")
+        assert box.start() == []
+        assert box.ports == {"80/tcp": published}
+        until(lambda: reaches("127.0.0.1", 8081))
+
+    on_host(test)
+
+
+def test_a_network_with_published_ports_is_left_by_force(on_host):
+    def test(host):
+        two(host)
+        front, back = (host.engine.networks.get(name) for name in ("front", "back"))
+        box = host.start(SERVE, name="box", network="front", publish=["8080:80", "127.0.0.1:8081:80"])
+        back.connect("box")
+        with pytest.raises(Conflict, match="its ports are published in network front"):
+            front.disconnect("box")
+        front.disconnect("box", force=True)
+        assert facts(box).keys() == {"back"}
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081"]}
+        until(lambda: reaches(HOST, 8080) and reaches("127.0.0.1", 8081))
+        back.disconnect("box", force=True)
+        assert (facts(box), box.ports, host.left()) == ({}, {}, [])
+        assert not reaches("127.0.0.1", 8081, SILENCE)
+        host.run("true", publish=["8080:80"])  # which is free
+        front.connect("box")
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080", "127.0.0.1:8081"]}
+        until(lambda: reaches("127.0.0.1", 8081))
+
+    on_host(test)
+
+
+def test_ports_that_are_taken_when_a_container_is_connected(on_host):
+    def test(host):
+        two(host)
+        front = host.engine.networks.get("front")
+        box = host.start(SERVE, name="box", network="front", publish=["8079:79", "8080:80"])
+        box.stop(timeout=0)
+        front.disconnect("box")
+        box.start()
+        other = host.start("sleep 1000", name="other", network="back", publish=["8080:80"])
+        left = sorted(host.left())
+        with pytest.raises(Conflict, match="the port is taken by container"):
+            front.connect("box")
+        assert (facts(box), box.ports, sorted(host.left())) == ({}, {}, left)
+        other.remove(force=True)
+        front.connect("box")
+        assert box.ports == {"79/tcp": ["0.0.0.0:8079"], "80/tcp": ["0.0.0.0:8080"]}
+
+    on_host(test)
+
+
 def test_a_container_on_the_wire_of_a_link_of_this_host(on_host):
     """macvlan: no bridge, no rule, an address that others on the wire see."""
 
@@ -210,24 +288,56 @@ def test_a_container_on_the_wire_of_a_link_of_this_host(on_host):
 
 POINTS = (
     "connect: take addresses",
+    "connect: publish",
     "connect: plug",
     "connect: write container record",
     "disconnect: withdraw",
 )
 
 
+def killed(host: Host, box: Any, verb: str, watch: str) -> None:
+    child = os.fork()
+    if child == 0:
+        trace.hook = trace.parse(watch)
+        try:
+            getattr(host.engine.networks.get("back"), verb)(box.id)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_who_connects_one_with_ports_is_killed_at_a_step(on_host, tmp_path):
+    """Of several ports, some at any that is free: whatever of them was claimed, all are published at last."""
+
+    def test(host):
+        two(host)
+        box = host.start(SERVE, name="box", network="front", publish=["8080:80", "81", "8082:82"])
+        box.stop(timeout=0)
+        host.engine.networks.get("front").disconnect("box")
+        box.start()
+        back = host.engine.networks.get("back")
+        killed(host, box, "connect", f"log:{tmp_path}/steps")
+        steps = (tmp_path / "steps").read_text().splitlines()
+        for number, step in enumerate(steps):
+            box.restart(timeout=0)
+            if back.name in box.networks:
+                box.stop(timeout=0)
+                back.disconnect("box")
+                box.start()
+            killed(host, box, "connect", f"kill:{number + 1}")
+            host.engine.storage.check(repair=True)
+            assert host.engine.storage.check().findings == (), step
+            if back.name not in facts(box):
+                back.connect("box")
+            assert box.ports.keys() == {"80/tcp", "81/tcp", "82/tcp"}, step
+            assert len([one for one in host.left() if one.startswith("tcp:")]) == 3, step
+            until(lambda: reaches("127.0.0.1", 8080))
+
+    on_host(test)
+
+
 def test_who_connects_is_killed_at_a_step(on_host, tmp_path):
     """What is left is a place without a link, or with one; `system check` finds the former, and all goes at the end."""
-
-    def killed(host: Host, box: Any, verb: str, watch: str) -> None:
-        child = os.fork()
-        if child == 0:
-            trace.hook = trace.parse(watch)
-            try:
-                getattr(host.engine.networks.get("back"), verb)(box.id)
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
 
     def test(host):
         two(host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from lamina.cli.filters import labelled, passes
+from lamina.cli.filters import labelled, passes, port_range
 from lamina.errors import NotFound
 
 if TYPE_CHECKING:
@@ -45,15 +45,6 @@ class _Known:
             self._created[container] = self._engine.container(container).created
         return self._created[container]
 
-    def published(self, container: Container, port: str) -> list[str]:
-        """What the container's *port* ("80", "53/udp") is published as; of it or of its own."""
-        from lamina.cli.verbs.port import lines
-
-        wanted = port if "/" in port else f"{port}/tcp"
-        return [
-            line for line in lines(container) if line.startswith(f"{wanted} ") or line.endswith(f":{port}")
-        ]
-
     def image(self, reference: str) -> str:
         """The id of an image that is here, "" of one that is not."""
         if reference not in self._images:
@@ -82,15 +73,30 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
     if key == "network":
         return value in one.networks
     if key == "expose":
-        port = value if "/" in value else f"{value}/tcp"
-        return port in (one.inspect()["Config"]["ExposedPorts"] or ())
+        return any(_within(port, value) for port in one.inspect()["Config"]["ExposedPorts"] or ())
     if key == "publish":
-        return any(known.published(one, value))
+        return _publishes(one, value)
     if key == "before":
         return one.created < known.created(value)
     if key == "since":
         return one.created > known.created(value)
     return _descends(one, value, known)
+
+
+def _within(port: str, wanted: str) -> bool:
+    """Whether the *port* ("80/tcp") is one of the *wanted* ones."""
+    numbers, protocol = port_range(wanted)
+    number, _, own = port.partition("/")
+    return own == protocol and int(number) in numbers
+
+
+def _publishes(one: Container, wanted: str) -> bool:
+    """Whether one of the *wanted* ports, of it or of this host, is published."""
+    return any(
+        _within(port, wanted) or _within(f"{place['HostPort']}/{port.partition('/')[2]}", wanted)
+        for port, places in one.inspect()["NetworkSettings"]["Ports"].items()
+        for place in places or ()
+    )
 
 
 def _descends(one: Container, reference: str, known: _Known) -> bool:

@@ -20,6 +20,7 @@ FILTER_HELP = "Only those; keys: "
 TRUE = ("true", "1", "t")
 FALSE = ("false", "0", "f")
 ALL_HOLD = ("label", "label!")
+_LAST_PORT, _PROTOCOLS = 65535, ("tcp", "udp", "sctp")
 
 
 def reader(checks: Checks) -> Callable[[str], tuple[str, str]]:
@@ -70,6 +71,19 @@ def number(value: str) -> int:
     if not (value.isascii() and value.isdecimal()):
         raise ValueError(f"{value!r} is no number")
     return int(value)
+
+
+def port_range(value: str) -> tuple[range, str]:
+    """PORT[/PROTOCOL] or FIRST-LAST[/PROTOCOL], as docker has it: the ports, and "tcp" where none is said.
+
+    Raises ValueError.
+    """
+    said, slash, protocol = value.partition("/")
+    first, dash, last = said.partition("-")
+    found = range(number(first), number(last if dash else first) + 1)
+    if not found or not found[0] or found[-1] > _LAST_PORT or (slash and protocol not in _PROTOCOLS):
+        raise ValueError(f"{value!r} is no port or range of ports, such as 80, 53/udp or 8000-8010/tcp")
+    return found, protocol or "tcp"
 
 
 def choice(*words: str) -> Check:

@@ -18,6 +18,8 @@ from lamina.engine.networking import NOTHING, Joined, is_linkless
 from lamina.engine.networks import find, table_of
 from lamina.engine.options import by_others
 from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
+from lamina.engine.port_claims import publish_again, publish_live
+from lamina.engine.taken_bridges import network_for
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
 from lamina.network import claims, links
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from lamina.engine.networking import Networking
     from lamina.engine.options import Options
     from lamina.linux.fd import Fd
     from lamina.network.model import Allowed, Attachment
@@ -65,8 +68,10 @@ def connect(home: Home, joined: Joined) -> None:
     note(home.store, joined_event(home, CONNECT, record))
 
 
-def disconnect(home: Home, name: str) -> None:
-    """Take the container out of a network. Raises Conflict (its ports are published there), NotFound, KernelError."""
+def disconnect(home: Home, name: str, *, force: bool = False) -> None:
+    """Take the container out of a network. Raises Conflict (its ports are published there, and it runs, without
+    *force*), NotFound, KernelError.
+    """
     record = find(home.store, name)
     with home.turn():
         asked = home.asked()
@@ -81,13 +86,15 @@ def disconnect(home: Home, name: str) -> None:
             )
         if attachment is not None:
             # asked first: of one that is being started nothing may be given back that its start goes on with
-            if _runs(home) and attachment.published:
+            if _runs(home) and attachment.published and not force:
                 raise Conflict(
                     f"disconnect container {home.shown}: its ports are published in network {record.name}",
-                    remedy="stop it first",
+                    remedy="stop it first, or -f",
                 )
             _disconnect_live(home, ledger, asked, attachment)
         _change(home, asked, lambda options: _without(options, record.name))
+        if attachment is not None and attachment.published:
+            _publish_elsewhere(home, ledger, asked)
     note(home.store, joined_event(home, DISCONNECT, record))
 
 
@@ -100,7 +107,7 @@ def finish(home: Home, number: int) -> None:
         for attachment in list(ledger.attachments):
             if attachment.number == number and _runs(home):
                 if attachment.addresses:
-                    _plug(home, attachment)
+                    _plug(home, publish_again(ledger, attachment, *_ports(home.asked())))
                 else:
                     _drop(ledger, number)
 
@@ -200,6 +207,8 @@ def _connect_live(home: Home, ledger: Ledger, asked: dict[str, Any], joined: Joi
     point("connect: take addresses")
     try:
         attachment = settle(ledger, attachment, joined.addresses)
+        point("connect: publish")
+        attachment = publish_live(ledger, attachment, *_ports(asked))
         point("connect: plug")
         _plug(home, attachment)
         refresh(home, _options(asked), before, ledger.attachments)
@@ -209,6 +218,14 @@ def _connect_live(home: Home, ledger: Ledger, asked: dict[str, Any], joined: Joi
         except (OSError, LaminaError) as second:
             failure.add_note(f"while giving addresses back: {second}")
         raise
+
+
+def _ports(asked: dict[str, Any]) -> tuple[Networking, tuple[str, ...]]:
+    """What was asked of its ports, which are the container's and not a network's; and what its image exposes."""
+    from lamina.engine.keeping import publishable, said_of
+    from lamina.engine.networking import of_record
+
+    return of_record(said_of(asked).get("networking") or {}, asked), tuple(publishable(asked))
 
 
 def _egress(ledger: Ledger, asked: dict[str, Any]) -> tuple[Allowed, ...] | None:
@@ -310,3 +327,19 @@ def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachme
                 if not one.network.internal and (unled := {4, 16} - links.led_by(inside)):
                     links.lead(inside, one, unled)
     refresh(home, _options(asked), before, ledger.attachments)
+
+
+def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any]) -> None:
+    """Publish its ports in the first of its other networks that leads out, as its next start does."""
+    if not _runs(home):
+        return
+    store = home.store
+    point("disconnect: publish elsewhere")
+    for one in list(ledger.attachments):
+        found = publish_live(ledger, one, *_ports(asked))
+        if found.published:
+            found = replace(found, network=network_for(store, found.network.name))
+            with explained(), links.opened() as channel:
+                bridge_for(store, channel, found.network, [found])
+                guard(store, [found])
+            return

@@ -138,14 +138,16 @@ class Network:
         asked = {"ip": ip, "ip6": ip6, "mac_address": mac_address, "aliases": aliases}
         connect(containers.find(self._store, container), read_joined(self.name, asked))
 
-    def disconnect(self, container: str) -> None:
+    def disconnect(self, container: str, *, force: bool = False) -> None:
         """Take the container of that name or id out of this network, as `connect` puts it in; its connections end.
 
-        Raises Conflict (it is not in it; its ports are published there), NotFound, KernelError.
+        With *force* also where its ports are published there while it runs: another of its networks publishes them
+        then, or the next one that it is connected to. Raises Conflict (it is not in it; its ports are published there,
+        without *force*, or are taken elsewhere), NotFound, KernelError.
         """
         from lamina.engine.connecting import disconnect
 
-        disconnect(containers.find(self._store, container), self.name)
+        disconnect(containers.find(self._store, container), self.name, force=force)
 
     def reload(self) -> None:
         """Look again. Raises NotFound, Corrupt."""

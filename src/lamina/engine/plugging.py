@@ -14,12 +14,12 @@ from contextlib import closing
 from time import sleep
 
 from lamina.engine.network_record import RECORD, Ledger
-from lamina.engine.networks import DEFAULT, everything, network_of, table_of
+from lamina.engine.networks import DEFAULT, everything, table_of
 from lamina.engine.options import by_others
 from lamina.engine.taken_bridges import as_it_is, network_for
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.network import claims, firewall, forwarding, leases, links, names, rules
-from lamina.network.model import Attachment, Published, mac_of
+from lamina.network.model import Attachment, mac_of
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
 from lamina.store.lock import LOCK_EX, free_turn, turn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from lamina.engine.networking import Joined, Networking
+    from lamina.engine.networking import Joined
     from lamina.engine.options import Options
     from lamina.engine.translate import ImageConfig
     from lamina.linux.fd import Fd
@@ -65,7 +65,10 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
             else:
                 for number, joined in enumerate(joined_by(options)):
                     _join(ledger, title, joined, number, wanted.egress)
-            _publish(ledger, wanted, exposed)
+            if wanted.published or wanted.publish_all:
+                from lamina.engine.port_claims import publish
+
+                publish(ledger, wanted, exposed)
     except BaseException as failure:
         try:
             release(home)
@@ -173,11 +176,11 @@ def _take(home: Home, network: Network, subnet: Subnet, part: Subnet, this: byte
         leases.take_this(network.leases, subnet, this, network.gateways, home.id)
         return this
 
-    found: bytes = _or_of_the_dead(home, network.leases, leases.leased, leases.drop_stale, take)
+    found: bytes = or_of_the_dead(home, network.leases, leases.leased, leases.drop_stale, take)
     return found
 
 
-def _or_of_the_dead(
+def or_of_the_dead(
     home: Home,
     directory: bytes,
     taken: Callable[[bytes], dict[str, str]],
@@ -194,60 +197,6 @@ def _or_of_the_dead(
         if not drop_stale(directory, lambda owner: is_alive(home, owner)) and not given:
             raise
         return take()
-
-
-def _publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
-    """Claim ports of this host for the first of its places that leads out. Raises Conflict, InvalidInput."""
-    if not wanted.published and not wanted.publish_all:
-        return
-    from lamina.engine.publishing import exposed_ones
-    from lamina.values import replace
-
-    further = exposed_ones((*wanted.exposed, *exposed), wanted.published) if wanted.publish_all else ()
-    # who takes any that is free leaves room for who takes that one, and for who takes one of a few
-    asked = sorted((*wanted.published, *further), key=lambda one: (not one.is_fixed, not one.last))
-    home = ledger.home
-    outward = (one for one in ledger.attachments if not one.network.internal and not one.network.parent)
-    attachment = next(outward, None)
-    if attachment is None:
-        network = ledger.attachments[0].network
-        raise InvalidInput(
-            f"publish a port: network {network.name} is {'macvlan' if network.parent else 'internal'}",
-            remedy="take another network, or no -p",
-        )
-    families = {len(address) for address in attachment.addresses}
-    if attachment.network.maker:
-        from lamina.engine.foreign_networks import families as families_elsewhere
-
-        families = families_elsewhere(attachment)
-    ports = home.store.networks + networks.PORTS
-    found: list[Published] = []
-    for one in asked:
-        if one.host and len(one.host) not in families:
-            raise InvalidInput(
-                f"publish {one}: network {attachment.network.name} has no addresses of that family",
-                remedy="make one with --ipv6, or name an address of the other family",
-            )
-        if one.is_fixed:  # of another it is known once it is taken
-            ledger.note(replace(attachment, published=(*found, one)))
-        taken = _claim(home, ports, one, families, found)
-        found.append(taken)
-        ledger.note(replace(attachment, published=tuple(found)))
-
-
-def _claim(
-    home: Home, ports: bytes, one: Published, families: set[int], besides: list[Published]
-) -> Published:
-    def answering() -> list[bytes]:
-        """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
-        known = (network_of(home.store, record) for record in networks.every(home.store))
-        return [network.gateways[0] for network in known if network.names]
-
-    def take() -> Published:
-        return claims.take(ports, one, home.id, families, answering, besides)
-
-    found: Published = _or_of_the_dead(home, ports, claims.claimed, claims.drop_stale, take)
-    return found
 
 
 def is_alive(home: Home, owner: str) -> bool:
@@ -460,7 +409,7 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
                 from lamina.engine.egress_drops import conclude
 
                 conclude(store, attachment, table)
-            firewall.remove(table, rules.of_attachment(attachment))
+            firewall.remove(table, rules.of_attachment(_of_claims(store, attachment)))
         except Unsupported:  # then there are no rules
             pass
     point("network: give names back")
@@ -468,6 +417,15 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
         names.give_back(network.names, name, owner)
     for address in attachment.addresses or _claimed(attachment):
         _give_back(attachment, address)
+
+
+def _of_claims(store: Store, attachment: Attachment) -> Attachment:
+    """With the ports that it has: one that it was refused is somebody else's, who has the rule for it."""
+    from lamina.values import replace
+
+    own = claims.owned(store.networks + networks.PORTS, attachment.published, attachment.owner)
+    found: Attachment = replace(attachment, published=own)
+    return found
 
 
 def _claimed(attachment: Attachment) -> list[bytes]:

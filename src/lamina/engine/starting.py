@@ -131,6 +131,14 @@ class Start:
                     unplug(self.home)
                     self.attachments = []
 
+    def _warn_of_ports(self) -> None:
+        """They are the container's, also while it is in no network: `network disconnect` leaves them."""
+        wanted = self.options.networking
+        if self.options.network == "none" and wanted is not None and (wanted.published or wanted.publish_all):
+            self.warnings.append(
+                "its ports are not published, for it is in no network: 'lamina network connect' publishes them"
+            )
+
     def _draw(self, refused: dict[bytes, str]) -> Design:
         return design(
             self.home.store,
@@ -193,6 +201,7 @@ class Start:
             self.warnings.append(
                 "the machine went down while it ran, with --durability none: what it wrote may be lost, or half there"
             )
+        self._warn_of_ports()
         store = self.home.store
         bundle = drawn.bundle
         if self.attachments:

@@ -35,7 +35,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 EVERY = "*"
 _WIDE = {EVERY: b"", "0.0.0.0": bytes(4), "::": bytes(16)}
@@ -121,6 +121,12 @@ def claimed(directory: bytes) -> dict[str, str]:
         except OSError:  # given back meanwhile
             continue
     return found
+
+
+def owned(directory: bytes, published: Iterable[Published], owner: str) -> tuple[Published, ...]:
+    """Those that are *owner*'s, of what is written down of him, also what he was refused. Raises OSError."""
+    every = claimed(directory)
+    return tuple(one for one in published if every.get(_name(one)) == owner)
 
 
 def drop_stale(directory: bytes, lives: Callable[[str], bool]) -> list[str]:

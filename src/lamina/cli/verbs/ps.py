@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.convert import count
-from lamina.cli.filters import anything, choice, filter_option, number
+from lamina.cli.filters import anything, choice, filter_option, number, port_range
 from lamina.cli.options import format_option
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ FILTERS: Checks = {
     "ancestor": anything,
     "volume": anything,
     "network": anything,
-    "expose": anything,
-    "publish": anything,
+    "expose": port_range,
+    "publish": port_range,
     "health": choice("starting", "healthy", "unhealthy", "none"),
     "before": anything,
     "since": anything,
@@ -161,8 +161,9 @@ def _volumes(container: Glanced) -> str:
     return str(sum(volume["kind"] == "volume" for volume in container.record.get("volumes") or ()))
 
 
-def _ports(container: Glanced) -> str:
-    return ports(container, container.exposed)
+def _ports(container: Glanced, state: str) -> str:
+    """None of one that does not run, as docker has it: nothing can be reached there."""
+    return ports(container, container.exposed) if state in ("running", "paused") else ""
 
 
 # each of a container, its state, and whether nothing is cut
@@ -180,7 +181,7 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
     "Mounts": lambda one, state, full: _mounts(one),
     "LocalVolumes": lambda one, state, full: _volumes(one),
     "Networks": lambda one, state, full: ",".join(one.networks),
-    "Ports": lambda one, state, full: _ports(one),
+    "Ports": lambda one, state, full: _ports(one, state),
     "Size": lambda one, state, full: "0B",
 }
 

@@ -98,12 +98,14 @@ class MirroredNetwork(Mirrored):
             )
         )
 
-    async def disconnect(self, container: str) -> None:
+    async def disconnect(self, container: str, *, force: bool = False) -> None:
         """Take the container of that name or id out of this network, as `connect` puts it in; its connections end.
 
-        Raises Conflict (it is not in it; its ports are published there), NotFound, KernelError.
+        With *force* also where its ports are published there while it runs: another of its networks publishes them
+        then, or the next one that it is connected to. Raises Conflict (it is not in it; its ports are published there,
+        without *force*, or are taken elsewhere), NotFound, KernelError.
         """
-        await in_thread(self._do(lambda: self._sync.disconnect(container)))
+        await in_thread(self._do(lambda: self._sync.disconnect(container, force=force)))
 
     async def reload(self) -> None:
         """Look again. Raises NotFound, Corrupt."""
