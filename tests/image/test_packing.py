@@ -22,6 +22,7 @@ from lamina.image.tar import Entry
 from lamina.image.tar.writer import headers
 from lamina.linux.mount import mount
 from lamina.overlay.layer import TRUSTED
+from lamina.overlay.lookup import look as really
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from support.archives import read, unpack
@@ -383,3 +384,46 @@ def test_compressions_that_layers_are_not_written_in(tmp_path: Path) -> None:
     for kind in ("xz", "bzip2", "lzma"):
         with pytest.raises(InvalidInput):
             pack(tmp_path, compression=kind)
+
+
+def test_of_what_is_written_to_meanwhile_what_goes_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at, and gone or another one before it is read; a link's other name takes its place."""
+    top = tmp_path / "top"
+    (top / "directory/below").mkdir(parents=True)
+    for name in ("becomes a directory", "becomes longer", "goes", "linked"):
+        (top / name).write_text("x")
+    os.link(top / "linked", top / "other name")
+    (top / "symlink").symlink_to("x")
+
+    def look(fd: int, name: bytes) -> object:
+        if name == b"goes before":
+            os.unlink(name, dir_fd=fd)
+        found = really(fd, name)
+        if name in (b"goes", b"linked", b"symlink", b"becomes a directory"):
+            os.unlink(name, dir_fd=fd)
+        if name == b"becomes a directory":
+            os.mkdir(name, dir_fd=fd)
+        elif name == b"becomes longer":
+            (tmp_path / "longer").write_text("longer")
+            os.rename(tmp_path / "longer", name, dst_dir_fd=fd)
+        elif name == b"directory":
+            shutil.rmtree(top / "directory")
+        return found
+
+    monkeypatch.setattr("lamina.image.pack.layer.look", look)
+    (top / "goes before").touch()
+    data, _ = pack(top, living=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = {
+            one.name: (archive.extractfile(one) or io.BytesIO()).read() for one in archive if one.isfile()
+        }
+        assert archive.getnames() == [".", "becomes longer", "directory", "other name"]
+    assert found == {"becomes longer": b"longer", "other name": b"x"}
+    shutil.rmtree(top / "becomes a directory")
+    (top / "goes").write_text("x")
+    with pytest.raises(
+        OSError, match="No such file"
+    ):  # of what nobody writes to everything is expected to be there
+        pack(top)

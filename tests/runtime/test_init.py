@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lamina.runtime import init
 from lamina.runtime.init import REPORT, exec_file, init_file
 from lamina.runtime.init.listing import program as listed
 from support.console import read_until
+from support.lives import until
 
 pytestmark = pytest.mark.userns
 
@@ -133,17 +135,24 @@ def test_the_report_ends_without_a_byte_once_the_command_runs(program: str) -> N
     # unshare(1) itself still has the pipe, so end it first: the init and the command are killed with it
     inside = stage.pid
     try:
-        held = {
-            os.readlink(f"/proc/{pid}/fd/{fd}")
-            for pid in _below(inside)
-            for fd in os.listdir(f"/proc/{pid}/fd")
-        }
-        assert os.readlink(f"/proc/self/fd/{reader}") not in held
+        report = os.readlink(f"/proc/self/fd/{reader}")
+        until(
+            lambda: (held := _held(inside)) and report not in held
+        )  # the init closes its own in its own time
     finally:
         stage.kill()
         stage.communicate()
     assert os.read(reader, 100) == b""
     os.close(reader)
+
+
+def _held(pid: int) -> set[str]:
+    found = set()
+    for one in _below(pid):
+        for fd in os.listdir(f"/proc/{one}/fd"):
+            with suppress(FileNotFoundError):  # of what is being loaded
+                found.add(os.readlink(f"/proc/{one}/fd/{fd}"))
+    return found
 
 
 def _below(pid: int) -> list[int]:

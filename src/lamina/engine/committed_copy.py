@@ -60,8 +60,12 @@ def still(container: Container, home: Home, said: str, *, pause: bool) -> Iterat
         yield
 
 
-def copied(container: Container, home: Home, held: Lease, said: str, limits: Limits) -> Layer | None:
-    """What it wrote since it was last frozen as a layer of the store, kept by *held*; None where it wrote nothing."""
+def copied(
+    container: Container, home: Home, held: Lease, said: str, limits: Limits, *, living: bool
+) -> Layer | None:
+    """What it wrote since it was last frozen as a layer of the store, kept by *held*; None where it wrote nothing.
+    *living*: it goes on writing.
+    """
     from lamina.engine.within import maps_of, reach
 
     asked = home.asked()
@@ -72,7 +76,7 @@ def copied(container: Container, home: Home, held: Lease, said: str, limits: Lim
         if is_unwritten(spec, without):
             return None
         assert spec.upperdir is not None
-        return copied_tree(home, held, spec.upperdir, frozenset(without), limits)
+        return copied_tree(home, held, spec.upperdir, frozenset(without), limits, living=living)
     except OSError as error:
         if not home.exists():
             raise Conflict(f"{said}: it was removed meanwhile") from error
@@ -81,7 +85,9 @@ def copied(container: Container, home: Home, held: Lease, said: str, limits: Lim
         raise KernelError("commit", error.errno or 0, f"container {container.name}") from error
 
 
-def copied_tree(home: Home, held: Lease, tree: bytes, without: Collection[bytes], limits: Limits) -> Layer:
+def copied_tree(
+    home: Home, held: Lease, tree: bytes, without: Collection[bytes], limits: Limits, *, living: bool = False
+) -> Layer:
     """The tree of a container (its upper, or one that was frozen) as a layer whose files have the ids of those of
     images, less what is at and below the paths *without*. Raises Unsupported, InvalidInput (limits), KernelError.
     """
@@ -89,7 +95,14 @@ def copied_tree(home: Home, held: Lease, tree: bytes, without: Collection[bytes]
 
     asked = home.asked()
     ids, maps = _shown(owners_of(asked)), maps_of(asked)
-    work = partial(pack_upper, upper=tree, userxattr=not has_trusted_attributes(), without=without, ids=ids)
+    work = partial(
+        pack_upper,
+        upper=tree,
+        userxattr=not has_trusted_attributes(),
+        without=without,
+        ids=ids,
+        living=living,
+    )
 
     def pack(out: Fd) -> None:
         if maps is None:
@@ -131,11 +144,13 @@ class _Checked(Reading):
 
 
 def pack_upper(
-    out: int, *, upper: bytes, userxattr: bool, without: Collection[bytes], ids: IdMap | None
+    out: int, *, upper: bytes, userxattr: bool, without: Collection[bytes], ids: IdMap | None, living: bool
 ) -> None:
-    """Write the directory *upper* as a layer to the descriptor *out*: where its files can be read."""
+    """Write the directory *upper* as a layer to the descriptor *out*: where its files can be read. *living* as in
+    `pack_layer`.
+    """
     with Fd(os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as directory:
-        pack_layer(directory, Writing(out), userxattr=userxattr, ids=ids, without=without)
+        pack_layer(directory, Writing(out), userxattr=userxattr, ids=ids, without=without, living=living)
 
 
 def _shown(maps: dict[str, Any] | None) -> IdMap | None:

@@ -295,7 +295,7 @@ def _by_copy(
                     for at, (identity, tree) in enumerate(zip(own, trees, strict=True))
                     if at >= len(own) - len(chain)
                 ]
-            layer = copied(container, home, held, said, allowed)
+            layer = copied(container, home, held, said, allowed, living=not pause)
         new = None if layer is None else layer.id
         return _image(store, asked, parent, (*chain, *([] if new is None else [new])), new, held, wish)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import ENOENT, ENOTDIR
 from functools import partial
 
 from lamina.errors import Conflict, Unsupported
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lamina.image.pack.sink import Out, Packed
 
 _FAMILIES = ("trusted.overlay.", "user.overlay.")
+_GONE = (ENOENT, ENOTDIR)
 
 
 def pack_layer(
@@ -33,11 +35,13 @@ def pack_layer(
     userxattr: bool | None = None,
     ids: IdMap | None = None,
     without: Collection[bytes] = (),
+    living: bool = False,
 ) -> Packed:
     """Write the layer in *directory* (an upper, or what a layer of the store holds) to *out*.
 
     *userxattr*: its marks are of that family (None: if this is not root of the machine). *ids*: what owners become in
-    the archive. *without* are paths ("etc/hosts") that are left out, with all that is below them.
+    the archive. *without* are paths ("etc/hosts") that are left out, with all that is below them. *living*: it is
+    written to meanwhile, and what goes before it is read is left out.
     Raises Unsupported for what no archive of a layer can say: directories that were moved by a redirect, files of
     which only the metadata were copied up, names that begin with .wh.; Conflict where something changes meanwhile;
     OSError.
@@ -46,24 +50,26 @@ def pack_layer(
     packer = Packer(out, compression, ids)
     with open_beneath(directory, b"", os.O_RDONLY | os.O_DIRECTORY) as root:
         packer.put(b".", os.fstat(root), _xattrs(root, listed(b"/proc/self/fd/%d" % root)), b"", _no_content)
-    pending = [_walk(directory, b"", marks, packer, without)]
+    pending = [_walk(directory, b"", marks, packer, without, living)]
     while pending:
         below = next(pending[-1], None)
         if below is None:
             pending.pop()
         else:
-            pending.append(_walk(directory, below, marks, packer, without))
+            pending.append(_walk(directory, below, marks, packer, without, living))
     return packer.finish()
 
 
 def _walk(
-    root: int, path: bytes, family: LayerFormat, packer: Packer, without: Collection[bytes]
+    root: int, path: bytes, family: LayerFormat, packer: Packer, without: Collection[bytes], living: bool
 ) -> Iterator[bytes]:
     """Pack what is in one directory; yields each directory in it, which is then to be walked."""
     prefix = path + b"/" if path else b""
-    fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    fd = _opened(root, path, living)
+    if fd is None:
+        return
     try:
-        others = _marks(fd, path, prefix, family, packer)
+        others = _marks(fd, path, prefix, family, packer, living)
         for name, status, stored in others:
             if prefix + name in without:
                 continue
@@ -73,19 +79,37 @@ def _walk(
                         f"pack {os.fsdecode(prefix + name)}: it was moved, or only its metadata were changed, which a"
                         f" layer alone does not hold ({mark})"
                     )
-            target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b""
-            xattrs = _xattrs(b"/proc/self/fd/%d/%b" % (fd, name), stored) if stored else {}
-            packer.put(prefix + name, status, xattrs, target, partial(_content, fd, name))
+            try:
+                target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(status.st_mode) else b""
+                xattrs = _xattrs(b"/proc/self/fd/%d/%b" % (fd, name), stored) if stored else {}
+                packer.put(prefix + name, status, xattrs, target, partial(_content, fd, name, living))
+            except OSError as error:
+                if not living or error.errno not in _GONE:
+                    raise
+                continue
             if stat.S_ISDIR(status.st_mode):
                 fd.close()  # what is below may be deep
                 yield prefix + name
-                fd = open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+                fd = _opened(root, path, living)
+                if fd is None:
+                    return
     finally:
-        fd.close()
+        if fd is not None:
+            fd.close()
+
+
+def _opened(root: int, path: bytes, living: bool) -> Fd | None:
+    """The directory; None where that is gone, of one that is *living*."""
+    try:
+        return open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if not living or error.errno not in _GONE:
+            raise
+        return None
 
 
 def _marks(
-    fd: int, path: bytes, prefix: bytes, family: LayerFormat, packer: Packer
+    fd: int, path: bytes, prefix: bytes, family: LayerFormat, packer: Packer, living: bool
 ) -> list[tuple[bytes, os.stat_result, list[str]]]:
     """Write the marks of one directory; its other entries."""
     opaque = _value(fd, family.opaque) == b"y" if path else False  # on the root it means nothing
@@ -93,7 +117,12 @@ def _marks(
         packer.mark(prefix + OPAQUE)
     others = []
     for name in sorted(map(os.fsencode, os.listdir(fd))):
-        status, stored = look(fd, name)
+        try:
+            status, stored = look(fd, name)
+        except FileNotFoundError:
+            if not living:
+                raise
+            continue
         if stat.S_ISSOCK(status.st_mode):  # no archive holds one; what it hides stays hidden
             packer.leave_out()
             if not opaque and not name.startswith(WHITEOUT):
@@ -113,12 +142,14 @@ def _xattrs(place: int | bytes, names: list[str]) -> dict[str, bytes]:
     return {name: os.getxattr(place, name, follow_symlinks=isinstance(place, int)) for name in wanted}
 
 
-def _content(fd: int, name: bytes) -> Fd:
+def _content(fd: int, name: bytes, living: bool) -> Fd:
     """A regular file to be read. What somebody has put into its place meanwhile is not opened: of a device that alone
     may do something.
     """
     with open_beneath(fd, name, os.O_PATH) as found:
         if not stat.S_ISREG(os.fstat(found).st_mode):
+            if living:
+                raise FileNotFoundError(ENOENT, os.strerror(ENOENT), os.fsdecode(name))
             raise Conflict(f"pack {os.fsdecode(name)}: it became something else while it was read")
         return Fd(os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC))
 

@@ -84,13 +84,21 @@ class Packer:
         if not entry.size:
             self._sink.write(headers(entry))
             return
-        with content() as fd:
+        with self._opened(status, content) as fd:
+            entry.size = entry.stored = os.fstat(fd).st_size  # another one may have taken its place
             pieces = pieces_of(fd, entry.size)
             if pieces is not None:
                 entry.sparse = pieces
                 entry.stored = sum(length for _, length in pieces)
             self._sink.write(headers(entry))
             write_content(fd, [(0, entry.size)] if pieces is None else pieces, self._sink, path)
+
+    def _opened(self, status: os.stat_result, content: Callable[[], Fd]) -> Fd:
+        try:
+            return content()
+        except BaseException:  # the next of its names is the first one then
+            self._linked.pop((status.st_dev, status.st_ino), None)
+            raise
 
     def _entry(self, path: bytes, status: os.stat_result, xattrs: dict[str, bytes]) -> Entry:
         entry = Entry(path, _KINDS[stat.S_IFMT(status.st_mode)])
