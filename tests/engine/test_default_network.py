@@ -74,15 +74,20 @@ def tables_here() -> set[str]:
 # -- what is usual, and what is said instead
 
 
+def seen_in_the_world(host: Host) -> str:
+    """Where a container of the default network comes from, as whom it reaches outside sees it."""
+    with host.inside(host.world):
+        server = listen(80)
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(seen_by, server)
+        host.engine.run("tiny", ["sh", "-c", f"nc {WORLD} 80 </dev/null"], rm=True, check=True)
+        return seen.result()
+
+
 def test_roots_containers_of_images_are_in_bridge_however_they_are_started(on_host, store_root):
     def test(host):
         engine = host.engine
-        with host.inside(host.world):
-            server = listen(80)
-        with ThreadPoolExecutor(1) as pool:
-            seen = pool.submit(seen_by, server)
-            engine.run("tiny", ["sh", "-c", f"nc {WORLD} 80 </dev/null"], rm=True, check=True)
-            assert seen.result() == HOST
+        assert seen_in_the_world(host) == HOST
         assert devices(engine) == ["eth0", "lo"]
         assert devices(engine, "host") == ["lo"]
         assert devices(engine, network="none") == ["lo"]
@@ -274,12 +279,7 @@ def test_a_bridge_whose_maker_was_killed_is_finished(on_host):
         assert record is not None
         ip("link", "add", record.bridge, "address", "02:42:0a:57:00:01", "type", "bridge")
         assert with_default(lambda: engine.store, "tiny", {}, None).network == "bridge"
-        with host.inside(host.world):
-            server = listen(80)
-        with ThreadPoolExecutor(1) as pool:
-            seen = pool.submit(seen_by, server)
-            engine.run("tiny", ["sh", "-c", f"nc {WORLD} 80 </dev/null"], rm=True, check=True)
-            assert seen.result() == HOST
+        assert seen_in_the_world(host) == HOST
 
     on_host(test)
 
@@ -446,12 +446,7 @@ def test_a_store_that_is_made_anew_at_the_same_place(on_host, store_root):
         shutil.rmtree(store_root)
         small_image(store_root)
         engine = host.engine = Engine(store_root)
-        with host.inside(host.world):
-            server = listen(80)
-        with ThreadPoolExecutor(1) as pool:
-            seen = pool.submit(seen_by, server)
-            engine.run("tiny", ["sh", "-c", f"nc {WORLD} 80 </dev/null"], rm=True, check=True)
-            assert seen.result() == HOST
+        assert seen_in_the_world(host) == HOST
         assert engine.networks.get("bridge").subnets == ["10.87.0.0/16"]
 
     on_host(test)
