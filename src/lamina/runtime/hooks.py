@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOMENTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 LONGEST_COMPLAINT = 4096
+LARGEST_PIPE = 1 << 16  # pipe(7): what one has room for, unless somebody asks for more
 LONGEST_WAIT = 24 * 3600.0  # seconds that poll(2) is told at once; it takes no more than 24 days
 
 
@@ -82,25 +83,26 @@ def run(moment: str, hook: Hook, state: dict[str, Any], start: Starter) -> None:
 
 
 def _attend(pidfd: Fd, reader: Fd, timeout: int | None, name: str) -> str:
-    """Wait for its end, and read what it complains of meanwhile."""
+    """Wait for its end, and read what it complains of meanwhile. Whoever it leaves behind may go on writing: that is
+    neither waited for, nor does it keep a late one alive.
+    """
     end = None if timeout is None else monotonic() + timeout
     said = b""
     listening: list[int] = [int(pidfd), int(reader)]
-    while int(pidfd) in listening:
+    while True:
         left = None if end is None else min(max(0.0, end - monotonic()), LONGEST_WAIT)
         found = ready(left, *listening)
-        if not found and end is not None and monotonic() >= end:
-            pidfd_send_signal(pidfd, 9)
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-            raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
         if int(reader) in found:
-            data = os.read(reader, LONGEST_COMPLAINT)
+            data = os.read(reader, LARGEST_PIPE)  # so all that is there
             said = (said + data)[-LONGEST_COMPLAINT:]
             if not data:
                 listening.remove(int(reader))
-        elif int(pidfd) in found:
-            listening.remove(int(pidfd))
-    return said.decode(errors="replace").strip()
+        if int(pidfd) in found:
+            return said.decode(errors="replace").strip()
+        if end is not None and monotonic() >= end:
+            pidfd_send_signal(pidfd, 9)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
 
 
 def _judge(pidfd: Fd, name: str, complaint: str) -> None:
