@@ -155,7 +155,7 @@ def test_a_hook_ends_when_it_ends_whatever_its_children_say(runtime: Runtime) ->
     child = runtime.directory / "child"
     script = f"yes >&2 & echo $! >{child}.new; mv {child}.new {child}; exit 7"
     bundle.config["hooks"] = {"createRuntime": [shell(script, env=["PATH=/usr/bin:/bin"])]}
-    with pytest.raises(AssertionError, match="createRuntime hook .*exit status 7: y"):
+    with pytest.raises(AssertionError, match=r"createRuntime hook .*exit status 7: y"):
         runtime.create("c", bundle)
 
 

@@ -187,6 +187,7 @@ static PyObject *native_walk(PyObject *self, PyObject *args)
  * guarded by the interpreter's lock. */
 static int starts;
 static long dumpable;
+static int32_t generation = 1;      /* one more in each fork */
 
 static void start_begins(void)
 {
@@ -200,9 +201,11 @@ static void start_ends(void)
         raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
 }
 
-/* In a fork: what other threads had under way is no concern of this process. */
+/* In a fork: what other threads had under way is no concern of this process. Nor are the programs that it has copies of:
+ * they lie in memory that both share. */
 static void forked(void)
 {
+    generation++;
     if (starts) {
         starts = 0;
         raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
@@ -211,9 +214,10 @@ static void forked(void)
 
 static void settle(struct program *p)
 {
-    if (p->unsettled)
-        start_ends();
+    if (p->unsettled != generation)
+        return;
     p->unsettled = 0;
+    start_ends();
 }
 
 static const char CAPSULE[] = "lamina.linux._native.program";
@@ -256,7 +260,7 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
     pid = clone3_call(&clone, child, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     Py_END_ALLOW_THREADS
-    p->unsettled = pid >= 0 && flags & CLONE_VM && !(flags & CLONE_VFORK);
+    p->unsettled = pid >= 0 && flags & CLONE_VM && !(flags & CLONE_VFORK) ? generation : 0;
     if (!p->unsettled)
         start_ends();
     if (pid < 0) {

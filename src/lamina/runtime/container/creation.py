@@ -79,8 +79,7 @@ def create(root: bytes, identity: str, wishes: Wishes) -> Container:
     _check(spec, wishes)
     container = Container.make(root, identity)
     try:
-        container.write_file(b"config.json", data)
-        _Creation(container, spec, directory, wishes).run()
+        _Creation(container, spec, directory, wishes).run(data)
     finally:
         container.unlock()
     return container
@@ -123,9 +122,10 @@ class _Creation:
             "hooks": sorted(hooks_ for hooks_, listed in (spec.get("hooks") or {}).items() if listed),
         }
 
-    def run(self) -> None:
-        """Make it, or leave nothing behind."""
+    def run(self, data: bytes) -> None:
+        """Make it, or leave nothing behind. *data* is the specification as it was read."""
         try:
+            self.container.write_file(b"config.json", data)
             bundle = bundle_of(self.spec, self.directory)
             process = self.spec["process"]
             process["env"] = [*(process.get("env") or []), *self.wishes.environment]
