@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.console import ConsoleSocket, read_until
+from support.lives import until
 from support.oci import PATH, Runtime
 
 pytestmark = pytest.mark.root
@@ -319,3 +322,26 @@ def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
         running.send_signal(signal.SIGTERM)
         assert running.stdout.readline() == "terminated\n"
         assert running.wait(100) == 5
+
+
+@pytest.mark.parametrize("verb", ["exec", "update"])
+def test_a_document_may_come_through_a_pipe_piece_by_piece(box: Runtime, verb: str) -> None:
+    document: object = {"args": ["echo", "whole"], "cwd": "/", "env": [PATH]}
+    words = ["exec", "--process"]
+    if verb == "update":
+        document, words = {"pids": {"limit": 50}}, ["update", "--resources"]
+    pipe = box.directory / "pipe"
+    os.mkfifo(pipe)
+    text = json.dumps(document).encode()
+
+    def write() -> None:
+        with open(pipe, "wb", buffering=0) as file:
+            file.write(text[:10])
+            until(lambda: fcntl.ioctl(file, termios.FIONREAD, bytes(4)) == bytes(4))  # it has been read
+            file.write(text[10:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    done = box.ask(*words, pipe, "c")
+    writer.join()
+    assert (done.returncode, done.stdout) == (0, "whole\n" if verb == "exec" else ""), done.stderr

@@ -26,6 +26,7 @@ from lamina.linux.process import pidfd_open
 from lamina.linux.program import Reg, Step, Struct, assemble
 from lamina.runtime.identity import same_process
 from lamina.runtime.plan.waits import hand_over_step
+from lamina.runtime.waits import reap
 from lamina.store import containers
 from lamina.values import value
 
@@ -167,7 +168,7 @@ def _shared_memory(home: Home, said: str) -> Fd:
             program = assemble(_copying(), ("channel",)).fill({"channel": int(channel)}, {})
             child = program.spawn(0, enter=tuple((int(fd), kind) for fd, kind in enter))
         with child.pidfd:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            reap(child.pidfd)
         numbers = receive(ours, 1)[0] if child.failure() is None else []
     finally:
         for fd, _ in enter:

@@ -22,6 +22,7 @@ from lamina.linux.constants import CLONE_VFORK, CLONE_VM
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_send_signal
 from lamina.linux.program import Step, Strings, assemble
+from lamina.runtime.waits import reap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,16 +102,22 @@ def _attend(pidfd: Fd, reader: Fd, timeout: int | None, name: str) -> str:
             return said.decode(errors="replace").strip()
         if end is not None and monotonic() >= end:
             pidfd_send_signal(pidfd, 9)
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            reap(pidfd)
             raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
 
 
 def _judge(pidfd: Fd, name: str, complaint: str) -> None:
-    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    assert ended is not None
-    if ended.si_code == os.CLD_EXITED and ended.si_status == 0:
+    try:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        assert ended is not None
+        killed, status = ended.si_code != os.CLD_EXITED, ended.si_status
+    except ChildProcessError:  # this program waits for any child, or lets the kernel reap
+        from lamina.runtime.launch import taken_status
+
+        killed, status = False, taken_status(pidfd, f"wait for {name}")
+    if not killed and not status:
         return
-    how = f"exit status {ended.si_status}" if ended.si_code == os.CLD_EXITED else f"signal {ended.si_status}"
+    how = f"signal {status}" if killed else f"exit status {status}"
     raise HookFailed(f"run {name}: {how}{': ' if complaint else ''}{complaint}")
 
 
@@ -134,7 +141,7 @@ def starter(directory: bytes) -> Starter:
             for copy in copies:
                 copy.close()
         if (failed := child.failure()) is not None:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            reap(child.pidfd)
             raise OSError(failed[1], os.strerror(failed[1]))
         return child.pidfd
 
