@@ -72,6 +72,22 @@ def test_nobody_waits_while_a_layer_is_counted_that_goes(
     assert not [step for step in steps if step.startswith("layer-facts")]
 
 
+def test_what_lies_deeper_than_a_path_can_say_is_counted(store: Store) -> None:
+    """A container that dug so deep would use no room, as far as a limit of the store goes."""
+    with lease(store) as held, layers.stage(store, None, held) as stage:
+        here = os.open(stage.path, os.O_RDONLY)
+        for _ in range(30):
+            os.mkdir("d" * 255, dir_fd=here)
+            above, here = here, os.open("d" * 255, os.O_RDONLY, dir_fd=here)
+            os.close(above)
+        file = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here)
+        os.ftruncate(file, 1000)
+        os.close(file)
+        os.close(here)
+        stage.commit(None, None, None)
+        assert total(store) == Amount(1000, 31)
+
+
 def test_what_nothing_refers_to_goes(store: Store) -> None:
     record = make_image(store, "a", "b", names=("n/a:1",))
     with lease(store) as held:
