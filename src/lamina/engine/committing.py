@@ -21,14 +21,14 @@ from lamina.engine.chains import chain_of, own_layers, pending
 from lamina.engine.committed_image import Draft, Wish, image_of, run_of
 from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
-from lamina.engine.images import of_record
+from lamina.engine.images import Image, of_record
 from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
 from lamina.errors import Conflict, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
 from lamina.image.pending import make_lasting
-from lamina.store import images
+from lamina.store import images, tags
 from lamina.store.claims import claim
 from lamina.store.containers import RESTARTING
 from lamina.store.events import about, event, note
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from lamina.engine.container import Container
     from lamina.engine.image_verbs import LayerLimits
-    from lamina.engine.images import Image
     from lamina.engine.state_turn import StateTurn
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
@@ -144,10 +143,14 @@ def _made(store: Store, asked: dict[str, Any], record: ImageRecord, wish: Wish) 
         about(asked, "commit", comment=wish.message, imageID=f"sha256:{record.id}", imageRef=known),
         *([] if known is None else [event("image", "tag", f"sha256:{record.id}", name=known)]),
     )
-    if wish.now:
+    if wish.now:  # it is another one then, perhaps one that is here already
         record = digested(store, record)
     within_limit(store, [record.id])
-    return of_record(store, record)
+    if wish.now:
+        return of_record(store, record)
+    # not all the names of the store: there may be thousands, and the image is a moment old
+    named = None if wish.name is None else tags.find_name(store, wish.name)
+    return Image(store, record, [named] if named is not None and named.id == record.id else [])
 
 
 # -- its layers
