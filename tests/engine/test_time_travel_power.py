@@ -18,6 +18,7 @@ from lamina.engine import committed_image
 from lamina.engine.burials import sweep
 from lamina.errors import Unsupported
 from lamina.image.documents import DEFAULT_LIMITS
+from lamina.linux import flush
 from lamina.store import trace
 from lamina.store.layers import tree_of
 from lamina.values import replace
@@ -53,6 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[t
         rename(source, target, **directories)
 
     with monkeypatch.context() as patched:
+        patched.setattr(flush, "_flush", None)  # of several at once as well
         patched.setattr(os, "fsync", synced)
         patched.setattr(os, "rename", renamed)
         work()
