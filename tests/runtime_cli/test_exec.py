@@ -290,7 +290,7 @@ def test_output_that_does_not_block_is_written_when_there_is_room(runtime: Runti
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     most = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
-    command = [*runtime.command, "--root", runtime.root, "run", "--bundle", bundle.write(), "c"]
+    command = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
     ) as running:
