@@ -181,12 +181,16 @@ sys.stdin.read()
 
 def servants(user: Rootless) -> list[int]:
     """Who works on files for programs of *user*: other tests have theirs under the same number."""
-    found = []
+    found, top = [], Path(user.tmp)
+    while not top.is_mount():
+        top = top.parent
+    # as a mount table says it, without where the file system is mounted: /tmp may be one of its own
+    accounts = os.fsencode(f"/{Path(user.tmp).relative_to(top)}/")
     for number in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if b"within.serve" in Path("/proc", number, "cmdline").read_bytes():
                 mounts = Path("/proc", number, "mountinfo").read_bytes()
-                if os.fsencode(user.tmp) + b"/" in mounts:  # his accounts, over those of this machine
+                if accounts in mounts:  # his accounts, over those of this machine
                     found.append(int(number))
     return found
 

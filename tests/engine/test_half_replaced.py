@@ -31,14 +31,17 @@ SLEEP = ["sleep", "1000"]
 
 @pytest.fixture
 def several(engine: Engine, tmp_path: Path) -> Iterator[Container]:
-    """A container over this machine, which has two file systems more: one in the other, beside the root's."""
-    outer = tmp_path / "outer"
+    """A container over this machine, which has two file systems more: one in the other, beside the root's. Its working
+    directory is in neither, and their places are no part of its path.
+    """
+    outer, working = tmp_path / "outer", tmp_path / "working/directory"
     outer.mkdir()
+    working.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", outer], check=True)
     try:
         (outer / "inner").mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "none", outer / "inner"], check=True)
-        box = engine.start("host", SLEEP, name="box", network="none", stop_timeout=0)
+        box = engine.start("host", SLEEP, name="box", network="none", workdir=str(working), stop_timeout=0)
         yield box
         box.remove(force=True)
     finally:

@@ -288,8 +288,9 @@ def test_there_may_be_no_further_thread(
         raise RuntimeError("can't start new thread")
 
     there = engine.containers(all=True)
-    for place in ("_thread.start_new_thread", "threading._start_new_thread"):
-        monkeypatch.setattr(place, refuse)
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # the second one since Python 3.13
+        monkeypatch.setattr(threading, name, refuse, raising=False)
     for streams in ({"stdout": PIPE, "stderr": DEVNULL}, {}):
         with pytest.raises(KernelError, match="start a thread"):
             popen(["sleep", "600"], **streams)

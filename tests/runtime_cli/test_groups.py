@@ -127,8 +127,9 @@ def test_a_memory_hog_is_an_event(runtime: Runtime) -> None:
         while (event := json.loads(events.stdout.readline()))["type"] != "oom":
             pass
         assert event == {"type": "oom", "id": "c"}
-        said(runtime, "kill", "c", "KILL")
-        events.wait(100)
+        # the shell may be dead already: before the first one's memory is free, head may be refused some as well
+        runtime.ask("kill", "c", "KILL")
+        assert events.wait(100) == 0
 
 
 def test_everybody_is_killed(runtime: Runtime) -> None:

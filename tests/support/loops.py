@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from support.sources import SRC
+
+OURS = f"{SRC}/lamina/"
 # of the C functions that Lamina's own code calls in the thread of a loop: those that wait neither for a descriptor nor
 # for a disk. (What is read and written is not blocking: the loop, or poll(2), has said so, or O_NONBLOCK is set.)
 NEVER_WAIT = {
@@ -72,7 +75,7 @@ def watched() -> Iterator[list[str]]:
     def look(frame: FrameType, event: str, called: Any) -> None:
         if event == "call" and frame.f_code.co_name == "_find_and_load":  # an import, which reads files
             found.append(f"import {frame.f_locals.get('name')}")
-        if event != "c_call" or "/lamina/" not in frame.f_code.co_filename:
+        if event != "c_call" or not frame.f_code.co_filename.startswith(OURS):
             return
         if frame.f_code.co_name == "standing":  # which reads /proc: the kernel's memory
             return
@@ -81,7 +84,7 @@ def watched() -> Iterator[list[str]]:
         if name.endswith(".syscall"):
             name = f"{frame.f_locals.get('name')}(2)"
         if (str(module).startswith(PATIENT) or name.endswith("(2)")) and name not in NEVER_WAIT:
-            found.append(f"{name} in {frame.f_code.co_filename.rpartition('/lamina/')[2]}:{frame.f_lineno}")
+            found.append(f"{name} in {frame.f_code.co_filename.removeprefix(OURS)}:{frame.f_lineno}")
 
     gc.collect()
     gc.disable()

@@ -49,6 +49,8 @@ sys.path.insert(0, {src!r})
 from lamina.runtime_cli.entry import main
 main()
 """
+# not the command, which Debian 14 and its like have in a package of its own
+PIVOT = "from lamina.linux.mount import pivot_root; pivot_root('.', 'old')"
 # $1 is a script like the next one. What it mounts is seen by nobody else, and ends with its last process.
 ENTER = """
 set -eu
@@ -78,7 +80,7 @@ hostname peers
 mount -t tmpfs -o mode=755,nosuid,nodev,noexec cgroup sys/fs/cgroup
 {groups}
 mkdir -p old
-pivot_root . old
+{pivot}
 cd /
 umount -l /old
 rmdir /old
@@ -219,7 +221,10 @@ class PeerRoot:
         self._groups = [make_group(place, self.group) for place, _ in mounted]
         shown = [one for one in mounted if not (self._hide_v2 and one[1] == "cgroup2")]
         script = BUILD.format(
-            binds="\n".join(_binds_of(self._binds)), groups="\n".join(map(_group_mount, shown)), hold=HOLD
+            binds="\n".join(_binds_of(self._binds)),
+            groups="\n".join(map(_group_mount, shown)),
+            pivot=shlex.join(["env", f"PYTHONPATH={SRC}", sys.executable, "-P", "-c", PIVOT]),
+            hold=HOLD,
         )
         environment = {
             **ENVIRONMENT,

@@ -155,8 +155,8 @@ def name_of(path: bytes) -> bytes:
 # -- unpacking here
 
 
-class _Packing(threading.Thread):
-    """Packs into a pipe."""
+class _Packing:
+    """Packs into a pipe, in a thread of its own."""
 
     def __init__(
         self,
@@ -169,13 +169,16 @@ class _Packing(threading.Thread):
         owners: bool,
         devices: bool,
     ) -> None:
-        super().__init__(name="lamina-copy", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lamina-copy", daemon=True)
         self._container, self._path, self._out, self._name = container, path, out, name
         self._follow, self._owners, self._devices = follow, owners, devices
         self._failure: BaseException | None = None
         self.left_out = 0
 
-    def run(self) -> None:
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
             with self._out:
                 _, self.left_out = _pack(
@@ -187,7 +190,7 @@ class _Packing(threading.Thread):
 
     def check(self) -> None:
         """Raise what went wrong: an archive that ends early looks like one that is cut off."""
-        self.join()
+        self._thread.join()
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError) and not isinstance(failure, LaminaError):
             raise KernelError("copy", failure.errno or EIO, os.fsdecode(self._path)) from failure

@@ -263,18 +263,21 @@ class Swap:
             return "only on x86-64 it can be moved"
         if self.still.paused:
             return "the container is paused"
-        which = next((index for index, place in enumerate(self._places) if place.id == one.mount), 0)
-        at = self._places[which].mount_point.rstrip(b"/")
+        # in none of them: it was in one that was replaced before, and did not follow; taken for the root's
+        known = (index for index, place in enumerate(self._places) if place.id == one.mount)
+        which = next(known, 0 if self.changed[0][0] == b"/" else None)
+        at = b"" if which is None else self._places[which].mount_point.rstrip(b"/")
         if any(is_below(one.path, mount.mount_point, at) for mount in self._mounts):
             return "something is mounted over it"
         if self._rootless:  # it is mounted later; on top of what is there, everything that is there stays
-            on_top = self._uppers[which] in self.changed[which][1].lowerdirs[:1]
+            on_top = which is None or self._uppers[which] in self.changed[which][1].lowerdirs[:1]
             return (
                 why_not(one) if on_top else "only root of this machine can say whether it is there afterwards"
             )
         try:
             path = one.path[len(at) :].lstrip(b"/") or b"."
-            openat2(self._new[which], path, _PLACE | os.O_DIRECTORY, resolve=_EXACTLY).close()
+            tree = self.still.root if which is None else self._new[which]
+            openat2(tree, path, _PLACE | os.O_DIRECTORY, resolve=_EXACTLY).close()
         except KernelError as error:
             return f"afterwards it is not there: {error.strerror}"
         return why_not(one)

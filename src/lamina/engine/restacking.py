@@ -150,12 +150,12 @@ def swapped_to(home: Home, after: Stacks, places: Container[bytes]) -> bool | No
                 raise
             return None
         swapped = True in found.values()
-        if swapped and False in found.values() and first.is_there:
-            _replace_the_others(home, after, found)
         if swapped and first.is_there:
             from lamina.engine.stragglers import follow
 
-            follow(home, first.pid)
+            follow(home, first.pid)  # first: what is attached nowhere is in the way of the others
+            if False in found.values() and first.is_there:
+                _replace_the_others(home, after, found)
         return swapped if first.is_there else None
 
 
