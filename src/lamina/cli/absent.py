@@ -90,7 +90,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "network ls": {"--no-trunc": "is not supported: nothing is cut"},
     "network prune": {"--filter": LATER},
     "volume create": {
-        **dict.fromkeys(("-d", "--driver", "-o", "--opt"), VOLUMES),
+        **dict.fromkeys(("-o", "--opt"), VOLUMES),
         **dict.fromkeys(
             (
                 *("--availability", "--group", "--limit-bytes", "--required-bytes", "--scope", "--secret"),
