@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,3 +178,48 @@ def test_info_counts(lamina: Lamina, image: str) -> None:
 def test_info_of_a_store_that_is_not_there(lamina: Lamina, store_root: Path) -> None:
     assert ok(lamina("info", "-f", "{{.Containers}} {{.Images}}")) == "0 0\n"
     assert not store_root.exists()
+
+
+def test_some_of_the_streams(lamina: Lamina, image: str) -> None:
+    """What is not attached is in the log all the same."""
+    script = ("sh", "-c", "echo out; echo err >&2; exit 3")
+    for words, wanted in (
+        (("-a", "stdout"), ("out\n", "")), (("--attach=STDERR",), ("", "err\n")),
+        (("-astdout", "-a=stderr"), ("out\n", "err\n")),
+    ):  # fmt: skip
+        done = lamina("run", "--name", "box", *words, image, *script)
+        assert (done.returncode, (done.stdout, done.stderr)) == (3, wanted), words
+        done = lamina("logs", "box")
+        assert (done.stdout, done.stderr) == ("out\n", "err\n")
+        ok(lamina("rm", "box"))
+    done = lamina("run", "--rm", "-i", "-a", "stdin", "-a", "stdout", image, "cat", input="through")
+    assert ok(done) == "through"
+    for wrong, said in (
+        ("-a=stdout -d", "-a and -d contradict each other"),
+        ("-a=nothing", "not one of stdin, stdout, stderr"),
+    ):
+        done = lamina("run", *wrong.split(), image, "true")
+        assert done.returncode == 125 and said in done.stderr
+    assert ok(lamina("ps", "-aq")) == ""
+
+
+def test_input_alone(lamina: Lamina, image: str) -> None:
+    """docker's `cat file | docker run -i -a stdin`: the id is printed, and the log has what came of it."""
+    words = ("run", "-i", "-a", "stdin", "--name", "box", image, "sh", "-c", "cat; exit 3")
+    shown = ok(lamina(*words, input="through"))
+    assert shown == ok(lamina("inspect", "-f", "{{.Id}}", "box"))
+    assert ok(lamina("logs", "box")) == "through"
+    assert ok(lamina("inspect", "-f", "{{.State.ExitCode}}", "box")) == "3\n"
+
+
+def test_signals_that_are_kept(lamina: Lamina, image: str) -> None:
+    """--sig-proxy=false: they end the command, not the container."""
+    words = ["run", "--name", "box", "--sig-proxy=false", image, "sh", "-c", "echo ready; exec sleep 1000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lamina", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None and command.stdout.readline() == "ready\n"
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(200) == -signal.SIGTERM
+    assert ok(lamina("ps", "--format", "{{.Names}}")) == "box\n"
+    ok(lamina("rm", "-f", "box"))

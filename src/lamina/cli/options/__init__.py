@@ -61,3 +61,11 @@ def keys(text: str) -> str:
 
     read_keys(text)
     return text
+
+
+def stream(text: str) -> str:
+    """One of the standard streams, in small letters."""
+    found = text.lower()
+    if found not in ("stdin", "stdout", "stderr"):
+        raise ValueError("not one of stdin, stdout, stderr")
+    return found
