@@ -403,9 +403,10 @@ def identities(store: Store) -> list[str]:
 def find(store: Store, reference: str) -> Home:
     """The container with the id, the name, or the only one whose id begins with *reference*, in this order (docker's).
 
+    A `/` before it is none of it: docker's `inspect` shows names so, and takes them so.
     Raises NotFound, or InvalidInput when several ids begin so. *reference* is never used as a path unchecked.
     """
-    home = _find(store, reference)
+    home = _find(store, reference.removeprefix("/"))
     if home is None:
         raise no_such(reference)
     return home
