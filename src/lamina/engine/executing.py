@@ -26,6 +26,7 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.linux.fd import Fd, ready
+from lamina.linux.namespaces import NAMESPACES
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
@@ -78,21 +79,12 @@ else:
 LONGEST_SAID = 1024
 # seconds that a first process which was killed may take to end: what others began in there fails before
 ENDING = 0.2
+# those that any process may take to die of SIGKILL while somebody waits for that
+DYING = 10.0
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _reaping = _thread.allocate_lock()
 _FLAGS = ("tty", "interactive", "privileged")
-# the files in /proc/<pid>/ns, and clone3(2)'s flags for them
-NAMESPACES = {
-    "cgroup": 0x02000000,
-    "ipc": 0x08000000,
-    "mnt": 0x00020000,
-    "net": 0x40000000,
-    "pid": 0x20000000,
-    "time": 0x00000080,
-    "user": 0x10000000,
-    "uts": 0x04000000,
-}
 
 
 def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
@@ -123,12 +115,47 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) 
 
 
 class Execution:
-    """The process while it lives, a child of ours. `pid`, `pidfd`, and `pty`, the master of its terminal or None."""
+    """The process while it lives, a child of ours. `pid`, `pidfd`, and `pty`, the master of its terminal or None.
+
+    Until it was `handed_over` to who sees its end, it is killed when nobody holds it any more: a Ctrl-C between any two
+    instructions would leave one that nobody knows of, and which keeps its container from ending.
+    """
 
     def __init__(self, joined: Joined, pty: Fd | None) -> None:
         self._joined, self.pty = joined, pty
         self.pid, self.pidfd = joined.pid, joined.pidfd
         self._status: int | None = None
+        self._maker: int | None = os.getpid()  # a fork has an object like it, and not the process
+
+    def __del__(self) -> None:
+        try:
+            if self._maker == os.getpid():
+                self.abandon()
+        except (
+            AttributeError,
+            LaminaError,
+            OSError,
+            TypeError,
+        ):  # never begun, or the interpreter is leaving
+            pass
+
+    def handed_over(self) -> None:
+        """Somebody sees its end from now on, or it is meant to go on without anybody."""
+        self._maker = None
+
+    def abandon(self) -> None:
+        """Kill it, and reap it: nobody will ask how it ended. One that cannot die yet is reaped when it has."""
+        if self._status is None:
+            self.kill(9)
+            if not ready(DYING, self.pidfd):  # it was paused just then
+                leave(self)
+                return
+            try:
+                self.wait()
+            except LaminaError:  # this program waits for any child, and took it
+                pass
+        self.handed_over()
+        self.close()
 
     def kill(self, signal: int) -> None:
         """Send *signal*; nothing happens when the process has ended already."""
@@ -144,6 +171,7 @@ class Execution:
         """Wait for the end and give the exit status, 128 + n after signal n."""
         if self._status is None:
             self._status = self._joined.wait()
+            self.handed_over()
         return self._status
 
     def close(self) -> None:
@@ -170,8 +198,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
         try:
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
-            execution.kill(9)
-            execution.wait()
+            execution.abandon()
             raise
         warning = conclude(execution, ended, tell)
     finally:
@@ -199,8 +226,7 @@ def begin(
     try:
         return execution, told(home, words)
     except BaseException:
-        execution.kill(9)
-        execution.wait()
+        execution.abandon()
         raise
 
 
@@ -239,10 +265,13 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    told(home, words, keeps=False)
-    pid = execution.pid
+    try:
+        told(home, words, keeps=False)
+    except BaseException:
+        execution.abandon()
+        raise
     keep_terminal(execution)
-    return pid
+    return execution.pid
 
 
 def told(home: Home, words: tuple[str, ...], *, keeps: bool = True) -> Tell:
@@ -277,6 +306,7 @@ def leave(execution: Execution) -> None:
     from lamina.engine.detaching import is_small
 
     _left.append(execution.pidfd)
+    execution.handed_over()
     if not is_small():
         from lamina.engine.reaping import watch
 
@@ -324,23 +354,30 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd, _turn(home):
-        target = _target(home, state)
-        if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
-            raise Conflict(
-                f"exec in container {home.shown}: it is paused",
-                remedy="unpause the container before exec",
-            )
-        try:
-            execution = _begun(
-                target, pidfd, state["joining"]["process"], words, asked, stdio, terminal, noted
-            )
-        except LaminaError as failure:
-            of_command = isinstance(failure, (CommandNotFound, CommandNotExecutable))
-            if ready(0 if of_command else ENDING, pidfd):  # it has ended, and with it what was begun
-                raise _not_running(home) from failure
-            raise
-    stdio.started(execution.pty)
+    execution: Execution | None = None
+    try:
+        with _first_process(home, state) as pidfd, _turn(home):
+            target = _target(home, state)
+            if os.path.lexists(home.path + b"/paused") or (
+                target.cgroup is not None and target.cgroup.frozen
+            ):
+                raise Conflict(
+                    f"exec in container {home.shown}: it is paused",
+                    remedy="unpause the container before exec",
+                )
+            first = state["joining"]["process"]
+            try:
+                execution = _begun(target, pidfd, first, words, asked, stdio, terminal, noted)
+            except LaminaError as failure:
+                of_command = isinstance(failure, (CommandNotFound, CommandNotExecutable))
+                if ready(0 if of_command else ENDING, pidfd):  # it has ended, and with it what was begun
+                    raise _not_running(home) from failure
+                raise
+        stdio.started(execution.pty)
+    except BaseException:
+        if execution is not None:
+            execution.abandon()
+        raise
     return execution
 
 

@@ -239,6 +239,7 @@ async def popen(
         pipes.close()
         raise
     pipes.handed_over()
+    execution.handed_over()
     attendance = LoopAttendance(execution, stdio, None, init=True)
 
     async def stay() -> int:
