@@ -26,7 +26,6 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.linux.fd import Fd, ready
-from lamina.linux.namespaces import NAMESPACES
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
@@ -38,7 +37,7 @@ from lamina.supervisor.stdio import DEVNULL, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from signal import pidfd_send_signal
     from typing import Any, Protocol, TypedDict
 
@@ -84,34 +83,18 @@ DYING = 10.0
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _reaping = _thread.allocate_lock()
-_FLAGS = ("tty", "interactive", "privileged")
 
-
-def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
-    """The checked form of ExecOptions. Raises InvalidInput, and TypeError for an option that does not exist."""
-    checked: dict[str, Any] = {name: bool(options[name]) for name in _FLAGS if name in options}
-    for key, given in options.items():
-        if key in _FLAGS or (key == "detach_keys" and not checked.get("tty")):
-            continue
-        if key == "env":
-            from lamina.engine.notation import read_env
-
-            checked[key] = read_env(given, os.environ if environ is None else environ)
-        elif key in ("workdir", "user"):
-            from lamina.engine.notation import READERS
-
-            checked[key] = READERS[key](given)
-        elif key == "detach_keys":
-            from lamina.supervisor.keys import read_keys
-
-            checked["keys"] = read_keys(given)
-        else:
-            raise TypeError(f"exec() got an unexpected keyword argument {key!r}")
-    if checked.get("tty") and "keys" not in checked:
-        from lamina.supervisor.keys import read_keys
-
-        checked["keys"] = read_keys(options.get("detach_keys"))
-    return Asked(**checked)
+# the files in /proc/<pid>/ns, and clone3(2)'s flags for them
+NAMESPACES = {
+    "cgroup": 0x02000000,
+    "ipc": 0x08000000,
+    "mnt": 0x00020000,
+    "net": 0x40000000,
+    "pid": 0x20000000,
+    "time": 0x00000080,
+    "user": 0x10000000,
+    "uts": 0x04000000,
+}
 
 
 class Execution:
@@ -249,9 +232,8 @@ def result(
         return Completed(list(words), 0, container=home.id)
     out, err = stdio.captured(1), stdio.captured(2)
     if ended.timed_out:
-        raise TimeoutExpired(
-            f"exec {' '.join(words)}: not ended within {io.timeout:g} s, and killed", stdout=out, stderr=err
-        )
+        said = f"exec {' '.join(words)}: not ended within {io.timeout:g} s, and killed"
+        raise TimeoutExpired(said, cmd=list(words), timeout=io.timeout, stdout=out, stderr=err)
     if ended.errors:
         raise KernelError("write the output of the command", ended.errors[0].errno or 5)
     warnings = (warning,) if warning else ()

@@ -266,7 +266,7 @@ class Attended:
 
     def end(self, seconds: float | None) -> int | None:
         """Its exit status, None if it has not ended within so many *seconds*."""
-        if not self._over.wait(seconds):
+        if not self._over.wait(None if seconds is None else min(seconds, threading.TIMEOUT_MAX)):
             return None
         self._shows = None
         if self._failure is not None:
