@@ -159,7 +159,9 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
             break
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            raise TimeoutExpired(f"wait for container {home.shown}: not ended within {seconds:g} s")
+            raise TimeoutExpired(
+                f"wait for container {home.shown}: not ended within {seconds:g} s", timeout=seconds
+            )
         with _process(home) as process:
             if process.is_there:
                 yield from _end_of(process, left)
