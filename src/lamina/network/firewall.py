@@ -359,6 +359,7 @@ def _translated(error: KernelError) -> Exception:
     if error.errno == ENOENT and error.target.startswith("rule "):
         return Unsupported(
             f"make the rules of a network: this kernel lacks an expression of nf_tables ({error.target})",
-            remedy=f"load its modules (nft_fib_inet, nft_masq, nft_nat, nft_ct, nf_tables_bridge), or {REMEDY}",
+            remedy="load its modules (nft_fib_inet, nft_limit, nft_masq, nft_nat, nft_ct, nf_tables_bridge), or "
+            + REMEDY,
         )
     return error

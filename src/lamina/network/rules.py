@@ -39,6 +39,7 @@ from lamina.linux.nftables import (
     map_to,
     masquerade,
     meta,
+    over_rate_in,
     payload,
     verdict,
 )
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
     from lamina.linux.nftables import Expression, Message
     from lamina.network.model import Attachment, Network, Published
 
+MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE = 2000, 200  # datagrams of one container a second; the first ones
+_MOST_ASKING, _ASKING_SECONDS = 65535, 60
 _ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 136, 137
 _FROM_BRIDGE = meta("iifname") + in_set("bridges")
 _TO_BRIDGE = meta("oifname") + in_set("bridges")
@@ -109,12 +112,16 @@ def _inet(name: str) -> list[Message]:
     table = [add_table(INET, name)]
     for number, (known, (key, data)) in enumerate(_INET_SETS.items(), 1):
         table.append(add_set(INET, name, known, number, key, data=data, interval=known in _INTERVALS))
+    table.append(
+        add_set(INET, name, "asking4", 31, ("ipv4_addr",), timeout=True, dynamic=True, size=_MOST_ASKING)
+    )
     chains = {
         "first": ("prerouting", -300, "filter"),
         "ports": ("", 0, ""),
         "arriving": ("prerouting", -100, "nat"),
         "own": ("output", -100, "nat"),
         "leaving": ("postrouting", 100, "nat"),
+        "questions": ("input", 0, "filter"),
         "forward": ("forward", 0, "filter"),
     }
     for chain, (hook, priority, kind) in chains.items():
@@ -186,6 +193,20 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
         _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field(FROM_4) + in_set("inside4") + masquerade(),
         _TO_BRIDGE + _PUBLISHED + IS_IPV6 + network_field(FROM_6) + in_set("inside6") + masquerade(),
         _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field((12, 1)) + _LOOPBACK + masquerade(),
+    ),
+    # all containers of a network ask one socket: who floods it must not fill its queue, or others are not heard
+    "questions": (
+        IS_IPV4
+        + meta("l4proto")
+        + compare(bytes([PROTOCOLS["udp"]]))
+        + meta("iifname")
+        + network_field(TO_4, REG_2)
+        + in_set("naming")
+        + payload("transport", 2, 2)
+        + compare(egress.DNS.to_bytes(2, "big"))
+        + network_field(FROM_4)
+        + over_rate_in("asking4", _ASKING_SECONDS, MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE)
+        + DROP,
     ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
