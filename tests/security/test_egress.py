@@ -61,6 +61,11 @@ def test_what_can_be_allowed() -> None:
                   "allow=a.*.b", "allow=10.0.0.0.1", "allow=" + ",".join(f"a{n}" for n in range(300))):  # fmt: skip
         with pytest.raises(InvalidInput):
             read_egress([wrong])
+    for mapped, meant in (("[::ffff:10.0.0.1]:80", "10.0.0.1/32"), ("::ffff:a00:0/104", "10.0.0.0/8")):
+        with pytest.raises(InvalidInput, match="no packet has such an address") as caught:
+            read_allowed(mapped)
+        assert caught.value.remedy == f"write {meant}"
+    assert written(read_allowed("::/0")) == "::/0"
     for network in ("none", "host", "container:x"):
         with pytest.raises(InvalidInput, match="contradict"):
             check_options({"network": network, "egress": "deny"})

@@ -13,7 +13,7 @@ from lamina.linux.netlink import open_channel
 from lamina.linux.rtnetlink import links
 from lamina.network import forwarding, rules
 from lamina.network.model import Network, link_local
-from lamina.network.subnet import packed
+from lamina.network.subnet import packed, text_of
 from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
 from support.lab import (
     HOST,
@@ -32,6 +32,7 @@ from support.lab import (
     reaches,
     seen_by,
 )
+from support.lives import until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
@@ -128,6 +129,32 @@ def test_a_container_cannot_pose_as_another_by_neighbour_discovery() -> None:
             with lab.inside(attacker):
                 raw(frame(b"\x33\x33\x00\x00\x00\x01", own, IPV6, icmpv6(source, all_nodes, 136, rest)))
         assert own.hex(":") not in ip("-6", "neigh", "show", victim.v6)
+
+    in_lab(test)
+
+
+def test_a_container_cannot_keep_another_from_its_address() -> None:
+    """Who asks from no address for one that somebody is about to take says that he takes it too (RFC 4862, 5.4.3)."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6=V6)
+        attacker = lab.container(network, "attacker")
+        victim = lab.container(network, "victim")
+        wanted = link_local(victim.mac)
+        group = packed("ff02::1:ff00:0")[:13] + wanted[13:]
+        probe = frame(b"\x33\x33" + group[12:], attacker.mac, IPV6,
+                      icmpv6(bytes(16), group, 135, bytes(4) + wanted))  # fmt: skip
+        own = link_local(attacker.mac)
+        shown = "tentative"
+        while "tentative" in shown and "dadfailed" not in shown:
+            with lab.inside(attacker):
+                raw(probe)
+            with lab.inside(victim):
+                shown = ip("-6", "addr", "show", "dev", "eth0", "scope", "link")
+        assert "dadfailed" not in shown
+        with lab.inside(attacker):  # its own questions of this kind have passed
+            until(lambda: "tentative" not in ip("-6", "addr", "show", "dev", "eth0", "scope", "link"))
+            assert text_of(own) in ip("-6", "addr", "show", "dev", "eth0", "scope", "link")
 
     in_lab(test)
 

@@ -74,7 +74,8 @@ if TYPE_CHECKING:
 
 MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE = 2000, 200  # datagrams of one container a second; the first ones
 _MOST_ASKING, _ASKING_SECONDS = 65535, 60
-_ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 136, 137
+_ROUTER_ADVERTISEMENT, _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 135, 136, 137
+_LISTENER_REPORTS = (131, 143)  # of multicast, MLDv1 and MLDv2
 _FROM_BRIDGE = meta("iifname") + in_set("bridges")
 _TO_BRIDGE = meta("oifname") + in_set("bridges")
 _ELSEWHERE = meta("oifname") + in_set("bridges", absent=True)
@@ -241,6 +242,7 @@ def _own(field: Expression, known: str, *, absent: bool = False) -> Expression:
 
 
 _OF_ICMPV6 = IS_ETHER_IPV6 + IS_ICMPV6
+_FROM_NOWHERE = _OF_ICMPV6 + network_field(FROM_6) + compare(bytes(16))
 _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
     "from_a_container": (
         _own(payload("link", 6, 6, REG_2), "macs", absent=True) + DROP,
@@ -263,13 +265,14 @@ _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
         + _own(payload("transport", 8, 16, REG_2), "addresses6", absent=True)
         + DROP,
         meta("protocol") + compare(ETHER_IPV6) + _own(network_field(FROM_6, REG_2), "addresses6") + ACCEPT,
-        # before it has an address: neighbour discovery, and the multicast groups that takes
-        meta("protocol")
-        + compare(ETHER_IPV6)
-        + network_field(FROM_6)
-        + compare(bytes(16))
-        + IS_ICMPV6
+        # before it has an address: whether somebody else has its own one, which for another's would keep that one from
+        # it (RFC 4862, 5.4.3); and the multicast groups that takes
+        _FROM_NOWHERE
+        + ICMPV6_TYPE
+        + compare(bytes([_NEIGHBOUR_SOLICITATION]))
+        + _own(payload("transport", 8, 16, REG_2), "addresses6")
         + ACCEPT,
+        *(_FROM_NOWHERE + ICMPV6_TYPE + compare(bytes([kind])) + ACCEPT for kind in _LISTENER_REPORTS),
         DROP,
     ),
 }
