@@ -137,7 +137,12 @@ def _network_at(path: str) -> Fd:
     try:
         fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        raise KernelError("open network namespace", error.errno or 0, path) from error
+        raise KernelError(
+            "open network namespace",
+            error.errno or 0,
+            path,
+            remedy="'ip netns list' shows those in /run/netns",
+        ) from error
     try:
         if ns_type(fd) == CLONE_NEWNET:
             return fd
