@@ -101,6 +101,14 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
         mount("tmpfs", place, "tmpfs", 0, "size=32m")
         root = place / "s"
         small_image(root)
+        try:
+            fill_and_live(place, root)
+        finally:  # what lives would outlive this mount namespace
+            (place / "ballast").unlink(missing_ok=True)
+            for one in _run(root, "ps", "-aq").stdout.split():
+                _run(root, "rm", "-f", one)
+
+    def fill_and_live(place: Path, root: Path) -> None:
         before = [
             "run",
             "-d",
@@ -113,6 +121,7 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
         ]
         assert _run(root, *before).returncode == 0
         until(lambda: _run(root, "logs", "before").stdout == "up\n")
+        assert _run(root, "run", "-d", "--name", "plain", "tiny", "sleep", "1000").returncode == 0
         _fill(place, free)
         for words in (
             ["run", "--rm", "tiny", "true"],
@@ -140,8 +149,10 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
                 )
             ), done
         (name,) = {"before", "earlier"} & set(_run(root, "ps", "-a", "--format", "{{.Names}}").stdout.split())
-        done = _run(root, "stop", name)
-        assert done.returncode == 0, done
+        _fill(place, free)
+        for one in ("plain", name):  # the first is killed in its stop signal's stead, which is written down
+            done = _run(root, "stop", one)
+            assert done.returncode == 0, done
         for one in _run(root, "ps", "-aq").stdout.split():
             done = _run(root, "rm", "-f", one)
             assert done.returncode == 0, done

@@ -193,7 +193,7 @@ class Beginning:
         return start.warnings
 
     def _end_at_once(self) -> None:
-        """What has just been started or adopted cannot be looked after: it ends here. Raises KernelError."""
+        """What has just been started cannot be looked after: it ends here. Raises KernelError."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -295,9 +295,13 @@ class Beginning:
         pthread_sigmask(SIG_UNBLOCK, CAUGHT)
 
     def abandon(self, failure: BaseException) -> None:
-        """The start failed: note why, or remove what was to be removed at its end."""
+        """The start failed: note why, or remove what was to be removed at its end. What could not be adopted lives on,
+        as if we had been killed, and the next command has somebody try again.
+        """
         home = self.home
         try:
+            if isinstance(self.process, Adopted):
+                return
             self._end_at_once()
             never = home.read("state") is None
             if home.held and self.asked.get("rm") and (never or self.cut_short):

@@ -10,6 +10,7 @@ import os
 import time
 
 from lamina.engine.detaching import start_supervised
+from lamina.engine.restarting import UNKNOWN
 from lamina.engine.settling import SIGKILL, Process, has_just_ended, keep, state_of, wake_supervisor
 from lamina.engine.waits import Wait, block
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, TimeoutExpired
@@ -172,7 +173,9 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
     if state is None:
         raise no_such(home.short_id)
     end = home.read("exit")
-    return 0 if end is None else int(end["status"])
+    if end is None:  # a disk that is full keeps anybody from writing down that it has ended
+        return UNKNOWN if home.has("state") else 0
+    return int(end["status"])
 
 
 def _state_or_none(home: Home) -> str | None:

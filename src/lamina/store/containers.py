@@ -23,7 +23,7 @@ Lock order: a container's lock first, the names' turn (names.py) second; nobody 
 from __future__ import annotations
 
 import os
-from errno import ENOENT, ENOTEMPTY
+from errno import EINVAL, ENOENT, ENOTEMPTY
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock, names, record
@@ -247,15 +247,17 @@ class Home:
     # -- markers: files that say something by being there; anybody may make them
 
     def set_mark(self, marker: str, text: str = "") -> None:
-        """Make the file *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError."""
+        """Make *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError.
+
+        A text is where a symbolic link leads: that takes no block of a disk, so it can be said on one that is full.
+        """
         place = self.path + b"/" + marker.encode()
         stage = place + b".%s" % os.urandom(4).hex().encode()
         try:
-            descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, text.encode())
-            finally:
-                os.close(descriptor)
+            if text:
+                os.symlink(text.encode(), stage)
+            else:
+                os.close(os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.rename(stage, place)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
@@ -271,11 +273,12 @@ class Home:
         return os.path.lexists(self.path + b"/" + marker.encode())
 
     def mark_text(self, marker: str) -> str:
-        """What the file *marker* says, "" where there is none."""
+        """What *marker* says, "" where that is nothing, or it is not there."""
         try:
-            with open(self.path + b"/" + marker.encode(), "rb", buffering=0) as file:
-                return file.read(64).decode(errors="replace")
-        except FileNotFoundError:
+            return os.readlink(self.path + b"/" + marker.encode()).decode(errors="replace")
+        except OSError as error:
+            if error.errno not in (ENOENT, EINVAL):  # there is none, or it is a file: it says nothing
+                raise
             return ""
 
     # -- the marks of those who are looked after
