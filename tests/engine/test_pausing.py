@@ -201,7 +201,7 @@ def test_pausing_and_a_health_check_do_not_wait_for_each_other(engine: Engine) -
 
     def pause() -> None:
         os.read(at_the_door, 1)
-        pausing.alone_with = have_alone  # type: ignore[assignment]
+        pausing.alone_with = have_alone
         box.pause()
 
     both = [in_a_process(check), in_a_process(pause)]
