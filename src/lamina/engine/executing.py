@@ -239,9 +239,9 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    told(home, words, keeps=False)
     pid = execution.pid
-    keep_terminal(execution)
+    keep_terminal(execution)  # before it is told of, which may fail: it has to be reaped in any case
+    told(home, words, keeps=False)
     return pid
 
 
