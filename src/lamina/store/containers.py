@@ -262,6 +262,7 @@ class Home:
         except FileNotFoundError:
             raise no_such(self.short_id) from None
         except OSError as error:
+            error.filename = stage  # of a link it is what it leads to
             raise_storage_error(error, "mark container", self.path)
 
     def drop_mark(self, marker: str) -> None:
