@@ -11,13 +11,14 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused`, `stopped`, `carried`, `again` and `kept` say something by being there. `paused` is made before the
+The marks `paused`, `stopped`, `carried`, `again` and `kept` say something by being there. `paused` is made before the
 freezing and goes after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone
 with the next start. `stopped` and `carried` tell of the signal whose default action is carried out by a SIGKILL.
 `again`: it is being ended to be started again, whatever its policy says (health checks). `kept` names the process that
 will start it again in a moment, so that its end does not remove it.
 
-Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
+Lock order: a container's lock first, then the turn on its states (snapshots.py), `joining` (lock.py), the turn on its
+directory, and last the names' turn (names.py); nobody ever waits for two containers.
 """
 
 from __future__ import annotations

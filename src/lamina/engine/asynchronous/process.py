@@ -58,6 +58,7 @@ class AsyncProcess:
         attendance: LoopAttendance,
         staying: Coroutine[Any, Any, int],
         send: Callable[[int], None],
+        ends: Fd,
     ) -> None:
         self.args: list[str] = args
         self._container = container
@@ -71,7 +72,7 @@ class AsyncProcess:
         self._talk: asyncio.Future[Any] | None = None
         self._out: list[Any] = []
         self._err: list[Any] = []
-        self._ends = Fd(os.eventfd(0, os.EFD_CLOEXEC))
+        self._ends = ends
         self._staying = asyncio.ensure_future(staying)
         _staying.add(self._staying)
         self._staying.add_done_callback(self._ended)
@@ -228,10 +229,16 @@ async def _all_of(reader: Any, parts: list[Any]) -> None:
         parts.append(part)
 
 
+def _ends() -> Fd:
+    """What can be read from once a process has ended; made before there is one, so that there is none without."""
+    return Fd(os.eventfd(0, os.EFD_CLOEXEC))
+
+
 async def popen(
     home: Home, words: tuple[str, ...], asked: Asked, io: Io, encoding: tuple[str, str] | None
 ) -> AsyncProcess:
     """Begin *words* in the container; raises as `executing.execute`."""
+    ends = _ends()
     pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
         stdio, execution, tell = await in_thread(lambda: _begin(home, words, asked, pipes), undo=_undo)
@@ -261,7 +268,7 @@ async def popen(
             raise KernelError("write the output of the command", ended.errors[0].errno or 5)
         return ended.status
 
-    process = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill)
+    process = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill, ends)
     await process._begin(pipes, encoding)
     return process
 
@@ -294,6 +301,7 @@ async def popen_container(
     encoding: tuple[str, str] | None,
 ) -> AsyncProcess:
     """Begin *words* in a new container; raises as `run.run`."""
+    ends = _ends()
     pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
         session = await started(store, image, words, options, pipes.io, hooks)
@@ -311,7 +319,7 @@ async def popen_container(
         attendance.deliver(signal)
 
     assert session.record is not None
-    process = AsyncProcess(session.record["command"], session.home.id, attendance, stay(), send)
+    process = AsyncProcess(session.record["command"], session.home.id, attendance, stay(), send, ends)
     await process._begin(pipes, encoding)
     return process
 
