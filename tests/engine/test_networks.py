@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lamina.engine import plugging
-from lamina.engine.committing import run_of
+from lamina.engine.committed_image import run_of
 from lamina.engine.networks import network_of, table_of
 from lamina.engine.supervising import Supervisor
 from lamina.errors import (

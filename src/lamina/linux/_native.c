@@ -1,5 +1,5 @@
-/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes many files at once;
- * and has some calls on descriptors.
+/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes, looks at, or
+ * puts on the disk, many files at once; and has some calls on descriptors.
  *
  * Why C: the child of a clone3(CLONE_VM) shares every byte of memory with its parent, an interpreter with threads. It
  * must not touch Python, libc's locks, malloc or errno. This walker touches a list, its own stack and the kernel, so
@@ -25,6 +25,8 @@
 #include "walker.h"
 #include "create.h"
 #include "descriptors.h"
+#include "flush.h"
+#include "survey.h"
 
 enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
 
@@ -336,6 +338,7 @@ static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
     {"create_files", native_create_files, METH_O, create_files_doc},
     {"exchange", native_exchange, METH_VARARGS, exchange_doc},
+    {"flush", native_flush, METH_O, flush_doc},
     {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},
     {"flock", native_flock, METH_VARARGS, flock_doc},
     {"poll", native_poll, METH_VARARGS, poll_doc},
@@ -345,6 +348,7 @@ static PyMethodDef methods[] = {
     {"spawn", native_spawn, METH_VARARGS, spawn_doc},
     {"outcome", native_outcome, METH_O, outcome_doc},
     {"settle", native_settle, METH_O, settle_doc},
+    {"survey", native_survey, METH_VARARGS, survey_doc},
     {NULL, NULL, 0, NULL},
 };
 

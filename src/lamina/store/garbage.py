@@ -14,7 +14,7 @@ import time
 from errno import ENOENT
 
 from lamina.errors import Corrupt
-from lamina.store import blobs, claims, images, layers, lock, snapshots, stage, successors
+from lamina.store import blobs, claims, images, layers, lock, snapshots, stage, successors, tags
 from lamina.store.durable import sync_directory
 from lamina.store.leases import leased
 from lamina.store.references import References
@@ -124,7 +124,7 @@ class _Collector:
             self.partials()
             if not self.dry:
                 claims.sweep(self.store)
-                images.sweep(self.store)
+                tags.sweep(self.store)
                 snapshots.sweep(self.store)
         finally:
             if scratch is not None:
