@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 DEVICE = re.compile(r"\b(?:lo|eth\d|up0|lamina0|lam-\w+|lamv<id>\d\d)\b")
-ADDRESS = re.compile(r"\b\d+(?:\.\d+){3}(?:/\d+)?\b")
+ADDRESS = re.compile(r"\b(?:\d+(?:\.\d+){3}|fd00:[\da-f:]+)(?:/\d+)?\b")
 SET = re.compile(r"^(?:inet|bridge) \w+ +\{.*\}$", re.MULTILINE)
 
 
@@ -44,13 +44,16 @@ def drawn(name: str) -> dict[str, Any]:
 
 
 def seen() -> tuple[set[str], set[str], str]:
-    """(devices, addresses of IPv4, default gateway) of this network namespace."""
+    """(devices, addresses of IPv4 and of fd00::/16, default gateway) of this network namespace."""
     links = json.loads(ip("-j", "addr"))
     devices = {one["ifname"] for one in links}
     addresses = {
-        f"{a['local']}/{a['prefixlen']}" for one in links for a in one["addr_info"] if a["family"] == "inet"
+        f"{a['local']}/{a['prefixlen']}"
+        for one in links
+        for a in one["addr_info"]
+        if a["family"] == "inet" or a["local"].startswith("fd00:")
     }
-    routes = json.loads(ip("-j", "route"))
+    routes = [one for family in ("-4", "-6") for one in json.loads(ip("-j", family, "route"))]
     return devices, addresses, next((one["gateway"] for one in routes if one["dst"] == "default"), "")
 
 
@@ -92,6 +95,7 @@ MODES: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "host": ([{"network": "host"}], None),
     "default bridge": ([{"network": "bridge", "publish": ["8080:80"]}], None),
     "user-defined": ([{"network": "back"}], BACK),
+    "IPv6 alone": ([{"network": "back", "publish": ["8080:80"]}], {"ipv4": False, "subnets": ["fd00:79::/64"]}),
     "internal": ([{"network": "back"}], {**BACK, "internal": True}),
     "container": ([{"network": "back", "name": "web"}, {"network": "container:web"}], BACK),
     "ns": ([{"network": WORLD}], None),

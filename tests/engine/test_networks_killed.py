@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from lamina.engine import plugging
+from lamina.engine.network_record import Ledger, attachments_in
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.store import trace
+from lamina.values import replace
+from support.lab import reaches
 from support.lives import until
 from support.network_host import Host, links_by_ip, on_host, responders
 
@@ -248,5 +251,22 @@ def test_what_one_that_rests_could_not_give_back_is_found_and_goes(
         host.engine.storage.check(repair=True)
         assert host.engine.storage.check().findings == ()
         assert host.left() == before
+
+    on_host(store_root, test)
+
+
+def test_a_port_is_written_down_by_who_was_killed_before_it_was_refused(store_root: Path) -> None:
+    """Whoever makes the rules anew meanwhile has the port lead to the container that has it."""
+
+    def test(host: Host) -> None:
+        web = host.start("while :; do echo hello | nc -l -p 80; done", publish=["8080:80"])
+        other = host.start("sleep 1000")
+        [theirs] = attachments_in(web._home)
+        ledger = Ledger.of(other._home)
+        ledger.note(replace(ledger.attachments[0], published=theirs.published))
+        host.engine.networks.reload()
+        until(lambda: reaches("127.0.0.1", 8080))
+        other.remove(force=True)
+        assert reaches("127.0.0.1", 8080)
 
     on_host(store_root, test)

@@ -86,7 +86,7 @@ def _why_no_bridge(store: Callable[[], Store] | None) -> str:
 
 
 def _try(store: Store) -> None:
-    from lamina.engine.networks import DEFAULT, network_of
+    from lamina.engine.networks import network_of
     from lamina.engine.plugging import bridge_for, explained
     from lamina.engine.taken_bridges import network_for
     from lamina.network import links
@@ -95,10 +95,10 @@ def _try(store: Store) -> None:
 
     record = None
     while record is None:
-        network_for(store, DEFAULT)
+        network_for(store, networks.DEFAULT)
         # nobody removes it meanwhile
         with turn(store.networks, LOCK_EX), explained(), links.opened() as channel:
-            record = networks.find(store, DEFAULT)
+            record = networks.find(store, networks.DEFAULT)
             if record is None:
                 continue
             network = network_of(store, record)

@@ -17,7 +17,7 @@ from lamina.store import containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from lamina.engine.networking import Networking
     from lamina.engine.options import Options
@@ -85,17 +85,16 @@ def resolv_conf(options: Options, attachments: Sequence[Attachment], read: ReadF
         return _written(text, [responder], wanted, named=True)
     if (told := next((one.network.resolver for one in attachments if one.network.resolver), ())) and told[0]:
         return _written(text, [text_of(one) for one in wanted.dns] or told[0], wanted, told=told)
-    if linked and not wanted.dns and not _reachable(_servers(text)) and _servers(text):
+    families = {len(address) for one in attachments for address in one.addresses}
+    if linked and not wanted.dns and not _reachable(_servers(text), families) and _servers(text):
         text = read(RESOLVED)[:LARGEST] or text
     if not linked and not wanted.of_names:
         return text
     servers = [text_of(one) for one in wanted.dns] or _servers(text)
     if linked and not wanted.dns:
-        servers = _reachable(servers)
+        servers = _reachable(servers, families)
         if not any(one.network.internal for one in attachments) and not servers:
-            servers = [*PUBLIC]
-            if any(len(address) == 16 for one in attachments for address in one.addresses):
-                servers += PUBLIC_IPV6
+            servers = [*(() if families == {16} else PUBLIC), *(PUBLIC_IPV6 if 16 in families else ())]
     return _written(text, servers, wanted)
 
 
@@ -189,13 +188,17 @@ def _words(text: bytes, key: bytes) -> list[str]:
     return found
 
 
-def _reachable(servers: Sequence[str]) -> list[str]:
-    """Those that are not this host's loopback, nor on a link that the container does not have."""
+def _reachable(servers: Sequence[str], families: Collection[int] = ()) -> list[str]:
+    """Those that are not this host's loopback, nor on a link that the container does not have, nor of IPv4 where it has
+    addresses (of *families*, by their lengths) of IPv6 alone.
+    """
     found = []
     for server in servers:
         try:
             address = packed(server)
         except ValueError:  # with a zone: fe80::1%eth0
+            continue
+        if families == {16} and len(address) == 4:
             continue
         if address[:1] != b"\x7f" and address != packed("::1") and address[:2] != b"\xfe\x80":
             found.append(server)

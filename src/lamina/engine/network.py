@@ -102,6 +102,7 @@ class Network:
             "Created": timestamp(record.created),
             "Scope": "local",
             "Driver": record.driver,
+            "EnableIPv4": any(":" not in subnet for subnet in self.subnets),
             "EnableIPv6": any(":" in subnet for subnet in self.subnets),
             "IPAM": {
                 "Driver": "default",

@@ -12,8 +12,8 @@ import os
 import time
 
 from lamina.engine import cni, foreign_networks_check, orphaned_bridges, responder_sandbox, unreleased
-from lamina.engine.network_record import RECORD, Ledger
-from lamina.engine.networks import everything, table_of
+from lamina.engine.network_record import RECORD, Ledger, everything
+from lamina.engine.networks import table_of
 from lamina.engine.plugging import mend
 from lamina.errors import LaminaError
 from lamina.network import claims, firewall, leases, links, names

@@ -4,18 +4,23 @@ somebody gives back what is in it, and need not know how far that one had come.
 
 from __future__ import annotations
 
-from lamina.engine.networks import place_of, table_of
+import os
+
+from lamina.engine.networks import network_of, place_of, table_of
 from lamina.errors import Corrupt
+from lamina.network import claims
 from lamina.network.model import Attachment, Network, Published
 from lamina.network.subnet import packed, read_subnet, subnet_of, text_of
 from lamina.store import networks
+from lamina.store.containers import Home
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.network.model import Allowed
-    from lamina.store.containers import Home
+    from lamina.store.root import Store
 
 RECORD = "network"
 
@@ -71,6 +76,35 @@ class Ledger:
 def attachments_in(home: Home) -> list[Attachment]:
     """What the record of the container at *home* says; with addresses, or they are not there yet."""
     return [one for one in Ledger.of(home).attachments if one.addresses]
+
+
+def attachments_of(store: Store) -> list[Attachment]:
+    """Every container's that is in a network of ours now."""
+    found: list[Attachment] = []
+    for entry in os.listdir(store.running):
+        try:
+            every = attachments_in(Home(store, os.fsdecode(entry)))
+        except Corrupt:  # which others find: nobody else's rules wait for it
+            continue
+        found += [one for one in every if not one.network.maker]
+    return found
+
+
+def everything(store: Store) -> tuple[list[Network], list[Attachment]]:
+    """What the rules are made of: networks, and containers' places in them with the ports that are theirs. One that is
+    written down before it is claimed may be another container's.
+    """
+    known = [network_of(store, one) for one in networks.every(store)]
+    return known, [with_own_ports(store, one) for one in attachments_of(store)]
+
+
+def with_own_ports(store: Store, attachment: Attachment) -> Attachment:
+    """With the ports that it has: one that it was refused is somebody else's, who has the rule for it."""
+    if not attachment.published:
+        return attachment
+    own = claims.owned(store.networks + networks.PORTS, attachment.published, attachment.owner)
+    found: Attachment = replace(attachment, published=own)
+    return found
 
 
 def _allowed(texts: list[str]) -> tuple[Allowed, ...]:

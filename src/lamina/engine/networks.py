@@ -9,13 +9,13 @@ import os
 from _socket import if_nametoindex
 from hashlib import sha256
 
-from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupported
+from lamina.errors import Conflict, InvalidInput, NotFound, Unsupported
 from lamina.network import firewall, links, rules
 from lamina.network.leases import leased
-from lamina.network.model import DEFAULT_BRIDGE, PORTS_OF_OTHERS, PORTS_OF_SYSTEM, Network, bridge_of
-from lamina.network.subnet import Subnet, packed, read_subnet, text_of
+from lamina.network.model import DEFAULT_BRIDGE, Network, bridge_of
+from lamina.network.subnet import packed, read_subnet
 from lamina.store import containers, networks
-from lamina.store.networks import NetworkRecord
+from lamina.store.networks import DEFAULT, NetworkRecord
 from lamina.store.trace import point
 from lamina.values import replace
 
@@ -23,25 +23,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lamina.network.model import Attachment
     from lamina.store.root import Store
 
-DEFAULT = "bridge"
 SYSTEM = b"/var/lib/lamina"
-# private addresses (RFC 1918) from which subnets are taken that nobody named; neither docker's (172.16/12) nor podman's
-# (10.88/16, 10.89/16)
-_OF_DEFAULT = tuple(f"10.{number}.0.0/16" for number in range(87, 79, -1))
-_OF_OTHERS = tuple(f"10.{second}.{third}.0/24" for second in range(79, 63, -1) for third in range(256))
-OPTIONS = ("mtu", "bridge", "masquerade", "dns", "parent")
 BRIDGE, MACVLAN = DRIVERS = ("bridge", "macvlan")
-BOOLEANS = ("masquerade", "dns")
-_DOCKERS = {
-    "com.docker.network.driver.mtu": "mtu",
-    "com.docker.network.bridge.name": "bridge",
-    "com.docker.network.bridge.enable_ip_masquerade": "masquerade",
-}
-_NEAR = (b"\x7f", b"\xfe")  # how addresses begin that mean this host, and this link
-_SMALLEST_MTU, _SMALLEST_MTU_IPV6, _LARGEST_MTU = 68, 1280, 65535
 
 
 def place_of(store: Store) -> str:
@@ -115,13 +100,15 @@ def find(store: Store, name: str) -> NetworkRecord:
 
 
 def _default(store: Store) -> NetworkRecord:
+    from lamina.engine.network_drawing import Wish, drawn
     from lamina.engine.orphaned_bridges import sweep
 
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
         if os.geteuid() == 0:
             sweep()  # their subnets are free
         _clear(store, known)
-        return replace(_drawn(store, known, DEFAULT, identity), by_itself=True)
+        found = drawn(known, DEFAULT, identity, Wish(), lambda: _bridge_for(store, known, DEFAULT, identity))
+        return replace(found, by_itself=True)
 
     return networks.create(store, DEFAULT, draw, exist_ok=True)
 
@@ -133,6 +120,7 @@ def create(
     subnets: Sequence[str] = (),
     gateways: Sequence[str] = (),
     ranges: Sequence[str] = (),
+    ipv4: bool = True,
     ipv6: bool = False,
     internal: bool = False,
     labels: Mapping[str, str] | None = None,
@@ -142,30 +130,30 @@ def create(
     """Make a network; its bridge comes with its first container. Raises Conflict (the name is taken, a subnet
     overlaps), InvalidInput, KernelError.
     """
-    asked = tuple((options or {}).items())
+    from lamina.engine.network_drawing import Wish, drawn, on_wire
+
     if driver not in DRIVERS:
         raise InvalidInput(f"make network {name}: driver {driver}: there is none", remedy=", ".join(DRIVERS))
+    wish = Wish(
+        tuple(subnets), tuple(gateways), tuple(ranges), ipv4, ipv6, internal,
+        tuple((labels or {}).items()), tuple((options or {}).items()),
+    )  # fmt: skip
 
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
         _clear(store, known)
         if driver == MACVLAN:
-            return _on_wire(
-                known,
-                name,
-                identity,
-                subnets,
-                gateways,
-                ranges,
-                ipv6 or internal,
-                tuple((labels or {}).items()),
-                asked,
-            )
-        return _drawn(
-            store, known, name, identity, subnets, gateways, ranges, ipv6=ipv6, internal=internal,
-            labels=tuple((labels or {}).items()), options=asked,
-        )  # fmt: skip
+            return on_wire(known, name, identity, wish)
+        return drawn(known, name, identity, wish, lambda: _bridge_for(store, known, name, identity))
 
     return networks.create(store, networks.check_name(name), draw)
+
+
+def _bridge_for(store: Store, known: Iterable[NetworkRecord], name: str, identity: str) -> str:
+    """A name for the bridge of a new network."""
+    bridge = default_bridge(store) if name == DEFAULT else bridge_of(name, identity)
+    if any(one.bridge == bridge for one in known) or (name != DEFAULT and is_there(bridge)):
+        return bridge_of(name, identity, apart=True)
+    return bridge
 
 
 def _clear(store: Store, known: list[NetworkRecord]) -> None:
@@ -186,227 +174,6 @@ def _clear(store: Store, known: list[NetworkRecord]) -> None:
             firewall.left_by_networks(table, [network_of(store, one) for one in known], remove=True)
         except Unsupported:  # then there are none
             pass
-
-
-def _drawn(
-    store: Store,
-    known: list[NetworkRecord],
-    name: str,
-    identity: str,
-    subnets: Sequence[str] = (),
-    gateways: Sequence[str] = (),
-    ranges: Sequence[str] = (),
-    *,
-    ipv6: bool = False,
-    internal: bool = False,
-    labels: tuple[tuple[str, str], ...] = (),
-    options: tuple[tuple[str, str], ...] = (),
-) -> NetworkRecord:
-    """A new network on paper. Raises InvalidInput, Conflict, Unsupported."""
-    chosen = [read_subnet(text) for text in subnets]
-    families = [one.bits for one in chosen]
-    if len(set(families)) < len(families):
-        raise InvalidInput(
-            f"make network {name}: two subnets of one family", remedy="one of IPv4, one of IPv6"
-        )
-    used = _used(known)
-    for one in chosen:
-        _check_free(name, one, used)
-    if 32 not in families:
-        chosen.insert(0, _free(name, _pool(name), [subnet for subnet, _ in used]))
-    if ipv6 and 128 not in families:
-        chosen.append(_local_ipv6(identity))
-    chosen.sort(key=lambda one: one.bits)
-    _check_ipv6(name, chosen)
-    settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
-    if "parent" in settings:
-        raise InvalidInput(f"make network {name}: a bridge has no parent", remedy="-d macvlan has one")
-    bridge = settings.get("bridge", "")
-    if bridge and (others := [one.name for one in known if one.bridge == bridge]):
-        raise Conflict(
-            f"make network {name}: the bridge {bridge} is that of network {others[0]}", remedy="name another"
-        )
-    if not bridge:
-        bridge = default_bridge(store) if name == DEFAULT else bridge_of(name, identity)
-        if any(one.bridge == bridge for one in known) or (name != DEFAULT and is_there(bridge)):
-            bridge = bridge_of(name, identity, apart=True)
-    return NetworkRecord(
-        name=name,
-        id=identity,
-        created=networks.now(),
-        bridge=bridge,
-        subnets=tuple(_parts(name, one, gateways, ranges) for one in chosen),
-        internal=internal,
-        mtu=int(settings.get("mtu", "0")),
-        hidden=settings.get("masquerade", "true") == "true",
-        labels=labels,
-        options=options,
-        drawn=not (subnets or gateways or ranges),
-    )
-
-
-def _on_wire(
-    known: list[NetworkRecord],
-    name: str,
-    identity: str,
-    subnets: Sequence[str],
-    gateways: Sequence[str],
-    ranges: Sequence[str],
-    of_bridges: bool,
-    labels: tuple[tuple[str, str], ...],
-    options: tuple[tuple[str, str], ...],
-) -> NetworkRecord:
-    """A new one on the wire of a link of this host, on paper. Raises InvalidInput, Conflict, Unsupported."""
-    chosen = sorted((read_subnet(text) for text in subnets), key=lambda one: one.bits)
-    settings = _settings(name, options, ipv6=any(one.bits == 128 for one in chosen))
-    parent = settings.get("parent", "")
-    if of_bridges or settings.keys() & {"bridge", "masquerade", "dns"}:
-        raise InvalidInput(
-            f"make network {name}: macvlan has no --ipv6, --internal, bridge, masquerade and dns",
-            remedy="a --subnet of each family, and -o parent=LINK",
-        )
-    if not parent or [one.bits for one in chosen] not in ([32], [32, 128]):
-        raise InvalidInput(
-            f"make network {name}: macvlan takes the link and the subnet of its wire",
-            remedy="-o parent=eth0 --subnet 192.168.1.0/24 --gateway 192.168.1.1 --ip-range 192.168.1.192/27",
-        )
-    for one in chosen:  # that this host has a route there is how it should be
-        _check_free(
-            name,
-            one,
-            [(read_subnet(text), f"network {other.name}") for other in known for text, _, _ in other.subnets],
-        )
-    return NetworkRecord(
-        name=name,
-        id=identity,
-        created=networks.now(),
-        bridge="",
-        subnets=tuple(_parts(name, one, gateways, ranges) for one in chosen),
-        internal=False,
-        mtu=int(settings.get("mtu", "0")),
-        hidden=False,
-        labels=labels,
-        options=options,
-        parent=parent,
-    )
-
-
-def _check_ipv6(name: str, chosen: Sequence[Subnet]) -> None:
-    from lamina.network.forwarding import has_ipv6
-
-    if any(one.bits == 128 for one in chosen) and not has_ipv6():
-        raise Unsupported(
-            f"make network {name}: this host has no IPv6", remedy="leave --ipv6 and its subnet out"
-        )
-
-
-def _parts(name: str, subnet: Subnet, gateways: Sequence[str], ranges: Sequence[str]) -> tuple[str, str, str]:
-    """(subnet, gateway, range) as text."""
-    if subnet.bits - subnet.prefix < 2:
-        raise InvalidInput(
-            f"make network {name}: {subnet} has no room for containers", remedy="such as a /29"
-        )
-    every = (packed(text, "gateway") for text in gateways)
-    own = [address for address in every if len(address) == len(subnet.base)]
-    for address in own:
-        if not subnet.has(address):
-            raise InvalidInput(f"make network {name}: gateway {text_of(address)} is not in {subnet}")
-    gateway = own[0] if own else subnet.packed(subnet.first + 1)
-    if gateway in (subnet.base, subnet.packed(subnet.last)):
-        raise InvalidInput(f"make network {name}: gateway {text_of(gateway)} means all of {subnet}")
-    parts = [part for part in (read_subnet(text, "range") for text in ranges) if part.bits == subnet.bits]
-    for part in parts:
-        if not part.within(subnet):
-            raise InvalidInput(f"make network {name}: range {part} is not in {subnet}")
-    return str(subnet), text_of(gateway), str(parts[0] if parts else subnet)
-
-
-def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for given, text in options:
-        key = _DOCKERS.get(given, given)
-        if key not in OPTIONS:
-            raise InvalidInput(
-                f"make network {name}: option {given}: there is none", remedy=", ".join(OPTIONS)
-            )
-        found[key] = text.lower() if key in BOOLEANS else text
-    least = _SMALLEST_MTU_IPV6 if ipv6 else _SMALLEST_MTU
-    mtu = found.get("mtu", "0")
-    if not (mtu.isascii() and mtu.isdigit()) or (mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU):
-        raise InvalidInput(f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}")
-    for key in BOOLEANS:
-        if found.get(key, "true") not in ("true", "false"):
-            raise InvalidInput(f"make network {name}: {key} {found[key]}: neither true nor false")
-    bridge = found.get("bridge", "x")
-    if not 0 < len(bridge) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in bridge):
-        raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
-    if not 0 < len(found.get("parent", "x")) < 16:
-        raise InvalidInput(f"make network {name}: parent {found['parent'][:100]!r}: not a name for a link")
-    if bridge in (".", "..") or bridge.startswith((PORTS_OF_SYSTEM, PORTS_OF_OTHERS)):
-        raise InvalidInput(f"make network {name}: bridge {bridge!r}: it would be taken for something else")
-    return found
-
-
-def _used(known: Iterable[NetworkRecord]) -> list[tuple[Subnet, str]]:
-    """What must not overlap, and what it is: other networks, and where this machine's routes lead."""
-    from lamina.linux.netlink import open_channel
-    from lamina.linux.rtnetlink import addresses, links, routes
-    from lamina.network.subnet import subnet_of
-
-    found = [(read_subnet(text), f"network {one.name}") for one in known for text, _, _ in one.subnets]
-    own = {one.bridge for one in known}
-    with open_channel() as channel:
-        names = {link.index: link.name for link in links(channel)}
-        for route in routes(channel):
-            if route.packed and names.get(route.index) not in own:
-                what = f"the route by {names.get(route.index, '?')}"
-                found.append((subnet_of(route.packed, route.prefix), what))
-        found += [
-            (subnet_of(address.packed, address.prefix), names.get(address.index, "?"))
-            for address in addresses(channel)
-            if names.get(address.index) not in own and address.packed[:1] not in _NEAR
-        ]
-    return found
-
-
-def in_use_by(store: Store, record: NetworkRecord) -> str:
-    """What of this host, or which network, has addresses of its subnets; "" for nothing. Raises KernelError."""
-    used = _used(one for one in networks.every(store) if one.name != record.name)
-    own = [read_subnet(text) for text, _, _ in record.subnets]
-    return next((what for other, what in used if any(subnet.overlaps(other) for subnet in own)), "")
-
-
-def another_subnet(store: Store, record: NetworkRecord) -> NetworkRecord:
-    """*record* with one of IPv4 that is free. Raises Conflict where none is."""
-    used = [subnet for subnet, _ in _used(one for one in networks.every(store) if one.name != record.name)]
-    first = _parts(record.name, _free(record.name, _pool(record.name), used), (), ())
-    return replace(record, subnets=(first, *record.subnets[1:]))
-
-
-def _pool(name: str) -> tuple[str, ...]:
-    return (*_OF_DEFAULT, *_OF_OTHERS) if name == DEFAULT else _OF_OTHERS
-
-
-def _check_free(name: str, subnet: Subnet, used: Iterable[tuple[Subnet, str]]) -> None:
-    for other, what in used:
-        if subnet.overlaps(other):
-            raise Conflict(
-                f"make network {name}: subnet {subnet} overlaps {other} of {what}",
-                remedy="choose another --subnet, or none for any that is free",
-            )
-
-
-def _free(name: str, pool: Iterable[str], used: Sequence[Subnet]) -> Subnet:
-    for text in pool:
-        subnet = read_subnet(text)
-        if not any(subnet.overlaps(other) for other in used):
-            return subnet
-    raise Conflict(f"make network {name}: no subnet is free", remedy="name one with --subnet")
-
-
-def _local_ipv6(identity: str) -> Subnet:
-    """A unique local one, as random as the id (RFC 4193)."""
-    return Subnet(bytes.fromhex("fd" + identity[:10]) + bytes(10), 64)
 
 
 def remove(store: Store, name: str) -> str:
@@ -462,22 +229,3 @@ def users(store: Store, place: bytes) -> list[str]:
         except (NotFound, InvalidInput):
             continue
     return found
-
-
-def attachments_of(store: Store) -> list[Attachment]:
-    """Every container's that is in a network of ours now."""
-    from lamina.engine.network_record import attachments_in
-
-    found: list[Attachment] = []
-    for entry in os.listdir(store.running):
-        try:
-            every = attachments_in(containers.Home(store, os.fsdecode(entry)))
-        except Corrupt:  # which others find: nobody else's rules wait for it
-            continue
-        found += [one for one in every if not one.network.maker]
-    return found
-
-
-def everything(store: Store) -> tuple[list[Network], list[Attachment]]:
-    """What the rules are made of."""
-    return [network_of(store, one) for one in networks.every(store)], attachments_of(store)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from contextlib import closing
 from time import sleep
 
-from lamina.engine.network_record import RECORD, Ledger
-from lamina.engine.networks import DEFAULT, everything, table_of
+from lamina.engine.network_record import RECORD, Ledger, everything, with_own_ports
+from lamina.engine.networks import table_of
 from lamina.engine.options import by_others
 from lamina.engine.taken_bridges import as_it_is, network_for
 from lamina.errors import Conflict, InvalidInput, KernelError, LaminaError, NotFound, Unsupported
@@ -23,6 +23,7 @@ from lamina.network.model import Attachment, mac_of
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
 from lamina.store.lock import LOCK_EX, free_turn, turn
+from lamina.store.networks import DEFAULT
 from lamina.store.trace import point
 
 TYPE_CHECKING = False
@@ -287,7 +288,7 @@ def bridge_for(store: Store, channel: Any, network: Network, attachments: list[A
     if made:  # perhaps not for the first time: somebody else may have removed it
         attachments = [*attachments, *_put_back(store, channel, network, index)]
     point("network: see that names are answered")
-    if any(_is_local(published.host) for one in attachments for published in one.published):
+    if 4 in network.families and any(_is_local(to.host) for one in attachments for to in one.published):
         forwarding.route_loopback(network)
     if network.names:
         from lamina.engine.responders import ensure
@@ -409,7 +410,7 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
                 from lamina.engine.egress_drops import conclude
 
                 conclude(store, attachment, table)
-            firewall.remove(table, rules.of_attachment(_of_claims(store, attachment)))
+            firewall.remove(table, rules.of_attachment(with_own_ports(store, attachment)))
         except Unsupported:  # then there are no rules
             pass
     point("network: give names back")
@@ -417,15 +418,6 @@ def withdraw(store: Store, attachment: Attachment, table: str) -> None:
         names.give_back(network.names, name, owner)
     for address in attachment.addresses or _claimed(attachment):
         _give_back(attachment, address)
-
-
-def _of_claims(store: Store, attachment: Attachment) -> Attachment:
-    """With the ports that it has: one that it was refused is somebody else's, who has the rule for it."""
-    from lamina.values import replace
-
-    own = claims.owned(store.networks + networks.PORTS, attachment.published, attachment.owner)
-    found: Attachment = replace(attachment, published=own)
-    return found
 
 
 def _claimed(attachment: Attachment) -> list[bytes]:

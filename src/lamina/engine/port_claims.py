@@ -87,7 +87,8 @@ def _publish_at(ledger: Ledger, attachment: Attachment, asked: list[Published]) 
         if one.host and len(one.host) not in families:
             raise InvalidInput(
                 f"publish {one}: network {attachment.network.name} has no addresses of that family",
-                remedy="make one with --ipv6, or name an address of the other family",
+                remedy="name an address of the other family, or take a network "
+                + ("with IPv4" if len(one.host) == 4 else "that was made with --ipv6"),
             )
         if one.is_fixed:  # of another it is known once it is taken
             ledger.note(replace(attachment, published=(*found, one)))

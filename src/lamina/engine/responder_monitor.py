@@ -191,7 +191,7 @@ class Warden:
         except (OSError, LaminaError):  # a flushed table, a container that is going: the next look
             self.next_look = monotonic() + _READ_EVERY
             return
-        self.telling.most = min(MOST, max(MOST_TOLD // max(len(everybody), 1), 16))
+        self.telling.most = min(MOST, max(MOST_TOLD // max(len(set(everybody.values())), 1), 16))
         there = set(leased(self.network.leases).values())
         self.limited = {source: who for source, who in self.limited.items() if who[0] in there}
         self.telling.forget(there.__contains__)

@@ -9,13 +9,14 @@ an error of that start, and questions wait in them until it has begun.
 from __future__ import annotations
 
 import os
-from _socket import AF_INET, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 from contextlib import closing
 from errno import EADDRINUSE
 
 from lamina.errors import Conflict, KernelError
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, duplicate, flock
 from lamina.linux.fd import Fd
+from lamina.network.model import place_of as place_at
 from lamina.network.subnet import text_of
 from lamina.store.lock import turn
 
@@ -97,7 +98,7 @@ def _sockets(network: Network) -> tuple[socket, socket]:
     made = []
     try:
         for kind in (SOCK_DGRAM, SOCK_STREAM):
-            one = socket(AF_INET, kind | SOCK_CLOEXEC)
+            one = socket(family_of(network), kind | SOCK_CLOEXEC)
             made.append(one)
             one.setsockopt(SOL_SOCKET, _SO_BINDTODEVICE, network.bridge.encode())
             if kind == SOCK_STREAM:
@@ -112,8 +113,13 @@ def _sockets(network: Network) -> tuple[socket, socket]:
                 f"answer for the names of network {network.name}: a program of this host has port {PORT} of {where[0]}",
                 remedy="have it leave out that address; or make the network with -o dns=false, without names",
             ) from error
-        raise KernelError("bind", error.errno or 0, f"{where[0]}:{PORT}") from error
+        raise KernelError("bind", error.errno or 0, place_at(network.gateways[0], PORT)) from error
     return made[0], made[1]
+
+
+def family_of(network: Network) -> int:
+    """Of the gateway's address at which somebody answers, which is the first."""
+    return AF_INET if len(network.gateways[0]) == 4 else AF_INET6
 
 
 def _start(store: Store, network: Network, index: int, descriptors: tuple[int, int, int]) -> None:

@@ -7,14 +7,14 @@ changes rules for it (`responder_monitor`), and ends after it.
 from __future__ import annotations
 
 import os
-from _socket import AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
+from _socket import AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, socket, socketpair
 from time import monotonic, sleep
 
 from lamina.engine import responder_sandbox
 from lamina.engine.network_record import Ledger
 from lamina.engine.networks import network_of
 from lamina.engine.responder_monitor import Door, Warden, confess
-from lamina.engine.responders import DATAGRAMS, LISTENER, LOCK, PORT, place_of
+from lamina.engine.responders import DATAGRAMS, LISTENER, LOCK, PORT, family_of, place_of
 from lamina.linux.capabilities import CAPABILITIES, CapabilitySets, capset
 from lamina.linux.constants import PR_SET_NAME, PR_SET_NO_NEW_PRIVS
 from lamina.linux.inotify import (
@@ -186,8 +186,8 @@ class Service:
         above = os.path.dirname(network.names)
         inotify_add_watch(self._told, above, IN_DELETE | IN_MOVE_SELF | IN_DELETE_SELF)
         inotify_add_watch(self._told, network.names, IN_CREATE | IN_DELETE)
-        datagrams = socket(AF_INET, SOCK_DGRAM, fileno=DATAGRAMS)
-        listener = socket(AF_INET, SOCK_STREAM, fileno=LISTENER)
+        datagrams = socket(family_of(network), SOCK_DGRAM, fileno=DATAGRAMS)
+        listener = socket(family_of(network), SOCK_STREAM, fileno=LISTENER)
         others = [(int(self._told), self._look), (door.fileno(), self._is_left)]
         self.responder = Responder(datagrams, listener, self.client, others)
 
@@ -252,7 +252,11 @@ class Service:
     # -- who asks
 
     def client(self, source: str) -> Client | None:
-        """The container with that address, None where it is nobody's."""
+        """The container with that address, None where it is nobody's: one that is good on a link alone (with a "%") was
+        given to nobody.
+        """
+        if "%" in source:
+            return None
         address = packed(source)
         owner = holder_of(self.network.leases, address)
         if owner is None:

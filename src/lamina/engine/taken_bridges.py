@@ -7,7 +7,7 @@ in the network it gets others, unless somebody has asked for these.
 
 from __future__ import annotations
 
-from lamina.engine.networks import another_subnet, find, in_use_by, is_there, network_of, users
+from lamina.engine.networks import find, is_there, network_of, users
 from lamina.errors import Conflict, Unsupported
 from lamina.linux.rtnetlink import addresses
 from lamina.network import firewall, links, rules
@@ -81,6 +81,8 @@ def _moved(store: Store, record: NetworkRecord) -> NetworkRecord:
 
 def _elsewhere(store: Store, now: NetworkRecord) -> NetworkRecord:
     """Where it is to be: as it is, if nobody is in its way. Raises Conflict."""
+    from lamina.engine.network_drawing import another_subnet, in_use_by
+
     if now.by_itself:  # nobody has asked for it, so it gives way to whatever is there
         return another_subnet(store, now) if in_use_by(store, now) else now
     moved = now

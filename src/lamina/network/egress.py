@@ -151,6 +151,14 @@ def _discovery_of_host() -> tuple[Expression, ...]:
     )
 
 
+def discovery_within() -> tuple[Expression, ...]:
+    """The same of neighbours, where br_netfilter shows us what passes a bridge (of IPv4 that is ARP, which it does not
+    show); for the forward chain.
+    """
+    own = meta("iifname") + meta("oifname", REG_2) + in_set("within")
+    return tuple(own + rule for rule in _discovery_of_host())
+
+
 _DISCOVERY = IS_ETHER_IPV6 + IS_ICMPV6 + ICMPV6_TYPE
 _AMONG_NEIGHBOURS: tuple[Expression, ...] = (
     IS_ETHER_ARP + ACCEPT,

@@ -216,10 +216,14 @@ def _there(channel: Any, family: str, table: str, name: str) -> list[Element]:
         return []
 
 
-def limited(table: str) -> list[bytes]:
-    """The IPv4 addresses of those who may not reach everything. Raises KernelError."""
+def limited(table: str) -> dict[bytes, str]:
+    """The addresses of those who may not reach everything, and the first digits of their ids. Raises KernelError."""
     with _opened() as channel:
-        return [element.key for element in _there(channel, INET, table, "limited4")]
+        return {
+            element.key: _owner(element)[1]
+            for name in ("limited4", "limited6")
+            for element in _there(channel, INET, table, name)
+        }
 
 
 def tell(table: str, wanted: list[tuple[str, str, Element]]) -> None:

@@ -54,6 +54,11 @@ class Network:
     store: str = ""
 
     @property
+    def families(self) -> set[int]:
+        """The lengths of its addresses: 4, 16 or both."""
+        return {len(subnet.base) for subnet in self.subnets}
+
+    @property
     def note(self) -> str:
         """What is written to its bridge, so that it can be told from somebody else's; and from one of a store that is
         gone, if there is room for the store's directory.
@@ -177,10 +182,15 @@ def bridge_of(name: str, digest: str, *, apart: bool = False) -> str:
 
 
 def mac_of(address: bytes) -> bytes:
-    """The link-layer address that goes with an IPv4 one, of those that anybody may give ("locally administered"). Who
-    gets that address next has the same, so that what neighbours remember stays right.
+    """The link-layer address that goes with an address, of those that anybody may give ("locally administered"). Who
+    gets that address next has the same, so that what neighbours remember stays right. Of an IPv6 one, which is longer,
+    it is a digest: no two of a network's first digits are the same but by a chance of one in 2**40.
     """
-    return b"\x02\x42" + address[-4:]
+    if len(address) == 4:
+        return b"\x02\x42" + address
+    from hashlib import sha256
+
+    return b"\x02" + sha256(address).digest()[:5]
 
 
 def link_local(mac: bytes) -> bytes:

@@ -87,6 +87,7 @@ _INET_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "internal": (("ifname",), ()),
     "within": (("ifname", "ifname"), ()),
     "naming": (("ifname", "ipv4_addr"), ()),
+    "naming6": (("ifname", "ipv6_addr"), ()),
     "inside4": (("ipv4_addr",), ()),
     "inside6": (("ipv6_addr",), ()),
     "ports4": (("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
@@ -100,7 +101,7 @@ BRIDGE_SETS: dict[str, tuple[str, ...]] = {
     "addresses6": ("ifname", "ipv6_addr"),
 }
 _INTERVALS = ("inside4", "inside6")
-NETWORK_SETS = ("bridges", "internal", "within", "naming", *_INTERVALS)
+NETWORK_SETS = ("bridges", "internal", "within", "naming", "naming6", *_INTERVALS)
 PORT_MAPS = tuple(name for name, (_, data) in _INET_SETS.items() if data)
 
 
@@ -170,15 +171,18 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
     # host's own packets have been through "own"
     "arriving": (
         # who asks for a name asks who answers on his bridge, whoever publishes that port of every address
-        IS_IPV4
-        + meta("l4proto")
-        + in_set("ported")
-        + meta("iifname")
-        + network_field(TO_4, REG_2)
-        + in_set("naming")
-        + payload("transport", 2, 2)
-        + compare(egress.DNS.to_bytes(2, "big"))
-        + ACCEPT,
+        *(
+            family
+            + meta("l4proto")
+            + in_set("ported")
+            + meta("iifname")
+            + network_field(target, REG_2)
+            + in_set(known)
+            + payload("transport", 2, 2)
+            + compare(egress.DNS.to_bytes(2, "big"))
+            + ACCEPT
+            for family, target, known in ((IS_IPV4, TO_4, "naming"), (IS_IPV6, TO_6, "naming6"))
+        ),
         IS_IPV4 + network_field((16, 1)) + _LOOPBACK + ACCEPT,
         address_type() + compare(egress.LOCAL) + _TO_PUBLISHED,
     ),
@@ -211,6 +215,7 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
     ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
+        *egress.discovery_within(),
         *egress.jumps(),
         meta("iifname") + meta("oifname", REG_2) + in_set("within") + ACCEPT,
         meta("iifname") + in_set("internal") + DROP,
@@ -291,7 +296,9 @@ def of_network(network: Network) -> list[tuple[str, str, list[Element]]]:
         (INET, "within", [Element(concat(bridge, bridge), comment=note)]),
     ]
     if network.names:
-        found.append((INET, "naming", [Element(concat(bridge, network.gateways[0]), comment=note)]))
+        gateway = network.gateways[0]
+        known = "naming" if len(gateway) == 4 else "naming6"
+        found.append((INET, known, [Element(concat(bridge, gateway), comment=note)]))
     if network.internal:
         found.append((INET, "internal", [Element(bridge, comment=note)]))
     elif network.hidden:

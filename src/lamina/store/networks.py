@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from lamina.store.root import Store
 
+DEFAULT = "bridge"
 # never names of networks: what else `--network` may be
 RESERVED = ("none", "host", "default", "container", "ns", "pasta", "slirp4netns", "cni")
 PORTS = b"/.ports"

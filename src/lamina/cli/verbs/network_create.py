@@ -13,6 +13,7 @@ VERB = Verb(
         Option(
             "ip-range", "", "SUBNET", "Containers get their addresses from this part of it", multiple=True
         ),
+        Option("ipv4", help="IPv4 (default; =false: with --ipv6, no other addresses)", default=True),
         Option("ipv6", help="IPv6 besides, with a subnet that is made up unless one is named"),
         Option("internal", help="It leads nowhere else"),
         Option(
@@ -34,6 +35,7 @@ published ports. Its bridge is made with its first container.
     examples="""
 lamina network create back
 lamina network create --internal --subnet 10.1.0.0/24 --ipv6 inner
+lamina network create --ipv4=false --ipv6 six
 lamina network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 --ip-range 192.168.1.192/27 wire
 lamina run -d --network back redis
 """,
@@ -50,6 +52,7 @@ def do(args: Arguments) -> int:
         subnets=args.subnet,
         gateways=args.gateway,
         ranges=args.ip_range,
+        ipv4=args.ipv4,
         ipv6=args.ipv6,
         internal=args.internal,
         labels=dict(args.label),

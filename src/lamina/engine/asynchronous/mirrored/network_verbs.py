@@ -35,6 +35,7 @@ class MirroredNetworks(Mirrored):
         subnets: Sequence[str] = (),
         gateways: Sequence[str] = (),
         ranges: Sequence[str] = (),
+        ipv4: bool = True,
         ipv6: bool = False,
         internal: bool = False,
         labels: Mapping[str, str] | None = None,
@@ -42,11 +43,11 @@ class MirroredNetworks(Mirrored):
         driver: str = "bridge",
     ) -> AsyncNetwork:
         """Make one. *subnets* (at most one of a family) that are not named are chosen so that nothing on this machine
-        uses them; with *ipv6* there is one of that as well. *gateways* are this host's addresses in them, *ranges* the
-        parts from which containers get addresses. *options* are "mtu", "bridge" (the name of its device) and
-        "masquerade" ("false": its containers are seen outside under their own addresses), "dns" ("false": they have no
-        names). The *driver* "macvlan" puts containers onto the wire of the link "parent" of *options*, with addresses
-        of the *subnets* there, which are named.
+        uses them; with *ipv6* there is one of that as well, without *ipv4* of that alone. *gateways* are this host's
+        addresses in them, *ranges* the parts from which containers get addresses. *options* are "mtu", "bridge" (the
+        name of its device) and "masquerade" ("false": its containers are seen outside under their own addresses), "dns"
+        ("false": they have no names). The *driver* "macvlan" puts containers onto the wire of the link "parent" of
+        *options*, with addresses of the *subnets* there, which are named.
 
         Raises Conflict (the name is taken, a subnet overlaps), InvalidInput, Unsupported, KernelError.
         """
@@ -58,6 +59,7 @@ class MirroredNetworks(Mirrored):
                         subnets=subnets,
                         gateways=gateways,
                         ranges=ranges,
+                        ipv4=ipv4,
                         ipv6=ipv6,
                         internal=internal,
                         labels=labels,
