@@ -114,9 +114,10 @@ def _inet(name: str) -> list[Message]:
     table = [add_table(INET, name)]
     for number, (known, (key, data)) in enumerate(_INET_SETS.items(), 1):
         table.append(add_set(INET, name, known, number, key, data=data, interval=known in _INTERVALS))
-    table.append(
-        add_set(INET, name, "asking4", 31, ("ipv4_addr",), timeout=True, dynamic=True, size=_MOST_ASKING)
-    )
+    table += [
+        add_set(INET, name, known, number, (kind,), timeout=True, dynamic=True, size=_MOST_ASKING)
+        for known, number, kind in (("asking4", 31, "ipv4_addr"), ("asking6", 32, "ipv6_addr"))
+    ]
     chains = {
         "first": ("prerouting", -300, "filter"),
         "ports": ("", 0, ""),
@@ -200,18 +201,22 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
         _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field((12, 1)) + _LOOPBACK + masquerade(),
     ),
     # all containers of a network ask one socket: who floods it must not fill its queue, or others are not heard
-    "questions": (
-        IS_IPV4
+    "questions": tuple(
+        family
         + meta("l4proto")
         + compare(bytes([PROTOCOLS["udp"]]))
         + meta("iifname")
-        + network_field(TO_4, REG_2)
-        + in_set("naming")
+        + network_field(target, REG_2)
+        + in_set(known)
         + payload("transport", 2, 2)
         + compare(egress.DNS.to_bytes(2, "big"))
-        + network_field(FROM_4)
-        + over_rate_in("asking4", _ASKING_SECONDS, MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE)
-        + DROP,
+        + network_field(source)
+        + over_rate_in(asking, _ASKING_SECONDS, MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE)
+        + DROP
+        for family, source, target, known, asking in (
+            (IS_IPV4, FROM_4, TO_4, "naming", "asking4"),
+            (IS_IPV6, FROM_6, TO_6, "naming6", "asking6"),
+        )
     ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
