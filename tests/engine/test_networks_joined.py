@@ -192,6 +192,37 @@ def test_ports_are_the_containers_and_come_back_with_a_network(on_host):
     on_host(test)
 
 
+def test_one_that_is_left_with_networks_that_lead_nowhere_starts_without_ports(on_host):
+    """As in docker; whoever asks for ports in such a network when he makes it is told at once that it has none."""
+
+    def test(host):
+        two(host)
+        host.engine.networks.create("dark", subnets=["10.52.0.0/24"], internal=True)
+        front = host.engine.networks.get("front")
+        with pytest.raises(InvalidInput, match="network dark is internal"):
+            host.run("true", network="dark", publish=["8080:80"])
+        box = host.start(SERVE, name="box", network=["front", "dark"], publish=["8080:80"])
+        box.stop(timeout=0)
+        front.disconnect("box")
+        [warning] = box.start()
+        assert warning == (
+            "its ports are not published, for none of its networks leads out: 'lamina network connect' publishes them"
+        )
+        assert box.ports == {}
+        assert facts(box).keys() == {"dark"}
+        [listed] = host.engine.containers()
+        assert listed.ports == {}
+        host.run("true", network="front", publish=["8080:80"])  # which is free
+        front.connect("box")
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080"]}
+        until(lambda: reaches("127.0.0.1", 8080))
+        box.stop(timeout=0)
+        assert box.start() == []
+        assert box.ports == {"80/tcp": ["0.0.0.0:8080"]}
+
+    on_host(test)
+
+
 def test_a_network_with_published_ports_is_left_by_force(on_host):
     def test(host):
         two(host)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lamina.engine import plugging
+from lamina.engine.holding import Held
+from lamina.engine.keeping import options_of
 from lamina.errors import Conflict, InvalidInput
+from lamina.network import claims
 from support.lab import HOST, HOST6, SILENCE, listen, reaches
 from support.lives import until
 from support.network_host import Host
@@ -97,5 +101,76 @@ def test_a_range_is_not_what_the_same_container_has_besides(on_host):
         with host.inside(host.world):
             until(lambda: reaches(HOST, 8082))
         box.remove(force=True)
+
+    on_host(test)
+
+
+def test_any_port_at_several_addresses_is_one_port(on_host):
+    """As in docker: who publishes a port in both families, with any port of the host, has the same one in both."""
+
+    def test(host):
+        host.engine.networks.create("both", ipv6=True)
+        asked = ["0.0.0.0::80", "[::]::80", "0.0.0.0::81"]
+        box = host.start(SERVE, network="both", publish=asked)
+        four, six = (int(place.rpartition(":")[2]) for place in box.ports["80/tcp"])
+        assert four == six
+        assert box.ports["81/tcp"] != [f"0.0.0.0:{four}"]
+        with host.inside(host.world):
+            until(lambda: reaches(HOST, four) and reaches(HOST6, six))
+        box.remove(force=True)
+
+    on_host(test)
+
+
+def test_one_port_at_several_addresses_is_free_at_each(on_host):
+    """Whatever takes it at one of them: somebody who listens, another container, one of the same."""
+
+    def test(host):
+        host.engine.networks.create("both", ipv6=True)
+        server = listen(8080, "::1")
+        other = host.start(SERVE, network="both", publish=["127.0.0.1:8081:80"])
+        box = host.start(
+            SERVE,
+            network="both",
+            publish=["[::]:8080-8083:80", "0.0.0.0:8080-8083:80", "127.0.0.1:8082:81"],
+        )
+        assert box.ports == {"80/tcp": ["[::]:8083", "0.0.0.0:8083"], "81/tcp": ["127.0.0.1:8082"]}
+        left = sorted(host.left())
+        with pytest.raises(Conflict, match="no port is free at each of 2 addresses"):
+            host.start(SERVE, network="both", publish=["[::]:8080-8083:80", "0.0.0.0:8080-8083:80"])
+        assert sorted(host.left()) == left
+        server.close()
+        for one in (box, other):
+            one.remove(force=True)
+
+    on_host(test)
+
+
+def test_any_port_is_tried_again_where_one_of_its_addresses_has_none(on_host, monkeypatch):
+    """What the kernel offers for IPv4 may be taken in IPv6."""
+    bind = claims._bind
+    refused: list[int] = []
+
+    def taken_once(wanted, family, host, port):
+        if family == 16 and not refused:
+            refused.append(port)
+            raise Conflict("somebody listens there")
+        return bind(wanted, family, host, port)
+
+    def test(host):
+        host.engine.networks.create("both", ipv6=True)
+        box = host.engine.create("tiny", ["true"], network="both", publish=["0.0.0.0::80", "[::]::80"])
+        with Held(box._home, "try"), monkeypatch.context() as patched:
+            patched.setattr(claims, "_bind", taken_once)
+            options = options_of(box._home.asked())
+            [place] = plugging.take(box._home, "box", options)
+            four, six = place.published
+            assert four.host_port == six.host_port
+            assert refused != [six.host_port]
+            assert sorted(host.root.glob("networks/.ports/*")) == sorted(
+                host.root / f"networks/.ports/tcp:{four.host_port}:{text}" for text in ("0.0.0.0", "::")
+            )
+            plugging.release(box._home)
+        box.remove()
 
     on_host(test)

@@ -47,10 +47,13 @@ _LOOKS, _BETWEEN = 10, 0.1  # seconds: a link usually goes within one
 _TRIES = 10  # to be in the default network while others remove it
 
 
-def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()) -> list[Attachment]:
+def take(
+    home: Home, title: str, options: Options, exposed: tuple[str, ...] = (), *, insists: bool = True
+) -> list[Attachment]:
     """Claim what the container at *home*, which is held, needs for its next start; what it had is given back.
 
-    *title* is its name, *exposed* are ports of its image (`-P`). Raises NotFound, Conflict, InvalidInput, Unsupported.
+    *title* is its name, *exposed* are ports of its image (`-P`); who *insists* is refused where none of its networks
+    can publish them. Raises NotFound, Conflict, InvalidInput, Unsupported.
     """
     from lamina.engine.networking import NOTHING, joined_by
 
@@ -69,7 +72,7 @@ def take(home: Home, title: str, options: Options, exposed: tuple[str, ...] = ()
             if wanted.published or wanted.publish_all:
                 from lamina.engine.port_claims import publish
 
-                publish(ledger, wanted, exposed)
+                publish(ledger, wanted, exposed, insists=insists)
     except BaseException as failure:
         try:
             release(home)

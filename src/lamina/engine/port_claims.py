@@ -6,31 +6,40 @@ from __future__ import annotations
 
 from lamina.engine.networks import network_of
 from lamina.engine.plugging import or_of_the_dead
-from lamina.errors import InvalidInput
+from lamina.errors import Conflict, InvalidInput
 from lamina.network import claims
+from lamina.network.model import overlap
 from lamina.store import networks
+from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from lamina.engine.network_record import Ledger
     from lamina.engine.networking import Networking
     from lamina.network.model import Attachment, Published
     from lamina.store.containers import Home
 
 
-def publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...]) -> None:
+_RANDOM_TRIES = 64
+
+
+def publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...], *, insists: bool = True) -> None:
     """Claim what *wanted* asks for (`-p`, `-P`; *exposed* are ports of its image) for the first of its places that
-    leads out. Raises Conflict, InvalidInput.
+    leads out. Where none does that is an error for who *insists*, else nothing is published. Raises Conflict,
+    InvalidInput.
     """
     asked = _asked(wanted, exposed)
-    attachment = next((one for one in ledger.attachments if _leads_out(one)), None)
-    if attachment is None:
+    attachment = next((one for one in ledger.attachments if leads_out(one)), None)
+    if attachment is not None:
+        _publish_at(ledger, attachment, asked)
+    elif insists:
         network = ledger.attachments[0].network
         raise InvalidInput(
             f"publish a port: network {network.name} is {'macvlan' if network.parent else 'internal'}",
             remedy="take another network, or no -p",
         )
-    _publish_at(ledger, attachment, asked)
 
 
 def publish_live(
@@ -39,7 +48,7 @@ def publish_live(
     """The same of one that runs for its place *attachment*, unless another place has its ports, or that one leads
     nowhere; what it is then. Raises Conflict, InvalidInput.
     """
-    if not _leads_out(attachment) or any(one.published for one in ledger.attachments):
+    if not leads_out(attachment) or any(one.published for one in ledger.attachments):
         return attachment
     _publish_at(ledger, attachment, _asked(wanted, exposed))
     return next(one for one in ledger.attachments if one.number == attachment.number)
@@ -49,8 +58,6 @@ def publish_again(
     ledger: Ledger, attachment: Attachment, wanted: Networking, exposed: tuple[str, ...]
 ) -> Attachment:
     """The same where somebody was killed who did it: nobody knows how far he came."""
-    from lamina.values import replace
-
     for one in attachment.published:
         claims.give_back(ledger.home.store.networks + networks.PORTS, one, ledger.home.id)
     bare: Attachment = replace(attachment, published=())
@@ -58,7 +65,8 @@ def publish_again(
     return publish_live(ledger, bare, wanted, exposed)
 
 
-def _leads_out(attachment: Attachment) -> bool:
+def leads_out(attachment: Attachment) -> bool:
+    """Whether ports can be published there: neither an internal network nor one on the wire of a link of this host."""
     return not attachment.network.internal and not attachment.network.parent
 
 
@@ -73,40 +81,95 @@ def _asked(wanted: Networking, exposed: tuple[str, ...]) -> list[Published]:
 
 
 def _publish_at(ledger: Ledger, attachment: Attachment, asked: list[Published]) -> None:
-    from lamina.values import replace
-
     home = ledger.home
     families = {len(address) for address in attachment.addresses}
     if attachment.network.maker:
         from lamina.engine.foreign_networks import families as families_elsewhere
 
         families = families_elsewhere(attachment)
-    ports = home.store.networks + networks.PORTS
     found: list[Published] = []
+
+    def tell(besides: list[Published]) -> None:
+        ledger.note(replace(attachment, published=(*found, *besides)))
+
+    for group in _together(asked):
+        for one in group:
+            if one.host and len(one.host) not in families:
+                raise InvalidInput(
+                    f"publish {one}: network {attachment.network.name} has no addresses of that family",
+                    remedy="name an address of the other family, or take a network "
+                    + ("with IPv4" if len(one.host) == 4 else "that was made with --ipv6"),
+                )
+        if group[0].is_fixed:  # of another it is known once it is taken
+            tell(group)
+        found += _claim(home, group, families, found, tell)
+        tell([])
+
+
+def _together(asked: list[Published]) -> list[list[Published]]:
+    """Those that differ in their address of this host alone, and have any port of it or any of a range, have the same
+    one, as in docker: who asks for `0.0.0.0::80` and `[::]::80` wants one port in both families.
+    """
+    groups: list[list[Published]] = []
+    known: dict[object, list[Published]] = {}
     for one in asked:
-        if one.host and len(one.host) not in families:
-            raise InvalidInput(
-                f"publish {one}: network {attachment.network.name} has no addresses of that family",
-                remedy="name an address of the other family, or take a network "
-                + ("with IPv4" if len(one.host) == 4 else "that was made with --ipv6"),
-            )
-        if one.is_fixed:  # of another it is known once it is taken
-            ledger.note(replace(attachment, published=(*found, one)))
-        taken = _claim(home, ports, one, families, found)
-        found.append(taken)
-        ledger.note(replace(attachment, published=tuple(found)))
+        wish = (one.protocol, one.port, one.host_port, one.last)
+        group = known.get(wish)
+        if group is None or one.is_fixed or any(overlap(other.host, one.host) for other in group):
+            group = known[wish] = []
+            groups.append(group)
+        group.append(one)
+    return groups
 
 
 def _claim(
-    home: Home, ports: bytes, one: Published, families: set[int], besides: list[Published]
-) -> Published:
+    home: Home,
+    group: list[Published],
+    families: set[int],
+    besides: list[Published],
+    tell: Callable[[list[Published]], None],
+) -> list[Published]:
+    """What of *group*, which have a port in common, is taken. Raises Conflict, InvalidInput, KernelError."""
+    ports = home.store.networks + networks.PORTS
+
     def answering() -> list[bytes]:
         """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
         known = (network_of(home.store, record) for record in networks.every(home.store))
         return [network.gateways[0] for network in known if network.names]
 
-    def take() -> Published:
+    def take(one: Published) -> Published:
         return claims.take(ports, one, home.id, families, answering, besides)
 
-    found: Published = or_of_the_dead(home, ports, claims.claimed, claims.drop_stale, take)
+    def take_each() -> list[Published]:
+        first, *others = group
+        if not others:
+            return [take(first)]
+        for one in _tried(first):
+            try:
+                taken = take(one)
+            except Conflict:
+                continue
+            every = [replace(other, host_port=taken.host_port, last=0) for other in group]
+            tell(every)
+            own = [taken]
+            try:
+                own += map(take, every[1:])
+                return own
+            except Conflict:
+                for taken in own:
+                    claims.give_back(ports, taken, home.id)
+                tell([])
+        raise Conflict(
+            f"publish {first}: no port is free at each of {len(group)} addresses of this host",
+            remedy="name the port of the host" if not first.last else "choose a wider range",
+        )
+
+    found: list[Published] = or_of_the_dead(home, ports, claims.claimed, claims.drop_stale, take_each)
     return found
+
+
+def _tried(first: Published) -> Iterable[Published]:
+    """What is tried for the first of several that are to have the same port."""
+    if not first.last:
+        return [first] * _RANDOM_TRIES
+    return [replace(first, host_port=port, last=0) for port in range(first.host_port, first.last + 1)]

@@ -114,7 +114,9 @@ class Start:
 
                     point("start: take addresses and ports")
                     title = str(self.asked["name"])
-                    self.attachments = take(self.home, title, self.options, exposed_by(drawn.base.config))
+                    exposed = exposed_by(drawn.base.config)
+                    # whom `network disconnect` left in networks that lead nowhere starts all the same, as in docker
+                    self.attachments = take(self.home, title, self.options, exposed, insists=False)
                 self._prepare(drawn)
                 return drawn, self._start(drawn)
             except OSError as error:
@@ -132,11 +134,18 @@ class Start:
                     self.attachments = []
 
     def _warn_of_ports(self) -> None:
-        """They are the container's, also while it is in no network: `network disconnect` leaves them."""
+        """They are the container's, also while no network publishes them: `network disconnect` leaves them."""
         wanted = self.options.networking
-        if self.options.network == "none" and wanted is not None and (wanted.published or wanted.publish_all):
+        if wanted is None or not (wanted.published or wanted.publish_all):
+            return
+        why = "it is in no network" if self.options.network == "none" else ""
+        if self.attachments:
+            from lamina.engine.port_claims import leads_out
+
+            why = "" if any(map(leads_out, self.attachments)) else "none of its networks leads out"
+        if why:
             self.warnings.append(
-                "its ports are not published, for it is in no network: 'lamina network connect' publishes them"
+                f"its ports are not published, for {why}: 'lamina network connect' publishes them"
             )
 
     def _draw(self, refused: dict[bytes, str]) -> Design:
