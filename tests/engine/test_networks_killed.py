@@ -12,7 +12,10 @@ import pytest
 
 from lamina.engine import plugging
 from lamina.engine.network_record import Ledger, attachments_in
+from lamina.engine.networks import table_of
 from lamina.errors import Conflict, KernelError, LaminaError
+from lamina.linux.nftables import elements, open_nftables
+from lamina.network.subnet import text_of
 from lamina.store import trace
 from lamina.values import replace
 from support.lab import reaches
@@ -268,5 +271,125 @@ def test_a_port_is_written_down_by_who_was_killed_before_it_was_refused(store_ro
         until(lambda: reaches("127.0.0.1", 8080))
         other.remove(force=True)
         assert reaches("127.0.0.1", 8080)
+
+    on_host(store_root, test)
+
+
+OF_A_DISCONNECT = [
+    "disconnect: move ports", "disconnect: lead ports", "disconnect: withdraw", "disconnect: unlinked",
+    "network: give names back", "network: give addresses back", "disconnect: give ports back", "disconnect: forget",
+    "connect: write container record", "disconnect: publish elsewhere",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mended_by", ["check", "verb"])
+def test_who_moves_ports_to_another_network_is_killed(
+    store_root: Path, tmp_path: Path, mended_by: str
+) -> None:
+    """At each step they are the container's, and written down at one of its places: whoever comes next has them lead
+    there.
+    """
+
+    def test(host: Host) -> None:
+        front = host.engine.networks.create("front", subnets=["10.50.0.0/24"])
+        host.engine.networks.create("back", subnets=["10.51.0.0/24", "fd00:51::/64"])
+
+        def start() -> Any:
+            return host.start(
+                "while :; do echo hello | nc -l -p 80; done",
+                name="box",
+                network=["front", "back"],
+                publish=["8080:80", "81"],
+            )
+
+        def places(box: Any) -> dict[str, int]:
+            return {one.network.name: len(one.published) for one in attachments_in(box._home)}
+
+        box = start()
+        log = tmp_path / "steps"
+        child(lambda: front.disconnect("box", force=True), f"log:{log}")
+        assert places(box) == {"back": 2}
+        every = log.read_text().splitlines()
+        assert [name for name in dict.fromkeys(every) if name in OF_A_DISCONNECT] == OF_A_DISCONNECT
+        for name in OF_A_DISCONNECT:
+            box.remove(force=True)
+            box = start()
+            ports = sorted(one for one in host.left() if one.startswith("tcp:"))
+            child(lambda: front.disconnect("box", force=True), f"kill:{every.index(name) + 1}")
+            if mended_by == "check":
+                host.engine.storage.check(repair=True)
+                assert host.engine.storage.check().findings == (), name
+                assert sum(places(box).values()) == 2, name
+                until(lambda: reaches("127.0.0.1", 8080))
+            if "front" in box.networks:
+                front.disconnect("box", force=True)
+            assert places(box) == {"back": 2}, name
+            assert sorted(one for one in host.left() if one.startswith("tcp:")) == ports, name
+            until(lambda: reaches("127.0.0.1", 8080))
+        box.remove(force=True)
+        assert host.left() == []
+
+    on_host(store_root, test)
+
+
+@pytest.mark.parametrize("mended_by", ["check", "end"])
+def test_an_address_that_was_given_back_is_somebody_elses(
+    store_root: Path, tmp_path: Path, mended_by: str
+) -> None:
+    """Who disconnected a container was killed before he wrote that down: it does not come back to an address that
+    another one has by now, and does not take that one's rules away.
+    """
+
+    def test(host: Host) -> None:
+        front = host.engine.networks.create("front", subnets=["10.50.0.0/24"])
+        host.engine.networks.create("back", subnets=["10.51.0.0/24"])
+
+        def limited() -> list[str]:
+            with open_nftables() as channel:
+                found = elements(channel, "inet", table_of(host.engine.store), "limited4")
+            return sorted(str(one.comment) for one in found)
+
+        box = host.start("sleep 1000", name="box", network=["back", "front"], egress="deny")
+        log = tmp_path / "steps"
+        child(lambda: front.disconnect("box"), f"log:{log}")
+        number = log.read_text().splitlines().index("disconnect: forget") + 1
+        front.connect("box")
+        [address] = [one.addresses[0] for one in attachments_in(box._home) if one.network.name == "front"]
+        child(lambda: front.disconnect("box"), f"kill:{number}")
+        other = host.start(
+            "sleep 1000", name="other", network=f"name=front,ip={text_of(address)}", egress="deny"
+        )
+        theirs = [one for one in limited() if one.startswith("other")]
+        assert len(theirs) == 1
+        if mended_by == "check":
+            host.engine.storage.check(repair=True)
+            assert host.engine.storage.check().findings == ()
+            assert [one.network.name for one in attachments_in(box._home)] == ["back"]
+        box.remove(force=True)
+        assert limited() == theirs
+        assert host.engine.storage.check().findings == ()
+        other.remove(force=True)
+
+    on_host(store_root, test)
+
+
+def test_one_that_has_its_address_still_has_its_names_again(store_root: Path, tmp_path: Path) -> None:
+    """Who disconnected a container was killed between names and addresses."""
+
+    def test(host: Host) -> None:
+        front = host.engine.networks.create("front", subnets=["10.50.0.0/24"])
+        host.engine.networks.create("back", subnets=["10.51.0.0/24"])
+        box = host.start("sleep 1000", name="box", network=["back", "front"])
+        log = tmp_path / "steps"
+        child(lambda: front.disconnect("box"), f"log:{log}")
+        front.connect("box")
+        before = sorted(host.left())
+        number = log.read_text().splitlines().index("network: give addresses back") + 1
+        child(lambda: front.disconnect("box"), f"kill:{number}")
+        assert sorted(host.left()) != before
+        host.engine.storage.check(repair=True)
+        assert host.engine.storage.check().findings == ()
+        assert sorted(host.left()) == before
+        box.remove(force=True)
 
     on_host(store_root, test)

@@ -13,16 +13,16 @@ from contextlib import closing, contextmanager
 from lamina.engine.name_files import refresh
 from lamina.engine.network_events import CONNECT, DISCONNECT
 from lamina.engine.network_events import joined as joined_event
-from lamina.engine.network_record import Ledger
+from lamina.engine.network_record import Ledger, everything, own_addresses, with_own_ports
 from lamina.engine.networking import NOTHING, Joined, is_linkless
 from lamina.engine.networks import find, table_of
 from lamina.engine.options import by_others
-from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, withdraw
-from lamina.engine.port_claims import publish_again, publish_live
+from lamina.engine.plugging import bridge_for, explained, guard, place_in, settle, take_names, withdraw
+from lamina.engine.port_claims import move, publish_again, publish_live
 from lamina.engine.taken_bridges import network_for
 from lamina.errors import Conflict, LaminaError, Unsupported
 from lamina.linux.constants import CLONE_NEWNET
-from lamina.network import claims, links
+from lamina.network import claims, firewall, links, rules
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.events import note
 from lamina.store.networks import PORTS
@@ -93,23 +93,27 @@ def disconnect(home: Home, name: str, *, force: bool = False) -> None:
                 )
             _disconnect_live(home, ledger, asked, attachment)
         _change(home, asked, lambda options: _without(options, record.name))
-        if attachment is not None and attachment.published:
-            _publish_elsewhere(home, ledger, asked)
+        if attachment is not None:
+            _publish_elsewhere(home, ledger, asked, attachment)
     note(home.store, joined_event(home, DISCONNECT, record))
 
 
 def finish(home: Home, number: int) -> None:
-    """Make the link of a place in a network that a running container has, and that is only written down; one without
-    addresses is given back. Raises as `connect`.
+    """Make the link of a place in a network that a running container has, and that is only written down; one that has
+    no addresses, yet or any more, is given back. Raises as `connect`.
     """
     with home.turn():
         ledger = Ledger.of(home)
-        for attachment in list(ledger.attachments):
-            if attachment.number == number and _runs(home):
-                if attachment.addresses:
-                    _plug(home, publish_again(ledger, attachment, *_ports(home.asked())))
-                else:
-                    _drop(ledger, number)
+        attachment = next((one for one in ledger.attachments if one.number == number), None)
+        if attachment is None or not _runs(home):
+            return
+        asked = home.asked()
+        if attachment.addresses and own_addresses(attachment) == attachment.addresses:
+            take_names(attachment)
+            _plug(home, publish_again(ledger, attachment, *_ports(asked)))
+        else:  # another container may have them by now
+            _disconnect_live(home, ledger, asked, attachment)
+        _publish_elsewhere(home, ledger, asked, attachment)
 
 
 # -- what is written down
@@ -251,9 +255,12 @@ def _drop(ledger: Ledger, number: int) -> None:
             with links.opened() as channel:
                 _remove(channel, one.port)
         store = ledger.home.store
+        point("disconnect: unlinked")
         withdraw(store, one, table_of(store))
+        point("disconnect: give ports back")
         for port in one.published:
             claims.give_back(store.networks + PORTS, port, ledger.home.id)
+        point("disconnect: forget")
         ledger.drop(one)
 
 
@@ -317,8 +324,13 @@ def _inside(home: Home) -> Iterator[Any]:
 
 def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachment: Attachment) -> None:
     before = list(ledger.attachments)
-    point("disconnect: withdraw")
     with explained():
+        if attachment.published and _runs(home):
+            point("disconnect: move ports")
+            if (heir := move(ledger, attachment)) is not None:
+                point("disconnect: lead ports")
+                _lead_ports(home, heir)
+        point("disconnect: withdraw")
         _drop(ledger, attachment.number)
         if not _runs(home):
             return
@@ -329,17 +341,24 @@ def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachme
     refresh(home, _options(asked), before, ledger.attachments)
 
 
-def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any]) -> None:
-    """Publish its ports in the first of its other networks that leads out, as its next start does."""
-    if not _runs(home):
+def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any], left: Attachment) -> None:
+    """Publish the ports that it had at the place *left* in the first of its other networks that leads out, as its next
+    start does; and where another place has them, have them lead there, should somebody have been killed who moved them.
+    """
+    if not (left.published or any(one.published for one in ledger.attachments)) or not _runs(home):
         return
-    store = home.store
     point("disconnect: publish elsewhere")
     for one in list(ledger.attachments):
         found = publish_live(ledger, one, *_ports(asked))
         if found.published:
-            found = replace(found, network=network_for(store, found.network.name))
-            with explained(), links.opened() as channel:
-                bridge_for(store, channel, found.network, [found])
-                guard(store, [found])
+            _lead_ports(home, found)
             return
+
+
+def _lead_ports(home: Home, attachment: Attachment) -> None:
+    """Have what is published at a place that has its link and its rules lead there."""
+    store = home.store
+    found = replace(with_own_ports(store, attachment), network=network_for(store, attachment.network.name))
+    with explained(), links.opened() as channel:
+        bridge_for(store, channel, found.network, [found])
+        firewall.add(table_of(store), rules.of_attachment(found), lambda: everything(store))

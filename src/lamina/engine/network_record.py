@@ -9,6 +9,7 @@ import os
 from lamina.engine.networks import network_of, place_of, table_of
 from lamina.errors import Corrupt
 from lamina.network import claims
+from lamina.network.leases import holder_of
 from lamina.network.model import Attachment, Network, Published
 from lamina.network.subnet import packed, read_subnet, subnet_of, text_of
 from lamina.store import networks
@@ -49,10 +50,11 @@ class Ledger:
             ) from None
         return found
 
-    def note(self, attachment: Attachment) -> None:
-        """Write *attachment* down, in the place of the one with its number. Raises KernelError."""
-        others = [one for one in self.attachments if one.number != attachment.number]
-        self.attachments = sorted([*others, attachment], key=lambda one: one.number)
+    def note(self, *attachments: Attachment) -> None:
+        """Write these down, each in the place of the one with its number, at once. Raises KernelError."""
+        numbers = {one.number for one in attachments}
+        others = [one for one in self.attachments if one.number not in numbers]
+        self.attachments = sorted([*others, *attachments], key=lambda one: one.number)
         self._write()
 
     def drop(self, attachment: Attachment) -> None:
@@ -105,6 +107,14 @@ def with_own_ports(store: Store, attachment: Attachment) -> Attachment:
     own = claims.owned(store.networks + networks.PORTS, attachment.published, attachment.owner)
     found: Attachment = replace(attachment, published=own)
     return found
+
+
+def own_addresses(attachment: Attachment) -> tuple[bytes, ...]:
+    """The addresses that are its own still: one that was given back may be somebody else's, with all rules for it."""
+    leases = attachment.network.leases
+    if not os.path.isdir(leases):  # gone with its network, and nobody else has them
+        return attachment.addresses
+    return tuple(one for one in attachment.addresses if holder_of(leases, one) == attachment.owner)
 
 
 def _allowed(texts: list[str]) -> tuple[Allowed, ...]:

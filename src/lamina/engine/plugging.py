@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import closing
 from time import sleep
 
-from lamina.engine.network_record import RECORD, Ledger, everything, with_own_ports
+from lamina.engine.network_record import RECORD, Ledger, everything, own_addresses, with_own_ports
 from lamina.engine.networks import table_of
 from lamina.engine.options import by_others
 from lamina.engine.taken_bridges import as_it_is, network_for
@@ -139,13 +139,19 @@ def settle(ledger: Ledger, attachment: Attachment, wanted: tuple[bytes, ...]) ->
         if not left:
             raise Conflict(f"connect to network {now.name}: it moves all the time", remedy="try again")
         attachment = replace(attachment, network=now)
+    take_names(found)
+    return found
+
+
+def take_names(attachment: Attachment) -> None:
+    """Have others of the network find it by its names. Raises NotFound where the network has just been removed."""
+    network = attachment.network
     point("network: take names")
     try:
-        for name in found.names:
-            names.take(now.names, name, found.owner, found.addresses)
+        for name in attachment.names:
+            names.take(network.names, name, attachment.owner, attachment.addresses)
     except FileNotFoundError:
-        raise networks.no_such(now.name) from None  # it has just been removed
-    return found
+        raise networks.no_such(network.name) from None
 
 
 def _addressed(ledger: Ledger, attachment: Attachment, asked: dict[int, bytes]) -> Attachment:
@@ -406,19 +412,25 @@ def release(home: Home, *, wait: bool = True) -> bool:
 def withdraw(store: Store, attachment: Attachment, table: str) -> None:
     """Give back everything of one place in a network but for its ports. Raises KernelError, OSError."""
     owner, network = attachment.owner, attachment.network
-    # before its claims are given back: what others add for a port that is theirs then must stay
-    if attachment.addresses:
+    own = own_addresses(attachment)
+    # before its claims are given back: what others add for a port that is theirs then must stay; and what they have
+    # added for an address that whoever was killed had given back
+    if own:
+        from lamina.values import replace
+
+        mine = replace(attachment, addresses=own)
         try:
             if attachment.egress is not None:
                 from lamina.engine.egress_drops import conclude
 
-                conclude(store, attachment, table)
-            firewall.remove(table, rules.of_attachment(with_own_ports(store, attachment)))
+                conclude(store, mine, table)
+            firewall.remove(table, rules.of_attachment(with_own_ports(store, mine)))
         except Unsupported:  # then there are no rules
             pass
     point("network: give names back")
     for name in attachment.names:
         names.give_back(network.names, name, owner)
+    point("network: give addresses back")
     for address in attachment.addresses or _claimed(attachment):
         _give_back(attachment, address)
 

@@ -4,9 +4,10 @@ when one that runs comes into a network that leads out, for its ports are its ow
 
 from __future__ import annotations
 
+from lamina.engine.network_record import with_own_ports
 from lamina.engine.networks import network_of
 from lamina.engine.plugging import or_of_the_dead
-from lamina.errors import Conflict, InvalidInput
+from lamina.errors import Conflict, InvalidInput, LaminaError
 from lamina.network import claims
 from lamina.network.model import overlap
 from lamina.store import networks
@@ -63,6 +64,35 @@ def publish_again(
     bare: Attachment = replace(attachment, published=())
     ledger.note(bare)
     return publish_live(ledger, bare, wanted, exposed)
+
+
+def move(ledger: Ledger, attachment: Attachment) -> Attachment | None:
+    """What is published at the place *attachment* of one that runs is that of its first other place that leads out from
+    now on: written down at once, so that the ports are nobody else's at any time. That place; None, and nothing is
+    done, where there is none that can have them all.
+    """
+    others = (one for one in ledger.attachments if one.number != attachment.number)
+    heir = next((one for one in others if leads_out(one)), None)
+    if heir is None or with_own_ports(ledger.home.store, attachment) != attachment:
+        return None
+    families = {len(address) for address in heir.addresses}
+    further = families - {len(address) for address in attachment.addresses}
+    for one in attachment.published:
+        if not families or (one.host and len(one.host) not in families):
+            return None
+        try:
+            claims.see_free(one, further, lambda: _answering(ledger.home))
+        except LaminaError:  # which is said when it is claimed there
+            return None
+    found: Attachment = replace(heir, published=attachment.published)
+    ledger.note(replace(attachment, published=()), found)
+    return found
+
+
+def _answering(home: Home) -> list[bytes]:
+    """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
+    known = (network_of(home.store, record) for record in networks.every(home.store))
+    return [network.gateways[0] for network in known if network.names]
 
 
 def leads_out(attachment: Attachment) -> bool:
@@ -133,9 +163,7 @@ def _claim(
     ports = home.store.networks + networks.PORTS
 
     def answering() -> list[bytes]:
-        """Where `lamina-names` listens: published there, that port stays its own, as the rules have it."""
-        known = (network_of(home.store, record) for record in networks.every(home.store))
-        return [network.gateways[0] for network in known if network.names]
+        return _answering(home)
 
     def take(one: Published) -> Published:
         return claims.take(ports, one, home.id, families, answering, besides)

@@ -102,6 +102,13 @@ def _take_of_range(
     )
 
 
+def see_free(
+    wanted: Published, families: Collection[int], answering: Callable[[], Collection[bytes]] = tuple
+) -> None:
+    """See that nobody on this host listens at a port that is claimed, in *families* as well. Raises as `take`."""
+    _try_to_bind(wanted, families, answering)
+
+
 def give_back(directory: bytes, published: Published, owner: str) -> None:
     """Give the port back, if it is *owner*'s. Raises OSError."""
     _drop(directory, _name(published), owner)
