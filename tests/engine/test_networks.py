@@ -318,7 +318,7 @@ def test_a_range_and_subnets_that_are_exhausted(on_host, monkeypatch):
             known.get("part").remove()
         with pytest.raises(Conflict, match=r"10.50.0.128: taken by container"):
             host.run("true", network="part", ip="10.50.0.128")
-        monkeypatch.setattr("lamina.engine.networks._OF_OTHERS", ("10.50.0.0/24", "192.0.2.0/24"))
+        monkeypatch.setattr("lamina.engine.network_drawing._OF_OTHERS", ("10.50.0.0/24", "192.0.2.0/24"))
         with pytest.raises(Conflict, match="make network more: no subnet is free") as caught:
             known.create("more")
         assert "--subnet" in caught.value.remedy
