@@ -11,6 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lamina import errors as errors
     from lamina.engine.asynchronous.container import AsyncContainer
     from lamina.engine.asynchronous.engine import AsyncEngine
     from lamina.engine.completed import Completed
@@ -72,16 +73,18 @@ _WHERE = {
 if not TYPE_CHECKING:  # or a misspelt name would have a type
 
     def __getattr__(name: str) -> object:
-        if name not in _WHERE:
+        if name not in _WHERE and name != "errors":
             raise AttributeError(f"module 'lamina' has no attribute {name!r}")
         import sys
 
-        module = f"lamina.{_WHERE[name]}"
+        module = f"lamina.{_WHERE.get(name, name)}"
         __import__(module)
+        if name == "errors":  # `except lamina.errors.NotFound`, whatever was imported before
+            return sys.modules[module]
         found: object = getattr(sys.modules[module], name)
         globals()[name] = found
         return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*__all__, "errors", *[name for name in globals() if name.startswith("__")]})

@@ -62,6 +62,25 @@ class LaminaError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """To another process (ProcessPoolExecutor, pickle, copy) goes all of it: the constructors take other arguments
+        than `args`, by which an exception would be made again, and OSError has fields of its own.
+        """
+        fields = dict(self.__dict__)
+        if isinstance(self, OSError):
+            fields.update(errno=self.errno, strerror=self.strerror)
+            if self.filename is not None:
+                fields["filename"] = self.filename
+        return _made_again, (type(self), self.args, fields)
+
+
+def _made_again(kind: type[LaminaError], args: tuple[object, ...], fields: dict[str, object]) -> LaminaError:
+    error = kind.__new__(kind)
+    error.args = args
+    for name, content in fields.items():
+        setattr(error, name, content)
+    return error
+
 
 class InvalidInput(LaminaError, ValueError):
     """An option, path, name or document that cannot be meant."""
@@ -178,10 +197,13 @@ class HookFailed(LaminaError):
 
 
 class TimeoutExpired(LaminaError, TimeoutError):
-    """A command did not end within its time; one that was `run` was killed then. What it wrote so far is in `stdout`
-    and `stderr`, None for what was not captured.
+    """A command did not end within its time; one that was `run` was killed then. Words as in subprocess.TimeoutExpired:
+    `cmd` is the command, `timeout` the seconds, None where it was about something else; what it wrote so far is in
+    `stdout` (also called `output`) and `stderr`, None for what was not captured.
     """
 
+    cmd: list[str] | None
+    timeout: float | None
     stdout: bytes | str | None
     stderr: bytes | str | None
 
@@ -190,15 +212,25 @@ class TimeoutExpired(LaminaError, TimeoutError):
         message: str,
         *,
         remedy: str = "",
+        cmd: list[str] | None = None,
+        timeout: float | None = None,
         stdout: bytes | str | None = None,
         stderr: bytes | str | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
-        self.stdout, self.stderr = stdout, stderr
+        self.cmd, self.timeout, self.stdout, self.stderr = cmd, timeout, stdout, stderr
+
+    @property
+    def output(self) -> bytes | str | None:
+        """`stdout`."""
+        return self.stdout
 
 
 class ContainerFailed(LaminaError):
-    """`check=True` and the command's exit status was not zero. Words as in subprocess.CalledProcessError."""
+    """`check=True` and the command's exit status was not zero. Words as in subprocess.CalledProcessError: `cmd` is the
+    command, `returncode` its exit status, 128 + n after signal n; `stdout` (also called `output`) and `stderr` are what
+    was captured, None for what was not.
+    """
 
     cmd: list[str]
     returncode: int
@@ -216,3 +248,8 @@ class ContainerFailed(LaminaError):
     ) -> None:
         super().__init__(f"run {' '.join(command)}: exit status {returncode}", remedy=remedy)
         self.cmd, self.returncode, self.stdout, self.stderr = command, returncode, stdout, stderr
+
+    @property
+    def output(self) -> bytes | str | None:
+        """`stdout`."""
+        return self.stdout

@@ -55,7 +55,7 @@ def test_what_a_container_is(engine: Engine, box: Container) -> None:
         engine.image("tiny").id,
         ["sleep", "600"],
     )
-    assert (len(box.id), box.short_id, repr(box)) == (64, box.id[:12], f"<Container {box.id[:12]}>")
+    assert (len(box.id), box.short_id, repr(box)) == (64, box.id[:12], f"<Container box {box.id[:12]}>")
     assert box.labels == {"a": "b", "team": "red"}
     assert (box.status, box.state, box.is_alive, box.exit_code) == ("running", "running", True, None)
     assert box.attrs["State"]["Pid"] == box.inspect()["State"]["Pid"]

@@ -162,6 +162,12 @@ IGNORES = """if True:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # then the kernel reaps
     engine = Engine(sys.argv[1])
     assert engine.run("tiny", ["sh", "-c", "exit 3"], rm=True).returncode == 3
+    for how in ({"userns": "auto"}, {"userns": "auto", "tmpfs": ["/etc:tmpcopyup"]}):
+        assert engine.run("tiny", ["sh", "-c", "exit 6"], rm=True, **how).returncode == 6
+    with engine.start("tiny", ["sleep", "600"], ipc="shareable") as one:
+        other = engine.run("tiny", ["sh", "-c", "exit 7"], rm=True, ipc=f"container:{one.name}")
+        assert other.returncode == 7
+        one.kill()
     with engine.start("tiny", ["sleep", "600"]) as box:
         assert box.exec(["sh", "-c", "exit 4"]).returncode == 4
         with box.popen(["sh", "-c", "exit 5"]) as process:
@@ -197,6 +203,12 @@ REAPS = """if True:
             for _ in range(5):
                 assert box.exec(["sh", "-c", "exit 4"]).returncode == 4
                 assert engine.run("tiny", ["sh", "-c", "exit 3"], rm=True).returncode == 3
+        for how in ({"userns": "auto"}, {"userns": "auto", "tmpfs": ["/etc:tmpcopyup"]}):
+            assert engine.run("tiny", ["sh", "-c", "exit 6"], rm=True, **how).returncode == 6
+        with engine.start("tiny", ["sleep", "600"], ipc="shareable") as one:
+            other = engine.run("tiny", ["sh", "-c", "exit 7"], rm=True, ipc=f"container:{one.name}")
+            assert other.returncode == 7
+            one.kill()
     finally:
         over = True
         thread.join()

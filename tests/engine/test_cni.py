@@ -122,8 +122,9 @@ def test_a_container_is_in_the_network_of_a_configuration(store_root: Path, plac
         until(lambda: host.engine.container("web").status == "exited")
         until(lambda: leases(place) == [])
         assert host.engine.storage.check().findings == ()
-        with pytest.raises(NotFound, match="no such CNI configuration"):
+        with pytest.raises(NotFound, match="no such CNI configuration") as missing:
             box.start()
+        assert "NETCONFPATH" in missing.value.remedy
         box.remove()
         ip("link", "del", "cni-lamina")
 

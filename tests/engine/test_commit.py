@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from lamina import Container, Engine
-from lamina.engine.committing import run_of
+from lamina.engine.committed_image import run_of
 from lamina.engine.digesting import digested
 from lamina.errors import Conflict, InvalidInput, InvalidReference, NotFound, Unsupported
 from lamina.image.pack import pack_stored

@@ -75,7 +75,7 @@ def test_what_is_known_of_one_that_ended(engine: Engine) -> None:
     assert (container.state, container.exit_code, container.labels) == ("exited", 3, {})
     assert before <= container.created <= time.time()
     assert names.is_id(container.id)
-    assert repr(container) == f"<Container {container.id[:12]}>"
+    assert repr(container) == f"<Container {container.name} {container.id[:12]}>"
 
 
 def test_in_the_words_of_docker_inspect(engine: Engine) -> None:

@@ -36,7 +36,7 @@ def test_who_asks_again_and_again_changes_no_rules_each_time(
     told: list[Any] = []
     monkeypatch.setattr(firewall, "tell", lambda table, wanted: told.append(wanted))
     near = packed("10.9.0.1")
-    telling = Telling("t", near.__eq__)
+    telling = Telling("t", {near}.intersection)
 
     def asks(name: str, *addresses: str) -> bool:
         return telling.learn(OWNER, [place], name, [(60, packed(one)) for one in addresses], False)

@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 
 from lamina import Completed, Container, Engine
+from lamina.engine import executing
 from lamina.engine.executing import reap_left
 from lamina.errors import (
     CommandNotExecutable,
@@ -33,6 +34,7 @@ from lamina.errors import (
 from lamina.runtime.container import birth, further
 from support.held import held_descriptors
 from support.leaks import Leaks
+from support.lives import until
 from support.running import first_pid, root_of, running
 from support.small_images import small_image
 from support.terminal import Terminal, lamina
@@ -435,6 +437,29 @@ def test_those_left_to_themselves_are_reaped_later(box: Container) -> None:
         time.sleep(0.01)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_one_that_nobody_can_be_told_of_is_reaped_as_well(
+    box: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container was removed at this moment, say: of what began there, no zombie stays."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise NotFound("gone")
+
+    monkeypatch.setattr(executing, "told", gone)
+    began: list[int] = []
+    leave = executing.leave
+
+    def left(execution: executing.Execution) -> None:
+        began.append(execution.pid)
+        leave(execution)
+
+    monkeypatch.setattr(executing, "leave", left)
+    with pytest.raises(NotFound):
+        box.exec_detached(["true"])
+    assert len(began) == 1
+    until(lambda: not os.path.exists(f"/proc/{began[0]}"))
 
 
 def test_it_is_told(box: Container, engine: Engine) -> None:

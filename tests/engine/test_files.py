@@ -172,6 +172,52 @@ def test_the_path_itself(shared: dict[str, Container]) -> None:
         box.files / "a\0b"
 
 
+def test_paths_have_an_order(shared: dict[str, Container]) -> None:
+    box = shared["running"]
+    one, two, below = box.files / "a", box.files / "b", box.files / "a/x"
+    assert sorted([two, below, one]) == [one, below, two]
+    assert one < below <= two >= two > one
+    assert (one.anchor, one.root, one.is_absolute(), bytes(below)) == ("/", "/", True, b"/a/x")
+    with pytest.raises(TypeError):
+        one < "/b"  # type: ignore[operator]  # noqa: B015
+
+
+def test_where_links_lead(files: ContainerPath, tmp_path: Path) -> None:
+    """As pathlib has it, which is asked about the same tree; but "/" is the container's."""
+    for place in (files, tmp_path):
+        (place / "dir/sub").mkdir(parents=True)
+        (place / "dir/file").write_text("x")
+        (place / "link").symlink_to("dir/sub")
+        (place / "up").symlink_to("link/../file")
+        (place / "dangling").symlink_to("nowhere/at/all")
+        (place / "loop").symlink_to("loop")
+    for name in (
+        "dir/file",
+        "link",
+        "link/..",
+        "up",
+        "dangling",
+        "dangling/more",
+        "no/../such",
+        "./dir/.",
+        ".",
+    ):
+        expected = (tmp_path / name).resolve().relative_to(tmp_path.resolve())
+        assert (files / name).resolve() == files.resolve() / str(expected), name
+    for name in ("dangling", "no-such"):
+        with pytest.raises(FileNotFoundError):
+            (files / name).resolve(strict=True)
+    with pytest.raises(OSError) as looped:
+        (files / "loop").resolve()
+    assert looped.value.errno == errno.ELOOP
+    (files / "out").symlink_to("/../../../etc/image")
+    assert str((files / "out").resolve(strict=True)) == "/etc/image"
+    assert (files / "dir/file").samefile(files / "up") and (files / "dir/file").samefile("../up")
+    assert not (files / "dir/file").samefile(files / "out")
+    with pytest.raises(FileNotFoundError):
+        (files / "dir/file").samefile(files / "no-such")
+
+
 def test_what_is_what(files: ContainerPath) -> None:
     (files / "dir").mkdir()
     (files / "file").touch()

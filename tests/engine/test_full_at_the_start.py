@@ -1,10 +1,12 @@
-"""A disk that is full just when a container has been started by its supervisor."""
+"""A disk that is full just when somebody begins to look after a container, or its end is to be written down."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from errno import ENOSPC
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from lamina import Container, Engine
 from lamina.engine.health import results
 from lamina.engine.supervising import Supervisor
 from lamina.errors import KernelError
-from support.lives import is_gone, state_of
+from lamina.store.containers import Home
+from support.lives import is_gone, kill_supervisor, state_of, until
 
 pytestmark = pytest.mark.root
 
@@ -78,3 +81,39 @@ def test_a_health_that_cannot_be_begun_is_none_that_was(
 
     supervised(box, work)
     assert box.state == "exited"
+
+
+def test_one_that_cannot_be_adopted_lives_on(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "600"])
+    pid = int(state_of(box)["pid"])
+    kill_supervisor(box)
+
+    def work(supervisor: Supervisor) -> None:
+        Home.write = full  # type: ignore[assignment,method-assign]
+        with pytest.raises(KernelError) as raised:
+            supervisor.adopt()
+        supervisor.abandon(raised.value)
+
+    supervised(box, work)
+    assert not is_gone(pid)
+    assert engine.container(box.id).state == "running"  # where there is room again, somebody looks after it
+    until(box._home.is_looked_after)
+
+
+def test_one_whose_end_cannot_be_written_down_has_not_succeeded(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = engine.start("host", ["sleep", "600"])
+    pid = int(state_of(box)["pid"])
+    kill_supervisor(box)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))  # a zombie would still be adopted
+    write = Home.write
+
+    def fails(home: Home, name: str, content: dict[str, Any]) -> None:
+        (full if name == "exit" else write)(home, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Home, "write", fails)
+        assert box.wait() == 255
+    assert engine.container(box.id).exit_code == 255

@@ -16,9 +16,11 @@ import pytest
 from lamina import Container, Engine
 from lamina.engine import grouping
 from lamina.engine.recover import recover
+from lamina.engine.supervising import Supervisor
 from lamina.errors import Conflict, NotFound, Unsupported
 from lamina.runtime.cgroups import find, reopen
-from support.lives import is_gone, state_of, until
+from support.groups import LAYOUT
+from support.lives import is_gone, kill_supervisor, state_of, until
 
 pytestmark = pytest.mark.root
 
@@ -308,3 +310,37 @@ def test_one_that_ends_meanwhile_leaves_nothing(
     assert command.wait(100) == 137
     assert places and not [place for place in places if place.exists()]
     assert not engine.containers(all=True)
+
+
+def test_who_adopts_it_meanwhile_is_in_the_record_and_so_are_its_groups(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write the same record, each with what the other does not know."""
+    if "cpuset" not in LAYOUT.v1:
+        pytest.skip("there is no controller that a container in the background has no group of")
+    box = engine.start("host", ["sleep", "1000"], name="box")
+    kill_supervisor(box)
+    make, adopting = grouping._made, []
+
+    def made(*asked: Any) -> Any:
+        found = make(*asked)
+        adopting.append(child := os.fork())
+        if child == 0:
+            try:
+                Supervisor(box.store, box.id).adopt()
+            finally:
+                os._exit(0)
+        until(lambda: is_gone(child) or waits_for_a_lock(child))
+        return found
+
+    monkeypatch.setattr(grouping, "_made", made)
+    box.update(cpuset_cpus="0")
+    assert os.waitpid(adopting[0], 0)[1] == 0
+    assert state_of(box)["supervisor"]["pid"] == adopting[0]
+    assert "cpuset" in reopen(state_of(box)["cgroup"]).paths
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """proc_locks(5)"""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(words[1] == "->" and words[5] == str(pid) for words in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from random import Random
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine.supervising import Supervisor
 from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
 from lamina.store import trace
 from support.leaks import Leaks
-from support.lives import is_gone, kill_supervisor, remove_all, said, supervisor_of, until
+from support.lives import is_gone, kill_supervisor, remove_all, said, state_of, supervisor_of, until
 
 pytestmark = pytest.mark.root
 
@@ -103,6 +104,42 @@ def test_a_supervisor_killed_while_it_waits_to_restart_is_replaced(engine: Engin
     until(lambda: said(box) != before)
     box.stop()
     assert box.state == "exited"
+
+
+def test_a_start_ends_what_a_start_before_it_left_that_was_killed(engine: Engine) -> None:
+    """Whoever waited meanwhile has the lock next, and no command has cleaned up."""
+    box = engine.create("host", ["sleep", "1000"])
+
+    def die(step: str) -> None:
+        if step == "start: write state record":  # the command runs, and nobody knows of it
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ends = [start_as_its_supervisor(box, hook) for hook in (die, None)]
+    assert ends == [-signal.SIGKILL, 0]
+    assert processes_of(box) == [state_of(box)["pid"]]
+
+
+def start_as_its_supervisor(box: Container, hook: Callable[[str], None] | None) -> int:
+    """In a child; how that ended."""
+    child = os.fork()
+    if child == 0:
+        trace.hook = hook
+        try:
+            Supervisor(box.store, box.id).start()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def processes_of(box: Container) -> list[int]:
+    """Those whose root is the container's."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if box.id in (place / "mountinfo").read_text():
+                found.append(int(place.name))
+    return found
 
 
 LIVES: dict[str, dict[str, object]] = {

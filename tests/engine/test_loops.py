@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from errno import EMFILE
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,23 @@ async def test_files_in_the_words_of_pathlib(loops: AsyncEngine, tmp_path: Path)
 
 
 # -- processes
+
+
+@in_loop
+async def test_popen_takes_a_descriptor_for_its_end_when_it_is_asked_for_one(
+    loops: AsyncEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_is_left(*_: int) -> int:
+        raise OSError(EMFILE, os.strerror(EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", none_is_left)
+        process = await loops.popen("tiny", FOR_EVER, rm=True)
+        with pytest.raises(OSError, match="Too many open files"):
+            process.fileno()
+    process.kill()
+    assert await process.wait() == 137
+    assert engine.containers(all=True) == []
 
 
 @in_loop

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lamina.engine import plugging
-from lamina.engine.committing import run_of
+from lamina.engine.committed_image import run_of
 from lamina.engine.networks import network_of, table_of
 from lamina.engine.supervising import Supervisor
 from lamina.errors import (
@@ -242,8 +242,9 @@ def test_the_network_of_another_container_and_a_path(on_host):
         assert "hello" in host.run(*hear, network=f"ns:/proc/{pid}/ns/net")
         with pytest.raises(InvalidInput, match="no network namespace"):
             host.run("true", network="ns:/proc/self/ns/uts")
-        with pytest.raises(KernelError, match="No such file"):
+        with pytest.raises(KernelError, match="No such file") as missing:
             host.run("true", network="ns:/nosuch")
+        assert "ip netns list" in missing.value.remedy
         web.stop()
         with pytest.raises(Conflict, match="does not run"):
             host.run("true", network="container:web")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine import executing, pausing
 from lamina.engine.recover import recover
 from lamina.errors import Conflict
 from lamina.runtime.cgroups import reopen
-from support.lives import state_of, until
+from lamina.store.containers import Home
+from lamina.store.lock import Lock
+from support.lives import is_gone, state_of, until
 
 pytestmark = pytest.mark.root
 
@@ -171,3 +175,55 @@ def test_those_who_pause_and_end_it_at_once_do_not_get_stuck(engine: Engine) -> 
             time.sleep(0.2)
             box.stop(timeout=5)
         assert box.state == "exited"
+
+
+def test_pausing_and_a_health_check_do_not_wait_for_each_other(engine: Engine) -> None:
+    """The check is about to join the container when somebody comes who pauses it, and has it alone."""
+    box = engine.start("host", ["sleep", "1000"], health_cmd="true", health_interval="1h")
+    at_the_door, reached = os.pipe2(os.O_CLOEXEC)
+    go_in, let_in = os.pipe2(os.O_CLOEXEC)
+    turn, alone_with = executing._turn, pausing.alone_with
+
+    def join(home: Home) -> Lock:
+        os.write(reached, b"x")
+        os.read(go_in, 1)
+        return turn(home)
+
+    def have_alone(home: Home) -> Lock:
+        held = alone_with(home)
+        os.write(let_in, b"x")
+        return held
+
+    def check() -> None:
+        executing._turn = join
+        with contextlib.suppress(Conflict):  # paused meanwhile
+            box.check_health()
+
+    def pause() -> None:
+        os.read(at_the_door, 1)
+        pausing.alone_with = have_alone
+        box.pause()
+
+    both = [in_a_process(check), in_a_process(pause)]
+    try:
+        until(lambda: all(map(is_gone, both)), 60)
+    finally:
+        for pid in both:
+            os.kill(pid, signal.SIGKILL)
+        ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in both]
+        for descriptor in (at_the_door, reached, go_in, let_in):
+            os.close(descriptor)
+    assert ends == [0, 0]
+    assert box.state == "paused"
+
+
+def in_a_process(work: Callable[[], None]) -> int:
+    """Do *work* in a child, whose pid is returned; it ends with 0 if nothing was raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from errno import EIO
 from pathlib import Path
 
 import pytest
 
 from lamina import Container, Engine
-from lamina.errors import Conflict, NotFound, Unsupported
+from lamina.errors import Conflict, LaminaError, NotFound, Unsupported
+from lamina.store import trace
 from support.small_images import small_image
 from support.written import delete, put, shown, upper
 
@@ -88,3 +92,30 @@ def test_what_cannot_be_rebased(engine: Engine, box: Container) -> None:
         box.rebase("nosuch")
     with pytest.raises(Unsupported, match="over this machine"):
         engine.create("host", ["true"], name="here").rebase("new")
+
+
+def test_it_is_over_one_image_or_the_other_whatever_fails(
+    box: Container, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step: a fork has the files of its parent, and says that it is over the same image."""
+    put(box, "data/own", "mine")
+    steps: list[str] = []
+    monkeypatch.setattr(trace, "hook", steps.append)
+    model = box.fork(1, durability="full")[0]
+    steps.clear()
+    model.rebase("new")
+    for number in range(len(steps)):
+        tried = box.fork(1, durability="full")[0]
+        left = iter(range(len(steps) + 100))
+
+        def fail(step: str, left: Iterator[int] = left, number: int = number) -> None:
+            if next(left) == number:
+                raise OSError(EIO, f"asked for at {step}")
+
+        monkeypatch.setattr(trace, "hook", fail)
+        with contextlib.suppress(LaminaError, OSError):
+            tried.rebase("new")
+        monkeypatch.setattr(trace, "hook", None)
+        now = engine.container(tried.id)
+        [fork] = now.fork(1)
+        assert (fork.image, shown(fork, "data")) == (now.image, shown(now, "data")), steps[number]

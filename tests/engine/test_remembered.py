@@ -59,6 +59,16 @@ def answer(ask: Callable[[], Any]) -> Any:
     return None if found is None else [*map(repr, found)]
 
 
+def facts_of(known: Remembered, home: Home, name: str, lstat: Callable[[bytes], Any] = os.lstat) -> Any:
+    """What is known of the record, which is looked at now."""
+    try:
+        found = lstat(home.path + b"/" + name.encode() + b".json")
+    except FileNotFoundError:
+        return known.facts(home, name, None)
+    look = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return known.facts(home, name, look)
+
+
 class Clock:
     """A file system whose clock ticks once in *tick* nanoseconds, in this process: inodes are given again at once, and
     only what wrote here says when a file has changed.
@@ -126,7 +136,7 @@ class Life:
                     found = home.read(name)
                     return None if found is None else facts(found)
 
-                said = answer(lambda home=home, name=name: known.facts(home, name))  # type: ignore[misc]
+                said = answer(lambda home=home, name=name: facts_of(known, home, name, self.clock.lstat))  # type: ignore[misc]
                 assert said == answer(fresh), (home, name)
         known.keep()
 
@@ -136,7 +146,6 @@ def test_what_is_kept_is_what_the_records_say_whatever_the_clock_can_tell(
     store: Store, monkeypatch: pytest.MonkeyPatch, seed: int, tick: int
 ) -> None:
     chance, clock = random.Random(seed), Clock(tick)
-    monkeypatch.setattr(remembered, "os", SimpleNamespace(**{**vars(os), "lstat": clock.lstat}))
     monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: clock.now))
     life = Life(store, clock, chance)
     for _ in range(600):
@@ -154,7 +163,7 @@ def test_a_record_that_has_just_changed_is_not_kept(store: Store, monkeypatch: p
     ).st_ctime_ns  # however long ago that is on a busy machine
     monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: changed + GRAIN))
     known = Remembered(store, MANY)
-    known.facts(home, "container")
+    facts_of(known, home, "container")
     known.keep()
     assert not os.path.exists(store.cache + b"/listed")
 
@@ -171,7 +180,7 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
 ) -> None:
     homes = [made(store, number) for number in range(3)]
     first = Remembered(store, MANY)
-    expected = [first.facts(home, "container") for home in homes]
+    expected = [facts_of(first, home, "container") for home in homes]
     first.keep()
     read: list[str] = []
 
@@ -181,13 +190,13 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
 
     monkeypatch.setattr(Home, "read", reading)
     again = Remembered(store, MANY)
-    assert [again.facts(home, "container") for home in homes] == [
+    assert [facts_of(again, home, "container") for home in homes] == [
         [*facts] for facts in expected if facts is not None
     ]
     assert not read
     homes[1].write("container", record(homes[1].id, 5))
     changed = Remembered(store, MANY)
-    assert [changed.facts(home, "container") for home in homes][1] == FACTS["container"](
+    assert [facts_of(changed, home, "container") for home in homes][1] == FACTS["container"](
         record(homes[1].id, 5)
     )
     assert read == [homes[1].id]
@@ -205,7 +214,7 @@ def test_a_file_that_is_no_such_document_is_as_good_as_none(store: Store, conten
     else:
         Path(os.fsdecode(place)).write_bytes(content)
     known = Remembered(store, MANY)
-    assert known.facts(home, "container") == FACTS["container"](record(home.id, 1))
+    assert facts_of(known, home, "container") == FACTS["container"](record(home.id, 1))
     known.keep()
     assert [entry for entry in os.listdir(store.cache) if entry.startswith(b"listed.")] == []
 
@@ -215,11 +224,11 @@ def test_what_another_boot_wrote_is_not_believed(store: Store, monkeypatch: pyte
     home = made(store, 1)
     monkeypatch.setattr(remembered, "boot_id", lambda: "the last")
     known = Remembered(store, MANY)
-    known.facts(home, "container")
+    facts_of(known, home, "container")
     known.keep()
     monkeypatch.setattr(remembered, "boot_id", lambda: "this")
     monkeypatch.setattr(Home, "read", lambda home, name: record(home.id, 2))
-    assert Remembered(store, MANY).facts(home, "container") == FACTS["container"](record(home.id, 2))
+    assert facts_of(Remembered(store, MANY), home, "container") == FACTS["container"](record(home.id, 2))
 
 
 def shown(one: listing.Glanced) -> Any:

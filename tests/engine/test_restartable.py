@@ -136,6 +136,24 @@ def test_one_that_cannot_be_started_does_not_keep_the_others(engine: Engine) -> 
     assert good.state == "running"
 
 
+def test_what_the_disk_does_not_give_any_more_keeps_no_other(engine: Engine) -> None:
+    boxes = [engine.create("host", SLEEP, name=name, restart="always") for name in ("one", "two", "good")]
+    for box in boxes:
+        box.start()
+        box.stop()
+    bad = [place_of(boxes[0]) / "container.json", place_of(boxes[1]) / "exit.json"]
+    for record in bad:
+        record.rename(f"{record}.away")
+        record.mkdir()  # an error of read(2), as that of a disk is
+    try:
+        assert engine.start_restartable() == [("good", None)]
+        assert boxes[2].state == "running"
+    finally:
+        for record in bad:
+            record.rmdir()
+            Path(f"{record}.away").rename(record)
+
+
 def test_a_shutdown_does_not_count_as_a_stop(engine: Engine, store_root: Path, lamina: Command) -> None:
     script = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     box = engine.start("host", ["sh", "-c", script], name="box", restart="unless-stopped")

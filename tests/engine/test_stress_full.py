@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from errno import ENOSPC
@@ -101,6 +102,14 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
         mount("tmpfs", place, "tmpfs", 0, "size=32m")
         root = place / "s"
         small_image(root)
+        try:
+            fill_and_live(place, root)
+        finally:  # what lives would outlive this mount namespace
+            (place / "ballast").unlink(missing_ok=True)
+            for one in _run(root, "ps", "-aq").stdout.split():
+                _run(root, "rm", "-f", one)
+
+    def fill_and_live(place: Path, root: Path) -> None:
         before = [
             "run",
             "-d",
@@ -113,6 +122,7 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
         ]
         assert _run(root, *before).returncode == 0
         until(lambda: _run(root, "logs", "before").stdout == "up\n")
+        assert _run(root, "run", "-d", "--name", "plain", "tiny", "sleep", "1000").returncode == 0
         _fill(place, free)
         for words in (
             ["run", "--rm", "tiny", "true"],
@@ -140,8 +150,10 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
                 )
             ), done
         (name,) = {"before", "earlier"} & set(_run(root, "ps", "-a", "--format", "{{.Names}}").stdout.split())
-        done = _run(root, "stop", name)
-        assert done.returncode == 0, done
+        _fill(place, free)
+        for one in ("plain", name):  # the first is killed in its stop signal's stead, which is written down
+            done = _run(root, "stop", one)
+            assert done.returncode == 0, done
         for one in _run(root, "ps", "-aq").stdout.split():
             done = _run(root, "rm", "-f", one)
             assert done.returncode == 0, done
@@ -153,6 +165,44 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path, untouched_host: Leaks, f
         (place / "ballast").unlink()
         assert _run(root, "run", "--rm", "tiny", "echo", "again").stdout == "again\n"
         _run(root, "volume", "rm", "v")
+        done = _run(root, "system", "check")
+        assert done.returncode == 0, done
+
+    in_mount_namespace(on_a_small_disk, timeout=300)
+
+
+def test_a_disk_without_room_for_another_name(tmp_path: Path, untouched_host: Leaks) -> None:
+    """What runs can be ended and removed, which is what makes room."""
+
+    def on_a_small_disk() -> None:
+        from lamina.linux.mount import mount
+
+        place = tmp_path / "disk"
+        place.mkdir()
+        mount("tmpfs", place, "tmpfs", 0, "size=64m,nr_inodes=8000")
+        root, many = place / "s", place / "many"
+        small_image(root)
+        try:
+            for words in (("one",), ("two",), ("three",), ("four", "--restart", "always")):
+                made = _run(root, "run", "-d", "--name", *words, "tiny", "sleep", "1000")
+                assert made.returncode == 0, made
+            many.mkdir()
+            with pytest.raises(OSError, match="No space"):
+                for number in range(10_000):
+                    (many / str(number)).touch()
+            for verb in (["stop", "one"], ["kill", "two"], ["kill", "-s", "INT", "three"]):
+                done = _run(root, *verb)
+                assert done.returncode == 0, done
+            done = _run(root, "stop", "four")
+            assert done.returncode == 1, done
+            assert "No space" in done.stderr
+            assert "containers/" in done.stderr
+            done = _run(root, "rm", "-f", "one", "two", "three", "four")
+            assert done.returncode == 0, done
+        finally:  # what lives would outlive this mount namespace
+            shutil.rmtree(many, ignore_errors=True)
+            for one in _run(root, "ps", "-aq").stdout.split():
+                _run(root, "rm", "-f", one)
         done = _run(root, "system", "check")
         assert done.returncode == 0, done
 

@@ -14,9 +14,14 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine import committed_image
 from lamina.engine.burials import sweep
+from lamina.errors import Unsupported
+from lamina.image.documents import DEFAULT_LIMITS
+from lamina.linux import flush
 from lamina.store import trace
 from lamina.store.layers import tree_of
+from lamina.values import replace
 from support.image_archives import ImageSource, old_docker, tar
 from support.lives import await_burials, place_of
 from support.written import put
@@ -49,6 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[t
         rename(source, target, **directories)
 
     with monkeypatch.context() as patched:
+        patched.setattr(flush, "_flush", None)  # of several at once as well
         patched.setattr(os, "fsync", synced)
         patched.setattr(os, "rename", renamed)
         work()
@@ -141,6 +147,29 @@ def test_what_an_image_consists_of_is_on_the_disk_before_it(
     [name] = [at for at, (what, path) in enumerate(found) if what == "to" and "/images/names/" in path]
     assert blob < found.index(("sync", f"{store}/blobs/sha256")) < record < name
     assert {("sync", f"{store}/images/records"), ("sync", f"{store}/images/names")} <= {*found[name:]}
+    # what it consists of: the config before it has its name, and so before anything was moved; the layer before it
+    partial = next(path for what, path in found if what == "from" and "/blobs/partial/" in path)
+    moved = next(at for at, (what, path) in enumerate(found) if what == "from" and "/upper-" in path)
+    assert found.index(("sync", partial)) < moved < blob
+    [layer] = [path for what, path in found if what == "to" and os.path.dirname(path) == f"{store}/layers"]
+    assert found.index(("to", layer)) < found.index(("sync", f"{store}/layers")) < record
+    # and the container stands on that layer when there is an image of it
+    ended = [at for at, one in enumerate(found) if one == ("to", f"{place_of(box)}/container.json")][-1]
+    assert name < ended < found.index(("sync", f"{store}/images/records"))
+
+
+def test_a_commit_with_too_many_layers_moves_nothing(engine: Engine, tmp_path: Path) -> None:
+    box = over_an_image(engine, tmp_path)
+    put(box, "n", "1")
+    before = (place_of(box) / "container.json").read_bytes()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(committed_image, "DEFAULT_LIMITS", replace(DEFAULT_LIMITS, layers=1))
+        with pytest.raises(Unsupported, match="an image of 2 layers"):
+            box.commit("made:1")
+    assert (place_of(box) / "container.json").read_bytes() == before
+    assert (box.files / "n").read_text() == "1"
+    assert [image for image in engine.images() if "made:1" in image.tags] == []
+    assert box.commit("made:1").tags == ["made:1"]
 
 
 def test_a_name_that_stood_for_another_image_is_taken_after_that_is_on_the_disk(

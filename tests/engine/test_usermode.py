@@ -104,6 +104,9 @@ def test_pasta_is_the_usual_network_and_leads_both_ways(on_user_host):
         assert "nameserver 10.0.2.3\n" in said
         # a port that is taken is an error before anything runs
         assert "the port is taken by container" in host.fails("run", "--rm", "-p", "8080:80", "tiny", "true")
+        said = host.fails("run", "--rm", "-p", "80:80", "tiny", "true")
+        assert "publish *:80->80/tcp" in said
+        assert "ip_unprivileged_port_start=80" in said
         taken = listen(8090)
         assert "a process of this host listens" in host.fails("run", "--rm", "-p", "8090:80", "tiny", "true")
         taken.close()
@@ -134,6 +137,35 @@ def test_one_that_shares_the_processes_of_another_takes_its_network_or_none(on_u
             assert "--network container:first" in said
         assert "pasta" not in host.user.lamina(*words, "--network", "container:first", "tiny", "true").stderr
         host.ok("rm", "-f", "first", "second")
+
+    on_user_host(test)
+
+
+def test_the_network_of_another_container(on_user_host):
+    """It belongs to the user namespace of that one: only who is in that can join it."""
+
+    def test(host):
+        for name in ("web", "other"):
+            host.ok("run", "-d", "--name", name, "tiny", "sh", "-c", SERVE)
+        words = ("run", "--rm", "--network", "container:web")
+        said = host.ok(
+            *words, "tiny", "sh", "-c", "busybox ip addr show eth0; cat /etc/hosts; cat /proc/self/uid_map"
+        )
+        assert "inet 10.0.2.100/24" in said
+        assert "10.0.2.100\t" in said
+        assert said.splitlines()[-2].split() == ["0", str(host.user.uid), "1"]
+        until(
+            lambda: (
+                host.user.lamina(*words, "tiny", "sh", "-c", "nc 127.0.0.1 80 </dev/null").stdout == "hello\n"
+            )
+        )
+        assert "10.0.2.100/24" in host.ok(*words, "host", "ip", "addr", "show", "eth0")
+        host.ok("run", "-d", "--name", "beside", *words[2:], "tiny", "sleep", "1000")
+        assert "10.0.2.100/24" in host.ok("exec", "beside", "busybox", "ip", "addr", "show", "eth0")
+        host.ok("run", "--rm", "--network", "container:beside", "--uts", "container:web", "tiny", "true")
+        said = host.fails("run", "--rm", *words[2:], "--uts", "container:other", "tiny", "true")
+        assert "several user namespaces" in said
+        host.ok("rm", "-f", "beside", "other", "web")
 
     on_user_host(test)
 

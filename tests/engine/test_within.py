@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 import select
+import socket
 import subprocess
 from typing import Any
 
 import pytest
 
 from lamina import errors
-from lamina.engine import within
+from lamina.engine import file_service, within
 from lamina.engine.within import Carried
 from lamina.linux.fd import Fd
 from support.rootless import Rootless
@@ -383,3 +384,15 @@ os.waitpid(forked[0], 0)
     )
     assert found["kind"] == "Corrupt"
     assert "ended without an answer" in found["said"]
+
+
+def test_a_file_that_is_handed_over_is_inherited_by_nobody_from_its_first_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread may execute a program just then, before anybody could have said that it is not to have it."""
+    monkeypatch.delattr(os, "set_inheritable")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(os.devnull) as file:
+        socket.send_fds(theirs, [b"f"], [file.fileno()])
+        with file_service._received(ours) as found:
+            assert not os.get_inheritable(found)

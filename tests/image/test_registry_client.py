@@ -569,7 +569,7 @@ def test_login_asks_before_it_keeps(tmp_path: Path) -> None:
         found = fake.add_blob("team/tool", BLOB)
         assert fetch(connect(fake, tmp_path), found) == BLOB
         network.logout(fake.host)
-        with pytest.raises(RegistryError, match="not logged in"):
+        with pytest.raises(NotFound, match="not logged in"):
             network.logout(fake.host)
 
 

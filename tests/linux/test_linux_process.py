@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +60,20 @@ def test_signals_by_descriptor(door: str, sleeper: subprocess.Popen[bytes]) -> N
         with pytest.raises(KernelError, match="pidfd_send_signal signal 9: No such process") as caught:
             pidfd_send_signal(pidfd, 9)
         assert caught.value.errno == errno.ESRCH
+
+
+def test_the_number_of_a_thread_is_no_process(door: str) -> None:
+    """As that of nobody: a number that was a process's may be a thread's by now."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with pytest.raises(KernelError, match="No such process") as caught:
+            pidfd_open(thread.native_id or 0)
+    finally:
+        done.set()
+        thread.join()
+    assert caught.value.errno == errno.ESRCH
 
 
 def test_waiting(door: str, sleeper: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,8 @@ import threading
 import pytest
 
 from lamina.linux import packed, runner
-from lamina.linux.constants import AT_FDCWD, CLONE_VFORK, CLONE_VM
+from lamina.linux.constants import AT_FDCWD, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE
+from lamina.linux.process import prctl
 from lamina.linux.program import Out, Reg, Step, Strings, Struct, assemble
 
 try:
@@ -190,6 +191,26 @@ def test_a_child_that_shares_memory_may_wait_for_its_parent(walker):
     assert len(data) == 1000
     os.close(reader)
     os.close(writer)
+
+
+def test_a_fork_settles_nothing_of_its_parent(walker):
+    """Whose memory is marked as not dumpable while a child with other ids shares it, and not for longer."""
+    reader, writer = os.pipe()
+    other = os.geteuid() + 1 if os.geteuid() else 1000
+    steps = [Step("setresuid", other, other, other), Step("read", reader, b"\0" * 8, 1), Step("exit", 0)]
+    before = prctl(PR_GET_DUMPABLE)
+    child = assemble(steps).spawn(CLONE_VM)
+    forked = os.fork()
+    if forked == 0:
+        del child
+        os._exit(0)
+    os.waitpid(forked, 0)
+    os.write(writer, b"g")
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+    child.settle()
+    os.close(reader)
+    os.close(writer)
+    assert prctl(PR_GET_DUMPABLE) == before
 
 
 def test_a_refused_clone_is_an_error_of_the_call(walker):

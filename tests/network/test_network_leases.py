@@ -103,6 +103,9 @@ def test_a_wanted_address(place):
     for wrong in ("10.1.0.0", "10.1.0.7", "10.1.0.8", "fd00::1"):
         with pytest.raises(InvalidInput):
             leases.take_this(place, NET, packed(wrong), (GATEWAY,), "b" * 64)
+    with pytest.raises(InvalidInput) as caught:
+        leases.take_this(place, NET, packed("10.2.0.4"), (GATEWAY,), "b" * 64)
+    assert caught.value.remedy == "there are 10.1.0.1 to 10.1.0.6; or leave it out"
     assert "10.1.0.4" not in [take(place) for _ in range(4)]
 
 

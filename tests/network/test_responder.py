@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from lamina.network import dns, names, responder
-from lamina.network.responder import MOST_A_SECOND, Client, Responder
+from lamina.network import dns, names, responder, shares
+from lamina.network.responder import Client, Responder
+from lamina.network.shares import MOST_A_SECOND, MOST_OF_A_SECOND, Shares
 from lamina.network.subnet import packed
 from support.name_servers import read_framed, values_in
 
@@ -172,8 +173,84 @@ def test_who_floods_leaves_time_to_others(stage: Stage) -> None:
                 break
             except TimeoutError:
                 continue
-        assert len(stage.responder._heard) <= 2
+        assert len(stage.responder._shares._heard) <= 2
     assert stage.ask("db", OTHER)
+
+
+def test_a_share_is_of_time_and_only_where_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a question costs is up to who asks it, and to the servers that answer it."""
+    now = [100.0]
+    monkeypatch.setattr(shares, "monotonic", lambda: now[0])
+
+    def spend(seconds: float, source: str = OWN) -> bool:
+        began = now[0]
+        now[0] += seconds
+        kept.spend(source, began)
+        return kept.has_had_enough(source)
+
+    kept = Shares()
+    assert kept.hear(OWN)
+    assert not spend(0.9), "alone nobody has to leave time to others"
+    now[0] = 200.0
+    assert kept.hear(OTHER)
+    assert not spend(MOST_OF_A_SECOND - 0.01)
+    assert kept.hear(OWN)
+    assert spend(0.02)
+    assert not kept.hear(OWN)
+    assert kept.hear(OTHER)
+    now[0] = 201.0
+    assert kept.hear(OWN)
+    assert spend(0.5), "who has asked in the last second may ask again"
+    now[0] = 202.0
+    assert not spend(0.5), "he has not"
+    assert kept.hear(OWN)
+    now[0] = 300.0
+    assert all(kept.hear(OWN) for _ in range(MOST_A_SECOND))
+    assert not kept.hear(OWN)
+
+
+def test_who_has_had_his_time_waits_and_others_do_not(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    enough, spent, learnt = threading.Event(), list[str](), list[str]()
+    kept = stage.responder._shares
+    monkeypatch.setattr(kept, "has_had_enough", lambda source: source == OWN and enough.is_set())
+    monkeypatch.setattr(kept, "spend", lambda source, since: spent.append(source))
+
+    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool) -> bool:
+        learnt.append(asked.name)
+        return True
+
+    def asks_by_stream() -> int:
+        question = dns.ask("db", dns.A, 7)
+        with socket.create_connection(stage.at, timeout=200) as connection:
+            connection.sendall(struct.pack("!H", len(question)) + question)
+            return dns.code_of(read_framed(connection))
+
+    with closing(silent_server()) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        server.settimeout(100)
+        asking.bind((OWN, 0))
+        asking.settimeout(100)
+        limited = stage.client(server.getsockname(), learn=learn)
+        stage.clients.update({OWN: limited, OTHER: stage.client()})
+        for number in range(2):
+            asking.sendto(dns.ask(f"x{number}.example", dns.A, number), stage.where)
+            data, where = server.recvfrom(4096)
+            if number == 1:
+                enough.set()
+            query = dns.read_query(data)
+            assert query is not None
+            server.sendto(dns.reply(query, dns.NOERROR, [dns.Answer(dns.A, 60, bytes(4))]), where)
+            assert dns.code_of(asking.recv(4096)) == (dns.SERVFAIL if number else dns.NOERROR)
+        asking.sendto(dns.ask("db", dns.A, 9), stage.where)
+        assert values_in(stage.ask("db", OTHER)) == ["10.1.0.2"], "who asks behind it"
+        assert asks_by_stream() == dns.SERVFAIL
+        assert learnt == ["x0.example"]
+        enough.clear()
+        assert asks_by_stream() == dns.NOERROR
+        assert values_in(stage.ask("db")) == ["10.1.0.2"]
+        assert learnt == ["x0.example", "db", "db"]
+        assert values_in(stage.ask("db", OTHER)) == ["10.1.0.2"]  # so the time of what was before is counted
+    assert spent[:8] == [OWN, OWN, OWN, OWN, OTHER, OWN, OWN, OTHER][: len(spent)]
+    assert len(spent) >= 7
 
 
 def test_strangers_are_not_answered(stage: Stage) -> None:

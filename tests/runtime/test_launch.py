@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import CommandNotExecutable, CommandNotFound, NotFound, StepFailed
-from lamina.linux import packed, runner
+from lamina.errors import CommandNotExecutable, CommandNotFound, KernelError, NotFound, StepFailed
+from lamina.linux import packed, process, runner
 from lamina.linux.constants import PR_GET_DUMPABLE
 from lamina.linux.process import prctl
 from lamina.runtime.launch import launch, plan
@@ -205,6 +206,19 @@ def test_a_file_without_format_cannot_be_executed(tmp_path):
     odd.chmod(0o755)
     with pytest.raises(CommandNotExecutable, match="#!"):
         run(bundle)
+
+
+def test_why_a_start_failed_is_said_where_the_kernel_reaps_and_remembers_no_status(tmp_path, monkeypatch):
+    def forgotten(*_):
+        raise KernelError("ioctl", errno.ENOTTY, "PIDFD_GET_INFO")  # before Linux 6.13
+
+    monkeypatch.setattr(process, "pidfd_get_info", forgotten)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(CommandNotFound):
+            run(over_host(tmp_path, small("no-such-command")))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_failing_step_is_named_and_nothing_is_left(tmp_path):

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, StepFailed
+from lamina.linux import descriptors
 from lamina.linux.namespaces import ns_owner_uid, ns_type
+from lamina.overlay.spec import MountSpec
+from lamina.runtime import stacks
+from lamina.runtime.bundle import NULL, Bundle, Wiring
 from lamina.runtime.id_maps import LARGEST_ID, MOST_MAPPINGS, mapped_namespace, write_id_maps
 from lamina.runtime.plan.namespaces import FLAGS
 from support.held import held_descriptors
@@ -69,3 +73,26 @@ def test_a_namespace_that_has_maps_and_nobody_in_it(count: int) -> None:
     with pytest.raises(InvalidInput):
         mapped_namespace([], WHOLE)
     assert Path("/proc/self/fd").exists()
+
+
+@pytest.mark.root
+def test_a_helper_that_fails_is_noticed_whoever_has_its_channel_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that the program forks meanwhile has a copy of both ends, and may live for long."""
+    copies: list[int] = []
+
+    def socketpair(kind: int) -> tuple[int, int]:
+        ours, theirs = descriptors.socketpair(kind)
+        copies.append(os.dup(theirs))
+        return ours, theirs
+
+    monkeypatch.setattr(stacks, "socketpair", socketpair)
+    bundle = Bundle({}, MountSpec((os.fsencode(tmp_path / "missing"),)), os.fsencode(tmp_path))
+    known = Wiring(-1, NULL, NULL, NULL, release=stacks.KERNEL, lowerdir_plus=True)
+    before = children()
+    with mapped_namespace(WHOLE, WHOLE) as namespace, pytest.raises(StepFailed, match="missing"):
+        stacks.mapped_stacks(bundle, namespace, (100_000, 100_000), known)
+    for copy in copies:
+        os.close(copy)
+    assert children() == before

@@ -43,23 +43,23 @@ def read(path: str) -> bytes:
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     [
-        (None, User(0, 0, (10,), "/root")),
-        ("root", User(0, 0, (10,), "/root")),
-        ("0", User(0, 0, (10,), "/root")),
-        ("ann", User(1000, 1000, (100, 10), "/home/ann")),
-        ("1000", User(1000, 1000, (100, 10), "/home/ann")),
-        ("01000", User(1000, 1000, (100, 10), "/home/ann")),
-        ("ann:wheel", User(1000, 10, (), "/home/ann")),
-        ("ann:5", User(1000, 5, (), "/home/ann")),
-        ("5:5", User(5, 5, (), "/")),
-        ("5", User(5, 0, (), "/")),
-        ("5:users", User(5, 100, (), "/")),
-        ("1bob", User(1001, 100, (), "/home/bob")),
-        ("1234", User(1234, 0, (), "/")),  # digits are a number, never the name
-        ("relative", User(1002, 1002, (), "/")),
-        ("café", User(1004, 1004, (), "/home/café")),
-        ("raw\udcff", User(1005, 1005, (), "/")),
-        (str(LARGEST_ID), User(LARGEST_ID, 0, (), "/")),
+        (None, User(0, 0, (0, 10), "/root")),
+        ("root", User(0, 0, (0, 10), "/root")),
+        ("0", User(0, 0, (0, 10), "/root")),
+        ("ann", User(1000, 1000, (1000, 100, 10), "/home/ann")),
+        ("1000", User(1000, 1000, (1000, 100, 10), "/home/ann")),
+        ("01000", User(1000, 1000, (1000, 100, 10), "/home/ann")),
+        ("ann:wheel", User(1000, 10, (10,), "/home/ann")),
+        ("ann:5", User(1000, 5, (5,), "/home/ann")),
+        ("5:5", User(5, 5, (5,), "/")),
+        ("5", User(5, 0, (0,), "/")),
+        ("5:users", User(5, 100, (100,), "/")),
+        ("1bob", User(1001, 100, (100,), "/home/bob")),
+        ("1234", User(1234, 0, (0,), "/")),  # digits are a number, never the name
+        ("relative", User(1002, 1002, (1002,), "/")),
+        ("café", User(1004, 1004, (1004,), "/home/café")),
+        ("raw\udcff", User(1005, 1005, (1005,), "/")),
+        (str(LARGEST_ID), User(LARGEST_ID, 0, (0,), "/")),
     ],
 )
 def test_users(asked: str | None, wanted: User) -> None:
@@ -87,8 +87,8 @@ def test_users_that_are_not_there(asked: str) -> None:
 
 
 def test_numbers_need_no_files() -> None:
-    assert resolve_user("7:8", lambda path: b"") == User(7, 8)
-    assert resolve_user(None, lambda path: b"") == User()
+    assert resolve_user("7:8", lambda path: b"") == User(7, 8, (8,))
+    assert resolve_user(None, lambda path: b"") == User(0, 0, (0,))
     with pytest.raises(NotFound):
         resolve_user("root", lambda path: b"")
 

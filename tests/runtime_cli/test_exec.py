@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.console import ConsoleSocket, read_until
+from support.lives import until
 from support.oci import PATH, Runtime
 
 pytestmark = pytest.mark.root
@@ -266,7 +270,6 @@ def test_a_terminal_and_its_taker_belong_together(runtime: Runtime) -> None:
 
 def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
     import pty
-    import subprocess
 
     master, slave = pty.openpty()
     bundle = runtime.shell("tty; stty size; read line; echo got $line; exit 4", terminal=True)
@@ -281,9 +284,33 @@ def test_run_joins_its_terminal_with_ours(runtime: Runtime) -> None:
     os.close(master)
 
 
+def test_output_that_does_not_block_is_written_when_there_is_room(runtime: Runtime) -> None:
+    """Whoever made the pipe may have set O_NONBLOCK, which is everybody's who has it."""
+    bundle = runtime.shell("stty -onlcr; seq 40000", terminal=True)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    most = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+    command = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
+    ) as running:
+        os.close(writer)
+        waiting = bytearray(4)
+
+        def is_full() -> bool:
+            fcntl.ioctl(reader, termios.FIONREAD, waiting)
+            return int.from_bytes(waiting, sys.byteorder) > most - 4096 or running.poll() is not None
+
+        until(is_full)
+        with open(reader, "rb") as file:
+            shown = file.read()
+        complaint = running.stderr.read() if running.stderr is not None else b""
+    assert (running.returncode, complaint) == (0, b"")
+    assert shown == b"".join(b"%d\n" % number for number in range(1, 40001))
+
+
 def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(runtime: Runtime) -> None:
     """More is typed than the terminal holds, by far, and all of it comes back; the descriptors are above 1023."""
-    import subprocess
 
     much = 1 << 18
     bundle = runtime.shell(
@@ -308,7 +335,6 @@ def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(run
 
 def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
     import signal
-    import subprocess
 
     script = "trap 'echo terminated; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
     bundle = runtime.shell(script)
@@ -319,3 +345,26 @@ def test_signals_to_run_reach_the_container(runtime: Runtime) -> None:
         running.send_signal(signal.SIGTERM)
         assert running.stdout.readline() == "terminated\n"
         assert running.wait(100) == 5
+
+
+@pytest.mark.parametrize("verb", ["exec", "update"])
+def test_a_document_may_come_through_a_pipe_piece_by_piece(box: Runtime, verb: str) -> None:
+    document: object = {"args": ["echo", "whole"], "cwd": "/", "env": [PATH]}
+    words = ["exec", "--process"]
+    if verb == "update":
+        document, words = {"pids": {"limit": 50}}, ["update", "--resources"]
+    pipe = box.directory / "pipe"
+    os.mkfifo(pipe)
+    text = json.dumps(document).encode()
+
+    def write() -> None:
+        with open(pipe, "wb", buffering=0) as file:
+            file.write(text[:10])
+            until(lambda: fcntl.ioctl(file, termios.FIONREAD, bytes(4)) == bytes(4))  # it has been read
+            file.write(text[10:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    done = box.ask(*words, pipe, "c")
+    writer.join()
+    assert (done.returncode, done.stdout) == (0, "whole\n" if verb == "exec" else ""), done.stderr

@@ -202,3 +202,15 @@ def test_a_limit_that_this_host_cannot_set_leaves_nothing(runtime: Runtime) -> N
     with pytest.raises(AssertionError, match="rdma"):
         runtime.create("c", bundle)
     assert runtime.ask("state", "c").returncode != 0
+
+
+def test_who_asks_for_the_groups_of_another_container_does_it_no_harm(runtime: Runtime) -> None:
+    """Also where their path begins as those of our own choice do."""
+    first, second = runtime.bundle("sleep", "600"), runtime.bundle("sleep", "600")
+    for bundle in (first, second):
+        bundle.config["linux"]["cgroupsPath"] = f"/lamina-runtime/of-{os.getpid()}"
+    runtime.begin("first", first)
+    with pytest.raises(AssertionError, match="live there"):
+        runtime.create("second", second)
+    assert runtime.status("first") == "running"
+    assert not (runtime.root / "second").exists()

@@ -132,9 +132,10 @@ def test_the_root_is_not_changed_before_the_creating_hooks_have_run(runtime: Run
         (shell("echo because >&2; exit 3"), "exit status 3: because"),
         (shell("kill -9 $$"), "signal 9"),
         (shell("exec sleep 60", timeout=1, env=["PATH=/usr/bin:/bin"]), "not ended within 1 s, and killed"),
+        (shell("exec yes >&2", timeout=1, env=["PATH=/usr/bin:/bin"]), "not ended within 1 s, and killed"),
         (hook("/no/such"), "No such file or directory"),
     ],
-    ids=["status", "signal", "late", "missing"],
+    ids=["status", "signal", "late", "late and loud", "missing"],
 )
 def test_a_hook_that_fails_ends_the_creation(
     runtime: Runtime, moment: str, bad: dict[str, Any], complaint: str
@@ -146,6 +147,15 @@ def test_a_hook_that_fails_ends_the_creation(
         runtime.create("c", bundle)
     assert not (runtime.root / "c").exists()
     assert mark.exists()  # its life goes on behind its end (runtime.md, lifecycle, step 4 and 12)
+
+
+def test_a_hook_ends_when_it_ends_whatever_its_children_say(runtime: Runtime) -> None:
+    """Who goes on writing to where it complained keeps nobody waiting."""
+    bundle = runtime.shell("exec sleep 600")
+    script = "yes >&2 & exit 7"  # which ends when nobody reads it any more
+    bundle.config["hooks"] = {"createRuntime": [shell(script, env=["PATH=/usr/bin:/bin"])]}
+    with pytest.raises(AssertionError, match=r"createRuntime hook .*exit status 7"):
+        runtime.create("c", bundle)
 
 
 def test_a_start_hook_that_fails_stops_the_container(runtime: Runtime) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import stat
 from pathlib import Path
 
 import pytest
 
+from lamina.runtime.container.begin import first_process
+from lamina.runtime.container.directory import Container
 from support.oci import Runtime
 
 pytestmark = pytest.mark.root
@@ -325,3 +328,30 @@ def test_a_devices_mode_may_be_a_whole_one(runtime: Runtime) -> None:
     runtime.begin("c", bundle)
     runtime.wait("c")
     assert runtime.output("c") == "640,character special file,1:3\n"
+
+
+def test_a_creation_that_finds_no_room_for_its_record_leaves_nothing(runtime: Runtime) -> None:
+    bundle = runtime.bundle("true")
+    narrow = Runtime(runtime.directory, ["prlimit", "--fsize=500", *runtime.command])
+    done = narrow.ask("create", "--bundle", bundle.write(), "c")
+    assert (done.returncode, "File too large" in done.stderr) == (1, True), done.stderr
+    assert not (runtime.root / "c").exists()
+    runtime.create("c", bundle)
+
+
+def test_who_has_no_descriptor_left_is_not_told_that_it_has_ended(runtime: Runtime) -> None:
+    """For then `delete` would take it for stopped."""
+    runtime.create("c", runtime.bundle("sleep", "600"))
+    container = Container.find(os.fsencode(runtime.root), "c")
+    record = container.record()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull, "rb") as file:
+        lowest = file.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            first_process(container, record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with first_process(container, record):
+        pass

@@ -16,6 +16,7 @@ from lamina.engine.checking import check_options
 from lamina.engine.egress import read_allowed, read_egress, written
 from lamina.engine.network_record import attachments_in
 from lamina.errors import InvalidInput
+from lamina.linux.nftables import commit, elements, open_nftables
 from lamina.network import dns, egress, firewall
 from lamina.network.subnet import packed
 from support.frames import IPV4, frame, udp4
@@ -37,7 +38,7 @@ from support.lab import (
 )
 from support.lives import until
 from support.name_servers import NameServer, lookup
-from support.network_host import Host
+from support.network_host import Host, responder
 from support.network_host import on_host as call_on_host
 
 root = pytest.mark.root
@@ -60,6 +61,11 @@ def test_what_can_be_allowed() -> None:
                   "allow=a.*.b", "allow=10.0.0.0.1", "allow=" + ",".join(f"a{n}" for n in range(300))):  # fmt: skip
         with pytest.raises(InvalidInput):
             read_egress([wrong])
+    for mapped, meant in (("[::ffff:10.0.0.1]:80", "10.0.0.1/32"), ("::ffff:a00:0/104", "10.0.0.0/8")):
+        with pytest.raises(InvalidInput, match="no packet has such an address") as caught:
+            read_allowed(mapped)
+        assert caught.value.remedy == f"write {meant}"
+    assert written(read_allowed("::/0")) == "::/0"
     for network in ("none", "host", "container:x"):
         with pytest.raises(InvalidInput, match="contradict"):
             check_options({"network": network, "egress": "deny"})
@@ -153,6 +159,54 @@ def test_only_who_answers_for_names_is_asked_for_them() -> None:
     in_lab(test)
 
 
+@root
+@pytest.mark.peer("ip")
+def test_an_answer_with_many_addresses_is_few_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a grace period of the kernel's, for which everybody waits who asks for a name in that network."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6="fd00:88::/64")
+        box = lab.container(network, "box" * 21, egress="allow=evil.example")
+        assert box.attachment is not None
+        done: list[int] = []
+
+        def counted(*what: Any) -> None:
+            done.append(1)
+            commit(*what)
+
+        monkeypatch.setattr(firewall, "commit", counted)
+        four = [(60, packed(f"198.51.{number // 250}.{number % 250}")) for number in range(1000)]
+        six = [(60, packed(f"2001:db8::{number:x}")) for number in range(400)]
+        few = [(60, packed(WORLD)), (60, packed(WORLD6))]
+        for found in (four, six, few, [*few, *few], [*four[:600], *few]):
+            before = len(done)
+            wanted = egress.told([box.attachment], [81], found)
+            firewall.tell(network.table, wanted)
+            assert len(done) - before <= 1 + len(wanted) // 200
+        assert len(told_in(network.table, "told4_at")) == 1001
+        with lab.inside(lab.world):
+            servers = [listen(81), listen(81, WORLD6)]
+        with lab.inside(box):
+            assert reaches(WORLD, 81)
+            assert reaches(WORLD6, 81)
+        before = len(done)
+        firewall.untell(network.table, egress.told([box.attachment], [81], [*four, *few]))
+        assert len(done) - before <= 1 + 2 * 1003 // 200
+        assert len(told_in(network.table, "told4_at")) == 0
+        with lab.inside(box):
+            assert not reaches(WORLD, 81, SILENCE)
+        firewall.untell(network.table, egress.told([box.attachment], [81], few))  # nothing is there any more
+        for one in servers:
+            one.close()
+
+    in_lab(test)
+
+
+def told_in(table: str, name: str) -> list[bytes]:
+    with open_nftables() as channel:
+        return [one.key for one in elements(channel, "inet", table, name)]
+
+
 # -- with an engine: names
 
 
@@ -235,6 +289,34 @@ def test_names_open_what_they_mean_and_nothing_else(store_root: Path, tmp_path: 
         for one in servers:
             one.close()
         outside.close()
+
+    call_on_host(store_root, test)
+
+
+@root
+@peers
+def test_an_answer_with_many_addresses_takes_names_away_from_nobody(store_root: Path, tmp_path: Path) -> None:
+    """Who answers waits until they are all in the rules; where that takes too long he leaves, for everybody."""
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text(f"nameserver {WORLD}\n")
+
+    def test(host: Host) -> None:
+        subprocess.run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve())], check=True)
+        host.engine.networks.create("back", subnets=["10.50.0.0/24"])
+        many = [packed(f"198.51.{number // 250}.{number % 250}") for number in range(500)]
+        with host.inside(host.world):
+            outside = NameServer(WORLD, {("evil.example", dns.A): [*many, packed(WORLD)]})
+            server = listen(80)
+        db = host.start("sleep 1000", name="db", network="back")
+        box = host.start("sleep 1000", network="back", egress="allow=evil.example")
+        who = responder()
+        code, found = within(host, box, lambda: lookup("10.50.0.1", "evil.example", tcp=True))
+        assert (code, len(found)) == (0, 501)
+        assert within(host, box, lambda: reaches(WORLD, 80))
+        assert within(host, db, lambda: lookup("10.50.0.1", "db"))[0] == 0
+        assert responder() == who
+        for one in (server, outside):
+            one.close()
 
     call_on_host(store_root, test)
 

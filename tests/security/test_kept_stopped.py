@@ -18,14 +18,14 @@ from lamina.linux.program import Reg, Step
 from lamina.runtime import launch as launching
 from lamina.runtime import traced
 from lamina.runtime.bundle import Bundle
-from lamina.runtime.container.birth import Birth, reap
+from lamina.runtime.container.birth import Birth
 from lamina.runtime.container.compiling import packed
 from lamina.runtime.container.recipe import Recipe
 from lamina.runtime.launch import _Start
 from lamina.runtime.plan import Plan
 from lamina.runtime.plan.created import birth_steps, say_step
 from lamina.runtime.talk import PID, Numbers
-from lamina.runtime.waits import Watch, end_of
+from lamina.runtime.waits import Watch, end_of, reap
 from lamina.values import replace
 from support.bundles import over_host, small
 from support.process import children

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 
 import pytest
 
 from lamina.linux.netlink import open_channel
 from lamina.linux.rtnetlink import links
-from lamina.network import forwarding
+from lamina.network import forwarding, rules
 from lamina.network.model import Network, link_local
-from lamina.network.subnet import packed
+from lamina.network.subnet import packed, text_of
 from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
 from support.lab import (
     HOST,
@@ -31,11 +32,13 @@ from support.lab import (
     reaches,
     seen_by,
 )
+from support.lives import until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip")]
 
 V6 = "fd00:88::/64"
 ALL = b"\xff" * 6
+SO_RCVBUFFORCE = 33
 
 
 def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
@@ -126,6 +129,32 @@ def test_a_container_cannot_pose_as_another_by_neighbour_discovery() -> None:
             with lab.inside(attacker):
                 raw(frame(b"\x33\x33\x00\x00\x00\x01", own, IPV6, icmpv6(source, all_nodes, 136, rest)))
         assert own.hex(":") not in ip("-6", "neigh", "show", victim.v6)
+
+    in_lab(test)
+
+
+def test_a_container_cannot_keep_another_from_its_address() -> None:
+    """Who asks from no address for one that somebody is about to take says that he takes it too (RFC 4862, 5.4.3)."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", subnet6=V6)
+        attacker = lab.container(network, "attacker")
+        victim = lab.container(network, "victim")
+        wanted = link_local(victim.mac)
+        group = packed("ff02::1:ff00:0")[:13] + wanted[13:]
+        probe = frame(b"\x33\x33" + group[12:], attacker.mac, IPV6,
+                      icmpv6(bytes(16), group, 135, bytes(4) + wanted))  # fmt: skip
+        own = link_local(attacker.mac)
+        shown = "tentative"
+        while "tentative" in shown and "dadfailed" not in shown:
+            with lab.inside(attacker):
+                raw(probe)
+            with lab.inside(victim):
+                shown = ip("-6", "addr", "show", "dev", "eth0", "scope", "link")
+        assert "dadfailed" not in shown
+        with lab.inside(attacker):  # its own questions of this kind have passed
+            until(lambda: "tentative" not in ip("-6", "addr", "show", "dev", "eth0", "scope", "link"))
+            assert text_of(own) in ip("-6", "addr", "show", "dev", "eth0", "scope", "link")
 
     in_lab(test)
 
@@ -289,6 +318,41 @@ def test_who_publishes_port_53_does_not_get_the_questions_of_others() -> None:
             with pytest.raises(TimeoutError):
                 server.accept()
         for one in (own, theirs):
+            one.close()
+
+    in_lab(test)
+
+
+def test_who_floods_the_server_of_names_does_not_fill_its_queue() -> None:
+    """All containers of a network ask one socket; what the kernel has no room for in it is lost, whoever sent it."""
+
+    def test(lab: Lab) -> None:
+        network = lab.network("one", names=b"/nowhere")
+        attacker, other = lab.container(network, "attacker"), lab.container(network, "other")
+        senders = []
+        for box in (attacker, other):
+            with lab.inside(box):
+                senders.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                senders[-1].connect(("10.88.0.1", 53))
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
+            server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+            server.bind(("10.88.0.1", 53))
+            server.setblocking(False)
+            begin, sent, heard_of = time.monotonic(), 0, {attacker.v4: 0, other.v4: 0}
+            while sent < 3000 or sent == heard_of[attacker.v4]:  # until there was more than may be
+                for _ in range(1000):
+                    senders[0].send(b"flood")
+                senders[1].send(b"a question")
+                sent += 1000
+                assert sent < 1_000_000, "nothing was too much"
+                with suppress(BlockingIOError):
+                    while True:
+                        heard_of[server.recvfrom(64)[1][0]] += 1
+            took = time.monotonic() - begin
+        assert heard_of[attacker.v4] <= rules.MOST_QUESTIONS_AT_ONCE + rules.MOST_QUESTIONS * took + 1
+        assert heard_of[attacker.v4] >= rules.MOST_QUESTIONS_AT_ONCE
+        assert heard_of[other.v4] == sent // 1000
+        for one in senders:
             one.close()
 
     in_lab(test)

@@ -15,6 +15,7 @@ from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
 from lamina.store.root import Store
 from lamina.store.seal import tree_digest
+from lamina.store.tree import remove_tree
 from support.namespaces import in_mount_namespace
 from support.stores import diff_id, entries, make_image, make_layer
 
@@ -234,6 +235,19 @@ class TestSeal:
                 os.utime(entry, ns=(1, 1), follow_symlinks=False)
             digests.add(tree_digest(os.fsencode(top)))
         assert len(digests) == 1
+
+    def test_a_tree_may_be_deeper_than_a_program_has_calls(self, tmp_path: Path) -> None:
+        """As a container can make it."""
+        top = os.open(tmp_path, os.O_RDONLY)
+        for _ in range(2000):
+            os.mkdir("d", dir_fd=top)
+            above, top = top, os.open("d", os.O_RDONLY, dir_fd=top)
+            os.close(above)
+        before = tree_digest(os.fsencode(tmp_path))
+        os.mkdir("d", dir_fd=top)
+        os.close(top)
+        assert tree_digest(os.fsencode(tmp_path)) != before
+        remove_tree(os.fsencode(tmp_path / "d"))
 
     @pytest.mark.parametrize(
         "change",

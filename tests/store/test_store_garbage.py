@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import Conflict, NotFound
-from lamina.store import blobs, containers, garbage, images, layers, lock, pins, tags, volumes
+from lamina.store import blobs, containers, garbage, images, layers, lock, pins, sizes, tags, trace, volumes
 from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
@@ -47,6 +47,45 @@ def remove(home: Home) -> None:
 
 def there(store: Store) -> set[str]:
     return set(layers.identities(store))
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_nobody_waits_while_a_layer_is_counted_that_goes(
+    store: Store, dry: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything written into one that goes."""
+    with lease(store) as held, layers.stage(store, None, held) as stage:
+        Path(os.fsdecode(stage.path), "file").write_text("abc")
+        gone = stage.commit(None, None, None)
+    counted = []
+
+    def tree_size(path: bytes, *, strict: bool = True) -> tuple[int, int]:
+        with lease(store):  # waits for the turn, if the collector has it
+            counted.append(path)
+        return sizes.tree_size(path, strict=strict)
+
+    monkeypatch.setattr(garbage, "tree_size", tree_size)
+    steps: list[str] = []
+    monkeypatch.setattr(trace, "hook", steps.append)
+    done = garbage.collect(store, dry=dry)
+    assert (done.layers, done.freed, done.inodes, len(counted)) == ((gone.id,), 3, 1, 1)
+    assert not [step for step in steps if step.startswith("layer-facts")]
+
+
+def test_what_lies_deeper_than_a_path_can_say_is_counted(store: Store) -> None:
+    """A container that dug so deep would use no room, as far as a limit of the store goes."""
+    with lease(store) as held, layers.stage(store, None, held) as stage:
+        here = os.open(stage.path, os.O_RDONLY)
+        for _ in range(30):
+            os.mkdir("d" * 255, dir_fd=here)
+            above, here = here, os.open("d" * 255, os.O_RDONLY, dir_fd=here)
+            os.close(above)
+        file = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here)
+        os.ftruncate(file, 1000)
+        os.close(file)
+        os.close(here)
+        stage.commit(None, None, None)
+        assert total(store) == Amount(1000, 31)
 
 
 def test_what_nothing_refers_to_goes(store: Store) -> None:

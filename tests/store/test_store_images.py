@@ -190,7 +190,7 @@ def test_a_name_of_an_image_that_is_gone_stands_for_nothing(store: Store) -> Non
     assert tags.named(store, DEBIAN) is None
     Path(os.fsdecode(store.images), "names/left.json.new").touch()
     Path(os.fsdecode(store.images), "pinned/" + "0" * 64).touch()
-    images.sweep(store)
+    tags.sweep(store)
     assert entries(store.images + b"/names") == entries(store.images + b"/pinned") == []
 
 

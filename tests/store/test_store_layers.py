@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, LaminaError
-from lamina.store import burial, claims, layers
+from lamina.store import burial, claims, layers, trace
 from lamina.store.leases import lease
 from lamina.store.root import Store
 from support.stores import diff_id, entries, make_layer
@@ -75,6 +75,18 @@ def test_a_frozen_upper_has_a_random_id(store: Store) -> None:
         one, other = make_layer(store, "a", held, frozen=True), make_layer(store, "a", held, frozen=True)
     assert one.id != other.id and {one.id[0], other.id[0]} == {"x"} and one.diff_id is None
     assert layers.find(store, one.id) == one
+
+
+def test_who_comes_second_waits_until_the_first_ones_name_is_on_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may be killed before he has come so far."""
+    with lease(store) as held, layers.stage(store, A, held) as first, layers.stage(store, A, held) as second:
+        first.commit(diff_id("a"), 1, 1)
+        steps: list[str] = []
+        monkeypatch.setattr(trace, "hook", steps.append)
+        second.commit(diff_id("a"), 1, 1)
+    assert "layer.sync-directory" in steps[steps.index("layer.rename") :]
 
 
 def test_who_comes_second_uses_the_first_ones(store: Store) -> None:

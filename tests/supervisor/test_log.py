@@ -7,6 +7,7 @@ import resource
 import signal
 import tempfile
 import time
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lamina.errors import Corrupt
 from lamina.supervisor.logs import LogEntry
 from lamina.supervisor.logs.following import Log
 from lamina.supervisor.logs.frames import ERR, HEADER, OUT, LogWriter
+from lamina.supervisor.logs.rotation import Rotated
 
 pieces = st.lists(st.tuples(st.sampled_from([OUT, ERR]), st.binary(min_size=1, max_size=50)), max_size=12)
 
@@ -113,3 +115,30 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("when", ["rotated", "removed"])
+def test_a_log_that_cannot_be_begun_anew_closes_no_file_of_anybody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A disk has no room for another name: that ends the log, and not who writes it at the container's end."""
+    path = os.fsencode(tmp_path) + b"/log"
+    log = Rotated(path, 10, 2)
+    log.append(b"12345678\n")
+    if when == "removed":
+        os.unlink(path)
+    really = os.open
+
+    def full(place: bytes, *how: int) -> int:
+        if place == path:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+        return really(place, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        log.append(b"12345678\n")
+    assert log.error is not None
+    with open(os.devnull) as other:  # has the lowest number that is free
+        log.close()
+        os.fstat(other.fileno())
+    assert log.fd == -1

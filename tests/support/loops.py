@@ -22,6 +22,7 @@ NEVER_WAIT = {
     "posix.read",
     "posix.write",
     "posix.close",
+    "posix.getpid",
     "posix.set_blocking",
     "posix.get_blocking",
     "posix.fstat",

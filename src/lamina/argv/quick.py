@@ -1,9 +1,9 @@
 """The clean command line, parsed without click: its import alone costs as much as starting a container.
 
 `parse` knows getopt's grammar (`--name value`, `--name=value`, `-nvalue`, clusters of flags, `--`), Docker's
-`--flag=false`, and nothing else. Whatever is irregular (an unknown option, a missing or wrong value, `--help`) it
-answers with None, and click, built from the same tables, finds the words for it. A property test holds the two to the
-same answers.
+`--flag=false` and `-n=value`, and nothing else. Whatever is irregular (an unknown option, a missing or wrong value,
+`--help`) it answers with None, and click, built from the same tables, finds the words for it. A property test holds the
+two to the same answers.
 """
 
 from __future__ import annotations
@@ -84,20 +84,28 @@ def _long(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | Non
 
 
 def _cluster(by_name: dict[str, Option], word: str) -> list[tuple[Option, str | None]] | None:
-    """`-it` and `-eKEY=VALUE`: flags, of which the last may take the rest of the word as its value."""
+    """`-it` and `-eKEY=VALUE`: flags, of which the last may take the rest of the word as its value.
+
+    As in Docker (pflag) a `=` before it is none of it: `-e=KEY=VALUE` is the same.
+    """
     taken: list[tuple[Option, str | None]] = []
     for at in range(1, len(word)):
         option = by_name.get("-" + word[at])
         if option is None:
             return None
         if option.metavar:
-            taken.append((option, word[at + 1 :] or None))
+            taken.append((option, attached(word[at + 1 :]) or None))
             return taken
         if word[at + 1 : at + 2] == "=" and (word[at + 2 :] in TRUE or word[at + 2 :] in FALSE):
             taken.append((option, word[at + 2 :]))
             return taken
         taken.append((option, None))
     return taken
+
+
+def attached(rest: str) -> str:
+    """The value that stands at a letter, of what follows that."""
+    return rest[1:] if rest[:1] == "=" and len(rest) > 1 else rest
 
 
 def _values(table: tuple[Option, ...], found: list[tuple[Option, str | None]]) -> dict[str, Any] | None:

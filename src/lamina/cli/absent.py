@@ -57,8 +57,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(("--link", "--kernel-memory"), GIVEN_UP),
         "--disable-content-trust": SIGNATURES,
-        "-a": "is not supported: redirect the streams that are not wanted, or 'create' it and 'start -a'",
-        "--attach": "is not supported: redirect the streams that are not wanted, or 'create' it and 'start -a'",
         "--cgroup-parent": "is not supported: the control groups of a container are below lamina/, where this is",
         "--cpu-rt-period": "is not supported: no usual kernel shares out real time among control groups",
         "--cpu-rt-runtime": "is not supported: no usual kernel shares out real time among control groups",
@@ -66,6 +64,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--storage-opt": "is not supported: no file system that overlays are on limits a directory; --tmpfs has sizes",
         "--volume-driver": VOLUMES,
     },
+    "create": dict.fromkeys(("-a", "--attach"), "is not supported: say it to start"),
     "pull": {"--disable-content-trust": SIGNATURES},
     "push": {"--disable-content-trust": SIGNATURES},
     "rm": {"-l": GIVEN_UP, "--link": GIVEN_UP},
@@ -90,7 +89,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "network ls": {"--no-trunc": "is not supported: nothing is cut"},
     "network prune": {"--filter": LATER},
     "volume create": {
-        **dict.fromkeys(("-d", "--driver", "-o", "--opt"), VOLUMES),
+        **dict.fromkeys(("-o", "--opt"), VOLUMES),
         **dict.fromkeys(
             (
                 *("--availability", "--group", "--limit-bytes", "--required-bytes", "--scope", "--secret"),

@@ -78,7 +78,10 @@ def options(args: Arguments) -> RunOptions:
 
         found["layer_limits"] = layer_limits(limits)
     for key in _AS_TYPED:
-        if (given := getattr(args, key)) is not None:
+        given = getattr(args, key)
+        if given is not None and (
+            given or key != "name"
+        ):  # no name is any name: --name "$NAME", as in docker
             found[key] = given  # type: ignore[literal-required]
     return found
 

@@ -6,18 +6,25 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lamina.argv.declare import Arguments
     from lamina.engine import Container
     from lamina.engine.attaching import Attached, Wanted
 
 BROKEN_PIPE = 141
+OUTPUT = ("stdout", "stderr")
 
 
-def wanted(*, stdin: bool, keys: str | None, proxy: bool) -> Wanted:
-    """What is attached: our streams, of input only with *stdin*. Raises InvalidInput for keys that are none."""
+def wanted(*, stdin: bool, keys: str | None, proxy: bool, streams: Sequence[str] = OUTPUT) -> Wanted:
+    """What is attached: our input with *stdin*, and of our output *streams*. Raises InvalidInput for keys that are
+    none.
+    """
     from lamina.engine.attaching import wanted as asked
+    from lamina.values import replace
 
-    return asked(0 if stdin else -1, keys, proxy=proxy)
+    stdout, stderr = (number if name in streams else -1 for number, name in enumerate(OUTPUT, 1))
+    return replace(asked(0 if stdin else -1, keys, proxy=proxy), stdout=stdout, stderr=stderr)
 
 
 def status_of(attached: Attached) -> int:
@@ -33,11 +40,23 @@ def status_of(attached: Attached) -> int:
 
 
 def run_attached(args: Arguments) -> int:
-    """`run` of what a supervisor is needed for: make it, start it with us attached, and stay; its exit status."""
+    """`run` of what a supervisor is needed for: make it, start it with us attached, and stay; its exit status.
+
+    Without any of its output (`-a stdin`) its id is printed, and the status is 0, as with docker.
+    """
     from lamina.cli.detached import made
 
-    asked = wanted(stdin=args.interactive, keys=args.detach_keys, proxy=args.sig_proxy)
-    return status_of(started(made(args, stdin_once=args.interactive), asked))
+    streams = args.attach or ("stdin", *OUTPUT)
+    stdin = bool(args.interactive and "stdin" in streams)
+    asked = wanted(stdin=stdin, keys=args.detach_keys, proxy=args.sig_proxy, streams=streams)
+    container = made(args, stdin_once=stdin)
+    if any(name in streams for name in OUTPUT):
+        return status_of(started(container, asked))
+    from lamina.cli import output
+
+    output.line(container.id)
+    attached = started(container, asked)
+    return status_of(attached) if attached.status is None else 0
 
 
 def started(container: Container, asked: Wanted) -> Attached:

@@ -319,7 +319,7 @@ OFF = "--\0"
 
 
 def spelled(verb: Verb, words: Sequence[str]) -> list[str]:
-    """The *words* with `--flag=true` and `--flag=false` as click knows them."""
+    """The *words* with `--flag=true`, `--flag=false` and `-n=value` as click knows them."""
     table = {f"--{option.name}": option for option in verb.all_options}
     table.update({f"-{option.short}": option for option in verb.all_options if option.short})
     table.update({f"--{option.also}": option for option in verb.all_options if option.also})
@@ -329,18 +329,38 @@ def spelled(verb: Verb, words: Sequence[str]) -> list[str]:
         word = left.pop(0)
         if word == "--" or (not verb.interspersed and (word[:1] != "-" or word == "-")):
             return [*found, word, *left]
-        name, equals, text = word.partition("=")
-        option = table.get(name if name.startswith("--") else name[:1] + name[-1:])
-        if option is not None and equals and not option.metavar and text in (*quick.TRUE, *quick.FALSE):
-            if not name.startswith("--") and len(name) > 2:
-                found.append(name[:-1])
-            found.append(f"{'--' if text in quick.TRUE else OFF}{option.name}")
-            continue
-        found.append(word)
+        found += _long(table, word) if word.startswith("--") else _cluster(table, word)
         last = table.get(word) if word.startswith("--") else _last(table, word)
         if last is not None and last.metavar and left:
             found.append(left.pop(0))
     return found
+
+
+def _long(table: dict[str, Option], word: str) -> list[str]:
+    name, equals, text = word.partition("=")
+    option = table.get(name)
+    switched = _switched(option, text) if option is not None and equals else []
+    return switched or [word]
+
+
+def _cluster(table: dict[str, Option], word: str) -> list[str]:
+    for at in range(1, len(word) if word[:1] == "-" else 0):
+        option, rest = table.get(f"-{word[at]}"), word[at + 1 :]
+        if option is None:
+            break
+        if option.metavar:
+            return [word[: at + 1] + quick.attached(rest)]
+        if rest[:1] == "=":
+            switched = _switched(option, rest[1:])
+            return [*([word[:at]] if at > 1 else []), *switched] if switched else [word]
+    return [word]
+
+
+def _switched(option: Option, text: str) -> list[str]:
+    """A flag that is given as true or false, in click's words; nothing where *text* is neither."""
+    if option.metavar or text not in (*quick.TRUE, *quick.FALSE):
+        return []
+    return [f"{'--' if text in quick.TRUE else OFF}{option.name}"]
 
 
 def _last(table: dict[str, Option], word: str) -> Option | None:

@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from lamina.argv import quick
+from lamina.argv import open_standard_streams, quick
 from lamina.argv.declare import Arguments
 from lamina.cli.options import GLOBAL
 from lamina.cli.verbs import ALSO, VERBS
@@ -30,7 +30,7 @@ def main() -> NoReturn:
 
 def run() -> int:
     """Do what the program was called for; the exit status. All that was printed is written out."""
-    _open_standard_streams()
+    open_standard_streams()
     return _flush(command_line(sys.argv[1:]))
 
 
@@ -102,17 +102,6 @@ def named(words: Sequence[str]) -> tuple[str, list[str]] | None:
         if len(words) >= length and name in VERBS:
             return name, [*words[length:]]
     return None
-
-
-def _open_standard_streams() -> None:
-    """A caller may have closed 0, 1 or 2 (`>&-`): what is opened next must not be taken for standard output."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _flush(status: int) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.cli import output
 from lamina.cli.each import each
+
+if TYPE_CHECKING:
+    from lamina.engine import Container, Engine
 
 
 def show(names: Iterable[str], look: Callable[[str], dict[str, Any]], form: str) -> int:
@@ -18,3 +21,14 @@ def show(names: Iterable[str], look: Callable[[str], dict[str, Any]], form: str)
     else:
         output.templated(form, found)
     return status
+
+
+def of_container(engine: Engine, container: Container, with_sizes: bool) -> dict[str, Any]:
+    """The document of a container, *with_sizes* also what it has written. Raises NotFound, Corrupt."""
+    found = container.inspect()
+    if with_sizes:
+        from lamina.cli.verbs.ps import sizes
+
+        ((written, all_of_it),) = sizes(engine, [container])
+        found |= {"SizeRw": written, "SizeRootFs": all_of_it}
+    return found

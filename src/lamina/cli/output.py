@@ -132,16 +132,18 @@ def records(found: Sequence[dict[str, Any]], form: str, headings: Mapping[str, s
         for one in found:
             json_line(one)
     else:
-        templated(form, found)
+        templated(form, found, headings)
 
 
-def templated(template: str, found: Sequence[dict[str, Any]]) -> None:
-    """Write a line a record as a `--format` template says; `table ...` aligns them under headings."""
+def templated(
+    template: str, found: Sequence[dict[str, Any]], headings: Mapping[str, str] | None = None
+) -> None:
+    """Write a line a record as a `--format` template says; `table ...` aligns them under *headings*, or the names."""
     from lamina.cli.template import Template
 
     parsed = Template(template)
     lines = [parsed.render(record) for record in found]
     if parsed.is_table:
-        columns(parsed.headings().split("\t"), [shown.split("\t") for shown in lines])
+        columns(parsed.headings(headings).split("\t"), [shown.split("\t") for shown in lines])
     else:
         text("".join(f"{shown}\n" for shown in lines))

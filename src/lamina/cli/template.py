@@ -42,6 +42,8 @@ from lamina.cli.template_parser import (
 from lamina.errors import InvalidInput
 
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
+# docker's pointers: where there is nothing, the field is nil, and `{{if .State.Health}}` is no mistake
+_POINTERS = frozenset(("Health", "SizeRw", "SizeRootFs"))
 # fields whose keys are the user's, not docker's: Go maps, where the rest are structs
 _MAPPINGS = frozenset(
     ("Labels", "Attributes", "Annotations", "Options", "Sysctls", "Networks", "Ports", "PortBindings", "ExposedPorts",
@@ -76,9 +78,11 @@ class Template:
         """The record as the template says; raises InvalidInput for a field it does not have."""
         return self._run(record, functions.FUNCTIONS)
 
-    def headings(self) -> str:
-        """The template with every field's name in its place, as docker heads such tables."""
-        return self._run(_Heading(""), functions.OF_HEADINGS)
+    def headings(self, known: Mapping[str, str] | None = None) -> str:
+        """The template with every field's heading in its place, as docker heads such tables: what is *known* of the
+        record's own, else the name.
+        """
+        return self._run(_Record(known or {}), functions.OF_HEADINGS)
 
     def _run(self, record: Any, known: Mapping[str, Callable[..., Any]]) -> str:
         run = _Run(record, known)
@@ -104,6 +108,20 @@ class _Heading(str):
     def field(self, name: str) -> _Heading:
         """`.RunningFor` is headed RUNNING FOR."""
         return _Heading(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).upper())
+
+
+class _Record(_Heading):
+    """The record itself, whose fields have headings that are known."""
+
+    def __new__(cls, known: Mapping[str, str]) -> _Record:
+        self = super().__new__(cls, "")
+        self.known = known
+        return self
+
+    known: Mapping[str, str]
+
+    def field(self, name: str) -> _Heading:
+        return _Heading(self.known.get(name) or super().field(name))
 
 
 class _Run:
@@ -247,6 +265,8 @@ def _field(value: Any, names: Sequence[str]) -> Any:
             value = value.field(name)
             continue
         if not isinstance(value, Mapping) or name not in value:
+            if isinstance(value, Mapping) and name in _POINTERS and number == len(names) - 1:
+                return None
             if (
                 isinstance(value, Mapping)
                 and number

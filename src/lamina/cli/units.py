@@ -22,7 +22,9 @@ CONFIGURATION = "%E/"
 SPARE = 60
 NETWORK = "network-online.target"
 # options that are systemd's matter, or said anew
-_NOT_AGAIN = frozenset(("detach", "cidfile", "name", "rm", "quiet", "lifetime", "detach_keys", "sig_proxy"))
+_NOT_AGAIN = frozenset(
+    ("detach", "attach", "cidfile", "name", "rm", "quiet", "lifetime", "detach_keys", "sig_proxy")
+)
 _PATHS = frozenset(("env_file", "label_file"))
 
 

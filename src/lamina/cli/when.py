@@ -39,6 +39,11 @@ def timestamp(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def seconds(moment: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, whole ones."""
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def local(moment: float) -> str:
     """Seconds since 1970 as docker's lists have it, in the user's time zone: `2026-11-27 06:40:15 +0000 UTC`."""
     return f"{datetime.fromtimestamp(moment, UTC).astimezone():%Y-%m-%d %H:%M:%S %z %Z}"

@@ -67,10 +67,12 @@ class Adopted:
 
 
 def process_of(state: dict[str, Any]) -> Fd | None:
-    """The process of that record, None if it is not there any more."""
+    """The process of that record, None if it is not there any more. Raises KernelError where that cannot be told."""
     try:
         found = pidfd_open(int(state["pid"]))
-    except KernelError:
+    except KernelError as error:
+        if error.errno != ESRCH:
+            raise
         return None
     if same_process(int(state["pid"]), state):
         return found

@@ -77,6 +77,7 @@ class Beginning:
         self.restarts, self.pause, self.began = 0, 0.0, monotonic()
         self.timed_out = self.orphaned = False
         self.cut_short = False  # it ran, and nobody could look after it
+        self.adopting = False  # somebody else has started it
         self.asked: dict[str, Any] = {}
         self.links: list[Link] = []  # this host's ends, of what has ended
         self.patience = patience()  # how long it stays awake while nothing happens
@@ -97,6 +98,8 @@ class Beginning:
         self._read()
         if self._is_running():  # what looked after it was killed
             return {**self.adopt(held=True), "already": True}
+        if self.owner is None and self.home.marked_name() is not None:
+            self._clear_away()
         for marker in (STOPPED_MARK, CARRIED_MARK, PAUSED_MARK, AGAIN_MARK):
             self.home.drop_mark(marker)
         self.home.drop_mark(GROUPED_MARK)  # of a run in the foreground
@@ -112,6 +115,15 @@ class Beginning:
             wake_supervisor(before)
         state = self.home.read("state") or {}
         return {"started": state, "warnings": warnings}
+
+    def _clear_away(self) -> None:
+        """Whoever held it before was killed, and no command has seen that yet: of a start that was cut short there may
+        be processes that no record knows. (With an owner they are gone with who started them.)
+        """
+        from lamina.engine.recover import end_processes
+
+        end_processes(self.asked, self.home.read("state") or {})
+        unplug(self.home)
 
     def _take_over(self) -> None:
         """It was run by a command that stayed with it: from now on it is like others."""
@@ -193,7 +205,7 @@ class Beginning:
         return start.warnings
 
     def _end_at_once(self) -> None:
-        """What has just been started or adopted cannot be looked after: it ends here. Raises KernelError."""
+        """What has just been started cannot be looked after: it ends here. Raises KernelError."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -251,14 +263,17 @@ class Beginning:
         if state is None or (end is not None and not end.get("restarting")):
             self.home.release()
             return {"already": True}
+        self.adopting = True
         self.restarts, self.pause = int(state.get("restarts") or 0), float(state.get("pause") or 0)
         if end is not None:
             self.pausing = True
             return {"adopted": True}
+        point("adopt: write state record")
+        with self.home.turn():  # who makes control groups for it (grouping) writes the same record
+            state = self.home.read("state") or state
+            self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
         self.process = Adopted(state)
         self.began = monotonic() - age(state)
-        point("adopt: write state record")
-        self.home.write("state", {**state, "supervisor": identity_of(os.getpid())})
         point("adopt: streams")
         self.streams = self._streams(adopted=True)
         self.streams.listen()
@@ -295,9 +310,13 @@ class Beginning:
         pthread_sigmask(SIG_UNBLOCK, CAUGHT)
 
     def abandon(self, failure: BaseException) -> None:
-        """The start failed: note why, or remove what was to be removed at its end."""
+        """The start failed: note why, or remove what was to be removed at its end. What could not be adopted lives on,
+        as if we had been killed, and the next command has somebody try again.
+        """
         home = self.home
         try:
+            if self.adopting:
+                return
             self._end_at_once()
             never = home.read("state") is None
             if home.held and self.asked.get("rm") and (never or self.cut_short):

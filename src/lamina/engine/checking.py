@@ -142,15 +142,13 @@ def _read_rare(rest: dict[str, Any], checked: dict[str, Any], networks: tuple[Jo
 
 
 def _unexpected(key: str, rare: tuple[str, ...]) -> TypeError:
-    """In Python's words, with what was probably meant. subprocess' `cwd` is docker's `workdir`."""
-    from difflib import get_close_matches
-
+    """In Python's words, with what was probably meant."""
     from lamina.engine.notation import READERS
+    from lamina.engine.other_words import unexpected
 
-    known = (*READERS, *FLAGS, *SOURCES, *LOGGING, "network", "env", "cpus", "pull", *rare)
-    near = ["workdir"] if key == "cwd" else get_close_matches(key, known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return TypeError(f"run() got an unexpected keyword argument {key!r}{meant}")
+    return unexpected(
+        "run", key, (*READERS, *FLAGS, *SOURCES, *LOGGING, "network", "env", "cpus", "pull", *rare)
+    )
 
 
 def _networks(given: Any) -> tuple[str, tuple[Joined, ...]]:

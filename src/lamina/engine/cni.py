@@ -86,7 +86,8 @@ def find(name: str) -> dict[str, Any]:
         remedy="; ".join(
             [f"there is {', '.join(sorted(filter(None, known)))}"] * any(known)
             + [f"{path} is no configuration that can be read" for path in unread]
-        ),
+        )
+        or "put NAME.conflist there, or say in NETCONFPATH where there are some",
     )
 
 

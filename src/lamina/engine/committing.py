@@ -14,71 +14,39 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from lamina.engine.archives import tag_of
 from lamina.engine.chains import chain_of, own_layers, pending
+from lamina.engine.committed_image import Draft, Wish, image_of, run_of
 from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
-from lamina.engine.health.checks import TIMES
-from lamina.engine.images import config_of, of_record
-from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, said_of
+from lamina.engine.images import Image, of_record
 from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
-from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound, Unsupported
+from lamina.errors import Conflict, KernelError, LaminaError, NotFound, Unsupported
 from lamina.image.archive.instructions import changed
-from lamina.image.archive.load import record_of
-from lamina.image.documents import DEFAULT_LIMITS, PENDING, History, RootFS, encode_config, run_config
-from lamina.image.pending import find, make_lasting
-from lamina.image.reference import parse
-from lamina.linux.signals import signal_name
-from lamina.store import blobs, images
+from lamina.image.pending import make_lasting
+from lamina.store import images, tags
 from lamina.store.claims import claim
 from lamina.store.containers import RESTARTING
-from lamina.store.durable import Batch
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
 from lamina.store.successors import now_called
-from lamina.values import replace, value
+from lamina.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lamina.engine.container import Container
     from lamina.engine.image_verbs import LayerLimits
-    from lamina.engine.images import Image
     from lamina.engine.state_turn import StateTurn
-    from lamina.image.documents import ImageConfig
     from lamina.store.containers import Home
     from lamina.store.images import ImageRecord
-    from lamina.store.layers import Layer
     from lamina.store.leases import Lease
     from lamina.store.root import Store
     from lamina.store.snapshots import SnapshotRecord
-
-    Run = dict[str, Any]
-
-
-@value
-class Wish:
-    """What is asked of the new image: its canonical `name`, if it gets one; what its history says (`author`,
-    `message`); `changes` as in a Dockerfile; and whether its digests are made `now`.
-    """
-
-    name: str | None = None
-    author: str = ""
-    message: str = ""
-    changes: tuple[str, ...] = ()
-    now: bool = False
-
-    @property
-    def known(self) -> str | None:
-        """The name as people write it."""
-        return None if self.name is None else parse(self.name).familiar
 
 
 def commit(
@@ -141,7 +109,7 @@ def to_image(home: Home, state: SnapshotRecord, name: str | None, wish: Wish) ->
             chain = state.chain.get(b"/", ())
             new = next((place.new for place in state.places if place.at == b"/"), None)
             wish = replace(wish, message=wish.message or state.message or state.name)
-            record = _image(store, asked, parent, chain, new, held, wish, " ".join(state.command))
+            record = image_of(store, asked, parent, chain, new, held, wish, " ".join(state.command))
     return _made(store, asked, record, wish)
 
 
@@ -175,10 +143,14 @@ def _made(store: Store, asked: dict[str, Any], record: ImageRecord, wish: Wish) 
         about(asked, "commit", comment=wish.message, imageID=f"sha256:{record.id}", imageRef=known),
         *([] if known is None else [event("image", "tag", f"sha256:{record.id}", name=known)]),
     )
-    if wish.now:
+    if wish.now:  # it is another one then, perhaps one that is here already
         record = digested(store, record)
     within_limit(store, [record.id])
-    return of_record(store, record)
+    if wish.now:
+        return of_record(store, record)
+    # not all the names of the store: there may be thousands, and the image is a moment old
+    named = None if wish.name is None else tags.find_name(store, wish.name)
+    return Image(store, record, [named] if named is not None and named.id == record.id else [])
 
 
 # -- its layers
@@ -216,18 +188,28 @@ def _by_freezing(
                 f"commit container {container.name}: it was put on another image meanwhile",
                 remedy="try again",
             )
-        new = _frozen(container, turn, held, wish, consistency)
+        draft = Draft(container.store, parent, held, wish)
+        try:
+            new = _frozen(container, turn, held, wish, consistency, draft)
+        finally:
+            draft.close()
+        if draft.record is not None:
+            return draft.record, list(turn.notes)
         asked = turn.asked
         chain = chain_of(asked).get(b"/", ())
         if new is not None and new not in chain:  # a copy, because processes kept it from being frozen
             chain = (*chain, new)
-        return _image(container.store, asked, parent, chain, new, held, wish), list(turn.notes)
+        return image_of(container.store, asked, parent, chain, new, held, wish), list(turn.notes)
 
 
-def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str) -> str | None:
-    """The layer that what it wrote has become; None where it wrote nothing."""
+def _frozen(
+    container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str, draft: Draft
+) -> str | None:
+    """The layer that what it wrote has become; None where it wrote nothing. *draft* is kept with it, unless nobody
+    waits for the disk here.
+    """
     from lamina.engine.committed_copy import is_unwritten, mount_points
-    from lamina.engine.freezing import freeze
+    from lamina.engine.freezing import freeze, is_volatile
     from lamina.engine.within import maps_of, reach
     from lamina.overlay.mount_points import clear, idle
     from lamina.store import sizes
@@ -245,17 +227,23 @@ def _frozen(container: Container, turn: StateTurn, held: Lease, wish: Wish, cons
             "message": wish.message,
             "created": time.time_ns(),
         }
-        frozen = freeze(turn, held, origin=origin, consistency=consistency).made.get(b"/")
-        if frozen is not None and asked.get("made") is None and made:
+        if is_volatile(asked):
+            frozen = freeze(turn, held, origin=origin, consistency=consistency)
+        else:
+            make_lasting(home.store, chain_of(asked).get(b"/", ()))
+            early, noted = draft.prepare, draft.keep
+            frozen = freeze(turn, held, origin=origin, consistency=consistency, early=early, noted=noted)
+        new = frozen.made.get(b"/")
+        if new is not None and asked.get("made") is None and made:
             places = [os.fsdecode(place) for place in made]
-            sizes.amend(home.store, frozen, lambda facts: _with_made(facts, places))
+            sizes.amend(home.store, new, lambda facts: _with_made(facts, places))
     except OSError as error:
         if not home.exists():
             raise Conflict(f"commit container {container.name}: it was removed meanwhile") from error
         if isinstance(error, LaminaError):
             raise
         raise KernelError("commit", error.errno or 0, f"container {container.name}") from error
-    return frozen
+    return new
 
 
 def _with_made(facts: dict[str, Any], places: list[str]) -> dict[str, Any]:
@@ -297,163 +285,4 @@ def _by_copy(
                 ]
             layer = copied(container, home, held, said, allowed, living=not pause)
         new = None if layer is None else layer.id
-        return _image(store, asked, parent, (*chain, *([] if new is None else [new])), new, held, wish)
-
-
-# -- its record
-
-
-def _image(
-    store: Store,
-    asked: dict[str, Any],
-    parent: ImageRecord,
-    chain: Sequence[str],
-    new: str | None,
-    held: Lease,
-    wish: Wish,
-    done: str | None = None,
-) -> ImageRecord:
-    """The image of the container whose record is *asked*: the layers *chain* (base first) on top of those of *parent*.
-    *new*, the last of them, is the one that this very commit made; *done* is what was executed (None: its command).
-    """
-    before = config_of(store, parent)
-    words, run = run_of(asked, parent.run)
-    _check_depth((*parent.layers, *chain), str(asked.get("name")))
-    make_lasting(store, chain)
-    below, above = found_in(store, parent, before), [find(store, identity) for identity in chain]
-    names = [named(layer, promised) for layer, promised in zip(below, before.diff_ids, strict=True)]
-    names += [named(layer, None) for layer in above]
-    found = [*below, *above]
-    made = msgspec.structs.replace(
-        before,
-        rootfs=RootFS(type="layers", diff_ids=names),
-        created=moment_of(time.time_ns()),
-        author=wish.author or None,
-        config=run_config(changed(run, wish.changes)),
-        history=[
-            *(before.history or ()),
-            *_steps(above, new, " ".join(words) if done is None else done, wish),
-        ],
-    )
-    return put_image(store, parent, made, found, held, wish.name)
-
-
-def put_image(
-    store: Store, parent: ImageRecord, made: ImageConfig, found: list[Layer], held: Lease, name: str | None
-) -> ImageRecord:
-    """The image of the layers *found* (base first) with the config *made*, in which they have names as of `named`; it
-    came from *parent*. Its canonical *name*, if any, is its own from now on. Raises KernelError.
-    """
-    names = made.diff_ids
-    data, batch = encode_config(made), Batch()
-    kept = [blobs.write_blob(store, data, held, batch)]
-    base = parent.manifest or parent.base
-    if base is not None and held.add_blob(base):
-        kept.append(base)
-    without = [layer.id for layer, text in zip(found, names, strict=True) if text.startswith(PENDING)]
-    record = replace(
-        record_of(data, made, found, blobs=tuple(kept)),
-        pending=tuple(dict.fromkeys(without)),
-        base=base if base in kept else None,
-    )
-    return images.put(store, record, names=() if name is None else (name,), lease=held, batch=batch)
-
-
-def _check_depth(wanted: Sequence[str], name: str) -> None:
-    if (count := len(wanted)) > DEFAULT_LIMITS.layers:
-        raise Unsupported(
-            f"commit container {name}: an image of {count} layers, at most {DEFAULT_LIMITS.layers} are allowed",
-            remedy=f"squash the container, or its image and rebase it on that: lamina squash {name}",
-        )
-
-
-def found_in(store: Store, parent: ImageRecord, config: ImageConfig) -> list[Layer]:
-    """The layers of *parent*, base first, whose config is *config*. Raises Corrupt."""
-    if len(config.diff_ids) != len(parent.layers):
-        raise Corrupt(
-            f"commit: the image {parent.id[:12]} has not the layers that its config promises",
-            remedy="remove it and pull it again",
-        )
-    return [find(store, identity) for identity in parent.layers]
-
-
-def named(layer: Layer, promised: str | None) -> str:
-    """What stands for the layer in a config; *promised* is what stood for it in that of its image. Raises Corrupt."""
-    if promised is not None and not promised.startswith(PENDING):
-        if layer.diff_id not in (None, promised):
-            raise Corrupt(
-                f"commit: the layer {layer.id[:12]} is not the one that the config of its image promises",
-                remedy="remove the image and pull it again",
-            )
-        return promised
-    return layer.diff_id or PENDING + layer.id
-
-
-def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> Iterator[History]:
-    """What the history says of the layers *frozen*, of which *new* is the last; of a commit without one, last, that it
-    changed no file.
-    """
-    last = History(
-        created=moment_of(time.time_ns()),
-        created_by=words or None,
-        author=wish.author or None,
-        comment=wish.message or None,
-        empty_layer=True if new is None else None,
-    )
-    for layer in frozen:
-        if layer.id == new:
-            continue
-        origin = layer.extra.get("origin") or {}
-        command = origin.get("command") or ()
-        yield History(
-            created=moment_of(int(origin.get("created") or layer.created)),
-            created_by=" ".join(map(str, command)) or None,
-            comment=str(origin.get("message") or origin.get("snapshot_name") or "") or None,
-        )
-    yield last
-
-
-def moment_of(nanoseconds: int) -> str:
-    """A time as configs have it."""
-    moment = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-# -- what it is
-
-
-def run_of(asked: dict[str, Any], parent: Run) -> tuple[list[str], Run]:
-    """The command of the container whose record is *asked*, without its entrypoint, and what an image of it says: what
-    its own image, *parent*, says, under what was asked. Triggers for builds (ONBUILD) are for the next image alone.
-    """
-    options = said_of(asked)
-    entrypoint, words = entrypoint_and_cmd(asked, parent.get("entrypoint") or ())
-    variables = {entry.partition("=")[0]: entry for entry in parent.get("env") or ()}
-    variables.update({name: f"{name}={text}" for name, text in options.get("env") or ()})
-    volumes = {*(parent.get("volumes") or ()), *_without_a_name(asked)}
-    run = {
-        **parent,
-        "env": list(variables.values()),
-        "entrypoint": entrypoint or None,
-        "cmd": words or None,
-        "labels": dict(asked.get("labels") or {}),
-        "volumes": sorted(volumes),
-        "exposed_ports": exposed_ports(options, parent.get("exposed_ports") or ()),
-        "workdir": options.get("workdir") or parent.get("workdir") or "",
-        "user": options.get("user") or parent.get("user") or "",
-        "onbuild": [],
-    }
-    if isinstance(asked.get("stop_signal"), int):
-        run["stop_signal"] = signal_name(asked["stop_signal"])
-    if check := asked.get("health"):
-        run["healthcheck"] = {name: check[name] for name in ("test", *TIMES, "retries")}
-    return words, run
-
-
-def _without_a_name(asked: dict[str, Any]) -> list[str]:
-    """The places of the volumes that are the container's own, as `-v /data` makes them."""
-    return [
-        volume["target"]
-        for volume in asked.get("volumes") or ()
-        if volume["kind"] == "volume" and str(volume.get("name", "")).startswith(asked["id"])
-    ]
+        return image_of(store, asked, parent, (*chain, *([] if new is None else [new])), new, held, wish)

@@ -8,7 +8,7 @@ from lamina.engine.process_verbs import ProcessVerbs
 from lamina.engine.reviewed import Reviewed
 from lamina.engine.state_verbs import StateVerbs
 from lamina.engine.view_verbs import ViewVerbs
-from lamina.errors import Corrupt, NotFound
+from lamina.errors import Corrupt, LaminaError, NotFound
 from lamina.store.events import about, note
 
 TYPE_CHECKING = False
@@ -44,7 +44,11 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
         self._asked: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        return f"<Container {self._home.short_id}>"
+        try:
+            name = self.name
+        except (LaminaError, OSError):  # removed meanwhile, or not to be read
+            name = ""
+        return f"<Container {name}{' ' if name else ''}{self._home.short_id}>"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Container):

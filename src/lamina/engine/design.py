@@ -185,7 +185,7 @@ def _beyond(
     if ":" in options.network and not is_linked(options.network):
         from lamina.engine.sharing import join_network
 
-        held = (*held, *join_network(store, spec, options.network))
+        held = (*held, *join_network(store, spec, options.network, around.maps))
     return profiled, held, given
 
 

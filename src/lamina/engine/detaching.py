@@ -192,7 +192,9 @@ def _spawn(store: Store, identity: str, mode: str, answer: int, attached: int) -
 
 
 def _execute(asked: list[str], answer: int, attached: int) -> None:
-    """posix_spawn of what entry.py does with these words: no copy of this process's memory, whatever its size."""
+    """posix_spawn of what entry.py does with these words: no copy of this process's memory, whatever its size. It has
+    *answer* and *attached* (-1: nothing) under the numbers of entry.py.
+    """
     from lamina.supervisor.interpreter import interpreter
 
     program = os.path.join(_PACKAGE, "isolated.py")
@@ -200,7 +202,8 @@ def _execute(asked: list[str], answer: int, attached: int) -> None:
     words = [python, "-I", "-S", program, "engine", *asked]
     null = Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     # numbers that nothing else has: none of them is overwritten before it has been copied
-    with null, Fd(_high(answer)) as high, Fd(_high(attached) if attached >= 0 else _high(null)) as client:
+    given = [fd if fd >= 0 else null for fd in (answer, attached)]
+    with null, Fd(_high(given[0])) as high, Fd(_high(given[1])) as client:
         actions = [(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)]
         actions += [(os.POSIX_SPAWN_DUP2, int(high), 3), (os.POSIX_SPAWN_DUP2, int(client), 4)]
         try:
@@ -247,23 +250,10 @@ def leave() -> bool:
 
 
 def spawn_in_background(store: Store, identity: str, mode: str) -> None:
-    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) of the container. Raises KernelError."""
-    from lamina.supervisor.interpreter import interpreter
-
-    program, python = os.path.join(_PACKAGE, "isolated.py"), interpreter()
-    with Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
-        try:
-            child = os.posix_spawn(
-                python,
-                [python, "-I", "-S", program, "engine", os.fsdecode(store.path), identity, mode, ""],
-                environment(),
-                file_actions=[(os.POSIX_SPAWN_DUP2, int(null), number) for number in (0, 1, 2)],
-                setsigmask=(),
-                setsigdef=[number for number in range(1, _NSIG) if number not in (9, 19, 32, 33)],
-            )
-        except OSError as error:
-            raise KernelError("start a process", error.errno or 0, python) from None
-    reap(child)  # it forks at once, and leaves
+    """As `leave`, for any program: a fresh interpreter does *mode* (entry.py) of the container. Raises OSError,
+    KernelError.
+    """
+    _execute([os.fsdecode(store.path), identity, mode, ""], -1, -1)
 
 
 def environment() -> dict[bytes, bytes]:

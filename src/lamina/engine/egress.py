@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DENY, ALLOW = "deny", "allow="
 MOST = 256  # of one container
 MOST_PORT = 65535
+_MAPPED = read_subnet("::ffff:0:0/96")  # RFC 4291, 2.5.5.2: of sockets, never on a wire
 
 
 def read_egress(given: Any) -> tuple[Allowed, ...] | None:
@@ -62,9 +63,16 @@ def read_allowed(text: str) -> Allowed:
 
 def _subnet(text: str) -> Subnet:
     if "/" in text:
-        return read_subnet(text)
-    address = packed(text)
-    return Subnet(address, len(address) * 8)
+        found = read_subnet(text)
+    else:
+        address = packed(text)
+        found = Subnet(address, len(address) * 8)
+    if found.within(_MAPPED) and found.prefix >= _MAPPED.prefix:
+        meant = Subnet(found.base[-4:], found.prefix - _MAPPED.prefix)
+        raise InvalidInput(
+            "no packet has such an address: it is one of IPv4, as programs write it", remedy=f"write {meant}"
+        )
+    return found
 
 
 def _port(digits: str, text: str) -> int:

@@ -13,7 +13,7 @@ from lamina.network.subnet import read_subnet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lamina.network.model import Attachment
 
@@ -32,12 +32,12 @@ _NEVER = tuple(
 
 
 class Telling:
-    """Of one network. *is_near* says of an address whether a container of this host has it, or may get it: answers from
+    """Of one network. *near* gives those of some addresses that a container of this host has, or may get: answers from
     outside never open the way there. `most` is how many addresses one may have at once: the set is everybody's.
     """
 
-    def __init__(self, table: str, is_near: Callable[[bytes], bool]) -> None:
-        self._table, self._is_near = table, is_near
+    def __init__(self, table: str, near: Callable[[Iterable[bytes]], set[bytes]]) -> None:
+        self._table, self._near = table, near
         self.most = MOST
         self._known: dict[str, dict[tuple[bytes, int], float]] = {}
         self._recent: dict[str, dict[tuple[bytes, int], float]] = {}
@@ -55,12 +55,17 @@ class Telling:
         """
         allowed = [one for one in places[0].egress or () if one.subnet is None and egress.allows(one, name)]
         ports = [0] if any(one.port == 0 for one in allowed) else sorted({one.port for one in allowed})
+        if not ports:
+            return True
         good = [
             (min(max(seconds, LEAST_SECONDS), MOST_SECONDS), address)
             for seconds, address in found
-            if own or not (any(subnet.has(address) for subnet in _NEVER) or self._is_near(address))
+            if own or not any(subnet.has(address) for subnet in _NEVER)
         ]
-        if not good or not ports:
+        if not own and good:
+            near = self._near({address for _, address in good})
+            good = [one for one in good if one[1] not in near]
+        if not good:
             return True
         if not self._has_room(owner, good, ports):
             return False

@@ -55,6 +55,10 @@ class Engine(ImageVerbs):
         self._store: Store | None = None
         self._runs = 0
 
+    def __repr__(self) -> str:
+        root = self._root if self._store is None else self._store.path
+        return "<Engine>" if root is None else f"<Engine {os.fsdecode(root)}>"
+
     def __reduce__(self) -> tuple[object, ...]:
         """To another process goes where the store is."""
         root = self._root if self._store is None else self._store.path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.errors import Unsupported
 from lamina.runtime.users import file_reader, resolve_user
 from lamina.supervisor.foreground import terminal_size
@@ -9,6 +11,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from lamina.linux.fd import Fd
@@ -28,6 +31,38 @@ class Asked:
     interactive: bool = False
     privileged: bool = False
     keys: bytes = b""
+
+
+_FLAGS = ("tty", "interactive", "privileged")
+
+
+def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
+    """The checked form of ExecOptions. Raises InvalidInput, and TypeError for an option that does not exist."""
+    checked: dict[str, Any] = {name: bool(options[name]) for name in _FLAGS if name in options}
+    for key, given in options.items():
+        if key in _FLAGS or (key == "detach_keys" and not checked.get("tty")):
+            continue
+        if key == "env":
+            from lamina.engine.notation import read_env
+
+            checked[key] = read_env(given, os.environ if environ is None else environ)
+        elif key in ("workdir", "user"):
+            from lamina.engine.notation import READERS
+
+            checked[key] = READERS[key](given)
+        elif key == "detach_keys":
+            from lamina.supervisor.keys import read_keys
+
+            checked["keys"] = read_keys(given)
+        else:
+            from lamina.engine.other_words import unexpected
+
+            raise unexpected("exec", key, (*_FLAGS, "env", "workdir", "user", "detach_keys"))
+    if checked.get("tty") and "keys" not in checked:
+        from lamina.supervisor.keys import read_keys
+
+        checked["keys"] = read_keys(options.get("detach_keys"))
+    return Asked(**checked)
 
 
 def process_of(

@@ -37,7 +37,7 @@ from lamina.supervisor.stdio import DEVNULL, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from signal import pidfd_send_signal
     from typing import Any, Protocol, TypedDict
 
@@ -78,10 +78,12 @@ else:
 LONGEST_SAID = 1024
 # seconds that a first process which was killed may take to end: what others began in there fails before
 ENDING = 0.2
+# those that any process may take to die of SIGKILL while somebody waits for that
+DYING = 10.0
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _reaping = _thread.allocate_lock()
-_FLAGS = ("tty", "interactive", "privileged")
+
 # the files in /proc/<pid>/ns, and clone3(2)'s flags for them
 NAMESPACES = {
     "cgroup": 0x02000000,
@@ -95,40 +97,48 @@ NAMESPACES = {
 }
 
 
-def check(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Asked:
-    """The checked form of ExecOptions. Raises InvalidInput, and TypeError for an option that does not exist."""
-    checked: dict[str, Any] = {name: bool(options[name]) for name in _FLAGS if name in options}
-    for key, given in options.items():
-        if key in _FLAGS or (key == "detach_keys" and not checked.get("tty")):
-            continue
-        if key == "env":
-            from lamina.engine.notation import read_env
-
-            checked[key] = read_env(given, os.environ if environ is None else environ)
-        elif key in ("workdir", "user"):
-            from lamina.engine.notation import READERS
-
-            checked[key] = READERS[key](given)
-        elif key == "detach_keys":
-            from lamina.supervisor.keys import read_keys
-
-            checked["keys"] = read_keys(given)
-        else:
-            raise TypeError(f"exec() got an unexpected keyword argument {key!r}")
-    if checked.get("tty") and "keys" not in checked:
-        from lamina.supervisor.keys import read_keys
-
-        checked["keys"] = read_keys(options.get("detach_keys"))
-    return Asked(**checked)
-
-
 class Execution:
-    """The process while it lives, a child of ours. `pid`, `pidfd`, and `pty`, the master of its terminal or None."""
+    """The process while it lives, a child of ours. `pid`, `pidfd`, and `pty`, the master of its terminal or None.
+
+    Until it was `handed_over` to who sees its end, it is killed when nobody holds it any more: a Ctrl-C between any two
+    instructions would leave one that nobody knows of, and which keeps its container from ending.
+    """
 
     def __init__(self, joined: Joined, pty: Fd | None) -> None:
         self._joined, self.pty = joined, pty
         self.pid, self.pidfd = joined.pid, joined.pidfd
         self._status: int | None = None
+        self._maker: int | None = os.getpid()  # a fork has an object like it, and not the process
+
+    def __del__(self) -> None:
+        try:
+            if self._maker == os.getpid():
+                self.abandon()
+        except (
+            AttributeError,
+            LaminaError,
+            OSError,
+            TypeError,
+        ):  # never begun, or the interpreter is leaving
+            pass
+
+    def handed_over(self) -> None:
+        """Somebody sees its end from now on, or it is meant to go on without anybody."""
+        self._maker = None
+
+    def abandon(self) -> None:
+        """Kill it, and reap it: nobody will ask how it ended. One that cannot die yet is reaped when it has."""
+        if self._status is None:
+            self.kill(9)
+            if not ready(DYING, self.pidfd):  # it was paused just then
+                leave(self)
+                return
+            try:
+                self.wait()
+            except LaminaError:  # this program waits for any child, and took it
+                pass
+        self.handed_over()
+        self.close()
 
     def kill(self, signal: int) -> None:
         """Send *signal*; nothing happens when the process has ended already."""
@@ -144,6 +154,7 @@ class Execution:
         """Wait for the end and give the exit status, 128 + n after signal n."""
         if self._status is None:
             self._status = self._joined.wait()
+            self.handed_over()
         return self._status
 
     def close(self) -> None:
@@ -170,8 +181,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
         try:
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
-            execution.kill(9)
-            execution.wait()
+            execution.abandon()
             raise
         warning = conclude(execution, ended, tell)
     finally:
@@ -199,8 +209,7 @@ def begin(
     try:
         return execution, told(home, words)
     except BaseException:
-        execution.kill(9)
-        execution.wait()
+        execution.abandon()
         raise
 
 
@@ -223,9 +232,8 @@ def result(
         return Completed(list(words), 0, container=home.id)
     out, err = stdio.captured(1), stdio.captured(2)
     if ended.timed_out:
-        raise TimeoutExpired(
-            f"exec {' '.join(words)}: not ended within {io.timeout:g} s, and killed", stdout=out, stderr=err
-        )
+        said = f"exec {' '.join(words)}: not ended within {io.timeout:g} s, and killed"
+        raise TimeoutExpired(said, cmd=list(words), timeout=io.timeout, stdout=out, stderr=err)
     if ended.errors:
         raise KernelError("write the output of the command", ended.errors[0].errno or 5)
     warnings = (warning,) if warning else ()
@@ -239,10 +247,13 @@ def detach(home: Home, words: tuple[str, ...], asked: Asked) -> int:
         execution = start(home, words, asked, stdio, None)
     finally:
         stdio.close()
-    told(home, words, keeps=False)
-    pid = execution.pid
+    try:
+        told(home, words, keeps=False)
+    except BaseException:
+        execution.abandon()
+        raise
     keep_terminal(execution)
-    return pid
+    return execution.pid
 
 
 def told(home: Home, words: tuple[str, ...], *, keeps: bool = True) -> Tell:
@@ -277,6 +288,7 @@ def leave(execution: Execution) -> None:
     from lamina.engine.detaching import is_small
 
     _left.append(execution.pidfd)
+    execution.handed_over()
     if not is_small():
         from lamina.engine.reaping import watch
 
@@ -324,23 +336,30 @@ def start(
     if _left:
         reap_left()
     state = home.read("state") or {}
-    with _first_process(home, state) as pidfd, _turn(home):
-        target = _target(home, state)
-        if os.path.lexists(home.path + b"/paused") or (target.cgroup is not None and target.cgroup.frozen):
-            raise Conflict(
-                f"exec in container {home.shown}: it is paused",
-                remedy="unpause the container before exec",
-            )
-        try:
-            execution = _begun(
-                target, pidfd, state["joining"]["process"], words, asked, stdio, terminal, noted
-            )
-        except LaminaError as failure:
-            of_command = isinstance(failure, (CommandNotFound, CommandNotExecutable))
-            if ready(0 if of_command else ENDING, pidfd):  # it has ended, and with it what was begun
-                raise _not_running(home) from failure
-            raise
-    stdio.started(execution.pty)
+    execution: Execution | None = None
+    try:
+        with _first_process(home, state) as pidfd, _turn(home):
+            target = _target(home, state)
+            if os.path.lexists(home.path + b"/paused") or (
+                target.cgroup is not None and target.cgroup.frozen
+            ):
+                raise Conflict(
+                    f"exec in container {home.shown}: it is paused",
+                    remedy="unpause the container before exec",
+                )
+            first = state["joining"]["process"]
+            try:
+                execution = _begun(target, pidfd, first, words, asked, stdio, terminal, noted)
+            except LaminaError as failure:
+                of_command = isinstance(failure, (CommandNotFound, CommandNotExecutable))
+                if ready(0 if of_command else ENDING, pidfd):  # it has ended, and with it what was begun
+                    raise _not_running(home) from failure
+                raise
+        stdio.started(execution.pty)
+    except BaseException:
+        if execution is not None:
+            execution.abandon()
+        raise
     return execution
 
 

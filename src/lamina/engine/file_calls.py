@@ -7,10 +7,10 @@ pathlib's are, and what `in_root` refuses.
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ELOOP, ENOENT
+from errno import EEXIST, ELOOP, ENOENT, ENOTDIR
 from stat import S_ISLNK
 
-from lamina.engine.in_root import checked, opened_again, parent_of, place_of, reach, replaceable
+from lamina.engine.in_root import MOST_LINKS, checked, opened_again, parent_of, place_of, reach, replaceable
 from lamina.errors import KernelError
 from lamina.linux.fd import Fd
 
@@ -23,6 +23,12 @@ def stat(root: int, path: bytes, follow: bool) -> os.stat_result:
     """stat(2), or lstat(2)."""
     with reach(root, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW)) as found:
         return os.fstat(found)
+
+
+def samefile(root: int, path: bytes, other: bytes) -> bool:
+    """Whether both lead to the same file. In one call: each mount of what does not run is another device."""
+    with reach(root, path) as one, reach(root, other) as two:
+        return os.path.sameopenfile(one, two)
 
 
 def scan(root: int, path: bytes) -> list[tuple[bytes, str]]:
@@ -45,6 +51,39 @@ def readlink(root: int, path: bytes) -> bytes:
             with parent:
                 return os.readlink(name, dir_fd=parent)  # says what it is instead
         return os.readlink(b"", dir_fd=found)
+
+
+def resolve(root: int, path: bytes, strict: bool) -> bytes:
+    """The absolute path of what *path* leads to, without links and "..", as realpath(3); unless *strict* also of what
+    is not there. It is a name, which somebody in the container may give to something else meanwhile.
+    """
+    way: list[bytes] = []
+    left, links, missing = path.split(b"/")[::-1], 0, False
+    while left:
+        name = left.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            del way[-1:]
+            continue
+        way.append(name)
+        if missing:
+            continue
+        try:
+            with reach(root, b"/".join(way), os.O_PATH | os.O_NOFOLLOW) as found:
+                target = os.readlink(b"", dir_fd=found) if S_ISLNK(os.fstat(found).st_mode) else None
+        except OSError as error:
+            if strict or error.errno not in (ENOENT, ENOTDIR):
+                raise
+            missing = True
+            continue
+        if target is not None:
+            links += 1
+            if links > MOST_LINKS:
+                raise KernelError("resolve", ELOOP, os.fsdecode(path))
+            way = [] if target.startswith(b"/") else way[:-1]
+            left += target.split(b"/")[::-1]
+    return b"/" + b"/".join(way)
 
 
 def open_file(root: int, path: bytes, flags: int, mode: int, owner: Owner) -> Fd:

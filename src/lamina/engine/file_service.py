@@ -145,11 +145,11 @@ class Service:
 
 
 def _received(channel: socket.socket) -> Fd:
-    _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    # not socket.recv_fds: of what that gives, a program that another thread executes meanwhile has a copy
+    descriptors = received(channel, 1, 1).descriptors
     if not descriptors:
         raise Corrupt("work in a user namespace: the process there ended without an answer")
-    os.set_inheritable(descriptors[0], False)
-    return Fd(descriptors[0])
+    return descriptors[0]
 
 
 def _rights(status: int) -> list[bytes]:

@@ -123,6 +123,19 @@ class ContainerPath(PureContainerPath):
         """What is written in the symbolic link, which may be relative: `path.parent / path.readlink()`."""
         return PurePosixPath(os.fsdecode(self._do(file_calls.readlink)))
 
+    def resolve(self, strict: bool = False) -> Self:
+        """The path of what it leads to, without links and ".."; with *strict* FileNotFoundError where nothing is there.
+        Raises OSError (ELOOP) for links that lead to each other.
+        """
+        return self._at(PurePosixPath(os.fsdecode(self._do(file_calls.resolve, strict))))
+
+    def samefile(self, other: str | PurePosixPath | PureContainerPath) -> bool:
+        """Whether it and *other*, a path in the same container (a relative one as in `rename`), lead to the same."""
+        if isinstance(other, PureContainerPath) and other._container.id != self._container.id:
+            return False
+        there = self._pure.parent / pure(other)
+        return bool(self._do(file_calls.samefile, os.fsencode(str(there))))
+
     def iterdir(self) -> Iterator[Self]:
         """What is in the directory, in no order, as it was when it was listed."""
         for name, _ in self._scan():

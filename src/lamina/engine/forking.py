@@ -141,6 +141,8 @@ def _stands_on(home: Home, asked: dict[str, Any]) -> SnapshotRecord | None:
     state = None if found is None else snapshots.get(home, found)
     if state is None or chains.pending(asked) or chains.chain_of(asked) != state.chain:
         return None
+    if chains.own_layers(asked) != state.base_layers:  # somebody was killed who had put it over another image
+        return None
     uppers = [spec for _, spec in stacks_of(asked["overlays"], home.path) if spec.upperdir is not None]
     try:
         return state if all(map(is_idle, uppers)) else None

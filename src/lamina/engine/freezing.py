@@ -35,7 +35,7 @@ from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from lamina.engine.state_turn import StateTurn
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
     Stacks = list[tuple[bytes, MountSpec]]
+    Early = Callable[[Record, dict[bytes, str], Batch], None]
     Noted = Callable[["Frozen", Batch], None]
 
 
@@ -68,14 +69,16 @@ def freeze(
     origin: dict[str, Any] | None = None,
     consistency: str = "auto",
     besides: Callable[[], None] | None = None,
+    early: Early | None = None,
     noted: Noted | None = None,
 ) -> Frozen:
     """Freeze what the container of *turn* wrote since it was last frozen; places where nothing was written stay.
 
     The new layers are kept by *held*, and say where they came from, *origin*. *besides* is called while the container
-    stands still, perhaps several times: the last one is that of the state. *noted* is called when they are there, with
-    what is published with the container's record, and before it. *snapshot* is the state on which the
-    container stands then (None: as before). Raises Conflict (processes, with "refuse"), Unsupported, KernelError.
+    stands still, perhaps several times: the last one is that of the state. *early* is called with the record, the ids
+    of the layers to be, and what is on the disk before anything is moved; *noted* when they are there, with what is
+    published with the container's record, and before it. *snapshot* is the state on which the container stands then
+    (None: as before). Raises Conflict (processes, with "refuse"), Unsupported, KernelError.
     """
     home, asked = turn.home, turn.asked
     stacks = stacks_of(asked.get("overlays") or [], home.path)
@@ -88,12 +91,12 @@ def freeze(
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            before = snapshot or asked.get("snapshot")
-            return _living(turn, asked, made, before, origin, consistency, besides, noted)
+            before, batch = snapshot or asked.get("snapshot"), _batch_before(asked, made, early)
+            return _living(turn, asked, made, before, batch, origin, consistency, besides, noted)
         if besides is not None:
             _standing_still(turn, besides)
         if made:
-            before, batch = snapshot or asked.get("snapshot"), batch_for(asked)
+            before, batch = snapshot or asked.get("snapshot"), _batch_before(asked, made, early)
             for at, identity in made.items():
                 batch.needs(make_stage(home, asked, at, identity, origin) + b"/layer.json", what="state")
             asked = begin(home, asked, made, before, batch)
@@ -103,6 +106,14 @@ def freeze(
         if not home.exists():
             raise no_such(home.short_id) from error
         raise_storage_error(error, "freeze container", home.path)
+
+
+def _batch_before(asked: Record, made: dict[bytes, str], early: Early | None) -> Batch:
+    """What is on the disk before anything is moved."""
+    batch = batch_for(asked)
+    if early is not None:
+        early(asked, made, batch)
+    return batch
 
 
 def _noted(home: Home, asked: Record, frozen: Frozen, snapshot: str | None, noted: Noted | None) -> Frozen:
@@ -132,6 +143,7 @@ def _living(
     asked: Record,
     made: dict[bytes, str],
     snapshot: str | None,
+    batch: Batch,
     origin: dict[str, Any] | None,
     consistency: str,
     besides: Callable[[], None] | None,
@@ -143,7 +155,7 @@ def _living(
     home = turn.home
     before = stacks_of(asked.get("overlays") or [], home.path)
     after = restacked(home, chains.shortened(asked), made)
-    asked = begin(home, asked, made, snapshot, batch_for(asked))
+    asked = begin(home, asked, made, snapshot, batch)
     try:
         done = restack(
             home,
@@ -435,9 +447,7 @@ def settle(home: Home, *, living: bool) -> None:
         if asked.get(chains.FREEZING):
             made = chains.places_of(asked[chains.FREEZING], str)
             # one that ended meanwhile is as one that does not run: nobody can tell what was written last into which
-            if chains.is_copied(asked) or (
-                living and is_swapped(home, restacked(home, asked, made), made) is False
-            ):
+            if chains.is_copied(asked) or (living and not _may_be_swapped(home, asked, made)):
                 drop(home)
             else:
                 finish(home, asked)
@@ -449,11 +459,10 @@ def settle(home: Home, *, living: bool) -> None:
         raise_storage_error(error, "finish what was begun with container", home.path)
 
 
-def is_swapped(home: Home, after: Stacks, places: Container[bytes]) -> bool | None:
-    """Whether the container, which ran, stands at *places* on *after* already; None where it does not run any more."""
+def _may_be_swapped(home: Home, asked: Record, made: dict[bytes, str]) -> bool:
     from lamina.engine.restacking import swapped_to
 
-    return swapped_to(home, after, places)
+    return swapped_to(home, restacked(home, asked, made), made) is not False
 
 
 def drop(

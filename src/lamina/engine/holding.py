@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lamina.engine.recover import end_processes, end_unnoted
-from lamina.errors import Conflict, Corrupt, LaminaError, NotFound
+from lamina.errors import Conflict, Corrupt, KernelError, LaminaError, NotFound
 from lamina.store.containers import PAUSED, RESTARTING
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Held:
     def _end(self) -> None:
         """Kill it, and wait until whoever runs it has written that down."""
         from lamina.engine.life import thaw, wake
-        from lamina.engine.stuck import free
+        from lamina.engine.stuck import end_supervisor, free
 
         home, deadline = self._home, time.monotonic() + PATIENCE
         state = None
@@ -82,7 +82,10 @@ class Held:
             try:
                 if not woken:
                     woken = True
-                    wake(home)
+                    try:
+                        wake(home)
+                    except KernelError:  # no room on the disk to say so: nobody may start it again meanwhile
+                        end_supervisor(home)
                 thaw(home)
                 state = home.read("state")
                 if state is not None:

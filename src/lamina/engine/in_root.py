@@ -36,7 +36,7 @@ from lamina.linux.files import fstatfs, openat2, statx
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_LINKS = 40  # path_resolution(7)
+MOST_LINKS = 40  # path_resolution(7)
 # linux/magic.h: file systems whose files are the kernel's switches, and whose directories are its objects. Those
 # without a name in lamina.linux: debugfs, tracefs, securityfs, configfs, bpf, efivarfs, binfmt_misc, selinuxfs,
 # smackfs, pstore, resctrl, mqueue, fusectl
@@ -70,7 +70,7 @@ def place_of(root: int, path: bytes) -> tuple[Fd, bytes]:
 
     Raises KernelError.
     """
-    for _ in range(_MOST_LINKS):
+    for _ in range(MOST_LINKS):
         parent, name = parent_of(root, path)
         try:
             target = os.readlink(name, dir_fd=parent)

@@ -90,6 +90,22 @@ def _of_networks() -> list[Fact]:
     return found
 
 
+def operating_system() -> str:
+    """What this system calls itself: os-release(5)."""
+    import platform
+
+    try:
+        found = platform.freedesktop_os_release()
+    except OSError:
+        return "Linux"
+    return found.get("PRETTY_NAME") or found.get("NAME") or "Linux"
+
+
+def confinement() -> list[str]:
+    """What confines containers here where nothing else is asked for, in docker's words."""
+    return ["name=seccomp,profile=builtin", "name=cgroupns", *(["name=rootless"] if os.geteuid() else [])]
+
+
 def store_path(root: str | bytes | None = None) -> str:
     """Where containers are kept; it need not exist yet."""
     return os.path.realpath(os.fsdecode(root if root is not None else default_root()))

@@ -40,12 +40,13 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "RestartCount": (end or state).get("restarts", 0),
         "Platform": "linux",
         "Driver": "overlay2",
+        **_labels(home.read("spec") or {}),
         **_own_files(home),
         "Config": _config(asked, home.read("spec") or {}),
         "HostConfig": host_config(asked),
         "NetworkSettings": _networks(home, publishable(asked)),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
-        "GraphDriver": {"Name": "overlay2", "Data": {"Overlays": asked.get("overlays") or []}},
+        "GraphDriver": {"Name": "overlay2", "Data": _directories(home, asked.get("overlays") or [])},
         "LogPath": _log_path(home, asked),
         "Warnings": [*(asked.get("warnings") or []), *(state.get("notes") or [])],
     }
@@ -106,7 +107,36 @@ def _of_image(asked: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
         "ExposedPorts": {port: {} for port in exposed} or None,
         "Shell": config.get("shell") or None,
+        "OnBuild": config.get("onbuild") or None,
     }
+
+
+def _labels(spec: dict[str, Any]) -> dict[str, str]:
+    """What confines its processes, and labels its files, where it was asked for or the system has it."""
+    process = spec.get("process") or {}
+    return {
+        "MountLabel": (spec.get("linux") or {}).get("mountLabel") or "",
+        "ProcessLabel": process.get("selinuxLabel") or "",
+        "AppArmorProfile": process.get("apparmorProfile") or "",
+    }
+
+
+def _directories(home: Home, overlays: list[dict[str, Any]]) -> dict[str, Any]:
+    """All overlays of its root, and the directories of that at / by docker's names: `LowerDir` is top first, as for
+    overlayfs. There is no `MergedDir`: where they are mounted nobody outside of the container sees them.
+    """
+    found: dict[str, Any] = {"Overlays": overlays}
+    for one in overlays:
+        if one.get("at") == "/":
+            below = [
+                os.path.normpath(os.path.join(home.path, os.fsencode(path)))
+                for path in one.get("lower") or ()
+            ]
+            found["LowerDir"] = ":".join(map(os.fsdecode, below))
+            for word, key in (("UpperDir", "upper"), ("WorkDir", "work")):
+                if one.get(key):
+                    found[word] = os.fsdecode(home.path) + "/" + one[key]
+    return found
 
 
 def _own_files(home: Home) -> dict[str, str]:

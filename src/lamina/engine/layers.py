@@ -145,11 +145,16 @@ def furnish(layers: Layers, again: Callable[[bytes], None] | None = None) -> Non
     for place, (_, spec), chain in zip(layers.image.places, layers.stacks, layers.frozen, strict=True):
         if spec.upperdir is not None and spec.workdir is not None:
             os.mkdir(spec.workdir, 0o700)
-            if again is not None and os.path.lexists(spec.upperdir):
-                continue
-            os.mkdir(spec.upperdir, 0o700)
             below = spec.lowerdirs[0] if chain else place.lower
-            resemble(spec.upperdir, below, userxattr=spec.userxattr)
+            if again is None:
+                os.mkdir(spec.upperdir, 0o700)
+                resemble(spec.upperdir, below, userxattr=spec.userxattr)
+            elif not os.path.lexists(
+                spec.upperdir
+            ):  # of a place that is new; killed here, the next start makes it
+                make_directory(spec.upperdir + b".new", 0o700, exist_ok=True)
+                resemble(spec.upperdir + b".new", below, userxattr=spec.userxattr)
+                os.rename(spec.upperdir + b".new", spec.upperdir)
 
 
 def unfurnish(home: bytes) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from lamina.engine.detaching import start_supervised
+from lamina.engine.restarting import UNKNOWN
 from lamina.engine.settling import SIGKILL, Process, has_just_ended, keep, state_of, wake_supervisor
 from lamina.engine.waits import Wait, block
-from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound, TimeoutExpired
+from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound, TimeoutExpired
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
@@ -108,7 +110,8 @@ def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
         if number in (SIGKILL, stop_signal(asked)):
             wake(home, number if ends else 0)
         elif ends:
-            home.set_mark(CARRIED_MARK, str(number))
+            with suppress(KernelError):  # as above: then the exit status tells of SIGKILL
+                home.set_mark(CARRIED_MARK, str(number))
         if process.is_there:
             process.deliver(number, asked)
         note(home.store, about(asked, "kill", signal=number))
@@ -159,7 +162,9 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
             break
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            raise TimeoutExpired(f"wait for container {home.shown}: not ended within {seconds:g} s")
+            raise TimeoutExpired(
+                f"wait for container {home.shown}: not ended within {seconds:g} s", timeout=seconds
+            )
         with _process(home) as process:
             if process.is_there:
                 yield from _end_of(process, left)
@@ -172,7 +177,9 @@ def awaiting(home: Home, seconds: float | None = None) -> Waits[int]:
     if state is None:
         raise no_such(home.short_id)
     end = home.read("exit")
-    return 0 if end is None else int(end["status"])
+    if end is None:  # a disk that is full keeps anybody from writing down that it has ended
+        return UNKNOWN if home.has("state") else 0
+    return int(end["status"])
 
 
 def _state_or_none(home: Home) -> str | None:
@@ -236,8 +243,23 @@ def wake(home: Home, carried: int = 0, *, shutdown: bool = False) -> None:
     *shutdown*: until the next boot.
     """
     words = ["shutdown"] if shutdown else []
-    home.set_mark(STOPPED_MARK, " ".join([*words, str(carried)] if carried not in (0, SIGKILL) else words))
+    try:
+        home.set_mark(
+            STOPPED_MARK, " ".join([*words, str(carried)] if carried not in (0, SIGKILL) else words)
+        )
+    except KernelError:  # a disk on which there is not even room for a name: it can be stopped all the same
+        if _may_be_started_again(home):
+            raise
     wake_supervisor(home.read("state") or {})
+
+
+def _may_be_started_again(home: Home) -> bool:
+    """Whether who looks after it would, if nothing said that it is to stay stopped."""
+    from lamina.engine.keeping import options_of
+    from lamina.engine.options import NO
+
+    asked = home.asked()
+    return bool(asked.get("options")) and options_of(asked).restart[0] != NO
 
 
 def thaw(home: Home) -> None:

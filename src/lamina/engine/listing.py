@@ -9,14 +9,23 @@ from lamina.engine.recover import discard_unfinished, recover
 from lamina.engine.remembered import FACTS, NOTHING, Remembered
 from lamina.engine.settling import state_of
 from lamina.errors import Corrupt, NotFound
-from lamina.store.containers import Home, identities, no_such
+from lamina.linux.constants import AT_FDCWD
+from lamina.linux.fd import Fd
+from lamina.linux.survey import survey
+from lamina.store.containers import PAUSED_MARK, Home, identities, no_such
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.remembered import Facts
+    from lamina.linux.survey import Look
     from lamina.store.root import Store
+
+    Looks = tuple[Look | None, ...]
+
+# what is asked of all: the record of each first, and the rest of those that somebody looks after
+LOOKED_AT = ("container.json", "state.json", "exit.json", "network.json", PAUSED_MARK)
 
 
 class Seen(Home):
@@ -25,23 +34,33 @@ class Seen(Home):
     One damaged record does not keep the others from being listed: but for what was asked, it is as if it were empty.
     """
 
-    __slots__ = ("_facts", "_looked_after", "_records", "_remembered", "_there", "damage")
+    __slots__ = ("_facts", "_looked_after", "_looks", "_records", "_remembered", "damage")
 
-    def __init__(self, store: Store, identity: str, looked_after: bool, remembered: Remembered) -> None:
-        """*looked_after*: somebody is known to have held the lock before anything here is read; else that is asked."""
+    def __init__(
+        self, store: Store, identity: str, looked_after: bool, looks: Looks, remembered: Remembered
+    ) -> None:
+        """*looked_after*: somebody is known to have held the lock before anything here was looked at; else that is
+        asked. *looks*: what there was of LOOKED_AT then.
+        """
         super().__init__(store, identity)
         self._looked_after: bool | None = looked_after or None
         self._remembered = remembered
+        self._looks = dict(zip(LOOKED_AT, looks if looked_after else looks[:1], strict=False))
         self._facts: dict[str, Facts | None] = {}
         self._records: dict[str, dict[str, Any] | None] = {}
-        self._there: dict[str, bool] = {}
         self.damage: dict[str, Corrupt] = {}
 
     def facts(self, name: str) -> Facts | None:
         """As of the first time, see `remembered`."""
         if name not in self._facts:
-            self._facts[name] = self._remembered.facts(self, name)
+            self._facts[name] = self._remembered.facts(self, name, self._look(f"{name}.json"))
         return self._facts[name]
+
+    def _look(self, file: str) -> Look | None:
+        """As of the first time."""
+        if file not in self._looks:
+            [[self._looks[file]]] = survey(AT_FDCWD, [self.path], (file.encode(),))
+        return self._looks[file]
 
     def is_looked_after(self) -> bool:
         """As of the first time."""
@@ -72,14 +91,12 @@ class Seen(Home):
         if name in self._records:
             return self._records[name] is not None
         if name not in FACTS:
-            return self.is_marked(f"{name}.json")
+            return self._look(f"{name}.json") is not None
         return self.facts(name) is not None or name in self.damage
 
     def is_marked(self, marker: str) -> bool:
         """As of the first time."""
-        if marker not in self._there:
-            self._there[marker] = super().is_marked(marker)
-        return self._there[marker]
+        return self._look(marker) is not None
 
 
 class Glanced(Container):
@@ -143,16 +160,21 @@ class Glanced(Container):
         return None if found is None else int(found[0]) / 1e9
 
 
+def _looks(store: Store, every: list[str]) -> list[Looks]:
+    with Fd(os.open(store.containers, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+        return survey(directory, [os.fsencode(one) for one in every], tuple(map(os.fsencode, LOOKED_AT)))
+
+
 def seen(store: Store, *, all: bool) -> list[Glanced]:
     """The containers that run, or all of them, the oldest first, each as it is now and will always be shown by this
     object. What killed engines left is cleaned up. Raises OSError.
     """
-    looked_after = recover(store)
+    looked_after = recover(store)  # before the looks: the holder writes how it ended before he lets go
     found, unfinished = [], []
     every = identities(store)
     remembered = Remembered(store, len(every))
-    for identity in every:
-        home = Seen(store, identity, identity in looked_after, remembered)
+    for identity, looks in zip(every, _looks(store, every), strict=True):
+        home = Seen(store, identity, identity in looked_after, looks, remembered)
         try:
             if home.facts("container") is None:
                 unfinished.append(identity)

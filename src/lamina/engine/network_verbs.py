@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.engine import networks as known
 from lamina.engine.network import Network
 from lamina.errors import Conflict, NotFound
@@ -19,6 +21,9 @@ class Networks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def __repr__(self) -> str:
+        return f"<Networks {os.fsdecode(self._store.path)}>"
 
     def list(self) -> list[Network]:
         """All of them, by name. `bridge` is among them once it was used."""

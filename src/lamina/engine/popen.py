@@ -125,9 +125,7 @@ def popen(
             return Process(body, list(words), *pipes.files(encoding), encoding)
         except BaseException:
             if body is None:
-                execution.kill(SIGKILL)
-                execution.wait()
-                execution.close()
+                execution.abandon()
             else:
                 body.send(SIGKILL)
                 body.end(None)
@@ -145,6 +143,7 @@ def _body(home: Home, execution: Execution, stdio: Stdio, tell: Told) -> Joined 
         return Joined(execution, home.id, tell)
     body = Attended(home.id, execution.pid, execution.kill)
     in_thread(body, lambda: _attend(execution, stdio, tell, body))
+    execution.handed_over()
     return body
 
 
@@ -183,6 +182,7 @@ class Joined:
         self._status: int | None = None
         self._failure: Exception | None = None
         watch(execution.pidfd, self._reap)
+        execution.handed_over()
 
     @property
     def descriptor(self) -> int:
@@ -266,7 +266,7 @@ class Attended:
 
     def end(self, seconds: float | None) -> int | None:
         """Its exit status, None if it has not ended within so many *seconds*."""
-        if not self._over.wait(seconds):
+        if not self._over.wait(None if seconds is None else min(seconds, threading.TIMEOUT_MAX)):
             return None
         self._shows = None
         if self._failure is not None:

@@ -7,6 +7,7 @@ from threading import Lock
 from time import monotonic
 
 from lamina.errors import Conflict, LaminaError, TimeoutExpired
+from lamina.linux.fd import INFINITE
 from lamina.linux.signals import signal_number
 
 TYPE_CHECKING = False
@@ -110,8 +111,8 @@ class Process:
         return self.returncode
 
     def _late(self, seconds: float | None, out: Any = None, err: Any = None) -> TimeoutExpired:
-        words = " ".join(self.args)
-        return TimeoutExpired(f"wait for {words}: not ended within {seconds:g} s", stdout=out, stderr=err)
+        said = f"wait for {' '.join(self.args)}: not ended within {seconds:g} s"
+        return TimeoutExpired(said, cmd=self.args, timeout=seconds, stdout=out, stderr=err)
 
     def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Hand *input* to it, read what it writes until it closes its output, wait for its end: (stdout, stderr), each
@@ -122,7 +123,7 @@ class Process:
         """
         from lamina.engine.talking import Talk
 
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None or timeout == INFINITE else monotonic() + timeout
         with self._lock:
             if self._talk is None:
                 self._talk = Talk(self.stdin, self.stdout, self.stderr, input, self._encoding)

@@ -43,7 +43,7 @@ class ProcessVerbs:
         `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
         Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
         """
-        from lamina.engine.executing import check as checked
+        from lamina.engine.exec_process import check as checked
         from lamina.engine.executing import execute
         from lamina.engine.parameters import completed, streams_of, text_of, words_of
 
@@ -57,7 +57,7 @@ class ProcessVerbs:
 
     def exec_detached(self, command: Command, **options: Unpack[ExecOptions]) -> int:
         """Begin *command* beside what runs in it and leave it to itself; its pid on this machine. Raises as `exec`."""
-        from lamina.engine.executing import check as checked
+        from lamina.engine.exec_process import check as checked
         from lamina.engine.executing import detach
         from lamina.engine.parameters import words_of
 
@@ -82,7 +82,7 @@ class ProcessVerbs:
         is empty unless `stdin` is given, or `interactive` asks for the caller's. `**options` and what is raised are
         those of `exec`. The process lives on when the caller ends, and ends with the container.
         """
-        from lamina.engine.executing import check as checked
+        from lamina.engine.exec_process import check as checked
         from lamina.engine.parameters import streams_of, text_of, words_of
         from lamina.engine.popen import popen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from lamina.errors import InvalidInput
+from lamina.errors import InvalidInput, LaminaError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ class PureContainerPath:
     def parts(self) -> tuple[str, ...]:
         """The names in it, "/" first."""
         return self._pure.parts
+
+    @property
+    def anchor(self) -> str:
+        """ "/": a path in a container is absolute."""
+        return self._pure.anchor
+
+    root = anchor
+
+    def is_absolute(self) -> bool:
+        """True."""
+        return True
 
     @property
     def parent(self) -> Self:
@@ -103,6 +114,9 @@ class PureContainerPath:
         """Whether its last names match *pattern*, as PurePath.match has it."""
         return self._pure.match(pattern)
 
+    def __bytes__(self) -> bytes:
+        return bytes(self._pure)
+
     def as_posix(self) -> str:
         """The path in the container, as text."""
         return str(self._pure)
@@ -111,7 +125,11 @@ class PureContainerPath:
         return str(self._pure)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._container.name}:{self._pure}>"
+        try:
+            name = self._container.name
+        except (LaminaError, OSError):  # it is gone
+            name = self._container.id[:12]
+        return f"<{type(self).__name__} {name}:{self._pure}>"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PureContainerPath):
@@ -119,7 +137,20 @@ class PureContainerPath:
         return (self._container.id, self._pure) == (other._container.id, other._pure)
 
     def __lt__(self, other: PureContainerPath) -> bool:
-        return (self._container.id, self._pure) < (other._container.id, other._pure)
+        return self._key < other._key if isinstance(other, PureContainerPath) else NotImplemented
+
+    def __le__(self, other: PureContainerPath) -> bool:
+        return self._key <= other._key if isinstance(other, PureContainerPath) else NotImplemented
+
+    def __gt__(self, other: PureContainerPath) -> bool:
+        return self._key > other._key if isinstance(other, PureContainerPath) else NotImplemented
+
+    def __ge__(self, other: PureContainerPath) -> bool:
+        return self._key >= other._key if isinstance(other, PureContainerPath) else NotImplemented
+
+    @property
+    def _key(self) -> tuple[str, PurePosixPath]:
+        return self._container.id, self._pure
 
     def __hash__(self) -> int:
         return hash((self._container.id, self._pure))

@@ -21,7 +21,7 @@ from lamina.engine.snapshotting import begun, taken
 from lamina.engine.state_turn import StateTurn
 from lamina.engine.viewing import view_container
 from lamina.engine.within import maps_of, reach
-from lamina.errors import Conflict, Corrupt, Unsupported
+from lamina.errors import Conflict, Corrupt, LaminaError, Unsupported
 from lamina.overlay.spec import top_first
 from lamina.overlay.stack import Overlay
 from lamina.store import snapshots
@@ -75,11 +75,17 @@ def rebase(
         if dry_run:
             return hidden
         taken(turn, held, message=f"before it was put over {name}")
-        asked = home.change_asked(lambda asked: over(asked, image, name))
-        kept = begun(home, asked, message=f"over {name}")
-        places = [PlaceState(at, ids) for at, ids in chains.chain_of(asked).items()]
+        kept = begun(home, over(turn.asked, image, name), message=f"over {name}")
+        places = [PlaceState(at, ids) for at, ids in chains.chain_of(turn.asked).items()]
         snapshots.put(home, replace(kept, places=tuple(places)), sync=not kept.volatile)
-        asked = change(home, asked, lambda asked: {**asked, "snapshot": kept.id})
+        try:  # the image and the state in one change: no fork is of the state before, over the image before
+            asked = change(home, turn.asked, lambda asked: {**over(asked, image, name), "snapshot": kept.id})
+        except BaseException as failure:
+            try:
+                snapshots.remove(home, kept)
+            except (OSError, LaminaError) as second:
+                failure.add_note(f"while removing the snapshot again: {second}")
+            raise
         said = about(asked, "rebase", image=name, snapshot=kept.id)
     note(home.store, said)
     return hidden

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from lamina.linux.survey import Look
     from lamina.store.containers import Home
     from lamina.store.root import Store
 
@@ -72,28 +73,30 @@ class Remembered:
         self._kept = _load(self._place) if count >= ENOUGH else None
         self._now: dict[str, dict[str, Any]] = {name: {} for name in FACTS}
         self._read = 0
+        self._moment = time.time_ns()  # every look comes later
 
-    def facts(self, home: Home, name: str) -> Facts | None:
-        """What FACTS make of the record *name*; None where there is none. Raises Corrupt, OSError."""
+    def facts(self, home: Home, name: str, look: Look | None) -> Facts | None:
+        """What FACTS make of the record *name*, whose file was *look* when it was looked at, after this was made; None
+        where there was none. Raises Corrupt, OSError.
+        """
+        if look is None:
+            return None
         if self._kept is None:
             record = home.read(name)
             return None if record is None else FACTS[name](record)
-        try:
-            found = os.lstat(home.path + b"/" + name.encode() + b".json")
-        except FileNotFoundError:
-            return None
-        proof = [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        proof = [*look]
         entry = self._kept[name].get(home.id)
         if entry is not None and entry[0] == proof:
             self._now[name][home.id] = entry
             facts: Facts = entry[1]
             return facts
-        looked = time.time_ns()  # a change after this moment shows, if the record is old enough by now
         record = home.read(name)
         if record is None:
             return None
         facts = FACTS[name](record)
-        if max(found.st_mtime_ns, found.st_ctime_ns) + GRAIN < looked:
+        if (
+            max(look[2:]) + GRAIN < self._moment
+        ):  # a change after the look shows, if the record was old enough then
             self._now[name][home.id] = (proof, facts)
             self._read += 1
         return facts

@@ -29,6 +29,7 @@ from lamina.store.containers import Home
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Iterable
     from typing import Any
 
     from lamina.network.model import Network
@@ -53,7 +54,7 @@ class Warden:
     def __init__(self, store: Store, network: Network, lock: bytes, channel: socket) -> None:
         """*lock* is the file that the other half holds."""
         self.store, self.network, self.lock, self.channel = store, network, lock, channel
-        self.telling = Telling(network.table, self._is_near)
+        self.telling = Telling(network.table, self._near_of)
         self.limited: dict[bytes, tuple[str, str]] = {}
         self.has_gone = False  # or somebody has come since links were looked at
         self.next_look = monotonic() + _SETTLED
@@ -130,20 +131,25 @@ class Warden:
         own = all(address in of_networks for _, address in addresses)
         return self.telling.learn(owner, places, name, addresses, own)
 
-    def _is_near(self, address: bytes) -> bool:
-        """Whether it is that of a container of Lamina's, or could be: those are allowed by their own names alone."""
+    def _near_of(self, addresses: Iterable[bytes]) -> set[bytes]:
+        """Those that are containers' of Lamina's, or could be: these are allowed by their own names alone."""
         try:
             version = os.stat(self.store.networks).st_mtime_ns
         except OSError:
-            return True
+            return set(addresses)
         if version != self._near[0] or not self._near[1]:
             known = [network_of(self.store, one) for one in networks.every(self.store)]
             subnets = [subnet for one in known if not one.parent for subnet in one.subnets]
             self._near = (version, subnets, [one.leases for one in known if one.parent])
         _, subnets, wires = self._near
-        if any(subnet.has(address) for subnet in (*subnets, *_bridged())):
-            return True
-        return any(holder_of(place, address) is not None for place in wires)
+        # asked once for all of an answer: the other half, and with it everybody who asks for a name, waits for this
+        every = [*subnets, *_bridged()]
+        return {
+            address
+            for address in addresses
+            if any(subnet.has(address) for subnet in every)
+            or any(holder_of(place, address) is not None for place in wires)
+        }
 
     # -- what was dropped
 

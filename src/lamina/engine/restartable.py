@@ -5,11 +5,13 @@ There is no daemon that a boot would start: a unit of systemd calls this (`lamin
 
 from __future__ import annotations
 
+from errno import EIO
+
 from lamina.engine.keeping import options_of
 from lamina.engine.options import NO
 from lamina.engine.restarting import is_started_with_the_machine
 from lamina.engine.settling import state_of
-from lamina.errors import Corrupt, LaminaError, NotFound
+from lamina.errors import KernelError, LaminaError
 from lamina.store.containers import CREATED, LIVING, STOPPED_MARK, Home, identities
 
 TYPE_CHECKING = False
@@ -58,10 +60,8 @@ def _those(store: Store, wanted: Callable[[Home], bool]) -> list[tuple[str, Home
             asked = home.asked()
             if options_of(asked).restart[0] != NO and wanted(home):
                 found.append((int(asked.get("created") or 0), str(asked["name"]), home))
-        except (NotFound, Corrupt, KeyError):
-            continue  # removed meanwhile; or for somebody to look at
-        except LaminaError:
-            continue  # what a newer Lamina made
+        except (LaminaError, OSError, KeyError):
+            continue  # removed meanwhile; or what a newer Lamina made; or for somebody to look at
     return [(name, home) for _, name, home in sorted(found, key=lambda one: one[:2])]
 
 
@@ -83,4 +83,6 @@ def _failure(act: Callable[[Home], object], home: Home) -> LaminaError | None:
         act(home)
     except LaminaError as failure:
         return failure
+    except OSError as error:
+        return KernelError("look after container", error.errno or EIO, home.short_id)
     return None

@@ -12,7 +12,7 @@ import os
 from lamina.engine import chains
 from lamina.engine.burials import sweep
 from lamina.engine.consistency import COPY, check_consistency
-from lamina.engine.freezing import change, drop, is_swapped, resemble_wholly
+from lamina.engine.freezing import change, drop, resemble_wholly
 from lamina.engine.layers import stacks_of
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Conflict, Corrupt, InvalidInput, Unsupported
@@ -179,10 +179,12 @@ def _make_uppers(home: Home, asked: Record, after: Record) -> None:
 
 def settle(home: Home, *, living: bool) -> None:
     """Finish, or take back, the rewinding that the record says is under way; see `freezing.settle`."""
+    from lamina.engine.restacking import swapped_to
+
     asked = home.asked()
     under_way = asked[chains.REWINDING]
     after = chains.on_chain(asked, chains.places_of(under_way, tuple), under_way["snapshot"])
-    swapped = is_swapped(home, _stacks(after, home), chains.chain_of(asked)) if living else None
+    swapped = swapped_to(home, _stacks(after, home), chains.chain_of(asked)) if living else None
     if swapped is None:  # it does not run; what it wrote until it ended is where it stood then
         swapped = not under_way.get("running") or _was_mounted(_stacks(after, home))
     if swapped:

@@ -443,11 +443,9 @@ class Session:
         assert self.stdio is not None and self.running is not None
         out, err = self.stdio.captured(1), self.stdio.captured(2)
         if ended.timed_out:
-            raise TimeoutExpired(
-                f"run {' '.join(drawn.words)}: not ended within {self.io.timeout:g} s, and killed",
-                stdout=out,
-                stderr=err,
-            )
+            said = f"run {' '.join(drawn.words)}: not ended within {self.io.timeout:g} s, and killed"
+            words = list(drawn.words)
+            raise TimeoutExpired(said, cmd=words, timeout=self.io.timeout, stdout=out, stderr=err)
         if ended.errors:
             error = ended.errors[0]
             raise KernelError("write the output of the container", error.errno or 5)

@@ -26,6 +26,7 @@ from lamina.linux.process import pidfd_open
 from lamina.linux.program import Reg, Step, Struct, assemble
 from lamina.runtime.identity import same_process
 from lamina.runtime.plan.waits import hand_over_step
+from lamina.runtime.waits import reap
 from lamina.store import containers
 from lamina.values import value
 
@@ -113,19 +114,42 @@ def namespace_of(home: Home, kind: str, said: str) -> Fd:
     raise Conflict(f"{said}: it does not run", remedy="start it first")
 
 
-def join_network(store: Store, spec: Spec, network: str) -> tuple[Fd, ...]:
-    """Have the container of *spec* join a network namespace: that of `container:NAME`, or at the path of `ns:PATH`. The
-    descriptor that *spec* names now. Raises NotFound, Conflict, InvalidInput, KernelError.
+def join_network(store: Store, spec: Spec, network: str, maps: IdMaps | None) -> tuple[Fd, ...]:
+    """Have the container of *spec*, whose own ids *maps* are, join a network namespace: that of `container:NAME`, or at
+    the path of `ns:PATH`. The descriptors that *spec* names now.
+
+    Raises NotFound, Conflict, InvalidInput, Unsupported, KernelError.
     """
     word, _, which = network.partition(":")
-    if word == "container":
-        fd = namespace_of(containers.find(store, which), "net", f"run: network {network}")
+    if word != "container":
+        joined = {"network": _network_at(which)}
     else:
-        fd = _network_at(which)
-    for entry in spec["linux"]["namespaces"]:
-        if entry["type"] == "network":
-            entry["path"] = f"/proc/self/fd/{int(fd)}"
-    return (fd,)
+        home, said = containers.find(store, which), f"run: network {network}"
+        joined = {}
+        if maps is not None and os.geteuid():
+            # as with those of `shared`: only who is in its user namespace may join it
+            _one_owner(home, maps, None, said)
+            joined["user"] = namespace_of(home, "user", said)
+        joined["network"] = namespace_of(home, "net", said)
+    linux = spec["linux"]
+    for entry in linux["namespaces"]:
+        if entry["type"] == "user" and "path" in entry and "user" in joined:
+            _check_same(entry["path"], joined["user"], f"run: network {network}")
+        elif entry["type"] in joined:
+            entry["path"] = f"/proc/self/fd/{int(joined[entry['type']])}"
+    if "user" in joined:  # whose ids it has, the other container's namespace says
+        for key in ("uidMappings", "gidMappings"):
+            linux.pop(key, None)
+    return tuple(joined.values())
+
+
+def _check_same(path: str, fd: Fd, said: str) -> None:
+    one, other = os.stat(path), os.fstat(fd)
+    if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino):
+        raise Unsupported(
+            f"{said}: namespaces of several containers belong to several user namespaces",
+            remedy="share with one container, or run as root",
+        )
 
 
 def _network_at(path: str) -> Fd:
@@ -136,7 +160,12 @@ def _network_at(path: str) -> Fd:
     try:
         fd = Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        raise KernelError("open network namespace", error.errno or 0, path) from error
+        raise KernelError(
+            "open network namespace",
+            error.errno or 0,
+            path,
+            remedy="'ip netns list' shows those in /run/netns",
+        ) from error
     try:
         if ns_type(fd) == CLONE_NEWNET:
             return fd
@@ -167,7 +196,7 @@ def _shared_memory(home: Home, said: str) -> Fd:
             program = assemble(_copying(), ("channel",)).fill({"channel": int(channel)}, {})
             child = program.spawn(0, enter=tuple((int(fd), kind) for fd, kind in enter))
         with child.pidfd:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            reap(child.pidfd)
         numbers = receive(ours, 1)[0] if child.failure() is None else []
     finally:
         for fd, _ in enter:

@@ -175,7 +175,8 @@ class Snapshot(ViewVerbs):
         Raises Unsupported (over the host, or files with ids of the container's own), InvalidInput, NotFound,
         KernelError.
         """
-        from lamina.engine.committing import Wish, to_image
+        from lamina.engine.committed_image import Wish
+        from lamina.engine.committing import to_image
 
         return to_image(self._home, self._kept, name, Wish(None, author, message, tuple(changes), now))
 

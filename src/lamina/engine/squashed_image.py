@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.engine.archives import tag_of
-from lamina.engine.committing import found_in, moment_of, named, put_image
+from lamina.engine.committed_image import found_in, moment_of, named, put_image
 from lamina.engine.images import Image, config_of, of_record
 from lamina.engine.shallow import MOST, fewer
 from lamina.engine.storage import within_limit

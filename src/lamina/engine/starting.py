@@ -246,7 +246,10 @@ class Start:
         if running.notes:
             found["notes"] = list(running.notes)
         point("start: write state record")
-        self.home.write("state", found)
+        with (
+            self.home.turn()
+        ):  # who is making control groups for the run before (grouping) writes the same record
+            self.home.write("state", found)
 
 
 def _in_order(overlays: Iterable[dict[str, Any]]) -> str:

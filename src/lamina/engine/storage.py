@@ -54,6 +54,9 @@ class Storage:
     def __init__(self, store: Store) -> None:
         self.store = store
 
+    def __repr__(self) -> str:
+        return f"<Storage {os.fsdecode(self.store.path)}>"
+
     # -- what is there
 
     def usage(self, *, walk: bool = True) -> Usage:

@@ -1,5 +1,5 @@
-/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes many files at once;
- * and has some calls on descriptors.
+/* lamina.linux._native: walks a flat list of system calls, in this process or in a new one; makes, looks at, or
+ * puts on the disk, many files at once; and has some calls on descriptors.
  *
  * Why C: the child of a clone3(CLONE_VM) shares every byte of memory with its parent, an interpreter with threads. It
  * must not touch Python, libc's locks, malloc or errno. This walker touches a list, its own stack and the kernel, so
@@ -25,6 +25,8 @@
 #include "walker.h"
 #include "create.h"
 #include "descriptors.h"
+#include "flush.h"
+#include "survey.h"
 
 enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
 
@@ -187,6 +189,7 @@ static PyObject *native_walk(PyObject *self, PyObject *args)
  * guarded by the interpreter's lock. */
 static int starts;
 static long dumpable;
+static int32_t generation = 1;      /* one more in each fork */
 
 static void start_begins(void)
 {
@@ -200,9 +203,11 @@ static void start_ends(void)
         raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
 }
 
-/* In a fork: what other threads had under way is no concern of this process. */
+/* In a fork: what other threads had under way is no concern of this process. Nor are the programs that it has copies of:
+ * they lie in memory that both share. */
 static void forked(void)
 {
+    generation++;
     if (starts) {
         starts = 0;
         raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
@@ -211,9 +216,10 @@ static void forked(void)
 
 static void settle(struct program *p)
 {
-    if (p->unsettled)
-        start_ends();
+    if (p->unsettled != generation)
+        return;
     p->unsettled = 0;
+    start_ends();
 }
 
 static const char CAPSULE[] = "lamina.linux._native.program";
@@ -256,7 +262,7 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
     pid = clone3_call(&clone, child, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     Py_END_ALLOW_THREADS
-    p->unsettled = pid >= 0 && flags & CLONE_VM && !(flags & CLONE_VFORK);
+    p->unsettled = pid >= 0 && flags & CLONE_VM && !(flags & CLONE_VFORK) ? generation : 0;
     if (!p->unsettled)
         start_ends();
     if (pid < 0) {
@@ -336,6 +342,7 @@ static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
     {"create_files", native_create_files, METH_O, create_files_doc},
     {"exchange", native_exchange, METH_VARARGS, exchange_doc},
+    {"flush", native_flush, METH_O, flush_doc},
     {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},
     {"flock", native_flock, METH_VARARGS, flock_doc},
     {"poll", native_poll, METH_VARARGS, poll_doc},
@@ -345,6 +352,7 @@ static PyMethodDef methods[] = {
     {"spawn", native_spawn, METH_VARARGS, spawn_doc},
     {"outcome", native_outcome, METH_O, outcome_doc},
     {"settle", native_settle, METH_O, settle_doc},
+    {"survey", native_survey, METH_VARARGS, survey_doc},
     {NULL, NULL, 0, NULL},
 };
 

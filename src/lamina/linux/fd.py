@@ -6,6 +6,8 @@ import os
 
 from lamina.linux.descriptors import POLLIN, poll
 
+INFINITE = float("inf")
+
 
 class Fd(int):
     """An open descriptor that closes itself at the end of a `with`, at `close()`, or when nobody holds it any more.
@@ -54,5 +56,5 @@ class Fd(int):
 
 def ready(seconds: float | None, *descriptors: int) -> list[int]:
     """Which of the descriptors can be read, or have ended. Not by select(2), which knows no numbers from 1024 on."""
-    milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
+    milliseconds = -1 if seconds is None or seconds == INFINITE else max(0, int(seconds * 1000 + 0.999))
     return [number for number, _ in poll([(int(fd), POLLIN) for fd in descriptors], milliseconds)]

@@ -281,6 +281,25 @@ def count_in(name: str, seconds: int) -> Expression:
     )
 
 
+def over_rate_in(name: str, seconds: int, most: int, burst: int) -> Expression:
+    """Go on only for what is more than *most* a second of one key, which the registers are, after the first *burst*.
+    The element of a dynamic set that keeps count of it is there for *seconds* more; without room for it nobody goes on.
+    """
+    return _expression(
+        "dynset",
+        string(1, name),
+        _u32(3, 1),
+        _u32(4, REG_1),
+        attribute(6, _U64.pack(seconds * 1000)),
+        nested(7, string(1, "limit"), nested(2, _rate(most, burst))),
+    )
+
+
+def _rate(most: int, burst: int) -> bytes:
+    inverted = 1  # NFT_LIMIT_F_INV
+    return attribute(1, _U64.pack(most)) + attribute(2, _U64.pack(1)) + _u32(3, burst) + _u32(5, inverted)
+
+
 def _counting() -> bytes:
     content = attribute(1, bytes(8)) + attribute(2, bytes(8))
     return nested(7, string(1, "counter"), nested(2, content))

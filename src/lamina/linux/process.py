@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from errno import EINVAL, ENOENT, ESRCH
 
 from lamina.errors import KernelError
 from lamina.linux.call import syscall
@@ -37,9 +38,15 @@ KCMP_FILES, KCMP_FS = 2, 3  # linux/kcmp.h: descriptors; root, working directory
 def pidfd_open(pid: int, flags: int = 0) -> Fd:
     """A descriptor for the process *pid*, readable once it has ended. pidfd_open(2), since Linux 5.3.
 
-    It names this very process for ever, unlike the number. ESRCH when there is none. *flags*: PIDFD_NONBLOCK.
+    It names this very process for ever, unlike the number. ESRCH when there is none, also where the number is that of
+    a thread by now: of one kernels say EINVAL, and ENOENT since Linux 6.9. *flags*: PIDFD_NONBLOCK.
     """
-    return Fd(syscall("pidfd_open", pid, flags, target=f"process {pid}"))  # always close-on-exec
+    try:
+        return Fd(syscall("pidfd_open", pid, flags, target=f"process {pid}"))  # always close-on-exec
+    except KernelError as error:
+        if flags or pid <= 0 or error.errno not in (EINVAL, ENOENT):
+            raise
+        raise KernelError("pidfd_open", ESRCH, f"process {pid}") from None
 
 
 def pidfd_send_signal(pidfd: int, sig: int, flags: int = 0) -> None:

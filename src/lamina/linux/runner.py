@@ -7,6 +7,7 @@ runs Python between clone and exec, under the interpreter's own fork protocol: `
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import mmap
 import os
@@ -21,6 +22,7 @@ from lamina.linux.constants import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_PARENT,
+    CLONE_PIDFD,
     CLONE_VM,
     PR_SET_DUMPABLE,
 )
@@ -145,26 +147,60 @@ def spawn(
 
     clone3 from Python is only safe with one thread: another one's wish for the interpreter's lock, copied into the
     child, is waited for there for ever. So a fork, which the interpreter protects, makes the call and hands its child
-    over to us (CLONE_PARENT).
+    over to us (CLONE_PARENT), and sends a descriptor of it: by its number alone it might be somebody else, where this
+    program waits for any child, or lets the kernel reap.
     """
     loaded = _Loaded(steps, arena, relocations, registers)
-    flags = flags & ~CLONE_VM | CLONE_PARENT | CLONE_CLEAR_SIGHAND
-    clone = CLONE_ARGS.pack(flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup if cgroup >= 0 else 0)
+    flags = flags & ~CLONE_VM | CLONE_PARENT | CLONE_PIDFD | CLONE_CLEAR_SIGHAND
+    pidfd = ctypes.c_int(-1)  # the helper's
+    clone = CLONE_ARGS.pack(
+        flags, ctypes.addressof(pidfd), 0, 0, 0, 0, 0, 0, 0, 0, cgroup if cgroup >= 0 else 0
+    )
     answer = mmap.mmap(-1, REPORT.size)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             helper = os.fork()
         if helper == 0:
-            _clone_and_walk(clone, loaded, answer, enter)
+            _clone_and_walk(clone, loaded, answer, enter, pidfd, theirs)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    _await(helper)
-    pid, errno = REPORT.unpack(answer)
-    if errno or not pid:
-        raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
-    noted.append((pid, os.pidfd_open(pid), loaded))
+        theirs.close()
+    try:
+        _await(helper)
+        pid, errno = REPORT.unpack(answer)
+        given = _given(ours)
+        if errno or given < 0:
+            raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
+        noted.append((pid, given, loaded))
+    except OSError:
+        if (born := _given(ours)) >= 0:  # of a helper that was given up: nobody would know of it
+            signal.pidfd_send_signal(born, signal.SIGKILL)
+            _wait_for(born)
+        raise
+    finally:
+        ours.close()
+
+
+def _given(ours: _socket.socket) -> int:
+    """The descriptor that the helper has sent, -1 for none."""
+    try:
+        _, parts, _, _ = ours.recvmsg(
+            1, _socket.CMSG_SPACE(4), _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+        )
+    except BlockingIOError:
+        return -1
+    return struct.unpack("=i", parts[0][2])[0] if parts else -1
+
+
+def _wait_for(pidfd: int) -> None:
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        pass
+    os.close(pidfd)
 
 
 def _await(helper: int) -> None:
@@ -202,7 +238,12 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _clone_and_walk(
-    clone: bytes, loaded: _Loaded, answer: mmap.mmap, enter: tuple[tuple[int, int], ...]
+    clone: bytes,
+    loaded: _Loaded,
+    answer: mmap.mmap,
+    enter: tuple[tuple[int, int], ...],
+    pidfd: ctypes.c_int,
+    theirs: _socket.socket,
 ) -> NoReturn:
     """In the fork: clone, and tell the caller the new process's number; in the clone: walk."""
     try:
@@ -216,6 +257,9 @@ def _clone_and_walk(
         pid = _syscall(_c_long(number("clone3")), ctypes.c_char_p(clone), _c_long(len(clone)))
         if pid:
             answer[:] = REPORT.pack(max(pid, 0), ctypes.get_errno() if pid < 0 else 0)
+            if pid > 0:
+                number_ = struct.pack("=i", pidfd.value)
+                theirs.sendmsg([b"p"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number_)])
             os._exit(0)
         _forget_signals()
         os._exit(0 if loaded.walk() else EXIT_STEP_FAILED)

@@ -38,7 +38,7 @@ struct program {                /* somewhere behind it lie the registers, the st
     char *arena;
     int32_t failed;             /* index of the failing step, or -1 */
     int32_t error;              /* its errno, 0: it returned something else than it should */
-    int32_t unsettled;          /* a child that shares our memory may still be walking: _native.c */
+    int32_t unsettled;          /* not 0: a child that shares our memory may still be walking (_native.c) */
 };
 
 static long step_value(const struct program *p, const struct step *s, int i)

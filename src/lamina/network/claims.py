@@ -266,7 +266,15 @@ def _bind(wanted: Published, family: int, host: str, port: int) -> int:
             raise InvalidInput(
                 f"publish {wanted}: {host} is no address of this host", remedy="see 'ip address'"
             ) from error
-        hint = "ports below 1024 are root's" if error.errno == EACCES else ""
-        raise KernelError("bind", error.errno or 0, where, hint=hint) from error
+        if error.errno == EACCES:
+            raise KernelError(
+                f"publish {wanted}: bind",
+                EACCES,
+                where,
+                hint="such low ports are root's",
+                remedy="choose a port from 1024 on, or 'sysctl -w net.ipv4.ip_unprivileged_port_start="
+                f"{port}' as root",
+            ) from error
+        raise KernelError("bind", error.errno or 0, where) from error
     finally:
         probe.close()

@@ -228,18 +228,26 @@ def code_of(data: bytes) -> int:
 
 def addresses_in(data: bytes, query: Query) -> list[tuple[int, bytes]]:
     """(seconds, packed address) of all addresses that the answer *data* has for the name of *query*, also by other
-    names that it leads to (CNAME). Raises InvalidInput.
+    names that it leads to (CNAME), in whatever order they come. Raises InvalidInput.
     """
-    led = {query.labels: 1 << 31}
-    found = []
+    addresses: dict[tuple[bytes, ...], list[tuple[int, bytes]]] = {}
+    others: dict[tuple[bytes, ...], list[tuple[int, tuple[bytes, ...]]]] = {}
     for labels, kind, family, seconds, content, begin in _answers(data):
-        if family != INTERNET or labels not in led:
+        if family != INTERNET:
             continue
-        left = min(seconds, led[labels])
         if kind == CNAME:
-            led.setdefault(_name(data, begin)[0], left)
+            others.setdefault(labels, []).append((seconds, _name(data, begin)[0]))
         elif (kind, len(content)) in ((A, 4), (AAAA, 16)):
-            found.append((left, content))
+            addresses.setdefault(labels, []).append((seconds, content))
+    led, found = {query.labels: 1 << 31}, []
+    waiting = [query.labels]
+    while waiting:
+        labels = waiting.pop(0)
+        found += [(min(seconds, led[labels]), address) for seconds, address in addresses.get(labels, ())]
+        for seconds, target in others.get(labels, ()):
+            if target not in led:
+                led[target] = min(seconds, led[labels])
+                waiting.append(target)
     return found
 
 

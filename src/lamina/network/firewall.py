@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.linux.netlink import Channel
+    from lamina.linux.nftables import Message
     from lamina.network.model import Attachment, Network
 
     Everything = Callable[[], tuple[list[Network], list[Attachment]]]
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
+_AT_ONCE = 200  # elements of one, with comments: a socket takes some 200 KiB, an attribute 64
+_ENDINGS = 3  # times in a row that an element's time ends while it is told anew
 _OF_CONTAINERS = (
     *((BRIDGE, name) for name in rules.BRIDGE_SETS),
     *((INET, name) for name in rules.PORT_MAPS),
@@ -222,21 +225,49 @@ def limited(table: str) -> list[bytes]:
 def tell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
     """Add elements that go by themselves, or have those that are there stay for their new time. Raises KernelError."""
     with _opened() as channel:
-        for family, name, element in wanted:
-            add = add_elements(family, table, name, [element])
-            try:
-                commit(channel, [delete_elements(family, table, name, [element]), add])
-            except KernelError as error:
-                if error.errno != ENOENT:
-                    raise
-                commit(channel, [add])
+        for part in _parts(wanted):
+            # what is there already stays as it is when it is added, and what is not there could not be deleted
+            adding, deleting = _messages(add_elements, table, part), _messages(delete_elements, table, part)
+            for left in range(_ENDINGS, -1, -1):
+                try:
+                    commit(channel, [*adding, *deleting, *adding])
+                    break
+                except KernelError as error:
+                    if error.errno != ENOENT or not left:  # the time of one that was there may end meanwhile
+                        raise
 
 
 def untell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
     """Take such elements away, if they are there. Raises KernelError."""
     with _opened() as channel:
-        for family, name, element in wanted:
-            _remove_each(channel, family, table, name, [element])
+        for part in _parts(wanted):
+            try:
+                commit(channel, _messages(delete_elements, table, part))
+            except KernelError as error:
+                if error.errno != ENOENT:
+                    raise
+                for family, name, element in part:
+                    _remove_each(channel, family, table, name, [element])
+
+
+def _parts(wanted: list[tuple[str, str, Element]]) -> Iterable[list[tuple[str, str, Element]]]:
+    """Each element once, and no more of them at a time than one transaction takes."""
+    every = list(
+        {(family, name, element.key): (family, name, element) for family, name, element in wanted}.values()
+    )
+    return (every[at : at + _AT_ONCE] for at in range(0, len(every), _AT_ONCE))
+
+
+def _messages(
+    make_one: Callable[[str, str, str, list[Element]], Message],
+    table: str,
+    part: list[tuple[str, str, Element]],
+) -> list[Message]:
+    """One for each set."""
+    by_set: dict[tuple[str, str], list[Element]] = {}
+    for family, name, element in part:
+        by_set.setdefault((family, name), []).append(element)
+    return [make_one(family, table, name, several) for (family, name), several in by_set.items()]
 
 
 def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]:
@@ -328,6 +359,7 @@ def _translated(error: KernelError) -> Exception:
     if error.errno == ENOENT and error.target.startswith("rule "):
         return Unsupported(
             f"make the rules of a network: this kernel lacks an expression of nf_tables ({error.target})",
-            remedy=f"load its modules (nft_fib_inet, nft_masq, nft_nat, nft_ct, nf_tables_bridge), or {REMEDY}",
+            remedy="load its modules (nft_fib_inet, nft_limit, nft_masq, nft_nat, nft_ct, nf_tables_bridge), or "
+            + REMEDY,
         )
     return error

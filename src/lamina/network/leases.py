@@ -60,7 +60,11 @@ def take_this(
     text = text_of(address)
     first, last = _ends(subnet, subnet)
     if not subnet.has(address) or not first <= int.from_bytes(address, "big") <= last:
-        raise InvalidInput(f"address {text}: not one for a container in {subnet}")
+        ends = f"{text_of(subnet.packed(first))} to {text_of(subnet.packed(last))}"
+        raise InvalidInput(
+            f"take address {text}: not one for a container in {subnet}",
+            remedy=f"there are {ends}; or leave it out",
+        )
     if address in reserved:
         raise Conflict(f"address {text}: the gateway of {subnet} has it", remedy="choose another address")
     if not _take(directory, text, owner) and (holder := holder_of(directory, address)) != owner:

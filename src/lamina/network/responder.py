@@ -25,6 +25,7 @@ from time import monotonic
 
 from lamina.errors import InvalidInput
 from lamina.network import dns, names
+from lamina.network.shares import Shares
 from lamina.network.subnet import packed
 from lamina.values import value
 
@@ -42,7 +43,6 @@ PORT = 53
 SECONDS = 5  # how long an answer of ours holds: containers come and go
 MOST_ASKED, MOST_ASKED_BY_ONE = 256, 64  # questions that wait for an answer from elsewhere
 MOST_STREAMS, MOST_STREAMS_OF_ONE = 64, 8
-MOST_A_SECOND = 2000  # datagrams of one container; what is beyond is not looked at
 _LONGEST_QUESTION = 4096
 _PATIENCE = 2.0  # seconds for a server; then the next one is asked
 _ROUNDS = 2  # through the servers
@@ -84,7 +84,7 @@ class Responder:
         self._asked: dict[int, _Asked] = {}
         self._streams: dict[int, _Stream] = {}
         self._turn = 0
-        self._second, self._heard = 0, dict[str, int]()
+        self._shares = Shares()
         self._deaf_until = 0.0
         for one, read in ((datagrams, self._read_datagrams), (listener, self._accept)):
             one.setblocking(False)
@@ -141,15 +141,10 @@ class Responder:
                 data, where = self._datagrams.recvfrom(_LONGEST_QUESTION)
             except OSError:  # nothing more; or what was sent before did not arrive
                 return
-            if not self._is_too_much(where[0]):
+            if self._shares.hear(where[0]):
+                began = monotonic()
                 self._consider(data, where[0], self._say_to(where), datagram=True)
-
-    def _is_too_much(self, source: str) -> bool:
-        """So that who floods leaves most of the time to others."""
-        if (second := int(monotonic())) != self._second:
-            self._second, self._heard = second, {}
-        self._heard[source] = count = self._heard.get(source, 0) + 1
-        return count > MOST_A_SECOND
+                self._shares.spend(where[0], began)
 
     def _say_to(self, where: Any) -> Callable[[bytes], None]:
         return lambda answer: self._send(answer, where)
@@ -176,6 +171,14 @@ class Responder:
             return
         connection.setblocking(False)
         self._streams[connection.fileno()] = _Stream(self, connection, where[0])
+
+    def _consider_of_stream(self, data: bytes, source: str, say: Callable[[bytes], None]) -> None:
+        if self._shares.has_had_enough(source):
+            say(dns.refusal(data, dns.SERVFAIL))
+            return
+        began = monotonic()
+        self._consider(data, source, say, datagram=False)
+        self._shares.spend(source, began)
 
     def _consider(self, data: bytes, source: str, say: Callable[[bytes], None], *, datagram: bool) -> None:
         """Answer a question, now or when somebody else has."""
@@ -360,7 +363,10 @@ class _Asked:
             self.ask_next()
             return
         self.close()
-        if self._is_learnt(answer):
+        shares, began = self.responder._shares, monotonic()
+        is_learnt = not shares.has_had_enough(self.source) and self._is_learnt(answer)
+        shares.spend(self.source, began)
+        if is_learnt:
             self.say(dns.with_identity(answer, self.query.identity))
         else:
             self.say(dns.reply(self.query, dns.SERVFAIL))
@@ -422,7 +428,7 @@ class _Stream:
         elif len(self._in) >= length + 2:
             question, self._in = self._in[2 : length + 2], self._in[length + 2 :]
             self.responder._watch(self.fd, 0, self._go_on)
-            self.responder._consider(question, self.source, self._say, datagram=False)
+            self.responder._consider_of_stream(question, self.source, self._say)
 
     def _say(self, answer: bytes) -> None:
         if self.responder._streams.get(self.fd) is not self:

@@ -39,6 +39,7 @@ from lamina.linux.nftables import (
     map_to,
     masquerade,
     meta,
+    over_rate_in,
     payload,
     verdict,
 )
@@ -71,7 +72,10 @@ if TYPE_CHECKING:
     from lamina.linux.nftables import Expression, Message
     from lamina.network.model import Attachment, Network, Published
 
-_ROUTER_ADVERTISEMENT, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 136, 137
+MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE = 2000, 200  # datagrams of one container a second; the first ones
+_MOST_ASKING, _ASKING_SECONDS = 65535, 60
+_ROUTER_ADVERTISEMENT, _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT, _REDIRECT = 134, 135, 136, 137
+_LISTENER_REPORTS = (131, 143)  # of multicast, MLDv1 and MLDv2
 _FROM_BRIDGE = meta("iifname") + in_set("bridges")
 _TO_BRIDGE = meta("oifname") + in_set("bridges")
 _ELSEWHERE = meta("oifname") + in_set("bridges", absent=True)
@@ -109,12 +113,16 @@ def _inet(name: str) -> list[Message]:
     table = [add_table(INET, name)]
     for number, (known, (key, data)) in enumerate(_INET_SETS.items(), 1):
         table.append(add_set(INET, name, known, number, key, data=data, interval=known in _INTERVALS))
+    table.append(
+        add_set(INET, name, "asking4", 31, ("ipv4_addr",), timeout=True, dynamic=True, size=_MOST_ASKING)
+    )
     chains = {
         "first": ("prerouting", -300, "filter"),
         "ports": ("", 0, ""),
         "arriving": ("prerouting", -100, "nat"),
         "own": ("output", -100, "nat"),
         "leaving": ("postrouting", 100, "nat"),
+        "questions": ("input", 0, "filter"),
         "forward": ("forward", 0, "filter"),
     }
     for chain, (hook, priority, kind) in chains.items():
@@ -187,6 +195,20 @@ _INET_RULES: dict[str, tuple[Expression, ...]] = {
         _TO_BRIDGE + _PUBLISHED + IS_IPV6 + network_field(FROM_6) + in_set("inside6") + masquerade(),
         _TO_BRIDGE + _PUBLISHED + IS_IPV4 + network_field((12, 1)) + _LOOPBACK + masquerade(),
     ),
+    # all containers of a network ask one socket: who floods it must not fill its queue, or others are not heard
+    "questions": (
+        IS_IPV4
+        + meta("l4proto")
+        + compare(bytes([PROTOCOLS["udp"]]))
+        + meta("iifname")
+        + network_field(TO_4, REG_2)
+        + in_set("naming")
+        + payload("transport", 2, 2)
+        + compare(egress.DNS.to_bytes(2, "big"))
+        + network_field(FROM_4)
+        + over_rate_in("asking4", _ASKING_SECONDS, MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE)
+        + DROP,
+    ),
     # within a network (where br_netfilter shows us that); answers; published ports; nothing else into a network
     "forward": (
         *egress.jumps(),
@@ -220,6 +242,7 @@ def _own(field: Expression, known: str, *, absent: bool = False) -> Expression:
 
 
 _OF_ICMPV6 = IS_ETHER_IPV6 + IS_ICMPV6
+_FROM_NOWHERE = _OF_ICMPV6 + network_field(FROM_6) + compare(bytes(16))
 _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
     "from_a_container": (
         _own(payload("link", 6, 6, REG_2), "macs", absent=True) + DROP,
@@ -242,13 +265,14 @@ _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
         + _own(payload("transport", 8, 16, REG_2), "addresses6", absent=True)
         + DROP,
         meta("protocol") + compare(ETHER_IPV6) + _own(network_field(FROM_6, REG_2), "addresses6") + ACCEPT,
-        # before it has an address: neighbour discovery, and the multicast groups that takes
-        meta("protocol")
-        + compare(ETHER_IPV6)
-        + network_field(FROM_6)
-        + compare(bytes(16))
-        + IS_ICMPV6
+        # before it has an address: whether somebody else has its own one, which for another's would keep that one from
+        # it (RFC 4862, 5.4.3); and the multicast groups that takes
+        _FROM_NOWHERE
+        + ICMPV6_TYPE
+        + compare(bytes([_NEIGHBOUR_SOLICITATION]))
+        + _own(payload("transport", 8, 16, REG_2), "addresses6")
         + ACCEPT,
+        *(_FROM_NOWHERE + ICMPV6_TYPE + compare(bytes([kind])) + ACCEPT for kind in _LISTENER_REPORTS),
         DROP,
     ),
 }

@@ -82,6 +82,8 @@ class _Looking:
 
     def at(self, made: Iterable[bytes]) -> list[bytes]:
         places = {path.strip(b"/") for path in made} - {b""}
+        gone = {top for top in {path.split(b"/")[0] for path in places} if not self._has(top)}
+        places = {path for path in places if path.split(b"/")[0] not in gone}
         above = {
             b"/".join(parts[:n]) for parts in (p.split(b"/") for p in places) for n in range(1, len(parts))
         }
@@ -97,6 +99,16 @@ class _Looking:
             if is_idle:
                 self.found[path] = None
         return list(self.found)
+
+    def _has(self, name: bytes) -> bool:
+        """Whether *name* is in the upper itself: of one that was never started hardly any is."""
+        try:
+            os.stat(name, dir_fd=self.upper, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return False
+        return True
 
     def _is_idle(self, path: bytes, is_place: bool) -> bool:
         directory, _, name = path.rpartition(b"/")

@@ -46,6 +46,7 @@ def _failure(destination: str, number: int) -> LaminaError:
 
 def _in_fork(namespace: Fd, tmpfs: Fd, covered: Fd) -> int:
     """0, or the errno of what went wrong."""
+    reader, writer = map(Fd, os.pipe2(os.O_CLOEXEC))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the fork needs none of their locks
         helper = os.fork()
@@ -63,8 +64,16 @@ def _in_fork(namespace: Fd, tmpfs: Fd, covered: Fd) -> int:
         except OSError as error:
             number = error.errno or errno.EIO
         finally:
-            os._exit(min(number, 255))
-    return os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+            os.write(writer, number.to_bytes(4, "little"))
+            os._exit(0)
+    with reader:
+        writer.close()
+        said = os.read(reader, 4)  # nothing where it was killed
+    try:
+        os.waitpid(helper, 0)
+    except ChildProcessError:
+        pass  # this program waits for any child, or lets the kernel reap
+    return int.from_bytes(said, "little") if said else errno.EIO
 
 
 def _copy_root(tmpfs: Fd, covered: Fd) -> None:

@@ -89,6 +89,8 @@ def command_failure(
         remedy = (
             f"it is looked for along PATH={path}" if path else "it is looked for along the container's PATH"
         )
+        if " " in name:
+            remedy += "; it is one word here, of which no shell makes several"
     elif number == EACCES:
         cause += ": it is a directory, or its mode or file system does not let this user execute it"
         remedy = "chmod +x it, or have its interpreter read it: sh FILE"

@@ -22,6 +22,7 @@ from lamina.linux.constants import CLONE_VFORK, CLONE_VM
 from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_send_signal
 from lamina.linux.program import Step, Strings, assemble
+from lamina.runtime.waits import reap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 MOMENTS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 LONGEST_COMPLAINT = 4096
+LARGEST_PIPE = 1 << 16  # pipe(7): what one has room for, unless somebody asks for more
 LONGEST_WAIT = 24 * 3600.0  # seconds that poll(2) is told at once; it takes no more than 24 days
 
 
@@ -82,33 +84,40 @@ def run(moment: str, hook: Hook, state: dict[str, Any], start: Starter) -> None:
 
 
 def _attend(pidfd: Fd, reader: Fd, timeout: int | None, name: str) -> str:
-    """Wait for its end, and read what it complains of meanwhile."""
+    """Wait for its end, and read what it complains of meanwhile. Whoever it leaves behind may go on writing: that is
+    neither waited for, nor does it keep a late one alive.
+    """
     end = None if timeout is None else monotonic() + timeout
     said = b""
     listening: list[int] = [int(pidfd), int(reader)]
-    while int(pidfd) in listening:
+    while True:
         left = None if end is None else min(max(0.0, end - monotonic()), LONGEST_WAIT)
         found = ready(left, *listening)
-        if not found and end is not None and monotonic() >= end:
-            pidfd_send_signal(pidfd, 9)
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-            raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
         if int(reader) in found:
-            data = os.read(reader, LONGEST_COMPLAINT)
+            data = os.read(reader, LARGEST_PIPE)  # so all that is there
             said = (said + data)[-LONGEST_COMPLAINT:]
             if not data:
                 listening.remove(int(reader))
-        elif int(pidfd) in found:
-            listening.remove(int(pidfd))
-    return said.decode(errors="replace").strip()
+        if int(pidfd) in found:
+            return said.decode(errors="replace").strip()
+        if end is not None and monotonic() >= end:
+            pidfd_send_signal(pidfd, 9)
+            reap(pidfd)
+            raise HookFailed(f"run {name}: not ended within {timeout} s, and killed")
 
 
 def _judge(pidfd: Fd, name: str, complaint: str) -> None:
-    ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    assert ended is not None
-    if ended.si_code == os.CLD_EXITED and ended.si_status == 0:
+    try:
+        ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        assert ended is not None
+        killed, status = ended.si_code != os.CLD_EXITED, ended.si_status
+    except ChildProcessError:  # this program waits for any child, or lets the kernel reap
+        from lamina.runtime.launch import taken_status
+
+        killed, status = False, taken_status(pidfd, f"wait for {name}")
+    if not killed and not status:
         return
-    how = f"exit status {ended.si_status}" if ended.si_code == os.CLD_EXITED else f"signal {ended.si_status}"
+    how = f"signal {status}" if killed else f"exit status {status}"
     raise HookFailed(f"run {name}: {how}{': ' if complaint else ''}{complaint}")
 
 
@@ -132,7 +141,7 @@ def starter(directory: bytes) -> Starter:
             for copy in copies:
                 copy.close()
         if (failed := child.failure()) is not None:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            reap(child.pidfd)
             raise OSError(failed[1], os.strerror(failed[1]))
         return child.pidfd
 

@@ -6,10 +6,10 @@ import os
 from errno import EINVAL
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
-from lamina.linux.constants import CLONE_NEWUSER, SIGKILL
+from lamina.linux.constants import CLONE_NEWUSER
 from lamina.linux.fd import Fd
-from lamina.linux.process import pidfd_send_signal
 from lamina.linux.program import Out, Step, assemble
+from lamina.runtime.waits import dismiss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ def mapped_namespace(uids: list[Mapping], gids: list[Mapping]) -> Fd:
         write_id_maps(child.pid, {"uidMappings": uids, "gidMappings": gids})
         return Fd(os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
     finally:
-        pidfd_send_signal(child.pidfd, SIGKILL)
-        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-        child.pidfd.close()
+        dismiss(child)
 
 
 def _checked(mappings: list[Mapping], name: str) -> list[Mapping]:

@@ -27,6 +27,7 @@ from lamina.runtime.waits import (
     ended_early,
     heard,
     not_permitted,
+    reap,
 )
 from lamina.values import replace
 
@@ -399,4 +400,4 @@ def _end(spawned: Any, watch: Watch | None) -> None:
         if watch is not None:
             watch.reap(pidfd)
         else:
-            _reap(pidfd)
+            reap(pidfd)

@@ -15,7 +15,7 @@ mounted is attached nowhere when it is handed over; the helper ends, and its mou
 from __future__ import annotations
 
 import os
-from errno import ECHILD, EINVAL, EOVERFLOW, ESRCH
+from errno import EINVAL, EOVERFLOW
 
 from lamina.errors import LaminaError, Unsupported
 from lamina.linux.constants import (
@@ -31,7 +31,7 @@ from lamina.linux.constants import (
     PR_SET_SECUREBITS,
     SECBIT_NO_SETUID_FIXUP,
 )
-from lamina.linux.descriptors import SOCK_STREAM, duplicate, receive, socketpair
+from lamina.linux.descriptors import SOCK_STREAM, duplicate, socketpair
 from lamina.linux.fd import Fd
 from lamina.linux.program import Out, Reg, Step, assemble
 from lamina.overlay.spec import MountSpec, renamed
@@ -40,7 +40,7 @@ from lamina.runtime.id_maps import write_id_maps
 from lamina.runtime.plan.mounts import clone_steps, recursion
 from lamina.runtime.plan.paths import ROOT, idmap_step
 from lamina.runtime.plan.waits import hand_over_step
-from lamina.runtime.waits import GO
+from lamina.runtime.waits import GO, dismiss, reap, receive_descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,10 +206,10 @@ def _made(bundle: Bundle, steps: list[Step], names: list[str]) -> list[tuple[str
             write_id_maps(child.pid, bundle.outer)
             os.write(ours, GO)
         for name in names:
-            if not (numbers := receive(ours, 1)[0]):
+            if not (received := receive_descriptors(ours, child)):
                 break
-            found.append((name, Fd(numbers[0])))
-        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            found.append((name, received[0]))
+        reap(child.pidfd)
         if (failed := child.failure()) is not None:
             raise _failure(bundle, steps, *failed)
         if len(found) < len(names):
@@ -222,22 +222,7 @@ def _made(bundle: Bundle, steps: list[Step], names: list[str]) -> list[tuple[str
     finally:
         ours.close()
         for child in spawned:
-            _let_go(child)
-
-
-def _let_go(child: Child) -> None:
-    """It ends when the channel does, if it has not."""
-    from lamina.linux.constants import SIGKILL
-    from lamina.linux.process import pidfd_send_signal
-
-    try:
-        pidfd_send_signal(child.pidfd, SIGKILL)
-        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
-    except OSError as error:
-        if error.errno not in (ECHILD, ESRCH):  # it has ended, and is reaped
-            raise
-    child.settle()
-    child.pidfd.close()
+            dismiss(child)
 
 
 def _failure(bundle: Bundle, steps: Sequence[Step], index: int, number: int) -> LaminaError:

@@ -82,7 +82,9 @@ def resolve_user(asked: str | None, read: ReadFile) -> User:
     """The user *asked* for: a name or number, with or without `:group`. None is root.
 
     As in Docker: digits are always a number; without a group, the entry's own group and the groups it is a member
-    of; with one, only that. Raises InvalidInput for numbers out of range, NotFound for unknown names.
+    of; with one, only that. Its own group is the first of `groups` as well, so that a set-group-id program, which
+    changes that one, does not take who runs it out of a group whose members may do less than others (CVE-2022-36109).
+    Raises InvalidInput for numbers out of range, NotFound for unknown names.
     """
     name, colon, group = (asked or "0").partition(":")
     if colon and not (name and group):
@@ -93,9 +95,10 @@ def resolve_user(asked: str | None, read: ReadFile) -> User:
         raise NotFound(f"user {name}: there is no such user in the container's /etc/passwd")
     user = entry or (name, number or 0, 0, "/")
     if group:
-        return User(user[1], _group(group, f"user {asked!r}", read), (), user[3])
+        gid = _group(group, f"user {asked!r}", read)
+        return User(user[1], gid, (gid,), user[3])
     members = _memberships(user[0], read) if entry else ()
-    return User(user[1], user[2], tuple(gid for gid in members if gid != user[2]), user[3])
+    return User(user[1], user[2], (user[2], *(gid for gid in members if gid != user[2])), user[3])
 
 
 def _number(text: str, what: str) -> int | None:

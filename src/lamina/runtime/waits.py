@@ -7,6 +7,7 @@ parent's side.
 from __future__ import annotations
 
 import os
+from errno import ESRCH
 
 from lamina.errors import Conflict, LaminaError
 from lamina.linux.descriptors import receive
@@ -26,7 +27,7 @@ else:
 
 # linux/sched.h; a start by a kept plan does not load `constants`
 CLONE_VM, CLONE_VFORK = 0x100, 0x4000
-SIGCONT = 18
+SIGKILL, SIGCONT = 9, 18
 # names of a process that is about to execute its command
 STARTING = b"lamina:starting"
 # the launcher (runtime/init) has its file's, before Linux 6.14 its descriptor's; for the moment that it takes
@@ -156,6 +157,28 @@ def end_of(pidfd: int) -> int:
         ready(None, pidfd)
         looked = True
     return int(ended.si_status) if ended.si_code == os.CLD_EXITED else 128 + int(ended.si_status)
+
+
+def reap(pidfd: int) -> int | None:
+    """Wait for the end of a child: its exit status, 128 + n after signal n; None if it is not our child, or this
+    program waits for any child, or lets the kernel reap.
+    """
+    try:
+        return end_of(pidfd)
+    except ChildProcessError:
+        return None
+
+
+def dismiss(child: Child) -> None:
+    """Whatever it was doing, it need not go on: it is ended, and its end waited for. Raises OSError."""
+    try:
+        pidfd_send_signal(child.pidfd, SIGKILL)
+    except OSError as error:
+        if error.errno != ESRCH:
+            raise
+    reap(child.pidfd)
+    child.settle()
+    child.pidfd.close()
 
 
 def ended_early(pid: int, pidfd: Fd) -> bool:

@@ -115,7 +115,10 @@ class Attendance:
             return False
         view = memoryview(data)
         while view:
-            view = view[os.write(1, view) :]
+            try:
+                view = view[os.write(1, view) :]
+            except BlockingIOError:  # whoever else has that file may have set O_NONBLOCK
+                poll([(1, POLLOUT)], -1)
         return bool(data)
 
     def _raw(self) -> None:

@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from lamina.argv import quick
+from lamina.argv import open_standard_streams, quick
 from lamina.argv.declare import Arguments
 from lamina.runtime_cli.options import GLOBAL
 
@@ -126,14 +126,3 @@ def _usage(argv: list[str], name: str = "") -> BaseException:
     from lamina.runtime_cli.about import usage_error
 
     return usage_error(argv, name)
-
-
-def open_standard_streams() -> None:
-    """A caller may have closed 0, 1 or 2: what is opened next must not be taken for standard output."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -243,6 +243,20 @@ class BlobWriter:
         try:
             point("blob.fsync")
             os.fsync(self._lock.fd)
+        except OSError as error:
+            raise_storage_error(error, "write blob", place)
+        self._take_name(place, batch)
+        return digest
+
+    def take_name(self, batch: Batch) -> None:
+        """As `commit`, where its content is what the digest says, and on the disk: `path` was among what another batch
+        needed. Raises KernelError.
+        """
+        assert self.digest is not None
+        self._take_name(place_of(self.store, self.digest), batch)
+
+    def _take_name(self, place: bytes, batch: Batch | None) -> None:
+        try:
             point("blob.rename")
             os.rename(self.path, place)
             if batch is None:
@@ -252,7 +266,6 @@ class BlobWriter:
         except OSError as error:
             raise_storage_error(error, "write blob", place)
         self._lock.release()
-        return digest
 
     def _discard(self) -> None:
         if self._lock.held:

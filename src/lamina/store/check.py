@@ -353,12 +353,12 @@ class _Check:
                 continue
             if not os.path.lexists(images.place_of(self.store, name.id)) and os.path.lexists(path):
                 problem = f"its image {name.id[:12]} is gone"
-                self._found(LEFT_OVER, "name", name.name, problem, partial(images.sweep, self.store))
+                self._found(LEFT_OVER, "name", name.name, problem, partial(tags.sweep, self.store))
 
     def _successors(self) -> None:
         for old in successors.unfinished(self.store):
             problem = "what became of it is gone, or not all of it is done"
-            self._found(LEFT_OVER, "image", old, problem, partial(images.sweep, self.store))
+            self._found(LEFT_OVER, "image", old, problem, partial(tags.sweep, self.store))
 
     # -- containers and volumes
 

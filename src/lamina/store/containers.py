@@ -11,19 +11,20 @@ be stale:
                                                 looked after it was killed; else dead
     none of these                               created
 
-The files `paused`, `stopped`, `carried`, `again` and `kept` say something by being there. `paused` is made before the
+The marks `paused`, `stopped`, `carried`, `again` and `kept` say something by being there. `paused` is made before the
 freezing and goes after the thawing. `stopped`: somebody wants it to stay stopped; made before the signal is sent, gone
 with the next start. `stopped` and `carried` tell of the signal whose default action is carried out by a SIGKILL.
 `again`: it is being ended to be started again, whatever its policy says (health checks). `kept` names the process that
 will start it again in a moment, so that its end does not remove it.
 
-Lock order: a container's lock first, the names' turn (names.py) second; nobody ever waits for two containers.
+Lock order: a container's lock first, then the turn on its states (snapshots.py), `joining` (lock.py), the turn on its
+directory, and last the names' turn (names.py); nobody ever waits for two containers.
 """
 
 from __future__ import annotations
 
 import os
-from errno import ENOENT, ENOTEMPTY
+from errno import EINVAL, ENOENT, ENOTEMPTY
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.store import lock, names, record
@@ -247,19 +248,22 @@ class Home:
     # -- markers: files that say something by being there; anybody may make them
 
     def set_mark(self, marker: str, text: str = "") -> None:
-        """Make the file *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError."""
+        """Make *marker*, whole with its *text*. Raises NotFound when the container is gone, KernelError.
+
+        A text is where a symbolic link leads: that takes no block of a disk, so it can be said on one that is full.
+        """
         place = self.path + b"/" + marker.encode()
         stage = place + b".%s" % os.urandom(4).hex().encode()
         try:
-            descriptor = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, text.encode())
-            finally:
-                os.close(descriptor)
+            if text:
+                os.symlink(text.encode(), stage)
+            else:
+                os.close(os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.rename(stage, place)
         except FileNotFoundError:
             raise no_such(self.short_id) from None
         except OSError as error:
+            error.filename = stage  # of a link it is what it leads to
             raise_storage_error(error, "mark container", self.path)
 
     def drop_mark(self, marker: str) -> None:
@@ -271,11 +275,12 @@ class Home:
         return os.path.lexists(self.path + b"/" + marker.encode())
 
     def mark_text(self, marker: str) -> str:
-        """What the file *marker* says, "" where there is none."""
+        """What *marker* says, "" where that is nothing, or it is not there."""
         try:
-            with open(self.path + b"/" + marker.encode(), "rb", buffering=0) as file:
-                return file.read(64).decode(errors="replace")
-        except FileNotFoundError:
+            return os.readlink(self.path + b"/" + marker.encode()).decode(errors="replace")
+        except OSError as error:
+            if error.errno not in (ENOENT, EINVAL):  # there is none, or it is a file: it says nothing
+                raise
             return ""
 
     # -- the marks of those who are looked after
@@ -403,9 +408,10 @@ def identities(store: Store) -> list[str]:
 def find(store: Store, reference: str) -> Home:
     """The container with the id, the name, or the only one whose id begins with *reference*, in this order (docker's).
 
+    A `/` before it is none of it: docker's `inspect` shows names so, and takes them so.
     Raises NotFound, or InvalidInput when several ids begin so. *reference* is never used as a path unchecked.
     """
-    home = _find(store, reference)
+    home = _find(store, reference.removeprefix("/"))
     if home is None:
         raise no_such(reference)
     return home

@@ -147,10 +147,11 @@ def sync_directory(path: bytes, *, what: str) -> None:
 def sync_together(paths: Mapping[bytes, str]) -> None:
     """Wait until the files *paths*, and the names in those that are directories, are on the disk. Each comes with what
     its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
-    commit. (A thread for each took longer, on processors that have other work.) Raises OSError.
+    commit, and all wait for that at once. Raises OSError.
     """
     from lamina.errors import KernelError
     from lamina.linux.call import syscall
+    from lamina.linux.flush import flush
 
     opened: list[int] = []
     try:
@@ -162,8 +163,7 @@ def sync_together(paths: Mapping[bytes, str]) -> None:
                     syscall("sync_file_range", opened[-1], 0, 0, SYNC_FILE_RANGE_WRITE, target=path)
                 except KernelError:  # a hint; what goes wrong is what fsync says
                     pass
-        for descriptor in opened:
-            os.fsync(descriptor)
+        flush(opened)
     finally:
         for descriptor in opened:
             os.close(descriptor)

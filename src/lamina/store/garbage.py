@@ -14,20 +14,22 @@ import time
 from errno import ENOENT
 
 from lamina.errors import Corrupt
-from lamina.store import blobs, claims, images, layers, lock, snapshots, stage, successors
+from lamina.store import blobs, claims, images, layers, lock, snapshots, stage, successors, tags
 from lamina.store.durable import sync_directory
 from lamina.store.leases import leased
 from lamina.store.references import References
 from lamina.store.root import raise_storage_error
 from lamina.store.scratch import Scratch
+from lamina.store.sizes import count, tree_size
 from lamina.store.trace import point
 from lamina.store.tree import remove_tree
-from lamina.values import value
+from lamina.values import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamina.store.layers import Layer
     from lamina.store.root import Store
     from lamina.store.scratch import Remove
 
@@ -96,6 +98,7 @@ class _Collector:
         self.store, self.dry, self.remove, self.partial_age = store, dry, remove, partial_age
         self.freed = self.inodes = self.leftovers = 0
         self.kept: list[Kept] = []
+        self.uncounted: list[Layer] = []
 
     def run(self, explain: bool) -> Collected:
         scratch: Scratch | None = None
@@ -121,10 +124,11 @@ class _Collector:
                     self._blob(digest, scratch)
                 if scratch is not None:
                     sync_directory(self.store.layers, what="collect")
+            self._count()
             self.partials()
             if not self.dry:
                 claims.sweep(self.store)
-                images.sweep(self.store)
+                tags.sweep(self.store)
                 snapshots.sweep(self.store)
         finally:
             if scratch is not None:
@@ -163,8 +167,21 @@ class _Collector:
                 pass
 
     def _layer(self, identity: str, scratch: Scratch | None) -> None:
-        size, inodes = size_of_layer(self.store, identity)
-        if scratch is None or stage.discard(self.store, identity, scratch):
+        found = _found(self.store, identity)
+        if scratch is not None:
+            gone = stage.discard(self.store, identity, scratch)
+            if gone is None:
+                return
+            found = None if found is None else replace(found, path=gone + b"/fs")
+        if found is not None:
+            self.uncounted += [] if found.counted else [found]
+            self.freed += found.size
+            self.inodes += found.inodes
+
+    def _count(self) -> None:
+        """Layers of which nobody knew how large they are: to count them may take long, and others wait for the turn."""
+        for layer in self.uncounted:
+            size, inodes = tree_size(layer.path, strict=False)
             self.freed += size
             self.inodes += inodes
 
@@ -254,17 +271,17 @@ def size_of_layer(store: Store, identity: str) -> tuple[int, int]:
     """Bytes and inodes of a layer as they were counted when it was made, or are now, once; 0 where that is damaged or
     gone.
     """
-    try:
-        found = layers.find(store, identity)
-    except Corrupt:
-        found = None
+    found = _found(store, identity)
     if found is None:
         return 0, 0
-    if not found.counted:
-        from lamina.store.sizes import count
+    return (found.size, found.inodes) if found.counted else count(store, found)
 
-        return count(store, found)
-    return found.size, found.inodes
+
+def _found(store: Store, identity: str) -> Layer | None:
+    try:
+        return layers.find(store, identity)
+    except Corrupt:
+        return None
 
 
 def _size_and_age(path: bytes) -> tuple[int, float]:

@@ -261,24 +261,41 @@ def put(
 
     Everything it refers to must be there; *lease* keeps it meanwhile. Raises NotFound, InvalidInput, KernelError.
     """
-    from lamina.store import tags
     from lamina.store.durable import Batch
 
-    names = [tags.check_name(name) for name in names]
-    digests = [check_digest(digest) for digest in digests]
-    lease_all(record, lease)
     try:
         with turn(store):
             batch = batch or Batch()
             try:
-                record = write(store, record, batch)
-                for name in names:
-                    tags.write(store, name, record.id, digests, batch)
+                record = add(store, record, names, lease=lease, digests=digests, batch=batch)
                 batch.publish()
             finally:
                 batch.close()
     except OSError as error:
         raise_storage_error(error, "keep image", place_of(store, record.id))
+    return record
+
+
+def add(
+    store: Store,
+    record: ImageRecord,
+    names: Iterable[str] = (),
+    *,
+    lease: Lease,
+    digests: Iterable[str] = (),
+    batch: Batch,
+) -> ImageRecord:
+    """As `put`, for the holder of the turn, who publishes *batch* with what else belongs to it, and closes it. Raises
+    OSError as well.
+    """
+    from lamina.store import tags
+
+    names = [tags.check_name(name) for name in names]
+    digests = [check_digest(digest) for digest in digests]
+    lease_all(record, lease)
+    record = write(store, record, batch)
+    for name in names:
+        tags.write(store, name, record.id, digests, batch)
     return record
 
 
@@ -471,24 +488,3 @@ def _not_used(place: bytes, identity: str, containers: ContainerUses) -> lock.Lo
 def turn(store: Store) -> lock.Lock:
     """The turn to change records, names and pins: held for a few system calls."""
     return lock.turn(store.images, LOCK_EX)
-
-
-def sweep(store: Store) -> None:
-    """Remove what those who were killed left beside records, and what stands for images that are gone.
-
-    Raises OSError.
-    """
-    from lamina.store import pins, successors, tags
-    from lamina.store.durable import NEW
-
-    with turn(store):
-        successors.sweep(store)
-        for below in (b"records", b"names"):
-            directory = store.images + b"/" + below
-            for entry in os.listdir(directory):
-                if entry.endswith(NEW):
-                    os.unlink(directory + b"/" + entry)
-        for found in tags.list_names(store):
-            if not os.path.lexists(place_of(store, found.id)):
-                tags.unlink(store, found.name)
-        pins.sweep(store)

@@ -54,8 +54,10 @@ class Lock:
         """Give the lock up; a second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0 and self._forks == _forks:
-            _descriptors.discard(fd)
-            _unlock(fd)
+            try:
+                _descriptors.discard(fd)
+            finally:  # a Ctrl-C in between would leave it locked for as long as this program runs
+                _unlock(fd)
 
     def __enter__(self) -> Lock:
         return self
@@ -199,5 +201,7 @@ def _flock(fd: int, how: int, wait: bool) -> bool:
 
 def _unlock(fd: int) -> None:
     """Closing alone does not give the lock up while a child, forked by another thread in that moment, has a copy."""
-    flock(fd, LOCK_UN)
-    os.close(fd)
+    try:
+        flock(fd, LOCK_UN)
+    finally:
+        os.close(fd)

@@ -22,44 +22,62 @@ if TYPE_CHECKING:
 
 FILE = b"seal.json"
 _AT_ONCE = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def tree_digest(path: bytes) -> str:
-    """The digest of the tree *path*: the same wherever the same tree lies. Links are not followed. Raises OSError."""
+    """The digest of the tree *path*: the same wherever the same tree lies. Links are not followed. Raises OSError.
+
+    One directory is open at a time: what a container has written may be deeper than a program has descriptors or calls.
+    """
     hashed = hasher()
     links: dict[tuple[int, int], bytes] = {}
-    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    here = os.open(path, _DIRECTORY)
     try:
-        _entry(hashed, b".", os.fstat(root), b"/proc/self/fd/%d" % root)
-        _directory(hashed, root, b"", links)
+        _entry(hashed, b".", os.fstat(here), b"/proc/self/fd/%d" % here)
+        waiting = [(b"", _names(here))]
+        while waiting:
+            above, names = waiting[-1]
+            if not names:
+                waiting.pop()
+                if waiting:
+                    here = _moved(here, b"..")
+            elif _is_directory(hashed, here, above, name := names.pop(), links):
+                here = _moved(here, name)
+                waiting.append((above + name + b"/", _names(here)))
     finally:
-        os.close(root)
+        os.close(here)
     return f"sha256:{hashed.hexdigest()}"
 
 
-def _directory(hashed: Hasher, directory: int, above: bytes, links: dict[tuple[int, int], bytes]) -> None:
-    here = b"/proc/self/fd/%d/" % directory
-    for text in sorted(os.listdir(directory), key=os.fsencode):
-        name = os.fsencode(text)
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        path = above + name
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            first = links.setdefault((status.st_dev, status.st_ino), path)
-            if first != path:
-                _field(hashed, b"hard link", path, first)
-                continue
-        _entry(hashed, path, status, here + name)
-        if stat.S_ISREG(status.st_mode):
-            _content(hashed, name, directory)
-        elif stat.S_ISLNK(status.st_mode):
-            _field(hashed, b"target", os.readlink(name, dir_fd=directory))
-        elif stat.S_ISDIR(status.st_mode):
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            below = os.open(name, flags, dir_fd=directory)
-            try:
-                _directory(hashed, below, path + b"/", links)
-            finally:
-                os.close(below)
+def _names(directory: int) -> list[bytes]:
+    """What is in it, the first one last."""
+    return sorted(map(os.fsencode, os.listdir(directory)), reverse=True)
+
+
+def _moved(here: int, name: bytes) -> int:
+    there = os.open(name, _DIRECTORY, dir_fd=here)
+    os.close(here)
+    return there
+
+
+def _is_directory(
+    hashed: Hasher, here: int, above: bytes, name: bytes, links: dict[tuple[int, int], bytes]
+) -> bool:
+    """Hash the entry *name*; whether it is a directory, whose own entries come next."""
+    status = os.stat(name, dir_fd=here, follow_symlinks=False)
+    path = above + name
+    if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+        first = links.setdefault((status.st_dev, status.st_ino), path)
+        if first != path:
+            _field(hashed, b"hard link", path, first)
+            return False
+    _entry(hashed, path, status, b"/proc/self/fd/%d/%b" % (here, name))
+    if stat.S_ISREG(status.st_mode):
+        _content(hashed, name, here)
+    elif stat.S_ISLNK(status.st_mode):
+        _field(hashed, b"target", os.readlink(name, dir_fd=here))
+    return stat.S_ISDIR(status.st_mode)
 
 
 def _entry(hashed: Hasher, path: bytes, status: os.stat_result, place: bytes) -> None:

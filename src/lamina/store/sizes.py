@@ -6,6 +6,7 @@ import os
 from stat import S_ISREG
 
 from lamina.errors import Corrupt, NotFound
+from lamina.linux.fd import Fd
 from lamina.store import durable, lock, record
 from lamina.store.layers import place_of
 from lamina.store.root import raise_storage_error
@@ -40,26 +41,43 @@ def count(
 def tree_size(path: bytes, *, strict: bool = True) -> tuple[int, int]:
     """Bytes of the regular files, and the number of all entries, of the tree *path*; each file once. Raises OSError;
     with *strict* False what cannot be entered or vanishes meanwhile counts as nothing.
+
+    A container may be at work in it: whatever it exchanges, and however deep it digs, nothing else is counted, and no
+    less. What is mounted below does not belong to the tree.
     """
+    from lamina.overlay.lookup import open_beneath
+
     size = inodes = 0
     seen: set[tuple[int, int]] = set()
-    waiting = [path]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(os.fsencode(entry.path))
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1 and S_ISREG(status.st_mode):
-                        if (status.st_dev, status.st_ino) in seen:
-                            continue
-                        seen.add((status.st_dev, status.st_ino))
-                    size += status.st_size if S_ISREG(status.st_mode) else 0
-                    inodes += 1
-        except OSError:
-            if strict:
-                raise
+    waiting = [b""]
+    try:
+        top = Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError:
+        if strict:
+            raise
+        return 0, 0
+    with top:
+        while waiting:
+            here = waiting.pop()
+            try:
+                with (
+                    open_beneath(top, here, os.O_RDONLY | os.O_DIRECTORY) as directory,
+                    os.scandir(directory) as entries,
+                ):
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            name = os.fsencode(entry.name)
+                            waiting.append(b"%b/%b" % (here, name) if here else name)
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_nlink > 1 and S_ISREG(status.st_mode):
+                            if (status.st_dev, status.st_ino) in seen:
+                                continue
+                            seen.add((status.st_dev, status.st_ino))
+                        size += status.st_size if S_ISREG(status.st_mode) else 0
+                        inodes += 1
+            except OSError:
+                if strict:
+                    raise
     return size, inodes
 
 

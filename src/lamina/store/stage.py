@@ -84,11 +84,10 @@ class Stage:
                 self._home, identity, diff_id, size, inodes, extra, driver=driver, sync=False
             )
             sync_file_system(self._file_system, what="layer")
-            if not self._rename(identity):
-                theirs = self._theirs(identity)
-                if theirs is not None:
-                    return theirs
-            sync_directory(self.store.layers, what="layer")
+            theirs = None if self._rename(identity) else self._theirs(identity)
+            sync_directory(self.store.layers, what="layer")  # theirs too: they may not have come so far
+            if theirs is not None:
+                return theirs
         except OSError as error:
             raise_storage_error(error, "make layer", self._home)
         finally:
@@ -176,14 +175,14 @@ def write_facts(
     return created
 
 
-def discard(store: Store, identity: str, scratch: Scratch) -> bool:
-    """Move a layer away, into *scratch*, where it is removed later; False if it is gone. For the collector.
-
-    Raises OSError.
+def discard(store: Store, identity: str, scratch: Scratch) -> bytes | None:
+    """Move a layer away, into *scratch*, where it is removed later; where it is now, None if it is gone. For the
+    collector. Raises OSError.
     """
     point("layer.discard")
+    gone = scratch.path + b"/layer-" + identity.encode()
     try:
-        os.rename(place_of(store, identity), scratch.path + b"/layer-" + identity.encode())
+        os.rename(place_of(store, identity), gone)
     except FileNotFoundError:
-        return False
-    return True
+        return None
+    return gone

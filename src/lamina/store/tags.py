@@ -260,3 +260,24 @@ def _plain(part: str, allowed: frozenset[str]) -> bool:
     if not part or not allowed.issuperset(part) or part[0] not in _ALNUM or part[-1] not in _ALNUM:
         return False
     return all(part[n] in _ALNUM or part[n - 1] in _ALNUM for n in range(1, len(part)))
+
+
+def sweep(store: Store) -> None:
+    """Remove what those who were killed left beside records and names, and what stands for images that are gone.
+
+    Raises OSError.
+    """
+    from lamina.store import pins, successors
+    from lamina.store.durable import NEW
+
+    with turn(store):
+        successors.sweep(store)
+        for below in (b"records", b"names"):
+            directory = store.images + b"/" + below
+            for entry in os.listdir(directory):
+                if entry.endswith(NEW):
+                    os.unlink(directory + b"/" + entry)
+        for found in list_names(store):
+            if not os.path.lexists(place_of(store, found.id)):
+                unlink(store, found.name)
+        pins.sweep(store)

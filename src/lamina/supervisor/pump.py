@@ -12,6 +12,7 @@ from errno import EIO, EPIPE
 from stat import S_ISCHR, S_ISFIFO, S_ISREG
 
 from lamina.linux.descriptors import POLLERR, POLLHUP, POLLIN, POLLOUT, duplicate, poll
+from lamina.linux.fd import INFINITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Watch:
 
     def wait(self, seconds: float | None) -> bool:
         """Tell whoever waits what happened, for up to *seconds* (None: for ever); whether anything did."""
-        milliseconds = -1 if seconds is None else max(0, int(seconds * 1000 + 0.999))
+        milliseconds = -1 if seconds is None or seconds == INFINITE else max(0, int(seconds * 1000 + 0.999))
         happened = poll([*self._masks.items()], milliseconds)
         if happened and self._first is not None:
             self._first(0)

@@ -183,9 +183,7 @@ class Stdio:
 
     def started(self, pty: int | None) -> None:
         """The container runs and has its descriptors: ours of them are closed. *pty* is the terminal's master."""
-        for fd in self._owned:
-            os.close(fd)
-        self._owned.clear()
+        self._close_owned()
         if not self._tty or pty is None:
             return
         from lamina.supervisor.terminal import end_of_file, is_terminal
@@ -207,13 +205,17 @@ class Stdio:
 
     def close(self) -> None:
         """Close every descriptor of ours; a second call does nothing."""
-        for fd in self._owned:
-            os.close(fd)
-        self._owned.clear()
+        self._close_owned()
         if self.feed is not None:
             self.feed.close()
         for drain in self.drains:
             drain.close()
+
+    def _close_owned(self) -> None:
+        while (
+            self._owned
+        ):  # none is closed twice, also where a Ctrl-C comes between two: it may be another's by then
+            os.close(self._owned.pop())
 
 
 def _may_go_in(fd: int) -> bool:

@@ -38,13 +38,21 @@ TLS_VERIFY = Option(
 def format_option(example: str, default: str = "table", short: str = "") -> Option:
     """`--format`: a template such as *example*, or json, or (where that is the default) a table."""
     words = "table, json" if default == "table" else "json"
-    return Option("format", short, "FORMAT", f"{words} or '{example}'", convert=_template, default=default)
+    convert = _template if default == "table" else _document
+    return Option("format", short, "FORMAT", f"{words} or '{example}'", convert=convert, default=default)
 
 
 def _template(text: str) -> str:
+    """An empty one is none, as in docker: `--format "$FORMAT"`."""
     from lamina.cli.template import check
 
-    return check(text)
+    return check(text or "table")
+
+
+def _document(text: str) -> str:
+    from lamina.cli.template import check
+
+    return check(text or "json")
 
 
 def keys(text: str) -> str:
@@ -53,3 +61,11 @@ def keys(text: str) -> str:
 
     read_keys(text)
     return text
+
+
+def stream(text: str) -> str:
+    """One of the standard streams, in small letters."""
+    found = text.lower()
+    if found not in ("stdin", "stdout", "stderr"):
+        raise ValueError("not one of stdin, stdout, stderr")
+    return found

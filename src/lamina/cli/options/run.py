@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Argument, Option
-from lamina.cli.options import keys
+from lamina.cli.options import keys, stream
 
 RUN, LIFE, PROCESS, FILES, LIMITS = "Container", "Its life", "Process", "Files and network", "Limits"
 NETWORKS = ("none", "host")
@@ -12,6 +12,15 @@ PULLS = ("missing", "always", "never")
 
 OPTIONS: tuple[Option, ...] = (
     Option("detach", "d", "", "Let it run by itself, and print its id", RUN),
+    Option(
+        "attach",
+        "a",
+        "STREAM",
+        "Be at these alone: stdin, stdout, stderr; the log has all of them",
+        PROCESS,
+        multiple=True,
+        convert=stream,
+    ),
     Option("name", "", "NAME", "Call the container this (else a name is made up)", RUN),
     Option("rm", "", "", "Remove the container, and what it changed, when the command ends", RUN),
     Option("hostname", "h", "NAME", "The host name inside", RUN),

@@ -153,7 +153,6 @@ _OWN = (
     "exec",
     "export",
     "fork",
-    "inspect",
     "kill",
     "logs",
     "pause",
@@ -174,6 +173,8 @@ VERBS |= {
     f"container {short}": (CONTAINERS, VERBS[name][1], VERBS[name][2])
     for short, name in {**{name: name for name in _OWN}, "ls": "ps"}.items()
 }
+
+VERBS["container inspect"] = (CONTAINERS, "container_inspect", "Show everything known of containers, as JSON")
 
 # docker's second spellings, which are understood and not shown
 ALSO = {f"{name.rpartition(' ')[0]} list": name for name in VERBS if name.endswith(" ls")}

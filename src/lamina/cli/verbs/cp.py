@@ -39,6 +39,7 @@ lamina cp web:/srv - | lamina cp - other:/
 
 def do(args: Arguments) -> int:
     """Copy."""
+    import os
     import sys
 
     from lamina.cli.copies import Copying
@@ -57,7 +58,9 @@ def do(args: Arguments) -> int:
         raise InvalidInput("cp: neither is in a container", remedy="name one as CONTAINER:PATH")
     container = Engine(args.root).container(name or into)
     piped = (args.target if name else args.source) == "-"
-    with Copying("from" if name else "to", quiet=args.quiet or bool(name and piped)) as copying:
+    # as docker's: what nobody looks at is not said (in a pipe, a job of cron)
+    quiet = args.quiet or not os.isatty(1)
+    with Copying("from" if name else "to", quiet=quiet) as copying:
         if name:
             _refuse_terminal(args.target, 1, "output", "pipe the archive somewhere")
             out = 1 if piped else args.target
@@ -71,7 +74,7 @@ def do(args: Arguments) -> int:
                 source, target, archive=args.archive, follow=args.follow_link, progress=copying.at
             )
     _say_what_was_left(copied)
-    if not args.quiet and not (name and piped):
+    if not quiet:
         print(f"Successfully copied {human(copied.size)} to {args.target}", file=sys.stderr)
     return 0
 

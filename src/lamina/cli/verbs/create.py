@@ -7,7 +7,7 @@ from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 
 VERB = Verb(
     name="create",
-    options=tuple(option for option in OPTIONS if option.name != "detach"),
+    options=tuple(option for option in OPTIONS if option.name not in ("detach", "attach")),
     arguments=ARGUMENTS,
     interspersed=False,
     more=MORE,

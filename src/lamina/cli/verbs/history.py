@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 VERB = Verb(
     name="history",
     options=(
-        Option("human", "H", help="Sizes and times for people (they are, unless --raw)"),
-        Option("raw", help="Sizes in bytes, times in full"),
+        Option("human", "H", default=True, help="Sizes and times for people (the default)"),
+        Option("raw", help="Sizes in bytes, times in full: --human=false"),
         Option("quiet", "q", help="Ids only"),
         Option("no-trunc", help="Ids and commands in full"),
         format_option("{{.CreatedBy}}"),
@@ -47,30 +47,31 @@ def do(args: Arguments) -> int:
     from lamina.cli import output
     from lamina.engine import Engine
 
-    records = [_record(step, args) for step in Engine(args.root).history(args.name)]
+    raw = args.raw or not args.human
+    records = [_record(step, raw, args.no_trunc) for step in Engine(args.root).history(args.name)]
     if args.quiet:
         output.text("".join(f"{one['ID']}\n" for one in records))
     else:
-        output.records(records, args.format, RAW_HEADINGS if args.raw else HEADINGS)
+        output.records(records, args.format, RAW_HEADINGS if raw else HEADINGS)
     return 0
 
 
-def _record(step: Step, args: Arguments) -> dict[str, Any]:
+def _record(step: Step, raw: bool, full: bool) -> dict[str, Any]:
     import time
 
     from lamina.cli.quoting import harmless
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, timestamp
+    from lamina.cli.when import ago, seconds
 
     by = harmless(step.created_by.replace("\t", " "))
-    if not args.no_trunc and len(by) > SHORT:
+    if not full and len(by) > SHORT:
         by = by[: SHORT - 1] + "…"
-    identity = step.id if args.no_trunc else step.id[:12]
+    identity = step.id if full else step.id[:12]
     return {
-        "ID": (f"sha256:{identity}" if args.no_trunc else identity) if step.id else "<missing>",
+        "ID": (f"sha256:{identity}" if full else identity) if step.id else "<missing>",
         "CreatedSince": ago(step.created, time.time()) if step.created else "N/A",
-        "CreatedAt": timestamp(step.created),
+        "CreatedAt": seconds(step.created),
         "CreatedBy": by,
-        "Size": str(step.size) if args.raw else human(step.size),
+        "Size": str(step.size) if raw else human(step.size),
         "Comment": harmless(step.comment),
     }

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from lamina.engine import Container, Engine
+    from lamina.engine import Engine
 
 VERB = Verb(
     name="inspect",
@@ -42,7 +42,7 @@ lamina inspect -f '{{.Parent}}' brave_otter@step-17
 
 def do(args: Arguments) -> int:
     """Print a JSON list with a document for each container, image, volume or snapshot, or lines by template."""
-    from lamina.cli.inspecting import show
+    from lamina.cli.inspecting import of_container, show
     from lamina.engine import Engine
 
     engine = Engine(args.root)
@@ -62,7 +62,7 @@ def do(args: Arguments) -> int:
                     raise
         try:
             container = engine.container(name)
-            return {**container.inspect(), **(_sizes(engine, container) if args.size else {})}
+            return of_container(engine, container, args.size)
         except NotFound as missing:
             if args.type == "container":
                 raise
@@ -92,10 +92,3 @@ def _snapshot(engine: Engine, name: str) -> dict[str, Any]:
     if isinstance(found, Container):
         raise NotFound(f"inspect {name}: that is a container", remedy="a snapshot is CONTAINER@SNAPSHOT")
     return found.inspect()
-
-
-def _sizes(engine: Engine, container: Container) -> dict[str, int]:
-    from lamina.cli.verbs.ps import sizes
-
-    ((written, all_of_it),) = sizes(engine, [container])
-    return {"SizeRw": written, "SizeRootFs": all_of_it}

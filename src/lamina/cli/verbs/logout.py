@@ -16,7 +16,12 @@ def do(args: Arguments) -> int:
     """Log out."""
     from lamina.cli import output
     from lamina.engine import Engine
+    from lamina.errors import NotFound
 
-    server = Engine(args.root).logout(args.server)
+    try:
+        server = Engine(args.root).logout(args.server)
+    except NotFound:  # as it was to be: what cleans up after a job may say it twice
+        output.line(f"Not logged in to {args.server or 'docker.io'}")
+        return 0
     output.line(f"Removing login credentials for {server}")
     return 0

@@ -7,7 +7,8 @@ from lamina.cli.convert import count, moment
 
 
 def _tail(text: str) -> int | None:
-    return None if text == "all" else count(text)
+    """docker and kubectl take -1 for all."""
+    return None if text in ("all", "-1") else count(text)
 
 
 VERB = Verb(

@@ -8,7 +8,11 @@ from lamina.cli.options.run import ARGUMENTS, MORE, OPTIONS
 VERB = Verb(
     name="plan",
     options=(
-        *(option for option in OPTIONS if option.name not in ("cidfile", "pull", "layer-limit", "quiet")),
+        *(
+            option
+            for option in OPTIONS
+            if option.name not in ("attach", "cidfile", "pull", "layer-limit", "quiet")
+        ),
         Option(
             "format",
             "",

@@ -194,12 +194,13 @@ def ports(container: Container, exposed: Sequence[str] = ()) -> str:
 
 
 def sizes(engine: Engine, containers: Sequence[Container]) -> list[tuple[int, int]]:
-    """The bytes that each has written, and with those of its image."""
-    written = {place.name: place.amount.bytes for place in engine.storage.usage(walk=True).containers}
+    """The bytes of the files that each has written, and with those of its image."""
+    from lamina.engine.layer_sizes import written_by
+
     images = {image.id: image.size for image in engine.images()}
     found = []
     for one in containers:
-        own = written.get(one.name, 0)
+        own = written_by(one)
         found.append((own, own + images.get(one.image_id, 0)))
     return found
 

@@ -38,12 +38,18 @@ def do(args: Arguments) -> int:
     if args.detach:
         from lamina.cli.detached import run_detached
 
+        if args.attach:
+            from lamina.errors import InvalidInput
+
+            raise InvalidInput("run: -a and -d contradict each other", remedy="leave one out")
+
         return run_detached(args)
     from lamina.cli.asked import Making, check_terminal, command, options
 
     check_terminal(args)
     restarts = args.restart or vars(args).get("health_on_failure") == "restart"
-    if args.tty or restarts or args.timeout is not None or args.lifetime != "container":
+    supervised = restarts or args.timeout is not None or args.lifetime != "container"
+    if args.tty or supervised or args.attach or not args.sig_proxy:
         from lamina.cli.attached import run_attached
 
         return run_attached(args)

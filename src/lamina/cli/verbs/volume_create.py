@@ -5,9 +5,19 @@ from __future__ import annotations
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.convert import pair
 
+
+def _local(text: str) -> str:
+    if text != "local":
+        raise ValueError("there are no drivers but local: mount what else there is, and bind it")
+    return text
+
+
 VERB = Verb(
     name="volume create",
-    options=(Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=pair),),
+    options=(
+        Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=pair),
+        Option("driver", "d", "DRIVER", "local: there is no other", convert=_local, default="local"),
+    ),
     arguments=(Argument("name", "NAME", "?"),),
     details="""A volume outlives the containers that mount it (-v NAME:/place). One that is there already stays as it
     is. Without a name it gets a random one, and goes with 'volume prune' once nobody uses it.""",

@@ -182,6 +182,7 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
             lambda: executing.begin(home, words, asked, stdio, io.stdin),
             undo=lambda begun: ended_by_us(begun[0]),
         )
+        execution.handed_over()
         try:
             ended = await LoopAttendance(execution, stdio, io.timeout, init=True).stay()
         except BaseException:
@@ -196,9 +197,7 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
 
 def ended_by_us(execution: executing.Execution) -> None:
     """Kill it, if it lives, reap it, and let go of it; in a thread."""
-    execution.kill(SIGKILL)
-    execution.wait()
-    execution.close()
+    execution.abandon()
 
 
 async def completed(

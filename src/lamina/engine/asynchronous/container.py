@@ -13,7 +13,7 @@ from lamina.engine.asynchronous.process import AsyncProcess, popen
 from lamina.engine.asynchronous.readiness import follow
 from lamina.engine.asynchronous.snapshot import AsyncAttempt
 from lamina.engine.asynchronous.threads import in_thread, to_its_end, told_by_loop
-from lamina.engine.executing import check as checked
+from lamina.engine.exec_process import check as checked
 from lamina.engine.life import awaiting, killing, restarting, stopping
 from lamina.engine.logging import log_of
 from lamina.engine.parameters import streams_of, text_of, words_of
@@ -47,7 +47,7 @@ class AsyncContainer(MirroredContainer):
         self._sync = container
 
     def __repr__(self) -> str:
-        return f"<AsyncContainer {self._sync.short_id}>"
+        return f"<Async{repr(self._sync)[1:]}"
 
     def __eq__(self, other: object) -> bool:
         return self._sync == other._sync if isinstance(other, AsyncContainer) else NotImplemented

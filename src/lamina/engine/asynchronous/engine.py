@@ -53,7 +53,7 @@ class AsyncEngine(MirroredEngine):
         self._sync = Engine(root, store_limit=store_limit, network=network)
 
     def __repr__(self) -> str:
-        return "<AsyncEngine>" if self._sync._root is None else f"<AsyncEngine {self._sync._root!r}>"
+        return f"<Async{repr(self._sync)[1:]}"
 
     async def run(
         self,

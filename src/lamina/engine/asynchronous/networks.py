@@ -17,6 +17,9 @@ class AsyncNetworks(MirroredNetworks):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def __repr__(self) -> str:
+        return f"<AsyncNetworks of {self._engine!r}>"
+
     @property
     def _sync(self) -> Networks:  # type: ignore[override]  # asked for in a thread: it may have to make the store
         return self._engine.networks

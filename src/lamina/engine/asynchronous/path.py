@@ -41,6 +41,10 @@ class AsyncContainerPath(PureContainerPath, MirroredContainerPath):
 
     # -- what is there
 
+    async def resolve(self, strict: bool = False) -> Self:
+        """The path of what it leads to, without links and "..": `ContainerPath.resolve`."""
+        return self._at((await in_thread(lambda: self._sync.resolve(strict)))._pure)
+
     async def iterdir(self) -> AsyncIterator[Self]:
         """What is in the directory: `ContainerPath.iterdir`."""
         async for path in each(self._sync.iterdir):

@@ -48,7 +48,8 @@ class AsyncProcess:
     of text, where that was asked for, with the same words. `returncode` is its exit status, 128 + n after signal n, and
     None until it is known. `args` is the command.
 
-    At the end of an `async with` its pipes are closed and it is waited for; where the block is cancelled, it is killed.
+    At the end of an `async with` its pipes are closed and it is waited for; where something is raised in the block,
+    cancellation among it, it is killed first.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class AsyncProcess:
         self._talk: asyncio.Future[Any] | None = None
         self._out: list[Any] = []
         self._err: list[Any] = []
-        self._ends = Fd(os.eventfd(0, os.EFD_CLOEXEC))
+        self._ends: Fd | None = None
         self._staying = asyncio.ensure_future(staying)
         _staying.add(self._staying)
         self._staying.add_done_callback(self._ended)
@@ -119,10 +120,13 @@ class AsyncProcess:
         _staying.discard(staying)
         if not staying.cancelled() and staying.exception() is None:
             self.returncode = staying.result()
-        os.eventfd_write(self._ends, 1)
+        if self._ends is not None:
+            os.eventfd_write(self._ends, 1)
 
     def fileno(self) -> int:
         """A descriptor that can be read from once it has ended. It stays this object's: copy it to keep it."""
+        if self._ends is None:  # few ask for one
+            self._ends = Fd(os.eventfd(self._staying.done(), os.EFD_CLOEXEC))
         return int(self._ends)
 
     # -- its end
@@ -141,8 +145,8 @@ class AsyncProcess:
         return self._staying.result()
 
     def _late(self, seconds: float | None, out: Any = None, err: Any = None) -> TimeoutExpired:
-        words = " ".join(self.args)
-        return TimeoutExpired(f"wait for {words}: not ended within {seconds:g} s", stdout=out, stderr=err)
+        said = f"wait for {' '.join(self.args)}: not ended within {seconds:g} s"
+        return TimeoutExpired(said, cmd=self.args, timeout=seconds, stdout=out, stderr=err)
 
     async def communicate(
         self, input: bytes | str | None = None, timeout: float | None = None
@@ -213,7 +217,7 @@ class AsyncProcess:
     ) -> None:
         for transport in self._transports:
             transport.close()
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
+        if kind is not None:
             self.kill()
         try:
             await self.wait()
@@ -239,6 +243,7 @@ async def popen(
         pipes.close()
         raise
     pipes.handed_over()
+    execution.handed_over()
     attendance = LoopAttendance(execution, stdio, None, init=True)
 
     async def stay() -> int:

@@ -17,6 +17,9 @@ class AsyncStorage(MirroredStorage):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def __repr__(self) -> str:
+        return f"<AsyncStorage of {self._engine!r}>"
+
     @property
     def _sync(self) -> Storage:  # type: ignore[override]  # asked for in a thread: it may have to make the store
         return self._engine.storage

@@ -76,11 +76,10 @@ class Examination:
         self.start = time_ns()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         with Fd(reader) as source, Fd(writer) as theirs:
-            with home.turn():  # nobody pauses it between our look and the first step of the process
-                # before it begins: whoever comes after us, killed meanwhile, must know whom to end
-                self.execution: Execution = start(
-                    home, tuple(command), Asked(), _Streams(theirs), None, self._note if own else None
-                )
+            # before it begins: whoever comes after us, killed meanwhile, must know whom to end
+            self.execution: Execution = start(
+                home, tuple(command), Asked(), _Streams(theirs), None, self._note if own else None
+            )
             self.source = source.steal()
         self.deadline = monotonic() + self.limit
         try:
@@ -93,7 +92,8 @@ class Examination:
         watch.set(int(self.execution.pidfd), POLLIN, self._ended)
 
     def _note(self, pid: int) -> None:
-        note_checking(self.home, identity_of(pid))
+        with self.home.turn():
+            note_checking(self.home, identity_of(pid))
 
     def look(self) -> None:
         """What is to be done from time to time: end one that takes too long, or whose container was paused."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from lamina.errors import RegistryError
+from lamina.errors import NotFound
 from lamina.image.documents.reading import DEFAULT_LIMITS, Limits
 from lamina.image.reference import Reference, parse
 from lamina.image.registry.client import Registry
@@ -65,11 +65,11 @@ class Registries:
         return self.credentials.save(host, login)
 
     def logout(self, host: str) -> list[str]:
-        """Forget the credentials for the registry; where they were. Raises RegistryError if there were none."""
+        """Forget the credentials for the registry; where they were. Raises NotFound if there were none."""
         host = registry_name(host)
         gone = self.credentials.forget(host)
         if not gone:
-            raise RegistryError(f"log out of {host}: not logged in")
+            raise NotFound(f"log out of {host}: not logged in")
         return gone
 
     def close(self) -> None:

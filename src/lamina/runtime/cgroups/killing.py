@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from errno import EINVAL, EMFILE, ENFILE, ESRCH
+from errno import EMFILE, ENFILE, ESRCH
 
 from lamina.errors import KernelError, TimeoutExpired, Unsupported
 from lamina.linux.process import pidfd_open, pidfd_send_signal
@@ -141,7 +141,7 @@ def _signal_all(cgroup: Cgroup, signal: int) -> None:
                     if error.errno in (EMFILE, ENFILE) and held:
                         waiting = [other for other in batch if other not in held] + waiting
                         break
-                    if error.errno not in (ESRCH, EINVAL):  # ended; EINVAL: not the leader of its threads
+                    if error.errno != ESRCH:  # ended, or not the leader of its threads
                         raise
             # who is still listed after the number was pinned down is the process that the descriptor refers to, or
             # that one has ended and the signal goes nowhere: never to somebody who got the number meanwhile

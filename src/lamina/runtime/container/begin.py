@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import _socket
 import os
-from errno import ECONNREFUSED, ENOENT
+from errno import ECONNREFUSED, EINVAL, ENOENT, ESRCH
 
-from lamina.errors import Conflict, LaminaError, StepFailed
+from lamina.errors import Conflict, KernelError, LaminaError, StepFailed
 from lamina.linux.fd import Fd, ready
 from lamina.runtime.container.directory import (
     CREATED,
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # seconds that a process may take from its last word to its end
 ENDING = 10.0
+# what pidfd_open(2) says of a number that is nobody's, or a thread's by now (ENOENT since Linux 6.9)
+GONE = (ESRCH, EINVAL, ENOENT)
 
 
 def start(container: Container) -> tuple[str, ...]:
@@ -51,10 +53,16 @@ def start(container: Container) -> tuple[str, ...]:
 
 
 def first_process(container: Container, record: Record) -> Fd:
-    """A descriptor of its first process, and of no other. Raises Conflict when it has ended."""
+    """A descriptor of its first process, and of no other. Raises Conflict when it has ended, KernelError where it
+    cannot be told.
+    """
+    if not record.get("pid"):
+        raise not_running(container.id)
     try:
         pidfd = Fd(os.pidfd_open(record["pid"]))
-    except (OSError, KeyError):
+    except OSError as error:
+        if error.errno not in GONE:
+            raise KernelError("pidfd_open", error.errno or 0, f"process {record['pid']}") from error
         raise not_running(container.id) from None
     if not alive(record):  # looked at after it was opened, so it is this one
         pidfd.close()

@@ -12,7 +12,7 @@ from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd
 from lamina.runtime.init import init_file, sealed_file
 from lamina.runtime.talk import FAILURE, PID, failure
-from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch, end_of
+from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch, reap
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -305,14 +305,6 @@ def _dumpable() -> Callable[[], None]:
             prctl(PR_SET_DUMPABLE, before)
 
     return restore
-
-
-def reap(pidfd: int) -> int | None:
-    """Wait for the end of a child: its exit status, 128 + n after signal n; None if it is not our child."""
-    try:
-        return end_of(pidfd)
-    except ChildProcessError:
-        return None
 
 
 def own_streams(streams: tuple[int, int, int]) -> tuple[int, ...]:

@@ -79,8 +79,7 @@ def create(root: bytes, identity: str, wishes: Wishes) -> Container:
     _check(spec, wishes)
     container = Container.make(root, identity)
     try:
-        container.write_file(b"config.json", data)
-        _Creation(container, spec, directory, wishes).run()
+        _Creation(container, spec, directory, wishes).run(data)
     finally:
         container.unlock()
     return container
@@ -118,13 +117,15 @@ class _Creation:
             "cgroups_path": ""
             if wishes.systemd_cgroup
             else groups.path_of(container, self.linux, systemd=False),
+            "cgroups_chosen": bool(self.linux.get("cgroupsPath")),
             "annotations": spec.get("annotations") or {},
             "hooks": sorted(hooks_ for hooks_, listed in (spec.get("hooks") or {}).items() if listed),
         }
 
-    def run(self) -> None:
-        """Make it, or leave nothing behind."""
+    def run(self, data: bytes) -> None:
+        """Make it, or leave nothing behind. *data* is the specification as it was read."""
         try:
+            self.container.write_file(b"config.json", data)
             bundle = bundle_of(self.spec, self.directory)
             process = self.spec["process"]
             process["env"] = [*(process.get("env") or []), *self.wishes.environment]
@@ -132,7 +133,7 @@ class _Creation:
             self.record["rootfs"] = os.fsdecode(bundle.merged)
             # where its groups are must be written down once, whenever we are killed: those of our own choice before
             # they are made (they are found again by their path), and at a path that somebody chose when they are ours
-            ours = groups.are_ours(self.record["cgroups_path"])
+            ours = groups.are_ours(self.record)
             if ours:
                 self.container.write(self.record)
             self.cgroup = groups.make(self.container, self.linux, systemd=self.wishes.systemd_cgroup)
@@ -330,12 +331,11 @@ class _Creation:
         try:
             if self.birth is not None:
                 self.birth.abandon()
-            if self.cgroup is not None:
+            if self.cgroup is not None:  # made by us: who lives where we were refused is somebody else
                 self.cgroup.close()
-            if (made := groups.of(self.record)) is not None:
-                if made.processes():
-                    made.kill()
-                made.remove()
+                if self.cgroup.processes():
+                    self.cgroup.kill()
+                self.cgroup.remove()
             self.container.remove()
             if isinstance(failure, HookFailed):
                 from lamina.runtime import hooks

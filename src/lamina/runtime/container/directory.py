@@ -94,7 +94,11 @@ class Container:
                 f"create container {identity}: a container of that id already exists",
                 remedy="delete it, or take another id",
             ) from None
-        container.lock()
+        try:
+            container.lock()
+        except OSError:  # no descriptor or no room is left; who removes it meanwhile says NotFound
+            container.remove()
+            raise
         return container
 
     @staticmethod

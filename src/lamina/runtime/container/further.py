@@ -11,13 +11,13 @@ import os
 from lamina.linux.fd import Fd, ready
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings
-from lamina.runtime.container.birth import Birth, own_streams, reap, send_descriptor
+from lamina.runtime.container.birth import Birth, own_streams, send_descriptor
 from lamina.runtime.container.directory import not_running, replace_file
 from lamina.runtime.container.recipe import plain, recipe_for, steps_of
 from lamina.runtime.facts import process_facts
 from lamina.runtime.rlimits import lowered_limits
 from lamina.runtime.talk import CREATED, READY, TERMINAL, Numbers
-from lamina.runtime.waits import LETTERS, LISTENER, ended_early, not_permitted
+from lamina.runtime.waits import LETTERS, LISTENER, ended_early, not_permitted, reap
 from lamina.values import replace, value
 
 TYPE_CHECKING = False

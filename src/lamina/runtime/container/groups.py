@@ -68,9 +68,11 @@ def note(cgroup: Cgroup | None) -> dict[str, Any] | None:
     return None if cgroup is None else cgroup.record()
 
 
-def are_ours(path: str) -> bool:
-    """Whether groups at *path* can only be this container's; at a path that somebody chose, somebody else may live."""
-    return path.lstrip("/").startswith(DEFAULT_PARENT)
+def are_ours(record: dict[str, Any]) -> bool:
+    """Whether the groups at its path can only be this container's; at a path that somebody chose, somebody else may
+    live, whatever it is called.
+    """
+    return bool(record.get("cgroups_path")) and not record.get("cgroups_chosen", True)
 
 
 def of(record: dict[str, Any]) -> Cgroup | None:
@@ -79,12 +81,11 @@ def of(record: dict[str, Any]) -> Cgroup | None:
     """
     if record.get("cgroup"):
         return reopen(record["cgroup"])
-    path = str(record.get("cgroups_path") or "")
-    if not are_ours(path):
+    if not are_ours(record):
         return None
     from lamina.runtime.cgroups import find
 
-    found = find(path, own_parent=True)
+    found = find(str(record["cgroups_path"]), own_parent=True)
     return found if found.paths else None
 
 

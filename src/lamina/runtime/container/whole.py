@@ -6,8 +6,8 @@ import os
 
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.fd import Fd
-from lamina.runtime.container.birth import reap
 from lamina.runtime.container.creation import create
+from lamina.runtime.waits import reap
 from lamina.values import replace
 
 TYPE_CHECKING = False

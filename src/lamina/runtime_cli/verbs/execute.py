@@ -116,7 +116,7 @@ def _from_file(args: Arguments) -> Process:
                 f"exec: {said} and --process exclude each other", remedy="leave one of them out"
             )
     try:
-        with open(args.process, "rb", buffering=0) as file:
+        with open(args.process, "rb") as file:  # a pipe gives what it has in pieces
             data = file.read(16 << 20)
     except FileNotFoundError:
         raise NotFound(f"read {args.process}: there is no such file") from None

@@ -132,7 +132,7 @@ def _read(place: str) -> Resources:
             data += chunk
         return decode(data, "standard input")
     try:
-        with open(place, "rb", buffering=0) as file:
+        with open(place, "rb") as file:  # a pipe gives what it has in pieces
             return decode(file.read(16 << 20), place)
     except FileNotFoundError:
         raise NotFound(f"read {place}: there is no such file") from None

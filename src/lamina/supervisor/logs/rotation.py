@@ -26,8 +26,11 @@ class Rotated:
         self._open()
 
     def _open(self) -> None:
-        self.fd = os.open(self.path, _FLAGS, 0o600)
-        os.fchmod(self.fd, 0o600)
+        """Go on with the file that has the name now, or is made. Raises OSError; then with the one as before."""
+        fd = os.open(self.path, _FLAGS, 0o600)
+        os.fchmod(fd, 0o600)
+        self.close()
+        self.fd = fd
 
     def end_line(self) -> None:
         """A line that a crash cut short is ended, so that the next one is whole."""
@@ -43,7 +46,6 @@ class Rotated:
         try:
             status = os.fstat(self.fd)
             if not status.st_nlink:  # somebody removed it
-                os.close(self.fd)
                 self._open()
             elif self.most and status.st_size and status.st_size + length > self.most:
                 self._rotate()
@@ -63,7 +65,6 @@ class Rotated:
             except FileNotFoundError:
                 pass
         os.rename(self.path, self.path + b".1")
-        os.close(self.fd)
         self._open()
 
     def close(self) -> None:

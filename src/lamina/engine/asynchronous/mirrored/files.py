@@ -65,6 +65,10 @@ class MirroredContainerPath(Mirrored):
         """What is written in the symbolic link, which may be relative: `path.parent / path.readlink()`."""
         return await in_thread(self._do(lambda: self._sync.readlink()))
 
+    async def samefile(self, other: str | PurePosixPath | PureContainerPath) -> bool:
+        """Whether it and *other*, a path in the same container (a relative one as in `rename`), lead to the same."""
+        return await in_thread(self._do(lambda: self._sync.samefile(other)))
+
     async def read_bytes(self) -> bytes:
         """Its content, as far as it went when it was opened: a file that grows without end does not keep one here."""
         return await in_thread(self._do(lambda: self._sync.read_bytes()))

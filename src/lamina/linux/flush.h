@@ -1,0 +1,81 @@
+/* Puts many files on the disk with one call from Python: see lamina/linux/flush.py, which says what and why. */
+#ifndef LAMINA_FLUSH_H
+#define LAMINA_FLUSH_H
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+enum { AT_ONCE = 16, SMALL_STACK = 64 * 1024 };
+
+struct flushed {
+    int fd, error, is_apart;
+    pthread_t thread;
+};
+
+static void *flush_one(void *given)
+{
+    struct flushed *file = given;
+    int result;
+    do
+        result = fsync(file->fd);
+    while (result < 0 && errno == EINTR);
+    file->error = result < 0 ? errno : 0;
+    return NULL;
+}
+
+/* All but the first in threads of their own, which know nothing of Python and get no signals; where none can be made,
+ * one after the other. */
+static void flush_some(struct flushed *files, int count)
+{
+    sigset_t every, before;
+    pthread_attr_t small;
+    sigfillset(&every);
+    int has_small = pthread_attr_init(&small) == 0;
+    if (has_small)
+        pthread_attr_setstacksize(&small, SMALL_STACK);     /* refused where that is too small: then it is the usual one */
+    pthread_sigmask(SIG_SETMASK, &every, &before);
+    for (int at = 1; at < count; at++)
+        files[at].is_apart = pthread_create(&files[at].thread, has_small ? &small : NULL, flush_one, &files[at]) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (has_small)
+        pthread_attr_destroy(&small);
+    for (int at = 0; at < count; at++)
+        if (!files[at].is_apart)
+            flush_one(&files[at]);
+    for (int at = 1; at < count; at++)
+        if (files[at].is_apart)
+            pthread_join(files[at].thread, NULL);
+}
+
+PyDoc_STRVAR(flush_doc, "flush(fds): fsync(2) of each descriptor of a list, all of them at once. Raises OSError when all have\n"
+    "been tried, for the first of the list that failed.");
+static PyObject *native_flush(PyObject *self, PyObject *fds)
+{
+    (void)self;
+    Py_ssize_t count = PyList_Size(fds);
+    if (count < 0)
+        return NULL;
+    int error = 0;
+    for (Py_ssize_t begin = 0; begin < count; begin += AT_ONCE) {
+        struct flushed files[AT_ONCE] = {0};
+        int some = count - begin < AT_ONCE ? (int)(count - begin) : AT_ONCE;
+        for (int at = 0; at < some; at++) {
+            PyObject *fd = PyList_GetItem(fds, begin + at);
+            files[at].fd = fd == NULL ? -1 : (int)PyLong_AsLong(fd);
+            if (PyErr_Occurred())
+                return NULL;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        flush_some(files, some);
+        Py_END_ALLOW_THREADS
+        for (int at = 0; at < some; at++)
+            error = error ? error : files[at].error;
+    }
+    if (error) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+#endif

@@ -1,0 +1,86 @@
+"""Many files put on the disk with one call, compiled and in Python."""
+
+from __future__ import annotations
+
+import os
+import threading
+from errno import EBADF, EINVAL
+from pathlib import Path
+
+import pytest
+
+from lamina.linux import flush as module
+from lamina.linux.flush import flush
+from support.held import held_descriptors
+
+
+@pytest.fixture(params=["compiled", "python"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "python":
+        monkeypatch.setattr(module, "_flush", None)
+    else:
+        pytest.importorskip("lamina.linux._native", reason="the C extension is not built")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 16, 17, 50])
+def test_files_and_directories(tmp_path: Path, count: int) -> None:
+    before, tasks = held_descriptors(), os.listdir("/proc/self/task")
+    opened = [os.open(tmp_path, os.O_RDONLY)] if count else []
+    while len(opened) < count:
+        opened.append(os.open(tmp_path / f"file{len(opened)}", os.O_WRONLY | os.O_CREAT))
+        os.write(opened[-1], b"content")
+    try:
+        flush(opened)
+    finally:
+        for fd in opened:
+            os.close(fd)
+    assert held_descriptors() == before
+    assert {*os.listdir("/proc/self/task")} - {*tasks} == set()
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 19])
+def test_the_first_that_fails_is_said(tmp_path: Path, at: int) -> None:
+    reader, writer = os.pipe()
+    opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(20)]
+    try:
+        with pytest.raises(OSError) as caught:
+            flush([*opened[:at], reader, *opened[at:], 1 << 30])
+        assert caught.value.errno == EINVAL  # fsync(2): bound to a special file
+        with pytest.raises(OSError) as caught:
+            flush([*opened[:at], 1 << 30, *opened[at:], reader])
+        assert caught.value.errno == EBADF
+        flush(opened)
+    finally:
+        for fd in (reader, writer, *opened):
+            os.close(fd)
+
+
+def test_what_is_no_descriptor(tmp_path: Path) -> None:
+    opened = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(TypeError):
+            flush([opened, opened, "x"])  # type: ignore[list-item]
+    finally:
+        os.close(opened)
+
+
+def test_from_several_threads(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        opened = [os.open(tmp_path / f"{number}-{at}", os.O_WRONLY | os.O_CREAT) for at in range(5)]
+        try:
+            for _ in range(20):
+                flush(opened)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -1,0 +1,81 @@
+"""The same files of many directories looked at with one call, compiled and in Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from errno import EBADF, ENAMETOOLONG, ENOTDIR
+from pathlib import Path
+
+import pytest
+
+from lamina.linux import survey as module
+from lamina.linux.constants import AT_FDCWD
+from lamina.linux.survey import survey
+from support.held import held_descriptors
+
+
+@pytest.fixture(params=["compiled", "python"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "python":
+        monkeypatch.setattr(module, "_survey", None)
+    else:
+        pytest.importorskip("lamina.linux._native", reason="the C extension is not built")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def look(path: Path) -> tuple[int, int, int, int]:
+    found = os.lstat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def test_each_is_looked_at_and_nothing_is_followed(tmp_path: Path, place: int) -> None:
+    before = held_descriptors()
+    for name in ("a", "b", "\udcff\n"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "one").write_bytes(b"12345")
+    os.utime(tmp_path / "a" / "one", ns=(1, -2_000_000_001))
+    (tmp_path / "b" / "two").touch()
+    os.truncate(tmp_path / "b" / "two", 1 << 40)
+    (tmp_path / "\udcff\n" / "one").symlink_to("/nowhere")
+    assert survey(place, [b"a", b"b", b"c", b"\xff\n"], (b"one", b"two")) == [
+        (look(tmp_path / "a" / "one"), None),
+        (None, look(tmp_path / "b" / "two")),
+        (None, None),
+        (look(tmp_path / "\udcff\n" / "one"), None),
+    ]
+    assert look(tmp_path / "a" / "one")[1:3] == (5, -2_000_000_001)
+    [[found]] = survey(AT_FDCWD, [os.fsencode(tmp_path)], (b"a",))
+    assert found == look(tmp_path / "a")
+    assert held_descriptors() == before
+
+
+def test_none_at_all(place: int) -> None:
+    assert survey(place, [], (b"one",)) == []
+    assert survey(place, [b"a", b"b"], ()) == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("names", "errno"),
+    [([b"file"], ENOTDIR), ([b"ok", b"n" * 300], ENAMETOOLONG), ([b"d/" * 3000], ENAMETOOLONG)],
+)
+def test_what_cannot_be_looked_at_is_said(tmp_path: Path, place: int, names: list[bytes], errno: int) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        survey(place, names, (b"one",))
+    assert caught.value.errno == errno and os.fsencode(caught.value.filename).startswith(names[-1][:100])
+    with pytest.raises(OSError) as caught:
+        survey(-1, [b"a"], (b"one",))
+    assert caught.value.errno == EBADF
+
+
+def test_other_things_are_refused(place: int) -> None:
+    for names, files in ((["a"], (b"b",)), ([b"a"], ("b",)), (None, ())):
+        with pytest.raises(TypeError):
+            survey(place, names, files)  # type: ignore[arg-type]
