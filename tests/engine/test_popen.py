@@ -284,7 +284,7 @@ def test_failures_to_begin_leave_nothing(
 def test_there_may_be_no_further_thread(
     engine: Engine, popen: Popen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     there = engine.containers(all=True)
