@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from errno import EMFILE
 from pathlib import Path
-from typing import Any
 from random import Random
 from types import ModuleType
+from typing import Any
 
 import pytest
 
