@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -223,18 +224,23 @@ def test_one_whose_thread_waits_for_any_child(engine: Engine) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["Threaded", "Pidfd", "Safe"])
+# since Python 3.14 there is but its own way
+WAYS = ["its own"] + [
+    kind for kind in ("Threaded", "Pidfd", "Safe") if hasattr(asyncio, f"{kind}ChildWatcher")
+]
+
+
+@pytest.mark.parametrize("kind", WAYS)
 def test_one_with_each_way_in_which_asyncio_waits_for_children(engine: Engine, kind: str) -> None:
-    if not hasattr(__import__("asyncio"), f"{kind}ChildWatcher"):
-        pytest.skip("this Python has one way")
+    choose = f"asyncio.set_child_watcher(watcher := asyncio.{kind}ChildWatcher())"
     program(
         engine,
         f"""
     import asyncio, warnings
     from lamina import AsyncEngine
     warnings.simplefilter("ignore", DeprecationWarning)
-    watcher = asyncio.{kind}ChildWatcher()
-    asyncio.set_child_watcher(watcher)
+    watcher = None
+    {choose if kind != "its own" else ""}
     async def works():
         getattr(watcher, "attach_loop", id)(asyncio.get_running_loop())
         own = AsyncEngine(sys.argv[1])

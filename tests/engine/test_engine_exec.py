@@ -14,6 +14,7 @@ from errno import EMFILE
 from pathlib import Path
 from random import Random
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -449,15 +450,16 @@ def test_one_that_nobody_can_be_told_of_is_reaped_as_well(
 
     monkeypatch.setattr(executing, "told", gone)
     began: list[int] = []
-    leave = executing.leave
+    start = executing.start
 
-    def left(execution: executing.Execution) -> None:
+    def noted(*words: Any) -> executing.Execution:
+        execution = start(*words)
         began.append(execution.pid)
-        leave(execution)
+        return execution
 
-    monkeypatch.setattr(executing, "leave", left)
+    monkeypatch.setattr(executing, "start", noted)
     with pytest.raises(NotFound):
-        box.exec_detached(["true"])
+        box.exec_detached(["sleep", "600"])  # nobody knows of it: it is ended
     assert len(began) == 1
     until(lambda: not os.path.exists(f"/proc/{began[0]}"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from lamina.engine import host, picture
 from lamina.engine.places import CLOSED, DIRECTORY, HostImage
-from lamina.errors import KernelError
+from lamina.errors import CommandNotFound, KernelError, StepFailed
 from lamina.store.root import Store
 
 TABLE = b"""\
@@ -103,9 +103,17 @@ def test_a_damaged_file_is_composed_again(
 
 def test_what_was_there_a_moment_ago_is_looked_for_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a user namespace neighbours of mounts are made anew, and anybody's directory may go meanwhile."""
-    gone = KernelError("run", ENOENT, "/tmp/neighbour")
-    lessons = picture.Lessons(over_host=True)
     monkeypatch.setattr(picture, "mounts_changed", lambda: False)
-    assert [lessons.learn(gone) for _ in range(4)] == [True, True, True, False]
-    assert not picture.Lessons(over_host=False).learn(gone)
-    assert not picture.Lessons(over_host=True).learn(KernelError("run", EACCES, "/tmp/neighbour"))
+    for gone in (
+        KernelError("run", ENOENT, "/tmp/neighbour"),
+        StepFailed('open_tree(AT_FDCWD, "/tmp/file", OPEN_TREE_CLONE) -> @host1', ENOENT),
+    ):
+        lessons = picture.Lessons(over_host=True)
+        assert [lessons.learn(gone) for _ in range(4)] == [True, True, True, False]
+        assert not picture.Lessons(over_host=False).learn(gone)
+    for other in (
+        KernelError("run", EACCES, "/tmp/neighbour"),
+        StepFailed('chdir("/nowhere")', ENOENT),
+        CommandNotFound('execve("/open_tree(")', ENOENT),
+    ):
+        assert not picture.Lessons(over_host=True).learn(other)

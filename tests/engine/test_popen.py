@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -284,7 +285,7 @@ def test_failures_to_begin_leave_nothing(
 def test_there_may_be_no_further_thread(
     engine: Engine, popen: Popen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     there = engine.containers(all=True)
@@ -526,3 +527,36 @@ time.sleep(600)
             assert process.wait(100) == 128 + signal.SIGTERM
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("missing", [(0,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+def test_a_program_that_began_without_streams_hands_none_of_its_descriptors_in(
+    engine: Engine, store_root: Path, tmp_path: Path, missing: tuple[int, ...]
+) -> None:
+    """The next files that it opens have these numbers: a lock, the descriptor of a process, the other end of a pipe."""
+    program = """if True:
+        import json, os, sys
+        root, report, *missing = sys.argv[1:]
+        for number in map(int, missing):
+            os.close(number)
+        from subprocess import PIPE
+        from lamina import Engine
+        engine = Engine(root)
+        show = ["sh", "-c", 'said=$(for n in 0 1 2; do readlink /proc/$$/fd/$n; done); echo "$said" >/shown; cat']
+        with engine.start("tiny", ["sleep", "600"], stop_timeout=0) as box:
+            for stream in (["stdin", "stdout"], ["stdin"], ["stdout", "stderr"]):
+                with box.popen(show, **dict.fromkeys(stream, PIPE)) as process:
+                    said = process.communicate(b"x" * 100_000 if "stdin" in stream else None)[0]
+                shown = (box.files / "shown").read_text().splitlines()
+                with open(report, "a") as file:
+                    kinds = ["own" if line.startswith(("pipe", "/dev/null")) else line for line in shown]
+                    file.write(json.dumps([said is None or said in (b"", b"x" * 100_000), kinds]) + "\\n")
+    """
+    streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+    words = [sys.executable, "-c", program, str(store_root), str(tmp_path / "report"), *map(str, missing)]
+    done = subprocess.run(words, timeout=250, check=False, **streams)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in (tmp_path / "report").read_text().splitlines()] == [
+        [True, ["own"] * 3]
+    ] * 3
+    assert engine.containers(all=True) == []

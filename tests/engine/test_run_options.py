@@ -160,8 +160,10 @@ def test_an_option_that_does_not_exist_is_a_mistake_in_the_program() -> None:
         check_options({"memry": "5m"})
     with pytest.raises(TypeError, match="'cwd'; did you mean 'workdir'"):
         check_options({"cwd": "/tmp"})
-    with pytest.raises(TypeError, match=r"argument 'shell'$"):
+    with pytest.raises(TypeError, match=r"argument 'shell': a command line is the command"):
         check_options({"shell": True})
+    with pytest.raises(TypeError, match=r"argument 'colour'$"):
+        check_options({"colour": True})
 
 
 def test_everything_together() -> None:

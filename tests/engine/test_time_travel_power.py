@@ -21,6 +21,7 @@ from lamina.image.documents import DEFAULT_LIMITS
 from lamina.linux import flush
 from lamina.store import trace
 from lamina.store.layers import tree_of
+from lamina.store.lock import Lock
 from lamina.values import replace
 from support.image_archives import ImageSource, old_docker, tar
 from support.lives import await_burials, place_of
@@ -155,7 +156,35 @@ def test_what_an_image_consists_of_is_on_the_disk_before_it(
     assert found.index(("to", layer)) < found.index(("sync", f"{store}/layers")) < record
     # and the container stands on that layer when there is an image of it
     ended = [at for at, one in enumerate(found) if one == ("to", f"{place_of(box)}/container.json")][-1]
-    assert name < ended < found.index(("sync", f"{store}/images/records"))
+    assert ended < record < name < found.index(("sync", f"{store}/images/records"))
+
+
+def test_a_commit_that_waits_for_its_container_keeps_nobody_from_the_images(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = over_an_image(engine, tmp_path)
+    put(box, "n", "1")
+    record = threading.Event()
+    waits: list[Lock] = []
+
+    def waiting(name: str) -> None:
+        # between what it froze and the record that says so, somebody else has the turn on the container's directory
+        if name == "state.rename-layer" and not waits:
+            turn = box._home.turn()
+            waits.append(turn)
+            record.set()
+
+    trace.hook = waiting
+    committing = threading.Thread(target=box.commit, args=("made:1",))
+    committing.start()
+    try:
+        assert record.wait(60)
+        engine.tag("whole:1", "another:1")
+    finally:
+        trace.hook = None
+        waits[0].release()
+        committing.join()
+    assert {"made:1", "another:1"} <= {tag for image in engine.images() for tag in image.tags}
 
 
 def test_a_commit_with_too_many_layers_moves_nothing(engine: Engine, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ run --rm tiny sh -c 'kill -TERM $$; echo survived'
 run --rm tiny nosuch
 run --rm tiny /etc
 run --rm tiny /etc/passwd
-run --rm -e=A=1 --env B=2 -eC=3 -e D= -e NOT_THERE --env=E='x y' -h box tiny env
+run --rm -e=A=1 --env B=2 -eC=3 -e D= -e NOT_THERE --env=E='x y' -h box tiny sh -c 'env | sort'
 run --rm -e =x tiny env
 run --rm -e '' tiny env
 run --rm --env-file files/env -e Y=3 -h box tiny env

@@ -110,13 +110,18 @@ class Draft:
             blobs.write_blob(self._store, self._image[0], self._held, batch)
         elif self._writer is not None:
             self._writer.take_name(batch)
+        self._batch = batch
+        batch.first(self._add)
+
+    def _add(self) -> None:
+        """The turn on the images is that of everybody: it is taken when nothing else is waited for."""
+        assert self._batch is not None
+        turn = images.turn(self._store)
+        self._batch.then(turn.release)
         name = self._wish.name
         names = () if name is None else (name,)
-        self._batch = batch
-        turn = images.turn(self._store)
-        batch.then(turn.release)
         based = with_base(self._image[1], self._parent, self._held)
-        self.record = images.add(self._store, based, names, lease=self._held, batch=batch)
+        self.record = images.add(self._store, based, names, lease=self._held, batch=self._batch)
 
     def close(self) -> None:
         """It is there, or will not be. A second call does nothing."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lamina.store.containers import Home
 
 # how long a forced removal waits for the engine of a killed container to let go
-PATIENCE = 15.0
+PATIENCE = 50.0
 # how long the record of what runs is believed meanwhile: it may say too little to name a process any more
 TRUST = 1.0
 
@@ -27,11 +27,12 @@ class Held:
         self._home, self._verb, self._kill, self._settle = home, verb, kill, settle
 
     def __enter__(self) -> None:
-        from lamina.engine.settling import hold, lives
+        from lamina.engine.settling import LETTING_GO, SYNCING, hold, lives
 
         home = self._home
         try:
-            held = hold(home)
+            # who would end it anyhow does not wait long for one of which only a damaged record says that it has ended
+            held = hold(home, LETTING_GO if self._kill else SYNCING)
         except Corrupt:  # how it ended, while somebody looks after it
             held = False
         if not held:

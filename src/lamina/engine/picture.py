@@ -141,7 +141,14 @@ class Lessons:
         if self._left and not isinstance(error, _OF_THE_COMMAND) and mounts_changed():
             self._left -= 1
             return True
-        if self._gone and error.errno == ENOENT and not isinstance(error, StepFailed):
+        if self._gone and error.errno == ENOENT and _may_be_of_the_host(error):
             self._gone -= 1
             return True
         return False
+
+
+def _may_be_of_the_host(error: OSError) -> bool:
+    """Whether it may be said of something that was there when it was looked at: of a neighbour that is made anew, or of
+    one that is bound (open_tree(2)); not of what was asked for, as the command and its directory are.
+    """
+    return not isinstance(error, StepFailed) or error.step.startswith("open_tree(")

@@ -79,14 +79,14 @@ def is_kept(home: Home) -> bool:
     return lives(state)
 
 
-def hold(home: Home) -> bool:
-    """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for; False
-    where the container lives, or somebody is busy with it for longer. Raises NotFound.
+def hold(home: Home, most: float = SYNCING) -> bool:
+    """Take the lock. Who holds it because the container has just ended, or is being looked at, is waited for, *most*
+    seconds if need be; False where the container lives, or somebody is busy with it for longer. Raises NotFound.
     """
     begun, pause, looked = time.monotonic(), 0.001, 0
     while not home.hold():
         waited = time.monotonic() - begun
-        if waited > LETTING_GO and (waited > SYNCING or not _is_attended(home)):
+        if waited > LETTING_GO and (waited > most or not _is_attended(home)):
             return False
         if home.state() in LIVING and not has_just_ended(home):
             return False

@@ -18,7 +18,7 @@ with the next start. `stopped` and `carried` tell of the signal whose default ac
 will start it again in a moment, so that its end does not remove it.
 
 Lock order: a container's lock first, then the turn on its states (snapshots.py), `joining` (lock.py), the turn on its
-directory, and last the names' turn (names.py); nobody ever waits for two containers.
+directory, and last that on names (names.py) or on images (images.py); nobody ever waits for two containers.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Batch:
         self._needed: dict[bytes, str] = {}
         self._staged: dict[tuple[bytes, bytes], str] = {}
         self._directories: dict[bytes, str] = {}
+        self._beforehand: list[Callable[[], None]] = []
         self._afterwards: list[Callable[[], None]] = []
 
     def write(
@@ -64,12 +65,20 @@ class Batch:
         """The file *path*, or the names in that directory, have to be on the disk first."""
         self._needed[path] = what
 
+    def first(self, work: Callable[[], None]) -> None:
+        """Do *work*, which may write more to it, when it is about to be published: what its publisher waits for before,
+        a turn that others have, is not waited for with what *work* takes.
+        """
+        self._beforehand.append(work)
+
     def then(self, work: Callable[[], None]) -> None:
         """Do *work* when it is closed, whether anything was published or not."""
         self._afterwards.append(work)
 
     def publish(self) -> None:
         """They are the records, in the order in which they were written. Raises OSError."""
+        while self._beforehand:
+            self._beforehand.pop(0)()
         if self._sync:
             sync_together(self._needed)
         for (directory, name), what in self._staged.items():

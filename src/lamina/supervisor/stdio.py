@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
-from lamina.linux.descriptors import duplicate
+from lamina.linux.descriptors import duplicate, fcntl
 from lamina.runtime.bundle import NULL
 from lamina.supervisor.pump import Drain, Feed, Sink
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # as in subprocess, with the same numbers; None inherits
 PIPE, STDOUT, DEVNULL = -1, -2, -3
+F_GETFD, FD_CLOEXEC = 1, 1  # asm-generic/fcntl.h
 
 
 class Stdio:
@@ -70,7 +71,7 @@ class Stdio:
             reader, writer = self._pipe()
             self._fill(writer, -1, data or b"")
             return reader
-        source = self._open(0 if asked is None else asked)
+        source = self._given(0, asked)
         if source < 0:
             return NULL
         if _may_go_in(source):
@@ -82,7 +83,7 @@ class Stdio:
     def _output(self, number: int, asked: int | None) -> int:
         if asked == PIPE:
             return self._collect(number, -1)
-        sink = self._open(number if asked is None else asked)
+        sink = self._given(number, asked)
         if sink < 0 and self._log is None:
             return NULL
         if sink >= 0 and self._log is None and _may_go_in(sink):
@@ -95,10 +96,7 @@ class Stdio:
         stdout = self._asked[1]
         # the same terminal or file for both: one pipe keeps the order of what is written to them
         if self._log is None and asked != PIPE and stdout != PIPE and len(self.drains) == 1:
-            first, second = (
-                self._open(1 if stdout is None else stdout),
-                self._open(2 if asked is None else asked),
-            )
+            first, second = self._given(1, stdout), self._given(2, asked)
             if first >= 0 and second >= 0 and os.path.sameopenfile(first, second):
                 return out
         return self._output(2, asked)
@@ -134,6 +132,19 @@ class Stdio:
         self._owned.remove(target)
         if copy >= 0:
             self._owned.remove(copy)
+
+    def _given(self, number: int, asked: int | None) -> int:
+        """What is to be the stream *number*: *asked*, or the caller's own, as of `_open`.
+
+        One of the caller's own that is close-on-exec is none. Where a program was started without, the next file that
+        is opened has its number, a lock of ours perhaps, or the other end of a pipe that is made here.
+        """
+        if asked is not None:
+            return self._open(asked)
+        try:
+            return -1 if fcntl(number, F_GETFD) & FD_CLOEXEC else self._open(number)
+        except OSError:
+            return -1
 
     def _open(self, fd: int) -> int:
         """*fd*, or -1 for the null device and a descriptor that is closed."""
@@ -190,9 +201,9 @@ class Stdio:
 
         stdin, stdout, _, data = self._asked
         capture = stdout == PIPE
-        sink = -1 if capture else self._open(1 if stdout is None else stdout)
+        sink = -1 if capture else self._given(1, stdout)
         self._drain(self._own(_copy(pty)), 1, sink, capture)
-        source = -1 if data is not None or stdin == PIPE else self._open(0 if stdin is None else stdin)
+        source = -1 if data is not None or stdin == PIPE else self._given(0, stdin)
         if source >= 0 and is_terminal(source):
             self.terminal = source
         if data is not None or source >= 0:

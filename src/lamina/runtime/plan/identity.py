@@ -134,7 +134,7 @@ def identity_steps(process: Process, held: Capabilities, wiring: Wiring) -> list
 
 
 def _user_steps(uid: int, gid: int, groups: list[int], setgroups: bool) -> list[Step]:
-    if groups and not setgroups:
+    if {*groups} - {gid} and not setgroups:
         raise LaminaError(
             "give additional groups: this user namespace maps one group only and cannot change them",
             remedy="install the package uidmap and give the user subordinate ids (see lamina doctor)",
