@@ -23,39 +23,20 @@ def encode(value: object) -> str:
 
     Bytes are written as the string `os.fsdecode` makes of them. Raises TypeError for anything else.
     """
-    kind = type(value)
-    if kind is str:
-        return _quote(value)  # type: ignore[arg-type]
-    if kind is bytes:
-        return _quote(os.fsdecode(value))  # type: ignore[arg-type]
-    if value is None or kind is bool:
-        return {None: "null", True: "true", False: "false"}[value]  # type: ignore[index]
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if kind is dict:
-        return "{" + ",".join([_quote(k) + ":" + encode(v) for k, v in value.items()]) + "}"  # type: ignore[attr-defined]
-    if kind is list or kind is tuple:
-        return "[" + ",".join([encode(item) for item in value]) + "]"  # type: ignore[attr-defined]
-    if kind is float and value - value == 0:  # type: ignore[operator]
-        return float.__repr__(value)
+    # the json package's own, in C; who writes a record has read one, so it is there already
+    from _json import encode_basestring_ascii, make_encoder
+
+    write = make_encoder(None, _as_text, encode_basestring_ascii, None, ":", ",", False, False, False)
+    try:
+        return "".join(write(value, 0))
+    except ValueError as error:  # an infinity
+        raise TypeError(f"a record cannot hold {error}") from None
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
     raise TypeError(f"a record cannot hold {value!r}")
-
-
-def _quote(text: str) -> str:
-    """A string as JSON. Most need no escape, and no module that knows them, which costs as much as it takes to write a
-    record.
-    """
-    if (
-        isinstance(text, str)
-        and text.isascii()
-        and text.isprintable()
-        and '"' not in text
-        and "\\" not in text
-    ):
-        return f'"{text}"'
-    from _json import encode_basestring_ascii
-
-    return encode_basestring_ascii(text)
 
 
 class _Reading:

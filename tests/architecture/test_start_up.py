@@ -20,9 +20,9 @@ from support.small_images import small_image
 from support.sources import SRC
 
 # what `lamina run` may load apart from Lamina's own modules; all of them are built in or a few lines
-ALLOWED = frozenset({"__future__", "errno", "gc", "marshal", "stat", "time", "_signal", "_stat"})
+ALLOWED = frozenset({"__future__", "errno", "gc", "marshal", "stat", "time", "_json", "_signal", "_stat"})
 # and what `lamina-runtime` may; outside of Python itself where it was built as pyenv does
-ALSO_THE_RUNTIMES = {"_json", "_posixsubprocess", "_socket"}
+ALSO_THE_RUNTIMES = {"_posixsubprocess", "_socket"}
 # with what opens a volume's directory (lamina.linux.files)
 STRUCTURES = {"_struct", "struct"}
 # each takes about a tenth of a millisecond to find and read, which is half a per cent of a start
@@ -114,7 +114,7 @@ MOST_OVER_AN_IMAGE = MOST_OF_OURS + 12
 def test_run_of_an_image_loads_only_what_a_start_needs(tmp_path: Path, store_root: Path) -> None:
     small_image(store_root, user="ann", workdir="/srv", volumes=[], labels={"a": "b"})
     loaded = loaded_by_second(["run", "--rm", "tiny", "true"], tmp_path / "loaded")
-    assert others(loaded) - ALLOWED - {"_json", "_sha2", "_sha256"} == set()
+    assert others(loaded) - ALLOWED - {"_sha2", "_sha256"} == set()
     makers = ("lamina.image", "lamina.runtime.plan", "lamina.overlay.tree", "lamina.linux.constants")
     assert not {module for module in loaded if module.startswith(makers)}
     assert len(loaded - others(loaded)) <= MOST_OVER_AN_IMAGE, sorted(loaded - others(loaded))

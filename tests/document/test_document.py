@@ -56,5 +56,9 @@ def test_strings_are_written_as_json_writes_them(text: str) -> None:
     assert encode(text) == json.dumps(text) and encode({text: [text]}) == json.dumps(
         {text: [text]}, separators=(",", ":")
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, {b"key": 1}, {(1,): 2}, object()])
+def test_what_is_none_of_its_kinds_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
-        encode({1: text})
+        encode({"field": [value]})

@@ -183,6 +183,7 @@ def test_groups_of_a_start_that_was_killed_go_with_the_container(engine: Engine,
         box.start()
         box.wait()
         until(lambda: not box._home.is_looked_after())
+    box._home.mark("box")  # which whoever starts it has before anything else is made
     made = create(str(box.record["cgroup"]), {}, own_parent=True, also=("pids", "freezer"))
     assert made is not None
     made.close()

@@ -47,7 +47,7 @@ class Held:
                         home, self._verb
                     )  # it lives on, and the next command finds it another supervisor
                 end_processes(asked, state)
-            else:
+            elif home.is_in_hand():  # whoever starts it has the mark first, and cleans up before it goes
                 end_unnoted(asked)
         except Corrupt:
             asked = {}

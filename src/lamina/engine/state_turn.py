@@ -85,7 +85,8 @@ class StateTurn:
             pause = min(2 * pause, 0.05)
 
     def _settle(self) -> None:
-        if chains.pending(self.home.asked()):
+        """Of one that does not run, whoever holds it has done that."""
+        if self.living and chains.pending(self.home.asked()):
             from lamina.engine.freezing import settle
 
             settle(self.home, living=self.living)

@@ -14,15 +14,13 @@ try:
 except ImportError:  # no compiler when the package was built: `lamina info` says so
     _flush = None  # type: ignore[assignment]
 
-# fewer are as fast one after the other
-WORTH = 3
 
 
 def flush(fds: list[int]) -> None:
     """Wait until the files *fds*, and the names in those that are directories, are on the disk. All are tried; raises
     OSError for the first in the list that failed.
     """
-    if _flush is not None and len(fds) >= WORTH:
+    if _flush is not None and len(fds) > 1:
         _flush(fds)
     else:
         flush_one_by_one(fds)

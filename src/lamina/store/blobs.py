@@ -188,6 +188,8 @@ class BlobWriter:
 
     def _resume(self) -> None:
         """Hash what an earlier attempt left. It may be anything, after a power cut: the digest decides in the end."""
+        if not os.fstat(self._lock.fd).st_size:
+            return
         buffer = bytearray(_AT_ONCE)
         while count := os.readv(self._lock.fd, [buffer]):
             self._hash.update(memoryview(buffer)[:count])

@@ -309,6 +309,10 @@ class Home:
         """There is nothing left to clean up."""
         _unlink(self.store.running + b"/" + self.id.encode())
 
+    def is_in_hand(self) -> bool:
+        """Whether it has the mark: somebody looks after it, or did, and has not cleaned up."""
+        return os.path.lexists(self.store.running + b"/" + self.id.encode())
+
     def marked_name(self) -> str | None:
         """The name in the mark: all that is known of a container that was never written down."""
         try:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 NEW = b".new"
-SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
 
 
 class Batch:
@@ -158,8 +157,6 @@ def sync_together(paths: Mapping[bytes, str]) -> None:
     its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
     commit, and all wait for that at once. Raises OSError.
     """
-    from lamina.errors import KernelError
-    from lamina.linux.call import syscall
     from lamina.linux.flush import flush
 
     opened: list[int] = []
@@ -167,11 +164,6 @@ def sync_together(paths: Mapping[bytes, str]) -> None:
         for path, what in paths.items():
             point(f"{what}.fsync")
             opened.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-            if len(paths) > 1:
-                try:
-                    syscall("sync_file_range", opened[-1], 0, 0, SYNC_FILE_RANGE_WRITE, target=path)
-                except KernelError:  # a hint; what goes wrong is what fsync says
-                    pass
         flush(opened)
     finally:
         for descriptor in opened:

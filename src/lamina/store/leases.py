@@ -36,7 +36,7 @@ KINDS = ("layer", "blob", "image")
 class Lease:
     """A held lease; see the module. Safe to use from several threads: each addition is one write."""
 
-    __slots__ = ("_lock", "path", "store")
+    __slots__ = ("_found", "_lock", "path", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -46,6 +46,7 @@ class Lease:
             held = lock.take(self.path, lock.LOCK_EX, create=True)
         assert held is not None
         self._lock = held
+        self._found: set[tuple[str, str]] = set()  # what is there as long as this is
 
     def add_layer(self, identity: str) -> bool:
         """Keep the layer *identity* from now on. Whether it is there. Raises InvalidInput, KernelError."""
@@ -68,14 +69,19 @@ class Lease:
     def _add(self, kind: str, what: str, place: bytes) -> bool:
         if not self._lock.held:
             raise LaminaError(f"keep {kind} {what}: the lease has ended")
+        if (kind, what) in self._found:
+            return True
         try:
             point("lease.add")
             with lock.turn(self.store.leases, lock.LOCK_SH):
                 os.lseek(self._lock.fd, 0, os.SEEK_END)
                 write_all(self._lock.fd, f"{kind} {what}\n".encode())
-                return os.path.lexists(place)
+                is_there = os.path.lexists(place)
         except OSError as error:
             raise_storage_error(error, f"keep {kind} {what}", self.path)
+        if is_there:
+            self._found.add((kind, what))
+        return is_there
 
     def close(self) -> None:
         """End the lease; a second call does nothing."""
