@@ -183,14 +183,15 @@ def _by_freezing(
     from lamina.engine.state_turn import StateTurn
 
     with StateTurn(home, "commit") as turn:
-        if now_called(home.store, str(turn.asked.get("image_id") or "")) != container.image_id:
+        asked = turn.asked
+        if now_called(home.store, str(asked.get("image_id") or "")) != container.image_id:
             raise Conflict(
                 f"commit container {container.name}: it was put on another image meanwhile",
                 remedy="try again",
             )
         draft = Draft(container.store, parent, held, wish)
         try:
-            new = _frozen(container, turn, held, wish, consistency, draft)
+            new = _frozen(container, turn, asked, held, wish, consistency, draft)
         finally:
             draft.close()
         if draft.record is not None:
@@ -203,10 +204,16 @@ def _by_freezing(
 
 
 def _frozen(
-    container: Container, turn: StateTurn, held: Lease, wish: Wish, consistency: str, draft: Draft
+    container: Container,
+    turn: StateTurn,
+    asked: dict[str, Any],
+    held: Lease,
+    wish: Wish,
+    consistency: str,
+    draft: Draft,
 ) -> str | None:
-    """The layer that what it wrote has become; None where it wrote nothing. *draft* is kept with it, unless nobody
-    waits for the disk here.
+    """The layer that what it wrote has become; None where it wrote nothing. *asked* is its record; *draft* is kept with
+    it, unless nobody waits for the disk here.
     """
     from lamina.engine.committed_copy import is_unwritten, mount_points
     from lamina.engine.freezing import freeze, is_volatile
@@ -214,7 +221,7 @@ def _frozen(
     from lamina.overlay.mount_points import clear, idle
     from lamina.store import sizes
 
-    home, asked = turn.home, turn.asked
+    home = turn.home
     spec, made = container.overlays()[0][1], mount_points(container, asked)
     look = idle if turn.living else clear  # where something is mounted it has to stay
     try:
