@@ -80,6 +80,28 @@ def left(box: Container) -> list[str]:
     ]
 
 
+def test_the_next_upper_of_one_who_was_killed_is_not_taken_as_it_is(engine: Engine) -> None:
+    """It looks as the root did when it was made."""
+    box = engine.create("tiny", ["true"], name="box")
+    (box.files / "n").write_text("1")
+    pid = os.fork()
+    if not pid:
+        trace.hook = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == "record.rename" else None
+        Engine(os.fsdecode(engine.store.path)).container("box").snapshot()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    upper = box.overlays()[0][1].upperdir
+    assert upper is not None
+    os.chmod(upper, 0o711)
+    os.chown(upper, 7, 8)
+    box.snapshot()
+    new = box.overlays()[0][1].upperdir
+    assert new not in (None, upper)
+    found = os.stat(new or b"")
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o711, 7, 8)
+    assert (box.files / "n").read_text() == "1"
+
+
 @pytest.mark.parametrize("how", ["killed", "let down"])
 def test_one_that_does_not_run(engine: Engine, how: str, seed: int) -> None:
     box = engine.create("tiny", ["true"], name="box")

@@ -38,6 +38,22 @@ def test_files_and_directories(tmp_path: Path, count: int) -> None:
     assert {*os.listdir("/proc/self/task")} - {*tasks} == set()
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_something_is_done_meanwhile(tmp_path: Path, count: int) -> None:
+    opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(count)]
+    done: list[int] = []
+    try:
+        flush(opened, lambda: done.append(len(done)))
+        assert done == [0]
+        before = os.listdir("/proc/self/task")
+        with pytest.raises(ZeroDivisionError):
+            flush([*opened, 1 << 30], lambda: 1 // 0)
+        assert {*os.listdir("/proc/self/task")} - {*before} == set()
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 @pytest.mark.parametrize("at", [0, 1, 4, 19])
 def test_the_first_that_fails_is_said(tmp_path: Path, at: int) -> None:
     reader, writer = os.pipe()

@@ -13,10 +13,10 @@ from time import time_ns
 from lamina.engine import chains
 from lamina.engine.design import cgroup_path, design, manager_of, maps_record, usual_ids
 from lamina.engine.forked_options import not_taken_over, options_of_fork, own_volumes, shared
-from lamina.engine.freezing import resemble_wholly
 from lamina.engine.keeping import ids_of, image_of, options_of, options_record
 from lamina.engine.layers import furnish, stacks_of, uppers_of
 from lamina.engine.moment import moment
+from lamina.engine.next_uppers import resemble_wholly
 from lamina.engine.options import OWNER
 from lamina.engine.unwritten import is_idle
 from lamina.errors import Conflict, InvalidInput, LaminaError, NotFound, Unsupported

@@ -20,7 +20,8 @@ import os
 from lamina.engine import chains
 from lamina.engine.burials import sweep
 from lamina.engine.keeping import said_of
-from lamina.engine.layers import resemble, stacks_of
+from lamina.engine.layers import stacks_of
+from lamina.engine.next_uppers import make_uppers, make_uppers_early, stage_of, upper_of
 from lamina.engine.options import NONE
 from lamina.engine.unwritten import is_idle
 from lamina.errors import Corrupt, Unsupported
@@ -99,8 +100,10 @@ def freeze(
             before, batch = snapshot or asked.get("snapshot"), _batch_before(asked, made, early)
             for at, identity in made.items():
                 batch.needs(make_stage(home, asked, at, identity, origin) + b"/layer.json", what="state")
-            asked = begin(home, asked, made, before, batch)
-            return finish(home, asked, origin=origin, noted=noted, described=True)
+            batch.meanwhile(lambda: make_uppers_early(home, asked, made))
+            return finish(
+                home, begin(home, asked, made, before, batch), origin=origin, noted=noted, described=True
+            )
         return _noted(home, asked, Frozen(chains.chain_of(asked), {}), snapshot, noted)
     except OSError as error:
         if not home.exists():
@@ -321,11 +324,6 @@ def _take_place(home: Home, identity: str, *, sync: bool) -> None:
     os.rename(stage, place)
 
 
-def stage_of(home: Home, identity: str) -> bytes:
-    """Where the layer *identity* is on its way into the store."""
-    return home.path + b"/freezing-" + identity.encode()
-
-
 def make_stage(home: Home, asked: Record, at: bytes, identity: str, origin: dict[str, Any] | None) -> bytes:
     """The stage of the layer *identity*, with everything but its tree; where it is. It need not be on the disk."""
     stage = stage_of(home, identity)
@@ -347,65 +345,6 @@ def _is_described(stage: bytes) -> bool:
         return record.read_light(stage, b"layer.json") is not None
     except Corrupt:
         return False
-
-
-def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
-    """The upper at the place *at*. Raises Corrupt."""
-    for place, spec in stacks_of(asked.get("overlays") or [], home.path):
-        if place == at and spec.upperdir is not None:
-            return spec.upperdir
-    raise Corrupt(f"container {home.shown}: its record freezes {os.fsdecode(at)}, where nothing is written")
-
-
-def make_uppers(home: Home, asked: Record, places: list[bytes]) -> None:
-    """The next uppers and work directories of *places*, as far as they are not there: they look as the place does now,
-    for a merged directory looks as its upper does. Raises OSError.
-    """
-    numbers = chains.numbers_for(asked, places)
-    going: dict[bytes, str] = {}
-    if asked.get(chains.FREEZING):
-        going = chains.places_of(asked[chains.FREEZING], str)
-    for at, number in numbers.items():
-        for path in (home.path + b"/work-%d" % number, home.path + b"/upper-%d" % number):
-            if os.path.lexists(path):
-                continue
-            point("state.mkdir-upper")
-            if b"/work-" in path:
-                os.mkdir(path, 0o700)
-                continue
-            below = _top(home, asked, at, going)
-            made = path + b".new"
-            make_directory(made, 0o700, exist_ok=True)
-            resemble_wholly(made, below, asked)
-            os.rename(made, path)
-
-
-def _top(home: Home, asked: Record, at: bytes, going: dict[bytes, str]) -> bytes:
-    """The topmost directory of the place below its new upper: what is being frozen, wherever that is just now."""
-    if at in going:
-        for found in (
-            layers.tree_of(home.store, going[at]),
-            stage_of(home, going[at]) + b"/fs",
-            upper_of(home, asked, at),
-        ):
-            if os.path.lexists(found):
-                return found
-    return next(
-        spec for place, spec in stacks_of(asked.get("overlays") or [], home.path) if place == at
-    ).lowerdirs[0]
-
-
-def resemble_wholly(upper: bytes, lower: bytes, asked: Record) -> None:
-    """As `layers.resemble`, with the owner also where that takes the container's ids. Raises OSError."""
-    resemble(upper, lower, userxattr=any(entry["userxattr"] for entry in asked["overlays"]))
-    found, wanted = os.stat(upper), os.stat(lower)
-    if (found.st_uid, found.st_gid) != (wanted.st_uid, wanted.st_gid) and os.geteuid() != 0:
-        from lamina.engine.within import maps_of, reach
-
-        try:
-            reach(lambda: maps_of(asked), os.chown, upper, wanted.st_uid, wanted.st_gid)
-        except OSError:
-            pass  # this machine's own, which no container of this user could be given
 
 
 def _copy(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:

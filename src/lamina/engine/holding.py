@@ -47,7 +47,7 @@ class Held:
                         home, self._verb
                     )  # it lives on, and the next command finds it another supervisor
                 end_processes(asked, state)
-            elif state is not None or home.is_in_hand():  # whoever starts one has the mark before anything else
+            elif state is not None or home.is_in_hand():  # who starts it has the mark before anything else
                 end_unnoted(asked)
         except Corrupt:
             asked = {}

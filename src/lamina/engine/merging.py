@@ -14,10 +14,11 @@ import os
 from lamina.engine import chains
 from lamina.engine.apply.values import below
 from lamina.engine.consistency import check_consistency
-from lamina.engine.freezing import freeze, resemble_wholly
+from lamina.engine.freezing import freeze
 from lamina.engine.lineage import common_ancestor
 from lamina.engine.merged_layer import OURS, THEIRS, Sides, decide, write
 from lamina.engine.mounted_root import Standing, Stood
+from lamina.engine.next_uppers import resemble_wholly
 from lamina.engine.rewinding import put_on
 from lamina.engine.roots import owner_of, there
 from lamina.engine.snapshots import Snapshot

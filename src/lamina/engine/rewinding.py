@@ -12,8 +12,9 @@ import os
 from lamina.engine import chains
 from lamina.engine.burials import sweep
 from lamina.engine.consistency import COPY, check_consistency
-from lamina.engine.freezing import change, drop, resemble_wholly
+from lamina.engine.freezing import change, drop
 from lamina.engine.layers import stacks_of
+from lamina.engine.next_uppers import resemble_wholly
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Conflict, Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots

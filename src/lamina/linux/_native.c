@@ -342,7 +342,7 @@ static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
     {"create_files", native_create_files, METH_O, create_files_doc},
     {"exchange", native_exchange, METH_VARARGS, exchange_doc},
-    {"flush", native_flush, METH_O, flush_doc},
+    {"flush", native_flush, METH_VARARGS, flush_doc},
     {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},
     {"flock", native_flock, METH_VARARGS, flock_doc},
     {"poll", native_poll, METH_VARARGS, poll_doc},

@@ -33,55 +33,79 @@ static void *flush_one(void *given)
     return NULL;
 }
 
-/* All but the first in threads of their own, which know nothing of Python and get no signals; where none can be made,
- * one after the other. */
-static void flush_some(struct flushed *files, int count)
+/* Those from *first* on in threads of their own, which know nothing of Python and get no signals. */
+static void flush_apart(struct flushed *files, int first, int count)
 {
     sigset_t every, before;
     pthread_attr_t small;
     sigfillset(&every);
     int has_small = pthread_attr_init(&small) == 0;
-    begin_writing(files, count);
     if (has_small)
         pthread_attr_setstacksize(&small, SMALL_STACK);     /* refused where that is too small: then it is the usual one */
     pthread_sigmask(SIG_SETMASK, &every, &before);
-    for (int at = 1; at < count; at++)
+    for (int at = first; at < count; at++)
         files[at].is_apart = pthread_create(&files[at].thread, has_small ? &small : NULL, flush_one, &files[at]) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (has_small)
         pthread_attr_destroy(&small);
+}
+
+/* The others here, one after the other; then all are waited for. */
+static void flush_rest(struct flushed *files, int count)
+{
     for (int at = 0; at < count; at++)
         if (!files[at].is_apart)
             flush_one(&files[at]);
-    for (int at = 1; at < count; at++)
+    for (int at = 0; at < count; at++)
         if (files[at].is_apart)
             pthread_join(files[at].thread, NULL);
 }
 
-PyDoc_STRVAR(flush_doc, "flush(fds): fsync(2) of each descriptor of a list, all of them at once. Raises OSError when all have\n"
-    "been tried, for the first of the list that failed.");
-static PyObject *native_flush(PyObject *self, PyObject *fds)
+PyDoc_STRVAR(flush_doc, "flush(fds, meanwhile=None): fsync(2) of each descriptor of a list, all of them at once; *meanwhile* is\n"
+    "called, if it is given, while the disk is waited for. Raises what that raises, or OSError, when all have been tried, for\n"
+    "the first of the list that failed.");
+static PyObject *native_flush(PyObject *self, PyObject *args)
 {
     (void)self;
+    PyObject *fds, *meanwhile = Py_None;
+    if (!PyArg_ParseTuple(args, "O|O", &fds, &meanwhile))
+        return NULL;
     Py_ssize_t count = PyList_Size(fds);
     if (count < 0)
         return NULL;
-    int error = 0;
+    int error = 0, is_well = 1;
     for (Py_ssize_t begin = 0; begin < count; begin += AT_ONCE) {
         struct flushed files[AT_ONCE] = {0};
         int some = count - begin < AT_ONCE ? (int)(count - begin) : AT_ONCE;
+        int is_first = begin == 0 && meanwhile != Py_None;
         for (int at = 0; at < some; at++) {
             PyObject *fd = PyList_GetItem(fds, begin + at);
             files[at].fd = fd == NULL ? -1 : (int)PyLong_AsLong(fd);
             if (PyErr_Occurred())
                 return NULL;
         }
+        begin_writing(files, some);
+        flush_apart(files, is_first ? 0 : 1, some);
+        PyObject *type = NULL, *value = NULL, *trace = NULL;
+        if (is_first) {
+            PyObject *result = PyObject_CallObject(meanwhile, NULL);
+            if (result == NULL)
+                PyErr_Fetch(&type, &value, &trace);
+            Py_XDECREF(result);
+        }
         Py_BEGIN_ALLOW_THREADS
-        flush_some(files, some);
+        flush_rest(files, some);
         Py_END_ALLOW_THREADS
+        if (type != NULL) {
+            PyErr_Restore(type, value, trace);
+            is_well = 0;
+            break;
+        }
         for (int at = 0; at < some; at++)
             error = error ? error : files[at].error;
     }
+    if (!is_well)
+        return NULL;
     if (error) {
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 try:
     from lamina.linux._native import flush as _flush
 except ImportError:  # no compiler when the package was built: `lamina info` says so
     _flush = None  # type: ignore[assignment]
 
 
-
-def flush(fds: list[int]) -> None:
+def flush(fds: list[int], meanwhile: Callable[[], object] | None = None) -> None:
     """Wait until the files *fds*, and the names in those that are directories, are on the disk. All are tried; raises
-    OSError for the first in the list that failed.
+    OSError for the first in the list that failed. *meanwhile* is called while the disk is waited for; what it raises
+    comes before that.
     """
-    if _flush is not None and len(fds) > 1:
-        _flush(fds)
+    if _flush is not None and fds and (meanwhile is not None or len(fds) > 1):
+        _flush(fds, meanwhile)
     else:
-        flush_one_by_one(fds)
+        flush_one_by_one(fds, meanwhile)
 
 
-def flush_one_by_one(fds: list[int]) -> None:
+def flush_one_by_one(fds: list[int], meanwhile: Callable[[], object] | None = None) -> None:
     """As _native.flush."""
+    if meanwhile is not None:
+        meanwhile()
     failed: OSError | None = None
     for fd in fds:
         try:

@@ -43,6 +43,7 @@ class Batch:
         self._staged: dict[tuple[bytes, bytes], str] = {}
         self._directories: dict[bytes, str] = {}
         self._beforehand: list[Callable[[], None]] = []
+        self._meanwhile: list[Callable[[], None]] = []
         self._afterwards: list[Callable[[], None]] = []
 
     def write(
@@ -70,6 +71,10 @@ class Batch:
         """
         self._beforehand.append(work)
 
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Do *work* while the disk is waited for, before any record has its name. When it fails, none gets it."""
+        self._meanwhile.append(work)
+
     def then(self, work: Callable[[], None]) -> None:
         """Do *work* when it is closed, whether anything was published or not."""
         self._afterwards.append(work)
@@ -79,7 +84,9 @@ class Batch:
         while self._beforehand:
             self._beforehand.pop(0)()
         if self._sync:
-            sync_together(self._needed)
+            sync_together(self._needed, self._work if self._meanwhile else None)
+        else:
+            self._work()
         for (directory, name), what in self._staged.items():
             point(f"{what}.rename")
             place = directory + b"/" + name
@@ -87,6 +94,10 @@ class Batch:
         if self._sync:
             sync_together(self._directories)
         self._needed, self._staged, self._directories = {}, {}, {}
+
+    def _work(self) -> None:
+        while self._meanwhile:
+            self._meanwhile.pop(0)()
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -152,10 +163,10 @@ def sync_directory(path: bytes, *, what: str) -> None:
         os.close(descriptor)
 
 
-def sync_together(paths: Mapping[bytes, str]) -> None:
+def sync_together(paths: Mapping[bytes, str], meanwhile: Callable[[], None] | None = None) -> None:
     """Wait until the files *paths*, and the names in those that are directories, are on the disk. Each comes with what
     its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
-    commit, and all wait for that at once. Raises OSError.
+    commit, and all wait for that at once. *meanwhile* is called then. Raises OSError.
     """
     from lamina.linux.flush import flush
 
@@ -164,7 +175,7 @@ def sync_together(paths: Mapping[bytes, str]) -> None:
         for path, what in paths.items():
             point(f"{what}.fsync")
             opened.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        flush(opened)
+        flush(opened, meanwhile)
     finally:
         for descriptor in opened:
             os.close(descriptor)
