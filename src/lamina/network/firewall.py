@@ -83,9 +83,34 @@ def _add(channel: Any, table: str, wanted: Wanted) -> None:
     except KernelError as error:
         if error.errno != EEXIST:
             raise
-        for family, known, several in wanted:
-            _remove_each(channel, family, table, known, [element for element in several if element.data])
-        commit(channel, messages)
+        _replace(channel, table, wanted, messages)
+
+
+def _replace(channel: Any, table: str, wanted: Wanted, messages: list[Message]) -> None:
+    """Add elements for which a map has others: those go in the same transaction, bound to the generation in which they
+    were seen. So at no time, whoever is killed, is a port that moves without a rule.
+    """
+    keys: dict[tuple[str, str], set[bytes]] = {}
+    for family, known, several in wanted:
+        keys.setdefault((family, known), set()).update(one.key for one in several if one.data)
+    for _ in range(_TRIES):
+        generation = generation_of(channel)
+        old = [
+            (family, known, [one for one in _there(channel, family, table, known) if one.key in own])
+            for (family, known), own in keys.items()
+            if own
+        ]
+        try:
+            commit(channel, [*rules.removals(table, [one for one in old if one[2]]), *messages], generation)
+            return
+        except KernelError as error:
+            if error.errno != _ERESTART:
+                raise
+    raise _never_quiet()
+
+
+def _never_quiet() -> KernelError:
+    return KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
 
 
 def remove(table: str, wanted: Wanted) -> None:
@@ -134,7 +159,7 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
             except KernelError as error:
                 if error.errno != _ERESTART:
                     raise _translated(error) from error
-    raise KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
+    raise _never_quiet()
 
 
 def _check_apart(table: str, known: Iterable[str]) -> None:
