@@ -116,6 +116,15 @@ def finish(home: Home, number: int) -> None:
         _publish_elsewhere(home, ledger, asked, attachment)
 
 
+def has_link(home: Home, attachment: Attachment) -> bool:
+    """Whether the container, which runs, has the link of a place on another one's wire, of which nothing is here: as it
+    was called, or with its MAC where somebody in there has named it anew. Raises Conflict (it has ended), KernelError.
+    """
+    with _inside(home) as inside:
+        there = links.every(inside)
+    return any(attachment.device == one.name or attachment.mac == one.address for one in there)
+
+
 # -- what is written down
 
 
