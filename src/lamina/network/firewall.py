@@ -136,6 +136,18 @@ def _remove_each(channel: Any, family: str, table: str, known: str, several: Ite
                 raise
 
 
+def _remove_in_parts(channel: Any, family: str, table: str, known: str, several: list[Element]) -> None:
+    """Many of one set: each transaction is a grace period of the kernel's."""
+    for at in range(0, len(several), _AT_ONCE):
+        part = several[at : at + _AT_ONCE]
+        try:
+            commit(channel, [delete_elements(family, table, known, part)])
+        except KernelError as error:
+            if error.errno != ENOENT:  # the time of one has ended
+                raise
+            _remove_each(channel, family, table, known, part)
+
+
 def make(table: str, everything: Everything, *, anew: bool = False, channel: Any = None) -> None:
     """Make the tables with everything there is, unless they are there; *anew*: in any case. Raises as `add`."""
     with _opened() if channel is None else _Kept(channel) as opened:
@@ -305,7 +317,7 @@ def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]
     with _opened() as channel:
         for family, name in egress.DROPPED:
             counted = [one for one in _there(channel, family, table, name) if wanted(one)]
-            _remove_each(channel, family, table, name, counted)
+            _remove_in_parts(channel, family, table, name, counted)
             found += counted
     return found
 
