@@ -331,10 +331,9 @@ def left_over(
     found = []
     with _opened() as channel:
         for family, name in sets:
-            for element in _there(channel, family, table, name):
-                if not lives(_owner(element)[1]):
-                    _remove_each(channel, family, table, name, [element])
-                    found.append(f"element of {family} {table} {name} of container {element.comment}")
+            gone = [one for one in _there(channel, family, table, name) if not lives(_owner(one)[1])]
+            _remove_in_parts(channel, family, table, name, gone)
+            found += [f"element of {family} {table} {name} of container {one.comment}" for one in gone]
     return found
 
 
