@@ -351,8 +351,8 @@ def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachme
 
 
 def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any], left: Attachment) -> None:
-    """Publish the ports that it had at the place *left* in the first of its other networks that leads out, as its next
-    start does; and where another place has them, have them lead there, should somebody have been killed who moved them.
+    """Publish the ports that it had at the place *left* in others of its networks, as its next start does; and where
+    another place has them, have them lead there, should somebody have been killed who moved them.
     """
     if not (left.published or any(one.published for one in ledger.attachments)) or not _runs(home):
         return
@@ -361,7 +361,6 @@ def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any], left: 
         found = publish_live(ledger, one, *_ports(asked))
         if found.published:
             _lead_ports(home, found)
-            return
 
 
 def _lead_ports(home: Home, attachment: Attachment) -> None:
