@@ -140,6 +140,24 @@ def test_connected_and_disconnected_while_it_runs(on_host):
     on_host(test)
 
 
+def test_what_is_no_network_by_itself_cannot_be_connected_to(on_host):
+    """Docker: "container cannot be disconnected from host network or connected to host network"."""
+
+    def test(host):
+        box = host.start("sleep 1000", network="bridge")
+        for word in ("host", "pasta", f"container:{box.id}", "ns:/x", "cni:y"):
+            with pytest.raises(NotFound, match="it is no network by itself") as caught:
+                host.engine.networks.get(word).connect(box.id)
+            assert f"'lamina run --network {word} ...'" in caught.value.remedy
+        with pytest.raises(NotFound, match="network none: it is no network at all") as caught:
+            host.engine.networks.get("none")
+        assert "lamina network disconnect" in caught.value.remedy
+        with pytest.raises(NotFound, match="network nosuch: no such network"):
+            host.engine.networks.get("nosuch")
+
+    on_host(test)
+
+
 def test_connected_while_it_does_not_run(on_host):
     def test(host):
         two(host)

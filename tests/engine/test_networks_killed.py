@@ -18,9 +18,9 @@ from lamina.linux.nftables import elements, open_nftables
 from lamina.network.subnet import text_of
 from lamina.store import trace
 from lamina.values import replace
-from support.lab import reaches
+from support.lab import WORLD, ip, reaches
 from support.lives import until
-from support.network_host import Host, links_by_ip, on_host, responders
+from support.network_host import Host, links_by_ip, on_host, responders, within
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("ip", "busybox")]
 
@@ -303,7 +303,9 @@ def test_who_moves_ports_to_another_network_is_killed(
             )
 
         def places(box: Any) -> dict[str, int]:
-            return {one.network.name: len(one.published) for one in attachments_in(box._home)}
+            """How many ports of this host lead to each; those of IPv6 have led to `back` from the beginning."""
+            every = attachments_in(box._home)
+            return {one.network.name: len({port.host_port for port in one.published}) for one in every}
 
         box = start()
         log = tmp_path / "steps"
@@ -319,15 +321,81 @@ def test_who_moves_ports_to_another_network_is_killed(
             if mended_by == "check":
                 host.engine.storage.check(repair=True)
                 assert host.engine.storage.check().findings == (), name
-                assert sum(places(box).values()) == 2, name
+                assert len({port for places_ in box.ports.values() for port in places_}) == 4, name
                 until(lambda: reaches("127.0.0.1", 8080))
             if "front" in box.networks:
                 front.disconnect("box", force=True)
             assert places(box) == {"back": 2}, name
             assert sorted(one for one in host.left() if one.startswith("tcp:")) == ports, name
+            assert {one.rpartition(":")[0] for inside in box.ports.values() for one in inside} == {
+                "0.0.0.0",
+                "[::]",
+            }
             until(lambda: reaches("127.0.0.1", 8080))
         box.remove(force=True)
         assert host.left() == []
+
+    on_host(store_root, test)
+
+
+OF_THE_WIRE = [
+    "disconnect: withdraw", "disconnect: unlinked", "network: give names back", "network: give addresses back",
+    "disconnect: give ports back", "disconnect: forget", "connect: write container record",
+]  # fmt: skip
+
+
+def test_who_disconnects_from_the_wire_of_a_link_is_killed(store_root: Path, tmp_path: Path) -> None:
+    """Of macvlan nothing is seen here: whether the container has its link is looked up in there."""
+
+    def test(host: Host) -> None:
+        wire = host.engine.networks.create(
+            "wire", driver="macvlan", subnets=["192.0.2.0/24"], gateways=[WORLD], options={"parent": "up0"}
+        )
+        host.engine.networks.create("back", subnets=["10.51.0.0/24"])
+        box = host.start("sleep 1000", name="box", network=["back", "wire"])
+
+        def devices() -> set[str]:
+            done = box.exec(["ls", "/sys/class/net"], capture_output=True, text=True)
+            return set(done.stdout.split())
+
+        def agrees() -> bool:
+            """Whether what is written down, what is claimed and what is there are the same."""
+            written = [text_of(one.addresses[0]) for one in attachments_in(box._home) if one.number == 1]
+            claimed = [path.name for path in host.root.glob("networks/wire/addresses/[!.]*")]
+            return written == claimed and bool(claimed) == ("eth1" in devices())
+
+        log = tmp_path / "steps"
+        child(lambda: wire.disconnect("box"), f"log:{log}")
+        every = log.read_text().splitlines()
+        assert [name for name in dict.fromkeys(every) if name in OF_THE_WIRE] == OF_THE_WIRE
+        assert agrees()
+        for name in OF_THE_WIRE:
+            wire.connect("box")
+            assert agrees(), name
+            child(lambda: wire.disconnect("box"), f"kill:{every.index(name) + 1}")
+            is_well = agrees()
+            found = host.engine.storage.check(repair=True).findings
+            assert bool(found) != is_well, name
+            assert agrees(), name
+            assert host.engine.storage.check().findings == (), name
+            if "wire" in box.networks:
+                wire.disconnect("box")
+            assert devices() == {"lo", "eth0"}, name
+        child(lambda: wire.connect("box"), f"log:{log}")
+        for number, name in enumerate(log.read_text().splitlines(), 1):
+            wire.disconnect("box")
+            child(lambda: wire.connect("box"), f"kill:{number}")
+            host.engine.storage.check(repair=True)
+            assert agrees(), name
+            assert host.engine.storage.check().findings == (), name
+            if "wire" not in box.networks:
+                wire.connect("box")
+        # who is in there may call it what he likes
+        with within(host, box):
+            ip("link", "set", "eth1", "down")
+            ip("link", "set", "eth1", "name", "mine")
+        assert "mine" in devices()
+        assert host.engine.storage.check().findings == ()
 
     on_host(store_root, test)
 

@@ -156,6 +156,28 @@ tell(none=none, host=host, real=real)
     assert found["host"][-1] == "closed"
 
 
+def test_a_network_in_which_nobody_could_be_is_not_made(rootless: Rootless) -> None:
+    found = tell(
+        rootless,
+        """
+said = []
+for call in (lambda: engine.networks.create("back"), lambda: engine.networks.get("bridge"),
+             lambda: engine.networks.create("wire", driver="macvlan", subnets=["192.0.2.0/24"],
+                                            options={"parent": "lo"})):
+    try:
+        call()
+    except lamina.errors.Unsupported as error:
+        said.append((error.message, error.remedy))
+tell(said=said, known=[one.name for one in engine.networks.list()], pruned=list(engine.networks.prune()))
+""",
+    )
+    assert [message for message, _ in found["said"]] == [
+        f"make network {name}: its links and rules take root" for name in ("back", "bridge", "wire")
+    ]
+    assert all("--network pasta" in remedy for _, remedy in found["said"])
+    assert (found["known"], found["pruned"]) == ([], [])
+
+
 def test_the_store_is_hidden_and_private(rootless: Rootless) -> None:
     found = tell(
         rootless,

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import KernelError
-from lamina.linux.nftables import Element, add_elements, add_table, commit, ifname, open_nftables, tables
+from lamina.linux.nftables import (
+    Element,
+    add_elements,
+    add_table,
+    commit,
+    elements,
+    ifname,
+    open_nftables,
+    tables,
+)
 from lamina.network import firewall, rules
+from lamina.values import replace
 from support.lab import Lab, in_lab, listen, nft, nft_is_there, publish, reaches
 
 pytestmark = [
@@ -113,6 +123,75 @@ def test_a_port_that_a_dead_container_left_is_taken_over():
         assert {line.split()[4] for line in left} >= {"macs", "addresses4", "addresses6", "ports4_at"}
         assert firewall.left_over("lamina", lambda short: short == other.attachment.owner[:12]) == []
         del server
+
+    in_lab(test)
+
+
+def test_a_port_that_moves_has_a_rule_whenever_who_moves_it_is_killed(monkeypatch):
+    """Before each transaction: the port leads to the one or to the other."""
+
+    def test(lab):
+        furnished(lab)
+        other = lab.container(lab.networks[0], "other")
+        heir = replace(other.attachment, published=lab.attachments[0].published)
+        done = firewall.commit
+
+        def owners():
+            with open_nftables() as channel:
+                every = [one for name in ("ports4", "ports6", "ports4_at")
+                         for one in elements(channel, "inet", "lamina", name)]  # fmt: skip
+            return [one.comment.split()[0] for one in every]
+
+        number = 0
+        while "web" in owners():
+            left = number
+
+            def killed(*what):
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                done(*what)
+
+            monkeypatch.setattr(firewall, "commit", killed)
+            try:
+                firewall.add("lamina", rules.of_attachment(heir), lab.everything)
+            except KeyboardInterrupt:
+                pass
+            assert owners() in (["web"] * 3, ["other"] * 3)
+            number += 1
+        assert number > 1
+
+    in_lab(test)
+
+
+def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
+    """What was seen of a map is of another generation by the time it is to be changed."""
+
+    def test(lab):
+        furnished(lab)
+        other = lab.container(lab.networks[0], "other")
+        heir = replace(other.attachment, published=lab.attachments[0].published)
+        done, generation_of = firewall.commit, firewall.generation_of
+        meanwhile = [
+            [add_table("inet", "theirs")],
+            rules.removals("lamina", rules.of_attachment(lab.attachments[0])),
+        ]
+
+        def seen(channel):
+            found = generation_of(channel)
+            if meanwhile:
+                with open_nftables() as another:
+                    done(another, meanwhile.pop(0))
+            return found
+
+        monkeypatch.setattr(firewall, "generation_of", seen)
+        firewall.add("lamina", rules.of_attachment(heir), lab.everything)
+        assert meanwhile == []
+        with open_nftables() as channel:
+            assert [one.comment.split()[0] for one in elements(channel, "inet", "lamina", "ports4")] == [
+                "other"
+            ]
 
     in_lab(test)
 

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from errno import EMFILE
 from pathlib import Path
@@ -114,9 +114,9 @@ def test_servers_are_asked_in_turn_and_only_their_answers_count(stage: Stage) ->
 def test_what_a_client_may_not_ask_and_what_must_be_learnt_first(stage: Stage) -> None:
     told: list[tuple[str, list[tuple[int, bytes]], bool]] = []
 
-    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool) -> bool:
+    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool, then: Callable[..., None]) -> None:
         told.append((asked.name, found, own))
-        return asked.name != "full.example"
+        then(asked.name != "full.example", 0.0)
 
     with closing(silent_server()) as server:
         where = server.getsockname()
@@ -215,9 +215,9 @@ def test_who_has_had_his_time_waits_and_others_do_not(stage: Stage, monkeypatch:
     monkeypatch.setattr(kept, "has_had_enough", lambda source: source == OWN and enough.is_set())
     monkeypatch.setattr(kept, "spend", lambda source, since: spent.append(source))
 
-    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool) -> bool:
+    def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool, then: Callable[..., None]) -> None:
         learnt.append(asked.name)
-        return True
+        then(True, 0.0)
 
     def asks_by_stream() -> int:
         question = dns.ask("db", dns.A, 7)

@@ -127,11 +127,17 @@ def _checked(found: dict[str, Any], path: str) -> dict[str, Any]:
     if path.endswith(_LISTS) and not own["loadOnlyInlinedPlugins"] and isinstance(plugins, list):
         plugins = [*plugins, *map(_part, _files_in(f"{os.path.dirname(path)}/{found['name']}", _PARTS))]
     if not isinstance(plugins, list) or not plugins or not all(isinstance(one, dict) for one in plugins):
-        raise InvalidInput(f"network {PREFIX}{found['name']}: {path} has no list of plugins")
+        raise InvalidInput(
+            f"network {PREFIX}{found['name']}: {path} has no list of plugins",
+            remedy='"plugins": [{"type": "bridge", ...}], as the specification of CNI has it',
+        )
     for one in plugins:
         kind = one.get("type")
         if not isinstance(kind, str) or not kind or "/" in kind or kind in (".", ".."):
-            raise InvalidInput(f"network {PREFIX}{found['name']}: {path}: {kind!r} is no name of a plugin")
+            raise InvalidInput(
+                f"network {PREFIX}{found['name']}: {path}: {kind!r} is no name of a plugin",
+                remedy='"type" is the name of a program in $CNI_PATH, such as "bridge", and no path',
+            )
     offered = [found.get("cniVersion"), *(found.get("cniVersions") or ())]
     version = max((one for one in offered if one in VERSIONS), default="")
     if not version:
@@ -147,7 +153,10 @@ def _truth(found: dict[str, Any], key: str, path: str) -> bool:
     said = found.get(key, False)
     truth = _BOOLEANS.get(said.lower()) if isinstance(said, str) else said
     if not isinstance(truth, bool):
-        raise InvalidInput(f"network {PREFIX}{found['name']}: {path}: {key} is neither true nor false")
+        raise InvalidInput(
+            f"network {PREFIX}{found['name']}: {path}: {key} is neither true nor false",
+            remedy=f'"{key}": true, or leave it out',
+        )
     return truth
 
 

@@ -116,6 +116,15 @@ def finish(home: Home, number: int) -> None:
         _publish_elsewhere(home, ledger, asked, attachment)
 
 
+def has_link(home: Home, attachment: Attachment) -> bool:
+    """Whether the container, which runs, has the link of a place on another one's wire, of which nothing is here: as it
+    was called, or with its MAC where somebody in there has named it anew. Raises Conflict (it has ended), KernelError.
+    """
+    with _inside(home) as inside:
+        there = links.every(inside)
+    return any(attachment.device == one.name or attachment.mac == one.address for one in there)
+
+
 # -- what is written down
 
 
@@ -342,8 +351,8 @@ def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachme
 
 
 def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any], left: Attachment) -> None:
-    """Publish the ports that it had at the place *left* in the first of its other networks that leads out, as its next
-    start does; and where another place has them, have them lead there, should somebody have been killed who moved them.
+    """Publish the ports that it had at the place *left* in others of its networks, as its next start does; and where
+    another place has them, have them lead there, should somebody have been killed who moved them.
     """
     if not (left.published or any(one.published for one in ledger.attachments)) or not _runs(home):
         return
@@ -352,7 +361,6 @@ def _publish_elsewhere(home: Home, ledger: Ledger, asked: dict[str, Any], left: 
         found = publish_live(ledger, one, *_ports(asked))
         if found.published:
             _lead_ports(home, found)
-            return
 
 
 def _lead_ports(home: Home, attachment: Attachment) -> None:

@@ -11,12 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lamina.linux.nftables import Element
     from lamina.network.model import Attachment
     from lamina.store.events import Event
     from lamina.store.root import Store
 
 ACTION = "egress-drop"
-MOST = 64  # events at once; what is beyond is one that says how much
+MOST = 64  # events at once, of all containers; what is beyond is one for each that says how much
 _NAMES = {number: name for name, number in PROTOCOLS.items()} | {1: "icmp", 58: "ipv6-icmp"}
 
 
@@ -24,18 +25,22 @@ def tell(store: Store, table: str, owners: Mapping[bytes, tuple[str, str]]) -> N
     """Write events of what was counted since the last time for the sources in *owners*: each the (id, name) of the
     container that has the address. Raises KernelError.
     """
-    events: list[Event] = []
-    rest = 0
+    counted: dict[tuple[str, str], list[Element]] = {}
     for element in firewall.take_counted(table, lambda element: egress.where(element)[0] in owners):
-        source, target, protocol, port = egress.where(element)
-        if len(events) == MOST:
-            rest += element.packets
-            continue
-        events.append(_event(owners[source], element.packets, target, protocol, port))
-    if rest:
-        events.append(_event(next(iter(owners.values())), rest))
+        counted.setdefault(owners[egress.where(element)[0]], []).append(element)
+    share = max(MOST // max(len(counted), 1), 1)
+    events = [one for owner, own in counted.items() for one in _events(owner, own, share)]
     if events:
         note(store, *events)
+
+
+def _events(owner: tuple[str, str], counted: list[Element], most: int) -> list[Event]:
+    """Of one container: of the destinations that had most, and one of all others together."""
+    counted.sort(key=lambda element: -element.packets)
+    events = [_event(owner, one.packets, *egress.where(one)[1:]) for one in counted[:most]]
+    if rest := sum(one.packets for one in counted[most:]):
+        events.append(_event(owner, rest))
+    return events
 
 
 def _event(

@@ -127,20 +127,23 @@ def _silent(channel: Any, known: list[Network]) -> set[tuple[str, str]]:
 
 
 def _unlinked(store: Store, channel: Any, attachments: list[Attachment]) -> set[tuple[str, str]]:
-    """Places in networks of containers that run, which have no link: who connected them was killed."""
+    """Places in networks of containers that run, which have no link: who connected or disconnected them was killed."""
+    from lamina.engine.connecting import has_link
     from lamina.engine.settling import state_of
 
     there = {one.name for one in links.ports(channel)}
     found = set()
     for one in [*attachments, *_unaddressed(store)]:
-        if not one.addresses or (
-            one.port not in there and not one.network.parent
-        ):  # of macvlan nothing is here
-            try:
-                if state_of(Home(store, one.owner)) in (RUNNING, PAUSED):
-                    found.add((UNLINKED, f"{one.title} {one.network.name} {one.number} {one.owner}"))
-            except LaminaError:  # it has just gone, or is damaged, which others find
+        if one.addresses and one.port in there:
+            continue
+        home = Home(store, one.owner)
+        try:
+            if state_of(home) not in (RUNNING, PAUSED):
                 continue
+            if not (one.addresses and one.network.parent and has_link(home, one)):
+                found.add((UNLINKED, f"{one.title} {one.network.name} {one.number} {one.owner}"))
+        except (LaminaError, OSError):  # it has just gone, or is damaged, which others find
+            continue
     return found
 
 

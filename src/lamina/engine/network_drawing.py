@@ -30,6 +30,7 @@ _DOCKERS = {
 _NEAR = (b"\x7f", b"\xfe")  # how addresses begin that mean this host, and this link
 _SMALLEST_MTU, _SMALLEST_MTU_IPV6, _LARGEST_MTU = 68, 1280, 65535
 _NAMES = {32: "IPv4", 128: "IPv6"}
+_OF_LINKS = "at most 15 letters, digits, '-', '_' and '.'"
 
 
 @value
@@ -170,18 +171,28 @@ def _parts(name: str, subnet: Subnet, gateways: Sequence[str], ranges: Sequence[
         raise InvalidInput(
             f"make network {name}: {subnet} has no room for containers", remedy="such as a /29"
         )
+    usual = subnet.packed(subnet.first + 1)
     every = (packed(text, "gateway") for text in gateways)
     own = [address for address in every if len(address) == len(subnet.base)]
     for address in own:
         if not subnet.has(address):
-            raise InvalidInput(f"make network {name}: gateway {text_of(address)} is not in {subnet}")
-    gateway = own[0] if own else subnet.packed(subnet.first + 1)
+            raise InvalidInput(
+                f"make network {name}: gateway {text_of(address)} is not in {subnet}",
+                remedy=f"an address of that subnet, or none for {text_of(usual)}",
+            )
+    gateway = own[0] if own else usual
     if gateway in (subnet.base, subnet.packed(subnet.last)):
-        raise InvalidInput(f"make network {name}: gateway {text_of(gateway)} means all of {subnet}")
+        raise InvalidInput(
+            f"make network {name}: gateway {text_of(gateway)} means all of {subnet}",
+            remedy=f"another address of that subnet, or none for {text_of(usual)}",
+        )
     parts = [part for part in (read_subnet(text, "range") for text in ranges) if part.bits == subnet.bits]
     for part in parts:
         if not part.within(subnet):
-            raise InvalidInput(f"make network {name}: range {part} is not in {subnet}")
+            raise InvalidInput(
+                f"make network {name}: range {part} is not in {subnet}",
+                remedy="a part of that subnet, or no --ip-range for all of it",
+            )
     return str(subnet), text_of(gateway), str(parts[0] if parts else subnet)
 
 
@@ -197,17 +208,32 @@ def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> d
     least = _SMALLEST_MTU_IPV6 if ipv6 else _SMALLEST_MTU
     mtu = found.get("mtu", "0")
     if not (mtu.isascii() and mtu.isdigit()) or (mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU):
-        raise InvalidInput(f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}")
+        raise InvalidInput(
+            f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}",
+            remedy="-o mtu=1500, say, or none for the kernel's own",
+        )
     for key in BOOLEANS:
         if found.get(key, "true") not in ("true", "false"):
-            raise InvalidInput(f"make network {name}: {key} {found[key]}: neither true nor false")
+            raise InvalidInput(
+                f"make network {name}: {key} {found[key]}: neither true nor false",
+                remedy=f"-o {key}=true or -o {key}=false",
+            )
     bridge = found.get("bridge", "x")
     if not 0 < len(bridge) < 16 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in bridge):
-        raise InvalidInput(f"make network {name}: bridge {bridge!r}: not a name for a link")
+        raise InvalidInput(
+            f"make network {name}: bridge {bridge[:100]!r}: not a name for a link",
+            remedy=f"{_OF_LINKS}; or none, and it is called after the network",
+        )
     if not 0 < len(found.get("parent", "x")) < 16:
-        raise InvalidInput(f"make network {name}: parent {found['parent'][:100]!r}: not a name for a link")
+        raise InvalidInput(
+            f"make network {name}: parent {found['parent'][:100]!r}: not a name for a link",
+            remedy="the name of a link of this host, as 'ip link' lists it, such as -o parent=eth0",
+        )
     if bridge in (".", "..") or bridge.startswith((PORTS_OF_SYSTEM, PORTS_OF_OTHERS)):
-        raise InvalidInput(f"make network {name}: bridge {bridge!r}: it would be taken for something else")
+        raise InvalidInput(
+            f"make network {name}: bridge {bridge!r}: it would be taken for something else",
+            remedy=f"a name that does not begin with {PORTS_OF_SYSTEM} or {PORTS_OF_OTHERS}, such as br-{name[:12]}",
+        )
     return found
 
 

@@ -19,7 +19,8 @@ def ports_of(home: Home) -> dict[str, list[str]]:
     for one in attachments_in(home):
         for port in one.published:
             places = found.setdefault(f"{port.port}/{port.protocol}", [])
-            places += [f"{host}:{port.host_port}" for host in _hosts(one, port)]
+            every = (f"{host}:{port.host_port}" for host in _hosts(one, port))
+            places += [place for place in every if place not in places]
     return found
 
 

@@ -138,7 +138,10 @@ def check_made_by_others(network: str, wanted: Networking) -> None:
         )
     unfit = [str(port) for port in wanted.published if port.protocol not in ("tcp", "udp")]
     if unfit and not network.startswith("cni:"):
-        raise InvalidInput(f"run: port {unfit[0]}: {network} publishes ports of tcp and udp alone")
+        raise InvalidInput(
+            f"run: port {unfit[0]}: {network} publishes ports of tcp and udp alone",
+            remedy="take --network bridge, as root",
+        )
 
 
 def _ports(asked: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +206,10 @@ def is_linkless(network: str) -> bool:
 def _address(asked: dict[str, Any], key: str, length: int) -> bytes:
     found = packed(text_of(asked[key], key), key)
     if len(found) != length:
-        raise InvalidInput(f"run: {key} {asked[key]}: an address of the other family")
+        raise InvalidInput(
+            f"run: {key} {asked[key]}: an address of the other family",
+            remedy="--ip is one of IPv4, such as 10.1.0.5, --ip6 one of IPv6, such as fd00:1::5",
+        )
     return found
 
 
@@ -211,7 +217,10 @@ def _words(asked: dict[str, Any], key: str, what: str) -> tuple[str, ...]:
     found = tuple(text_of(text, what) for text in listed(asked.get(key) or (), what))
     for word in found:
         if not word.strip() or any(c.isspace() or c == "\0" for c in word):
-            raise InvalidInput(f"run: {what} {word!r}: not a word")
+            raise InvalidInput(
+                f"run: {what} {word[:100]!r}: not a word",
+                remedy="without spaces; several are said by an option each",
+            )
     return found
 
 
@@ -287,12 +296,15 @@ def _read_joined(text: str) -> Joined:
         if key == "alias":
             said["alias"].append(given)
         elif said.setdefault(_LONG[key], given) != given:
-            raise InvalidInput(f"run: network {text}: {key} is said twice")
+            raise InvalidInput(f"run: network {text}: {key} is said twice", remedy="say it once")
     if "name" not in said:
         raise InvalidInput(f"run: network {text}: it has no name", remedy="name=NETWORK,ip=...")
     found = Joined(read_network(said["name"]), *_of_place(said, "alias"))
     if is_linkless(found.network) and not found.is_plain:
-        raise InvalidInput(f"run: network {text}: {found.network} has no link to which that could be given")
+        raise InvalidInput(
+            f"run: network {text}: {found.network} has no link to which that could be given",
+            remedy=f"--network {found.network} alone, or the name of a network",
+        )
     return found
 
 
@@ -320,7 +332,9 @@ def read_network(text: str) -> str:
     kind, colon, rest = text.partition(":")
     if colon and kind in ("container", "ns") and rest:
         if kind == "ns" and not rest.startswith("/"):
-            raise InvalidInput(f"run: network {text}: not an absolute path")
+            raise InvalidInput(
+                f"run: network {text}: not an absolute path", remedy="such as ns:/run/netns/blue"
+            )
         return text
     if colon and kind == "cni" and rest:
         return text

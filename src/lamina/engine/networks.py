@@ -103,9 +103,10 @@ def _default(store: Store) -> NetworkRecord:
     from lamina.engine.network_drawing import Wish, drawn
     from lamina.engine.orphaned_bridges import sweep
 
+    _check_root(DEFAULT)
+
     def draw(known: list[NetworkRecord], identity: str) -> NetworkRecord:
-        if os.geteuid() == 0:
-            sweep()  # their subnets are free
+        sweep()  # their subnets are free
         _clear(store, known)
         found = drawn(known, DEFAULT, identity, Wish(), lambda: _bridge_for(store, known, DEFAULT, identity))
         return replace(found, by_itself=True)
@@ -128,10 +129,11 @@ def create(
     driver: str = BRIDGE,
 ) -> NetworkRecord:
     """Make a network; its bridge comes with its first container. Raises Conflict (the name is taken, a subnet
-    overlaps), InvalidInput, KernelError.
+    overlaps), InvalidInput, Unsupported (this user could not use it), KernelError.
     """
     from lamina.engine.network_drawing import Wish, drawn, on_wire
 
+    _check_root(name)
     if driver not in DRIVERS:
         raise InvalidInput(f"make network {name}: driver {driver}: there is none", remedy=", ".join(DRIVERS))
     wish = Wish(
@@ -148,6 +150,16 @@ def create(
     return networks.create(store, networks.check_name(name), draw)
 
 
+def _check_root(name: str) -> None:
+    """A network in which nobody could ever be is not made: links and rules of this host take root."""
+    if os.geteuid():
+        raise Unsupported(
+            f"make network {name}: its links and rules take root",
+            remedy="run it as root; without root each container has a network of its own (--network pasta, -p), and "
+            "--network container:NAME is that of another one",
+        )
+
+
 def _bridge_for(store: Store, known: Iterable[NetworkRecord], name: str, identity: str) -> str:
     """A name for the bridge of a new network."""
     bridge = default_bridge(store) if name == DEFAULT else bridge_of(name, identity)
@@ -161,8 +173,6 @@ def _clear(store: Store, known: list[NetworkRecord]) -> None:
     that of a new network of its name, with addresses that are not, or be in the way of one with its subnet. For who has
     the turn of those who make networks.
     """
-    if os.geteuid():
-        return
     table = table_of(store)
     own = {one.bridge for one in known}
     with links.opened() as channel:

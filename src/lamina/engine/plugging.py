@@ -161,7 +161,10 @@ def _addressed(ledger: Ledger, attachment: Attachment, asked: dict[int, bytes]) 
     network = attachment.network
     if unfit := asked.keys() - {len(subnet.base) for subnet in network.subnets}:
         text = text_of(asked[min(unfit)])
-        raise InvalidInput(f"address {text}: network {network.name} has no subnet of its family")
+        raise InvalidInput(
+            f"address {text}: network {network.name} has no subnet of its family",
+            remedy=f"one of {' or '.join(map(str, network.subnets))}, or none for the next that is free",
+        )
     ledger.note(attachment)
     point("network: take addresses")
     own: list[bytes] = []

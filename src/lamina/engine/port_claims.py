@@ -27,31 +27,30 @@ _RANDOM_TRIES = 64
 
 
 def publish(ledger: Ledger, wanted: Networking, exposed: tuple[str, ...], *, insists: bool = True) -> None:
-    """Claim what *wanted* asks for (`-p`, `-P`; *exposed* are ports of its image) for the first of its places that
-    leads out. Where none does that is an error for who *insists*, else nothing is published. Raises Conflict,
-    InvalidInput.
+    """Claim what *wanted* asks for (`-p`, `-P`; *exposed* are ports of its image), for each family at the first of its
+    places that leads out and has it. Where none leads out that is an error for who *insists*, else nothing is
+    published. Raises Conflict, InvalidInput.
     """
-    asked = _asked(wanted, exposed)
-    attachment = next((one for one in ledger.attachments if leads_out(one)), None)
-    if attachment is not None:
-        _publish_at(ledger, attachment, asked)
-    elif insists:
+    places = [one for one in ledger.attachments if leads_out(one)]
+    if not places and insists:
         network = ledger.attachments[0].network
         raise InvalidInput(
             f"publish a port: network {network.name} is {'macvlan' if network.parent else 'internal'}",
             remedy="take another network, or no -p",
         )
+    asked = _asked(wanted, exposed)
+    for one in places:
+        _publish_at(ledger, one.number, asked)
 
 
 def publish_live(
     ledger: Ledger, attachment: Attachment, wanted: Networking, exposed: tuple[str, ...]
 ) -> Attachment:
-    """The same of one that runs for its place *attachment*, unless another place has its ports, or that one leads
-    nowhere; what it is then. Raises Conflict, InvalidInput.
+    """The same of one that runs for its place *attachment*, of the families of which no place has its ports; what it is
+    then. Raises Conflict, InvalidInput.
     """
-    if not leads_out(attachment) or any(one.published for one in ledger.attachments):
-        return attachment
-    _publish_at(ledger, attachment, _asked(wanted, exposed))
+    if leads_out(attachment):
+        _publish_at(ledger, attachment.number, _asked(wanted, exposed))
     return next(one for one in ledger.attachments if one.number == attachment.number)
 
 
@@ -71,12 +70,14 @@ def move(ledger: Ledger, attachment: Attachment) -> Attachment | None:
     now on: written down at once, so that the ports are nobody else's at any time. That place; None, and nothing is
     done, where there is none that can have them all.
     """
-    others = (one for one in ledger.attachments if one.number != attachment.number)
-    heir = next((one for one in others if leads_out(one)), None)
+    own = {len(address) for address in attachment.addresses}
+    others = [one for one in ledger.attachments if one.number != attachment.number and leads_out(one)]
+    others.sort(key=lambda one: own.isdisjoint(map(len, one.addresses)))  # else the first
+    heir = others[0] if others else None
     if heir is None or with_own_ports(ledger.home.store, attachment) != attachment:
         return None
     families = {len(address) for address in heir.addresses}
-    further = families - {len(address) for address in attachment.addresses}
+    further = families - own - _served(heir)
     for one in attachment.published:
         if not families or (one.host and len(one.host) not in families):
             return None
@@ -84,7 +85,8 @@ def move(ledger: Ledger, attachment: Attachment) -> Attachment | None:
             claims.see_free(one, further, lambda: _answering(ledger.home))
         except LaminaError:  # which is said when it is claimed there
             return None
-    found: Attachment = replace(heir, published=attachment.published)
+    every = dict.fromkeys((*attachment.published, *heir.published))
+    found: Attachment = replace(heir, published=tuple(every))
     ledger.note(replace(attachment, published=()), found)
     return found
 
@@ -110,30 +112,76 @@ def _asked(wanted: Networking, exposed: tuple[str, ...]) -> list[Published]:
     return sorted((*wanted.published, *further), key=lambda one: (not one.is_fixed, not one.last))
 
 
-def _publish_at(ledger: Ledger, attachment: Attachment, asked: list[Published]) -> None:
-    home = ledger.home
-    families = {len(address) for address in attachment.addresses}
+def _families(attachment: Attachment) -> set[int]:
+    """The lengths of addresses that it has, or will have."""
     if attachment.network.maker:
         from lamina.engine.foreign_networks import families as families_elsewhere
 
-        families = families_elsewhere(attachment)
+        return families_elsewhere(attachment)
+    return {len(address) for address in attachment.addresses}
+
+
+def _served(attachment: Attachment) -> set[int]:
+    """The families of which ports are published there."""
+    own = _families(attachment)
+    return {family for one in attachment.published for family in own if len(one.host) in (0, family)}
+
+
+def _publish_at(ledger: Ledger, number: int, asked: list[Published]) -> None:
+    """What is *asked* for, of the families that are not published at any place, at that of this *number*."""
+    home = ledger.home
+    attachment = next(one for one in ledger.attachments if one.number == number)
+    served = {family for one in ledger.attachments for family in _served(one)}
+    every = {family for one in ledger.attachments if leads_out(one) for family in _families(one)}
+    for one in asked:
+        if one.host and len(one.host) not in every:
+            raise InvalidInput(
+                f"publish {one}: network {attachment.network.name} has no addresses of that family",
+                remedy="name an address of the other family, or take a network "
+                + ("with IPv4" if len(one.host) == 4 else "that was made with --ipv6"),
+            )
+    wished = _of_families(ledger, asked, _families(attachment) - served, divided=bool(served))
+    before = attachment.published
     found: list[Published] = []
 
     def tell(besides: list[Published]) -> None:
-        ledger.note(replace(attachment, published=(*found, *besides)))
+        ledger.note(replace(attachment, published=(*before, *found, *besides)))
 
-    for group in _together(asked):
-        for one in group:
-            if one.host and len(one.host) not in families:
-                raise InvalidInput(
-                    f"publish {one}: network {attachment.network.name} has no addresses of that family",
-                    remedy="name an address of the other family, or take a network "
-                    + ("with IPv4" if len(one.host) == 4 else "that was made with --ipv6"),
-                )
+    for group in _together(wished):
         if group[0].is_fixed:  # of another it is known once it is taken
             tell(group)
-        found += _claim(home, group, families, found, tell)
+        found += _claim(home, group, every, found, tell)
         tell([])
+
+
+def _of_families(
+    ledger: Ledger, asked: list[Published], families: set[int], *, divided: bool
+) -> list[Published]:
+    """What of *asked* is of these *families*. Where it is *divided*, since another place has what is of the other one,
+    it says of which, and has the ports of this host that are taken there already.
+    """
+    taken = [port for one in ledger.attachments for port in one.published] if divided else []
+    found: list[Published] = []
+    for one in asked:
+        known = next((port for port in taken if _is_meant(one, port)), None)
+        if known is not None:
+            taken.remove(known)
+        wish = one if known is None else replace(one, host_port=known.host_port, last=0)
+        if wish.host:
+            found += [wish] if len(wish.host) in families else []
+        elif divided:
+            found += [replace(wish, host=bytes(family)) for family in sorted(families)]
+        elif families:
+            found.append(wish)
+    return found
+
+
+def _is_meant(asked: Published, taken: Published) -> bool:
+    """Whether *taken* is what became of *asked*, or may be."""
+    if (asked.protocol, asked.port) != (taken.protocol, taken.port):
+        return False
+    last = asked.last or asked.host_port
+    return not asked.host_port or asked.host_port <= taken.host_port <= last
 
 
 def _together(asked: list[Published]) -> list[list[Published]]:

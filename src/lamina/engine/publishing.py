@@ -55,7 +55,10 @@ def read_publish(text: str) -> list[Published]:
     if first == last and begin != end:
         return [Published(protocol, host, begin, first, end)]
     if end - begin != last - first:
-        raise InvalidInput(f"run: port {text}: the two ranges have different lengths")
+        raise InvalidInput(
+            f"run: port {text}: the two ranges have different lengths",
+            remedy="ranges of as many ports each, such as 8000-8009:80-89; a range for one port is any of it",
+        )
     return [Published(protocol, host, begin + number, first + number) for number in range(last - first + 1)]
 
 
@@ -74,7 +77,9 @@ def _range(text: str, whole: str) -> tuple[int, int]:
     if not all(0 < int(port) <= MOST_PORTS for port in ports):
         raise _no_port(whole)
     if int(ports[0]) > int(ports[1]):
-        raise InvalidInput(f"run: port {whole}: a range that ends before it begins")
+        raise InvalidInput(
+            f"run: port {whole}: a range that ends before it begins", remedy="such as 8000-8009"
+        )
     return int(ports[0]), int(ports[1])
 
 
@@ -89,7 +94,10 @@ def _check_twice(published: Iterable[Published]) -> None:
             continue
         hosts = seen.setdefault((one.protocol, one.host_port), [])
         if any(overlap(one.host, host) for host in hosts):
-            raise InvalidInput(f"run: port {one}: published twice")
+            raise InvalidInput(
+                f"run: port {one}: published twice",
+                remedy="name another port or another address of this host for one of them",
+            )
         hosts.append(one.host)
 
 

@@ -1,9 +1,9 @@
 """The half of who answers for names that reads nothing of what containers send: it has the right to change rules, and
 does so for the other half, which has none, as far as the policies of the containers allow that.
 
-Between them is a socket. A message is a question ("learn" or "servers", or what is to be written), and the other half
-waits for the answer. What it says is not believed: whose name it is, what may be asked for it, and what it may open is
-looked up here, in directories that the other half cannot write to.
+Between them is a socket. A message is a question ("learn" or "servers", or what is to be written) with a number, which
+its answer has as well. What the other half says (`responder_door`) is not believed: whose name it is, what may be asked
+for it, and what it may open is looked up here, in directories that the other half cannot write to.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ _LONGEST = 1 << 18
 _MOST_SERVERS = 3  # as resolv.conf(5) has it
 _RESOLV = "/etc/resolv.conf"
 ERROR = b"/names.error"
-_LONGEST_TEXT = 1 << 14
-_LONGEST_WAIT = 5.0  # seconds that one half waits for the other
+_LONGEST_TOOK = 3600.0  # seconds
 
 
 class Warden:
@@ -95,10 +94,24 @@ class Warden:
         if not asked:
             return False
         try:
-            self.channel.send(encode(self._answer_to(decode(asked, "question"))).encode())
+            self.channel.send(encode(self._answered(asked)).encode())
         except BrokenPipeError:
             return False
         return True
+
+    def _answered(self, message: bytes) -> dict[str, Any]:
+        """The answer to a question, with its number, and how long that took: the other half sees to it that nobody
+        takes all of the time.
+        """
+        began = monotonic()
+        try:
+            asked = decode(message, "question")
+        except InvalidInput:
+            return {}
+        found = self._answer_to(asked)
+        number = asked.get("number")
+        took = min(round(monotonic() - began, 6), _LONGEST_TOOK)
+        return {**found, "number": number if isinstance(number, int) else 0, "took": took}
 
     def _answer_to(self, asked: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -230,47 +243,3 @@ def confess(place: bytes, text: str) -> None:
         os.write(descriptor, text.encode(errors="replace"))
     finally:
         os.close(descriptor)
-
-
-class Door:
-    """The other half's end of the socket. Whoever asks waits; a half that does not answer is a no."""
-
-    def __init__(self, channel: socket) -> None:
-        self.channel = channel
-        self.is_broken = False  # what comes next over it may be the answer to another question
-        channel.settimeout(_LONGEST_WAIT)
-
-    def fileno(self) -> int:
-        """Readable, out of turn, when the other half is gone."""
-        return self.channel.fileno()
-
-    def learn(self, owner: str, name: str, found: list[tuple[int, bytes]]) -> bool:
-        """Whether the container *owner* may be told that these addresses, each for some seconds, are *name*'s: the
-        rules let it reach them now, if it may.
-        """
-        if len(found) > MOST:
-            return False
-        asked = {"learn": [owner, name, [[seconds, text_of(address)] for seconds, address in found]]}
-        return bool(self._ask(asked).get("may"))
-
-    def servers(self) -> tuple[tuple[str, int], ...]:
-        """This host's own name servers, as they are now."""
-        return tuple(
-            (str(host), int(port)) for host, port in self._ask({"servers": True}).get("servers") or ()
-        )
-
-    def fail(self, text: str) -> None:
-        """Have it written down what went wrong."""
-        self._ask({"failed": text[:_LONGEST_TEXT]})
-
-    def leave(self) -> None:
-        """Have the file that this half holds removed."""
-        self._ask({"leaves": True})
-
-    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self.channel.send(encode(asked).encode())
-            return decode(self.channel.recv(_LONGEST), "answer")
-        except (OSError, InvalidInput):
-            self.is_broken = True
-            return {}

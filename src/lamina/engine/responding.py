@@ -13,7 +13,8 @@ from time import monotonic, sleep
 from lamina.engine import responder_sandbox
 from lamina.engine.network_record import Ledger
 from lamina.engine.networks import network_of
-from lamina.engine.responder_monitor import Door, Warden, confess
+from lamina.engine.responder_door import Door
+from lamina.engine.responder_monitor import Warden, confess
 from lamina.engine.responders import DATAGRAMS, LISTENER, LOCK, PORT, family_of, place_of
 from lamina.linux.capabilities import CAPABILITIES, CapabilitySets, capset
 from lamina.linux.constants import PR_SET_NAME, PR_SET_NO_NEW_PRIVS
@@ -30,7 +31,7 @@ from lamina.linux.process import close_range, prctl
 from lamina.network import names
 from lamina.network.egress import allows
 from lamina.network.leases import holder_of
-from lamina.network.responder import Client, Responder
+from lamina.network.responder import MOST_ASKED, Client, Responder
 from lamina.network.subnet import packed, text_of
 from lamina.store import networks
 from lamina.store.containers import Home
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from lamina.network.dns import Query
     from lamina.network.model import Allowed, Attachment, Network
+    from lamina.network.responder import Learn, Where
     from lamina.store.root import Store
 else:  # the module `signal` is enumerations around it
     import _signal as s
@@ -53,6 +54,9 @@ _PATIENCE = 60.0  # between two looks whether it is still wanted, if nobody says
 _NET_ADMIN = 1 << CAPABILITIES["CAP_NET_ADMIN"]
 _BREATH = 0.01  # seconds, after what should not have happened
 _SAME_SERVERS = 1.0  # seconds between two looks which servers this host asks
+_SERVERS_SOON = (
+    0.5  # seconds that a question waits for such a look; then it asks those that were there before
+)
 _FILES = 1024
 
 
@@ -179,41 +183,38 @@ class Service:
         self.store, self.network, self.door = store, network, door
         self.lock = place_of(network, index)
         self.empty_since: float | None = None
-        self.is_alone = False
-        self._servers: tuple[tuple[str, int], ...] = ()
+        self._servers: tuple[Where, ...] = ()
         self._asked_at = 0.0
+        self._for_servers: list[Callable[[tuple[Where, ...]], None]] = []
         self._told = inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         above = os.path.dirname(network.names)
         inotify_add_watch(self._told, above, IN_DELETE | IN_MOVE_SELF | IN_DELETE_SELF)
         inotify_add_watch(self._told, network.names, IN_CREATE | IN_DELETE)
         datagrams = socket(family_of(network), SOCK_DGRAM, fileno=DATAGRAMS)
         listener = socket(family_of(network), SOCK_STREAM, fileno=LISTENER)
-        others = [(int(self._told), self._look), (door.fileno(), self._is_left)]
+        others = [(int(self._told), self._look), (door.fileno(), door.read)]
         self.responder = Responder(datagrams, listener, self.client, others)
 
     def run(self) -> None:
-        """Until nobody needs it."""
+        """Until nobody needs it; or the half that changes rules is gone, without which nobody who is limited could be
+        answered: so the next start is to find nobody here.
+        """
         self._look()
-        while not (self.is_alone or self.door.is_broken):
-            left = _PATIENCE
+        while not self.door.is_broken:
+            left = min(_PATIENCE, self.door.deadline - monotonic())
             if self.empty_since is not None:
-                left = self.empty_since + LINGER - monotonic()
-                if left <= 0 and self._leave():
+                left = min(left, self.empty_since + LINGER - monotonic())
+                if self.empty_since + LINGER <= monotonic() and self._leave():
                     return
             if not self._is_wanted():
                 return
             try:
                 self.responder.step(max(left, 0.0))
+                self.door.expire()
             except Exception as failure:
                 # what nobody can answer, which is a bug, must not cost others their answers
                 self.door.fail(_text_of(failure))
                 sleep(_BREATH)
-
-    def _is_left(self, _: int) -> None:
-        """The half that changes rules is gone. Without it nobody who is limited could be answered: so the next start is
-        to find nobody here.
-        """
-        self.is_alone = True
 
     def _look(self, _: int = 0) -> None:
         """Something has changed among the names: whether there is one."""
@@ -265,19 +266,20 @@ class Service:
         places = ledger.attachments
         if not any(address in one.addresses for one in places):
             return None
-        servers: tuple[tuple[str, int], ...] = ()
-        if not all(one.network.internal for one in places):  # docker: what leads nowhere asks nobody outside
-            servers = tuple((text_of(one), PORT) for one in ledger.servers) or self._of_host()
+        # docker: what leads nowhere asks nobody outside
+        leads = not all(one.network.internal for one in places)
+        servers = tuple((text_of(one), PORT) for one in ledger.servers if leads)
         return Client(
             networks=tuple(one.network.names for one in places if one.network.names),
             owner_at=lambda wanted: self._owner_at(places, wanted),
             servers=servers,
             may=None if places[0].egress is None else lambda name: _may(places[0].egress or (), name),
             learn=None if places[0].egress is None else self._learner(owner),
+            now=self._of_host if leads and not servers else None,
         )
 
-    def _learner(self, owner: str) -> Callable[[Query, list[tuple[int, bytes]], bool], bool]:
-        return lambda query, found, _own: not found or self.door.learn(owner, query.name, found)
+    def _learner(self, owner: str) -> Learn:
+        return lambda query, found, _own, then: self.door.learn(owner, query.name, found, then)
 
     def _owner_at(self, places: list[Attachment], address: bytes) -> str | None:
         """The name of the container with an address of one of these networks."""
@@ -291,11 +293,23 @@ class Service:
             return titles[0] if titles else ""
         return None
 
-    def _of_host(self) -> tuple[tuple[str, int], ...]:
-        """This host's own servers, as they are now."""
-        if monotonic() >= self._asked_at + _SAME_SERVERS:
-            self._servers, self._asked_at = self.door.servers(), monotonic()
-        return self._servers
+    def _of_host(self, then: Callable[[tuple[Where, ...]], None]) -> None:
+        """Hand on this host's own servers, as they are now; where nobody says so soon, those that were there before."""
+
+        def said(found: tuple[Where, ...] | None) -> None:
+            if found is not None:
+                self._servers, self._asked_at = found, monotonic()
+            waiting, self._for_servers = self._for_servers, []
+            for one in waiting:
+                one(self._servers)
+
+        if self._for_servers and len(self._for_servers) < MOST_ASKED:
+            self._for_servers.append(then)
+        elif monotonic() < self._asked_at + _SAME_SERVERS or self.door.is_asked_for_servers:
+            then(self._servers)
+        else:
+            self._for_servers.append(then)
+            self.door.servers(said, _SERVERS_SOON)
 
 
 def _may(allowed: Sequence[Allowed], name: str) -> bool:

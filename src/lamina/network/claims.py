@@ -79,7 +79,11 @@ def take(
             return take(directory, found, owner, families, answering, besides)
         except Conflict:
             continue
-    raise Conflict(f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free")
+    raise Conflict(
+        f"publish port {wanted.port}/{wanted.protocol}: no port of this host is free",
+        remedy="name one (-p HOSTPORT:PORT); which are taken says 'ss -ltun', which are tried "
+        "net.ipv4.ip_local_port_range",
+    )
 
 
 def _take_of_range(

@@ -83,9 +83,34 @@ def _add(channel: Any, table: str, wanted: Wanted) -> None:
     except KernelError as error:
         if error.errno != EEXIST:
             raise
-        for family, known, several in wanted:
-            _remove_each(channel, family, table, known, [element for element in several if element.data])
-        commit(channel, messages)
+        _replace(channel, table, wanted, messages)
+
+
+def _replace(channel: Any, table: str, wanted: Wanted, messages: list[Message]) -> None:
+    """Add elements for which a map has others: those go in the same transaction, bound to the generation in which they
+    were seen. So at no time, whoever is killed, is a port that moves without a rule.
+    """
+    keys: dict[tuple[str, str], set[bytes]] = {}
+    for family, known, several in wanted:
+        keys.setdefault((family, known), set()).update(one.key for one in several if one.data)
+    for _ in range(_TRIES):
+        generation = generation_of(channel)
+        old = [
+            (family, known, [one for one in _there(channel, family, table, known) if one.key in own])
+            for (family, known), own in keys.items()
+            if own
+        ]
+        try:
+            commit(channel, [*rules.removals(table, [one for one in old if one[2]]), *messages], generation)
+            return
+        except KernelError as error:
+            if error.errno != _ERESTART:
+                raise
+    raise _never_quiet()
+
+
+def _never_quiet() -> KernelError:
+    return KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
 
 
 def remove(table: str, wanted: Wanted) -> None:
@@ -111,6 +136,18 @@ def _remove_each(channel: Any, family: str, table: str, known: str, several: Ite
                 raise
 
 
+def _remove_in_parts(channel: Any, family: str, table: str, known: str, several: list[Element]) -> None:
+    """Many of one set: each transaction is a grace period of the kernel's."""
+    for at in range(0, len(several), _AT_ONCE):
+        part = several[at : at + _AT_ONCE]
+        try:
+            commit(channel, [delete_elements(family, table, known, part)])
+        except KernelError as error:
+            if error.errno != ENOENT:  # the time of one has ended
+                raise
+            _remove_each(channel, family, table, known, part)
+
+
 def make(table: str, everything: Everything, *, anew: bool = False, channel: Any = None) -> None:
     """Make the tables with everything there is, unless they are there; *anew*: in any case. Raises as `add`."""
     with _opened() if channel is None else _Kept(channel) as opened:
@@ -134,7 +171,7 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
             except KernelError as error:
                 if error.errno != _ERESTART:
                     raise _translated(error) from error
-    raise KernelError("netlink", _ERESTART, "nf_tables", hint="somebody changes rules all the time")
+    raise _never_quiet()
 
 
 def _check_apart(table: str, known: Iterable[str]) -> None:
@@ -280,7 +317,7 @@ def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]
     with _opened() as channel:
         for family, name in egress.DROPPED:
             counted = [one for one in _there(channel, family, table, name) if wanted(one)]
-            _remove_each(channel, family, table, name, counted)
+            _remove_in_parts(channel, family, table, name, counted)
             found += counted
     return found
 
@@ -294,10 +331,9 @@ def left_over(
     found = []
     with _opened() as channel:
         for family, name in sets:
-            for element in _there(channel, family, table, name):
-                if not lives(_owner(element)[1]):
-                    _remove_each(channel, family, table, name, [element])
-                    found.append(f"element of {family} {table} {name} of container {element.comment}")
+            gone = [one for one in _there(channel, family, table, name) if not lives(_owner(one)[1])]
+            _remove_in_parts(channel, family, table, name, gone)
+            found += [f"element of {family} {table} {name} of container {one.comment}" for one in gone]
     return found
 
 

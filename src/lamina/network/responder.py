@@ -32,12 +32,21 @@ from lamina.values import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
     from lamina.network.dns import Query
 
     Where = tuple[str, int]
-    Learn = Callable[["Query", list[tuple[int, bytes]], bool], bool]
+    Learn = Callable[["Query", list[tuple[int, bytes]], bool, Callable[[bool, float], None]], None]
+
+    class Waiting(Protocol):
+        """What there are only so many of: it is somebody's, and gives way."""
+
+        source: str
+
+        def give_way(self) -> None:
+            """Be no more."""
+
 
 PORT = 53
 SECONDS = 5  # how long an answer of ours holds: containers come and go
@@ -55,9 +64,10 @@ _AT_ONCE = 64  # datagrams read before others have their turn
 class Client:
     """A container that asks. `networks` are the directories of names (`names`) of all networks that it is in;
     `owner_at` gives the name of who has an address of them, "" for nobody, None for addresses of others. `servers` are
-    asked for the rest; with none it is refused, and where `may` says no of a name. `learn` is told the addresses of an
-    answer (and whether it is the network's own) before the client is; where it says no the client is told that it
-    failed.
+    asked for the rest, or those that `now` hands to whoever it is called with, at once or later; with none it is
+    refused, and where `may` says no of a name. `learn` is told the addresses of an answer (and whether it is the
+    network's own) before the client is, and says whether it may be told, and how many seconds that has cost: where it
+    may not the client is told that it failed.
     """
 
     networks: tuple[bytes, ...]
@@ -65,6 +75,7 @@ class Client:
     servers: tuple[Where, ...]
     may: Callable[[str], bool] | None = None
     learn: Learn | None = None
+    now: Callable[[Callable[[tuple[Where, ...]], None]], None] | None = None
 
 
 class Responder:
@@ -164,7 +175,7 @@ class Responder:
                 self._deaf_until = monotonic() + _DEAF
             return
         connection = socket(fileno=fd)
-        if self._known(where[0]) is None or not _has_room(
+        if self._known(where[0]) is None or not has_room(
             self._streams, where[0], MOST_STREAMS, MOST_STREAMS_OF_ONE
         ):
             connection.close()
@@ -197,15 +208,46 @@ class Responder:
             return
         own = self._own(client, query)
         if own is not None:
-            say(dns.reply(query, *own, datagram=datagram))
+            self._say_learnt(client, query, own[1], source, say, dns.reply(query, *own, datagram=datagram))
             return
-        if not client.servers or (client.may is not None and not client.may(query.name)):
+        if client.may is not None and not client.may(query.name):
             say(dns.reply(query, dns.REFUSED))
             return
-        if not _has_room(self._asked, source, MOST_ASKED, MOST_ASKED_BY_ONE):
-            say(dns.reply(query, dns.SERVFAIL))
-            return
-        _Asked(self, client, query, data, source, say, datagram).ask_next()
+
+        def ask(servers: tuple[Where, ...]) -> None:
+            if not servers:
+                say(dns.reply(query, dns.REFUSED))
+            elif not has_room(self._asked, source, MOST_ASKED, MOST_ASKED_BY_ONE):
+                say(dns.reply(query, dns.SERVFAIL))
+            else:
+                _Asked(self, client, query, data, source, say, datagram, servers).ask_next()
+
+        if client.now is not None:
+            client.now(ask)
+        else:
+            ask(client.servers)
+
+    def _say_learnt(
+        self,
+        client: Client,
+        query: Query,
+        answers: list[dns.Answer],
+        source: str,
+        say: Callable[[bytes], None],
+        answer: bytes,
+    ) -> None:
+        """Say the network's own *answer* once its addresses are learnt."""
+
+        def learnt(may: bool, seconds: float) -> None:
+            if seconds:
+                self._shares.spend(source, monotonic() - seconds)
+            say(answer if may else dns.reply(query, dns.SERVFAIL))
+
+        told = [(SECONDS, one.data) for one in answers if one.kind in (dns.A, dns.AAAA)]
+        if client.learn is None or not told:
+            say(answer)
+        else:
+            client.learn(query, told, True, learnt)
 
     def _own(self, client: Client, query: Query) -> tuple[int, list[dns.Answer]] | None:
         """(code, answers) to what only this network knows, None where others are to be asked."""
@@ -231,15 +273,10 @@ class Responder:
             kind = dns.A if len(address) == 4 else dns.AAAA
             if query.kind in (kind, dns.ANY):
                 answers.append(dns.Answer(kind, SECONDS, address))
-        told = [(SECONDS, one.data) for one in answers]
-        if client.learn is not None and not client.learn(query, told, True):
-            return dns.SERVFAIL, []
         return dns.NOERROR, answers
 
 
-def _has_room(
-    waiting: Mapping[int, _Asked] | Mapping[int, _Stream], source: str, most: int, most_of_one: int
-) -> bool:
+def has_room(waiting: Mapping[int, Waiting], source: str, most: int, most_of_one: int) -> bool:
     """Whether there is room for one more of *source*. Of a full table whoever has most gives the oldest way, if he has
     more than *source* would have then: so nobody is kept out by others who together have all.
     """
@@ -270,6 +307,7 @@ class _Asked:
         source: str,
         say: Callable[[bytes], None],
         datagram: bool,
+        servers: tuple[Where, ...],
     ) -> None:
         self.responder, self.client, self.query, self.data, self.source = (
             responder,
@@ -279,7 +317,7 @@ class _Asked:
             source,
         )
         self.say, self.datagram = say, datagram
-        self.left = list(client.servers) * _ROUNDS
+        self.left = list(servers) * _ROUNDS
         self.deadline = 0.0
         self.identity = 0
         self._socket: Any = None
@@ -364,21 +402,26 @@ class _Asked:
             return
         self.close()
         shares, began = self.responder._shares, monotonic()
-        is_learnt = not shares.has_had_enough(self.source) and self._is_learnt(answer)
-        shares.spend(self.source, began)
-        if is_learnt:
-            self.say(dns.with_identity(answer, self.query.identity))
-        else:
-            self.say(dns.reply(self.query, dns.SERVFAIL))
 
-    def _is_learnt(self, answer: bytes) -> bool:
-        if self.client.learn is None:
-            return True
+        def learnt(may: bool, seconds: float) -> None:
+            if seconds:
+                shares.spend(self.source, monotonic() - seconds)
+            failed = dns.reply(self.query, dns.SERVFAIL)
+            self.say(dns.with_identity(answer, self.query.identity) if may else failed)
+
+        found = None if shares.has_had_enough(self.source) else self._addresses_in(answer)
+        shares.spend(self.source, began)
+        if found and self.client.learn is not None:
+            self.client.learn(self.query, found, False, learnt)
+        else:
+            learnt(found is not None, 0.0)
+
+    def _addresses_in(self, answer: bytes) -> list[tuple[int, bytes]] | None:
+        """What is to be learnt of it; None where nobody can."""
         try:
-            found = dns.addresses_in(answer, self.query)
+            return [] if self.client.learn is None else dns.addresses_in(answer, self.query)
         except InvalidInput:
-            return False
-        return self.client.learn(self.query, found, False)
+            return None
 
     def close(self) -> None:
         """Ask no more."""

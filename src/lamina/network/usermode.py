@@ -84,7 +84,9 @@ def read_words(text: str) -> tuple[str, tuple[str, ...]]:
         raise InvalidInput(f"run: network {text}: no option follows", remedy=f"--network {program}")
     given = tuple(rest.split(",")) if rest else ()
     if "" in given or any("\0" in word for word in given):
-        raise InvalidInput(f"run: network {text}: an option is empty")
+        raise InvalidInput(
+            f"run: network {text}: an option is empty", remedy=f"--network {program}:OPTION,..."
+        )
     return program, _pasta_options(given) if program == PASTA else _slirp_options(given)
 
 
@@ -122,20 +124,30 @@ def _slirp_options(given: tuple[str, ...]) -> tuple[str, ...]:
         found[key] = said
     for key in _BOOLEANS:
         if found.get(key, "true") not in ("true", "false"):
-            raise InvalidInput(f"run: network slirp4netns: {key} {found[key]}: neither true nor false")
+            raise InvalidInput(
+                f"run: network slirp4netns: {key} {found[key]}: neither true nor false",
+                remedy=f"{key}=true or {key}=false",
+            )
     if found.get("port_handler", SLIRP) != SLIRP:
         raise Unsupported(
             f"run: network slirp4netns: port_handler {found['port_handler']}: Lamina has none but slirp4netns",
             remedy="leave it out; with pasta containers see where a connection comes from",
         )
     if "cidr" in found and len(read_subnet(found["cidr"], "cidr").base) != 4:
-        raise InvalidInput(f"run: network slirp4netns: cidr {found['cidr']}: not a subnet of IPv4")
+        raise InvalidInput(
+            f"run: network slirp4netns: cidr {found['cidr']}: not a subnet of IPv4",
+            remedy="such as cidr=10.0.2.0/24",
+        )
     mtu = found.get("mtu", str(MTU))
     if not (mtu.isascii() and mtu.isdigit()) or not 68 <= int(mtu) <= 65521:
-        raise InvalidInput(f"run: network slirp4netns: mtu {mtu}: not a number from 68 to 65521")
+        raise InvalidInput(
+            f"run: network slirp4netns: mtu {mtu}: not a number from 68 to 65521",
+            remedy="such as mtu=1500, or none for 65520",
+        )
     if "outbound_addr6" in found and found.get("enable_ipv6") == "false":
         raise InvalidInput(
-            "run: network slirp4netns: outbound_addr6 and enable_ipv6=false contradict each other"
+            "run: network slirp4netns: outbound_addr6 and enable_ipv6=false contradict each other",
+            remedy="leave one of them out",
         )
     return tuple(f"{key}={said}" for key, said in found.items())
 

@@ -96,7 +96,19 @@ def names_of(store: Store, name: str) -> bytes:
 
 
 def no_such(name: str) -> NotFound:
-    """The error for a network that is not there."""
+    """The error for a network that is not there, or is none but a word of `run --network`."""
+    kind = name.partition(":")[0]
+    if kind == "none":
+        return NotFound(
+            "network none: it is no network at all",
+            remedy="'lamina network disconnect NETWORK CONTAINER' takes a container out of one",
+        )
+    if kind in RESERVED and kind != "default":
+        return NotFound(
+            f"network {name}: it is no network by itself: a container has it from its start on, or never",
+            remedy=f"'lamina run --network {name} ...' makes one that has it; 'lamina network ls' lists those that "
+            "a container can be connected to",
+        )
     return NotFound(f"network {name}: no such network", remedy="'lamina network ls' lists what there is")
 
 
