@@ -106,7 +106,7 @@ def popen(
     io: Io,
     bufsize: int,
     encoding: tuple[str, str] | None,
-) -> Process:
+) -> Process[Any]:
     """Begin *words* in the container; raises as `executing.execute`."""
     from lamina.engine.executing import start, told
     from lamina.supervisor.stdio import Stdio
@@ -296,7 +296,7 @@ def popen_container(
     hooks: Hooks,
     bufsize: int,
     encoding: tuple[str, str] | None,
-) -> Process:
+) -> Process[Any]:
     """Begin *words* in a new container; raises as `run.run`."""
     from lamina.engine.run import run
 
