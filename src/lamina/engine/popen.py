@@ -280,8 +280,10 @@ def in_thread(body: Attended, work: Callable[[], int]) -> None:
     """
     from lamina.engine.reaping import without_signals
 
-    thread = threading.Thread(target=body.finish, args=(work,), name="lamina", daemon=True)
-    without_signals(thread.start)
+    def begin() -> None:
+        threading.Thread(target=body.finish, args=(work,), name="lamina", daemon=True).start()
+
+    without_signals(begin)
 
 
 # -- a container of its own
