@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from lamina.engine.reaping import without_signals
-from lamina.errors import KernelError, Unsupported
+from lamina.errors import KernelError, LaminaError, Unsupported
 
 
-def refusal(words: str) -> KernelError | Unsupported:
+def refusal(words: str) -> LaminaError:
     def start() -> None:
         raise RuntimeError(words)
 
-    with pytest.raises((KernelError, Unsupported)) as raised:
+    with pytest.raises(LaminaError) as raised:
         without_signals(start)
     return raised.value
 
