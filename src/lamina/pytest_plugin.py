@@ -58,7 +58,7 @@ class Containers:
         container.start()
         return container
 
-    def popen(self, image: str, command: Command = (), **keywords: Any) -> Process:
+    def popen(self, image: str, command: Command = (), **keywords: Any) -> Process[Any]:
         """`Engine.popen`: the container is removed at its end, which is to be waited for."""
         return self.engine.popen(image, command, **{"rm": True, **self._labelled(keywords)})
 

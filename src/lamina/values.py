@@ -42,6 +42,12 @@ else:
             cls.__repr__ = _repr
         return cls
 
+    class Generic:
+        """typing.Generic without its price: what is in the brackets matters to type checkers alone."""
+
+        def __class_getitem__(cls, _):
+            return cls
+
 
 def _complaint(
     cls: type, names: tuple[str, ...], defaults: dict[str, Any], args: Any, kwargs: dict[str, Any]

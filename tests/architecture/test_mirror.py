@@ -106,7 +106,9 @@ def plain(annotation: str) -> str:
     return re.sub(
         r"\bAsync(ContainerPath|Container|Image|Snapshot|Attempt|Merge|StateLog|Volume|Networks?|Process|Storage|Engine)\b",
         r"\1",
-        annotation.replace("MirroredViewVerbs", "ViewVerbs"),
+        annotation.replace("MirroredViewVerbs", "ViewVerbs").replace(
+            "AsyncProcess[Any, Any]", "Process[Any]"
+        ),
     )
 
 

@@ -72,7 +72,7 @@ WORDS = {
 @pytest.mark.parametrize("word", WORDS)
 def test_words_of_others_are_answered_with_ours(engine: Engine, word: str) -> None:
     with pytest.raises(TypeError, match=f"run.. got an unexpected keyword argument {word!r}.*{WORDS[word]}"):
-        engine.run("tiny", ["true"], **{word: "x"})  # type: ignore[arg-type]
+        engine.run("tiny", ["true"], **{word: "x"})  # type: ignore[call-overload]
 
 
 def test_words_of_others_for_a_further_process(box: Container) -> None:
@@ -83,7 +83,7 @@ def test_words_of_others_for_a_further_process(box: Container) -> None:
         ("detach", "exec_detached"),
     ):
         with pytest.raises(TypeError, match=f"exec.. got an unexpected keyword argument {word!r}.*{ours}"):
-            box.exec(["true"], **{word: "x"})  # type: ignore[arg-type]
+            box.exec(["true"], **{word: "x"})  # type: ignore[call-overload]
 
 
 def test_a_command_line_is_not_taken_apart(engine: Engine, box: Container) -> None:

@@ -96,7 +96,7 @@ def test_what_is_written_is_read(engine: Engine) -> None:
 
 def test_run_as_subprocess_has_it(engine: Engine) -> None:
     def run(script: str, **options: object) -> object:
-        return engine.run("tiny", ["sh", "-c", script], rm=True, **options)  # type: ignore[arg-type]
+        return engine.run("tiny", ["sh", "-c", script], rm=True, **options)  # type: ignore[call-overload]
 
     with pytest.raises(ContainerFailed) as failed:
         run("echo out; echo err >&2; exit 3", check=True, capture_output=True, text=True)

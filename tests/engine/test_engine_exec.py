@@ -63,7 +63,7 @@ def box(engine: Engine) -> Iterator[Container]:
 
 
 def said(box: Container, script: str, **options: object) -> str:
-    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=200, **options)  # type: ignore[arg-type]
+    done = box.exec(["sh", "-ec", script], capture_output=True, text=True, timeout=200, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_executed(box: Container) -> None:
     with pytest.raises(InvalidInput):
         box.exec([])
     with pytest.raises(TypeError):
-        box.exec(["true"], memory="1g")  # type: ignore[call-arg]
+        box.exec(["true"], memory="1g")  # type: ignore[call-overload]
 
 
 def test_a_command_line_says_the_same_by_its_exit_status(

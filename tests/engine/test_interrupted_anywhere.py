@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 # the interpreter looks for signals where a function begins and after each call of one written in C: there the program
 # is sent one, in each round a few places later
 SWEEP = """if True:
-    import os, signal, sys, threading, time
+    import gc, os, re, signal, sys, threading, time
     from collections import Counter
     from lamina import Engine
     from subprocess import DEVNULL, PIPE
@@ -28,8 +28,6 @@ SWEEP = """if True:
     engine = Engine(sys.argv[1])
     box = engine.container("box")
     what, stride = sys.argv[2], int(sys.argv[3])
-    places = Counter()
-
     def act():
         if what == "exec":
             box.exec(["cat"], input=bytes(300_000), capture_output=True)
@@ -64,6 +62,12 @@ SWEEP = """if True:
         names = [os.readlink(link) for link in links if os.path.lexists(link)]
         return [name for name in names if name.endswith(("joining", "lock")) and is_locked(name)]
 
+    def descriptors():
+        "How many of which file; what is forgotten closes itself."
+        gc.collect()
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        return Counter(re.sub("[0-9]+", "", os.readlink(link)) for link in links if os.path.lexists(link))
+
     def is_locked(name):
         import fcntl
         with open(name) as file:
@@ -83,6 +87,8 @@ SWEEP = """if True:
             time.sleep(0.001)
 
     act(), act()
+    until(is_idle, "the beginning")
+    before = descriptors()
     rounds = number = 0
     while True:
         number += stride
@@ -102,6 +108,8 @@ SWEEP = """if True:
         until(lambda: not reap_left() and is_idle(), place)
         until(lambda: inside() == 1, place)
         assert held() == [], place
+        if what in ("exec", "popen"):  # of the others one that was opened in that very moment may stay open
+            assert descriptors() == before, (place, descriptors() - before)
         assert engine.containers(all=True) == [box], place
     box.pause()  # which nobody who began something keeps from coming
     box.unpause()

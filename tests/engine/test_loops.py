@@ -117,7 +117,7 @@ async def test_what_cannot_be_run_says_why_and_leaves_nothing(loops: AsyncEngine
     with pytest.raises(NotFound):
         await loops.run("nothing-of-that-name", ["true"], pull="never")
     with pytest.raises(TypeError):
-        await loops.run("tiny", ["true"], colour="red")  # type: ignore[call-arg]
+        await loops.run("tiny", ["true"], colour="red")  # type: ignore[call-overload]
     assert nothing_left(engine)
 
 

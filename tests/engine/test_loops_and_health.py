@@ -21,7 +21,7 @@ def test_its_status_is_that_of_the_signal_it_was_sent(
     small_image(store_root)
 
     async def main() -> None:
-        process = await AsyncEngine(store_root).popen("tiny", ["sleep", "600"], rm=True, **health)  # type: ignore[arg-type]
+        process = await AsyncEngine(store_root).popen("tiny", ["sleep", "600"], rm=True, **health)  # type: ignore[call-overload]
         process.terminate()
         assert await process.wait() == 143
         process.kill()

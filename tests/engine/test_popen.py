@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ from support.terminal import Terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox")]
 
-Popen = Callable[..., Process]
+Popen = Callable[..., Process[Any]]
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_waiting_for_a_while(popen: Popen) -> None:
     ],
 )
 def test_signals_end_it_as_they_end_any_process(
-    popen: Popen, send: Callable[[Process], None], status: int
+    popen: Popen, send: Callable[[Process[Any]], None], status: int
 ) -> None:
     with popen(["sleep", "600"]) as process:
         send(process)
@@ -449,7 +450,7 @@ def test_an_ended_one_is_recorded_with_the_status_that_was_meant(engine: Engine)
 
 def test_a_thread_may_leave_before_its_container_ends(engine: Engine) -> None:
     """The kernel's signal at a parent's death is a thread's, and nobody knows which of the caller's lives longest."""
-    made: list[Process] = []
+    made: list[Process[bytes]] = []
     thread = threading.Thread(
         target=lambda: made.append(engine.popen("tiny", ["cat"], stdin=PIPE, stdout=PIPE, rm=True))
     )

@@ -22,6 +22,7 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, flock
+from lamina.linux.fd import owned
 from lamina.network.model import Attachment, Network
 from lamina.network.subnet import packed, subnet_of, text_of
 from lamina.store import record
@@ -399,7 +400,7 @@ def _alone(home: Home) -> Iterator[int]:
     directory = home.store.networks + PLACE
     make_directory(directory, 0o700, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with Lock(os.open(_place(home, b".lock"), flags, 0o600)) as held:
+    with Lock(owned(os.open, _place(home, b".lock"), flags, 0o600)) as held:
         end = monotonic() + PATIENCE
         while True:
             try:

@@ -7,11 +7,19 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Generic
+
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", bound=bytes | str, default=Any)  # what was captured: str or bytes
+else:
+    from lamina.values import Generic
+
+    T = None
 
 
 @value
-class Completed:
+class Completed(Generic[T]):
     """A command that has ended in its container.
 
     `args` is the command; `returncode` its exit status, 128 + n after signal n (as a shell has it); `stdout` and
@@ -21,8 +29,8 @@ class Completed:
 
     args: list[str]
     returncode: int
-    stdout: Any = None
-    stderr: Any = None
+    stdout: T = None  # type: ignore[assignment]  # of what was not captured, as in typeshed's CompletedProcess
+    stderr: T = None  # type: ignore[assignment]
     container: str = ""
     name: str = ""
     warnings: tuple[str, ...] = ()

@@ -13,8 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
-    from typing import Unpack
+    from typing import Any, Literal, Unpack, overload
 
+    from lamina.engine import keywords
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.network_verbs import Networks
@@ -82,6 +83,29 @@ class Engine(ImageVerbs):
 
         return Storage(self.store)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def run(self, image: str, command: Command = (), *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def run(self, image: str, command: Command = (), *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.Run]) -> Completed[bytes]: ...  # fmt: skip
+        @overload
+        def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.Run]) -> Completed[Any]: ...  # fmt: skip
+
     def run(
         self,
         image: str,
@@ -102,7 +126,7 @@ class Engine(ImageVerbs):
         on_created: Callable[[str], None] | None = None,
         on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
-    ) -> Completed:
+    ) -> Completed[Any]:
         """Run *command* in a new container over *image* and wait for its end.
 
         The streams, `input`, `capture_output`, `text`, `encoding` (UTF-8 unless given), `errors`, `check` and `timeout`
@@ -125,6 +149,29 @@ class Engine(ImageVerbs):
         hooks = Hooks(warn=on_warning, created=on_created, events=on_event)
         return completed(lambda: run(self.store, image, words, checked, io, hooks), encoded, check=check)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.RunPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.RunPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.RunPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.RunPopen]) -> Process[bytes]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.RunPopen]) -> Process[Any]: ...  # fmt: skip
+
     def popen(
         self,
         image: str,
@@ -141,7 +188,7 @@ class Engine(ImageVerbs):
         on_created: Callable[[str], None] | None = None,
         on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
-    ) -> Process:
+    ) -> Process[Any]:
         """Begin *command* in a new container over *image*, and give it as a Process: subprocess.Popen, in a container.
 
         The streams, `bufsize`, `text`, `encoding` and `errors` are those of Popen; the rest, what is raised, and that
@@ -372,6 +419,30 @@ def _opened(root: str | bytes | None, limit: str | int | None, network: str | No
     return Engine(root, store_limit=limit, network=network)
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def run(image: str, command: Command = (), *,
+        text: Literal[True], encoding: str | None = None, errors: str | None = None,
+        **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+    @overload
+    def run(image: str, command: Command = (), *,
+        text: bool = False, encoding: str, errors: str | None = None,
+        **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+    @overload
+    def run(image: str, command: Command = (), *,
+        text: bool = False, encoding: str | None = None, errors: str,
+        **keywords: Unpack[keywords.Run]) -> Completed[str]: ...  # fmt: skip
+    @overload
+    def run(image: str, command: Command = (), *,
+        text: Literal[False] = False, encoding: None = None, errors: None = None,
+        **keywords: Unpack[keywords.Run]) -> Completed[bytes]: ...  # fmt: skip
+    @overload
+    def run(image: str, command: Command = (), *,
+        text: bool = False, encoding: str | None = None, errors: str | None = None,
+        **keywords: Unpack[keywords.Run]) -> Completed[Any]: ...  # fmt: skip
+
+
 def run(
     image: str,
     command: Command = (),
@@ -391,7 +462,7 @@ def run(
     on_created: Callable[[str], None] | None = None,
     on_event: Callable[..., None] | None = None,
     **options: Unpack[RunOptions],
-) -> Completed:
+) -> Completed[Any]:
     """`Engine().run(...)`: run *command* in a new container over *image*, in the default store, to its end."""
     return Engine().run(
         image,

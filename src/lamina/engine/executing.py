@@ -25,7 +25,7 @@ from lamina.errors import (
     TimeoutExpired,
     Unsupported,
 )
-from lamina.linux.fd import Fd, ready
+from lamina.linux.fd import Fd, owned, ready
 from lamina.runtime.bundle import NULL
 from lamina.runtime.container.directory import alive
 from lamina.runtime.container.further import Joining, Target, further, root_of
@@ -411,7 +411,7 @@ def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:
 def _first_process(home: Home, state: dict[str, Any]) -> Fd:
     """A descriptor of the container's first process, and of no other."""
     try:
-        pidfd = Fd(os.pidfd_open(state["pid"]))
+        pidfd = owned(os.pidfd_open, state["pid"])
     except (OSError, KeyError):
         raise _not_running(home) from None
     if not alive(state):  # looked at after it was opened, so it is this one

@@ -15,8 +15,8 @@ from time import sleep
 
 from lamina.engine.process import Process
 from lamina.errors import InvalidInput, LaminaError
-from lamina.linux.descriptors import duplicate
-from lamina.linux.fd import Fd, ready
+from lamina.linux.descriptors import F_DUPFD_CLOEXEC, fcntl
+from lamina.linux.fd import Fd, owned, pipe, ready
 from lamina.supervisor.signals import Undisturbed
 from lamina.supervisor.stdio import PIPE
 
@@ -59,7 +59,7 @@ class Pipes:
         try:
             for name in ("stdin", "stdout", "stderr"):
                 if getattr(io, name) == PIPE:
-                    reader, writer = map(Fd, os.pipe2(os.O_CLOEXEC))
+                    reader, writer = pipe()
                     ours, theirs = (writer, reader) if name == "stdin" else (reader, writer)
                     self.ours[name], ends[name] = ours, int(theirs)
                     self._theirs.append(theirs)
@@ -106,7 +106,7 @@ def popen(
     io: Io,
     bufsize: int,
     encoding: tuple[str, str] | None,
-) -> Process:
+) -> Process[Any]:
     """Begin *words* in the container; raises as `executing.execute`."""
     from lamina.engine.executing import start, told
     from lamina.supervisor.stdio import Stdio
@@ -178,7 +178,7 @@ class Joined:
         self._execution, self._tell = execution, tell
         self.pid, self.container = execution.pid, container
         self._lock = threading.Lock()
-        self._shows: Fd | None = Fd(duplicate(execution.pidfd, 3))
+        self._shows: Fd | None = owned(fcntl, execution.pidfd, F_DUPFD_CLOEXEC, 3)
         self._status: int | None = None
         self._failure: Exception | None = None
         watch(execution.pidfd, self._reap)
@@ -199,7 +199,7 @@ class Joined:
         """Its exit status, None if it has not ended within so many *seconds*."""
         with self._lock:
             # a copy: another thread may let go of it meanwhile
-            waiting = None if self._shows is None else Fd(duplicate(self._shows, 3))
+            waiting = None if self._shows is None else owned(fcntl, self._shows, F_DUPFD_CLOEXEC, 3)
         if waiting is not None:
             with waiting:
                 if not ready(seconds, waiting):
@@ -280,8 +280,10 @@ def in_thread(body: Attended, work: Callable[[], int]) -> None:
     """
     from lamina.engine.reaping import without_signals
 
-    thread = threading.Thread(target=body.finish, args=(work,), name="lamina", daemon=True)
-    without_signals(thread.start)
+    def begin() -> None:
+        threading.Thread(target=body.finish, args=(work,), name="lamina", daemon=True).start()
+
+    without_signals(begin)
 
 
 # -- a container of its own
@@ -296,7 +298,7 @@ def popen_container(
     hooks: Hooks,
     bufsize: int,
     encoding: tuple[str, str] | None,
-) -> Process:
+) -> Process[Any]:
     """Begin *words* in a new container; raises as `run.run`."""
     from lamina.engine.run import run
 

@@ -13,9 +13,11 @@ from lamina.linux.signals import signal_number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import IO, Any, Protocol
+    from typing import IO, Any, Generic, Protocol, Self, TypeVar
 
     from lamina.engine.talking import Talk
+
+    T = TypeVar("T", str, bytes)  # what its pipes are of
 
     class Body(Protocol):
         """What is behind a Process. `descriptor` is a pidfd of its own; `end` reaps, and may be asked from several
@@ -31,11 +33,16 @@ if TYPE_CHECKING:
         def send(self, signal: int) -> None: ...
         def end(self, seconds: float | None) -> int | None: ...
 
+else:
+    from lamina.values import Generic
+
+    T = None
+
 
 SIGTERM, SIGKILL = 15, 9
 
 
-class Process:
+class Process(Generic[T]):
     """A process in a container, which the caller started and waits for; to be used from several threads.
 
     What subprocess.Popen has is here and means the same: with `stdin`, `stdout` and `stderr` given as PIPE these are
@@ -50,9 +57,9 @@ class Process:
         self,
         body: Body,
         args: list[str],
-        stdin: IO[Any] | None,
-        stdout: IO[Any] | None,
-        stderr: IO[Any] | None,
+        stdin: IO[T] | None,
+        stdout: IO[T] | None,
+        stderr: IO[T] | None,
         encoding: tuple[str, str] | None,
     ) -> None:
         """*encoding* is that of text and how errors are treated, None for bytes."""
@@ -60,9 +67,9 @@ class Process:
         self._lock, self._maker = Lock(), os.getpid()
         self._talk: Talk | None = None
         self.args: list[str] = args
-        self.stdin: IO[Any] | None = stdin
-        self.stdout: IO[Any] | None = stdout
-        self.stderr: IO[Any] | None = stderr
+        self.stdin: IO[T] | None = stdin
+        self.stdout: IO[T] | None = stdout
+        self.stderr: IO[T] | None = stderr
         self.returncode: int | None = None
 
     def __repr__(self) -> str:
@@ -154,7 +161,7 @@ class Process:
 
     # -- with
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

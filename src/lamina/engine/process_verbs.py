@@ -6,8 +6,9 @@ from lamina.errors import InvalidInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing import Any, Literal, Unpack, overload
 
+    from lamina.engine import keywords
     from lamina.engine.completed import Completed
     from lamina.engine.executing import ExecOptions
     from lamina.engine.parameters import Command, Stream
@@ -20,6 +21,29 @@ class ProcessVerbs:
 
     if TYPE_CHECKING:
         _home: Home
+
+    if TYPE_CHECKING:
+
+        @overload
+        def exec(self, command: Command, *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.Exec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def exec(self, command: Command, *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.Exec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def exec(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.Exec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        def exec(self, command: Command, *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.Exec]) -> Completed[bytes]: ...  # fmt: skip
+        @overload
+        def exec(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.Exec]) -> Completed[Any]: ...  # fmt: skip
 
     def exec(
         self,
@@ -37,7 +61,7 @@ class ProcessVerbs:
         timeout: float | None = None,
         forward_signals: bool = False,
         **options: Unpack[ExecOptions],
-    ) -> Completed:
+    ) -> Completed[Any]:
         """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
 
         `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
@@ -63,6 +87,29 @@ class ProcessVerbs:
 
         return detach(self._home, words_of(command, "exec"), checked(options))
 
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(self, command: Command, *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.ExecPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.ExecPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.ExecPopen]) -> Process[str]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.ExecPopen]) -> Process[bytes]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.ExecPopen]) -> Process[Any]: ...  # fmt: skip
+
     def popen(
         self,
         command: Command,
@@ -75,7 +122,7 @@ class ProcessVerbs:
         encoding: str | None = None,
         errors: str | None = None,
         **options: Unpack[ExecOptions],
-    ) -> Process:
+    ) -> Process[Any]:
         """Begin *command* beside what runs in it, and give it as a Process: subprocess.Popen, in the container.
 
         The streams, `bufsize`, `text`, `encoding` and `errors` are those of Popen, with one difference: standard input

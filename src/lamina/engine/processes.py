@@ -11,7 +11,7 @@ import time
 
 from lamina.engine.settling import Process, state_of
 from lamina.errors import Conflict, InvalidInput
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, owned
 from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 from lamina.values import value
 
@@ -145,7 +145,7 @@ def _parent(pid: int) -> int:
 def _look(pid: int, now: float, boot: float) -> Seen | None:
     """None when it is gone, or not to be seen."""
     try:
-        with Fd(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
+        with owned(os.open, f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) as place:
             stat, cmdline = _read(place, "stat", 4096), _read(place, "cmdline", LONGEST)
             status = dict(
                 line.split(b":", 1) for line in _read(place, "status", 1 << 16).splitlines() if b":" in line

@@ -12,7 +12,7 @@ import _thread
 import os
 from errno import EAGAIN
 
-from lamina.errors import KernelError
+from lamina.errors import KernelError, LaminaError, Unsupported
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd, ready
 
@@ -73,15 +73,29 @@ class _Reaper:
 
 def without_signals(start: Callable[[], object]) -> None:
     """Have *start* begin a thread that gets no signal: one that arrived there would not interrupt what the main thread
-    waits for. Raises KernelError where there can be none.
+    waits for. Raises KernelError where there can be none, Unsupported where Python itself does not want one.
     """
     mask = s.pthread_sigmask(s.SIG_BLOCK, _ALL)
     try:
         start()
-    except RuntimeError:  # which is all that Python says of it
-        raise KernelError("start a thread", EAGAIN, hint="at the limit of processes?") from None
+    except RuntimeError as error:
+        raise no_thread(error) from None
     finally:
         s.pthread_sigmask(s.SIG_SETMASK, mask)
+
+
+def no_thread(error: RuntimeError) -> LaminaError:
+    """What there is to say where Python could not begin a thread: it raises one class, whatever is in the way."""
+    if str(error) == "can't start new thread":  # pthread_create(3) refused, which means this
+        return KernelError("begin a thread", EAGAIN, remedy="allow this user or container more processes")
+    if "interpreter shutdown" in str(error):
+        return Unsupported(
+            f"begin a thread: {error}",
+            remedy="do it before the program ends: destructors and functions of atexit may be too late",
+        )
+    return Unsupported(
+        f"begin a thread: {error}", remedy="do it in the main interpreter, or in a process of its own"
+    )
 
 
 _reaper = _Reaper()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.errors import KernelError
+from lamina.linux.fd import Fd, owned
 from lamina.linux.numbers import number
 
 TYPE_CHECKING = False
@@ -31,6 +32,15 @@ def syscall(name: str, *args: Argument, target: object = "") -> int:
     """
     result: int = _raw(number(name), *args)
     if -4096 < result < 0:
+        raise KernelError(name, -result, shown(target))
+    return result
+
+
+def opened(name: str, *args: Argument, target: object = "") -> Fd:
+    """`syscall`, of one that gives a descriptor: it has an owner from the beginning (`fd.owned`)."""
+    result = owned(_raw, number(name), *args)
+    if result < 0:
+        result.disown()
         raise KernelError(name, -result, shown(target))
     return result
 

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 try:
     from lamina.linux._native import exchange, fcntl, flock, poll, receive, socketpair
-except ImportError:  # no compiler when the package was built: `lamina info` says so
+except ImportError as error:  # no compiler when the package was built: `lamina info` says so
+    if "subinterpreters" in str(
+        error
+    ):  # everything that is of C, and nothing goes without: this is loaded first
+        from lamina.errors import Unsupported
+
+        raise Unsupported(
+            f"load Lamina in an isolated subinterpreter: {error}",
+            remedy="use it in the main interpreter, or in a process of its own",
+        ) from None
     from lamina.linux._descriptors import exchange, fcntl, flock, poll, receive, socketpair
 
 __all__ = ["duplicate", "exchange", "fcntl", "flock", "poll", "receive", "socketpair"]

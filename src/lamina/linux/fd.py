@@ -6,6 +6,10 @@ import os
 
 from lamina.linux.descriptors import POLLIN, poll
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 INFINITE = float("inf")
 
 
@@ -16,6 +20,11 @@ class Fd(int):
     """
 
     _owned: bool = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still this object's."""
+        return self._owned
 
     def close(self) -> None:
         """Close the descriptor; a second call, or a call after `steal()`, does nothing."""
@@ -52,6 +61,29 @@ class Fd(int):
 
     def __repr__(self) -> str:
         return f"Fd({int(self)}{'' if self._owned else ', not owned'})"
+
+
+# in the place of a descriptor that is closed, or that there never was
+CLOSED = Fd(-1)
+CLOSED.disown()
+
+
+def owned(call: Callable[..., int], *args: object) -> Fd:
+    """The descriptor that *call* gives, as an Fd, whatever happens in that moment.
+
+    A handler of a signal that raises, as Ctrl-C's does, runs between two instructions of the interpreter: in
+    `Fd(os.open(...))` between the two calls, and then nobody closes what was opened. Within `map` there is no such
+    place.
+    """
+    return next(map(Fd, map(call, *zip(args))))
+
+
+def pipe() -> tuple[Fd, Fd]:
+    """The reader and the writer of a new pipe, close-on-exec, as `owned` has them."""
+    reader, writer = next(
+        map(list, map(map, (Fd,), map(os.pipe2, (os.O_CLOEXEC,))))
+    )  # list(map(Fd, os.pipe2()))
+    return reader, writer
 
 
 def ready(seconds: float | None, *descriptors: int) -> list[int]:

@@ -10,7 +10,7 @@ import struct
 from errno import EAGAIN
 
 from lamina.errors import KernelError
-from lamina.linux.call import encoded, syscall
+from lamina.linux.call import encoded, opened, syscall
 from lamina.linux.constants import (
     AT_SYMLINK_NOFOLLOW,
     FICLONE,
@@ -47,7 +47,7 @@ def openat2(dirfd: int, path: Path, flags: int, mode: int = 0, resolve: int = 0)
     how = OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     for left in range(_MOST_TRIES, -1, -1):
         try:
-            return Fd(syscall("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=path or dirfd))
+            return opened("openat2", dirfd, encoded(path), how, OPEN_HOW.size, target=path or dirfd)
         except KernelError as error:
             if error.errno != EAGAIN or not left:
                 raise
@@ -207,6 +207,4 @@ def open_by_handle_at(mount_fd: int, handle: FileHandle, flags: int) -> Fd:
     Raises KernelError: EPERM without CAP_DAC_READ_SEARCH, ESTALE when the file is gone.
     """
     packed = FILE_HANDLE.pack(len(handle.handle), handle.handle_type) + handle.handle
-    return Fd(
-        syscall("open_by_handle_at", mount_fd, bytearray(packed), flags | os.O_CLOEXEC, target="handle")
-    )
+    return opened("open_by_handle_at", mount_fd, bytearray(packed), flags | os.O_CLOEXEC, target="handle")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from lamina.linux.call import encoded, syscall
+from lamina.linux.call import encoded, opened, syscall
 from lamina.linux.fd import Fd
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def inotify_init1(flags: int) -> Fd:
 
     EMFILE: this user has as many as he may.
     """
-    return Fd(syscall("inotify_init1", flags))
+    return opened("inotify_init1", flags)
 
 
 def inotify_add_watch(fd: int, path: Path, mask: int) -> int:

@@ -11,7 +11,7 @@ import struct
 from errno import EINTR, ENODATA, EOVERFLOW
 
 from lamina.errors import KernelError
-from lamina.linux.call import encoded, syscall
+from lamina.linux.call import encoded, opened, syscall
 from lamina.linux.constants import (
     FSCONFIG_CMD_CREATE,
     FSCONFIG_CMD_CREATE_EXCL,
@@ -60,7 +60,7 @@ _BASICS = (
 
 def fsopen(fsname: str | bytes, flags: int = FSOPEN_CLOEXEC) -> Fd:
     """A new, unconfigured file system context of type *fsname*. fsopen(2), since Linux 5.2."""
-    return Fd(syscall("fsopen", encoded(fsname), flags | FSOPEN_CLOEXEC, target=fsname))
+    return opened("fsopen", encoded(fsname), flags | FSOPEN_CLOEXEC, target=fsname)
 
 
 def fsconfig(fd: int, cmd: int, key: str | bytes | None, value: Path | None, aux: int = 0) -> None:
@@ -85,12 +85,12 @@ def fsmount(fsfd: int, flags: int = FSMOUNT_CLOEXEC, attr_flags: int = 0) -> Fd:
 
     *attr_flags* are MOUNT_ATTR_*. The mount is gone when the descriptor is closed before move_mount().
     """
-    return Fd(syscall("fsmount", fsfd, flags | FSMOUNT_CLOEXEC, attr_flags))
+    return opened("fsmount", fsfd, flags | FSMOUNT_CLOEXEC, attr_flags)
 
 
 def fspick(dirfd: int, path: Path, flags: int = FSPICK_CLOEXEC) -> Fd:
     """A context to reconfigure the file system mounted at *path*. fspick(2), since Linux 5.2."""
-    return Fd(syscall("fspick", dirfd, encoded(path), flags | FSPICK_CLOEXEC, target=path or dirfd))
+    return opened("fspick", dirfd, encoded(path), flags | FSPICK_CLOEXEC, target=path or dirfd)
 
 
 def fsmessages(fsfd: int) -> list[str]:
@@ -132,7 +132,7 @@ def open_tree(dirfd: int, path: Path, flags: int) -> Fd:
 
     open_tree(2), since Linux 5.2. AT_RECURSIVE copies what is mounted below as well.
     """
-    return Fd(syscall("open_tree", dirfd, encoded(path), flags | OPEN_TREE_CLOEXEC, target=path or dirfd))
+    return opened("open_tree", dirfd, encoded(path), flags | OPEN_TREE_CLOEXEC, target=path or dirfd)
 
 
 def mount_setattr(

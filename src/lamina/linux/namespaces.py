@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 
-from lamina.linux.call import syscall
+from lamina.linux.call import opened, syscall
 from lamina.linux.constants import (
     CLONE_INTO_CGROUP,
     CLONE_NEWCGROUP,
@@ -109,12 +109,12 @@ def ns_type(fd: int) -> int:
 
 def ns_owner(fd: int) -> Fd:
     """The user namespace that owns the namespace *fd*. ioctl_nsfs(2), NS_GET_USERNS. EPERM when above our own."""
-    return Fd(syscall("ioctl", fd, NS_GET_USERNS, None, target="NS_GET_USERNS"))
+    return opened("ioctl", fd, NS_GET_USERNS, None, target="NS_GET_USERNS")
 
 
 def ns_parent(fd: int) -> Fd:
     """The parent of a pid or user namespace. ioctl_nsfs(2), NS_GET_PARENT. EPERM when above our own."""
-    return Fd(syscall("ioctl", fd, NS_GET_PARENT, None, target="NS_GET_PARENT"))
+    return opened("ioctl", fd, NS_GET_PARENT, None, target="NS_GET_PARENT")
 
 
 def ns_mount_id(fd: int) -> int:

@@ -10,7 +10,7 @@ import struct
 from errno import EINVAL, ENOENT, ESRCH
 
 from lamina.errors import KernelError
-from lamina.linux.call import syscall
+from lamina.linux.call import opened, syscall
 from lamina.linux.constants import (
     CLOSE_RANGE_CLOEXEC,
     PIDFD_GET_INFO,
@@ -42,7 +42,7 @@ def pidfd_open(pid: int, flags: int = 0) -> Fd:
     a thread by now: of one kernels say EINVAL, and ENOENT since Linux 6.9. *flags*: PIDFD_NONBLOCK.
     """
     try:
-        return Fd(syscall("pidfd_open", pid, flags, target=f"process {pid}"))  # always close-on-exec
+        return opened("pidfd_open", pid, flags, target=f"process {pid}")  # always close-on-exec
     except KernelError as error:
         if flags or pid <= 0 or error.errno not in (EINVAL, ENOENT):
             raise
@@ -59,9 +59,7 @@ def pidfd_send_signal(pidfd: int, sig: int, flags: int = 0) -> None:
 
 def pidfd_getfd(pidfd: int, targetfd: int, flags: int = 0) -> Fd:
     """A duplicate of another process's descriptor. pidfd_getfd(2), since Linux 5.6. EPERM unless we may ptrace it."""
-    return Fd(
-        syscall("pidfd_getfd", pidfd, targetfd, flags, target=f"descriptor {targetfd}")
-    )  # close-on-exec
+    return opened("pidfd_getfd", pidfd, targetfd, flags, target=f"descriptor {targetfd}")  # close-on-exec
 
 
 def kcmp(pid1: int, pid2: int, type: int) -> bool:

@@ -27,6 +27,7 @@ import os
 from errno import EINVAL, ENOENT, ENOTEMPTY
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
+from lamina.linux.fd import Fd
 from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
 from lamina.store.tree import hold, remove_tree
@@ -219,7 +220,7 @@ class Home:
 
     def inherit(self, descriptor: int) -> None:
         """The lock is held by *descriptor*, which this process had open before it executed this program."""
-        self._lock = lock.Lock(descriptor)
+        self._lock = lock.Lock(Fd(descriptor))
 
     def is_looked_after(self) -> bool:
         """Whether anybody, this process included, holds the lock."""

@@ -16,6 +16,7 @@ from errno import ENOENT
 from time import time_ns
 
 from lamina.document import encode
+from lamina.linux.fd import Fd, owned
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -79,27 +80,24 @@ def note(store: Store, *events: Event) -> None:
     if not events:
         return
     try:
-        descriptor = _open(store.events)
-        try:
+        with _open(store.events) as descriptor:
             lines = [encode(one.__dict__) + "\n" for one in events]
             os.write(descriptor, "".join(lines).encode("utf-8", "surrogateescape"))
             full = os.fstat(descriptor).st_size > LARGEST
-        finally:
-            os.close(descriptor)
         if full:
             _turn(store.events)
     except OSError:
         pass
 
 
-def _open(directory: bytes) -> int:
+def _open(directory: bytes) -> Fd:
     try:
-        return os.open(directory + b"/log", _FLAGS, 0o600)
+        return owned(os.open, directory + b"/log", _FLAGS, 0o600)
     except FileNotFoundError:
         from lamina.store.root import make_directory
 
         make_directory(directory, 0o700, exist_ok=True)
-        return os.open(directory + b"/log", _FLAGS, 0o600)
+        return owned(os.open, directory + b"/log", _FLAGS, 0o600)
 
 
 def _turn(directory: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from lamina.linux.fd import CLOSED, Fd, owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_EX", "LOCK_SH", "Lock", "alone", "joining", "take", "turn", "unlock_all"]
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-_descriptors: set[int] = set()
+_descriptors: set[Fd] = set()
 _forks = 0
 
 
@@ -26,7 +27,7 @@ def _let_go() -> None:
     _forks += 1
     for descriptor in tuple(_descriptors):
         try:
-            os.close(descriptor)
+            descriptor.close()
         except OSError:
             pass
     _descriptors.clear()
@@ -40,8 +41,8 @@ class Lock:
 
     __slots__ = ("_forks", "fd")
 
-    def __init__(self, fd: int) -> None:
-        self.fd: int = fd
+    def __init__(self, fd: Fd) -> None:
+        self.fd: Fd = fd
         self._forks = _forks
         _descriptors.add(fd)
 
@@ -52,7 +53,7 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing."""
-        fd, self.fd = self.fd, -1
+        fd, self.fd = self.fd, CLOSED
         if fd >= 0 and self._forks == _forks:
             try:
                 _descriptors.discard(fd)
@@ -83,20 +84,21 @@ def take(
     meanwhile is looked for once more. Raises FileNotFoundError when there is no such file (any more), OSError.
     """
     while True:
-        fd = os.open(path, _OPEN | os.O_CREAT if create else _OPEN, 0o600)
+        fd = owned(os.open, path, _OPEN | os.O_CREAT if create else _OPEN, 0o600)
         try:
             if not _flock(fd, how, wait):
+                fd.close()
                 return None
             found = os.fstat(fd)
             if create and found.st_mode & 0o777 != 0o600:
                 os.fchmod(fd, 0o600)  # whatever the caller's umask
             if not found.st_nlink or ((create or named) and not _is_at(path, found)):
-                continue  # somebody removed or replaced it
-            lock, fd = Lock(fd), -1
-            return lock
-        finally:
-            if fd >= 0:
                 _unlock(fd)
+                continue  # somebody removed or replaced it
+            return Lock(fd)
+        except BaseException:
+            _unlock(fd)
+            raise
 
 
 def take_from_lookers(path: bytes, *, create: bool = False) -> Lock | None:
@@ -117,16 +119,14 @@ def is_held(path: bytes) -> bool:
     It is asked for by a shared lock, so two who look do not mistake each other for the holder. Raises
     FileNotFoundError, OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = owned(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         flock(fd, LOCK_SH | LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
+        fd.close()
         return True
-    except BaseException:
-        os.close(fd)
-        raise
-    _unlock(fd)
+    finally:
+        _unlock(fd)
     return False
 
 
@@ -144,13 +144,13 @@ def unlock_all() -> None:
 
 def turn(directory: bytes, how: int) -> Lock:
     """Lock the directory itself, waiting for one's turn: for steps of a few system calls. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = owned(os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         flock(fd, how)
+        return Lock(fd)
     except BaseException:
-        os.close(fd)
+        _unlock(fd)
         raise
-    return Lock(fd)
 
 
 def free_turn(directory: bytes) -> Lock | None:
@@ -199,9 +199,11 @@ def _flock(fd: int, how: int, wait: bool) -> bool:
     return True
 
 
-def _unlock(fd: int) -> None:
+def _unlock(fd: Fd) -> None:
     """Closing alone does not give the lock up while a child, forked by another thread in that moment, has a copy."""
+    if not fd.is_open:
+        return  # a Lock has given it up already, and its number may be another file's by now
     try:
         flock(fd, LOCK_UN)
     finally:
-        os.close(fd)
+        fd.close()

@@ -10,6 +10,7 @@ import os
 from lamina import document
 from lamina.document import encode as encode  # for who compares records
 from lamina.errors import Corrupt, InvalidInput
+from lamina.linux.fd import owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,13 +122,11 @@ def check(
 
 def _read(path: bytes, parse: Callable[[bytes, str], dict[str, Any]]) -> dict[str, Any] | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = owned(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    try:
+    with descriptor:
         return parse(content(descriptor, path), os.fsdecode(path))
-    finally:
-        os.close(descriptor)
 
 
 def content(descriptor: int, path: bytes) -> bytes:

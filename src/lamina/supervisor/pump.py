@@ -11,8 +11,8 @@ import os
 from errno import EIO, EPIPE
 from stat import S_ISCHR, S_ISFIFO, S_ISREG
 
-from lamina.linux.descriptors import POLLERR, POLLHUP, POLLIN, POLLOUT, duplicate, poll
-from lamina.linux.fd import INFINITE
+from lamina.linux.descriptors import F_DUPFD_CLOEXEC, POLLERR, POLLHUP, POLLIN, POLLOUT, fcntl, poll
+from lamina.linux.fd import CLOSED, INFINITE, Fd, owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,17 +70,17 @@ class Sink:
         status = os.fstat(fd)
         mode = status.st_mode
         self.unblocked = S_ISREG(mode)  # which never blocks for long
-        self.fd = -1
+        self.fd = CLOSED
         # opening the master of a terminal once more makes another terminal (pts(4))
         if S_ISFIFO(mode) or (S_ISCHR(mode) and status.st_rdev != PTMX and os.isatty(fd)):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             try:
-                self.fd = os.open(b"/proc/self/fd/%d" % fd, flags)
+                self.fd = owned(os.open, b"/proc/self/fd/%d" % fd, flags)
                 self.unblocked = True
             except OSError:
                 pass  # another user's, or its reader is gone
         if self.fd < 0:
-            self.fd = duplicate(fd, 3)
+            self.fd = owned(fcntl, fd, F_DUPFD_CLOEXEC, 3)
 
     def write(self, data: memoryview) -> int:
         """Write what can be written without waiting; unless `unblocked` only after poll(2)."""
@@ -91,9 +91,8 @@ class Sink:
 
     def close(self) -> None:
         """Close our copy; a second call does nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self.fd.close()
+        self.fd = CLOSED
 
 
 class Drain:
@@ -105,7 +104,7 @@ class Drain:
 
     def __init__(
         self,
-        source: int,
+        source: Fd,
         *,
         sink: Sink | None = None,
         chunks: list[bytes] | None = None,
@@ -198,14 +197,13 @@ class Drain:
         """Nothing more is read; a second call does nothing."""
         if self.source >= 0:
             self._watch.drop(self.source)
-            source, self.source = self.source, -1
-            os.close(source)
+            source, self.source = self.source, CLOSED
+            source.close()
 
     def close(self) -> None:
         """Close everything, when nobody watches any more."""
-        if self.source >= 0:
-            os.close(self.source)
-            self.source = -1
+        self.source.close()
+        self.source = CLOSED
         if self.sink is not None:
             self.sink.close()
 
@@ -220,10 +218,10 @@ class Feed:
 
     def __init__(
         self,
-        target: int,
+        target: Fd,
         *,
         data: bytes = b"",
-        source: int = -1,
+        source: Fd = CLOSED,
         end_of_file: Callable[[int], bytes] | None = None,
         keys: Keys | None = None,
     ) -> None:
@@ -294,18 +292,17 @@ class Feed:
         self._close_source()
         if self.target >= 0:
             self._watch.drop(self.target)
-            target, self.target = self.target, -1
-            os.close(target)
+            target, self.target = self.target, CLOSED
+            target.close()
 
     def _close_source(self) -> None:
         if self.source >= 0:
             self._watch.drop(self.source)
-            source, self.source = self.source, -1
-            os.close(source)
+            source, self.source = self.source, CLOSED
+            source.close()
 
     def close(self) -> None:
         """Close everything, when nobody watches any more."""
         for fd in (self.source, self.target):
-            if fd >= 0:
-                os.close(fd)
-        self.source = self.target = -1
+            fd.close()
+        self.source = self.target = CLOSED

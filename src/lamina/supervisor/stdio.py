@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 
-from lamina.linux.descriptors import duplicate, fcntl
+from lamina.linux.descriptors import F_DUPFD_CLOEXEC, fcntl
+from lamina.linux.fd import CLOSED, Fd, owned, pipe
 from lamina.runtime.bundle import NULL
 from lamina.supervisor.pump import Drain, Feed, Sink
 
@@ -50,7 +51,7 @@ class Stdio:
         self.drains: list[Drain] = []
         self.terminal = -1
         self.child: tuple[int, int, int] = (NULL, NULL, NULL)
-        self._owned: list[int] = []
+        self._owned: list[Fd] = []
         self._copies: set[int] = set()
         self._chunks: dict[int, list[bytes]] = {}
         self._log, self._tty = log, tty
@@ -106,7 +107,7 @@ class Stdio:
         self._drain(reader, number, sink, self._asked[number] == PIPE)
         return writer
 
-    def _drain(self, source: int, number: int, sink: int, capture: bool) -> None:
+    def _drain(self, source: Fd, number: int, sink: int, capture: bool) -> None:
         """Pump from *source* (ours) to *sink* (the caller's, -1 for nowhere), the log, and into memory."""
         chunks: list[bytes] | None = None
         if capture:
@@ -119,14 +120,14 @@ class Stdio:
             if consumer is not None:
                 consumer.close()
             raise
-        self._owned.remove(source)
         self.drains.append(drain)
+        self._owned.remove(source)
 
     def _fill(
-        self, target: int, source: int, data: bytes, end_of_file: Callable[[int], bytes] | None = None
+        self, target: Fd, source: int, data: bytes, end_of_file: Callable[[int], bytes] | None = None
     ) -> None:
         """Pump from *data* or a copy of the caller's *source* (-1 for none) to *target* (ours)."""
-        copy = self._own(_copy(source)) if source >= 0 else -1
+        copy = self._own(_copy(source)) if source >= 0 else CLOSED
         keys = self.keys if end_of_file is not None else None
         self.feed = Feed(target, data=data, source=copy, end_of_file=end_of_file, keys=keys)
         self._owned.remove(target)
@@ -156,15 +157,11 @@ class Stdio:
             return -1
         return -1 if S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3) else fd
 
-    def _pipe(self) -> tuple[int, int]:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+    def _pipe(self) -> tuple[Fd, Fd]:
+        reader, writer = pipe()
         if min(reader, writer) > 2:
             return self._own(reader), self._own(writer)
-        try:
-            return self._own(_copy(reader)), self._own(_copy(writer))
-        finally:
-            os.close(reader)
-            os.close(writer)
+        return self._own(_copy(reader)), self._own(_copy(writer))
 
     def _lend(self, fd: int) -> int:
         """The caller's own goes in."""
@@ -172,7 +169,7 @@ class Stdio:
         self._copies.add(copy)
         return copy
 
-    def _own(self, fd: int) -> int:
+    def _own(self, fd: Fd) -> Fd:
         self._owned.append(fd)
         return fd
 
@@ -223,10 +220,8 @@ class Stdio:
             drain.close()
 
     def _close_owned(self) -> None:
-        while (
-            self._owned
-        ):  # none is closed twice, also where a Ctrl-C comes between two: it may be another's by then
-            os.close(self._owned.pop())
+        while self._owned:  # none is closed twice, also where a Ctrl-C comes between two
+            self._owned.pop().close()
 
 
 def _may_go_in(fd: int) -> bool:
@@ -235,6 +230,6 @@ def _may_go_in(fd: int) -> bool:
     return S_ISSOCK(mode) or (S_ISFIFO(mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:["))
 
 
-def _copy(fd: int) -> int:
+def _copy(fd: int) -> Fd:
     """A copy above the standard descriptors, of which nobody else has the number."""
-    return duplicate(fd, 3)
+    return owned(fcntl, fd, F_DUPFD_CLOEXEC, 3)

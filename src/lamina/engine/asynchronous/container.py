@@ -22,8 +22,10 @@ from lamina.errors import LaminaError, NotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import Self, TypeVar, Unpack
+    from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+    from lamina.engine import keywords
+    from lamina.engine.asynchronous.process import BytesProcess, TextProcess
     from lamina.engine.completed import Completed
     from lamina.engine.container import Container
     from lamina.engine.executing import ExecOptions
@@ -87,6 +89,29 @@ class AsyncContainer(MirroredContainer):
 
     # -- further processes
 
+    if TYPE_CHECKING:
+
+        @overload
+        async def exec(self, command: Command, *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def exec(self, command: Command, *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def exec(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.AsyncExec]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def exec(self, command: Command, *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.AsyncExec]) -> Completed[bytes]: ...  # fmt: skip
+        @overload
+        async def exec(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExec]) -> Completed[Any]: ...  # fmt: skip
+
     async def exec(
         self,
         command: Command,
@@ -102,7 +127,7 @@ class AsyncContainer(MirroredContainer):
         check: bool = False,
         timeout: float | None = None,
         **options: Unpack[ExecOptions],
-    ) -> Completed:
+    ) -> Completed[Any]:
         """Run *command* beside what runs in it, and wait for its end: `Container.exec`. Cancelled, it is killed."""
         encoded = text_of(text, encoding, errors)
         words = words_of(command, "exec")
@@ -113,6 +138,29 @@ class AsyncContainer(MirroredContainer):
         return await attending.completed(
             attending.execute(self._sync._home, words, asked, io), encoded, check=check
         )
+
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(self, command: Command, *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExecPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExecPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.AsyncExecPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.AsyncExecPopen]) -> Begun[BytesProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, command: Command, *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncExecPopen]) -> Begun[AsyncProcess[Any, Any]]: ...  # fmt: skip
 
     def popen(
         self,
@@ -125,13 +173,13 @@ class AsyncContainer(MirroredContainer):
         encoding: str | None = None,
         errors: str | None = None,
         **options: Unpack[ExecOptions],
-    ) -> Begun[AsyncProcess]:
+    ) -> Begun[AsyncProcess[Any, Any]]:
         """Begin *command* beside what runs in it, as a process with asyncio's streams: `Container.popen`.
 
         `await` it, or use it in an `async with`. The process lives on when the loop ends, and ends with the container.
         """
 
-        async def begin() -> AsyncProcess:
+        async def begin() -> AsyncProcess[Any, Any]:
             words = words_of(command, "popen")
             asked = await in_thread(lambda: checked(options))
             io = streams_of(stdin, stdout, stderr, None, False, None, None, False, asked.interactive, "popen")

@@ -24,8 +24,10 @@ from lamina.values import replace
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from os import PathLike
-    from typing import Any, Unpack
+    from typing import Any, Literal, Unpack, overload
 
+    from lamina.engine import keywords
+    from lamina.engine.asynchronous.process import BytesProcess, TextProcess
     from lamina.engine.completed import Completed
     from lamina.engine.options import Io, LifeOptions, Options, RunOptions
     from lamina.engine.parameters import Command, Stream
@@ -55,6 +57,29 @@ class AsyncEngine(MirroredEngine):
     def __repr__(self) -> str:
         return f"<Async{repr(self._sync)[1:]}"
 
+    if TYPE_CHECKING:
+
+        @overload
+        async def run(self, image: str, command: Command = (), *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRun]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRun]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.AsyncRun]) -> Completed[str]: ...  # fmt: skip
+        @overload
+        async def run(self, image: str, command: Command = (), *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.AsyncRun]) -> Completed[bytes]: ...  # fmt: skip
+        @overload
+        async def run(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRun]) -> Completed[Any]: ...  # fmt: skip
+
     async def run(
         self,
         image: str,
@@ -74,7 +99,7 @@ class AsyncEngine(MirroredEngine):
         on_created: Callable[[str], None] | None = None,
         on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
-    ) -> Completed:
+    ) -> Completed[Any]:
         """Run *command* in a new container over *image* and wait for its end: `Engine.run`.
 
         Cancelled, the command is killed; of a container with `rm` nothing is left, another one has ended.
@@ -91,6 +116,29 @@ class AsyncEngine(MirroredEngine):
         work = attending.run(store, image, words, checked, io, hooks)
         return await attending.completed(work, encoded, check=check)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: Literal[True], encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRunPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRunPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str,
+            **keywords: Unpack[keywords.AsyncRunPopen]) -> Begun[TextProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: Literal[False] = False, encoding: None = None, errors: None = None,
+            **keywords: Unpack[keywords.AsyncRunPopen]) -> Begun[BytesProcess]: ...  # fmt: skip
+        @overload
+        def popen(self, image: str, command: Command = (), *,
+            text: bool = False, encoding: str | None = None, errors: str | None = None,
+            **keywords: Unpack[keywords.AsyncRunPopen]) -> Begun[AsyncProcess[Any, Any]]: ...  # fmt: skip
+
     def popen(
         self,
         image: str,
@@ -106,13 +154,13 @@ class AsyncEngine(MirroredEngine):
         on_created: Callable[[str], None] | None = None,
         on_event: Callable[..., None] | None = None,
         **options: Unpack[RunOptions],
-    ) -> Begun[AsyncProcess]:
+    ) -> Begun[AsyncProcess[Any, Any]]:
         """Begin *command* in a new container over *image*, as a process with asyncio's streams: `Engine.popen`.
 
         `await` it, or use it in an `async with`. The container ends when the loop that began it does, at the latest.
         """
 
-        async def begin() -> AsyncProcess:
+        async def begin() -> AsyncProcess[Any, Any]:
             words = words_of(command, "popen")
 
             def asked(interactive: bool) -> Io:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lamina.engine import executing
 from lamina.engine.asynchronous.attending import (
@@ -26,7 +26,7 @@ from lamina.supervisor.stdio import Stdio
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Self
 
     from lamina.engine.exec_process import Asked
     from lamina.engine.options import Io, Options
@@ -37,11 +37,15 @@ if TYPE_CHECKING:
 
 SIGTERM, SIGKILL = 15, 9
 
+# what its streams are
+W = TypeVar("W", asyncio.StreamWriter, TextWriter)
+R = TypeVar("R", asyncio.StreamReader, TextReader)
+
 # who stays with a process does so although its AsyncProcess is forgotten
 _staying: set[asyncio.Task[int]] = set()
 
 
-class AsyncProcess:
+class AsyncProcess(Generic[W, R]):
     """A process in a container, begun by `AsyncContainer.popen` or `AsyncEngine.popen`; of the loop that began it.
 
     With `stdin`, `stdout`, `stderr` given as PIPE these are asyncio's StreamWriter and StreamReaders, None otherwise;
@@ -62,9 +66,9 @@ class AsyncProcess:
     ) -> None:
         self.args: list[str] = args
         self._container = container
-        self.stdin: Any = None
-        self.stdout: Any = None
-        self.stderr: Any = None
+        self.stdin: W | Any = None  # or None, as typeshed has it where everybody knows
+        self.stdout: R | Any = None
+        self.stderr: R | Any = None
         self.returncode: int | None = None
         self._send, self._attendance = send, attendance
         self._encoding: tuple[str, str] | None = None
@@ -110,7 +114,7 @@ class AsyncProcess:
             if name == "stdin":
                 writer = await writer_of(pipes.ours[name])
                 self._transports.append(writer.transport)
-                self.stdin = writer if encoding is None else TextWriter(writer, *encoding)
+                setattr(self, name, writer if encoding is None else TextWriter(writer, *encoding))
             else:
                 reader, transport = await reader_of(pipes.ours[name])
                 self._transports.append(transport)
@@ -178,16 +182,17 @@ class AsyncProcess:
         return (b"" if self._encoding is None else "").join(parts)
 
     async def _hand_over(self, input: bytes | str | None) -> None:
-        if self.stdin is None:
+        stdin: Any = self.stdin
+        if stdin is None:
             return
         if input and isinstance(input, str) and self._encoding is None:
             raise TypeError("communicate: input is text, and its pipes are of bytes")
         try:
             if input:
-                self.stdin.write(input)
-                await self.stdin.drain()
-            self.stdin.close()
-            await self.stdin.wait_closed()
+                stdin.write(input)
+                await stdin.drain()
+            stdin.close()
+            await stdin.wait_closed()
         except ConnectionError:
             pass  # it reads no more: what it does about that is its own business
 
@@ -209,7 +214,7 @@ class AsyncProcess:
 
     # -- async with
 
-    async def __aenter__(self) -> AsyncProcess:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -227,6 +232,10 @@ class AsyncProcess:
             raise
 
 
+BytesProcess = AsyncProcess[asyncio.StreamWriter, asyncio.StreamReader]
+TextProcess = AsyncProcess[TextWriter, TextReader]
+
+
 async def _all_of(reader: Any, parts: list[Any]) -> None:
     while reader is not None and (part := await reader.read(CHUNK)):
         parts.append(part)
@@ -234,7 +243,7 @@ async def _all_of(reader: Any, parts: list[Any]) -> None:
 
 async def popen(
     home: Home, words: tuple[str, ...], asked: Asked, io: Io, encoding: tuple[str, str] | None
-) -> AsyncProcess:
+) -> AsyncProcess[Any, Any]:
     """Begin *words* in the container; raises as `executing.execute`."""
     pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
@@ -266,7 +275,7 @@ async def popen(
             raise KernelError("write the output of the command", ended.errors[0].errno or 5)
         return ended.status
 
-    process = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill)
+    process: AsyncProcess[Any, Any] = AsyncProcess(list(words), home.id, attendance, stay(), execution.kill)
     await process._begin(pipes, encoding)
     return process
 
@@ -297,7 +306,7 @@ async def popen_container(
     io: Io,
     hooks: Hooks,
     encoding: tuple[str, str] | None,
-) -> AsyncProcess:
+) -> AsyncProcess[Any, Any]:
     """Begin *words* in a new container; raises as `run.run`."""
     pipes = await in_thread(lambda: Pipes(io, -1), undo=lambda made: made.close())
     try:
@@ -316,7 +325,9 @@ async def popen_container(
         attendance.deliver(signal)
 
     assert session.record is not None
-    process = AsyncProcess(session.record["command"], session.home.id, attendance, stay(), send)
+    process: AsyncProcess[Any, Any] = AsyncProcess(
+        session.record["command"], session.home.id, attendance, stay(), send
+    )
     await process._begin(pipes, encoding)
     return process
 

@@ -14,10 +14,9 @@ import contextvars
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from errno import EAGAIN
 from typing import TYPE_CHECKING
 
-from lamina.errors import KernelError
+from lamina.engine.reaping import no_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,7 +37,7 @@ _lock = threading.Lock()
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """The threads of that name. Raises KernelError where there can be none."""
+    """The threads of that name. Raises KernelError and Unsupported where there can be none."""
     if (found := _pools.get(name)) is not None:
         return found
     with _lock:  # once in a process: for a moment, if two loops come at the same time
@@ -56,15 +55,10 @@ def _begun(name: str) -> ThreadPoolExecutor:
             made.submit(all_there.wait)
     except RuntimeError as error:
         made.shutdown(wait=False, cancel_futures=True)
-        raise no_thread() from error
+        raise no_thread(error) from error
     finally:
         all_there.set()
     return made
-
-
-def no_thread() -> KernelError:
-    """What there is to say where a thread cannot be begun."""
-    return KernelError("begin a thread", EAGAIN, remedy="allow this user or container more processes")
 
 
 def _begin_anew() -> None:
@@ -142,7 +136,7 @@ def _in_its_own(work: Callable[[], T]) -> Future[T]:
     try:
         threading.Thread(target=do, name="lamina-alone", daemon=True).start()
     except RuntimeError as error:
-        raise no_thread() from error
+        raise no_thread(error) from error
     return future
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.linux.fd import Fd, ready
+from lamina.linux.fd import Fd, owned, ready
 from lamina.runtime.bundle import NULL
 from lamina.runtime.command import command_strings
 from lamina.runtime.container.birth import Birth, own_streams, send_descriptor
@@ -111,7 +111,7 @@ def further(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Jo
 def root_of(target: Target, pidfd: Fd) -> Fd:
     """The root of its first process, and of no other. Raises Conflict when it has ended."""
     try:
-        root = Fd(os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        root = owned(os.open, f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         raise not_running(target.id) from None
     if ready(0, pidfd):  # looked at after it was opened
