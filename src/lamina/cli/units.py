@@ -30,8 +30,8 @@ _PATHS = frozenset(("env_file", "label_file"))
 
 @value
 class Wishes:
-    """What was asked of the unit of a container; see the options of `lamina generate systemd`. A negative `stop_timeout`
-    is no end.
+    """What was asked of the unit of a container; see the options of `lamina generate systemd`. -1 seconds of
+    `stop_timeout` have no end.
     """
 
     new: bool = False
