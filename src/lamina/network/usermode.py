@@ -131,7 +131,7 @@ def _slirp_options(given: tuple[str, ...]) -> tuple[str, ...]:
     if "cidr" in found and len(read_subnet(found["cidr"], "cidr").base) != 4:
         raise InvalidInput(f"run: network slirp4netns: cidr {found['cidr']}: not a subnet of IPv4")
     mtu = found.get("mtu", str(MTU))
-    if not (mtu.isascii() and mtu.isdigit()) or not 68 <= int(mtu) <= 65521:
+    if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 10) or not 68 <= int(mtu) <= 65521:
         raise InvalidInput(f"run: network slirp4netns: mtu {mtu}: not a number from 68 to 65521")
     if "outbound_addr6" in found and found.get("enable_ipv6") == "false":
         raise InvalidInput(
