@@ -182,6 +182,20 @@ def test_systemd_takes_what_is_written(tmp_path: Path) -> None:
     verify(tmp_path, *(tmp_path / name for name in units))
 
 
+def settings(unit: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+
+
+def test_systemd_is_at_least_as_patient_as_the_container_is() -> None:
+    """-1 is without end, and what restart policies say is not cut short after systemd's own 90 seconds."""
+    about = Subject("box", "/store", 15)
+    for seconds, patience in ((5, "65"), (0, "60"), (-1, "infinity")):
+        unit = settings(container_unit("box.service", about, Wishes(stop_timeout=seconds), "1"))
+        assert unit["TimeoutStopSec"] == patience
+        assert unit["ExecStop"].endswith(f" stop -t {seconds} box")
+    assert settings(restartable_unit("/store", "1"))["TimeoutStopSec"] == "infinity"
+
+
 @pytest.mark.root
 def test_the_command_writes_units(store_root: Path, tmp_path: Path, lamina: Lamina) -> None:
     def say(*words: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -398,6 +398,17 @@ def test_a_name_that_no_layer_can_have_is_said_when_it_is_packed(engine: Engine,
     assert os.listdir(engine.store.tmp) == [] and engine.image("now").is_pending
 
 
+def test_a_config_is_unicode(engine: Engine) -> None:
+    """What of a container is not can be said otherwise, but for its command, which was."""
+    box = engine.create("tiny", ["sh", "-c", "echo \udcff"], env=["A=\udcff"], labels={"l": "x"})
+    with pytest.raises(InvalidInput, match=r"config\.Env: 'A=\\udcff' is not UTF-8"):
+        box.commit("made:1", changes=['CMD ["sh"]'])
+    with pytest.raises(InvalidInput, match=r"history\.comment: .* is not UTF-8"):
+        box.commit("made:1", changes=['CMD ["sh"]', "ENV A=1"], message="\udcff")
+    box.commit("made:1", changes=['CMD ["sh"]', "ENV A=1"], message="why")
+    assert engine.image("made:1").history()[0].created_by == "sh -c echo \ufffd"
+
+
 def test_limits_are_those_of_any_layer(engine: Engine) -> None:
     box = ended(engine, "for n in 1 2 3 4 5; do echo $n > /$n; done")
     with pytest.raises(InvalidInput, match="the limit is 3") as caught:

@@ -14,11 +14,12 @@ from lamina.engine.checking import check_options
 from lamina.engine.further import INFINITY, Device, Further
 from lamina.engine.id_maps import IdMaps
 from lamina.engine.translate import Circumstances, ImageConfig, translate
-from lamina.errors import InvalidInput, LaminaError, NotFound, Unsupported
+from lamina.errors import InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.runtime.capabilities import DEFAULT_CAPABILITIES
 from lamina.runtime.spec import check
 from lamina.runtime.users import User
 
+MANY = "9" * 5000  # digits: more than int() takes
 IDENTITY = "0000000a0000000a" + "0" * 48
 AROUND = Circumstances(identity="0" * 64, cgroup="/lamina/x", hostname="hosty")
 WHOLE = IdMaps(((0, 1000, 1), (1, 100000, 65536)), ((0, 1000, 1), (1, 100000, 65536)))
@@ -105,6 +106,18 @@ def test_it_is_read_as_docker_reads_it(asked: dict[str, Any], field: str, wanted
         ({"oom_score_adj": 1001}, "from -1000 to 1000"),
         ({"cpuset_cpus": "2-1"}, "not a list of numbers"),
         ({"cpuset_cpus": "a"}, "not a list of numbers"),
+        ({"cpuset_cpus": "²"}, "not a list of numbers"),  # a digit, and no number
+        ({"cpuset_mems": "0-²"}, "not a list of numbers"),
+        ({"cpuset_cpus": f"0-{MANY}"}, "not a list of numbers"),
+        ({"cpuset_cpus": "0-4000000000"}, "not a list of numbers"),
+        ({"device_read_iops": [f"/dev/a:{MANY}"]}, "not DEVICE:RATE"),
+        ({"time_offsets": [f"boottime={MANY}"]}, "not CLOCK=SECONDS"),
+        ({"device_cgroup_rules": [f"c {MANY}:1 r"]}, "not TYPE MAJOR:MINOR ACCESS"),
+        ({"device_cgroup_rules": ["c 1:4294967296 r"]}, "not TYPE MAJOR:MINOR ACCESS"),
+        ({"stop_signal": f"RTMIN+{MANY}"}, "there is no signal"),
+        ({"log_opt": [f"max-size={MANY}"]}, "not a size"),
+        ({"network": f"slirp4netns:mtu={MANY}"}, "not a number from 68"),
+        ({"egress": [f"allow:a.example:{MANY}"], "network": "bridge"}, "egress"),
         ({"cpu_quota": 5, "cpu_period": 1000}, "the least is 1000"),
         ({"devices": ["fuse"]}, "not DEVICE"),
         ({"devices": ["/dev/a:/dev/b:x"]}, "not DEVICE"),
@@ -363,6 +376,7 @@ def test_gpus(asked: str, wanted: list[str]) -> None:
         ({"devices": ["vendor.com/gpu=9"]}, "no CDI file describes it"),
         ({"devices": ["other.com/nic=0"]}, "no CDI file describes it"),
         ({"devices": ["vendor.com/gpu=hooked"]}, "hooks is not supported"),
+        ({"gpus": MANY}, "not all, a number"),
     ],
 )
 def test_vendors_that_do_not_say_so(asked: dict[str, Any], said: str) -> None:
@@ -379,10 +393,25 @@ def test_yaml_of_vendors(vendor: Path) -> None:
     assert [d["path"] for d in amended(devices=["vendor.com/nic=a"])["linux"]["devices"]] == ["/dev/zero"]
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"kind": "a/b"}', '{"kind": "ab", "devices": []}', "{"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", "{}", '{"kind": "a/b"}', '{"kind": "ab", "devices": []}', "{", '{"kind": "a/b", "devices": ["x"]}',
+        '{"kind": "a/b", "devices": [{"name": "x", "containerEdits": [1]}]}',
+        '{"kind": "a/b", "devices": [{"name": "x", "containerEdits": {"mounts": [{}]}}]}',
+        '{"kind": "a/b", "devices": [{"name": "x", "containerEdits": {"deviceNodes": [{}]}}]}',
+        '{"kind": "a/b", "devices": [{"name": "x", "containerEdits": {"deviceNodes": 1}}]}',
+    ],
+)  # fmt: skip
 def test_files_that_are_none_of_vendors(text: str, vendor: Path) -> None:
     (vendor / "etc/bad.json").write_text(text)
     with pytest.raises(InvalidInput, match="bad"):
+        amended(devices=["vendor.com/gpu=0", "a/b=x"])
+
+
+def test_a_file_of_vendors_that_cannot_be_read_is_named(vendor: Path) -> None:
+    (vendor / "etc/gone.json").symlink_to("nowhere")
+    with pytest.raises(KernelError, match=r"gone\.json"):
         amended(devices=["vendor.com/gpu=0"])
 
 

@@ -62,3 +62,14 @@ def test_as_pathlib_has_it(made: list[tuple[list[str], str]], pattern: list[str]
         # of links that lead nowhere, Python 3.12 and 3.13 each give others than 3.11
         nowhere = {path for path in {*found, *expected} if not (top / path).exists()}
         assert sorted(path for path in found if path not in nowhere) == sorted(expected - nowhere)
+
+
+def test_directories_may_be_of_any_depth() -> None:
+    """Deeper than Python calls functions."""
+
+    class Deep(Listed):
+        def scan(self, parts: tuple[str, ...]) -> Sequence[tuple[str, str]]:
+            return [("d", "d"), ("f", "")] if len(parts) < 1500 else []
+
+    found = list(globbed(Deep(Path("/nowhere")), ("**", "f*")))
+    assert [len(parts) for parts in found] == list(range(1, 1501))

@@ -212,6 +212,22 @@ def test_an_overlay_can_be_overlaid_once() -> None:
     assert "overlay of overlays" in said(found, "/two")
 
 
+def test_names_of_overlays_that_lead_to_each_other_are_no_endless_way() -> None:
+    """As in a container whose layers are named as its host sees them: 40 layers each, eight levels deep."""
+    layers = [":".join(f"/{place}/{number}" for number in range(40)) for place in ("one", "two")]
+    text = b"1 0 8:1 / / rw - ext4 x rw\n"
+    for number, place, other in ((2, "one", layers[1]), (3, "two", layers[0])):
+        text += f"{number} 1 0:{number} / /{place} rw - overlay x rw,lowerdir={other}\n".encode()
+    assert set(places(image(text))) | set(image(text).readonly) == {b"/", b"/one", b"/two"}
+
+
+@pytest.mark.parametrize("step", ["", "/d"])
+def test_mounts_over_mounts_may_be_many(step: str) -> None:
+    """A program that mounts at each of its starts leaves thousands at one place."""
+    lines = ["1 0 / ext4", *(f"{n} {n - 1} /mnt{step * (n - 1)} tmpfs" for n in range(2, 3000))]
+    assert seen(*lines) == ([*range(1, 3000)] if step else [1, 2999])
+
+
 def test_a_root_that_cannot_be_overlaid_is_said() -> None:
     text = b"1 0 8:1 / / rw - overlay x rw,lowerdir=/one/x\n" + OVERLAYS.split(b"\n")[1]
     with pytest.raises(Unsupported, match=r"root file system \(overlay\).*overlay of overlays"):

@@ -135,6 +135,24 @@ def test_of_one_in_the_foreground_as_well(engine: Engine, untouched_host: Leaks)
     assert untouched_host.left() == []
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cpuset_cpus": ""}, "update: cpuset cpus: it can be changed, and not be lifted"),
+        ({"blkio_weight": 0}, "update: blkio weight: it can be changed, and not be lifted"),
+        ({"memory_swap": "32m"}, "update: memory swap without a memory limit"),
+    ],
+)
+def test_what_cannot_be_is_said_of_one_that_is_removed_with_its_command_as_well(
+    engine: Engine, untouched_host: Leaks, given: dict[str, Any], said: str
+) -> None:
+    with running(engine, *FAMILY, image="host", options=("--rm",)) as box:
+        with pytest.raises(InvalidInput) as raised:
+            box.update(**given)
+        assert raised.value.message.startswith(said)
+    assert untouched_host.left() == []
+
+
 def test_one_that_rests_has_them_at_its_next_start(engine: Engine) -> None:
     box = engine.create("host", ["sleep", "1000"])
     box.update(memory="64m")

@@ -166,6 +166,8 @@ def test_the_files_of_a_container(engine: Engine, tmp_path: Path) -> None:
     ("instructions", "wanted"),
     [
         (["CMD [\"a\", \"b c\"]"], {"cmd": ["a", "b c"]}),
+        (["CMD [ -e /ready ]"], {"cmd": ["/bin/sh", "-c", "[ -e /ready ]"]}),
+        (["CMD " + "[" * 100_000], {"cmd": ["/bin/sh", "-c", "[" * 100_000]}),
         (["cmd echo $HOME"], {"cmd": ["/bin/sh", "-c", "echo $HOME"]}),
         (["SHELL [\"/bin/bash\", \"-c\"]", "ENTRYPOINT x y"],
          {"shell": ["/bin/bash", "-c"], "entrypoint": ["/bin/bash", "-c", "x y"]}),
@@ -192,6 +194,7 @@ def test_instructions(instructions: list[str], wanted: dict[str, Any]) -> None:
     "instruction",
     ["", "RUN true", "COPY a b", "CMD", "ENV A", "ENV =1", "EXPOSE x", "EXPOSE 99999", "EXPOSE 5/icmp", "VOLUME a",
      "SHELL bash", "USER a b", "HEALTHCHECK x", "HEALTHCHECK --x=1 CMD y", "HEALTHCHECK --interval=5 CMD y",
+     "HEALTHCHECK --retries=-1 CMD y", "HEALTHCHECK --retries=1_0 CMD y", "SHELL " + "[" * 100_000,
      "ONBUILD FROM x", "LABEL 'a=1", "USER a\0", "EXPOSE 9-1"],
 )  # fmt: skip
 def test_instructions_that_are_none(instruction: str) -> None:

@@ -566,6 +566,19 @@ def test_what_is_no_image_is_not_written() -> None:
         encode(Manifest(Descriptor(media.OCI_CONFIG, D1, 1), ()))
     with pytest.raises(InvalidInput, match="architecture and os"):
         encode_config(ImageConfig(RootFS("layers", [D1])))
+    said = ImageConfig(RootFS("layers", [D1]), "amd64", "linux", config=RunConfig(labels={"a": "\ud800"}))
+    with pytest.raises(InvalidInput, match=r"config\.Labels\.a: '.ud800' is not UTF-8"):
+        encode_config(said)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 990, 100_000])
+def test_how_deep_a_config_is_nested_is_no_matter(depth: int) -> None:
+    ports = '{"a":' * depth + "{}" + "}" * depth
+    data = f'{{"rootfs":{{"type":"layers","diff_ids":[]}},"config":{{"ExposedPorts":{ports}}}}}'.encode()
+    try:
+        decode_config(data)
+    except InvalidInput as error:
+        assert "nested too deeply" in str(error)
 
 
 # -- anything else ---------------------------------------------------------------------------------------------

@@ -16,9 +16,11 @@ from lamina.linux import constants as c
 from lamina.linux.mount import mount
 from lamina.linux.mountinfo import (
     Mount,
+    MountTable,
     covers,
     mount_of,
     parse_mountinfo,
+    prefixes,
     read_mount,
     read_mount_ids,
     read_mountinfo,
@@ -161,3 +163,38 @@ def test_odd_mount_points(tmp_path: Path) -> None:
             assert here.device == os.stat(here.mount_point).st_dev
 
     in_mount_namespace(stage)
+
+
+def naive(path: bytes, mounts: list[Mount]) -> Mount | None:
+    """A path walk, as `mount_of` describes it, with a look at every mount at each step."""
+    known = {mount.id for mount in mounts}
+    here = None
+    while True:
+        met = [
+            mount
+            for mount in mounts
+            if (mount.parent if mount.parent in known else None) == (here.id if here else None)
+            and covers(mount.mount_point, path)
+        ]
+        if not met:
+            return here
+        here = min(met, key=lambda mount: len(mount.mount_point))
+
+
+PLACES = st.lists(st.sampled_from([b"a", b"b", b"ab"]), max_size=4).map(lambda names: b"/" + b"/".join(names))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), PLACES), max_size=9), st.lists(PLACES, max_size=5))
+def test_a_table_finds_what_a_walk_finds(made: list[tuple[int, bytes]], paths: list[bytes]) -> None:
+    lines = [b"1 0 8:1 / / rw - ext4 x rw"]
+    for number, (parent, place) in enumerate(made, 2):
+        lines.append(b"%d %d 8:1 / %s rw - ext4 x rw" % (number, min(parent, number - 1), place))
+    mounts = parse_mountinfo(b"\n".join(lines))
+    table = MountTable(mounts)
+    for path in paths:
+        assert table.mount_of(path) is mount_of(path, mounts) is naive(path, mounts)
+
+
+def test_the_directories_on_the_way_to_a_path() -> None:
+    assert list(prefixes(b"/")) == [b"/"]
+    assert list(prefixes(b"/a/bc/d")) == [b"/", b"/a", b"/a/bc", b"/a/bc/d"]

@@ -85,7 +85,7 @@ def test_a_list_of_processors_as_bits(numbers, mask):
     assert bit_mask(numbers) == mask
 
 
-@pytest.mark.parametrize("numbers", ["", "a", "1-", "-1", "1,,2"])
+@pytest.mark.parametrize("numbers", ["", "a", "1-", "-1", "1,,2", "0-4000000000", "9" * 5000, "0-\u00b2"])
 def test_a_list_of_processors_that_is_none(numbers):
     with pytest.raises(InvalidInput, match="no list of numbers"):
         bit_mask(numbers)

@@ -76,6 +76,17 @@ def test_what_a_process_does_about_a_signal_is_seen(ready: Callable[..., FakeCon
     assert deliverer.unsure == ({signal.SIGTERM} if how == "blocked" else set())
 
 
+@pytest.mark.root
+def test_a_process_with_many_groups_is_asked_to_end_and_not_killed(
+    ready: Callable[..., FakeContainer],
+) -> None:
+    """In /proc/PID/status all groups come before the signals: with 2,000 of them, after 10 KiB."""
+    container = ready(f"os.setgroups(range(10000, 12000)); {SETUPS['handled']}")
+    assert standing(container.pid, signal.SIGTERM) == HANDLED
+    Deliverer(container).send(signal.SIGTERM)
+    assert container.wait() == 42
+
+
 @pytest.mark.parametrize("number", FORWARDED)
 def test_the_default_action_is_carried_out(ready: Callable[..., FakeContainer], number: int) -> None:
     container = ready("signal.signal(signal.SIGINT, signal.SIG_DFL)")

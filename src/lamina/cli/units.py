@@ -30,7 +30,9 @@ _PATHS = frozenset(("env_file", "label_file"))
 
 @value
 class Wishes:
-    """What was asked of the unit of a container; see the options of `lamina generate systemd`."""
+    """What was asked of the unit of a container; see the options of `lamina generate systemd`. -1 seconds of
+    `stop_timeout` have no end.
+    """
 
     new: bool = False
     restart_policy: str = "on-failure"
@@ -90,7 +92,7 @@ def container_unit(unit: str, about: Subject, wishes: Wishes, version: str) -> s
         *([f"EnvironmentFile={_place(about.environment)}"] if about.environment else []),
         f"Restart={wishes.restart_policy}",
         *([] if wishes.restart_sec is None else [f"RestartSec={wishes.restart_sec}"]),
-        f"TimeoutStopSec={wishes.stop_timeout + SPARE}",
+        f"TimeoutStopSec={wishes.stop_timeout + SPARE if wishes.stop_timeout >= 0 else 'infinity'}",
         # how it ends when it is stopped
         f"SuccessExitStatus={128 + about.stop_signal}",
         # 'stop' ends the container; who looks after it writes that down, and must not be killed before it has
@@ -118,7 +120,9 @@ def restartable_unit(root: str, version: str, *, header: bool = True) -> str:
         "Type=oneshot",
         "RemainAfterExit=yes",
         "Environment=LAMINA_WARM=0",
-        "TimeoutStartSec=0",
+        "TimeoutStartSec=infinity",
+        # each container has its own grace, which may be longer than systemd's 90 seconds
+        "TimeoutStopSec=infinity",
         # who looks after the containers is in this unit's group, and outlives a restart of the unit
         "KillMode=process",
         f"ExecStart={' '.join(map(word, [*lamina, 'system', 'start-restartable']))}",

@@ -12,7 +12,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lamina.document import decode
-from lamina.errors import InvalidInput, NotFound, Unsupported
+from lamina.engine.notation import is_number
+from lamina.errors import InvalidInput, KernelError, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
 LARGEST = 16 << 20
+# what comes of a document that is made otherwise than the specification says
+_OTHERWISE = (KeyError, TypeError, AttributeError, ValueError)
 EDITS = frozenset(("env", "deviceNodes", "mounts", "hooks", "additionalGids", "intelRdt", "netDevices"))
 
 
@@ -37,7 +40,7 @@ def gpu_names(text: str) -> list[str]:
     names = [name for name in known[kind] if name != "all"]
     if text in ("all", "-1"):
         chosen = ["all"] if "all" in known[kind] else names
-    elif text.isascii() and text.isdigit():
+    elif is_number(text):
         chosen = names[: int(text)]
         if len(chosen) < int(text):
             raise NotFound(f"run: gpus {text}: there are {len(names)}")
@@ -65,7 +68,10 @@ def inject(spec: Spec, names: Iterable[str]) -> None:
         for edits, whose in known[kind][name]:
             if id(edits) not in done:  # what all devices of a file need is needed once
                 done.add(id(edits))
-                _edit(spec, edits, whose)
+                try:
+                    _edit(spec, edits, whose)
+                except _OTHERWISE as error:
+                    raise _no_cdi_file(whose, error) from None
 
 
 def _known() -> dict[str, dict[str, list[tuple[dict[str, Any], str]]]]:
@@ -75,10 +81,17 @@ def _known() -> dict[str, dict[str, list[tuple[dict[str, Any], str]]]]:
         for path in _files(directory):
             document = _read(path)
             kind, common = str(document.get("kind") or ""), document.get("containerEdits") or {}
-            for device in document.get("devices") or []:
-                edits = [(one, path) for one in (common, device.get("containerEdits") or {}) if one]
-                found.setdefault(kind, {})[str(device.get("name"))] = edits
+            try:
+                for device in document.get("devices") or []:
+                    edits = [(one, path) for one in (common, device.get("containerEdits") or {}) if one]
+                    found.setdefault(kind, {})[str(device.get("name"))] = edits
+            except _OTHERWISE as error:
+                raise _no_cdi_file(path, error) from None
     return found
+
+
+def _no_cdi_file(path: str, error: Exception) -> InvalidInput:
+    return InvalidInput(f"read {path}: not a CDI file: {type(error).__name__} {error}")
 
 
 def _files(directory: str) -> list[str]:
@@ -90,8 +103,11 @@ def _files(directory: str) -> list[str]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read(LARGEST)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST)
+    except OSError as error:
+        raise KernelError("read CDI file", error.errno or 0, path) from None
     if path.endswith(".json"):
         document = decode(data, path)
     else:

@@ -8,6 +8,7 @@ of the container.
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -257,7 +258,7 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
     """
     last = History(
         created=moment_of(time.time_ns()),
-        created_by=words or None,
+        created_by=_unicode(words) or None,
         author=wish.author or None,
         comment=wish.message or None,
         empty_layer=True if new is None else None,
@@ -269,10 +270,15 @@ def _steps(frozen: Sequence[Layer], new: str | None, words: str, wish: Wish) -> 
         command = origin.get("command") or ()
         yield History(
             created=moment_of(int(origin.get("created") or layer.created)),
-            created_by=" ".join(map(str, command)) or None,
-            comment=str(origin.get("message") or origin.get("snapshot_name") or "") or None,
+            created_by=_unicode(" ".join(map(str, command))) or None,
+            comment=_unicode(str(origin.get("message") or origin.get("snapshot_name") or "")) or None,
         )
     yield last
+
+
+def _unicode(text: str) -> str:
+    """What was typed when something was made, which nobody can say otherwise now, as a config takes it: it is UTF-8."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def moment_of(nanoseconds: int) -> str:

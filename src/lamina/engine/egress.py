@@ -76,7 +76,7 @@ def _subnet(text: str) -> Subnet:
 
 
 def _port(digits: str, text: str) -> int:
-    if not (digits.isascii() and digits.isdigit() and 0 < int(digits) <= MOST_PORT):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 0 < int(digits) <= MOST_PORT):
         raise _not_understood(text)
     return int(digits)
 

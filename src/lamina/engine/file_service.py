@@ -154,8 +154,10 @@ def _received(channel: socket.socket) -> Fd:
 
 def _rights(status: int) -> list[bytes]:
     """What the process may do whose status that file is; [] of one that is gone."""
+    text = b""
     try:
-        text = os.pread(status, 1 << 14, 0)
+        while piece := os.pread(status, 1 << 16, len(text)):  # all groups come before the capabilities
+            text += piece
     except ProcessLookupError:
         return []
     return [line for line in text.splitlines() if line.startswith(_RIGHTS)]

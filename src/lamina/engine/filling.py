@@ -1,7 +1,8 @@
 """A new volume begins with what the image has at its place, as in Docker: copied from the layers, nothing is mounted.
 
-The image is hostile. Its tree is read by `overlay.tree`, which follows no link out of it; what is written goes by
-descriptors of directories that were made here. Nothing else is in the volume as long as this goes on.
+The image is hostile. Its tree is read by `overlay.tree`, which follows no link out of it. So is whoever has the volume
+mounted already, and left it empty: he may exchange any name in it while this goes on. What is written goes by
+descriptors of what was made here, each found by one name that is not followed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import os
 import stat
 from errno import EACCES, ELOOP, EOPNOTSUPP, EPERM
 
+from lamina.errors import KernelError
+from lamina.linux.constants import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from lamina.linux.fd import Fd
+from lamina.linux.files import openat2
 from lamina.overlay.copying import copy_content
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 DEEPEST = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAMED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 # attributes that a copy has as well; security.selinux and the like are the system's
 _COPIED = ("user.", "security.capability", "system.posix_acl", "trusted.")
 
@@ -54,11 +60,12 @@ def empty(volume: bytes) -> None:
 
 
 class _Copier:
-    """One copy: knows where the first of the names of each file is."""
+    """One copy: knows where the first of the names of each file is, and which file has that name here."""
 
     def __init__(self, top: Fd, ids: IdMap | None) -> None:
         self.top, self.ids = top, ids
         self.linked: dict[tuple[int, int], bytes] = {}
+        self.made: dict[bytes, tuple[int, int]] = {}
 
     def directory(self, source: Tree, target: Fd, path: bytes) -> None:
         if path.count(b"/") > DEEPEST:
@@ -72,20 +79,36 @@ class _Copier:
                     self.directory(entry, below, path + name + b"/")
             elif not self._link(found, path + name, name, target):
                 self._other(entry, found, name, target)
+                if found.st_nlink > 1:
+                    self._remember(path + name, name, target)
         _finish(source, source.lstat(), target, self.ids)
 
     def _link(self, found: os.stat_result, path: bytes, name: bytes, target: Fd) -> bool:
-        """Whether it is another name of something that is there, and now is that here as well."""
+        """Whether it is another name of something that is there, and now is that here as well.
+
+        The first name is looked up once more, so only the file that was made there is given another: a link(2) to a
+        path follows what a directory on the way was exchanged for, and what it leads to would be in the volume.
+        """
         if found.st_nlink < 2:
             return False
         first = self.linked.setdefault((found.st_dev, found.st_ino), path)
-        if first == path:
+        if first == path or first not in self.made:  # not a device, which was left out
             return False
         try:
-            os.link(first, name, src_dir_fd=self.top, dst_dir_fd=target, follow_symlinks=False)
-        except FileNotFoundError:  # a device, which was left out
+            with openat2(self.top, first, _NAMED, resolve=_BENEATH) as there:
+                if _which(there) != self.made[first]:
+                    return False
+                os.link(b"/proc/self/fd/%d" % there, name, dst_dir_fd=target, follow_symlinks=True)
+        except KernelError:  # nothing of that name any more
             return False
         return True
+
+    def _remember(self, path: bytes, name: bytes, target: Fd) -> None:
+        try:
+            with Fd(os.open(name, _NAMED, dir_fd=target)) as made:
+                self.made[path] = _which(made)
+        except FileNotFoundError:  # a device, or taken away by somebody
+            pass
 
     def _other(self, entry: Tree, found: os.stat_result, name: bytes, target: Fd) -> None:
         kind = stat.S_IFMT(found.st_mode)
@@ -100,10 +123,19 @@ class _Copier:
             return  # no device of an image gets into a volume, where nothing says that it is not the host's
         else:
             os.mknod(name, kind | 0o600, dir_fd=target)
-            os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
         os.chown(name, *_owner(found, self.ids), dir_fd=target, follow_symlinks=False)
+        if kind != stat.S_IFLNK:
+            with Fd(os.open(name, _NAMED, dir_fd=target)) as made:
+                # a link that took its place has no mode, but leads to something that has
+                if stat.S_IFMT(os.fstat(made).st_mode) == kind:
+                    os.chmod(b"/proc/self/fd/%d" % made, stat.S_IMODE(found.st_mode))
         times = (found.st_atime_ns, found.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _which(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def _owner(found: os.stat_result, ids: IdMap | None) -> tuple[int, int]:

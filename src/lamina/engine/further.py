@@ -6,7 +6,7 @@ security options, devices); `amend` makes the specification of it.
 
 from __future__ import annotations
 
-from lamina.engine.notation import LARGEST_NUMBER, listed, size_of, text_of
+from lamina.engine.notation import LARGEST_NUMBER, is_number, listed, size_of, text_of
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.rlimits import NUMBERS
 from lamina.values import value
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Pairs = tuple[tuple[str, str], ...]
 
 INFINITY = (1 << 64) - 1
+MOST_CPUS = 1 << 16  # or nodes of memory; the kernel's own limits are below that
 
 
 @value
@@ -156,7 +157,8 @@ def _cpus(given: Any) -> str:
     text = "" if given is None else text_of(given, "cpuset")
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not (last.isdigit() and int(first) <= int(last))):
+        last = last if dash else first
+        if not (is_number(first) and is_number(last) and int(first) <= int(last) < MOST_CPUS):
             raise InvalidInput(f"run: cpuset {text}: not a list of numbers", remedy="such as 0-2,4")
     return text
 
@@ -217,7 +219,7 @@ def throttle(field: str, what: str, *, bytes_: bool) -> Callable[[Any], tuple[tu
         found = []
         for entry in listed(given, what):
             path, colon, rate = text_of(entry, what).rpartition(":")
-            amount = size_of(rate) if bytes_ else int(rate) if rate.isascii() and rate.isdigit() else None
+            amount = size_of(rate) if bytes_ else int(rate) if is_number(rate) else None
             if not colon or not path.startswith("/dev/") or amount is None or amount > LARGEST_NUMBER:
                 raise InvalidInput(f"run: {what} {entry}: not DEVICE:RATE", remedy="such as /dev/sda:1mb")
             found.append((field, path, amount))
@@ -244,11 +246,7 @@ def read_time_offsets(given: Any) -> tuple[tuple[str, int], ...]:
     for clock, text in _pairs("time offset")(given):
         whole, _, part = text.removeprefix("-").partition(".")
         digits = whole + part
-        if (
-            clock not in ("monotonic", "boottime")
-            or not (digits.isascii() and digits.isdigit())
-            or len(part) > 9
-        ):
+        if clock not in ("monotonic", "boottime") or not is_number(digits) or len(part) > 9:
             raise InvalidInput(
                 f"run: time offset {clock}={text}: not CLOCK=SECONDS", remedy="monotonic or boottime"
             )

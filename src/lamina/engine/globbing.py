@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 _MAGIC = re.compile(r"[*?[]")
-DEEPEST = 200
 
 
 def globbed(scanner: Scanner, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -54,9 +53,10 @@ def _below(scanner: Scanner, at: tuple[str, ...], pattern: tuple[str, ...]) -> I
 
 
 def _directories(scanner: Scanner, at: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    yield at
-    if len(at) >= DEEPEST:
-        return
-    for name, kind in scanner.scan(at):
-        if kind == "d":
-            yield from _directories(scanner, (*at, name))
+    """*at* and all directories below it, each before those in it. As deep as a container likes: no recursion."""
+    waiting = [at]
+    while waiting:
+        directory = waiting.pop()
+        yield directory
+        below = [(*directory, name) for name, kind in scanner.scan(directory) if kind == "d"]
+        waiting += reversed(below)

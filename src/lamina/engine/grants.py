@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lamina.engine.further import Device
-from lamina.engine.notation import listed, text_of
+from lamina.engine.notation import is_number, listed, text_of
 from lamina.errors import InvalidInput, Unsupported
 from lamina.runtime.capabilities import ALL, capability
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGEST_PROFILE = 1 << 20
+LARGEST_DEVICE = (1 << 32) - 1
 BUILTIN, UNCONFINED = "builtin", "unconfined"
 LABELS = ("user", "role", "type", "level")
 
@@ -154,7 +155,7 @@ def _rule(entry: Any) -> str:
     kind, _, rest = text.partition(" ")
     numbers, _, access = rest.partition(" ")
     major, colon, minor = numbers.partition(":")
-    known = all(part == "*" or (part.isascii() and part.isdigit()) for part in (major, minor))
+    known = all(part == "*" or (is_number(part) and int(part) <= LARGEST_DEVICE) for part in (major, minor))
     if kind not in ("a", "b", "c") or not colon or not known or not access or set(access) - set("rwm"):
         raise InvalidInput(
             f"run: device rule {text!r}: not TYPE MAJOR:MINOR ACCESS", remedy="such as 'c 42:* rmw'"

@@ -22,11 +22,11 @@ from stat import S_ISDIR, S_ISREG
 
 from lamina.engine.places import CLOSED, DIRECTORY, FILE, GONE, SPECIAL, HostImage, Place
 from lamina.errors import Unsupported
-from lamina.linux.mountinfo import mount_of
+from lamina.linux.mountinfo import MountTable, mount_of, prefixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lamina.linux.mountinfo import Mount
 
@@ -48,6 +48,7 @@ READ_ONLY_IMAGES = frozenset((b"squashfs", b"erofs", b"iso9660", b"cramfs", b"ro
 FRESH = (b"/proc", b"/sys", b"/dev")
 # the kernel stacks file systems twice at most (FILESYSTEM_MAX_STACK_DEPTH)
 DEEPEST_LOWER = 1
+MOST_LEVELS = 8
 
 
 def kind_of(path: bytes) -> str:
@@ -87,21 +88,24 @@ def visible(mounts: Sequence[Mount]) -> list[Mount]:
             remedy="run Lamina outside the chroot",
         )
     seen: list[Mount] = []
-    _see(top, children, seen)
+    waiting = [top]
+    # not a call of itself for each: somebody may have mounted over the same place again and again
+    while waiting:
+        mount = waiting.pop()
+        on_it = children.get(mount.id, [])
+        if over := [child for child in on_it if child.mount_point == mount.mount_point]:
+            waiting.append(over[-1])
+            continue
+        seen.append(mount)
+        places = {child.mount_point: child for child in on_it}  # of two at the same place the later covers
+        shown = [place for place in sorted(places) if not any(one in places for one in _above(place))]
+        waiting += [places[place] for place in reversed(shown)]
     return seen
 
 
-def _see(mount: Mount, children: dict[int, list[Mount]], seen: list[Mount]) -> None:
-    on_it = children.get(mount.id, [])
-    over = [child for child in on_it if child.mount_point == mount.mount_point]
-    if over:
-        _see(over[-1], children, seen)
-        return
-    seen.append(mount)
-    places = {child.mount_point: child for child in on_it}  # of two at the same place the later covers
-    for place in sorted(places):
-        if not any(below(place, other) for other in places):
-            _see(places[place], children, seen)
+def _above(path: bytes) -> list[bytes]:
+    """The directories above an absolute *path*."""
+    return list(prefixes(path))[:-1] if path != b"/" else []
 
 
 def compose(
@@ -157,7 +161,7 @@ class _Judge:
     def __init__(
         self, mounts: Sequence[Mount], kind: Callable[[bytes], str], refused: Mapping[bytes, str]
     ) -> None:
-        self.mounts, self.kind, self.refused = mounts, kind, refused
+        self.kind, self.refused, self.depths = kind, refused, _Depths(mounts)
         self.verdicts: dict[int, str] = {}
         self.stacked: dict[int, int] = {mount.id: mount.parent for mount in mounts}
         self.warnings: list[str] = []
@@ -194,7 +198,7 @@ class _Judge:
             return self._bind(mount, self.refused[place])
         if fstype in NO_LOWER:
             return self._bind(mount, "this kind of file system cannot be overlaid")
-        if fstype == b"overlay" and stack_depth(mount, self.mounts) > DEEPEST_LOWER:
+        if fstype == b"overlay" and self.depths.of(mount) > DEEPEST_LOWER:
             return self._bind(mount, "an overlay of overlays cannot be overlaid again")
         if fstype in READ_ONLY_IMAGES and place != b"/":
             return READ_ONLY
@@ -215,32 +219,49 @@ def _name(mount: Mount) -> str:
     )
 
 
-def stack_depth(mount: Mount, mounts: Sequence[Mount], _level: int = 0) -> int:
+def stack_depth(mount: Mount, mounts: Sequence[Mount]) -> int:
     """How many file systems *mount* stacks: 0 for an ordinary one, 1 for an overlay of ordinary ones.
 
     A guess from the directories that are named in its options; those of another mount namespace cannot be followed.
     """
-    if mount.fstype != b"overlay" or _level > 8:
-        return 0
-    deepest = 0
+    return _Depths(mounts).of(mount)
+
+
+class _Depths:
+    """Each mount is looked at once: there may be a thousand overlays of twenty layers, and names of another mount
+    namespace may lead from one to another and back.
+    """
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self.table = MountTable(mounts)
+        self.known: dict[int, int] = {}
+
+    def of(self, mount: Mount, level: int = 0) -> int:
+        if mount.fstype != b"overlay" or level > MOST_LEVELS:
+            return 0
+        if mount.id not in self.known:
+            self.known[mount.id] = 1  # of one that leads back to itself
+            below = {one.id: one for one in map(self.table.mount_of, _layers(mount)) if one is not None}
+            below.pop(mount.id, None)
+            self.known[mount.id] = 1 + max((self.of(one, level + 1) for one in below.values()), default=0)
+        return self.known[mount.id]
+
+
+def _layers(mount: Mount) -> Iterator[bytes]:
+    """The absolute paths of directories that the overlay *mount* names."""
     for option in mount.super_options:
         key, _, text = option.partition(b"=")
-        if key not in (b"lowerdir", b"upperdir", b"lowerdir+"):
-            continue
-        for directory in text.split(b":")[:500]:
-            found = mount_of(directory, list(mounts)) if directory.startswith(b"/") else None
-            if found is not None and found is not mount:
-                deepest = max(deepest, stack_depth(found, mounts, _level + 1))
-    return deepest + 1
+        if key in (b"lowerdir", b"upperdir", b"lowerdir+"):
+            yield from (directory for directory in text.split(b":")[:500] if directory.startswith(b"/"))
 
 
 def _hidden(
     hide: Sequence[bytes], seen: Sequence[Mount], verdicts: dict[bytes, str], kind: Callable[[bytes], str]
 ) -> tuple[bytes, ...]:
     """Every place at which a directory of *hide* shows: bind mounts may show it more than once."""
-    places = set()
+    places, table = set(), MountTable(seen)
     for directory in hide:
-        home = mount_of(directory, list(seen))
+        home = table.mount_of(directory)
         if home is None:
             continue
         inside = _join(home.root, _relative(directory, home.mount_point))
@@ -255,7 +276,7 @@ def _hidden(
                 continue
             # of a mount that is a single file, or is not there, nothing shows
             if (
-                mount_of(place, list(seen)) is mount
+                table.mount_of(place) is mount
                 and verdicts[mount.mount_point] != ABSENT
                 and kind(mount.mount_point) == DIRECTORY
             ):

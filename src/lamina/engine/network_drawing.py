@@ -207,9 +207,11 @@ def _settings(name: str, options: Iterable[tuple[str, str]], *, ipv6: bool) -> d
         found[key] = text.lower() if key in BOOLEANS else text
     least = _SMALLEST_MTU_IPV6 if ipv6 else _SMALLEST_MTU
     mtu = found.get("mtu", "0")
-    if not (mtu.isascii() and mtu.isdigit()) or (mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU):
+    if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 10) or (
+        mtu != "0" and not least <= int(mtu) <= _LARGEST_MTU
+    ):
         raise InvalidInput(
-            f"make network {name}: mtu {mtu}: not a number from {least} to {_LARGEST_MTU}",
+            f"make network {name}: mtu {mtu[:100]}: not a number from {least} to {_LARGEST_MTU}",
             remedy="-o mtu=1500, say, or none for the kernel's own",
         )
     for key in BOOLEANS:

@@ -52,7 +52,7 @@ def size_of(given: Any) -> int | None:
     if unit not in _UNITS or not digits or digits.count(".") > 1:
         return None
     whole, _, part = digits.partition(".")
-    if not _is_number(whole) or (part and not _is_number(part)) or digits.endswith("."):
+    if not is_number(whole) or (part and not is_number(part)) or digits.endswith("."):
         return None
     scaled: int = (int(whole + part) << _UNITS[unit]) // 10 ** len(part)
     return scaled
@@ -64,7 +64,7 @@ def read_cpus(given: str | float | None) -> int | None:
         return None
     text = str(given).strip()
     whole, _, part = text.partition(".")
-    if not _is_number(whole or "0") or not _is_number(part or "0") or text in ("", ".") or len(part) > 9:
+    if not is_number(whole or "0") or not is_number(part or "0") or text in ("", ".") or len(part) > 9:
         raise InvalidInput(f"run: cpus {given}: not a number of processors", remedy="such as 2 or 0.5")
     quota = int((whole or "0") + part.ljust(9, "0")[:9]) * PERIOD // 10**9
     if not int((whole or "0") + (part or "0")):
@@ -80,7 +80,7 @@ def read_pids_limit(given: str | int | None) -> int | None:
     if given is None:
         return None
     text = str(given).strip()
-    if text != "-1" and not _is_number(text):
+    if text != "-1" and not is_number(text):
         raise InvalidInput(f"run: pids limit {given}: not a number")
     number = int(text)
     if number > 1 << 22:  # the kernel's PID_MAX_LIMIT
@@ -184,7 +184,8 @@ def _name(given: Any) -> str | None:
     return None if given is None else check_name(text_of(given, "container name"))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether *text* is digits, and not more of them than any number here has: int() refuses thousands."""
     return text.isascii() and text.isdigit() and len(text) < 25
 
 
@@ -200,7 +201,7 @@ def read_restart(given: Any) -> tuple[str, int]:
         raise InvalidInput(f"run: restart policy {given}: not one of {', '.join(RESTARTS)}")
     if colon and policy != ON_FAILURE:
         raise InvalidInput(f"run: restart policy {given}: only {ON_FAILURE} takes a number of times")
-    if colon and not _is_number(times):
+    if colon and not is_number(times):
         raise InvalidInput(
             f"run: restart policy {given}: {times!r} is not a number of times", remedy=f"{ON_FAILURE}:5"
         )
@@ -222,7 +223,7 @@ def _stop_timeout(given: Any) -> int | None:
     if given in (None, ""):
         return None
     text = str(given).strip()
-    if (text != "-1" and not _is_number(text)) or int(text) > LONGEST_WAIT:
+    if (text != "-1" and not is_number(text)) or int(text) > LONGEST_WAIT:
         raise InvalidInput(
             f"run: stop timeout {given}: not a number of seconds", remedy="-1 waits without end"
         )

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from stat import S_IMODE
 
-from lamina.engine.host import ABSENT, COVERED, FRESH, OVERLAY, READ_ONLY, at_or_below, below, kind_of
+from lamina.engine.host import ABSENT, COVERED, FRESH, OVERLAY, READ_ONLY, at_or_below, kind_of
 from lamina.engine.places import COPY, DIRECTORY, HostImage, Place, Stub
+from lamina.linux.mountinfo import prefixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class _Builder:
         hide: Sequence[bytes],
         refused: Mapping[bytes, str],
     ) -> None:
-        self.seen, self.points, self.verdicts, self.hide = seen, points, verdicts, hide
+        self.seen, self.verdicts, self.hide = seen, verdicts, hide
+        self.on_the_way = {above for point in points for above in prefixes(point) if above != point}
         self.refused = refused
         self.places: list[Place] = []
         self.readonly: list[bytes] = []
@@ -73,7 +75,7 @@ class _Builder:
 
     def _blocked(self, directory: bytes) -> bool:
         """Whether anything, even something covered, is mounted below."""
-        return any(below(point, directory) for point in self.points)
+        return directory in self.on_the_way
 
     def _entries(self, directory: bytes, number: int) -> None:
         try:

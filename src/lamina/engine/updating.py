@@ -84,10 +84,10 @@ def _asked_now(given: Limits, asked: dict[str, Any]) -> dict[str, Any]:
     if "restart" in given:
         raise Conflict(f"update container {asked['name']}: it is removed at its end, and not started again")
     read = check(given)
-    resources = resources_of(read)
-    if read.further is not None:
-        limits(resources, read.further)
-    return resources
+    for key in given.keys() & set(_NOT_LIFTED):
+        if not getattr(read.further, key, None):
+            raise _not_lifted(key)
+    return _resources_of(read)
 
 
 def check(given: Limits, *, rm: bool = False) -> Options:
@@ -109,14 +109,21 @@ def _changed(asked: dict[str, Any], given: Limits) -> dict[str, Any]:
     for key in given.keys() & set(_FURTHER):
         further[key] = getattr(read.further, key, None) or None
         if further[key] is None and key in _NOT_LIFTED:
-            raise InvalidInput(f"update: {key.replace('_', ' ')}: it can be changed, and not be lifted")
+            raise _not_lifted(key)
     found["further"] = {key: what for key, what in further.items() if what is not None} or None
     return found
 
 
+def _not_lifted(key: str) -> InvalidInput:
+    return InvalidInput(f"update: {key.replace('_', ' ')}: it can be changed, and not be lifted")
+
+
 def _resources(asked: dict[str, Any]) -> dict[str, Any]:
     """What its next start will ask of the control groups. Raises InvalidInput for what contradicts itself."""
-    options = options_of(asked)
+    return _resources_of(options_of(asked))
+
+
+def _resources_of(options: Options) -> dict[str, Any]:
     resources = resources_of(options)
     if options.further is not None:
         try:

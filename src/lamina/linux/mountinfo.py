@@ -11,6 +11,10 @@ from lamina.errors import KernelError
 from lamina.linux.fd import Fd
 from lamina.values import value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 _CHUNK = 65536
 
 
@@ -89,20 +93,44 @@ def mount_of(path: bytes, mounts: list[Mount]) -> Mount | None:
     """The mount that an absolute, normalised *path* without symbolic links lies on, as a path walk would find it.
 
     Exact for stacked mounts and for those hidden under a later mount further up. None if nothing in *mounts*
-    covers the path.
+    covers the path. Who looks for many paths makes a `MountTable`.
     """
-    known = {mount.id for mount in mounts}
-    below: dict[int | None, list[Mount]] = {}
-    for mount in mounts:
-        # the root's own parent is not shown, or is itself
-        parent = mount.parent if mount.parent in known and mount.parent != mount.id else None
-        below.setdefault(parent, []).append(mount)
-    here = None
-    while True:
-        met = [mount for mount in below.get(here.id if here else None, ()) if covers(mount.mount_point, path)]
-        if not met:
-            return here
-        here = min(met, key=lambda mount: len(mount.mount_point))
+    return MountTable(mounts).mount_of(path)
+
+
+class MountTable:
+    """Mounts by what they are mounted on, for looking up many paths: each takes as long as it has names, however many
+    mounts there are.
+    """
+
+    def __init__(self, mounts: Iterable[Mount]) -> None:
+        self._at: dict[tuple[int | None, bytes], Mount] = {}
+        every = tuple(mounts)
+        known = {mount.id for mount in every}
+        for mount in every:
+            # the root's own parent is not shown, or is itself
+            parent = mount.parent if mount.parent in known and mount.parent != mount.id else None
+            self._at.setdefault((parent, mount.mount_point), mount)
+
+    def mount_of(self, path: bytes) -> Mount | None:
+        """See the function of that name."""
+        here, way = None, list(prefixes(path))
+        while (found := self._next(here, way)) is not None:
+            here = found
+        return here
+
+    def _next(self, here: Mount | None, way: list[bytes]) -> Mount | None:
+        above = here.id if here else None
+        return next((found for place in way if (found := self._at.get((above, place))) is not None), None)
+
+
+def prefixes(path: bytes) -> Iterator[bytes]:
+    """The absolute, normalised *path* and all directories above it, "/" first."""
+    yield b"/"
+    at = 0
+    while path != b"/" and at >= 0:
+        at = path.find(b"/", at + 1)
+        yield path if at < 0 else path[:at]
 
 
 def covers(directory: bytes, path: bytes) -> bool:

@@ -24,7 +24,14 @@ def signal_number(text: str, verb: str = "kill") -> int:
         return int(text)
     name = text.upper().removeprefix("SIG")
     base, plus, more = name.partition("+")
-    if plus and base == "RTMIN" and more.isascii() and more.isdigit() and 34 + int(more) <= LAST:
+    if (
+        plus
+        and base == "RTMIN"
+        and more.isascii()
+        and more.isdigit()
+        and len(more) < 3
+        and 34 + int(more) <= LAST
+    ):
         return 34 + int(more)
     if name in OTHERS:
         return OTHERS[name]

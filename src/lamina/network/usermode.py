@@ -139,9 +139,9 @@ def _slirp_options(given: tuple[str, ...]) -> tuple[str, ...]:
             remedy="such as cidr=10.0.2.0/24",
         )
     mtu = found.get("mtu", str(MTU))
-    if not (mtu.isascii() and mtu.isdigit()) or not 68 <= int(mtu) <= 65521:
+    if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 10) or not 68 <= int(mtu) <= 65521:
         raise InvalidInput(
-            f"run: network slirp4netns: mtu {mtu}: not a number from 68 to 65521",
+            f"run: network slirp4netns: mtu {mtu[:100]}: not a number from 68 to 65521",
             remedy="such as mtu=1500, or none for 65520",
         )
     if "outbound_addr6" in found and found.get("enable_ipv6") == "false":

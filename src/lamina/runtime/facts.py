@@ -67,10 +67,16 @@ def facts(
     return replace(known, **changes), opened
 
 
+def kernel_of(release: str) -> tuple[int, int]:
+    """6.1.76-1 -> (6, 1), and 6.6-amd64, as Debian calls the first of a series, -> (6, 6); what is not there is 0."""
+    numbers = [part[: len(part) - len(part.lstrip("0123456789"))] for part in release.split(".")[:2]]
+    major, minor = (*(int(digits or 0) for digits in numbers), 0)[:2]
+    return major, minor
+
+
 def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool = True) -> Wiring:
     """What the host says to a process, the first one of a container or a further one."""
-    release = os.uname().release.split(".", 2)
-    kernel = (int(release[0]), int("".join(c for c in release[1] if c.isdigit())))
+    kernel = kernel_of(os.uname().release)
     permitted, first = effective_capabilities(), in_first_user_namespace()
     known = replace(
         _OPEN,

@@ -45,7 +45,7 @@ def standing(pid: int, signal: int) -> str:
     masks = {}
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
-            for line in status.read(8192).splitlines():
+            for line in status.readall().splitlines():  # whose groups come first, and may be many
                 if line.startswith((b"Sig", b"ShdPnd")):
                     key, _, number = line.partition(b":")
                     masks[key] = key != b"SigQ" and int(number, 16) >> (signal - 1) & 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from errno import ESRCH
 
 from lamina.errors import KernelError
 from lamina.linux.fd import Fd, ready
@@ -43,7 +44,9 @@ def end_all(environment: Mapping[str, str]) -> int:
         with process:
             try:
                 pidfd_send_signal(process, signal.SIGTERM)
-            except ProcessLookupError:
+            except KernelError as error:
+                if error.errno != ESRCH:
+                    raise
                 continue
             ended += 1
             ready(PATIENCE, process)
@@ -108,8 +111,16 @@ def _living(environment: Mapping[str, str]) -> Iterator[tuple[str, int, Fd]]:
                 process = pidfd_open(pid) if pid else None
             except (OSError, ValueError, KernelError):
                 continue
-            if process is not None and place.is_locked(opened, name) and _pid(opened, name) == pid:
+            if process is None:
+                continue
+            try:
+                is_its_own = place.is_locked(opened, name) and _pid(opened, name) == pid
+            except (OSError, ValueError):  # it leaves this moment
+                is_its_own = False
+            if is_its_own:
                 yield name, pid, process
+            else:
+                process.close()
 
 
 def _pid(at: int, name: str) -> int:

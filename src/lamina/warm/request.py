@@ -65,9 +65,14 @@ def receive(connection: socket.socket) -> Request | None:
 
 
 def told_to_go(connection: socket.socket, descriptors: int) -> list[int] | None:
-    """What comes with "go": so many descriptors, and the working directory; None where the client went away."""
-    if not _readable(connection, monotonic() + PATIENCE):
-        return None
+    """What comes with "go": so many descriptors, and the working directory; None where the client went away.
+
+    It is waited for as long as the client is there, who may be stopped: what it says has then been said, and it would
+    not do the command itself.
+    """
+    said = select.poll()
+    said.register(connection.fileno(), select.POLLIN)
+    said.poll()
     size = socket.CMSG_SPACE((MOST_DESCRIPTORS + 1) * 4)
     word, control, flags, _ = connection.recvmsg(1, size, socket.MSG_CMSG_CLOEXEC)
     received = [

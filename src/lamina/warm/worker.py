@@ -34,6 +34,8 @@ else:  # the module `signal` makes an enumeration member of every number that it
 
 
 READY, REFUSED = b"r", b"n"
+# of one that has done nothing; a client that has said "go" ends with the same (docker's status for what is its own)
+FAILED = 125
 SO_PEERPIDFD = 77  # Linux 6.5
 F_SETSIG = 10
 # no descriptor of the server's has such a number
@@ -142,9 +144,9 @@ class Worker:
                 _say(connection, READY, ourselves)
             received = told_to_go(connection, len(request.numbers))
             if received is None:
-                os._exit(0)
+                os._exit(FAILED)
         except BaseException:
-            os._exit(0)
+            os._exit(FAILED)
         self._do(connection, request.numbers, received)
 
     def _do(self, connection: socket.socket, numbers: Sequence[int], received: list[int]) -> NoReturn:
@@ -213,7 +215,7 @@ def _die_with(connection: socket.socket) -> None:
     poll = select.poll()
     poll.register(number, select.POLLIN)
     if poll.poll(0):  # gone before that
-        os._exit(0)
+        os._exit(FAILED)
 
 
 def _outlive(connection: socket.socket) -> None:

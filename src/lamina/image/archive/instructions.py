@@ -56,7 +56,7 @@ def _command(run: Run, rest: str) -> list[str]:
 def _list(text: str) -> list[str] | None:
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else None
 
@@ -158,7 +158,7 @@ def _healthcheck(run: Run, rest: str) -> None:
         key, rest = key.replace("-", "_"), rest.strip()
         if not equals or key not in check or key == "test":
             raise ValueError(f"there is no option {option}")
-        check[key] = int(text) if key == "retries" else _duration(text)
+        check[key] = _times(text) if key == "retries" else _duration(text)
     word, _, command = rest.partition(" ")
     if word.upper() == "NONE" and not command:
         check["test"] = ["NONE"]
@@ -168,6 +168,12 @@ def _healthcheck(run: Run, rest: str) -> None:
     else:
         raise ValueError("it is HEALTHCHECK NONE, or HEALTHCHECK [OPTIONS] CMD command")
     run["healthcheck"] = check
+
+
+def _times(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} is not a number of times")
+    return int(text)
 
 
 def _duration(text: str) -> int:

@@ -6,6 +6,7 @@ what is counted, no null byte in what becomes an argument, a path or the environ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -137,7 +138,7 @@ def decode_config(
     for name, count in counted.items():
         if count > (allowed := getattr(limits, name)):
             raise InvalidInput(f"read {what}: {count} entries of {name}, at most {allowed} are allowed")
-    _refuse_null(msgspec.to_builtins(config), what, "")
+    _refuse_null(msgspec.to_builtins(config), what)
     return config
 
 
@@ -185,25 +186,59 @@ def run_config(run: dict[str, Any]) -> RunConfig:
 
 
 def encode_config(config: ImageConfig) -> bytes:
-    """The config as JSON, always the same bytes for the same content. Raises InvalidInput without a platform."""
+    """The config as JSON, always the same bytes for the same content. Raises InvalidInput without a platform, and for
+    text that is no UTF-8: docker writes other text in its place.
+    """
     if not config.architecture or not config.os:
         raise InvalidInput("write config: an image says its architecture and os")
-    return msgspec.json.encode(config, order="deterministic")
+    try:
+        return msgspec.json.encode(config, order="deterministic")
+    except UnicodeEncodeError:
+        pass
+    for found, where in _texts(_plain(config)):
+        if not _is_unicode(found):
+            raise InvalidInput(
+                f"write config: {where}: {found[:100]!r} is not UTF-8, and an image's config is",
+                remedy="say it otherwise, or what a container has of it with --change",
+            )
+    raise AssertionError
+
+
+def _plain(found: object) -> object:
+    """The config as dicts and lists; `msgspec.to_builtins` encodes."""
+    if isinstance(found, msgspec.Struct):
+        return {f.encode_name: _plain(getattr(found, f.name)) for f in msgspec.structs.fields(found)}
+    return [_plain(one) for one in found] if isinstance(found, (list, tuple)) else found
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _words(found: Words) -> list[str] | None:
     return [found] if isinstance(found, str) else found
 
 
-def _refuse_null(found: object, what: str, where: str) -> None:
-    """Raise InvalidInput if any text in *found* has a null byte: nothing that is handed to the kernel can have one."""
-    if isinstance(found, str):
+def _refuse_null(document: object, what: str) -> None:
+    """Raise InvalidInput if any text in it has a null byte: nothing that is handed to the kernel can have one."""
+    for found, where in _texts(document):
         if "\0" in found:
-            raise InvalidInput(f"read {what}: {where.lstrip('.')}: a null byte in it")
-    elif isinstance(found, dict):
-        for name, member in found.items():
-            _refuse_null(name, what, where)
-            _refuse_null(member, what, f"{where}.{name[:80]}")
-    elif isinstance(found, list):
-        for member in found:
-            _refuse_null(member, what, where)
+            raise InvalidInput(f"read {what}: {where}: a null byte in it")
+
+
+def _texts(document: object) -> Iterator[tuple[str, str]]:
+    """Every text in it, and where; names of members too. Not by recursion: it may be nested as deep as JSON is read."""
+    waiting: list[tuple[object, str]] = [(document, "")]
+    while waiting:
+        found, where = waiting.pop()
+        if isinstance(found, str):
+            yield found, where.lstrip(".")
+        elif isinstance(found, dict):
+            waiting += [(member, f"{where}.{name[:80]}"[-400:]) for name, member in found.items()]
+            waiting += [(name, where) for name in found]
+        elif isinstance(found, list):
+            waiting += [(member, where) for member in found]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Property = tuple[str, tuple[str, Any]]
 
+MOST_BITS = 1 << 16  # of a list; no machine has so many processors or nodes
 INFINITY = (1 << 64) - 1
 _NAME = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -128,11 +129,15 @@ def bit_mask(numbers: str) -> bytes:
     mask = 0
     for word in numbers.replace(" ", "").split(","):
         first, dash, last = word.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not all(_is_bit(one) for one in ((first, last) if dash else (first,))):
             raise InvalidInput(f"limit cpuset: {numbers!r} is no list of numbers")
         for bit in range(int(first), int(last or first) + 1):
             mask |= 1 << bit
     return mask.to_bytes((mask.bit_length() + 7) // 8 or 1, "little")
+
+
+def _is_bit(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) < MOST_BITS
 
 
 def _devices_v1(resources: Resources) -> Iterator[Property]:

@@ -40,7 +40,7 @@ def inside_starter(pidfd: int, flags: int, directory: bytes) -> Starter:
 def inner_pid(pid: int) -> int:
     """The number of process *pid* in its own pid namespace: proc_pid_status(5), NSpid."""
     with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
-        for line in status.read(8192).splitlines():
+        for line in status.readall().splitlines():  # all its groups come before that
             if line.startswith(b"NSpid:"):
                 return int(line.split()[-1])
     return pid

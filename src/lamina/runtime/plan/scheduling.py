@@ -58,6 +58,7 @@ _WITHOUT_NODES = ("MPOL_DEFAULT", "MPOL_LOCAL")
 # linux/personality.h
 DOMAINS = {"LINUX": 0, "LINUX32": 8}
 LARGEST_LIST = 1 << 16
+LONGEST = 20
 
 
 def _number(table: dict[str, int], word: object, what: str) -> int:
@@ -149,7 +150,8 @@ def parse_list(text: str, field: str) -> list[int]:
     numbers: set[int] = set()
     for part in filter(None, (word.strip(" ") for word in text.split(","))):
         first, dash, last = part.partition("-")
-        if not part.isascii() or not first.isdecimal() or (dash and not last.isdecimal()):
+        digits = max(len(first), len(last)) <= LONGEST  # int() refuses thousands
+        if not digits or not part.isascii() or not first.isdecimal() or (dash and not last.isdecimal()):
             raise InvalidInput(f"read {field}: {part!r} is neither a number nor a range")
         low, high = int(first), int(last or first)
         if low > high or high >= LARGEST_LIST:

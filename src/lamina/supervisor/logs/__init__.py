@@ -46,6 +46,7 @@ OPTIONS = {
 }
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}  # docker's here are decimal
 LEAST, MOST_FILES = 1024, 1000
+LONGEST_NUMBER = 40  # of a size; int() refuses thousands of digits
 
 
 @value
@@ -82,7 +83,7 @@ def size_of(text: str) -> int:
     unit = digits[-1:] if digits[-1:] in "kmgt" else ""
     number = digits.removesuffix(unit).strip()
     whole, _, part = number.partition(".")
-    if not (
+    if len(number) > LONGEST_NUMBER or not (
         whole.isascii() and whole.isdigit() and ((part.isascii() and part.isdigit()) or "." not in number)
     ):
         raise InvalidInput(f"log option max-size {text!r}: not a size", remedy="such as 10m")
