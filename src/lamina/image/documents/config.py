@@ -137,7 +137,10 @@ def decode_config(
     for name, count in counted.items():
         if count > (allowed := getattr(limits, name)):
             raise InvalidInput(f"read {what}: {count} entries of {name}, at most {allowed} are allowed")
-    _refuse_null(msgspec.to_builtins(config), what, "")
+    try:
+        _refuse_null(msgspec.to_builtins(config), what, "")
+    except RecursionError:  # from Python 3.12 on, what is read may be deeper than functions of Python are
+        raise InvalidInput(f"read {what}: nested too deeply") from None
     return config
 
 
