@@ -84,7 +84,16 @@ def test_moments() -> None:
     assert when.moment("2024-05-01T12:00:00Z") == 1714564800
     assert when.moment("1h30m") == pytest.approx(when.moment("90m"), abs=60)
     assert when.timestamp(1714564800.25) == "2024-05-01T12:00:00.250000Z"
-    for text in ("", "tomorrow", "10x", "m"):
+    for text in (
+        "",
+        "tomorrow",
+        "10x",
+        "m",
+        "99999999999999h",
+        "9" * 20,
+        "-" + "9" * 400,
+        "0001-01-01T00:00:00",
+    ):
         with pytest.raises(ValueError, match="not a time"):
             when.moment(text)
 

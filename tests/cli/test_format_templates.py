@@ -34,6 +34,7 @@ GOLDEN = {
     "{{.State.Status}}{{.State.Health.Log}}": "running[map[Exit:0] map[Exit:3]]",
     "{{`raw \\n`}}{{\"a\\tb\\\"\\u00e9\"}}": 'raw \\na\tb"é',
     "{{1}} {{-1.5}} {{true}} {{1e3}}": "1 -1.5 true 1000",
+    "{{1.23456789}} {{1e-05}}": "1.23456789 1e-05",
     "{{(index .Mounts 1).Source}}": "data",
     "{{$.Name}}": "web",
     # what a mapping of docker's does not have is no mistake of the template's
@@ -141,6 +142,8 @@ def test_a_table_has_headings(template: str, headings: str) -> None:
         ("{{$x = 1}}", "there is no variable $x"),
         ("{{(.Name}}", "a parenthesis is not closed"),
         ("{{.Name)}}", "not understood"),
+        ("{{1e999}}", "too large a number"),
+        (r'{{"\ud800"}}', "half a character"),
         ('{{"\\z"}}', "there is no such escape"),
         ('{{define "x"}}{{end}}', "{{define}} is not supported"),
         ('{{template "x"}}', "{{template}} is not supported"),

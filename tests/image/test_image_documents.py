@@ -410,6 +410,16 @@ NO_CONFIG: dict[str, tuple[bytes, str]] = {
         "501 entries of volumes",
     ),
     "a long history": (raw(config(history=[{}] * 5001)), "5001 entries of history"),
+    # deeper than functions of Python are; from 3.12 on, what reads JSON goes deeper
+    **{
+        f"a volume of {depth} in one another": (
+            raw(config()).replace(
+                b'"os"', b'"config": {"Volumes": {"/a": %b1%b}}, "os"' % (b'{"a":' * depth, b"}" * depth)
+            ),
+            "nested too deeply",
+        )
+        for depth in (1500, 9000, 200_000)
+    },
     "a volume twice": (
         raw(config()).replace(b'"os"', b'"config": {"Volumes": {"/a": {}, "/a": {}}}, "os"'),
         "twice",

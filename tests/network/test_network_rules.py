@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lamina.engine.egress import MOST as MOST_ALLOWED
+from lamina.engine.egress import read_egress
 from lamina.errors import KernelError
 from lamina.linux.nftables import (
     Element,
@@ -20,6 +23,7 @@ from lamina.linux.nftables import (
     tables,
 )
 from lamina.network import firewall, rules
+from lamina.network.model import Attachment
 from lamina.values import replace
 from support.lab import Lab, in_lab, listen, nft, nft_is_there, publish, reaches
 
@@ -91,6 +95,71 @@ def test_what_others_have_stays_as_it_is():
         with open_nftables() as channel:
             assert tables(channel) == [("inet", "theirs")]
         assert nft("list", "table", "inet", "theirs") == theirs
+
+    in_lab(test)
+
+
+def many_attachments(lab: Lab, count: int, **more: Any) -> list[Attachment]:
+    """Containers with names of some length, of which there are no links."""
+    network = lab.networks[0]
+    return [
+        Attachment(
+            f"{number:064x}",
+            f"a-container-of-many-{number}",
+            network,
+            0,
+            tuple(one.packed(one.first + 2 + number) for one in network.subnets),
+            bytes((2, 0, 0, 0, *number.to_bytes(2, "big"))),
+            "eth0",
+            **more,
+        )
+        for number in range(count)
+    ]
+
+
+def test_the_rules_of_a_thousand_containers_are_made_anew_at_once():
+    """A netlink socket takes 200 KiB, unless it is told that more comes."""
+
+    def test(lab):
+        lab.network("one")
+        lab.attachments.extend(many_attachments(lab, 1000))
+        firewall.add("lamina", rules.of_network(lab.networks[0]), lab.everything)
+        assert len(firewall.elements_of("lamina")) == 2000
+        nft("flush", "ruleset")
+        firewall.add("lamina", rules.of_attachment(lab.attachments[7]), lab.everything)
+        assert len(firewall.elements_of("lamina")) == 2000
+
+    in_lab(test)
+
+
+def test_thousands_of_ports_of_one_container_come_go_and_are_taken_over():
+    ports = tuple(publish(8000, 20000 + number) for number in range(3000))
+
+    def test(lab):
+        lab.network("one")
+        firewall.add("lamina", rules.of_network(lab.networks[0]), lab.everything)
+        gone, other = (rules.of_attachment(one) for one in many_attachments(lab, 2, published=ports))
+        firewall.add("lamina", gone, lab.everything)
+        firewall.add("lamina", other, lab.everything)  # more refusals than a socket has room for
+        shown = nft("list", "map", "inet", "lamina", "ports4")
+        assert shown.count("20007 comment") == 1
+        assert shown.count("10.88.0.3 . 8000") == 3000
+        firewall.remove("lamina", other)
+        assert "10.88.0.3" not in nft("list", "map", "inet", "lamina", "ports4")
+
+    in_lab(test)
+
+
+def test_as_much_is_allowed_of_ipv6_as_can_be_asked_for():
+    """A container sends from two addresses of IPv6, and one attribute has at most 64 KiB."""
+    allowed = "allow=" + ",".join(f"2001:db8:{number:x}::/48" for number in range(MOST_ALLOWED))
+
+    def test(lab):
+        lab.network("one", subnet6="fd00:88::/64")
+        (box,) = many_attachments(lab, 1, egress=read_egress(allowed))
+        firewall.add("lamina", rules.of_network(lab.networks[0]), lab.everything)
+        firewall.add("lamina", rules.of_attachment(box), lab.everything)
+        assert nft("list", "set", "inet", "lamina", "open6").count("2001:db8:") == 2 * MOST_ALLOWED
 
     in_lab(test)
 

@@ -233,6 +233,23 @@ def test_create_hands_the_terminal_over(runtime: Runtime) -> None:
     runtime.wait("c")
 
 
+def test_the_console_is_its_own_terminal_where_others_have_some_there(runtime: Runtime) -> None:
+    """Where /dev/pts is the host's, or is written with a slash."""
+    socket = ConsoleSocket(runtime.directory / "console")
+    bundle = runtime.shell("stat -c %t:%T /dev/console $(tty) | uniq -c", terminal=True)
+    pts = next(mount for mount in bundle.config["mounts"] if mount["destination"] == "/dev/pts")
+    pts.update(type="bind", source="/dev/pts", options=["rbind"], destination="/dev/pts/")
+    others = os.openpty()  # so that it gets another number than the first
+    runtime.create("c", bundle, "--console-socket", str(socket.path))
+    master = socket.take()
+    socket.close()
+    runtime.start("c")
+    assert read_until(master, b"\n").split()[:1] == [b"2"]
+    for fd in (master, *others):
+        os.close(fd)
+    runtime.wait("c")
+
+
 def test_a_console_socket_may_lie_deeper_than_a_socket_can_say(runtime: Runtime) -> None:
     bundle = runtime.shell("tty", terminal=True)
     deep = runtime.directory / ("d" * 100)

@@ -30,6 +30,17 @@ def run(runtime: Runtime, bundle: Any, identity: str) -> str:
     return str(done.stdout)
 
 
+def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None:
+    """As config.md has it, for old tools; also of what makes /dev fresh."""
+    bundle = runtime.shell(
+        "echo a > /mnt/here/a; cat /mnt/here/a; test -c /dev/null; grep -c ' /dev ' /proc/self/mounts"
+    )
+    bundle.config["mounts"].append({"destination": "mnt/here", "type": "tmpfs", "source": "tmpfs"})
+    for mount in bundle.config["mounts"]:
+        mount["destination"] = mount["destination"].removeprefix("/")
+    assert run(runtime, bundle, "c") == "a\n1\n"
+
+
 @pytest.mark.parametrize("kind", ["network", "ipc", "uts", "cgroup", "pid", "time", "user"])
 def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
     flags = sum(FLAGS.values()) & ~(0 if kind == "user" else CLONE_NEWUSER)

@@ -78,6 +78,15 @@ def test_limits_are_changed_while_it_runs(runtime: Runtime) -> None:
     assert file_of(runtime, "c", "memory", "memory.limit_in_bytes", "memory.max") == str(128 * MEGABYTE)
 
 
+def test_limits_beside_a_file_that_says_nothing_of_them(runtime: Runtime) -> None:
+    runtime.begin("c", runtime.bundle("sleep", "600"))
+    words = ["update", "--resources", "-", "--memory", "64m", "--pids-limit", "60", "c"]
+    done = runtime.ask(*words, input=json.dumps({"memory": None, "pids": {"limit": 50}}), stdin=None)
+    assert done.returncode == 0, done.stderr
+    assert file_of(runtime, "c", "memory", "memory.limit_in_bytes", "memory.max") == str(64 * MEGABYTE)
+    assert file_of(runtime, "c", "pids", "pids.max", "pids.max") == "60"
+
+
 @pytest.mark.parametrize(
     "resources",
     [{"memory": 5}, {"memory": {"limit": "1"}}, {"devices": [None]}, {"blockIO": {"weightDevice": "x"}}],
@@ -202,6 +211,17 @@ def test_a_limit_that_this_host_cannot_set_leaves_nothing(runtime: Runtime) -> N
     with pytest.raises(AssertionError, match="rdma"):
         runtime.create("c", bundle)
     assert runtime.ask("state", "c").returncode != 0
+
+
+def test_a_colon_in_an_absolute_path_is_part_of_a_name(runtime: Runtime) -> None:
+    """In a relative one it stands between systemd's words, of whoever does not ask systemd."""
+    for number, path in enumerate((f"/of-{os.getpid()}/a:b", f"of-{os.getpid()}:c:d")):
+        bundle = runtime.bundle("sleep", "600")
+        bundle.config["linux"]["cgroupsPath"] = path
+        runtime.begin(f"c{number}", bundle)
+    ends = [str(next(iter(groups(runtime, f"c{number}").values()))) for number in range(2)]
+    assert ends[0].endswith(f"/of-{os.getpid()}/a:b")
+    assert ends[1].endswith(f"/of-{os.getpid()}/c/d")
 
 
 def test_who_asks_for_the_groups_of_another_container_does_it_no_harm(runtime: Runtime) -> None:

@@ -26,7 +26,7 @@ def show(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float):
-        return f"{value:g}" if value != int(value) or abs(value) >= 1e21 else f"{value:.0f}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e21 else repr(value)
     if isinstance(value, Mapping):
         return f"map[{' '.join(f'{show(key)}:{show(value[key])}' for key in sorted(value))}]"
     if isinstance(value, (list, tuple)):

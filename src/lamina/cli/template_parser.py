@@ -349,7 +349,8 @@ class _Line:
         if kind in ("text", "raw"):
             return Literal(self._unquoted(text[1:-1]) if kind == "text" else text[1:-1])
         if kind == "number":
-            return Literal(float(text) if any(letter in text for letter in ".eE") else int(text))
+            number = float(text) if any(letter in text for letter in ".eE") else int(text)
+            return Literal(number) if abs(number) < float("inf") else self.fail("too large a number")
         if kind == "word":
             if text in _WORDS:
                 return Literal(_WORDS[text])
@@ -378,7 +379,10 @@ class _Line:
             code = match[1]
             if code in _SIMPLE:
                 return _SIMPLE[code]
-            return chr(int(code, 8) if code.isdigit() and len(code) == 3 else int(code[1:], 16))
+            number = int(code, 8) if code.isdigit() and len(code) == 3 else int(code[1:], 16)
+            if 0xD800 <= number <= 0xDFFF:
+                self.fail(f"half a character in {text!r}")
+            return chr(number)
 
         if "\\" in _QUOTED.sub("", text):
             self.fail(f"there is no such escape in {text!r}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from time import time
 
 _UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNIX = re.compile(r"-?\d+(\.\d*)?", re.ASCII)
+_MOST = 2**63 / 1e9  # seconds, as many as Go's durations have
 
 
 def lasting(seconds: float) -> str:
@@ -62,10 +64,14 @@ def moment(text: str) -> float:
     """
     if text and not _DURATION.sub("", text):
         before = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
-        return (datetime.now(UTC) - timedelta(seconds=before)).timestamp()
-    if _UNIX.fullmatch(text):
-        return float(text)
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise ValueError("not a time such as 10m, 2024-05-01T12:00:00 or 1714564800") from None
+        if before < _MOST:
+            return time() - before
+    elif _UNIX.fullmatch(text):
+        if abs(found := float(text)) < _MOST:
+            return found
+    else:
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError("not a time such as 10m, 2024-05-01T12:00:00 or 1714564800")

@@ -34,6 +34,9 @@ LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags,
 ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefixlen, flags, scope, index
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _ROOM = 1 << 16
+# asm-generic/socket.h; how many answers every socket has room for, and what one takes of that at most
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_FEW, _ANSWER = 32, 4096
 NESTED = 0x8000  # NLA_F_NESTED
 _KIND = 0x3FFF  # NLA_TYPE_MASK
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -113,6 +116,29 @@ def open_channel(
     return channel
 
 
+def send(channel: Any, data: bytes, answers: int = 0, *, target: str = "") -> None:
+    """Send *data* as one datagram, however large it is and however many *answers* it may get: a socket that is told
+    nothing has room for 200 KiB of either (EMSGSIZE, ENOBUFS). Raises KernelError.
+    """
+    try:
+        if len(data) > _ROOM:
+            _enlarge(channel, _SO_SNDBUFFORCE, _socket.SO_SNDBUF, len(data))
+        if answers > _FEW:
+            _enlarge(channel, _SO_RCVBUFFORCE, _socket.SO_RCVBUF, answers * _ANSWER)
+        channel.sendall(data)
+    except OSError as error:
+        raise KernelError(
+            "netlink", error.errno or _EIO, target, hint=f"{len(data)} bytes to be sent"
+        ) from error
+
+
+def _enlarge(channel: Any, force: int, ask: int, size: int) -> None:
+    try:
+        channel.setsockopt(_socket.SOL_SOCKET, force, size)
+    except PermissionError:  # root of a user namespace: as much as the host's sysctl has it
+        channel.setsockopt(_socket.SOL_SOCKET, ask, size)
+
+
 def request(
     channel: Any, kind: int, body: bytes, flags: int = 0, *, target: str = ""
 ) -> list[tuple[int, bytes]]:
@@ -122,7 +148,7 @@ def request(
     errno; *target* says on what.
     """
     for _ in range(_MOST_DUMPS):
-        channel.sendall(message(kind, body, flags | NLM_F_ACK))
+        send(channel, message(kind, body, flags | NLM_F_ACK), target=target)
         answers, whole = _answers(channel, target)
         if whole:
             return answers
@@ -137,7 +163,7 @@ def requests(channel: Any, wanted: Sequence[tuple[int, bytes, int, str]]) -> Non
     parts = [
         message(kind, body, flags | NLM_F_ACK, number) for number, (kind, body, flags, _) in enumerate(wanted)
     ]
-    channel.sendall(b"".join(parts))
+    send(channel, b"".join(parts), len(parts))
     failures: dict[int, KernelError] = {}
     left = set(range(len(wanted)))
     while left:

@@ -32,6 +32,7 @@ from lamina.linux.netlink import (
     open_channel,
     receive,
     request,
+    send,
     string,
 )
 from lamina.values import value
@@ -56,6 +57,7 @@ NFNL_BATCH_GENID = 1
 FAMILIES = {"inet": 1, "ip": 2, "netdev": 5, "bridge": 7, "ip6": 10}
 IPV4, IPV6 = 2, 10
 INET_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
+MOST_ELEMENTS = 200  # of one message, with comments: an attribute has at most 64 KiB
 NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_RETURN = 0, 1, -3, -5
 
 # of sets: NFT_SET_*; what nft(8) calls the types of keys, which is stored for it (src/datatype.c, enum datatypes)
@@ -271,38 +273,23 @@ def count_in(name: str, seconds: int) -> Expression:
     """Count it in the element of a dynamic set that the registers are the key of, which is there for *seconds* more; go
     on only if there is room for it.
     """
-    return _expression(
-        "dynset",
-        string(1, name),
-        _u32(3, 1),
-        _u32(4, REG_1),
-        attribute(6, _U64.pack(seconds * 1000)),
-        _counting(),
-    )
+    return _kept_in(name, seconds, "counter", attribute(1, bytes(8)), attribute(2, bytes(8)))
 
 
 def over_rate_in(name: str, seconds: int, most: int, burst: int) -> Expression:
     """Go on only for what is more than *most* a second of one key, which the registers are, after the first *burst*.
     The element of a dynamic set that keeps count of it is there for *seconds* more; without room for it nobody goes on.
     """
-    return _expression(
-        "dynset",
-        string(1, name),
-        _u32(3, 1),
-        _u32(4, REG_1),
-        attribute(6, _U64.pack(seconds * 1000)),
-        nested(7, string(1, "limit"), nested(2, _rate(most, burst))),
-    )
-
-
-def _rate(most: int, burst: int) -> bytes:
     inverted = 1  # NFT_LIMIT_F_INV
-    return attribute(1, _U64.pack(most)) + attribute(2, _U64.pack(1)) + _u32(3, burst) + _u32(5, inverted)
+    rate = attribute(1, _U64.pack(most)), attribute(2, _U64.pack(1)), _u32(3, burst), _u32(5, inverted)
+    return _kept_in(name, seconds, "limit", *rate)
 
 
-def _counting() -> bytes:
-    content = attribute(1, bytes(8)) + attribute(2, bytes(8))
-    return nested(7, string(1, "counter"), nested(2, content))
+def _kept_in(name: str, seconds: int, kind: str, *content: bytes) -> Expression:
+    """What becomes of an expression that each element of a dynamic set has for itself: NFT_DYNSET_OP_UPDATE."""
+    time = attribute(6, _U64.pack(seconds * 1000))
+    each = nested(7, string(1, kind), nested(2, *content))
+    return _expression("dynset", string(1, name), _u32(3, 1), _u32(4, REG_1), time, each)
 
 
 def any_bit(mask: int) -> Expression:
@@ -401,7 +388,7 @@ def commit(channel: Any, changes: Sequence[Message], generation: int | None = No
             message(_SUBSYSTEM << 8 | kind, body, flags | (NLM_F_ACK if number == last else 0), number)
         )
     parts.append(message(_BATCH_END, whose, sequence=last + 1))
-    channel.sendall(b"".join(parts))
+    send(channel, b"".join(parts), last, target="nf_tables")
     failures: dict[int, KernelError] = {}
     while True:
         for kind, flags, number, content in receive(channel):

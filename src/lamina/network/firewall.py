@@ -11,6 +11,7 @@ from errno import EEXIST, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 
 from lamina.errors import Conflict, KernelError, Unsupported
 from lamina.linux.nftables import (
+    MOST_ELEMENTS,
     Element,
     add_elements,
     commit,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
-_AT_ONCE = 200  # elements of one, with comments: a socket takes some 200 KiB, an attribute 64
 _ENDINGS = 3  # times in a row that an element's time ends while it is told anew
 _OF_CONTAINERS = (
     *((BRIDGE, name) for name in rules.BRIDGE_SETS),
@@ -292,11 +292,11 @@ def untell(table: str, wanted: list[tuple[str, str, Element]]) -> None:
 
 
 def _parts(wanted: list[tuple[str, str, Element]]) -> Iterable[list[tuple[str, str, Element]]]:
-    """Each element once, and no more of them at a time than one transaction takes."""
+    """Each element once, and no more of them at a time than one message takes."""
     every = list(
         {(family, name, element.key): (family, name, element) for family, name, element in wanted}.values()
     )
-    return (every[at : at + _AT_ONCE] for at in range(0, len(every), _AT_ONCE))
+    return (every[at : at + MOST_ELEMENTS] for at in range(0, len(every), MOST_ELEMENTS))
 
 
 def _messages(

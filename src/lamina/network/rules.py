@@ -17,6 +17,7 @@ from lamina.linux.nftables import (
     CT_RELATED,
     IPV4,
     IPV6,
+    MOST_ELEMENTS,
     NFT_JUMP,
     REG32_00,
     REG_1,
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
     from lamina.linux.nftables import Expression, Message
     from lamina.network.model import Attachment, Network, Published
+
+    Wanted = Iterable[tuple[str, str, list[Element]]]
 
 MOST_QUESTIONS, MOST_QUESTIONS_AT_ONCE = 2000, 200  # datagrams of one container a second; the first ones
 _MOST_ASKING, _ASKING_SECONDS = 65535, 60
@@ -351,11 +354,20 @@ def _of_port(
     return found
 
 
-def additions(name: str, wanted: Iterable[tuple[str, str, list[Element]]]) -> list[Message]:
+def additions(name: str, wanted: Wanted) -> list[Message]:
     """The messages that add these elements to the tables *name*."""
-    return [add_elements(family, name, known, elements) for family, known, elements in wanted]
+    return [add_elements(family, name, known, elements) for family, known, elements in _portions(wanted)]
 
 
-def removals(name: str, wanted: Iterable[tuple[str, str, list[Element]]]) -> list[Message]:
+def removals(name: str, wanted: Wanted) -> list[Message]:
     """The messages that take these elements out of the tables *name*."""
-    return [delete_elements(family, name, known, elements) for family, known, elements in wanted]
+    return [delete_elements(family, name, known, elements) for family, known, elements in _portions(wanted)]
+
+
+def _portions(wanted: Wanted) -> Wanted:
+    """The same, no more elements of a set at a time than one message takes."""
+    return (
+        (family, known, elements[at : at + MOST_ELEMENTS])
+        for family, known, elements in wanted
+        for at in range(0, len(elements), MOST_ELEMENTS)
+    )

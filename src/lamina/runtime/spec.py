@@ -197,7 +197,7 @@ def check(spec: object, name: str = "config.json", *, planned: bool = True) -> N
         )
     if not (spec.get("root") or {}).get("path"):
         raise InvalidInput(f"read {name}: root.path is missing")
-    _check_strings(spec, "", name)
+    _check_text(spec, name)
     _check_ids(spec, name)
     _check_paths(spec, name)
     _check_namespaces(spec.get("linux") or {}, name)
@@ -209,7 +209,7 @@ def check_process(process: object, name: str = "process") -> None:
     """The same for a `process` alone, as `exec --process` takes it."""
     check_shape(process, PROCESS, "", name)
     assert isinstance(process, dict)
-    _check_strings(process, "", name)
+    _check_text(process, name)
     _check_user(process, "", name)
     _check_cwd(process, "", name)
 
@@ -259,6 +259,13 @@ def _wrong(value: object, wanted: str, path: str, name: str) -> InvalidInput:
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return InvalidInput(f"read {name}: {path or 'the document'} is {shown}, and not {wanted}")
+
+
+def _check_text(document: dict[str, Any], name: str) -> None:
+    try:
+        _check_strings(document, "", name)
+    except RecursionError:  # from Python 3.12 on, what is read may be deeper than functions of Python are
+        raise InvalidInput(f"read {name}: nested too deeply") from None
 
 
 def _check_strings(value: object, path: str, name: str) -> None:
@@ -314,7 +321,7 @@ def _check_paths(spec: Spec, name: str) -> None:
     if spec.get("process"):
         _check_cwd(spec["process"], "process.", name)
     linux = spec.get("linux") or {}
-    places = [(f"mounts[{i}].destination", m["destination"]) for i, m in enumerate(spec.get("mounts") or [])]
+    places = []
     for field in ("maskedPaths", "readonlyPaths"):
         places += [(f"linux.{field}[{i}]", path) for i, path in enumerate(linux.get(field) or [])]
     places += [(f"linux.devices[{i}].path", d["path"]) for i, d in enumerate(linux.get("devices") or [])]

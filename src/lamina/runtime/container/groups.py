@@ -34,7 +34,7 @@ def path_of(container: Container, linux: dict[str, Any], *, systemd: bool) -> st
         if systemd:
             return f":lamina{mark}:{container.id}"
         return f"{'' if os.geteuid() else '/'}{DEFAULT_PARENT}{mark}/{container.id}"
-    if not systemd and ":" in path:
+    if not systemd and ":" in path and not path.startswith("/"):
         return "/" + path.replace(":", "/")  # as systemd's words are read by those who do not ask it
     return path
 

@@ -15,6 +15,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO
 
 from lamina.errors import InvalidInput, LaminaError
 from lamina.linux.constants import (
+    AT_EMPTY_PATH,
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
     CLONE_NEWUSER,
@@ -243,9 +244,9 @@ def terminal_steps(channel: int | Reg, size: Mapping[str, int] | None = None) ->
     """A new terminal of the container's own devpts: its master goes to the caller, its slave becomes 0, 1 and 2,
     the controlling terminal, and /dev/console. *size* is the specification's `consoleSize`.
 
-    The first terminal of a fresh instance has the number 0, so that its name is known.
+    Its number need not be known, which is 0 in a fresh instance alone: /dev/pts may be bound from the host's.
     """
-    console = Reg("console")
+    console, cloned = Reg("console"), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
     # before the command can ask for it: whoever draws on the terminal does so first thing
     sized = []
     if size is not None:
@@ -259,7 +260,7 @@ def terminal_steps(channel: int | Reg, size: Mapping[str, int] | None = None) ->
         Step("ioctl", MASTER, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC, save=SLAVE),
         *sized,
         *_empty_file(DEV, b"console", console),
-        Step("open_tree", PTS, b"0", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, save=Reg("console.node")),
+        Step("open_tree", SLAVE, b"", cloned, save=Reg("console.node")),
         attach_step(Reg("console.node"), console, note="/dev/console"),
         Step("dup3", MASTER, 0, O_CLOEXEC),
         hand_over_step(channel, 0, note="hand the terminal over"),

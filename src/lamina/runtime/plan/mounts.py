@@ -36,6 +36,7 @@ from lamina.runtime.plan.paths import (
     attach_step,
     attribute_step,
     components,
+    destination_of,
     how,
     idmap_step,
     open_step,
@@ -88,7 +89,7 @@ class Place:
 def place_of(mount: dict[str, Any], index: int, directory: bytes = b"") -> Place:
     """Read one entry of `mounts`; *directory* is where relative sources of bind mounts belong. Raises InvalidInput."""
     options = parse_options(mount.get("options") or [])
-    destination = mount["destination"]
+    destination = destination_of(mount)
     fstype = mount.get("type") or ("bind" if options.bind is not None else "")
     if fstype == "none" and options.bind is not None:
         fstype = "bind"

@@ -21,6 +21,10 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Reg, Step, Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 ROOT = Reg("root")
 
@@ -38,6 +42,12 @@ def components(path: bytes) -> list[bytes]:
     if b".." in names:
         raise InvalidInput(f"mount at {path!r}: '..' cannot be part of it")
     return names
+
+
+def destination_of(mount: dict[str, Any]) -> str:
+    """Where an entry of `mounts` goes; a relative path is meant from the root on (config.md, Mounts)."""
+    destination = str(mount["destination"])
+    return destination if destination.startswith("/") else "/" + destination
 
 
 def open_step(path: bytes, save: Reg, *, flags: int = O_PATH, resolve: int = INSIDE, **more: object) -> Step:

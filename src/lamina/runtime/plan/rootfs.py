@@ -27,7 +27,14 @@ from lamina.runtime.plan.devices import NODES, Node, careful_steps, devices_of, 
 from lamina.runtime.plan.masks import cover_steps
 from lamina.runtime.plan.mounts import clone_steps, early_steps, mount_steps
 from lamina.runtime.plan.options import PROPAGATION, parse_options
-from lamina.runtime.plan.paths import ROOT, attach_step, attribute_step, components, open_step
+from lamina.runtime.plan.paths import (
+    ROOT,
+    attach_step,
+    attribute_step,
+    components,
+    destination_of,
+    open_step,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,7 +179,7 @@ def dev_kind(spec: Spec) -> tuple[str, int | None]:
     """What the container's /dev is, and the index of the mount that makes it so."""
     kind, at = IMAGES, None
     for index, mount in enumerate(spec.get("mounts") or []):
-        if _names(str(mount["destination"])) == [b"dev"]:
+        if _names(destination_of(mount)) == [b"dev"]:
             options = mount.get("options") or []
             if mount.get("type") == "tmpfs":
                 kind, at = FRESH, index

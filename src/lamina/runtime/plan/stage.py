@@ -11,6 +11,7 @@ from lamina.runtime.plan.devices import terminal_steps
 from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
 from lamina.runtime.plan.mounts import places_of
 from lamina.runtime.plan.namespaces import hostname_steps
+from lamina.runtime.plan.paths import components, destination_of
 from lamina.runtime.plan.rootfs import (
     borrowed_steps,
     enter_steps,
@@ -45,8 +46,10 @@ def refuse(bundle: Bundle, namespaces: Namespaces) -> None:
             remedy="assign the container's processes to a resctrl group from outside, or leave intelRdt out",
         )
     if spec["process"].get("terminal") and namespaces.made & CLONE_NEWNS:
-        mounts = {str(mount["destination"]) for mount in spec.get("mounts") or []}
-        if "/dev/pts" not in mounts:
+        places = [
+            destination_of(mount).encode("utf-8", "surrogateescape") for mount in spec.get("mounts") or []
+        ]
+        if [b"dev", b"pts"] not in map(components, places):
             raise InvalidInput("give the process a terminal: there is no devpts among the mounts")
 
 

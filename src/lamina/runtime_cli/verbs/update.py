@@ -83,7 +83,7 @@ def do(args: Arguments) -> int:
     for name, (part, key, _) in PLACES.items():
         asked = getattr(args, name.replace("-", "_"))
         if asked is not None:
-            resources.setdefault(part, {})[key] = asked
+            resources[part] = {**(resources.get(part) or {}), key: asked}
     if args.l3_cache_schema or args.mem_bw_schema:
         raise Unsupported(f"update container {found.id}: Intel RDT is not supported")
     found.lock()
