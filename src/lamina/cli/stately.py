@@ -11,7 +11,7 @@ from lamina.cli.graph import BASE, Node, draw
 from lamina.cli.quoting import harmless, join, quote
 from lamina.cli.sizes import human
 from lamina.cli.style import Style
-from lamina.cli.when import ago
+from lamina.cli.durations import ago
 
 if TYPE_CHECKING:
     from lamina.engine.state_log import LoggedState, StateLog

@@ -444,15 +444,15 @@ def abandoned(store: Store, looked_after: set[str] | None = None) -> Iterator[Ho
     Costs one attempt to lock for each container that is looked after, nothing for those that rest.
     """
     others = set() if looked_after is None else looked_after
-    for entry in os.listdir(store.running):
+    marked = [entry for entry in os.listdir(store.running) if names.is_id(os.fsdecode(entry))]
+    for entry, is_held in zip(marked, lock.are_held(store.containers, marked, _LOCK[1:]), strict=True):
         identity = os.fsdecode(entry)
-        if not names.is_id(identity):
+        if is_held:
+            others.add(identity)
             continue
         home = Home(store, identity)
         try:
-            if lock.is_held(home.path + _LOCK):
-                others.add(identity)
-            elif home.hold():
+            if home.hold():
                 yield home
         except (FileNotFoundError, NotFound):
             if not home.exists():  # killed between removing the container and its mark

@@ -61,7 +61,8 @@ def _record(step: Step, raw: bool, full: bool) -> dict[str, Any]:
 
     from lamina.cli.quoting import harmless
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, seconds
+    from lamina.cli.durations import ago
+    from lamina.cli.when import seconds
 
     by = harmless(step.created_by.replace("\t", " "))
     if not full and len(by) > SHORT:

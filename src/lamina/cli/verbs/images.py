@@ -85,7 +85,8 @@ def lines(
     import time
 
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, local
+    from lamina.cli.durations import ago
+    from lamina.cli.when import local
 
     references = [text for key, text in filters if key == "reference"]
     by_repository = {digest.rpartition("@")[0]: digest.rpartition("@")[2] for digest in image.digests}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.convert import count
+from lamina.cli.durations import ago, lasting
 from lamina.cli.filters import anything, choice, filter_option, number, port_range
 from lamina.cli.options import format_option
+from lamina.cli.quoting import join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +85,7 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.engine.listing import damage_of, seen
+    from lamina.engine.listing import damage_of, keep, seen
     from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
@@ -104,6 +108,7 @@ def do(args: Arguments) -> int:
             shown.append(container)
         except NotFound:  # removed meanwhile
             continue
+    keep(shown)
     for container in shown:
         for damage in damage_of(container):
             warn(str(damage))
@@ -126,9 +131,7 @@ def record(container: Glanced, full: bool = False, wanted: Sequence[str] = ()) -
 
 
 def _command(container: Glanced, full: bool) -> str:
-    from lamina.cli.quoting import join
-
-    command = join([*container.command])
+    command = join(container.command)
     return command if full or len(command) <= 40 else command[:39] + "…"
 
 
@@ -139,10 +142,6 @@ def _created(container: Glanced) -> str:
 
 
 def _running_for(container: Glanced) -> str:
-    import time
-
-    from lamina.cli.when import ago
-
     return ago(container.created, time.time()) if container.created else ""
 
 
@@ -150,15 +149,6 @@ def _labels(container: Glanced) -> str:
     from lamina.cli.labels import Labels
 
     return Labels(container.labels)
-
-
-def _mounts(container: Glanced) -> str:
-    volumes = container.record.get("volumes") or ()
-    return ",".join(str(volume.get("name") or volume.get("source") or "") for volume in volumes)
-
-
-def _volumes(container: Glanced) -> str:
-    return str(sum(volume["kind"] == "volume" for volume in container.record.get("volumes") or ()))
 
 
 def _ports(container: Glanced, state: str) -> str:
@@ -178,8 +168,8 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
     "ExitCode": lambda one, state, full: one.exit_code,
     "Names": lambda one, state, full: one.name,
     "Labels": lambda one, state, full: _labels(one),
-    "Mounts": lambda one, state, full: _mounts(one),
-    "LocalVolumes": lambda one, state, full: _volumes(one),
+    "Mounts": lambda one, state, full: ",".join(one.volumes),
+    "LocalVolumes": lambda one, state, full: str(one.local_volumes),
     "Networks": lambda one, state, full: ",".join(one.networks),
     "Ports": lambda one, state, full: _ports(one, state),
     "Size": lambda one, state, full: "0B",
@@ -209,16 +199,12 @@ def status(container: Glanced, state: str) -> str:
     """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
     `Created`, `Dead`.
     """
-    import time
-
-    from lamina.cli.when import ago, lasting
-
     now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
         if state == "paused":
             return f"{said} (Paused)"
-        health = container.health if container.is_examined else "none"
+        health = container.health
         if health == "none":
             return said
         return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"

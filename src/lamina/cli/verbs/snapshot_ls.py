@@ -94,7 +94,7 @@ def record(box: Container, one: Snapshot, *, whole: bool) -> dict[str, Any]:
 
     from lamina.cli.quoting import quote
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago
+    from lamina.cli.durations import ago
 
     command = " ".join(map(quote, one.command))
     return {

@@ -98,7 +98,7 @@ def _images(found: Any) -> None:
 
     from lamina.cli import output
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago
+    from lamina.cli.durations import ago
 
     now = time.time()
     output.columns(

@@ -51,7 +51,7 @@ def record(volume: Volume) -> dict[str, Any]:
     import time
 
     from lamina.cli.labels import Labels
-    from lamina.cli.when import ago
+    from lamina.cli.durations import ago
 
     return {
         "Driver": "local",
