@@ -94,9 +94,17 @@ class Remembered:
         """*every*: the ids of the containers."""
         self._place, self._every = store.cache + b"/listed", every
         self._consulted = len(every) >= ENOUGH
-        self._kept = _load(self._place) if self._consulted else {}
+        self._kept = _load(self._place) if self._consulted else _nothing()
         self._read = 0
         self._moment = time.time_ns()  # every look comes later
+
+    def known(self, name: str, identity: str, look: Look) -> Facts | None:
+        """What is kept of the record *name* of that container, if its file still is what it was: *look*."""
+        entry = self._kept[name].get(identity)
+        if entry is None or entry[0] != look:
+            return None
+        facts: Facts = entry[1]
+        return facts
 
     def facts(self, home: Home, name: str, look: Look | None) -> Facts | None:
         """What FACTS make of the record *name*, whose file was *look* when it was looked at, after this was made; None
@@ -104,22 +112,17 @@ class Remembered:
         """
         if look is None:
             return None
-        if not self._consulted:
-            record = home.read(name)
-            return None if record is None else FACTS[name](home, record)
+        facts = self.known(name, home.id, look)
+        if facts is not None:
+            return facts
         kept = self._kept[name]
-        entry = kept.get(home.id)
-        if entry is not None:
-            if entry[0] == look:
-                found: Facts = entry[1]
-                return found
-            del kept[home.id]
+        kept.pop(home.id, None)
         record = home.read(name)
         if record is None:
             return None
         facts = FACTS[name](home, record)
         # a change after the look shows, if the record was old enough then
-        if changed(look) + GRAIN < self._moment:
+        if self._consulted and changed(look) + GRAIN < self._moment:
             kept[home.id] = [look, facts]
             self._read += 1
         return facts
@@ -158,4 +161,8 @@ def _load(place: bytes) -> dict[str, dict[str, list[Any]]]:
                     return {name: found[name] for name in FACTS}
     except (OSError, LaminaError, KeyError):
         pass
+    return _nothing()
+
+
+def _nothing() -> dict[str, dict[str, list[Any]]]:
     return {name: {} for name in FACTS}

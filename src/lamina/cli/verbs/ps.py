@@ -85,7 +85,7 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.engine.listing import damage_of, keep, seen
+    from lamina.engine.listing import keep, seen
     from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
@@ -100,34 +100,37 @@ def do(args: Arguments) -> int:
 
         found = containers(engine, found, args.filter)
     found = found[:last]
-    records, shown = [], []
+    rows, shown = [], []
     wanted = ("ID",) if args.quiet else tuple(HEADINGS) if args.format == "table" else tuple(FIELDS)
     for container in found:
         try:
-            records.append(record(container, args.no_trunc, wanted))
+            rows.append(row(container, args.no_trunc, wanted))
             shown.append(container)
         except NotFound:  # removed meanwhile
             continue
     keep(shown)
     for container in shown:
-        for damage in damage_of(container):
+        for damage in container.damage:
             warn(str(damage))
     if args.quiet:
-        output.text("".join(f"{one['ID']}\n" for one in records))
-        return 0
-    if args.size or ".Size" in args.format:
-        from lamina.cli.sizes import human
+        output.text("".join([f"{one}\n" for (one,) in rows]))
+    elif args.format == "table" and not args.size:
+        output.columns([*HEADINGS.values()], rows)
+    else:
+        records = [dict(zip(wanted, one, strict=True)) for one in rows]
+        if args.size or ".Size" in args.format:
+            from lamina.cli.sizes import human
 
-        for one, size in zip(records, sizes(engine, shown), strict=True):
-            one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
-    output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
+            for one, size in zip(records, sizes(engine, [one.whole for one in shown]), strict=True):
+                one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
+        output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
 
-def record(container: Glanced, full: bool = False, wanted: Sequence[str] = ()) -> dict[str, Any]:
-    """A container in docker's words, all values text as docker has them: the fields *wanted* (all of FIELDS)."""
+def row(container: Glanced, full: bool, wanted: Sequence[str]) -> list[Any]:
+    """A container in docker's words, all values text as docker has them: those of FIELDS that are *wanted*."""
     state = container.state
-    return {name: FIELDS[name](container, state, full) for name in wanted or FIELDS}
+    return [FIELDS[name](container, state, full) for name in wanted]
 
 
 def _command(container: Glanced, full: bool) -> str:
@@ -142,7 +145,8 @@ def _created(container: Glanced) -> str:
 
 
 def _running_for(container: Glanced) -> str:
-    return ago(container.created, time.time()) if container.created else ""
+    created = container.created
+    return ago(created, time.time()) if created else ""
 
 
 def _labels(container: Glanced) -> str:
@@ -153,7 +157,7 @@ def _labels(container: Glanced) -> str:
 
 def _ports(container: Glanced, state: str) -> str:
     """None of one that does not run, as docker has it: nothing can be reached there."""
-    return ports(container, container.exposed) if state in ("running", "paused") else ""
+    return ports(container.ports, container.exposed) if state in ("running", "paused") else ""
 
 
 # each of a container, its state, and whether nothing is cut
@@ -176,9 +180,8 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
 }
 
 
-def ports(container: Container, exposed: Sequence[str] = ()) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`: the published ones, and of the *exposed* ones the others."""
-    published = container.ports
+def ports(published: dict[str, list[str]], exposed: Sequence[str] = ()) -> str:
+    """`0.0.0.0:8080->80/tcp, 443/tcp`: the *published* ones, and of the *exposed* ones the others."""
     found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
     return ", ".join([*found, *(port for port in exposed if port not in published)])
 
