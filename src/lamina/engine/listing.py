@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Looks = tuple[Look | None, ...]
 
 # what is asked of all: the record of each first, whether it has ended, and the rest of those that have not
-LOOKED_AT = ("container.json", "exit.json", "state.json", "network.json", PAUSED_MARK)
-CONTAINER, END, STATE, NETWORK, PAUSE = range(len(LOOKED_AT))
+LOOKED_AT = ("container.json", "network.json", "exit.json", "state.json", PAUSED_MARK)
+CONTAINER, NETWORK, END, STATE, PAUSE = range(len(LOOKED_AT))
 RECORDS = tuple(file.removesuffix(".json") for file in LOOKED_AT[:PAUSE])
 
 
@@ -128,7 +128,9 @@ class Glanced:
 
     def __init__(self, moment: Moment, identity: str, looked_after: bool, looks: Looks) -> None:
         """See `Seen`; *looks* are what there was of LOOKED_AT, up to the record of an end."""
-        self.id, self._moment, self._looked_after, self._looks = identity, moment, looked_after, looks
+        self.id, self._moment, self._looked_after = identity, moment, looked_after
+        # of one whose lock is yet to be asked for, how it is now is looked at after that: unless it has ended
+        self._looks = looks if looked_after or looks[END] is not None else looks[:END]
         self._home: Seen | None = None
         self._said, self._state = NOTHING, ""
 
@@ -146,10 +148,8 @@ class Glanced:
     def home(self) -> Seen:
         """Where it is kept."""
         if self._home is None:
-            # of one whose lock is yet to be asked for the rest is looked at after that
-            looks = self._looks if self._looked_after else self._looks[:END]
             moment = self._moment
-            self._home = Seen(moment.store, self.id, self._looked_after, looks, moment.remembered)
+            self._home = Seen(moment.store, self.id, self._looked_after, self._looks, moment.remembered)
         return self._home
 
     @property
@@ -183,13 +183,16 @@ class Glanced:
     def _told_state(self) -> str:
         """As `Home.state`, where the looks tell; "" where they do not."""
         looks = self._looks
+        if len(looks) <= END:
+            return ""
         if looks[END] is not None:
             end = self._facts(END)
             if end is not None and not end[2]:
                 return EXITED  # whoever holds the lock
-            if not self._looked_after:
-                self.home.forget("exit")  # the lock comes first
-        elif self._looked_after and looks[STATE] is not None and self._facts(STATE) is not None:
+            if not self._looked_after:  # it does matter; and is to be known before the end is looked at
+                self._looks = looks[:END]
+                self.home.forget("exit")
+        elif looks[STATE] is not None and self._facts(STATE) is not None:
             return RUNNING if looks[PAUSE] is None else PAUSED
         return ""
 
@@ -266,7 +269,8 @@ class Glanced:
     def ports(self) -> dict[str, list[str]]:
         """As `Container.ports`."""
         found = self._facts(NETWORK)
-        return {} if found is None else dict(found[1])
+        ports: dict[str, list[str]] = {} if found is None else found[1]
+        return ports
 
     @property
     def started(self) -> float | None:

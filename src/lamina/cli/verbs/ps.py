@@ -8,6 +8,7 @@ from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.convert import count
 from lamina.cli.durations import ago, lasting
 from lamina.cli.filters import anything, choice, filter_option, number, port_range
+from lamina.cli.labels import Labels
 from lamina.cli.options import format_option
 from lamina.cli.quoting import join
 
@@ -149,12 +150,6 @@ def _running_for(container: Glanced) -> str:
     return ago(created, time.time()) if created else ""
 
 
-def _labels(container: Glanced) -> str:
-    from lamina.cli.labels import Labels
-
-    return Labels(container.labels)
-
-
 def _ports(container: Glanced, state: str) -> str:
     """None of one that does not run, as docker has it: nothing can be reached there."""
     return ports(container.ports, container.exposed) if state in ("running", "paused") else ""
@@ -171,7 +166,7 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
     "Status": lambda one, state, full: status(one, state),
     "ExitCode": lambda one, state, full: one.exit_code,
     "Names": lambda one, state, full: one.name,
-    "Labels": lambda one, state, full: _labels(one),
+    "Labels": lambda one, state, full: Labels(one.labels),
     "Mounts": lambda one, state, full: ",".join(one.volumes),
     "LocalVolumes": lambda one, state, full: str(one.local_volumes),
     "Networks": lambda one, state, full: ",".join(one.networks),
@@ -182,6 +177,8 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
 
 def ports(published: dict[str, list[str]], exposed: Sequence[str] = ()) -> str:
     """`0.0.0.0:8080->80/tcp, 443/tcp`: the *published* ones, and of the *exposed* ones the others."""
+    if not published and not exposed:
+        return ""
     found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
     return ", ".join([*found, *(port for port in exposed if port not in published)])
 
