@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from lamina.engine.listing import Glanced
 
 
-def containers(
-    engine: Engine, found: Sequence[Glanced], filters: Sequence[tuple[str, str]]
-) -> list[Glanced]:
+def containers(engine: Engine, found: Sequence[Glanced], filters: Sequence[tuple[str, str]]) -> list[Glanced]:
     """Those of *found* that pass all *filters*. Raises NotFound for a container that `before` or `since` names."""
     known = _Known(engine)
     for key, value in filters:
@@ -70,7 +68,9 @@ def _holds(one: Glanced, key: str, value: str, known: _Known) -> bool:
     if key == "health":
         return one.health == value
     if key == "volume":
-        return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.whole.inspect()["Mounts"])
+        return any(
+            value in (mount.get("Name"), mount["Destination"]) for mount in one.whole.inspect()["Mounts"]
+        )
     if key == "network":
         return value in one.networks
     if key == "expose":

@@ -12,7 +12,7 @@ from lamina.errors import Corrupt
 from lamina.linux.constants import AT_FDCWD
 from lamina.linux.fd import Fd
 from lamina.linux.survey import survey
-from lamina.store.containers import EXITED, LIVING, PAUSED, PAUSED_MARK, RUNNING, Home, identities
+from lamina.store.containers import EXITED, LIVING, PAUSED, PAUSED_MARK, RUNNING, Home, find, identities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Seen(Home):
             return True
         if name in self._records:
             return self._records[name] is not None
-        if name not in FACTS:
+        if name not in FACTS or name == "network":
             return self._look(f"{name}.json") is not None
         return self.facts(name) is not None or name in self.damage
 
@@ -262,7 +262,7 @@ class Glanced:
         found: Sequence[Sequence[str]] | None = self._facts(NETWORK)
         if found is not None:
             return found[0]
-        networks: Sequence[str] = () if self.home.has("network") else self._said[10]
+        networks: Sequence[str] = self._said[10] if self._looks[NETWORK] is None else ()
         return networks
 
     @property
@@ -322,3 +322,20 @@ def keep(found: Sequence[Glanced]) -> None:
     """Keep for the next listing what *found* were asked since they were seen. Never raises."""
     if found:
         found[0]._moment.remembered.keep()
+
+
+class LookedUp:
+    """Containers by what people call them, for who looks up many at one moment: what killed engines left is cleaned up
+    once, before the first.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._is_clean = False
+
+    def container(self, reference: str) -> Container:
+        """As `Engine.container`."""
+        if not self._is_clean:
+            recover(self._store)
+            self._is_clean = True
+        return Container(find(self._store, reference))

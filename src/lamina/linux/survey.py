@@ -25,8 +25,8 @@ def survey(
     directory: int, names: list[bytes], files: tuple[bytes, ...], enough: int = -1
 ) -> list[tuple[Look | None, ...]]:
     """Of each of *names* what is known of each of *files* in the directory of that name below the descriptor
-    *directory*; None where nothing has that name. Where files[enough] is there, it is the last that is looked at, and the
-    tuple is shorter. Nothing is followed at the end. fstatat(2); raises OSError.
+    *directory*; None where nothing has that name. Where files[enough] is there, it is the last that is looked at, and
+    the tuple is shorter. Nothing is followed at the end. fstatat(2); raises OSError.
     """
     return (survey_one_by_one if _survey is None else _survey)(directory, names, files, enough)
 

@@ -433,7 +433,8 @@ def _find(store: Store, reference: str) -> Home | None:
         return home
     if names.is_id(reference) or not names.is_id_prefix(reference):
         return None
-    identity = names.only_one("container", reference, identities(store))
+    alike = [one for one in os.listdir(os.fsdecode(store.containers)) if one.startswith(reference)]
+    identity = names.only_one("container", reference, [*filter(names.is_id, alike)])
     return None if identity is None else Home(store, identity)
 
 
