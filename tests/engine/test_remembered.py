@@ -406,3 +406,72 @@ def test_whatever_happened_what_is_printed_is_the_same_with_what_is_kept_and_wit
         recover(store)
         printed(1)
         assert printed(1) == printed(1 << 30)
+
+
+def test_one_that_ran_while_the_listing_was_made_has_ended_as_its_record_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made(store, 1)
+    ask = Home.is_looked_after
+
+    def asked(self: Home) -> bool:
+        """The lock is asked for: since the files were looked at it was started, and has ended."""
+        for name, said in (
+            ("state", {"pid": 1 << 30, "started": 1}),
+            ("exit", {"status": 7, "finished": 10**9}),
+        ):
+            home.write(name, said)
+        return ask(self)
+
+    monkeypatch.setattr(Home, "is_looked_after", asked)
+    (one,) = listing.seen(store, all=True)
+    assert (one.state, one.exit_code, one.finished, one.started) == ("exited", 7, 1.0, 1e-9)
+
+
+def test_one_that_is_started_again_while_the_listing_is_made_runs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made(store, 1)
+    home.write("exit", {"status": 7, "finished": 10**9, "restarting": True})
+    ask = Home.is_looked_after
+
+    def asked(self: Home) -> bool:
+        if not home.held:
+            assert home.hold()
+            home.drop_record("exit")
+            home.write("state", {"pid": 1 << 30, "started": 10**9})
+        return ask(self)
+
+    monkeypatch.setattr(Home, "is_looked_after", asked)
+    (one,) = listing.seen(store, all=False)
+    assert (one.state, one.exit_code, one.finished, one.started) == ("running", None, None, 1.0)
+
+
+def test_a_damaged_record_does_not_keep_the_others_from_being_listed_in_any_format(
+    store: Store, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    homes = [made(store, number) for number in range(3)]
+    Path(os.fsdecode(homes[1].path), "container.json").write_text("{")
+    for words in (
+        ["ps", "-a", "--format", "json"],
+        ["ps", "-a", "--filter", "network=none", "--filter", "network=bridge"],
+    ):
+        assert command_line(["--root", os.fsdecode(store.path), *words]) == 0
+        out, said = capfdbinary.readouterr()
+        assert all(home.short_id.encode() in out for home in homes)
+        assert said.count(b"warning") == 1
+
+
+def test_what_is_asked_after_the_containers_were_seen_is_kept_as_well(
+    store: Store, monkeypatch: pytest.MonkeyPatch, later: None
+) -> None:
+    monkeypatch.setattr(remembered, "ENOUGH", 1)
+    home = made(store, 1)
+    home.write("network", network(1))
+    for _ in range(2):
+        (one,) = found = listing.seen(store, all=True)
+        assert [*one.networks] == ["net1"] and one.ports == {"80/tcp": ["0.0.0.0:8001"]}
+        listing.keep(found)
+    monkeypatch.setattr(Home, "read", lambda home, name: pytest.fail(f"{name} is read"))
+    (one,) = listing.seen(store, all=True)
+    assert [*one.networks] == ["net1"] and one.ports == {"80/tcp": ["0.0.0.0:8001"]}

@@ -31,11 +31,12 @@ static char *in_digits(char *at, unsigned long long number)
 
 static char *in_nanoseconds(char *at, struct timespec time)
 {
-    long long since = time.tv_sec * 1000000000LL + time.tv_nsec;
+    unsigned long long since = (unsigned long long)time.tv_sec * 1000000000 + (unsigned long long)time.tv_nsec;
     *at++ = ' ';
-    if (since < 0)
-        *at++ = '-';
-    return in_digits(at, since < 0 ? -(unsigned long long)since : (unsigned long long)since);
+    if (time.tv_sec >= 0)       /* up to 2554: later than any file system of ours knows */
+        return in_digits(at, since);
+    *at++ = '-';
+    return in_digits(at, -since);
 }
 
 /* What is to be known of directory/name/file, a new reference: None where there is nothing, NULL with an exception. */
