@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from lamina import document
+from lamina.cli.entry import command_line
 from lamina.engine import listing, remembered
-from lamina.engine.remembered import FACTS, GRAIN, Remembered
+from lamina.engine.recover import recover
+from lamina.engine.remembered import FACTS, GRAIN, MAGIC, Remembered
 from lamina.errors import Corrupt
 from lamina.store import names
 from lamina.store.containers import Home
 from lamina.store.root import Store
 
-MANY = remembered.ENOUGH
 SECOND = 10**9
 
 
@@ -39,8 +40,48 @@ def record(identity: str, number: int) -> dict[str, Any]:
         "command": ["sh", f"\udc80{number % 10}"],
         "created": 10**18 + number * SECOND,
         "config": {"exposed_ports": [f"{80 + number % 9}/tcp"]},
-        **({"health": {"test": ["CMD", "true"]}} if number % 2 else {"healed": {"test": ["CMD", "true"]}}),
+        "labels": {"number": str(number % 10)},
+        "volumes": [{"kind": "volume" if number % 3 else "bind", "name": f"v{number % 10}"}],
+        "options": {"network": "bridge", "networking": {"joined": [[f"net{number % 10}"]]}},
+        **({"health": {"command": ["true"]}} if number % 2 else {"healed": {"command": ["true"]}}),
     }
+
+
+def network(number: int) -> dict[str, Any]:
+    """A record as `network_record` writes it: attached, or waiting for an address."""
+    attachment = {
+        "title": "box",
+        "network": f"net{number % 3}",
+        "bridge": "lamina0",
+        "number": 0,
+        "addresses": ["10.0.0.2"] if number % 4 else [],
+        "prefixes": [24],
+        "gateways": ["10.0.0.1"],
+        "mac": "02:00:00:00:00:01",
+        "device": "eth0",
+        "published": [["tcp", "", 8000 + number % 9, 80]],
+    }
+    return {"table": "lamina", "attachments": [attachment]}
+
+
+def content(name: str, identity: str, number: int, now: int) -> dict[str, Any]:
+    """What a record of that *name* may say."""
+    if name == "container":
+        return record(identity, number)
+    if name == "network":
+        return network(number)
+    if name == "exit":
+        return {
+            "status": number % 4,
+            "finished": now - number % 10,
+            **({"restarting": True} if number % 5 == 1 else {}),
+        }
+    return {"pid": 1 << 30, "started": now - number % 10}
+
+
+def every(*homes: Home) -> list[str]:
+    """The ids of so many containers that what is kept is consulted, *homes* among them."""
+    return [*(f"{number:064x}" for number in range(remembered.ENOUGH)), *(home.id for home in homes)]
 
 
 def made(store: Store, number: int) -> Home:
@@ -65,8 +106,8 @@ def facts_of(known: Remembered, home: Home, name: str, lstat: Callable[[bytes], 
         found = lstat(home.path + b"/" + name.encode() + b".json")
     except FileNotFoundError:
         return known.facts(home, name, None)
-    look = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return known.facts(home, name, look)
+    numbers = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return known.facts(home, name, " ".join(f"{one:x}" for one in numbers))
 
 
 class Clock:
@@ -102,16 +143,16 @@ class Life:
 
     def happens(self) -> None:
         home, chance = self.chance.choice(self.homes), self.chance
-        name = chance.choice(["container", "state"])
+        name = chance.choice([*FACTS])
         path = home.path + b"/" + name.encode() + b".json"
-        content = record(home.id, chance.randrange(20)) if name == "container" else self.state()
+        said = content(name, home.id, chance.randrange(20), self.clock.now)
         match chance.choice(
             ["write", "write", "write", "in place", "damage", "gone", "another's", "nothing"]
         ):
             case "write":
-                home.write(name, content)
+                home.write(name, said)
             case "in place":
-                Path(os.fsdecode(path)).write_text(document.encode(content) + "\n")
+                Path(os.fsdecode(path)).write_text(document.encode(said) + "\n")
             case "damage":
                 with open(path, "a"):
                     os.truncate(path, os.stat(path).st_size // 2)
@@ -124,17 +165,14 @@ class Life:
                 return
         self.clock.wrote(path)
 
-    def state(self) -> dict[str, Any]:
-        return {"pid": 1, "started": self.clock.now + self.chance.randrange(10)}
-
     def is_as_it_says(self) -> None:
-        known = Remembered(self.store, MANY)
+        known = Remembered(self.store, every(*self.homes))
         for home in self.homes:
             for name, facts in FACTS.items():
 
                 def fresh(home: Home = home, name: str = name, facts: Any = facts) -> Any:
                     found = home.read(name)
-                    return None if found is None else facts(found)
+                    return None if found is None else facts(home, found)
 
                 said = answer(lambda home=home, name=name: facts_of(known, home, name, self.clock.lstat))  # type: ignore[misc]
                 assert said == answer(fresh), (home, name)
@@ -162,7 +200,7 @@ def test_a_record_that_has_just_changed_is_not_kept(store: Store, monkeypatch: p
         home.path + b"/container.json"
     ).st_ctime_ns  # however long ago that is on a busy machine
     monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: changed + GRAIN))
-    known = Remembered(store, MANY)
+    known = Remembered(store, every(home))
     facts_of(known, home, "container")
     known.keep()
     assert not os.path.exists(store.cache + b"/listed")
@@ -179,7 +217,7 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     homes = [made(store, number) for number in range(3)]
-    first = Remembered(store, MANY)
+    first = Remembered(store, every(*homes))
     expected = [facts_of(first, home, "container") for home in homes]
     first.keep()
     read: list[str] = []
@@ -189,15 +227,15 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
         return record(home.id, 5)
 
     monkeypatch.setattr(Home, "read", reading)
-    again = Remembered(store, MANY)
+    again = Remembered(store, every(*homes))
     assert [facts_of(again, home, "container") for home in homes] == [
         [*facts] for facts in expected if facts is not None
     ]
     assert not read
     homes[1].write("container", record(homes[1].id, 5))
-    changed = Remembered(store, MANY)
+    changed = Remembered(store, every(*homes))
     assert [facts_of(changed, home, "container") for home in homes][1] == FACTS["container"](
-        record(homes[1].id, 5)
+        homes[1], record(homes[1].id, 5)
     )
     assert read == [homes[1].id]
 
@@ -205,7 +243,16 @@ def test_what_did_not_change_is_not_read_again_and_what_did_is(
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize(
     "content",
-    [b"", b"lamina listed 1\n", b"lamina listed 1\n{}", b'lamina listed 1\n{"boot"', b"\0" * 100, None],
+    [
+        b"",
+        b"lamina listed 2\n",
+        MAGIC,
+        MAGIC + b"{}",
+        MAGIC + b'{"boot"',
+        MAGIC + b"\0" * 100,
+        b"\0" * 100,
+        None,
+    ],
 )
 def test_a_file_that_is_no_such_document_is_as_good_as_none(store: Store, content: bytes | None) -> None:
     home, place = made(store, 1), store.cache + b"/listed"
@@ -213,8 +260,8 @@ def test_a_file_that_is_no_such_document_is_as_good_as_none(store: Store, conten
         os.mkdir(place)
     else:
         Path(os.fsdecode(place)).write_bytes(content)
-    known = Remembered(store, MANY)
-    assert facts_of(known, home, "container") == FACTS["container"](record(home.id, 1))
+    known = Remembered(store, every(home))
+    assert facts_of(known, home, "container") == FACTS["container"](home, record(home.id, 1))
     known.keep()
     assert [entry for entry in os.listdir(store.cache) if entry.startswith(b"listed.")] == []
 
@@ -223,19 +270,20 @@ def test_a_file_that_is_no_such_document_is_as_good_as_none(store: Store, conten
 def test_what_another_boot_wrote_is_not_believed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     home = made(store, 1)
     monkeypatch.setattr(remembered, "boot_id", lambda: "the last")
-    known = Remembered(store, MANY)
+    known = Remembered(store, every(home))
     facts_of(known, home, "container")
     known.keep()
     monkeypatch.setattr(remembered, "boot_id", lambda: "this")
     monkeypatch.setattr(Home, "read", lambda home, name: record(home.id, 2))
-    assert facts_of(Remembered(store, MANY), home, "container") == FACTS["container"](record(home.id, 2))
+    assert facts_of(Remembered(store, every(home)), home, "container") == FACTS["container"](
+        home, record(home.id, 2)
+    )
 
 
 def shown(one: listing.Glanced) -> Any:
-    from lamina.cli.verbs.ps import FIELDS
-    from lamina.cli.verbs.ps import record as row
+    from lamina.cli.verbs.ps import FIELDS, row
 
-    return row(one, True, [field for field in FIELDS if field != "RunningFor"])
+    return dict(zip(FIELDS, row(one, True, [*FIELDS]), strict=True))
 
 
 @pytest.mark.usefixtures("later")
@@ -262,7 +310,7 @@ def test_a_listing_is_the_same_with_what_is_kept_and_without(
         with monkeypatch.context() as without:
             without.setattr(remembered, "ENOUGH", 1000)
             assert rows() == kept
-        return [row["State"] for row in kept]
+        return [one["State"] for one in kept]
 
     assert is_the_same() == ["created", "running", "paused", "exited"]
     homes[1].release()  # whoever looked after it died: nothing in its directory changes
@@ -273,3 +321,157 @@ def test_a_listing_is_the_same_with_what_is_kept_and_without(
     homes[3].change_asked(lambda asked: {**asked, "name": "another"})
     assert is_the_same() == ["dead", "running", "restarting"]
     assert rows()[2]["Names"] == "another"
+
+
+class Crowd:
+    """Containers in every state: some are made, changed, damaged, removed, and their files' times tell of all of it."""
+
+    def __init__(self, store: Store, chance: random.Random) -> None:
+        self.store, self.chance, self.now = store, chance, time.time_ns()
+        self.homes: list[Home] = []
+        for _ in range(24):
+            self.add()
+
+    def add(self) -> None:
+        self.homes.append(made(self.store, self.chance.randrange(20)))
+
+    def happens(self) -> None:
+        home, chance = self.chance.choice(self.homes), self.chance
+        name = chance.choice(["container", "network", "state", "state", "exit", "exit"])
+        match chance.choice(
+            ["write"] * 6 + ["drop", "hold", "mark", "release", "pause", "go on", "damage", "remove", "add"]
+        ):
+            case "write":
+                home.write(name, content(name, home.id, chance.randrange(20), self.now))
+                self.now += 1
+                os.utime(home.path + f"/{name}.json".encode(), ns=(self.now, self.now))
+            case "drop" if name != "container":
+                home.drop_record(name)
+            case "hold":
+                home.held or home.hold()
+            case "mark" if (
+                home.held
+            ):  # those that are found by their marks, and those whose locks have to be asked for
+                home.mark(f"m{home.id[:8]}")
+            case "release" if not home.held or not os.path.lexists(
+                self.store.running + b"/" + home.id.encode()
+            ):
+                home.release()
+            case "pause":
+                home.set_mark("paused")
+            case "go on":
+                home.drop_mark("paused")
+            case "damage":
+                Path(os.fsdecode(home.path), f"{name}.json").write_text("{" * chance.randrange(1, 9))
+            case "remove" if home.held or home.hold():
+                self.homes.remove(home)
+                home.discard(None)
+            case "add":
+                self.add()
+
+
+LISTINGS = (
+    ["ps", "-a"],
+    ["ps", "--no-trunc"],
+    ["ps", "-aq"],
+    ["ps", "-a", "--format", "json"],
+    ["ps", "-a", "--format", "{{.Names}} {{.Networks}} {{.Mounts}} {{.ExitCode}}"],
+    ["ps", "--filter", "status=exited", "--filter", "exited=3", "--filter", "label=number"],
+    ["ps", "--filter", "network=net1", "--filter", "health=starting"],
+    ["ps", "-n", "7"],
+)
+
+
+@pytest.mark.usefixtures("later")
+def test_whatever_happened_what_is_printed_is_the_same_with_what_is_kept_and_without(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], seed: int
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    crowd = Crowd(store, random.Random(seed))
+
+    def printed(enough: int) -> list[tuple[bytes, bytes]]:
+        monkeypatch.setattr(remembered, "ENOUGH", enough)
+        found = []
+        for words in LISTINGS:
+            status = command_line(["--root", os.fsdecode(store.path), *words])
+            out, said = capfdbinary.readouterr()
+            found.append((out, said))
+            assert status == 0 and (out or words[1] != "-a"), said
+        return found
+
+    for _ in range(25):
+        for _ in range(crowd.chance.randrange(8)):
+            crowd.happens()
+        recover(store)
+        printed(1)
+        assert printed(1) == printed(1 << 30)
+
+
+def test_one_that_ran_while_the_listing_was_made_has_ended_as_its_record_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made(store, 1)
+    ask = Home.is_looked_after
+
+    def asked(self: Home) -> bool:
+        """The lock is asked for: since the files were looked at it was started, and has ended."""
+        for name, said in (
+            ("state", {"pid": 1 << 30, "started": 1}),
+            ("exit", {"status": 7, "finished": 10**9}),
+        ):
+            home.write(name, said)
+        return ask(self)
+
+    monkeypatch.setattr(Home, "is_looked_after", asked)
+    (one,) = listing.seen(store, all=True)
+    assert (one.state, one.exit_code, one.finished, one.started) == ("exited", 7, 1.0, 1e-9)
+
+
+def test_one_that_is_started_again_while_the_listing_is_made_runs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made(store, 1)
+    home.write("exit", {"status": 7, "finished": 10**9, "restarting": True})
+    ask = Home.is_looked_after
+
+    def asked(self: Home) -> bool:
+        if not home.held:
+            assert home.hold()
+            home.drop_record("exit")
+            home.write("state", {"pid": 1 << 30, "started": 10**9})
+        return ask(self)
+
+    monkeypatch.setattr(Home, "is_looked_after", asked)
+    (one,) = listing.seen(store, all=False)
+    assert (one.state, one.exit_code, one.finished, one.started) == ("running", None, None, 1.0)
+
+
+def test_a_damaged_record_does_not_keep_the_others_from_being_listed_in_any_format(
+    store: Store, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    homes = [made(store, number) for number in range(3)]
+    Path(os.fsdecode(homes[1].path), "container.json").write_text("{")
+    for words in (
+        ["ps", "-a", "--format", "json"],
+        ["ps", "-a", "--filter", "network=none", "--filter", "network=bridge"],
+    ):
+        assert command_line(["--root", os.fsdecode(store.path), *words]) == 0
+        out, said = capfdbinary.readouterr()
+        assert all(home.short_id.encode() in out for home in homes)
+        assert said.count(b"warning") == 1
+
+
+def test_what_is_asked_after_the_containers_were_seen_is_kept_as_well(
+    store: Store, monkeypatch: pytest.MonkeyPatch, later: None
+) -> None:
+    monkeypatch.setattr(remembered, "ENOUGH", 1)
+    home = made(store, 1)
+    home.write("network", network(1))
+    for _ in range(2):
+        (one,) = found = listing.seen(store, all=True)
+        assert [*one.networks] == ["net1"] and one.ports == {"80/tcp": ["0.0.0.0:8001"]}
+        listing.keep(found)
+    monkeypatch.setattr(Home, "read", lambda home, name: pytest.fail(f"{name} is read"))
+    (one,) = listing.seen(store, all=True)
+    assert [*one.networks] == ["net1"] and one.ports == {"80/tcp": ["0.0.0.0:8001"]}

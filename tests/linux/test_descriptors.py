@@ -241,3 +241,43 @@ def test_room_for_none_or_for_very_many_is_refused() -> None:
     for most in (0, -1, 65):
         with pytest.raises(ValueError):
             _native.receive(0, most)
+
+
+def test_locks_of_many_files_are_asked_for_at_once(calls: ModuleType, tmp_path: Path) -> None:
+    names = ("free", "shared", "exclusive", "a directory without one", "nothing")
+    held = []
+    for name, how in (("free", 0), ("shared", LOCK_SH), ("exclusive", LOCK_EX)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        if how:
+            held.append(os.open(tmp_path / name / "lock", os.O_RDWR))
+            fcntl.flock(held[-1], how)
+    (tmp_path / "a directory without one").mkdir()
+    place = os.open(tmp_path, os.O_PATH)
+    before = held_descriptors()
+    asked = [name.encode() for name in names]
+    for _ in range(2):  # nothing is held by having been asked for
+        assert calls.locked(place, asked, b"lock") == [False, False, True, None, None]
+    fcntl.flock(held[0], LOCK_EX | LOCK_NB)
+    assert calls.locked(place, asked, b"lock") == [False, True, True, None, None]
+    assert calls.locked(place, [], b"lock") == []
+    assert held_descriptors() == before
+    for descriptor in (place, *held):
+        os.close(descriptor)
+
+
+def test_a_lock_that_cannot_be_asked_for_is_an_error(calls: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "lock").symlink_to("elsewhere")
+    (tmp_path / "file").touch()
+    place = os.open(tmp_path, os.O_PATH)
+    before = held_descriptors()
+    for name, why in ((b"a", errno.ELOOP), (b"file", errno.ENOTDIR), (b"n" * 300, errno.ENAMETOOLONG)):
+        with pytest.raises(OSError) as caught:
+            calls.locked(place, [name], b"lock")
+        assert caught.value.errno == why and os.fsencode(caught.value.filename).startswith(name[:99])
+    assert held_descriptors() == before
+    os.close(place)
+    for wrong in (["a"], [None]):
+        with pytest.raises(TypeError):
+            calls.locked(place, wrong, b"lock")

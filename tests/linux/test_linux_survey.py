@@ -11,7 +11,7 @@ import pytest
 
 from lamina.linux import survey as module
 from lamina.linux.constants import AT_FDCWD
-from lamina.linux.survey import survey
+from lamina.linux.survey import changed, survey
 from support.held import held_descriptors
 
 
@@ -30,9 +30,10 @@ def place(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def look(path: Path) -> tuple[int, int, int, int]:
+def look(path: Path) -> str:
     found = os.lstat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    numbers = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return " ".join(f"{number:x}" for number in numbers)
 
 
 def test_each_is_looked_at_and_nothing_is_followed(tmp_path: Path, place: int) -> None:
@@ -50,10 +51,35 @@ def test_each_is_looked_at_and_nothing_is_followed(tmp_path: Path, place: int) -
         (None, None),
         (look(tmp_path / "\udcff\n" / "one"), None),
     ]
-    assert look(tmp_path / "a" / "one")[1:3] == (5, -2_000_000_001)
+    assert look(tmp_path / "a" / "one").split()[1:3] == ["5", "-77359401"]
     [[found]] = survey(AT_FDCWD, [os.fsencode(tmp_path)], (b"a",))
     assert found == look(tmp_path / "a")
     assert held_descriptors() == before
+
+
+@pytest.mark.parametrize("moment", [-1, 0, 1, 15, 16, 1 << 60, (1 << 34) * 10**9 - 10**10])
+def test_every_moment_is_told(tmp_path: Path, place: int, moment: int) -> None:
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "one"
+    path.touch()
+    os.utime(path, ns=(moment, moment))
+    [[found]] = survey(place, [b"a"], (b"one",))
+    assert found == look(path)
+    about = os.stat(path)
+    assert changed(found) == max(about.st_mtime_ns, about.st_ctime_ns)
+
+
+def test_where_one_is_there_that_is_enough_nothing_after_it_is_looked_at(tmp_path: Path, place: int) -> None:
+    for name, files in (("a", "123"), ("b", "13"), ("c", "")):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    first, second, third = (look(tmp_path / "a" / file) for file in "123")
+    names, files = [b"a", b"b", b"c"], (b"1", b"2", b"3")
+    assert survey(place, names, files, 1)[0] == (first, second)
+    assert [len(found) for found in survey(place, names, files, 1)] == [2, 3, 3]
+    assert [len(found) for found in survey(place, names, files, 0)] == [1, 1, 3]
+    assert survey(place, names, files, 2)[0] == survey(place, names, files)[0] == (first, second, third)
 
 
 def test_none_at_all(place: int) -> None:

@@ -344,6 +344,20 @@ def test_abandoned_containers_are_those_whose_holder_died(store: Store) -> None:
     assert entries(store.running) == [alive.id]
 
 
+def test_of_many_that_are_marked_each_is_found_as_it_is(store: Store) -> None:
+    homes = [made(store) for _ in range(30)]
+    dead, gone = homes[::3], homes[1::3]
+    for home in dead:
+        home.release()
+    for home in gone:
+        os.rename(home.path, home.grave)
+    looked_after: set[str] = set()
+    found = {home.id: home for home in containers.abandoned(store, looked_after)}
+    assert sorted(found) == sorted(home.id for home in dead) and all(home.held for home in found.values())
+    assert looked_after == {home.id for home in homes[2::3]}
+    assert {*entries(store.running)} == looked_after | {*found}
+
+
 def test_a_mark_without_a_container_is_dropped_with_its_name(store: Store) -> None:
     home = made(store)
     os.rename(home.path, home.grave)  # killed in the middle of removing it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from lamina.cli.filters import labelled, passes, port_range
 from lamina.errors import NotFound
@@ -11,12 +11,11 @@ from lamina.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lamina.engine import Container, Engine
+    from lamina.engine import Engine
+    from lamina.engine.listing import Glanced
 
-One = TypeVar("One", bound="Container")
 
-
-def containers(engine: Engine, found: Sequence[One], filters: Sequence[tuple[str, str]]) -> list[One]:
+def containers(engine: Engine, found: Sequence[Glanced], filters: Sequence[tuple[str, str]]) -> list[Glanced]:
     """Those of *found* that pass all *filters*. Raises NotFound for a container that `before` or `since` names."""
     known = _Known(engine)
     for key, value in filters:
@@ -55,7 +54,7 @@ class _Known:
         return self._images[reference]
 
 
-def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
+def _holds(one: Glanced, key: str, value: str, known: _Known) -> bool:
     if key == "label":
         return labelled(one.labels, value)
     if key == "exited":
@@ -69,11 +68,13 @@ def _holds(one: Container, key: str, value: str, known: _Known) -> bool:
     if key == "health":
         return one.health == value
     if key == "volume":
-        return any(value in (mount.get("Name"), mount["Destination"]) for mount in one.inspect()["Mounts"])
+        return any(
+            value in (mount.get("Name"), mount["Destination"]) for mount in one.whole.inspect()["Mounts"]
+        )
     if key == "network":
         return value in one.networks
     if key == "expose":
-        return any(_within(port, value) for port in one.inspect()["Config"]["ExposedPorts"] or ())
+        return any(_within(port, value) for port in one.whole.inspect()["Config"]["ExposedPorts"] or ())
     if key == "publish":
         return _publishes(one, value)
     if key == "before":
@@ -90,17 +91,18 @@ def _within(port: str, wanted: str) -> bool:
     return own == protocol and int(number) in numbers
 
 
-def _publishes(one: Container, wanted: str) -> bool:
+def _publishes(one: Glanced, wanted: str) -> bool:
     """Whether one of the *wanted* ports, of it or of this host, is published."""
     return any(
         _within(port, wanted) or _within(f"{place['HostPort']}/{port.partition('/')[2]}", wanted)
-        for port, places in one.inspect()["NetworkSettings"]["Ports"].items()
+        for port, places in one.whole.inspect()["NetworkSettings"]["Ports"].items()
         for place in places or ()
     )
 
 
-def _descends(one: Container, reference: str, known: _Known) -> bool:
+def _descends(one: Glanced, reference: str, known: _Known) -> bool:
     """Whether it was made from the image, by the name it was asked for with, any name of the same image, or its id."""
     if reference == one.image:
         return True
-    return bool(one.image_id) and known.image(reference) == one.image_id
+    identity = one.whole.image_id
+    return bool(identity) and known.image(reference) == identity

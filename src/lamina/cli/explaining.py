@@ -128,7 +128,7 @@ def _outcome(row: Answer) -> str:
 def _when(maker: Maker) -> str:
     import time
 
-    from lamina.cli.when import ago
+    from lamina.cli.durations import ago
 
     if maker.created <= 0:
         return ""

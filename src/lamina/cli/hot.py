@@ -20,7 +20,7 @@ _WITHIN = {
     "lamina": "document errors values",
     "lamina.argv": "declare quick",
     "lamina.cli": (
-        "applying asked convert detached each entry inspecting listing output pager quoting report "
+        "applying asked convert detached durations each entry inspecting listing output pager quoting report "
         "sizes style template transcript units usage waiting when"
     ),
     "lamina.cli.options": "attached further run",

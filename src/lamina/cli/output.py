@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from lamina.errors import KernelError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
     from rich.console import Console
 
 
@@ -93,13 +95,21 @@ def plain(thing: Any) -> Any:
 
 def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table in aligned columns, the last one ragged; wide characters are counted as a terminal shows them."""
-    table = [list(headings), *map(list, rows)] if headings else [*map(list, rows)]
-    widths = [max(map(width, column)) for column in zip(*table, strict=True)]
-    out = []
-    for number, row in enumerate(table):
-        shown = "   ".join(map(padded, row, widths)).rstrip()
-        out.append(f"\033[1m{shown}\033[0m" if headings and number == 0 and is_coloured() else shown)
+    table = [headings, *rows] if headings else [*rows]
+    filled = [_filled(column) for column in zip(*table, strict=True)]
+    out = [line.rstrip() for line in map("   ".join, zip(*filled, strict=True))]
+    if headings and is_coloured():
+        out[0] = f"\033[1m{out[0]}\033[0m"
     text("\n".join(out), "\n" if out else "")
+
+
+def _filled(column: Sequence[str]) -> list[str]:
+    """Its cells, each as wide as the widest of them."""
+    if all(map(str.isascii, column)):
+        most = max(map(len, column))
+        return [cell.ljust(most) for cell in column]
+    most = max(map(width, column))
+    return [padded(cell, most) for cell in column]
 
 
 def padded(cell: str, columns: int) -> str:
@@ -118,10 +128,17 @@ def width(cell: str) -> int:
 
 def json_line(document: Any) -> None:
     """Write JSON on one line: one record of a stream."""
-    import json
+    json_lines((document,))
 
-    body = json.dumps(document, ensure_ascii=False, default=plain)
-    write(body.encode("utf-8", "backslashreplace") + b"\n")
+
+def json_lines(documents: Iterable[Any]) -> None:
+    """Write JSON, a line each."""
+    from json import JSONEncoder
+
+    encode = JSONEncoder(ensure_ascii=False, default=plain).encode
+    body = "".join([f"{encode(one)}\n" for one in documents])
+    if body:
+        write(body.encode("utf-8", "backslashreplace"))
 
 
 def records(found: Sequence[dict[str, Any]], form: str, headings: Mapping[str, str]) -> None:
@@ -129,8 +146,7 @@ def records(found: Sequence[dict[str, Any]], form: str, headings: Mapping[str, s
     if form == "table":
         columns([*headings.values()], [[one[key] for key in headings] for one in found])
     elif form == "json":
-        for one in found:
-            json_line(one)
+        json_lines(found)
     else:
         templated(form, found, headings)
 

@@ -23,7 +23,7 @@ def quote(name: bytes | str) -> str:
     Letters of any script stay as they are; control characters, invisible or direction-changing ones and bytes that
     are not UTF-8 are escaped.
     """
-    text = os.fsdecode(name)
+    text = name if isinstance(name, str) else os.fsdecode(name)
     if text.isalnum():  # most words are
         return text
     if text and all(c in _PLAIN or (c.isalnum() and ord(c) > 127) for c in text) and text[0] not in "~=":
@@ -39,7 +39,7 @@ def _escape(character: str) -> str:
 
 def join(words: list[str] | tuple[str, ...]) -> str:
     """A command as it could be typed."""
-    return " ".join(quote(word) for word in words)
+    return " ".join([quote(word) for word in words])
 
 
 def harmless(line: str) -> str:

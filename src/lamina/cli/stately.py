@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lamina.cli import output
+from lamina.cli.durations import ago
 from lamina.cli.graph import BASE, Node, draw
 from lamina.cli.quoting import harmless, join, quote
 from lamina.cli.sizes import human
 from lamina.cli.style import Style
-from lamina.cli.when import ago
 
 if TYPE_CHECKING:
     from lamina.engine.state_log import LoggedState, StateLog

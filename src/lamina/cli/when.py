@@ -1,4 +1,4 @@
-"""Times as people say them, and the times people type."""
+"""Moments as people say them, and the times people type. (`durations`: how long something lasts, or is ago.)"""
 
 from __future__ import annotations
 
@@ -6,34 +6,10 @@ import re
 from datetime import UTC, datetime
 from time import time
 
-_UNITS = (("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600))
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNIX = re.compile(r"-?\d+(\.\d*)?", re.ASCII)
 _MOST = 2**63 / 1e9  # seconds, as many as Go's durations have
-
-
-def lasting(seconds: float) -> str:
-    """A duration in one unit, as docker says it: "5 seconds", "About a minute", "2 hours", "3 weeks"."""
-    if seconds < 1:
-        return "Less than a second"
-    if seconds < 60:
-        return "1 second" if int(seconds) == 1 else f"{int(seconds)} seconds"
-    if seconds < 120:
-        return "About a minute"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} minutes"
-    if seconds < 7200:
-        return "About an hour"
-    for name, size in _UNITS:
-        if seconds >= 2 * size:
-            return f"{int(seconds // size)} {name}s"
-    return f"{int(seconds // 3600)} hours"
-
-
-def ago(moment: float, now: float) -> str:
-    """How long before *now* it was; both in seconds since 1970."""
-    return lasting(max(0.0, now - moment)) + " ago"
 
 
 def timestamp(moment: float) -> str:

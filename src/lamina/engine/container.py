@@ -166,11 +166,9 @@ class Container(ProcessVerbs, FileVerbs, StateVerbs, Reviewed, ViewVerbs):
             from lamina.engine.network_record import Ledger
 
             return [one.network.name for one in Ledger.of(self._home).attachments]
-        from lamina.engine.keeping import said_of
+        from lamina.engine.keeping import networks_said
 
-        said = said_of(self._home.read("container") or {})
-        joined = (said.get("networking") or {}).get("joined", ())
-        return [str(said.get("network", "none")), *(str(one[0]) for one in joined)]
+        return networks_said(self._home.read("container") or {})
 
     @property
     def health(self) -> str:

@@ -78,6 +78,15 @@ def publishable(asked: dict[str, Any]) -> list[str]:
     return [*dict.fromkeys((*map(str, of_image), *said.get("exposed", ())))]
 
 
+def networks_said(asked: dict[str, Any]) -> list[str]:
+    """The networks that the container of the record *asked* will be in when it is started, or "none", "host",
+    "container:NAME", "ns:PATH".
+    """
+    said = said_of(asked)
+    joined = (said.get("networking") or {}).get("joined", ())
+    return [str(said.get("network", "none")), *(str(one[0]) for one in joined)]
+
+
 def options_of(asked: dict[str, Any]) -> Options:
     """The options in the record *asked* of a container, its volumes as they were found when it was made.
 

@@ -7,15 +7,16 @@ import os
 from lamina.engine.container import Container
 from lamina.engine.recover import discard_unfinished, recover
 from lamina.engine.remembered import FACTS, NOTHING, Remembered
-from lamina.engine.settling import state_of
-from lamina.errors import Corrupt, NotFound
+from lamina.engine.settling import lives
+from lamina.errors import Corrupt
 from lamina.linux.constants import AT_FDCWD
 from lamina.linux.fd import Fd
 from lamina.linux.survey import survey
-from lamina.store.containers import PAUSED_MARK, Home, identities, no_such
+from lamina.store.containers import EXITED, LIVING, PAUSED, PAUSED_MARK, RUNNING, Home, find, identities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.engine.remembered import Facts
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
     Looks = tuple[Look | None, ...]
 
-# what is asked of all: the record of each first, and the rest of those that somebody looks after
-LOOKED_AT = ("container.json", "state.json", "exit.json", "network.json", PAUSED_MARK)
+# what is asked of all: the record of each first, whether it has ended, and the rest of those that have not
+LOOKED_AT = ("container.json", "network.json", "exit.json", "state.json", PAUSED_MARK)
+CONTAINER, NETWORK, END, STATE, PAUSE = range(len(LOOKED_AT))
+RECORDS = tuple(file.removesuffix(".json") for file in LOOKED_AT[:PAUSE])
 
 
 class Seen(Home):
@@ -34,18 +37,18 @@ class Seen(Home):
     One damaged record does not keep the others from being listed: but for what was asked, it is as if it were empty.
     """
 
-    __slots__ = ("_facts", "_looked_after", "_looks", "_records", "_remembered", "damage")
+    __slots__ = ("_facts", "_looked_after", "_looks", "_records", "damage", "remembered")
 
     def __init__(
         self, store: Store, identity: str, looked_after: bool, looks: Looks, remembered: Remembered
     ) -> None:
         """*looked_after*: somebody is known to have held the lock before anything here was looked at; else that is
-        asked. *looks*: what there was of LOOKED_AT then.
+        asked. *looks*: what there was then of the first of LOOKED_AT.
         """
         super().__init__(store, identity)
         self._looked_after: bool | None = looked_after or None
-        self._remembered = remembered
-        self._looks = dict(zip(LOOKED_AT, looks if looked_after else looks[:1], strict=False))
+        self.remembered = remembered
+        self._looks = dict(zip(LOOKED_AT, looks, strict=False))
         self._facts: dict[str, Facts | None] = {}
         self._records: dict[str, dict[str, Any] | None] = {}
         self.damage: dict[str, Corrupt] = {}
@@ -53,7 +56,7 @@ class Seen(Home):
     def facts(self, name: str) -> Facts | None:
         """As of the first time, see `remembered`."""
         if name not in self._facts:
-            self._facts[name] = self._remembered.facts(self, name, self._look(f"{name}.json"))
+            self._facts[name] = self.remembered.facts(self, name, self._look(f"{name}.json"))
         return self._facts[name]
 
     def _look(self, file: str) -> Look | None:
@@ -61,6 +64,12 @@ class Seen(Home):
         if file not in self._looks:
             [[self._looks[file]]] = survey(AT_FDCWD, [self.path], (file.encode(),))
         return self._looks[file]
+
+    def forget(self, name: str) -> None:
+        """The record *name* is to be looked at again."""
+        for known in (self._facts, self._records):
+            known.pop(name, None)
+        self._looks.pop(f"{name}.json", None)
 
     def is_looked_after(self) -> bool:
         """As of the first time."""
@@ -90,7 +99,7 @@ class Seen(Home):
             return True
         if name in self._records:
             return self._records[name] is not None
-        if name not in FACTS:
+        if name not in FACTS or name == "network":
             return self._look(f"{name}.json") is not None
         return self.facts(name) is not None or name in self.damage
 
@@ -99,37 +108,116 @@ class Seen(Home):
         return self._look(marker) is not None
 
 
-class Glanced(Container):
-    """One of a listing: what listings show of its records, and its state, as they were when that was made."""
+class Moment:
+    """When a store was looked at, and what is known of its records since then."""
 
-    def __init__(self, home: Seen) -> None:
-        """Raises NotFound where it was removed, or not yet written down."""
-        super().__init__(home)
-        self._seen = home
+    __slots__ = ("remembered", "store")
+
+    def __init__(self, store: Store, every: list[str]) -> None:
+        self.store = store
+        self.remembered = Remembered(store, every)
+
+
+class Glanced:
+    """One of a listing: what listings show of its records, and its state, as they were when that was made. There are
+    hundreds of them, and nothing but what has to be read is made for them: `whole` is the container for what is rarely
+    asked.
+    """
+
+    __slots__ = ("_home", "_looked_after", "_looks", "_moment", "_said", "_state", "id")
+
+    def __init__(self, moment: Moment, identity: str, looked_after: bool, looks: Looks) -> None:
+        """See `Seen`; *looks* are what there was of LOOKED_AT, up to the record of an end."""
+        self.id, self._moment, self._looked_after = identity, moment, looked_after
+        # of one whose lock is yet to be asked for, how it is now is looked at after that: unless it has ended
+        self._looks = looks if looked_after or looks[END] is not None else looks[:END]
+        self._home: Seen | None = None
         self._said, self._state = NOTHING, ""
+
+    def is_written_down(self) -> bool:
+        """Read its record; False where there is none, or it was removed. A damaged one, or another's, says nothing."""
         try:
-            found = home.facts("container")
-            if found is None:
-                raise no_such(self.short_id)
-            if found[0] == self.id:
-                self._said = found
+            found = self._facts(CONTAINER)
         except Corrupt:
-            pass
+            return os.path.lexists(self.home.path)
+        if found is not None and found[0]:
+            self._said = found
+        return found is not None
+
+    @property
+    def home(self) -> Seen:
+        """Where it is kept."""
+        if self._home is None:
+            moment = self._moment
+            self._home = Seen(moment.store, self.id, self._looked_after, self._looks, moment.remembered)
+        return self._home
+
+    @property
+    def whole(self) -> Container:
+        """The container, which is read from its records, as of the first time."""
+        return Container(self.home)
+
+    @property
+    def damage(self) -> tuple[Corrupt, ...]:
+        """What was found damaged of it, of what was looked at so far."""
+        return () if self._home is None else tuple(self._home.damage.values())
+
+    def _facts(self, number: int) -> Facts | None:
+        """Of that one of RECORDS."""
+        if number < len(self._looks):
+            look = self._looks[number]
+            if look is None:
+                return None
+            known = self._moment.remembered.known(RECORDS[number], self.id, look)
+            if known is not None:
+                return known
+        return self.home.facts(RECORDS[number])
+
+    @property
+    def state(self) -> str:
+        """As `Container.state`."""
+        if not self._state:
+            self._state = self._told_state() or self.home.state(lives)
+        return self._state
+
+    def _told_state(self) -> str:
+        """As `Home.state`, where the looks tell; "" where they do not."""
+        looks = self._looks
+        if len(looks) <= END:
+            return ""
+        if looks[END] is not None:
+            end = self._facts(END)
+            if end is not None and not end[2]:
+                return EXITED  # whoever holds the lock
+            if not self._looked_after:  # it does matter; and is to be known before the end is looked at
+                self._looks = looks[:END]
+                self.home.forget("exit")
+        elif looks[STATE] is not None and self._facts(STATE) is not None:
+            return RUNNING if looks[PAUSE] is None else PAUSED
+        return ""
+
+    @property
+    def is_alive(self) -> bool:
+        """As `Container.is_alive`."""
+        return self.state in LIVING
 
     @property
     def name(self) -> str:
         """As `Container.name`."""
-        return str(self._said[1])
+        name: str = self._said[1]
+        return name
 
     @property
     def image(self) -> str:
         """As `Container.image`."""
-        return str(self._said[2])
+        image: str = self._said[2]
+        return image
 
     @property
-    def command(self) -> list[str]:
+    def command(self) -> Sequence[str]:
         """As `Container.command`."""
-        return [*self._said[3]]
+        command: Sequence[str] = self._said[3]
+        return command
 
     @property
     def created(self) -> float:
@@ -137,32 +225,76 @@ class Glanced(Container):
         return int(self._said[4]) / 1e9
 
     @property
-    def exposed(self) -> list[str]:
+    def exposed(self) -> Sequence[str]:
         """The ports that its image and `--expose` name, published or not."""
-        return [*self._said[5]]
+        exposed: Sequence[str] = self._said[5]
+        return exposed
 
     @property
-    def is_examined(self) -> bool:
-        """Whether it has a health check."""
-        return bool(self._said[6])
+    def health(self) -> str:
+        """As `Container.health`."""
+        if not self._said[6]:
+            return "none"
+        from lamina.engine.health.results import examined_health
+
+        return examined_health(self.home, self.state)
 
     @property
-    def status(self) -> str:
-        """As `Container.status`."""
-        if not self._state:
-            self._state = state_of(self._home)
-        return self._state
+    def labels(self) -> dict[str, str]:
+        """As `Container.labels`."""
+        labels: dict[str, str] = self._said[7]
+        return labels
+
+    @property
+    def volumes(self) -> Sequence[str]:
+        """The names of its volumes, and where others are that are mounted."""
+        volumes: Sequence[str] = self._said[8]
+        return volumes
+
+    @property
+    def local_volumes(self) -> int:
+        """How many of them are volumes of the store."""
+        return int(self._said[9])
+
+    @property
+    def networks(self) -> Sequence[str]:
+        """As `Container.networks`."""
+        found: Sequence[Sequence[str]] | None = self._facts(NETWORK)
+        if found is not None:
+            return found[0]
+        networks: Sequence[str] = self._said[10] if self._looks[NETWORK] is None else ()
+        return networks
+
+    @property
+    def ports(self) -> dict[str, list[str]]:
+        """As `Container.ports`."""
+        found = self._facts(NETWORK)
+        ports: dict[str, list[str]] = {} if found is None else found[1]
+        return ports
 
     @property
     def started(self) -> float | None:
         """As `Container.started`."""
-        found = self._seen.facts("state")
+        found = self._facts(STATE)
         return None if found is None else int(found[0]) / 1e9
+
+    @property
+    def exit_code(self) -> int | None:
+        """As `Container.exit_code`."""
+        end = self._facts(END)
+        return self.whole.exit_code if end is None else int(end[0])
+
+    @property
+    def finished(self) -> float | None:
+        """As `Container.finished`."""
+        end = self._facts(END)
+        return None if end is None else int(end[1]) / 1e9
 
 
 def _looks(store: Store, every: list[str]) -> list[Looks]:
     with Fd(os.open(store.containers, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-        return survey(directory, [os.fsencode(one) for one in every], tuple(map(os.fsencode, LOOKED_AT)))
+        files = tuple(map(os.fsencode, LOOKED_AT))
+        return survey(directory, [one.encode() for one in every], files, END)
 
 
 def seen(store: Store, *, all: bool) -> list[Glanced]:
@@ -172,30 +304,38 @@ def seen(store: Store, *, all: bool) -> list[Glanced]:
     looked_after = recover(store)  # before the looks: the holder writes how it ended before he lets go
     found, unfinished = [], []
     every = identities(store)
-    remembered = Remembered(store, len(every))
+    moment = Moment(store, every)
     for identity, looks in zip(every, _looks(store, every), strict=True):
-        home = Seen(store, identity, identity in looked_after, looks, remembered)
-        try:
-            if home.facts("container") is None:
-                unfinished.append(identity)
-                continue
-        except Corrupt:
-            if not os.path.lexists(home.path):
-                continue
-        try:
-            container = Glanced(home)
-            if all or container.is_alive:
-                found.append((container.created, container))
-        except NotFound:
-            continue  # removed meanwhile, or not yet written down
+        one = Glanced(moment, identity, identity in looked_after, looks)
+        if not one.is_written_down():
+            unfinished.append(identity)
+        elif one.is_alive or all:  # what it takes to say so is kept as well
+            found.append(one)
     if unfinished:
         discard_unfinished(store, unfinished)
-    remembered.keep()
-    found.sort(key=lambda entry: entry[0])
-    return [container for _, container in found]
+    moment.remembered.keep()
+    found.sort(key=lambda one: one.created)
+    return found
 
 
-def damage_of(container: Container) -> tuple[Corrupt, ...]:
-    """What was found damaged of a container of `seen`, of what was looked at so far."""
-    home = container._home
-    return tuple(home.damage.values()) if isinstance(home, Seen) else ()
+def keep(found: Sequence[Glanced]) -> None:
+    """Keep for the next listing what *found* were asked since they were seen. Never raises."""
+    if found:
+        found[0]._moment.remembered.keep()
+
+
+class LookedUp:
+    """Containers by what people call them, for who looks up many at one moment: what killed engines left is cleaned up
+    once, before the first.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._is_clean = False
+
+    def container(self, reference: str) -> Container:
+        """As `Engine.container`."""
+        if not self._is_clean:
+            recover(self._store)
+            self._is_clean = True
+        return Container(find(self._store, reference))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import _socket
 import os
 import select
-from fcntl import fcntl, flock
+from fcntl import LOCK_NB, LOCK_SH, LOCK_UN, fcntl, flock
 
-__all__ = ["exchange", "fcntl", "flock", "poll", "receive", "socketpair"]
+__all__ = ["exchange", "fcntl", "flock", "locked", "poll", "receive", "socketpair"]
 
 
 def exchange(one: bytes, other: bytes, /) -> None:
@@ -16,6 +16,26 @@ def exchange(one: bytes, other: bytes, /) -> None:
     from lamina.linux.files import renameat2
 
     renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE)
+
+
+def locked(directory: int, names: list[bytes], file: bytes, /) -> list[bool | None]:
+    """As _native.locked."""
+    return [_is_locked(directory, name + b"/" + file) for name in names]
+
+
+def _is_locked(directory: int, path: bytes) -> bool | None:
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    try:
+        flock(lock, LOCK_SH | LOCK_NB)
+        flock(lock, LOCK_UN)  # closing alone does not, while a child that was forked just now has a copy
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def poll(wanted: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int, int]]:

@@ -345,6 +345,7 @@ static PyMethodDef methods[] = {
     {"flush", native_flush, METH_VARARGS, flush_doc},
     {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},
     {"flock", native_flock, METH_VARARGS, flock_doc},
+    {"locked", native_locked, METH_VARARGS, locked_doc},
     {"poll", native_poll, METH_VARARGS, poll_doc},
     {"receive", native_receive, METH_VARARGS, receive_doc},
     {"socketpair", native_socketpair, METH_VARARGS, socketpair_doc},

@@ -5,26 +5,24 @@ with them inside, as it often is not, each is looked for and linked when it is i
 millisecond, of the twenty that a container takes. So the native extension has them, which a start needs anyway; where
 it was not built, they are those of the standard library. All go on after a signal, unless its handler raises (PEP 475);
 failures are OSErrors as the standard library's are. Numbers are the kernel's. `exchange` is here for the same reason,
-though it takes names: renameat2(2).
+though it takes names: renameat2(2). So is `locked`, which asks for the locks of many files with one call.
 """
 
 from __future__ import annotations
 
 try:
-    from lamina.linux._native import exchange, fcntl, flock, poll, receive, socketpair
+    from lamina.linux._native import exchange, fcntl, flock, locked, poll, receive, socketpair
 except ImportError as error:  # no compiler when the package was built: `lamina info` says so
-    if "subinterpreters" in str(
-        error
-    ):  # everything that is of C, and nothing goes without: this is loaded first
+    if "subinterpreters" in str(error):  # as everything of C does, without which nothing goes; this is loaded first
         from lamina.errors import Unsupported
 
         raise Unsupported(
             f"load Lamina in an isolated subinterpreter: {error}",
             remedy="use it in the main interpreter, or in a process of its own",
         ) from None
-    from lamina.linux._descriptors import exchange, fcntl, flock, poll, receive, socketpair
+    from lamina.linux._descriptors import exchange, fcntl, flock, locked, poll, receive, socketpair
 
-__all__ = ["duplicate", "exchange", "fcntl", "flock", "poll", "receive", "socketpair"]
+__all__ = ["duplicate", "exchange", "fcntl", "flock", "locked", "poll", "receive", "socketpair"]
 
 # asm-generic/fcntl.h, linux/fcntl.h
 LOCK_SH, LOCK_EX, LOCK_NB, LOCK_UN = 1, 2, 4, 8

@@ -138,8 +138,8 @@ def _remove_each(channel: Any, family: str, table: str, known: str, several: Ite
 
 def _remove_in_parts(channel: Any, family: str, table: str, known: str, several: list[Element]) -> None:
     """Many of one set: each transaction is a grace period of the kernel's."""
-    for at in range(0, len(several), _AT_ONCE):
-        part = several[at : at + _AT_ONCE]
+    for at in range(0, len(several), MOST_ELEMENTS):
+        part = several[at : at + MOST_ELEMENTS]
         try:
             commit(channel, [delete_elements(family, table, known, part)])
         except KernelError as error:

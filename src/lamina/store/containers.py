@@ -407,7 +407,7 @@ def _name(home: Home, asked: str | None) -> str:
 
 def identities(store: Store) -> list[str]:
     """The ids of all containers, those just being made included, in no order."""
-    return [name for entry in os.listdir(store.containers) if names.is_id(name := os.fsdecode(entry))]
+    return [*filter(names.is_id, os.listdir(os.fsdecode(store.containers)))]
 
 
 def find(store: Store, reference: str) -> Home:
@@ -438,7 +438,8 @@ def _find(store: Store, reference: str) -> Home | None:
         return home
     if names.is_id(reference) or not names.is_id_prefix(reference):
         return None
-    identity = names.only_one("container", reference, identities(store))
+    alike = [one for one in os.listdir(os.fsdecode(store.containers)) if one.startswith(reference)]
+    identity = names.only_one("container", reference, [*filter(names.is_id, alike)])
     return None if identity is None else Home(store, identity)
 
 
@@ -449,15 +450,15 @@ def abandoned(store: Store, looked_after: set[str] | None = None) -> Iterator[Ho
     Costs one attempt to lock for each container that is looked after, nothing for those that rest.
     """
     others = set() if looked_after is None else looked_after
-    for entry in os.listdir(store.running):
-        identity = os.fsdecode(entry)
-        if not names.is_id(identity):
+    marked = [*filter(names.is_id, os.listdir(os.fsdecode(store.running)))]
+    every = lock.are_held(store.containers, [one.encode() for one in marked], _LOCK[1:])
+    for identity, is_held in zip(marked, every, strict=True):
+        if is_held:
+            others.add(identity)
             continue
         home = Home(store, identity)
         try:
-            if lock.is_held(home.path + _LOCK):
-                others.add(identity)
-            elif home.hold():
+            if home.hold():
                 yield home
         except (FileNotFoundError, NotFound):
             if not home.exists():  # killed between removing the container and its mark

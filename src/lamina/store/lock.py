@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 
-from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock, locked
 from lamina.linux.fd import CLOSED, Fd, owned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "alone", "joining", "take", "turn", "unlock_all"]
+__all__ = ["LOCK_EX", "LOCK_SH", "Lock", "alone", "are_held", "joining", "take", "turn", "unlock_all"]
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _descriptors: set[Fd] = set()
@@ -128,6 +128,19 @@ def is_held(path: bytes) -> bool:
     finally:
         _unlock(fd)
     return False
+
+
+def are_held(directory: bytes, names: list[bytes], file: bytes) -> list[bool | None]:
+    """As `is_held` of the *file* in the directory of each of these *names* below *directory*; None where there is none.
+    Raises OSError.
+    """
+    if not names:
+        return []
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return locked(place, names, file)
+    finally:
+        os.close(place)
 
 
 def unlock_all() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _LATER = _FIRST | frozenset("_.-")
-_HEX = frozenset("0123456789abcdef")
+_HEX = "0123456789abcdef"
 LONGEST_NAME = 128
 ID_LENGTH = 64
 
@@ -66,12 +66,12 @@ def is_name(text: str) -> bool:
 
 def is_id(text: str) -> bool:
     """Whether *text* is a whole id: 64 hexadecimal digits."""
-    return len(text) == ID_LENGTH and _HEX.issuperset(text)
+    return len(text) == ID_LENGTH and not text.strip(_HEX)
 
 
 def is_id_prefix(text: str) -> bool:
     """Whether *text* may be the beginning of an id."""
-    return 0 < len(text) <= ID_LENGTH and _HEX.issuperset(text)
+    return 0 < len(text) <= ID_LENGTH and not text.strip(_HEX)
 
 
 def new_id() -> str:

@@ -59,9 +59,10 @@ def do(args: Arguments) -> int:
 def _record(step: Step, raw: bool, full: bool) -> dict[str, Any]:
     import time
 
+    from lamina.cli.durations import ago
     from lamina.cli.quoting import harmless
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, seconds
+    from lamina.cli.when import seconds
 
     by = harmless(step.created_by.replace("\t", " "))
     if not full and len(by) > SHORT:

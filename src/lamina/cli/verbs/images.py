@@ -84,8 +84,9 @@ def lines(
     """A record for each of the image's names, in docker's words; without a name it is `<none>`."""
     import time
 
+    from lamina.cli.durations import ago
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago, local
+    from lamina.cli.when import local
 
     references = [text for key, text in filters if key == "reference"]
     by_repository = {digest.rpartition("@")[0]: digest.rpartition("@")[2] for digest in image.digests}

@@ -44,8 +44,10 @@ def do(args: Arguments) -> int:
     """Print a JSON list with a document for each container, image, volume or snapshot, or lines by template."""
     from lamina.cli.inspecting import of_container, show
     from lamina.engine import Engine
+    from lamina.engine.listing import LookedUp
 
     engine = Engine(args.root)
+    containers = LookedUp(engine.store)
 
     def look(name: str) -> dict[str, Any]:
         from lamina.errors import InvalidInput, InvalidReference, NotFound
@@ -61,7 +63,7 @@ def do(args: Arguments) -> int:
                 if args.type or "@sha256:" not in name:
                     raise
         try:
-            container = engine.container(name)
+            container = containers.container(name)
             return of_container(engine, container, args.size)
         except NotFound as missing:
             if args.type == "container":

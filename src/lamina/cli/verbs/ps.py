@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.cli.convert import count
+from lamina.cli.durations import ago, lasting
 from lamina.cli.filters import anything, choice, filter_option, number, port_range
+from lamina.cli.labels import Labels
 from lamina.cli.options import format_option
+from lamina.cli.quoting import join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +86,7 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
-    from lamina.engine.listing import damage_of, seen
+    from lamina.engine.listing import keep, seen
     from lamina.errors import NotFound
 
     only_one(VERB, ["--quiet", "--format"] if args.quiet and args.format != "table" else [])
@@ -96,39 +101,41 @@ def do(args: Arguments) -> int:
 
         found = containers(engine, found, args.filter)
     found = found[:last]
-    records, shown = [], []
+    rows, shown = [], []
     wanted = ("ID",) if args.quiet else tuple(HEADINGS) if args.format == "table" else tuple(FIELDS)
     for container in found:
         try:
-            records.append(record(container, args.no_trunc, wanted))
+            rows.append(row(container, args.no_trunc, wanted))
             shown.append(container)
         except NotFound:  # removed meanwhile
             continue
+    keep(shown)
     for container in shown:
-        for damage in damage_of(container):
+        for damage in container.damage:
             warn(str(damage))
     if args.quiet:
-        output.text("".join(f"{one['ID']}\n" for one in records))
-        return 0
-    if args.size or ".Size" in args.format:
-        from lamina.cli.sizes import human
+        output.text("".join([f"{one}\n" for (one,) in rows]))
+    elif args.format == "table" and not args.size:
+        output.columns([*HEADINGS.values()], rows)
+    else:
+        records = [dict(zip(wanted, one, strict=True)) for one in rows]
+        if args.size or ".Size" in args.format:
+            from lamina.cli.sizes import human
 
-        for one, size in zip(records, sizes(engine, shown), strict=True):
-            one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
-    output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
+            for one, size in zip(records, sizes(engine, [one.whole for one in shown]), strict=True):
+                one["Size"] = f"{human(size[0])} (virtual {human(size[1])})"
+        output.records(records, args.format, {**HEADINGS, "Size": "SIZE"} if args.size else HEADINGS)
     return 0
 
 
-def record(container: Glanced, full: bool = False, wanted: Sequence[str] = ()) -> dict[str, Any]:
-    """A container in docker's words, all values text as docker has them: the fields *wanted* (all of FIELDS)."""
+def row(container: Glanced, full: bool, wanted: Sequence[str]) -> list[Any]:
+    """A container in docker's words, all values text as docker has them: those of FIELDS that are *wanted*."""
     state = container.state
-    return {name: FIELDS[name](container, state, full) for name in wanted or FIELDS}
+    return [FIELDS[name](container, state, full) for name in wanted]
 
 
 def _command(container: Glanced, full: bool) -> str:
-    from lamina.cli.quoting import join
-
-    command = join([*container.command])
+    command = join(container.command)
     return command if full or len(command) <= 40 else command[:39] + "…"
 
 
@@ -139,31 +146,13 @@ def _created(container: Glanced) -> str:
 
 
 def _running_for(container: Glanced) -> str:
-    import time
-
-    from lamina.cli.when import ago
-
-    return ago(container.created, time.time()) if container.created else ""
-
-
-def _labels(container: Glanced) -> str:
-    from lamina.cli.labels import Labels
-
-    return Labels(container.labels)
-
-
-def _mounts(container: Glanced) -> str:
-    volumes = container.record.get("volumes") or ()
-    return ",".join(str(volume.get("name") or volume.get("source") or "") for volume in volumes)
-
-
-def _volumes(container: Glanced) -> str:
-    return str(sum(volume["kind"] == "volume" for volume in container.record.get("volumes") or ()))
+    created = container.created
+    return ago(created, time.time()) if created else ""
 
 
 def _ports(container: Glanced, state: str) -> str:
     """None of one that does not run, as docker has it: nothing can be reached there."""
-    return ports(container, container.exposed) if state in ("running", "paused") else ""
+    return ports(container.ports, container.exposed) if state in ("running", "paused") else ""
 
 
 # each of a container, its state, and whether nothing is cut
@@ -177,18 +166,19 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
     "Status": lambda one, state, full: status(one, state),
     "ExitCode": lambda one, state, full: one.exit_code,
     "Names": lambda one, state, full: one.name,
-    "Labels": lambda one, state, full: _labels(one),
-    "Mounts": lambda one, state, full: _mounts(one),
-    "LocalVolumes": lambda one, state, full: _volumes(one),
+    "Labels": lambda one, state, full: Labels(one.labels),
+    "Mounts": lambda one, state, full: ",".join(one.volumes),
+    "LocalVolumes": lambda one, state, full: str(one.local_volumes),
     "Networks": lambda one, state, full: ",".join(one.networks),
     "Ports": lambda one, state, full: _ports(one, state),
     "Size": lambda one, state, full: "0B",
 }
 
 
-def ports(container: Container, exposed: Sequence[str] = ()) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`: the published ones, and of the *exposed* ones the others."""
-    published = container.ports
+def ports(published: dict[str, list[str]], exposed: Sequence[str] = ()) -> str:
+    """`0.0.0.0:8080->80/tcp, 443/tcp`: the *published* ones, and of the *exposed* ones the others."""
+    if not published and not exposed:
+        return ""
     found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
     return ", ".join([*found, *(port for port in exposed if port not in published)])
 
@@ -209,16 +199,12 @@ def status(container: Glanced, state: str) -> str:
     """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
     `Created`, `Dead`.
     """
-    import time
-
-    from lamina.cli.when import ago, lasting
-
     now = time.time()
     if state in ("running", "paused"):
         said = f"Up {lasting(now - (container.started or now))}"
         if state == "paused":
             return f"{said} (Paused)"
-        health = container.health if container.is_examined else "none"
+        health = container.health
         if health == "none":
             return said
         return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"

@@ -92,9 +92,9 @@ def record(box: Container, one: Snapshot, *, whole: bool) -> dict[str, Any]:
     """A snapshot as a list shows it."""
     import time
 
+    from lamina.cli.durations import ago
     from lamina.cli.quoting import quote
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago
 
     command = " ".join(map(quote, one.command))
     return {

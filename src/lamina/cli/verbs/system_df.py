@@ -97,8 +97,8 @@ def _images(found: Any) -> None:
     import time
 
     from lamina.cli import output
+    from lamina.cli.durations import ago
     from lamina.cli.sizes import human
-    from lamina.cli.when import ago
 
     now = time.time()
     output.columns(

@@ -50,8 +50,8 @@ def record(volume: Volume) -> dict[str, Any]:
     """A volume in docker's words, and the containers that mount it."""
     import time
 
+    from lamina.cli.durations import ago
     from lamina.cli.labels import Labels
-    from lamina.cli.when import ago
 
     return {
         "Driver": "local",

@@ -136,7 +136,12 @@ def _read(home: Home) -> dict[str, Any] | None:
 
 def health_of(home: Home, asked: Mapping[str, Any], state: str) -> str:
     """One of STATES. Of one that does not run any more it is "unhealthy", as in docker."""
-    if command_of(asked) is None or state == CREATED:
+    return NONE if command_of(asked) is None else examined_health(home, state)
+
+
+def examined_health(home: Home, state: str) -> str:
+    """As `health_of`, of one that has a health check."""
+    if state == CREATED:
         return NONE
     if state not in LIVING:
         return UNHEALTHY
