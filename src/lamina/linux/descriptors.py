@@ -13,7 +13,9 @@ from __future__ import annotations
 try:
     from lamina.linux._native import exchange, fcntl, flock, locked, poll, receive, socketpair
 except ImportError as error:  # no compiler when the package was built: `lamina info` says so
-    if "subinterpreters" in str(error):  # as everything of C does, without which nothing goes; this is loaded first
+    if "subinterpreters" in str(
+        error
+    ):  # as everything of C does, without which nothing goes; this is loaded first
         from lamina.errors import Unsupported
 
         raise Unsupported(
