@@ -14,7 +14,7 @@ import pytest
 
 from lamina import document
 from lamina.cli.entry import command_line
-from lamina.engine import listing, remembered
+from lamina.engine import Container, listing, remembered
 from lamina.engine.recover import recover
 from lamina.engine.remembered import FACTS, GRAIN, MAGIC, Remembered
 from lamina.errors import Corrupt
@@ -323,39 +323,48 @@ def test_a_listing_is_the_same_with_what_is_kept_and_without(
     assert rows()[2]["Names"] == "another"
 
 
+EVENTS = ("drop", "hold", "release", "pause", "go on", "damage", "remove", "add")
+
+
 class Crowd:
     """Containers in every state: some are made, changed, damaged, removed, and their files' times tell of all of it."""
 
     def __init__(self, store: Store, chance: random.Random) -> None:
         self.store, self.chance, self.now = store, chance, time.time_ns()
         self.homes: list[Home] = []
-        for _ in range(24):
+        for number in range(24):
             self.add()
+            if number % 2:
+                self.starts(self.homes[-1])
 
     def add(self) -> None:
         self.homes.append(made(self.store, self.chance.randrange(20)))
 
+    def starts(self, home: Home) -> None:
+        if home.held or home.hold():
+            home.mark(f"m{home.id[:8]}")
+            home.drop_record("exit")
+            self.writes(home, "state")
+
+    def writes(self, home: Home, name: str) -> None:
+        home.write(name, content(name, home.id, self.chance.randrange(20), self.now))
+        self.now += 1
+        os.utime(home.path + f"/{name}.json".encode(), ns=(self.now, self.now))
+
     def happens(self) -> None:
         home, chance = self.chance.choice(self.homes), self.chance
         name = chance.choice(["container", "network", "state", "state", "exit", "exit"])
-        match chance.choice(
-            ["write"] * 6 + ["drop", "hold", "mark", "release", "pause", "go on", "damage", "remove", "add"]
-        ):
+        is_marked = os.path.lexists(self.store.running + b"/" + home.id.encode())
+        match chance.choice([*["write"] * 6, *["start"] * 3, *EVENTS]):
             case "write":
-                home.write(name, content(name, home.id, chance.randrange(20), self.now))
-                self.now += 1
-                os.utime(home.path + f"/{name}.json".encode(), ns=(self.now, self.now))
+                self.writes(home, name)
+            case "start":
+                self.starts(home)
             case "drop" if name != "container":
                 home.drop_record(name)
-            case "hold":
+            case "hold":  # without a mark: its lock has to be asked for
                 home.held or home.hold()
-            case "mark" if (
-                home.held
-            ):  # those that are found by their marks, and those whose locks have to be asked for
-                home.mark(f"m{home.id[:8]}")
-            case "release" if not home.held or not os.path.lexists(
-                self.store.running + b"/" + home.id.encode()
-            ):
+            case "release" if not is_marked:  # or it would be cleaned up after
                 home.release()
             case "pause":
                 home.set_mark("paused")
@@ -368,6 +377,36 @@ class Crowd:
                 home.discard(None)
             case "add":
                 self.add()
+
+
+def is_as_the_container_says(one: listing.Glanced) -> None:
+    """What is told of one that is glanced at is what its records say that are all read; those that are damaged are for
+    `test_a_damaged_record...`.
+    """
+    box = Container(Home(one.home.store, one.id))
+    told = (
+        "name",
+        "image",
+        "created",
+        "state",
+        "started",
+        "exit_code",
+        "finished",
+        "health",
+        "ports",
+        "is_alive",
+    )
+    try:
+        said = [getattr(box, name) for name in told] + [[*box.command], [*box.networks], {**box.labels}]
+    except Corrupt:
+        return
+    for name in ("container", "network", "exit", "state"):
+        if box._home.has(name):
+            try:
+                box._home.read(name)
+            except Corrupt:
+                return
+    assert [getattr(one, name) for name in told] + [[*one.command], [*one.networks], {**one.labels}] == said
 
 
 LISTINGS = (
@@ -404,6 +443,8 @@ def test_whatever_happened_what_is_printed_is_the_same_with_what_is_kept_and_wit
         for _ in range(crowd.chance.randrange(8)):
             crowd.happens()
         recover(store)
+        for one in listing.seen(store, all=True):
+            is_as_the_container_says(one)
         printed(1)
         assert printed(1) == printed(1 << 30)
 

@@ -75,11 +75,11 @@ def test_where_one_is_there_that_is_enough_nothing_after_it_is_looked_at(tmp_pat
         for file in files:
             (tmp_path / name / file).touch()
     first, second, third = (look(tmp_path / "a" / file) for file in "123")
-    names, files = [b"a", b"b", b"c"], (b"1", b"2", b"3")
-    assert survey(place, names, files, 1)[0] == (first, second)
-    assert [len(found) for found in survey(place, names, files, 1)] == [2, 3, 3]
-    assert [len(found) for found in survey(place, names, files, 0)] == [1, 1, 3]
-    assert survey(place, names, files, 2)[0] == survey(place, names, files)[0] == (first, second, third)
+    names, asked = [b"a", b"b", b"c"], (b"1", b"2", b"3")
+    assert survey(place, names, asked, 1)[0] == (first, second)
+    assert [len(found) for found in survey(place, names, asked, 1)] == [2, 3, 3]
+    assert [len(found) for found in survey(place, names, asked, 0)] == [1, 1, 3]
+    assert survey(place, names, asked, 2)[0] == survey(place, names, asked)[0] == (first, second, third)
 
 
 def test_none_at_all(place: int) -> None:

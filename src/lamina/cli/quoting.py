@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-~^")
 _ESCAPES = {
     "\n": "\\n",
@@ -37,7 +41,7 @@ def _escape(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
-def join(words: list[str] | tuple[str, ...]) -> str:
+def join(words: Sequence[str]) -> str:
     """A command as it could be typed."""
     return " ".join([quote(word) for word in words])
 
