@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli import when
+from lamina.cli import durations, when
 from lamina.cli.listing import Listing
 from lamina.cli.quoting import join, quote
 from lamina.cli.reviewing import summary
@@ -76,7 +76,7 @@ def test_a_command_can_be_pasted() -> None:
     ],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert when.lasting(seconds) == said
+    assert durations.lasting(seconds) == said
 
 
 def test_moments() -> None:

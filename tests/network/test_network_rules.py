@@ -12,6 +12,7 @@ import pytest
 from lamina.engine.egress import MOST as MOST_ALLOWED
 from lamina.engine.egress import read_egress
 from lamina.errors import KernelError
+from lamina.linux import nftables
 from lamina.linux.nftables import (
     Element,
     add_elements,
@@ -203,7 +204,7 @@ def test_a_port_that_moves_has_a_rule_whenever_who_moves_it_is_killed(monkeypatc
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done = firewall.commit
+        done = nftables.commit
 
         def owners():
             with open_nftables() as channel:
@@ -241,7 +242,7 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done, generation_of = firewall.commit, firewall.generation_of
+        done, generation_of = nftables.commit, nftables.generation_of
         meanwhile = [
             [add_table("inet", "theirs")],
             rules.removals("lamina", rules.of_attachment(lab.attachments[0])),
