@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from errno import EIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from lamina.engine import cni, picture, plugging, session, starting
+from lamina.engine.cni_mistakes import is_mistaken
 from lamina.errors import InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.runtime.launch import launch
 from lamina.store import trace
@@ -85,8 +87,7 @@ def of_a_shell(place: Path, script: str) -> None:
 def test_a_container_is_in_the_network_of_a_configuration(store_root: Path, place: Path) -> None:
     mapped = shutil.which("iptables") is not None  # which the plugin takes
     further = [{"type": "portmap", "capabilities": {"portMappings": True}}] if mapped else []
-    # portmap 1.1 finds rules of IPv6 missing that it has not made
-    configure(place, "front", *further, disableCheck=True)
+    configure(place, "front", *further)
     publish = [f"{HOST}:8080:80"] if mapped else []
 
     def test(host: Host) -> None:
@@ -111,7 +112,12 @@ def test_a_container_is_in_the_network_of_a_configuration(store_root: Path, plac
             box.exec(["sh", "-c", "while :; do echo hello | nc -l -p 80; done &"])
             with host.inside(host.world):
                 until(lambda: reaches(HOST, 8080))
+        # portmap 1.1 also looks for rules of IPv6, which it has not made
         assert host.engine.storage.check().findings == ()
+        if mapped:
+            subprocess.run(["iptables", "-t", "nat", "-F"], check=True)
+            [broken] = host.engine.storage.check().findings
+            assert "could not check ipv4 dnat" in broken.problem
         box.restart(timeout=0)
         assert leases(place) == ["10.44.0.7"]
         # the supervisor is killed, then the container: it is given back by the next who looks
@@ -425,3 +431,13 @@ def test_files_are_looked_at_in_the_order_of_libcni(place: Path) -> None:
         kinds()
     put("30-c.conflist", "third", disableCheck="false")
     assert cni.find("net")["disableCheck"] is False
+
+
+def test_only_what_a_plugin_has_not_made_is_no_complaint() -> None:
+    four = {"ips": [{"address": "10.44.0.7/24"}]}
+    both = {"ips": [*four["ips"], {"address": "fd00::7/64"}]}
+    portmap = {"type": "portmap"}
+    assert is_mistaken(portmap, four, "portmap: CHECK: could not check ipv6 dnat: chain X not found")
+    assert not is_mistaken(portmap, four, "portmap: CHECK: could not check ipv4 dnat: chain X not found")
+    assert not is_mistaken(portmap, both, "portmap: CHECK: could not check ipv6 dnat: chain X not found")
+    assert not is_mistaken({"type": "bridge"}, four, "bridge: CHECK: could not check ipv6 dnat: no")

@@ -14,7 +14,7 @@ from lamina.linux.rtnetlink import links
 from lamina.network import forwarding, rules
 from lamina.network.model import Network, link_local
 from lamina.network.subnet import packed, text_of
-from support.frames import ARP, IPV4, IPV6, checksum, frame, udp4
+from support.frames import ARP, IPV4, IPV6, checksum, frame, icmpv6, udp4
 from support.lab import (
     HOST,
     SILENCE,
@@ -48,13 +48,6 @@ def three(lab: Lab) -> tuple[Network, Box, Box, bytes]:
     with open_channel() as channel:
         mac = links(channel, name="lam-one")[0].address
     return network, victim, attacker, mac
-
-
-def icmpv6(source: bytes, target: bytes, kind: int, rest: bytes) -> bytes:
-    body = struct.pack("!BBH", kind, 0, 0) + rest
-    pseudo = source + target + struct.pack("!II", len(body), 58)
-    body = struct.pack("!BBH", kind, 0, checksum(pseudo + body)) + rest
-    return struct.pack("!IHBB", 0x60000000, len(body), 58, 255) + source + target + body
 
 
 def test_a_container_cannot_send_under_anothers_address() -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
 from lamina.document import decode, encode
+from lamina.engine.cni_mistakes import is_mistaken
 from lamina.errors import (
     Corrupt,
     InvalidInput,
@@ -339,7 +340,8 @@ def complaint(home: Home, pid: int) -> str:
             try:
                 _call(held, kept, plugin, CHECK, home.id, f"/proc/{pid}/ns/net", kept["result"])
             except LaminaError as failure:
-                return failure.message
+                if not is_mistaken(plugin, kept["result"], failure.message):
+                    return failure.message
     return ""
 
 

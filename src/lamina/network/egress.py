@@ -14,6 +14,7 @@ from sys import byteorder
 from lamina.linux.nftables import (
     CT_ESTABLISHED,
     CT_RELATED,
+    NF_DROP,
     NFT_JUMP,
     NFT_RETURN,
     REG32_00,
@@ -71,6 +72,8 @@ MOST_TOLD, MOST_DROPPED = 65535, 4096  # elements of a set, of all containers to
 KEPT = 3600  # seconds that a count is kept which nobody reads
 _RETURN = verdict(NFT_RETURN)
 _TCP, _SOLICITATION, _ADVERTISEMENT = 6, 135, 136
+_MEMBERSHIPS = (131, 132, 143)  # a report of MLD, that one has left a group, a report of MLDv2
+_LINK_WIDE = b"\xff\x02"  # how groups of this link begin
 _OPENING, _SYN = b"\x12", b"\x02"  # of the flags of TCP: SYN and ACK; SYN alone
 _FAMILIES = {4: "ipv4_addr", 6: "ipv6_addr"}  # the type of an address
 _HEADERS = {4: (FROM_4, TO_4, IS_IPV4, IS_ETHER_IPV4), 6: (FROM_6, TO_6, IS_IPV6, IS_ETHER_IPV6)}
@@ -200,10 +203,19 @@ def _of_family(version: int, passed: Expression, tracked: bool) -> list[Expressi
         *(way + both + in_set(f"told{version}") + passed for way in ways),
         ported + both + port + in_set(f"open{version}_at") + passed,
         *(way + ported + both + port + in_set(f"told{version}_at") + passed for way in ways),
+        *(_memberships(family) if version == 6 else ()),
         ported + both + protocol + payload("transport", 2, 2, REG32_00 + 2 * words + 1) + counted,
         both + protocol + constant(bytes(2), REG32_00 + 2 * words + 1) + counted,
         DROP,
     ]
+
+
+def _memberships(family: Expression) -> list[Expression]:
+    """What the container's kernel says by itself of the multicast groups that it is in (RFC 2710, RFC 3810), to this
+    link: dropped as the rest is, but nobody has tried anything, so it is not counted.
+    """
+    to_link = family + network_field((24, 2)) + compare(_LINK_WIDE) + IS_ICMPV6 + ICMPV6_TYPE
+    return [to_link + compare(bytes([kind])) + verdict(NF_DROP) for kind in _MEMBERSHIPS]
 
 
 # -- elements

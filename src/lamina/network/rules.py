@@ -272,11 +272,15 @@ _BRIDGE_RULES: dict[str, tuple[Expression, ...]] = {
         # neither hosts nor neighbours take routers and routes from a container
         _OF_ICMPV6 + ICMPV6_TYPE + compare(bytes([_ROUTER_ADVERTISEMENT])) + DROP,
         _OF_ICMPV6 + ICMPV6_TYPE + compare(bytes([_REDIRECT])) + DROP,
+        # whose address it says that is must be seen, and his: a first fragment may end before that, and conntrack puts
+        # it together again so well that the kernel does not know it for one, which it would drop (RFC 6980)
         _OF_ICMPV6
         + ICMPV6_TYPE
         + compare(bytes([_NEIGHBOUR_ADVERTISEMENT]))
-        + _own(payload("transport", 8, 16, REG_2), "addresses6", absent=True)
-        + DROP,
+        + _own(payload("transport", 8, 16, REG_2), "addresses6")
+        + _own(network_field(FROM_6, REG_2), "addresses6")
+        + ACCEPT,
+        _OF_ICMPV6 + ICMPV6_TYPE + compare(bytes([_NEIGHBOUR_ADVERTISEMENT])) + DROP,
         meta("protocol") + compare(ETHER_IPV6) + _own(network_field(FROM_6, REG_2), "addresses6") + ACCEPT,
         # before it has an address: whether somebody else has its own one, which for another's would keep that one from
         # it (RFC 4862, 5.4.3); and the multicast groups that takes
