@@ -425,3 +425,18 @@ def test_files_are_looked_at_in_the_order_of_libcni(place: Path) -> None:
         kinds()
     put("30-c.conflist", "third", disableCheck="false")
     assert cni.find("net")["disableCheck"] is False
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"plugins": [{"type": "bridge", "capabilities": "ips"}]}, "capabilities of bridge are no object"),
+        ({"plugins": {"type": "bridge"}}, "no list of plugins"),
+        ({"cniVersion": [], "cniVersions": 1}, "cniVersion"),
+    ],
+)
+def test_a_configuration_that_is_made_otherwise_is_said(place: Path, made: dict[str, Any], said: str) -> None:
+    content = {"cniVersion": "1.0.0", "name": "odd", "plugins": [{"type": "bridge"}], **made}
+    (place / "odd.conflist").write_text(json.dumps(content))
+    with pytest.raises((InvalidInput, Unsupported), match=said):
+        cni.find("odd")

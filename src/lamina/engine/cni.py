@@ -132,7 +132,12 @@ def _checked(found: dict[str, Any], path: str) -> dict[str, Any]:
         kind = one.get("type")
         if not isinstance(kind, str) or not kind or "/" in kind or kind in (".", ".."):
             raise InvalidInput(f"network {PREFIX}{found['name']}: {path}: {kind!r} is no name of a plugin")
-    offered = [found.get("cniVersion"), *(found.get("cniVersions") or ())]
+        if not isinstance(one.get("capabilities") or {}, dict):
+            raise InvalidInput(
+                f"network {PREFIX}{found['name']}: {path}: the capabilities of {kind} are no object"
+            )
+    others = found.get("cniVersions") or []
+    offered = [found.get("cniVersion"), *(others if isinstance(others, list) else ())]
     version = max((one for one in offered if one in VERSIONS), default="")
     if not version:
         raise Unsupported(
