@@ -441,3 +441,18 @@ def test_only_what_a_plugin_has_not_made_is_no_complaint() -> None:
     assert not is_mistaken(portmap, four, "portmap: CHECK: could not check ipv4 dnat: chain X not found")
     assert not is_mistaken(portmap, both, "portmap: CHECK: could not check ipv6 dnat: chain X not found")
     assert not is_mistaken({"type": "bridge"}, four, "bridge: CHECK: could not check ipv6 dnat: no")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"plugins": [{"type": "bridge", "capabilities": "ips"}]}, "capabilities of bridge are no object"),
+        ({"plugins": {"type": "bridge"}}, "no list of plugins"),
+        ({"cniVersion": [], "cniVersions": 1}, "cniVersion"),
+    ],
+)
+def test_a_configuration_that_is_made_otherwise_is_said(place: Path, made: dict[str, Any], said: str) -> None:
+    content = {"cniVersion": "1.0.0", "name": "odd", "plugins": [{"type": "bridge"}], **made}
+    (place / "odd.conflist").write_text(json.dumps(content))
+    with pytest.raises((InvalidInput, Unsupported), match=said):
+        cni.find("odd")

@@ -136,6 +136,27 @@ def test_one_that_cannot_be_started_does_not_keep_the_others(engine: Engine) -> 
     assert good.state == "running"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"restart": None}, {"restart": []}, {"restart": "always"}, {"further": 5}, {"networking": 5}],
+    ids=str,
+)
+def test_one_whose_record_is_damaged_does_not_keep_the_others(engine: Engine, damage: dict[str, Any]) -> None:
+    bad, good = (engine.create("host", SLEEP, name=name, restart="always") for name in ("bad", "good"))
+    for box in (bad, good):
+        box.start()
+        box.stop()
+    record = place_of(bad) / "container.json"
+    whole = record.read_text()
+    asked = json.loads(whole)
+    record.write_text(json.dumps({**asked, "options": {**asked["options"], **damage}}))
+    try:
+        assert engine.start_restartable() == [("good", None)]
+        assert engine.stop_restartable() == [("good", None)]
+    finally:
+        record.write_text(whole)
+
+
 def test_what_the_disk_does_not_give_any_more_keeps_no_other(engine: Engine) -> None:
     boxes = [engine.create("host", SLEEP, name=name, restart="always") for name in ("one", "two", "good")]
     for box in boxes:

@@ -108,6 +108,22 @@ def test_a_broken_filling_is_begun_again(engine: Engine, sh: Sh) -> None:
     assert sorted(os.listdir(path.parent)) == ["_data", "volume.json"]
 
 
+def test_what_another_container_has_written_meanwhile_stays(engine: Engine, sh: Sh) -> None:
+    """It had the volume before the start that was killed while it filled it."""
+    small_image(engine.store, data)
+    volumes.create(engine.store, "v")
+    path = volume_path(engine, "v")
+    (path / "sub").mkdir()
+    (path / "sub/half").write_text("half")
+    (path / "precious").write_text("another's\n")
+    (path.parent / "filling").write_text("begun\n")
+    script = "cat /data/file /data/precious; ls /data /data/sub"
+    assert (
+        sh(script, volumes=["v:/data"]).stdout
+        == "image\nanother's\n/data:\nfifo\nfile\nlink\nprecious\nsub\n\n/data/sub:\nagain\n"
+    )
+
+
 @pytest.mark.parametrize("volume", ["v:/data:nocopy", "v:/nothing/there"])
 def test_what_was_written_after_a_broken_filling_stays(engine: Engine, sh: Sh, volume: str) -> None:
     small_image(engine.store, data)
@@ -131,6 +147,10 @@ def test_a_filling_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space"):
         fill(os.fsencode(tmp_path / "volume"), (os.fsencode(tmp_path / "layer"),), False, "/data")
     assert os.listdir(tmp_path / "volume") == []
+    (tmp_path / "volume/precious").write_text("another's")
+    with pytest.raises(OSError, match="No space"):
+        fill(os.fsencode(tmp_path / "volume"), (os.fsencode(tmp_path / "layer"),), False, "/data")
+    assert os.listdir(tmp_path / "volume") == ["precious"]
 
 
 def test_many_starts_fill_one_volume_once(engine: Engine) -> None:

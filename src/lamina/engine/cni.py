@@ -140,7 +140,13 @@ def _checked(found: dict[str, Any], path: str) -> dict[str, Any]:
                 f"network {PREFIX}{found['name']}: {path}: {kind!r} is no name of a plugin",
                 remedy='"type" is the name of a program in $CNI_PATH, such as "bridge", and no path',
             )
-    offered = [found.get("cniVersion"), *(found.get("cniVersions") or ())]
+        if not isinstance(one.get("capabilities") or {}, dict):
+            raise InvalidInput(
+                f"network {PREFIX}{found['name']}: {path}: the capabilities of {kind} are no object",
+                remedy='such as {"portMappings": true}, or leave it out',
+            )
+    others = found.get("cniVersions") or []
+    offered = [found.get("cniVersion"), *(others if isinstance(others, list) else ())]
     version = max((one for one in offered if one in VERSIONS), default="")
     if not version:
         raise Unsupported(

@@ -22,6 +22,8 @@ from lamina.store.tree import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lamina.image.apply.ids import IdMap
     from lamina.overlay.tree import Tree
 
@@ -35,27 +37,37 @@ _COPIED = ("user.", "security.capability", "system.posix_acl", "trusted.")
 
 
 def fill(
-    volume: bytes, lowers: tuple[bytes, ...], userxattr: bool, path: str, ids: IdMap | None = None
+    volume: bytes,
+    lowers: tuple[bytes, ...],
+    userxattr: bool,
+    path: str,
+    ids: IdMap | None = None,
+    *,
+    again: bool = False,
 ) -> None:
-    """Copy what the stack of *lowers* has at *path* into the empty directory *volume*, with the directory's own owner
-    and mode. Nothing happens if there is no directory. *ids* are what the owners become. Raises OSError, InvalidInput
-    for an owner that is not in *ids*; then the directory is empty again.
+    """Copy what the stack of *lowers* has at *path* into the directory *volume*, with the directory's own owner and
+    mode. Nothing happens if there is no directory. *ids* are what the owners become. *again*: somebody began, and did
+    not come to the end; what else others have written by now stays. Raises OSError, InvalidInput for an owner that is
+    not in *ids*; then nothing of it is there.
     """
     with Overlay(MountSpec(lowerdirs=lowers, userxattr=userxattr)).open() as tree:
         place = (tree / path).resolve()
         if not place.is_dir():
             return
-        try:
-            with Fd(os.open(volume, _DIRECTORY)) as target:
+        if again:
+            _remove(volume, [os.fsencode(entry.name) for entry in place.iterdir()])
+        with Fd(os.open(volume, _DIRECTORY)) as target:
+            there = {os.fsencode(name) for name in os.listdir(target)}
+            try:
                 _Copier(target, ids).directory(place, target, b"")
-        except BaseException:
-            empty(volume)
-            raise
+            except BaseException:
+                mine = [os.fsencode(entry.name) for entry in place.iterdir()]
+                _remove(volume, [name for name in mine if name not in there])
+                raise
 
 
-def empty(volume: bytes) -> None:
-    """Remove what is in the directory. Raises OSError."""
-    for name in os.listdir(volume):
+def _remove(volume: bytes, names: Iterable[bytes]) -> None:
+    for name in names:
         remove_tree(volume + b"/" + name)
 
 

@@ -250,7 +250,7 @@ def _fill(
     if not (volume.copy and base.id) or volume.subpath or not _may_have(base, volume.target):
         _leave_as_it_is(mark)
         return
-    from lamina.engine.filling import empty, fill
+    from lamina.engine.filling import fill
     from lamina.engine.within import reach
     from lamina.store import lock
 
@@ -263,13 +263,11 @@ def _fill(
     assert held is not None
     with held:
         begun = os.fstat(held.fd).st_size > 0
-        if begun:
-            reach(maps, empty, data)
         if begun or _is_empty(data):
             os.write(held.fd, b"begun\n")
             try:
                 lowers, ids = (place.lower, *place.below), _becoming(volume, drawn)
-                reach(maps, fill, data, lowers, rootless, os.fsdecode(volume.target), ids)
+                reach(maps, fill, data, lowers, rootless, os.fsdecode(volume.target), ids, again=begun)
             except OSError as error:
                 raise KernelError(
                     "fill volume",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # in the marker `stopped`: by the machine's end, not by somebody
 SHUTDOWN = "shutdown"
+# what comes of a record in which something else is than was written
+_DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
 # how many are asked to end at once
 AT_ONCE = 16
 
@@ -60,7 +62,7 @@ def _those(store: Store, wanted: Callable[[Home], bool]) -> list[tuple[str, Home
             asked = home.asked()
             if options_of(asked).restart[0] != NO and wanted(home):
                 found.append((int(asked.get("created") or 0), str(asked["name"]), home))
-        except (LaminaError, OSError, KeyError):
+        except (LaminaError, OSError, *_DAMAGED):
             continue  # removed meanwhile; or what a newer Lamina made; or for somebody to look at
     return [(name, home) for _, name, home in sorted(found, key=lambda one: one[:2])]
 
