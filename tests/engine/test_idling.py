@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -250,6 +251,24 @@ def test_the_program_goes_on_when_time_is_over_or_something_is_said_or_a_signal_
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_who_cannot_see_signals_does_not_sleep_through_one() -> None:
+    """No descriptor is left for them: then it goes on soon, and Python looks."""
+
+    def full() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        os.kill(os.getpid(), signal.SIGUSR1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+    for milliseconds in ("-1", "600000"):
+        # what it goes on as needs no descriptors either
+        words = [idling.PROGRAM, "0", milliseconds, idling.PROGRAM]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, preexec_fn=full) as process:
+            try:
+                assert process.wait(100) == 125
+            finally:
+                process.kill()
 
 
 def is_killed(pid: int) -> bool:

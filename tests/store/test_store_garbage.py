@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, KernelError, NotFound
 from lamina.store import blobs, containers, garbage, images, layers, lock, pins, sizes, tags, trace, volumes
 from lamina.store.containers import Home
 from lamina.store.images import ImageRecord
-from lamina.store.leases import lease
+from lamina.store.leases import lease, leased
 from lamina.store.prune import enforce, prune_images
 from lamina.store.references import ContainerUses
 from lamina.store.root import Store
@@ -176,6 +177,21 @@ def test_as_long_as_something_cannot_be_read_nothing_goes(store: Store, what: st
         done = garbage.collect(store, explain=True)
     assert done.layers == () and there(store) == {A, B, C}
     assert any("anything may use it" in kept.because[0] for kept in done.kept if kept.id == C)
+
+
+def test_no_room_for_a_line_of_a_lease_leaves_nothing_of_it(store: Store) -> None:
+    """The next line is not spoilt, nor does the collector find what nobody wrote."""
+    with lease(store) as held:
+        held.add_layer(A)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(held.path).st_size + 20, before[1]))
+        try:
+            with pytest.raises(KernelError):
+                held.add_layer(B)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        held.add_layer(C)
+        assert leased(store)[0]["layer"] == {A, C}
 
 
 def test_what_those_left_who_were_killed(store: Store) -> None:

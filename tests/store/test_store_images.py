@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
-from lamina.store import blobs, images, pins, tags
+from lamina.store import blobs, durable, images, pins, tags
 from lamina.store.images import ImageRecord
 from lamina.store.leases import lease
 from lamina.store.root import Store
@@ -27,6 +28,25 @@ def store(tmp_path: Path) -> Store:
 
 def removed(store: Store) -> list[str]:
     return entries(store.images + b"/removed")
+
+
+def test_names_that_others_gave_are_on_the_disk_before_a_record_refers_to_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote a blob or a layer may have come as far as its name, and wait for that still."""
+    synced: list[set[bytes]] = []
+    at_once = durable.sync_together
+
+    def sync_together(paths: Mapping[bytes, str]) -> None:
+        synced.append(set(paths))
+        at_once(paths)
+
+    with lease(store) as held:
+        config = blobs.write_blob(store, b"config", held)
+        record = record_of(config, [make_layer(store, "a", held)], (config,))
+        monkeypatch.setattr(durable, "sync_together", sync_together)
+        images.put(store, record, [DEBIAN], lease=held)
+    assert synced[0] >= {store.layers, store.blobs + b"/sha256"}
 
 
 def test_what_is_put_is_got(store: Store) -> None:

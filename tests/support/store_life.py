@@ -109,7 +109,10 @@ def _end(store: Store) -> None:
 
 
 def _freeze(store: Store) -> None:
-    if images.get(store, FROZEN) is not None:  # an earlier life was stopped
+    if (found := images.get(store, FROZEN)) is not None:
+        # an earlier life was stopped, perhaps before it had its name, and what has none is pruned
+        tags.tag(store, THIRD, found.id)
+        pins.pin(store, found.id)
         return
     with lease(store) as held:
         config = blobs.write_blob(store, b"frozen", held)

@@ -386,6 +386,10 @@ def _replace(store: Store, place: bytes, content: dict[str, Any], batch: Batch |
     directory, name = os.path.split(place)
     old = _removed(store, name)
     try:
+        # what it refers to may have been made by others, who wait for its names still
+        algorithms = {str(blob).partition(":")[0] for blob in content["blobs"]}
+        for names in (store.layers, *(b"%s/%s" % (store.blobs, one.encode()) for one in sorted(algorithms))):
+            own.needs(names, what="image")
         own.write(directory, name, content, what="image")
         own.then(lambda: forget(old))
         try:

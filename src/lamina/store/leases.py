@@ -15,6 +15,7 @@ collector exclusively from reading the leases until it has moved away what nobod
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from contextlib import contextmanager
 
 from lamina.errors import Corrupt, LaminaError
@@ -34,9 +35,9 @@ KINDS = ("layer", "blob", "image")
 
 
 class Lease:
-    """A held lease; see the module. Safe to use from several threads: each addition is one write."""
+    """A held lease; see the module. Safe to use from several threads, which add one after the other."""
 
-    __slots__ = ("_found", "_lock", "path", "store")
+    __slots__ = ("_found", "_lock", "_turn", "path", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -46,6 +47,7 @@ class Lease:
             held = lock.take(self.path, lock.LOCK_EX, create=True)
         assert held is not None
         self._lock = held
+        self._turn = allocate_lock()
         self._found: set[tuple[str, str]] = set()  # what is there as long as this is
 
     def add_layer(self, identity: str) -> bool:
@@ -73,9 +75,13 @@ class Lease:
             return True
         try:
             point("lease.add")
-            with lock.turn(self.store.leases, lock.LOCK_SH):
-                os.lseek(self._lock.fd, 0, os.SEEK_END)
-                write_all(self._lock.fd, f"{kind} {what}\n".encode())
+            with self._turn, lock.turn(self.store.leases, lock.LOCK_SH):
+                end = os.lseek(self._lock.fd, 0, os.SEEK_END)
+                try:
+                    write_all(self._lock.fd, f"{kind} {what}\n".encode())
+                except OSError:  # no room is left: half a line would spoil the next one
+                    os.ftruncate(self._lock.fd, end)
+                    raise
                 is_there = os.path.lexists(place)
         except OSError as error:
             raise_storage_error(error, f"keep {kind} {what}", self.path)

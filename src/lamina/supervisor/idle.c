@@ -18,7 +18,7 @@
 #define SIG_BLOCK 0
 #endif
 
-enum { MOST = 64, FAILED = 125, SFD_CLOEXEC = 02000000, SIGNAL_BYTES = 8 };
+enum { MOST = 64, FAILED = 125, SFD_CLOEXEC = 02000000, SIGNAL_BYTES = 8, BLIND = 2000 };
 
 struct timespec64 { int64_t seconds, nanoseconds; };
 
@@ -65,6 +65,11 @@ void lamina_idle(long *stack)
     watched[many].fd = call(__NR_signalfd4, -1, (long)&blocked, SIGNAL_BYTES, SFD_CLOEXEC, 0);
     watched[many].events = POLLIN;
     watched[many].revents = 0;
+    if (watched[many].fd < 0 && (left < 0 || left > BLIND)) {
+        /* no descriptor or no memory is left (ENFILE, ENOMEM): who cannot see signals must not sleep through one */
+        left = BLIND;
+        time = (struct timespec64){BLIND / 1000, BLIND % 1000 * 1000000};
+    }
     /* whatever it answers, Python is who knows what to do: also about an error */
     call(__NR_ppoll, (long)watched, many + 1, left < 0 ? 0 : (long)&time, 0, 0);
     call(__NR_execve, (long)words[3], (long)(words + 3), (long)environment, 0, 0);
