@@ -45,6 +45,38 @@ def test_a_container_lives_from_its_creation_to_its_removal(engine: Engine) -> N
         engine.container("box")
 
 
+# its first signal waits until it has been seen, as one that comes while a shell forks does
+HOLDS_BACK = """
+import signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+print("ready", flush=True)
+while not signal.sigpending():
+    time.sleep(0.001)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [
+        (lambda box: box.stop(timeout=50), signal.SIGTERM),
+        (lambda box: box.kill("TERM"), signal.SIGTERM),
+        (lambda box: box.kill("HUP"), signal.SIGHUP),
+    ],
+    ids=["stop", "its stop signal", "another"],
+)
+def test_a_signal_that_it_held_back_for_a_moment_ends_it(
+    engine: Engine, end: Callable[[Container], None], number: int
+) -> None:
+    """The kernel drops what the first process of a pid namespace lets through, if that has no handler."""
+    box = engine.start("host", ["/usr/bin/python3", "-c", HOLDS_BACK])
+    until(lambda: said(box) == b"ready\n")
+    end(box)
+    until(lambda: box.state == "exited")
+    assert box.exit_code == 128 + number
+
+
 def test_what_it_wrote_is_there_at_the_next_start(engine: Engine, tmp_path: Path) -> None:
     script = "test -e mark && echo again; echo x >mark; mkdir -p d; rm -rf d; mkdir d"
     box = engine.start("host", ["sh", "-c", script], workdir=str(tmp_path))

@@ -104,7 +104,8 @@ def test_a_paused_one_can_be_ended(
     assert box.state == "running"
 
 
-def test_any_signal_that_ends_it_lets_it_go_on_to_end(box: Container) -> None:
+def test_any_signal_that_ends_it_lets_it_go_on_to_end(engine: Engine) -> None:
+    box = engine.start("host", ["sleep", "1000"])  # a shell that forks just then holds all signals back
     box.pause()
     box.kill("HUP")
     until(lambda: box.state == "exited")

@@ -30,6 +30,7 @@ from lamina.store.containers import (
     no_such,
 )
 from lamina.store.events import about, note
+from lamina.supervisor.signals import BLOCKED, DEFAULT, PENDING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ SIGTERM = 15
 STOP_TIMEOUT = 10.0
 # how long who looks after a container may take to write down that it ended
 PATIENCE = 30.0
+# what becomes of a signal that is blocked when it is sent shows later; for so long whoever sends only that one looks
+HELD_BACK = (BLOCKED, PENDING)
+A_MOMENT = 10.0
 
 
 def start(home: Home, *, attached: int = -1) -> list[str]:
@@ -81,11 +85,16 @@ def stopping(
     while _state_or_none(home) in LIVING:  # it may be started again before who looks after it hears of us
         with _process(home) as process:
             # before the signal: who looks after it must not start it again
-            wake(home, number if process.would_end(number, asked) else 0, shutdown=shutdown)
+            found = process.standing(number, asked)
+            wake(home, number if found == DEFAULT else 0, shutdown=shutdown)
             if process.is_there:
-                process.deliver(number, asked)
+                process.send(SIGKILL if found == DEFAULT else number)
                 thaw(home)
-                if not (yield from _end_of(process, None if grace < 0 else grace)):
+                end = None if grace < 0 else time.monotonic() + grace
+                if found in HELD_BACK and (yield from _is_dropped(process, number, asked, end)):
+                    wake(home, number, shutdown=shutdown)
+                    process.send(SIGKILL)
+                if not (yield from _end_of(process, end and max(0.0, end - time.monotonic()))):
                     process.send(SIGKILL)
             yield from _await_end(home, process)
     note(home.store, about(asked, "stop"))
@@ -106,19 +115,27 @@ def killing(home: Home, signal: str | int = SIGKILL) -> Waits[None]:
             f"kill container {asked['name']}: it is not running", remedy="'lamina start' starts it"
         )
     with _process(home) as process:
-        ends = process.would_end(number, asked)
-        if number in (SIGKILL, stop_signal(asked)):
-            wake(home, number if ends else 0)
-        elif ends:
-            with suppress(KernelError):  # as above: then the exit status tells of SIGKILL
-                home.set_mark(CARRIED_MARK, str(number))
-        if process.is_there:
-            process.deliver(number, asked)
+        found = process.standing(number, asked)
+        _say(home, asked, number, carried_out=found == DEFAULT)
+        process.send(SIGKILL if found == DEFAULT else number)
         note(home.store, about(asked, "kill", signal=number))
-        if ends or number in (SIGKILL, stop_signal(asked)):
+        if found == DEFAULT or number in (SIGKILL, stop_signal(asked)):
             thaw(home)
+        waits = found in HELD_BACK and not home.is_marked(PAUSED_MARK)
+        if waits and (yield from _is_dropped(process, number, asked, time.monotonic() + A_MOMENT)):
+            _say(home, asked, number, carried_out=True)
+            process.send(SIGKILL)
         if number == SIGKILL:
             yield from _await_end(home, process)
+
+
+def _say(home: Home, asked: dict[str, Any], number: int, *, carried_out: bool) -> None:
+    """Note what *number* is to mean to who looks after it. *carried_out*: its default action is, by us."""
+    if number in (SIGKILL, stop_signal(asked)):
+        wake(home, number if carried_out else 0)
+    elif carried_out:
+        with suppress(KernelError):  # as in `wake`: then the exit status tells of SIGKILL
+            home.set_mark(CARRIED_MARK, str(number))
 
 
 def restart(home: Home, seconds: float | None = None, signal: str | int | None = None) -> list[str]:
@@ -281,6 +298,18 @@ def _status(home: Home, said: list[bytes]) -> int:
 def _end_of(process: Process, seconds: float | None) -> Waits[bool]:
     """Whether it has ended, after up to *seconds*."""
     return process.pidfd is None or (yield Wait(process.pidfd, seconds))
+
+
+def _is_dropped(process: Process, number: int, asked: dict[str, Any], end: float | None) -> Waits[bool]:
+    """Whether a signal that was blocked when it was sent has been let through by *end*, and so dropped by the kernel:
+    shells hold all signals back for the moment in which they fork (supervisor/signals.py, `Deliverer`).
+    """
+    pause = 0.001
+    while (found := process.standing(number, asked)) == PENDING:
+        if (end is not None and time.monotonic() >= end) or (yield from _end_of(process, pause)):
+            return False
+        pause = min(2 * pause, 0.05)
+    return found == DEFAULT
 
 
 def _await_end(home: Home, process: Process) -> Waits[None]:

@@ -12,7 +12,7 @@ from lamina.linux.fd import Fd, ready
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 from lamina.runtime.identity import boot_id, identity_of, same_process
 from lamina.store.containers import CARRIED_MARK, KEPT_MARK, LIVING, STOPPED_MARK, no_such
-from lamina.supervisor.signals import DEFAULT, standing
+from lamina.supervisor.signals import GONE, HANDLED, standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,20 +156,17 @@ class Process:
         """Whether it runs."""
         return self._pidfd is not None and not ready(0, self._pidfd)
 
-    def would_end(self, signal: int, asked: dict[str, Any]) -> bool:
-        """Whether *signal* would end an ordinary process here, but not the first of a pid namespace."""
+    def standing(self, signal: int, asked: dict[str, Any]) -> str:
+        """What becomes of *signal* here (supervisor/signals.py): DEFAULT where it would end an ordinary process, but
+        not the first of a pid namespace.
+        """
         from lamina.engine.keeping import said_of
 
-        return (
-            self.is_there
-            and signal in _DEFAULT_ENDS
-            and not said_of(asked).get("init")
-            and standing(self.pid, signal) == DEFAULT
-        )
-
-    def deliver(self, signal: int, asked: dict[str, Any]) -> None:
-        """Send *signal*, or do what it would have done to an ordinary process."""
-        self.send(SIGKILL if self.would_end(signal, asked) else signal)
+        if not self.is_there:
+            return GONE
+        if signal not in _DEFAULT_ENDS or said_of(asked).get("init"):
+            return HANDLED
+        return standing(self.pid, signal)
 
     def send(self, signal: int, flags: int = 0) -> None:
         """Send *signal*; nothing happens when it has ended already."""
