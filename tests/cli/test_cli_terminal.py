@@ -79,6 +79,58 @@ def test_ctrl_c_without_a_terminal_inside_reaches_the_command() -> None:
         assert terminal.wait() == 9
 
 
+HANDLER = (
+    "import signal, sys, time; signal.signal(signal.SIGINT, {}); print('ready', flush=True); time.sleep(1000)"
+)
+
+
+@pytest.mark.parametrize(("key", "status"), [("\x03", 130), ("\x1c", 131)])
+@pytest.mark.parametrize("verb", ["run", "try"])
+def test_a_key_ends_a_command_that_does_nothing_about_it(verb: str, key: str, status: int) -> None:
+    """The kernel spares the first process of a container what its terminal sends it; any other program would end."""
+    how = {"run": ["run", "--rm", "-it", "host"], "try": ["try", "--network", "none"]}[verb]
+    # no shell: one that executes something forgets what it has got by then
+    with at_terminal(*how, sys.executable, "-ISc", HANDLER.format("signal.SIG_DFL")) as terminal:
+        terminal.expect("ready")
+        terminal.type(key)
+        assert terminal.wait() == status
+
+
+def test_a_key_is_left_to_a_command_that_does_something_about_it() -> None:
+    script = HANDLER.format("lambda *_: sys.exit('saved')")
+    with at_terminal("run", "--rm", "-it", "host", sys.executable, "-ISc", script) as terminal:
+        terminal.expect("ready")
+        terminal.type("\x03")
+        terminal.expect("saved")
+        assert terminal.wait() == 1
+
+
+def test_a_key_leaves_those_time_who_do_something_about_it() -> None:
+    """Somebody who does not, and waits for one who does: with him the kernel would kill both."""
+    child = HANDLER.format("lambda *_: (time.sleep(0.3), sys.exit('saved'))")
+    script = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-ISc", {child!r}])
+sys.exit("and after that")
+"""
+    with at_terminal("run", "--rm", "-it", "host", sys.executable, "-ISc", script) as terminal:
+        terminal.expect("ready")
+        terminal.type("\x03")
+        terminal.expect("saved")
+        terminal.expect("and after that")
+        assert terminal.wait() == 1
+
+
+def test_a_key_that_the_terminal_makes_no_signal_of_is_a_key() -> None:
+    script = "stty -isig; echo ready; exec head -n 1"
+    with at_terminal("run", "--rm", "-it", "host", "sh", "-c", script) as terminal:
+        terminal.expect("ready")
+        terminal.type("\x03end\r")
+        terminal.expect("\x03end")
+        assert terminal.wait() == 0
+
+
 # -- try
 
 

@@ -211,6 +211,17 @@ def test_a_default_action_that_process_1_is_spared_is_carried_out(engine: Engine
     assert box.exit_code == 130
 
 
+def test_so_is_that_of_a_key(engine: Engine) -> None:
+    box = engine.create("tiny", ["sleep", "600"], name="box", tty=True, interactive=True)
+    with Terminal(lamina("start", "-ai", "box")) as terminal:
+        until(lambda: terminal.settings() != terminal.untouched and box.is_alive)
+        comm = Path(f"/proc/{state_of(box)['pid']}/comm")
+        until(lambda: comm.read_text() == "busybox\n" or comm.read_text() == "sleep\n")
+        terminal.type("\x03")
+        assert terminal.wait() == 130
+    assert box.exit_code == 130
+
+
 def test_who_reads_no_more_leaves_and_the_container_goes_on(engine: Engine) -> None:
     box = engine.start("tiny", ["sh", "-c", "while :; do echo line; sleep 0.05; done"], name="box")
     with command("attach", "box") as client:

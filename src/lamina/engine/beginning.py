@@ -241,6 +241,7 @@ class Beginning:
             tty=options.tty,
             log=writer(self.home.path, self.home.id, options, env),
             deliver=self._deliver,
+            typed=self._typed,
             adopt=adopted,
         )
 
@@ -251,6 +252,11 @@ class Beginning:
                 self.process.kill(signal)
             else:
                 self.deliverer.send(signal)
+
+    def _typed(self, terminal: int, keys: bytes) -> None:
+        """A client has typed."""
+        if self.deliverer is not None and not self.options.init:
+            self.deliverer.typed(terminal, keys)
 
     def adopt(self, *, held: bool = False) -> dict[str, Any]:
         """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""

@@ -119,7 +119,10 @@ class Input:
         if self.fd < 0:
             return
         try:
-            self.pending = self.pending[os.write(self.fd, self.pending[:CHUNK]) :]
+            count = os.write(self.fd, self.pending[:CHUNK])
+            taken, self.pending = self.pending[:count], self.pending[count:]
+            if self.streams.tty and self.streams.wrote is not None:
+                self.streams.wrote(self.fd, taken)
         except BlockingIOError:
             pass
         except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone

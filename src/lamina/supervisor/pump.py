@@ -213,7 +213,7 @@ class Feed:
 
     At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
     container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed. `take` is
-    how the source is read, when it was said to be readable.
+    how the source is read, when it was said to be readable; `wrote` is called with what the target has taken.
     """
 
     def __init__(
@@ -229,6 +229,7 @@ class Feed:
         self.target, self.source, self.end_of_file = target, source, end_of_file
         self.keys = keys
         self.take: Callable[[int, int], bytes] = os.read
+        self.wrote: Callable[[bytes], None] | None = None
         self.pending = memoryview(data)
         self._line_begins = True
 
@@ -276,12 +277,15 @@ class Feed:
     def _write(self, events: int) -> None:
         if self.target >= 0 and self.pending:
             try:
-                self.pending = self.pending[os.write(self.target, self.pending[:CHUNK]) :]
+                count = os.write(self.target, self.pending[:CHUNK])
             except BlockingIOError:
-                pass
+                count = 0
             except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone
                 self.finish()
                 return
+            taken, self.pending = self.pending[:count], self.pending[count:]
+            if self.wrote is not None:
+                self.wrote(bytes(taken))
         elif events & (POLLERR | POLLHUP):
             self.finish()
             return

@@ -58,6 +58,22 @@ def standing(pid: int, signal: int) -> str:
     return BLOCKED if masks.get(b"SigBlk") else DEFAULT
 
 
+def _is_first_and_alone(pid: int) -> bool:
+    """Whether *pid* is the first process of a pid namespace and has no children. proc_tid_children(5)"""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+            found = [line.split() for line in status.read(8192).splitlines() if line.startswith(b"NSpid:")]
+        if not found or len(found[0]) < 3 or found[0][-1] != b"1":
+            return False
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as children:
+                if children.read(1):
+                    return False
+    except OSError:  # it has ended, or this kernel does not tell (CONFIG_PROC_CHILDREN)
+        return False
+    return True
+
+
 class Deliverer:
     """Sends signals to a container's first process, and carries out the default action where nobody else does.
 
@@ -81,12 +97,28 @@ class Deliverer:
             self._process.kill(signal)
             return
         found = standing(self._process.pid, signal)
+        if found != DEFAULT:
+            self._process.kill(signal)
+        self._see_to(signal, found)
+
+    def _see_to(self, signal: int, found: str) -> None:
         if found == DEFAULT:
             self._end(signal)
-            return
-        self._process.kill(signal)
-        if found in (BLOCKED, PENDING):
+        elif found in (BLOCKED, PENDING):
             self.unsure.add(signal)
+
+    def typed(self, terminal: int, keys: bytes) -> None:
+        """*keys* were written to the container's *terminal* (its master), which by itself sends what Ctrl-C and Ctrl-\\
+        stand for to the group in its foreground; do what that would have done to a first process that is spared it.
+
+        Where it has children one of them has got the signal, and would be killed with it: a shell that waits for such a
+        child ends by itself, when that has done what it does about the signal.
+        """
+        from lamina.supervisor.terminal import foreground_of, signals_of
+
+        for signal in signals_of(terminal, keys):
+            if foreground_of(terminal) == self._process.pid and _is_first_and_alone(self._process.pid):
+                self._see_to(signal, standing(self._process.pid, signal))
 
     def look_again(self) -> None:
         """See what became of signals that were blocked."""

@@ -41,7 +41,8 @@ class Streams:
 
     `child` are the descriptors for the container (NULL: its null device), until `started` is called. With *once* the
     end of a client's input is the container's end of input, as for a pipe; else it never ends. *adopt*: the container
-    runs already. *deliver* is called with a signal that a client hands on.
+    runs already. *deliver* is called with a signal that a client hands on, *typed* with the terminal and what it
+    has taken.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Streams:
         tty: bool = False,
         log: Writer | None = None,
         deliver: Callable[[int], None] | None = None,
+        typed: Callable[[int, bytes], None] | None = None,
         adopt: bool = False,
     ) -> None:
         self.child: tuple[int, int, int] = (NULL, NULL, NULL)
         self.once, self.tty, self.log, self.deliver = once, tty, log, deliver
+        self.wrote = typed
         self.pty = -1
         self._directory = directory
         self._theirs: list[int] = []

@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIG_BLOCK, SIG_SETMASK, SIGTTOU, pthread_sigmask
+    from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, SIGQUIT, SIGTTOU, pthread_sigmask
     from typing import Any
 else:
-    from _signal import SIG_BLOCK, SIG_SETMASK, SIGTTOU, pthread_sigmask
+    from _signal import SIG_BLOCK, SIG_SETMASK, SIGINT, SIGQUIT, SIGTTOU, pthread_sigmask
 
-TIOCGWINSZ, TIOCSWINSZ = 0x5413, 0x5414
+TIOCGPGRP, TIOCGWINSZ, TIOCSWINSZ = 0x540F, 0x5413, 0x5414  # asm-generic/ioctls.h
 _WINSIZE = struct.Struct("HHHH")
 
 
@@ -85,6 +86,28 @@ def end_of_file(terminal: int) -> bytes:
         return b""
     end: bytes = attributes[6][termios.VEOF]
     return end if attributes[3] & termios.ICANON else b""
+
+
+def signals_of(terminal: int, keys: bytes) -> list[int]:
+    """The signals that *terminal* makes of what is among *keys* and ends a process: its VINTR and VQUIT, with ISIG."""
+    import termios
+
+    try:
+        attributes = termios.tcgetattr(terminal)
+    except termios.error:
+        return []
+    if not attributes[3] & termios.ISIG:
+        return []
+    ends = [(attributes[6][termios.VINTR], SIGINT), (attributes[6][termios.VQUIT], SIGQUIT)]
+    return [signal for key, signal in ends if key != b"\0" and key in keys]
+
+
+def foreground_of(terminal: int) -> int:
+    """The process group in the foreground of *terminal*, also where that is a master; 0 where there is none."""
+    try:
+        return int.from_bytes(fcntl.ioctl(terminal, TIOCGPGRP, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def is_terminal(fd: int) -> bool:
