@@ -196,6 +196,29 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
     in_lab(test)
 
 
+def test_thousands_of_containers_are_made_anew_at_once():
+    """More than a socket takes that nobody has told to take more."""
+
+    def test(lab):
+        web = furnished(lab).attachment
+        for number in range(1500):
+            address = lab.networks[0].subnets[0].packed(lab.networks[0].subnets[0].first + 1000 + number)
+            lab.attachments.append(
+                replace(
+                    web,
+                    owner=f"{number:064x}",
+                    addresses=(address, *web.addresses[1:]),
+                    title="x" * 64,
+                    published=(replace(web.published[0], host_port=10000 + number),),
+                )
+            )
+        firewall.make("lamina", lab.everything, anew=True)
+        with open_nftables() as channel:
+            assert len(elements(channel, "inet", "lamina", "ports4")) == 1501
+
+    in_lab(test)
+
+
 def test_a_transaction_happens_as_a_whole_or_not_at_all():
     def test(_):
         with open_nftables() as channel:

@@ -41,7 +41,8 @@ NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 _AF_NETLINK, _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 16, 270, 10, 11
-_EIO, _EAGAIN = 5, 11
+_EIO, _EAGAIN, _EMSGSIZE = 5, 11, 90
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _MOST_DUMPS = 10  # of a table that keeps changing
 PATIENCE = 10.0  # seconds; the kernel answers at once, unless it is out of memory for the answer
 
@@ -111,6 +112,22 @@ def open_channel(
         channel.close()
         raise KernelError("netlink socket", error.errno or _EIO) from error
     return channel
+
+
+def send_whole(channel: Any, data: bytes, target: str) -> None:
+    """As one message, for which the socket is made larger if need be: that takes CAP_NET_ADMIN (socket(7)), as changes
+    do that are so large. Raises KernelError.
+    """
+    try:
+        channel.sendall(data)
+    except OSError as error:
+        if error.errno != _EMSGSIZE:
+            raise
+        try:
+            channel.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(data))
+            channel.sendall(data)
+        except OSError as again:
+            raise KernelError("netlink", again.errno or _EMSGSIZE, target) from again
 
 
 def request(

@@ -166,12 +166,24 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
                     messages += rules.additions(table, rules.of_network(network))
                 for attachment in attachments:
                     messages += rules.additions(table, rules.of_attachment(attachment))
+                messages += _told(opened, table, {one.owner[:12] for one in attachments})
                 commit(opened, messages, generation)
                 return
             except KernelError as error:
                 if error.errno != _ERESTART:
                     raise _translated(error) from error
     raise _never_quiet()
+
+
+def _told(channel: Any, table: str, alive: set[str]) -> list[Message]:
+    """What containers were told that names mean, for the time that is left: they do not ask twice for what they know."""
+    kept = [
+        (family, name, element)
+        for family, name in egress.TOLD
+        for element in _there(channel, family, table, name)
+        if element.seconds and _owner(element)[1] in alive
+    ]
+    return [message for part in _parts(kept) for message in _messages(add_elements, table, part)]
 
 
 def _check_apart(table: str, known: Iterable[str]) -> None:
