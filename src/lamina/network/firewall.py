@@ -176,7 +176,7 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
 
 
 def _told(channel: Any, table: str, alive: set[str]) -> list[Message]:
-    """What containers were told that names mean, for the time that is left: they do not ask twice for what they know."""
+    """What containers were told that names mean, for the time that is left: they do not ask for what they know."""
     kept = [
         (family, name, element)
         for family, name in egress.TOLD
