@@ -15,6 +15,7 @@ from lamina.linux.nftables import (
     add_table,
     commit,
     elements,
+    generation_of,
     ifname,
     open_nftables,
     tables,
@@ -134,7 +135,7 @@ def test_a_port_that_moves_has_a_rule_whenever_who_moves_it_is_killed(monkeypatc
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done = firewall.commit
+        done = commit
 
         def owners():
             with open_nftables() as channel:
@@ -172,14 +173,14 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done, generation_of = firewall.commit, firewall.generation_of
+        done, first = commit, generation_of
         meanwhile = [
             [add_table("inet", "theirs")],
             rules.removals("lamina", rules.of_attachment(lab.attachments[0])),
         ]
 
         def seen(channel):
-            found = generation_of(channel)
+            found = first(channel)
             if meanwhile:
                 with open_nftables() as another:
                     done(another, meanwhile.pop(0))

@@ -197,9 +197,9 @@ def test_an_answer_with_many_addresses_is_few_transactions(monkeypatch: pytest.M
             assert reaches(WORLD, 81)
             assert reaches(WORLD6, 81)
         with open_nftables() as channel:
-            found = elements(channel, "inet", network.table, "told4_at")
-        assert len(found) == 1001
-        assert all(0 < one.seconds <= 60 for one in found)
+            kept = elements(channel, "inet", network.table, "told4_at")
+        assert len(kept) == 1001
+        assert all(0 < one.seconds <= 60 for one in kept)
         before = len(done)
         firewall.untell(network.table, egress.told([box.attachment], [81], [*four, *few]))
         assert len(done) - before <= 1 + 2 * 1003 // 200

@@ -17,6 +17,7 @@ import pytest
 from lamina.engine.egress_drops import ACTION, MOST, tell
 from lamina.engine.network_record import attachments_in
 from lamina.engine.networks import table_of
+from lamina.linux.nftables import commit
 from lamina.network import dns, firewall
 from lamina.network.subnet import packed
 from support.lab import SILENCE, WORLD, reaches
@@ -127,7 +128,6 @@ def test_who_sends_to_thousands_of_forbidden_places_is_in_nobodys_way(
                     assert not reaches(WORLD, 81, SILENCE)
                 flood(host, loud, 4500)
                 done: list[int] = []
-                commit = firewall.commit
 
                 def counted(*what: Any) -> None:
                     done.append(1)
