@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lamina.network import dns
+from lamina.engine.networks import table_of
+from lamina.network import dns, firewall
 from lamina.network.responder import MOST_ASKED_BY_ONE
 from lamina.network.subnet import packed
 from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, ip, listen, reaches
@@ -214,5 +215,42 @@ def test_the_hosts_servers_change_while_it_runs(on_host: OnHost) -> None:
             resolv.write_text(f"nameserver {OTHER}\n")
             until(lambda: asks(host, boxes[1], "a.example") == (0, ["198.51.100.2"]))
             assert responder() == who
+
+    on_host(test)
+
+
+def test_after_a_flush_who_is_limited_asks_anew(on_host: OnHost) -> None:
+    """A firewall begins again: nobody with a policy is told what the rules do not know; after a reload they stand."""
+
+    def test(host: Host, _: Path) -> None:
+        zone = {("good.example", dns.A): [packed(WORLD)]}
+        with host.inside(host.world):
+            server = listen(80)
+        with outside(host, zone):
+            box = host.start("sleep 1000", name="box", network="back", egress="allow=good.example")
+            free = host.start("sleep 1000", name="free", network="back")
+            who = responder()
+
+            def tries() -> bool:
+                with within(host, box):
+                    return reaches(WORLD, 80, SILENCE)
+
+            assert asks(host, box, "good.example") == (0, [WORLD])
+            assert tries()
+            host.engine.networks.reload()
+            assert tries(), "rules made anew know what was told"
+            firewall.delete(table_of(host.engine.store))
+            until(lambda: asks(host, box, "good.example") == (dns.SERVFAIL, []))
+            assert asks(host, free, "good.example") == (0, [WORLD])
+            assert asks(host, free, "box")[0] == 0
+            assert host.engine.storage.check().findings != ()
+            host.engine.networks.reload()
+            assert host.engine.storage.check().findings == ()
+            assert not tries()
+            until(lambda: asks(host, box, "good.example") == (0, [WORLD]) and tries())
+            with within(host, box):
+                assert not reaches(OTHER, 80, SILENCE)
+            assert responder() == who
+        server.close()
 
     on_host(test)
