@@ -14,6 +14,7 @@ from lamina.linux.nftables import (
     add_elements,
     add_table,
     commit,
+    delete_elements,
     elements,
     generation_of,
     ifname,
@@ -193,6 +194,37 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
             assert [one.comment.split()[0] for one in elements(channel, "inet", "lamina", "ports4")] == [
                 "other"
             ]
+
+    in_lab(test)
+
+
+def test_what_two_take_at_once_is_taken_once(monkeypatch):
+    """A container that ends tells what was dropped of it, while somebody else looks at all of them."""
+
+    def test(lab):
+        lab.container(lab.network("one"), "box", egress="deny")
+        every = [Element(bytes([10, 88, 0, 2, 192, 0, 2, 2, 17, 0, 0, 0, *divmod(port, 256), 0, 0]), seconds=600)
+                 for port in range(900)]  # fmt: skip
+        with open_nftables() as channel:
+            for at in range(0, 900, 100):
+                commit(channel, [add_elements("inet", "lamina", "dropped4", every[at : at + 100])])
+        done: list[int] = []
+
+        def collide(channel, changes, *more):
+            if len(done) == 1:  # the other one takes all of them but some
+                with open_nftables() as other:
+                    there = elements(other, "inet", "lamina", "dropped4")
+                    for at in range(60, len(there), 100):
+                        part = there[at : at + 100]
+                        commit(other, [delete_elements("inet", "lamina", "dropped4", part)])
+            done.append(1)
+            commit(channel, changes, *more)
+
+        monkeypatch.setattr(firewall, "commit", collide)
+        taken = firewall.take_counted("lamina", lambda _: True)
+        assert len(taken) == 260
+        assert len(done) < 20
+        assert firewall.take_counted("lamina", lambda _: True) == []
 
     in_lab(test)
 

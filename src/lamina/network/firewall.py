@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
 _AT_ONCE = 200  # elements of one, with comments: a socket takes some 200 KiB, an attribute 64
-_ENDINGS = 3  # times in a row that an element's time ends while it is told anew
+_ENDINGS = 9  # times in a row that an element goes while it is told anew, or removed
 _OF_CONTAINERS = (
     *((BRIDGE, name) for name in rules.BRIDGE_SETS),
     *((INET, name) for name in rules.PORT_MAPS),
@@ -136,16 +136,26 @@ def _remove_each(channel: Any, family: str, table: str, known: str, several: Ite
                 raise
 
 
-def _remove_in_parts(channel: Any, family: str, table: str, known: str, several: list[Element]) -> None:
-    """Many of one set: each transaction is a grace period of the kernel's."""
+def _remove_in_parts(
+    channel: Any, family: str, table: str, known: str, several: list[Element]
+) -> list[Element]:
+    """Remove many of one set, for each transaction is a grace period of the kernel's; those that nobody else has
+    removed, or whose time has ended, meanwhile.
+    """
+    removed: list[Element] = []
     for at in range(0, len(several), _AT_ONCE):
         part = several[at : at + _AT_ONCE]
-        try:
-            commit(channel, [delete_elements(family, table, known, part)])
-        except KernelError as error:
-            if error.errno != ENOENT:  # the time of one has ended
-                raise
-            _remove_each(channel, family, table, known, part)
+        for left in range(_ENDINGS, -1, -1):
+            try:
+                commit(channel, [delete_elements(family, table, known, part)] if part else [])
+                removed += part
+                break
+            except KernelError as error:
+                if error.errno != ENOENT or not left:
+                    raise
+                there = {one.key for one in _there(channel, family, table, known)}
+                part = [one for one in part if one.key in there]
+    return removed
 
 
 def make(table: str, everything: Everything, *, anew: bool = False, channel: Any = None) -> None:
@@ -329,8 +339,7 @@ def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]
     with _opened() as channel:
         for family, name in egress.DROPPED:
             counted = [one for one in _there(channel, family, table, name) if wanted(one)]
-            _remove_in_parts(channel, family, table, name, counted)
-            found += counted
+            found += _remove_in_parts(channel, family, table, name, counted)
     return found
 
 
