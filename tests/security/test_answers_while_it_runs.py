@@ -19,7 +19,7 @@ from lamina.network.responder import MOST_ASKED_BY_ONE
 from lamina.network.subnet import packed
 from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, ip, listen, reaches
 from support.lives import until
-from support.name_servers import NameServer, lookup
+from support.name_servers import NameServer, lookup_as_clients_do
 from support.network_host import Host, responder, within
 from support.network_host import on_host as call_on_host
 
@@ -64,7 +64,7 @@ def outside(host: Host, zone: Any, where: str = WORLD) -> Iterator[NameServer]:
 
 def asks(host: Host, box: Any, name: str, kind: int = dns.A) -> tuple[int, list[str]]:
     with within(host, box):
-        return lookup(GATEWAY, name, kind)
+        return lookup_as_clients_do(GATEWAY, name, kind)
 
 
 def test_a_name_that_means_something_else_each_time_opens_no_way_in(on_host: OnHost) -> None:

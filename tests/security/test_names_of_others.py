@@ -22,7 +22,7 @@ from lamina.network import dns, firewall
 from lamina.network.subnet import packed
 from support.lab import SILENCE, WORLD, reaches
 from support.lives import until
-from support.name_servers import NameServer, lookup
+from support.name_servers import NameServer, lookup_as_clients_do
 from support.network_host import Host, responder, within
 from support.network_host import on_host as call_on_host
 
@@ -73,9 +73,9 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def asks(host: Host, box: Any, name: str, **how: Any) -> tuple[int, list[str]]:
+def asks(host: Host, box: Any, name: str) -> tuple[int, list[str]]:
     with within(host, box):
-        return lookup(GATEWAY, name, **how)
+        return lookup_as_clients_do(GATEWAY, name)
 
 
 def test_while_the_rules_wait_the_others_have_their_names(on_host: Callable[..., None]) -> None:
