@@ -148,9 +148,9 @@ def test_who_sends_to_thousands_of_forbidden_places_is_in_nobodys_way(
                 assert sum(int(one.attributes["packets"]) for one in told) <= 4600
             flood(host, loud, 4500)
             until(lambda: asks(host, quiet, "good.example") == (0, ["192.0.2.99"]))
-            assert asks(host, loud, "quiet")[0] == 0
+            until(lambda: asks(host, loud, "quiet")[0] == 0)
             loud.remove(force=True)
-            assert asks(host, quiet, "good.example") == (0, ["192.0.2.99"])
+            until(lambda: asks(host, quiet, "good.example") == (0, ["192.0.2.99"]))
             assert responder() == who
 
     on_host(test)
