@@ -207,6 +207,8 @@ def test_host_gateway_is_where_there_is_one():
     options = check_options({"network": "none", "add_hosts": ["up:host-gateway"]})
     with pytest.raises(Conflict, match="no network of its own"):
         name_files.hosts(b"", options, "box", (), "web")
+    options = check_options({"network": "bridge", "add_hosts": ["up:host-gateway", "db:10.1.0.9"]})
+    assert name_files.hosts(b"", options, "box", (), "web") == b"10.1.0.9\tdb\n", "it has not begun"
     options = check_options({"network": "bridge", "add_hosts": ["up:host-gateway"]})
     found = name_files.hosts(b"127.0.0.1\tlocalhost", options, "box", (PLACE,), "web")
     assert found == b"127.0.0.1\tlocalhost\n10.1.0.1\tup\n10.1.0.2\tbox web\n"

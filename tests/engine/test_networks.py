@@ -229,6 +229,11 @@ def test_what_was_asked_of_address_mac_and_names(on_host):
         ]  # fmt: skip
         assert [line.split()[:2] for line in said_[9:11]] == [["10.50.0.9", "box"], ["fd00:50::9", "box"]]
         assert host.run("sh", "-c", "tail -n 2 /etc/hosts", network="back").startswith("10.50.0.128\t")
+        # of one that is made first and begins later, too
+        box = host.start("sleep 1000", network="back", add_hosts=["up:host-gateway"])
+        assert "10.50.0.1\tup\n" in str(
+            box.exec(["cat", "/etc/hosts"], capture_output=True, text=True).stdout
+        )
 
     on_host(test)
 

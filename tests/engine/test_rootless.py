@@ -168,6 +168,10 @@ for call in (lambda: engine.networks.create("back"), lambda: engine.networks.get
         call()
     except lamina.errors.Unsupported as error:
         said.append((error.message, error.remedy))
+try:
+    engine.networks.reload()
+except lamina.errors.Unsupported as error:
+    assert "only root's have rules" in error.message and "as root" in error.remedy
 tell(said=said, known=[one.name for one in engine.networks.list()], pruned=list(engine.networks.prune()))
 """,
     )

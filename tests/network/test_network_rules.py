@@ -12,13 +12,14 @@ import pytest
 from lamina.engine.egress import MOST as MOST_ALLOWED
 from lamina.engine.egress import read_egress
 from lamina.errors import KernelError
-from lamina.linux import nftables
 from lamina.linux.nftables import (
     Element,
     add_elements,
     add_table,
     commit,
+    delete_elements,
     elements,
+    generation_of,
     ifname,
     open_nftables,
     tables,
@@ -204,7 +205,7 @@ def test_a_port_that_moves_has_a_rule_whenever_who_moves_it_is_killed(monkeypatc
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done = nftables.commit
+        done = commit
 
         def owners():
             with open_nftables() as channel:
@@ -242,14 +243,14 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
         furnished(lab)
         other = lab.container(lab.networks[0], "other")
         heir = replace(other.attachment, published=lab.attachments[0].published)
-        done, generation_of = nftables.commit, nftables.generation_of
+        done, first = commit, generation_of
         meanwhile = [
             [add_table("inet", "theirs")],
             rules.removals("lamina", rules.of_attachment(lab.attachments[0])),
         ]
 
         def seen(channel):
-            found = generation_of(channel)
+            found = first(channel)
             if meanwhile:
                 with open_nftables() as another:
                     done(another, meanwhile.pop(0))
@@ -262,6 +263,60 @@ def test_a_port_that_moves_while_others_change_rules_arrives(monkeypatch):
             assert [one.comment.split()[0] for one in elements(channel, "inet", "lamina", "ports4")] == [
                 "other"
             ]
+
+    in_lab(test)
+
+
+def test_what_two_take_at_once_is_taken_once(monkeypatch):
+    """A container that ends tells what was dropped of it, while somebody else looks at all of them."""
+
+    def test(lab):
+        lab.container(lab.network("one"), "box", egress="deny")
+        every = [Element(bytes([10, 88, 0, 2, 192, 0, 2, 2, 17, 0, 0, 0, *divmod(port, 256), 0, 0]), seconds=600)
+                 for port in range(900)]  # fmt: skip
+        with open_nftables() as channel:
+            for at in range(0, 900, 100):
+                commit(channel, [add_elements("inet", "lamina", "dropped4", every[at : at + 100])])
+        done: list[int] = []
+
+        def collide(channel, changes, *more):
+            if len(done) == 1:  # the other one takes all of them but some
+                with open_nftables() as other:
+                    there = elements(other, "inet", "lamina", "dropped4")
+                    for at in range(60, len(there), 100):
+                        part = there[at : at + 100]
+                        commit(other, [delete_elements("inet", "lamina", "dropped4", part)])
+            done.append(1)
+            commit(channel, changes, *more)
+
+        monkeypatch.setattr(firewall, "commit", collide)
+        taken = firewall.take_counted("lamina", lambda _: True)
+        assert len(taken) == 260
+        assert len(done) < 20
+        assert firewall.take_counted("lamina", lambda _: True) == []
+
+    in_lab(test)
+
+
+def test_thousands_of_containers_are_made_anew_at_once():
+    """More than a socket takes that nobody has told to take more."""
+
+    def test(lab):
+        web = furnished(lab).attachment
+        for number in range(1500):
+            address = lab.networks[0].subnets[0].packed(lab.networks[0].subnets[0].first + 1000 + number)
+            lab.attachments.append(
+                replace(
+                    web,
+                    owner=f"{number:064x}",
+                    addresses=(address, *web.addresses[1:]),
+                    title="x" * 64,
+                    published=(replace(web.published[0], host_port=10000 + number),),
+                )
+            )
+        firewall.make("lamina", lab.everything, anew=True)
+        with open_nftables() as channel:
+            assert len(elements(channel, "inet", "lamina", "ports4")) == 1501
 
     in_lab(test)
 

@@ -19,6 +19,7 @@ from lamina.errors import InvalidInput
 from lamina.linux.nftables import commit, elements, open_nftables
 from lamina.network import dns, egress, firewall
 from lamina.network.subnet import packed
+from lamina.values import replace
 from support.frames import IPV4, frame, udp4
 from support.lab import (
     HOST,
@@ -189,6 +190,16 @@ def test_an_answer_with_many_addresses_is_few_transactions(monkeypatch: pytest.M
         with lab.inside(box):
             assert reaches(WORLD, 81)
             assert reaches(WORLD6, 81)
+        # rules that are made anew leave what names mean as it is, of those who are there
+        firewall.tell(network.table, egress.told([replace(box.attachment, owner="0" * 64)], [9], few))
+        firewall.make(network.table, lab.everything, anew=True)
+        with lab.inside(box):
+            assert reaches(WORLD, 81)
+            assert reaches(WORLD6, 81)
+        with open_nftables() as channel:
+            kept = elements(channel, "inet", network.table, "told4_at")
+        assert len(kept) == 1001
+        assert all(0 < one.seconds <= 60 for one in kept)
         before = len(done)
         firewall.untell(network.table, egress.told([box.attachment], [81], [*four, *few]))
         assert len(done) - before <= 1 + 2 * 1003 // 200

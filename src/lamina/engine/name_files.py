@@ -39,11 +39,15 @@ def hosts(
 ) -> bytes:
     """/etc/hosts: *basis*, what was asked for, and the container's own addresses with its names.
 
-    Raises Conflict for `host-gateway` where there is none.
+    Of one that is only made so far, and has its networks when it starts, that is without addresses, and without
+    `host-gateway`. Raises Conflict where there is none.
     """
     wanted = options.networking or NOTHING
     lines = []
+    later = not attachments and is_linked(options.network)
     for name, address in wanted.hosts:
+        if later and address == HOST_GATEWAY:
+            continue
         found = _gateways(attachments, name) if address == HOST_GATEWAY else [address]
         lines += [f"{one}\t{name}\n" for one in found]
     names = hostname if title in ("", hostname) else f"{hostname} {title}"

@@ -6,7 +6,7 @@ import os
 
 from lamina.engine import networks as known
 from lamina.engine.network import Network
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, NotFound, Unsupported
 from lamina.store import networks
 
 TYPE_CHECKING = False
@@ -84,4 +84,9 @@ class Networks:
         """
         from lamina.engine.plugging import mend
 
+        if os.geteuid():
+            raise Unsupported(
+                "reload networks: only root's have rules",
+                remedy="run it as root; pasta and slirp4netns need none",
+            )
         mend(self._store)

@@ -182,7 +182,7 @@ def ifname(name: str) -> bytes:
 class Element:
     """One of a set or a map. `data` is what a map gives for `key`; the set's interval begins at `key` and ends before
     `end`, or, of several fields, each is between that of `key` and that of `last`. `comment` is what nft(8) shows. It
-    goes after `seconds`, if they are not 0. `packets` have been counted by it.
+    goes after `seconds`, if they are not 0 (of one that is there: that are left). `packets` have been counted by it.
     """
 
     key: bytes
@@ -474,7 +474,9 @@ def _element(parts: dict[int, bytes]) -> Element:
     key = attributes(parts.get(1, b"")).get(1, b"")
     last = attributes(parts.get(10, b"")).get(1, b"")
     data = attributes(parts.get(2, b"")).get(1, b"")
-    return Element(key, data=data, comment=comment, last=last, packets=_packets(parts.get(7, b"")))
+    left = int.from_bytes(parts.get(5, b""), "big")  # milliseconds
+    packets = _packets(parts.get(7, b""))
+    return Element(key, data=data, comment=comment, last=last, seconds=-(-left // 1000), packets=packets)
 
 
 def _packets(expression: bytes) -> int:

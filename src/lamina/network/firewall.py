@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _ERESTART = 85
 _TRIES = 50  # of a transaction that others come before
-_ENDINGS = 3  # times in a row that an element's time ends while it is told anew
+_ENDINGS = 9  # times in a row that an element goes while it is told anew, or removed
 _OF_CONTAINERS = (
     *((BRIDGE, name) for name in rules.BRIDGE_SETS),
     *((INET, name) for name in rules.PORT_MAPS),
@@ -136,16 +136,26 @@ def _remove_each(channel: Any, family: str, table: str, known: str, several: Ite
                 raise
 
 
-def _remove_in_parts(channel: Any, family: str, table: str, known: str, several: list[Element]) -> None:
-    """Many of one set: each transaction is a grace period of the kernel's."""
+def _remove_in_parts(
+    channel: Any, family: str, table: str, known: str, several: list[Element]
+) -> list[Element]:
+    """Remove many of one set, for each transaction is a grace period of the kernel's; those that nobody else has
+    removed, or whose time has ended, meanwhile.
+    """
+    removed: list[Element] = []
     for at in range(0, len(several), MOST_ELEMENTS):
         part = several[at : at + MOST_ELEMENTS]
-        try:
-            commit(channel, [delete_elements(family, table, known, part)])
-        except KernelError as error:
-            if error.errno != ENOENT:  # the time of one has ended
-                raise
-            _remove_each(channel, family, table, known, part)
+        for left in range(_ENDINGS, -1, -1):
+            try:
+                commit(channel, [delete_elements(family, table, known, part)] if part else [])
+                removed += part
+                break
+            except KernelError as error:
+                if error.errno != ENOENT or not left:
+                    raise
+                there = {one.key for one in _there(channel, family, table, known)}
+                part = [one for one in part if one.key in there]
+    return removed
 
 
 def make(table: str, everything: Everything, *, anew: bool = False, channel: Any = None) -> None:
@@ -166,12 +176,24 @@ def make(table: str, everything: Everything, *, anew: bool = False, channel: Any
                     messages += rules.additions(table, rules.of_network(network))
                 for attachment in attachments:
                     messages += rules.additions(table, rules.of_attachment(attachment))
+                messages += _told(opened, table, {one.owner[:12] for one in attachments})
                 commit(opened, messages, generation)
                 return
             except KernelError as error:
                 if error.errno != _ERESTART:
                     raise _translated(error) from error
     raise _never_quiet()
+
+
+def _told(channel: Any, table: str, alive: set[str]) -> list[Message]:
+    """What containers were told that names mean, for the time that is left: they do not ask for what they know."""
+    kept = [
+        (family, name, element)
+        for family, name in egress.TOLD
+        for element in _there(channel, family, table, name)
+        if element.seconds and _owner(element)[1] in alive
+    ]
+    return [message for part in _parts(kept) for message in _messages(add_elements, table, part)]
 
 
 def _check_apart(table: str, known: Iterable[str]) -> None:
@@ -317,8 +339,7 @@ def take_counted(table: str, wanted: Callable[[Element], bool]) -> list[Element]
     with _opened() as channel:
         for family, name in egress.DROPPED:
             counted = [one for one in _there(channel, family, table, name) if wanted(one)]
-            _remove_in_parts(channel, family, table, name, counted)
-            found += counted
+            found += _remove_in_parts(channel, family, table, name, counted)
     return found
 
 
