@@ -370,7 +370,9 @@ def test_lists_of_processors_and_nodes(text: str, numbers: list[int]) -> None:
     assert parse_list(text, "x") == numbers
 
 
-@pytest.mark.parametrize("text", ["a", "1-", "-1", "3-1", "1--2", "99999", "\u0664", "0x1", "\u2028", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["a", "1-", "-1", "3-1", "1--2", "99999", "\u0664", "0x1", "\u2028", "9" * 5000]
+)
 def test_what_is_no_list(text: str) -> None:
     with pytest.raises(InvalidInput, match="read x"):
         parse_list(text, "x")
