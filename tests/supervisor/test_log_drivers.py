@@ -23,10 +23,12 @@ from lamina.supervisor.logs import (
     PASSTHROUGH,
     LogEntry,
     check_log,
+    ending,
     open_log,
     size_of,
 )
 from lamina.supervisor.logs.following import Log, last_lines
+from lamina.supervisor.logs.frames import LogWriter
 from lamina.supervisor.logs.lines import moment, time_of
 
 FILES = {LOCAL: "log", JSON_FILE: "abc-json.log", K8S_FILE: "ctr.log"}
@@ -374,3 +376,41 @@ def test_nothing_is_kept_by_those_that_keep_nothing(tmp_path: Path) -> None:
     assert writer(tmp_path, NONE) is None
     assert writer(tmp_path, PASSTHROUGH) is None
     assert list(tmp_path.iterdir()) == []
+
+
+@everywhere
+@given(
+    pieces=TEXTS, most=st.sampled_from([0, 1024, 1500]), lines=st.integers(0, 12), block=st.integers(16, 300)
+)
+def test_the_last_lines_are_those_of_all(
+    driver: str,
+    pieces: list[tuple[bytes, bytes]],
+    most: int,
+    lines: int,
+    block: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    place = tmp_path_factory.mktemp("logs")
+    made = writer(place, driver, options={"max-size": str(most), "max-file": "100"} if most else {})
+    for stream, data in pieces:
+        made.write(stream, data)
+    made.close()
+    found = log(place, driver)
+    wanted = list(last_lines(found.read(), lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ending, "BLOCK", block)
+        assert list(found.read(tail=lines)) == wanted
+
+
+@pytest.mark.parametrize("lost", range(1, 40))
+def test_what_a_crash_cut_short_is_cut_off(tmp_path: Path, lost: int) -> None:
+    """A frame of 20 bytes behind its header of 16, and of one before."""
+    made = LogWriter(os.fsencode(tmp_path / "log"))
+    for data in (b"first\n", b"the second, in which it is cut", b"x" * 20):
+        made.write(b"o", data)
+    made._wrote = False  # it was not closed in good order
+    made.close()
+    os.truncate(tmp_path / "log", (tmp_path / "log").stat().st_size - lost)
+    LogWriter(os.fsencode(tmp_path / "log")).close()
+    left = [b"first\n", b"the second, in which it is cut"][: 1 if lost > 36 else 2]
+    assert [entry.data for entry in log(tmp_path, LOCAL).read()] == left

@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 
+from lamina.errors import Corrupt
 from lamina.supervisor.logs import JSON_FILE, K8S_FILE, LOCAL, LogEntry, path_of
 from lamina.supervisor.logs.rotation import TRIES, files
 from lamina.values import replace
@@ -80,6 +81,8 @@ class Log:
     ) -> Iterator[LogEntry | None]:
         """The same, for who waits in another way: None where there is nothing more at the moment."""
         reader = _Reader(self)
+        if tail is not None and since is None and until is None:
+            reader.begin_near_end(tail)
         try:
             while True:
                 # before reading: what comes after that is read at the next turn
@@ -138,6 +141,33 @@ class _Reader:
             yield from self._rest_of_file()
             if not self._next():
                 return
+
+    def begin_near_end(self, lines: int) -> None:
+        """Begin in the newest file, where more than so many lines are left, if it has as many. (It has predecessors
+        only where a size was given that it does not exceed.)
+        """
+        if not self._open(lambda found: len(found) - 1):
+            return
+        try:
+            at = self._near_end(lines)
+        except Corrupt:  # is said by who reads
+            at = 0
+        if at:
+            self._at = at
+        else:
+            self.close()
+
+    def _near_end(self, lines: int) -> int:
+        from lamina.supervisor.logs.ending import FrameMarks, LineMarks, near_end
+
+        marks: FrameMarks | LineMarks
+        if self._log.driver == LOCAL:
+            from lamina.supervisor.logs.frames import whole_frames
+
+            marks = FrameMarks(whole_frames(self._fd)[0])
+        else:
+            marks = LineMarks(self._fd)
+        return near_end(self._fd, lines, marks, lambda: _parser(self._log.driver, "log"))
 
     def _rest_of_file(self) -> Iterator[LogEntry]:
         if os.fstat(self._fd).st_size < self._at:  # it was cut, and begun anew

@@ -27,7 +27,6 @@ OUT, ERR, CLOSED = b"o", b"e", b"c"
 STREAMS = {OUT: "stdout", ERR: "stderr"}
 # more than is ever read at once: a longer frame is none
 LONGEST = 16 << 20
-BLOCK = 1 << 20
 
 
 class LogWriter:
@@ -70,16 +69,19 @@ def _mend(fd: int) -> None:
     last = os.pread(fd, HEADER.size, max(0, size - HEADER.size))
     if len(last) == HEADER.size and HEADER.unpack(last)[:2] == (CLOSED, 0):
         return
-    parser, at = Frames(), 0
     try:
-        while block := os.pread(fd, BLOCK, at):
-            at += len(block)
-            for _ in parser.feed(block):
-                pass
+        _, whole = whole_frames(fd)
     except Corrupt:
         return  # none of ours: a reader says so, or meets where somebody cut it
-    if parser.whole != size:
-        os.ftruncate(fd, parser.whole)
+    if whole != size:
+        os.ftruncate(fd, whole)
+
+
+def whole_frames(fd: int) -> tuple[list[int], int]:
+    """See `ending.whole_frames`."""
+    from lamina.supervisor.logs import ending
+
+    return ending.whole_frames(fd, HEADER.size, OUT + ERR + CLOSED, LONGEST)
 
 
 class Frames:
