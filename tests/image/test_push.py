@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -105,6 +106,23 @@ def test_with_its_blobs_an_image_arrives_as_it_was(
         assert not other.asked("POST")
         assert not other.asked("PATCH")
         assert len(moves.told("exists")) == 2  # the layer that is there twice is one
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["layers", "blobs"])
+def test_a_layer_that_is_there_twice_may_be_compressed_in_two_ways(
+    moves: Moves, fake: FakeRegistry, keep: bool
+) -> None:
+    found = fake.add_image("team/tool", "1", FIRST, SECOND, FIRST, platform=HERE)
+    manifest = json.loads(fake.manifests["team/tool"][found][0])
+    other_way = gzip.compress(
+        gzip.decompress(fake.blobs["team/tool"][manifest["layers"][0]["digest"]]), 1, mtime=1
+    )
+    manifest["layers"][2] = fake.descriptor("team/tool", other_way, manifest["layers"][2]["mediaType"])
+    found = fake.add_manifest("team/tool", json.dumps(manifest).encode(), manifest["mediaType"], "2")
+    record = moves.pull(fake, "team/tool:2", keep_blobs=keep)
+    assert record.layers[0] == record.layers[2]
+    assert moves.push(record, fake, "team/tool:3") == Pushed(found, changed=False)
+    assert moves.told("warning") == []
 
 
 def test_without_blobs_the_image_stays_the_same_and_its_manifest_is_new(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from lamina.errors import Conflict, InvalidInput, Unsupported
-from lamina.runtime.cgroups import Cgroup, Layout, create
+from lamina.errors import Conflict, InvalidInput, TimeoutExpired, Unsupported
+from lamina.runtime.cgroups import Cgroup, Layout, create, killing, systemd
 from lamina.runtime.cgroups.stats import (
     Cpu,
     Device,
@@ -229,6 +231,40 @@ def test_an_update_takes_the_rest_from_what_is(tmp_path):
     assert (place / "cpu.max").read_text() == "777 5000"
     with pytest.raises(InvalidInput, match="memory is not"):
         changed(tmp_path / "unlimited", {"memory": {"swap": 5000}})
+
+
+def test_nobody_is_born_in_a_group_of_v2_that_cannot_be_killed_at_once(tmp_path, monkeypatch):
+    """Before Linux 5.14 there is no cgroup.kill; what forks faster than it is killed would never end."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        place = FakeV2(tmp_path).group("box", cgroup__procs=f"{process.pid}\n", pids__max="")
+        monkeypatch.setattr(killing, "_kill_v2", lambda _: False)
+        with pytest.raises(TimeoutExpired):  # a plain file goes on listing it
+            Cgroup({"": os.fsencode(place)}).kill(timeout=0.05)
+        assert process.wait(100) == -signal.SIGKILL
+    assert (place / "pids.max").read_text() == "0"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("asked", [{"quota": 10_000}, {"period": 20_000}], ids=str)
+def test_systemd_is_told_of_the_quota_with_its_period(tmp_path, monkeypatch, version, asked):
+    """Of one without the other it would write something else at its next reload."""
+    if version == 1:
+        layout = FakeV1(tmp_path, "box").layout
+        place = tmp_path / "cpu" / "box"
+        (place / "cpu.cfs_quota_us").write_text("5000\n")
+        (place / "cpu.cfs_period_us").write_text("50000\n")
+        cgroup = Cgroup({"cpu": os.fsencode(place)}, unit="box.scope")
+    else:
+        fake = FakeV2(tmp_path)
+        layout, place = fake.layout, fake.group("box", cpu__max="5000 50000\n")
+        cgroup = Cgroup({"": os.fsencode(place)}, unit="box.scope")
+    told: dict[str, object] = {}
+    monkeypatch.setattr(systemd, "set_properties", lambda _, wanted: told.update(systemd.properties(wanted)))
+    cgroup.update({"cpu": asked}, layout=layout)
+    quota, period = asked.get("quota", 5000), asked.get("period", 50_000)
+    assert told == {
+        "CPUQuotaPerSecUSec": ("t", quota * 1_000_000 // period), "CPUQuotaPeriodUSec": ("t", period),
+    }  # fmt: skip
 
 
 def test_an_update_looks_before_it_lowers_when_asked_to(tmp_path):

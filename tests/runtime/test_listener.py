@@ -30,7 +30,7 @@ CODE = "import os; print(os.getppid(), flush=True); os._exit(0)"
 def test_an_agent_answers_for_a_container(tmp_path: Path, privileges: bool) -> None:
     spec = small(sys.executable, "-I", "-S", "-c", CODE, noNewPrivileges=privileges)
     spec["linux"]["seccomp"] = profile(tmp_path / "agent", "getppid")
-    spec["annotations"] = {"a": "b"}
+    spec["annotations"] = {"a": "b" * 1_000_000}  # more than a socket has room for
     bundle = replace(over_host(tmp_path, spec), identity=b"box", directory=b"/bundle")
     with Agent(tmp_path / "agent", lambda call: (4711, 0, 0)) as agent:
         assert said(bundle) == "4711\n"
@@ -39,7 +39,8 @@ def test_an_agent_answers_for_a_container(tmp_path: Path, privileges: bool) -> N
     assert agent.document.pop("pid") == state.pop("pid") > 1
     assert agent.document == {"ociVersion": "1.2.0", "fds": ["seccompFd"], "metadata": "who am I"}
     assert state == {
-        "ociVersion": "1.2.0", "id": "box", "status": "creating", "bundle": "/bundle", "annotations": {"a": "b"},
+        "ociVersion": "1.2.0", "id": "box", "status": "creating", "bundle": "/bundle",
+        "annotations": spec["annotations"],
     }  # fmt: skip
 
 

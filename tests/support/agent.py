@@ -37,6 +37,8 @@ class Agent:
     def work(self) -> None:
         connection, _ = self.socket.accept()
         text, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+        while more := connection.recv(65536):
+            text += more
         self.document = json.loads(text)
         connection.close()
         listener = descriptors[0]

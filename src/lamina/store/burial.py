@@ -6,13 +6,12 @@ import os
 
 from lamina.errors import Corrupt, LaminaError
 from lamina.store import lock, names, record
-from lamina.store.containers import empty
-from lamina.store.tree import remove_tree
+from lamina.store.tree import empty, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.store.containers import Remove
     from lamina.store.root import Store
+    from lamina.store.tree import Remove
 
 
 def bury_all(store: Store, remove: Remove = remove_tree) -> None:

@@ -24,13 +24,13 @@ directory, and last that on names (names.py) or on images (images.py); nobody ev
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ENOENT, ENOTEMPTY
+from errno import EINVAL, ENOENT
 
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.linux.fd import Fd
 from lamina.store import lock, names, record
 from lamina.store.root import make_directory, raise_storage_error
-from lamina.store.tree import hold, remove_tree
+from lamina.store.tree import empty, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
     from lamina.store.durable import Batch
     from lamina.store.root import Store
-
-    Remove = Callable[[bytes], None]
+    from lamina.store.tree import Remove
 
 CREATED, RUNNING, EXITED, DEAD = "created", "running", "exited", "dead"
 PAUSED, RESTARTING = "paused", "restarting"
@@ -485,23 +484,6 @@ def unfinished(store: Store, among: Iterable[str] | None = None) -> Iterator[Hom
                 os.rmdir(home.path)  # its maker died, or finds out and takes another id
             except OSError:
                 pass
-
-
-def empty(grave: bytes, remove: Remove) -> None:
-    """Remove a directory that was moved away, whose lock is held. The lock goes last: as long as it is there, what is
-    left can be told from what is going on. Raises what *remove* raises.
-    """
-    for entry in os.listdir(grave):
-        if entry != b"lock":
-            remove(grave + b"/" + entry)
-    _unlink(grave + _LOCK)
-    hold(grave)
-    try:
-        os.rmdir(grave)
-    except OSError as error:
-        # gone; or somebody who buries too has just locked it anew, and removes it
-        if error.errno not in (ENOENT, ENOTEMPTY):
-            raise
 
 
 def _unlink(path: bytes) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, ELOOP, ENOENT, ENOTDIR, EPERM
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR, ENOTEMPTY, EPERM
 from stat import S_ISDIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Remove = Callable[[bytes], None]
 
 # descriptors held at once; what lies deeper is moved up first
 DEEPEST = 32
@@ -47,6 +49,26 @@ def hold(name: bytes, parent: int | None = None) -> None:
         _lingering.append(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
     except OSError:  # it costs time, and nothing else
         pass
+
+
+def empty(grave: bytes, remove: Remove) -> None:
+    """Remove a directory that was moved away, whose `lock` is held. That goes last: as long as it is there, what is
+    left can be told from what is going on. Raises what *remove* raises.
+    """
+    for entry in os.listdir(grave):
+        if entry != b"lock":
+            remove(grave + b"/" + entry)
+    try:
+        os.unlink(grave + b"/lock")
+    except FileNotFoundError:
+        pass
+    hold(grave)
+    try:
+        os.rmdir(grave)
+    except OSError as error:
+        # gone; or somebody who buries too has just locked it anew, and removes it
+        if error.errno not in (ENOENT, ENOTEMPTY):
+            raise
 
 
 def remove_tree(path: bytes, removed: Callable[[], None] | None = None) -> None:

@@ -273,9 +273,17 @@ class _Pull:
         """All layers by their diff_ids, several at once."""
         todo = dict(zip(reversed(config.diff_ids), reversed(manifest.layers), strict=True))
         todo = dict(reversed(todo.items()))  # base first, which are the large ones
-        self._check_sizes(todo)
-        for blob in todo.values():
+        # a layer that is there twice may be compressed in two ways: unpacked once, and kept as both
+        unpacked = {blob.digest for blob in todo.values()}
+        others = {
+            blob.digest: blob
+            for blob in manifest.layers
+            if self.options.keep_blobs and blob.digest not in unpacked
+        }
+        self._check_sizes(todo, others)
+        for blob in (*todo.values(), *others.values()):
             self.tell("layer", id=blob.digest, total=blob.size)
+        in_parallel(self.tell, self.options.parallel, self._other, others)
         done: dict[str, Layer] = {}
         if (
             not self.options.keep_blobs
@@ -294,13 +302,17 @@ class _Pull:
         self.tell("exists", id=blob.digest)
         return found
 
-    def _check_sizes(self, todo: dict[str, Descriptor]) -> None:
+    def _other(self, identity: str, blob: Descriptor) -> None:
+        self._keep_layer(blob)
+        self.tell("done", id=identity)
+
+    def _check_sizes(self, todo: dict[str, Descriptor], others: dict[str, Descriptor]) -> None:
         """Of what is to be fetched. What a manifest says of sizes is all that bounds a download that is kept."""
         limits = self.options.words.get("limits") or given()
         wanted = [
             blob for diff_id, blob in todo.items()
             if not os.path.lexists(layers.place_of(self.store, layers.layer_id(diff_id)))
-        ]  # fmt: skip
+        ] + list(others.values())  # fmt: skip
         for blob in wanted:
             if blob.size > limits.size:
                 limits.exceeded("size", f"the layer {blob.digest} has {blob.size} bytes, compressed")

@@ -114,11 +114,13 @@ class _Push:
         manifest, data, kind = self._manifest()
         config = self._config()
         known = self._known(config[0]) if manifest is None else list(manifest.layers)
-        todo = dict(zip(self.record.layers, known, strict=True))
-        for identity, blob in todo.items():
-            self.tell("layer", id=blob.digest if blob else identity, total=blob.size if blob else 0)
+        # by what they are shown as: a layer that is there twice may be compressed in two ways
+        every = list(zip(self.record.layers, known, strict=True))
+        todo = {blob.digest if blob else identity: (identity, blob) for identity, blob in every}
+        for shown, (_, blob) in todo.items():
+            self.tell("layer", id=shown, total=blob.size if blob else 0)
         pushed = in_parallel(self.tell, self.options.parallel, self._layer, todo)
-        done = [pushed[identity] for identity in self.record.layers]
+        done = [pushed[blob.digest if blob else identity] for identity, blob in every]
         changed = manifest is None or [layer.descriptor for layer in done] != list(manifest.layers)
         config_blob = self._push_config(config, manifest, [layer.diff_id for layer in done])
         if changed:
@@ -200,10 +202,9 @@ class _Push:
 
     # -- layers
 
-    def _layer(self, identity: str, blob: Descriptor | None) -> _Layer:
-        shown = blob.digest if blob is not None else identity
+    def _layer(self, shown: str, what: tuple[str, Descriptor | None]) -> _Layer:
         with self.registry.transport.waits.telling(self.tell.waiting(shown)):
-            return self._pushed(identity, blob, shown)
+            return self._pushed(*what, shown)
 
     def _pushed(self, identity: str, blob: Descriptor | None, shown: str) -> _Layer:
         self.tell.check()

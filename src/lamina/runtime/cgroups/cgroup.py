@@ -101,12 +101,16 @@ class Cgroup:
                 pass
             except OSError:
                 return False
+        self.remove_parents(places)
+        return True
+
+    def remove_parents(self, places: list[bytes]) -> None:
+        """Remove the groups above that are ours, as far as they are empty."""
         for parent in self.parents(places):
             try:
                 os.rmdir(parent)
             except OSError:
                 pass  # other containers live there, or their engine removed it
-        return True
 
     def parents(self, places: list[bytes]) -> list[bytes]:
         """The groups above that are ours to remove when they are empty, deepest first."""

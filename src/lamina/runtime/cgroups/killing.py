@@ -106,14 +106,15 @@ def _stop_forks(cgroup: Cgroup) -> None:
 
     Not by freezing: v1 gives a frozen process its end only when it is thawed. A frozen container is thawed, to die.
     """
-    place = cgroup.paths.get("pids")
-    if place is not None:
-        for group in walk(place):
+    is_limited = False
+    for name in ("pids", ""):  # v2's where that cannot kill a group at once (before Linux 5.14)
+        for group in walk(cgroup.paths[name]) if name in cgroup.paths else ():
             try:
                 write_at(group, b"pids.max", b"0")
+                is_limited = True
             except OSError:
-                pass  # going already
-    elif "freezer" in cgroup.paths and not cgroup.frozen:
+                pass  # going already; or v2 has not that controller
+    if not is_limited and freezer.can_freeze(cgroup) and not cgroup.frozen:
         try:
             freezer.freeze(cgroup, 1.0)
         except (KernelError, TimeoutExpired):

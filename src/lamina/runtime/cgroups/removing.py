@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from errno import EBUSY
 
 from lamina.errors import KernelError, LaminaError
@@ -36,8 +35,4 @@ def remove(cgroup: Cgroup) -> None:
                 failure.add_note(f"and: {error}")
     if failure is not None:
         raise failure
-    for parent in cgroup.parents(places):
-        try:
-            os.rmdir(parent)
-        except OSError:
-            pass  # other containers live there, or their engine removed it
+    cgroup.remove_parents(places)

@@ -93,16 +93,30 @@ def _completed(cgroup: Cgroup, resources: Resources) -> Resources:
     """What the new limits depend on and do not mention, as it is now."""
     memory = dict(resources.get("memory") or {})
     cpu = dict(resources.get("cpu") or {})
-    v2 = cgroup.paths.get("")
     changed: dict[str, Any] = {}
     if memory:
         _complete_memory(cgroup, memory)
         changed["memory"] = memory
-    if cpu.get("period") and not cpu.get("quota") and "cpu" not in cgroup.paths and v2 is not None:
-        now = (Files(v2).text("cpu.max") or "max").split()[0]
-        cpu["quota"] = -1 if now == "max" else int(now)
+    if bool(cpu.get("period")) != bool(cpu.get("quota")):
+        _complete_cpu(cgroup, cpu)
         changed["cpu"] = cpu
     return {**resources, **changed}
+
+
+def _complete_cpu(cgroup: Cgroup, cpu: dict[str, Any]) -> None:
+    """v2 has quota and period in one file; systemd is told of both, or would write other ones at its next reload."""
+    v1, v2 = cgroup.paths.get("cpu"), cgroup.paths.get("")
+    if v1 is not None:
+        files = Files(v1)
+        quota, period = files.number("cpu.cfs_quota_us"), files.number("cpu.cfs_period_us")
+    elif v2 is not None and (now := (Files(v2).text("cpu.max") or "").split()):
+        quota, period = int(now[0]) if now[0].isdigit() else -1, int(now[-1]) if now[-1].isdigit() else None
+    else:
+        return
+    if not cpu.get("quota") and (cgroup.unit or v1 is None):
+        cpu["quota"] = quota or -1
+    if not cpu.get("period") and cgroup.unit and period:
+        cpu["period"] = period
 
 
 def _complete_memory(cgroup: Cgroup, memory: dict[str, Any]) -> None:

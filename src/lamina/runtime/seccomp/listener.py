@@ -52,7 +52,8 @@ def hand_on(
         agent.settimeout(SECONDS)
         try:
             agent.connect(os.fsencode(path))
-            socket.send_fds(agent, [text], [int(listener)])
+            sent = socket.send_fds(agent, [text], [int(listener)])
+            agent.sendall(text[sent:])  # a socket has room for so much; annotations may be long
         except OSError as error:
             raise KernelError(
                 "hand on the seccomp listener", error.errno or 110, path,
