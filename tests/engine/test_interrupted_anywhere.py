@@ -194,8 +194,9 @@ FORKED = """if True:
 
 
 def test_a_fork_ends_nothing_of_its_parents(box: Container, store_root: Path) -> None:
+    quiet = "ignore:This process:DeprecationWarning"  # said of a fork beside threads, since Python 3.12
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(store_root)], stderr=subprocess.PIPE, timeout=200
+        [sys.executable, "-W", quiet, "-c", FORKED, str(store_root)], stderr=subprocess.PIPE, timeout=200
     )
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -45,7 +45,6 @@ NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 _AF_NETLINK, _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 16, 270, 10, 11
 _EIO, _EAGAIN = 5, 11
-_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _MOST_DUMPS = 10  # of a table that keeps changing
 PATIENCE = 10.0  # seconds; the kernel answers at once, unless it is out of memory for the answer
 
