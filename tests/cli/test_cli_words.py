@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli import durations, when
+from lamina.cli import durations, output, when
 from lamina.cli.listing import Listing
 from lamina.cli.quoting import join, quote
 from lamina.cli.reviewing import summary
@@ -257,3 +257,39 @@ def test_a_directory_that_was_emptied_and_made_again_has_a_line() -> None:
     ]
     assert listing.total(Style()).startswith("3 deleted, 1 changed")
     assert [listing.is_grave(change) for change in listing.ranked()] == [True, True, False]
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=6) | st.sampled_from(
+    ["", "日本", "é"]
+)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=5), st.booleans())
+def test_columns_are_as_wide_as_a_terminal_shows_their_widest_cell(
+    rows: list[tuple[str, str, str]], headed: bool
+) -> None:
+    headings = ["A", "BB", "CCC"] if headed else []
+    written: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "text", lambda data, end="": written.append(data + end))
+        patch.setattr(output, "is_coloured", lambda: False)
+        output.columns(headings, rows)
+    table = [*([tuple(headings)] if headed else []), *rows]
+    widths = [max(map(output.width, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "   ".join(
+            cell + " " * (most - output.width(cell)) for cell, most in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in table
+    ]
+    assert written == ["\n".join(lines) + ("\n" if lines else "")]
+
+
+def test_json_lines_are_a_document_each(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    found: list[dict[str, Any]] = [{"a": "é\udcff"}, {"b": [1, None, b"c"]}, {}]
+    output.records(found, "json", {})
+    output.records([], "json", {})
+    for one in found:
+        output.json_line(one)
+    out = capfdbinary.readouterr().out.splitlines()
+    assert out == [b'{"a": "\xc3\xa9\\udcff"}', b'{"b": [1, null, "c"]}', b"{}"] * 2
