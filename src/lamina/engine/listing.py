@@ -138,7 +138,7 @@ class Glanced(Container):
 
     @property
     def exposed(self) -> list[str]:
-        """The ports that its image and `--expose` name, published or not."""
+        """The ports that its image and `--expose` name, published or not: "80/tcp", "80-90/tcp"."""
         return [*self._said[5]]
 
     @property
