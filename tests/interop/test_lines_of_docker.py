@@ -138,6 +138,11 @@ inspect -f '{{range .Mounts}}{{if eq .Destination "/h"}}{{.Mode}}|{{.RW}}|{{.Pro
 inspect -f '{{range .Mounts}}{{if eq .Destination "/t"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
 rm -f mounts
 images --format '{{len .CreatedAt}}' tiny:1
+network ls --format '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}}' -f driver=host -f driver=null
+network ls -f driver=null --format '{{.Name}} {{len .ID}}'
+network ls -f type=custom --format '{{.Name}}'
+network ls -f type=bogus
+network inspect -f '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}} {{.Containers}}' host none
 ps -a --format '{{.Nope}}'
 ps -a --format '{{.Names'
 ps -a --format '{{json .Names}}'
