@@ -143,6 +143,7 @@ network ls -f driver=null --format '{{.Name}} {{len .ID}}'
 network ls -f type=custom --format '{{.Name}}'
 network ls -f type=bogus
 network inspect -f '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}} {{.Containers}}' host none
+network rm host
 ps -a --format '{{.Nope}}'
 ps -a --format '{{.Names'
 ps -a --format '{{json .Names}}'
