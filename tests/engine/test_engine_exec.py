@@ -341,6 +341,14 @@ def test_detached_with_a_terminal_it_keeps_that(box: Container) -> None:
     assert (root_of(box) / "tmp/tty").read_text().startswith("/dev/pts/")
 
 
+def test_who_floods_its_terminal_after_its_end_is_not_listened_to(box: Container) -> None:
+    """It has ended; a process that it left behind has the terminal open, ignores SIGHUP, and writes without end."""
+    flood = "trap '' HUP; (while :; do echo flood; done) & echo mine; exit 3"
+    done = box.exec(["sh", "-c", flood], tty=True, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 3
+    assert "mine\n" in done.stdout
+
+
 # -- what a container must not be able to do about it
 
 

@@ -321,6 +321,11 @@ def test_the_tree_of_states(engine: Engine, box: Container, lamina: Lamina) -> N
     names = lamina("log", "--format", "{{.Name}} {{.Here}}", "box").stdout.split()
     assert names == ["other", "true", "second", "false", "first", "false"]
 
+    newest = lamina("log", "-n", "2", "box").stdout.splitlines()
+    assert [line.split()[:2] for line in newest[:3]] == [line.split()[:2] for line in drawn[:3]]
+    assert newest[3].split() == ["┆", "and", "1", "more,", "over", "tiny"]
+    assert lamina("log", "-n", "1", "--format", "{{.Name}}", "box").stdout == "other\n"
+
     # what came from a state that is removed comes from its parent
     second.remove()
     for look in (lambda: second.diff(box), lambda: box.diff(second), lambda: second.explain("/srv")):

@@ -100,7 +100,10 @@ def test_what_the_image_exposes():
     [
         (["80"], ("80/tcp",)),
         (["80/tcp", "80", "53/UDP", "9/sctp"], ("80/tcp", "53/udp", "9/sctp")),
-        (["80-82/udp", "81/udp"], ("80/udp", "81/udp", "82/udp")),
+        (["80-82/udp", "81/udp"], ("80-82/udp",)),
+        (["1-65535", "9/udp"], ("1-65535/tcp", "9/udp")),
+        (["7", "3", "5-6", "4"], ("3-7/tcp",)),
+        (["3", "5"], ("3/tcp", "5/tcp")),
         ([], ()),
     ],
 )
@@ -120,7 +123,7 @@ def test_what_cannot_be_exposed(text):
 @pytest.mark.parametrize("network", ["none", "host", "container:x", "ns:/run/netns/x", "bridge", "cni:x"])
 def test_what_is_exposed_takes_no_link_and_changes_no_file(network):
     asked = check_options({"network": network, "expose": ["80-81"]})
-    assert asked.networking == Networking(exposed=("80/tcp", "81/tcp"))
+    assert asked.networking == Networking(exposed=("80-81/tcp",))
     assert not asked.networking.linked
     files = {"/etc/resolv.conf": b"search x\nnameserver 9.9.9.9\n"}
     plain = check_options({"network": network})

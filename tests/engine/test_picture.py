@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from errno import EACCES, ENOENT
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_a_damaged_file_is_composed_again(
     monkeypatch.setattr(picture, "_latest", None)
     assert look(store, monkeypatch, TABLE) == first
     assert len(composed) == 2
+
+
+def test_what_another_thread_looked_at_is_not_what_this_one_did(
+    tmp_path: Path, composed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    look(store, monkeypatch, TABLE)
+    thread = threading.Thread(target=look, args=(store, monkeypatch, OTHER))
+    thread.start()
+    thread.join()
+    assert picture.mounts_changed()
+    look(store, monkeypatch, OTHER)
+    assert not picture.mounts_changed()
 
 
 def test_what_was_there_a_moment_ago_is_looked_for_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -561,3 +562,9 @@ def test_a_program_that_began_without_streams_hands_none_of_its_descriptors_in(
         [True, ["own"] * 3]
     ] * 3
     assert engine.containers(all=True) == []
+
+
+def test_it_goes_to_no_other_process(box: Container) -> None:
+    with box.popen(["true"]) as process, pytest.raises(TypeError, match="cannot pickle a Process"):
+        pickle.dumps(process)
+    assert pickle.loads(pickle.dumps(box)) == box

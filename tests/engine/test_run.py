@@ -1058,3 +1058,44 @@ def test_what_is_mounted_may_go_while_a_container_is_created(
     box = engine.create("host", ["true"])
     assert (len(tries), box.status) == (2, "created")
     box.remove()
+
+
+@pytest.mark.parametrize("verb", ["run", "start"])
+def test_a_mount_that_goes_between_the_look_and_the_start_whoever_looks_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Another thread that looks at the mounts in that moment knows of the new ones; this one still has to look."""
+    from lamina.engine import picture
+    from lamina.engine import session as in_foreground
+    from lamina.engine import starting as detached
+
+    place = tmp_path / "mounted"
+    module = in_foreground if verb == "run" else detached
+    launch, launched = module.launch, []
+
+    def stage() -> None:
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "x", place], check=True)
+        engine = Engine(tmp_path / "store")
+
+        def too_late(*args: object, **keywords: object) -> object:
+            launched.append(args)
+            if len(launched) == 1:
+                subprocess.run(["umount", place], check=True)
+                place.rmdir()
+                other = threading.Thread(
+                    target=picture.picture, args=(engine.store,), kwargs={"rootless": False}
+                )
+                other.start()
+                other.join()
+            return launch(*args, **keywords)
+
+        monkeypatch.setattr(module, "launch", too_late)
+        if verb == "run":
+            assert engine.run("host", ["true"], rm=True).returncode == 0
+        else:
+            with engine.start("host", ["sleep", "600"], stop_timeout=0, lifetime="owner") as box:
+                assert box.status == "running"
+        assert verb == "start" or len(launched) == 2
+
+    in_mount_namespace(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import struct
@@ -297,6 +298,24 @@ def test_others_who_are_at_work_in_a_volume_are_not_in_the_way(engine: Engine, b
         assert {path.name for path in copy.rglob("*")} <= {"kept", "x", "f", "l"}
         state.remove()
     other.remove(force=True)
+
+
+def test_a_file_on_which_a_program_has_a_lease_is_said(engine: Engine, box: Container) -> None:
+    box.start()
+    file = data(engine) / "leased"
+    file.write_text("x")
+    asked: list[int] = []
+    before = signal.signal(signal.SIGIO, lambda number, frame: asked.append(number))
+    try:
+        with file.open("r+") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            with pytest.raises(Conflict, match="copy leased: a program has a lease on this file") as raised:
+                box.snapshot("one", volumes=True)
+        assert "try again" in raised.value.remedy and asked
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert (box.status, box.snapshots()) == ("running", [])
+    assert box.snapshot("one", volumes=True).name == "one"  # it was given up
 
 
 def test_a_device_in_it_is_copied_and_not_opened(tmp_path: Path) -> None:

@@ -119,6 +119,31 @@ ps -a --format '{{range $i, $e := split .Names "a"}}{{$i}}={{$e}};{{end}}'
 ps -a --format '{{truncate .Names 1}}|{{pad .Names 2 3}}|{{title .State}}|{{join (split .Names "a") "-"}}'
 ps -a --format '{{if eq .State "running"}}{{.Names}}{{else}}-{{end}}'
 ps -a --format '{{.Label "x"}}/{{.Label "nope"}}'
+ps -a --format '{{.Names}} {{.Command}} {{len .CreatedAt}}'
+ps -a --format '{{.Names}} {{.Command}}' --no-trunc
+ps -a --format 'table {{.Command}}\t{{.Names}}'
+ps -a --format '{{json .Command}}'
+run -d --name ae --expose 95-97 --expose 90/udp --expose 100 --expose 98 --expose 96 tiny echo 'a "b" \n $c ü'
+ps -a --format '{{.Command}}' -f name=ae
+ps -a --no-trunc --format '{{.Command}}' -f name=ae
+run -d --name mounts -v vol:/v -v vol:/w:ro -v /etc:/e -v /etc:/f:ro tiny sleep 1000
+inspect -f '{{range .Mounts}}{{if eq .Destination "/v"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{range .Mounts}}{{if eq .Destination "/w"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{range .Mounts}}{{if eq .Destination "/e"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{range .Mounts}}{{if eq .Destination "/f"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+rm -f mounts ae
+run -d --name mounts --mount type=bind,src=/etc,dst=/g,readonly --mount src=vol,dst=/h --mount type=tmpfs,dst=/t tiny
+inspect -f '{{range .Mounts}}{{if eq .Destination "/g"}}{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{range .Mounts}}{{if eq .Destination "/h"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{range .Mounts}}{{if eq .Destination "/t"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+rm -f mounts
+images --format '{{len .CreatedAt}}' tiny:1
+network ls --format '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}}' -f driver=host -f driver=null
+network ls -f driver=null --format '{{.Name}} {{len .ID}}'
+network ls -f type=custom --format '{{.Name}}'
+network ls -f type=bogus
+network inspect -f '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}} {{.Containers}}' host none
+network rm host
 ps -a --format '{{.Nope}}'
 ps -a --format '{{.Names'
 ps -a --format '{{json .Names}}'

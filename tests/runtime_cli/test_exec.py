@@ -322,6 +322,18 @@ def test_output_that_does_not_block_is_written_when_there_is_room(runtime: Runti
     assert shown == b"".join(b"%d\n" % number for number in range(1, 40001))
 
 
+def test_it_goes_on_when_nobody_reads_what_it_writes_to_its_terminal(runtime: Runtime) -> None:
+    bundle = runtime.shell("seq 40000; (trap '' HUP; yes) & exit 5", terminal=True)
+    command = [*runtime.command, "--root", str(runtime.root), "run", "--bundle", str(bundle.write()), "c"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.read(10)
+        running.stdout.close()
+        assert (running.wait(100), running.stderr.read()) == (5, b"")
+
+
 def test_a_process_that_is_behind_with_reading_its_terminal_does_not_stop_it(runtime: Runtime) -> None:
     """More is typed than the terminal holds, by far, and all of it comes back; the descriptors are above 1023."""
 

@@ -48,6 +48,26 @@ def entries(directory: bytes) -> list[str]:
 # -- states
 
 
+@pytest.mark.parametrize(("meanwhile", "state"), [("is started", "running"), ("ends as well", "exited")])
+def test_one_that_is_started_between_two_looks_was_never_dead(
+    store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: str, state: str
+) -> None:
+    home = made(store, "web")
+    home.release()
+    looks: list[bool] = []
+
+    def look(one: Home) -> bool:
+        looks.append(meanwhile == "is started" and len(looks) > 0)
+        if len(looks) == 1:
+            home.write("state", {"pid": 1})
+        elif len(looks) == 2 and meanwhile == "ends as well":
+            home.write("exit", {"status": 0})
+        return looks[-1]
+
+    monkeypatch.setattr(Home, "is_looked_after", look)
+    assert again(home).state(lambda record: False) == state
+
+
 def test_the_states_of_a_life(store: Store) -> None:
     home = made(store, "web")
     assert again(home).state() == "created"

@@ -21,6 +21,19 @@ _ESCAPES = {
 }
 
 
+_GO = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+}
+
+
 def quote(name: bytes | str) -> str:
     """*name* as a shell word: bare where that is safe, else `'in quotes'`, else `$'with \\n escapes'`.
 
@@ -39,6 +52,18 @@ def quote(name: bytes | str) -> str:
 
 def _escape(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def text_of_go(text: str) -> str:
+    """*text* as Go writes one in quotes (strconv.Quote), which is how docker's lists have a command."""
+    return '"' + "".join(_GO.get(c) or (c if c.isprintable() else _letter_of_go(c)) for c in text) + '"'
+
+
+def _letter_of_go(character: str) -> str:
+    code = ord(character)
+    if code < 0x80 or 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def join(words: Sequence[str]) -> str:

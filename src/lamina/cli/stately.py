@@ -20,10 +20,12 @@ SHORT = 40
 MOST_FORKS = 4
 
 
-def drawing(log: StateLog, *, whole: bool = False) -> Iterator[str]:
-    """A line a state, the newest first: where the container stands, the tree, and what it all began with."""
+def drawing(log: StateLog, *, whole: bool = False, most: int | None = None) -> Iterator[str]:
+    """A line a state, the newest first: where the container stands, the tree, and what it all began with; of *most*
+    states, with rails that lead on where there are more.
+    """
     style = Style()
-    states = log.states
+    states = log.states[:most]
     cells = [_cells(one, whole) for one in states]
     widths = [max((output.width(row[column]) for row in cells), default=0) for column in range(4)]
     nodes = [
@@ -38,6 +40,8 @@ def drawing(log: StateLog, *, whole: bool = False) -> Iterator[str]:
     since = "written to since" if log.written else "nothing written since"
     now = Node("now", log.here or BASE, "○", f"{style('strong', quote(log.name))}  now, {since}")
     pairs = list(draw([now, *nodes], style("weak", f"{quote(log.begins)}")))
+    if more := len(log.states) - len(states):
+        pairs[-1] = "┆", style("weak", f"and {more:,} more, over {quote(log.begins)}")
     room = max(output.width(rails) for rails, _ in pairs)
     for rails, text in pairs:
         pad = " " * (room - output.width(rails))
@@ -96,7 +100,7 @@ def records(log: StateLog, *, whole: bool) -> list[dict[str, Any]]:
     ]
 
 
-def show(logs: Iterable[StateLog], *, whole: bool = False) -> None:
+def show(logs: Iterable[StateLog], *, whole: bool = False, most: int | None = None) -> None:
     """The drawings, an empty line between them, through the pager."""
     from lamina.cli.pager import page
 
@@ -104,6 +108,6 @@ def show(logs: Iterable[StateLog], *, whole: bool = False) -> None:
         for number, log in enumerate(logs):
             if number:
                 yield ""
-            yield from drawing(log, whole=whole)
+            yield from drawing(log, whole=whole, most=most)
 
     page(lines())

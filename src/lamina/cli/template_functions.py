@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from lamina.cli.quoting import text_of_go
 from lamina.errors import InvalidInput
 
 _VERB = re.compile(r"%([-+ #0]*)(\d{1,3})?(?:\.(\d{1,3}))?(.)", re.DOTALL)
@@ -148,7 +149,7 @@ def _shown(value: Any, verb: str, precision: str | None) -> str:
     if verb == "t" and not isinstance(value, bool):
         _refuse(value, verb)
     if verb == "q":
-        return json.dumps(show(value), ensure_ascii=False)
+        return text_of_go(show(value))
     text = show(value)
     return text if precision is None else text[: int(precision)]
 

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 
 from lamina.engine.host_config import host_config
-from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, publishable, said_of
+from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, one_by_one, publishable, said_of
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 from lamina.store.successors import now_called
 
@@ -44,7 +44,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         **_own_files(home),
         "Config": _config(asked, home.read("spec") or {}),
         "HostConfig": host_config(asked),
-        "NetworkSettings": _networks(home, publishable(asked)),
+        "NetworkSettings": _networks(home, [*one_by_one(publishable(asked))]),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": _directories(home, asked.get("overlays") or [])},
         "LogPath": _log_path(home, asked),
@@ -218,12 +218,19 @@ def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
                 **({"Name": name, "Driver": "local"} if name else {}),
                 "Source": "" if volume["kind"] == "tmpfs" else source,
                 "Destination": volume["target"],
-                "Mode": ",".join(options),
+                "Mode": _mode(options, "z" if name else ""),
                 "RW": not {"ro", "rro"} & set(options),
-                "Propagation": next((word for word in options if word in PROPAGATIONS), ""),
+                "Propagation": "" if name else next((word for word in options if word in PROPAGATIONS), ""),
             }
         )
     return found
+
+
+def _mode(options: list[str], usual: str) -> str:
+    """What of a mount's *options* docker would say: what is not as *usual*, which of volumes is "z" there."""
+    said = ["ro"] if {"ro", "rro"} & set(options) else []
+    said += [word for word in options if word in PROPAGATIONS and word != "rprivate"]
+    return ",".join(said) or usual
 
 
 def timestamp(nanoseconds: int | None) -> str:

@@ -12,7 +12,7 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from lamina.engine.design import Design
@@ -68,11 +68,24 @@ def exposed_ports(options: dict[str, Any], of_image: Iterable[str] = ()) -> list
     """The ports that are exposed, as "80/tcp": those of its image, of `--expose`, and those inside of `-p`."""
     said = options.get("networking") or {}
     published = (f"{port}/{protocol}" for protocol, _, _, port, *_ in said.get("published", ()))
-    return sorted({*of_image, *said.get("exposed", ()), *published})
+    return sorted({*of_image, *one_by_one(said.get("exposed", ())), *published})
+
+
+def one_by_one(exposed: Iterable[str]) -> Iterator[str]:
+    """Each of the ports of "80/tcp" and "80-90/tcp", which is how a record has them."""
+    for text in exposed:
+        ports, _, protocol = text.partition("/")
+        first, _, last = ports.partition("-")
+        if last:
+            yield from (f"{port}/{protocol}" for port in range(int(first), int(last) + 1))
+        else:
+            yield text
 
 
 def publishable(asked: dict[str, Any]) -> list[str]:
-    """What `-P` would publish: those that the image of the container of the record *asked* exposes, and `--expose`."""
+    """What `-P` would publish: those that the image of the container of the record *asked* exposes, and `--expose`,
+    as "80/tcp" and "80-90/tcp".
+    """
     of_image = (asked.get("config") or {}).get("exposed_ports") or ()
     said = said_of(asked).get("networking") or {}
     return [*dict.fromkeys((*map(str, of_image), *said.get("exposed", ())))]

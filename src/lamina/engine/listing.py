@@ -226,7 +226,7 @@ class Glanced:
 
     @property
     def exposed(self) -> Sequence[str]:
-        """The ports that its image and `--expose` name, published or not."""
+        """The ports that its image and `--expose` name, published or not: "80/tcp", "80-90/tcp"."""
         exposed: Sequence[str] = self._said[5]
         return exposed
 

@@ -8,6 +8,7 @@ namespace, whose skeletons consist of directory entries, which come and go witho
 
 from __future__ import annotations
 
+import _thread
 import os
 from errno import ENOENT
 from marshal import dumps, loads
@@ -38,14 +39,15 @@ SOURCES = tuple(
 
 # the text of mountinfo, what is hidden, and what was made of them; replaced whole, so threads may share it
 _latest: tuple[bytes, tuple[bytes, ...], HostImage] | None = None
-_looked_at = b""
+# the text that a thread looked at last: others may know of another mount by now
+_mine = _thread._local()
 
 
 def picture(store: Store, *, rootless: bool, refused: Mapping[bytes, str] | None = None) -> HostImage:
     """The image `host` as it is now, without the stores. *refused*: see `compose`. Raises Unsupported, KernelError."""
-    global _latest, _looked_at
+    global _latest
     hide = _stores(store)
-    text = _looked_at = _read_mountinfo()
+    text = _mine.looked_at = _read_mountinfo()
     if rootless or refused:
         return _composed(store, text, hide, rootless=rootless, refused=refused)[0]
     latest = _latest
@@ -102,8 +104,8 @@ def _unpacked(data: bytes) -> HostImage:
 
 
 def mounts_changed() -> bool:
-    """Whether the machine's mounts are others than when `picture` last looked."""
-    return _looked_at != _read_mountinfo()
+    """Whether the machine's mounts are others than when `picture` last looked, in this thread."""
+    return getattr(_mine, "looked_at", b"") != _read_mountinfo()
 
 
 def _read_mountinfo() -> bytes:

@@ -13,7 +13,7 @@ from lamina.linux.signals import signal_number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import IO, Any, Generic, Protocol, Self, TypeVar
+    from typing import IO, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
     from lamina.engine.talking import Talk
 
@@ -74,6 +74,12 @@ class Process(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} returncode: {self.returncode} args: {self.args!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        """To another process goes none: it is a child of this one."""
+        raise TypeError(
+            "cannot pickle a Process: it is waited for where it was started (its container can be)"
+        )
 
     @property
     def pid(self) -> int:

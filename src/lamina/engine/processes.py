@@ -52,7 +52,7 @@ class Seen:
 
 def top(home: Home, words: Sequence[str] = ()) -> dict[str, Any]:
     """{"Titles": [...], "Processes": [[...], ...]} as docker has it. *words* are ps(1)'s: `-ef` (the default), `aux`,
-    or `-o` with columns of COLUMNS. Raises Conflict where it does not run, InvalidInput, NotFound.
+    `-x` or `-o` with columns of COLUMNS. Raises Conflict where it does not run, InvalidInput, NotFound.
     """
     columns = read_options(words)
     found = list(_processes(home))
@@ -64,23 +64,28 @@ def read_options(words: Sequence[str]) -> list[tuple[str, str]]:
     """The columns that *words* ask for, each with its title. Raises InvalidInput."""
     joined = " ".join(words).split()
     columns: list[tuple[str, str]] = []
-    shape = ""
+    shape = "" if joined else "f"
     while joined:
+        dashed = joined[0].startswith("-")
         word = joined.pop(0).removeprefix("-")
         letters, o, rest = word.partition("o")
-        if letters.strip("efaux") or (not o and rest) or not word:
+        if letters.strip("Aefaux") or (not o and rest) or not word:
             raise InvalidInput(
-                f"top: ps option {word!r} is not known", remedy="-ef, aux, or -o pid,user,args"
+                f"top: ps option {word!r} is not known", remedy="-ef, aux, -x, or -o pid,user,args"
             )
-        shape = "u" if "u" in letters else "f" if "f" in letters else shape
+        if "u" in letters:
+            shape = "u"
+        elif "f" in letters and dashed:  # without it is a tree
+            shape = "f"
+        elif "x" in letters or not dashed:
+            shape = shape or "x"
         if o:
             if not rest and not joined:
                 raise InvalidInput("top: -o needs columns", remedy="such as -o pid,user,args")
             columns += _columns(rest or joined.pop(0))
     if columns:
         return columns
-    names = "user pid pcpu pmem vsz rss tty stat stime time command" if shape == "u" else _FULL
-    titles = {"user": "UID"} if shape != "u" else {"stime": "START"}
+    names, titles = _SHAPES[shape]
     return [(name, titles.get(name, COLUMNS[name][0])) for name in names.split()]
 
 
@@ -276,7 +281,13 @@ COLUMNS: dict[str, tuple[str, Callable[[Seen], str]]] = {
     "cmd": ("CMD", lambda one: one.args),
     "command": ("COMMAND", lambda one: one.args),
 }
-_FULL = "user pid ppid c stime tty time cmd"
+# without an own choice, by what was asked: "u", "-f", BSD's "x", and "" for "-e" alone
+_SHAPES: dict[str, tuple[str, dict[str, str]]] = {
+    "u": ("user pid pcpu pmem vsz rss tty stat stime time command", {"stime": "START"}),
+    "f": ("user pid ppid c stime tty time cmd", {"user": "UID"}),
+    "x": ("pid tty stat time command", {}),
+    "": ("pid tty time comm", {"comm": "CMD"}),
+}
 _ALSO = {
     "%cpu": "pcpu", "%mem": "pmem", "euser": "user", "euid": "uid", "egroup": "group", "egid": "gid", "pgrp": "pgid",
     "sess": "sid", "session": "sid", "nice": "ni", "state": "s", "tt": "tty", "tname": "tty", "cputime": "time",

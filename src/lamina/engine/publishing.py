@@ -102,8 +102,10 @@ def _check_twice(published: Iterable[Published]) -> None:
 
 
 def read_exposed(asked: Iterable[str]) -> tuple[str, ...]:
-    """`PORT[/PROTOCOL]`, or a range, as --expose has it: each once, as "80/tcp". Raises InvalidInput."""
-    found: dict[str, None] = {}
+    """`PORT[/PROTOCOL]`, or a range, as --expose has it: each once, as "80/tcp", and what follows each other together,
+    as "80-90/tcp". Raises InvalidInput.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
     for text in asked:
         ports, slash, protocol = text.partition("/")
         if ":" in ports or "." in ports:
@@ -112,13 +114,26 @@ def read_exposed(asked: Iterable[str]) -> tuple[str, ...]:
                 remedy="--expose PORT[/tcp|udp|sctp]; -p [[IP:]HOSTPORT:]PORT publishes one",
             )
         name = _protocol(protocol if slash else "tcp", text)
-        first, last = _range(ports, text)
-        found.update(dict.fromkeys(f"{port}/{name}" for port in range(first, last + 1)))
-    return tuple(found)
+        found.setdefault(name, []).append(_range(ports, text))
+    return tuple(
+        f"{first}/{name}" if first == last else f"{first}-{last}/{name}"
+        for name, ranges in found.items()
+        for first, last in _joined(ranges)
+    )
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def exposed_ones(exposed: Iterable[str], published: Iterable[Published]) -> list[Published]:
-    """What `-P` adds: any free port for each that is *exposed* ("80/tcp") and not *published* already.
+    """What `-P` adds: any free port for each that is *exposed* ("80/tcp", "80-90/tcp") and not *published* already.
 
     Which port of this host, and of which address, is never the image's to say. Raises InvalidInput.
     """

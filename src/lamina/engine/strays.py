@@ -8,7 +8,7 @@ import os
 import time
 from errno import ESRCH
 
-from lamina.errors import KernelError
+from lamina.errors import Conflict, KernelError
 from lamina.linux.process import pidfd_open, pidfd_send_signal
 
 SIGKILL = 9
@@ -20,9 +20,10 @@ MOST_LOOKS = 20
 
 def kill_strays(identity: str) -> None:
     """Kill every process whose root is the container *identity*'s, until two looks in a row find none. Raises
-    KernelError.
+    KernelError, Conflict where there are some after many looks: such as cannot die, or make others without end.
     """
     clean = 0
+    found: list[int] = []
     for _ in range(MOST_LOOKS):
         found = [pid for pid in _numbers() if _is_in(pid, identity)]
         clean = 0 if found else clean + 1
@@ -31,6 +32,11 @@ def kill_strays(identity: str) -> None:
         for pid in found:
             _kill(pid, identity)
         time.sleep(BETWEEN)
+    if found:
+        raise Conflict(
+            f"end the processes of container {identity[:12]}: {len(found)} of them live on, {found[0]} among them",
+            remedy=f"see what it waits for in /proc/{found[0]}/stack, and try again",
+        )
 
 
 def _numbers() -> list[int]:

@@ -10,7 +10,7 @@ import os
 import stat
 from errno import ELOOP, ENOENT, ENOTDIR
 
-from lamina.errors import Unsupported
+from lamina.errors import Conflict, Unsupported
 from lamina.linux.fd import Fd
 from lamina.overlay.copying import copy_content, listed, set_mode, set_owner, set_times, set_xattrs
 
@@ -105,7 +105,7 @@ class _Copy:
         if kind == stat.S_IFREG:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with (
-                Fd(os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as old,
+                _opened(held, name) as old,
                 Fd(os.open(name, flags, 0o600, dir_fd=there)) as new,
             ):
                 copy_content(old, new)
@@ -130,3 +130,16 @@ class _Copy:
         set_mode(new, stat.S_IMODE(found.st_mode))
         set_xattrs(new, attributes)
         set_times(new, found.st_atime_ns, found.st_mtime_ns)
+
+
+def _opened(held: int, name: bytes) -> Fd:
+    """The file *held* (O_PATH), to be read. Somebody may have it for himself; the kernel has asked him to give it
+    up, and he cannot while he stands still for us.
+    """
+    try:
+        return Fd(os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except BlockingIOError:
+        raise Conflict(
+            f"copy {os.fsdecode(name)}: a program has a lease on this file (F_SETLEASE, fcntl(2))",
+            remedy="it was asked to give it up: try again, or end it; /proc/locks says which it is",
+        ) from None

@@ -17,6 +17,8 @@ else:  # the module `signal` makes enumerations of all this, which takes longer 
 # what is not forwarded: those that stop or end us whatever we do, and what tells of our own children and terminal
 _OWN = {s.SIGKILL, s.SIGSTOP, s.SIGCHLD, s.SIGURG, s.SIGWINCH, s.SIGPIPE}
 CHUNK = 1 << 16
+# what a terminal holds of what was written to it and not read is less: 8 KiB in pty.c, 4 in n_tty.c
+TERMINAL_HOLDS = 1 << 15
 
 
 class Attendance:
@@ -28,6 +30,7 @@ class Attendance:
         self._before: Any = None
         self._typed = b""  # and not taken by the terminal so far
         self._typing = self._shown = True  # whether there is more to come at either end
+        self._heard = True  # whether somebody still wants what it writes
 
     def take(self, master: Fd) -> None:
         """The process's terminal is ours to serve."""
@@ -87,11 +90,15 @@ class Attendance:
             except OSError:  # nobody has the terminal open any more
                 self._typed, self._typing = b"", False
         if events & ~POLLOUT:
-            self._shown = self._show(master)
+            self._shown = self._show(master) > 0
 
     def _drain(self) -> None:
-        while self._master is not None and self._shown and ready(0.2, self._master):
-            self._shown = self._show(self._master)
+        """What it wrote before its end, and no more: others may have the terminal, and write for ever."""
+        left = TERMINAL_HOLDS
+        while self._master is not None and left > 0 and ready(0.2, self._master):
+            if not (shown := self._show(self._master)):
+                return
+            left -= shown
 
     def _forward(self, pidfd: int) -> None:
         assert self._wakeup is not None
@@ -104,22 +111,27 @@ class Attendance:
             except OSError:
                 pass
 
-    @staticmethod
-    def _show(master: Fd) -> bool:
-        """One read's worth; False at the end (EIO: nobody has the terminal open any more)."""
+    def _show(self, master: Fd) -> int:
+        """One read's worth: how much, 0 at the end (EIO: nobody has the terminal open any more).
+
+        When nobody reads what we write, it is dropped and the process goes on, as with runc; there it stops when its
+        terminal is full.
+        """
         try:
             data = os.read(master, CHUNK)
         except BlockingIOError:
-            return True
+            return 1
         except OSError:
-            return False
+            return 0
         view = memoryview(data)
-        while view:
+        while view and self._heard:
             try:
                 view = view[os.write(1, view) :]
             except BlockingIOError:  # whoever else has that file may have set O_NONBLOCK
                 poll([(1, POLLOUT)], -1)
-        return bool(data)
+            except BrokenPipeError:
+                self._heard = False
+        return len(data)
 
     def _raw(self) -> None:
         if not os.isatty(0):

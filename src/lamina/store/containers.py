@@ -242,6 +242,8 @@ class Home:
         if not self.has("state"):
             return CREATED
         if not held and not (lives is not None and (state := self.read("state")) and lives(state)):
+            if self.is_looked_after() or self.has("exit"):  # started since the first look, and over perhaps
+                return self.state(lives)
             return DEAD
         return PAUSED if self.is_marked(PAUSED_MARK) else RUNNING
 

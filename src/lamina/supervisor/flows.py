@@ -9,7 +9,7 @@ from select import POLLOUT
 
 from lamina.linux.fd import ready
 from lamina.supervisor.packets import CHUNK
-from lamina.supervisor.pump import FIONREAD
+from lamina.supervisor.pump import FIONREAD, TERMINAL_HOLDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ class Source:
             self.streams.give(self.letter, data)
 
     def _drain_terminal(self) -> None:
-        while ready(PATIENCE, self.fd):
+        left = TERMINAL_HOLDS  # others that have it may write for ever
+        while left > 0 and ready(PATIENCE, self.fd):
             try:
                 data = os.read(self.fd, CHUNK)
             except OSError:
                 return
             if not data:
                 return
+            left -= len(data)
             self.streams.give(self.letter, data)
 
     def close(self) -> None:

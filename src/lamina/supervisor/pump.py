@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lamina.supervisor.logs import Writer
 
 CHUNK = 1 << 16
+# what a terminal holds of what was written to it and not read is less: 8 KiB in pty.c, 4 in n_tty.c
+TERMINAL_HOLDS = 1 << 15
 FIONREAD = 0x541B  # asm-generic/ioctls.h
 PTMX = os.makedev(5, 2)
 # pipe(7): poll promises room for PIPE_BUF bytes
@@ -172,8 +174,12 @@ class Drain:
         self.arm(self._watch)
 
     def finish(self) -> None:
-        """Whoever is to be heard has ended: of a pipe only what is in it is read, whoever else still writes to it."""
-        if self.source >= 0 and not self.hold:
+        """Whoever is to be heard has ended: only what is in there is read, whoever else still writes to it. How much
+        that is a terminal does not say, as it comes through a kernel worker; there is a most.
+        """
+        if self.source >= 0 and self.hold:
+            self._left = TERMINAL_HOLDS
+        elif self.source >= 0:
             from fcntl import ioctl
 
             room = bytearray(4)

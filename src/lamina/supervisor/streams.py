@@ -13,8 +13,9 @@ from __future__ import annotations
 import _socket
 import fcntl
 import os
-from errno import EAGAIN
+from errno import EAGAIN, EMFILE
 from select import POLLIN
+from time import sleep
 
 from lamina.document import encode
 from lamina.linux.fd import Fd
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from lamina.supervisor.pump import Watch
 
 BACKLOG = 64
+# seconds before somebody is let in again, where that failed for want of a descriptor
+NONE_LEFT = 0.01
 # how often who opens its input late is let in, and every how many seconds
 LATE_LOOKS, LATE = 40, 0.25
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -180,8 +183,10 @@ class Streams:
         try:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         except OSError as error:
-            if error.errno != EAGAIN:  # no descriptor is left: until a client goes
+            if error.errno == EMFILE and self._clients:  # until one of them goes
                 self._watch.drop(self._listener.fileno())
+            elif error.errno != EAGAIN:  # the machine has none left; nobody says when there are some again
+                sleep(NONE_LEFT)
             return
         self._clients.append(client := Guest(self, fd))
         client.arm()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from lamina.argv.declare import Argument, Arguments, Verb
 from lamina.cli.options import format_option
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 VERB = Verb(
     name="network inspect",
     options=(format_option("{{.Bridge}}", "json", "f"),),
@@ -16,7 +20,12 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Print a JSON list with a document for each network, or a line for each by template."""
     from lamina.cli.inspecting import show
+    from lamina.cli.predefined import PREDEFINED, document
     from lamina.engine import Engine
 
     networks = Engine(args.root).networks
-    return show(args.names, lambda name: networks.get(name).attrs, args.format)
+
+    def attrs(name: str) -> dict[str, Any]:
+        return document(name) if name in PREDEFINED else networks.get(name).attrs
+
+    return show(args.names, attrs, args.format)

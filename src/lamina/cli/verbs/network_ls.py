@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from lamina.argv.declare import Arguments, Option, Verb
-from lamina.cli.filters import anything, labelled, passes, reader
+from lamina.cli.filters import anything, choice, labelled, passes, reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.filters import Checks
+    from lamina.engine import Engine
     from lamina.engine.network import Network
 
 
@@ -19,7 +20,13 @@ def _format(text: str) -> str:
     return check(text)
 
 
-FILTERS: Checks = {"name": anything, "id": anything, "label": anything, "driver": anything}
+FILTERS: Checks = {
+    "name": anything,
+    "id": anything,
+    "label": anything,
+    "driver": anything,
+    "type": choice("builtin", "custom"),
+}
 
 VERB = Verb(
     name="network ls",
@@ -43,18 +50,25 @@ HEADINGS = {"Name": "NETWORK NAME", "Driver": "DRIVER", "Subnets": "SUBNETS", "C
 
 
 def do(args: Arguments) -> int:
-    """List them by name."""
+    """List them by name, with the two that are there without being made."""
     from lamina.cli import output
+    from lamina.cli.predefined import PREDEFINED
     from lamina.engine import Engine
 
-    found = [
-        one
-        for one in Engine(args.root).networks.list()
-        if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
-    ]
-    records = [record(one) for one in found]
+    engine = Engine(args.root)
+    found = [*map(record, engine.networks.list()), *(_predefined(engine, name) for name in PREDEFINED)]
+    records = sorted(
+        (
+            one
+            for one in found
+            if passes(args.filter, lambda key, value, one=one: _holds(one, key, value))  # type: ignore[misc]
+        ),
+        key=lambda one: str(one["Name"]),
+    )
+    for one in records:
+        one["Labels"] = ",".join(f"{key}={value}" for key, value in one["Labels"].items())
     if args.quiet:
-        output.text("".join(f"{one.name}\n" for one in found))
+        output.text("".join(f"{one['Name']}\n" for one in records))
     elif args.format == "table":
         output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
     elif args.format == "json":
@@ -73,17 +87,34 @@ def record(network: Network) -> dict[str, Any]:
         "Driver": network.driver,
         "Scope": "local",
         "Internal": str(network.is_internal).lower(),
-        "Labels": ",".join(f"{key}={value}" for key, value in network.labels.items()),
+        "Labels": network.labels,
         "Subnets": ", ".join(network.subnets),
         "Containers": ", ".join(network.containers),
     }
 
 
-def _holds(network: Network, key: str, value: str) -> bool:
+def _predefined(engine: Engine, name: str) -> dict[str, Any]:
+    from lamina.cli.predefined import PREDEFINED, identity, members
+
+    return {
+        "Name": name,
+        "ID": identity(name)[:12],
+        "Driver": PREDEFINED[name],
+        "Scope": "local",
+        "Internal": "false",
+        "Labels": {},
+        "Subnets": "",
+        "Containers": ", ".join(members(engine, name)),
+    }
+
+
+def _holds(one: dict[str, Any], key: str, value: str) -> bool:
     if key == "name":
-        return value in network.name
+        return value in one["Name"]
     if key == "id":
-        return network.id.startswith(value)
+        return bool(one["ID"].startswith(value[:12]))
     if key == "driver":
-        return value == network.driver
-    return labelled(network.labels, value)
+        return bool(value == one["Driver"])
+    if key == "type":
+        return (value == "builtin") == (one["Name"] in ("bridge", "host", "none"))
+    return labelled(one["Labels"], value)

@@ -17,12 +17,17 @@ def do(args: Arguments) -> int:
     """Remove each; one that cannot be removed does not keep the others."""
     from lamina.cli import output
     from lamina.cli.each import each
+    from lamina.cli.predefined import PREDEFINED
     from lamina.engine import Engine
-    from lamina.errors import NotFound
+    from lamina.errors import InvalidInput, NotFound
 
     networks = Engine(args.root).networks
 
     def remove(name: str) -> None:
+        if name in PREDEFINED:
+            raise InvalidInput(
+                f"remove network {name}: it is there without being made, and cannot be removed"
+            )
         try:
             networks.get(name).remove()
         except NotFound:

@@ -10,16 +10,17 @@ from lamina.cli.durations import ago, lasting
 from lamina.cli.filters import anything, choice, filter_option, number, port_range
 from lamina.cli.labels import Labels
 from lamina.cli.options import format_option
-from lamina.cli.quoting import join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from lamina.cli.filters import Checks
     from lamina.engine import Container, Engine
     from lamina.engine.listing import Glanced
+
+    Run = tuple[int, int, str, str]  # first and last port, the address outside ("": none), the protocol
 
 
 def _pattern(text: str) -> None:
@@ -31,6 +32,7 @@ def _pattern(text: str) -> None:
         raise ValueError(f"{text!r} is no regular expression: {error}") from None
 
 
+SHORT = 20  # letters of a command, as in docker
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 FILTERS: Checks = {
     "name": _pattern,
@@ -135,8 +137,11 @@ def row(container: Glanced, full: bool, wanted: Sequence[str]) -> list[Any]:
 
 
 def _command(container: Glanced, full: bool) -> str:
-    command = join(container.command)
-    return command if full or len(command) <= 40 else command[:39] + "…"
+    """As docker has it: words with a space in them in quotes, all of it cut and then in quotes as a text of Go's."""
+    from lamina.cli.quoting import text_of_go
+
+    command = " ".join(f"'{word}'" if " " in word else word for word in container.command)
+    return text_of_go(command if full or len(command) <= SHORT else command[: SHORT - 1] + "…")
 
 
 def _created(container: Glanced) -> str:
@@ -176,11 +181,66 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
 
 
 def ports(published: dict[str, list[str]], exposed: Sequence[str] = ()) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`: the *published* ones, and of the *exposed* ones the others."""
+    """`0.0.0.0:8000-8002->8000-8002/tcp, 443/tcp, 0.0.0.0:8080->80/tcp`: the published ones, and of the *exposed* ones
+    the others. As in docker those that have the same number outside, or none there, are joined in runs.
+    """
     if not published and not exposed:
         return ""
-    found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
-    return ", ".join([*found, *(port for port in exposed if port not in published)])
+    runs: list[Run] = []
+    elsewhere: list[tuple[int, str]] = []
+    odd: list[str] = []  # an image may say anything
+    taken: dict[str, set[int]] = {}
+    for inside, places in published.items():
+        number, _, protocol = inside.partition("/")
+        taken.setdefault(protocol, set()).add(int(number))
+        for place in places:
+            host, _, outside = place.rpartition(":")
+            if outside == number:
+                runs.append((int(number), int(number), host, protocol))
+            else:
+                elsewhere.append((int(number), f"{place}->{inside}"))
+    for text in exposed:
+        numbers, _, protocol = text.partition("/")
+        first, _, last = numbers.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            odd.append(text)
+            continue
+        runs += (
+            (*free, "", protocol)
+            for free in _between(int(first), int(last or first), taken.get(protocol, ()))
+        )
+    return ", ".join([*_joined(runs), *(said for _, said in sorted(elsewhere)), *odd])
+
+
+def _between(first: int, last: int, taken: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """What is left of a range without those *taken*."""
+    for one in sorted(taken):
+        if first <= one <= last:
+            if first < one:
+                yield first, one - 1
+            first = one + 1
+    if first <= last:
+        yield first, last
+
+
+def _joined(runs: Iterable[Run]) -> list[str]:
+    """In docker's order (formatter.DisplayablePorts): one that ends before another of its kind begins; the rest."""
+    found: list[str] = []
+    open_: dict[tuple[str, str], tuple[int, int]] = {}
+    for first, last, host, protocol in sorted(runs):
+        before = open_.get((host, protocol))
+        if before is not None and first <= before[1] + 1:
+            open_[host, protocol] = before[0], max(before[1], last)
+            continue
+        if before is not None:
+            found.append(_run(*before, host, protocol))
+        open_[host, protocol] = first, last
+    return [*found, *(_run(*numbers, *kind) for kind, numbers in open_.items())]
+
+
+def _run(first: int, last: int, host: str, protocol: str) -> str:
+    numbers = f"{first}" if first == last else f"{first}-{last}"
+    return f"{host}:{numbers}->{numbers}/{protocol}" if host else f"{numbers}/{protocol}"
 
 
 def sizes(engine: Engine, containers: Sequence[Container]) -> list[tuple[int, int]]:

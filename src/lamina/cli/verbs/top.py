@@ -9,8 +9,8 @@ VERB = Verb(
     arguments=(Argument("name", "NAME", complete="running"), Argument("words", "PS-OPTION", "*")),
     interspersed=False,
     details="""The processes with their numbers and users on this machine. PS-OPTIONs are those of ps(1): -ef (the
-    default), aux, or -o with columns: user uid group gid pid ppid pgid sid c pcpu pmem vsz rss ni nlwp s stat stime
-    etime tty time comm args cmd command.""",
+    default), -e, aux, -x, or -o with columns: user uid group gid pid ppid pgid sid c pcpu pmem vsz rss ni nlwp s stat
+    stime etime tty time comm args cmd command.""",
     examples="""
 lamina top web
 lamina top web -o pid,user,rss,args
