@@ -49,7 +49,7 @@ def _hosts(attachment: Attachment, port: Published) -> list[str]:
 
 
 def settings_of(home: Home, names: Sequence[str]) -> dict[str, Any]:
-    """What `inspect` says of its networks in docker's words: those that it is in now, and *names* without an address."""
+    """What `inspect` says of its networks in docker's words: where it is now, and *names* without an address."""
     found = attachments_in(home)
     now = {one.network.name: {**_endpoint(one), **_maker(home, one)} for one in found}
     first = found[0] if found else None
