@@ -350,3 +350,19 @@ def test_messages_call_a_container_by_its_name(lamina: Lamina, image: str) -> No
     ):
         assert said in lamina(*words).stderr
     ok(lamina("rm", "-f", "busy"))
+
+
+def test_a_state_to_go_back_to_is_told_as_to_every_other_verb(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", image, "touch", "/made"))
+    one = ok(lamina("snapshot", "create", "box", "one")).strip()
+    assert (
+        ok(lamina("rewind", "box@one"))
+        == ok(lamina("rewind", "box", "one"))
+        == ok(lamina("rollback", f"box@{one[:12]}"))
+    )
+    for words, said in (
+        (("box",), "SNAPSHOT is missing"),
+        (("box@one", "two"), "two snapshots, one and two"),
+    ):
+        done = lamina("rewind", *words)
+        assert (done.returncode, f"lamina: rewind: {said}" in done.stderr) == (125, True), done.stderr
